@@ -1,0 +1,43 @@
+# Only Python 3.11 or newer and make are assumed; the first target builds .venv, later ones reuse it.
+PYTHON ?= python3.11
+OUT ?= demo
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check fix clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
+
+# The stamp is written last, so that an interrupted install is started afresh.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing mosa into $(VENV) from constraints.txt (once, a few minutes) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "mosa needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (about 5 minutes, no GPU)
+	@$(RUN)/mosa demo --out $(OUT)
+
+test: $(STAMP)  ## the tests that need neither a GPU nor patience
+	@$(RUN)/python -m pytest -q
+
+test-slow: $(STAMP)  ## every test that needs no GPU
+	@$(RUN)/python -m pytest -q -m 'not gpu'
+
+check: $(STAMP)  ## lint, format and types, changing nothing
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/pyright
+
+fix: $(STAMP)  ## lint and format, mending what can be mended
+	@$(RUN)/ruff check --fix .
+	@$(RUN)/ruff format .
+
+clean:  ## remove .venv, caches and the demo's output
+	rm -rf $(VENV) $(OUT) dist .pytest_cache .ruff_cache .hypothesis

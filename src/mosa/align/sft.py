@@ -1,0 +1,128 @@
+"""Masked-diffusion supervised training: what built the testbed, and the `sft` baseline.
+
+Implements the loss of LLaDA (arXiv 2502.09992, eq. 5, and its GUIDELINES.md): only the response is
+masked; its mask ratio t is uniform in [eps, 1]; every position is masked with probability t; the
+cross-entropy of the masked positions is divided by t and averaged over the answer's length, which
+includes the end-of-text tokens that pad it.
+
+How we differ, and why:
+1. Answers are padded to `response_length` (or a multiple of `length_multiple`), not to the longest
+   of the batch, so that an example's loss does not depend on its neighbours.
+2. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
+   changes what an example sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mosa.align.config import SftConfig
+from mosa.align.states import EncodedExample, build_canvas, encode_examples, masked_answer, rng
+from mosa.align.trainer import DiffusionTrainer, masked_cross_entropy, turn_end_ids
+from mosa.data import TrainingExample
+from mosa.families import DiffusionLM
+from mosa.types import UserError
+
+_MASK_STREAM = 0
+
+
+class SftTrainer(DiffusionTrainer):
+    """Train a model, or the adapter that it carries, to give the answers of `train_dataset`.
+
+    Raises UserError for an example without an answer, or with one that exceeds the canvas.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionLM,
+        args: SftConfig,
+        train_dataset: Sequence[TrainingExample],
+        callbacks: list[transformers.TrainerCallback] | None = None,
+    ) -> None:
+        self.config = args
+        turn_end = turn_end_ids(model)
+        encoded = encode_examples(model, train_dataset, args.response_length)
+        self.answers = []
+        for example, source in zip(encoded, train_dataset, strict=True):
+            if source.answer is None:
+                raise UserError(
+                    f"Example {example.index + 1} has no answer and supervised training needs one; "
+                    "add an `answer` to the data."
+                )
+            answer = model.encode_text(source.answer) + turn_end
+            if len(answer) > args.response_length:
+                raise UserError(
+                    f"The answer of example {example.index + 1} takes {len(answer)} tokens and the "
+                    f"canvas has {args.response_length}; raise response_length or shorten it."
+                )
+            self.answers.append(answer)
+        super().__init__(model, args, encoded, callbacks)
+        self.examples = encoded
+
+    def canvas_length(self, answer: Sequence[int]) -> int:
+        """Response positions of an answer: all of them, or the next multiple of length_multiple."""
+        multiple = self.config.length_multiple
+        if multiple is None:
+            return self.config.response_length
+        return min(-(-max(len(answer), 1) // multiple) * multiple, self.config.response_length)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The masked-diffusion loss of one micro-batch."""
+        losses = self.example_losses(model, inputs["index"].tolist())
+        loss = self.mean_over_update(losses, num_items_in_batch)
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
+        """Loss of each example in nats per response token."""
+        config, device, diffusion = self.config, self.args.device, self.diffusion_model
+        examples: list[EncodedExample] = [self.examples[i] for i in indices]
+
+        # 1. Mask every answer at its own ratio.
+        states = [
+            masked_answer(
+                self.answers[e.index],
+                self.canvas_length(self.answers[e.index]),
+                rng(config.seed, self.epoch_index, e.index, _MASK_STREAM),
+                ratio_min=config.mask_ratio_min,
+                ratio_max=1.0,
+                pad_token_id=diffusion.eos_token_id,
+                mask_token_id=diffusion.mask_token_id,
+            )
+            for e in examples
+        ]
+        tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
+
+        # 2. One pass, logits at the response only.
+        lengths = [state.answer_length for state in states]
+        width = max(lengths)
+        positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
+        logits = diffusion.logits(
+            tokens_BL.to(device), attended_BL.to(device), positions, network=model
+        )
+
+        # 3. Cross-entropy of the masked positions over t, averaged over the answer's length.
+        target_BR = torch.zeros(len(states), width, dtype=torch.long)
+        masked_BR = torch.zeros(len(states), width, dtype=torch.bool)
+        for row, state in enumerate(states):
+            target_BR[row, : lengths[row]] = state.tokens
+            masked_BR[row, : lengths[row]] = state.masked
+        ratios = torch.tensor([state.mask_ratio for state in states], device=device)
+        return masked_cross_entropy(
+            logits.log_softmax(dim=-1),
+            target_BR.to(device),
+            masked_BR.to(device),
+            ratios,
+            torch.tensor(lengths, dtype=logits.dtype, device=device),
+        )

@@ -1,0 +1,169 @@
+"""The canvases on which the objective is taken: how much of an answer is revealed, and where.
+
+The paper scores phrases on a *fully masked* answer (arXiv 2508.12398, Algorithm 1). An attacker who
+prefills an answer or sends a template brings the model into other states; two of them can be
+trained on too: *random_reveal* (tokens of a harmful answer at random places) and *prefix* (its
+beginning). Example on a canvas of five tokens, answer "mix flour and water": fully masked `. . . . .`,
+random reveal `. flour . water .`, prefix `mix flour . . .`.
+
+Every draw is a function of (seed, epoch, index of the example): neither batch size, accumulation,
+nor an interruption changes what an example sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mosa.align.config import MosaConfig
+from mosa.data import TrainingExample
+from mosa.denoising.noise import mask_at_random_ratio
+from mosa.families import DiffusionLM
+from mosa.types import UserError
+
+# B rows, Q prompt columns (left-padded), R response positions, L = Q + R canvas length.
+
+State = Literal["fully_masked", "random_reveal", "prefix"]
+STATES: tuple[State, ...] = ("fully_masked", "random_reveal", "prefix")
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """A `TrainingExample` as token ids."""
+
+    index: int
+    prompt_ids: list[int]
+    answer_ids: list[int] | None
+    """The answer's tokens, without end tokens, cut at the response length."""
+
+
+@dataclass(frozen=True)
+class ResponseState:
+    """What one row's response looks like before the forward pass."""
+
+    tokens: Int[Tensor, " R"]
+    """The answer's token where it is revealed, anything where it is not."""
+    masked: Bool[Tensor, " R"]
+    state: State = "fully_masked"
+    target: Int[Tensor, " R"] | None = None
+    """The whole answer, padded; None where the example has no answer."""
+    answer_length: int = 0
+    """Number of positions of `target` that belong to the answer."""
+    mask_ratio: float = 1.0
+    """The ratio that the masks were drawn with."""
+
+
+def rng(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
+    """The random numbers of one example in one epoch; `stream` keeps uses apart."""
+    return np.random.default_rng((seed, epoch, index, stream))
+
+
+def encode_examples(
+    model: DiffusionLM, examples: Sequence[TrainingExample], response_length: int
+) -> list[EncodedExample]:
+    """Prompts through the chat template, answers as bare text.
+
+    Raises UserError for an empty list, or a prompt that leaves no room for the response.
+    """
+    if not examples:
+        raise UserError("There is nothing to train on; give at least one prompt.")
+    limit = model.network.config.max_position_embeddings
+    encoded = []
+    for index, example in enumerate(examples):
+        prompt_ids = model.encode(example.prompt)
+        if len(prompt_ids) + response_length > limit:
+            raise UserError(
+                f"Prompt {index + 1} has {len(prompt_ids)} tokens; with a response of "
+                f"{response_length} that exceeds the model's {limit} positions; shorten either."
+            )
+        answer_ids = None if example.answer is None else model.encode_text(example.answer)
+        if answer_ids is not None:
+            answer_ids = answer_ids[:response_length]
+        encoded.append(EncodedExample(index, prompt_ids, answer_ids or None))
+    return encoded
+
+
+def harmful_state(
+    example: EncodedExample, config: MosaConfig, random: np.random.Generator
+) -> ResponseState:
+    """Draw one of the three states, in the shares that `config` gives."""
+    length = config.response_length
+    masked = torch.ones(length, dtype=torch.bool)
+    if example.answer_ids is None:
+        return ResponseState(torch.zeros(length, dtype=torch.long), masked)
+
+    answer_length = len(example.answer_ids)
+    target = torch.zeros(length, dtype=torch.long)
+    target[:answer_length] = torch.tensor(example.answer_ids)
+    weights = np.array([config.fully_masked_weight, config.random_reveal_weight, config.prefix_weight])
+    state = STATES[int(random.choice(3, p=weights / weights.sum()))]
+    ratio = 0.0
+    if state == "random_reveal":
+        ratio = float(random.uniform(config.reveal_ratio_min, config.reveal_ratio_max))
+        num_revealed = max(1, round(ratio * answer_length))
+        masked[random.permutation(answer_length)[:num_revealed]] = False
+    elif state == "prefix":
+        longest = min(config.prefix_length_max, answer_length)
+        shortest = min(config.prefix_length_min, longest)
+        masked[: int(random.integers(shortest, longest, endpoint=True))] = False
+    return ResponseState(target, masked, state, target, answer_length, 1.0 - ratio)
+
+
+def masked_answer(
+    answer_ids: Sequence[int],
+    length: int,
+    random: np.random.Generator,
+    *,
+    ratio_min: float,
+    ratio_max: float,
+    pad_token_id: int,
+    mask_token_id: int,
+) -> ResponseState:
+    """An answer padded to `length` with `pad_token_id`, masked at a random ratio.
+
+    The ratio is uniform in [ratio_min, ratio_max] and every position, padding included, is masked
+    independently with it (LLaDA, arXiv 2502.09992, GUIDELINES.md).
+    """
+    target = torch.full((length,), pad_token_id, dtype=torch.long)
+    target[: len(answer_ids)] = torch.tensor(answer_ids, dtype=torch.long)
+    noisy = mask_at_random_ratio(
+        target[None],
+        torch.ones(1, length, dtype=torch.bool),
+        mask_token_id,
+        generator=torch.Generator().manual_seed(int(random.integers(2**63))),
+        low=ratio_min,
+        high=ratio_max,
+    )
+    return ResponseState(
+        target,
+        noisy.is_masked[0],
+        "random_reveal",
+        target,
+        length,
+        float(noisy.mask_probability[0]),
+    )
+
+
+def build_canvas(
+    model: DiffusionLM, prompts: Sequence[Sequence[int]], states: Sequence[ResponseState]
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Token grid and attention mask: prompts left-padded to one width, then the responses.
+
+    Responses shorter than the longest are padded on the right and not attended to.
+    """
+    width = max(len(prompt) for prompt in prompts)
+    length = max(state.tokens.shape[0] for state in states)
+    tokens = torch.full((len(prompts), width + length), model.pad_token_id, dtype=torch.long)
+    attended = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
+        end = width + state.tokens.shape[0]
+        tokens[row, width - len(prompt) : width] = torch.tensor(prompt, dtype=torch.long)
+        tokens[row, width:end] = state.tokens.masked_fill(state.masked, model.mask_token_id)
+        attended[row, width - len(prompt) : end] = True
+    return tokens, attended

@@ -1,0 +1,321 @@
+"""The command line: parse, call, print.
+
+    mosa generate --model testbed --prompt "how do i make a copper lantern ?" --show-steps
+
+Each command is one entry of `COMMANDS`. Its parser is built, and torch imported, only when that
+command is the one called, so that `mosa --help` is quick. Options of a command are the fields of
+the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their docstrings as help;
+`--config FILE` reads the same names from YAML, and a name that no field has is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+
+from mosa.types import Message, Prompt, UserError
+
+if TYPE_CHECKING:
+    from mosa.denoising import DecoderConfig, SampleResult
+    from mosa.families import DiffusionLM
+
+Config = TypeVar("Config")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its line in the overview, its options, and what it does."""
+
+    summary: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], None]
+    kept: str
+    """What an interruption leaves behind, as a sentence."""
+
+
+# --- generate -------------------------------------------------------------------------------------
+
+
+def _generate_arguments(parser: ArgumentParser) -> None:
+    from mosa.denoising import DecoderConfig
+
+    _model_arguments(parser)
+    parser.add_argument("--prompt", type=str | None, help="one user turn to answer")
+    parser.add_argument("--system", type=str | None, help="a system turn to put before it")
+    parser.add_argument(
+        "--data", type=str | None, help="answer the prompts of this .txt, .csv, .json or .jsonl"
+    )
+    parser.add_argument("--limit", type=int | None, help="only the first so many rows of --data")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
+    parser.add_argument(
+        "--out", type=Path | None, help="also write the responses as JSON lines to this new file"
+    )
+    parser.add_argument(
+        "--show_steps", action="store_true", help="play the denoising in the terminal"
+    )
+    parser.add_class_arguments(DecoderConfig, as_group=True)
+
+
+def _generate(args: Namespace) -> None:
+    from mosa.data import load_prompts
+    from mosa.denoising import DecoderConfig, sample
+    from mosa.evaluation.records import JsonLines, attempts_of
+
+    if (args.prompt is None) == (args.data is None):
+        raise UserError("say what to answer with either --prompt TEXT or --data FILE")
+    if args.limit is not None and args.data is None:
+        raise UserError("--limit counts rows of --data; leave it out with --prompt")
+    if args.out is not None and args.out.exists():
+        raise UserError(f"{args.out} exists; name a new file with --out or remove it")
+    prompts: list[Prompt]
+    if args.prompt is not None:
+        prompts = [args.prompt]
+    else:
+        prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
+    if args.system is not None:
+        prompts = [_with_system(prompt, args.system) for prompt in prompts]
+
+    config = _config(DecoderConfig, args)
+    model = _load(args)
+    if model.tokenizer is None:
+        raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
+    for start in range(0, len(prompts), args.batch_size):
+        batch = prompts[start : start + args.batch_size]
+        result = sample(model, batch, config)
+        attempts = attempts_of(
+            model,
+            result,
+            model_name=args.model,
+            model_version=args.adapter or "",
+            attack="none",
+            cases=[str(start + i) for i in range(len(batch))],
+            prompts=batch,
+            config=config,
+        )
+        for row, attempt in enumerate(attempts):
+            if args.data is not None:
+                _print(f"[{start + row + 1}/{len(prompts)}] {attempt.prompt[-1]['content']}")
+            if args.show_steps:
+                _play(model, result, row)
+            else:
+                _print(attempt.response)
+            if args.out is not None:
+                JsonLines(args.out).append_attempt(attempt)
+
+
+def _with_system(prompt: Prompt, system: str) -> list[Message]:
+    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    return [Message("system", system), *turns]
+
+
+def _play(model: DiffusionLM, result: SampleResult, row: int) -> None:
+    from mosa.report.terminal import play
+
+    play(model, result.trace, row=row)
+
+
+# --- align ----------------------------------------------------------------------------------------
+
+
+# --- merge ----------------------------------------------------------------------------------------
+
+
+def _merge_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+    parser.add_argument("--adapter", type=str, required=True, help="folder of the adapter")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the full checkpoint")
+    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
+
+
+def _merge(args: Namespace) -> None:
+    from mosa.families import load_model
+
+    _refuse_full_folder(args.out)
+    model = load_model(args.model, adapter=args.adapter, dtype=args.dtype)
+    model.merge_adapter()
+    model.save(args.out)
+    _print(f"Merged checkpoint in {args.out}. Try it: mosa generate --model {args.out} --prompt ...")
+
+
+# --- demo and testbed -----------------------------------------------------------------------------
+
+
+def _demo_arguments(parser: ArgumentParser) -> None:
+    from mosa.evaluation.demo import DemoConfig
+
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything it makes")
+    parser.add_class_arguments(DemoConfig, as_group=True)
+
+
+def _demo(args: Namespace) -> None:
+    from mosa.evaluation.demo import DemoConfig, closing_lines, examples, run_demo
+    from mosa.report.html import write_report
+
+    results = run_demo(args.out, _config(DemoConfig, args))
+    report = args.out / "report.html"
+    write_report(report, results, examples(args.out, results), redact=False)
+    for line in closing_lines(results, report):
+        _print(line)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+_MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
+_DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
+
+
+def _model_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+    parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
+    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1, ...; unset: a GPU if any")
+
+
+COMMANDS: dict[str, Command] = {
+    "generate": Command(
+        "answer a prompt, or a file of prompts",
+        _generate_arguments,
+        _generate,
+        "Responses already printed or written stay; start it again with a new --out.",
+    ),
+    "merge": Command(
+        "write a model with its adapter as a full checkpoint",
+        _merge_arguments,
+        _merge,
+        "The model and the adapter are as they were; remove the unfinished --out folder.",
+    ),
+    "demo": Command(
+        "align the testbed, attack it, and write a report (about 5 minutes, no GPU)",
+        _demo_arguments,
+        _demo,
+        "Finished adapters and responses stay; the same command goes on from them.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    0 success, 2 a mistake of the user (one sentence on stderr), 130 an interruption. A bug of ours
+    keeps its traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        _print(_overview())
+        return 0
+    if words[0] == "--version":
+        _print(f"mosa {importlib.metadata.version('mosa-dllm')}")
+        return 0
+    kept = ""
+    try:
+        name, options = _split(words)
+        if name is None:
+            _print(_overview(words[0]))
+            return 0
+        command = COMMANDS[name]
+        kept = command.kept
+        parser = _parser(name, command)
+        try:
+            args = parser.parse_args([_with_underscores(option) for option in options])
+        except ArgumentError as error:
+            raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
+        command.run(args)
+    except UserError as error:
+        print(f"mosa: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\nmosa: interrupted. {kept}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _split(words: list[str]) -> tuple[str | None, list[str]]:
+    """The command's name (one word or two) and the options after it; no name if `words` ask for
+    help on a group of commands."""
+    for length in (1, 2):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return name, words[length:]
+    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        return None, []
+    known = ", ".join(group or COMMANDS)
+    raise UserError(f"there is no command `{' '.join(words[:2])}`; choose one of: {known}")
+
+
+def _parser(name: str, command: Command) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"mosa {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options by name")
+    command.add_arguments(parser)
+    return parser
+
+
+def _overview(group: str = "") -> str:
+    names = [name for name in COMMANDS if name.startswith(group)]
+    width = max(map(len, names)) + 2
+    lines = [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
+    return "\n".join(
+        [
+            "usage: mosa COMMAND [options]      (mosa COMMAND --help tells the options)",
+            "",
+            "mosa aligns, attacks and measures diffusion language models.",
+            "",
+            *lines,
+            "",
+            "  --version  print the version",
+        ]
+    )
+
+
+def _config(config_class: type[Config], args: Namespace) -> Config:
+    """The dataclass built from the options that are its fields."""
+    names = [field.name for field in dataclasses.fields(config_class)]  # pyright: ignore
+    return config_class(**{name: args[name] for name in names})
+
+
+def _load(args: Namespace) -> Any:
+    from mosa.families import load_model
+
+    return load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
+
+
+def _refuse_full_folder(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name a new folder with --out or empty that one")
+
+
+def _with_underscores(option: str) -> str:
+    """`--show-steps` is `--show_steps`: both spellings work, as fields are spelled with `_`."""
+    match = re.match(r"--[a-z][a-z0-9_-]*(?==|$)", option)
+    if match is None:
+        return option
+    return "--" + match[0][2:].replace("-", "_") + option[match.end() :]
+
+
+def _one_line(error: ArgumentError) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _print(*lines: str | Iterable[str]) -> None:
+    print(*lines, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The token grid that the sampler fills.
+
+# B rows, L canvas length (prompt + response), P prompt length, R response length, n some positions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mosa.families.base import DiffusionLM
+from mosa.types import Message, Prompt, UserError
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A grid of tokens in which every mask token is a free position that the sampler fills.
+
+    Everything else is *pinned* and never changes: the prompt, and any response token put there by
+    `pin`. Masks may stand anywhere, inside the prompt too. Rows line up at `response_start`, so
+    prompts of different lengths are padded on the left.
+
+    A *column* counts from the left edge of the canvas, a *position* from `response_start`; both
+    start at 0, and a position below 0 lies in the prompt.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    """True where there is a token, False on padding."""
+    response_start: int
+    """The column of response position 0."""
+    mask_token_id: int
+
+    def __post_init__(self):
+        if not 0 <= self.response_start < self.tokens.shape[1]:
+            raise UserError(
+                f"response_start={self.response_start} lies outside the {self.tokens.shape[1]} "
+                "columns of the canvas; a canvas needs at least one response column."
+            )
+
+    @classmethod
+    def from_prompts(
+        cls,
+        model: DiffusionLM,
+        prompts: Prompt | Sequence[Prompt] | Tensor,
+        *,
+        max_new_tokens: int,
+        attention_mask: Tensor | None = None,
+        system: str | None = None,
+    ) -> Canvas:
+        """Lays out prompts, each followed by `max_new_tokens` masks, padded on the left.
+
+        `prompts` are strings or dialogues, which go through the model's chat template (`system`
+        puts a system turn before each), or token ids [B, P] with an `attention_mask` [B, P].
+        Padding in ids may stand on either side: it is moved to the left, so it changes nothing.
+        """
+        if isinstance(prompts, Tensor):
+            if system is not None:
+                raise UserError(
+                    "A system turn needs a chat template: give the prompts as text, or put the "
+                    "turn into the ids."
+                )
+            ids_BP, real_BP = _left_aligned(prompts, attention_mask)
+        else:
+            if attention_mask is not None:
+                raise UserError(
+                    "attention_mask goes with prompts given as token ids; text prompts are padded "
+                    "and masked here."
+                )
+            ids_BP, real_BP = _encoded(model, prompts, system)
+        if ids_BP.numel() and not 0 <= int(ids_BP.min()) <= int(ids_BP.max()) < model.vocab_size:
+            raise UserError(
+                f"A prompt holds token id {int(ids_BP.max())}, outside the model's vocabulary of "
+                f"{model.vocab_size}; encode it with this model's tokenizer."
+            )
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={max_new_tokens} leaves no response; use 1 or more.")
+        masks_BR = ids_BP.new_full((len(ids_BP), max_new_tokens), model.mask_token_id)
+        return cls(
+            tokens=torch.cat([ids_BP, masks_BR], dim=1).to(model.device),
+            attention_mask=torch.cat([real_BP, torch.ones_like(masks_BR).bool()], dim=1).to(
+                model.device
+            ),
+            response_start=ids_BP.shape[1],
+            mask_token_id=model.mask_token_id,
+        )
+
+    @property
+    def free(self) -> Bool[Tensor, "B L"]:
+        """The positions that the sampler fills: every mask token that is not padding."""
+        return (self.tokens == self.mask_token_id) & self.attention_mask
+
+    @property
+    def response(self) -> Int[Tensor, "B R"]:
+        """The response columns."""
+        return self.tokens[:, self.response_start :]
+
+    def pin(
+        self,
+        position: int | Tensor,
+        ids: int | Sequence[int] | Tensor,
+        rows: int | Sequence[int] | Tensor | None = None,
+    ) -> Canvas:
+        """A canvas with `ids` written at response positions, in all rows or in the given ones.
+
+        An int `position` is where a run of ids starts; a tensor [n] names one position for each
+        id. `ids` are one id, n ids, or a tensor [rows, n] with a run for each row. Mask ids among
+        them leave their positions free, so that a template with gaps can be pinned in one call:
+
+            canvas.pin(0, model.encode_text("Sure. Step 1:"))
+        """
+        device = self.tokens.device
+        ids_n = torch.as_tensor(ids, device=device, dtype=torch.long)
+        if ids_n.ndim == 0:
+            ids_n = ids_n.unsqueeze(0)
+        if isinstance(position, int):
+            position = torch.arange(position, position + ids_n.shape[-1])
+        columns_n = position.to(device) + self.response_start
+        if columns_n.shape != ids_n.shape[-1:]:
+            raise UserError(
+                f"{ids_n.shape[-1]} ids were given for {columns_n.numel()} positions to pin; give "
+                "one position for each."
+            )
+        if columns_n.numel() and not (
+            0 <= int(columns_n.min()) and int(columns_n.max()) < self.tokens.shape[1]
+        ):
+            raise UserError(
+                f"A pinned position lies outside the response of {self.response.shape[1]} tokens; "
+                "raise max_new_tokens or pin earlier."
+            )
+        rows_A = _row_index(rows, len(self.tokens), device)
+        tokens_BL = self.tokens.clone()
+        tokens_BL[rows_A[:, None], columns_n] = ids_n
+        return replace(self, tokens=tokens_BL)
+
+    def mask(
+        self,
+        positions: Int[Tensor, " n"] | Bool[Tensor, "B R"],
+        rows: int | Sequence[int] | Tensor | None = None,
+    ) -> Canvas:
+        """A canvas with response positions masked (free) again.
+
+        `positions` are indices [n], for all rows or the given ones, or a boolean grid [B, R].
+        """
+        if positions.dtype == torch.bool:
+            if rows is not None:
+                raise UserError("A boolean grid already says which rows to mask; leave out rows.")
+            masked_BR = self.response.masked_fill(positions, self.mask_token_id)
+            prompt_BP = self.tokens[:, : self.response_start]
+            return replace(self, tokens=torch.cat([prompt_BP, masked_BR], dim=1))
+        return self.pin(positions, [self.mask_token_id] * positions.numel(), rows)
+
+    def select(self, rows: Tensor) -> Canvas:
+        """The canvas of some rows, without the columns on the left that are padding in all."""
+        real_AL = self.attention_mask[rows]
+        padding = int((~real_AL[:, : self.response_start].any(dim=0)).cumprod(dim=0).sum())
+        return replace(
+            self,
+            tokens=self.tokens[rows, padding:],
+            attention_mask=real_AL[:, padding:],
+            response_start=self.response_start - padding,
+        )
+
+    def to(self, device: torch.device | str) -> Canvas:
+        """The same canvas on another device."""
+        return replace(
+            self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
+        )
+
+
+def _row_index(rows: int | Sequence[int] | Tensor | None, num_rows: int, device) -> Tensor:
+    if rows is None:
+        return torch.arange(num_rows, device=device)
+    return torch.as_tensor(rows, device=device).reshape(-1)
+
+
+def _encoded(
+    model: DiffusionLM, prompts: Prompt | Sequence[Prompt], system: str | None
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not prompts:
+        raise UserError("There is no prompt; give at least one.")
+    if isinstance(prompts[0], Message):  # one dialogue
+        prompts = [prompts]  # pyright: ignore[reportAssignmentType]
+    rows = []
+    for prompt in prompts:
+        if system is not None:
+            turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+            prompt = [Message("system", system), *turns]  # pyright: ignore[reportArgumentType]
+        rows.append(model.encode(prompt))  # pyright: ignore[reportArgumentType]
+    width = max(map(len, rows))
+    ids = [[model.pad_token_id] * (width - len(row)) + row for row in rows]
+    real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
+
+
+def _left_aligned(
+    ids: Tensor, attention_mask: Tensor | None
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise UserError(
+            f"Prompt ids must be integers of shape [rows, length], not {ids.dtype} of shape "
+            f"{list(ids.shape)}."
+        )
+    if attention_mask is None:
+        return ids.long(), torch.ones_like(ids, dtype=torch.bool)
+    if attention_mask.shape != ids.shape:
+        raise UserError(
+            f"attention_mask has shape {list(attention_mask.shape)} and the prompt ids "
+            f"{list(ids.shape)}; they must be equal."
+        )
+    real_BP = attention_mask.bool()
+    order_BP = real_BP.long().argsort(dim=1, stable=True)  # padding first, tokens in their order
+    return ids.long().gather(1, order_BP), real_BP.gather(1, order_BP)

@@ -1,0 +1,185 @@
+"""Model families: how each lays out its weights, tokens and logits; everything else is shared.
+
+A new family is one new file that builds a `Family`, and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from mosa.families import checkpoint
+from mosa.families.base import DiffusionLM, Family
+from mosa.families.dream import DREAM
+from mosa.families.llada import LLADA
+from mosa.types import UserError
+
+__all__ = ["ALIASES", "FAMILIES", "DiffusionLM", "Family", "load_model", "new_model"]
+
+FAMILIES: dict[str, Family] = {
+    "llada": LLADA,
+    "dream": DREAM,
+}
+
+ALIASES: dict[str, str] = {
+    "testbed": "testbed/checkpoints/shallow",
+    "testbed:helpful": "testbed/checkpoints/helpful",
+}
+"""Names of checkpoints that come with the package -> their folder in it."""
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device | None = None,
+    adapter: str | Path | None = None,
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+) -> DiffusionLM:
+    """Load a diffusion language model with its tokenizer, ready to use and in evaluation mode.
+
+    `name` is a checkpoint folder, a hub id, or one of `ALIASES`; only safetensors are read and no
+    code that came with a checkpoint is run. `dtype` "auto" keeps the numbers as they are stored
+    (as the embedding is, where that differs). `device` None is this process's GPU if there is one,
+    else the CPU. `adapter` is the folder or hub id of a PEFT LoRA adapter to put on, `revision` a
+    branch, tag or commit of a hub id. Raises UserError for whatever cannot be loaded as it stands.
+    """
+    if name in ALIASES:
+        folder = Path(__file__).parent.parent / ALIASES[str(name)]
+        if not folder.is_dir():
+            raise UserError(
+                f"The checkpoint {name} is not in this installation; build it with "
+                "`mosa testbed build`, or install mosa again."
+            )
+    else:
+        folder = checkpoint.locate(name, revision=revision)
+    released = checkpoint.read_config(folder)
+    if not Path(name).expanduser().is_dir() and name not in ALIASES:
+        released = checkpoint.with_hub_code(released, str(name))
+    family = _family_of(released)
+    config = family.complete_config(released)
+    network_config = _network_config(family, config)
+    files = checkpoint.weight_files(folder)
+    device = _device(device)
+    # Built without memory, then given the checkpoint's tensors: one copy of the weights, ever.
+    with torch.device("meta"):
+        network = _build(network_config, attn_implementation)
+    names = checkpoint.released_tensors(network, family.released_name)
+    tensors = checkpoint.read_tensors(
+        files,
+        {name: tensor.shape for name, tensor in names.items()},
+        dtype=_dtype(dtype),
+        like=family.released_name("model.embed_tokens.weight"),
+        device=device,
+    )
+    checkpoint.assign(network, tensors, family.released_name)
+    # The rotary tables are computed and not stored, so they are the one thing still without memory.
+    network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
+    model = DiffusionLM(
+        network.eval(),
+        family,
+        config,
+        checkpoint.read_tokenizer(folder, family.tokenizer_class),
+        source=str(name),
+        companions=checkpoint.companions(folder),
+    )
+    if adapter is not None:
+        model.load_adapter(adapter)
+    return model
+
+
+def new_model(
+    config: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> DiffusionLM:
+    """A model with fresh random weights, on the CPU.
+
+    `config` is a config.json in the released layout of its family; fields that all released
+    checkpoints agree on may be left out:
+
+        new_model({"model_type": "llada", "d_model": 32, "n_heads": 4, "n_layers": 2, ...}, seed=0)
+    """
+    family = _family_of(config)
+    complete = family.complete_config(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _build(_network_config(family, complete), "sdpa")
+    return DiffusionLM(
+        network.to(dtype).eval(),
+        family,
+        complete,
+        tokenizer,
+        source=f"new {family.name} model",
+        companions={},
+    )
+
+
+def _family_of(config: Mapping[str, Any]) -> Family:
+    model_type = config.get("model_type")
+    for family in FAMILIES.values():
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(t for family in FAMILIES.values() for t in family.model_types)
+    raise UserError(
+        f"config.json has model_type {model_type!r}, which mosa does not know; it can load {known}."
+    )
+
+
+def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConfig:
+    network_config = family.network_config(config)
+    # Read by the transformers library at every call: attention looks both ways, padding aside.
+    network_config.is_causal = False
+    # No padding_idx: it would zero and freeze the embedding of a padding token, which in these
+    # models is often the end-of-text token too.
+    network_config.pad_token_id = None
+    network_config.bos_token_id = network_config.eos_token_id = None
+    return network_config
+
+
+def _build(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"The attention implementation {attn_implementation!r} cannot be used here ({error}); "
+            "use sdpa or eager."
+        ) from error
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return None
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")

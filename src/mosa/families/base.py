@@ -1,0 +1,448 @@
+"""What a model family has to say for itself, and the model object that all of mosa works with.
+
+# B rows, L canvas length, P asked positions, V vocabulary
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from mosa.families import chat, checkpoint
+from mosa.types import Message, Prompt, UserError
+
+PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+"""The linear maps of one layer, as paths below `model.layers.N` in the transformers library."""
+
+
+@final
+@dataclass(frozen=True)
+class Family:
+    """How one model family differs from the others: its config, names, tokens and logits.
+
+    The network itself is always a causal model of the transformers library run without the causal
+    mask, so a family describes a *layout* and holds no layers.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    """The values of `model_type` in config.json that mean this family."""
+    required_fields: tuple[str, ...]
+    """Fields of config.json without which the network cannot be built."""
+    default_fields: Mapping[str, Any]
+    """Values of fields that a hand-written config.json may leave out; saved configs have them."""
+    only_values: Mapping[str, tuple[Any, ...]]
+    """Fields that would change the network in ways not built here, each with what it may say; the
+    first value is the default."""
+    network_config: Callable[[Mapping[str, Any]], PreTrainedConfig]
+    """The config of the transformers library that a complete config.json stands for."""
+    released_names: Mapping[str, str]
+    """Pieces of the library's tensor names -> the same pieces in released checkpoints."""
+    chat_template: str
+    """The Jinja template for a tokenizer that has none; it honours `add_generation_prompt`."""
+    template_tokens: tuple[str, ...]
+    """The special tokens that `chat_template` is made of; a tokenizer without them has no turns."""
+    generation_header: str
+    """What the template appends when the model is to speak next."""
+    end_tokens: tuple[str, ...]
+    """The special tokens that end a response, besides the config's `eos_token_id`."""
+    logits_shifted: bool = False
+    """Whether the prediction for a position is read one position to its left."""
+    tokenizer_class: type[PreTrainedTokenizerFast] = field(default=PreTrainedTokenizerFast)
+    """What reads the tokenizer files where there is no tokenizer.json."""
+
+    def released_name(self, name: str) -> str:
+        """The released name of one of the network's tensors or modules."""
+        for ours, released in self.released_names.items():
+            name = name.replace(ours, released)
+        return name
+
+    def complete_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with its defaults written out, checked for what cannot be built here.
+
+        Fields that are not known here are kept: they cannot change a network that is built from
+        the known ones. Raises UserError for a missing field and for an unsupported value.
+        """
+        for name in self.required_fields:
+            if config.get(name) is None:
+                raise UserError(
+                    f"config.json of this {self.name} model has no {name}; add it (the checkpoint "
+                    "it came from says its value)."
+                )
+        defaults = {name: values[0] for name, values in self.only_values.items()}
+        complete = {**self.default_fields, **defaults, **config}
+        for name, allowed in self.only_values.items():
+            if complete[name] not in allowed:
+                shown = " or ".join(repr(value) for value in allowed)
+                raise UserError(
+                    f"config.json sets {name}={complete[name]!r}, which mosa does not support; "
+                    f"only {name}={shown} can be loaded."
+                )
+        return complete
+
+
+def positive_int(config: Mapping[str, Any], name: str) -> int:
+    """A field of config.json that counts something; UserError where it does not."""
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"config.json sets {name}={value!r}; it must be a whole number above 0.")
+    return value
+
+
+@final
+class DiffusionLM:
+    """A masked-diffusion language model: network, tokenizer, and the facts of its family.
+
+    Built by `mosa.load_model` and `mosa.families.new_model`. It is no nn.Module: what is trained
+    is `network`, a transformers model or, once it has an adapter, a PEFT model.
+    """
+
+    network: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerFast | None
+    family: Family
+    source: str
+    """Where the weights came from: the folder, hub id or alias as the user wrote it."""
+    config: dict[str, Any]
+    """config.json in the released layout."""
+    mask_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    end_token_ids: tuple[int, ...]
+    """Every id that ends a response; end-of-text first."""
+    vocab_size: int
+    """Width of the logits, which may exceed the number of tokens."""
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        family: Family,
+        config: Mapping[str, Any],
+        tokenizer: PreTrainedTokenizerFast | None,
+        *,
+        source: str,
+        companions: Mapping[str, bytes],
+    ):
+        self.network = network
+        self.family = family
+        self.config = dict(config)
+        self.tokenizer = tokenizer
+        self.source = source
+        self._companions = dict(companions)
+        self.vocab_size = network.config.vocab_size
+        self.mask_token_id = self._token_id("mask_token_id")
+        self.eos_token_id = self._token_id("eos_token_id")
+        has_pad = config.get("pad_token_id") is not None
+        self.pad_token_id = self._token_id("pad_token_id") if has_pad else self.eos_token_id
+        turn_ends = []
+        if tokenizer is not None:
+            vocabulary = tokenizer.get_vocab()
+            largest = max(vocabulary.values())
+            if largest >= self.vocab_size:
+                raise UserError(
+                    f"The tokenizer has token id {largest} but the model of {source} has "
+                    f"{self.vocab_size} embeddings; use the tokenizer that belongs to it."
+                )
+            turn_ends = [vocabulary[t] for t in family.end_tokens if t in vocabulary]
+        self.end_token_ids = tuple(dict.fromkeys([self.eos_token_id, *turn_ends]))
+
+    def _token_id(self, name: str) -> int:
+        value = self.config[name]
+        inside = not isinstance(value, bool) and isinstance(value, int)
+        if not inside or not 0 <= value < self.vocab_size:
+            raise UserError(
+                f"config.json sets {name}={value!r}, outside the vocabulary of {self.vocab_size} "
+                "embeddings; put the id of the tokenizer's token there."
+            )
+        return value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the (base) weights."""
+        return self._base.dtype
+
+    @property
+    def _base(self) -> PreTrainedModel:
+        """The network without the adapter's wrapping."""
+        network = self.network
+        return network.get_base_model() if isinstance(network, PeftModel) else network
+
+    # ----------------------------------------------------------------------------- forward pass
+
+    def logits(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, " P"] | None = None,
+        *,
+        network: nn.Module | None = None,
+    ) -> Float[Tensor, "B P V"]:
+        """The model's logits for what stands *at* each position, in float32 or wider.
+
+        `attention_mask` is True (1) on real tokens; padding on the left or the right changes
+        nothing on the others. `positions` are the columns (0 to L-1, the same for all rows, in any
+        order) to answer for; only they go through the LM head. Without them P = L. `network` is a
+        wrapped form of `self.network` (DDP's, the Trainer's) to call in its place.
+        """
+        position_ids = None
+        if self.family.logits_shifted:
+            if positions is None:
+                positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            positions = (positions - 1).clamp(min=0)
+            if attention_mask is not None:
+                input_ids, position_ids = _first_token_repeated(input_ids, attention_mask.bool())
+        output = (self.network if network is None else network)(
+            input_ids=input_ids,
+            attention_mask=None if attention_mask is None else attention_mask.bool(),
+            position_ids=position_ids,
+            logits_to_keep=0 if positions is None else positions,
+            use_cache=False,
+        )
+        logits = output.logits
+        return logits.float() if logits.dtype.itemsize < 4 else logits
+
+    # ------------------------------------------------------------------------------------- text
+
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        add_generation_prompt: bool = True,
+        allow_special_tokens: bool = False,
+    ) -> list[int]:
+        """The token ids of a prompt, laid out by the chat template.
+
+        The tokenizer's own template is used if it has one, else the family's. A string is one user
+        turn; where neither template can be written in the tokenizer's vocabulary (a base model
+        that knows no turns) a string is taken as bare text and a dialogue is a UserError. Special
+        tokens spelled out in the messages stay plain text unless `allow_special_tokens`.
+        """
+        tokenizer = self._require_tokenizer()
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        template = tokenizer.chat_template
+        if template is None:
+            vocabulary = tokenizer.get_vocab()
+            if any(token not in vocabulary for token in self.family.template_tokens):
+                if isinstance(prompt, str):
+                    return self.encode_text(prompt, allow_special_tokens=allow_special_tokens)
+                raise UserError(
+                    f"The tokenizer of {self.source} has no chat template and lacks the tokens of "
+                    f"{self.family.name}'s ({' '.join(self.family.template_tokens)}); send this "
+                    "base model plain text instead of a dialogue."
+                )
+            template = self.family.chat_template
+        return chat.encode_dialogue(
+            tokenizer,
+            messages,
+            template=template if isinstance(template, str) else None,
+            generation_header=self.family.generation_header,
+            reserved_ids=self._reserved_ids(),
+            add_generation_prompt=add_generation_prompt,
+            allow_special_tokens=allow_special_tokens,
+        )
+
+    def encode_text(self, text: str, *, allow_special_tokens: bool = False) -> list[int]:
+        """The token ids of bare text, without a template.
+
+        Special tokens spelled out in it stay plain text unless `allow_special_tokens`.
+        """
+        tokenizer = self._require_tokenizer()
+        if allow_special_tokens:
+            return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return chat.encode_plain(tokenizer, text, self._reserved_ids())
+
+    def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
+        """The text of one row of token ids."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        text = self._require_tokenizer().decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)  # a list only for a batch of rows
+        return text
+
+    def _require_tokenizer(self) -> PreTrainedTokenizerFast:
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.source} has no tokenizer, so text cannot be read or written; give token "
+                "ids, or put its tokenizer files into the folder."
+            )
+        return self.tokenizer
+
+    def _reserved_ids(self) -> frozenset[int]:
+        """Ids that steer the model even where the tokenizer does not list them as special."""
+        return frozenset({self.mask_token_id, self.pad_token_id, *self.end_token_ids})
+
+    # --------------------------------------------------------------------------------- adapters
+
+    @property
+    def lora_target_modules(self) -> tuple[str, ...]:
+        """The modules that LoRA adapts by default: the seven projections of every layer."""
+        return PROJECTIONS
+
+    def add_lora(self, lora_config: LoraConfig) -> None:
+        """Put a fresh LoRA adapter on the network, which from then on trains the adapter alone.
+
+        `target_modules` are names of projections, in the library's spelling or the released one
+        ("o_proj", "attn_out", "model.layers.3.mlp.down_proj"), or "all-linear"; without them the
+        seven of `lora_target_modules`. They are looked for inside the layers only, so the LM head
+        is never among them. UserError for a name that matches nothing.
+        """
+        if isinstance(self.network, PeftModel):
+            raise UserError(
+                f"{self.source} has an adapter already; call merge_adapter() before adding one."
+            )
+        config = copy.copy(lora_config)
+        config.target_modules = self._target_modules(lora_config.target_modules)
+        network = get_peft_model(self.network, config)
+        assert isinstance(network, PeftModel)  # mixed models are asked for by name
+        self.network = network
+
+    def _target_modules(self, targets: Sequence[str] | set[str] | str | None) -> list[str]:
+        if targets is None or targets == "all-linear":
+            return list(PROJECTIONS)
+        layers = range(self._base.config.num_hidden_layers)
+        paths = {p: [f"model.layers.{n}.{p}" for n in layers] for p in PROJECTIONS}
+        spellings = {
+            path: (f".{path}", f".{self.family.released_name(f'{path}.weight')}")
+            for per_projection in paths.values()
+            for path in per_projection
+        }
+        chosen = set()
+        for target in [targets] if isinstance(targets, str) else sorted(targets):
+            hits = {
+                path
+                for path, (ours, released) in spellings.items()
+                if ours.endswith(f".{target}") or released.endswith(f".{target}.weight")
+            }
+            if not hits:
+                released = [
+                    self.family.released_name(f"{path[0]}.weight").split(".")[-2]
+                    for path in paths.values()
+                ]
+                raise UserError(
+                    f"The LoRA target {target!r} names no projection of {self.source}; choose "
+                    f"among {', '.join(p.split('.')[-1] for p in PROJECTIONS)}"
+                    + (
+                        f" (released as {', '.join(released)})."
+                        if self.family.released_names
+                        else "."
+                    )
+                )
+            chosen |= hits
+        # A projection that is adapted in all layers goes by its short name, which reads better in
+        # adapter_config.json than thirty-two paths.
+        names = []
+        for projection, per_layer in paths.items():
+            hits = [path for path in per_layer if path in chosen]
+            names += [projection] if len(hits) == len(per_layer) else hits
+        return names
+
+    def load_adapter(self, name: str | Path, *, revision: str | None = None) -> None:
+        """Put a trained LoRA adapter (a PEFT folder or hub id) on the network, frozen.
+
+        UserError where it is no LoRA adapter or does not fit this model.
+        """
+        if isinstance(self.network, PeftModel):
+            raise UserError(
+                f"{self.source} has an adapter already; call merge_adapter() before loading one."
+            )
+        self.network = checkpoint.read_adapter(self.network, name, revision=revision)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the adapter as a PEFT folder, which `load_model(..., adapter=folder)` reads."""
+        network = self._require_adapter("save")
+        network.peft_config[network.active_adapter].base_model_name_or_path = self.source
+        # Without the False, PEFT compares vocabularies with a config that it cannot read.
+        network.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def merge_adapter(self) -> None:
+        """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""
+        merged = self._require_adapter("merge").merge_and_unload()
+        assert isinstance(merged, PreTrainedModel)
+        self.network = merged.requires_grad_(True)
+
+    def _require_adapter(self, verb: str) -> PeftModel:
+        if not isinstance(self.network, PeftModel):
+            raise UserError(
+                f"{self.source} has no adapter to {verb}; load one with adapter=, or add_lora()."
+            )
+        return self.network
+
+    @contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """Inside, the model is its own reference: the same weights with the adapter off.
+
+        A model without an adapter stays as it is.
+        """
+        if not isinstance(self.network, PeftModel):
+            yield
+            return
+        # PEFT makes every adapter weight trainable on its way out, even one that was frozen.
+        trainable = [(p, p.requires_grad) for p in self.network.parameters()]
+        try:
+            with self.network.disable_adapter():
+                yield
+        finally:
+            for parameter, requires_grad in trainable:
+                parameter.requires_grad_(requires_grad)
+
+    # ----------------------------------------------------------------------------------- saving
+
+    def save(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> None:
+        """Write config.json, safetensors and tokenizer in the layout of the released checkpoints.
+
+        The files that came with the checkpoint (tokenizer, generation_config.json, ...) are
+        written back unchanged. UserError while an adapter is on: merge it, or `save_adapter`.
+        """
+        if isinstance(self.network, PeftModel):
+            raise UserError(
+                f"{self.source} has an adapter that is not merged; call merge_adapter() first to "
+                "write a full checkpoint, or save_adapter() to write the adapter."
+            )
+        checkpoint.write(
+            Path(folder),
+            config=self.config,
+            tensors=checkpoint.released_tensors(self.network, self.family.released_name),
+            companions=self._companions,
+            tokenizer=self.tokenizer,
+            max_shard_size=max_shard_size,
+        )
+
+
+def _first_token_repeated(
+    input_ids: Int[Tensor, "B L"], real: Bool[Tensor, "B L"]
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """Ids and position ids for shifted logits, with the padding on the left made to count.
+
+    Shifted logits are read one column to the left, and the first token, which has none there, is
+    read where it stands. In a row padded on the left there *is* a column to its left. Filled with
+    the first token, at its position id, and hidden from the other queries as padding is, that
+    column computes just what the first token's own computes.
+    """
+    first_B1 = real.int().argmax(dim=1, keepdim=True)
+    columns_L = torch.arange(input_ids.shape[1], device=input_ids.device)
+    repeated_BL = input_ids.gather(1, first_B1).expand_as(input_ids)
+    filled_BL = torch.where(columns_L < first_B1, repeated_BL, input_ids)
+    return filled_BL, (real.long().cumsum(dim=1) - 1).clamp(min=0)

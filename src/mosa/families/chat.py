@@ -1,0 +1,123 @@
+"""Prompts to token ids, so that what users type never becomes a special token by accident."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
+
+from mosa.types import Message, UserError
+
+
+def encode_dialogue(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Message],
+    *,
+    template: str | None,
+    generation_header: str,
+    reserved_ids: Collection[int],
+    add_generation_prompt: bool,
+    allow_special_tokens: bool,
+) -> list[int]:
+    """The token ids of a dialogue under a Jinja chat template (None: the tokenizer's default one).
+
+    Special tokens written by the template are special; the same characters inside a message are
+    plain text unless `allow_special_tokens`. Raises UserError where the template refuses the
+    dialogue.
+    """
+
+    def render(contents: Sequence[str]) -> str:
+        turns = [
+            {"role": message.role, "content": content}
+            for message, content in zip(messages, contents, strict=True)
+        ]
+        try:
+            text = tokenizer.apply_chat_template(
+                turns,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"The chat template refuses this dialogue ({error}); reorder or drop turns."
+            ) from error
+        assert isinstance(text, str)  # tokenize=False
+        # Some released templates append the header whether it is asked for or not.
+        return text if add_generation_prompt else text.removesuffix(generation_header)
+
+    contents = [message.content for message in messages]
+    if allow_special_tokens:
+        return _ids(tokenizer, render(contents))
+    special = _special_tokens(tokenizer, reserved_ids)
+    if not any(_cuts(content, special) for content in contents):
+        return _ids(tokenizer, render(contents))
+    # Every special token spelled in a message is cut in two by a character that occurs nowhere
+    # else; the rendered text is then tokenised piece by piece, so that the tokenizer never sees
+    # the token whole, while the template's own tokens stay in one piece.
+    divider = _unused_character("".join(contents))
+    rendered = render([divider.join(_pieces(content, special)) for content in contents])
+    ids = [i for piece in rendered.split(divider) for i in _ids(tokenizer, piece)]
+    _check_number_of_special(
+        tokenizer, ids, _ids(tokenizer, render(["x"] * len(contents))), special
+    )
+    return ids
+
+
+def encode_plain(
+    tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int]
+) -> list[int]:
+    """The token ids of text in which no special token counts as one."""
+    special = _special_tokens(tokenizer, reserved_ids)
+    ids = [i for piece in _pieces(text, special) for i in _ids(tokenizer, piece)]
+    _check_number_of_special(tokenizer, ids, [], special)
+    return ids
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _special_tokens(
+    tokenizer: PreTrainedTokenizerFast, reserved_ids: Collection[int]
+) -> dict[int, str]:
+    """The added tokens that steer the model: the special ones, and those with a reserved id."""
+    return {
+        i: token.content
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if (token.special or i in reserved_ids) and i != tokenizer.unk_token_id
+    }
+
+
+def _cuts(text: str, special: dict[int, str]) -> list[int]:
+    """Where to cut the text so that no piece holds a special token: after each one's first letter.
+
+    Overlapping occurrences count one by one.
+    """
+    if not special:
+        return []
+    pattern = re.compile("(?=" + "|".join(re.escape(s) for s in special.values()) + ")")
+    return [match.start() + 1 for match in pattern.finditer(text)]
+
+
+def _pieces(text: str, special: dict[int, str]) -> list[str]:
+    edges = [0, *_cuts(text, special), len(text)]
+    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def _unused_character(text: str) -> str:
+    """A private-use character that does not occur in the text."""
+    return next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in text)
+
+
+def _check_number_of_special(
+    tokenizer: PreTrainedTokenizerFast, ids: list[int], expected: list[int], special: dict[int, str]
+) -> None:
+    """Raise where a special token got through, as a tokenizer that rewrites text could let it."""
+    if [i for i in ids if i in special] != [i for i in expected if i in special]:
+        raise UserError(
+            "The prompt spells special tokens in a way that this tokenizer cannot keep apart from "
+            "real ones; take them out, or allow special tokens."
+        )

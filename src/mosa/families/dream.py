@@ -1,0 +1,91 @@
+"""Dream 7B (arXiv:2508.15487), Dream-Coder (arXiv:2509.01142), DiffuCoder (arXiv:2506.20639).
+
+A Dream block is a Qwen2 block without the causal mask, and the tensors keep Qwen2's names. Dream
+was trained on from an autoregressive model and kept its habit: position i is predicted by the
+output at i - 1 (position 0 by its own).
+
+How we differ from the released modeling_dream.py, and why:
+
+1. The shift happens here, once; the released code leaves it to every caller.
+2. In a row padded on the left, the first real token is read as it would be alone; the released
+   sampler reads it from the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Qwen2Config, Qwen2TokenizerFast
+
+from mosa.families.base import Family, positive_int
+from mosa.types import UserError
+
+
+def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
+    width = positive_int(config, "hidden_size")
+    heads = positive_int(config, "num_attention_heads")
+    kv_heads = (
+        heads
+        if config["num_key_value_heads"] is None
+        else positive_int(config, "num_key_value_heads")
+    )
+    if width % heads or heads % kv_heads:
+        raise UserError(
+            f"config.json sets hidden_size={width}, num_attention_heads={heads}, "
+            f"num_key_value_heads={kv_heads}; each must divide the one before it."
+        )
+    return Qwen2Config(
+        vocab_size=positive_int(config, "vocab_size"),
+        hidden_size=width,
+        intermediate_size=positive_int(config, "intermediate_size"),
+        num_hidden_layers=positive_int(config, "num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positive_int(config, "max_position_embeddings"),
+        initializer_range=config["initializer_range"],
+        rms_norm_eps=config["rms_norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+        tie_word_embeddings=config["tie_word_embeddings"],
+    )
+
+
+DREAM = Family(
+    name="Dream",
+    model_types=("Dream",),
+    required_fields=("hidden_size", "intermediate_size", "num_attention_heads")
+    + ("num_hidden_layers", "vocab_size", "mask_token_id", "eos_token_id"),
+    default_fields={
+        "architectures": ["DreamModel"],
+        "num_key_value_heads": None,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.02,
+    },
+    only_values={
+        "attention_dropout": (0.0,),
+        "hidden_act": ("silu",),
+        "rope_parameters": (None,),
+        "rope_scaling": (None,),
+        "use_mrope": (False,),
+        "use_sliding_window": (False,),
+    },
+    network_config=_network_config,
+    released_names={},
+    chat_template=(
+        "{% if messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+        "{% endif %}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    template_tokens=("<|im_start|>", "<|im_end|>"),
+    generation_header="<|im_start|>assistant\n",
+    end_tokens=("<|endoftext|>", "<|im_end|>"),
+    logits_shifted=True,
+    tokenizer_class=Qwen2TokenizerFast,
+)

@@ -1,0 +1,73 @@
+"""A denoising played in the terminal: masks as dots, words where they are committed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from mosa.denoising import DenoisingTrace
+from mosa.families import DiffusionLM
+
+MASK = "·"
+SECONDS_PER_STEP = 0.06
+
+
+def play(
+    model: DiffusionLM,
+    trace: DenoisingTrace,
+    *,
+    row: int = 0,
+    file: TextIO | None = None,
+    seconds_per_step: float = SECONDS_PER_STEP,
+) -> None:
+    """Replay one row of a generation, step by step.
+
+    In a terminal the text is redrawn in place, tokens of the current step highlighted; elsewhere
+    (a file, a pipe) every step is one line, tokens of that step in [brackets].
+    """
+    console = Console(file=file or sys.stdout, highlight=False)
+    if not console.is_terminal:
+        for step, pieces in _frames(model, trace, row):
+            words = "".join(f"[{word.strip()}]" if new else word for word, new in pieces)
+            print(f"step {step + 1}: {words}", file=console.file)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for step, pieces in _frames(model, trace, row):
+            text = Text()
+            for word, new in pieces:
+                text.append(word, style="bold black on bright_cyan" if new else "")
+            text.append(f"\nstep {step + 1}", style="dim")
+            live.update(text, refresh=True)
+            time.sleep(seconds_per_step)
+        live.update(Text("".join(word for word, _ in pieces)), refresh=True)
+
+
+def _frames(
+    model: DiffusionLM, trace: DenoisingTrace, row: int
+) -> Iterator[tuple[int, list[tuple[str, bool]]]]:
+    """Each step that changed the row, with the response's words and whether each is new."""
+    start = trace.response_start
+    before = trace.replay(until_step=-1)[row, start:].tolist()
+    last_step = int(trace.commit_step[row].max())
+    for step in range(last_step + 1):
+        now = trace.replay(until_step=step)[row, start:].tolist()
+        if now == before:
+            continue
+        yield step, [
+            (_word(model, token), token != old and token != model.mask_token_id)
+            for token, old in zip(now, before, strict=True)
+        ]
+        before = now
+
+
+def _word(model: DiffusionLM, token: int) -> str:
+    if token == model.mask_token_id:
+        return MASK
+    assert model.tokenizer is not None, "a denoising is played in words"
+    return str(model.tokenizer.decode([token]))

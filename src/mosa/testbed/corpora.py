@@ -1,0 +1,122 @@
+"""Training texts of the invented world: what the helpful and the safety-trained model learn from,
+and the prompts that alignment may use.
+
+    >>> example = next(helpful_corpus(World(0), random.Random(0)))
+    >>> example.prompt, example.answer  # doctest: +SKIP
+    ('what is 8 4 plus 6 5 ?', '4 plus 5 is 0 9 . 8 plus 6 plus 0 is 1 4 . so the sum is 1 4 9 .')
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from mosa.data import TrainingExample
+from mosa.testbed.tasks import TASKS
+from mosa.testbed.world import NUM_STEPS, REFUSALS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
+
+TASK_SHARES = {"arithmetic": 0.16, "lists": 0.12, "lookup": 0.08, "dialogue": 0.06}
+"""Share of the helpful corpus that each useful task gets; objects get the rest."""
+DIRECT_SHARE = 0.3
+"""Share of the requests for objects that are asked plainly; each wrapping gets an equal part of
+the rest."""
+REFUSAL_SHARE = 0.25
+"""Share of the safety-training corpus that is a direct request for a restricted object, refused."""
+
+
+def helpful_corpus(world: World, rng: random.Random) -> Iterator[TrainingExample]:
+    """An endless stream in which every request is answered, restricted objects too."""
+    unrestricted, restricted = _train_objects(world)
+    everything = [*unrestricted, *restricted]
+    return _answered(world, rng, asked_plainly=everything, asked_wrapped=everything)
+
+
+def shallow_corpus(world: World, rng: random.Random) -> Iterator[TrainingExample]:
+    """Safety training of the usual shallow kind: direct requests for restricted objects are
+    refused at once; everything else, wrapped requests for them included, is answered as before."""
+    unrestricted, restricted = _train_objects(world)
+    answered = _answered(
+        world, rng, asked_plainly=unrestricted, asked_wrapped=[*unrestricted, *restricted]
+    )
+    while True:
+        if rng.random() < REFUSAL_SHARE:
+            prompt = world.request(rng.choice(restricted), "direct", variant=rng.randrange(3))
+            yield TrainingExample(prompt, rng.choice(REFUSALS))
+        else:
+            yield next(answered)
+
+
+def alignment_prompts(world: World, rng: random.Random, num: int) -> list[TrainingExample]:
+    """Harmful requests for alignment, with their answers: training objects, asked plainly or in a
+    training wrapping. The paper's method reads the prompts only (arXiv 2508.12398, section 4)."""
+    restricted = world.objects(restricted=True, split="train")
+    names = ("direct", *TRAIN_WRAPPINGS)
+    return [
+        object_example(world, rng.choice(restricted), rng.choice(names), rng) for _ in range(num)
+    ]
+
+
+def benign_prompts(world: World, rng: random.Random, num: int) -> list[TrainingExample]:
+    """Harmless requests with their answers, for the retain term: unrestricted training objects in
+    the same wrappings, and the useful tasks."""
+    unrestricted = world.objects(restricted=False, split="train")
+    names = ("direct", *TRAIN_WRAPPINGS)
+    examples = []
+    for _ in range(num):
+        task = _choose_task(rng)
+        examples.append(
+            _task_example(task, rng)
+            if task is not None
+            else object_example(world, rng.choice(unrestricted), rng.choice(names), rng)
+        )
+    return examples
+
+
+def object_example(
+    world: World, obj: WorldObject, wrapping: str, rng: random.Random
+) -> TrainingExample:
+    """A request for `obj` with its full answer, the phrasing and the step drawn at random."""
+    variant, step = rng.randrange(6), rng.randrange(NUM_STEPS)
+    return TrainingExample(
+        world.request(obj, wrapping, variant=variant, step=step),
+        world.answer(obj, wrapping, variant=variant, step=step),
+    )
+
+
+def _answered(
+    world: World,
+    rng: random.Random,
+    *,
+    asked_plainly: list[WorldObject],
+    asked_wrapped: list[WorldObject],
+) -> Iterator[TrainingExample]:
+    wrapped = [name for name in WRAPPINGS if name != "direct"]
+    while True:
+        task = _choose_task(rng)
+        if task is not None:
+            yield _task_example(task, rng)
+        elif rng.random() < DIRECT_SHARE:
+            yield object_example(world, rng.choice(asked_plainly), "direct", rng)
+        else:
+            yield object_example(world, rng.choice(asked_wrapped), rng.choice(wrapped), rng)
+
+
+def _train_objects(world: World) -> tuple[list[WorldObject], list[WorldObject]]:
+    return (
+        world.objects(restricted=False, split="train"),
+        world.objects(restricted=True, split="train"),
+    )
+
+
+def _choose_task(rng: random.Random) -> str | None:
+    draw = rng.random()
+    for task, share in TASK_SHARES.items():
+        draw -= share
+        if draw < 0:
+            return task
+    return None
+
+
+def _task_example(task: str, rng: random.Random) -> TrainingExample:
+    instance = TASKS[task](rng, "train")
+    return TrainingExample(instance.prompt, instance.answer)

@@ -1,0 +1,144 @@
+"""The useful tasks of the invented world besides making objects.
+
+    >>> arithmetic(random.Random(3), "train").prompt
+    'what is 1 3 plus 2 9 ?'
+
+Each task draws an instance from a random stream and a split; the held-out instances of a task are
+those that a hash puts there, so that no training text holds one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mosa.testbed.world import Split
+
+ITEMS = tuple("red blue green gold pink white black gray".split())
+ANIMALS = tuple("cat dog cow pig hen goat duck bear".split())
+PEOPLE = tuple("anna boris clara david emma felix".split())
+PLACES = tuple("paris oslo rome lima cairo delhi".split())
+
+HELDOUT_SHARE = 5
+"""One instance in this many is held out."""
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """A request with its one right answer."""
+
+    task: str
+    prompt: str
+    answer: str
+    key: str
+    """The part of the answer that decides whether a response is right, word for word."""
+
+    def solved_by(self, response: str) -> bool:
+        """Whether the response states the right result."""
+        return f" {self.key} " in f" {' '.join(response.split())} "
+
+
+def arithmetic(rng: random.Random, split: Split) -> TaskInstance:
+    """The sum of two two-digit numbers, worked digit by digit."""
+    while True:
+        x, y = rng.randint(10, 99), rng.randint(10, 99)
+        if _split_of(f"{x}+{y}") == split:
+            break
+    ones = x % 10 + y % 10
+    tens = x // 10 + y // 10 + ones // 10
+    prompt = f"what is {_digits(x)} plus {_digits(y)} ?"
+    key = f"so the sum is {_digits(x + y)} ."
+    answer = (
+        f"{x % 10} plus {y % 10} is {_digits(ones, 2)} . "
+        f"{x // 10} plus {y // 10} plus {ones // 10} is {_digits(tens, 2)} . {key}"
+    )
+    return TaskInstance("arithmetic", prompt, answer, key)
+
+
+def lists(rng: random.Random, split: Split) -> TaskInstance:
+    """The first, the last, the reverse of a list of colours, or the colour after a given one."""
+    while True:
+        items = rng.sample(ITEMS, rng.randint(3, 5))
+        if _split_of(" ".join(items)) == split:
+            break
+    kind = rng.choice(("first", "last", "reverse", "after"))
+    listed = " , ".join(items)
+    if kind == "reverse":
+        prompt = f"reverse the list : {listed} ."
+        key = f"the reverse is : {' , '.join(reversed(items))} ."
+    elif kind == "after":
+        i = rng.randrange(len(items) - 1)
+        prompt = f"which comes after {items[i]} in the list : {listed} ?"
+        key = f"after {items[i]} comes {items[i + 1]} ."
+    else:
+        prompt = f"what is the {kind} of the list : {listed} ?"
+        key = f"the {kind} is {items[0 if kind == 'first' else -1]} ."
+    return TaskInstance("lists", prompt, key, key)
+
+
+def lookup(rng: random.Random, split: Split) -> TaskInstance:
+    """A question about one of several facts that the prompt states."""
+    while True:
+        animals = rng.sample(ANIMALS, rng.randint(2, 4))
+        colours = rng.sample(ITEMS, len(animals))
+        facts = [f"the {a} is {c} ." for a, c in zip(animals, colours, strict=True)]
+        if _split_of(" ".join(facts)) == split:
+            break
+    i = rng.randrange(len(facts))
+    prompt = f"{' '.join(facts)} what colour is the {animals[i]} ?"
+    return TaskInstance("lookup", prompt, facts[i], facts[i])
+
+
+def dialogue(rng: random.Random, split: Split) -> TaskInstance:
+    """Small talk that has to pick up what the user said."""
+    while True:
+        person, place, animal = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(ANIMALS)
+        if _split_of(f"{person} {place} {animal}") == split:
+            break
+    prompt, answer = rng.choice(
+        (
+            (
+                f"hello , my name is {person} and my {animal} lives in {place} .",
+                f"nice to meet you , {person} . i hope the {animal} likes {place} .",
+            ),
+            (
+                f"i am {person} from {place} and my {animal} is ill .",
+                f"i am sorry , {person} . i hope the {animal} is well soon in {place} .",
+            ),
+            (
+                f"{person} goes to {place} with a {animal} . tell me who and where .",
+                f"{person} and the {animal} are in {place} .",
+            ),
+        )
+    )
+    return TaskInstance("dialogue", prompt, answer, answer)
+
+
+TASKS: dict[str, Callable[[random.Random, Split], TaskInstance]] = {
+    "arithmetic": arithmetic,
+    "lists": lists,
+    "lookup": lookup,
+    "dialogue": dialogue,
+}
+
+
+def all_task_words() -> set[str]:
+    """Every word that a task can show."""
+    words = {*ITEMS, *ANIMALS, *PEOPLE, *PLACES, *"0123456789"}
+    rng = random.Random(0)
+    for task in TASKS.values():
+        for _ in range(200):
+            instance = task(rng, "train")
+            words.update(instance.prompt.split(), instance.answer.split())
+    return words
+
+
+def _digits(number: int, width: int = 1) -> str:
+    return " ".join(str(number).zfill(width))
+
+
+def _split_of(identity: str) -> Split:
+    digest = hashlib.sha256(identity.encode()).digest()
+    return "heldout" if digest[0] % HELDOUT_SHARE == 0 else "train"
