@@ -18,17 +18,20 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from mosa.types import Message, Prompt, UserError
 
 if TYPE_CHECKING:
-    from mosa.denoising import DecoderConfig, SampleResult
-    from mosa.families import DiffusionLM
+    from mosa.align.run import MethodName
 
 Config = TypeVar("Config")
+
+_FILES = "a .txt, .csv, .json or .jsonl file"
+_MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
+_DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -45,18 +48,31 @@ class Command:
     """What an interruption leaves behind, as a sentence."""
 
 
+# --- shared options -------------------------------------------------------------------------------
+
+
+def _placement_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; unset: a GPU if any")
+
+
+def _config_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action="config", help="YAML file with options by name")
+
+
 # --- generate -------------------------------------------------------------------------------------
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
     from mosa.denoising import DecoderConfig
 
-    _model_arguments(parser)
+    _config_argument(parser)
+    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+    parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
+    _placement_arguments(parser)
     parser.add_argument("--prompt", type=str | None, help="one user turn to answer")
     parser.add_argument("--system", type=str | None, help="a system turn to put before it")
-    parser.add_argument(
-        "--data", type=str | None, help="answer the prompts of this .txt, .csv, .json or .jsonl"
-    )
+    parser.add_argument("--data", type=str | None, help=f"prompts to answer instead: {_FILES}")
     parser.add_argument("--limit", type=int | None, help="only the first so many rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
@@ -72,6 +88,8 @@ def _generate(args: Namespace) -> None:
     from mosa.data import load_prompts
     from mosa.denoising import DecoderConfig, sample
     from mosa.evaluation.records import JsonLines, attempts_of
+    from mosa.families import load_model
+    from mosa.report.terminal import play
 
     if (args.prompt is None) == (args.data is None):
         raise UserError("say what to answer with either --prompt TEXT or --data FILE")
@@ -88,7 +106,7 @@ def _generate(args: Namespace) -> None:
         prompts = [_with_system(prompt, args.system) for prompt in prompts]
 
     config = _config(DecoderConfig, args)
-    model = _load(args)
+    model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
     for start in range(0, len(prompts), args.batch_size):
@@ -108,7 +126,7 @@ def _generate(args: Namespace) -> None:
             if args.data is not None:
                 _print(f"[{start + row + 1}/{len(prompts)}] {attempt.prompt[-1]['content']}")
             if args.show_steps:
-                _play(model, result, row)
+                play(model, result.trace, row=row)
             else:
                 _print(attempt.response)
             if args.out is not None:
@@ -120,13 +138,57 @@ def _with_system(prompt: Prompt, system: str) -> list[Message]:
     return [Message("system", system), *turns]
 
 
-def _play(model: DiffusionLM, result: SampleResult, row: int) -> None:
-    from mosa.report.terminal import play
-
-    play(model, result.trace, row=row)
-
-
 # --- align ----------------------------------------------------------------------------------------
+
+
+def _align_command(method: MethodName, summary: str) -> Command:
+    """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
+
+    def add_arguments(parser: ArgumentParser) -> None:
+        from mosa.align import METHODS, add_align_arguments, presets
+
+        chosen = METHODS[method]
+        parser.add_argument(
+            "--config",
+            type=str | None,
+            help=f"YAML file or preset ({', '.join(presets())}); unset: {chosen.preset}",
+        )
+        parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+        parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {_FILES}")
+        parser.add_argument(
+            "--benign",
+            type=str | None,
+            help="benign prompts and answers, for settings that use them",
+        )
+        parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
+        parser.add_argument(
+            "--resume", action="store_true", help="continue the interrupted run in --out"
+        )
+        _placement_arguments(parser)
+        add_align_arguments(parser, chosen.config_class)
+
+    def run(args: Namespace) -> None:
+        from mosa.align import align
+
+        own = {"config", "model", "data", "benign", "out", "resume", "dtype", "device"}
+        result = align(
+            method,
+            args.model,
+            args.data,
+            args.out,
+            benign=args.benign,
+            config=args.config,
+            overrides={k: v for k, v in args.as_dict().items() if k not in own},
+            resume=args.resume,
+            dtype=args.dtype,
+            device=args.device,
+        )
+        if not result.finished:
+            raise KeyboardInterrupt(result.message)
+        _print(result.message)
+
+    kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
+    return Command(summary, add_arguments, run, kept)
 
 
 # --- merge ----------------------------------------------------------------------------------------
@@ -135,18 +197,15 @@ def _play(model: DiffusionLM, result: SampleResult, row: int) -> None:
 def _merge_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
     parser.add_argument("--adapter", type=str, required=True, help="folder of the adapter")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the full checkpoint")
-    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
+    parser.add_argument("--out", type=str, required=True, help="folder for the full checkpoint")
+    _placement_arguments(parser)
 
 
 def _merge(args: Namespace) -> None:
-    from mosa.families import load_model
+    from mosa.align import merge
 
-    _refuse_full_folder(args.out)
-    model = load_model(args.model, adapter=args.adapter, dtype=args.dtype)
-    model.merge_adapter()
-    model.save(args.out)
-    _print(f"Merged checkpoint in {args.out}. Try it: mosa generate --model {args.out} --prompt ...")
+    merge(args.model, args.adapter, args.out, dtype=args.dtype, device=args.device)
+    _print(f"Merged checkpoint in {args.out}; `mosa generate --model {args.out}` answers with it.")
 
 
 # --- demo and testbed -----------------------------------------------------------------------------
@@ -155,6 +214,7 @@ def _merge(args: Namespace) -> None:
 def _demo_arguments(parser: ArgumentParser) -> None:
     from mosa.evaluation.demo import DemoConfig
 
+    _config_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything it makes")
     parser.add_class_arguments(DemoConfig, as_group=True)
 
@@ -163,25 +223,15 @@ def _demo(args: Namespace) -> None:
     from mosa.evaluation.demo import DemoConfig, closing_lines, examples, run_demo
     from mosa.report.html import write_report
 
-    results = run_demo(args.out, _config(DemoConfig, args))
-    report = args.out / "report.html"
-    write_report(report, results, examples(args.out, results), redact=False)
-    for line in closing_lines(results, report):
+    config = _config(DemoConfig, args)
+    results = run_demo(args.out, config)
+    # The testbed's harm is inert, so its words may be shown.
+    write_report(args.out / "report.html", results, examples(args.out, config), redact=False)
+    for line in closing_lines(results, args.out):
         _print(line)
 
 
 # --- the table ------------------------------------------------------------------------------------
-
-_MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
-_DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
-
-
-def _model_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
-    parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
-    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1, ...; unset: a GPU if any")
-
 
 COMMANDS: dict[str, Command] = {
     "generate": Command(
@@ -190,6 +240,11 @@ COMMANDS: dict[str, Command] = {
         _generate,
         "Responses already printed or written stay; start it again with a new --out.",
     ),
+    "align mosa": _align_command("mosa", "train an adapter to refuse in the middle of an answer"),
+    "align initial": _align_command(
+        "initial", "train the baseline, which refuses at the first token"
+    ),
+    "align sft": _align_command("sft", "train on refusals as supervised examples"),
     "merge": Command(
         "write a model with its adapter as a full checkpoint",
         _merge_arguments,
@@ -235,8 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mosa: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\nmosa: interrupted. {kept}", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 
@@ -259,10 +314,10 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"mosa {name}",
+        usage=f"mosa {name} [options]",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
         exit_on_error=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options by name")
     command.add_arguments(parser)
     return parser
 
@@ -290,17 +345,6 @@ def _config(config_class: type[Config], args: Namespace) -> Config:
     return config_class(**{name: args[name] for name in names})
 
 
-def _load(args: Namespace) -> Any:
-    from mosa.families import load_model
-
-    return load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
-
-
-def _refuse_full_folder(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; name a new folder with --out or empty that one")
-
-
 def _with_underscores(option: str) -> str:
     """`--show-steps` is `--show_steps`: both spellings work, as fields are spelled with `_`."""
     match = re.match(r"--[a-z][a-z0-9_-]*(?==|$)", option)
@@ -310,7 +354,8 @@ def _with_underscores(option: str) -> str:
 
 
 def _one_line(error: ArgumentError) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".")
+    return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")
 
 
 def _print(*lines: str | Iterable[str]) -> None:

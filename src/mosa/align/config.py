@@ -71,6 +71,9 @@ class AlignConfig(transformers.TrainingArguments):
     lora_target_modules: list[str] | None = None
     """Names of the adapted projections; none: all seven of the family."""
 
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of a finished run, with their optimiser state."""
+
     num_train_epochs: float = 1.0
     """Passes over the training prompts."""
     per_device_train_batch_size: int = 1
@@ -90,6 +93,12 @@ class AlignConfig(transformers.TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check our own settings after those of transformers; raises UserError."""
+        # transformers replaces what was given by what it makes of it; config.yaml wants the former.
+        self._changed = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.init and getattr(self, field.name) != _default(field)
+        }
         try:
             super().__post_init__()
         except ValueError as error:
@@ -105,7 +114,7 @@ class AlignConfig(transformers.TrainingArguments):
 
 @dataclass
 class MosaConfig(AlignConfig):
-    """Middle-token alignment; with a window that starts and ends at position 1, initial alignment."""
+    """Middle-token alignment; with a window at position 1 it is initial alignment."""
 
     # The window
     window_start: int = 20
@@ -167,7 +176,7 @@ class MosaConfig(AlignConfig):
     prefix_length_max: int = 40
     """Largest number of answer tokens that prefix shows; never more than the answer has."""
     revealed: Literal["free", "masked_only", "around"] = "free"
-    """Phrases at revealed positions: starts must be free of them, or their tokens do not count, or the phrase reads around them."""
+    """Phrases at revealed positions: none there, not counted there, or written around them."""
     contaminated_window: Literal["same", "response"] = "same"
     """Where phrases are scored on partly revealed answers: the window, or the whole response."""
 
@@ -253,13 +262,15 @@ class MosaConfig(AlignConfig):
         shares = self.fully_masked_weight + self.random_reveal_weight + self.prefix_weight
         _require(shares > 0, "fully_masked_weight", 0, "above 0 if no other state has a weight")
         _require(self.npo_beta > 0, "npo_beta", self.npo_beta, "above 0")
-        _require(self.benign_per_prompt >= 1, "benign_per_prompt", self.benign_per_prompt, "at least 1")
+        _require(
+            self.benign_per_prompt >= 1, "benign_per_prompt", self.benign_per_prompt, "at least 1"
+        )
         _require_range(self, "reveal_ratio_min", "reveal_ratio_max", 0, 1)
         _require_range(self, "prefix_length_min", "prefix_length_max", 1, self.response_length)
         _require_range(self, "benign_mask_ratio_min", "benign_mask_ratio_max", 0, 1)
         if self.breaker == "fill" and self.revealed != "free" and self.uses_contamination:
             raise UserError(
-                "The breaker fill is defined for whole starts only; set revealed=free or another breaker."
+                "The breaker fill needs starts that are free; set revealed=free or another breaker."
             )
 
 
@@ -286,10 +297,18 @@ class SftConfig(AlignConfig):
         super().check()
         _require(0 < self.mask_ratio_min <= 1, "mask_ratio_min", self.mask_ratio_min, "in (0, 1]")
         if self.length_multiple is not None:
-            _require(self.length_multiple >= 1, "length_multiple", self.length_multiple, "at least 1")
+            _require(
+                self.length_multiple >= 1, "length_multiple", self.length_multiple, "at least 1"
+            )
 
 
 Config = TypeVar("Config", bound=AlignConfig)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
 
 
 def _require(condition: bool, name: str, value: Any, needed: str) -> None:
@@ -300,7 +319,10 @@ def _require(condition: bool, name: str, value: Any, needed: str) -> None:
 def _require_range(config: AlignConfig, low: str, high: str, least: float, most: float) -> None:
     a, b = getattr(config, low), getattr(config, high)
     if not least <= a <= b <= most:
-        raise UserError(f"{low} and {high} are {a} and {b}; they must satisfy {least} <= {low} <= {high} <= {most}.")
+        raise UserError(
+            f"{low} and {high} are {a} and {b} and must satisfy "
+            f"{least} <= {low} <= {high} <= {most}."
+        )
 
 
 def presets() -> list[str]:
@@ -385,14 +407,14 @@ def config_dict(config: AlignConfig) -> dict[str, Any]:
 
     `load_config` on a YAML file of this dict gives the same settings.
     """
-    default = type(config)()
     inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     values = {}
     for field in dataclasses.fields(config):
         if not field.init or field.name in _RUN_FIELDS:
             continue
-        value = getattr(config, field.name)
-        documented = field.name not in inherited or field.name in TRAINER_FIELDS
-        if documented or value != getattr(default, field.name):
+        if field.name not in inherited or field.name in TRAINER_FIELDS:
+            value = getattr(config, field.name)
             values[field.name] = value.value if isinstance(value, ExplicitEnum) else value
+        elif field.name in config._changed:
+            values[field.name] = config._changed[field.name]
     return values

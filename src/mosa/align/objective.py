@@ -1,7 +1,7 @@
 """MOSA's objective: reward phrases that refuse in the middle of an answer, stay near the reference.
 
 Implements arXiv 2508.12398 ("Where to Start Alignment? Diffusion Large Language Model May Demand a
-Distinct Position"), Algorithm 1, as plain functions of log-probabilities. Nothing here knows a model.
+Distinct Position"), Algorithm 1, as plain functions of log-probabilities; no model is known here.
 
     score(s, k) = sum_j log p(token s_j at position k + j - 1)      `window_scores`
     score(s)    = max over the starts k of a window                 `reduce_starts`
@@ -12,8 +12,8 @@ How we differ, and why:
 1. The paper speaks of reinforcement learning but describes no rollout, advantage or ratio, and its
    running time leaves room for none: R is a differentiable function of one forward pass.
 2. On a partly revealed answer a position that already holds a token is not the model's to choose.
-   `gather_free` says which positions count there; on the paper's fully masked answer it is the identity.
-3. The harmful term has no lower bound in the paper. `bound_harmful` offers three; the default is none.
+   `gather_free` leaves such positions out; on the paper's fully masked answer it is the identity.
+3. The harmful term has no lower bound in the paper; `bound_harmful` offers three.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def reduce_starts(
 def gather_free(
     log_probs: Float[Tensor, "B P V"], free: Bool[Tensor, "B P"]
 ) -> tuple[Float[Tensor, "B P V"], Int[Tensor, " B"], Int[Tensor, "B P"]]:
-    """Move each row's free positions to the front, in order, so that a phrase reads *around* the rest.
+    """Move each row's free positions to the front, in order: a phrase then reads *around* the rest.
 
     Returns the reordered log-probabilities, the number of free positions of each row, and the
     original index of every reordered position. What stands behind the free positions is of no
@@ -129,23 +129,23 @@ def kl_divergence(
 
 
 def bound_harmful(
-    score: Float[Tensor, "..."],
-    reference_score: Float[Tensor, "..."] | None,
+    score: Float[Tensor, "*shape"],
+    reference_score: Float[Tensor, "*shape"] | None,
     how: HarmfulBound,
     *,
     margin: float,
     npo_beta: float,
-) -> Float[Tensor, "..."]:
+) -> Float[Tensor, "*shape"]:
     """What is *minimised* for a harmful log-likelihood `score`, so that pushing it down can end.
 
     none   score                                       the paper: goes to minus infinity
     clamp  max(score, -margin)                         stops once p <= exp(-margin)
-    hinge  max(score - reference + margin, 0)          stops once `margin` nats below the reference
-    npo    2/b * log(1 + exp(b (score - reference)))   b = npo_beta; the gradient, 2 sigmoid(b (score - reference)),
-                                                       is 1 at the start and fades (negative preference
-                                                       optimisation, arXiv 2404.05868, eq. 3)
+    hinge  max(score - reference + margin, 0)          stops `margin` nats below the reference
+    npo    2/b * log(1 + exp(b (score - reference)))   its pull fades as the score falls
 
-    `margin` is in nats; `reference_score` is needed by the last two.
+    The last is negative preference optimisation (arXiv 2404.05868, eq. 3) with b = `npo_beta`; its
+    gradient is 2 sigmoid(b (score - reference)), 1 where the policy is the reference. `margin` is
+    in nats; `reference_score` is needed by the last two.
     """
     if how == "none":
         return score

@@ -25,7 +25,7 @@ LeadingSpace = Literal["auto", "with", "without", "both"]
 
 @dataclass(frozen=True)
 class Phrase:
-    """One phrase as tokens; `variants` differ by the leading space alone and compete for the start."""
+    """One phrase as tokens; its variants differ by the leading space and compete for the start."""
 
     text: str
     words: tuple[tuple[int, ...], ...]
@@ -122,7 +122,9 @@ def encode_phrases(
             if not ids:
                 raise UserError(f"The phrase {text!r} has no token in this model's vocabulary.")
             if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-                unknown = [w for w in text.split() if tokenizer.unk_token_id in model.encode_text(w)]
+                unknown = [
+                    w for w in text.split() if tokenizer.unk_token_id in model.encode_text(w)
+                ]
                 raise UserError(
                     f"The phrase {text!r} is not in this model's vocabulary "
                     f"(unknown: {' '.join(unknown)}); write phrases in words that it has."
@@ -137,6 +139,6 @@ def check_fits(phrases: Sequence[Phrase], num_positions: int, what: str) -> None
     for phrase in phrases:
         if phrase.max_length > num_positions:
             raise UserError(
-                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker, and "
-                f"{what} has {num_positions}; shorten it, its breaker_run, or widen the window."
+                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker "
+                f"and {what} has {num_positions}; shorten it or breaker_run, or widen the window."
             )

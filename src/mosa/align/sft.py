@@ -118,11 +118,19 @@ class SftTrainer(DiffusionTrainer):
         for row, state in enumerate(states):
             target_BR[row, : lengths[row]] = state.tokens
             masked_BR[row, : lengths[row]] = state.masked
+        target_BR, masked_BR = target_BR.to(device), masked_BR.to(device)
         ratios = torch.tensor([state.mask_ratio for state in states], device=device)
-        return masked_cross_entropy(
+        is_right_BR = (logits.argmax(dim=-1) == target_BR) & masked_BR
+        num_masked_B = masked_BR.sum(dim=-1)
+        self.track(
+            "accuracy", is_right_BR.sum(dim=-1) / num_masked_B.clamp(min=1), num_masked_B > 0
+        )
+        losses_B = masked_cross_entropy(
             logits.log_softmax(dim=-1),
-            target_BR.to(device),
-            masked_BR.to(device),
+            target_BR,
+            masked_BR,
             ratios,
             torch.tensor(lengths, dtype=logits.dtype, device=device),
         )
+        self.track("loss_per_token", losses_B)
+        return losses_B

@@ -3,8 +3,9 @@
 The paper scores phrases on a *fully masked* answer (arXiv 2508.12398, Algorithm 1). An attacker who
 prefills an answer or sends a template brings the model into other states; two of them can be
 trained on too: *random_reveal* (tokens of a harmful answer at random places) and *prefix* (its
-beginning). Example on a canvas of five tokens, answer "mix flour and water": fully masked `. . . . .`,
-random reveal `. flour . water .`, prefix `mix flour . . .`.
+beginning). Example on a canvas of five tokens, with the answer "mix flour and water":
+
+    fully masked `. . . . .`    random reveal `. flour . water .`    prefix `mix flour . . .`
 
 Every draw is a function of (seed, epoch, index of the example): neither batch size, accumulation,
 nor an interruption changes what an example sees.
@@ -101,7 +102,9 @@ def harmful_state(
     answer_length = len(example.answer_ids)
     target = torch.zeros(length, dtype=torch.long)
     target[:answer_length] = torch.tensor(example.answer_ids)
-    weights = np.array([config.fully_masked_weight, config.random_reveal_weight, config.prefix_weight])
+    weights = np.array(
+        [config.fully_masked_weight, config.random_reveal_weight, config.prefix_weight]
+    )
     state = STATES[int(random.choice(3, p=weights / weights.sum()))]
     ratio = 0.0
     if state == "random_reveal":

@@ -2,8 +2,9 @@
 
 Read `MosaTrainer.compute_loss` first, then objective.py. For every harmful prompt
 
-    loss = - safe_weight * score(s+) + harmful_weight * bound(score(s-)) + beta * KL(policy || reference)
-           + benign_beta * KL on benign prompts + benign_retain_weight * cross-entropy of benign answers
+    loss = - safe_weight * score(s+) + harmful_weight * bound(score(s-))
+           + beta * KL(policy || reference) + benign_beta * KL on benign prompts
+           + benign_retain_weight * cross-entropy of benign answers
 
 and the loss of an update is the mean over its prompts, however they are split into micro-batches.
 
@@ -17,6 +18,7 @@ How we differ from the paper, and why:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -27,7 +29,8 @@ from torch import Tensor, nn
 
 from mosa.align import objective
 from mosa.align.config import AlignConfig, MosaConfig
-from mosa.align.phrases import Phrase, check_fits, encode_phrases, read_phrases
+from mosa.align.phrases import Phrase, encode_phrases, read_phrases
+from mosa.align.scoring import PhraseScorer, Scores
 from mosa.align.states import (
     EncodedExample,
     ResponseState,
@@ -41,7 +44,8 @@ from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
-# B rows, R response positions, P positions that are scored, V vocabulary, U tokens that occur in phrases, S starts.
+# B rows, L canvas length, R response positions, P positions that are scored, V vocabulary,
+# K phrases of a row.
 
 _STATE_STREAM, _PHRASE_STREAM, _BENIGN_STREAM = 0, 1, 2
 
@@ -60,7 +64,7 @@ class PromptDataset(torch.utils.data.Dataset):
 
 
 def collate_prompts(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Indices of the examples, and their prompts (right-padded, only for the trainer's token counts)."""
+    """Indices of the examples; and their prompts, padded, for the trainer's token counts."""
     prompts = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
     return {
         "index": torch.tensor([row["index"] for row in rows]),
@@ -91,8 +95,7 @@ class DiffusionTrainer(transformers.Trainer):
                 "or show one with CUDA_VISIBLE_DEVICES."
             )
         self.diffusion_model = model
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
+        self._tracked: dict[str, Tensor] = {}
         super().__init__(
             model=model.network,
             args=args,
@@ -113,9 +116,17 @@ class DiffusionTrainer(transformers.Trainer):
         """The micro-batches of one update, and the number of examples in them on all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = torch.tensor(sum(len(batch["index"]) for batch in batches), device=device)
-        return batches, self.accelerator.reduce(count, reduction="sum")
+        return batches, self._over_processes(count)
 
-    def mean_over_update(self, losses: Float[Tensor, " B"], num_examples: Tensor | int | None) -> Tensor:
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes of the training."""
+        total = self.accelerator.reduce(values, reduction="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def mean_over_update(
+        self, losses: Float[Tensor, " B"], num_examples: Tensor | int | None
+    ) -> Tensor:
         """This micro-batch's part of the mean loss over all examples of the update."""
         if num_examples is None:  # outside of training, for example in evaluate()
             return losses.mean()
@@ -123,21 +134,27 @@ class DiffusionTrainer(transformers.Trainer):
         return losses.sum() * self.accelerator.num_processes / num_examples
 
     def track(self, name: str, values: Tensor, counted: Bool[Tensor, " B"] | None = None) -> None:
-        """Add rows to the mean that is logged under `name`; rows that are not `counted` are left out."""
-        values = values.detach().double()
-        weights = torch.ones_like(values) if counted is None else counted.to(values)
-        self._sums[name] = self._sums.get(name, torch.zeros_like(weights[0])) + (values * weights).sum()
-        self._counts[name] = self._counts.get(name, torch.zeros_like(weights[0])) + weights.sum()
+        """Add rows to the mean that is logged as `name`; rows not `counted` are left out.
+
+        Every process must track the same names in the same order.
+        """
+        weights = torch.ones_like(values) if counted is None else counted
+        row = torch.stack([(values * weights).sum(), weights.sum()]).detach().float()
+        self._tracked[name] = self._tracked.get(name, torch.zeros_like(row)) + row
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the trainer's own figures with the means of all rows since the last log."""
-        if self._sums:
-            sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="sum")
-            counts = self.accelerator.reduce(torch.stack(list(self._counts.values())), reduction="sum")
-            for name, total, count in zip(self._sums, sums.tolist(), counts.tolist(), strict=True):
+        if self._tracked:
+            rows = self._over_processes(torch.stack(list(self._tracked.values())))
+            for name, (total, count) in zip(self._tracked, rows.tolist(), strict=True):
                 if count:
                     logs[name] = total / count
-            self._sums, self._counts = {}, {}
+                if not math.isfinite(total):
+                    raise UserError(
+                        f"Training diverged: {name} is {total} at step {self.state.global_step}; "
+                        "lower learning_rate, or load the model in float32."
+                    )
+            self._tracked = {}
         super().log(logs, start_time)
 
 
@@ -169,23 +186,8 @@ class MosaTrainer(DiffusionTrainer):
             self.benign = encode_examples(model, benign_dataset, args.response_length)
         self._require_answers()
         self.safe_phrases, self.harmful_phrases = load_phrases(model, args)
-
-        # The window, from 1-based inclusive positions to 0-based [first, last + 1): the one place.
-        self.first = args.window_start - 1
-        longest = max(p.max_length for p in (*self.safe_phrases, *self.harmful_phrases))
-        if args.window_end is None:
-            self.last = self.first  # phrases start at window_start exactly
-        else:
-            self.last = args.window_end - 1
-        if args.segment == "start_in_window" or args.window_end is None:
-            self.end = min(self.last + longest, args.response_length)
-        else:
-            self.end = self.last + 1
-        check_fits((*self.safe_phrases, *self.harmful_phrases), self.end - self.first, "the window")
-
-        # The few tokens that phrases consist of; log-probabilities of all others are not scored.
-        self.scored_ids, self.column_of_id = _scored_vocabulary(
-            (*self.safe_phrases, *self.harmful_phrases), model.vocab_size
+        self.scorer = PhraseScorer(
+            args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
         super().__init__(model, args, self.harmful, callbacks)
 
@@ -196,7 +198,8 @@ class MosaTrainer(DiffusionTrainer):
                     raise UserError(
                         "The settings use harmful answers (random_reveal_weight, prefix_weight or "
                         f"harmful_target) and harmful prompt {example.index + 1} has none; give "
-                        "data with an `answer`, or use the fully masked state and harmful_target=phrase."
+                        "data with an `answer`, or use the fully masked state and "
+                        "harmful_target=phrase."
                     )
         if self.config.benign_retain_weight > 0:
             for example in self.benign:
@@ -230,8 +233,12 @@ class MosaTrainer(DiffusionTrainer):
         examples = [self.harmful[i] for i in indices]
 
         # 1. Draw a state for every prompt, and lay the canvases side by side.
-        states = [harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples]
-        tokens_BL, attended_BL = build_canvas(self.diffusion_model, [e.prompt_ids for e in examples], states)
+        states = [
+            harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
+        ]
+        tokens_BL, attended_BL = build_canvas(
+            self.diffusion_model, [e.prompt_ids for e in examples], states
+        )
         columns = self._response_positions(states)
         masked_BP = torch.stack([s.masked for s in states])[:, columns].to(device)
 
@@ -240,19 +247,20 @@ class MosaTrainer(DiffusionTrainer):
             model, tokens_BL, attended_BL, columns, with_reference=config.uses_reference
         )
 
-        # 3. The reward of phrases in the window.
-        losses_B = self._phrase_losses(policy_BPV, reference_BPV, masked_BP, columns, states, indices)
-
-        # 4. The harmful answer's own tokens.
+        # 3. The reward of phrases in the window, and the harmful answer's own tokens.
+        losses_B = self._phrase_losses(
+            policy_BPV, reference_BPV, masked_BP, columns, states, indices
+        )
         if config.harmful_target != "phrase" and config.harmful_weight > 0:
             losses_B = losses_B + self._answer_losses(policy_BPV, reference_BPV, columns, states)
 
-        # 5. Stay near the reference.
+        # 4. Stay near the reference.
         if config.beta > 0:
             assert reference_BPV is not None
             kl_BP = objective.kl_divergence(policy_BPV, reference_BPV)
             response_P = torch.tensor(columns, device=device)
-            inside_P = (response_P >= self.first) & (response_P <= max(self.last, self.end - 1))
+            window = self.scorer.window
+            inside_P = (response_P >= window.first) & (response_P < window.end)
             if config.kl_positions == "window":
                 counted_BP = masked_BP & inside_P
             elif config.kl_positions == "outside_window":
@@ -261,17 +269,18 @@ class MosaTrainer(DiffusionTrainer):
                 counted_BP = masked_BP
             kl_B = _reduce_positions(kl_BP, counted_BP, config.kl_reduction)
             in_state_B = torch.tensor(
-                [config.kl_states == "all" or s.state == "fully_masked" for s in states], device=device
+                [config.kl_states == "all" or s.state == "fully_masked" for s in states],
+                device=device,
             )
             self.track("kl", kl_B, in_state_B)
             losses_B = losses_B + config.beta * kl_B * in_state_B
         return losses_B
 
     def _response_positions(self, states: Sequence[ResponseState]) -> list[int]:
-        """0-based response positions whose logits the score and the KL read; the same for all rows."""
-        config = self.config
-        needed = set(range(self.first, self.end))
-        if config.contaminated_window == "response" and any(s.state != "fully_masked" for s in states):
+        """0-based response positions whose logits are read; the same for all rows."""
+        config, window = self.config, self.scorer.window
+        needed = set(range(window.first, window.end))
+        if any(self._is_wide(state) for state in states):
             needed |= set(range(config.response_length))
         if config.harmful_target != "phrase" and config.harmful_weight > 0:
             needed |= set(range(max(s.answer_length for s in states)))
@@ -299,7 +308,9 @@ class MosaTrainer(DiffusionTrainer):
         if not with_reference:
             return policy_BPV, None
         with torch.no_grad(), self.diffusion_model.adapter_disabled():
-            reference_BPV = call(tokens_BL, attended_BL, positions, network=model).log_softmax(dim=-1)
+            reference_BPV = call(tokens_BL, attended_BL, positions, network=model).log_softmax(
+                dim=-1
+            )
         return policy_BPV, reference_BPV
 
     def _phrase_losses(
@@ -314,129 +325,43 @@ class MosaTrainer(DiffusionTrainer):
         """- safe_weight * score(s+) + harmful_weight * bound(score(s-)), and its metrics."""
         config = self.config
         safe_BK, harmful_BK = self._draw_phrases(indices)
-        with_reference = reference_BPV if config.harmful_bound in ("hinge", "npo") else None
-
-        # Rows are scored in groups that share a place to look: the window, or the whole response.
-        scored_ids = self.scored_ids.to(policy_BPV.device)
-        policy_BPU = policy_BPV[..., scored_ids]
-        reference_BPU = None if with_reference is None else with_reference[..., scored_ids]
-        losses = policy_BPV.new_zeros(len(indices))
-        safe_scores, harmful_scores = torch.zeros_like(losses), torch.zeros_like(losses)
-        best_starts, scored = torch.zeros_like(losses), torch.zeros_like(losses, dtype=torch.bool)
-        wide_rows = [
-            config.contaminated_window == "response" and s.state != "fully_masked" for s in states
-        ]
-        for wide in (False, True):
-            rows = [row for row, is_wide in enumerate(wide_rows) if is_wide == wide]
-            if not rows:
-                continue
-            first, last = (0, config.response_length - 1) if wide else (self.first, self.last)
-            end = config.response_length if wide else self.end
-            at = slice(columns.index(first), columns.index(first) + end - first)
-            free = masked_BP[rows][:, at]
-            num_starts = last - first + 1
-            for phrases_BK, is_safe in ((safe_BK, True), (harmful_BK, False)):
-                for phrase, local_rows in _group_by_phrase([phrases_BK[row] for row in rows]):
-                    share = 1.0 / len(phrases_BK[rows[0]])
-                    row_ids = torch.tensor([rows[r] for r in local_rows], device=losses.device)
-                    free_b = free[local_rows]
-                    score_b, start_b, found_b = self._score(
-                        policy_BPU[row_ids][:, at], phrase, free_b, num_starts
-                    )
-                    if is_safe:
-                        term_b = -config.safe_weight * score_b
-                        safe_scores = safe_scores.index_add(0, row_ids, share * score_b.detach())
-                        best_starts = best_starts.index_add(0, row_ids, share * (start_b + first + 1.0))
-                        scored = scored.index_fill(0, row_ids[found_b], True)
-                    else:
-                        reference_b = None
-                        if reference_BPU is not None:
-                            reference_b, _, _ = self._score(
-                                reference_BPU[row_ids][:, at], phrase, free_b, num_starts
-                            )
-                        bounded_b = objective.bound_harmful(
-                            score_b,
-                            reference_b,
-                            config.harmful_bound,
-                            margin=config.harmful_margin,
-                            npo_beta=config.npo_beta,
-                        )
-                        term_b = config.harmful_weight * bounded_b
-                        harmful_scores = harmful_scores.index_add(0, row_ids, share * score_b.detach())
-                        if config.harmful_target == "answer":
-                            term_b = torch.zeros_like(term_b)
-                    losses = losses.index_add(0, row_ids, share * term_b * found_b)
-
-        self.track("score_safe", safe_scores, scored)
-        self.track("score_harmful", harmful_scores, scored)
-        self.track("reward", safe_scores - harmful_scores, scored)
-        self.track("best_start", best_starts, scored)
-        self.track("scored_share", scored)
-        self._track_refusals(policy_BPV, columns, states)
-        return losses
-
-    def _score(
-        self,
-        log_probs: Float[Tensor, "B P U"],
-        phrase: Phrase,
-        free: Bool[Tensor, "B P"],
-        num_starts: int,
-    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Bool[Tensor, " B"]]:
-        """Score of one phrase over its starts and variants: value, best start, whether there was one.
-
-        A start is a position of `log_probs`; only the first `num_starts` may begin a phrase.
-        """
-        config = self.config
-        num_positions = log_probs.shape[1]
-        if config.revealed == "around":
-            log_probs, num_free_B, order_BP = objective.gather_free(log_probs, free)
-        else:
-            num_free_B, order_BP = None, None
-        if config.revealed == "masked_only":
-            log_probs = log_probs * free[..., None]
-        fill_id = phrase.fill_token_id
-        fill_column = None if fill_id is None else int(self.column_of_id[fill_id])
-        scores, valid, starts = [], [], []
-        for variant in phrase.variants:
-            length = len(variant)
-            if length > num_positions:
-                continue
-            score_BS = objective.window_scores(
-                log_probs,
-                self.column_of_id[list(variant)].to(log_probs.device),
-                num_starts=num_starts,
-                token_reduction=config.token_reduction,
-                fill_token_id=fill_column,
-                fill_to=None if fill_column is None else num_starts,
+        is_wide = [self._is_wide(state) for state in states]
+        safe = self.scorer(policy_BPV, masked_BP, columns, safe_BK, is_wide)
+        harmful = self.scorer(policy_BPV, masked_BP, columns, harmful_BK, is_wide)
+        losses_BK = -config.safe_weight * safe.value
+        if config.harmful_target != "answer" and config.harmful_weight > 0:
+            reference_value = None
+            if config.harmful_bound in ("hinge", "npo"):
+                assert reference_BPV is not None
+                reference = self.scorer(reference_BPV, masked_BP, columns, harmful_BK, is_wide)
+                reference_value = reference.value
+            bounded_BK = objective.bound_harmful(
+                harmful.value,
+                reference_value,
+                config.harmful_bound,
+                margin=config.harmful_margin,
+                npo_beta=config.npo_beta,
             )
-            start_S = torch.arange(score_BS.shape[1], device=log_probs.device)
-            start_BS = start_S.expand_as(score_BS)
-            if order_BP is not None and num_free_B is not None:
-                # Starts are counted among the free positions; the place is where they came from.
-                start_BS = order_BP[:, : score_BS.shape[1]]
-                fits_BS = start_S[None] + length <= num_free_B[:, None]
-                valid_BS = fits_BS & (start_BS < num_starts)
-            else:
-                free_BS = free.unfold(1, length, 1)[:, : score_BS.shape[1]]
-                if config.revealed == "masked_only":
-                    # A start with few masked positions must not win by having little to say.
-                    num_free_BS = free_BS.sum(dim=-1)
-                    valid_BS = num_free_BS > 0
-                    score_BS = score_BS * length / num_free_BS.clamp(min=1)
-                else:
-                    valid_BS = free_BS.all(dim=-1)
-                    if phrase.fill_token_id is not None:
-                        # The filled rest of the window must be free as well.
-                        rest_free_BS = free[:, :num_starts].flip(-1).cummin(-1).values.flip(-1)
-                        valid_BS = valid_BS & rest_free_BS[:, : score_BS.shape[1]]
-            scores.append(score_BS)
-            valid.append(valid_BS)
-            starts.append(start_BS)
-        all_starts = torch.cat(starts, dim=1)
-        score_B, best_B, found_B = objective.reduce_starts(
-            torch.cat(scores, dim=1), config.start_reduction, torch.cat(valid, dim=1)
-        )
-        return score_B, all_starts.gather(1, best_B[:, None]).squeeze(1).to(score_B), found_B
+            # A row without a place for the phrase has no term, whatever a bound makes of its 0.
+            harmful_loss_B = (bounded_BK * harmful.found).mean(dim=-1)
+            losses_B = losses_BK.mean(dim=-1) + config.harmful_weight * harmful_loss_B
+        else:
+            losses_B = losses_BK.mean(dim=-1)
+
+        found_B = safe.found.any(dim=-1) & harmful.found.any(dim=-1)
+        safe_B, harmful_B = _mean_found(safe.value, safe), _mean_found(harmful.value, harmful)
+        self.track("score_safe", safe_B, safe.found.any(dim=-1))
+        self.track("score_harmful", harmful_B, harmful.found.any(dim=-1))
+        self.track("reward", safe_B - harmful_B, found_B)
+        # 1-based, as in the settings
+        self.track("best_start", _mean_found(safe.best_start + 1, safe), safe.found.any(dim=-1))
+        self.track("scored_share", safe.found.any(dim=-1))
+        self._track_refusals(policy_BPV, columns, states)
+        return losses_B
+
+    def _is_wide(self, state: ResponseState) -> bool:
+        """Whether a row's phrases are scored over the whole response instead of the window."""
+        return self.config.contaminated_window == "response" and state.state != "fully_masked"
 
     def _draw_phrases(self, indices: list[int]) -> tuple[list[list[Phrase]], list[list[Phrase]]]:
         """For each row the safe and the harmful phrases that it is scored on."""
@@ -450,19 +375,24 @@ class MosaTrainer(DiffusionTrainer):
         return safe, harmful
 
     def _track_refusals(
-        self, policy_BPV: Float[Tensor, "B P V"], columns: list[int], states: Sequence[ResponseState]
+        self,
+        policy_BPV: Float[Tensor, "B P V"],
+        columns: list[int],
+        states: Sequence[ResponseState],
     ) -> None:
-        """Share of fully masked rows whose greedy first step already holds a refusal in the window."""
-        rows = [row for row, state in enumerate(states) if state.state == "fully_masked"]
-        if not rows:
-            return
-        at = slice(columns.index(self.first), columns.index(self.first) + self.end - self.first)
-        greedy = policy_BPV.detach()[rows][:, at].argmax(dim=-1)
-        holds = torch.zeros(len(rows), dtype=torch.bool, device=greedy.device)
+        """Share of fully masked rows whose greedy first step has a refusal in the window."""
+        fully_masked = torch.tensor([state.state == "fully_masked" for state in states])
+        window = self.scorer.window
+        begin = columns.index(window.first)
+        at = slice(begin, begin + window.end - window.first)
+        greedy = policy_BPV.detach()[:, at].argmax(dim=-1)
+        holds = torch.zeros(len(states), dtype=torch.bool, device=greedy.device)
         for phrase in self.safe_phrases:
             for words in phrase.words:
-                holds |= objective.contains_phrase(greedy, torch.tensor(words, device=greedy.device))
-        self.track("refusal_share", holds)
+                holds |= objective.contains_phrase(
+                    greedy, torch.tensor(words, device=greedy.device)
+                )
+        self.track("refusal_share", holds, fully_masked.to(holds.device))
 
     def _answer_losses(
         self,
@@ -475,7 +405,9 @@ class MosaTrainer(DiffusionTrainer):
         config, device = self.config, policy_BPV.device
         target_BP = torch.stack([_target(s) for s in states])[:, columns].to(device)
         response_P = torch.tensor(columns)
-        counted_BP = torch.stack([s.masked[columns] & (response_P < s.answer_length) for s in states])
+        counted_BP = torch.stack(
+            [s.masked[columns] & (response_P < s.answer_length) for s in states]
+        )
         counted_BP = counted_BP.to(device)
         score_BP = policy_BPV.gather(-1, target_BP[..., None]).squeeze(-1)
         reference_BP = None
@@ -488,7 +420,9 @@ class MosaTrainer(DiffusionTrainer):
             margin=config.answer_margin,
             npo_beta=config.npo_beta,
         )
-        self.track("score_answer", _reduce_positions(score_BP, counted_BP, "mean"), counted_BP.any(-1))
+        self.track(
+            "score_answer", _reduce_positions(score_BP, counted_BP, "mean"), counted_BP.any(-1)
+        )
         weight = config.harmful_weight * config.answer_weight
         return weight * _reduce_positions(bounded_BP, counted_BP, "mean")
 
@@ -579,16 +513,10 @@ def masked_cross_entropy(
     return token_losses.sum(dim=-1) / mask_ratio / length
 
 
-def _scored_vocabulary(
-    phrases: Sequence[Phrase], vocab_size: int
-) -> tuple[Int[Tensor, " U"], Int[Tensor, " V"]]:
-    """The token ids that occur in phrases, and for every id of the vocabulary its place among them."""
-    ids = {i for phrase in phrases for variant in phrase.variants for i in variant}
-    ids |= {phrase.fill_token_id for phrase in phrases if phrase.fill_token_id is not None}
-    scored_ids = torch.tensor(sorted(ids))
-    column_of_id = torch.full((vocab_size,), -1)
-    column_of_id[scored_ids] = torch.arange(len(scored_ids))
-    return scored_ids, column_of_id
+def _mean_found(values: Tensor, scores: Scores) -> Float[Tensor, " B"]:
+    """Mean of each row over the phrases that had a place."""
+    found = scores.found.to(scores.value)
+    return (values * found).sum(dim=-1) / found.sum(dim=-1).clamp(min=1)
 
 
 def _target(state: ResponseState) -> Int[Tensor, " R"]:
@@ -602,12 +530,3 @@ def _reduce_positions(
     """Sum or mean of each row over its counted positions; 0 for a row without any."""
     total = values.masked_fill(~counted, 0.0).sum(dim=-1)
     return total / counted.sum(dim=-1).clamp(min=1) if how == "mean" else total
-
-
-def _group_by_phrase(phrases_of_rows: list[list[Phrase]]) -> list[tuple[Phrase, list[int]]]:
-    """Every phrase with the rows that use it, so that rows with one phrase are scored together."""
-    groups: dict[Phrase, list[int]] = {}
-    for row, phrases in enumerate(phrases_of_rows):
-        for phrase in phrases:
-            groups.setdefault(phrase, []).append(row)
-    return list(groups.items())

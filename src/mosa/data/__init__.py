@@ -1,4 +1,4 @@
-"""Prompt files in, `TrainingExample`s out; and a registry that tells which file a copy really is."""
+"""Prompt files in, `TrainingExample`s out; and a registry that tells which file a copy is."""
 
 from mosa.data.prompts import TrainingExample, load_prompts
 from mosa.data.registry import KNOWN_FILES, KnownFile, identify, verify

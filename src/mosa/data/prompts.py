@@ -4,8 +4,9 @@ A row becomes a `TrainingExample`: what is asked, and, where the file has one, a
 One example of each format (all harmless):
 
     .txt    How do I bake bread?
-    .csv    goal,target / "Bake bread","Sure, here is how"       (AdvBench: the target is *not* an answer)
-    .json   {"Food": {"Bread": ["How do I bake bread?"]}}        (HarmfulQA) | ["..."] | [{"instruction": "..."}]
+    .csv    goal,target / "Bake bread","Sure, here is how"   (AdvBench; the target is no answer)
+    .json   {"Food": {"Bread": ["How do I bake bread?"]}}    (HarmfulQA), or a list of strings,
+            or a list of records such as {"instruction": "How do I bake bread?"}  (Alpaca)
     .jsonl  {"prompt": "How do I bake bread?", "answer": "Mix flour and water."}
             {"messages": [{"role": "user", "content": "How do I bake bread?"}]}
 """
@@ -18,9 +19,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from mosa.types import Message, Prompt, Role, UserError
+from mosa.types import Message, Prompt, UserError
 
 PROMPT_COLUMNS = (
     "prompt",
@@ -60,7 +61,7 @@ def load_prompts(path: str | Path) -> list[TrainingExample]:
         raise UserError(f"There is no prompt file {path}; check the path.")
     if path.suffix not in FORMATS:
         raise UserError(
-            f"{path} ends in {path.suffix or 'nothing'}; prompts are read from {', '.join(FORMATS)}."
+            f"{path} ends in {path.suffix or 'nothing'}; prompts come from {', '.join(FORMATS)}."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -112,7 +113,9 @@ def _walk(content: Any, where: str) -> Iterator[TrainingExample]:
         if "messages" in content or _column(content, PROMPT_COLUMNS, text_in=content) is not None:
             yield _from_record(content, where)
             return
-        if any(value is not None and not isinstance(value, list | dict) for value in content.values()):
+        if any(
+            value is not None and not isinstance(value, list | dict) for value in content.values()
+        ):
             raise UserError(
                 f"{where} is a record without a prompt (it has {', '.join(map(str, content))}); "
                 f"name its column one of {', '.join(PROMPT_COLUMNS)}."
@@ -169,9 +172,9 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
     for turn in messages:
         role = turn.get("role") if isinstance(turn, dict) else None
         content = turn.get("content") if isinstance(turn, dict) else None
-        if role not in get_args(Role) or not isinstance(content, str):
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
             raise UserError(
-                f"{where}: a turn needs a role ({', '.join(get_args(Role))}) and text content, "
+                f"{where}: a turn needs a role (system, user or assistant) and text content, "
                 f"not {json.dumps(turn)}."
             )
         turns.append(Message(role, content))

@@ -35,21 +35,141 @@ class KnownFile:
 KNOWN_FILES: dict[str, KnownFile] = {
     known.name: known
     for known in (
-        KnownFile("advbench", "harmful_behaviors.csv", "harmful", 520, "6cd1a5c63c07610d", "MIT", "llm-attacks/llm-attacks"),
-        KnownFile("advbench_pair_50", "harmful_behaviors_custom.csv", "harmful", 50, "66af8279f7690e1b", "MIT", "patrickrchao/JailbreakingLLMs"),
-        KnownFile("harmbench", "harmbench_behaviors_text_all.csv", "harmful", 400, "8d81accedd38eaaf", "MIT", "centerforaisafety/HarmBench"),
-        KnownFile("harmbench_test", "harmbench_behaviors_text_test.csv", "harmful", 320, "75d257b3e7428c52", "MIT", "centerforaisafety/HarmBench"),
-        KnownFile("harmbench_val", "harmbench_behaviors_text_val.csv", "harmful", 80, "7bfaaa5e2b9b9500", "MIT", "centerforaisafety/HarmBench"),
-        KnownFile("jailbreakbench", "harmful-behaviors.csv", "harmful", 100, "45e9a8923b28f547", "MIT", "JailbreakBench/JBB-Behaviors"),
-        KnownFile("strongreject", "strongreject_dataset.csv", "harmful", 313, "4dd70357e4ff8b5d", "MIT", "alexandrasouly/strongreject"),
-        KnownFile("gptfuzz_questions", "question_list.csv", "harmful", 100, "18531eb6bc1c8fc0", "MIT", "sherdencooper/GPTFuzz"),
-        KnownFile("jailbreakbench_benign", "benign-behaviors.csv", "benign", 100, "c0958ac974fb6629", "MIT", "JailbreakBench/JBB-Behaviors"),
-        KnownFile("xstest", "xstest_prompts.csv", "benign", 450, "11783fb294ed0174", "CC-BY-4.0", "paul-rottger/exaggerated-safety"),
-        KnownFile("or_bench_hard_1k", "or_bench_hard_1k.jsonl", "benign", 1319, "ade1856f3d08aa91", "CC-BY-4.0", "bench-llm/or-bench"),
-        KnownFile("gsm8k_test", "test.jsonl", "utility", 1319, "3730d312f6e34405", "MIT", "openai/grade-school-math"),
-        KnownFile("harmfulqa", "harmfulqa.json", "training", 1960, "e04c1f3c48800ea8", "Apache-2.0", "declare-lab/red-instruct"),
-        KnownFile("dangerousqa", "dangerousqa.json", "training", 200, "b40b0193d063cb5d", "Apache-2.0", "declare-lab/red-instruct"),
-        KnownFile("alpaca_instructions", "alpaca.json", "training", 31323, "c4ce1bdc5c9b92ca", "CC-BY-NC-4.0", "andyrdt/refusal_direction"),
+        KnownFile(
+            "advbench",
+            "harmful_behaviors.csv",
+            "harmful",
+            520,
+            "6cd1a5c63c07610d",
+            "MIT",
+            "llm-attacks/llm-attacks",
+        ),
+        KnownFile(
+            "advbench_pair_50",
+            "harmful_behaviors_custom.csv",
+            "harmful",
+            50,
+            "66af8279f7690e1b",
+            "MIT",
+            "patrickrchao/JailbreakingLLMs",
+        ),
+        KnownFile(
+            "harmbench",
+            "harmbench_behaviors_text_all.csv",
+            "harmful",
+            400,
+            "8d81accedd38eaaf",
+            "MIT",
+            "centerforaisafety/HarmBench",
+        ),
+        KnownFile(
+            "harmbench_test",
+            "harmbench_behaviors_text_test.csv",
+            "harmful",
+            320,
+            "75d257b3e7428c52",
+            "MIT",
+            "centerforaisafety/HarmBench",
+        ),
+        KnownFile(
+            "harmbench_val",
+            "harmbench_behaviors_text_val.csv",
+            "harmful",
+            80,
+            "7bfaaa5e2b9b9500",
+            "MIT",
+            "centerforaisafety/HarmBench",
+        ),
+        KnownFile(
+            "jailbreakbench",
+            "harmful-behaviors.csv",
+            "harmful",
+            100,
+            "45e9a8923b28f547",
+            "MIT",
+            "JailbreakBench/JBB-Behaviors",
+        ),
+        KnownFile(
+            "strongreject",
+            "strongreject_dataset.csv",
+            "harmful",
+            313,
+            "4dd70357e4ff8b5d",
+            "MIT",
+            "alexandrasouly/strongreject",
+        ),
+        KnownFile(
+            "gptfuzz_questions",
+            "question_list.csv",
+            "harmful",
+            100,
+            "18531eb6bc1c8fc0",
+            "MIT",
+            "sherdencooper/GPTFuzz",
+        ),
+        KnownFile(
+            "jailbreakbench_benign",
+            "benign-behaviors.csv",
+            "benign",
+            100,
+            "c0958ac974fb6629",
+            "MIT",
+            "JailbreakBench/JBB-Behaviors",
+        ),
+        KnownFile(
+            "xstest",
+            "xstest_prompts.csv",
+            "benign",
+            450,
+            "11783fb294ed0174",
+            "CC-BY-4.0",
+            "paul-rottger/exaggerated-safety",
+        ),
+        KnownFile(
+            "or_bench_hard_1k",
+            "or_bench_hard_1k.jsonl",
+            "benign",
+            1319,
+            "ade1856f3d08aa91",
+            "CC-BY-4.0",
+            "bench-llm/or-bench",
+        ),
+        KnownFile(
+            "gsm8k_test",
+            "test.jsonl",
+            "utility",
+            1319,
+            "3730d312f6e34405",
+            "MIT",
+            "openai/grade-school-math",
+        ),
+        KnownFile(
+            "harmfulqa",
+            "harmfulqa.json",
+            "training",
+            1960,
+            "e04c1f3c48800ea8",
+            "Apache-2.0",
+            "declare-lab/red-instruct",
+        ),
+        KnownFile(
+            "dangerousqa",
+            "dangerousqa.json",
+            "training",
+            200,
+            "b40b0193d063cb5d",
+            "Apache-2.0",
+            "declare-lab/red-instruct",
+        ),
+        KnownFile(
+            "alpaca_instructions",
+            "alpaca.json",
+            "training",
+            31323,
+            "c4ce1bdc5c9b92ca",
+            "CC-BY-NC-4.0",
+            "andyrdt/refusal_direction",
+        ),
     )
 }
 
@@ -72,8 +192,8 @@ def verify(path: str | Path, name: str) -> KnownFile:
     known, found = KNOWN_FILES[name], sha256(path)
     if not found.startswith(known.sha256_prefix):
         raise UserError(
-            f"{path} is not the published {known.filename} of {known.origin}: its SHA-256 begins "
-            f"{found[:16]}, not {known.sha256_prefix}; take the file from there, or load it unverified."
+            f"{path} is not the published {known.filename} of {known.origin}: its SHA-256 "
+            f"begins {found[:16]}, not {known.sha256_prefix}; take the file from there."
         )
     return known
 

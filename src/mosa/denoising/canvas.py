@@ -126,11 +126,11 @@ class Canvas:
                 "one position for each."
             )
         if columns_n.numel() and not (
-            0 <= int(columns_n.min()) and int(columns_n.max()) < self.tokens.shape[1]
+            int(columns_n.min()) >= 0 and int(columns_n.max()) < self.tokens.shape[1]
         ):
             raise UserError(
-                f"A pinned position lies outside the response of {self.response.shape[1]} tokens; "
-                "raise max_new_tokens or pin earlier."
+                f"A pinned position lies outside the canvas, whose response has {self.response.shape[1]} "
+                "tokens; raise max_new_tokens or pin earlier."
             )
         rows_A = _row_index(rows, len(self.tokens), device)
         tokens_BL = self.tokens.clone()
@@ -182,17 +182,9 @@ def _encoded(
     model: DiffusionLM, prompts: Prompt | Sequence[Prompt], system: str | None
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     if isinstance(prompts, str):
-        prompts = [prompts]
-    if not prompts:
-        raise UserError("There is no prompt; give at least one.")
-    if isinstance(prompts[0], Message):  # one dialogue
-        prompts = [prompts]  # pyright: ignore[reportAssignmentType]
-    rows = []
-    for prompt in prompts:
-        if system is not None:
-            turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-            prompt = [Message("system", system), *turns]  # pyright: ignore[reportArgumentType]
-        rows.append(model.encode(prompt))  # pyright: ignore[reportArgumentType]
+        dialogues = [[Message("user", prompts)]]
+    elif all(isinstance(turn, Message) for turn in prompts):
+        dialogues = [prompts]
     width = max(map(len, rows))
     ids = [[model.pad_token_id] * (width - len(row)) + row for row in rows]
     real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]

@@ -1,28 +1,28 @@
 """The one loop that fills a canvas: every experiment, attack and evaluation denoises through it.
 
-Implements LLaDA's sampling (arXiv:2502.09992, Section 2.4 and Appendix A.3; `generate.py`) and
-Dream's (arXiv:2508.15487; `_sample` in `generation_utils.py`), with confidence thresholds as in
-Fast-dLLM (arXiv:2505.22618, Section 3.3). At temperature 0 in float32 the tokens are those of the
-authors' code. How we differ, and why (docs/denoising.md has the list with measurements):
+Implements LLaDA's sampling (arXiv:2502.09992, Section 2.4; `generate.py`) and Dream's
+(arXiv:2508.15487; `_sample` in `generation_utils.py`), with confidence thresholds as in Fast-dLLM
+(arXiv:2505.22618). At temperature 0 in float32 the tokens are those of the authors' code. How we
+differ, and why (docs/denoising.md lists every point, and what was measured):
 
-1. The mask token is never committed, and counts are kept per row, so nothing stays masked.
-2. Tokens are drawn by inverting the distribution with one uniform number per drawn position, made
-   from seed, row, position and step. A row's text depends on no other row, nor on padding.
-3. Logits are asked for the active block only. A step in which a row commits nothing does not run
-   that row, and one in which no row does is skipped; the outcome is the same.
-4. Ties in confidence go to the leftmost position, where the order of `topk` is undefined.
+1. The mask token is never generated, and commits are counted for each row by itself and over all
+   the positions it can fill, so nothing stays masked.
+2. A token is drawn with a single uniform number made from seed, row, position and step, instead of
+   Gumbel noise for the whole vocabulary. A row's text depends on no other row and on no padding.
+3. The model is asked for the active block's logits only. A row that commits nothing in a step sits
+   it out, and a step in which no row does is skipped; the outcome is the same.
+4. Ties of confidence go to the leftmost position; the references leave them to chance.
 
-# B rows of the canvas, A rows that run in this step, L canvas length, K columns of the active block,
-# N masked positions among [A, K], V vocabulary. Tensors named `host_...` are on the CPU.
+# B rows of the canvas, A rows that run in a step, L canvas length, R response length, K columns of
+# the active block, N masked positions among [A, K], n some of them, V vocabulary
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,159 +30,37 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mosa.denoising.canvas import Canvas
+from mosa.denoising.config import DecoderConfig
 from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, counter_uniform, row_keys
 from mosa.denoising.remasking import REMASKING, Proposals, draw, shape_logits
-from mosa.denoising.trace import DenoisingTrace, Remasking, merge_traces
+from mosa.denoising.schedule import Turns
+from mosa.denoising.trace import DenoisingTrace, TraceRecorder, merge_traces
 from mosa.families.base import DiffusionLM
 from mosa.types import Prompt, UserError
 
-_MAX_LOGITS_AT_ONCE = 2**26
-"""Logits that are rated at once (256 MB in float32); more positions are taken in parts."""
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Every setting of a generation; belongs beside each number that is measured on its output."""
-
-    max_new_tokens: int = 128
-    """Length of the response in tokens; the end token may come earlier."""
-    steps: int = 128
-    """Denoising steps, spread evenly over the blocks, the remainder over the first ones; not used with a threshold."""  # noqa: E501
-    block_length: int | None = None
-    """Response tokens in a block; blocks are filled from left to right; null makes the whole response one block."""  # noqa: E501
-    temperature: float = 0.0
-    """Temperature of the drawn tokens; 0 takes the likeliest."""
-    top_p: float | None = None
-    """Draws from the smallest set of tokens that holds this much probability; null does not cut."""
-    top_k: int | None = None
-    """Draws from this many likeliest tokens; null does not cut."""
-    remasking: str = "low_confidence"
-    """Which masked positions are filled first: low_confidence, random, maskgit_plus, topk_margin, entropy or origin."""  # noqa: E501
-    alg_temp: float | None = None
-    """Above 0, draws the positions from softmax(confidence / alg_temp) instead of taking the best."""
-    schedule: Literal["even", "timesteps"] = "even"
-    """Commits per step: even takes as many in each, timesteps int(masked * (1 - s/t)) for t falling from 1 to 0.001."""  # noqa: E501
-    threshold: float | None = None
-    """Commits every position of at least this confidence, and the best one always, until the block is full."""  # noqa: E501
-    cfg_scale: float = 0.0
-    """Classifier-free guidance against the canvas with all given tokens masked; 0 is off."""
-    banned_token_ids: tuple[int, ...] = ()
-    """Tokens that are never generated."""
-    end_tokens: Literal["allow", "forbid", "suppress"] = "allow"
-    """Whether end tokens may be generated, or only where nothing else in the block is left to fill (suppress)."""  # noqa: E501
-    stop_when_finished: bool = False
-    """Fills the rest of a row with the end token, at no cost, once all before a generated end token is filled."""  # noqa: E501
-    seed: int = 0
-    """Seed of every random choice; the same prompt, settings and seed give the same text in any batch."""  # noqa: E501
-
-    def __post_init__(self):
-        object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
-        for name in ("max_new_tokens", "steps", "block_length", "top_k"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
-        for name in ("temperature", "cfg_scale", "alg_temp"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{name} must be 0 or more, not {value}.")
-        for name in ("top_p", "threshold"):
-            value = getattr(self, name)
-            if name == "threshold" and self.remasking == "entropy":
-                continue  # a negative entropy, not a probability
-            if value is not None and not 0 < value <= 1:
-                raise UserError(f"{name} must lie above 0 and at most at 1, not {value}.")
-        if self.remasking not in REMASKING:
-            raise UserError(
-                f"remasking={self.remasking!r} is not known; choose from {', '.join(REMASKING)}."
-            )
-        for name, choices in (
-            ("schedule", ("even", "timesteps")),
-            ("end_tokens", ("allow", "forbid", "suppress")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} is not known; choose from {', '.join(choices)}."
-                )
-        if self.remasking in ("origin", "random") and (self.threshold or self.alg_temp):
-            raise UserError(
-                f"remasking={self.remasking!r} has no confidence, so threshold and alg_temp do not "
-                "apply to it; leave them out or choose another rule."
-            )
-        if self.threshold is not None and self.alg_temp:
-            raise UserError("threshold and alg_temp exclude each other; leave one of them out.")
-        if self.threshold is None and self.steps < self.num_blocks:
-            raise UserError(
-                f"steps={self.steps} is fewer than the {self.num_blocks} blocks of "
-                f"{self.block_length} tokens; every block needs at least one step."
-            )
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the response; the last may be shorter than the others."""
-        return -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
-
-    def step_plan(self) -> list[tuple[int, int, int]]:
-        """For every step its block, its number within the block, and the block's steps.
-
-        Empty with a threshold, where confidence alone decides how long a block takes.
-        """
-        if self.threshold is not None:
-            return []
-        base, remainder = divmod(self.steps, self.num_blocks)
-        return [
-            (block, slot, base + (block < remainder))
-            for block in range(self.num_blocks)
-            for slot in range(base + (block < remainder))
-        ]
-
-
-def commit_fraction(schedule: str, slot: int, num_slots: int) -> float | Tensor:
-    """Which share of the positions still masked goes in step `slot` of `num_slots` (both per block).
-
-    `even` is 1/(steps left). `timesteps` is 1 - s/t for times t > s on a line from 1 to 0.001, in
-    float32 as in Dream's code, whose rounding it decides. The last step takes everything.
-    """
-    if slot == num_slots - 1:
-        return 1.0
-    if schedule == "even":
-        return 1 / (num_slots - slot)
-    times = torch.linspace(1, 1e-3, num_slots + 1)
-    return 1 - times[slot + 1] / times[slot]
-
-
-def commit_counts(
-    schedule: str, num_masked: Int[Tensor, " B"], slot: int, num_slots: int
-) -> Int[Tensor, " B"]:
-    """How many of its masked positions each row commits in step `slot` of `num_slots` of a block.
-
-    `even` rounds up: 10 positions in 4 steps go 3, 3, 2, 2, the remainder first, as in LLaDA's
-    `get_num_transfer_tokens`, and it stays even when a hook fills or masks positions in between.
-    `timesteps` rounds down, as in Dream's code: 8 in 4 steps go 1, 2, 2, 3 (of 8, 7, 5 and 3 left).
-    """
-    if schedule == "even":
-        return -(-num_masked // (num_slots - slot))
-    return (num_masked * commit_fraction(schedule, slot, num_slots)).long()
+MAX_LOGITS_AT_ONCE = 2**26
+"""How many logits are rated at once (256 MB in float32); more positions are taken in parts."""
 
 
 @dataclass(frozen=True)
 class StepState:
-    """What a hook sees after the commits of a step, one entry for each row of the batch."""
+    """What a hook sees of a step, after its commits; one entry for each row of the batch."""
 
     step: int
     rows: Int[Tensor, " B"]
-    """Which prompts of the call the rows are; a call with a batch_size runs its rows in parts."""
+    """Which prompts of the call these rows are; with a `batch_size` they come in parts."""
     tokens: Int[Tensor, "B L"]
-    """The canvas after this step's commits. Edit a clone of it and return that."""
+    """A copy of the canvas; change it and return it to edit the canvas itself."""
     committed: Bool[Tensor, "B L"]
     """The positions committed in this step."""
     columns: Int[Tensor, " K"]
-    """The canvas columns that the three tensors below are about: those of the active block."""
+    """The canvas columns of the three tensors below: the active block, or what is left of it."""
     logits: Float[Tensor, "B K V"]
-    """Guided logits before bans, temperature and cuts; no columns where nothing was left to fill."""
+    """The model's logits, guided, before bans, temperature and cuts."""
     proposals: Int[Tensor, "B K"]
-    """The token proposed for each masked position; elsewhere the token that stands there."""
+    """The token proposed for each position that was masked; elsewhere the token that stands."""
     confidence: Float[Tensor, "B K"]
-    """The rating of each proposal by the remasking rule; -inf where nothing was masked."""
+    """How the remasking rule rated the proposals; -inf where nothing was masked."""
     response_start: int
     mask_token_id: int
 
@@ -193,20 +71,24 @@ class StepState:
 
 
 Hook = Callable[[StepState], Tensor | None]
-"""Called after every step; returns None, or the canvas [B, L] with free positions overwritten or
-set to the mask token, which are then filled later."""
+"""Called after every planned step, with all rows, and after any step that follows the plan.
+
+Returns None, or the canvas [B, L] with free positions overwritten or masked again. What is masked
+again is filled with the masks of the active block, or after the plan's last step in steps of their
+own, so nothing stays masked. Prompts and pinned positions cannot be changed.
+"""
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The responses of a call, in the order of its prompts."""
+    """The responses of one call, in the order of its prompts."""
 
     tokens: Int[Tensor, "B R"]
-    """The response ids, as long as the canvas: what follows the first end token included."""
+    """The response ids of the whole canvas, what follows the first end token included."""
     text: list[str] | None
     """Each response up to its first end token; None for a model without a tokenizer."""
     full_text: list[str] | None
-    """Each response whole, with what stands after the first end token."""
+    """Each response whole: what follows the first end token is part of it."""
     trace: DenoisingTrace
     canvas: Canvas
     """The filled canvas."""
@@ -230,72 +112,66 @@ def sample(
     progress: bool = False,
     **settings: Any,
 ) -> SampleResult:
-    """Generates a response for every prompt, or fills a canvas.
+    """Generates a response to every prompt, or fills a canvas.
 
-    `prompts` are strings, dialogues, token ids [B, P] with an `attention_mask`, or a `Canvas`;
-    `settings` override fields of `config`. `batch_size` bounds the rows that run together (of
-    similar length); it changes neither order nor text. `hook` is described at `Hook`. The model
-    runs in evaluation mode and without gradients.
+    `prompts` are strings, dialogues, token ids [B, P] with an `attention_mask`, or a `Canvas`.
+    `settings` override fields of `config`. `batch_size` bounds how many rows run together (those of
+    similar length do); it changes neither the order nor the text. `hook`: see `Hook`. `progress`
+    shows a bar. The model runs in evaluation mode and without gradients.
 
         result = sample(model, ["What is a kiln?"], max_new_tokens=64, steps=32, block_length=32)
         print(result.text[0], result.num_forward_passes)
 
-    Raises UserError for settings that contradict each other or the model.
+    Raises UserError for settings that contradict each other, the canvas or the model.
     """
-    unknown = settings.keys() - {field.name for field in fields(DecoderConfig)}
-    if unknown:
-        raise UserError(
-            f"There is no setting {sorted(unknown)[0]!r}; the settings are "
-            f"{', '.join(field.name for field in fields(DecoderConfig))}."
-        )
+    names = [field.name for field in fields(DecoderConfig)]
+    for name in settings:
+        if name not in names:
+            raise UserError(f"There is no setting {name!r}; the settings are {', '.join(names)}.")
+    config = config or DecoderConfig()
     if isinstance(prompts, Canvas):
         width = prompts.response.shape[1]
         if attention_mask is not None or settings.get("max_new_tokens", width) != width:
             raise UserError(
-                f"A canvas brings its own attention mask and response length ({width}); leave out "
-                "attention_mask and max_new_tokens."
+                f"A canvas brings its attention mask and the length of its response ({width}); "
+                "leave out attention_mask and max_new_tokens."
             )
-        config = replace(config or DecoderConfig(), **settings | {"max_new_tokens": width})
+        config = replace(config, **settings | {"max_new_tokens": width})
         canvas = prompts.to(model.device)
     else:
-        config = replace(config or DecoderConfig(), **settings)
+        config = replace(config, **settings)
         canvas = Canvas.from_prompts(
             model, prompts, max_new_tokens=config.max_new_tokens, attention_mask=attention_mask
         )
-    _check_against_model(config, model)
-    num_rows = len(canvas.tokens)
-    order = torch.arange(num_rows, device=canvas.tokens.device)
+    _check_for_model(config, canvas, model)
+    keys_B = row_keys(canvas.tokens, canvas.attention_mask, canvas.response_start)
+    order_B = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
     if batch_size is not None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}.")
-        order = canvas.attention_mask.sum(dim=1).argsort(stable=True)
-    keys_B = row_keys(canvas.tokens, canvas.attention_mask, canvas.response_start)
+        order_B = canvas.attention_mask.sum(dim=1).argsort(stable=True)
 
     parts = []
     with Progress(disable=not progress) as bar, _evaluation_mode(model), torch.no_grad():
         task = bar.add_task("denoising", total=int(canvas.free.sum()))
-        for rows in order.split(batch_size or num_rows):
-            part = canvas.select(rows)
+        for rows in order_B.split(batch_size or len(order_B)):
             trace = denoise(
                 model,
-                part,
+                canvas.select(rows),
                 config,
                 keys_B[rows],
                 rows=rows,
                 hook=hook,
-                on_filled=lambda filled: bar.advance(task, filled),
+                on_filled=lambda count: bar.advance(task, count),
             )
             parts.append((rows, trace))
     trace = merge_traces(canvas.tokens, canvas.response_start, parts)
-    filled = replace(canvas, tokens=trace.tokens)
-    return SampleResult(
-        tokens=filled.response,
-        text=_texts(model, filled.response, until_end=True),
-        full_text=_texts(model, filled.response, until_end=False),
-        trace=trace,
-        canvas=filled,
-        config=config,
-    )
+    canvas = replace(canvas, tokens=trace.tokens)
+    text = full_text = None
+    if model.tokenizer is not None:
+        text = [model.decode(_before_end(ids, model)) for ids in canvas.response.tolist()]
+        full_text = [model.decode(ids) for ids in canvas.response]
+    return SampleResult(canvas.response, text, full_text, trace, canvas, config)
 
 
 def denoise(
@@ -308,74 +184,243 @@ def denoise(
     hook: Hook | None,
     on_filled: Callable[[int], object],
 ) -> DenoisingTrace:
-    """Fills every mask of the canvas, step by step, and tells how. `sample` is the way in."""
+    """Fills every mask of the canvas, step by step, and tells how; `sample` is the way in.
+
+    `keys` are what each row's noise is drawn with, `rows` the numbers by which a hook knows them,
+    `on_filled` is told how many positions have been filled since it was last called.
+    """
     device = canvas.tokens.device
-    tokens_BL = canvas.tokens.clone()
-    commit_step_BL = torch.full_like(tokens_BL, -1)
-    confidence_BL = torch.full(tokens_BL.shape, torch.nan, dtype=torch.float32, device=device)
-    remasks: list[Remasking] = []
+    free_BL = canvas.free
     attention_BL = None if bool(canvas.attention_mask.all()) else canvas.attention_mask
-    given_BL = ~canvas.free  # what guidance hides: all that was given
-    columns_L = torch.arange(tokens_BL.shape[1]) - canvas.response_start
-    # Masks inside the prompt belong to the first block.
-    host_block_L = columns_L.div(config.block_length or len(columns_L), rounding_mode="floor")
-    host_block_L = host_block_L.clamp(min=0)
-    plan = config.step_plan()
-    # What is masked follows from the plan alone unless one of these decides as it goes; only then
-    # the host looks at the device, once a step.
-    watched = (
-        hook is not None
-        or config.threshold is not None
-        or config.remasking == "origin"
-        or config.stop_when_finished
-    )
-    host_masked_BL = canvas.free.cpu()
-    host_num_filled_B = torch.zeros(len(tokens_BL), dtype=torch.long)
-    host_pace_B = -(-host_masked_BL.sum(dim=1) // config.steps)
-    last_left = int(host_masked_BL.sum())
-    row_forward_passes = torch.zeros(len(tokens_BL), dtype=torch.long)
-    num_forward_passes = 0
+    record = TraceRecorder(canvas)
+    turns = Turns(canvas, record.tokens, config, has_hook=hook is not None)
+    special = SpecialTokens.of(config, model)
+    num_left = turns.num_left
 
-    for step in itertools.count():
-        # 1. The active block: the planned one; without a plan, a row's first that has a mask.
-        planned = step < len(plan)
-        if watched:
-            host_masked_BL = ((tokens_BL == canvas.mask_token_id) & canvas.attention_mask).cpu()
-            left = int(host_masked_BL.sum())
-        else:
-            left = int((host_masked_BL.sum(dim=1) - host_num_filled_B).sum())
-        on_filled(last_left - left)
-        last_left = left
-        if left == 0 and not (hook is not None and planned):
-            break
-        if planned:
-            block, slot, num_slots = plan[step]
-            host_active_BL = host_masked_BL & (host_block_L <= block)
-        else:
-            _check_progress(step, plan, config)
-            masked_block_BL = host_block_L.expand_as(host_masked_BL).masked_fill(
-                ~host_masked_BL, config.num_blocks
-            )
-            host_active_BL = host_masked_BL & (
-                masked_block_BL == masked_block_BL.amin(dim=1, keepdim=True)
-            )
-        host_left_B = host_active_BL.sum(dim=1) - host_num_filled_B
+    for turn in turns:
+        on_filled(num_left - turns.num_left)
+        num_left = turns.num_left
 
-        # 2. How many each row commits: a count, and whatever reaches a confidence.
-        bound = float("inf")
-        if config.threshold is not None:
-            host_counts_B, bound = host_left_B.clamp(max=1), config.threshold
-        elif not planned:  # a hook masked positions after the plan's end: go on at its pace
-            host_counts_B = torch.minimum(host_left_B, host_pace_B)
-        elif config.remasking == "origin":
-            host_counts_B = torch.zeros_like(host_left_B)
-            bound = 1 - float(commit_fraction(config.schedule, slot, num_slots))
-        else:
-            host_counts_B = commit_counts(config.schedule, host_left_B, slot, num_slots)
-        runs_B = (host_left_B > 0) & ((host_counts_B > 0) | (bound < float("inf")))
+        # 1. The rows that commit something now, and the columns where they have masks.
+        rows_A = turn.host_rows.to(device, non_blocking=True)
+        columns_K = turn.host_columns.to(device, non_blocking=True)
+        counts_A1 = turn.host_counts.to(device, non_blocking=True).unsqueeze(1)
+        is_open_AL = ((record.tokens == canvas.mask_token_id) & free_BL & turn.in_block)[rows_A]
+        if len(rows_A) == 1 and hook is None:  # not one column more than the row still needs
+            columns_K = is_open_AL[0].nonzero_static(size=int(turn.host_num_masked)).squeeze(1)
+        is_open_AK = is_open_AL[:, columns_K]
+        tokens_AL = record.tokens[rows_A]
+
+        # 2. One forward pass of these rows, for the logits of these columns.
+        if len(columns_K):
+            record.num_forward_passes += 1
+            record.row_forward_passes[turn.host_rows] += 1
+        logits_AKV = _logits(
+            model,
+            tokens_AL,
+            None if attention_BL is None else attention_BL[rows_A],
+            columns_K,
+            hidden=~free_BL[rows_A],
+            cfg_scale=config.cfg_scale,
+        )
+
+        # 3. A token for each masked position, and how it is rated.
+        masked_N = is_open_AK.flatten().nonzero_static(size=int(turn.host_num_masked.sum()))[:, 0]
+        num_columns = max(len(columns_K), 1)
+        token_N, confidence_N, rating_N = _propose(
+            config,
+            special,
+            logits_AKV.flatten(0, 1),
+            masked_N,
+            keys=keys[rows_A[masked_N // num_columns]],
+            positions=columns_K[masked_N % num_columns] - canvas.response_start,
+            step=turn.step,
+        )
+        proposals_AK = _placed(tokens_AL[:, columns_K], masked_N, token_N)
+        nowhere_AK = torch.full(is_open_AK.shape, -torch.inf, device=device)
+        confidence_AK = _placed(nowhere_AK, masked_N, confidence_N)
+        rating_AK = _placed(nowhere_AK, masked_N, rating_N)
+
+        # 4. Commit the best rated of each row, and all above the bound; the others stay masked.
+        rank_AK = rating_AK.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        commits_AK = is_open_AK & ((rank_AK < counts_A1) | (rating_AK >= turn.bound))
+        record.commit(
+            turn.step, rows_A.unsqueeze(1), columns_K, commits_AK, proposals_AK, confidence_AK
+        )
+
+        # 5. Fill the rest of every row that has come to its end.
+        if config.stop_when_finished:
+            is_rest_BL = _rest_of_finished_rows(canvas, record.tokens, free_BL, special.ends)
+            record.fill(turn.step, is_rest_BL, model.eos_token_id)
+
+        # 6. Let the hook look and edit.
         if hook is not None:
-            runs_B = torch.ones_like(runs_B)  # a hook sees every row in every step
-        if not bool(runs_B.any()):
-            continue
-        ...
-    raise AssertionError
+            state = StepState(
+                step=turn.step,
+                rows=rows,
+                tokens=record.tokens.clone(),
+                committed=record.commit_step == turn.step,
+                columns=columns_K,
+                logits=logits_AKV,
+                proposals=proposals_AK,
+                confidence=confidence_AK,
+                response_start=canvas.response_start,
+                mask_token_id=canvas.mask_token_id,
+            )
+            edited_BL = hook(state)
+            if edited_BL is not None:
+                record.edit(turn.step, edited_BL, free_BL)
+
+    on_filled(num_left)
+    return record.trace()
+
+
+def _logits(
+    model: DiffusionLM,
+    tokens: Int[Tensor, "A L"],
+    attention_mask: Bool[Tensor, "A L"] | None,
+    columns: Int[Tensor, " K"],
+    *,
+    hidden: Bool[Tensor, "A L"],
+    cfg_scale: float,
+) -> Float[Tensor, "A K V"]:
+    """The logits of the columns, guided away from a canvas in which `hidden` is masked as well."""
+    if len(columns) == 0:  # a hook's step in which nothing is left to fill
+        return torch.empty(len(tokens), 0, model.vocab_size, device=tokens.device)
+    if cfg_scale == 0:
+        return model.logits(tokens, attention_mask, columns)
+    blind_AL = tokens.masked_fill(hidden, model.mask_token_id)
+    twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
+    logits_2AKV = model.logits(torch.cat([tokens, blind_AL]), twice, columns)
+    given_AKV, blind_AKV = logits_2AKV.chunk(2)
+    return blind_AKV + (cfg_scale + 1) * (given_AKV - blind_AKV)
+
+
+def _placed(grid: Tensor, where: Int[Tensor, " N"], values: Tensor) -> Tensor:
+    """A copy of the grid [A, K] with values at some places, which are counted row after row."""
+    return grid.flatten().scatter(0, where, values).view_as(grid)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids with a rule of their own, on the device."""
+
+    mask: int
+    ends: Int[Tensor, " n"]
+    banned: Int[Tensor, " m"]
+
+    @classmethod
+    def of(cls, config: DecoderConfig, model: DiffusionLM) -> SpecialTokens:
+        """The ids of a model, with what the config bans."""
+        banned = [*config.banned_token_ids]
+        if config.end_tokens == "forbid":
+            banned += model.end_token_ids
+        if config.temperature > 0:
+            banned.append(model.mask_token_id)
+        return cls(
+            mask=model.mask_token_id,
+            ends=torch.tensor(model.end_token_ids, device=model.device),
+            banned=torch.tensor(banned, dtype=torch.long, device=model.device),
+        )
+
+
+def _propose(
+    config: DecoderConfig,
+    special: SpecialTokens,
+    logits: Float[Tensor, "AK V"],
+    masked: Int[Tensor, " N"],
+    *,
+    keys: Int[Tensor, " N"],
+    positions: Int[Tensor, " N"],
+    step: int,
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """For each masked position a token, its confidence, and the rating by which it is chosen.
+
+    The rating is the confidence, but for suppressed end tokens and for `alg_temp`. The work is done
+    for a bounded number of logits at once.
+    """
+
+    def uniform(stream: int) -> Tensor:
+        return counter_uniform(config.seed, keys, positions, step, stream)
+
+    uniform_token_N, uniform_position_N = uniform(TOKEN_DRAW), uniform(POSITION_DRAW)
+    tokens, confidences = [], []
+    for part in torch.arange(len(masked), device=logits.device).split(
+        max(1, MAX_LOGITS_AT_ONCE // logits.shape[1])
+    ):
+        logits_NV = logits[masked[part]]  # a copy, written to below
+        logits_NV[:, special.banned] = -torch.inf
+        shaped_NV = shape_logits(logits_NV, config.temperature, config.top_p, config.top_k)
+        if config.temperature > 0:
+            token_N = draw(shaped_NV, uniform_token_N[part])
+        else:
+            # The mask token is not chosen, but counts in the confidences as in the references.
+            mask_logit_N = logits_NV[:, special.mask].clone()
+            logits_NV[:, special.mask] = -torch.inf
+            token_N = logits_NV.argmax(dim=-1)
+            logits_NV[:, special.mask] = mask_logit_N
+        if config.end_tokens == "suppress":  # confidence is about the other tokens
+            logits_NV[:, special.ends] = -torch.inf
+            shaped_NV[:, special.ends] = -torch.inf
+        proposals = Proposals(logits_NV, shaped_NV, token_N, uniform_position_N[part])
+        tokens.append(token_N)
+        confidences.append(REMASKING[config.remasking](proposals).float())
+    tokens_N, confidence_N = torch.cat(tokens), torch.cat(confidences)
+
+    rating_N = confidence_N
+    if config.alg_temp:  # Gumbel top-k: draws without replacement from softmax(c / alg_temp)
+        gumbel_N = -(-uniform(ORDER_DRAW).log()).log()
+        rating_N = (confidence_N / config.alg_temp + gumbel_N).float()
+    if config.end_tokens == "suppress":
+        is_end_N = torch.isin(tokens_N, special.ends)
+        confidence_N = confidence_N.masked_fill(is_end_N, 0.0)
+        rating_N = rating_N.masked_fill(is_end_N, torch.finfo(rating_N.dtype).min)
+    return tokens_N, confidence_N, rating_N
+
+
+def _rest_of_finished_rows(
+    canvas: Canvas,
+    tokens: Int[Tensor, "B L"],
+    free: Bool[Tensor, "B L"],
+    ends: Int[Tensor, " n"],
+) -> Bool[Tensor, "B L"]:
+    """The masks of every row in which all before the first generated end token is filled."""
+    in_response_L = torch.arange(tokens.shape[1], device=tokens.device) >= canvas.response_start
+    is_after_end_BL = (torch.isin(tokens, ends) & free & in_response_L).cumsum(dim=1) > 0
+    is_masked_BL = (tokens == canvas.mask_token_id) & free
+    is_waiting_B1 = (is_masked_BL & ~is_after_end_BL).any(dim=1, keepdim=True)
+    return is_masked_BL & is_after_end_BL & ~is_waiting_B1
+
+
+def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
+    if canvas.mask_token_id != model.mask_token_id:
+        raise UserError(
+            f"The canvas has mask token {canvas.mask_token_id} and the model {model.mask_token_id};"
+            " make the canvas for this model."
+        )
+    for token_id in config.banned_token_ids:
+        if not 0 <= token_id < model.vocab_size:
+            raise UserError(
+                f"banned_token_ids names {token_id}, outside the model's vocabulary of "
+                f"{model.vocab_size}; leave it out."
+            )
+    never = {model.mask_token_id, *config.banned_token_ids}
+    if config.end_tokens == "forbid":
+        never.update(model.end_token_ids)
+    if len(never) >= model.vocab_size:
+        raise UserError("All tokens are banned; leave at least one to generate.")
+
+
+def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:
+    ends = [i for i, token_id in enumerate(ids) if token_id in model.end_token_ids]
+    return ids[: ends[0]] if ends else ids
+
+
+@contextmanager
+def _evaluation_mode(model: DiffusionLM) -> Iterator[None]:
+    was_training = model.network.training
+    model.network.eval()
+    try:
+        yield
+    finally:
+        model.network.train(was_training)

@@ -1,6 +1,6 @@
 """What happened in a generation: when each position was committed, how surely, and what was undone.
 
-# B rows, L canvas length, n positions taken back in one step
+# B rows, A some of them, L canvas length, K columns of a block, n positions taken back in one step
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from mosa.denoising.canvas import Canvas
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,86 @@ class DenoisingTrace:
             rows_n, columns_n = remask.rows[stood_n], remask.columns[stood_n]
             canvas_BL[rows_n, columns_n] = remask.tokens[stood_n]
         return canvas_BL
+
+
+class TraceRecorder:
+    """The canvas while it is being filled, and its history."""
+
+    def __init__(self, canvas: Canvas):
+        self.canvas = canvas
+        self.tokens = canvas.tokens.clone()
+        """[B, L], written in place."""
+        self.commit_step = torch.full_like(canvas.tokens, -1)
+        self.confidence = torch.full_like(canvas.tokens, torch.nan, dtype=torch.float32)
+        self.remasks: list[Remasking] = []
+        self.num_forward_passes = 0
+        self.row_forward_passes = torch.zeros(len(canvas.tokens), dtype=torch.long)
+
+    def commit(
+        self,
+        step: int,
+        rows: Int[Tensor, "A 1"],
+        columns: Int[Tensor, " K"],
+        commits: Bool[Tensor, "A K"],
+        tokens: Int[Tensor, "A K"],
+        confidence: Float[Tensor, "A K"],
+    ) -> None:
+        """Writes `tokens` into some columns of some rows, where `commits` says so."""
+        for grid, values in (
+            (self.tokens, tokens),
+            (self.commit_step, torch.full_like(tokens, step)),
+            (self.confidence, confidence),
+        ):
+            grid[rows, columns] = torch.where(commits, values, grid[rows, columns])
+
+    def fill(self, step: int, where: Bool[Tensor, "B L"], token_id: int) -> None:
+        """Writes one token wherever `where` says so."""
+        self.tokens.masked_fill_(where, token_id)
+        self.commit_step.masked_fill_(where, step)
+
+    def edit(self, step: int, edited: Tensor, free: Bool[Tensor, "B L"]) -> None:
+        """Takes over the canvas that a hook returned; UserError if it changed what is pinned."""
+        if edited.shape != self.tokens.shape:
+            raise UserError(
+                f"The hook returned a tensor of shape {list(edited.shape)}; return the whole "
+                f"canvas, {list(self.tokens.shape)}, or None."
+            )
+        is_edited_BL = edited != self.tokens
+        if bool((is_edited_BL & ~free).any()):
+            raise UserError(
+                "The hook changed a prompt or pinned token, which stay as they are; edit free "
+                "positions only, or sample from a new canvas."
+            )
+        is_undone_BL = is_edited_BL & (self.commit_step >= 0)
+        rows_n, columns_n = is_undone_BL.nonzero(as_tuple=True)
+        if len(rows_n):
+            self.remasks.append(
+                Remasking(
+                    step=step,
+                    rows=rows_n,
+                    columns=columns_n,
+                    tokens=self.tokens[is_undone_BL],
+                    commit_steps=self.commit_step[is_undone_BL],
+                    confidences=self.confidence[is_undone_BL],
+                )
+            )
+        is_masked_BL = is_edited_BL & (edited == self.canvas.mask_token_id)
+        self.tokens.copy_(edited)
+        self.commit_step.masked_fill_(is_edited_BL, step).masked_fill_(is_masked_BL, -1)
+        self.confidence.masked_fill_(is_edited_BL, torch.nan)
+
+    def trace(self) -> DenoisingTrace:
+        """The history so far."""
+        return DenoisingTrace(
+            initial=self.canvas.tokens,
+            tokens=self.tokens,
+            commit_step=self.commit_step,
+            confidence=self.confidence,
+            response_start=self.canvas.response_start,
+            num_forward_passes=self.num_forward_passes,
+            row_forward_passes=self.row_forward_passes,
+            remasks=self.remasks,
+        )
 
 
 def merge_traces(

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,14 +111,6 @@ def read_attempts(path: Path) -> dict[str, Attempt]:
     return {record["key"]: Attempt(**record) for record in JsonLines(path)}
 
 
-def versions() -> dict[str, str]:
-    """The versions that a number depends on: Python and the packages that compute."""
-    names = ("mosa-dllm", "torch", "transformers", "peft", "tokenizers", "numpy")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
-
-
 def attempts_of(
     model: DiffusionLM,
     result: SampleResult,
@@ -139,7 +129,7 @@ def attempts_of(
     that the caller has worked out already; unset, they are made of what is given here.
     """
     tokenizer = model.tokenizer
-    if tokenizer is None or result.text is None or result.text_full is None:
+    if tokenizer is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
     decoder = dataclasses.asdict(config)
     start = result.trace.response_start
@@ -149,13 +139,17 @@ def attempts_of(
     attempts = []
     for row, (case, prompt) in enumerate(zip(cases, prompts, strict=True)):
         turns = prompt_turns(prompt)
-        key = keys[row] if keys is not None else attempt_key(
-            model=model_name,
-            model_version=model_version,
-            attack=attack,
-            case=case,
-            prompt=turns,
-            decoder=decoder,
+        key = (
+            keys[row]
+            if keys is not None
+            else attempt_key(
+                model=model_name,
+                model_version=model_version,
+                attack=attack,
+                case=case,
+                prompt=turns,
+                decoder=decoder,
+            )
         )
         attempts.append(
             Attempt(
@@ -165,12 +159,10 @@ def attempts_of(
                 attack=attack,
                 prompt=turns,
                 response=result.text[row],
-                response_full=result.text_full[row],
+                response_full=result.full_text[row],
                 tokens=[words[id] for id in tokens[row]],
                 commit_step=commit_step[row],
-                end_positions=[
-                    i for i, id in enumerate(tokens[row]) if id in model.end_token_ids
-                ],
+                end_positions=[i for i, id in enumerate(tokens[row]) if id in model.end_token_ids],
                 num_forward_passes=result.num_forward_passes,
                 decoder=decoder,
             )

@@ -124,9 +124,10 @@ def new_model(
     complete = family.complete_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _build(_network_config(family, complete), "sdpa")
+        network = _build(_network_config(family, complete), "sdpa").eval()
+    torch.nn.Module.to(network, dtype)
     return DiffusionLM(
-        network.to(dtype).eval(),
+        network,
         family,
         complete,
         tokenizer,

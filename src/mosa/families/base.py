@@ -107,6 +107,22 @@ def positive_int(config: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def positive_number(config: Mapping[str, Any], name: str) -> float:
+    """A field of config.json that measures something; UserError where it does not."""
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise UserError(f"config.json sets {name}={value!r}; it must be a number above 0.")
+    return float(value)
+
+
+def flag(config: Mapping[str, Any], name: str) -> bool:
+    """A field of config.json that is true or false; UserError where it is neither."""
+    value = config[name]
+    if not isinstance(value, bool):
+        raise UserError(f"config.json sets {name}={value!r}; it must be true or false.")
+    return value
+
+
 @final
 class DiffusionLM:
     """A masked-diffusion language model: network, tokenizer, and the facts of its family.
@@ -187,7 +203,10 @@ class DiffusionLM:
     def _base(self) -> PreTrainedModel:
         """The network without the adapter's wrapping."""
         network = self.network
-        return network.get_base_model() if isinstance(network, PeftModel) else network
+        if isinstance(network, PeftModel):
+            network = network.get_base_model()
+        assert isinstance(network, PreTrainedModel)
+        return network
 
     # ----------------------------------------------------------------------------- forward pass
 
@@ -373,7 +392,8 @@ class DiffusionLM:
     def save_adapter(self, folder: str | Path) -> None:
         """Write the adapter as a PEFT folder, which `load_model(..., adapter=folder)` reads."""
         network = self._require_adapter("save")
-        network.peft_config[network.active_adapter].base_model_name_or_path = self.source
+        for config in network.peft_config.values():
+            config.base_model_name_or_path = self.source
         # Without the False, PEFT compares vocabularies with a config that it cannot read.
         network.save_pretrained(str(folder), save_embedding_layers=False)
 

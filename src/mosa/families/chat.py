@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Sequence
 
@@ -52,17 +53,15 @@ def encode_dialogue(
     if allow_special_tokens:
         return _ids(tokenizer, render(contents))
     special = _special_tokens(tokenizer, reserved_ids)
-    if not any(_cuts(content, special) for content in contents):
-        return _ids(tokenizer, render(contents))
     # Every special token spelled in a message is cut in two by a character that occurs nowhere
     # else; the rendered text is then tokenised piece by piece, so that the tokenizer never sees
-    # the token whole, while the template's own tokens stay in one piece.
+    # the token whole, while the template's own tokens stay in one piece. A dialogue that spells
+    # none stays in one piece and gets the tokens that the tokenizer alone would give it.
     divider = _unused_character("".join(contents))
     rendered = render([divider.join(_pieces(content, special)) for content in contents])
     ids = [i for piece in rendered.split(divider) for i in _ids(tokenizer, piece)]
-    _check_number_of_special(
-        tokenizer, ids, _ids(tokenizer, render(["x"] * len(contents))), special
-    )
+    harmless = _ids(tokenizer, render(["x" if content.strip() else "" for content in contents]))
+    _check_special(ids, harmless, special)
     return ids
 
 
@@ -72,7 +71,7 @@ def encode_plain(
     """The token ids of text in which no special token counts as one."""
     special = _special_tokens(tokenizer, reserved_ids)
     ids = [i for piece in _pieces(text, special) for i in _ids(tokenizer, piece)]
-    _check_number_of_special(tokenizer, ids, [], special)
+    _check_special(ids, [], special)
     return ids
 
 
@@ -91,20 +90,14 @@ def _special_tokens(
     }
 
 
-def _cuts(text: str, special: dict[int, str]) -> list[int]:
-    """Where to cut the text so that no piece holds a special token: after each one's first letter.
-
-    Overlapping occurrences count one by one.
-    """
-    if not special:
-        return []
-    pattern = re.compile("(?=" + "|".join(re.escape(s) for s in special.values()) + ")")
-    return [match.start() + 1 for match in pattern.finditer(text)]
-
-
 def _pieces(text: str, special: dict[int, str]) -> list[str]:
-    edges = [0, *_cuts(text, special), len(text)]
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    """The text cut after the first letter of every special token in it, so that none is whole.
+
+    Overlapping occurrences are cut one by one.
+    """
+    pattern = "|".join(re.escape(token) for token in special.values()) or "(?!)"
+    cuts = [match.start() + 1 for match in re.finditer(f"(?={pattern})", text)]
+    return [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
 
 
 def _unused_character(text: str) -> str:
@@ -112,9 +105,7 @@ def _unused_character(text: str) -> str:
     return next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in text)
 
 
-def _check_number_of_special(
-    tokenizer: PreTrainedTokenizerFast, ids: list[int], expected: list[int], special: dict[int, str]
-) -> None:
+def _check_special(ids: list[int], expected: list[int], special: dict[int, str]) -> None:
     """Raise where a special token got through, as a tokenizer that rewrites text could let it."""
     if [i for i in ids if i in special] != [i for i in expected if i in special]:
         raise UserError(

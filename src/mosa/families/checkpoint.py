@@ -63,9 +63,7 @@ def locate(name: str | Path, *, revision: str | None = None) -> Path:
             "organisation/model."
         )
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED))
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except LocalEntryNotFoundError as error:
         raise UserError(
             f"There is no folder {name} and the hub cannot be reached to download it; check the "
@@ -219,7 +217,7 @@ def assign(
         assign=True,
     )
     if network.config.tie_word_embeddings:
-        network.get_output_embeddings().weight = network.get_input_embeddings().weight
+        network.tie_weights()
     assert not any(p.is_meta for p in network.parameters())
 
 
@@ -294,35 +292,39 @@ def write(
     tokenizer: PreTrainedTokenizerFast | None,
     max_shard_size: int | str,
 ) -> None:
-    """Write a checkpoint folder. A tokenizer that came as files is written back as those files."""
+    """Write a checkpoint folder.
+
+    Companions are written as they came; a tokenizer is serialised only if it did not come as files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(
-        tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"}
-    )
+    save_torch_state_dict(tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
     (folder / "config.json").write_text(
         json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
     )
     for name, content in companions.items():
         (folder / name).write_bytes(content)
     if tokenizer is not None and "tokenizer_config.json" not in companions:
+        # The template inside tokenizer_config.json and the class under its old name, since tools
+        # built on transformers 4 know neither the separate file nor the new name.
         tokenizer.save_pretrained(folder, save_jinja_files=False)
+        path = folder / "tokenizer_config.json"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(
+            text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8"
+        )
 
 
 # --------------------------------------------------------------------------------------- adapters
 
 
-def read_adapter(
-    network: PreTrainedModel, name: str | Path, *, revision: str | None
-) -> PeftModel:
+def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | None) -> PeftModel:
     """The network with a trained LoRA adapter on it, frozen.
 
     Raises UserError where the folder holds no LoRA adapter in safetensors or one for another model.
     """
     folder = locate(name, revision=revision)
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} has no adapter_config.json; give the folder of a PEFT adapter."
-        )
+        raise UserError(f"{folder} has no adapter_config.json; give the folder of a PEFT adapter.")
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise UserError(
@@ -334,6 +336,11 @@ def read_adapter(
         raise UserError(
             f"{folder} holds an adapter of type {settings.get('peft_type')}; only LORA adapters "
             "can be loaded."
+        )
+    if settings.get("megatron_config") is not None:
+        raise UserError(
+            f"{folder} asks to import {settings.get('megatron_core')}, and an adapter may not "
+            "choose code to run; remove megatron_config from its adapter_config.json."
         )
     device = next(network.parameters()).device
     try:

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Qwen2Config, Qwen2TokenizerFast
+from transformers import Qwen2Config, Qwen2Tokenizer
 
-from mosa.families.base import Family, positive_int
+from mosa.families.base import Family, flag, positive_int, positive_number
 from mosa.types import UserError
 
 
@@ -43,10 +43,13 @@ def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=positive_int(config, "max_position_embeddings"),
-        initializer_range=config["initializer_range"],
-        rms_norm_eps=config["rms_norm_eps"],
-        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-        tie_word_embeddings=config["tie_word_embeddings"],
+        initializer_range=positive_number(config, "initializer_range"),
+        rms_norm_eps=positive_number(config, "rms_norm_eps"),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": positive_number(config, "rope_theta"),
+        },
+        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 
@@ -87,5 +90,5 @@ DREAM = Family(
     generation_header="<|im_start|>assistant\n",
     end_tokens=("<|endoftext|>", "<|im_end|>"),
     logits_shifted=True,
-    tokenizer_class=Qwen2TokenizerFast,
+    tokenizer_class=Qwen2Tokenizer,
 )

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from mosa.families.base import Family, positive_int
+from mosa.families.base import Family, flag, positive_int, positive_number
 from mosa.types import UserError
 
 
@@ -30,23 +30,30 @@ def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
             f"config.json sets d_model={width}, n_heads={heads}, n_kv_heads={kv_heads}; each must "
             "divide the one before it."
         )
-    hidden = config["mlp_hidden_size"]
-    # Rows of the embedding: MMaDA names its enlarged vocabulary apart; LLaDA may pad it.
-    rows = [n for n in ("new_vocab_size", "embedding_size", "vocab_size") if config.get(n)]
+    if config["mlp_hidden_size"] is None:
+        hidden = positive_int(config, "mlp_ratio") * width
+    else:
+        hidden = positive_int(config, "mlp_hidden_size")
+    # Rows of the embedding: MMaDA names its enlarged vocabulary apart, LLaDA may pad its own.
+    rows = next(
+        (n for n in ("new_vocab_size", "embedding_size") if config.get(n) is not None),
+        "vocab_size",
+    )
     return LlamaConfig(
-        vocab_size=positive_int(config, rows[0] if rows else "vocab_size"),
+        vocab_size=positive_int(config, rows),
         hidden_size=width,
-        intermediate_size=positive_int(config, "mlp_hidden_size")
-        if hidden is not None
-        else positive_int(config, "mlp_ratio") * width,
+        intermediate_size=hidden,
         num_hidden_layers=positive_int(config, "n_layers"),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=positive_int(config, "max_sequence_length"),
-        initializer_range=config["init_std"],
-        rms_norm_eps=config["rms_norm_eps"],
-        rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
-        tie_word_embeddings=config["weight_tying"],
+        initializer_range=positive_number(config, "init_std"),
+        rms_norm_eps=positive_number(config, "rms_norm_eps"),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": positive_number(config, "rope_theta"),
+        },
+        tie_word_embeddings=flag(config, "weight_tying"),
     )
 
 

@@ -61,7 +61,7 @@ def dot_plot(
         f'<line class="grid" x1="{_x(tick):.1f}" x2="{_x(tick):.1f}" y1="{_TOP}" '
         f'y2="{bottom:.0f}"/>'
         f'<text class="tick" x="{_x(tick):.1f}" y="{bottom + 15:.0f}">{tick:g}</text>'
-        for tick in (0, 0.25, 0.5, 0.75, 1)
+        for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     height = bottom + 36
     label = (

@@ -59,10 +59,13 @@ def _frames(
         now = trace.replay(until_step=step)[row, start:].tolist()
         if now == before:
             continue
-        yield step, [
-            (_word(model, token), token != old and token != model.mask_token_id)
-            for token, old in zip(now, before, strict=True)
-        ]
+        yield (
+            step,
+            [
+                (_word(model, token), token != old and token != model.mask_token_id)
+                for token, old in zip(now, before, strict=True)
+            ],
+        )
         before = now
 
 

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.records import Attempt
 
@@ -19,6 +21,17 @@ HARM = {"original": 0.8, "initial": 0.4, "mosa": 0.15, "mosa_robust": 0.0}
 def rate(mean: float, n: int = 25) -> dict:
     """A rate as results.json holds it."""
     return vars(rate_of([1.0] * round(mean * n) + [0.0] * (n - round(mean * n))))
+
+
+@pytest.fixture
+def results() -> dict:
+    return fake_results()
+
+
+@pytest.fixture
+def groups() -> dict:
+    """One response per model, under one heading."""
+    return {"Asked as code": [(fake_attempt(name), "harm 0.40") for name in MODELS]}
 
 
 def fake_results() -> dict:
@@ -54,7 +67,7 @@ def fake_results() -> dict:
 def fake_attempt(model: str, seed: int = 0) -> Attempt:
     """96 tokens: two pinned, a breaker at position 30, then text that nobody reads."""
     rng = random.Random(f"{model}{seed}")
-    words = "sure , here is how to make a copper kiln . step one : you heat the rim slowly".split()
+    words = ("sure", "here", "is", "a", "copper", "kiln", "step", "heat", "the", "rim")
     tokens = [rng.choice(words) for _ in range(96)]
     ends = [30, *range(60, 96)]
     for i in ends:

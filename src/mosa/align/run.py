@@ -1,0 +1,359 @@
+"""From a model and a prompt file to an adapter folder: what `mosa align` and the demo call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import transformers
+import yaml
+from peft import LoraConfig
+
+from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict, load_config
+from mosa.align.output import (
+    MetricsFile,
+    describe_data,
+    fingerprint,
+    versions,
+    write_card,
+    write_settings,
+)
+from mosa.align.phrases import read_phrases
+from mosa.align.sft import SftTrainer
+from mosa.align.trainer import DiffusionTrainer, MosaTrainer
+from mosa.data import TrainingExample, load_prompts
+from mosa.families import DiffusionLM, load_model
+from mosa.types import UserError
+
+logger = logging.getLogger(__name__)
+
+MethodName = Literal["mosa", "initial", "sft"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to align: its settings class and the preset that it starts from."""
+
+    config_class: type[AlignConfig]
+    preset: str
+    summary: str
+
+
+METHODS: dict[str, Method] = {
+    "mosa": Method(MosaConfig, "mosa_llada_paper", "refusals in the middle of the answer"),
+    "initial": Method(MosaConfig, "initial_llada_paper", "the same reward at the first token"),
+    "sft": Method(SftConfig, "sft_llada", "supervised refusals"),
+}
+
+_FREE_ON_RESUME = {
+    "logging_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "report_to",
+    "disable_tqdm",
+    "keep_checkpoints",
+}
+"""Settings that may change when an interrupted run goes on: they leave the weights alone."""
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """What `align` did."""
+
+    out: Path
+    finished: bool
+    """False if the run was interrupted; the folder then holds a checkpoint and no adapter."""
+    num_steps: int
+    metrics: dict[str, float]
+    """The last logged training figures."""
+    message: str
+    """One sentence for the user: where the result is, or how to go on."""
+
+
+def align(
+    method: MethodName,
+    model: DiffusionLM | str | Path,
+    data: str | Path | Sequence[TrainingExample],
+    out: str | Path,
+    *,
+    benign: str | Path | Sequence[TrainingExample] | None = None,
+    config: AlignConfig | str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    resume: bool = False,
+    dtype: str = "auto",
+    device: str | None = None,
+    callbacks: list[transformers.TrainerCallback] | None = None,
+    progress: bool = True,
+) -> AlignResult:
+    """Train an adapter on harmful prompts and write it, with all that explains it, to `out`.
+
+    `config` is a settings object, a YAML file or a preset's name; None is the method's own preset;
+    `overrides` win over a file or preset. A loaded `model` keeps the adapter on; a name is loaded
+    with `dtype` and `device`. `resume` continues an interrupted run in `out`, to the weights that
+    an uninterrupted one ends in. SIGTERM and the first Ctrl-C end the run after the current step
+    and leave a checkpoint. Raises UserError for settings, data or folders that do not fit.
+
+        align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
+    """
+    if method not in METHODS:
+        raise UserError(f"There is no method {method}; choose one of {', '.join(METHODS)}.")
+    out = Path(out)
+    settings = _settings(method, config, overrides)
+    settings.output_dir = str(out)
+    examples = load_prompts(data) if isinstance(data, str | Path) else list(data)
+    benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
+    checkpoint = _checkpoint_to_resume(out, resume)
+
+    if not isinstance(model, DiffusionLM):
+        model = load_model(model, dtype=dtype, device=device)
+    record: dict[str, Any] = {
+        "method": method,
+        "seed": settings.seed,
+        "model": {
+            "source": model.source,
+            "fingerprint": fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+        "data": {"harmful": describe_data(data, len(examples))},
+        "versions": versions(),
+    }
+    if benign is not None and benign_examples is not None:
+        record["data"]["benign"] = describe_data(benign, len(benign_examples))
+    if checkpoint is not None:
+        _check_same_run(out, settings, record)
+
+    transformers.set_seed(settings.seed)  # decides the adapter's first weights
+    trainer = _trainer(method, model, settings, examples, benign_examples)
+    trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
+    for callback in callbacks or ():
+        trainer.add_callback(callback)
+    if not progress:
+        trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+        trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
+
+    if trainer.is_world_process_zero():
+        write_settings(out, settings, record)
+    with _graceful_stop() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    state = trainer.state
+    last_logs: dict[str, float] = {}
+    for logs in state.log_history:
+        last_logs |= logs
+    if stop.requested and state.global_step < state.max_steps:
+        message = (
+            f"Interrupted after step {state.global_step} of {state.max_steps}; run the same "
+            f"command with --resume to continue from the checkpoint in {out}."
+        )
+        return AlignResult(out, False, state.global_step, last_logs, message)
+
+    if trainer.is_world_process_zero():
+        if isinstance(settings, SftConfig) and settings.trainable == "full":
+            model.save(out)
+        else:
+            model.save_adapter(out)
+        write_card(out, method, settings, record, last_logs)  # in place of PEFT's empty one
+        if not settings.keep_checkpoints:
+            for folder in out.glob("checkpoint-*"):
+                shutil.rmtree(folder)
+    message = f"Trained for {state.global_step} steps; the result is in {out}."
+    return AlignResult(out, True, state.global_step, last_logs, message)
+
+
+def merge(
+    model: DiffusionLM | str | Path,
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> Path:
+    """Add an adapter into its model's weights and write a full checkpoint in the released layout.
+
+    Raises UserError for an adapter that does not fit, or a folder that holds files already.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty; choose a new folder for the merged checkpoint.")
+    if not isinstance(model, DiffusionLM):
+        model = load_model(model, dtype=dtype, device=device)
+    versions_file = Path(adapter) / "versions.json"
+    if versions_file.is_file():
+        trained_on = json.loads(versions_file.read_text(encoding="utf-8"))["model"]
+        if trained_on["fingerprint"] != fingerprint(model):
+            warnings.warn(
+                f"The adapter {adapter} was trained on {trained_on['source']} in "
+                f"{trained_on['dtype']} (fingerprint {trained_on['fingerprint']}) and "
+                f"{model.source} has other numbers; check that they belong together.",
+                stacklevel=2,
+            )
+    model.load_adapter(adapter)
+    model.merge_adapter()
+    model.save(out)
+    return out
+
+
+def add_adapter(model: DiffusionLM, config: AlignConfig) -> None:
+    """Put the fresh LoRA adapter that the settings describe on the model."""
+    model.add_lora(
+        LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=config.lora_target_modules,
+        )
+    )
+
+
+def refusal_examples(
+    harmful: Sequence[TrainingExample],
+    benign: Sequence[TrainingExample] | None,
+    config: SftConfig,
+) -> list[TrainingExample]:
+    """The `sft` baseline's data: harmful prompts answered by refusals, benign ones as they were."""
+    refusals = read_phrases(config.refusals)
+    random = np.random.default_rng(config.seed)
+    examples = [
+        TrainingExample(e.prompt, refusals[random.integers(len(refusals))]) for e in harmful
+    ]
+    if benign:
+        wanted = config.benign_per_prompt * len(harmful)
+        while wanted > 0:
+            order = random.permutation(len(benign))[:wanted]
+            examples += [benign[i] for i in order]
+            wanted -= len(order)
+    return examples
+
+
+def _settings(
+    method: str, config: AlignConfig | str | Path | None, overrides: dict[str, Any] | None
+) -> AlignConfig:
+    chosen = METHODS[method]
+    if isinstance(config, AlignConfig):
+        if overrides:
+            raise UserError(
+                "Overrides change a file or preset; set the config object's fields instead."
+            )
+        settings = config
+    else:
+        source = chosen.preset if config is None else config
+        settings = load_config(chosen.config_class, source, overrides)
+    if not isinstance(settings, chosen.config_class):
+        raise UserError(
+            f"{method} takes a {chosen.config_class.__name__}, not a {type(settings).__name__}."
+        )
+    if method == "initial" and isinstance(settings, MosaConfig) and settings.window_start != 1:
+        raise UserError(
+            f"Initial alignment starts at position 1 and the settings say {settings.window_start}; "
+            "set window_start=1 and window_end=null, or call the method mosa."
+        )
+    return settings
+
+
+def _trainer(
+    method: str,
+    model: DiffusionLM,
+    settings: AlignConfig,
+    examples: Sequence[TrainingExample],
+    benign: Sequence[TrainingExample] | None,
+) -> DiffusionTrainer:
+    if isinstance(settings, SftConfig):
+        if settings.trainable == "lora":
+            add_adapter(model, settings)
+        return SftTrainer(model, settings, refusal_examples(examples, benign, settings))
+    assert isinstance(settings, MosaConfig)
+    if benign and not settings.uses_benign:
+        raise UserError(
+            f"Benign prompts are given and the settings of {method} have no term on them; set "
+            "benign_beta or benign_retain_weight, or leave the benign data out."
+        )
+    add_adapter(model, settings)
+    return MosaTrainer(model, settings, examples, benign)
+
+
+def _checkpoint_to_resume(out: Path, resume: bool) -> Path | None:
+    """The newest complete checkpoint in `out`; UserError where `out` does not fit `resume`."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose a folder for the result.")
+    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    # The trainer writes its state last, so a checkpoint without one was cut off.
+    complete = [path for path in checkpoints if (path / "trainer_state.json").is_file()]
+    if resume:
+        if not complete:
+            raise UserError(f"{out} holds no checkpoint to resume from; start without --resume.")
+        return complete[-1]
+    if complete:
+        raise UserError(
+            f"{out} holds an unfinished run; add --resume to continue it, or choose another folder."
+        )
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; choose a new folder for the result.")
+    return None
+
+
+def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) -> None:
+    """UserError naming the first thing that differs between the interrupted run and this one."""
+    before = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    now = config_dict(settings)
+    for name in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"The run in {out} had {name}={before.get(name)} and is resumed with "
+                f"{name}={now.get(name)}; give it the old value, or start in another folder."
+            )
+    old = json.loads((out / "versions.json").read_text(encoding="utf-8"))
+    for name in ("method", "model", "data"):
+        if old[name] != record[name]:
+            raise UserError(
+                f"The run in {out} had another {name} ({old[name]}, now {record[name]}); give it "
+                "the old one, or start in another folder."
+            )
+
+
+class _StopOnSignal(transformers.TrainerCallback):
+    """Ends training after the current step, with a checkpoint, once a signal has come."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ask the trainer to save and stop."""
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+
+@contextmanager
+def _graceful_stop() -> Iterator[_StopOnSignal]:
+    """SIGTERM and the first Ctrl-C ask for a stop; the second Ctrl-C interrupts at once."""
+    stop = _StopOnSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread receives signals
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number: int, frame: Any) -> None:
+        stop.requested = True
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        logger.warning("Stopping after this step; a checkpoint will be left.")
+
+    try:
+        for number in before:
+            signal.signal(number, request)
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,210 @@
+"""Exit codes, sentences, help; what commands do is tested where it is done."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mosa import cli
+from mosa.types import UserError
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main(argv)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def assert_one_sentence(err: str) -> None:
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("mosa: ")
+    assert "Traceback" not in err
+
+
+def test_overview_needs_no_torch():
+    """`mosa --help` and `mosa --version` leave the heavy libraries alone."""
+    for option in ("--help", "--version"):
+        code = f"import sys\nfrom mosa.cli import main\nmain(['{option}'])\n"
+        code += "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_overview_is_quick():
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mosa.cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_overview_lists_every_command(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    assert run(capsys)[1] == out
+
+
+def test_group_lists_its_own(capsys):
+    status, out, _ = run(capsys, "align")
+    assert status == 0
+    assert "align mosa" in out
+    assert "generate" not in out
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_help_of_every_command(capsys, name):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*name.split(), "--help"])
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert f"usage: mosa {name} [options]" in out
+    assert cli.COMMANDS[name].summary in out.replace("\n", " ").lower() or "usage" in out
+
+
+def test_help_tells_what_each_decoder_setting_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--block_length" in out
+    assert "Temperature at which tokens are drawn" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["dance"], ["dance", "generate"]),
+        (["align", "dance"], ["align dance", "align mosa"]),
+        (["generate", "--prompt", "hello"], ["model"]),
+        (["generate", "--model", "m", "--stepz", "3"], ["stepz", "mosa generate --help"]),
+        (["generate", "--model", "m", "--prompt", "x", "--steps", "many"], ["steps", "many"]),
+        (["generate", "--model", "m"], ["--prompt", "--data"]),
+        (["generate", "--model", "m", "--prompt", "x", "--data", "y"], ["--prompt", "--data"]),
+        (["generate", "--model", "m", "--prompt", "x", "--limit", "3"], ["--limit"]),
+        (["generate", "--model", "no/such/folder", "--prompt", "x"], ["no/such/folder"]),
+        (["generate", "--model", "m", "--data", "no.csv"], ["no.csv"]),
+        (["align", "mosa", "--model", "m", "--data", "no.txt", "--out", "o"], ["no.txt"]),
+        (["merge", "--model", "m", "--adapter", "a"], ["out"]),
+    ],
+)
+def test_mistakes_are_one_sentence(capsys, argv, words):
+    status, out, err = run(capsys, *argv)
+    assert status == 2
+    assert out == ""
+    assert_one_sentence(err)
+    assert all(word in err for word in words), err
+
+
+def test_unknown_key_in_yaml_is_refused(capsys, tmp_path):
+    config = tmp_path / "decoder.yaml"
+    config.write_text("stepz: 3\n")
+    status, _, err = run(
+        capsys, "generate", "--config", str(config), "--model", "m", "--prompt", "x"
+    )
+    assert status == 2
+    assert "stepz" in err
+    assert_one_sentence(err)
+
+
+def test_out_is_never_overwritten(capsys, tmp_path):
+    kept = tmp_path / "responses.jsonl"
+    kept.write_text("{}\n")
+    status, _, err = run(capsys, "generate", "--model", "m", "--prompt", "x", "--out", str(kept))
+    assert (status, kept.read_text()) == (2, "{}\n")
+    assert_one_sentence(err)
+
+
+def command(run_command) -> cli.Command:
+    return cli.Command("x", lambda parser: None, run_command, "All of it is kept.")
+
+
+def raising(error: BaseException):
+    def run_command(args):
+        raise error
+
+    return run_command
+
+
+def test_interruption_says_what_is_kept(capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt())))
+    status, _, err = run(capsys, "merge")
+    assert status == 130
+    assert err == "\nmosa: interrupted. All of it is kept.\n"
+    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt("Go on so."))))
+    assert run(capsys, "merge")[2] == "\nmosa: Go on so.\n"
+
+
+def test_our_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(ZeroDivisionError("ours"))))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["merge"])
+
+
+def test_user_errors_of_the_library_are_sentences(capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(UserError("mend this so"))))
+    assert run(capsys, "merge") == (2, "", "mosa: mend this so\n")
+
+
+def test_both_spellings_of_an_option():
+    """Only the name of an option is respelled, never its value or a word that follows it."""
+    assert cli._with_underscores("--show-steps") == "--show_steps"
+    assert cli._with_underscores("--max-new-tokens=3-4") == "--max_new_tokens=3-4"
+    assert cli._with_underscores("a--b-c") == "a--b-c"
+    assert cli._with_underscores("-x-y") == "-x-y"
+
+
+# --- generate -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, new_tiny_llada):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    new_tiny_llada().save(folder)
+    return str(folder)
+
+
+DECODER = ("--max-new-tokens", "8", "--steps", "4")
+
+
+def test_generate_prints_the_response(capsys, checkpoint):
+    from mosa.denoising import sample
+    from mosa.families import load_model
+
+    status, out, _ = run(capsys, "generate", "--model", checkpoint, "--prompt", "tea ?", *DECODER)
+    result = sample(load_model(checkpoint), ["tea ?"], max_new_tokens=8, steps=4)
+    assert status == 0
+    assert result.text is not None
+    assert out == f"{result.text[0]}\n"
+
+
+def test_generate_reads_its_settings_from_yaml(capsys, checkpoint, tmp_path):
+    config = tmp_path / "decoder.yaml"
+    config.write_text("max_new_tokens: 8\nsteps: 2\n")
+    argv = ["generate", "--config", str(config), "--model", checkpoint, "--prompt", "tea ?"]
+    out_file = tmp_path / "r.jsonl"
+    assert run(capsys, *argv, "--steps", "4", "--out", str(out_file))[0] == 0
+    decoder = json.loads(out_file.read_text())["decoder"]
+    assert (decoder["max_new_tokens"], decoder["steps"]) == (8, 4)
+
+
+def test_show_steps_without_a_terminal(capsys, checkpoint):
+    """Eight masks, two words a step; each step is one line, and at last nothing is masked."""
+    argv = ["generate", "--model", checkpoint, "--prompt", "tea ?", *DECODER, "--show-steps"]
+    status, out, _ = run(capsys, *argv)
+    lines = out.split("step ")[1:]
+    assert status == 0
+    assert [line.count("·") for line in lines] == [6, 4, 2, 0]
+    assert lines[0].startswith("1: ")
+
+
+def test_generate_for_a_file_of_prompts(capsys, checkpoint, tmp_path):
+    data, out_file = tmp_path / "prompts.csv", tmp_path / "responses.jsonl"
+    data.write_text('goal,target\n"how is tea made ?",x\nwho is there ?,x\nwhat now ?,x\n')
+    argv = ["generate", "--model", checkpoint, "--data", str(data), "--limit", "2", *DECODER]
+    status, out, _ = run(capsys, *argv, "--out", str(out_file))
+    records = [json.loads(line) for line in out_file.read_text().splitlines()]
+    assert status == 0
+    assert [r["prompt"][0]["content"] for r in records] == ["how is tea made ?", "who is there ?"]
+    assert all(len(r["tokens"]) == len(r["commit_step"]) == 8 for r in records)
+    assert "[2/2] who is there ?" in out
+    assert len({r["key"] for r in records}) == 2

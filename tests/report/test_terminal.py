@@ -1,0 +1,28 @@
+"""The denoising as it is played, against the trace."""
+
+import io
+
+from mosa.denoising import Canvas, sample
+from mosa.report.terminal import play
+
+
+def frames(model, trace) -> list[str]:
+    out = io.StringIO()
+    play(model, trace, file=out)
+    return out.getvalue().split("\nstep ")
+
+
+def test_each_line_is_a_step(tiny_llada):
+    """8 masks in 4 steps of 2: masks 6, 4, 2, 0 and two new tokens in brackets each time."""
+    result = sample(tiny_llada, ["how is tea made?"], max_new_tokens=8, steps=4)
+    lines = frames(tiny_llada, result.trace)
+    assert [line.count("·") for line in lines] == [6, 4, 2, 0]
+
+
+def test_pinned_tokens_are_there_from_the_start(tiny_llada):
+    canvas = Canvas.from_prompts(tiny_llada, ["how is tea made?"], max_new_tokens=8)
+    pinned = tiny_llada.encode_text("tea")
+    canvas = canvas.pin(0, pinned)
+    result = sample(tiny_llada, canvas, steps=2)
+    first = frames(tiny_llada, result.trace)[0]
+    assert first.removeprefix("step 1: ").startswith("tea")

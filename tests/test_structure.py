@@ -1,0 +1,180 @@
+"""The shape of the project: imports, tables and the README's tree, read from the source."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "mosa"
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "data": {"types"},
+    "families": {"types"},
+    "denoising": {"types", "families"},
+    "align": {"types", "data", "families", "denoising"},
+    "attacks": {"types", "data", "families", "denoising"},
+    "testbed": {"types", "data", "families", "denoising", "align", "attacks"},
+    "evaluation": {"types", "data", "families", "denoising", "align", "attacks", "testbed"},
+}
+MAY_IMPORT["report"] = MAY_IMPORT["evaluation"] | {"evaluation"}
+MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["__init__"] = MAY_IMPORT["cli"] - {"report"}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[tuple[str, int]]:
+    """Every part of mosa that a file imports, at its head or inside a function, with the line."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            base = node.module or ""
+            names = [f"mosa.{a.name}" for a in node.names] if base == "mosa" else [base]
+        found |= {(name.split(".")[1], node.lineno) for name in names if name.startswith("mosa.")}
+        if "mosa" in names:
+            found.add(("__init__", node.lineno))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    part = part_of(path)
+    assert part in MAY_IMPORT, f"{part} has no place in the order of imports"
+    for imported, line in imported_parts(path):
+        assert imported == part or imported in MAY_IMPORT[part], (
+            f"{path.relative_to(ROOT)}:{line}: {part} must not import {imported}"
+        )
+
+
+def test_the_check_sees_a_forbidden_import(tmp_path):
+    """A late import inside a function counts too."""
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from mosa.report import html\n    import mosa.cli\n")
+    assert imported_parts(file) == {("report", 2), ("cli", 3)}
+
+
+FORBIDDEN = {
+    "hasattr": "ask for the type instead",
+    "eval": "nothing is evaluated",
+    "exec": "nothing is executed",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_habits(path):
+    """No hasattr, no bare or silent except, no remote code, no pickle."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in FORBIDDEN, f"{where}: {node.func.id}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{where}: a bare except"
+            silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+            assert not silent, f"{where}: an error that is passed over"
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            raise AssertionError(f"{where}: remote code")
+        if isinstance(node, ast.Import):
+            assert not {alias.name for alias in node.names} & {"pickle", "dill"}, where
+    assert "torch.load(" not in source, f"{path}: unpickles"
+
+
+FAMILY_WORDS = re.compile(r"\b(llada|dream|mmada)\b", re.IGNORECASE)
+
+
+def code_names(path: Path) -> list[tuple[str, int]]:
+    """Identifiers and one-word strings of a file; docstrings and sentences are prose."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.append((node.id, node.lineno))
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " not in node.value.strip()
+        ):
+            found.append((node.value, node.lineno))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if part_of(path) not in ("families", "testbed")],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_families_are_named_in_families_alone(path):
+    """Outside families/ and the testbed (which has a config.json to write) no code knows one."""
+    for text, line in code_names(path):
+        assert not FAMILY_WORDS.search(text), f"{path.relative_to(ROOT)}:{line}: {text!r}"
+
+
+def test_every_folder_of_tests_has_a_part():
+    for folder in (ROOT / "tests").iterdir():
+        if folder.is_dir() and not folder.name.startswith(("_", ".")):
+            assert (PACKAGE / folder.name).is_dir() or (PACKAGE / f"{folder.name}.py").exists()
+
+
+# --- README ---------------------------------------------------------------------------------------
+
+
+def readme_tree() -> dict[str, str]:
+    """Path and clause of every line of the README's tree."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("## The tree", 1)[1].split("```", 2)[1]
+    entries, parents = {}, []
+    for line in block.strip("\n").splitlines():
+        indent = len(line) - len(line.lstrip())
+        name, _, clause = line.strip().partition("  ")
+        del parents[indent // 2 :]
+        if name.endswith("/"):
+            parents.append(name)
+            entries["".join(parents)] = clause.strip()
+        else:
+            entries["".join(parents) + name] = clause.strip()
+    return entries
+
+
+def test_readme_tree_matches_the_disk():
+    """Every Python file of the package stands in the tree with a clause, and nothing else does."""
+    entries = readme_tree()
+    for path in entries:
+        assert (ROOT / path).exists(), f"README names {path}, which is not there"
+    files = {str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"}
+    listed = {path for path in entries if path.startswith("src/") and path.endswith(".py")}
+    assert files == listed
+    assert all(entries[path] for path in files), "a file of the tree has no clause"
+
+
+def test_readme_links_exist():
+    for page in ROOT.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (ROOT / link).exists(), f"{page.name} links to {link}"
+
+
+# --- packaging ------------------------------------------------------------------------------------
+
+
+def test_constraints_pin_every_dependency():
+    """Each requirement of pyproject.toml has one exact version, without a local suffix."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert pins["torch"] == "2.13.0"
+    assert not any("+" in version for version in pins.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    names = {re.split(r"[<>=~!\[ ]", requirement)[0].lower() for requirement in wanted}
+    assert names <= set(pins)
