@@ -20,7 +20,9 @@ from mosa.align.objective import (
 )
 
 # Four positions, three tokens; rows are log-probabilities written so that sums are easy to follow.
-LOG_PROBS = torch.tensor([[[-1.0, -2.0, -9.0], [-3.0, -4.0, -9.0], [-5.0, -6.0, -9.0], [-7.0, -8.0, -9.0]]])
+LOG_PROBS = torch.tensor(
+    [[[-1.0, -2.0, -9.0], [-3.0, -4.0, -9.0], [-5.0, -6.0, -9.0], [-7.0, -8.0, -9.0]]]
+)
 
 
 def test_window_scores_by_hand():

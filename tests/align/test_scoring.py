@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from align_tiny import tiny_model
 
 from mosa.align.config import MosaConfig
 from mosa.align.phrases import breaker_token_ids, encode_phrases, read_phrases
@@ -20,9 +21,7 @@ def settings(**changes) -> MosaConfig:
 
 
 def phrases(model: DiffusionLM, *texts: str, breaker="none", run=0):
-    return encode_phrases(
-        model, texts, leading_space="without", breaker=breaker, breaker_run=run
-    )
+    return encode_phrases(model, texts, leading_space="without", breaker=breaker, breaker_run=run)
 
 
 def random_log_probs(model: DiffusionLM, rows: int = 1, seed: int = 0) -> torch.Tensor:
@@ -188,8 +187,6 @@ def test_unknown_words_are_named(model):
 
 
 def test_phrases_need_a_tokenizer():
-    from tests_align_tiny import tiny_model
-
     with pytest.raises(UserError, match="no tokenizer"):
         phrases(tiny_model(with_tokenizer=False), "we stop")
 

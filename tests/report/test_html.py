@@ -72,7 +72,7 @@ def test_chart_places_marks_and_intervals(html, results):
     chart = html.split('aria-label="Harm by attack')[1].split("</svg>")[0]
     rate = results["models"]["original"]["attacks"]["code"]
     title = f"Original: {rate['rate']:.2f}"
-    row = chart.split(title)[1].split("</g></g>")[0]
+    row = chart.split(title)[1].split("</text></g>")[0]
     x = [float(v) for v in re.findall(r'x[12]="([\d.]+)"', row)]
     at = float(re.search(r"translate\(([\d.]+)", row)[1])  # pyright: ignore
     assert x == pytest.approx([12 + 340 * rate["low"], 12 + 340 * rate["high"]], abs=0.06)

@@ -266,7 +266,7 @@ class MosaConfig(AlignConfig):
             self.benign_per_prompt >= 1, "benign_per_prompt", self.benign_per_prompt, "at least 1"
         )
         _require_range(self, "reveal_ratio_min", "reveal_ratio_max", 0, 1)
-        _require_range(self, "prefix_length_min", "prefix_length_max", 1, self.response_length)
+        _require_range(self, "prefix_length_min", "prefix_length_max", 1, None)
         _require_range(self, "benign_mask_ratio_min", "benign_mask_ratio_max", 0, 1)
         if self.breaker == "fill" and self.revealed != "free" and self.uses_contamination:
             raise UserError(
@@ -316,12 +316,12 @@ def _require(condition: bool, name: str, value: Any, needed: str) -> None:
         raise UserError(f"{name} is {value} and must be {needed}.")
 
 
-def _require_range(config: AlignConfig, low: str, high: str, least: float, most: float) -> None:
+def _require_range(config: AlignConfig, low: str, high: str, least: int, most: int | None) -> None:
     a, b = getattr(config, low), getattr(config, high)
-    if not least <= a <= b <= most:
+    if not least <= a <= b or (most is not None and b > most):
+        limit = "" if most is None else f" <= {most}"
         raise UserError(
-            f"{low} and {high} are {a} and {b} and must satisfy "
-            f"{least} <= {low} <= {high} <= {most}."
+            f"{low} and {high} are {a} and {b} and must satisfy {least} <= {low} <= {high}{limit}."
         )
 
 

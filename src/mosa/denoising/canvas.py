@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -181,14 +182,21 @@ def _row_index(rows: int | Sequence[int] | Tensor | None, num_rows: int, device)
 def _encoded(
     model: DiffusionLM, prompts: Prompt | Sequence[Prompt], system: str | None
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    if isinstance(prompts, str):
-        dialogues = [[Message("user", prompts)]]
-    elif all(isinstance(turn, Message) for turn in prompts):
-        dialogues = [prompts]
+    if not prompts:
+        raise UserError("There is no prompt; give at least one.")
+    is_one = isinstance(prompts, str) or isinstance(prompts[0], Message)
+    given = [cast(Prompt, prompts)] if is_one else list(cast(Sequence[Prompt], prompts))
+    if system is not None:
+        given = [[Message("system", system), *_turns(prompt)] for prompt in given]
+    rows = [model.encode(prompt) for prompt in given]
     width = max(map(len, rows))
     ids = [[model.pad_token_id] * (width - len(row)) + row for row in rows]
     real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
     return torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
+
+
+def _turns(prompt: Prompt) -> Sequence[Message]:
+    return [Message("user", prompt)] if isinstance(prompt, str) else prompt
 
 
 def _left_aligned(

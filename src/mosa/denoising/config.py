@@ -65,8 +65,7 @@ class DecoderConfig:
         self._check_choice("remasking", tuple(REMASKING))
         self._check_choice("schedule", ("even", "timesteps"))
         self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
-        by_chance = self.remasking in ("random", "origin")
-        if by_chance and (self.threshold is not None or self.alg_temp):
+        if self.is_by_chance and (self.threshold is not None or self.alg_temp):
             raise UserError(
                 f"remasking={self.remasking!r} has no confidence for threshold or alg_temp to work "
                 "on; leave them out or choose another rule."
@@ -83,6 +82,11 @@ class DecoderConfig:
         value = getattr(self, name)
         if value not in choices:
             raise UserError(f"{name}={value!r} is not known; choose from {', '.join(choices)}.")
+
+    @property
+    def is_by_chance(self) -> bool:
+        """Whether chance decides which positions are filled, and not confidence."""
+        return self.remasking in ("random", "origin")
 
     @property
     def num_blocks(self) -> int:

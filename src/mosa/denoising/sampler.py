@@ -343,7 +343,9 @@ def _propose(
     def uniform(stream: int) -> Tensor:
         return counter_uniform(config.seed, keys, positions, step, stream)
 
-    uniform_token_N, uniform_position_N = uniform(TOKEN_DRAW), uniform(POSITION_DRAW)
+    unused_N = torch.zeros_like(masked, dtype=torch.float64)
+    token_draw_N = uniform(TOKEN_DRAW) if config.temperature > 0 else unused_N
+    position_draw_N = uniform(POSITION_DRAW) if config.is_by_chance else unused_N
     tokens, confidences = [], []
     for part in torch.arange(len(masked), device=logits.device).split(
         max(1, MAX_LOGITS_AT_ONCE // logits.shape[1])
@@ -352,7 +354,7 @@ def _propose(
         logits_NV[:, special.banned] = -torch.inf
         shaped_NV = shape_logits(logits_NV, config.temperature, config.top_p, config.top_k)
         if config.temperature > 0:
-            token_N = draw(shaped_NV, uniform_token_N[part])
+            token_N = draw(shaped_NV, token_draw_N[part])
         else:
             # The mask token is not chosen, but counts in the confidences as in the references.
             mask_logit_N = logits_NV[:, special.mask].clone()
@@ -362,7 +364,7 @@ def _propose(
         if config.end_tokens == "suppress":  # confidence is about the other tokens
             logits_NV[:, special.ends] = -torch.inf
             shaped_NV[:, special.ends] = -torch.inf
-        proposals = Proposals(logits_NV, shaped_NV, token_N, uniform_position_N[part])
+        proposals = Proposals(logits_NV, shaped_NV, token_N, position_draw_N[part])
         tokens.append(token_N)
         confidences.append(REMASKING[config.remasking](proposals).float())
     tokens_N, confidence_N = torch.cat(tokens), torch.cat(confidences)

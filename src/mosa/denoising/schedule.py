@@ -96,11 +96,15 @@ class Turns:
         self.tokens = tokens  # the loop's own, written in place
         self.config = config
         self.has_hook = has_hook
-        by_chance = config.remasking == "origin"
-        watches = config.threshold is not None or by_chance or config.stop_when_finished
-        self.is_watched = watches or has_hook
-        # A threshold alone decides how many steps a block takes.
-        self.plan = [] if config.threshold is not None else step_plan(config.steps, config.num_blocks)
+        self.is_watched = (
+            has_hook
+            or config.threshold is not None
+            or config.remasking == "origin"
+            or config.stop_when_finished
+        )
+        # A threshold decides by itself how many steps a block takes.
+        has_plan = config.threshold is None
+        self.plan = step_plan(config.steps, config.num_blocks) if has_plan else []
         positions_L = torch.arange(tokens.shape[1]) - canvas.response_start
         block_length = config.block_length or config.max_new_tokens
         # Masks inside the prompt are filled with the first block.
@@ -147,9 +151,7 @@ class Turns:
             if not self.is_watched:
                 host_num_filled_B = host_num_filled_B + host_counts_B
 
-    def _active_block(
-        self, step: int, host_masked_BL: Bool[Tensor, "B L"]
-    ) -> Bool[Tensor, "#B L"]:
+    def _active_block(self, step: int, host_masked_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "#B L"]:
         """The planned block and all before it; without a plan, each row's first with a mask."""
         if step < len(self.plan):
             return (self.host_block_L <= self.plan[step][0])[None]
@@ -157,9 +159,7 @@ class Turns:
         first_B1 = block_BL.masked_fill(~host_masked_BL, self.config.num_blocks).amin(1, True)
         return block_BL == first_B1
 
-    def _counts(
-        self, step: int, host_left_B: Int[Tensor, " B"]
-    ) -> tuple[Int[Tensor, " B"], float]:
+    def _counts(self, step: int, host_left_B: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], float]:
         """How many positions each row commits at least, and from which confidence on more."""
         config = self.config
         if config.threshold is not None:
