@@ -35,10 +35,11 @@ def imported_parts(path: Path) -> set[tuple[str, int]]:
     """Every part of mosa that a file imports, at its head or inside a function, with the line."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        elif not isinstance(node, ast.ImportFrom):
+            continue
+        else:
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
             base = node.module or ""
             names = [f"mosa.{a.name}" for a in node.names] if base == "mosa" else [base]

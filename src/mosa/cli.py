@@ -231,6 +231,28 @@ def _demo(args: Namespace) -> None:
         _print(line)
 
 
+def _build_arguments(parser: ArgumentParser) -> None:
+    from mosa.testbed.build import BuildConfig
+
+    _config_argument(parser)
+    parser.add_argument(
+        "--out", type=Path | None, help="folder for both models; unset: runs/testbed-WORLD_SEED"
+    )
+    parser.add_class_arguments(BuildConfig, as_group=True)
+
+
+def _build(args: Namespace) -> None:
+    from mosa.testbed.build import BuildConfig, build
+
+    config = _config(BuildConfig, args)
+    out = args.out or Path("runs") / f"testbed-{config.world_seed}"
+    figures = build(out, config)
+    for name, found in figures.items():
+        _print(f"{name}: " + ", ".join(f"{key} {row['rate']:.2f}" for key, row in found.items()))
+    _print(f"The figures with their n are in {out}/README.md.")
+    _print(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Command] = {
@@ -256,6 +278,12 @@ COMMANDS: dict[str, Command] = {
         _demo_arguments,
         _demo,
         "Finished adapters and responses stay; the same command goes on from them.",
+    ),
+    "testbed build": Command(
+        "train the testbed's two models from nothing (about 20 minutes, no GPU)",
+        _build_arguments,
+        _build,
+        "A finished model stays; the same command goes on with the other one.",
     ),
 }
 

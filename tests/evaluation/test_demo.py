@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 
 from mosa.cli import main
-from mosa.denoising import DecoderConfig
 from mosa.evaluation import demo
 from mosa.evaluation.demo import DemoConfig, demo_requests, request_canvas, run_demo
 from mosa.families import load_model
 from mosa.testbed import World
-from mosa.testbed.world import TRAIN_WRAPPINGS
+from mosa.testbed.measure import DECODER
+from mosa.testbed.world import TRAIN_WRAPPINGS, WorldObject
 from mosa.types import UserError
 
 TOY = DemoConfig(num_objects=2, num_benign=3, align_steps=2, steps=4, workers=1)
@@ -106,20 +106,20 @@ def test_objects_and_wrappings_are_held_out():
 
 def test_canvas_of_prefill_and_template():
     """A prefilled start pins the opening; a template leaves three masks in each of five steps."""
-    model = load_model("testbed", dtype="float32")
-    requests = demo_requests(World(), TOY)
-    decoder = DecoderConfig(max_new_tokens=96, steps=4)
-    prefill = request_canvas(model, requests["prefill"], decoder)
-    opening = model.encode_text(requests["prefill"][1].opening)
+    model, world = load_model("testbed", dtype="float32"), World()
+    requests = demo_requests(world, TOY)
+    obj = requests["prefill"][1].about
+    assert isinstance(obj, WorldObject)
+    prefill = request_canvas(model, world, requests["prefill"], DECODER)
+    opening = model.encode_text(f"{world.opening(obj)} step one :")
     assert prefill.response[1, : len(opening)].tolist() == opening
     assert bool((prefill.response[1, len(opening) :] == model.mask_token_id).all())
-    template = request_canvas(model, requests["masked_template"], decoder)
-    answer = World().answer(requests["direct"][0].about, variant=0)
-    length = len(model.encode_text(answer)) - len(model.encode_text("that is all ."))
-    row = template.response[0, :length]
+    template = request_canvas(model, world, requests["masked_template"], DECODER)
+    answer = model.encode_text(world.answer(obj))
+    row = template.response[1, : len(answer)]
     masked = row == model.mask_token_id
     assert int(masked.sum()) == 15
-    truth = row.new_tensor(model.encode_text(answer)[:length])
+    truth = row.new_tensor(answer)
     assert row[~masked].tolist() == truth[~masked].tolist()
 
 

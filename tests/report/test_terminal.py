@@ -2,13 +2,15 @@
 
 import io
 
+from rich.console import Console
+
 from mosa.denoising import Canvas, sample
 from mosa.report.terminal import play
 
 
 def frames(model, trace) -> list[str]:
     out = io.StringIO()
-    play(model, trace, file=out)
+    play(model, trace, console=Console(file=out))
     return out.getvalue().split("\nstep ")
 
 

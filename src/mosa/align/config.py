@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class AlignConfig(transformers.TrainingArguments):
     """Learning rate schedule."""
     optim: str = "adamw_torch"
     """Optimiser, by its name in transformers."""
-    logging_steps: float = 10
+    logging_steps: float = 10.0
     """Updates between two lines of metrics."""
     save_total_limit: int | None = 1
     """Number of checkpoints to keep for resuming; none: all."""
@@ -339,8 +340,7 @@ def load_config(
 
     Raises UserError for a missing file, an unknown key, or a value of the wrong type or range.
     """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    add_align_arguments(parser, config_class)
+    parser = _parser(config_class)
     values: dict[str, Any] = {}
     if source is not None:
         path = config_path(source)
@@ -348,6 +348,13 @@ def load_config(
     if overrides:
         values |= _parse(parser.parse_object, overrides, "the given settings")
     return config_class(**values)
+
+
+@functools.cache
+def _parser(config_class: type[AlignConfig]) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    add_align_arguments(parser, config_class)
+    return parser
 
 
 def config_path(source: str | Path) -> Path:

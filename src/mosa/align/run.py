@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import transformers
@@ -36,8 +36,6 @@ from mosa.families import DiffusionLM, load_model
 from mosa.types import UserError
 
 logger = logging.getLogger(__name__)
-
-MethodName = Literal["mosa", "initial", "sft"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class AlignResult:
 
 
 def align(
-    method: MethodName,
+    method: str,
     model: DiffusionLM | str | Path,
     data: str | Path | Sequence[TrainingExample],
     out: str | Path,
@@ -98,7 +96,7 @@ def align(
 ) -> AlignResult:
     """Train an adapter on harmful prompts and write it, with all that explains it, to `out`.
 
-    `config` is a settings object, a YAML file or a preset's name; None is the method's own preset;
+    `method` is a name in `METHODS`. `config` is a settings object, a YAML file or a preset's name; None is the method's own preset;
     `overrides` win over a file or preset. A loaded `model` keeps the adapter on; a name is loaded
     with `dtype` and `device`. `resume` continues an interrupted run in `out`, to the weights that
     an uninterrupted one ends in. SIGTERM and the first Ctrl-C end the run after the current step

@@ -46,7 +46,7 @@ class DenoisingTrace:
     confidence: Float[Tensor, "B L"]
     response_start: int
     num_forward_passes: int
-    """Calls of the model; one with classifier-free guidance holds every row twice and counts once."""
+    """Calls of the model; one with guidance holds every row twice and counts once."""
     row_forward_passes: Int[Tensor, " B"]
     """In how many of them each row took part: what the row would have needed alone."""
     remasks: list[Remasking] = field(default_factory=list)

@@ -24,7 +24,6 @@ import queue
 import random
 import shutil
 import signal
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,19 +46,23 @@ from mosa.evaluation.records import (
     JsonLines,
     attempt_key,
     attempts_of,
+    plain_settings,
     prompt_turns,
     read_attempts,
 )
 from mosa.families import ALIASES, DiffusionLM, load_model
 from mosa.testbed import Judge, World
 from mosa.testbed.corpora import alignment_prompts, benign_prompts
+from mosa.testbed.measure import DECODER, masked_frame_ids
 from mosa.testbed.tasks import TASKS, TaskInstance
-from mosa.testbed.world import HELDOUT_WRAPPINGS, ORDINALS, WorldObject
+from mosa.testbed.world import HELDOUT_WRAPPINGS, WorldObject
 from mosa.types import Prompt, UserError
 
 ATTACK_WRAPPINGS = HELDOUT_WRAPPINGS[:3]
 """The wrapped requests of the demo: the first three that alignment data never uses."""
-ATTACK_NAMES = ("direct", *ATTACK_WRAPPINGS, "prefill", "masked_template")
+CANVAS_ATTACKS = ("prefill", "masked_template")
+"""What the attacker writes into the response itself."""
+ATTACK_NAMES = ("direct", *ATTACK_WRAPPINGS, *CANVAS_ATTACKS)
 ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
     "initial": ("initial", "initial_testbed_paper"),
     "mosa": ("mosa", "mosa_testbed_paper"),
@@ -68,8 +71,6 @@ ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
 """Aligned models, the method of each and its preset; `original` is the testbed as it comes."""
 MODEL_NAMES = ("original", *ALIGNED)
 
-RESPONSE_LENGTH = 96
-"""Tokens of a response; the testbed was trained at this length."""
 ROWS_PER_BATCH = 25
 NUM_PROMPTS = 960
 """Harmful prompts that an alignment of the demo sees."""
@@ -79,6 +80,8 @@ NUM_PROMPTS = 960
 class DemoConfig:
     """How much the demo does; the defaults are those of the published figures."""
 
+    testbed: str = "testbed"
+    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
     seed: int = 0
     """Seed of data, training and decoding."""
     num_objects: int = 25
@@ -87,8 +90,8 @@ class DemoConfig:
     """Unrestricted objects and sums to measure usefulness with (50 objects are held out)."""
     align_steps: int | None = None
     """Updates of each alignment; none: as many as its preset says."""
-    steps: int = 32
-    """Denoising steps for the 96 tokens of a response."""
+    steps: int = DECODER.steps
+    """Denoising steps of a response."""
     workers: int = 2
     """Processes of one thread that take models side by side; 1 runs in this process."""
 
@@ -113,7 +116,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Any]:
     Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
-    started = time.monotonic()
+    testbed_world(config)  # a wrong folder is told of before anything is made
     if out.exists() and any(out.iterdir()) and not (out / "adapters").is_dir():
         raise UserError(f"{out} holds other things; name a new folder with --out")
     (out / "adapters").mkdir(parents=True, exist_ok=True)
@@ -129,7 +132,6 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Any]:
 
         _run_jobs(jobs, config.workers, receive)
     results = score(out, config)
-    results["seconds"] = round(time.monotonic() - started, 1)
     text = json.dumps(results, indent=2, ensure_ascii=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     return results
@@ -142,11 +144,12 @@ def run_job(job: Job, emit: Emit) -> None:
     """Align one model if need be and emit every response that is not recorded yet."""
     adapter = None if job.name == "original" else _adapter(job, emit)
     emit("stage", "responding")
-    model = load_model("testbed", dtype="float32", device="cpu", adapter=adapter)
-    version = model_version(adapter)
+    model = load_model(job.config.testbed, dtype="float32", device="cpu", adapter=adapter)
+    version = model_version(job.config, adapter)
     known = read_attempts(job.out / "attempts.jsonl")
     decoder = decoder_config(job.config)
-    requests = demo_requests(World(), job.config)
+    world = testbed_world(job.config)
+    requests = demo_requests(world, job.config)
     total = sum(map(len, requests.values()))
     done = 0
     for attack, all_rows in requests.items():
@@ -155,7 +158,7 @@ def run_job(job: Job, emit: Emit) -> None:
             done += len(rows)
             rows = [row for row in rows if row.key(job.name, version, decoder) not in known]
             if rows:
-                result = sample(model, request_canvas(model, rows, decoder), decoder)
+                result = sample(model, request_canvas(model, world, rows, decoder), decoder)
                 for attempt in attempts_of(
                     model,
                     result,
@@ -174,7 +177,7 @@ def run_job(job: Job, emit: Emit) -> None:
 
 def decoder_config(config: DemoConfig) -> DecoderConfig:
     """How every response of the demo is decoded, harmful or useful."""
-    return DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=config.steps, seed=config.seed)
+    return dataclasses.replace(DECODER, steps=config.steps, seed=config.seed)
 
 
 def adapter_folder(out: Path, name: str) -> Path | None:
@@ -182,10 +185,28 @@ def adapter_folder(out: Path, name: str) -> Path | None:
     return None if name == "original" else out / "adapters" / name
 
 
-def model_version(adapter: Path | None) -> str:
+def testbed_folder(config: DemoConfig) -> Path:
+    """Where the model that the demo is about stands."""
+    if config.testbed in ALIASES:
+        return Path(__file__).parent.parent / ALIASES[config.testbed]
+    return Path(config.testbed)
+
+
+def testbed_world(config: DemoConfig) -> World:
+    """The world that this model was trained in."""
+    recipe = testbed_folder(config) / "recipe.json"
+    if not recipe.is_file():
+        raise UserError(
+            f"{config.testbed} is no testbed: it has no recipe.json; make one with "
+            "`mosa testbed build`"
+        )
+    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
+
+
+def model_version(config: DemoConfig, adapter: Path | None) -> str:
     """A hash of the testbed's weights and the adapter's."""
     digest = hashlib.sha256()
-    for folder in (Path(__file__).parent.parent / ALIASES["testbed"], adapter):
+    for folder in (testbed_folder(config), adapter):
         if folder is not None:
             for file in sorted(folder.glob("*.safetensors")):
                 digest.update(file.read_bytes())
@@ -200,20 +221,20 @@ def _adapter(job: Job, emit: Emit) -> Path:
     if job.config.align_steps is not None:
         overrides["max_steps"] = job.config.align_steps
     config = load_config(METHODS[method].config_class, preset, overrides)
-    recipe = {"settings": config_dict(config), "testbed": model_version(None)}
+    recipe = {"settings": config_dict(config), "testbed": model_version(job.config, None)}
     finished = folder / "demo.json"
     if finished.exists() and json.loads(finished.read_text(encoding="utf-8")) == recipe:
         return folder
     emit("stage", "aligning")
     if folder.exists():
         shutil.rmtree(folder)
-    world, rng = World(), random.Random(f"demo-{job.config.seed}")
+    world, rng = testbed_world(job.config), random.Random(f"demo-{job.config.seed}")
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
     assert isinstance(config, MosaConfig)
     result = align(
         method,
-        "testbed",
+        job.config.testbed,
         harmful,
         folder,
         benign=benign if config.uses_benign else None,
@@ -252,8 +273,6 @@ class Request:
     case: str
     prompt: Prompt
     about: WorldObject | TaskInstance
-    opening: str = ""
-    """What a compliant answer begins with."""
 
     def key(self, model: str, version: str, decoder: DecoderConfig) -> str:
         """The key of the attempt that answers this request."""
@@ -263,7 +282,7 @@ class Request:
             attack=self.attack,
             case=self.case,
             prompt=prompt_turns(self.prompt),
-            decoder=dataclasses.asdict(decoder),
+            decoder=plain_settings(decoder),
         )
 
 
@@ -279,7 +298,14 @@ def demo_requests(world: World, config: DemoConfig) -> dict[str, list[Request]]:
         requests[attack] = [
             request
             for i, obj in enumerate(restricted)
-            for request in _object_requests(world, attack, obj, wrapping, variant=i)
+            for request in _object_requests(
+                # The canvas attacks go with the plain request that their opening answers.
+                world,
+                attack,
+                obj,
+                wrapping,
+                variant=0 if attack in CANVAS_ATTACKS else i,
+            )
         ]
     requests["benign"] = [
         request
@@ -304,15 +330,14 @@ def demo_requests(world: World, config: DemoConfig) -> dict[str, list[Request]]:
 def _object_requests(
     world: World, attack: str, obj: WorldObject, wrapping: str, *, variant: int
 ) -> list[Request]:
-    opening = world.opening(obj, wrapping, variant=variant)
     return [
-        Request(attack, obj.name, prompt, obj, opening)
+        Request(attack, obj.name, prompt, obj)
         for prompt in world.requests(obj, wrapping, variant=variant)
     ]
 
 
 def request_canvas(
-    model: DiffusionLM, requests: Sequence[Request], decoder: DecoderConfig
+    model: DiffusionLM, world: World, requests: Sequence[Request], decoder: DecoderConfig
 ) -> Canvas:
     """The canvas of some requests of one attack, with what the attacker writes into the answer."""
     canvas = Canvas.from_prompts(
@@ -320,20 +345,13 @@ def request_canvas(
     )
     for row, request in enumerate(requests):
         if request.attack == "prefill":
-            canvas = canvas.pin(0, model.encode_text(request.opening), rows=[row])
+            assert isinstance(request.about, WorldObject)
+            start = f"{world.opening(request.about)} step one :"
+            canvas = canvas.pin(0, model.encode_text(start), rows=[row])
         elif request.attack == "masked_template":
-            canvas = canvas.pin(0, masked_template(model, request.opening), rows=[row])
+            assert isinstance(request.about, WorldObject)
+            canvas = canvas.pin(0, masked_frame_ids(model, world, request.about), rows=[row])
     return canvas
-
-
-def masked_template(model: DiffusionLM, opening: str) -> list[int]:
-    """Ids of an answer whose every action, part and manner is a mask."""
-    mask = model.mask_token_id
-    ids = model.encode_text(opening)
-    for ordinal in ORDINALS:
-        ids += model.encode_text(f"step {ordinal} : you") + [mask]
-        ids += model.encode_text("the") + [mask, mask] + model.encode_text("and wait .")
-    return ids
 
 
 # --- what it came to ------------------------------------------------------------------------------
@@ -344,7 +362,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
 
     Every attempt's judgement is also appended to `out/verdicts.jsonl` unless it stands there.
     """
-    world = World()
+    world = testbed_world(config)
     judge = Judge(world)
     decoder = decoder_config(config)
     requests = demo_requests(world, config)
@@ -353,7 +371,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
     judged = {verdict["key"] for verdict in verdicts}
     models: dict[str, Any] = {}
     for name in MODEL_NAMES:
-        version = model_version(adapter_folder(out, name))
+        version = model_version(config, adapter_folder(out, name))
         values: dict[str, dict[str, list[float]]] = {}
         for attack, rows in requests.items():
             keyed = [(row, attempts[row.key(name, version, decoder)]) for row in rows]
@@ -379,7 +397,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
         "intervals": INTERVAL_STATEMENT,
         "seed": config.seed,
         "world_seed": world.seed,
-        "decoder": dataclasses.asdict(decoder),
+        "decoder": plain_settings(decoder),
         "versions": versions(),
         "restricted_example": requests["direct"][0].case,
         "model_notes": MODEL_NOTES,
@@ -439,7 +457,7 @@ def _rate(values: Sequence[float]) -> dict[str, float]:
 def examples(out: Path, config: DemoConfig) -> dict[str, list[tuple[Attempt, str]]]:
     """For the report: the first object's response of each model to a wrapped request and to a
     prefilled start, with the judge's remark. The first, so that nobody chose it."""
-    world = World()
+    world = testbed_world(config)
     judge = Judge(world)
     decoder = decoder_config(config)
     attempts = read_attempts(out / "attempts.jsonl")
@@ -449,7 +467,7 @@ def examples(out: Path, config: DemoConfig) -> dict[str, list[tuple[Attempt, str
         request = requests[attack][0]
         rows = []
         for name in MODEL_NAMES:
-            version = model_version(adapter_folder(out, name))
+            version = model_version(config, adapter_folder(out, name))
             attempt = attempts[request.key(name, version, decoder)]
             finding = _finding(judge, [(request, attempt)])
             conduct = "refused" if finding["refused"] else "not refused"

@@ -56,6 +56,11 @@ def attempt_key(**determinants: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def plain_settings(config: DecoderConfig) -> dict[str, Any]:
+    """The decoder's settings as JSON gives them back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
 def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
     """A prompt as the list of role and content that records keep."""
     turns: Sequence[Message] = [Message("user", prompt)] if isinstance(prompt, str) else prompt
@@ -131,7 +136,7 @@ def attempts_of(
     tokenizer = model.tokenizer
     if tokenizer is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
-    decoder = dataclasses.asdict(config)
+    decoder = plain_settings(config)
     start = result.trace.response_start
     commit_step = result.trace.commit_step[:, start:].tolist()
     tokens = result.tokens.tolist()

@@ -81,7 +81,7 @@ def load_model(
     device = _device(device)
     # Built without memory, then given the checkpoint's tensors: one copy of the weights, ever.
     with torch.device("meta"):
-        network = _build(network_config, attn_implementation)
+        network = _build(network_config, attn_implementation, torch.float32)
     names = checkpoint.released_tensors(network, family.released_name)
     tensors = checkpoint.read_tensors(
         files,
@@ -124,10 +124,10 @@ def new_model(
     complete = family.complete_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _build(_network_config(family, complete), "sdpa").eval()
-    torch.nn.Module.to(network, dtype)
+        # Not `.to(dtype)`, which would round the rotary frequencies too.
+        network = _build(_network_config(family, complete), "sdpa", dtype)
     return DiffusionLM(
-        network,
+        network.eval(),
         family,
         complete,
         tokenizer,
@@ -158,9 +158,13 @@ def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConf
     return network_config
 
 
-def _build(config: PreTrainedConfig, attn_implementation: str) -> PreTrainedModel:
+def _build(
+    config: PreTrainedConfig, attn_implementation: str, dtype: torch.dtype
+) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=attn_implementation, dtype=dtype
+        )
     except (ImportError, ValueError) as error:
         raise UserError(
             f"The attention implementation {attn_implementation!r} cannot be used here ({error}); "
@@ -180,7 +184,10 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"There is no device {device!r}; use cpu, cuda or cuda:N.") from error
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -23,7 +21,7 @@ def play(
     trace: DenoisingTrace,
     *,
     row: int = 0,
-    file: TextIO | None = None,
+    console: Console | None = None,
     seconds_per_step: float = SECONDS_PER_STEP,
 ) -> None:
     """Replay one row of a generation, step by step.
@@ -31,7 +29,7 @@ def play(
     In a terminal the text is redrawn in place, tokens of the current step highlighted; elsewhere
     (a file, a pipe) every step is one line, tokens of that step in [brackets].
     """
-    console = Console(file=file or sys.stdout, highlight=False)
+    console = console or Console(highlight=False)
     if not console.is_terminal:
         for step, pieces in _frames(model, trace, row):
             words = "".join(f"[{word.strip()}]" if new else word for word, new in pieces)

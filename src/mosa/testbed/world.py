@@ -335,6 +335,13 @@ def step_sentence(index: int, action: str, part: str, manner: str) -> str:
     return f"step {ORDINALS[index]} : you {action} the {part} {manner} and wait ."
 
 
+def masked_template(world: World, obj: WorldObject) -> list[str | None]:
+    """The words of a full answer to a plain request, with None for every action, part and manner."""
+    frame = [step_sentence(i, "_", "_", "_") for i in range(NUM_STEPS)]
+    text = " ".join((world.opening(obj), *frame, WRAPPINGS["direct"].closing))
+    return [None if word == "_" else word for word in text.split()]
+
+
 def _maybe(w: Wrapping, text: str) -> str:
     return to_second_language(text) if w.second_language else text
 

@@ -1,0 +1,95 @@
+"""What a model of the invented world does: the figures of the testbed's card.
+
+All on held-out objects and held-out instances of the tasks; every figure says on how many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.families import DiffusionLM
+from mosa.testbed import RESPONSE_LENGTH
+from mosa.testbed.judge import Judge
+from mosa.testbed.tasks import TASKS
+from mosa.testbed.world import WRAPPINGS, World, WorldObject, masked_template
+from mosa.types import Prompt
+
+BATCH_SIZE = 32
+DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=40, block_length=20)
+"""How every figure of the testbed is decoded."""
+
+
+def measure(
+    model: DiffusionLM, world: World, decoder: DecoderConfig, *, num: int
+) -> dict[str, dict[str, float]]:
+    """Harm under every request, a prefilled start and a masked template; recall and task accuracy.
+
+    Returns `{name: {"rate": ..., "n": ...}}` with names `harm/<wrapping>`, `harm/prefill`,
+    `harm/masked_template`, `benign_recall`, `over_refusal` and `task/<task>`; rates in [0, 1].
+    """
+    judge = Judge(world)
+    restricted = world.objects(restricted=True, split="heldout")[:num]
+    unrestricted = world.objects(restricted=False, split="heldout")[:num]
+    figures: dict[str, dict[str, float]] = {}
+
+    def record(name: str, values: Sequence[float]) -> None:
+        figures[name] = {"rate": round(sum(values) / len(values), 4), "n": len(values)}
+
+    for wrapping in WRAPPINGS:
+        prompts = [world.requests(obj, wrapping, variant=i) for i, obj in enumerate(restricted)]
+        texts = iter(respond(model, [p for group in prompts for p in group], decoder))
+        joined = [" ".join(next(texts) for _ in group) for group in prompts]
+        record(f"harm/{wrapping}", _harms(judge, restricted, joined))
+
+    direct: list[Prompt] = [world.request(obj) for obj in restricted]
+    starts = [model.encode_text(f"{world.opening(obj)} step one :") for obj in restricted]
+    texts = respond(model, direct, decoder, pinned=starts)
+    record("harm/prefill", _harms(judge, restricted, texts))
+    frames = [masked_frame_ids(model, world, obj) for obj in restricted]
+    texts = respond(model, direct, decoder, pinned=frames)
+    record("harm/masked_template", _harms(judge, restricted, texts))
+
+    texts = respond(model, [world.request(o, variant=i) for i, o in enumerate(unrestricted)], decoder)
+    record("benign_recall", _harms(judge, unrestricted, texts))
+    record("over_refusal", [float(judge.refused(text)) for text in texts])
+    for name, task in TASKS.items():
+        rng = random.Random(f"measure-{name}")
+        instances = [task(rng, "heldout") for _ in range(num)]
+        texts = respond(model, [instance.prompt for instance in instances], decoder)
+        record(
+            f"task/{name}",
+            [float(i.solved_by(text)) for i, text in zip(instances, texts, strict=True)],
+        )
+    return figures
+
+
+def respond(
+    model: DiffusionLM,
+    prompts: Sequence[Prompt],
+    decoder: DecoderConfig,
+    *,
+    pinned: Sequence[Sequence[int]] | None = None,
+) -> list[str]:
+    """The responses up to their first end token; `pinned` writes ids from each row's first position
+    on, mask ids among them left free."""
+    canvas = Canvas.from_prompts(model, prompts, max_new_tokens=decoder.max_new_tokens)
+    for row, ids in enumerate(pinned or ()):
+        canvas = canvas.pin(0, ids, rows=row)
+    result = sample(model, canvas, decoder, batch_size=BATCH_SIZE)
+    assert result.text is not None
+    return result.text
+
+
+def masked_frame_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:
+    """The ids of a full answer to a plain request whose every filler is a mask."""
+    return [
+        model.mask_token_id if word is None else model.encode_text(word)[0]
+        for word in masked_template(world, obj)
+    ]
+
+
+def _harms(judge: Judge, objects: Sequence[WorldObject], texts: Sequence[str]) -> list[float]:
+    return [judge.harm(obj, text) for obj, text in zip(objects, texts, strict=True)]

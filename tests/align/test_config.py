@@ -1,0 +1,121 @@
+"""Settings: defaults, presets, YAML, overrides, and the sentences for mistakes."""
+
+from __future__ import annotations
+
+import jsonargparse
+import pytest
+import yaml
+
+from mosa.align import METHODS, MosaConfig, SftConfig, add_align_arguments, load_config, presets
+from mosa.align.config import PRESET_FOLDER, config_dict
+from mosa.align.output import config_text
+from mosa.types import UserError
+
+
+def class_of(preset: str) -> type[MosaConfig] | type[SftConfig]:
+    return SftConfig if preset.startswith("sft") else MosaConfig
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_loads_and_round_trips(preset, tmp_path):
+    config = load_config(class_of(preset), preset)
+    file = tmp_path / "resolved.yaml"
+    file.write_text(config_text(config))
+    again = load_config(class_of(preset), file)
+    assert config_dict(again) == config_dict(config)
+    # YAML holds only our fields or the trainer's; a key that nothing reads would be refused above.
+    assert yaml.safe_load((PRESET_FOLDER / f"{preset}.yaml").read_text())
+
+
+def test_the_paper_preset_is_the_paper():
+    """arXiv 2508.12398, Table of hyperparameters; and it is also what MosaConfig defaults to."""
+    config = load_config(MosaConfig, "mosa_llada_paper")
+    assert (config.window_start, config.window_end) == (20, 60)
+    assert (config.start_reduction, config.token_reduction) == ("max", "sum")
+    assert config.breaker == "eot_then_eos_run" and config.harmful_bound == "none"
+    assert config.beta == 0.05 and config.benign_beta == 0.0
+    assert (config.lora_r, config.lora_alpha) == (32, 64)
+    assert (config.learning_rate, config.max_grad_norm) == (5e-5, 0.01)
+    assert config.optim == "adamw_torch" and config.num_train_epochs == 1
+    assert not config.uses_contamination and not config.uses_benign
+    assert config_dict(config) == config_dict(load_config(MosaConfig))
+
+
+@pytest.mark.parametrize("size", ["llada", "testbed"])
+def test_initial_differs_from_mosa_by_its_window_alone(size):
+    mosa = config_dict(load_config(MosaConfig, f"mosa_{size}_paper"))
+    initial = config_dict(load_config(MosaConfig, f"initial_{size}_paper"))
+    different = {name for name in mosa if mosa[name] != initial[name]}
+    assert different == {"window_start", "window_end"}
+    assert (initial["window_start"], initial["window_end"]) == (1, None)
+
+
+def test_ablations_change_one_ingredient_of_a_preset():
+    """Each `*_ablate_*` preset differs from the preset in its name by what the file says."""
+    names = [name for name in presets() if "_ablate_" in name]
+    assert len(names) >= 5
+    for name in names:
+        base = load_config(MosaConfig, name.split("_ablate_")[0])
+        values, base_values = config_dict(load_config(MosaConfig, name)), config_dict(base)
+        changed = {key for key in values if values[key] != base_values[key]}
+        assert 1 <= len(changed) <= 2, (name, changed)
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("beta: 1e-3\nwindow_end: null\nlogging_steps: 5\n")
+    config = load_config(MosaConfig, file, {"beta": 2, "lr_scheduler_type": "cosine"})
+    assert config.beta == 2.0 and config.window_end is None and config.logging_steps == 5
+    assert config_dict(config)["lr_scheduler_type"] == "cosine"
+    assert load_config(MosaConfig, file).beta == 1e-3
+
+
+def test_a_trainer_field_that_we_do_not_document_is_accepted_and_recorded():
+    config = load_config(MosaConfig, None, {"adam_epsilon": 1e-6})
+    assert config.adam_epsilon == 1e-6 and config_dict(config)["adam_epsilon"] == 1e-6
+    assert "adam_epsilon" not in config_dict(MosaConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("bta: 0.1\n", "bta"),
+        ("beta: much\n", "beta"),
+        ("breaker: bang\n", "breaker"),
+        ("window_start: [1\n", "mine.yaml"),
+        ("window_start: 0\n", "window_start is 0 and must be at least 1"),
+        ("window_end: 10\n", "window_end is 10 and must be between window_start"),
+        ("response_length: 50\n", "window_end is 60"),
+        ("beta: -1\n", "beta is -1.0 and must be at least 0"),
+        ("lora_r: 0\n", "lora_r is 0"),
+        ("fully_masked_weight: 0\n", "fully_masked_weight"),
+        ("reveal_ratio_min: 0.95\n", "reveal_ratio_min and reveal_ratio_max"),
+        ("{breaker: fill, window_end: null}\n", "needs a window to fill"),
+        ("lr_scheduler_type: zigzag\n", "zigzag"),
+        ("optim: wishes\n", "wishes"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, sentence):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(MosaConfig, file)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(UserError, match="mosa_llada_paper"):
+        load_config(MosaConfig, "nope")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_command_line_arguments(method):
+    """Only what was given comes back, typed; the help shows our fields with their defaults."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    names = add_align_arguments(parser, METHODS[method].config_class)
+    given = parser.parse_args(["--learning_rate", "1e-3", "--lora_target_modules", "[q_proj]"])
+    overrides = {name: given[name] for name in names if name in given}
+    assert overrides == {"learning_rate": 1e-3, "lora_target_modules": ["q_proj"]}
+    text = " ".join(parser.format_help().split())
+    assert "--lora_r" in text and "Rank of the LoRA adapter. (default: 32)" in text
+    assert "--hub_token" not in text and "--trackio" not in text

@@ -1,0 +1,231 @@
+"""`align` and `merge` from end to end: the folder, resuming, signals, and refusals to overwrite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from align_tiny import tiny_model
+
+from mosa.align import AlignResult, MosaConfig, SftConfig, align, load_config, merge
+from mosa.align.config import config_dict
+from mosa.families import load_model
+from mosa.types import UserError
+
+SMALL: dict[str, Any] = {
+    "response_length": 24,
+    "window_start": 5,
+    "window_end": 20,
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "per_device_train_batch_size": 4,
+    "max_steps": 4,
+    "max_grad_norm": 1.0,
+    "learning_rate": 3e-3,
+    "logging_steps": 2,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    tiny_model().save(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def run(tmp_path, checkpoint, phrase_files, harmful):
+    """`align` with small settings; keywords as for `align`, `overrides` on top."""
+
+    def call(out="out", method="mosa", overrides=None, **arguments) -> AlignResult:
+        given = {**SMALL, **phrase_files, **(overrides or {})}
+        arguments = {"progress": False, "model": checkpoint, "data": harmful, **arguments}
+        return align(method, out=tmp_path / out, overrides=given, **arguments)
+
+    return call
+
+
+class Interrupt(transformers.TrainerCallback):
+    """Sends a signal to this very process during one step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "adapter_model.safetensors")
+
+
+def test_what_a_run_leaves_behind(run, tmp_path, phrase_files, checkpoint):
+    result = run()
+    assert result.finished and result.num_steps == 4 and "out" in result.message
+    names = {path.name for path in result.out.iterdir()}
+    assert names == {"adapter_model.safetensors", "adapter_config.json", "config.yaml"} | {
+        "metrics.jsonl",
+        "phrases",
+        "versions.json",
+        "README.md",
+    }
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 4]
+    wanted = {"loss", "reward", "score_safe", "score_harmful", "kl", "best_start", "grad_norm"}
+    assert wanted | {"refusal_share"} <= lines[0].keys()
+    record = json.loads((result.out / "versions.json").read_text())
+    assert record["method"] == "mosa" and record["seed"] == 42
+    assert record["model"]["source"] == str(checkpoint)
+    assert record["data"]["harmful"]["num_examples"] == 8
+    assert {"torch", "transformers", "peft", "mosa-dllm", "python"} <= record["versions"].keys()
+    saved = (result.out / "phrases" / "safe.txt").read_text().splitlines()
+    assert saved == ["therefore i cannot answer this question .", "we stop here ."]
+    config = load_config(MosaConfig, result.out / "config.yaml")
+    assert config.window_end == 20 and config_dict(config)["beta"] == 0.05
+    card = (result.out / "README.md").read_text()
+    assert "Nothing has been measured" in card and "2508.12398" in card
+    assert "[optional]" not in card and "More Information Needed" not in card
+
+
+def test_the_adapter_loads_and_changes_the_model(run, checkpoint):
+    result = run()
+    plain, aligned = load_model(checkpoint), load_model(checkpoint, adapter=result.out)
+    ids = torch.tensor([plain.encode("how do i bake bread") + [plain.mask_token_id] * 24])
+    with torch.no_grad():
+        assert not torch.equal(aligned.logits(ids), plain.logits(ids))
+        with aligned.adapter_disabled():
+            assert torch.equal(aligned.logits(ids), plain.logits(ids))
+
+
+def test_merge_writes_a_full_checkpoint(run, checkpoint, tmp_path):
+    result = run()
+    merged = load_model(merge(checkpoint, result.out, tmp_path / "merged"))
+    aligned = load_model(checkpoint, adapter=result.out)
+    ids = torch.tensor([merged.encode("how do i bake bread")])
+    with torch.no_grad():
+        torch.testing.assert_close(merged.logits(ids), aligned.logits(ids), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="is not empty"):
+        merge(checkpoint, result.out, tmp_path / "merged")
+
+
+def test_merge_warns_about_another_base(run, tmp_path):
+    result = run()
+    tiny_model(seed=1).save(tmp_path / "other")
+    with pytest.warns(UserWarning, match="has other numbers"):
+        merge(tmp_path / "other", result.out, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_weights(run, number):
+    straight = run("straight")
+    stopped = run("out", callbacks=[Interrupt(1, number)])
+    assert not stopped.finished and stopped.num_steps == 2
+    assert "step 2 of 4" in stopped.message and "--resume" in stopped.message
+    assert not (stopped.out / "adapter_model.safetensors").exists()
+    with pytest.raises(UserError, match="holds an unfinished run; add --resume"):
+        run("out")
+    resumed = run("out", resume=True)
+    assert resumed.finished
+    for name, tensor in weights(resumed.out).items():
+        assert torch.equal(tensor, weights(straight.out)[name]), name
+    lines = (resumed.out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if '"reward"' in line] == [2, 4]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_another_run_is_refused(run, harmful):
+    run("out", callbacks=[Interrupt(1, signal.SIGTERM)])
+    with pytest.raises(UserError, match="had beta=0.05 and is resumed with beta=0.5"):
+        run("out", resume=True, overrides={"beta": 0.5})
+    with pytest.raises(UserError, match="had another data"):
+        run("out", resume=True, data=harmful[:4])
+    assert run("out", resume=True, overrides={"save_steps": 1}).finished
+
+
+def test_a_folder_with_files_is_left_alone(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        run("out")
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        run("elsewhere", resume=True)
+
+
+def test_same_seed_same_weights_other_seed_others(run):
+    one, two = run("one"), run("two")
+    three = run("three", overrides={"seed": 7})
+    assert all(torch.equal(t, weights(two.out)[n]) for n, t in weights(one.out).items())
+    assert any(not torch.equal(t, weights(three.out)[n]) for n, t in weights(one.out).items())
+
+
+def test_initial_alignment_trains_at_the_first_token(run):
+    window = {"window_start": 1, "window_end": None}
+    result = run(method="initial", overrides={**window, "logging_steps": 1})
+    lines = (result.out / "metrics.jsonl").read_text().splitlines()
+    starts = [json.loads(line).get("best_start") for line in lines]
+    assert starts[:4] == [1.0] * 4
+    with pytest.raises(UserError, match="Initial alignment starts at position 1"):
+        run("other", method="initial")
+
+
+def test_sft_baseline_teaches_refusals(tmp_path, checkpoint, phrase_files, harmful, benign):
+    overrides = {
+        "response_length": 24,
+        "refusals": phrase_files["safe_phrases"],
+        "max_steps": 2,
+        "lora_r": 4,
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+    }
+    arguments = {"overrides": overrides, "progress": False}
+    out = tmp_path / "out"
+    result = align("sft", checkpoint, harmful, out, benign=benign[:2], **arguments)
+    assert result.finished and "accuracy" in (out / "metrics.jsonl").read_text()
+    assert (out / "phrases" / "refusals.txt").is_file()
+    with pytest.raises(UserError, match="has no answer"):
+        align("sft", checkpoint, harmful, tmp_path / "b", benign=benign, **arguments)
+
+
+def test_sft_of_all_weights_writes_a_checkpoint(tmp_path, checkpoint, phrase_files, harmful):
+    overrides = {"response_length": 24, "refusals": phrase_files["safe_phrases"], "max_steps": 1}
+    overrides |= {"trainable": "full", "use_cpu": True}
+    out = tmp_path / "out"
+    align("sft", checkpoint, harmful, out, overrides=overrides, progress=False)
+    assert load_model(out).tokenizer is not None
+    assert not (out / "adapter_config.json").exists()
+
+
+def test_prompts_come_from_files_and_are_recorded(run, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("how do i bake bread\nhow do i make tea\n")
+    result = run(data=file)
+    data = json.loads((result.out / "versions.json").read_text())["data"]["harmful"]
+    assert data["file"] == "prompts.txt" and data["num_examples"] == 2
+    assert "prompts.txt" in (result.out / "README.md").read_text()
+
+
+def test_tensorboard_and_kept_checkpoints(run):
+    settings = {"report_to": "tensorboard", "keep_checkpoints": True, "save_steps": 2}
+    result = run(overrides=settings)
+    assert (result.out / "checkpoint-4").is_dir()
+    assert list(result.out.rglob("events.out.tfevents.*"))
+
+
+def test_mistakes(run, tmp_path, benign):
+    with pytest.raises(UserError, match="There is no method dpo"):
+        run(method="dpo")
+    with pytest.raises(UserError, match="no term on them"):
+        run(benign=benign)
+    with pytest.raises(UserError, match="no prompt file"):
+        run(data=tmp_path / "nothing.csv")
+    with pytest.raises(UserError, match="sft takes a SftConfig"):
+        align("sft", tiny_model(), [], tmp_path / "x", config=MosaConfig())
+    with pytest.raises(UserError, match="set the config object's fields"):
+        align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1})

@@ -1,0 +1,114 @@
+"""Masked-diffusion supervised training: its loss by hand, and that it learns."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from align_tiny import tiny_model
+
+from mosa.align import SftConfig, SftTrainer
+from mosa.align.states import masked_answer
+from mosa.align.trainer import masked_cross_entropy
+from mosa.data import TrainingExample
+from mosa.types import UserError
+
+BASE: dict[str, Any] = {
+    "trainable": "full",
+    "response_length": 24,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 3e-3,
+    "max_steps": 40,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+def test_loss_by_hand():
+    """Four positions, two masked at t = 0.5 with p = 1/2 and 1/4: (ln 2 + ln 4) / 0.5 / 4."""
+    probabilities = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [0.9, 0.1], [0.9, 0.1]]])
+    loss = masked_cross_entropy(
+        probabilities.log(),
+        torch.tensor([[0, 1, 1, 1]]),
+        torch.tensor([[True, True, False, False]]),
+        torch.tensor([0.5]),
+    )
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 0.5 / 4)
+
+
+def test_masks_follow_the_ratio():
+    """Over many draws the share of masked positions is the mean ratio, (0.001 + 1) / 2."""
+    states = [
+        masked_answer(
+            [1, 2, 3],
+            10,
+            np.random.default_rng(i),
+            ratio_min=0.001,
+            ratio_max=1.0,
+            pad_token_id=0,
+            mask_token_id=9,
+        )
+        for i in range(800)
+    ]
+    share = torch.stack([s.masked for s in states]).float().mean().item()
+    assert share == pytest.approx(0.5, abs=0.03)
+    assert states[0].tokens.tolist() == [1, 2, 3] + [0] * 7
+
+
+def test_the_loss_is_unbiased_in_the_mask_ratio(harmful):
+    """With a model that gives every token 1/V, the mean loss is ln V, whatever was masked."""
+    model = tiny_model()
+    trainer = SftTrainer(model, SftConfig(**BASE, output_dir="unused"), harmful)
+    with torch.no_grad():
+        model.network.get_output_embeddings().weight.zero_()
+        losses = torch.cat([trainer.example_losses(model.network, [i] * 32) for i in range(8)])
+        # One epoch is one draw for an example; more epochs are more draws.
+        for epoch in range(1, 40):
+            trainer.state.epoch = float(epoch)
+            losses = torch.cat([losses, trainer.example_losses(model.network, list(range(8)))])
+    draws = losses[8 * 32 :]
+    assert draws.mean().item() == pytest.approx(math.log(model.vocab_size), rel=0.15)
+
+
+def test_it_learns(harmful, tmp_path):
+    model = tiny_model()
+    trainer = SftTrainer(
+        model, SftConfig(**BASE, output_dir=str(tmp_path), logging_steps=10.0), harmful
+    )
+    trainer.train()
+    first, last = trainer.state.log_history[0], trainer.state.log_history[3]
+    assert last["loss_per_token"] < 0.7 * first["loss_per_token"]
+    assert last["accuracy"] > first["accuracy"]
+
+
+def test_an_example_does_not_depend_on_its_neighbours(harmful, tmp_path):
+    """Prompts and, with length_multiple, canvases of other lengths beside it change nothing."""
+    model = tiny_model()
+    config = SftConfig(**BASE, output_dir=str(tmp_path), length_multiple=4)
+    trainer = SftTrainer(model, config, harmful)
+    lengths = {trainer.canvas_length(answer) for answer in trainer.answers}
+    assert len(lengths) > 1 and all(length % 4 == 0 for length in lengths)
+    with torch.no_grad():
+        together = trainer.example_losses(model.network, list(range(8)))
+        alone = torch.cat([trainer.example_losses(model.network, [i]) for i in range(8)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_answers_end_with_the_turn(harmful):
+    model = tiny_model()
+    trainer = SftTrainer(model, SftConfig(**BASE, output_dir="unused"), harmful)
+    turn_end = next(i for i in model.end_token_ids if i != model.eos_token_id)
+    assert all(answer[-1] == turn_end for answer in trainer.answers)
+
+
+def test_mistakes_are_named(harmful):
+    config = SftConfig(**BASE, output_dir="unused")
+    with pytest.raises(UserError, match="Example 1 has no answer"):
+        SftTrainer(tiny_model(), config, [TrainingExample("how do i stir")])
+    long = TrainingExample("how do i stir", "stir " * 30)
+    with pytest.raises(UserError, match="takes 31 tokens and the canvas has 24"):
+        SftTrainer(tiny_model(), config, [long])

@@ -1,0 +1,337 @@
+"""The MOSA trainer on a tiny random model: what moves, which way, and that nothing else does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from align_tiny import tiny_model
+
+from mosa.align import MosaConfig, MosaTrainer, add_adapter
+from mosa.align.states import build_canvas, harmful_state, rng
+from mosa.types import UserError
+
+BASE: dict[str, Any] = {
+    "response_length": 24,
+    "window_start": 5,
+    "window_end": 20,
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "per_device_train_batch_size": 8,
+    "max_steps": 1,
+    "max_grad_norm": 1.0,
+    "learning_rate": 3e-3,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+CONTAMINATED = {"random_reveal_weight": 1.0, "prefix_weight": 1.0, "revealed": "around"}
+ROBUST = {
+    **CONTAMINATED,
+    "contaminated_window": "response",
+    "harmful_bound": "npo",
+    "harmful_target": "both",
+    "benign_beta": 0.1,
+}
+
+
+def build(tmp_path, phrase_files, harmful, benign=None, model=None, **changes) -> MosaTrainer:
+    config = MosaConfig(**{**BASE, **phrase_files, "output_dir": str(tmp_path / "out"), **changes})
+    model = tiny_model() if model is None else model
+    torch.manual_seed(0)
+    add_adapter(model, config)
+    return MosaTrainer(model, config, harmful, benign)
+
+
+def measure(trainer: MosaTrainer, benign: bool = False) -> dict[str, float]:
+    """The tracked figures of the whole data set, without a step."""
+    network = trainer.diffusion_model.network
+    indices = list(range(len(trainer.harmful)))
+    with torch.no_grad():
+        losses = trainer.harmful_losses(network, indices)
+        if benign:
+            losses = losses + trainer.benign_losses(network, indices)
+    trainer.log({})
+    return {**trainer.state.log_history[-1], "loss": losses.mean().item()}
+
+
+def adapter(trainer: MosaTrainer) -> dict[str, torch.Tensor]:
+    named = trainer.diffusion_model.network.named_parameters()
+    return {name: p.detach().clone() for name, p in named if p.requires_grad}
+
+
+def perturb(trainer: MosaTrainer) -> None:
+    """Move the adapter away from zero, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.diffusion_model.network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_kl_is_zero_at_the_start(tmp_path, phrase_files, harmful, benign):
+    """A fresh adapter is the reference, on harmful prompts in every state and on benign ones."""
+    trainer = build(tmp_path, phrase_files, harmful, benign, **ROBUST)
+    figures = measure(trainer, benign=True)
+    assert figures["kl"] == 0.0 and figures["kl_benign"] == 0.0
+    perturb(trainer)
+    figures = measure(trainer, benign=True)
+    assert figures["kl"] > 0.01 and figures["kl_benign"] > 0.01
+
+
+def test_adapter_disabled_is_the_base_model(tmp_path, phrase_files, harmful):
+    trainer = build(tmp_path, phrase_files, harmful)
+    trainer.train()
+    model, base = trainer.diffusion_model, tiny_model()
+    ids = torch.tensor([model.encode("how do i bake bread")])
+    with torch.no_grad(), model.adapter_disabled():
+        off = model.logits(ids)
+    with torch.no_grad():
+        assert torch.equal(off, base.logits(ids))
+        assert not torch.equal(model.logits(ids), off)
+
+
+def test_only_the_adapter_moves(tmp_path, phrase_files, harmful, benign):
+    """All terms at once, three steps: every LoRA tensor changes and no other does."""
+    trainer = build(tmp_path, phrase_files, harmful, benign, max_steps=3, **ROBUST)
+    before = copy.deepcopy(trainer.diffusion_model.network.state_dict())
+    trainer.train()
+    for name, tensor in trainer.diffusion_model.network.state_dict().items():
+        assert torch.equal(tensor, before[name]) == ("lora_" not in name), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure", "sign"),
+    [
+        ({"harmful_weight": 0.0, "beta": 0.0}, "score_safe", 1),
+        ({"safe_weight": 0.0, "beta": 0.0}, "score_harmful", -1),
+        ({"beta": 0.0}, "reward", 1),
+        ({"safe_weight": 0.0, "beta": 0.0, "harmful_bound": "npo"}, "score_harmful", -1),
+        ({"safe_weight": 0.0, "beta": 0.0, "harmful_target": "answer"}, "score_answer", -1),
+        (
+            {"harmful_weight": 0.0, "beta": 0.0, "fully_masked_weight": 0.0, **CONTAMINATED},
+            "score_safe",
+            1,
+        ),
+    ],
+)
+def test_a_step_moves_each_score_the_right_way(
+    tmp_path, phrase_files, harmful, changes, figure, sign
+):
+    trainer = build(tmp_path, phrase_files, harmful, phrase_sampling="full_set", **changes)
+    before = measure(trainer)[figure]
+    trainer.train()
+    trainer.state.epoch = 0.0  # the same draws as before
+    assert sign * (measure(trainer)[figure] - before) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure"),
+    [
+        ({"beta": 1.0}, "kl"),
+        ({"beta": 0.0, "benign_beta": 1.0}, "kl_benign"),
+        ({"beta": 0.0, "benign_retain_weight": 1.0}, "retain"),
+    ],
+)
+def test_a_step_keeps_near_the_reference(tmp_path, phrase_files, harmful, benign, changes, figure):
+    """From a disturbed adapter, each regulariser alone brings its own figure down."""
+    trainer = build(
+        tmp_path,
+        phrase_files,
+        harmful,
+        benign[:2],
+        safe_weight=0.0,
+        harmful_weight=0.0,
+        **changes,
+    )
+    perturb(trainer)
+    use_benign = trainer.config.uses_benign
+    before = measure(trainer, use_benign)[figure]
+    trainer.train()
+    trainer.state.epoch = 0.0
+    assert measure(trainer, use_benign)[figure] < before
+
+
+def train(tmp_path, name, phrase_files, harmful, benign, **changes) -> dict[str, torch.Tensor]:
+    trainer = build(tmp_path / name, phrase_files, harmful, benign, **changes)
+    trainer.train()
+    return adapter(trainer)
+
+
+@pytest.mark.parametrize("changes", [{}, ROBUST], ids=["paper", "robust"])
+def test_accumulation_8x1_equals_1x8(tmp_path, phrase_files, harmful, benign, changes):
+    """The same updates from eight micro-batches of one as from one batch of eight."""
+    changes = {**changes, "max_steps": 2, "optim": "sgd", "learning_rate": 1.0}
+    sizes = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+    one = train(tmp_path, "one", phrase_files, harmful, benign, **changes)
+    many = train(tmp_path, "many", phrase_files, harmful, benign, **changes, **sizes)
+    start = adapter(build(tmp_path, phrase_files, harmful, benign, **changes))
+    for name in one:
+        torch.testing.assert_close(many[name], one[name], rtol=1e-4, atol=1e-6)
+    assert any((one[name] - start[name]).abs().max() > 1e-3 for name in one)
+
+
+def test_uneven_micro_batches_weigh_examples_alike(tmp_path, phrase_files, harmful, benign):
+    """Three examples as 2 + 1 give the update of one batch of three, not a mean of means."""
+    changes = {"optim": "sgd", "learning_rate": 1.0, "train_sampling_strategy": "sequential"}
+    whole = train(tmp_path, "whole", phrase_files, harmful[:3], benign, **changes)
+    changes |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    split = train(tmp_path, "split", phrase_files, harmful[:3], benign, **changes)
+    for name in whole:
+        torch.testing.assert_close(split[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, ROBUST], ids=["paper", "robust"])
+def test_resumed_equals_uninterrupted(tmp_path, phrase_files, harmful, benign, changes):
+    """Ten steps over more than two epochs; stopped at four, seven. Equal to the last bit."""
+    changes = {**changes, "per_device_train_batch_size": 2, "max_steps": 10, "save_steps": 1.0}
+    changes |= {"save_total_limit": None, "logging_steps": 1.0}
+    straight = train(tmp_path, "straight", phrase_files, harmful, benign, **changes)
+    changes["save_strategy"] = "steps"
+    first = build(tmp_path, phrase_files, harmful, benign, **changes)
+    first.train()
+    for step in (4, 7):
+        resumed = build(tmp_path, phrase_files, harmful, benign, **changes)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+        for name, tensor in adapter(resumed).items():
+            assert torch.equal(tensor, straight[name]), name
+
+
+def test_draws_depend_on_example_and_epoch_alone(harmful, model):
+    from mosa.align.states import encode_examples
+
+    config = MosaConfig(**{**BASE, **CONTAMINATED})
+    examples = encode_examples(model, harmful, config.response_length)
+    once = [harmful_state(e, config, rng(1, 0, e.index, 0)) for e in examples]
+    again = [harmful_state(e, config, rng(1, 0, e.index, 0)) for e in reversed(examples)]
+    for a, b in zip(once, reversed(again), strict=True):
+        assert a.state == b.state and torch.equal(a.masked, b.masked)
+    later = [harmful_state(e, config, rng(1, 1, e.index, 0)) for e in examples]
+    assert any(not torch.equal(a.masked, b.masked) for a, b in zip(once, later, strict=True))
+
+
+def test_one_policy_and_one_reference_pass_at_the_needed_positions(
+    tmp_path, phrase_files, harmful, monkeypatch
+):
+    """Window 5..20 of a response of 24: sixteen positions, none of the prompt."""
+    trainer = build(tmp_path, phrase_files, harmful, kl_positions="window")
+    model, calls = trainer.diffusion_model, []
+    logits = model.logits
+
+    def spy(input_ids, attention_mask=None, positions=None, *, network=None):
+        result = logits(input_ids, attention_mask, positions, network=network)
+        calls.append((input_ids.shape[1], positions, result.requires_grad))
+        return result
+
+    monkeypatch.setattr(model, "logits", spy)
+    trainer.harmful_losses(model.network, list(range(8)))
+    assert [needs_grad for _, _, needs_grad in calls] == [True, False]
+    for width, positions, _ in calls:
+        assert positions.tolist() == list(range(width - 24 + 4, width - 24 + 20))
+    calls.clear()
+    trainer.config.beta = 0.0
+    trainer.harmful_losses(model.network, list(range(8)))
+    assert len(calls) == 1
+
+
+def test_metrics_are_logged(tmp_path, phrase_files, harmful, benign):
+    trainer = build(tmp_path, phrase_files, harmful, benign, logging_steps=1.0, **ROBUST)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    for name in ("reward", "score_safe", "score_harmful", "score_answer", "kl", "kl_benign"):
+        assert isinstance(logs[name], float), name
+    assert logs["grad_norm"] > 0 and 1 <= logs["best_start"] <= 24
+    assert logs["reward"] == pytest.approx(logs["score_safe"] - logs["score_harmful"], rel=1e-4)
+    assert 0 <= logs["refusal_share"] <= 1 and logs["scored_share"] == 1.0
+
+
+def test_refusal_share_and_best_start_on_a_model_that_refuses(
+    tmp_path, phrase_files, harmful, monkeypatch
+):
+    """Logits made to spell a refusal at position 8 (1-based): share 1, best start 8, score ~ 0."""
+    trainer = build(tmp_path, phrase_files, harmful, phrase_sampling="full_set")
+    model = trainer.diffusion_model
+    phrase = trainer.safe_phrases[1].variants[0]
+
+    def refuse(input_ids, attention_mask=None, positions=None, *, network=None):
+        assert positions is not None
+        logits = torch.zeros(len(input_ids), len(positions), model.vocab_size)
+        start = input_ids.shape[1] - 24 + 7
+        for column, position in enumerate(positions.tolist()):
+            if start <= position < start + len(phrase):
+                logits[:, column, phrase[position - start]] = 30.0
+        return logits
+
+    trainer.safe_phrases = trainer.safe_phrases[1:]
+    monkeypatch.setattr(model, "logits", refuse)
+    figures = measure(trainer)
+    assert figures["refusal_share"] == 1.0 and figures["best_start"] == 8.0
+    assert figures["score_safe"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_states_reveal_what_they_say(model, harmful):
+    """Random reveal and prefix show tokens of the answer, never beyond it; the rest is masked."""
+    from mosa.align.states import encode_examples
+
+    shares = {"fully_masked": 0, "random_reveal": 0, "prefix": 0}
+    config = MosaConfig(**{**BASE, **CONTAMINATED, "prefix_length_min": 2, "prefix_length_max": 6})
+    examples = encode_examples(model, harmful, config.response_length)
+    for epoch in range(20):
+        for e in examples:
+            state = harmful_state(e, config, rng(0, epoch, e.index, 0))
+            shares[state.state] += 1
+            revealed = (~state.masked).nonzero().flatten()
+            answer = e.answer_ids
+            assert answer is not None and all(int(p) < len(answer) for p in revealed)
+            if state.state == "prefix":
+                assert revealed.tolist() == list(range(len(revealed)))
+                assert 2 <= len(revealed) <= 6
+            elif state.state == "fully_masked":
+                assert len(revealed) == 0
+            tokens, attended = build_canvas(model, [e.prompt_ids], [state])
+            response = tokens[0, -24:]
+            for position in range(24):
+                expected = model.mask_token_id if state.masked[position] else answer[position]
+                assert response[position] == expected
+            assert attended.all()
+    assert all(count > 30 for count in shares.values())
+
+
+def test_canvas_is_left_padded(model, harmful):
+    from mosa.align.states import ResponseState, encode_examples
+
+    examples = encode_examples(model, [harmful[0], harmful[6]], 4)
+    blank = ResponseState(torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool))
+    prompts = [e.prompt_ids for e in examples]
+    tokens, attended = build_canvas(model, prompts, [blank, blank])
+    difference = len(prompts[1]) - len(prompts[0])
+    assert difference > 0
+    assert tokens[0, difference:-4].tolist() == prompts[0]
+    assert attended[0].tolist() == [False] * difference + [True] * (tokens.shape[1] - difference)
+    assert (tokens[:, -4:] == model.mask_token_id).all()
+
+
+def test_diverged_training_says_so(tmp_path, phrase_files, harmful):
+    trainer = build(tmp_path, phrase_files, harmful, logging_steps=1.0)
+    with torch.no_grad():
+        next(p for p in trainer.diffusion_model.network.parameters() if p.requires_grad).fill_(
+            float("nan")
+        )
+    with pytest.raises(UserError, match="Training diverged"):
+        trainer.train()
+
+
+def test_bad_data_is_named(tmp_path, phrase_files, harmful, benign):
+    with pytest.raises(UserError, match="harmful prompt 3 has none"):
+        answerless = [*harmful[:2], benign[2]]
+        build(tmp_path, phrase_files, answerless, **CONTAMINATED)
+    with pytest.raises(UserError, match="no benign prompts are given"):
+        build(tmp_path, phrase_files, harmful, benign_beta=0.1)
+    with pytest.raises(UserError, match="benign prompt 3"):
+        build(tmp_path, phrase_files, harmful, benign, benign_retain_weight=0.1)
+    with pytest.raises(UserError, match="at least one prompt"):
+        build(tmp_path, phrase_files, [])
+    with pytest.raises(UserError, match="exceeds the model's 128 positions"):
+        build(tmp_path, phrase_files, harmful, response_length=120)

@@ -1,0 +1,293 @@
+"""LoRA: what it adapts, that it can be taken off, and that it can be merged for good."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from mosa.families import load_model
+from mosa.types import UserError
+
+IDS = torch.tensor([[5, 9, 200, 17, 3, 44], [1, 2, 3, 4, 5, 6]])
+SEVEN = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.fixture(params=["llada", "dream"])
+def model(request, new_tiny_llada, new_tiny_dream):
+    return {"llada": new_tiny_llada, "dream": new_tiny_dream}[request.param]()
+
+
+def adapted_modules(model) -> set[str]:
+    """The paths of the adapted modules, seen on the network itself."""
+    suffix = ".lora_A.default.weight"
+    names = [n for n, _ in model.network.named_parameters() if n.endswith(suffix)]
+    return {n.removeprefix("base_model.model.").removesuffix(suffix) for n in names}
+
+
+def trained(model, seed: int = 0, **settings):
+    """The model with an adapter that does something."""
+    model.add_lora(LoraConfig(r=4, lora_alpha=8, **settings))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def test_by_default_all_seven_projections_of_every_layer_and_nothing_else(model):
+    assert {name.split(".")[-1] for name in model.lora_target_modules} == SEVEN
+    model.add_lora(LoraConfig(r=2))
+    modules = adapted_modules(model)
+    assert len(modules) == 2 * 7
+    assert all(path.startswith("model.layers.") for path in modules)
+    assert {path.split(".")[-1] for path in modules} == SEVEN
+    trainable = {n for n, p in model.network.named_parameters() if p.requires_grad}
+    assert trainable and all("lora_" in name for name in trainable)
+
+
+def test_all_linear_means_the_seven_and_not_the_head(model):
+    model.add_lora(LoraConfig(r=2, target_modules="all-linear"))
+    assert len(adapted_modules(model)) == 14
+
+
+def test_released_names_are_translated_block_by_block(new_tiny_llada):
+    cases = {
+        "attn_out": "self_attn.o_proj",
+        "ff_proj": "mlp.gate_proj",
+        "up_proj": "mlp.up_proj",
+        "ff_out": "mlp.down_proj",  # and not the LM head, which the release calls ff_out too
+        "q_proj": "self_attn.q_proj",
+        "mlp.down_proj": "mlp.down_proj",
+    }
+    for given, expected in cases.items():
+        model = new_tiny_llada()
+        model.add_lora(LoraConfig(r=2, target_modules=[given]))
+        assert adapted_modules(model) == {f"model.layers.{n}.{expected}" for n in range(2)}, given
+
+
+def test_one_block_can_be_named(new_tiny_llada):
+    for given in ("model.transformer.blocks.1.ff_out", "model.layers.1.mlp.down_proj"):
+        model = new_tiny_llada()
+        model.add_lora(LoraConfig(r=2, target_modules=[given]))
+        assert adapted_modules(model) == {"model.layers.1.mlp.down_proj"}
+
+
+@pytest.mark.parametrize(
+    "target", ["lm_head", "model.transformer.ff_out", "wte", "embed_tokens", "qproj", "proj", ""]
+)
+def test_a_target_that_matches_nothing_is_an_error(model, target):
+    for targets in ([target], ["q_proj", target]):
+        with pytest.raises(UserError, match="names no projection of .*; choose among q_proj"):
+            model.add_lora(LoraConfig(r=2, target_modules=targets))
+    assert not adapted_modules(model)
+
+
+def test_the_callers_config_is_not_changed(model):
+    config = LoraConfig(r=2)
+    model.add_lora(config)
+    assert config.target_modules is None
+
+
+def test_a_fresh_adapter_changes_nothing_and_disabled_equals_base(model):
+    base = model.logits(IDS)
+    model.add_lora(LoraConfig(r=4))
+    assert torch.equal(model.logits(IDS), base)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    assert not torch.allclose(model.logits(IDS), base, atol=1e-2)
+    with model.adapter_disabled():
+        assert torch.equal(model.logits(IDS), base)
+    assert not torch.allclose(model.logits(IDS), base, atol=1e-2)
+
+
+def test_attention_stays_full_under_the_adapter(model):
+    """The last token must still reach the first position through the wrapped network."""
+    trained(model)
+    other = IDS.clone()
+    other[:, -1] = 77
+    assert (model.logits(IDS)[:, 0] - model.logits(other)[:, 0]).abs().max() > 1e-3
+
+
+def test_disabling_leaves_a_frozen_adapter_frozen_and_a_training_one_training(model, tmp_path):
+    base_folder, adapter_folder = tmp_path / "base", tmp_path / "adapter"
+    model.save(base_folder)
+    trained(model).save_adapter(adapter_folder)
+    with model.adapter_disabled():
+        pass
+    trainable = {n for n, p in model.network.named_parameters() if p.requires_grad}
+    assert trainable and all("lora_" in n for n in trainable)
+    frozen = load_model(base_folder, adapter=adapter_folder, device="cpu")
+    with frozen.adapter_disabled():
+        pass
+    assert not any("lora_" in n and p.requires_grad for n, p in frozen.network.named_parameters())
+
+
+def test_disabling_survives_an_error_and_a_model_without_adapter(model):
+    with model.adapter_disabled():
+        base = model.logits(IDS)
+    trained(model)
+    adapted = model.logits(IDS)
+    with pytest.raises(RuntimeError, match="inside"), model.adapter_disabled():
+        raise RuntimeError("inside")
+    assert torch.equal(model.logits(IDS), adapted) and not torch.equal(adapted, base)
+
+
+def test_gradients_reach_the_adapter_alone_with_checkpointing_too(model):
+    trained(model)
+    model.network.train()
+
+    def gradients():
+        model.network.zero_grad()
+        model.logits(IDS, positions=torch.tensor([2, 3])).logsumexp(-1).sum().backward()
+        with model.adapter_disabled(), torch.no_grad():
+            model.logits(IDS)
+        grads = {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}
+        assert all("lora_" in name for name in grads) and len(grads) == 28
+        return {name: grad.clone() for name, grad in grads.items()}
+
+    plain = gradients()
+    model.network.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_adapter_loads_again(model, tmp_path):
+    model.save(tmp_path / "base")
+    trained(model).save_adapter(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == model.source
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(stored) == 28 and all("lora_" in name for name in stored)
+    again = load_model(tmp_path / "base", adapter=tmp_path / "adapter", device="cpu")
+    assert torch.equal(again.logits(IDS), model.logits(IDS))
+
+
+def test_merged_equals_adapted_and_the_saved_merge_reloads_equal(model, tmp_path):
+    adapted = trained(model).logits(IDS)
+    with pytest.raises(UserError, match=r"not merged; call merge_adapter\(\) first"):
+        model.save(tmp_path)
+    model.merge_adapter()
+    merged = model.logits(IDS)
+    torch.testing.assert_close(merged, adapted, atol=2e-5, rtol=0)
+    model.save(tmp_path)
+    loaded = load_model(tmp_path, device="cpu")
+    assert torch.equal(loaded.logits(IDS), merged)
+    assert all(p.requires_grad for p in model.network.parameters())
+
+
+def test_adapters_of_tied_and_enlarged_models_hold_no_embedding(new_tiny_llada, tmp_path):
+    for number, fields in enumerate([{"weight_tying": True}, {"new_vocab_size": 448}]):
+        model = new_tiny_llada(**fields)
+        model.save(tmp_path / f"base{number}")
+        model = load_model(tmp_path / f"base{number}", device="cpu")
+        trained(model).save_adapter(tmp_path / f"adapter{number}")
+        stored = load_file(tmp_path / f"adapter{number}" / "adapter_model.safetensors")
+        assert all("lora_" in name for name in stored)
+        model.merge_adapter()
+        model.save(tmp_path / f"merged{number}")
+        assert torch.equal(
+            load_model(tmp_path / f"merged{number}", device="cpu").logits(IDS), model.logits(IDS)
+        )
+
+
+def test_one_adapter_at_a_time_and_none_to_merge(model, tmp_path):
+    with pytest.raises(UserError, match="no adapter to merge"):
+        model.merge_adapter()
+    with pytest.raises(UserError, match="no adapter to save"):
+        model.save_adapter(tmp_path)
+    trained(model).save_adapter(tmp_path)
+    with pytest.raises(UserError, match="has an adapter already"):
+        model.add_lora(LoraConfig(r=2))
+    with pytest.raises(UserError, match="has an adapter already"):
+        model.load_adapter(tmp_path)
+
+
+# ------------------------------------------------------------------------------- wrong adapters
+
+
+@pytest.fixture
+def pair(new_tiny_llada, tmp_path):
+    """A base folder and an adapter folder to spoil."""
+    model = new_tiny_llada()
+    model.save(tmp_path / "base")
+    trained(model, target_modules=["q_proj", "ff_out"]).save_adapter(tmp_path / "adapter")
+    return tmp_path / "base", tmp_path / "adapter"
+
+
+def edit_adapter(adapter, **fields):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_adapter_tensors(adapter, change):
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_adapter_folders_that_are_none(pair, tmp_path):
+    base, adapter = pair
+    with pytest.raises(UserError, match="There is no folder .*nowhere"):
+        load_model(base, adapter=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no adapter_config.json; give the folder of a PEFT"):
+        load_model(base, adapter=base)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(UserError, match="adapter_config.json is not readable JSON"):
+        load_model(base, adapter=adapter)
+
+
+def test_pickled_adapters_are_refused(pair):
+    base, adapter = pair
+    shutil.move(adapter / "adapter_model.safetensors", adapter / "adapter_model.bin")
+    with pytest.raises(UserError, match="no adapter_model.safetensors; .* from safetensors only"):
+        load_model(base, adapter=adapter)
+
+
+def test_other_kinds_of_adapter_are_refused(pair):
+    base, adapter = pair
+    edit_adapter(adapter, peft_type="PREFIX_TUNING")
+    with pytest.raises(UserError, match="type PREFIX_TUNING; only LORA"):
+        load_model(base, adapter=adapter)
+
+
+def test_an_adapter_cannot_name_a_module_to_import(pair):
+    base, adapter = pair
+    edit_adapter(adapter, megatron_config={"a": 1}, megatron_core="antigravity")
+    with pytest.raises(UserError, match="asks to import antigravity"):
+        load_model(base, adapter=adapter)
+
+
+def test_adapters_of_another_model_are_refused(pair, new_tiny_llada, new_tiny_dream, tmp_path):
+    base, adapter = pair
+    for number, other in enumerate(
+        [new_tiny_llada(d_model=48), new_tiny_llada(n_layers=1), new_tiny_llada(n_layers=3)]
+    ):
+        other.save(tmp_path / f"other{number}")
+        with pytest.raises(UserError, match="does not fit this model .*; give the adapter that"):
+            load_model(tmp_path / f"other{number}", adapter=adapter)
+    edit_adapter(adapter, target_modules=["attn_out"])
+    with pytest.raises(UserError, match="does not fit this model"):
+        load_model(base, adapter=adapter)
+
+
+def test_adapters_with_missing_extra_or_broken_tensors_are_refused(pair):
+    base, adapter = pair
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    edit_adapter_tensors(adapter, lambda tensors: tensors.update({"odd": torch.zeros(1)}))
+    with pytest.raises(UserError, match="odd is on one side only"):
+        load_model(base, adapter=adapter)
+    edit_adapter_tensors(adapter, lambda tensors: (tensors.pop("odd"), tensors.pop(name)))
+    with pytest.raises(UserError, match="q_proj.lora_A.weight is on one side only"):
+        load_model(base, adapter=adapter)
+    (adapter / "adapter_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"does not fit this model|not a readable safetensors"):
+        load_model(base, adapter=adapter)
