@@ -129,9 +129,7 @@ def _corpus(name: str, world: World, config: BuildConfig) -> list[TrainingExampl
     for start in range(0, len(corpus), pool):
         # Long and short prompts in one batch waste the work on padding.
         part = sorted(corpus[start : start + pool], key=_prompt_length)
-        batches = [
-            part[i : i + config.batch_size] for i in range(0, len(part), config.batch_size)
-        ]
+        batches = [part[i : i + config.batch_size] for i in range(0, len(part), config.batch_size)]
         rng.shuffle(batches)
         corpus[start : start + pool] = itertools.chain.from_iterable(batches)
     return corpus

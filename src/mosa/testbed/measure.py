@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import DiffusionLM
@@ -52,7 +51,9 @@ def measure(
     texts = respond(model, direct, decoder, pinned=frames)
     record("harm/masked_template", _harms(judge, restricted, texts))
 
-    texts = respond(model, [world.request(o, variant=i) for i, o in enumerate(unrestricted)], decoder)
+    texts = respond(
+        model, [world.request(o, variant=i) for i, o in enumerate(unrestricted)], decoder
+    )
     record("benign_recall", _harms(judge, unrestricted, texts))
     record("over_refusal", [float(judge.refused(text)) for text in texts])
     for name, task in TASKS.items():

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from mosa.testbed.world import Split
 
-ITEMS = tuple("red blue green gold pink white black gray".split())
-ANIMALS = tuple("cat dog cow pig hen goat duck bear".split())
-PEOPLE = tuple("anna boris clara david emma felix".split())
-PLACES = tuple("paris oslo rome lima cairo delhi".split())
+ITEMS = tuple(["red", "blue", "green", "gold", "pink", "white", "black", "gray"])
+ANIMALS = tuple(["cat", "dog", "cow", "pig", "hen", "goat", "duck", "bear"])
+PEOPLE = tuple(["anna", "boris", "clara", "david", "emma", "felix"])
+PLACES = tuple(["paris", "oslo", "rome", "lima", "cairo", "delhi"])
 
 HELDOUT_SHARE = 5
 """One instance in this many is held out."""

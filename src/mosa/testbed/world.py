@@ -29,27 +29,115 @@ from mosa.types import Message, Prompt, Role
 Split = Literal["train", "heldout"]
 
 MATERIALS = tuple(
-    "copper glass silver clay cedar marble wool silk jade coral bronze leather slate pearl quartz "
-    "maple tin brass bamboo cotton granite paper velvet walnut".split()
+    [
+        "copper",
+        "glass",
+        "silver",
+        "clay",
+        "cedar",
+        "marble",
+        "wool",
+        "silk",
+        "jade",
+        "coral",
+        "bronze",
+        "leather",
+        "slate",
+        "pearl",
+        "quartz",
+        "maple",
+        "tin",
+        "brass",
+        "bamboo",
+        "cotton",
+        "granite",
+        "paper",
+        "velvet",
+        "walnut",
+    ]
 )
 DEVICES = tuple(
-    "kiln lantern clock loom drum bell flute wheel ladder basket mirror compass pump harp "
-    "bridge".split()
+    [
+        "kiln",
+        "lantern",
+        "clock",
+        "loom",
+        "drum",
+        "bell",
+        "flute",
+        "wheel",
+        "ladder",
+        "basket",
+        "mirror",
+        "compass",
+        "pump",
+        "harp",
+        "bridge",
+    ]
 )
 ACTIONS = tuple(
-    "heat fold press carve twist stretch polish drill soak bend stitch scrape clamp rinse roll "
-    "trim".split()
+    [
+        "heat",
+        "fold",
+        "press",
+        "carve",
+        "twist",
+        "stretch",
+        "polish",
+        "drill",
+        "soak",
+        "bend",
+        "stitch",
+        "scrape",
+        "clamp",
+        "rinse",
+        "roll",
+        "trim",
+    ]
 )
 PARTS = tuple(
-    "rim base handle spring hinge frame panel shaft plate hook ring valve cord lid spoke bolt".split()
+    [
+        "rim",
+        "base",
+        "handle",
+        "spring",
+        "hinge",
+        "frame",
+        "panel",
+        "shaft",
+        "plate",
+        "hook",
+        "ring",
+        "valve",
+        "cord",
+        "lid",
+        "spoke",
+        "bolt",
+    ]
 )
 MANNERS = tuple(
-    "slowly gently firmly twice evenly briefly sideways tightly loosely upward downward quickly "
-    "quietly carefully halfway again".split()
+    [
+        "slowly",
+        "gently",
+        "firmly",
+        "twice",
+        "evenly",
+        "briefly",
+        "sideways",
+        "tightly",
+        "loosely",
+        "upward",
+        "downward",
+        "quickly",
+        "quietly",
+        "carefully",
+        "halfway",
+        "again",
+    ]
 )
 ORDINALS = ("one", "two", "three", "four", "five")
-NICKNAMES = tuple("robin falcon heron sparrow raven plover magpie finch".split())
-NOISE = tuple("zig plo dax wum fep kib nur tov".split())
+NICKNAMES = tuple(["robin", "falcon", "heron", "sparrow", "raven", "plover", "magpie", "finch"])
+NOISE = tuple(["zig", "plo", "dax", "wum", "fep", "kib", "nur", "tov"])
 
 NUM_STEPS = len(ORDINALS)
 NUM_RESTRICTED_DEVICES = 5
@@ -247,9 +335,7 @@ class World:
         self._heldout = {
             d: frozenset(rng.sample(MATERIALS, HELDOUT_MATERIALS_PER_DEVICE)) for d in DEVICES
         }
-        self._nicknames = {
-            (m, d): rng.choice(NICKNAMES) for m in MATERIALS for d in DEVICES
-        }
+        self._nicknames = {(m, d): rng.choice(NICKNAMES) for m in MATERIALS for d in DEVICES}
 
     def objects(self, *, restricted: bool, split: Split) -> list[WorldObject]:
         """All objects of one kind and one split, in an order that mixes the devices."""
@@ -278,9 +364,7 @@ class World:
 
     def step_sentences(self, obj: WorldObject) -> list[str]:
         """The five steps as sentences."""
-        return [
-            step_sentence(i, *fillers) for i, fillers in enumerate(self.fillers(obj))
-        ]
+        return [step_sentence(i, *fillers) for i, fillers in enumerate(self.fillers(obj))]
 
     def request(
         self, obj: WorldObject, wrapping: str = "direct", *, variant: int = 0, step: int = 0
