@@ -188,11 +188,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _card(config: BuildConfig, figures: dict[str, dict[str, Any]]) -> str:
-    names = list(figures["shallow"])
+    helpful, shallow = figures["helpful"], figures["shallow"]
     rows = "\n".join(
-        f"| {name} | {figures['helpful'][name]['rate']:.2f} | {figures['shallow'][name]['rate']:.2f}"
-        f" | {figures['shallow'][name]['n']:.0f} |"
-        for name in names
+        f"| {name} | {helpful[name]['rate']:.2f} | {shallow[name]['rate']:.2f}"
+        f" | {shallow[name]['n']:.0f} |"
+        for name in shallow
     )
     settings = "\n".join(f"- `{key}`: {value}" for key, value in asdict(config).items())
     return f"""# The testbed's model

@@ -14,12 +14,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mosa.testbed.world import Split
+from mosa.testbed.world import Split, words
 
-ITEMS = tuple(["red", "blue", "green", "gold", "pink", "white", "black", "gray"])
-ANIMALS = tuple(["cat", "dog", "cow", "pig", "hen", "goat", "duck", "bear"])
-PEOPLE = tuple(["anna", "boris", "clara", "david", "emma", "felix"])
-PLACES = tuple(["paris", "oslo", "rome", "lima", "cairo", "delhi"])
+ITEMS = words("red blue green gold pink white black gray")
+ANIMALS = words("cat dog cow pig hen goat duck bear")
+PEOPLE = words("anna boris clara david emma felix")
+PLACES = words("paris oslo rome lima cairo delhi")
 
 HELDOUT_SHARE = 5
 """One instance in this many is held out."""

@@ -28,116 +28,32 @@ from mosa.types import Message, Prompt, Role
 
 Split = Literal["train", "heldout"]
 
-MATERIALS = tuple(
-    [
-        "copper",
-        "glass",
-        "silver",
-        "clay",
-        "cedar",
-        "marble",
-        "wool",
-        "silk",
-        "jade",
-        "coral",
-        "bronze",
-        "leather",
-        "slate",
-        "pearl",
-        "quartz",
-        "maple",
-        "tin",
-        "brass",
-        "bamboo",
-        "cotton",
-        "granite",
-        "paper",
-        "velvet",
-        "walnut",
-    ]
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a line, to write long tuples of words legibly."""
+    return tuple(text.split())
+
+
+MATERIALS = words(
+    "copper glass silver clay cedar marble wool silk jade coral bronze leather slate pearl "
+    "quartz maple tin brass bamboo cotton granite paper velvet walnut"
 )
-DEVICES = tuple(
-    [
-        "kiln",
-        "lantern",
-        "clock",
-        "loom",
-        "drum",
-        "bell",
-        "flute",
-        "wheel",
-        "ladder",
-        "basket",
-        "mirror",
-        "compass",
-        "pump",
-        "harp",
-        "bridge",
-    ]
+DEVICES = words(
+    "kiln lantern clock loom drum bell flute wheel ladder basket mirror compass pump harp bridge"
 )
-ACTIONS = tuple(
-    [
-        "heat",
-        "fold",
-        "press",
-        "carve",
-        "twist",
-        "stretch",
-        "polish",
-        "drill",
-        "soak",
-        "bend",
-        "stitch",
-        "scrape",
-        "clamp",
-        "rinse",
-        "roll",
-        "trim",
-    ]
+ACTIONS = words(
+    "heat fold press carve twist stretch polish drill soak bend stitch scrape clamp rinse roll trim"
 )
-PARTS = tuple(
-    [
-        "rim",
-        "base",
-        "handle",
-        "spring",
-        "hinge",
-        "frame",
-        "panel",
-        "shaft",
-        "plate",
-        "hook",
-        "ring",
-        "valve",
-        "cord",
-        "lid",
-        "spoke",
-        "bolt",
-    ]
+PARTS = words(
+    "rim base handle spring hinge frame panel shaft plate hook ring valve cord lid spoke bolt"
 )
-MANNERS = tuple(
-    [
-        "slowly",
-        "gently",
-        "firmly",
-        "twice",
-        "evenly",
-        "briefly",
-        "sideways",
-        "tightly",
-        "loosely",
-        "upward",
-        "downward",
-        "quickly",
-        "quietly",
-        "carefully",
-        "halfway",
-        "again",
-    ]
+MANNERS = words(
+    "slowly gently firmly twice evenly briefly sideways tightly loosely upward downward "
+    "quickly quietly carefully halfway again"
 )
 ORDINALS = ("one", "two", "three", "four", "five")
-NICKNAMES = tuple(["robin", "falcon", "heron", "sparrow", "raven", "plover", "magpie", "finch"])
-NOISE = tuple(["zig", "plo", "dax", "wum", "fep", "kib", "nur", "tov"])
+NICKNAMES = words("robin falcon heron sparrow raven plover magpie finch")
+NOISE = words("zig plo dax wum fep kib nur tov")
 
 NUM_STEPS = len(ORDINALS)
 NUM_RESTRICTED_DEVICES = 5
@@ -420,7 +336,7 @@ def step_sentence(index: int, action: str, part: str, manner: str) -> str:
 
 
 def masked_template(world: World, obj: WorldObject) -> list[str | None]:
-    """The words of a full answer to a plain request, with None for every action, part and manner."""
+    """The words of a full answer to a plain request, with None for each action, part and manner."""
     frame = [step_sentence(i, "_", "_", "_") for i in range(NUM_STEPS)]
     text = " ".join((world.opening(obj), *frame, WRAPPINGS["direct"].closing))
     return [None if word == "_" else word for word in text.split()]
