@@ -24,8 +24,6 @@ CHAT_TEMPLATE = (
 )
 
 _PHRASE_WORDS = "therefore question request help answer cannot so next after then this"
-    "therefore question request safe help answer cannot must stop next after then we this"
-)
 """Words of the alignment phrases that no text of the world has to contain."""
 
 
