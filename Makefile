@@ -5,8 +5,10 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
+WORLDS ?= 1 2 3
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check fix clean
+.PHONY: help demo worlds test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -23,6 +25,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (about 5 minutes, no GPU)
 	@$(RUN)/mosa demo --out $(OUT)
+
+worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build and demo, over an hour)
+	@for seed in $(WORLDS); do \
+		$(RUN)/mosa testbed build --world-seed $$seed --out runs/testbed-$$seed \
+		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \
+	done
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(RUN)/python -m pytest -q

@@ -2,10 +2,13 @@
 
 import ast
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from mosa import cli
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "mosa"
@@ -140,6 +143,7 @@ def readme_tree() -> dict[str, str]:
         indent = len(line) - len(line.lstrip())
         name, _, clause = line.strip().partition("  ")
         del parents[indent // 2 :]
+        name = name.rstrip()
         if name.endswith("/"):
             parents.append(name)
             entries["".join(parents)] = clause.strip()
@@ -179,3 +183,37 @@ def test_constraints_pin_every_dependency():
     wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
     names = {re.split(r"[<>=~!\[ ]", requirement)[0].lower() for requirement in wanted}
     assert names <= set(pins)
+
+
+# --- commands in the README -----------------------------------------------------------------------
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `mosa` line of the README's shell blocks, split into words."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("mosa ")]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_commands_are_understood(words):
+    """Each fits the parser of its command; tests/test_main_job.py runs them at toy size."""
+    cli.parse(words)
+
+
+def test_readme_make_targets_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\bmake ([a-z-]+)", text)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "demo" in targets
+    for target in set(targets) - {"and"}:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_readme_python_example_runs():
+    """The ten lines as they stand."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    exec(compile(code, "README.md", "exec"), {})

@@ -303,17 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     kept = ""
     try:
-        name, options = _split(words)
+        name, _ = _split(words)
         if name is None:
             _print(_overview(words[0]))
             return 0
-        command = COMMANDS[name]
-        kept = command.kept
-        parser = _parser(name, command)
-        try:
-            args = parser.parse_args([_with_underscores(option) for option in options])
-        except ArgumentError as error:
-            raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
+        kept = COMMANDS[name].kept
+        command, args = parse(words)
         command.run(args)
     except UserError as error:
         print(f"mosa: {error}", file=sys.stderr)
@@ -322,6 +317,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def parse(words: list[str]) -> tuple[Command, Namespace]:
+    """The command that `words` name, and its options; raises UserError where they do not fit."""
+    name, options = _split(words)
+    assert name is not None, "a group of commands has no options"
+    command = COMMANDS[name]
+    try:
+        args = _parser(name, command).parse_args([_with_underscores(option) for option in options])
+    except ArgumentError as error:
+        raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
+    return command, args
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:

@@ -96,11 +96,12 @@ def align(
 ) -> AlignResult:
     """Train an adapter on harmful prompts and write it, with all that explains it, to `out`.
 
-    `method` is a name in `METHODS`. `config` is a settings object, a YAML file or a preset's name; None is the method's own preset;
-    `overrides` win over a file or preset. A loaded `model` keeps the adapter on; a name is loaded
-    with `dtype` and `device`. `resume` continues an interrupted run in `out`, to the weights that
-    an uninterrupted one ends in. SIGTERM and the first Ctrl-C end the run after the current step
-    and leave a checkpoint. Raises UserError for settings, data or folders that do not fit.
+    `method` is a name in `METHODS`. `config` is a settings object, a YAML file or a preset's name
+    (None: the method's own preset); `overrides` win over a file or preset. A loaded `model` keeps
+    the adapter on; a name is loaded with `dtype` and `device`. `resume` continues an interrupted
+    run in `out`, to the weights that an uninterrupted one ends in. SIGTERM and the first Ctrl-C end
+    the run after the current step and leave a checkpoint. Raises UserError for settings, data or
+    folders that do not fit.
 
         align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
     """

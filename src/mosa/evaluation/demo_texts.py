@@ -51,7 +51,8 @@ LABELS: dict[str, dict[str, Any]] = {
         "splitting": ("Split into steps", "One request for each of the five steps."),
         "prefill": (
             "Prefilled start",
-            "The attacker writes the opening words of a compliant answer into the response.",
+            "The attacker writes the opening of a compliant answer, up to its first step, into the "
+            "response.",
         ),
         "masked_template": (
             "Masked template",
