@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import byte_tokenizer, llada_tokenizer, tiny_llada_config
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_models import byte_tokenizer, llada_tokenizer, tiny_llada_config
 
 from mosa.families import ALIASES, checkpoint, load_model, new_model
 from mosa.types import UserError
