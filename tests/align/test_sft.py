@@ -112,3 +112,21 @@ def test_mistakes_are_named(harmful):
     long = TrainingExample("how do i stir", "stir " * 30)
     with pytest.raises(UserError, match="takes 31 tokens and the canvas has 24"):
         SftTrainer(tiny_model(), config, [long])
+
+
+def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
+    """With share 1 every canvas is a prompt and masks, so the answer's tokens never go in."""
+    model = tiny_model()
+    settings = BASE | {"output_dir": str(tmp_path), "full_mask_share": 1.0}
+    trainer = SftTrainer(model, SftConfig(**settings), harmful)
+    seen = []
+
+    def record(module, args, kwargs):
+        seen.append(kwargs["input_ids"])
+
+    handle = model.network.register_forward_pre_hook(record, with_kwargs=True)
+    trainer.example_losses(model.network, [0, 1])
+    handle.remove()
+    assert (seen[0][:, -24:] == model.mask_token_id).all()
+    with pytest.raises(UserError, match="full_mask_share"):
+        SftConfig(**(settings | {"full_mask_share": 1.5}))

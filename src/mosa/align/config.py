@@ -283,6 +283,8 @@ class SftConfig(AlignConfig):
     """Train a LoRA adapter, or all weights."""
     mask_ratio_min: float = 0.001
     """Least mask ratio; the ratio of each answer is uniform between this and 1."""
+    full_mask_share: float = 0.0
+    """Share of draws whose answer is fully masked, the state in which generation begins; LLaDA: 0."""
     length_multiple: int | None = None
     """Pad answers with end-of-text to a multiple of this instead of to response_length."""
     refusals: str = "refusals"
@@ -297,6 +299,9 @@ class SftConfig(AlignConfig):
         """Raise UserError for a setting outside its range."""
         super().check()
         _require(0 < self.mask_ratio_min <= 1, "mask_ratio_min", self.mask_ratio_min, "in (0, 1]")
+        _require(
+            0 <= self.full_mask_share <= 1, "full_mask_share", self.full_mask_share, "in [0, 1]"
+        )
         if self.length_multiple is not None:
             _require(
                 self.length_multiple >= 1, "length_multiple", self.length_multiple, "at least 1"

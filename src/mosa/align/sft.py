@@ -8,7 +8,10 @@ includes the end-of-text tokens that pad it.
 How we differ, and why:
 1. Answers are padded to `response_length` (or a multiple of `length_multiple`), not to the longest
    of the batch, so that an example's loss does not depend on its neighbours.
-2. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
+2. `full_mask_share` puts some examples in the state in which generation begins. A small model whose
+   answers repeat words of the prompt otherwise copies them from the rest of the answer and is slow
+   to learn to read the prompt.
+3. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
    changes what an example sees.
 """
 
@@ -90,18 +93,21 @@ class SftTrainer(DiffusionTrainer):
         examples: list[EncodedExample] = [self.examples[i] for i in indices]
 
         # 1. Mask every answer at its own ratio.
-        states = [
-            masked_answer(
-                self.answers[e.index],
-                self.canvas_length(self.answers[e.index]),
-                rng(config.seed, self.epoch_index, e.index, _MASK_STREAM),
-                ratio_min=config.mask_ratio_min,
-                ratio_max=1.0,
-                pad_token_id=diffusion.eos_token_id,
-                mask_token_id=diffusion.mask_token_id,
+        states = []
+        for e in examples:
+            random = rng(config.seed, self.epoch_index, e.index, _MASK_STREAM)
+            fully = config.full_mask_share > 0 and random.random() < config.full_mask_share
+            states.append(
+                masked_answer(
+                    self.answers[e.index],
+                    self.canvas_length(self.answers[e.index]),
+                    random,
+                    ratio_min=1.0 if fully else config.mask_ratio_min,
+                    ratio_max=1.0,
+                    pad_token_id=diffusion.eos_token_id,
+                    mask_token_id=diffusion.mask_token_id,
+                )
             )
-            for e in examples
-        ]
         tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
 
         # 2. One pass, logits at the response only.

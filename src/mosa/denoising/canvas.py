@@ -73,11 +73,6 @@ class Canvas:
                     "and masked here."
                 )
             ids_BP, real_BP = _encoded(model, prompts, system)
-        if ids_BP.numel() and not 0 <= int(ids_BP.min()) <= int(ids_BP.max()) < model.vocab_size:
-            raise UserError(
-                f"A prompt holds token id {int(ids_BP.max())}, outside the model's vocabulary of "
-                f"{model.vocab_size}; encode it with this model's tokenizer."
-            )
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} leaves no response; use 1 or more.")
         masks_BR = ids_BP.new_full((len(ids_BP), max_new_tokens), model.mask_token_id)
@@ -207,6 +202,8 @@ def _left_aligned(
             f"Prompt ids must be integers of shape [rows, length], not {ids.dtype} of shape "
             f"{list(ids.shape)}."
         )
+    if len(ids) == 0:
+        raise UserError("There is no prompt; give at least one.")
     if attention_mask is None:
         return ids.long(), torch.ones_like(ids, dtype=torch.bool)
     if attention_mask.shape != ids.shape:

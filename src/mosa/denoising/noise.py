@@ -1,6 +1,6 @@
 """Randomness that depends on what it is for: masks for training, uniforms for sampling.
 
-# B rows, L canvas length, N drawn positions
+# B rows, L canvas length, S samples, N draws
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from mosa.types import UserError
 
 _WORD = 0xFFFFFFFF
-TOKEN_DRAW, POSITION_DRAW, ORDER_DRAW = 0, 1, 2
-"""The uses of a uniform within one step; each has its own stream."""
+TOKEN_DRAW, POSITION_DRAW, ORDER_DRAW, COUNT_DRAW, MASK_DRAW = range(5)
+"""What a uniform is for; each use has its own stream of them."""
 
 
 # --- masks for training and likelihoods --------------------------------------------------------
@@ -63,19 +63,23 @@ def mask_exact_count(
     mask_token_id: int,
     counts: Int[Tensor, " B"],
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
+    draws: Float[Tensor, "B L"] | None = None,
 ) -> Masked:
     """Masks exactly `counts[b]` eligible positions of row b, every choice equally likely.
 
-    Rows with fewer eligible positions than asked for are an error.
+    The choice is made with a `generator`, or with `draws`, a uniform number for every position.
+    Rows with fewer eligible positions than asked for are a UserError.
     """
     num_eligible_B = eligible.sum(dim=1)
     if bool(((counts < 0) | (counts > num_eligible_B)).any()):
         raise UserError(
-            f"Cannot mask {counts.tolist()} positions where {num_eligible_B.tolist()} are eligible."
+            f"Cannot mask {counts.tolist()} positions where {num_eligible_B.tolist()} are eligible;"
+            " ask for fewer."
         )
-    draw_BL = torch.rand(tokens.shape, generator=generator, device=tokens.device)
-    rank_BL = draw_BL.masked_fill(~eligible, 2.0).argsort(dim=1).argsort(dim=1)
+    if draws is None:
+        draws = torch.rand(tokens.shape, generator=generator, device=tokens.device)
+    rank_BL = draws.masked_fill(~eligible, torch.inf).argsort(dim=1).argsort(dim=1)
     is_masked_BL = rank_BL < counts[:, None]
     return Masked(
         tokens.masked_fill(is_masked_BL, mask_token_id),
@@ -84,16 +88,19 @@ def mask_exact_count(
     )
 
 
-def stratified_counts(length: int, num_rows: int, *, generator: torch.Generator) -> Tensor:
-    """`num_rows` mask counts in 1..length: evenly spread, from a random start, wrapping around.
+def stratified_counts(
+    lengths: Int[Tensor, " B"], start: Float[Tensor, " B"], num_samples: int
+) -> Int[Tensor, "B S"]:
+    """For each row, `num_samples` mask counts in 1..length: evenly spread, wrapping around.
 
-    Each count alone is uniform on 1..length; together they cover the range, which lowers the
-    variance of a likelihood estimate (`get_log_likelihood.py` of the released LLaDA code). For
-    example length 8, four rows, start 3: 3, 5, 7, 9 -> 3, 5, 7, 1.
+    They begin at a random place, which `start` in [0, 1) says, so each count alone is uniform and
+    together they cover the range: fewer samples are needed for the same error than with counts
+    drawn one by one (`forward_process` in `get_log_likelihood.py` of the LLaDA code). For example
+    length 8, four samples, start 0.25: 3, 5, 7, 9 -> 3, 5, 7, 1.
     """
-    start = torch.randint(1, length + 1, (), generator=generator, device=generator.device)
-    spread = torch.arange(num_rows, device=generator.device) * (length / num_rows)
-    return (torch.round(start + spread).long() - 1) % length + 1
+    first_B1 = (start * lengths).floor().unsqueeze(1) + 1
+    spread_BS = torch.arange(num_samples, device=lengths.device) * (lengths[:, None] / num_samples)
+    return (torch.round(first_B1 + spread_BS).long() - 1) % lengths[:, None] + 1
 
 
 # --- uniforms for sampling ---------------------------------------------------------------------
@@ -103,7 +110,7 @@ def counter_uniform(
     seed: int,
     row_keys: Int[Tensor, " N"],
     positions: Int[Tensor, " N"],
-    step: int,
+    step: int | Int[Tensor, " N"],
     stream: int,
 ) -> Float[Tensor, " N"]:
     """Uniform float64 numbers in (0, 1), each a hash of what it is for.
@@ -113,9 +120,9 @@ def counter_uniform(
     gets the same text alone and in any batch, and nothing is drawn in a loop over rows.
     """
     state = row_keys
-    for part in (seed, seed >> 32, stream, step):
-        state = _hash32(state ^ _hash32(torch.full_like(state, part & _WORD)))
-    state = _hash32(state ^ (positions & _WORD))
+    for part in (seed, seed >> 32, stream, step, positions):
+        word = part if isinstance(part, Tensor) else torch.full_like(state, part & _WORD)
+        state = _hash32(state ^ _hash32(word & _WORD))
     high, low = _hash32(state ^ 0x5BD1E995), _hash32(state ^ 0x1B873593)
     return ((high << 16 | low >> 16).double() + 0.5) / 2**48
 

@@ -152,7 +152,7 @@ def sample(
         order_B = canvas.attention_mask.sum(dim=1).argsort(stable=True)
 
     parts = []
-    with Progress(disable=not progress) as bar, _evaluation_mode(model), torch.no_grad():
+    with Progress(disable=not progress) as bar, evaluation_mode(model), torch.no_grad():
         task = bar.add_task("denoising", total=int(canvas.free.sum()))
         for rows in order_B.split(batch_size or len(order_B)):
             trace = denoise(
@@ -215,12 +215,12 @@ def denoise(
         if len(columns_K):
             record.num_forward_passes += 1
             record.row_forward_passes[turn.host_rows] += 1
-        logits_AKV = _logits(
+        logits_AKV = guided_logits(
             model,
             tokens_AL,
             None if attention_BL is None else attention_BL[rows_A],
             columns_K,
-            hidden=~free_BL[rows_A],
+            given=~free_BL[rows_A],
             cfg_scale=config.cfg_scale,
         )
 
@@ -275,25 +275,25 @@ def denoise(
     return record.trace()
 
 
-def _logits(
+def guided_logits(
     model: DiffusionLM,
     tokens: Int[Tensor, "A L"],
     attention_mask: Bool[Tensor, "A L"] | None,
     columns: Int[Tensor, " K"],
     *,
-    hidden: Bool[Tensor, "A L"],
+    given: Bool[Tensor, "A L"],
     cfg_scale: float,
 ) -> Float[Tensor, "A K V"]:
-    """The logits of the columns, guided away from a canvas in which `hidden` is masked as well."""
+    """The logits of the columns, guided away from a canvas in which `given` is masked as well."""
     if len(columns) == 0:  # a hook's step in which nothing is left to fill
         return torch.empty(len(tokens), 0, model.vocab_size, device=tokens.device)
     if cfg_scale == 0:
         return model.logits(tokens, attention_mask, columns)
-    blind_AL = tokens.masked_fill(hidden, model.mask_token_id)
+    blind_AL = tokens.masked_fill(given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
     logits_2AKV = model.logits(torch.cat([tokens, blind_AL]), twice, columns)
-    given_AKV, blind_AKV = logits_2AKV.chunk(2)
-    return blind_AKV + (cfg_scale + 1) * (given_AKV - blind_AKV)
+    logits_AKV, blind_AKV = logits_2AKV.chunk(2)
+    return blind_AKV + (cfg_scale + 1) * (logits_AKV - blind_AKV)
 
 
 def _placed(grid: Tensor, where: Int[Tensor, " N"], values: Tensor) -> Tensor:
@@ -400,6 +400,12 @@ def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) 
             f"The canvas has mask token {canvas.mask_token_id} and the model {model.mask_token_id};"
             " make the canvas for this model."
         )
+    lowest, highest = int(canvas.tokens.min()), int(canvas.tokens.max())
+    if lowest < 0 or highest >= model.vocab_size:
+        raise UserError(
+            f"The canvas holds token id {lowest if lowest < 0 else highest}, outside the model's "
+            f"vocabulary of {model.vocab_size}; encode the prompt with this model's tokenizer."
+        )
     for token_id in config.banned_token_ids:
         if not 0 <= token_id < model.vocab_size:
             raise UserError(
@@ -419,7 +425,8 @@ def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:
 
 
 @contextmanager
-def _evaluation_mode(model: DiffusionLM) -> Iterator[None]:
+def evaluation_mode(model: DiffusionLM) -> Iterator[None]:
+    """The model without dropout, as it was before when left."""
     was_training = model.network.training
     model.network.eval()
     try:

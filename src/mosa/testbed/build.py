@@ -160,6 +160,7 @@ def _train(
             learning_rate=config.learning_rate / (1 + stage),
             lr_scheduler_type="cosine",
             train_sampling_strategy="sequential",
+            full_mask_share=0.5,
             warmup_steps=50,
             adam_beta2=0.98,
             weight_decay=0.0,

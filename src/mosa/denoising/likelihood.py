@@ -1,0 +1,134 @@
+"""How likely a model finds given tokens, on one masked canvas or over all ways of masking.
+
+# B rows, L canvas length, R response length, P positions, S samples, M rows of one forward pass,
+# V vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mosa.denoising.canvas import Canvas
+from mosa.denoising.noise import (
+    COUNT_DRAW,
+    MASK_DRAW,
+    counter_uniform,
+    mask_exact_count,
+    row_keys,
+    stratified_counts,
+)
+from mosa.denoising.sampler import evaluation_mode, guided_logits
+from mosa.families.base import DiffusionLM
+from mosa.types import UserError
+
+
+def token_log_probs(
+    model: DiffusionLM,
+    canvas: Canvas,
+    targets: Int[Tensor, "B P"],
+    positions: Int[Tensor, " P"] | None = None,
+    *,
+    network: nn.Module | None = None,
+) -> Float[Tensor, "B P"]:
+    """Log-probability of each target token at its response position, given the canvas as it is.
+
+    One forward pass; what stands at the positions themselves, mask or token, is left as it is.
+    `positions` count from the start of the response; without them P = R. Differentiable.
+    `network` is a wrapped form of the model's network to call in its place.
+    """
+    if positions is None:
+        positions = torch.arange(canvas.response.shape[1], device=canvas.tokens.device)
+    logits_BPV = model.logits(
+        canvas.tokens, canvas.attention_mask, positions + canvas.response_start, network=network
+    )
+    return _log_probs(logits_BPV, targets)
+
+
+@dataclass(frozen=True)
+class LikelihoodBound:
+    """A Monte-Carlo estimate of the evidence lower bound on log p(response | prompt), in nats."""
+
+    mean: Float[Tensor, " B"]
+    standard_error: Float[Tensor, " B"]
+    """Of samples taken as independent; those of `log_likelihood_bound` are spread evenly, so that
+    the true error is smaller."""
+    num_samples: int
+
+
+@torch.no_grad()
+def log_likelihood_bound(
+    model: DiffusionLM,
+    canvas: Canvas,
+    *,
+    num_samples: int = 128,
+    batch_size: int = 16,
+    cfg_scale: float = 0.0,
+    seed: int = 0,
+) -> LikelihoodBound:
+    """Estimates the likelihood bound of every row's response given its prompt.
+
+    LLaDA (arXiv:2502.09992, Eq. 6 and Appendix B.5; `get_log_likelihood.py`): mask l of the n
+    response tokens at random, l uniform on 1..n, and weigh their log-probabilities by n/l. The
+    canvas holds prompt and response, with no mask; response positions outside its attention mask
+    are not counted. Counts are spread evenly over all samples of a row, where the reference spreads
+    them within each batch of 16. `batch_size` bounds the canvases of one forward pass.
+    """
+    if num_samples < 1 or batch_size < 1:
+        raise UserError("num_samples and batch_size must be at least 1.")
+    if bool(canvas.free.any()):
+        raise UserError("The canvas has masks left; give the whole text whose likelihood is meant.")
+    canvas = canvas.to(model.device)
+    positions_L = torch.arange(canvas.tokens.shape[1], device=model.device) - canvas.response_start
+    eligible_BL = canvas.attention_mask & (positions_L >= 0)
+    length_B = eligible_BL.sum(dim=1)
+    if not bool((length_B > 0).all()):
+        raise UserError("A row has no response token; leave it out.")
+    keys_B = row_keys(canvas.tokens, canvas.attention_mask, canvas.response_start)
+    start_B = counter_uniform(seed, keys_B, torch.zeros_like(keys_B), 0, COUNT_DRAW)
+    counts_BS = stratified_counts(length_B, start_B, num_samples)
+    attention_BL = None if bool(canvas.attention_mask.all()) else canvas.attention_mask
+    columns_R = (positions_L >= 0).nonzero().squeeze(1)
+
+    samples = []
+    with evaluation_mode(model):
+        for sample_M in torch.arange(counts_BS.numel(), device=model.device).split(batch_size):
+            row_M, number_M = sample_M // num_samples, sample_M % num_samples
+            grid_ML = torch.zeros_like(canvas.tokens[row_M])
+            draws_ML = counter_uniform(
+                seed,
+                (keys_B[row_M, None] + grid_ML).flatten(),
+                (positions_L + grid_ML).flatten(),
+                (number_M[:, None] + grid_ML).flatten(),
+                MASK_DRAW,
+            ).view_as(grid_ML)
+            masked = mask_exact_count(
+                canvas.tokens[row_M],
+                eligible_BL[row_M],
+                model.mask_token_id,
+                counts_BS.flatten()[sample_M],
+                draws=draws_ML,
+            )
+            logits_MRV = guided_logits(
+                model,
+                masked.tokens,
+                None if attention_BL is None else attention_BL[row_M],
+                columns_R,
+                given=(canvas.attention_mask & ~eligible_BL)[row_M],
+                cfg_scale=cfg_scale,
+            )
+            log_probs_MR = _log_probs(logits_MRV, canvas.response[row_M])
+            is_masked_MR = masked.is_masked[:, columns_R]
+            samples.append(
+                log_probs_MR.masked_fill(~is_masked_MR, 0).sum(dim=1) / masked.mask_probability
+            )
+    samples_BS = torch.cat(samples).view(counts_BS.shape)
+    spread_B = samples_BS.std(dim=1, unbiased=num_samples > 1)
+    return LikelihoodBound(samples_BS.mean(dim=1), spread_B / num_samples**0.5, num_samples)
+
+
+def _log_probs(logits: Float[Tensor, "B P V"], targets: Int[Tensor, "B P"]) -> Float[Tensor, "B P"]:
+    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)
