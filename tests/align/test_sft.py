@@ -59,10 +59,10 @@ def test_masks_follow_the_ratio():
     assert states[0].tokens.tolist() == [1, 2, 3] + [0] * 7
 
 
-def test_the_loss_is_unbiased_in_the_mask_ratio(harmful):
+def test_the_loss_is_unbiased_in_the_mask_ratio(harmful, tmp_path):
     """With a model that gives every token 1/V, the mean loss is ln V, whatever was masked."""
     model = tiny_model()
-    trainer = SftTrainer(model, SftConfig(**BASE, output_dir="unused"), harmful)
+    trainer = SftTrainer(model, SftConfig(**BASE, output_dir=str(tmp_path)), harmful)
     with torch.no_grad():
         model.network.get_output_embeddings().weight.zero_()
         losses = torch.cat([trainer.example_losses(model.network, [i] * 32) for i in range(8)])
@@ -98,15 +98,15 @@ def test_an_example_does_not_depend_on_its_neighbours(harmful, tmp_path):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_answers_end_with_the_turn(harmful):
+def test_answers_end_with_the_turn(harmful, tmp_path):
     model = tiny_model()
-    trainer = SftTrainer(model, SftConfig(**BASE, output_dir="unused"), harmful)
+    trainer = SftTrainer(model, SftConfig(**BASE, output_dir=str(tmp_path)), harmful)
     turn_end = next(i for i in model.end_token_ids if i != model.eos_token_id)
     assert all(answer[-1] == turn_end for answer in trainer.answers)
 
 
-def test_mistakes_are_named(harmful):
-    config = SftConfig(**BASE, output_dir="unused")
+def test_mistakes_are_named(harmful, tmp_path):
+    config = SftConfig(**BASE, output_dir=str(tmp_path))
     with pytest.raises(UserError, match="Example 1 has no answer"):
         SftTrainer(tiny_model(), config, [TrainingExample("how do i stir")])
     long = TrainingExample("how do i stir", "stir " * 30)

@@ -6,7 +6,9 @@ import json
 
 import pytest
 import torch
-from conftest import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import (
     DREAM_SPECIALS,
     LLADA_SPECIALS,
     byte_tokenizer,
@@ -15,9 +17,7 @@ from conftest import (
     tiny_dream_config,
     tiny_llada_config,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mosa.families import load_model, new_model
@@ -180,8 +180,6 @@ def test_a_token_is_guarded_because_the_model_reserves_it(tiny_llada):
 
 def test_a_tokenizer_that_rewrites_text_into_special_tokens_is_an_error():
     """Full-width letters, normalised, spell a token that is matched after normalisation."""
-    from tokenizers import normalizers
-
     tokenizer = llada_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     tokenizer.add_tokens([AddedToken("<|steer|>", special=True, normalized=True)])
@@ -231,7 +229,7 @@ def test_decode_takes_tensors_and_shows_special_tokens_only_if_asked(tiny_llada)
 
 
 def test_a_word_level_tokenizer_needs_no_special_case(tmp_path):
-    words = "user assistant system tell me how to make amber kiln".split()
+    words = ["user", "assistant", "system", "tell", "me", "how", "make", "amber", "kiln"]
     vocabulary = {w: i for i, w in enumerate([*words, "<|unknown|>", *LLADA_SPECIALS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -247,18 +245,18 @@ def test_a_word_level_tokenizer_needs_no_special_case(tmp_path):
     model = llada(tokenizer, vocab_size=len(vocabulary), embedding_size=None)
     model.save(tmp_path)
     model = load_model(tmp_path, device="cpu")
-    assert model.encode("tell me") == [
-        vocabulary[t]
-        for t in "<|startoftext|> <|start_header_id|> user <|end_header_id|> tell me <|eot_id|> "
-        "<|start_header_id|> assistant <|end_header_id|>".split()
-    ]
+    start, end = vocabulary["<|start_header_id|>"], vocabulary["<|end_header_id|>"]
+    user, assistant = vocabulary["user"], vocabulary["assistant"]
+    turn = [start, user, end, *model.encode_text("tell me"), vocabulary["<|eot_id|>"]]
+    header = [start, assistant, end]
+    assert model.encode("tell me") == [vocabulary["<|startoftext|>"], *turn, *header]
     typed = model.encode("tell <|mdm_mask|> me <|eot_id|>")
     assert model.mask_token_id not in typed and typed.count(vocabulary["<|eot_id|>"]) == 1
     assert model.decode(model.encode_text("make amber kiln")) == "make amber kiln"
 
 
 def test_a_folder_with_vocabulary_and_merges_in_place_of_tokenizer_json(tmp_path):
-    """Dream's release has Qwen2's vocab.json and merges.txt and names a tokenizer class of its own."""
+    """Dream's release has Qwen2's vocab.json and merges.txt, and a tokenizer class of its own."""
     tokenizer = dream_tokenizer()
     model = new_model(tiny_dream_config(tokenizer), tokenizer, seed=0)
     model.save(tmp_path)

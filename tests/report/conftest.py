@@ -57,7 +57,10 @@ def fake_results() -> dict:
                 "wrapped": rate(HARM[name]),
                 "attacks": {attack: rate(HARM[name] * (attack != "direct")) for attack in ATTACKS},
                 "utility": {u: rate(0.02 if u == "over_refusal" else 0.95, 50) for u in UTILITY},
-                "conduct": {a: {"refused": rate(0.5), "broken": rate(0.1)} for a in ATTACKS},
+                "conduct": {
+                    a: {"refused": {"mean": 0.5, "n": 25}, "broken": {"mean": -0.1, "n": 25}}
+                    for a in ATTACKS
+                },
             }
             for name in MODELS
         },

@@ -19,12 +19,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import queue
 import random
 import shutil
 import signal
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,18 +234,21 @@ def _adapter(job: Job, emit: Emit) -> Path:
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
     assert isinstance(config, MosaConfig)
-    result = align(
-        method,
-        job.config.testbed,
-        harmful,
-        folder,
-        benign=benign if config.uses_benign else None,
-        config=config,
-        dtype="float32",
-        device="cpu",
-        callbacks=[_TrainingProgress(emit)],
-        progress=False,
-    )
+    with warnings.catch_warnings():
+        # PEFT asks the transformers library for an attribute by its old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        result = align(
+            method,
+            job.config.testbed,
+            harmful,
+            folder,
+            benign=benign if config.uses_benign else None,
+            config=config,
+            dtype="float32",
+            device="cpu",
+            callbacks=[_TrainingProgress(emit)],
+            progress=False,
+        )
     if not result.finished:
         raise KeyboardInterrupt
     # Written last: a folder without it was interrupted and is trained again.
@@ -444,7 +449,7 @@ def _rates(values: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
         "wrapped": _rate(mean_by_case([values[name]["harm"] for name in ATTACK_WRAPPINGS])),
         "utility": {name: _rate(utility[name]) for name in LABELS["utility"]},
         "conduct": {
-            attack: {name: _rate(values[attack][name]) for name in LABELS["conduct"]}
+            attack: {name: _mean(values[attack][name]) for name in LABELS["conduct"]}
             for attack in ATTACK_NAMES
         },
     }
@@ -452,6 +457,11 @@ def _rates(values: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 def _rate(values: Sequence[float]) -> dict[str, float]:
     return dataclasses.asdict(rate_of(values))
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    """For figures that may lie below 0 (worse than chance), so that no interval of rates fits."""
+    return {"mean": math.fsum(values) / len(values), "n": len(values)}
 
 
 def examples(out: Path, config: DemoConfig) -> dict[str, list[tuple[Attempt, str]]]:

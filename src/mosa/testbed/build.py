@@ -50,13 +50,13 @@ class BuildConfig:
     """Width of the gated MLP."""
     batch_size: int = 16
     """Examples of an update."""
-    helpful_steps: int = 2600
+    helpful_steps: int = 2800
     """Updates that make the helpful checkpoint."""
-    shallow_steps: int = 500
+    shallow_steps: int = 400
     """Further updates that make the shallow one."""
     learning_rate: float = 2e-3
     """Peak learning rate of the helpful stage; the shallow stage has half of it."""
-    num_measured: int = 25
+    num_measured: int = 12
     """Held-out objects (and instances of each task) that the card's figures are measured on."""
 
 
