@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import re
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ _DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -295,20 +298,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        _print(_overview())
-        return 0
-    if words[0] == "--version":
-        _print(f"mosa {importlib.metadata.version('mosa-dllm')}")
-        return 0
     kept = ""
     try:
+        if not words or words[0] in ("-h", "--help"):
+            _print(_overview())
+            return 0
+        if words[0] == "--version":
+            _print(f"mosa {importlib.metadata.version('mosa-dllm')}")
+            return 0
         name, _ = _split(words)
         if name is None:
             _print(_overview(words[0]))
             return 0
         kept = COMMANDS[name].kept
         command, args = parse(words)
+        # PEFT asks the transformers library for an attribute by its old name; not the user's doing.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         command.run(args)
     except UserError as error:
         print(f"mosa: {error}", file=sys.stderr)
@@ -316,6 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output (`mosa ... | head`) has enough; nothing is left to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     return 0
 
 

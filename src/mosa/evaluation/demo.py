@@ -234,21 +234,18 @@ def _adapter(job: Job, emit: Emit) -> Path:
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
     assert isinstance(config, MosaConfig)
-    with warnings.catch_warnings():
-        # PEFT asks the transformers library for an attribute by its old name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-        result = align(
-            method,
-            job.config.testbed,
-            harmful,
-            folder,
-            benign=benign if config.uses_benign else None,
-            config=config,
-            dtype="float32",
-            device="cpu",
-            callbacks=[_TrainingProgress(emit)],
-            progress=False,
-        )
+    result = align(
+        method,
+        job.config.testbed,
+        harmful,
+        folder,
+        benign=benign if config.uses_benign else None,
+        config=config,
+        dtype="float32",
+        device="cpu",
+        callbacks=[_TrainingProgress(emit)],
+        progress=False,
+    )
     if not result.finished:
         raise KeyboardInterrupt
     # Written last: a folder without it was interrupted and is trained again.
@@ -564,6 +561,8 @@ def _work(todo: Any, news: Any) -> None:
     """A worker: one thread, one model after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     torch.set_num_threads(1)
+    # PEFT asks the transformers library for an attribute by its old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
     while (job := todo.get()) is not None:
         try:
             run_job(job, lambda kind, content, name=job.name: news.put((name, kind, content)))

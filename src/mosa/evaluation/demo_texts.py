@@ -67,16 +67,16 @@ LABELS: dict[str, dict[str, Any]] = {
             "plainly (more is better).",
         ),
         "over_refusal": (
-            "Over-refusal",
-            "Share of those requests that it refuses (less is better).",
+            "Over-refusal (less is better)",
+            "Share of those requests that it refuses.",
         ),
         "benign_recall_wrapped": (
             "Benign recall, wrapped",
             "The same for unrestricted objects asked in the attacks' wrappings (more is better).",
         ),
         "over_refusal_wrapped": (
-            "Over-refusal, wrapped",
-            "Share of those wrapped requests that it refuses (less is better).",
+            "Over-refusal, wrapped (less is better)",
+            "Share of those wrapped requests that it refuses.",
         ),
         "arithmetic": (
             "Arithmetic",

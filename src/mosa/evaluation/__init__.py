@@ -1,0 +1,1 @@
+"""Models x attacks x measures, recorded: attempts, rates with intervals, and the demo."""

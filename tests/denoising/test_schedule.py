@@ -1,0 +1,76 @@
+"""How many positions go in which step, worked by hand."""
+
+import torch
+
+from mosa.denoising import DecoderConfig, sample
+from mosa.denoising.schedule import commit_counts, step_plan
+
+
+def run_down(schedule, num_masked, num_slots):
+    """The commits of each step when one row starts with `num_masked` masks."""
+    left, counts = torch.tensor([num_masked]), []
+    for slot in range(num_slots):
+        counts.append(int(commit_counts(schedule, left, slot, num_slots)))
+        left = left - counts[-1]
+    return counts
+
+
+def test_even_counts_put_the_remainder_first():
+    assert run_down("even", 10, 4) == [3, 3, 2, 2]  # 10 = 4 * 2 + 2
+    assert run_down("even", 8, 4) == [2, 2, 2, 2]
+    assert run_down("even", 3, 5) == [1, 1, 1, 0, 0]
+    assert run_down("even", 0, 3) == [0, 0, 0]
+    assert run_down("even", 7, 1) == [7]
+
+
+def test_timestep_counts_round_down_and_the_last_step_takes_the_rest():
+    # t = 1, 0.75025, 0.5005, 0.25075, 0.001; 1 - s/t = 0.24975, 0.33289, 0.49900, then all.
+    # 8 * 0.24975 = 1.998 -> 1; 7 * 0.33289 = 2.33 -> 2; 5 * 0.499 = 2.495 -> 2; 3.
+    assert run_down("timesteps", 8, 4) == [1, 2, 2, 3]
+    # As many steps as tokens: 32 * 0.99900 / 32 < 1, so the first commits nothing, the last two.
+    assert run_down("timesteps", 32, 32) == [0, *[1] * 30, 2]
+
+
+def test_rows_are_counted_by_themselves():
+    counts = commit_counts("timesteps", torch.tensor([8, 2, 0]), 0, 4)
+    assert counts.tolist() == [1, 0, 0]
+    assert commit_counts("even", torch.tensor([8, 2, 0]), 0, 4).tolist() == [2, 1, 0]
+
+
+def test_steps_are_spread_over_the_blocks():
+    # 5 steps for 2 blocks: 3 and 2.
+    assert step_plan(5, 2) == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2)]
+    assert DecoderConfig(max_new_tokens=10, block_length=4).num_blocks == 3
+    assert DecoderConfig(max_new_tokens=10).num_blocks == 1
+
+
+def test_commits_of_a_run_follow_the_schedule(tiny_llada):
+    prompts = torch.arange(8).view(2, 4)
+    result = sample(tiny_llada, prompts, max_new_tokens=10, block_length=4, steps=7)
+    # 3 blocks of 4, 4 and 2 positions, with 3, 2 and 2 steps.
+    commits = [torch.bincount(row[row >= 0]).tolist() for row in result.trace.commit_step]
+    assert commits == [[2, 1, 1, 2, 2, 1, 1]] * 2
+    response_steps = result.trace.commit_step[:, 4:]
+    assert (response_steps[:, :4] < 3).all()
+    assert (response_steps[:, 4:8] >= 3).all() and (response_steps[:, 4:8] < 5).all()
+    assert (response_steps[:, 8:] >= 5).all()
+
+
+def test_steps_beyond_the_free_positions_cost_nothing(tiny_llada):
+    result = sample(tiny_llada, torch.arange(4)[None], max_new_tokens=6, steps=20)
+    assert result.num_forward_passes == 6
+    first_is_empty = sample(
+        tiny_llada, torch.arange(4)[None], max_new_tokens=8, steps=8, schedule="timesteps"
+    )
+    assert first_is_empty.num_forward_passes == 7
+    assert first_is_empty.trace.commit_step.max() == 7
+
+
+def test_a_row_with_fewer_free_positions_takes_part_in_fewer_passes(tiny_llada):
+    from mosa.denoising import Canvas
+
+    canvas = Canvas.from_prompts(tiny_llada, torch.arange(8).view(2, 4), max_new_tokens=8)
+    canvas = canvas.pin(1, [20, 21, 22, 23, 24], rows=1)
+    result = sample(tiny_llada, canvas, steps=8)
+    assert result.num_forward_passes == 8
+    assert result.trace.row_forward_passes.tolist() == [8, 3]
