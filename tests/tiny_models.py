@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mosa.families import DiffusionLM
+import mosa.types
+from mosa.families import ALIASES, DiffusionLM
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
+
+_TESTBED = Path(mosa.types.__file__).parent / ALIASES["testbed"]
+needs_testbed = pytest.mark.skipif(
+    not _TESTBED.is_dir(), reason="the package holds no testbed checkpoint yet"
+)
+"""For tests that load the shipped checkpoint."""
 
 TEXT = (
     "I cannot help with that request, because it is not safe. How can I help you today? Sure, here "

@@ -227,5 +227,7 @@ def test_mistakes(run, tmp_path, benign):
         run(data=tmp_path / "nothing.csv")
     with pytest.raises(UserError, match="sft takes a SftConfig"):
         align("sft", tiny_model(), [], tmp_path / "x", config=MosaConfig())
+    with pytest.raises(UserError, match="leave output_dir out"):
+        align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(output_dir="y"))
     with pytest.raises(UserError, match="set the config object's fields"):
         align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1})

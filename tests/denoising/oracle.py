@@ -17,8 +17,7 @@ LogitsOf = Callable[[Tensor, Tensor], Tensor]
 def even_counts(num_masked: int, num_steps: int) -> list[int]:
     """LLaDA: equal shares, the remainder one by one over the first steps."""
     return [
-        num_masked // num_steps + (1 if i < num_masked % num_steps else 0)
-        for i in range(num_steps)
+        num_masked // num_steps + (1 if i < num_masked % num_steps else 0) for i in range(num_steps)
     ]
 
 

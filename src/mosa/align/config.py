@@ -106,6 +106,11 @@ class AlignConfig(transformers.TrainingArguments):
             raise UserError(f"A training setting is not possible: {error}") from error
         self.check()
 
+    @property
+    def output_dir_given(self) -> bool:
+        """Whether output_dir was set, and not left to a default."""
+        return "output_dir" in self._changed
+
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""
         _require(self.response_length >= 1, "response_length", self.response_length, "at least 1")
@@ -359,6 +364,7 @@ def load_config(
 def _parser(config_class: type[AlignConfig]) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add_align_arguments(parser, config_class)
+    parser.add_argument("--output_dir", type=str, default=argparse.SUPPRESS)
     return parser
 
 

@@ -109,6 +109,11 @@ def align(
         raise UserError(f"There is no method {method}; choose one of {', '.join(METHODS)}.")
     out = Path(out)
     settings = _settings(method, config, overrides)
+    if settings.output_dir_given and Path(str(settings.output_dir)) != out:
+        raise UserError(
+            f"The settings have output_dir={settings.output_dir} and the result is to go to {out}; "
+            "leave output_dir out."
+        )
     settings.output_dir = str(out)
     examples = load_prompts(data) if isinstance(data, str | Path) else list(data)
     benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
