@@ -93,11 +93,11 @@ def dream(
             allowed[mask] = -torch.inf
             token = int(allowed.argmax())
             if top_p is not None:
-                held = 0.0
+                held, probs = 0.0, row.softmax(-1).tolist()
                 for candidate in row.argsort(descending=True).tolist():
                     if held > top_p:
                         row[candidate] = -torch.inf
-                    held += float(logits[column].softmax(-1)[candidate])
+                    held += probs[candidate]
             if top_k is not None:
                 row[row < row.sort(descending=True).values[top_k - 1]] = -torch.inf
             probs = row.softmax(-1)
