@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from align_tiny import tiny_model
@@ -16,7 +18,7 @@ RESPONSE = 12
 
 
 def settings(**changes) -> MosaConfig:
-    values = {"response_length": RESPONSE, "window_start": 3, "window_end": 8, "use_cpu": True}
+    values: dict[str, Any] = {"response_length": RESPONSE, "window_start": 3, "window_end": 8}
     return MosaConfig(**{**values, **changes})
 
 

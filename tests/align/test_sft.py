@@ -64,7 +64,8 @@ def test_the_loss_is_unbiased_in_the_mask_ratio(harmful, tmp_path):
     model = tiny_model()
     trainer = SftTrainer(model, SftConfig(**BASE, output_dir=str(tmp_path)), harmful)
     with torch.no_grad():
-        model.network.get_output_embeddings().weight.zero_()
+        head = model.network.get_parameter("lm_head.weight")
+        head.zero_()
         losses = torch.cat([trainer.example_losses(model.network, [i] * 32) for i in range(8)])
         # One epoch is one draw for an example; more epochs are more draws.
         for epoch in range(1, 40):
@@ -117,7 +118,7 @@ def test_mistakes_are_named(harmful, tmp_path):
 def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     """With share 1 every canvas is a prompt and masks, so the answer's tokens never go in."""
     model = tiny_model()
-    settings = BASE | {"output_dir": str(tmp_path), "full_mask_share": 1.0}
+    settings: dict[str, Any] = BASE | {"output_dir": str(tmp_path), "full_mask_share": 1.0}
     trainer = SftTrainer(model, SftConfig(**settings), harmful)
     seen = []
 

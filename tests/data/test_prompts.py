@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -63,13 +64,9 @@ def test_context_and_input_belong_to_the_prompt(tmp_path):
 
 
 def test_dialogues(tmp_path):
-    turns = [
-        {"role": "user", "content": BREAD},
-        {"role": "assistant", "content": "Gladly."},
-        {"role": "user", "content": TEA},
-    ]
+    expected = (Message("user", BREAD), Message("assistant", "Gladly."), Message("user", TEA))
+    turns = [asdict(turn) for turn in expected]
     file = write(tmp_path, "a.jsonl", json.dumps({"messages": turns, "answer": "Boil water."}))
-    expected = tuple(Message(t["role"], t["content"]) for t in turns)
     assert load_prompts(file) == [TrainingExample(expected, "Boil water.")]
 
 

@@ -289,7 +289,7 @@ class SftConfig(AlignConfig):
     mask_ratio_min: float = 0.001
     """Least mask ratio; the ratio of each answer is uniform between this and 1."""
     full_mask_share: float = 0.0
-    """Share of draws whose answer is fully masked, the state in which generation begins; LLaDA: 0."""
+    """Share of draws whose answer is fully masked, as it is when generation begins; LLaDA: 0."""
     length_multiple: int | None = None
     """Pad answers with end-of-text to a multiple of this instead of to response_length."""
     refusals: str = "refusals"

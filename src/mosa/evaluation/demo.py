@@ -544,6 +544,8 @@ def _run_jobs(
                 continue
             if kind == "error":
                 raise content
+            if kind == "interrupted":
+                raise KeyboardInterrupt
             if kind == "end":
                 num_open -= 1
             else:
@@ -566,7 +568,8 @@ def _work(todo: Any, news: Any) -> None:
     while (job := todo.get()) is not None:
         try:
             run_job(job, lambda kind, content, name=job.name: news.put((name, kind, content)))
-        except KeyboardInterrupt:  # ended by the parent, in the middle of a training
+        except KeyboardInterrupt:  # in the middle of a training, which ends after its step
+            news.put((job.name, "interrupted", None))
             return
         except UserError as error:
             news.put((job.name, "error", error))

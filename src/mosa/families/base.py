@@ -87,10 +87,10 @@ class Family:
                     f"config.json of this {self.name} model has no {name}; add it (the checkpoint "
                     "it came from says its value)."
                 )
-        defaults = {name: values[0] for name, values in self.only_values.items()}
+        defaults = {n: values[0] for n, values in self.only_values.items() if values[0] is not None}
         complete = {**self.default_fields, **defaults, **config}
         for name, allowed in self.only_values.items():
-            if complete[name] not in allowed:
+            if complete.get(name) not in allowed:
                 shown = " or ".join(repr(value) for value in allowed)
                 raise UserError(
                     f"config.json sets {name}={complete[name]!r}, which mosa does not support; "
