@@ -1,7 +1,8 @@
 """What holds for every canvas and every setting."""
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from mosa.denoising import REMASKING, Canvas, DecoderConfig, sample
@@ -26,10 +27,11 @@ GRIDS = st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.7, 1.0]), st.intege
 
 @st.composite
 def configs(draw):
+    """Fields of a DecoderConfig that go together."""
     rule = draw(st.sampled_from(RULES))
     by_chance = rule in ("random", "origin")
     threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not by_chance else None
-    return DecoderConfig(
+    return dict(
         max_new_tokens=LENGTH,
         steps=draw(st.integers(4, 11)),
         block_length=draw(st.sampled_from([None, 2, 3, 8])),
@@ -48,15 +50,16 @@ def configs(draw):
     )
 
 
-@settings(
+@how(
     max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(grid=GRIDS, config=configs())
-def test_every_run_keeps_its_promises(tiny_llada, grid, config):
+@given(grid=GRIDS, drawn=configs())
+def test_every_run_keeps_its_promises(tiny_llada, grid, drawn):
     tokens, free, real = grid_of(*grid)
+    config = DecoderConfig(**drawn)
     mask = tiny_llada.mask_token_id
     canvas = Canvas(tokens.masked_fill(free, mask), real, WIDTH, mask)
     result = sample(tiny_llada, canvas, config)
@@ -95,16 +98,17 @@ def test_every_run_keeps_its_promises(tiny_llada, grid, config):
                     assert earlier.max() < here.min()
 
 
-@settings(
+@how(
     max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(grid=GRIDS, config=configs())
-def test_a_row_alone_is_the_row_in_a_batch(tiny_llada, grid, config):
+@given(grid=GRIDS, drawn=configs())
+def test_a_row_alone_is_the_row_in_a_batch(tiny_llada, grid, drawn):
     """Tokens and trace, at every temperature, whatever stands beside a row, padding included."""
     tokens, free, real = grid_of(*grid)
+    config = DecoderConfig(**drawn)
     mask = tiny_llada.mask_token_id
     canvas = Canvas(tokens.masked_fill(free, mask), real, WIDTH, mask)
     together = sample(tiny_llada, canvas, config)

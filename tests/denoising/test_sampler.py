@@ -218,8 +218,6 @@ def test_settings_override_the_config_and_are_reported(tiny_llada):
         ({"temperature": float("nan")}, "temperature must be"),
         ({"top_p": 0.0}, "top_p must be"),
         ({"remasking": "best"}, "choose from low_confidence"),
-        ({"schedule": "cosine"}, "choose from even, timesteps"),
-        ({"end_tokens": "no"}, "choose from allow, forbid, suppress"),
         ({"remasking": "random", "threshold": 0.5}, "has no confidence"),
         ({"threshold": 0.5, "alg_temp": 0.5}, "exclude each other"),
         ({"banned_token_ids": (99999,)}, "banned_token_ids names 99999"),
