@@ -17,8 +17,8 @@ from tiny_models import (
     tiny_dream_config,
     tiny_llada_config,
 )
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from mosa.families import load_model, new_model
 from mosa.types import Message, UserError

@@ -291,6 +291,7 @@ def test_unsupported_config_fields_are_named(field, folder):
 @pytest.mark.parametrize(
     "field",
     [
+        {"architectures": ["DreamForCausalLM"]},
         {"hidden_act": "gelu"},
         {"use_sliding_window": True},
         {"rope_scaling": {"type": "yarn", "factor": 4.0}},

@@ -59,7 +59,6 @@ DREAM = Family(
     required_fields=("hidden_size", "intermediate_size", "num_attention_heads")
     + ("num_hidden_layers", "vocab_size", "mask_token_id", "eos_token_id"),
     default_fields={
-        "architectures": ["DreamModel"],
         "num_key_value_heads": None,
         "max_position_embeddings": 131072,
         "rms_norm_eps": 1e-6,
@@ -68,6 +67,8 @@ DREAM = Family(
         "initializer_range": 0.02,
     },
     only_values={
+        # DreamReasoner shares the name and is another network (block-causal, logits in place).
+        "architectures": (["DreamModel"],),
         "attention_dropout": (0.0,),
         "hidden_act": ("silu",),
         "rope_parameters": (None,),
