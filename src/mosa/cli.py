@@ -20,14 +20,11 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from mosa.types import Message, Prompt, UserError
-
-if TYPE_CHECKING:
-    from mosa.align.run import MethodName
 
 Config = TypeVar("Config")
 
@@ -144,7 +141,7 @@ def _with_system(prompt: Prompt, system: str) -> list[Message]:
 # --- align ----------------------------------------------------------------------------------------
 
 
-def _align_command(method: MethodName, summary: str) -> Command:
+def _align_command(method: str, summary: str) -> Command:
     """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
 
     def add_arguments(parser: ArgumentParser) -> None:

@@ -22,7 +22,7 @@ def settings(**changes) -> MosaConfig:
     return MosaConfig(**{**values, **changes})
 
 
-def phrases(model: DiffusionLM, *texts: str, breaker="none", run=0):
+def phrases(model: DiffusionLM, *texts: str, breaker: Any = "none", run: int = 0):
     return encode_phrases(model, texts, leading_space="without", breaker=breaker, breaker_run=run)
 
 

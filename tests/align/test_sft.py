@@ -28,6 +28,10 @@ BASE: dict[str, Any] = {
 }
 
 
+def settings(**changes: Any) -> SftConfig:
+    return SftConfig(**{**BASE, **changes})
+
+
 def test_loss_by_hand():
     """Four positions, two masked at t = 0.5 with p = 1/2 and 1/4: (ln 2 + ln 4) / 0.5 / 4."""
     probabilities = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [0.9, 0.1], [0.9, 0.1]]])
@@ -62,7 +66,7 @@ def test_masks_follow_the_ratio():
 def test_the_loss_is_unbiased_in_the_mask_ratio(harmful, tmp_path):
     """With a model that gives every token 1/V, the mean loss is ln V, whatever was masked."""
     model = tiny_model()
-    trainer = SftTrainer(model, SftConfig(**BASE, output_dir=str(tmp_path)), harmful)
+    trainer = SftTrainer(model, settings(output_dir=str(tmp_path)), harmful)
     with torch.no_grad():
         head = model.network.get_parameter("lm_head.weight")
         head.zero_()
@@ -77,9 +81,7 @@ def test_the_loss_is_unbiased_in_the_mask_ratio(harmful, tmp_path):
 
 def test_it_learns(harmful, tmp_path):
     model = tiny_model()
-    trainer = SftTrainer(
-        model, SftConfig(**BASE, output_dir=str(tmp_path), logging_steps=10.0), harmful
-    )
+    trainer = SftTrainer(model, settings(output_dir=str(tmp_path), logging_steps=10.0), harmful)
     trainer.train()
     first, last = trainer.state.log_history[0], trainer.state.log_history[3]
     assert last["loss_per_token"] < 0.7 * first["loss_per_token"]
@@ -89,7 +91,7 @@ def test_it_learns(harmful, tmp_path):
 def test_an_example_does_not_depend_on_its_neighbours(harmful, tmp_path):
     """Prompts and, with length_multiple, canvases of other lengths beside it change nothing."""
     model = tiny_model()
-    config = SftConfig(**BASE, output_dir=str(tmp_path), length_multiple=4)
+    config = settings(output_dir=str(tmp_path), length_multiple=4)
     trainer = SftTrainer(model, config, harmful)
     lengths = {trainer.canvas_length(answer) for answer in trainer.answers}
     assert len(lengths) > 1 and all(length % 4 == 0 for length in lengths)
@@ -101,13 +103,13 @@ def test_an_example_does_not_depend_on_its_neighbours(harmful, tmp_path):
 
 def test_answers_end_with_the_turn(harmful, tmp_path):
     model = tiny_model()
-    trainer = SftTrainer(model, SftConfig(**BASE, output_dir=str(tmp_path)), harmful)
+    trainer = SftTrainer(model, settings(output_dir=str(tmp_path)), harmful)
     turn_end = next(i for i in model.end_token_ids if i != model.eos_token_id)
     assert all(answer[-1] == turn_end for answer in trainer.answers)
 
 
 def test_mistakes_are_named(harmful, tmp_path):
-    config = SftConfig(**BASE, output_dir=str(tmp_path))
+    config = settings(output_dir=str(tmp_path))
     with pytest.raises(UserError, match="Example 1 has no answer"):
         SftTrainer(tiny_model(), config, [TrainingExample("how do i stir")])
     long = TrainingExample("how do i stir", "stir " * 30)
@@ -118,8 +120,8 @@ def test_mistakes_are_named(harmful, tmp_path):
 def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     """With share 1 every canvas is a prompt and masks, so the answer's tokens never go in."""
     model = tiny_model()
-    settings: dict[str, Any] = BASE | {"output_dir": str(tmp_path), "full_mask_share": 1.0}
-    trainer = SftTrainer(model, SftConfig(**settings), harmful)
+    changes: dict[str, Any] = {"output_dir": str(tmp_path), "full_mask_share": 1.0}
+    trainer = SftTrainer(model, settings(**changes), harmful)
     seen = []
 
     def record(module, args, kwargs):
@@ -130,4 +132,4 @@ def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     handle.remove()
     assert (seen[0][:, -24:] == model.mask_token_id).all()
     with pytest.raises(UserError, match="full_mask_share"):
-        SftConfig(**(settings | {"full_mask_share": 1.5}))
+        settings(**(changes | {"full_mask_share": 1.5}))

@@ -90,7 +90,11 @@ class AlignConfig(transformers.TrainingArguments):
     save_total_limit: int | None = 1
     """Number of checkpoints to keep for resuming; none: all."""
     dataloader_pin_memory: bool = False
+    """Batches are a few integers."""
     remove_unused_columns: bool = False
+    """Our batches name examples; the network's arguments are made when the loss is taken."""
+    ddp_find_unused_parameters: bool | None = False
+    """Every trained weight takes part in every loss."""
 
     def __post_init__(self) -> None:
         """Check our own settings after those of transformers; raises UserError."""
@@ -401,12 +405,8 @@ def add_align_arguments(
         for base in reversed(config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1])
         for param in docstring_parser.parse_from_object(base).params
     }
-    inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     names = []
-    for field in dataclasses.fields(config_class):
-        if not field.init or field.name in _RUN_FIELDS:
-            continue
-        shown = field.name not in inherited or field.name in TRAINER_FIELDS
+    for field, documented in _settings_of(config_class):
         text = described.get(field.name) or field.metadata.get("help") or ""
         summary = text.replace("%", "%%").replace("%%%%", "%%")
         default = "(default: none)" if field.default is None else f"(default: {field.default})"
@@ -414,10 +414,19 @@ def add_align_arguments(
             f"--{field.name}",
             type=types[field.name],
             default=argparse.SUPPRESS,
-            help=f"{summary} {default}" if shown else argparse.SUPPRESS,
+            help=f"{summary} {default}" if documented else argparse.SUPPRESS,
         )
         names.append(field.name)
     return names
+
+
+def _settings_of(config_class: type[AlignConfig]) -> list[tuple[dataclasses.Field, bool]]:
+    """The fields that describe a method, ours first, each with whether we document it."""
+    inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    fields = [f for f in dataclasses.fields(config_class) if f.init and f.name not in _RUN_FIELDS]
+    ours = [(field, True) for field in fields if field.name not in inherited]
+    theirs = [(f, f.name in TRAINER_FIELDS) for f in fields if f.name in inherited]
+    return ours + theirs
 
 
 def config_dict(config: AlignConfig) -> dict[str, Any]:
@@ -425,12 +434,9 @@ def config_dict(config: AlignConfig) -> dict[str, Any]:
 
     `load_config` on a YAML file of this dict gives the same settings.
     """
-    inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
     values = {}
-    for field in dataclasses.fields(config):
-        if not field.init or field.name in _RUN_FIELDS:
-            continue
-        if field.name not in inherited or field.name in TRAINER_FIELDS:
+    for field, documented in _settings_of(type(config)):
+        if documented:
             value = getattr(config, field.name)
             values[field.name] = value.value if isinstance(value, ExplicitEnum) else value
         elif field.name in config._changed:

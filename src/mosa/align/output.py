@@ -34,6 +34,8 @@ class MetricsFile(transformers.TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """On resuming, forget what was logged after the checkpoint."""
+        if not state.is_world_process_zero:
+            return
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -117,7 +117,9 @@ def align(
     settings.output_dir = str(out)
     examples = load_prompts(data) if isinstance(data, str | Path) else list(data)
     benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
-    checkpoint = _checkpoint_to_resume(out, resume)
+    checkpoint = None
+    if resume or settings.process_index == 0:  # the first of several processes decides for all
+        checkpoint = _checkpoint_to_resume(out, resume)
 
     if not isinstance(model, DiffusionLM):
         model = load_model(model, dtype=dtype, device=device)

@@ -91,7 +91,7 @@ class DiffusionTrainer(transformers.Trainer):
     ) -> None:
         if args.n_gpu > 1:
             raise UserError(
-                "Several GPUs are visible to one process; start training with `accelerate launch`, "
+                "Several GPUs are visible to one process; start with `torchrun --nproc_per_node`, "
                 "or show one with CUDA_VISIBLE_DEVICES."
             )
         self.diffusion_model = model
