@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -32,17 +32,20 @@ def counted(tiny_llada) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def favouring() -> Callable[..., object]:
-    """A context in which a model's logits for some tokens are raised by some amount."""
+def favouring() -> Callable[..., AbstractContextManager[DiffusionLM]]:
+    """A context in which a model prefers some tokens, by so much.
+
+    With `every`, it does so at every so-manieth column alone and shuns them elsewhere.
+    """
 
     @contextmanager
-    def favour(model: DiffusionLM, bonus: dict[int, float]):
+    def favour(model: DiffusionLM, token_ids: Sequence[int], amount: float, every: int = 1):
         plain = model.logits
 
-        def raised(*args, **kwargs):
-            logits = plain(*args, **kwargs)
-            for token_id, amount in bonus.items():
-                logits[..., token_id] += amount
+        def raised(input_ids, attention_mask, positions):
+            logits = plain(input_ids, attention_mask, positions)
+            sign = torch.where(positions % every == 0, amount, -amount)
+            logits[..., list(token_ids)] += sign[:, None]
             return logits
 
         model.logits = raised  # type: ignore[method-assign]

@@ -1,5 +1,7 @@
 """Hooks: what they see, what they may change, and how it is recorded."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from mosa.denoising import sample
 from mosa.types import UserError
 
 PROMPTS = torch.randint(0, 250, (2, 6), generator=torch.Generator().manual_seed(7))
-RUN = {"max_new_tokens": 8, "steps": 4}
+RUN: dict[str, Any] = {"max_new_tokens": 8, "steps": 4}
 
 
 def test_a_hook_that_only_looks_changes_nothing(tiny_llada):

@@ -1,5 +1,7 @@
 """What holds for every canvas and every setting."""
 
+from typing import Any
+
 import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as how
@@ -31,23 +33,23 @@ def configs(draw):
     rule = draw(st.sampled_from(RULES))
     by_chance = rule in ("random", "origin")
     threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not by_chance else None
-    return dict(
-        max_new_tokens=LENGTH,
-        steps=draw(st.integers(4, 11)),
-        block_length=draw(st.sampled_from([None, 2, 3, 8])),
-        temperature=draw(st.sampled_from([0.0, 0.7, 3.0])),
-        top_p=draw(st.sampled_from([None, 0.6])),
-        top_k=draw(st.sampled_from([None, 3])),
-        remasking=rule,
-        alg_temp=None if by_chance or threshold else draw(st.sampled_from([None, 0.5])),
-        schedule=draw(st.sampled_from(["even", "timesteps"])),
-        threshold=threshold,
-        cfg_scale=draw(st.sampled_from([0.0, 1.0])),
-        end_tokens=draw(st.sampled_from(["allow", "forbid", "suppress"])),
-        stop_when_finished=draw(st.booleans()),
-        banned_token_ids=draw(st.sampled_from([(), (3, 7)])),
-        seed=draw(st.integers(0, 2**40)),
-    )
+    return {
+        "max_new_tokens": LENGTH,
+        "steps": draw(st.integers(4, 11)),
+        "block_length": draw(st.sampled_from([None, 2, 3, 8])),
+        "temperature": draw(st.sampled_from([0.0, 0.7, 3.0])),
+        "top_p": draw(st.sampled_from([None, 0.6])),
+        "top_k": draw(st.sampled_from([None, 3])),
+        "remasking": rule,
+        "alg_temp": None if by_chance or threshold else draw(st.sampled_from([None, 0.5])),
+        "schedule": draw(st.sampled_from(["even", "timesteps"])),
+        "threshold": threshold,
+        "cfg_scale": draw(st.sampled_from([0.0, 1.0])),
+        "end_tokens": draw(st.sampled_from(["allow", "forbid", "suppress"])),
+        "stop_when_finished": draw(st.booleans()),
+        "banned_token_ids": draw(st.sampled_from([(), (3, 7)])),
+        "seed": draw(st.integers(0, 2**40)),
+    }
 
 
 @how(
@@ -124,12 +126,12 @@ def test_a_row_alone_is_the_row_in_a_batch(tiny_llada, grid, drawn):
 
 def test_same_seed_same_text_other_seed_other_text(tiny_llada):
     prompts = torch.randint(0, 250, (2, 6), generator=torch.Generator().manual_seed(1))
-    run = {"max_new_tokens": 12, "steps": 6, "temperature": 1.0}
+    run: dict[str, Any] = {"max_new_tokens": 12, "steps": 6, "temperature": 1.0}
     first = sample(tiny_llada, prompts, **run, seed=1)
     torch.manual_seed(99)  # nothing hangs on the global generator
     assert torch.equal(first.tokens, sample(tiny_llada, prompts, **run, seed=1).tokens)
     assert not torch.equal(first.tokens, sample(tiny_llada, prompts, **run, seed=2).tokens)
-    greedy = run | {"temperature": 0.0}
+    greedy: dict[str, Any] = run | {"temperature": 0.0}
     assert torch.equal(
         sample(tiny_llada, prompts, **greedy, seed=1).tokens,
         sample(tiny_llada, prompts, **greedy, seed=2).tokens,
@@ -144,7 +146,7 @@ def test_order_batch_size_and_padding_side_change_nothing(tiny_llada):
         left[i, 7 - len(row) :] = row
         right[i, : len(row)] = row
     left_real = torch.arange(7) >= 7 - torch.tensor([len(row) for row in rows])[:, None]
-    run = {"max_new_tokens": 8, "steps": 4, "temperature": 0.8, "seed": 3}
+    run: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "temperature": 0.8, "seed": 3}
     expected = sample(tiny_llada, left, attention_mask=left_real, **run)
     mirrored = sample(tiny_llada, right, attention_mask=left_real.flip(1), **run)
     assert torch.equal(mirrored.tokens, expected.tokens)
@@ -160,7 +162,7 @@ def test_order_batch_size_and_padding_side_change_nothing(tiny_llada):
 
 def test_a_prompt_given_twice_gets_two_samples(tiny_llada):
     prompt = torch.randint(0, 250, (1, 6), generator=torch.Generator().manual_seed(4))
-    run = {"max_new_tokens": 8, "steps": 4, "temperature": 1.0}
+    run: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "temperature": 1.0}
     three = sample(tiny_llada, prompt.repeat(3, 1), **run).tokens
     assert len({tuple(row) for row in three.tolist()}) == 3
     assert torch.equal(three[:2], sample(tiny_llada, prompt.repeat(2, 1), **run).tokens)
@@ -168,7 +170,12 @@ def test_a_prompt_given_twice_gets_two_samples(tiny_llada):
 
 def test_dream_rows_do_not_depend_on_each_other(tiny_dream):
     prompts = ["Tell me how to make tea.", "Sure?", "a story about a friendly robot"]
-    run = {"max_new_tokens": 8, "steps": 5, "temperature": 0.5, "remasking": "entropy"}
+    run: dict[str, Any] = {
+        "max_new_tokens": 8,
+        "steps": 5,
+        "temperature": 0.5,
+        "remasking": "entropy",
+    }
     run |= {"schedule": "timesteps", "top_p": 0.95, "alg_temp": 0.3}
     together = sample(tiny_dream, prompts, **run)
     for row, prompt in enumerate(prompts):

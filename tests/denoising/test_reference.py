@@ -1,5 +1,7 @@
 """Tokens at temperature 0 against the published loops (see oracle.py), batched and padded."""
 
+from typing import Any
+
 import pytest
 import torch
 from oracle import dream, llada
@@ -56,7 +58,7 @@ def test_low_confidence_is_lladas(tiny_llada, length, block_length, steps, cfg_s
 def test_masks_in_the_prompt_are_filled_with_the_first_block(tiny_llada):
     ids, real = padded_prompts(1)
     ids[0, 3] = ids[0, 8] = ids[2, 4] = tiny_llada.mask_token_id
-    settings = {"block_length": 4, "steps": 4}
+    settings: dict[str, Any] = {"block_length": 4, "steps": 4}
     result = sample(tiny_llada, ids, attention_mask=real, max_new_tokens=8, **settings)
     for row in range(len(ids)):
         expected = llada(

@@ -1,5 +1,7 @@
 """Single features of the sampler, each shown to matter."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,9 +16,9 @@ PROMPTS = torch.randint(0, 250, (2, 6), generator=torch.Generator().manual_seed(
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_end_tokens_can_be_forbidden(tiny_llada, favouring, temperature):
-    run = {"max_new_tokens": 8, "steps": 8, "temperature": temperature}
+    run: dict[str, Any] = {"max_new_tokens": 8, "steps": 8, "temperature": temperature}
     ends = torch.tensor(tiny_llada.end_token_ids)
-    with favouring(tiny_llada, dict.fromkeys(tiny_llada.end_token_ids, 20.0)) as model:
+    with favouring(tiny_llada, tiny_llada.end_token_ids, 20.0) as model:
         allowed = sample(model, PROMPTS, **run)
         forbidden = sample(model, PROMPTS, end_tokens="forbid", **run)
     assert torch.isin(allowed.tokens, ends).all()
@@ -28,33 +30,37 @@ def test_end_tokens_can_be_forbidden(tiny_llada, favouring, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 @pytest.mark.parametrize("rule", ["low_confidence", "entropy", "random"])
 def test_suppressed_end_tokens_come_last(tiny_llada, favouring, temperature, rule):
-    """Where the model proposes an end token it waits for all others, at every temperature."""
-    run = {"max_new_tokens": 16, "steps": 16, "temperature": temperature, "remasking": rule}
-    end = tiny_llada.eos_token_id
+    """At every second position the model is sure of the end token, elsewhere it shuns it."""
+    run: dict[str, Any] = {
+        "max_new_tokens": 16,
+        "steps": 16,
+        "temperature": temperature,
+        "remasking": rule,
+    }
+    with favouring(tiny_llada, [tiny_llada.eos_token_id], 50.0, every=2) as model:
+        allowed = sample(model, PROMPTS, **run)
+        suppressed = sample(model, PROMPTS, end_tokens="suppress", **run)
+    for result in (allowed, suppressed):
+        is_end = result.tokens == tiny_llada.eos_token_id
+        assert is_end.tolist() == [[True, False] * 8] * 2
+    end_steps = suppressed.trace.commit_step[:, 6::2]
+    assert end_steps.min() == 8 and suppressed.trace.commit_step[:, 7::2].max() == 7
+    assert (suppressed.trace.confidence[:, 6::2] == 0).all()
+    allowed_steps = allowed.trace.commit_step[:, 6::2]
+    assert (allowed_steps.max() == 7) if rule != "random" else (allowed_steps.min() < 8)
 
-    def order(end_tokens):
-        proposed_first = []
 
-        def hook(step):
-            if step.step == 0:
-                proposed_first.append((step.proposals == end).sum(dim=1))
-                proposed_first.append((step.committed[:, 6:] & (step.response == end)).any(dim=1))
-
-        result = sample(model, PROMPTS, end_tokens=end_tokens, hook=hook, **run)
-        is_end = result.tokens == end
-        return proposed_first, result.trace.commit_step[:, 6:], is_end
-
-    with favouring(tiny_llada, {end: 7.0}) as model:
-        (proposed, committed), _, _ = order("suppress")
-        _, allowed_steps, allowed_end = order("allow")
-        _, steps, is_end = order("suppress")
-    assert (proposed > 0).all() and (proposed < 16).all()
-    assert not committed.any()
-    # Allowed, they come early; suppressed, later than in that run.
-    for row in range(2):
-        assert allowed_steps[row][allowed_end[row]].float().mean() < (
-            steps[row][is_end[row]].float().mean() if is_end[row].any() else 16
-        )
+def test_a_suppressed_end_token_stays_in_its_block(tiny_llada, favouring):
+    """Nothing else is left to fill in a block, so its end token goes before the next block."""
+    run: dict[str, Any] = {
+        "max_new_tokens": 8,
+        "steps": 8,
+        "block_length": 4,
+        "end_tokens": "suppress",
+    }
+    with favouring(tiny_llada, [tiny_llada.eos_token_id], 50.0, every=2) as model:
+        steps = sample(model, PROMPTS, **run).trace.commit_step[:, 6:]
+    assert steps[:, ::2].sort(dim=1).values.tolist() == [[2, 3, 6, 7]] * 2
 
 
 def test_a_finished_row_is_filled_and_leaves_the_batch(tiny_llada, favouring, counted):
@@ -102,7 +108,7 @@ def test_a_pinned_end_token_does_not_finish_a_row(tiny_llada):
 
 def test_a_threshold_commits_what_reaches_it_and_the_best(tiny_llada):
     """Checked against the confidences of each step, as the hook sees them."""
-    bound = 0.2
+    bound = 0.02
     canvas = Canvas.from_prompts(tiny_llada, PROMPTS, max_new_tokens=12)
     steps = []
     result = sample(tiny_llada, canvas, block_length=6, threshold=bound, hook=steps.append)
@@ -140,7 +146,7 @@ def test_origin_fills_each_position_with_the_same_chance(tiny_llada):
 
 
 def test_random_remasking_does_not_follow_the_confidence(tiny_llada):
-    run = {"max_new_tokens": 16, "steps": 16}
+    run: dict[str, Any] = {"max_new_tokens": 16, "steps": 16}
     chance = sample(tiny_llada, PROMPTS, remasking="random", **run)
     other = sample(tiny_llada, PROMPTS, remasking="random", seed=1, **run)
     assert not torch.equal(chance.trace.commit_step, other.trace.commit_step)
@@ -149,7 +155,7 @@ def test_random_remasking_does_not_follow_the_confidence(tiny_llada):
 
 def test_alg_temp_draws_positions(tiny_llada):
     """Nearly 0 takes the best, as without it; large ignores the confidence."""
-    run = {"max_new_tokens": 16, "steps": 8, "remasking": "maskgit_plus"}
+    run: dict[str, Any] = {"max_new_tokens": 16, "steps": 8, "remasking": "maskgit_plus"}
     best = sample(tiny_llada, PROMPTS, **run)
     cold = sample(tiny_llada, PROMPTS, alg_temp=1e-6, **run)
     hot = sample(tiny_llada, PROMPTS, alg_temp=100.0, **run)
@@ -157,11 +163,46 @@ def test_alg_temp_draws_positions(tiny_llada):
     assert not torch.equal(hot.trace.commit_step, best.trace.commit_step)
 
 
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.3, None), (0.3, 3)])
+def test_drawn_tokens_fit_the_models_distribution(tiny_llada, temperature, top_k):
+    """3,000 samples of one position against softmax(logits / temperature), chi-squared.
+
+    Tokens expected less than 20 times count as one class.
+    """
+    num_samples = 3_000
+    canvas = Canvas.from_prompts(tiny_llada, PROMPTS[:1], max_new_tokens=1)
+    with torch.no_grad():
+        logits = tiny_llada.logits(canvas.tokens)[0, -1] / temperature
+    logits[tiny_llada.mask_token_id] = -torch.inf
+    if top_k is not None:
+        logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
+    expected = logits.softmax(-1) * num_samples
+    drawn = sample(
+        tiny_llada,
+        PROMPTS[:1].repeat(num_samples, 1),
+        max_new_tokens=1,
+        steps=1,
+        temperature=temperature,
+        top_k=top_k,
+    ).tokens[:, 0]
+    found = torch.bincount(drawn, minlength=len(expected)).float()
+    assert not (found[expected == 0] > 0).any()
+    common = expected >= 20
+    rest = torch.stack([found[~common].sum(), expected[~common].sum()])
+    statistic = float(((found - expected) ** 2 / expected)[common].sum())
+    if rest[1] > 0:
+        statistic += float((rest[0] - rest[1]) ** 2 / rest[1])
+    num_classes = int(common.sum()) + (rest[1] > 0)
+    assert num_classes >= 3
+    # The mean of chi-squared is its degrees of freedom, the variance twice that.
+    assert statistic < num_classes + 4 * (2 * num_classes) ** 0.5
+
+
 # --- settings ----------------------------------------------------------------------------------
 
 
 def test_the_mask_token_is_never_generated(tiny_llada, favouring):
-    with favouring(tiny_llada, {tiny_llada.mask_token_id: 50.0}) as model:
+    with favouring(tiny_llada, [tiny_llada.mask_token_id], 50.0) as model:
         for temperature in (0.0, 1.0):
             tokens = sample(model, PROMPTS, max_new_tokens=6, steps=3, temperature=temperature)
             assert not (tokens.tokens == model.mask_token_id).any()
@@ -174,12 +215,13 @@ def test_guidance_calls_the_model_once_with_both_canvases(tiny_llada, counted):
 
 
 def test_the_forward_passes_are_those_that_are_reported(tiny_llada, counted):
-    for run in (
+    runs: list[dict[str, Any]] = [
         {"steps": 8, "block_length": 4},
         {"steps": 3, "temperature": 1.0},
         {"threshold": 0.3, "block_length": 2},
         {"steps": 9, "remasking": "origin"},
-    ):
+    ]
+    for run in runs:
         counted.clear()
         result = sample(tiny_llada, PROMPTS, max_new_tokens=8, **run)
         assert len(counted) == result.num_forward_passes

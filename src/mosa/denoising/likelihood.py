@@ -55,7 +55,7 @@ class LikelihoodBound:
     mean: Float[Tensor, " B"]
     standard_error: Float[Tensor, " B"]
     """Of samples taken as independent; those of `log_likelihood_bound` are spread evenly, so that
-    the true error is smaller."""
+    the true error is smaller. NaN with a single sample."""
     num_samples: int
 
 
@@ -126,8 +126,11 @@ def log_likelihood_bound(
                 log_probs_MR.masked_fill(~is_masked_MR, 0).sum(dim=1) / masked.mask_probability
             )
     samples_BS = torch.cat(samples).view(counts_BS.shape)
-    spread_B = samples_BS.std(dim=1, unbiased=num_samples > 1)
-    return LikelihoodBound(samples_BS.mean(dim=1), spread_B / num_samples**0.5, num_samples)
+    mean_B = samples_BS.mean(dim=1)
+    error_B = torch.full_like(mean_B, torch.nan)
+    if num_samples > 1:
+        error_B = samples_BS.std(dim=1) / num_samples**0.5
+    return LikelihoodBound(mean_B, error_B, num_samples)
 
 
 def _log_probs(logits: Float[Tensor, "B P V"], targets: Int[Tensor, "B P"]) -> Float[Tensor, "B P"]:

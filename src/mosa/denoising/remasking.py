@@ -81,7 +81,7 @@ def shape_logits(
 
     Cut tokens go to -inf. Always leaves the likeliest token. Ties at the k-th place all stay.
     """
-    if temperature > 0:
+    if temperature not in (0, 1):
         logits = logits / temperature
     if top_p is not None and top_p < 1:
         sorted_NV, order_NV = logits.sort(dim=-1, descending=True)
@@ -99,9 +99,35 @@ def shape_logits(
 def draw(shaped: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """One token for each row of logits, drawn from softmax(shaped) by inverting its distribution.
 
-    Needs one number for each position where Gumbel noise needs V. The cumulative sum is float64,
-    so that no rare token is lost to rounding (the trouble of arXiv:2409.02908 with 32-bit Gumbel).
+    Needs one uniform number for each position, where Gumbel noise needs V of them. It is looked up
+    first among sums over groups of tokens, then within a group, both cumulated in float64, so that
+    no rare token is lost to rounding (what arXiv:2409.02908 found of 32-bit Gumbel noise).
     """
-    cumulative_NV = shaped.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    aim_N1 = (uniform * cumulative_NV[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative_NV, aim_N1, right=True).squeeze(-1)
+    probs_NV = shaped.softmax(dim=-1)
+    num_rows, num_tokens = probs_NV.shape
+    num_groups, num_rest = divmod(num_tokens, _GROUP)
+    grouped, rest = probs_NV.split([num_tokens - num_rest, num_rest], dim=1)
+    sums_NG = torch.cat(
+        [grouped.reshape(num_rows, num_groups, _GROUP).sum(dim=-1), rest.sum(dim=-1, keepdim=True)],
+        dim=1,
+    )
+    group_N1, within_N1 = _invert(sums_NG, uniform.unsqueeze(1))
+    tokens_NM = group_N1 * _GROUP + torch.arange(_GROUP, device=shaped.device)
+    probs_NM = probs_NV.gather(1, tokens_NM.clamp(max=num_tokens - 1))
+    member_N1, _ = _invert(probs_NM.masked_fill(tokens_NM >= num_tokens, 0), within_N1)
+    return tokens_NM.gather(1, member_N1).squeeze(1)
+
+
+_GROUP = 256
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Which weight of each row a uniform number falls on, and where in its extent, in [0, 1).
+
+    Never one that is 0: the number is kept below 1, and a weight of 0 has no extent.
+    """
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    aim = uniform.clamp(max=1 - 2**-48) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, aim, right=True)
+    weight = weights.gather(1, index).double()
+    return index, (1 - (cumulative.gather(1, index) - aim) / weight).clamp(min=0)
