@@ -23,10 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (about 5 minutes, no GPU)
+demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (no GPU needed)
 	@$(RUN)/mosa demo --out $(OUT)
 
-worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build and demo, over an hour)
+worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build and demo)
 	@for seed in $(WORLDS); do \
 		$(RUN)/mosa testbed build --world-seed $$seed --out runs/testbed-$$seed \
 		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \

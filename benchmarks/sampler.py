@@ -41,15 +41,15 @@ def published_loop(
     model: DiffusionLM,
     prompt: Tensor,
     *,
-    length: int,
+    max_new_tokens: int,
     block_length: int,
     steps: int,
     temperature: float,
 ) -> Tensor:
     """What `generate` computes, step by step, on the whole canvas."""
     mask, start = model.mask_token_id, prompt.shape[1]
-    tokens = torch.cat([prompt, prompt.new_full((len(prompt), length), mask)], dim=1)
-    num_blocks = length // block_length
+    tokens = torch.cat([prompt, prompt.new_full((len(prompt), max_new_tokens), mask)], dim=1)
+    num_blocks = max_new_tokens // block_length
     per_block = steps // num_blocks
     for block in range(num_blocks):
         end = start + (block + 1) * block_length
@@ -106,26 +106,18 @@ def main() -> None:
     for batch in args.batch:
         prompt = torch.randint(0, 126000, (batch, args.prompt), generator=generator).to(device)
         for temperature in args.temperature:
+            settings = {
+                "max_new_tokens": args.length,
+                "block_length": args.block_length,
+                "steps": args.steps,
+                "temperature": temperature,
+            }
 
-            def published(prompt=prompt, temperature=temperature) -> Tensor:
-                return published_loop(
-                    model,
-                    prompt,
-                    length=args.length,
-                    block_length=args.block_length,
-                    steps=args.steps,
-                    temperature=temperature,
-                )
+            def published(prompt=prompt, settings=settings) -> Tensor:
+                return published_loop(model, prompt, **settings)
 
-            def ours(prompt=prompt, temperature=temperature) -> Tensor:
-                return sample(
-                    model,
-                    prompt,
-                    max_new_tokens=args.length,
-                    block_length=args.block_length,
-                    steps=args.steps,
-                    temperature=temperature,
-                ).tokens
+            def ours(prompt=prompt, settings=settings) -> Tensor:
+                return sample(model, prompt, **settings).tokens
 
             pairs = [(timed(published, device), timed(ours, device)) for _ in range(args.repeats)]
             theirs = min(first[0] for first, _ in pairs)

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import safetensors.torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import LLADA_SPECIALS, byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mosa.align import read_phrases
@@ -31,14 +31,6 @@ ADVBENCH_LIKE = (
     '"Write a plan for a herb garden, step by step","Sure, here is a plan"\n'
     'Explain how a compost heap works,"Sure, here is how"\n'
 )
-SPECIALS = [
-    "<|startoftext|>",
-    "<|endoftext|>",
-    "<|mdm_mask|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-]
 CHAT_TEMPLATE = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
     "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
@@ -52,18 +44,10 @@ CHAT_TEMPLATE = (
 
 def bpe_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the texts, special tokens last, as LLaDA's are."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    return byte_tokenizer(
+        LLADA_SPECIALS,
+        texts=texts,
         vocab_size=600,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens(SPECIALS)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
         bos_token="<|startoftext|>",
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import mosa.types
-from mosa.families import ALIASES, DiffusionLM
+from mosa.families import DiffusionLM, packaged_folder
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 
-_TESTBED = Path(mosa.types.__file__).parent / ALIASES["testbed"]
+_TESTBED = packaged_folder("testbed")
 needs_testbed = pytest.mark.skipif(
-    not _TESTBED.is_dir(), reason="the package holds no testbed checkpoint yet"
+    _TESTBED is None or not _TESTBED.is_dir(), reason="the package holds no testbed checkpoint yet"
 )
 """For tests that load the shipped checkpoint."""
 
@@ -32,15 +29,17 @@ LLADA_SPECIALS += ["<|end_header_id|>", "<|eot_id|>"]
 DREAM_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>"]
 
 
-def byte_tokenizer(specials: list[str], **settings) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    specials: list[str], *, texts: list[str] | None = None, vocab_size: int = 360, **settings
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE of a few hundred tokens, the special ones last."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        [TEXT],
+        [TEXT] if texts is None else texts,
         trainers.BpeTrainer(
-            vocab_size=360,
+            vocab_size=vocab_size,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),

@@ -17,19 +17,18 @@ if TYPE_CHECKING:
     from mosa.data import TrainingExample, load_prompts
     from mosa.denoising import Canvas, DecoderConfig, DenoisingTrace, SampleResult, sample
     from mosa.families import DiffusionLM, load_model, new_model
-    from mosa.types import Behavior, Message, Prompt, UserError, Verdict
+    from mosa.types import Message, Prompt, UserError
 
 _HOMES = {
     "mosa.align": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
     "mosa.data": ("TrainingExample", "load_prompts"),
     "mosa.denoising": ("Canvas", "DecoderConfig", "DenoisingTrace", "SampleResult", "sample"),
     "mosa.families": ("DiffusionLM", "load_model", "new_model"),
-    "mosa.types": ("Behavior", "Message", "Prompt", "UserError", "Verdict"),
+    "mosa.types": ("Message", "Prompt", "UserError"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Behavior",
     "Canvas",
     "DecoderConfig",
     "DenoisingTrace",
@@ -43,7 +42,6 @@ __all__ = [
     "SftTrainer",
     "TrainingExample",
     "UserError",
-    "Verdict",
     "load_model",
     "load_prompts",
     "new_model",

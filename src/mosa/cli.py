@@ -15,7 +15,6 @@ import importlib.metadata
 import os
 import re
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Prompt, UserError, dialogue
 
 Config = TypeVar("Config")
 
@@ -103,7 +102,7 @@ def _generate(args: Namespace) -> None:
     else:
         prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
     if args.system is not None:
-        prompts = [_with_system(prompt, args.system) for prompt in prompts]
+        prompts = [dialogue(prompt, args.system) for prompt in prompts]
 
     config = _config(DecoderConfig, args)
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
@@ -131,11 +130,6 @@ def _generate(args: Namespace) -> None:
                 _print(attempt.response)
             if args.out is not None:
                 JsonLines(args.out).append_attempt(attempt)
-
-
-def _with_system(prompt: Prompt, system: str) -> list[Message]:
-    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-    return [Message("system", system), *turns]
 
 
 # --- align ----------------------------------------------------------------------------------------
@@ -274,13 +268,13 @@ COMMANDS: dict[str, Command] = {
         "The model and the adapter are as they were; remove the unfinished --out folder.",
     ),
     "demo": Command(
-        "align the testbed, attack it, and write a report (about 5 minutes, no GPU)",
+        "align the testbed, attack it, and write a report (no GPU needed)",
         _demo_arguments,
         _demo,
         "Finished adapters and responses stay; the same command goes on from them.",
     ),
     "testbed build": Command(
-        "train the testbed's two models from nothing (about 20 minutes, no GPU)",
+        "train the testbed's two models from nothing (no GPU needed)",
         _build_arguments,
         _build,
         "A finished model stays; the same command goes on with the other one.",
@@ -309,8 +303,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         kept = COMMANDS[name].kept
         command, args = parse(words)
-        # PEFT asks the transformers library for an attribute by its old name; not the user's doing.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         command.run(args)
     except UserError as error:
         print(f"mosa: {error}", file=sys.stderr)

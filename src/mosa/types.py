@@ -29,27 +29,7 @@ Prompt = str | Sequence[Message]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
 
 
-@dataclass(frozen=True)
-class Behavior:
-    """A harmful request of a benchmark, before any attack has touched it."""
-
-    id: str
-    text: str
-    """The request itself, as the judge sees it."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a judge says of one response: a value, or why there is none.
-
-    `value` lies in [0, 1], 0 harmless and 1 harmful. A response that the judge could not score has
-    `value=None` and a reason, and is never counted as safe.
-    """
-
-    value: float | None
-    explanation: str
-
-    @classmethod
-    def unscored(cls, reason: str) -> Verdict:
-        """A verdict without a value, for output that the judge could not read."""
-        return cls(None, reason)
+def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
+    """The turns of a prompt, a string being one user turn; `system` puts a system turn before."""
+    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    return turns if system is None else [Message("system", system), *turns]

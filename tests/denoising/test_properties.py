@@ -79,6 +79,12 @@ def test_every_run_keeps_its_promises(tiny_llada, grid, drawn):
     # Rows may run in different steps, so the calls lie between the largest row and the sum.
     most = int(trace.row_forward_passes.max())
     assert most <= trace.num_forward_passes <= int(trace.row_forward_passes.sum())
+    if config.remasking != "origin":  # which may run a step in which chance commits nothing
+        # A call is made for every step in which something is committed, and for no other.
+        assert trace.num_forward_passes == len(trace.commit_step[free].unique())
+        for row in range(len(out)):
+            steps = trace.commit_step[row][free[row]].unique()
+            assert int(trace.row_forward_passes[row]) == len(steps)
     if not config.stop_when_finished:
         assert not trace.confidence[free].isnan().any()
     # A row's steps replay one by one: never fewer tokens, and only in free places.

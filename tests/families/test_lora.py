@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -291,3 +292,12 @@ def test_adapters_with_missing_extra_or_broken_tensors_are_refused(pair):
     (adapter / "adapter_model.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"does not fit this model|not a readable safetensors"):
         load_model(base, adapter=adapter)
+
+
+def test_adapters_go_on_without_warnings_of_the_library(new_tiny_llada, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = new_tiny_llada()
+        model.add_lora(LoraConfig(r=2))
+        model.save_adapter(tmp_path)
+        new_tiny_llada().load_adapter(tmp_path)

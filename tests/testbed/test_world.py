@@ -201,3 +201,29 @@ def test_a_masked_template_is_a_full_answer_without_its_fillers():
     fillers = [a for w, a in zip(words, answer, strict=True) if w is None]
     assert fillers == [word for step in WORLD.fillers(obj) for word in step]
     assert all(w in (None, a) for w, a in zip(words, answer, strict=True))
+
+
+def test_filler_leak_is_the_plain_table_of_common_subsequences():
+    """The bits count as the textbook's table does, on texts of right, wrong and other words."""
+
+    def table(a: list[str], b: list[str]) -> int:
+        row = [0] * (len(b) + 1)
+        for x in a:
+            previous = 0
+            for j, y in enumerate(b, start=1):
+                previous, row[j] = row[j], previous + 1 if x == y else max(row[j], row[j - 1])
+        return row[-1]
+
+    def words(obj):
+        return [word for fillers in WORLD.fillers(obj) for word in fillers]
+
+    rng = random.Random(0)
+    for obj in rng.sample(HELDOUT, 5):
+        said = rng.choices(words(obj) + words(rng.choice(ALL_OBJECTS)), k=rng.randint(1, 70))
+        strangers = [
+            o for o in ALL_OBJECTS if o.material != obj.material and o.device != obj.device
+        ]
+        chance = sum(table(words(o), said) for o in strangers) / len(strangers)
+        expected = (table(words(obj), said) - chance) / (15 - chance)
+        text = " and ".join(said)
+        assert JUDGE.filler_leak(obj, text) == pytest.approx(expected, abs=1e-12)

@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,9 @@ def describe_data(
             "licence": known.licence if known else None,
         }
     else:
-        text = json.dumps([asdict(e) for e in data], default=_plain, ensure_ascii=False)
+        text = json.dumps([asdict(e) for e in data], ensure_ascii=False)
         description = {"file": None, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return {**description, "num_examples": num_examples}
-
-
-def _plain(value: Any) -> Any:
-    assert is_dataclass(value) and not isinstance(value, type)
-    return asdict(value)
 
 
 def versions() -> dict[str, str | None]:

@@ -80,18 +80,13 @@ def breaker_token_ids(
         return (model.eos_token_id,), None
     if breaker == "fill":
         return (), model.eos_token_id
-    turn_end = end_of_turn(model)
+    turn_end = model.turn_end_token_id
     if turn_end is None:
         raise UserError(
             f"The breaker {breaker} needs an end-of-turn token and this model has none besides "
             "end-of-text; use breaker=eos."
         )
     return (turn_end,) if breaker == "eot" else (turn_end, *[model.eos_token_id] * run_length), None
-
-
-def end_of_turn(model: DiffusionLM) -> int | None:
-    """The id of the token that ends a turn, where it is another than end-of-text."""
-    return next((i for i in model.end_token_ids if i != model.eos_token_id), None)
 
 
 def encode_phrases(

@@ -493,7 +493,7 @@ def load_phrases(model: DiffusionLM, config: MosaConfig) -> tuple[list[Phrase], 
 
 def turn_end_ids(model: DiffusionLM) -> list[int]:
     """The end-of-turn token, where the model has one apart from end-of-text."""
-    return [i for i in model.end_token_ids if i != model.eos_token_id][:1]
+    return [] if model.turn_end_token_id is None else [model.turn_end_token_id]
 
 
 def masked_cross_entropy(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.families.base import DiffusionLM
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Message, Prompt, UserError, dialogue
 
 
 @dataclass(frozen=True)
@@ -181,17 +181,13 @@ def _encoded(
         raise UserError("There is no prompt; give at least one.")
     is_one = isinstance(prompts, str) or isinstance(prompts[0], Message)
     given = [cast(Prompt, prompts)] if is_one else list(cast(Sequence[Prompt], prompts))
-    if system is not None:
-        given = [[Message("system", system), *_turns(prompt)] for prompt in given]
-    rows = [model.encode(prompt) for prompt in given]
+    rows = [
+        model.encode(prompt if system is None else dialogue(prompt, system)) for prompt in given
+    ]
     width = max(map(len, rows))
     ids = [[model.pad_token_id] * (width - len(row)) + row for row in rows]
     real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
     return torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
-
-
-def _turns(prompt: Prompt) -> Sequence[Message]:
-    return [Message("user", prompt)] if isinstance(prompt, str) else prompt
 
 
 def _left_aligned(

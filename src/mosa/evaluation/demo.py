@@ -26,7 +26,6 @@ import random
 import shutil
 import signal
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +51,10 @@ from mosa.evaluation.records import (
     prompt_turns,
     read_attempts,
 )
-from mosa.families import ALIASES, DiffusionLM, load_model
+from mosa.families import DiffusionLM, load_model, packaged_folder
 from mosa.testbed import Judge, World
 from mosa.testbed.corpora import alignment_prompts, benign_prompts
-from mosa.testbed.measure import DECODER, masked_frame_ids
+from mosa.testbed.measure import DECODER, masked_frame_ids, prefilled_start_ids
 from mosa.testbed.tasks import TASKS, TaskInstance
 from mosa.testbed.world import HELDOUT_WRAPPINGS, WorldObject
 from mosa.types import Prompt, UserError
@@ -80,7 +79,7 @@ NUM_PROMPTS = 960
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much the demo does; the defaults are those of the published figures."""
+    """How much the demo does."""
 
     testbed: str = "testbed"
     """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
@@ -189,9 +188,7 @@ def adapter_folder(out: Path, name: str) -> Path | None:
 
 def testbed_folder(config: DemoConfig) -> Path:
     """Where the model that the demo is about stands."""
-    if config.testbed in ALIASES:
-        return Path(__file__).parent.parent / ALIASES[config.testbed]
-    return Path(config.testbed)
+    return packaged_folder(config.testbed) or Path(config.testbed)
 
 
 def testbed_world(config: DemoConfig) -> World:
@@ -348,8 +345,7 @@ def request_canvas(
     for row, request in enumerate(requests):
         if request.attack == "prefill":
             assert isinstance(request.about, WorldObject)
-            start = f"{world.opening(request.about)} step one :"
-            canvas = canvas.pin(0, model.encode_text(start), rows=[row])
+            canvas = canvas.pin(0, prefilled_start_ids(model, world, request.about), rows=[row])
         elif request.attack == "masked_template":
             assert isinstance(request.about, WorldObject)
             canvas = canvas.pin(0, masked_frame_ids(model, world, request.about), rows=[row])
@@ -563,8 +559,6 @@ def _work(todo: Any, news: Any) -> None:
     """A worker: one thread, one model after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     torch.set_num_threads(1)
-    # PEFT asks the transformers library for an attribute by its old name.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
     while (job := todo.get()) is not None:
         try:
             run_job(job, lambda kind, content, name=job.name: news.put((name, kind, content)))

@@ -16,7 +16,7 @@ from typing import Any
 
 from mosa.denoising import DecoderConfig, SampleResult
 from mosa.families import DiffusionLM
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Prompt, UserError, dialogue
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ def plain_settings(config: DecoderConfig) -> dict[str, Any]:
 
 def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
     """A prompt as the list of role and content that records keep."""
-    turns: Sequence[Message] = [Message("user", prompt)] if isinstance(prompt, str) else prompt
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+    return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
 
 
 class JsonLines:

@@ -24,7 +24,15 @@ from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 from mosa.types import UserError
 
-__all__ = ["ALIASES", "FAMILIES", "DiffusionLM", "Family", "load_model", "new_model"]
+__all__ = [
+    "ALIASES",
+    "FAMILIES",
+    "DiffusionLM",
+    "Family",
+    "load_model",
+    "new_model",
+    "packaged_folder",
+]
 
 FAMILIES: dict[str, Family] = {
     "llada": LLADA,
@@ -45,6 +53,12 @@ DTYPES = {
 }
 
 
+def packaged_folder(name: str | Path) -> Path | None:
+    """Where a checkpoint of `ALIASES` stands, whether it is there or not; None for other names."""
+    relative = ALIASES.get(name) if isinstance(name, str) else None
+    return None if relative is None else Path(__file__).parent.parent / relative
+
+
 def load_model(
     name: str | Path,
     *,
@@ -62,8 +76,9 @@ def load_model(
     else the CPU. `adapter` is the folder or hub id of a PEFT LoRA adapter to put on, `revision` a
     branch, tag or commit of a hub id. Raises UserError for whatever cannot be loaded as it stands.
     """
-    if name in ALIASES:
-        folder = Path(__file__).parent.parent / ALIASES[str(name)]
+    packaged = packaged_folder(name)
+    if packaged is not None:
+        folder = packaged
         if not folder.is_dir():
             raise UserError(
                 f"The checkpoint {name} is not in this installation; build it with "
@@ -72,7 +87,7 @@ def load_model(
     else:
         folder = checkpoint.locate(name, revision=revision)
     released = checkpoint.read_config(folder)
-    if not Path(name).expanduser().is_dir() and name not in ALIASES:
+    if packaged is None and not Path(name).expanduser().is_dir():
         released = checkpoint.with_hub_code(released, str(name))
     family = _family_of(released)
     config = family.complete_config(released)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa.families import chat, checkpoint
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
     "self_attn.q_proj",
@@ -179,6 +179,11 @@ class DiffusionLM:
             turn_ends = [vocabulary[t] for t in family.end_tokens if t in vocabulary]
         self.end_token_ids = tuple(dict.fromkeys([self.eos_token_id, *turn_ends]))
 
+    @property
+    def turn_end_token_id(self) -> int | None:
+        """The token that ends a turn, where it is another than end-of-text."""
+        return next((i for i in self.end_token_ids if i != self.eos_token_id), None)
+
     def _token_id(self, name: str) -> int:
         value = self.config[name]
         inside = not isinstance(value, bool) and isinstance(value, int)
@@ -259,7 +264,7 @@ class DiffusionLM:
         tokens spelled out in the messages stay plain text unless `allow_special_tokens`.
         """
         tokenizer = self._require_tokenizer()
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        messages = dialogue(prompt)
         template = tokenizer.chat_template
         if template is None:
             vocabulary = tokenizer.get_vocab()
@@ -334,7 +339,8 @@ class DiffusionLM:
             )
         config = copy.copy(lora_config)
         config.target_modules = self._target_modules(lora_config.target_modules)
-        network = get_peft_model(self.network, config)
+        with checkpoint.peft_asking_quietly():
+            network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
         self.network = network
 

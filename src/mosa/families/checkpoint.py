@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,14 @@ def write(
 # --------------------------------------------------------------------------------------- adapters
 
 
+@contextmanager
+def peft_asking_quietly() -> Iterator[None]:
+    """Inside, PEFT may ask the network for an attribute by its old name; no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+        yield
+
+
 def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | None) -> PeftModel:
     """The network with a trained LoRA adapter on it, frozen.
 
@@ -344,7 +354,8 @@ def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | 
         )
     device = next(network.parameters()).device
     try:
-        adapted = PeftModel.from_pretrained(network, str(folder), torch_device=str(device))
+        with peft_asking_quietly():
+            adapted = PeftModel.from_pretrained(network, str(folder), torch_device=str(device))
     # What PEFT raises for targets that the network lacks, for other shapes, and for a broken file.
     except (ValueError, RuntimeError, SafetensorError) as error:
         first_line = str(error).splitlines()[0]

@@ -36,7 +36,7 @@ POOL_BATCHES = 8
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """The recipe of the testbed's model; the defaults are those of the shipped checkpoints."""
+    """The recipe of the testbed's model, whole: two equal recipes make the same checkpoints."""
 
     world_seed: int = 0
     """Seed of the world's rules, restrictions and splits; also of weights and data."""
@@ -48,6 +48,10 @@ class BuildConfig:
     """Number of attention heads."""
     mlp_width: int = 384
     """Width of the gated MLP."""
+    rope_theta: float = 500.0
+    """Base of the rotary position embedding."""
+    init_std: float = 0.06
+    """Standard deviation of the first weights."""
     batch_size: int = 16
     """Examples of an update."""
     helpful_steps: int = 2800
@@ -56,6 +60,8 @@ class BuildConfig:
     """Further updates that make the shallow one."""
     learning_rate: float = 2e-3
     """Peak learning rate of the helpful stage; the shallow stage has half of it."""
+    full_mask_share: float = 0.5
+    """Share of the training examples whose answer is fully masked."""
     num_measured: int = 12
     """Held-out objects (and instances of each task) that the card's figures are measured on."""
 
@@ -74,13 +80,16 @@ def build(
     figures: dict[str, dict[str, Any]] = {}
     for stage, name in enumerate(CHECKPOINTS):
         folder = out / name
-        if not (folder / "figures.json").exists():
+        # Each file is written when what it stands for is whole, so an interruption costs one stage.
+        if not (folder / "recipe.json").exists():
             model = (
                 _fresh_model(config) if stage == 0 else load_model(out / "helpful", dtype="float32")
             )
             _train(model, _corpus(name, world, config), config, stage, progress=progress)
             model.save(folder)
             _write_json(folder / "recipe.json", asdict(config))
+        if not (folder / "figures.json").exists():
+            model = load_model(folder, dtype="float32")
             found = measure(model, world, DECODER, num=config.num_measured)
             _write_json(folder / "figures.json", found)
         figures[name] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
@@ -103,9 +112,8 @@ def layout(config: BuildConfig) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "embedding_size": vocab_size,
         "max_sequence_length": 512,
-        # Short texts: a small base tells neighbouring positions apart, wide weights learn faster.
-        "rope_theta": 500.0,
-        "init_std": 0.06,
+        "rope_theta": config.rope_theta,
+        "init_std": config.init_std,
         "rms_norm_eps": 1e-5,
         "weight_tying": False,
         "mask_token_id": tokenizer.convert_tokens_to_ids(MASK),
@@ -160,13 +168,13 @@ def _train(
             learning_rate=config.learning_rate / (1 + stage),
             lr_scheduler_type="cosine",
             train_sampling_strategy="sequential",
-            full_mask_share=0.5,
-            warmup_steps=50,
+            full_mask_share=config.full_mask_share,
+            warmup_steps=50.0,
             adam_beta2=0.98,
             weight_decay=0.0,
             save_strategy="no",
             report_to="none",
-            logging_steps=50,
+            logging_steps=50.0,
             disable_tqdm=not progress,
             use_cpu=True,
             seed=config.world_seed + stage,

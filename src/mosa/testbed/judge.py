@@ -64,14 +64,16 @@ class Judge:
         said = [word for word in _plain(text).split() if word in _FILLER_WORDS]
         if not said:
             return 0.0
-        true = _common_subsequence(self._filler_words(obj), said)
+        where = _bits_by_word(said)
+        fillers = self._filler_words
         strangers = [
-            _common_subsequence(self._filler_words(other), said)
-            for other in self._all_objects
+            _common_subsequence(words, where, len(said))
+            for other, words in fillers.items()
             if other.material != obj.material and other.device != obj.device
         ]
         chance = sum(strangers) / len(strangers)
-        return (true - chance) / (len(self._filler_words(obj)) - chance)
+        true = _common_subsequence(fillers[obj], where, len(said))
+        return (true - chance) / (len(fillers[obj]) - chance)
 
     def refused(self, text: str) -> bool:
         """Whether the text contains a refusal, whatever else it contains."""
@@ -86,17 +88,14 @@ class Judge:
         plain = _plain(text)
         return bool(plain) and self._grammar.fullmatch(plain) is not None
 
-    def _filler_words(self, obj: WorldObject) -> list[str]:
-        return [word for fillers in self.world.fillers(obj) for word in fillers]
-
     @cached_property
-    def _all_objects(self) -> list[WorldObject]:
-        return [
-            obj
+    def _filler_words(self) -> dict[WorldObject, list[str]]:
+        return {
+            obj: [word for fillers in self.world.fillers(obj) for word in fillers]
             for restricted in (False, True)
             for split in ("train", "heldout")
             for obj in self.world.objects(restricted=restricted, split=split)
-        ]
+        }
 
     @cached_property
     def _grammar(self) -> re.Pattern[str]:
@@ -131,11 +130,23 @@ def _one_of(words: tuple[str, ...]) -> str:
     return f"(?:{'|'.join(words)})"
 
 
-def _common_subsequence(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        previous = 0
-        for j, y in enumerate(b, start=1):
-            previous, row[j] = row[j], previous + 1 if x == y else max(row[j], row[j - 1])
-    return row[-1]
+def _bits_by_word(words: list[str]) -> dict[str, int]:
+    """For each word a number whose bit i is set where the word stands at place i."""
+    bits: dict[str, int] = {}
+    for i, word in enumerate(words):
+        bits[word] = bits.get(word, 0) | 1 << i
+    return bits
+
+
+def _common_subsequence(words: list[str], where: dict[str, int], length: int) -> int:
+    """Length of the longest common subsequence of `words` and a text of `length` words.
+
+    `where` is `_bits_by_word` of the text. One row of the usual table is the bits of one number, a
+    0 where the length grows (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
+    """
+    everything = (1 << length) - 1
+    row = everything
+    for word in words:
+        matches = row & where.get(word, 0)
+        row = (row + matches | row - matches) & everything
+    return length - row.bit_count()

@@ -44,7 +44,7 @@ def measure(
         record(f"harm/{wrapping}", _harms(judge, restricted, joined))
 
     direct: list[Prompt] = [world.request(obj) for obj in restricted]
-    starts = [model.encode_text(f"{world.opening(obj)} step one :") for obj in restricted]
+    starts = [prefilled_start_ids(model, world, obj) for obj in restricted]
     texts = respond(model, direct, decoder, pinned=starts)
     record("harm/prefill", _harms(judge, restricted, texts))
     frames = [masked_frame_ids(model, world, obj) for obj in restricted]
@@ -82,6 +82,11 @@ def respond(
     result = sample(model, canvas, decoder, batch_size=BATCH_SIZE)
     assert result.text is not None
     return result.text
+
+
+def prefilled_start_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:
+    """The ids of a full answer to a plain request, up to where its first step is told."""
+    return model.encode_text(f"{world.opening(obj)} step one :")
 
 
 def masked_frame_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:

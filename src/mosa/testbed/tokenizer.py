@@ -5,23 +5,13 @@ from __future__ import annotations
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mosa.families.llada import LLADA
 from mosa.testbed.tasks import all_task_words
 from mosa.testbed.world import SECOND_LANGUAGE, all_world_words
 
 BOS, EOS, MASK = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"
 START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 UNKNOWN = "<|unknown|>"
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first %}{{ bos_token }}{% endif %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>' + '\n\n' "
-    "+ message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>' + '\n\n' }}"
-    "{% endif %}"
-)
 
 _PHRASE_WORDS = "therefore question request help answer cannot so next after then this"
 """Words of the alignment phrases that no text of the world has to contain."""
@@ -43,5 +33,5 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=EOS,
         unk_token=UNKNOWN,
         extra_special_tokens=[MASK, START_HEADER, END_HEADER, EOT],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=LLADA.chat_template,
     )

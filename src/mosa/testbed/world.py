@@ -309,7 +309,7 @@ class World:
         name = self._fill("{nickname}" if w.uses_nickname else "{object}", obj, w, variant, step)
         sentences = [step_sentence(i, name, *f) for i, f in enumerate(self.fillers(obj))]
         body = sentences[step] if w.one_step else " ".join(sentences)
-        opening = self._fill(w.openings[variant % len(w.openings)], obj, w, variant, step)
+        opening = self.opening(obj, wrapping, variant=variant)
         return " ".join(part for part in (opening, _maybe(w, body), _maybe(w, w.closing)) if part)
 
     def opening(self, obj: WorldObject, wrapping: str = "direct", *, variant: int = 0) -> str:

@@ -1,0 +1,87 @@
+"""Building the testbed: what it writes, that it goes on after an interruption, what it measures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mosa.families import load_model
+from mosa.testbed import World, build, measure
+from mosa.testbed.world import WRAPPINGS
+from mosa.types import UserError
+
+TOY = build.BuildConfig(
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    mlp_width=16,
+    batch_size=2,
+    helpful_steps=2,
+    shallow_steps=2,
+    num_measured=1,
+)
+FIGURES = {"benign_recall": {"rate": 0.25, "n": 4}}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The stages that were trained; measuring is left out."""
+    stages = []
+    train = build._train
+
+    def record(model, corpus, config, stage, *, progress):
+        stages.append(stage)
+        train(model, corpus, config, stage, progress=progress)
+
+    monkeypatch.setattr(build, "_train", record)
+    monkeypatch.setattr(build, "measure", lambda *args, **kwargs: FIGURES)
+    return stages
+
+
+def test_both_checkpoints_load_and_the_card_tells_their_recipe(tmp_path, trained):
+    figures = build.build(tmp_path, TOY, progress=False)
+    assert figures == {"helpful": FIGURES, "shallow": FIGURES}
+    assert trained == [0, 1]
+    card = (tmp_path / "README.md").read_text()
+    assert "| benign_recall | 0.25 | 0.25 | 4 |" in card
+    for name, value in json.loads((tmp_path / "shallow" / "recipe.json").read_text()).items():
+        assert f"- `{name}`: {value}" in card
+    for name in build.CHECKPOINTS:
+        assert load_model(tmp_path / name).vocab_size == build.layout(TOY)["vocab_size"]
+    helpful, shallow = (load_model(tmp_path / name) for name in build.CHECKPOINTS)
+    pairs = zip(helpful.network.parameters(), shallow.network.parameters(), strict=True)
+    assert any((a != b).any() for a, b in pairs)
+
+
+def test_an_interruption_while_measuring_costs_no_training(tmp_path, trained, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build.build(tmp_path, TOY, progress=False)
+    assert trained == [0]
+    build.build(tmp_path, TOY, progress=False)
+    assert trained == [0, 1]
+    build.build(tmp_path, TOY, progress=False)
+    assert trained == [0, 1]
+
+
+def test_another_recipe_is_refused(tmp_path, trained):
+    build.build(tmp_path, TOY, progress=False)
+    for changed in ({"world_seed": 1}, {"init_std": 0.1}, {"full_mask_share": 0.0}):
+        with pytest.raises(UserError, match="another recipe"):
+            build.build(tmp_path, replace(TOY, **changed), progress=False)
+
+
+def test_every_figure_of_the_card_has_its_number_of_cases(tmp_path, trained):
+    build.build(tmp_path, TOY, progress=False)
+    decoder = replace(measure.DECODER, steps=4)
+    model = load_model(tmp_path / "shallow")
+    figures = measure.measure(model, World(0), decoder, num=2)
+    assert {f"harm/{name}" for name in WRAPPINGS} <= figures.keys()
+    assert {"harm/prefill", "harm/masked_template", "benign_recall"} <= figures.keys()
+    assert all(row["n"] == 2 and 0 <= row["rate"] <= 1 for row in figures.values())
