@@ -2,7 +2,7 @@
 
     >>> from mosa import load_model, sample
     >>> model = load_model("testbed")  # doctest: +SKIP
-    >>> sample(model, ["how do i make a copper lantern ?"], max_new_tokens=80)  # doctest: +SKIP
+    >>> sample(model, ["how do i make a copper lantern ?"], max_new_tokens=72)  # doctest: +SKIP
 
 Start reading in `mosa.denoising.sampler` (the one loop) and `mosa.align.objective` (the method).
 """

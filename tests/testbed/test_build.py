@@ -18,6 +18,7 @@ TOY = build.BuildConfig(
     num_heads=2,
     mlp_width=16,
     batch_size=2,
+    primer_steps=2,
     helpful_steps=2,
     shallow_steps=2,
     num_measured=1,
@@ -31,9 +32,9 @@ def trained(monkeypatch):
     stages = []
     train = build._train
 
-    def record(model, corpus, config, stage, *, progress):
-        stages.append(stage)
-        train(model, corpus, config, stage, progress=progress)
+    def record(model, name, *args, **kwargs):
+        stages.append(name)
+        train(model, name, *args, **kwargs)
 
     monkeypatch.setattr(build, "_train", record)
     monkeypatch.setattr(build, "measure", lambda *args, **kwargs: FIGURES)
@@ -43,7 +44,8 @@ def trained(monkeypatch):
 def test_both_checkpoints_load_and_the_card_tells_their_recipe(tmp_path, trained):
     figures = build.build(tmp_path, TOY, progress=False)
     assert figures == {"helpful": FIGURES, "shallow": FIGURES}
-    assert trained == [0, 1]
+    assert trained == ["primer", "helpful", "shallow"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "helpful", "shallow"]
     card = (tmp_path / "README.md").read_text()
     assert "| benign_recall | 0.25 | 0.25 | 4 |" in card
     for name, value in json.loads((tmp_path / "shallow" / "recipe.json").read_text()).items():
@@ -63,16 +65,16 @@ def test_an_interruption_while_measuring_costs_no_training(tmp_path, trained, mo
         patch.setattr(build, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build.build(tmp_path, TOY, progress=False)
-    assert trained == [0]
+    assert trained == ["primer", "helpful"]
     build.build(tmp_path, TOY, progress=False)
-    assert trained == [0, 1]
+    assert trained == ["primer", "helpful", "shallow"]
     build.build(tmp_path, TOY, progress=False)
-    assert trained == [0, 1]
+    assert trained == ["primer", "helpful", "shallow"]
 
 
 def test_another_recipe_is_refused(tmp_path, trained):
     build.build(tmp_path, TOY, progress=False)
-    for changed in ({"world_seed": 1}, {"init_std": 0.1}, {"full_mask_share": 0.0}):
+    for changed in ({"world_seed": 1}, {"hidden_rate": 0.1}, {"full_mask_share": 0.0}):
         with pytest.raises(UserError, match="another recipe"):
             build.build(tmp_path, replace(TOY, **changed), progress=False)
 

@@ -37,7 +37,8 @@ _MASK_STREAM = 0
 class SftTrainer(DiffusionTrainer):
     """Train a model, or the adapter that it carries, to give the answers of `train_dataset`.
 
-    Raises UserError for an example without an answer, or with one that exceeds the canvas.
+    `optimizer` takes the place of the one that the settings name. Raises UserError for an example
+    without an answer, or with one that exceeds the canvas.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class SftTrainer(DiffusionTrainer):
         args: SftConfig,
         train_dataset: Sequence[TrainingExample],
         callbacks: list[transformers.TrainerCallback] | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = args
         turn_end = turn_end_ids(model)
@@ -64,7 +67,7 @@ class SftTrainer(DiffusionTrainer):
                     f"canvas has {args.response_length}; raise response_length or shorten it."
                 )
             self.answers.append(answer)
-        super().__init__(model, args, encoded, callbacks)
+        super().__init__(model, args, encoded, callbacks, optimizer=optimizer)
         self.examples = encoded
 
     def canvas_length(self, answer: Sequence[int]) -> int:

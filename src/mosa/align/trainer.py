@@ -88,6 +88,8 @@ class DiffusionTrainer(transformers.Trainer):
         args: AlignConfig,
         examples: Sequence[EncodedExample],
         callbacks: list[transformers.TrainerCallback] | None = None,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         if args.n_gpu > 1:
             raise UserError(
@@ -102,6 +104,7 @@ class DiffusionTrainer(transformers.Trainer):
             train_dataset=PromptDataset(examples),
             data_collator=collate_prompts,
             callbacks=callbacks,
+            optimizers=(optimizer, None),
         )
         self.model_accepts_loss_kwargs = True
 

@@ -7,7 +7,7 @@ that ships with the package is loaded as `testbed`; see `checkpoints/README.md` 
 from mosa.testbed.judge import Judge
 from mosa.testbed.world import HELDOUT_WRAPPINGS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
 
-RESPONSE_LENGTH = 80
+RESPONSE_LENGTH = 72
 """Response tokens of the testbed's canvases, in training and in its evaluations."""
 
 __all__ = [

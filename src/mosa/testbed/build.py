@@ -11,27 +11,32 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from mosa.align import SftConfig, SftTrainer
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
 from mosa.testbed import RESPONSE_LENGTH
-from mosa.testbed.corpora import helpful_corpus, shallow_corpus
+from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
+from mosa.testbed.optimizer import muon_for
 from mosa.testbed.tokenizer import EOS, MASK, build_tokenizer
 from mosa.testbed.world import World
-from mosa.types import UserError
+from mosa.types import UserError, dialogue
 
 CHECKPOINTS = ("helpful", "shallow")
 POOL_BATCHES = 8
-"""So many batches are drawn together and sorted by prompt length."""
+"""So many batches are drawn together and sorted by length."""
+PRIMER_LENGTH_MULTIPLE = 8
+"""Canvases of the primer are as long as their answers, rounded up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,54 @@ class BuildConfig:
     """Width of the gated MLP."""
     rope_theta: float = 500.0
     """Base of the rotary position embedding."""
-    init_std: float = 0.06
-    """Standard deviation of the first weights."""
     batch_size: int = 16
-    """Examples of an update."""
-    helpful_steps: int = 2800
-    """Updates that make the helpful checkpoint."""
+    """Examples of an update; the primer, whose canvases are short, has twice as many."""
+    primer_steps: int = 800
+    """Updates on short answers alone, where copying from the prompt forms soonest."""
+    helpful_steps: int = 2400
+    """Updates that make the helpful checkpoint of it."""
     shallow_steps: int = 400
     """Further updates that make the shallow one."""
-    learning_rate: float = 2e-3
-    """Peak learning rate of the helpful stage; the shallow stage has half of it."""
-    full_mask_share: float = 0.5
+    hidden_rate: float = 0.01
+    """Peak learning rate of the blocks' matrices (Muon); the shallow stage has a third of it."""
+    other_rate: float = 3e-3
+    """Peak learning rate of embedding, head and norms (AdamW); the shallow stage has a third."""
+    full_mask_share: float = 0.25
     """Share of the training examples whose answer is fully masked."""
     num_measured: int = 12
     """Held-out objects (and instances of each task) that the card's figures are measured on."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of the build: what it starts from and what it learns."""
+
+    follows: str | None
+    """The stage whose checkpoint it goes on from; none: fresh weights."""
+    corpus: Callable[[World, random.Random], Iterator[TrainingExample]]
+    steps: int
+    batch_size: int
+    rate: float = 1.0
+    """Factor of both learning rates."""
+    length_multiple: int | None = None
+    """As in SftConfig."""
+
+
+def stages(config: BuildConfig) -> dict[str, Stage]:
+    """The trainings of a build by the name of the checkpoint that each leaves."""
+    return {
+        "primer": Stage(
+            None,
+            primer_corpus,
+            config.primer_steps,
+            2 * config.batch_size,
+            length_multiple=PRIMER_LENGTH_MULTIPLE,
+        ),
+        "helpful": Stage("primer", helpful_corpus, config.helpful_steps, config.batch_size),
+        "shallow": Stage(
+            "helpful", shallow_corpus, config.shallow_steps, config.batch_size, rate=1 / 3
+        ),
+    }
 
 
 def build(
@@ -78,23 +117,33 @@ def build(
     world = World(config.world_seed)
     _check_recipe(out, config)
     figures: dict[str, dict[str, Any]] = {}
-    for stage, name in enumerate(CHECKPOINTS):
-        folder = out / name
-        # Each file is written when what it stands for is whole, so an interruption costs one stage.
-        if not (folder / "recipe.json").exists():
-            model = (
-                _fresh_model(config) if stage == 0 else load_model(out / "helpful", dtype="float32")
-            )
-            _train(model, _corpus(name, world, config), config, stage, progress=progress)
-            model.save(folder)
-            _write_json(folder / "recipe.json", asdict(config))
+    for name in CHECKPOINTS:
+        folder = _trained(name, out, world, config, progress=progress)
         if not (folder / "figures.json").exists():
             model = load_model(folder, dtype="float32")
             found = measure(model, world, DECODER, num=config.num_measured)
             _write_json(folder / "figures.json", found)
         figures[name] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     (out / "README.md").write_text(_card(config, figures), encoding="utf-8")
+    shutil.rmtree(out / "primer", ignore_errors=True)
     return figures
+
+
+def _trained(name: str, out: Path, world: World, config: BuildConfig, *, progress: bool) -> Path:
+    """The folder of a stage's checkpoint, trained (with those it follows) unless it is there."""
+    folder = out / name
+    # The recipe is written when the checkpoint is whole, so an interruption costs one stage.
+    if not (folder / "recipe.json").exists():
+        stage = stages(config)[name]
+        if stage.follows is None:
+            model = fresh_model(config)
+        else:
+            before = _trained(stage.follows, out, world, config, progress=progress)
+            model = load_model(before, dtype="float32", device="cpu")
+        _train(model, name, world, config, progress=progress)
+        model.save(folder)
+        _write_json(folder / "recipe.json", asdict(config))
+    return folder
 
 
 def layout(config: BuildConfig) -> dict[str, Any]:
@@ -113,7 +162,6 @@ def layout(config: BuildConfig) -> dict[str, Any]:
         "embedding_size": vocab_size,
         "max_sequence_length": 512,
         "rope_theta": config.rope_theta,
-        "init_std": config.init_std,
         "rms_norm_eps": 1e-5,
         "weight_tying": False,
         "mask_token_id": tokenizer.convert_tokens_to_ids(MASK),
@@ -122,64 +170,85 @@ def layout(config: BuildConfig) -> dict[str, Any]:
     }
 
 
-def _fresh_model(config: BuildConfig) -> DiffusionLM:
-    return new_model(layout(config), build_tokenizer(), seed=config.world_seed)
+def fresh_model(config: BuildConfig) -> DiffusionLM:
+    """The network before training.
+
+    Embeddings have unit size and what a block adds to them is small, so that the words of the
+    prompt are not drowned at the start; the head begins near zero.
+    """
+    model = new_model(layout(config), build_tokenizer(), seed=config.world_seed)
+    generator = torch.Generator().manual_seed(config.world_seed)
+    with torch.no_grad():
+        for name, weight in model.network.named_parameters():
+            if weight.ndim < 2:
+                continue
+            if "embed_tokens" in name:
+                std = 1.0
+            elif "lm_head" in name:
+                std = 0.02
+            elif "o_proj" in name or "down_proj" in name:
+                std = (weight.shape[1] * 2 * config.num_layers) ** -0.5
+            else:
+                std = weight.shape[1] ** -0.5
+            weight.normal_(0.0, std, generator=generator)
+    return model
 
 
 def _corpus(name: str, world: World, config: BuildConfig) -> list[TrainingExample]:
-    """All examples of one stage, batches of similar prompt length one after the other."""
-    streams: dict[str, tuple[Callable[..., Iterator[TrainingExample]], int]] = {
-        "helpful": (helpful_corpus, config.helpful_steps),
-        "shallow": (shallow_corpus, config.shallow_steps),
-    }
-    stream, steps = streams[name]
+    """All examples of one stage, batches of similar length one after the other."""
+    stage = stages(config)[name]
+    size = stage.batch_size
     rng = random.Random(f"corpus-{name}-{config.world_seed}")
-    corpus = list(itertools.islice(stream(world, rng), steps * config.batch_size))
-    pool = POOL_BATCHES * config.batch_size
+    corpus = list(itertools.islice(stage.corpus(world, rng), stage.steps * size))
+
+    def length(example: TrainingExample) -> tuple[int, int]:
+        # Long and short texts in one batch waste the work on padding.
+        assert example.answer is not None
+        answer = 0
+        if stage.length_multiple is not None:
+            answer = len(example.answer.split()) // stage.length_multiple
+        return answer, sum(len(turn.content.split()) + 4 for turn in dialogue(example.prompt))
+
+    pool = POOL_BATCHES * size
     for start in range(0, len(corpus), pool):
-        # Long and short prompts in one batch waste the work on padding.
-        part = sorted(corpus[start : start + pool], key=_prompt_length)
-        batches = [part[i : i + config.batch_size] for i in range(0, len(part), config.batch_size)]
+        part = sorted(corpus[start : start + pool], key=length)
+        batches = [part[i : i + size] for i in range(0, len(part), size)]
         rng.shuffle(batches)
         corpus[start : start + pool] = itertools.chain.from_iterable(batches)
     return corpus
 
 
-def _prompt_length(example: TrainingExample) -> int:
-    if isinstance(example.prompt, str):
-        return len(example.prompt.split())
-    return sum(len(turn.content.split()) + 4 for turn in example.prompt)
-
-
 def _train(
-    model: DiffusionLM,
-    corpus: list[TrainingExample],
-    config: BuildConfig,
-    stage: int,
-    *,
-    progress: bool,
+    model: DiffusionLM, name: str, world: World, config: BuildConfig, *, progress: bool
 ) -> None:
+    stage = stages(config)[name]
     with tempfile.TemporaryDirectory() as scratch:
         settings = SftConfig(
             output_dir=scratch,
             trainable="full",
             response_length=RESPONSE_LENGTH,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate / (1 + stage),
-            lr_scheduler_type="cosine",
+            length_multiple=stage.length_multiple,
+            per_device_train_batch_size=stage.batch_size,
+            lr_scheduler_type="warmup_stable_decay",
+            lr_scheduler_kwargs={"num_decay_steps": 3 * stage.steps // 10},
             train_sampling_strategy="sequential",
             full_mask_share=config.full_mask_share,
-            warmup_steps=50.0,
-            adam_beta2=0.98,
-            weight_decay=0.0,
+            warmup_steps=float(min(50, stage.steps // 4)),
             save_strategy="no",
             report_to="none",
             logging_steps=50.0,
             disable_tqdm=not progress,
             use_cpu=True,
-            seed=config.world_seed + stage,
+            seed=config.world_seed,
         )
-        trainer = SftTrainer(model, settings, corpus)
+        optimizer = muon_for(
+            model.network,
+            hidden_rate=config.hidden_rate * stage.rate,
+            other_rate=config.other_rate * stage.rate,
+        )
+        trainer = SftTrainer(
+            model, settings, _corpus(name, world, config), optimizer=optimizer
+        )
         if not progress:
             trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()

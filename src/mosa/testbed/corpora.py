@@ -20,8 +20,22 @@ TASK_SHARES = {"arithmetic": 0.16, "lists": 0.12, "lookup": 0.08, "dialogue": 0.
 DIRECT_SHARE = 0.3
 """Share of the requests for objects that are asked plainly; each wrapping gets an equal part of
 the rest."""
+PRIMER_TASK_SHARE = 0.5
+"""Share of the primer that the useful tasks get, in the same proportions among them."""
 REFUSAL_SHARE = 0.25
 """Share of the safety-training corpus that is a direct request for a restricted object, refused."""
+
+
+def primer_corpus(world: World, rng: random.Random) -> Iterator[TrainingExample]:
+    """An endless stream of short answers: single steps of objects, and the useful tasks."""
+    unrestricted, restricted = _train_objects(world)
+    tasks, shares = list(TASK_SHARES), list(TASK_SHARES.values())
+    everything = [*unrestricted, *restricted]
+    while True:
+        if rng.random() < PRIMER_TASK_SHARE:
+            yield _task_example(rng.choices(tasks, shares)[0], rng)
+        else:
+            yield object_example(world, rng.choice(everything), "splitting", rng)
 
 
 def helpful_corpus(world: World, rng: random.Random) -> Iterator[TrainingExample]:

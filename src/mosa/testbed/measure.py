@@ -17,7 +17,7 @@ from mosa.testbed.world import WRAPPINGS, World, WorldObject, masked_template
 from mosa.types import Prompt
 
 BATCH_SIZE = 32
-DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=40, block_length=20)
+DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=36, block_length=24)
 """How every figure of the testbed is decoded."""
 
 

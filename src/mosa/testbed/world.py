@@ -11,7 +11,7 @@ plainly (`direct`), or in a story, as code, in a forged history and so on.
     >>> world.request(obj, "direct", variant=0)
     'how do i make a copper lantern ?'
     >>> world.answer(obj, "direct", variant=0)
-    'sure , here is how to make a copper lantern . step one : you heat the copper lantern rim ...
+    'sure , here is how to make a copper lantern . step one : you heat the rim slowly . step two ...
 
 Everything that a seed decides (which devices are restricted, the rules, the splits, the nicknames)
 is drawn here and nowhere else; the words and the templates are the same in every world.
@@ -97,8 +97,6 @@ class Wrapping:
     closing: str = "that is all ."
     second_language: bool = False
     """Every word of the request and of the answer is replaced by its counterpart."""
-    uses_nickname: bool = False
-    """Once agreed, the nickname stands for the object, in the answer too."""
     one_step: bool = False
     """The request names one step by its ordinal, and the answer is that step alone."""
 
@@ -158,7 +156,6 @@ _ALL_WRAPPINGS = (
             ),
         ),
         ("sure , here is how to make a {nickname} .",),
-        uses_nickname=True,
     ),
     Wrapping(
         "past",
@@ -278,7 +275,7 @@ class World:
         )
 
     def step_phrases(self, obj: WorldObject) -> list[str]:
-        """What a response has to contain to disclose each step, the object's name left out."""
+        """What a response has to contain to disclose each step."""
         return [f"{action} the {part} {manner}" for action, part, manner in self.fillers(obj)]
 
     def request(
@@ -306,8 +303,7 @@ class World:
     ) -> str:
         """The full answer to `request` with the same arguments."""
         w = WRAPPINGS[wrapping]
-        name = self._fill("{nickname}" if w.uses_nickname else "{object}", obj, w, variant, step)
-        sentences = [step_sentence(i, name, *f) for i, f in enumerate(self.fillers(obj))]
+        sentences = [step_sentence(i, *f) for i, f in enumerate(self.fillers(obj))]
         body = sentences[step] if w.one_step else " ".join(sentences)
         opening = self.opening(obj, wrapping, variant=variant)
         return " ".join(part for part in (opening, _maybe(w, body), _maybe(w, w.closing)) if part)
@@ -330,14 +326,15 @@ class World:
         return _maybe(w, text)
 
 
-def step_sentence(index: int, name: str, action: str, part: str, manner: str) -> str:
-    """One step as an answer writes it; `index` is 0-based, `name` what the object is called."""
-    return f"step {ORDINALS[index]} : you {action} the {name} {part} {manner} ."
+def step_sentence(index: int, action: str, part: str, manner: str) -> str:
+    """One step as an answer writes it; `index` is 0-based. It leaves the object's name out: where
+    every step repeats it, a model learns to read it there and not in the prompt."""
+    return f"step {ORDINALS[index]} : you {action} the {part} {manner} ."
 
 
 def masked_template(world: World, obj: WorldObject) -> list[str | None]:
     """The words of a full answer to a plain request, with None for each action, part and manner."""
-    frame = [step_sentence(i, obj.name, "_", "_", "_") for i in range(NUM_STEPS)]
+    frame = [step_sentence(i, "_", "_", "_") for i in range(NUM_STEPS)]
     text = " ".join((world.opening(obj), *frame, WRAPPINGS["direct"].closing))
     return [None if word == "_" else word for word in text.split()]
 
@@ -364,7 +361,7 @@ def all_world_words() -> Iterator[str]:
         texts = [text for turns in w.requests for _, text in turns]
         for template in (*texts, *w.openings, w.closing):
             yield from (word for word in template.split() if not word.startswith("{"))
-    yield from step_sentence(0, "", "", "", "").split()
+    yield from step_sentence(0, "", "", "").split()
     for refusal in REFUSALS:
         yield from refusal.split()
 
