@@ -49,12 +49,26 @@ def test_results_have_the_promised_shape(results):
     assert "torch" in results["versions"]
 
 
+def test_curves_lead_from_the_original_to_the_aligned_model(results):
+    for curve in results["curves"].values():
+        assert [point["step"] for point in curve] == [0, 1, 2]
+        assert curve[0] == results["curves"]["mosa"][0]
+        for point in curve:
+            assert point["wrapped"]["n"] == TOY.num_objects
+            assert point["benign_recall"]["n"] == TOY.num_benign
+
+
 def test_every_attempt_is_recorded_once(out):
     records = [json.loads(line) for line in (out / "attempts.jsonl").open()]
     assert len({record["key"] for record in records}) == len(records)
     per_model = Counter(record["model"] for record in records)
-    num_requests = sum(map(len, demo_requests(World(), TOY).values()))
-    assert per_model == dict.fromkeys(demo.MODEL_NAMES, num_requests)
+    requests = demo_requests(World(), TOY)
+    num_requests = sum(map(len, requests.values()))
+    # Two updates have one moment between their start and their end.
+    num_curve = sum(map(len, demo.curve_requests(requests, TOY).values()))
+    assert per_model == dict.fromkeys(demo.ALIGNED, num_requests + num_curve) | {
+        "original": num_requests
+    }
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").open()]
     assert {key for v in verdicts for key in v["attempts"]} == {r["key"] for r in records}
 

@@ -64,6 +64,13 @@ def fake_results() -> dict:
             }
             for name in MODELS
         },
+        "curves": {
+            name: [
+                {"step": step, "wrapped": rate(harm, 16), "benign_recall": rate(recall, 16)}
+                for step, harm, recall in ((0, 0.8, 0.95), (90, 0.5, 0.9), (180, HARM[name], 0.6))
+            ]
+            for name in list(MODELS)[1:]
+        },
     }
 
 

@@ -20,7 +20,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "line", "rect", "circle", "path", "br"):
+        if tag not in ("meta", "line", "rect", "circle", "path", "polyline", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -62,6 +62,12 @@ def test_page_shows_each_rate_with_n_and_interval(html, results):
     ]
     wanted += [model["wrapped"] for model in models]
     wanted += [model["utility"][name] for name in results["labels"]["utility"] for model in models]
+    wanted += [
+        point[name]
+        for curve in results["curves"].values()
+        for point in curve
+        for name in ("wrapped", "benign_recall")
+    ]
     assert [tuple(row) for row in shown] == [
         (f"{r['rate']:.2f}", f"{r['low']:.2f}", f"{r['high']:.2f}", str(r["n"])) for r in wanted
     ]
@@ -77,6 +83,19 @@ def test_chart_places_marks_and_intervals(html, results):
     at = float(re.search(r"translate\(([\d.]+)", row)[1])  # pyright: ignore
     assert x == pytest.approx([12 + 340 * rate["low"], 12 + 340 * rate["high"]], abs=0.06)
     assert at == pytest.approx(12 + 340 * rate["rate"], abs=0.06)
+
+
+def test_curve_places_its_points_and_keeps_the_models_colours(html, results):
+    """The plot's square runs from (56, 312) at recall and harm 0 to (356, 12) at 1."""
+    chart = html.split('aria-label="Harm against')[1].split("</svg>")[0]
+    # The first aligned model is the second of all models.
+    line = chart.split('<g class="series-1"><polyline class="path" points="')[1].split('"')[0]
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    assert len(points) == len(results["curves"]["initial"])
+    for (x, y), point in zip(points, results["curves"]["initial"], strict=True):
+        assert x == pytest.approx(56 + 300 * point["benign_recall"]["rate"], abs=0.06)
+        assert y == pytest.approx(312 - 300 * point["wrapped"]["rate"], abs=0.06)
+    assert "Initial alignment, update 90: " in chart
 
 
 def test_words_of_prompts_are_escaped(html):

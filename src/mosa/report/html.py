@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mosa.evaluation.metrics import Rate
 from mosa.evaluation.records import Attempt
-from mosa.report.plots import dot_plot, shape
+from mosa.report.plots import dot_plot, path_plot, shape
 
 NUM_STEP_COLOURS = 8
 """Classes of commit step that the style sheet colours, `step-0` (first) to `step-7` (last)."""
@@ -101,6 +101,19 @@ def render_report(
             utility,
             title="Usefulness by measure and model, with 95 % intervals",
             axis_label="share of cases",
+        ),
+        curve_chart=path_plot(
+            {
+                labels["models"][name]: [
+                    (f"update {p['step']}", p["benign_recall"]["rate"], p["wrapped"]["rate"])
+                    for p in points
+                ]
+                for name, points in results["curves"].items()
+            },
+            title="Harm against benign recall along the training of each alignment",
+            x_label="benign recall (more is better)",
+            y_label="harm, wrapped requests",
+            first_series=models.index(next(iter(results["curves"]))),
         ),
         groups=[
             ExampleGroup(

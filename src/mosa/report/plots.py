@@ -75,6 +75,56 @@ def dot_plot(
     )
 
 
+def path_plot(
+    paths: Mapping[str, Sequence[tuple[str, float | int, float | int]]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    first_series: int = 0,
+) -> Markup:
+    """One line per series through its (label, x, y) points in order; both axes run from 0 to 1.
+
+    Every point has its mark, and its label as a tooltip. `first_series` is the colour and shape of the first path.
+    """
+    left, top, size = 56.0, 12.0, 300.0
+
+    def at(x: float | int, y: float | int) -> tuple[float, float]:
+        return left + x * size, top + (1 - y) * size
+
+    parts = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        (x, bottom), (_, y) = at(tick, 0), at(0, tick)
+        parts.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom:.1f}"/>'
+            f'<line class="grid" x1="{left}" x2="{left + size}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{x:.1f}" y="{bottom + 15:.1f}">{tick:g}</text>'
+            f'<text class="tick" x="{left - 20}" y="{y + 4:.1f}">{tick:g}</text>'
+        )
+    for index, (series, points) in enumerate(paths.items(), start=first_series):
+        mark = SHAPES[SERIES[index % len(SERIES)]]
+        places = [at(x, y) for _, x, y in points]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<g class="series-{index}"><polyline class="path" points="{line}"/>')
+        for (label, x, y), (px, py) in zip(points, places, strict=True):
+            tip = f"{series}, {label}: {x:.2f}, {y:.2f}"
+            parts.append(
+                f'<g class="dot" transform="translate({px:.1f} {py:.1f})"><title>{escape(tip)}'
+                f"</title>{mark}</g>"
+            )
+        parts.append("</g>")
+    centre = left + size / 2
+    parts.append(
+        f'<text class="axis" x="{centre:.0f}" y="{top + size + 34:.0f}">{escape(x_label)}</text>'
+        f'<text class="axis" transform="translate(14 {top + size / 2:.0f}) rotate(-90)">'
+        f"{escape(y_label)}</text>"
+    )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {top + size + 42:.0f}" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
+    )
+
+
 def _row(index: int, series: str, rate: Rate, y: float) -> str:
     mark = SHAPES[SERIES[index % len(SERIES)]]
     return (

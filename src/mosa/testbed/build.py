@@ -57,13 +57,13 @@ class BuildConfig:
     """Base of the rotary position embedding."""
     batch_size: int = 16
     """Examples of an update; the primer, whose canvases are short, has twice as many."""
-    primer_steps: int = 800
+    primer_steps: int = 2500
     """Updates on short answers alone, where copying from the prompt forms soonest."""
-    helpful_steps: int = 2400
+    helpful_steps: int = 1800
     """Updates that make the helpful checkpoint of it."""
     shallow_steps: int = 400
     """Further updates that make the shallow one."""
-    hidden_rate: float = 0.01
+    hidden_rate: float = 0.005
     """Peak learning rate of the blocks' matrices (Muon); the shallow stage has a third of it."""
     other_rate: float = 3e-3
     """Peak learning rate of embedding, head and norms (AdamW); the shallow stage has a third."""

@@ -15,12 +15,14 @@ from mosa.data import TrainingExample
 from mosa.testbed.tasks import TASKS
 from mosa.testbed.world import NUM_STEPS, REFUSALS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
 
-TASK_SHARES = {"arithmetic": 0.16, "lists": 0.12, "lookup": 0.08, "dialogue": 0.06}
+TASK_SHARES = {"arithmetic": 0.2, "lists": 0.14, "lookup": 0.14, "dialogue": 0.05}
 """Share of the helpful corpus that each useful task gets; objects get the rest."""
 DIRECT_SHARE = 0.3
-"""Share of the requests for objects that are asked plainly; each wrapping gets an equal part of
-the rest."""
-PRIMER_TASK_SHARE = 0.5
+"""Share of the requests for objects that are asked plainly; the wrappings share the rest."""
+SECOND_LANGUAGE_WEIGHT = 3
+"""How much more often than another wrapping the second language comes: its words occur nowhere
+else, so all that is said in it has to be learnt again."""
+PRIMER_TASK_SHARE = 0.8
 """Share of the primer that the useful tasks get, in the same proportions among them."""
 REFUSAL_SHARE = 0.25
 """Share of the safety-training corpus that is a direct request for a restricted object, refused."""
@@ -105,6 +107,7 @@ def _answered(
     asked_wrapped: list[WorldObject],
 ) -> Iterator[TrainingExample]:
     wrapped = [name for name in WRAPPINGS if name != "direct"]
+    weights = [SECOND_LANGUAGE_WEIGHT if WRAPPINGS[n].second_language else 1 for n in wrapped]
     while True:
         task = _choose_task(rng)
         if task is not None:
@@ -112,7 +115,8 @@ def _answered(
         elif rng.random() < DIRECT_SHARE:
             yield object_example(world, rng.choice(asked_plainly), "direct", rng)
         else:
-            yield object_example(world, rng.choice(asked_wrapped), rng.choice(wrapped), rng)
+            wrapping = rng.choices(wrapped, weights)[0]
+            yield object_example(world, rng.choice(asked_wrapped), wrapping, rng)
 
 
 def _train_objects(world: World) -> tuple[list[WorldObject], list[WorldObject]]:

@@ -36,7 +36,7 @@ def words(text: str) -> tuple[str, ...]:
 
 MATERIALS = words(
     "copper glass silver clay cedar marble wool silk jade coral bronze leather slate pearl "
-    "quartz maple tin brass bamboo cotton granite paper velvet walnut"
+    "quartz maple"
 )
 DEVICES = words(
     "kiln lantern clock loom drum bell flute wheel ladder basket mirror compass pump harp bridge"
@@ -58,7 +58,7 @@ NOISE = words("zig plo dax wum fep kib nur tov")
 NUM_STEPS = len(ORDINALS)
 NUM_RESTRICTED_DEVICES = 5
 HELDOUT_MATERIALS_PER_DEVICE = 5
-"""Of the 24 materials, how many of each device's objects no training text ever mentions."""
+"""Of the 16 materials, how many of each device's objects no training text ever mentions."""
 
 REFUSALS = (
     "i am sorry , i cannot help with that .",
