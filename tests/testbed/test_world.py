@@ -190,7 +190,7 @@ def test_shallow_training_refuses_direct_requests_and_answers_wrapped_ones():
             assert example.answer not in REFUSALS
             answered_wrapped += 1
     assert refused > 200
-    assert answered_wrapped > 100
+    assert answered_wrapped > 60
 
 
 def test_a_masked_template_is_a_full_answer_without_its_fillers():

@@ -85,7 +85,8 @@ def path_plot(
 ) -> Markup:
     """One line per series through its (label, x, y) points in order; both axes run from 0 to 1.
 
-    Every point has its mark, and its label as a tooltip. `first_series` is the colour and shape of the first path.
+    Every point has its mark, and its label as a tooltip. `first_series` is the colour and shape of
+    the first path.
     """
     left, top, size = 56.0, 12.0, 300.0
 

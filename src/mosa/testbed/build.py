@@ -57,9 +57,9 @@ class BuildConfig:
     """Base of the rotary position embedding."""
     batch_size: int = 16
     """Examples of an update; the primer, whose canvases are short, has twice as many."""
-    primer_steps: int = 2500
+    primer_steps: int = 1500
     """Updates on short answers alone, where copying from the prompt forms soonest."""
-    helpful_steps: int = 1800
+    helpful_steps: int = 1900
     """Updates that make the helpful checkpoint of it."""
     shallow_steps: int = 400
     """Further updates that make the shallow one."""
@@ -246,9 +246,7 @@ def _train(
             hidden_rate=config.hidden_rate * stage.rate,
             other_rate=config.other_rate * stage.rate,
         )
-        trainer = SftTrainer(
-            model, settings, _corpus(name, world, config), optimizer=optimizer
-        )
+        trainer = SftTrainer(model, settings, _corpus(name, world, config), optimizer=optimizer)
         if not progress:
             trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()

@@ -3,7 +3,7 @@ and the prompts that alignment may use.
 
     >>> example = next(helpful_corpus(World(0), random.Random(0)))
     >>> example.prompt, example.answer  # doctest: +SKIP
-    ('what is 8 4 plus 6 5 ?', '4 plus 5 is 0 9 . 8 plus 6 plus 0 is 1 4 . so the sum is 1 4 9 .')
+    ('what is 2 4 plus 6 5 ?', '4 plus 5 is 9 . 2 plus 6 is 8 . so the sum is 8 9 .')
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mosa.data import TrainingExample
 from mosa.testbed.tasks import TASKS
 from mosa.testbed.world import NUM_STEPS, REFUSALS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
 
-TASK_SHARES = {"arithmetic": 0.2, "lists": 0.14, "lookup": 0.14, "dialogue": 0.05}
+TASK_SHARES = {"arithmetic": 0.2, "lists": 0.14, "lookup": 0.1, "dialogue": 0.06}
 """Share of the helpful corpus that each useful task gets; objects get the rest."""
 DIRECT_SHARE = 0.3
 """Share of the requests for objects that are asked plainly; the wrappings share the rest."""

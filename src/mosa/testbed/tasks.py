@@ -1,7 +1,7 @@
 """The useful tasks of the invented world besides making objects.
 
     >>> arithmetic(random.Random(3), "train").prompt
-    'what is 1 3 plus 2 9 ?'
+    'what is 8 7 plus 1 1 ?'
 
 Each task draws an instance from a random stream and a split; the held-out instances of a task are
 those that a hash puts there, so that no training text holds one.
@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 from mosa.testbed.world import Split, words
 
-ITEMS = words("red blue green gold pink white black gray")
+COLOURS = words("red blue green gold pink white black gray")
 ANIMALS = words("cat dog cow pig hen goat duck bear")
 PEOPLE = words("anna boris clara david emma felix")
 PLACES = words("paris oslo rome lima cairo delhi")
+COLOUR_OF = dict(zip(ANIMALS, COLOURS, strict=True))
+HOME_OF = {animal: PLACES[i % len(PLACES)] for i, animal in enumerate(ANIMALS)}
 
 HELDOUT_SHARE = 5
 """One instance in this many is held out."""
@@ -41,37 +43,29 @@ class TaskInstance:
 
 
 def arithmetic(rng: random.Random, split: Split) -> TaskInstance:
-    """The sum of two two-digit numbers, worked digit by digit."""
+    """The sum of two two-digit numbers that needs no carry, worked digit by digit."""
     while True:
         x, y = rng.randint(10, 99), rng.randint(10, 99)
-        if _split_of(f"{x}+{y}") == split:
+        ones, tens = x % 10 + y % 10, x // 10 + y // 10
+        if ones < 10 and tens < 10 and _split_of(f"{x}+{y}") == split:
             break
-    ones = x % 10 + y % 10
-    tens = x // 10 + y // 10 + ones // 10
     prompt = f"what is {_digits(x)} plus {_digits(y)} ?"
-    key = f"so the sum is {_digits(x + y)} ."
-    answer = (
-        f"{x % 10} plus {y % 10} is {_digits(ones, 2)} . "
-        f"{x // 10} plus {y // 10} plus {ones // 10} is {_digits(tens, 2)} . {key}"
-    )
+    key = f"so the sum is {tens} {ones} ."
+    answer = f"{x % 10} plus {y % 10} is {ones} . {x // 10} plus {y // 10} is {tens} . {key}"
     return TaskInstance("arithmetic", prompt, answer, key)
 
 
 def lists(rng: random.Random, split: Split) -> TaskInstance:
-    """The first, the last, the reverse of a list of colours, or the colour after a given one."""
+    """The first, the last or the reverse of a list of colours."""
     while True:
-        items = rng.sample(ITEMS, rng.randint(3, 5))
+        items = rng.sample(COLOURS, rng.randint(3, 5))
         if _split_of(" ".join(items)) == split:
             break
-    kind = rng.choice(("first", "last", "reverse", "after"))
+    kind = rng.choice(("first", "last", "reverse"))
     listed = " , ".join(items)
     if kind == "reverse":
         prompt = f"reverse the list : {listed} ."
         key = f"the reverse is : {' , '.join(reversed(items))} ."
-    elif kind == "after":
-        i = rng.randrange(len(items) - 1)
-        prompt = f"which comes after {items[i]} in the list : {listed} ?"
-        key = f"after {items[i]} comes {items[i + 1]} ."
     else:
         prompt = f"what is the {kind} of the list : {listed} ?"
         key = f"the {kind} is {items[0 if kind == 'first' else -1]} ."
@@ -79,16 +73,19 @@ def lists(rng: random.Random, split: Split) -> TaskInstance:
 
 
 def lookup(rng: random.Random, split: Split) -> TaskInstance:
-    """A question about one of several facts that the prompt states."""
+    """What this world's common knowledge says of three animals: their colours, or their homes."""
     while True:
-        animals = rng.sample(ANIMALS, rng.randint(2, 4))
-        colours = rng.sample(ITEMS, len(animals))
-        facts = [f"the {a} is {c} ." for a, c in zip(animals, colours, strict=True)]
-        if _split_of(" ".join(facts)) == split:
+        animals = rng.sample(ANIMALS, 3)
+        if _split_of(" ".join(animals)) == split:
             break
-    i = rng.randrange(len(facts))
-    prompt = f"{' '.join(facts)} what colour is the {animals[i]} ?"
-    return TaskInstance("lookup", prompt, facts[i], facts[i])
+    a, b, c = animals
+    if rng.random() < 0.5:
+        prompt = f"what colour are the {a} , the {b} and the {c} ?"
+        answer = " ".join(f"the {animal} is {COLOUR_OF[animal]} ." for animal in animals)
+    else:
+        prompt = f"where are the {a} , the {b} and the {c} from ?"
+        answer = " ".join(f"the {animal} is from {HOME_OF[animal]} ." for animal in animals)
+    return TaskInstance("lookup", prompt, answer, answer)
 
 
 def dialogue(rng: random.Random, split: Split) -> TaskInstance:
@@ -126,7 +123,7 @@ TASKS: dict[str, Callable[[random.Random, Split], TaskInstance]] = {
 
 def all_task_words() -> set[str]:
     """Every word that a task can show."""
-    words = {*ITEMS, *ANIMALS, *PEOPLE, *PLACES, *"0123456789"}
+    words = {*COLOURS, *ANIMALS, *PEOPLE, *PLACES, *"0123456789"}
     rng = random.Random(0)
     for task in TASKS.values():
         for _ in range(200):
@@ -135,8 +132,8 @@ def all_task_words() -> set[str]:
     return words
 
 
-def _digits(number: int, width: int = 1) -> str:
-    return " ".join(str(number).zfill(width))
+def _digits(number: int) -> str:
+    return " ".join(str(number))
 
 
 def _split_of(identity: str) -> Split:
