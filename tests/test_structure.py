@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tiny_models import needs_testbed
 
 from mosa import cli
 
@@ -212,7 +211,6 @@ def test_readme_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-@needs_testbed
 def test_readme_python_example_runs():
     """The ten lines as they stand."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

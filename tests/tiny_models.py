@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mosa.families import DiffusionLM, packaged_folder
+from mosa.families import DiffusionLM
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
-
-_TESTBED = packaged_folder("testbed")
-needs_testbed = pytest.mark.skipif(
-    _TESTBED is None or not _TESTBED.is_dir(), reason="the package holds no testbed checkpoint yet"
-)
-"""For tests that load the shipped checkpoint."""
 
 TEXT = (
     "I cannot help with that request, because it is not safe. How can I help you today? Sure, here "

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 
 import pytest
-from tiny_models import needs_testbed
 
 from mosa.cli import main
 from mosa.evaluation import demo
@@ -14,8 +13,6 @@ from mosa.testbed import World
 from mosa.testbed.measure import DECODER
 from mosa.testbed.world import TRAIN_WRAPPINGS, WorldObject
 from mosa.types import UserError
-
-pytestmark = needs_testbed
 
 TOY = DemoConfig(num_objects=2, num_benign=3, align_steps=2, steps=4, workers=1)
 ARGV = ["--num_objects", "2", "--num_benign", "3", "--align_steps", "2", "--steps", "4"]

@@ -125,7 +125,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Any]:
     if out.exists() and any(out.iterdir()) and not (out / "adapters").is_dir():
         raise UserError(f"{out} holds other things; name a new folder with --out")
     (out / "adapters").mkdir(parents=True, exist_ok=True)
-    jobs = [Job(name, out, config) for name in (*ALIGNED, "original")]
+    # The robust alignment takes longest, so it comes first and the others share the other worker.
+    jobs = [Job(name, out, config) for name in (*reversed(ALIGNED), "original")]
     log = JsonLines(out / "attempts.jsonl")
     with _Board(jobs) as board:
 

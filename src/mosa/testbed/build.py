@@ -69,8 +69,8 @@ class BuildConfig:
     """Peak learning rate of embedding, head and norms (AdamW); the shallow stage has a third."""
     full_mask_share: float = 0.25
     """Share of the training examples whose answer is fully masked."""
-    num_measured: int = 12
-    """Held-out objects (and instances of each task) that the card's figures are measured on."""
+    num_measured: int = 25
+    """Held-out objects of a kind, and instances of each task, that the card is measured on."""
 
 
 @dataclass(frozen=True)
