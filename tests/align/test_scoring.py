@@ -31,11 +31,11 @@ def random_log_probs(model: DiffusionLM, rows: int = 1, seed: int = 0) -> torch.
     return torch.randn(rows, RESPONSE, model.vocab_size, generator=generator).log_softmax(-1)
 
 
-def score_one(model, config, phrase, log_probs, free=None, place="window"):
+def score_one(model, config, phrase, log_probs, free=None, wide=False):
     free = torch.ones(log_probs.shape[:2], dtype=torch.bool) if free is None else free
     scorer = PhraseScorer(config, [phrase], model.vocab_size)
     rows = len(log_probs)
-    return scorer(log_probs, free, list(range(RESPONSE)), [[phrase]] * rows, [place] * rows)
+    return scorer(log_probs, free, list(range(RESPONSE)), [[phrase]] * rows, [wide] * rows)
 
 
 @pytest.mark.parametrize("segment", ["contain", "start_in_window"])
@@ -159,35 +159,9 @@ def test_wide_rows_use_the_whole_response(model):
     for j, token in enumerate(phrase.variants[0]):
         log_probs[0, 9 + j, token] = -0.5
     config = settings(contaminated_window="response")
-    assert score_one(model, config, phrase, log_probs).value.item() == -30.0
-    scores = score_one(model, config, phrase, log_probs, place="response")
+    assert score_one(model, config, phrase, log_probs, wide=False).value.item() == -30.0
+    scores = score_one(model, config, phrase, log_probs, wide=True)
     assert scores.value.item() == -1.5 and scores.best_start.item() == 9
-
-
-@pytest.mark.parametrize(
-    ("revealed", "expected"), [("free", None), ("masked_only", -7.5), ("around", -3.0)]
-)
-def test_a_phrase_that_comes_next_begins_at_the_first_free_position(model, revealed, expected):
-    """Position 4 (0-based) is free, 5 is not: a phrase of three fits there only around it, or
-    where revealed positions do not count."""
-    (phrase,) = phrases(model, "we stop here")
-    log_probs = torch.full((1, RESPONSE, model.vocab_size), -10.0)
-    first, second, third = phrase.variants[0]
-    log_probs[0, 4, first] = log_probs[0, 6, second] = log_probs[0, 7, third] = -1.0
-    log_probs[0, 6, third] = -4.0
-    # A better place further on, which must not be taken.
-    log_probs[0, [8, 9, 10], [first, second, third]] = -0.1
-    free = torch.ones(1, RESPONSE, dtype=torch.bool)
-    free[0, [0, 1, 2, 3, 5]] = False
-    config = settings(revealed=revealed, contaminated_window="next")
-    scores = score_one(model, config, phrase, log_probs, free, place="next")
-    assert scores.found.item() == (expected is not None)
-    if expected is not None:
-        assert scores.value.item() == pytest.approx(expected)
-        assert scores.best_start.item() == 4
-    free[0, 5] = True
-    scores = score_one(model, config, phrase, log_probs, free, place="next")
-    assert scores.found.item() and scores.best_start.item() == 4
 
 
 def test_rows_with_different_phrases_are_scored_apart(model):
@@ -197,7 +171,7 @@ def test_rows_with_different_phrases_are_scored_apart(model):
     scorer = PhraseScorer(config, [first, second], model.vocab_size)
     free = torch.ones(2, RESPONSE, dtype=torch.bool)
     columns = list(range(RESPONSE))
-    both = scorer(log_probs, free, columns, [[first, second], [second, first]], ["window"] * 2)
+    both = scorer(log_probs, free, columns, [[first, second], [second, first]], [False, False])
     for row, place, phrase in ((0, 0, first), (0, 1, second), (1, 0, second), (1, 1, first)):
         alone = score_one(model, config, phrase, log_probs[row : row + 1])
         assert both.value[row, place].item() == pytest.approx(alone.value.item())

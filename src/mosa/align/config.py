@@ -187,9 +187,8 @@ class MosaConfig(AlignConfig):
     """Largest number of answer tokens that prefix shows; never more than the answer has."""
     revealed: Literal["free", "masked_only", "around"] = "free"
     """Phrases at revealed positions: none there, not counted there, or written around them."""
-    contaminated_window: Literal["same", "response", "next"] = "same"
-    """Where phrases are scored on partly revealed answers: in the window, in the whole response, or
-    from the first free position of the response on."""
+    contaminated_window: Literal["same", "response"] = "same"
+    """Where phrases are scored on partly revealed answers: the window, or the whole response."""
 
     # The KL to the reference
     beta: float = 0.05

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,11 +19,6 @@ from mosa.align.phrases import Phrase, check_fits
 
 # B rows, P positions that have log-probabilities, W positions of one window, V vocabulary,
 # U tokens that occur in phrases, K phrases of a row, S starts.
-
-
-Place = Literal["window", "response", "next"]
-"""Where a row's phrases may stand: in the window, anywhere in the response, or from the response's
-first free position on."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +81,12 @@ class PhraseScorer:
         free: Bool[Tensor, "B P"],
         columns: Sequence[int],
         phrases: Sequence[Sequence[Phrase]],
-        places: Sequence[Place],
+        is_wide: Sequence[bool],
     ) -> Scores:
         """Score `phrases[b]` on row b; `columns[p]` is the response position that `[:, p]` is of.
 
-        `free` marks the positions that are still masked, `places` where each row's phrases may be.
+        `free` marks the positions that are still masked. Rows with `is_wide` are scored over the
+        whole response, the others in the window.
         """
         scored_BPU = log_probs[..., self.scored_ids.to(log_probs.device)]
         num_phrases = len(phrases[0])
@@ -99,22 +94,18 @@ class PhraseScorer:
         best_start = torch.zeros_like(value, dtype=torch.long)
         found = torch.zeros_like(value, dtype=torch.bool)
 
-        # Rows that share a phrase and a place are scored together.
-        groups: dict[tuple[Phrase, Place], list[tuple[int, int]]] = {}
+        # Rows that share a phrase and a window are scored together.
+        groups: dict[tuple[Phrase, bool], list[tuple[int, int]]] = {}
         for row, row_phrases in enumerate(phrases):
-            for k, phrase in enumerate(row_phrases):
-                groups.setdefault((phrase, places[row]), []).append((row, k))
-        for (phrase, place), members in groups.items():
-            window = self.window if place == "window" else self.wide_window
+            for place, phrase in enumerate(row_phrases):
+                groups.setdefault((phrase, is_wide[row]), []).append((row, place))
+        for (phrase, wide), places in groups.items():
+            window = self.wide_window if wide else self.window
             begin = columns.index(window.first)
             at = slice(begin, begin + window.end - window.first)
-            rows, ks = torch.tensor(members, device=value.device).T
+            rows, ks = torch.tensor(places, device=value.device).T
             value_g, start_g, found_g = self._score_phrase(
-                scored_BPU[rows, at],
-                free[rows, at],
-                phrase,
-                window.last - window.first + 1,
-                at_once=place == "next",
+                scored_BPU[rows, at], free[rows, at], phrase, window.last - window.first + 1
             )
             value = value.index_put((rows, ks), value_g)
             best_start[rows, ks] = start_g + window.first
@@ -127,13 +118,11 @@ class PhraseScorer:
         free: Bool[Tensor, "B W"],
         phrase: Phrase,
         num_starts: int,
-        *,
-        at_once: bool,
     ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Score, best start and whether there was one, over all starts of all variants.
 
-        Only the first `num_starts` positions may begin a phrase, with `at_once` only the first
-        free one. How positions count that are revealed already is the setting `revealed`:
+        Only the first `num_starts` positions may begin a phrase. How positions count that are
+        revealed already is the setting `revealed`:
 
         free         a start is valid if every position of the phrase is masked
         masked_only  the sum runs over the masked positions and is scaled up to the whole phrase,
@@ -144,7 +133,6 @@ class PhraseScorer:
         fill_id = phrase.fill_token_id
         fill_column = None if fill_id is None else int(self.column_of_id[fill_id])
         positions_BW = torch.arange(free.shape[1], device=free.device).expand_as(free)
-        first_free_B = free.to(torch.uint8).argmax(dim=-1)
         if how == "around":
             log_probs, num_free_B, positions_BW = objective.gather_free(log_probs, free)
             free = torch.arange(free.shape[1], device=free.device) < num_free_B[:, None]
@@ -174,8 +162,6 @@ class PhraseScorer:
                 # Everything from the start to the end of the window must be free to be filled.
                 rest_free_BW = free[:, :num_starts].flip(-1).cummin(-1).values.flip(-1)
                 valid_BS = valid_BS & rest_free_BW[:, :num_scored]
-            if at_once:
-                valid_BS = valid_BS & (start_BS == first_free_B[:, None])
             values.append(value_BS)
             valid.append(valid_BS)
             starts.append(start_BS)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from mosa.align import objective
 from mosa.align.config import AlignConfig, MosaConfig
 from mosa.align.phrases import Phrase, encode_phrases, read_phrases
-from mosa.align.scoring import PhraseScorer, Place, Scores
+from mosa.align.scoring import PhraseScorer, Scores
 from mosa.align.states import (
     EncodedExample,
     ResponseState,
@@ -283,7 +283,7 @@ class MosaTrainer(DiffusionTrainer):
         """0-based response positions whose logits are read; the same for all rows."""
         config, window = self.config, self.scorer.window
         needed = set(range(window.first, window.end))
-        if any(self._place(state) != "window" for state in states):
+        if any(self._is_wide(state) for state in states):
             needed |= set(range(config.response_length))
         if config.harmful_target != "phrase" and config.harmful_weight > 0:
             needed |= set(range(max(s.answer_length for s in states)))
@@ -328,15 +328,15 @@ class MosaTrainer(DiffusionTrainer):
         """- safe_weight * score(s+) + harmful_weight * bound(score(s-)), and its metrics."""
         config = self.config
         safe_BK, harmful_BK = self._draw_phrases(indices)
-        places = [self._place(state) for state in states]
-        safe = self.scorer(policy_BPV, masked_BP, columns, safe_BK, places)
-        harmful = self.scorer(policy_BPV, masked_BP, columns, harmful_BK, places)
+        is_wide = [self._is_wide(state) for state in states]
+        safe = self.scorer(policy_BPV, masked_BP, columns, safe_BK, is_wide)
+        harmful = self.scorer(policy_BPV, masked_BP, columns, harmful_BK, is_wide)
         losses_BK = -config.safe_weight * safe.value
         if config.harmful_target != "answer" and config.harmful_weight > 0:
             reference_value = None
             if config.harmful_bound in ("hinge", "npo"):
                 assert reference_BPV is not None
-                reference = self.scorer(reference_BPV, masked_BP, columns, harmful_BK, places)
+                reference = self.scorer(reference_BPV, masked_BP, columns, harmful_BK, is_wide)
                 reference_value = reference.value
             bounded_BK = objective.bound_harmful(
                 harmful.value,
@@ -362,10 +362,9 @@ class MosaTrainer(DiffusionTrainer):
         self._track_refusals(policy_BPV, columns, states)
         return losses_B
 
-    def _place(self, state: ResponseState) -> Place:
-        """Where a row's phrases may stand."""
-        where = self.config.contaminated_window
-        return "window" if where == "same" or state.state == "fully_masked" else where
+    def _is_wide(self, state: ResponseState) -> bool:
+        """Whether a row's phrases are scored over the whole response instead of the window."""
+        return self.config.contaminated_window == "response" and state.state != "fully_masked"
 
     def _draw_phrases(self, indices: list[int]) -> tuple[list[list[Phrase]], list[list[Phrase]]]:
         """For each row the safe and the harmful phrases that it is scored on."""

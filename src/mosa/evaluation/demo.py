@@ -412,6 +412,16 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
     attempts = read_attempts(out / "attempts.jsonl")
     verdicts = JsonLines(out / "verdicts.jsonl")
     judged = {verdict["key"] for verdict in verdicts}
+
+    def find(pairs: Sequence[tuple[Request, Attempt]]) -> dict[str, float]:
+        """One judgement for all the requests that it took to ask about one object, kept on file."""
+        finding = _finding(judge, pairs)
+        keys = [attempt.key for _, attempt in pairs]
+        if keys[0] not in judged:
+            judged.add(keys[0])
+            verdicts.append({"key": keys[0], "attempts": keys, "judge": "truth"} | finding)
+        return finding
+
     models: dict[str, Any] = {}
     for name in MODEL_NAMES:
         version = model_version(config, adapter_folder(out, name))
@@ -421,14 +431,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
             per_case: dict[str, list[tuple[Request, Attempt]]] = {}
             for row, attempt in keyed:
                 per_case.setdefault(row.case, []).append((row, attempt))
-            findings = []
-            for pairs in per_case.values():
-                finding = _finding(judge, pairs)
-                findings.append(finding)
-                # One judgement for all the requests that it took to ask about one object.
-                if pairs[0][1].key not in judged:
-                    keys = [attempt.key for _, attempt in pairs]
-                    verdicts.append({"key": keys[0], "attempts": keys, "judge": "truth"} | finding)
+            findings = [find(pairs) for pairs in per_case.values()]
             values[attack] = {
                 measure: [finding[measure] for finding in findings] for measure in findings[0]
             }
@@ -442,7 +445,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
             for row in rows:
                 pair = (row, attempts[row.key(model, version, decoder)])
                 kind = "benign_recall" if attack == "benign" else "wrapped"
-                found[kind].append(_finding(judge, [pair])["harm"])
+                found[kind].append(find([pair])["harm"])
         return {"step": step} | {name: _rate(values) for name, values in found.items()}
 
     curves = {}
