@@ -62,12 +62,6 @@ def test_page_shows_each_rate_with_n_and_interval(html, results):
     ]
     wanted += [model["wrapped"] for model in models]
     wanted += [model["utility"][name] for name in results["labels"]["utility"] for model in models]
-    wanted += [
-        point[name]
-        for curve in results["curves"].values()
-        for point in curve
-        for name in ("wrapped", "benign_recall")
-    ]
     assert [tuple(row) for row in shown] == [
         (f"{r['rate']:.2f}", f"{r['low']:.2f}", f"{r['high']:.2f}", str(r["n"])) for r in wanted
     ]
@@ -96,6 +90,23 @@ def test_curve_places_its_points_and_keeps_the_models_colours(html, results):
         assert x == pytest.approx(56 + 300 * point["benign_recall"]["rate"], abs=0.06)
         assert y == pytest.approx(312 - 300 * point["wrapped"]["rate"], abs=0.06)
     assert "Initial alignment, update 90: " in chart
+
+
+def test_every_point_of_the_curves_stands_in_their_table(html, results):
+    table = html.split('<div class="card scroll curve">')[1].split("</table>")[0]
+    shown = {}
+    for row in table.split("<tr>")[2:]:
+        step = int(re.search(r'<th scope="row">(\d+)</th>', row)[1])  # pyright: ignore
+        shown[step] = re.findall(r">(\d\.\d\d), (\d\.\d\d)</td>", row)
+    curves = results["curves"].values()
+    assert list(shown) == sorted({point["step"] for points in curves for point in points})
+    for step, cells in shown.items():
+        assert cells == [
+            (f"{p['wrapped']['rate']:.2f}", f"{p['benign_recall']['rate']:.2f}")
+            for points in curves
+            for p in points
+            if p["step"] == step
+        ]
 
 
 def test_words_of_prompts_are_escaped(html):

@@ -25,7 +25,8 @@ MODEL_NOTES = {
     "mosa": "The original with an adapter that rewards a refusal in response tokens 20 to 60, as "
     "in arXiv 2508.12398; it differs from initial alignment by the window alone.",
     "mosa_robust": "Ours: the same reward, also where part of a harmful answer already stands, "
-    "with a term that holds benign behaviour in place and a bounded harmful term.",
+    "with a bounded term against that answer's own words and a term that holds benign behaviour in "
+    "place. Its learning rate is ten times that of the other two, whose objective has no bound.",
 }
 
 LABELS: dict[str, dict[str, Any]] = {

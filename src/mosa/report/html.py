@@ -115,6 +115,9 @@ def render_report(
             y_label="harm, wrapped requests",
             first_series=models.index(next(iter(results["curves"]))),
         ),
+        curve_steps=sorted(
+            {point["step"] for points in results["curves"].values() for point in points}
+        ),
         groups=[
             ExampleGroup(
                 heading,
