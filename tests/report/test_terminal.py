@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from mosa.denoising import Canvas, sample
+from mosa.families import load_model
 from mosa.report.terminal import play
 
 
@@ -28,3 +29,14 @@ def test_pinned_tokens_are_there_from_the_start(tiny_llada):
     result = sample(tiny_llada, canvas, steps=2)
     first = frames(tiny_llada, result.trace)[0]
     assert first.removeprefix("step 1: ").startswith("tea")
+
+
+def test_words_of_a_word_level_tokenizer_stand_apart():
+    model = load_model("testbed")
+    canvas = Canvas.from_prompts(model, ["how do i make a copper drum ?"], max_new_tokens=9)
+    canvas = canvas.pin(0, model.encode_text("sure , here is"))
+    canvas = canvas.pin(7, [model.eos_token_id])
+    first = frames(model, sample(model, canvas, steps=4).trace)[0]
+    words = first.removeprefix("step 1: ").split()
+    assert words[:4] == ["sure", ",", "here", "is"] and words[7] == "■" and len(words) == 9
+    assert words.count("·") == 3 and sum(word.startswith("[") for word in words) == 1

@@ -1,4 +1,5 @@
-"""A denoising played in the terminal: masks as dots, words where they are committed."""
+"""A denoising played in the terminal: masks as dots, words where they are committed, end tokens as
+blocks."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from mosa.denoising import DenoisingTrace
 from mosa.families import DiffusionLM
 
 MASK = "·"
+END = "■"
 SECONDS_PER_STEP = 0.06
 
 
@@ -32,8 +34,8 @@ def play(
     console = console or Console(highlight=False)
     if not console.is_terminal:
         for step, pieces in _frames(model, trace, row):
-            words = "".join(f"[{word.strip()}]" if new else word for word, new in pieces)
-            print(f"step {step + 1}: {words}", file=console.file)
+            words = "".join(_in_brackets(word) if new else word for word, new in pieces)
+            print(f"step {step + 1}: {words.strip()}", file=console.file)
         return
     with Live(console=console, auto_refresh=False) as live:
         for step, pieces in _frames(model, trace, row):
@@ -50,7 +52,7 @@ def _frames(
     model: DiffusionLM, trace: DenoisingTrace, row: int
 ) -> Iterator[tuple[int, list[tuple[str, bool]]]]:
     """Each step that changed the row, with the response's words and whether each is new."""
-    start = trace.response_start
+    start, space = trace.response_start, _space_between_words(model)
     before = trace.replay(until_step=-1)[row, start:].tolist()
     last_step = int(trace.commit_step[row].max())
     for step in range(last_step + 1):
@@ -60,15 +62,34 @@ def _frames(
         yield (
             step,
             [
-                (_word(model, token), token != old and token != model.mask_token_id)
+                (_word(model, token, space), token != old and token != model.mask_token_id)
                 for token, old in zip(now, before, strict=True)
             ],
         )
         before = now
 
 
-def _word(model: DiffusionLM, token: int) -> str:
+def _word(model: DiffusionLM, token: int, space: str) -> str:
     if token == model.mask_token_id:
-        return MASK
+        return space + MASK
+    if token in model.end_token_ids:
+        return space + END
+    return space + _text(model, [token])
+
+
+def _in_brackets(word: str) -> str:
+    """The word in brackets, its blanks left outside."""
+    bare = word.strip()
+    return word.replace(bare, f"[{bare}]") if bare else f"[{word}]"
+
+
+def _space_between_words(model: DiffusionLM) -> str:
+    """What a tokenizer of whole words puts between two of them; nothing where a token carries its
+    own blank, as in a byte-level BPE."""
+    token = next(i for i in range(model.vocab_size) if _text(model, [i]).isalpha())
+    return " " if " " in _text(model, [token, token]) else ""
+
+
+def _text(model: DiffusionLM, ids: list[int]) -> str:
     assert model.tokenizer is not None, "a denoising is played in words"
-    return str(model.tokenizer.decode([token]))
+    return str(model.tokenizer.decode(ids))
