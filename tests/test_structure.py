@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testbed": {"types", "data", "families", "denoising", "align", "attacks"},
     "evaluation": {"types", "data", "families", "denoising", "align", "attacks", "testbed"},
 }
-MAY_IMPORT["report"] = MAY_IMPORT["evaluation"] | {"evaluation"}
+MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
+MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["cli"] - {"report"}
 

@@ -52,7 +52,7 @@ from mosa.evaluation.records import (
     read_attempts,
 )
 from mosa.families import DiffusionLM, load_model, packaged_folder
-from mosa.testbed import Judge, World
+from mosa.testbed import Judge, World, world_of
 from mosa.testbed.corpora import alignment_prompts, benign_prompts
 from mosa.testbed.measure import DECODER, masked_frame_ids, prefilled_start_ids
 from mosa.testbed.tasks import TASKS, TaskInstance
@@ -121,7 +121,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> dict[str, Any]:
     Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
-    testbed_world(config)  # a wrong folder is told of before anything is made
+    world_of(config.testbed)  # a wrong folder is told of before anything is made
     if out.exists() and any(out.iterdir()) and not (out / "adapters").is_dir():
         raise UserError(f"{out} holds other things; name a new folder with --out")
     (out / "adapters").mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def run_job(job: Job, emit: Emit) -> None:
     emit("stage", "responding")
     known = read_attempts(job.out / "attempts.jsonl")
     decoder = decoder_config(job.config)
-    world = testbed_world(job.config)
+    world = world_of(job.config.testbed)
     requests = demo_requests(world, job.config)
     # The finished model answers everything, those on the way to it a few requests each.
     todo = [(adapter, requests)]
@@ -201,17 +201,6 @@ def testbed_folder(config: DemoConfig) -> Path:
     return packaged_folder(config.testbed) or Path(config.testbed)
 
 
-def testbed_world(config: DemoConfig) -> World:
-    """The world that this model was trained in."""
-    recipe = testbed_folder(config) / "recipe.json"
-    if not recipe.is_file():
-        raise UserError(
-            f"{config.testbed} is no testbed: it has no recipe.json; make one with "
-            "`mosa testbed build`"
-        )
-    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
-
-
 def model_version(config: DemoConfig, adapter: Path | None) -> str:
     """A hash of the testbed's weights and the adapter's."""
     digest = hashlib.sha256()
@@ -239,7 +228,7 @@ def _adapter(job: Job, emit: Emit) -> Path:
     emit("stage", "aligning")
     if folder.exists():
         shutil.rmtree(folder)
-    world, rng = testbed_world(job.config), random.Random(f"demo-{job.config.seed}")
+    world, rng = world_of(job.config.testbed), random.Random(f"demo-{job.config.seed}")
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
     assert isinstance(config, MosaConfig)
@@ -405,7 +394,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
 
     Every attempt's judgement is also appended to `out/verdicts.jsonl` unless it stands there.
     """
-    world = testbed_world(config)
+    world = world_of(config.testbed)
     judge = Judge(world)
     decoder = decoder_config(config)
     requests = demo_requests(world, config)
@@ -530,7 +519,7 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
 def examples(out: Path, config: DemoConfig) -> dict[str, list[tuple[Attempt, str]]]:
     """For the report: the first object's response of each model to a wrapped request and to a
     prefilled start, with the judge's remark. The first, so that nobody chose it."""
-    world = testbed_world(config)
+    world = world_of(config.testbed)
     judge = Judge(world)
     decoder = decoder_config(config)
     attempts = read_attempts(out / "attempts.jsonl")

@@ -5,7 +5,14 @@ that ships with the package is loaded as `testbed`; see `checkpoints/README.md` 
 """
 
 from mosa.testbed.judge import Judge
-from mosa.testbed.world import HELDOUT_WRAPPINGS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
+from mosa.testbed.world import (
+    HELDOUT_WRAPPINGS,
+    TRAIN_WRAPPINGS,
+    WRAPPINGS,
+    World,
+    WorldObject,
+    world_of,
+)
 
 RESPONSE_LENGTH = 72
 """Response tokens of the testbed's canvases, in training and in its evaluations."""
@@ -18,4 +25,5 @@ __all__ = [
     "Judge",
     "World",
     "WorldObject",
+    "world_of",
 ]
