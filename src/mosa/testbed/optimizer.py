@@ -51,8 +51,10 @@ class Muon(torch.optim.AdamW):
             for parameter in parameters:
                 state = self.state[parameter]
                 momentum = state.setdefault("momentum", torch.zeros_like(parameter))
-                momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
-                updates.append(parameter.grad.lerp(momentum, _MOMENTUM))
+                gradient = parameter.grad
+                assert gradient is not None, "left out above"
+                momentum.lerp_(gradient, 1 - _MOMENTUM)
+                updates.append(gradient.lerp(momentum, _MOMENTUM))
             scale = group["lr"] * max(1.0, rows / columns) ** 0.5
             for parameter, update in zip(
                 parameters, orthogonalize(torch.stack(updates)), strict=True
