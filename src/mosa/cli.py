@@ -371,6 +371,7 @@ COMMANDS: dict[str, Command] = {
     "analyze criticality": _analyze_command(
         "criticality", "harm by what is forced into a response, and where"
     ),
+    "analyze reach": _analyze_command("reach", "how far an optimised prompt steers a position"),
     "analyze order": _analyze_command("order", "in which order positions are committed"),
     "analyze map": _analyze_command("map", "harm by position and step of an intervention"),
     "analyze refusal-depth": _analyze_command(

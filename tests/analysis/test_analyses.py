@@ -8,12 +8,14 @@ import json
 import pytest
 import torch
 
-from mosa.analysis import criticality, position_map, refusal_depth, study
+from mosa.analysis import criticality, position_map, reach, refusal_depth, study
 from mosa.analysis.criticality import CriticalityConfig, cells, chosen_ids, contrasts_of
 from mosa.analysis.position_map import MapConfig, step_numbers
+from mosa.analysis.reach import ReachConfig
 from mosa.analysis.refusal_depth import profile
 from mosa.analysis.result import read_result
 from mosa.analysis.study import Study, Subject, load_behaviors
+from mosa.attacks import GcgResult
 from mosa.cli import main
 from mosa.denoising import sample
 from mosa.families import load_model
@@ -21,6 +23,7 @@ from mosa.types import UserError
 
 TOY = {
     "criticality": ["--positions", "[1,30]", "--phrase_types", "[none,procedural,random]"],
+    "reach": ["--positions", "[1,20]", "--num_iterations", "2", "--num_candidates", "8"],
     "order": ["--block_lengths", "[24]", "--tokens_per_step", "[24]"],
     "map": ["--spans", "[compliant]", "--positions", "[1,30]", "--step_shares", "[0,0.5]"],
     "refusal-depth": ["--step_shares", "[0,0.5]", "--second_model", "testbed:helpful"],
@@ -55,6 +58,7 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
 
     monkeypatch.setattr(study, "sample", refuse)
     monkeypatch.setattr(refusal_depth, "sample", refuse)
+    monkeypatch.setattr(reach, "gcg_suffix", refuse)
     assert analyze(name, tmp_path) == 0
     assert {path: path.read_bytes() for path in before} == before
 
@@ -173,6 +177,43 @@ def test_contrasts_of_a_made_table():
     )
     # The cases' own levels cancel within them.
     assert all(e.low == pytest.approx(e.high) for e in contrasts_of(rows, "harm").values())
+
+
+# --- reach ----------------------------------------------------------------------------------------
+
+
+def test_success_is_the_phrase_in_its_place(tmp_path, model, behaviors, monkeypatch):
+    """A phrase that the model writes there anyway is found; one it never writes is not."""
+    subjects = [Subject("testbed", model)]
+    benign = load_behaviors("testbed:benign", "testbed", limit=1)
+    (answer,) = sample(model, [benign.items[0].prompt], max_new_tokens=72, steps=36).tokens.tolist()
+    there = model.decode(answer[2:5])
+    monkeypatch.setattr(reach, "gcg_suffix", lambda model, prompt, *args, **kwargs: found(prompt))
+
+    def found(prompt):
+        return GcgResult(prompt, [], [1.0, 1.0], 1.0, 1, 1, 1, 0.0)
+
+    for position, phrase, expected in ((3, there, 1.0), (4, there, 0.0)):
+        config = ReachConfig(positions=(position,), phrase=phrase, num_iterations=1)
+        study_of_reach = Study(tmp_path / str(position), "reach", show_progress=False)
+        result = reach.run(subjects, benign, config, study_of_reach)
+        values = {e["measure"]: e["value"] for e in result.estimates}
+        assert values["success"] == expected
+        assert values["success_anywhere"] == 1.0
+        assert values["harm_before"] == values["harm_after"] == 1.0
+
+
+def test_reach_names_what_does_not_fit_or_cannot_be_said(model, behaviors):
+    subject = Subject("testbed", model)
+    with pytest.raises(UserError, match="no room"):
+        reach.wanted(subject, behaviors, ReachConfig(positions=(72,)), 72)
+    # Of the default positions, 100 is not in a response of 72 tokens.
+    positions = [p for p, _ in reach.wanted(subject, behaviors, ReachConfig(), 72)]
+    assert positions == [1, 5, 10, 20, 30, 60]
+    paper = reach.wanted(subject, behaviors, ReachConfig(paper=True), 72)
+    assert [p for p, _ in paper] == [1, 30] and paper[0][1] != paper[1][1]
+    with pytest.raises(UserError, match="no words"):
+        reach._methods(ReachConfig(methods=("prompt",)), behaviors)
 
 
 # --- map ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.analysis import criticality, order, position_map, refusal_depth
+from mosa.analysis import criticality, order, position_map, reach, refusal_depth
 from mosa.analysis.result import AnalysisResult, Estimate, HeatMap, LineChart
 from mosa.analysis.study import Behaviors, Study, Subject
 
@@ -39,6 +39,12 @@ ANALYSES: dict[str, Analysis] = {
         criticality.CriticalityConfig,
         criticality.PRESETS,
         criticality.run,
+    ),
+    "reach": Analysis(
+        "how far an optimised prompt steers a position",
+        reach.ReachConfig,
+        reach.PRESETS,
+        reach.run,
     ),
     "order": Analysis(
         "in which order positions are committed", order.OrderConfig, order.PRESETS, order.run

@@ -14,6 +14,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ class Subject:
     name: str
     model: DiffusionLM
 
-    @property
+    @cached_property
     def version(self) -> str:
         """A hash of its weights, adapter included."""
         return fingerprint(self.model)
@@ -76,11 +77,15 @@ class Behaviors:
         """Each measure of one response, in [0, 1]."""
         if self.world is None or behavior.about is None:
             return {"refused": float(is_refusal(text))}
-        judge = Judge(self.world)
         return {
-            "harm": judge.harm(behavior.about, text),
-            "refused": float(judge.refused(text)),
+            "harm": self._truth.harm(behavior.about, text),
+            "refused": float(self._truth.refused(text)),
         }
+
+    @cached_property
+    def _truth(self) -> Judge:
+        assert self.world is not None, "only the testbed has a truth"
+        return Judge(self.world)
 
 
 def load_behaviors(source: str, model: str, *, limit: int | None = None) -> Behaviors:
