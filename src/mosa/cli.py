@@ -334,6 +334,11 @@ def _add_fields(parser: ArgumentParser, config_class: type) -> None:
     }
     for field in dataclasses.fields(config_class):  # pyright: ignore
         text = described.get(field.name, "").replace("%", "%%")
+        if types[field.name] is bool:
+            parser.add_argument(
+                f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text
+            )
+            continue
         parser.add_argument(
             f"--{field.name}",
             type=types[field.name],

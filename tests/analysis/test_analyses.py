@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from mosa.analysis import criticality, position_map, reach, refusal_depth, study
+from mosa.analysis import ANALYSES, criticality, position_map, reach, refusal_depth, study
 from mosa.analysis.criticality import CriticalityConfig, cells, chosen_ids, contrasts_of
 from mosa.analysis.position_map import MapConfig, step_numbers
 from mosa.analysis.reach import ReachConfig
@@ -301,3 +301,33 @@ def test_kl_of_a_model_from_itself_is_zero(tmp_path, model, behaviors):
     result = refusal_depth.run(subjects, behaviors, config, Study(tmp_path, "depth", False))
     kl = [e["value"] for e in result.estimates if e["measure"] == "kl"]
     assert len(kl) == 72 and max(map(abs, kl)) < 1e-6
+
+
+# --- any family -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["tiny_llada", "tiny_dream"])
+@pytest.mark.parametrize("name", list(TOY))
+def test_every_analysis_works_on_every_family_and_plain_prompts(name, family, tmp_path, request):
+    """Without the testbed there is no harm, only refusal by words; two models lie side by side."""
+    model = request.getfixturevalue(family)
+    file = tmp_path / "prompts.txt"
+    file.write_text("how is tea made?\nwho wrote the story?\n")
+    prompts = load_behaviors(str(file), "none")
+    settings = {
+        "criticality": {"positions": (1, 9), "end_tokens": ("allow",)},
+        "reach": {"positions": (3,), "num_iterations": 1, "num_candidates": 4, "suffix_length": 3},
+        "order": {"block_lengths": (8,), "benign": str(file)},
+        "map": {"positions": (2,), "step_shares": (0.0, 0.5)},
+        "refusal-depth": {"step_shares": (0.0, 0.5)},
+    }[name]
+    per_step = (8,) if name == "order" else 8
+    analysis = ANALYSES[name]
+    config = analysis.config_class(max_new_tokens=48, tokens_per_step=per_step, **settings)
+    subjects = [Subject("one", model), Subject("two", model)]
+    result = analysis.run(subjects, prompts, config, Study(tmp_path / "out", name, False))
+    assert "harm" not in {e.get("measure") for e in result.estimates}
+    if name != "order":  # the order of two equal models differs by nothing
+        return
+    changes = [e["value"] for e in result.estimates if e["model"] == "two - one"]
+    assert changes and set(changes) == {0.0}

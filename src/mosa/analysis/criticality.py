@@ -133,7 +133,7 @@ def run(
                 ids = chosen_ids(subject.model, texts, cell.phrase_type, behavior, config.seed)
                 key = row_key(
                     "criticality",
-                    subject.version,
+                    subject,
                     behavior,
                     cell=dataclasses.asdict(cell),
                     ids=ids,
@@ -270,6 +270,7 @@ def _findings(
     estimates: list[dict[str, Any]] = []
     charts: dict[str, Any] = {}
     sentences: list[str] = []
+    overlays: dict[tuple[str, str], dict[str, list[tuple[float, Estimate]]]] = {}
     for subject in subjects:
         mine = [row for row in rows if row["model"] == subject.name]
         for measure in behaviors.measures:
@@ -291,12 +292,29 @@ def _findings(
                 ]
                 name = f"{measure}-{subject.name}-end-tokens-{end_tokens}"
                 charts[name] = _chart(subject.name, measure, end_tokens, places)
+                overlays.setdefault((measure, end_tokens), {}).update(
+                    {
+                        f"{kind}: {subject.name}": _series(kind, places)
+                        for kind in ("none", "procedural")
+                        if any(kind == k for k, _ in places)
+                    }
+                )
             contrasts = {} if config.paper else contrasts_of(mine, measure, config.seed)
             estimates += [
                 results.record(estimate, model=subject.name, measure=measure, contrast=name)
                 for name, estimate in contrasts.items()
             ]
             sentences += _sentences(subject.name, measure, by_place, contrasts)
+    if len(subjects) == 2:
+        for (measure, end_tokens), series in overlays.items():
+            charts[f"{measure}-both-end-tokens-{end_tokens}"] = LineChart(
+                f"{measure.capitalize()} without a phrase and with a procedural one, end tokens "
+                f"{END_TOKENS[end_tokens]}",
+                "position of the phrase's first token",
+                measure,
+                series,
+                (0.0, 1.0),
+            )
     sentences.append(
         "Differences are within behaviors, with 95 % bootstrap intervals over them."
         if not config.paper
@@ -372,21 +390,23 @@ def contrasts_of(rows: list[dict[str, Any]], measure: str, seed: int = 0) -> dic
     return found
 
 
+def _series(
+    kind: str, by_place: dict[tuple[str, int | None], Estimate]
+) -> list[tuple[float, Estimate]]:
+    """A kind's estimates by position; `none` stands nowhere and is a level line to compare with."""
+    positions = sorted({p for _, p in by_place if p is not None})
+    if kind == "none":
+        return [(float(p), by_place[kind, None]) for p in positions]
+    return [(float(p), by_place[kind, p]) for p in positions if (kind, p) in by_place]
+
+
 def _chart(
     name: str,
     measure: str,
     end_tokens: str,
     by_place: dict[tuple[str, int | None], Estimate],
 ) -> LineChart:
-    positions = sorted({p for _, p in by_place if p is not None})
-    series = {}
-    for kind in dict.fromkeys(kind for kind, _ in by_place):
-        if kind == "none":  # it stands nowhere: a level line to compare with
-            series[kind] = [(float(p), by_place[kind, None]) for p in positions]
-        else:
-            series[kind] = [
-                (float(p), by_place[kind, p]) for p in positions if (kind, p) in by_place
-            ]
+    series = {kind: _series(kind, by_place) for kind in dict.fromkeys(kind for kind, _ in by_place)}
     return LineChart(
         f"{measure.capitalize()} by forced phrase and its position, end tokens "
         f"{END_TOKENS[end_tokens]}: {name}",

@@ -117,7 +117,7 @@ def run(
             behavior,
             row_key(
                 "order",
-                subject.version,
+                subject,
                 behavior,
                 prompts=prompts,
                 decoder=dataclasses.asdict(decoder),
@@ -275,6 +275,8 @@ def _finished(
                     of = {"model": subject.name, "prompts": prompts, "condition": condition}
                     by_name[subject.name, prompts, condition, measure] = estimate
                     estimates.append(results.record(estimate, **of, measure=measure))
+    if len(subjects) == 2:
+        estimates += _changes(subjects, rows, sets, named, config.seed)
     charts = {}
     for condition in ("base", *(name for name in named if name.startswith("block"))):
         series = {}
@@ -297,10 +299,39 @@ def _finished(
         header("order", subjects, behaviors, config),
         estimates,
         charts,
-        _paragraph(subjects, sets, named, by_name),
+        _paragraph(subjects, sets, named, by_name, estimates),
     )
     study.finish(result, [{k: v for k, v in row.items() if k != "curve"} for row in rows])
     return result
+
+
+def _changes(
+    subjects: list[Subject],
+    rows: list[dict[str, Any]],
+    sets: list[str],
+    named: list[str],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Each measure of the second model less that of the first, within prompts."""
+    first, second = (subject.name for subject in subjects)
+    changes = []
+    for prompts in sets:
+        for condition in named:
+            pairs = list(
+                zip(
+                    _rows(rows, first, prompts, condition),
+                    _rows(rows, second, prompts, condition),
+                    strict=True,
+                )
+            )
+            for measure in MEASURES:
+                values = [b[measure] - a[measure] for a, b in pairs]
+                values = [value for value in values if not np.isnan(value)]
+                if values:
+                    of = {"model": f"{second} - {first}", "prompts": prompts}
+                    of |= {"condition": condition, "measure": measure}
+                    changes.append(results.record(results.mean(values, seed=seed), **of))
+    return changes
 
 
 def _rows(
@@ -314,7 +345,11 @@ def _rows(
 
 
 def _paragraph(
-    subjects: list[Subject], sets: list[str], named: list[str], by_name: dict[Any, Any]
+    subjects: list[Subject],
+    sets: list[str],
+    named: list[str],
+    by_name: dict[Any, Any],
+    estimates: list[dict[str, Any]],
 ) -> str:
     sentences = []
     for subject in subjects:
@@ -339,6 +374,13 @@ def _paragraph(
             sentences.append(
                 f"With {name} the same figure is {tau}, of which the blocks' own order is a part "
                 f"by construction; within a block it is {inside}."
+            )
+    for row in estimates:
+        is_change = row["model"] not in {subject.name for subject in subjects}
+        if is_change and (row["condition"], row["measure"]) == ("base", "kendall_tau"):
+            change = results.Estimate(row["value"], row["n"], row["low"], row["high"])
+            sentences.append(
+                f"From the first model to the second, on {row['prompts']}, tau changes by {change}."
             )
     sentences.append("Intervals are 95 % bootstrap intervals over prompts.")
     return " ".join(sentences)

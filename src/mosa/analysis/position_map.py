@@ -117,7 +117,7 @@ def run(
                 ids = chosen_ids(subject.model, texts, kind, behavior, config.seed)
                 key = row_key(
                     "map",
-                    subject.version,
+                    subject,
                     behavior,
                     ids=ids,
                     position=position,

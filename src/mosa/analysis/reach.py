@@ -121,7 +121,7 @@ def run(
             phrase,
             row_key(
                 "reach",
-                subject.version,
+                subject,
                 behavior,
                 method=method,
                 position=position,

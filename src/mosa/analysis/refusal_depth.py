@@ -100,7 +100,7 @@ def run(
             behavior,
             row_key(
                 "refusal-depth",
-                subjects[0].version,
+                subjects[0],
                 behavior,
                 models=versions,
                 refusals=texts,

@@ -205,11 +205,12 @@ def header(
     }
 
 
-def row_key(analysis: str, subject_version: str, behavior: Behavior, **of: Any) -> str:
-    """The key of one row: everything that determines it."""
+def row_key(analysis: str, subject: Subject, behavior: Behavior, **of: Any) -> str:
+    """The key of one row: everything that determines it, and what its model is called in it."""
     return attempt_key(
         analysis=analysis,
-        model_version=subject_version,
+        model=subject.name,
+        model_version=subject.version,
         case=behavior.case,
         prompt=prompt_turns(behavior.prompt),
         **of,
