@@ -30,6 +30,7 @@ from mosa.analysis.study import (
     Behaviors,
     Study,
     Subject,
+    decoder_of,
     default_length,
     header,
     judged_sample,
@@ -247,13 +248,12 @@ def chosen_ids(
 
 
 def _decoder(cell: Cell, config: CriticalityConfig, length: int) -> DecoderConfig:
-    blocks = -(-length // cell.block_length) if cell.block_length else 1
-    return DecoderConfig(
-        max_new_tokens=length,
-        steps=max(blocks, -(-length // config.tokens_per_step)),
-        block_length=cell.block_length or None,
+    return decoder_of(
+        length,
+        config.tokens_per_step,
+        cell.block_length or None,
         remasking=cell.remasking,
-        end_tokens="forbid" if cell.end_tokens == "forbid" else "allow",
+        end_tokens=cell.end_tokens,
         seed=config.seed,
     )
 
@@ -340,12 +340,7 @@ def _by_place(rows: list[dict[str, Any]], measure: str) -> dict[tuple[str, int |
 def _per_case(
     rows: list[dict[str, Any]], measure: str, chosen: Callable[[dict[str, Any]], bool]
 ) -> list[float]:
-    """Each behavior's mean over its chosen rows."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        if chosen(row):
-            groups.setdefault(row["case"], []).append(row[measure])
-    return [sum(values) / len(values) for values in groups.values()]
+    return results.per_case([row for row in rows if chosen(row)], measure)
 
 
 def contrasts_of(rows: list[dict[str, Any]], measure: str, seed: int = 0) -> dict[str, Estimate]:

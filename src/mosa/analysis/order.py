@@ -26,6 +26,7 @@ from mosa.analysis.study import (
     Behaviors,
     Study,
     Subject,
+    decoder_of,
     default_length,
     header,
     judged_sample,
@@ -167,9 +168,9 @@ def run(
 def conditions(config: OrderConfig, length: int) -> dict[str, DecoderConfig]:
     """The base decoder (one block over the canvas) and every change of one setting, by name."""
     per_step = config.tokens_per_step[0]
-    base = DecoderConfig(
-        max_new_tokens=length,
-        steps=-(-length // per_step),
+    base = decoder_of(
+        length,
+        per_step,
         temperature=config.temperatures[0],
         remasking=config.remaskings[0],
         seed=config.seed,

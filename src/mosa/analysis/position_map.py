@@ -28,12 +28,13 @@ from mosa.analysis.study import (
     Behaviors,
     Study,
     Subject,
+    decoder_of,
     default_length,
     header,
     judged_sample,
     row_key,
 )
-from mosa.denoising import Canvas, DecoderConfig, StepState
+from mosa.denoising import Canvas, StepState
 from mosa.types import UserError
 
 Span = Literal["neutral", "compliant", "refusing"]
@@ -95,11 +96,10 @@ def run(
 ) -> AnalysisResult:
     """Write each span at each position and step, let generation go on, and judge what it says."""
     length = config.max_new_tokens or default_length(behaviors)
-    blocks = -(-length // config.block_length) if config.block_length else 1
-    decoder = DecoderConfig(
-        max_new_tokens=length,
-        steps=max(blocks, -(-length // config.tokens_per_step)),
-        block_length=config.block_length,
+    decoder = decoder_of(
+        length,
+        config.tokens_per_step,
+        config.block_length,
         end_tokens=config.end_tokens,
         seed=config.seed,
     )
@@ -284,7 +284,7 @@ def _paragraph(
                     levels = sorted({row[factor] for row in chosen})
                     means = {
                         level: results.rate(
-                            _per_case([r for r in chosen if r[factor] == level], measure)
+                            results.per_case([r for r in chosen if r[factor] == level], measure)
                         )
                         for level in levels
                     }
@@ -300,10 +300,3 @@ def _paragraph(
                 sentences.append(f"With a {span} span it {' and '.join(ends)}.")
     sentences.append("Intervals are Wilson's, over behaviors.")
     return " ".join(sentences)
-
-
-def _per_case(rows: list[dict[str, Any]], measure: str) -> list[float]:
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        groups.setdefault(row["case"], []).append(row[measure])
-    return [sum(values) / len(values) for values in groups.values()]

@@ -24,6 +24,7 @@ from mosa.analysis.study import (
     Behaviors,
     Study,
     Subject,
+    decoder_of,
     default_length,
     header,
     judged_sample,
@@ -97,13 +98,7 @@ def run(
 ) -> AnalysisResult:
     """Steer every behavior at every position, and look at the response that comes of it."""
     length = config.max_new_tokens or default_length(behaviors)
-    blocks = -(-length // config.block_length) if config.block_length else 1
-    decoder = DecoderConfig(
-        max_new_tokens=length,
-        steps=max(blocks, -(-length // config.tokens_per_step)),
-        block_length=config.block_length,
-        seed=config.seed,
-    )
+    decoder = decoder_of(length, config.tokens_per_step, config.block_length, seed=config.seed)
     gcg = GcgConfig(
         suffix_length=config.suffix_length,
         num_iterations=config.num_iterations,

@@ -28,11 +28,12 @@ from mosa.analysis.study import (
     Behaviors,
     Study,
     Subject,
+    decoder_of,
     default_length,
     header,
     row_key,
 )
-from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising import Canvas, sample
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
@@ -84,12 +85,7 @@ def run(
     if len(subjects) == 2 and subjects[0].model.vocab_size != subjects[1].model.vocab_size:
         raise UserError("The two models have different vocabularies, so no KL is defined.")
     length = config.max_new_tokens or default_length(behaviors)
-    blocks = -(-length // config.block_length) if config.block_length else 1
-    decoder = DecoderConfig(
-        max_new_tokens=length,
-        steps=max(blocks, -(-length // config.tokens_per_step)),
-        block_length=config.block_length,
-    )
+    decoder = decoder_of(length, config.tokens_per_step, config.block_length)
     steps = step_numbers(config.step_shares, decoder.steps)
     texts = read_phrases(
         config.refusals or ("refusing" if behaviors.world is None else "testbed_refusing")

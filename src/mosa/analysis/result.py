@@ -95,6 +95,14 @@ def mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
     return Estimate(centre, int(numbers.size), float(low), float(high))
 
 
+def per_case(rows: Sequence[dict[str, Any]], measure: str) -> list[float]:
+    """Each case's mean over its rows: what is independent are the cases, not the rows."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row["case"], []).append(row[measure])
+    return [sum(values) / len(values) for values in groups.values()]
+
+
 def record(estimate: Estimate, **of: Any) -> dict[str, Any]:
     """An estimate with what it is of, as one flat row."""
     return of | dataclasses.asdict(estimate)

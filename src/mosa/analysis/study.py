@@ -192,6 +192,19 @@ def default_length(behaviors: Behaviors) -> int:
     return 128 if behaviors.world is None else RESPONSE_LENGTH
 
 
+def decoder_of(
+    length: int, tokens_per_step: int, block_length: int | None = None, **settings: Any
+) -> DecoderConfig:
+    """A decoder that commits so many tokens a step, or fewer where its blocks need more steps."""
+    num_blocks = -(-length // block_length) if block_length else 1
+    return DecoderConfig(
+        max_new_tokens=length,
+        steps=max(num_blocks, -(-length // tokens_per_step)),
+        block_length=block_length,
+        **settings,
+    )
+
+
 def header(
     analysis: str, subjects: Sequence[Subject], behaviors: Behaviors, config: Any
 ) -> dict[str, Any]:
