@@ -201,6 +201,7 @@ def test_success_is_the_phrase_in_its_place(tmp_path, model, behaviors, monkeypa
         assert values["success"] == expected
         assert values["success_anywhere"] == 1.0
         assert values["harm_before"] == values["harm_after"] == 1.0
+        assert values["harm_change"] == 0.0
 
 
 def test_reach_names_what_does_not_fit_or_cannot_be_said(model, behaviors):

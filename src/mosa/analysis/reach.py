@@ -259,6 +259,9 @@ def _findings(
                 here = [row for row in mine if row["position"] == position]
                 of = {"model": subject.name, "method": method, "position": position}
                 found = {name: results.rate([row[name] for row in here]) for name in rates}
+                for name in behaviors.measures:
+                    changes = [row[f"{name}_after"] - row[f"{name}_before"] for row in here]
+                    found[f"{name}_change"] = results.mean(changes, seed=config.seed)
                 if method == "gcg":
                     for name in ("first_loss", "best_loss"):
                         values = [row[name] for row in here]
