@@ -130,3 +130,19 @@ def test_a_target_that_does_not_fit_is_refused(model):
         attack(model, position=11)
     with pytest.raises(UserError, match="num_iterations"):
         GcgConfig(num_iterations=0)
+
+
+def test_first_loss_is_taken_without_dropout(model):
+    """A model that is still in training mode has the same losses, and stays in it."""
+    from peft import LoraConfig
+
+    trained = load_model("testbed", dtype="float32")
+    trained.add_lora(LoraConfig(r=4, lora_dropout=0.5))
+    for parameter in trained.network.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    trained.network.eval()
+    expected = attack(trained).losses
+    trained.network.train()
+    assert attack(trained).losses == expected
+    assert trained.network.training

@@ -95,9 +95,9 @@ def gcg_suffix(
     suffix = _first_suffix(model, prompt, ordinary_V, config, generator)
     loss_of = _Loss(model, target_ids, position, response_length, config.candidate_batch_size)
     ids_L, start = with_suffix(model, prompt, suffix)
-    best, losses = suffix, [float(loss_of(ids_L[None])[0])]
-    best_loss = losses[0]
     with evaluation_mode(model):
+        best, losses = suffix, [float(loss_of(ids_L[None])[0])]
+        best_loss = losses[0]
         for iteration in range(config.num_iterations):
             gradient_SV = loss_of.gradient(ids_L)[start : start + config.suffix_length].cpu()
             gradient_SV[:, ~ordinary_V] = torch.inf
