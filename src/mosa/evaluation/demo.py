@@ -75,6 +75,8 @@ MODEL_NAMES = ("original", *ALIGNED)
 CURVE_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Where on the way of an alignment it is measured too; its start is the original model."""
 ROWS_PER_BATCH = 25
+SECONDS_TO_END = 5.0
+"""How long a worker has to end by itself."""
 NUM_PROMPTS = 960
 """Harmful prompts that an alignment of the demo sees."""
 
@@ -611,7 +613,12 @@ def _run_jobs(
                 worker.terminate()
         for worker in workers:
             if worker.pid is not None:
-                worker.join()
+                worker.join(timeout=SECONDS_TO_END)
+                if worker.is_alive():
+                    # A worker that ended in the middle of a message leaves the queue locked, and
+                    # another may wait for it for ever. Nothing is lost: this process keeps records.
+                    worker.kill()
+                    worker.join()
 
 
 def _work(todo: Any, news: Any) -> None:
