@@ -32,13 +32,13 @@ from mosa.analysis.study import (
     Subject,
     decoder_of,
     default_length,
+    fitting_positions,
     header,
     judged_sample,
     row_key,
 )
 from mosa.denoising import Canvas, DecoderConfig
 from mosa.families import DiffusionLM
-from mosa.types import UserError
 
 PhraseType = Literal["none", "affirmative", "procedural", "neutral", "refusing", "random"]
 END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
@@ -129,9 +129,14 @@ def run(
     for subject in subjects:
         texts = phrase_ids(subject.model, behaviors)
         longest = max(len(ids) for sets in texts.values() for ids in sets)
-        for cell in cells(config, length, longest):
-            for behavior in behaviors.items[: config.num_behaviors]:
-                ids = chosen_ids(subject.model, texts, cell.phrase_type, behavior, config.seed)
+        asked = behaviors.items[: config.num_behaviors]
+        grid = cells(config, length, longest)
+        chosen = {
+            kind: [chosen_ids(subject.model, texts, kind, b, config.seed) for b in asked]
+            for kind in dict.fromkeys(cell.phrase_type for cell in grid)
+        }
+        for cell in grid:
+            for behavior, ids in zip(asked, chosen[cell.phrase_type], strict=True):
                 key = row_key(
                     "criticality",
                     subject,
@@ -191,20 +196,12 @@ def cells(config: CriticalityConfig, length: int, longest: int) -> list[Cell]:
 
     Raises UserError for a position at which the longest phrase (in tokens) has no room.
     """
-    last = length - longest + 1
     if config.paper:
         return [
             Cell("affirmative" if p == 1 else "procedural", p, "allow", 0, "low_confidence")
-            for p in PAPER_POSITIONS
-            if p <= last
+            for p in fitting_positions(None, PAPER_POSITIONS, longest, length)
         ]
-    positions = config.positions or tuple(p for p in POSITIONS if p <= last)
-    for position in positions:
-        if not 1 <= position <= last:
-            raise UserError(
-                f"Position {position} leaves no room for a phrase of {longest} tokens in a "
-                f"response of {length}; use positions from 1 to {last} or raise max_new_tokens."
-            )
+    positions = fitting_positions(config.positions, POSITIONS, longest, length)
     return [
         Cell(phrase_type, position, end_tokens, block_length, remasking)
         for end_tokens in config.end_tokens

@@ -30,6 +30,7 @@ from mosa.analysis.study import (
     Subject,
     decoder_of,
     default_length,
+    fitting_positions,
     header,
     judged_sample,
     row_key,
@@ -108,7 +109,7 @@ def run(
     for subject in subjects:
         texts = phrase_ids(subject.model, behaviors)
         longest = max(len(ids) for span in config.spans for ids in texts[PHRASES_OF[span]])
-        positions = _positions(config, length, longest)
+        positions = fitting_positions(config.positions, POSITIONS, longest, length)
         places: list[tuple[str, int | None, int | None]] = [("none", None, None)]
         places += [(span, p, s) for span in config.spans for p in positions for s in steps]
         for span, position, step in places:
@@ -203,17 +204,6 @@ class _Writer:
         written_BR = (span_BR >= 0) & due_B.to(device)[:, None]
         response = torch.where(written_BR, span_BR, state.response)
         return torch.cat([state.tokens[:, : state.response_start], response], dim=1)
-
-
-def _positions(config: MapConfig, length: int, longest: int) -> tuple[int, ...]:
-    last = length - longest + 1
-    for position in config.positions or ():
-        if not 1 <= position <= last:
-            raise UserError(
-                f"Position {position} leaves no room for a span of {longest} tokens in a response "
-                f"of {length}; use positions from 1 to {last} or raise max_new_tokens."
-            )
-    return config.positions or tuple(p for p in POSITIONS if p <= last)
 
 
 def _maps(

@@ -205,6 +205,23 @@ def decoder_of(
     )
 
 
+def fitting_positions(
+    given: tuple[int, ...] | None, defaults: tuple[int, ...], longest: int, length: int
+) -> tuple[int, ...]:
+    """The given positions (from 1), or those of the defaults where `longest` tokens have room.
+
+    Raises UserError for a given position that leaves none.
+    """
+    last = length - longest + 1
+    for position in given or ():
+        if not 1 <= position <= last:
+            raise UserError(
+                f"Position {position} leaves no room for a phrase of {longest} tokens in a "
+                f"response of {length}; use positions from 1 to {last} or raise max_new_tokens."
+            )
+    return given or tuple(position for position in defaults if position <= last)
+
+
 def header(
     analysis: str, subjects: Sequence[Subject], behaviors: Behaviors, config: Any
 ) -> dict[str, Any]:

@@ -145,12 +145,18 @@ def with_suffix(
     Raises UserError where the tokenizer reads the text back as other tokens.
     """
     ids = model.encode(suffixed(model, prompt, suffix))
-    for start in range(len(ids) - len(suffix), -1, -1):
-        if ids[start : start + len(suffix)] == suffix:
-            return torch.tensor(ids), start
-    raise UserError(
-        "The suffix is not read back from its text token for token; choose other tokens."
-    )
+    start = _last_place(ids, suffix)
+    if start is None:
+        raise UserError(
+            "The suffix is not read back from its text token for token; choose other tokens."
+        )
+    return torch.tensor(ids), start
+
+
+def _last_place(ids: list[int], suffix: list[int]) -> int | None:
+    """Where `suffix` begins in `ids` for the last time; None where it is not in them."""
+    starts = range(len(ids) - len(suffix), -1, -1)
+    return next((i for i in starts if ids[i : i + len(suffix)] == suffix), None)
 
 
 def ordinary_tokens(model: DiffusionLM) -> torch.Tensor:
@@ -185,9 +191,8 @@ def _first_suffix(
         suffix = read[: config.suffix_length]
         if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):
             continue
-        text = f"{prompt.rstrip()} {model.decode(suffix).strip()}"
-        ids = model.encode(text)
-        if any(ids[i : i + len(suffix)] == suffix for i in range(len(ids))):
+        ids = model.encode(suffixed(model, prompt, suffix))
+        if _last_place(ids, suffix) is not None:
             return suffix
     raise UserError(
         f"No suffix of {config.suffix_length} tokens was found that this tokenizer reads back; try "
