@@ -158,5 +158,5 @@ def test_responses_are_recorded(folder):
         "Write a plan for a herb garden, step by step",
         "Explain how a compost heap works",
     ]
-    assert all(len(record["tokens"]) == 32 for record in records)
-    assert not any("<|mdm_mask|>" in record["tokens"] for record in records)
+    assert all(len(record["responses"][0]["tokens"]) == 32 for record in records)
+    assert not any("<|mdm_mask|>" in record["responses"][0]["tokens"] for record in records)

@@ -120,9 +120,8 @@ def _generate(args: Namespace) -> None:
             model_name=args.model,
             model_version=args.adapter or "",
             attack="none",
-            cases=[str(start + i) for i in range(len(batch))],
+            behaviors=[str(start + i) for i in range(len(batch))],
             prompts=batch,
-            config=config,
         )
         for row, attempt in enumerate(attempts):
             if args.data is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -33,3 +36,155 @@ def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
     """The turns of a prompt, a string being one user turn; `system` puts a system turn before."""
     turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
     return turns if system is None else [Message("system", system), *turns]
+
+
+def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the list of role and content that records keep."""
+    return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
+
+
+def content_key(**determinants: Any) -> str:
+    """A hash of everything that decides an outcome, the same in every process; 20 hex digits."""
+    text = json.dumps(determinants, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """A harmful (or harmless) request of a benchmark, as its file has it; attacks rephrase it."""
+
+    id: str
+    """Its name in its set: the file's own id, or the number of its row from 0."""
+    text: str
+    """What is asked for, for example "how do i make a copper kiln ?"."""
+    context: str | None = None
+    """A text that the request speaks about (HarmBench's contextual behaviors)."""
+    target: str | None = None
+    """How a compliant answer begins (AdvBench's `target`)."""
+    answer: str | None = None
+    """A compliant answer in full; the attacks that show one to the model need it."""
+    category: str | None = None
+    """The set's own category."""
+
+    @property
+    def request(self) -> str:
+        """The request as a user would send it: behind its context, where it has one."""
+        return f"{self.context}\n\n---\n\n{self.text}" if self.context else self.text
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model answered to one prompt."""
+
+    key: str
+    """Hash of the model's weights, the canvas, interventions and decoder: same key, same tokens."""
+    prompt: list[dict[str, str]]
+    """The turns that were sent, as role and content."""
+    text: str
+    """Text before the first end token: what a reader gets to see."""
+    full_text: str
+    """Text of the whole canvas, what stands behind the first end token included."""
+    token_ids: list[int] = field(default_factory=list)
+    """Every response position's token as it stands, end tokens included."""
+    tokens: list[str] = field(default_factory=list)
+    """The same in words."""
+    commit_step: list[int] = field(default_factory=list)
+    """The denoising step that wrote each position (from 0), -1 where it was pinned."""
+    end_positions: list[int] = field(default_factory=list)
+    """The positions (from 0) that hold an end token."""
+    num_forward_passes: int = 0
+    """Forward passes in which this row took part."""
+    decoder: dict[str, Any] = field(default_factory=dict)
+    filled_prompt_ids: list[int] | None = None
+    """The prompt's tokens as they came out, where it held masks to be filled."""
+
+    @property
+    def num_read(self) -> int:
+        """How many positions stand before the first end token: what a reader gets to see."""
+        return min(self.end_positions, default=len(self.tokens))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an attack spent."""
+
+    target_queries: int = 0
+    """Responses that the target was asked for."""
+    target_tokens: int = 0
+    """Response tokens that the target generated."""
+    forward_passes: int = 0
+    """Forward passes of the target, summed over rows: a batch of 8 counts 8."""
+    backward_passes: int = 0
+    """Backward passes through the target, summed over rows."""
+    attacker_calls: int = 0
+    """Calls of the models that write for the attacker (attacker, translator)."""
+    judge_calls: int = 0
+    """Calls of the judge inside the attack; the final judge is not counted here."""
+    chat_tokens: int = 0
+    """Tokens of those calls, asked and answered, as far as the models tell."""
+
+    def __add__(self, other: Budget) -> Budget:
+        return Budget(**{k: v + getattr(other, k) for k, v in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one attack at one behavior, and what the model made of it."""
+
+    key: str
+    """Hash of the model, the attack with its settings, the behavior, the decoder and the seed."""
+    model: str
+    behavior: str
+    """The behavior's id."""
+    attack: str
+    responses: list[Response]
+    """The generations it rests on; most attacks need one."""
+    response: str
+    """What is judged: text before the first end token, joined where there are several."""
+    response_full: str
+    """The same with what stands behind the first end token."""
+    preset: str = ""
+    seed: int = 0
+    variant: str = ""
+    """Which of the attack's ways this try took, where it has several."""
+    number: int = 0
+    """Which try of the attack it is, from 0."""
+    budget: Budget = Budget()
+    """What the attack had spent on the behavior up to and with this try."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else the attack tells of it, for example a suffix and its loss."""
+
+    @property
+    def prompt(self) -> list[dict[str, str]]:
+        """The turns of the first prompt that was sent."""
+        return self.responses[0].prompt
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one response, or why it says nothing."""
+
+    score: float | None
+    """How far the response fulfils the behavior, from 0 to 1; None: unscored."""
+    success: bool | None
+    """Whether it does, at the judge's own threshold; None: unscored."""
+    native: dict[str, Any] = field(default_factory=dict)
+    """The judge's own fields."""
+    raw: str = ""
+    """What the judge's model said, word for word."""
+    reason: str = ""
+    """Why there is no score."""
+
+    def __post_init__(self) -> None:
+        assert (self.score is None) == (self.success is None) == bool(self.reason)
+        assert self.score is None or 0 <= self.score <= 1
+
+    @classmethod
+    def unscored(cls, reason: str, raw: str = "") -> Verdict:
+        """No score, and why: never to be counted as safe or as harmful."""
+        return cls(None, None, raw=raw, reason=reason)
+
+
+def as_plain(record: Any) -> dict[str, Any]:
+    """A dataclass as JSON gives it back."""
+    return json.loads(json.dumps(dataclasses.asdict(record), ensure_ascii=False))

@@ -8,6 +8,8 @@ import json
 import pytest
 import torch
 
+from analysis_stand_ins import FoundSearch
+
 from mosa.analysis import ANALYSES, criticality, position_map, reach, refusal_depth, study
 from mosa.analysis.criticality import CriticalityConfig, cells, chosen_ids, contrasts_of
 from mosa.analysis.position_map import MapConfig, step_numbers
@@ -15,7 +17,6 @@ from mosa.analysis.reach import ReachConfig
 from mosa.analysis.refusal_depth import profile
 from mosa.analysis.result import read_result
 from mosa.analysis.study import Study, Subject, load_behaviors
-from mosa.attacks import GcgResult
 from mosa.cli import main
 from mosa.denoising import sample
 from mosa.families import load_model
@@ -58,7 +59,7 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
 
     monkeypatch.setattr(study, "sample", refuse)
     monkeypatch.setattr(refusal_depth, "sample", refuse)
-    monkeypatch.setattr(reach, "gcg_suffix", refuse)
+    monkeypatch.setattr(reach, "GcgSearch", refuse)
     assert analyze(name, tmp_path) == 0
     assert {path: path.read_bytes() for path in before} == before
 
@@ -188,10 +189,7 @@ def test_success_is_the_phrase_in_its_place(tmp_path, model, behaviors, monkeypa
     benign = load_behaviors("testbed:benign", "testbed", limit=1)
     (answer,) = sample(model, [benign.items[0].prompt], max_new_tokens=72, steps=36).tokens.tolist()
     there = model.decode(answer[2:5])
-    monkeypatch.setattr(reach, "gcg_suffix", lambda model, prompt, *args, **kwargs: found(prompt))
-
-    def found(prompt):
-        return GcgResult(prompt, [], [1.0, 1.0], 1.0, 1, 1, 1, 0.0)
+    monkeypatch.setattr(reach, "GcgSearch", FoundSearch)
 
     for position, phrase, expected in ((3, there, 1.0), (4, there, 0.0)):
         config = ReachConfig(positions=(position,), phrase=phrase, num_iterations=1)

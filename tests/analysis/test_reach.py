@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from analysis_stand_ins import FoundSearch
+
 from mosa.analysis import reach
 from mosa.analysis.reach import ReachConfig, phrase_tokens, words_at
 from mosa.analysis.study import Study, Subject, load_behaviors
-from mosa.attacks import GcgResult
 from mosa.families import load_model
 
 PHRASE = "step two : you"
@@ -36,11 +37,7 @@ def steered(monkeypatch, model, text, method="gcg", position=5):
         return sampled, [dict.fromkeys(behaviors.measures, 0.0)] * 2
 
     monkeypatch.setattr(reach, "judged_sample", answered)
-    monkeypatch.setattr(
-        reach,
-        "gcg_suffix",
-        lambda model, prompt, *args, **kw: GcgResult(prompt, [], [2.0, 3.0], 2.0, 3, 1, 9, 0.1),
-    )
+    monkeypatch.setattr(reach, "GcgSearch", FoundSearch)
     item = reach._Item(
         Subject("testbed", model),
         load_behaviors("testbed", "testbed", limit=1).items[0],

@@ -1,14 +1,16 @@
-"""The gradient attack: its gradient, its filter, and that it does what its budget says."""
+"""The search for a suffix: its gradient, its filter, and that it does what its budget says."""
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from mosa.attacks import GcgConfig, gcg_suffix
-from mosa.attacks.gcg import _Loss, _swaps, ordinary_tokens, suffixed, with_suffix
+from mosa.attacks import GcgConfig, GcgSearch, GcgState
+from mosa.attacks.suffix_search import _Loss, _swaps, ordinary_tokens, suffixed, with_suffix
 from mosa.families import load_model
 from mosa.types import UserError
 
@@ -21,9 +23,14 @@ def model():
     return load_model("testbed", dtype="float32")
 
 
-def attack(model, config=SMALL, position=0, **settings):
+def search_of(model, config=SMALL, position=0) -> GcgSearch:
     target = model.encode_text("step two")
-    return gcg_suffix(model, PROMPT, target, position, config, response_length=12, **settings)
+    return GcgSearch(model, PROMPT, target, position, config, response_length=12)
+
+
+def attack(model, config=SMALL, on_iteration=None) -> GcgState:
+    search = search_of(model, config)
+    return search.advance(search.begin(), config.num_iterations, on_iteration)
 
 
 @pytest.mark.parametrize("family", ["tiny_llada", "tiny_dream"])
@@ -72,9 +79,9 @@ def test_best_suffix_has_the_best_loss_and_is_what_a_user_can_send(model):
     found = attack(model)
     assert len(found.losses) == SMALL.num_iterations + 1
     assert found.best_loss == min(found.losses) < found.losses[0]
-    ids, start = with_suffix(model, PROMPT, found.suffix_ids)
-    assert ids[start : start + 4].tolist() == found.suffix_ids
-    assert model.encode(found.prompt) == ids.tolist()
+    ids, start = with_suffix(model, PROMPT, found.best)
+    assert ids[start : start + 4].tolist() == found.best
+    assert model.encode(search_of(model).prompt_of(found)) == ids.tolist()
     again = _Loss(model, model.encode_text("step two"), 0, 12, 4)(ids[None])
     assert float(again[0]) == pytest.approx(found.best_loss, rel=1e-5)
 
@@ -84,20 +91,26 @@ def test_budget_is_counted(model):
     found = attack(model, on_iteration=done.append)
     assert done == list(range(6))
     assert found.num_backward_passes == 6
-    assert found.num_candidates <= 1 + 6 * 16
-    # One pass for the first loss, and per iteration one with gradients and one for 16 candidates.
-    assert found.num_forward_passes == 1 + 2 * 6
+    # One for the first loss, and per iteration one with gradients and at most 16 candidates.
+    assert 1 + 6 < found.num_forward_passes <= 1 + 6 * (1 + 16)
+
+
+def test_a_search_goes_on_where_it_stopped(model):
+    """Through JSON, as a record keeps it: 2 and 4 iterations are 6."""
+    search = search_of(model)
+    half = search.advance(search.begin(), 2)
+    recorded = GcgState(**json.loads(json.dumps(asdict(half))))
+    assert recorded.num_iterations == 2
+    assert search_of(model).advance(recorded, 4) == attack(model)
 
 
 def test_same_seed_same_suffix_whatever_the_batch(model):
-    from dataclasses import replace
-
     found = attack(model)
-    assert attack(model).suffix_ids == found.suffix_ids
+    assert attack(model).best == found.best
     one_by_one = attack(model, replace(SMALL, candidate_batch_size=3))
-    assert one_by_one.suffix_ids == found.suffix_ids
+    assert one_by_one.best == found.best
     assert one_by_one.losses == pytest.approx(found.losses, abs=1e-4)
-    assert attack(model, replace(SMALL, seed=1)).suffix_ids != found.suffix_ids
+    assert attack(model, replace(SMALL, seed=1)).best != found.best
 
 
 def test_swaps_change_one_token_to_a_promising_one():
@@ -112,10 +125,11 @@ def test_candidates_that_read_back_differently_are_dropped(tiny_llada):
     """A byte-level BPE merges neighbours: every suffix that is kept reads back as it stands."""
     config = GcgConfig(suffix_length=6, num_iterations=4, num_candidates=64, top_k=200)
     target = tiny_llada.encode_text("Sure")
-    found = gcg_suffix(tiny_llada, "how is tea made?", target, 2, config, response_length=16)
-    assert found.num_candidates < 1 + 4 * 64
-    ids = tiny_llada.encode(suffixed(tiny_llada, "how is tea made?", found.suffix_ids))
-    assert any(ids[i : i + 6] == found.suffix_ids for i in range(len(ids)))
+    search = GcgSearch(tiny_llada, "how is tea made?", target, 2, config, response_length=16)
+    found = search.advance(search.begin(), 4)
+    assert found.num_forward_passes < 1 + 4 * (1 + 64)
+    ids = tiny_llada.encode(suffixed(tiny_llada, "how is tea made?", found.best))
+    assert any(ids[i : i + 6] == found.best for i in range(len(ids)))
 
 
 def test_nothing_that_steers_the_model_is_ever_in_a_suffix(model):
@@ -127,7 +141,7 @@ def test_nothing_that_steers_the_model_is_ever_in_a_suffix(model):
 
 def test_a_target_that_does_not_fit_is_refused(model):
     with pytest.raises(UserError, match="position 12"):
-        attack(model, position=11)
+        search_of(model, position=11)
     with pytest.raises(UserError, match="num_iterations"):
         GcgConfig(num_iterations=0)
 

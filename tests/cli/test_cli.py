@@ -207,6 +207,6 @@ def test_generate_for_a_file_of_prompts(capsys, checkpoint, tmp_path):
     records = [json.loads(line) for line in out_file.read_text().splitlines()]
     assert status == 0
     assert [r["prompt"][0]["content"] for r in records] == ["how is tea made ?", "who is there ?"]
-    assert all(len(r["tokens"]) == len(r["commit_step"]) == 8 for r in records)
+    assert all(len(r["responses"][0]["tokens"]) == len(r["responses"][0]["commit_step"]) == 8 for r in records)
     assert "[2/2] who is there ?" in out
     assert len({r["key"] for r in records}) == 2

@@ -31,8 +31,8 @@ GRIDS = st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.7, 1.0]), st.intege
 def configs(draw):
     """Fields of a DecoderConfig that go together."""
     rule = draw(st.sampled_from(RULES))
-    by_chance = rule in ("random", "origin")
-    threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not by_chance else None
+    blind = rule in ("random", "origin", "left_to_right", "right_to_left")
+    threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not blind else None
     return {
         "max_new_tokens": LENGTH,
         "steps": draw(st.integers(4, 11)),
@@ -41,7 +41,7 @@ def configs(draw):
         "top_p": draw(st.sampled_from([None, 0.6])),
         "top_k": draw(st.sampled_from([None, 3])),
         "remasking": rule,
-        "alg_temp": None if by_chance or threshold else draw(st.sampled_from([None, 0.5])),
+        "alg_temp": None if blind or threshold else draw(st.sampled_from([None, 0.5])),
         "schedule": draw(st.sampled_from(["even", "timesteps"])),
         "threshold": threshold,
         "cfg_scale": draw(st.sampled_from([0.0, 1.0])),

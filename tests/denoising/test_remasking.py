@@ -15,7 +15,11 @@ def rate(rule, *, tokens, temperature=0.0, top_p=None, top_k=None):
     logits = PROBS.log()
     shaped = shape_logits(logits, temperature, top_p, top_k)
     proposals = Proposals(
-        logits, shaped, torch.tensor([tokens]), torch.tensor([0.75], dtype=torch.float64)
+        logits,
+        shaped,
+        torch.tensor([tokens]),
+        torch.tensor([0.75], dtype=torch.float64),
+        torch.tensor([7]),
     )
     return float(REMASKING[rule](proposals))
 
@@ -33,6 +37,8 @@ def test_ratings_by_hand():
     assert rate("entropy", tokens=0) == pytest.approx(-1.75 * math.log(2), abs=1e-6)
     assert rate("entropy", tokens=0, top_p=0.4) == pytest.approx(0.0, abs=1e-6)
     assert rate("random", tokens=2) == rate("origin", tokens=2) == 0.75
+    assert rate("right_to_left", tokens=2) == 7
+    assert rate("left_to_right", tokens=2) == -7
 
 
 def test_cuts_by_hand():

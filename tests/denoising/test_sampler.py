@@ -145,6 +145,20 @@ def test_origin_fills_each_position_with_the_same_chance(tiny_llada):
     assert len(set(per_row)) > 1  # the number itself is random
 
 
+@pytest.mark.parametrize("rule", ["left_to_right", "right_to_left"])
+def test_imposed_orders(tiny_llada, rule):
+    """16 positions in 8 steps and two blocks: pairs in order, within each block."""
+    result = sample(
+        tiny_llada, PROMPTS, max_new_tokens=16, steps=8, block_length=8, remasking=rule
+    )
+    block = [0, 0, 1, 1, 2, 2, 3, 3]
+    if rule == "right_to_left":
+        block.reverse()
+    expected = [*block, *(step + 4 for step in block)]
+    start = result.trace.response_start
+    assert all(row == expected for row in result.trace.commit_step[:, start:].tolist())
+
+
 def test_random_remasking_does_not_follow_the_confidence(tiny_llada):
     run: dict[str, Any] = {"max_new_tokens": 16, "steps": 16}
     chance = sample(tiny_llada, PROMPTS, remasking="random", **run)
@@ -261,6 +275,7 @@ def test_settings_override_the_config_and_are_reported(tiny_llada):
         ({"top_p": 0.0}, "top_p must be"),
         ({"remasking": "best"}, "choose from low_confidence"),
         ({"remasking": "random", "threshold": 0.5}, "has no confidence"),
+        ({"remasking": "right_to_left", "alg_temp": 0.5}, "has no confidence"),
         ({"threshold": 0.5, "alg_temp": 0.5}, "exclude each other"),
         ({"banned_token_ids": (99999,)}, "banned_token_ids names 99999"),
         ({"banned_token_ids": tuple(range(384))}, "All tokens are banned"),

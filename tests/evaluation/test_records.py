@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from mosa.denoising import DecoderConfig, sample
-from mosa.evaluation.records import JsonLines, attempt_key, attempts_of, read_attempts
-from mosa.types import Message, UserError
+from mosa.evaluation.records import JsonLines, attempts_of, read_attempts
+from mosa.types import Message, UserError, content_key
 
 CONFIG = DecoderConfig(max_new_tokens=8, steps=4)
 PROMPTS = ["how is tea made?", [Message("user", "hello"), Message("user", "and now?")]]
@@ -20,9 +20,8 @@ def attempts(tiny_llada):
         model_name="tiny",
         model_version="1",
         attack="direct",
-        cases=["tea", "hello"],
+        behaviors=["tea", "hello"],
         prompts=PROMPTS,
-        config=CONFIG,
     )
 
 
@@ -31,12 +30,12 @@ def test_attempt_holds_the_generation(tiny_llada, attempts):
     assert result.text is not None
     assert [a.response for a in attempts] == result.text
     start = result.trace.response_start
-    assert attempts[1].commit_step == result.trace.commit_step[1, start:].tolist()
+    assert attempts[1].responses[0].commit_step == result.trace.commit_step[1, start:].tolist()
     assert attempts[1].prompt[1] == {"role": "user", "content": "and now?"}
     for attempt, ids in zip(attempts, result.tokens.tolist(), strict=True):
         ends = [i for i, id in enumerate(ids) if id in tiny_llada.end_token_ids]
-        assert attempt.end_positions == ends
-        assert attempt.num_read == (ends[0] if ends else 8)
+        assert attempt.responses[0].end_positions == ends
+        assert attempt.responses[0].num_read == (ends[0] if ends else 8)
 
 
 def test_written_attempts_are_read_back(tmp_path, attempts):
@@ -68,11 +67,11 @@ def test_damage_in_the_middle_is_reported(tmp_path):
 def test_key_changes_with_everything_that_determines():
     base = {"model": "m", "prompt": [{"role": "user", "content": "x"}]}
     decoder = dataclasses.asdict(CONFIG)
-    key = attempt_key(**base, decoder=decoder)
-    assert key == attempt_key(decoder=dict(reversed(decoder.items())), **base)
+    key = content_key(**base, decoder=decoder)
+    assert key == content_key(decoder=dict(reversed(decoder.items())), **base)
     others = [
-        attempt_key(**base | {"model": "n"}, decoder=decoder),
-        attempt_key(**base, decoder=decoder | {"steps": 5}),
-        attempt_key(**base, decoder=decoder, attack="prefill"),
+        content_key(**base | {"model": "n"}, decoder=decoder),
+        content_key(**base, decoder=decoder | {"steps": 5}),
+        content_key(**base, decoder=decoder, attack="prefill"),
     ]
     assert len({key, *others}) == 4

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from mosa.evaluation.metrics import rate_of
-from mosa.evaluation.records import Attempt
+from mosa.types import Attempt, Response
 
 MODELS = {
     "original": "Original",
@@ -83,15 +83,21 @@ def fake_attempt(model: str, seed: int = 0) -> Attempt:
     for i in ends:
         tokens[i] = "<|endoftext|>"
     steps = [-1, -1, *(min(31, max(0, i // 3 + rng.randint(-4, 4))) for i in range(2, 96))]
-    return Attempt(
+    response = Response(
         key=f"{model}-{seed}",
-        model=model,
-        case="copper kiln",
-        attack="code",
         prompt=[{"role": "user", "content": "how do i make a <copper> kiln ?"}],
-        response=" ".join(tokens[:30]),
-        response_full=" ".join(tokens),
+        text=" ".join(tokens[:30]),
+        full_text=" ".join(tokens),
         tokens=tokens,
         commit_step=steps,
         end_positions=ends,
+    )
+    return Attempt(
+        key=response.key,
+        model=model,
+        behavior="copper kiln",
+        attack="code",
+        responses=[response],
+        response=response.text,
+        response_full=response.full_text,
     )

@@ -33,7 +33,7 @@ from mosa.analysis.study import (
     judged_sample,
     row_key,
 )
-from mosa.attacks import GcgConfig, gcg_suffix
+from mosa.attacks import GcgConfig, GcgSearch
 from mosa.denoising import Canvas, DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.types import UserError
@@ -219,7 +219,7 @@ def _row(
     target = phrase_tokens(model, item.phrase, item.position)
     budget: dict[str, Any] = {}
     if item.method == "gcg":
-        found = gcg_suffix(
+        search = GcgSearch(
             model,
             behavior.prompt,
             target,
@@ -227,7 +227,8 @@ def _row(
             gcg,
             response_length=decoder.max_new_tokens,
         )
-        attacked = found.prompt
+        found = search.advance(search.begin(), gcg.num_iterations)
+        attacked = search.prompt_of(found)
         budget = {
             "first_loss": found.losses[0],
             "last_loss": found.losses[-1],
@@ -235,7 +236,6 @@ def _row(
             "num_iterations": gcg.num_iterations,
             "num_forward_passes": found.num_forward_passes,
             "num_backward_passes": found.num_backward_passes,
-            "num_candidates": found.num_candidates,
             "losses": found.losses,
         }
     else:

@@ -25,11 +25,11 @@ from mosa.analysis import figures
 from mosa.analysis.result import AnalysisResult, result_json, write_csv
 from mosa.data import load_prompts
 from mosa.denoising import Canvas, DecoderConfig, Hook, SampleResult, sample
-from mosa.evaluation.records import JsonLines, attempt_key, prompt_turns
+from mosa.evaluation.records import JsonLines
 from mosa.evaluation.refusal_words import is_refusal
 from mosa.families import DiffusionLM
 from mosa.testbed import RESPONSE_LENGTH, WRAPPINGS, Judge, World, WorldObject, world_of
-from mosa.types import Prompt, UserError
+from mosa.types import Prompt, UserError, content_key, prompt_turns
 
 TESTBED = "testbed"
 Item = TypeVar("Item")
@@ -237,7 +237,7 @@ def header(
 
 def row_key(analysis: str, subject: Subject, behavior: Behavior, **of: Any) -> str:
     """The key of one row: everything that determines it, and what its model is called in it."""
-    return attempt_key(
+    return content_key(
         analysis=analysis,
         model=subject.name,
         model_version=subject.version,

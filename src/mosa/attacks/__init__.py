@@ -1,8 +1,68 @@
 """Attacks on diffusion language models that the user controls.
 
-Each is one file. An attack ends in a prompt or a `Canvas`; generation is the sampler's alone.
+Each is one file and one line of `ATTACKS`: an async generator that asks a `Target` and yields
+`Attempt`s (base.py). `mosa evaluate` runs them; `mosa attacks` lists them; docs/attacks has a page
+for each.
 """
 
-from mosa.attacks.gcg import GcgConfig, GcgResult, gcg_suffix
+from mosa.attacks import (
+    anchoring,
+    best_of_n,
+    context_nesting,
+    decoding_order,
+    dija,
+    direct,
+    end_tokens,
+    first_step_gcg,
+    fits,
+    gcg,
+    pad,
+    post_context,
+    prefill,
+    traj_hijack,
+)
+from mosa.attacks.base import Attack, Backend, Edit, Query, Target, edit_hook
+from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
+from mosa.attacks.wording import ENGLISH, Wording
 
-__all__ = ["GcgConfig", "GcgResult", "gcg_suffix"]
+__all__ = [
+    "ATTACKS",
+    "ENGLISH",
+    "Attack",
+    "Backend",
+    "Edit",
+    "GcgConfig",
+    "GcgSearch",
+    "GcgState",
+    "Query",
+    "Target",
+    "Wording",
+    "edit_hook",
+]
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        # controls
+        direct.ATTACK,
+        best_of_n.ATTACK,
+        # on the prompt
+        context_nesting.ATTACK,
+        # on the canvas
+        prefill.ATTACK,
+        pad.ATTACK,
+        post_context.ATTACK,
+        dija.DIJA,
+        dija.DIJA_CANVAS,
+        fits.ATTACK,
+        # on the sampler
+        end_tokens.ATTACK,
+        decoding_order.ATTACK,
+        anchoring.ATTACK,
+        traj_hijack.ATTACK,
+        # with gradients
+        gcg.ATTACK,
+        first_step_gcg.ATTACK,
+    )
+}
+"""Every attack by its name."""

@@ -1,282 +1,108 @@
-"""Greedy coordinate gradient at a chosen position: an optimised suffix for the user's turn.
+"""GCG at position k: an optimised suffix that makes a compliant phrase likely at token k.
 
-The algorithm is GCG (arXiv 2307.15043, section 2.2); the loss is taken where a diffusion model
-begins, on the fully masked response, as mean negative log-probability of the target tokens at their
-positions (arXiv 2508.12398, experiment E2: target at token 1 or 30). One iteration:
+    user       how do i make a copper kiln ? [20 tokens found by the search]
 
-    gradient   of the loss by every token of the suffix, as if tokens were continuous
-    swaps      of one token each, among the most promising by that gradient
-    filter     only suffixes that the tokenizer reads back from their text token for token
-    choice     the swap of the lowest true loss
-
-The suffix is text that the attacker can send: what counts is the prompt as it is encoded.
+Experiment E2 of the MOSA paper (arXiv 2508.12398): the phrase is the beginning of a
+compliant answer, aimed at token 1 or at token 30 of the fully masked response. The search is GCG
+(arXiv 2307.15043, section 2.2), in suffix_search.py. `paper` is GCG's own budget: the MOSA paper
+shows curves of about 100 iterations and says no more.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from mosa.denoising.sampler import evaluation_mode
+from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
-from mosa.types import UserError
+from mosa.types import Attempt, Behavior
 
-# L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
+ITERATIONS_AT_ONCE = 10
+"""Iterations between two records: what an interruption can lose."""
 
 
 @dataclass(frozen=True)
-class GcgConfig:
-    """The budget of one optimisation."""
+class GcgAttackConfig:
+    """Where the phrase is aimed, and the search's budget."""
 
+    positions: tuple[int, ...] = (1, 30)
+    """Positions (from 1) of the phrase's first token; one search and one try each."""
+    num_iterations: int = 500
+    """Iterations of each search."""
+    num_candidates: int = 512
+    """Swaps that are drawn in an iteration."""
+    top_k: int = 256
+    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
-    num_iterations: int = 100
-    """Iterations; the paper's curves have about 100."""
-    num_candidates: int = 256
-    """Swaps that are drawn in an iteration, before the filter."""
-    top_k: int = 64
-    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
-    candidate_batch_size: int = 64
-    """Candidates per forward pass."""
-    seed: int = 0
-    """Seed of the first suffix and of the swaps."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name != "seed" and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
 
 
-@dataclass(frozen=True)
-class GcgResult:
-    """The best suffix that was found, and what it took."""
-
-    prompt: str
-    """The user's turn with the suffix."""
-    suffix_ids: list[int]
-    losses: list[float]
-    """Loss in nats per target token: of the first suffix, then of the one after each iteration."""
-    best_loss: float
-    """The least of them, that of `suffix_ids`."""
-    num_forward_passes: int
-    num_backward_passes: int
-    num_candidates: int
-    """Suffixes whose true loss was taken."""
-    seconds: float
+async def run(
+    behavior: Behavior, target: Target, config: GcgAttackConfig
+) -> AsyncIterator[Attempt]:
+    """Search and ask once for each position."""
+    phrase = list(target.encode(target.wording.start(behavior)))
+    for position in config.positions:
+        target.pin(position, phrase)  # says where there is no room
+        prompt, details = await search(behavior, target, phrase, position, config)
+        response = await target.ask(Query(prompt))
+        yield target.attempt([response], variant=f"position {position}", details=details)
 
 
-def gcg_suffix(
-    model: DiffusionLM,
-    prompt: str,
-    target_ids: list[int],
-    position: int,
-    config: GcgConfig,
-    *,
-    response_length: int,
-    on_iteration: Callable[[int], object] | None = None,
-) -> GcgResult:
-    """A suffix that makes `target_ids` likely from 0-based response position `position` on.
+async def search(
+    behavior: Behavior, target: Target, ids: list[int], position: int, config: Any
+) -> tuple[str, dict[str, Any]]:
+    """The prompt with the best suffix that makes `ids` likely at 1-based `position`, and its losses.
 
-    Raises UserError where the target does not fit into the response.
+    `config` has the four settings of a search. Every few iterations are one recorded piece of work.
     """
-    if not target_ids or position < 0 or position + len(target_ids) > response_length:
-        raise UserError(
-            f"A target of {len(target_ids)} tokens at position {position + 1} does not fit into a "
-            f"response of {response_length}; use an earlier position or a longer response."
-        )
-    begin = time.perf_counter()
-    generator = torch.Generator().manual_seed(config.seed)
-    ordinary_V = ordinary_tokens(model)
-    suffix = _first_suffix(model, prompt, ordinary_V, config, generator)
-    loss_of = _Loss(model, target_ids, position, response_length, config.candidate_batch_size)
-    ids_L, start = with_suffix(model, prompt, suffix)
-    with evaluation_mode(model):
-        best, losses = suffix, [float(loss_of(ids_L[None])[0])]
-        best_loss = losses[0]
-        for iteration in range(config.num_iterations):
-            gradient_SV = loss_of.gradient(ids_L)[start : start + config.suffix_length].cpu()
-            gradient_SV[:, ~ordinary_V] = torch.inf
-            candidates = _swaps(suffix, gradient_SV, config, generator)
-            kept, rows = [], []
-            for candidate in candidates:
-                expected = ids_L.tolist()
-                expected[start : start + config.suffix_length] = candidate
-                if model.encode(suffixed(model, prompt, candidate)) == expected:
-                    kept.append(candidate)
-                    rows.append(expected)
-            if kept:
-                loss_C = loss_of(torch.tensor(rows))
-                choice = int(loss_C.argmin())
-                suffix, ids_L = kept[choice], torch.tensor(rows[choice])
-                losses.append(float(loss_C[choice]))
-            else:  # nothing can be sent that differs in one token: another draw may do better
-                losses.append(losses[-1])
-            if losses[-1] < best_loss:
-                best, best_loss = suffix, losses[-1]
-            if on_iteration is not None:
-                on_iteration(iteration)
-    return GcgResult(
-        prompt=suffixed(model, prompt, best),
-        suffix_ids=best,
-        losses=losses,
-        best_loss=best_loss,
-        num_forward_passes=loss_of.num_forward_passes,
-        num_backward_passes=loss_of.num_backward_passes,
-        num_candidates=loss_of.num_rows,
-        seconds=time.perf_counter() - begin,
+    settings = GcgConfig(
+        suffix_length=config.suffix_length,
+        num_iterations=config.num_iterations,
+        num_candidates=config.num_candidates,
+        top_k=config.top_k,
+        seed=target.seed,
     )
+    length = target.length
 
-
-def suffixed(model: DiffusionLM, prompt: str, suffix: list[int]) -> str:
-    """The user's turn with the suffix, as text."""
-    return f"{prompt.rstrip()} {model.decode(suffix).strip()}"
-
-
-def with_suffix(
-    model: DiffusionLM, prompt: str, suffix: list[int]
-) -> tuple[Int[Tensor, " L"], int]:
-    """The encoded prompt with its suffix, and the column where the suffix begins.
-
-    Raises UserError where the tokenizer reads the text back as other tokens.
-    """
-    ids = model.encode(suffixed(model, prompt, suffix))
-    start = _last_place(ids, suffix)
-    if start is None:
-        raise UserError(
-            "The suffix is not read back from its text token for token; choose other tokens."
+    def work(model: DiffusionLM, state: GcgState | None, count: int) -> dict[str, Any]:
+        search = GcgSearch(
+            model, behavior.request, ids, position - 1, settings, response_length=length
         )
-    return torch.tensor(ids), start
+        after = search.advance(state or search.begin(), count)
+        spent = (state.num_forward_passes, state.num_backward_passes) if state else (0, 0)
+        return asdict(after) | {
+            "prompt": search.prompt_of(after),
+            "forward_passes": after.num_forward_passes - spent[0],
+            "backward_passes": after.num_backward_passes - spent[1],
+        }
 
-
-def _last_place(ids: list[int], suffix: list[int]) -> int | None:
-    """Where `suffix` begins in `ids` for the last time; None where it is not in them."""
-    starts = range(len(ids) - len(suffix), -1, -1)
-    return next((i for i in starts if ids[i : i + len(suffix)] == suffix), None)
-
-
-def ordinary_tokens(model: DiffusionLM) -> torch.Tensor:
-    """Which tokens a suffix may hold: printable ASCII text, nothing that steers the model. [V]"""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise UserError("A suffix is text, and the model has no tokenizer; use one that has.")
-    special = {*tokenizer.all_special_ids, model.mask_token_id, *model.end_token_ids}
-    special.add(model.pad_token_id)
-    allowed = torch.zeros(model.vocab_size, dtype=torch.bool)
-    for token in range(len(tokenizer)):
-        text = model.decode([token]).strip()
-        allowed[token] = (
-            token not in special and bool(text) and text.isascii() and text.isprintable()
+    done: dict[str, Any] = {}
+    state: GcgState | None = None
+    for first in range(0, config.num_iterations, ITERATIONS_AT_ONCE):
+        count = min(ITERATIONS_AT_ONCE, config.num_iterations - first)
+        done = await target.compute(
+            "suffix search",
+            {"ids": ids, "position": position, "first": first, "count": count},
+            lambda model, state=state, count=count: work(model, state, count),
         )
-    return allowed
+        state = GcgState(**{name: done[name] for name in GcgState.__dataclass_fields__})
+    assert state is not None, "GcgConfig refuses fewer than one iteration"
+    return done["prompt"], {"first_loss": state.losses[0], "best_loss": state.best_loss}
 
 
-def _first_suffix(
-    model: DiffusionLM,
-    prompt: str,
-    ordinary: Tensor,
-    config: GcgConfig,
-    generator: torch.Generator,
-) -> list[int]:
-    """Ordinary tokens drawn until the tokenizer reads them back; the first that do."""
-    choices = ordinary.nonzero().flatten()
-    for _ in range(1000):
-        draw = torch.randint(len(choices), (config.suffix_length,), generator=generator)
-        # Tokens that merge with their neighbours are read back as others: ask what is read.
-        read = model.encode_text(model.decode(choices[draw].tolist()).strip())
-        suffix = read[: config.suffix_length]
-        if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):
-            continue
-        ids = model.encode(suffixed(model, prompt, suffix))
-        if _last_place(ids, suffix) is not None:
-            return suffix
-    raise UserError(
-        f"No suffix of {config.suffix_length} tokens was found that this tokenizer reads back; try "
-        "another suffix_length."
-    )
-
-
-def _swaps(
-    suffix: list[int],
-    gradient: Float[Tensor, "S V"],
-    config: GcgConfig,
-    generator: torch.Generator,
-) -> list[list[int]]:
-    """Different suffixes with one token changed to one of its position's `top_k` best."""
-    top_SK = gradient.topk(min(config.top_k, gradient.shape[1]), largest=False).indices
-    places = torch.randint(len(suffix), (config.num_candidates,), generator=generator)
-    ranks = torch.randint(top_SK.shape[1], (config.num_candidates,), generator=generator)
-    found = {}
-    for place, token in zip(places.tolist(), top_SK[places, ranks].tolist(), strict=True):
-        if token != suffix[place] and gradient[place, token] < torch.inf:
-            swapped = [*suffix[:place], token, *suffix[place + 1 :]]
-            found[tuple(swapped)] = swapped
-    return list(found.values())
-
-
-class _Loss:
-    """Mean negative log-probability of the target on the fully masked response, and its budget."""
-
-    def __init__(
-        self,
-        model: DiffusionLM,
-        target_ids: list[int],
-        position: int,
-        response_length: int,
-        batch_size: int,
-    ) -> None:
-        self.model, self.batch_size = model, batch_size
-        self.target_N = torch.tensor(target_ids, device=model.device)
-        self.position, self.response_length = position, response_length
-        self.num_forward_passes = self.num_backward_passes = self.num_rows = 0
-
-    def __call__(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
-        """The loss of each prompt."""
-        self.num_rows += len(prompts)
-        losses = []
-        with torch.no_grad():
-            for part in prompts.split(self.batch_size):
-                losses.append(self._losses(part).cpu())
-        return torch.cat(losses)
-
-    def gradient(self, prompt: Int[Tensor, " P"]) -> Float[Tensor, "P V"]:
-        """The loss's gradient by the one-hot vector of each prompt token.
-
-        It is that by the token's embedding, times the embedding of every token.
-        """
-        embedding = self.model.network.get_input_embeddings()
-        kept: list[Tensor] = []
-
-        def keep(module, arguments, output):
-            leaf = output.detach().requires_grad_()
-            kept.append(leaf)
-            return leaf
-
-        handle = embedding.register_forward_hook(keep)
-        try:
-            with torch.enable_grad():
-                loss = self._losses(prompt[None])[0]
-        finally:
-            handle.remove()
-        (gradient,) = torch.autograd.grad(loss, kept[0])
-        self.num_backward_passes += 1
-        weight_VD = embedding.get_parameter("weight").detach()
-        return gradient[0, : len(prompt)].float() @ weight_VD.float().T
-
-    def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
-        """One forward pass, with whatever gradients the caller asks for."""
-        model = self.model
-        prompts = prompts.to(model.device)
-        masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)
-        first = prompts.shape[1] + self.position
-        columns = torch.arange(first, first + len(self.target_N), device=model.device)
-        self.num_forward_passes += 1
-        log_probs = model.logits(torch.cat([prompts, masks], dim=1), positions=columns)
-        chosen = log_probs.log_softmax(dim=-1).gather(
-            -1, self.target_N.expand(len(prompts), -1)[..., None]
-        )
-        return -chosen.squeeze(-1).mean(dim=-1)
+ATTACK = Attack(
+    name="gcg",
+    summary="an optimised suffix that makes a compliant phrase likely at token k",
+    source="MOSA E2, arXiv 2508.12398; GCG, arXiv 2307.15043, section 2.2",
+    access=("prompt", "gradients"),
+    config_class=GcgAttackConfig,
+    presets={
+        "paper": {},
+        "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
+    },
+    run=run,
+    cost="2 responses, 1,000 backward and 512,000 forward passes",
+)

@@ -127,7 +127,8 @@ def _walk(content: Any, where: str) -> Iterator[TrainingExample]:
 
 
 def _read_jsonl(text: str, path: Path) -> Iterator[TrainingExample]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON strings may hold other line separators as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

@@ -1,8 +1,8 @@
 """Known benchmark files: who made them, under which licence, and what their bytes hash to.
 
 No file ships with the package; users bring their own copies, and `verify` says whether a copy is
-the one that papers report on. `sha256_prefix` holds the first 16 hex digits, as recorded when the
-copies were compared with their origins (docs/alignment.md names the commits).
+the one that papers report on. `sha256_prefix` holds the first 16 hex digits, `found_at` the place
+that holds these bytes: not always the authors' own repository, whose files may have changed since.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ class KnownFile:
     licence: str
     origin: str
     """The repository of its authors."""
+    found_at: str
+    """The repository on GitHub, path and commit from which the hashed copy was taken."""
 
+
+_HARMBENCH_COPY = "ZichenWen1/DIJA: benchmarks/HarmBench/data/behavior_datasets"
 
 KNOWN_FILES: dict[str, KnownFile] = {
     known.name: known
@@ -43,15 +47,17 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "6cd1a5c63c07610d",
             "MIT",
             "llm-attacks/llm-attacks",
+            "andyrdt/refusal_direction: dataset/raw/advbench.csv @ 9d852fa",
         ),
         KnownFile(
-            "advbench_pair_50",
+            "advbench_50",
             "harmful_behaviors_custom.csv",
             "harmful",
             50,
             "66af8279f7690e1b",
             "MIT",
             "patrickrchao/JailbreakingLLMs",
+            "patrickrchao/JailbreakingLLMs: data/harmful_behaviors_custom.csv @ 6379ef7",
         ),
         KnownFile(
             "harmbench",
@@ -61,6 +67,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "8d81accedd38eaaf",
             "MIT",
             "centerforaisafety/HarmBench",
+            f"{_HARMBENCH_COPY}/harmbench_behaviors_text_all.csv @ 905f39f",
         ),
         KnownFile(
             "harmbench_test",
@@ -70,6 +77,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "75d257b3e7428c52",
             "MIT",
             "centerforaisafety/HarmBench",
+            f"{_HARMBENCH_COPY}/harmbench_behaviors_text_test.csv @ 905f39f",
         ),
         KnownFile(
             "harmbench_val",
@@ -79,6 +87,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "7bfaaa5e2b9b9500",
             "MIT",
             "centerforaisafety/HarmBench",
+            f"{_HARMBENCH_COPY}/harmbench_behaviors_text_val.csv @ 905f39f",
         ),
         KnownFile(
             "jailbreakbench",
@@ -88,6 +97,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "45e9a8923b28f547",
             "MIT",
             "JailbreakBench/JBB-Behaviors",
+            "andyrdt/refusal_direction: dataset/raw/jailbreakbench.csv @ 9d852fa",
         ),
         KnownFile(
             "strongreject",
@@ -97,6 +107,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "4dd70357e4ff8b5d",
             "MIT",
             "alexandrasouly/strongreject",
+            "andyrdt/refusal_direction: dataset/raw/strongreject.csv @ 9d852fa",
         ),
         KnownFile(
             "gptfuzz_questions",
@@ -106,6 +117,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "18531eb6bc1c8fc0",
             "MIT",
             "sherdencooper/GPTFuzz",
+            "sherdencooper/GPTFuzz: datasets/questions/question_list.csv @ 1eddeb5",
         ),
         KnownFile(
             "jailbreakbench_benign",
@@ -115,6 +127,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "c0958ac974fb6629",
             "MIT",
             "JailbreakBench/JBB-Behaviors",
+            "Baisayan/hack: data/benign-behaviors.csv @ 2b37da1",
         ),
         KnownFile(
             "xstest",
@@ -124,6 +137,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "11783fb294ed0174",
             "CC-BY-4.0",
             "paul-rottger/exaggerated-safety",
+            "paul-rottger/exaggerated-safety: xstest_prompts.csv @ d7bb5bd",
         ),
         KnownFile(
             "or_bench_hard_1k",
@@ -133,6 +147,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "ade1856f3d08aa91",
             "CC-BY-4.0",
             "bench-llm/or-bench",
+            "n8thantran/euea-replication: data/orbench.jsonl @ 1ed7096",
         ),
         KnownFile(
             "gsm8k_test",
@@ -142,6 +157,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "3730d312f6e34405",
             "MIT",
             "openai/grade-school-math",
+            "openai/grade-school-math: grade_school_math/data/test.jsonl @ 3101c7d",
         ),
         KnownFile(
             "harmfulqa",
@@ -151,6 +167,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "e04c1f3c48800ea8",
             "Apache-2.0",
             "declare-lab/red-instruct",
+            "declare-lab/red-instruct: harmful_questions/harmfulqa.json @ 73c759c",
         ),
         KnownFile(
             "dangerousqa",
@@ -160,6 +177,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "b40b0193d063cb5d",
             "Apache-2.0",
             "declare-lab/red-instruct",
+            "declare-lab/red-instruct: harmful_questions/dangerousqa.json @ 73c759c",
         ),
         KnownFile(
             "alpaca_instructions",
@@ -169,6 +187,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "c4ce1bdc5c9b92ca",
             "CC-BY-NC-4.0",
             "andyrdt/refusal_direction",
+            "andyrdt/refusal_direction: dataset/processed/alpaca.json @ 9d852fa",
         ),
     )
 }
@@ -193,7 +212,7 @@ def verify(path: str | Path, name: str) -> KnownFile:
     if not found.startswith(known.sha256_prefix):
         raise UserError(
             f"{path} is not the published {known.filename} of {known.origin}: its SHA-256 "
-            f"begins {found[:16]}, not {known.sha256_prefix}; take the file from there."
+            f"begins {found[:16]}, not {known.sha256_prefix}; take {known.found_at}."
         )
     return known
 

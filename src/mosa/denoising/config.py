@@ -28,7 +28,7 @@ class DecoderConfig:
     """Draws from this many likeliest tokens; null does not cut."""
     remasking: str = "low_confidence"
     """Which masked positions are filled first: low_confidence, random, maskgit_plus, topk_margin,
-    entropy or origin."""
+    entropy, origin, left_to_right or right_to_left."""
     alg_temp: float | None = None
     """Above 0, draws positions from softmax(confidence / alg_temp) instead of taking the best."""
     schedule: Literal["even", "timesteps"] = "even"
@@ -65,7 +65,7 @@ class DecoderConfig:
         self._check_choice("remasking", tuple(REMASKING))
         self._check_choice("schedule", ("even", "timesteps"))
         self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
-        if self.is_by_chance and (self.threshold is not None or self.alg_temp):
+        if self.is_blind and (self.threshold is not None or self.alg_temp):
             raise UserError(
                 f"remasking={self.remasking!r} has no confidence for threshold or alg_temp to work "
                 "on; leave them out or choose another rule."
@@ -87,6 +87,11 @@ class DecoderConfig:
     def is_by_chance(self) -> bool:
         """Whether chance decides which positions are filled, and not confidence."""
         return self.remasking in ("random", "origin")
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the order of filling leaves the model's confidence out of account."""
+        return self.is_by_chance or self.remasking in ("left_to_right", "right_to_left")
 
     @property
     def num_blocks(self) -> int:

@@ -29,6 +29,8 @@ class Proposals:
     tokens: Int[Tensor, " N"]
     uniform: Float[Tensor, " N"]
     """A uniform number for each position, for rules that choose by chance."""
+    positions: Int[Tensor, " N"]
+    """Where in the response each stands, for rules that fix the order."""
 
 
 def low_confidence(proposals: Proposals) -> Float[Tensor, " N"]:
@@ -58,6 +60,16 @@ def at_random(proposals: Proposals) -> Float[Tensor, " N"]:
     return proposals.uniform.to(proposals.logits.dtype)
 
 
+def left_to_right(proposals: Proposals) -> Float[Tensor, " N"]:
+    """The first masked position first, whatever the model thinks of it: minus its position."""
+    return -proposals.positions.to(proposals.logits.dtype)
+
+
+def right_to_left(proposals: Proposals) -> Float[Tensor, " N"]:
+    """The last masked position first: its position."""
+    return proposals.positions.to(proposals.logits.dtype)
+
+
 REMASKING: dict[str, Callable[[Proposals], Tensor]] = {
     "low_confidence": low_confidence,
     "random": at_random,
@@ -67,6 +79,9 @@ REMASKING: dict[str, Callable[[Proposals], Tensor]] = {
     # Every position is filled with the same chance, so the number filled is random as well; the
     # sampler commits what exceeds a bound set by the schedule.
     "origin": at_random,
+    # Orders that an attacker who runs the sampler may impose (A2D, arXiv:2509.23286).
+    "left_to_right": left_to_right,
+    "right_to_left": right_to_left,
 }
 
 

@@ -364,7 +364,9 @@ def _propose(
         if config.end_tokens == "suppress":  # confidence is about the other tokens
             logits_NV[:, special.ends] = -torch.inf
             shaped_NV[:, special.ends] = -torch.inf
-        proposals = Proposals(logits_NV, shaped_NV, token_N, position_draw_N[part])
+        proposals = Proposals(
+            logits_NV, shaped_NV, token_N, position_draw_N[part], positions[part]
+        )
         tokens.append(token_N)
         confidences.append(REMASKING[config.remasking](proposals).float())
     tokens_N, confidence_N = torch.cat(tokens), torch.cat(confidences)

@@ -43,12 +43,9 @@ from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.evaluation.demo_texts import LABELS, LIMITS, MODEL_NOTES, SUMMARY
 from mosa.evaluation.metrics import INTERVAL_STATEMENT, mean_by_case, rate_of
 from mosa.evaluation.records import (
-    Attempt,
     JsonLines,
-    attempt_key,
     attempts_of,
     plain_settings,
-    prompt_turns,
     read_attempts,
 )
 from mosa.families import DiffusionLM, load_model, packaged_folder
@@ -57,7 +54,7 @@ from mosa.testbed.corpora import alignment_prompts, benign_prompts
 from mosa.testbed.measure import DECODER, masked_frame_ids, prefilled_start_ids
 from mosa.testbed.tasks import TASKS, TaskInstance
 from mosa.testbed.world import HELDOUT_WRAPPINGS, WorldObject
-from mosa.types import Prompt, UserError
+from mosa.types import Attempt, Prompt, UserError, content_key, prompt_turns
 
 ATTACK_WRAPPINGS = HELDOUT_WRAPPINGS[:3]
 """The wrapped requests of the demo: the first three that alignment data never uses."""
@@ -178,9 +175,8 @@ def run_job(job: Job, emit: Emit) -> None:
                         model_name=job.name,
                         model_version=version,
                         attack=attack,
-                        cases=[row.case for row in rows],
+                        behaviors=[row.case for row in rows],
                         prompts=[row.prompt for row in rows],
-                        config=decoder,
                         keys=[row.key(job.name, version, decoder) for row in rows],
                     ):
                         emit("attempt", attempt)
@@ -296,7 +292,7 @@ class Request:
 
     def key(self, model: str, version: str, decoder: DecoderConfig) -> str:
         """The key of the attempt that answers this request."""
-        return attempt_key(
+        return content_key(
             model=model,
             model_version=version,
             attack=self.attack,

@@ -6,64 +6,28 @@ Verdicts are kept apart from attempts, so that a new judge needs no new generati
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mosa.denoising import DecoderConfig, SampleResult
 from mosa.families import DiffusionLM
-from mosa.types import Prompt, UserError, dialogue
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attack on one behavior with one model, and the response to it."""
-
-    key: str
-    """Hash of model, case, attack, prompt, pinned tokens and decoder: same key, same response."""
-    model: str
-    case: str
-    """What was asked about, for example an object of the testbed or a row of a benchmark."""
-    attack: str
-    prompt: list[dict[str, str]]
-    """The turns that were sent, as role and content."""
-    response: str
-    """Text before the first end token."""
-    response_full: str
-    """Text of the whole canvas, what stands behind the first end token included."""
-    tokens: list[str] = field(default_factory=list)
-    """Every response position's token in words."""
-    commit_step: list[int] = field(default_factory=list)
-    """The denoising step that wrote each position (from 0), -1 where it was pinned."""
-    end_positions: list[int] = field(default_factory=list)
-    """The positions (from 0) that hold an end token."""
-    num_forward_passes: int = 0
-    decoder: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_read(self) -> int:
-        """How many positions stand before the first end token: what a reader gets to see."""
-        return min(self.end_positions, default=len(self.tokens))
-
-
-def attempt_key(**determinants: Any) -> str:
-    """A hash of everything that decides a response, the same in every process."""
-    text = json.dumps(determinants, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+from mosa.types import (
+    Attempt,
+    Budget,
+    Prompt,
+    Response,
+    UserError,
+    as_plain,
+    content_key,
+    prompt_turns,
+)
 
 
 def plain_settings(config: DecoderConfig) -> dict[str, Any]:
     """The decoder's settings as JSON gives them back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as the list of role and content that records keep."""
-    return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
+    return as_plain(config)
 
 
 class JsonLines:
@@ -107,12 +71,65 @@ class JsonLines:
 
     def append_attempt(self, attempt: Attempt) -> None:
         """Write one attempt as a line."""
-        self.append(dataclasses.asdict(attempt))
+        self.append(as_plain(attempt))
 
 
 def read_attempts(path: Path) -> dict[str, Attempt]:
     """The attempts of a file by key; an absent file holds none."""
-    return {record["key"]: Attempt(**record) for record in JsonLines(path)}
+    return {record["key"]: attempt_of(record) for record in JsonLines(path)}
+
+
+def attempt_of(record: Mapping[str, Any]) -> Attempt:
+    """The attempt that `as_plain` made a record of."""
+    return Attempt(
+        **{
+            **record,
+            "responses": [Response(**response) for response in record["responses"]],
+            "budget": Budget(**record["budget"]),
+        }
+    )
+
+
+def responses_of(
+    model: DiffusionLM,
+    result: SampleResult,
+    *,
+    prompts: Sequence[Prompt],
+    keys: Sequence[str],
+) -> list[Response]:
+    """One record per row of a generation."""
+    tokenizer = model.tokenizer
+    if tokenizer is None or result.text is None or result.full_text is None:
+        raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
+    decoder = plain_settings(result.config)
+    trace = result.trace
+    start = trace.response_start
+    commit_step = trace.commit_step[:, start:].tolist()
+    filled_in_prompt = trace.free[:, :start].any(dim=1).tolist()
+    tokens = result.tokens.tolist()
+    words = {id: str(tokenizer.decode([id])) for id in {id for row in tokens for id in row}}
+    responses = []
+    for row, prompt in enumerate(prompts):
+        filled = None
+        if filled_in_prompt[row]:
+            real = result.canvas.attention_mask[row, :start]
+            filled = result.canvas.tokens[row, :start][real].tolist()
+        responses.append(
+            Response(
+                key=keys[row],
+                prompt=prompt_turns(prompt),
+                text=result.text[row],
+                full_text=result.full_text[row],
+                token_ids=tokens[row],
+                tokens=[words[id] for id in tokens[row]],
+                commit_step=commit_step[row],
+                end_positions=[i for i, id in enumerate(tokens[row]) if id in model.end_token_ids],
+                num_forward_passes=int(trace.row_forward_passes[row]),
+                decoder=decoder,
+                filled_prompt_ids=filled,
+            )
+        )
+    return responses
 
 
 def attempts_of(
@@ -122,53 +139,43 @@ def attempts_of(
     model_name: str,
     model_version: str,
     attack: str,
-    cases: Sequence[str],
+    behaviors: Sequence[str],
     prompts: Sequence[Prompt],
-    config: DecoderConfig,
     keys: Sequence[str] | None = None,
 ) -> list[Attempt]:
-    """One record per row of a generation.
+    """One attempt per row of a generation, for attacks that are one request each.
 
     `model_version` tells apart two models of one name (an adapter's hash or path). `keys` are those
     that the caller has worked out already; unset, they are made of what is given here.
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None or result.text is None or result.full_text is None:
-        raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
-    decoder = plain_settings(config)
-    start = result.trace.response_start
-    commit_step = result.trace.commit_step[:, start:].tolist()
-    tokens = result.tokens.tolist()
-    words = {id: str(tokenizer.decode([id])) for id in {id for row in tokens for id in row}}
-    attempts = []
-    for row, (case, prompt) in enumerate(zip(cases, prompts, strict=True)):
-        turns = prompt_turns(prompt)
-        key = (
-            keys[row]
-            if keys is not None
-            else attempt_key(
+    if keys is None:
+        keys = [
+            content_key(
                 model=model_name,
                 model_version=model_version,
                 attack=attack,
-                case=case,
-                prompt=turns,
-                decoder=decoder,
+                behavior=behavior,
+                prompt=prompt_turns(prompt),
+                decoder=plain_settings(result.config),
             )
+            for behavior, prompt in zip(behaviors, prompts, strict=True)
+        ]
+    responses = responses_of(model, result, prompts=prompts, keys=keys)
+    return [
+        Attempt(
+            key=response.key,
+            model=model_name,
+            behavior=behavior,
+            attack=attack,
+            responses=[response],
+            response=response.text,
+            response_full=response.full_text,
+            seed=result.config.seed,
+            budget=Budget(
+                target_queries=1,
+                target_tokens=len(response.token_ids),
+                forward_passes=response.num_forward_passes,
+            ),
         )
-        attempts.append(
-            Attempt(
-                key=key,
-                model=model_name,
-                case=case,
-                attack=attack,
-                prompt=turns,
-                response=result.text[row],
-                response_full=result.full_text[row],
-                tokens=[words[id] for id in tokens[row]],
-                commit_step=commit_step[row],
-                end_positions=[i for i, id in enumerate(tokens[row]) if id in model.end_token_ids],
-                num_forward_passes=result.num_forward_passes,
-                decoder=decoder,
-            )
-        )
-    return attempts
+        for behavior, response in zip(behaviors, responses, strict=True)
+    ]

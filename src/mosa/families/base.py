@@ -205,6 +205,11 @@ class DiffusionLM:
         return self._base.dtype
 
     @property
+    def max_length(self) -> int:
+        """How many tokens, prompt and response together, the model was made for."""
+        return self._base.config.max_position_embeddings
+
+    @property
     def _base(self) -> PreTrainedModel:
         """The network without the adapter's wrapping."""
         network = self.network

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mosa.evaluation.metrics import Rate
-from mosa.evaluation.records import Attempt
 from mosa.report.plots import dot_plot, path_plot, shape
+from mosa.types import Attempt
 
 NUM_STEP_COLOURS = 8
 """Classes of commit step that the style sheet colours, `step-0` (first) to `step-7` (last)."""
@@ -147,22 +147,23 @@ def _series(results: Mapping[str, Any], kind: str) -> dict[str, list[tuple[str, 
 
 
 def _example(attempt: Attempt, model: str, remark: str, redact: bool) -> Example:
-    num_steps = max(attempt.commit_step) + 1
+    (response,) = attempt.responses
+    num_steps = max(response.commit_step) + 1
     tokens = []
-    for i, (text, step) in enumerate(zip(attempt.tokens, attempt.commit_step, strict=True)):
+    for i, (text, step) in enumerate(zip(response.tokens, response.commit_step, strict=True)):
         if step < 0:
             classes, title = "pinned", "set by the attacker"
         else:
             colour = step * NUM_STEP_COLOURS // num_steps
             classes, title = f"step-{colour}", f"step {step + 1} of {num_steps}"
-        if i in attempt.end_positions:
+        if i in response.end_positions:
             classes += " end"
-        elif i >= attempt.num_read:
+        elif i >= response.num_read:
             classes += " unread"
-        if i in attempt.end_positions:
+        if i in response.end_positions:
             # A run of end tokens is one word and then dots: it says nothing and fills the screen.
-            shown = "·" if i - 1 in attempt.end_positions else "end"
+            shown = "·" if i - 1 in response.end_positions else "end"
         else:
             shown = "█" * max(1, len(text.strip())) if redact else text
         tokens.append(Token(shown.strip() or "␣", i + 1, classes, f"token {i + 1}, {title}"))
-    return Example(model, tokens, num_steps, attempt.num_read, remark)
+    return Example(model, tokens, num_steps, response.num_read, remark)

@@ -1,0 +1,64 @@
+"""Anchoring: at step t the predicted response is replaced by a compliant one and masked again.
+
+    step 1 .. t   the model denoises
+    step t        what it has committed so far is overwritten by the answer's tokens at those places
+    step t+1 ..   the model goes on
+
+The white-box probe of the priming vulnerability (arXiv 2510.00565): how much contamination
+a model survives. As there, positions are filled in random order, so that the answer shows at random
+places. What is judged contains the tokens that were written; at late steps they alone tell a lot.
+How we differ: times are the paper's (t of 128) as shares of the decoder's steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from mosa.attacks.base import Attack, Edit, Query, Target
+from mosa.types import Attempt, Behavior
+
+
+@dataclass(frozen=True)
+class AnchoringConfig:
+    """When the answer is shown."""
+
+    times: tuple[int, ...] = (1, 4, 8, 16, 32)
+    """Steps t, of `of_steps`; one try each."""
+    of_steps: int = 128
+    """What `times` are counted in."""
+    remasking: str = "random"
+    """The order in which positions are filled."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: AnchoringConfig
+) -> AsyncIterator[Attempt]:
+    """Ask once for each time."""
+    assert behavior.answer is not None, "checked when the campaign is planned"
+    ids = target.encode(behavior.answer)[: target.length]
+    ids += (target.end_token_id,) * (target.length - len(ids))
+    steps = target.decoder.steps
+    queries = [
+        Query(
+            behavior.request,
+            edit=Edit(max(round(time * steps / config.of_steps), 1) - 1, ids, keep_committed=True),
+            decoder={"remasking": config.remasking},
+        )
+        for time in config.times
+    ]
+    for time, response in zip(config.times, await target.ask_all(queries), strict=True):
+        yield target.attempt([response], variant=f"t={time}/{config.of_steps}")
+
+
+ATTACK = Attack(
+    name="anchoring",
+    summary="at step t the predicted response is replaced by a compliant one",
+    source="anchoring, arXiv 2510.00565",
+    access=("prompt", "sampler"),
+    config_class=AnchoringConfig,
+    presets={"paper": {}, "smoke": {"times": (1, 8, 32)}},
+    run=run,
+    cost="5 responses",
+    needs_answer=True,
+)

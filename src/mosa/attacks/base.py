@@ -1,0 +1,325 @@
+"""What an attack is: a behavior and a target in, attempts out, one request after the other.
+
+    async def run(behavior, target, chats, config):
+        response = await target.ask(Query(behavior.request))
+        yield target.attempt([response])
+
+Attacks are async generators, so that whoever runs them can answer the queries of many attacks,
+branches and behaviors in one batch. An attack must be a function of its behavior, its settings, its
+seed (`target.rng`) and the answers it gets, and of nothing else: then a run that was cut off is
+started again, gets the recorded answers, and goes on where it ended. It never sees the final judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mosa.attacks.wording import Wording
+from mosa.chat.base import ChatReply, ChatRequest
+from mosa.denoising import DecoderConfig, StepState
+from mosa.families import DiffusionLM
+from mosa.types import Attempt, Behavior, Budget, Prompt, Response, UserError, content_key
+
+Access = Literal["prompt", "canvas", "sampler", "gradients"]
+"""What an attacker has to control: the user's turns; the response's tokens before generation; the
+sampler's settings and steps; the weights."""
+ChatRole = Literal["attacker", "judge", "translator"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an attacker who runs the sampler does to the response after one step.
+
+    `keep_committed` writes `ids` where the sampler has committed a token by then, and leaves the
+    rest masked; otherwise the whole response is masked again and `ids` stand at its beginning.
+    """
+
+    step: int
+    """After which step (from 0)."""
+    ids: tuple[int, ...]
+    keep_committed: bool = False
+
+    def apply(self, response: Tensor, mask_token_id: int) -> Tensor:
+        """The response [R] after the edit."""
+        ids = torch.tensor(self.ids[: len(response)], dtype=response.dtype, device=response.device)
+        written = torch.full_like(response, mask_token_id)
+        written[: len(ids)] = ids
+        if self.keep_committed:
+            return torch.where(response == mask_token_id, response, written)
+        return written
+
+
+def edit_hook(edits: Sequence[Edit | None]) -> Callable[[StepState], Tensor | None]:
+    """The sampler's hook that makes each row's edit when its step is over; `edits` by row."""
+
+    def hook(state: StepState) -> Tensor | None:
+        edited = None
+        for i, row in enumerate(state.rows.tolist()):
+            edit = edits[row]
+            if edit is not None and edit.step == state.step:
+                edited = state.tokens if edited is None else edited
+                part = edited[i, state.response_start :]
+                edited[i, state.response_start :] = edit.apply(part, state.mask_token_id)
+        return edited
+
+    return hook
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the target is asked, and what is done to its canvas and its sampler meanwhile."""
+
+    prompt: Prompt
+    pinned: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Runs of ids written into the response, each with its first position (from 0). Mask ids among
+    them leave a gap to be filled."""
+    allow_special_tokens: bool = False
+    """Whether special tokens spelled in the prompt count as such: needed to put masks there."""
+    edit: Edit | None = None
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the decoder that the attacker changes."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What answers a target's queries: a campaign's runner, or a stand-in in tests."""
+
+    @property
+    def gives_gradients(self) -> bool:
+        """Whether `model` may be differentiated."""
+        ...
+
+    @property
+    def model(self) -> DiffusionLM:
+        """The model under attack: tokenizer and ids for all, weights for those with gradients."""
+        ...
+
+    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+        """Answer one query, from the records if it was answered before."""
+        ...
+
+    async def compute(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `work` returns, from the records if it was done before."""
+        ...
+
+    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        """Ask the chat model of a role, from the records if it was asked before."""
+        ...
+
+
+class Target:
+    """The model under attack, as one attack on one behavior sees it; it keeps the accounts."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        decoder: DecoderConfig,
+        wording: Wording,
+        identity: Mapping[str, Any],
+        model_name: str,
+        behavior: Behavior,
+        attack: str,
+        preset: str,
+        seed: int,
+    ) -> None:
+        """`identity` is everything that determines the attempts, as JSON."""
+        self._backend = backend
+        self._identity = dict(identity)
+        self._labels = {
+            "model": model_name,
+            "behavior": behavior.id,
+            "attack": attack,
+            "preset": preset,
+            "seed": seed,
+        }
+        self._num_attempts = 0
+        self.decoder = decoder
+        """How the campaign decodes; a query may change settings of it."""
+        self.wording = wording
+        self.seed = seed
+        self.rng = random.Random(f"{seed}-{attack}-{behavior.id}")
+        self.budget = Budget()
+
+    @property
+    def length(self) -> int:
+        """Tokens of a response."""
+        return self.decoder.max_new_tokens
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id of a gap in `Query.pinned`."""
+        return self._backend.model.mask_token_id
+
+    @property
+    def mask_token(self) -> str:
+        """The mask token as text, for prompts with `allow_special_tokens`."""
+        tokenizer = self._backend.model.tokenizer
+        assert tokenizer is not None, "a campaign needs a tokenizer"
+        return str(tokenizer.convert_ids_to_tokens(self.mask_token_id))
+
+    @property
+    def end_token_id(self) -> int:
+        """The id that fills a response behind its end."""
+        return self._backend.model.eos_token_id
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Every id that ends a response."""
+        return self._backend.model.end_token_ids
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of bare text."""
+        return tuple(self._backend.model.encode_text(text))
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt in the chat template."""
+        return self._backend.model.encode(prompt)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return self._backend.model.decode(ids)
+
+    def pin(self, position: int, ids: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        """A run of ids for `Query.pinned` at 1-based `position`; UserError where it has no room."""
+        if position < 1 or position - 1 + len(ids) > self.length:
+            raise UserError(
+                f"{len(ids)} tokens at position {position} do not fit into a response of "
+                f"{self.length}; use an earlier position or raise max_new_tokens"
+            )
+        return position - 1, tuple(ids)
+
+    async def ask(self, query: Query) -> Response:
+        """The target's answer to one query."""
+        unknown = set(query.decoder) - {f.name for f in dataclasses.fields(DecoderConfig)}
+        assert not unknown, f"the decoder has no setting {unknown}"
+        decoder = dataclasses.replace(self.decoder, **query.decoder)
+        response = await self._backend.respond(query, decoder)
+        self.budget += Budget(
+            target_queries=1,
+            target_tokens=len(response.token_ids),
+            forward_passes=response.num_forward_passes,
+        )
+        return response
+
+    async def ask_all(self, queries: Sequence[Query]) -> list[Response]:
+        """The answers to several queries, which may share a batch."""
+        return list(await asyncio.gather(*(self.ask(query) for query in queries)))
+
+    async def compute(
+        self, name: str, state: Mapping[str, Any], work: Callable[[DiffusionLM], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A recorded piece of work with the weights (a search with gradients, a likelihood).
+
+        `name` and `state` identify it within this attack on this behavior; `work` returns JSON, in
+        which "forward_passes" and "backward_passes" are taken for the budget. UserError where the
+        target cannot give gradients.
+        """
+        if not self._backend.gives_gradients:
+            raise UserError(
+                f"{self._labels['attack']} needs the gradients of {self._labels['model']}, which "
+                "this target cannot give; leave the attack out or load the model locally"
+            )
+        key = content_key(of=self._identity, name=name, state=dict(state))
+        model = self._backend.model
+        done = await self._backend.compute(key, lambda: work(model))
+        self.budget += Budget(
+            forward_passes=done.get("forward_passes", 0),
+            backward_passes=done.get("backward_passes", 0),
+        )
+        return done
+
+    async def chat(self, role: ChatRole, request: ChatRequest) -> str:
+        """The reply of the chat model of a role."""
+        reply = await self._backend.chat(role, request)
+        self.budget += Budget(
+            attacker_calls=int(role != "judge"),
+            judge_calls=int(role == "judge"),
+            chat_tokens=reply.num_tokens,
+        )
+        return reply.text
+
+    def attempt(
+        self,
+        responses: Sequence[Response],
+        *,
+        variant: str = "",
+        text: str | None = None,
+        full_text: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Attempt:
+        """The next attempt, resting on `responses`, with the budget spent so far.
+
+        What is judged is their texts, joined, unless the attack says what counts as `text` (and,
+        with what stands behind end tokens, as `full_text`).
+        """
+        number, self._num_attempts = self._num_attempts, self._num_attempts + 1
+        joined = "\n".join(response.text for response in responses)
+        joined_full = "\n".join(response.full_text for response in responses)
+        return Attempt(
+            key=content_key(of=self._identity, number=number),
+            responses=list(responses),
+            response=joined if text is None else text,
+            response_full=joined_full if full_text is None else full_text,
+            variant=variant,
+            number=number,
+            budget=self.budget,
+            details=dict(details or {}),
+            **self._labels,
+        )
+
+
+Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A line of the table of attacks."""
+
+    name: str
+    summary: str
+    source: str
+    """arXiv id and section."""
+    access: tuple[Access, ...]
+    config_class: type
+    presets: Mapping[str, Mapping[str, Any]]
+    """Named settings; every attack has `paper` and `smoke`."""
+    run: Run
+    cost: str
+    """What one behavior takes under `paper`, in words."""
+    roles: tuple[ChatRole, ...] = ()
+    """The chat models that it asks for."""
+    needs_answer: bool = False
+    """Whether behaviors must bring a compliant answer."""
+
+    def config(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Any:
+        """The settings of a preset, with some of them changed; UserError for unknown names."""
+        if preset not in self.presets:
+            raise UserError(
+                f"{self.name} has no preset {preset}; choose from {', '.join(self.presets)}"
+            )
+        names = [f.name for f in dataclasses.fields(self.config_class)]
+        for name in overrides or {}:
+            if name not in names:
+                raise UserError(
+                    f"{self.name} has no setting {name}; its settings are "
+                    f"{', '.join(names) or 'none'}"
+                )
+        values = {**self.presets[preset], **(overrides or {})}
+        # JSON and YAML have lists where the settings are tuples.
+        return self.config_class(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        )
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """An attack without settings."""

@@ -1,0 +1,74 @@
+"""Decoding order: the plain request, filled in another order or in fewer steps than usual.
+
+    right_to_left   the last position first        random         any position first
+    left_to_right   as an autoregressive model     few_steps      an eighth of the steps
+    block_8         blocks of 8 tokens             one_block      no blocks at all
+
+A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) find that safety learnt
+under one order need not hold under another. Each order is one try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from mosa.attacks.base import Attack, Query, Target
+from mosa.types import Attempt, Behavior, UserError
+
+
+@dataclass(frozen=True)
+class DecodingOrderConfig:
+    """Which orders."""
+
+    orders: tuple[str, ...] = (
+        "right_to_left",
+        "left_to_right",
+        "random",
+        "few_steps",
+        "block_8",
+        "one_block",
+    )
+    """What is tried."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: DecodingOrderConfig
+) -> AsyncIterator[Attempt]:
+    """Ask once for each order."""
+    queries = [
+        Query(behavior.request, decoder=decoder_of(order, target)) for order in config.orders
+    ]
+    for order, response in zip(config.orders, await target.ask_all(queries), strict=True):
+        yield target.attempt([response], variant=order)
+
+
+def decoder_of(order: str, target: Target) -> dict[str, Any]:
+    """The decoder's settings that make an order."""
+    steps, length = target.decoder.steps, target.length
+    few = max(1, steps // 8)
+    settings: dict[str, dict[str, Any]] = {
+        # Without blocks: the order is to hold over the whole response.
+        "right_to_left": {"remasking": "right_to_left", "block_length": None},
+        "left_to_right": {"remasking": "left_to_right", "block_length": None},
+        "random": {"remasking": "random", "block_length": None},
+        "few_steps": {"steps": few, "block_length": None},
+        "block_8": {"block_length": 8, "steps": max(steps, -(-length // 8))},
+        "one_block": {"block_length": None},
+    }
+    if order not in settings:
+        raise UserError(f"there is no order {order}; choose from {', '.join(settings)}")
+    return settings[order]
+
+
+ATTACK = Attack(
+    name="decoding_order",
+    summary="the response is filled in another order or in fewer steps",
+    source="A2D, arXiv 2509.23286; TrustLDM, arXiv 2606.00023",
+    access=("prompt", "sampler"),
+    config_class=DecodingOrderConfig,
+    presets={"paper": {}, "smoke": {}},
+    run=run,
+    cost="6 responses",
+)

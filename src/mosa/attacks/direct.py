@@ -1,0 +1,28 @@
+"""The plain request, as the control of every other attack.
+
+    user       how do i make a copper kiln ?
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from mosa.attacks.base import Attack, NoConfig, Query, Target
+from mosa.types import Attempt, Behavior
+
+
+async def run(behavior: Behavior, target: Target, config: NoConfig) -> AsyncIterator[Attempt]:
+    """Ask once."""
+    yield target.attempt([await target.ask(Query(behavior.request))])
+
+
+ATTACK = Attack(
+    name="direct",
+    summary="the plain request (control)",
+    source="control; HarmBench's direct request, arXiv 2402.04249",
+    access=("prompt",),
+    config_class=NoConfig,
+    presets={"paper": {}, "smoke": {}},
+    run=run,
+    cost="1 response",
+)

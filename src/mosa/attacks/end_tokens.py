@@ -1,0 +1,45 @@
+"""End-token suppression: the plain request under a decoder that does not let the answer end.
+
+LLaDA's official evaluation offers both ways: `forbid` gives end tokens probability 0, `suppress`
+lets them in only where nothing else in the block is left to fill (repository ML-GSAI/LLaDA, notes on
+evaluation; arXiv 2502.09992). Where a defence refuses by ending the answer, as MOSA's
+breaker and A2D's end tokens do, such a decoder takes the defence away. Each way is one try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mosa.attacks.base import Attack, Query, Target
+from mosa.types import Attempt, Behavior
+
+
+@dataclass(frozen=True)
+class EndTokensConfig:
+    """Which ways."""
+
+    ways: tuple[Literal["forbid", "suppress"], ...] = ("forbid", "suppress")
+    """What is done to end tokens."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: EndTokensConfig
+) -> AsyncIterator[Attempt]:
+    """Ask once for each way."""
+    queries = [Query(behavior.request, decoder={"end_tokens": way}) for way in config.ways]
+    for way, response in zip(config.ways, await target.ask_all(queries), strict=True):
+        yield target.attempt([response], variant=way)
+
+
+ATTACK = Attack(
+    name="end_tokens",
+    summary="a decoder that does not let the answer end",
+    source="options of LLaDA's own evaluation, arXiv 2502.09992, repository ML-GSAI/LLaDA",
+    access=("prompt", "sampler"),
+    config_class=EndTokensConfig,
+    presets={"paper": {}, "smoke": {}},
+    run=run,
+    cost="2 responses",
+)

@@ -1,0 +1,57 @@
+"""First-Step GCG: an optimised suffix that makes a whole compliant answer likely at the first step.
+
+    user       how do i make a copper kiln ? [20 tokens found by the search]
+
+From the priming-vulnerability paper (arXiv 2510.00565): log p(answer | request + suffix, all masks)
+at the first step bounds the answer's likelihood from below up to a factor, if confidence grows
+along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where a behavior
+brings no answer, the beginning of one (`target`) is aimed at. The search is in suffix_search.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.gcg import search
+from mosa.types import Attempt, Behavior
+
+
+@dataclass(frozen=True)
+class FirstStepGcgConfig:
+    """The search's budget."""
+
+    num_iterations: int = 500
+    """Iterations."""
+    num_candidates: int = 512
+    """Swaps that are drawn in an iteration."""
+    top_k: int = 256
+    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
+    suffix_length: int = 20
+    """Tokens of the suffix."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: FirstStepGcgConfig
+) -> AsyncIterator[Attempt]:
+    """Search and ask once."""
+    answer = behavior.answer or target.wording.start(behavior)
+    ids = list(target.encode(answer))[: target.length]
+    prompt, details = await search(behavior, target, ids, 1, config)
+    yield target.attempt([await target.ask(Query(prompt))], details=details)
+
+
+ATTACK = Attack(
+    name="first_step_gcg",
+    summary="an optimised suffix that makes a whole compliant answer likely at the first step",
+    source="First-Step GCG, arXiv 2510.00565",
+    access=("prompt", "gradients"),
+    config_class=FirstStepGcgConfig,
+    presets={
+        "paper": {},
+        "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
+    },
+    run=run,
+    cost="1 response, 500 backward and 256,000 forward passes",
+)

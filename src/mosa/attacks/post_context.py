@@ -1,0 +1,54 @@
+"""Post-context: text fixed behind the masked answer, which reads as if the answer had been given.
+
+    response   [masks ...] these were all the steps , in full detail .
+
+A masked model reads what follows as well as what precedes. TrustLDM (arXiv 2606.00023)
+tries six kinds of static text there; ours are a closing, thanks, a review, a summary, a disclaimer
+and a source, in our own words. Each is one try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from mosa.attacks.base import Attack, Query, Target
+from mosa.types import Attempt, Behavior, UserError
+
+
+@dataclass(frozen=True)
+class PostContextConfig:
+    """Which texts."""
+
+    kinds: tuple[str, ...] | None = None
+    """Kinds of text that are tried; unset: all that there are."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: PostContextConfig
+) -> AsyncIterator[Attempt]:
+    """Ask once for each kind of text."""
+    texts = target.wording.post_contexts
+    kinds = tuple(texts) if config.kinds is None else config.kinds
+    for kind in kinds:
+        if kind not in texts:
+            raise UserError(f"there is no post-context {kind}; choose from {', '.join(texts)}")
+    queries = []
+    for kind in kinds:
+        ids = target.encode(texts[kind])
+        pinned = (target.pin(target.length - len(ids) + 1, ids),)
+        queries.append(Query(behavior.request, pinned=pinned))
+    for kind, response in zip(kinds, await target.ask_all(queries), strict=True):
+        yield target.attempt([response], variant=kind)
+
+
+ATTACK = Attack(
+    name="post_context",
+    summary="text fixed behind the answer, as if it had been given",
+    source="TrustLDM, arXiv 2606.00023",
+    access=("prompt", "canvas"),
+    config_class=PostContextConfig,
+    presets={"paper": {}, "smoke": {}},
+    run=run,
+    cost="6 responses",
+)

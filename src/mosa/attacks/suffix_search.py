@@ -1,0 +1,336 @@
+"""Greedy coordinate gradient: a suffix for the user's turn that makes given tokens likely.
+
+The algorithm is GCG (arXiv 2307.15043, section 2.2); the loss is taken where a diffusion model
+begins, on the fully masked response, as mean negative log-probability of the target tokens at their
+positions (arXiv 2508.12398, experiment E2: target at token 1 or 30). One iteration:
+
+    gradient   of the loss by every token of the suffix, as if tokens were continuous
+    swaps      of one token each, among the most promising by that gradient
+    filter     only suffixes that the tokenizer reads back from their text token for token
+    choice     the swap of the lowest true loss
+
+The suffix is text that the attacker can send: what counts is the prompt as it is encoded. A search
+can be stopped and gone on with at any iteration: its `GcgState` is all that it knows.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mosa.denoising.sampler import evaluation_mode
+from mosa.families import DiffusionLM
+from mosa.types import UserError
+
+# L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
+
+
+@dataclass(frozen=True)
+class GcgConfig:
+    """The budget of one optimisation."""
+
+    suffix_length: int = 20
+    """Tokens of the suffix."""
+    num_iterations: int = 100
+    """Iterations; the paper's curves have about 100."""
+    num_candidates: int = 256
+    """Swaps that are drawn in an iteration, before the filter."""
+    top_k: int = 64
+    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
+    candidate_batch_size: int = 64
+    """Candidates per forward pass."""
+    seed: int = 0
+    """Seed of the first suffix and of the swaps."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "seed" and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}.")
+
+
+@dataclass(frozen=True)
+class GcgState:
+    """Where a search stands; plain data, so that it can be recorded."""
+
+    suffix: list[int]
+    """The suffix that the next iteration changes."""
+    best: list[int]
+    """The suffix of the least loss so far."""
+    best_loss: float
+    losses: list[float]
+    """Loss in nats per target token: of the first suffix, then of the one after each iteration."""
+    random_state: str
+    """The generator's state, in base 64."""
+    num_forward_passes: int
+    """Rows that went through the model: a batch of 8 counts 8."""
+    num_backward_passes: int
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations done."""
+        return len(self.losses) - 1
+
+
+class GcgSearch:
+    """The search for a suffix of `prompt` that makes `target_ids` likely from 0-based response
+    position `position` on.
+
+    Raises UserError where the target does not fit into the response.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionLM,
+        prompt: str,
+        target_ids: list[int],
+        position: int,
+        config: GcgConfig,
+        *,
+        response_length: int,
+    ) -> None:
+        if not target_ids or position < 0 or position + len(target_ids) > response_length:
+            raise UserError(
+                f"A target of {len(target_ids)} tokens at position {position + 1} does not fit "
+                f"into a response of {response_length}; use an earlier position or a longer "
+                "response."
+            )
+        self.model, self.prompt, self.config = model, prompt, config
+        self._ordinary_V = ordinary_tokens(model)
+        self._loss = _Loss(
+            model, target_ids, position, response_length, config.candidate_batch_size
+        )
+
+    def begin(self) -> GcgState:
+        """A random suffix and its loss."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        suffix = _first_suffix(self.model, self.prompt, self._ordinary_V, self.config, generator)
+        ids_L, _ = with_suffix(self.model, self.prompt, suffix)
+        with evaluation_mode(self.model):
+            loss = float(self._loss(ids_L[None])[0])
+        return GcgState(suffix, suffix, loss, [loss], _packed(generator), 1, 0)
+
+    def advance(
+        self,
+        state: GcgState,
+        num_iterations: int,
+        on_iteration: Callable[[int], object] | None = None,
+    ) -> GcgState:
+        """The state after some more iterations; `on_iteration` hears the number of each."""
+        generator = _unpacked(state.random_state)
+        self._loss.num_rows = self._loss.num_backward_passes = 0
+        suffix, best, best_loss = state.suffix, state.best, state.best_loss
+        losses = list(state.losses)
+        ids_L, start = with_suffix(self.model, self.prompt, suffix)
+        length = self.config.suffix_length
+        with evaluation_mode(self.model):
+            for _ in range(num_iterations):
+                gradient_SV = self._loss.gradient(ids_L)[start : start + length].cpu()
+                gradient_SV[:, ~self._ordinary_V] = torch.inf
+                kept, rows = [], []
+                for candidate in _swaps(suffix, gradient_SV, self.config, generator):
+                    expected = ids_L.tolist()
+                    expected[start : start + length] = candidate
+                    text = suffixed(self.model, self.prompt, candidate)
+                    if self.model.encode(text) == expected:
+                        kept.append(candidate)
+                        rows.append(expected)
+                if kept:
+                    loss_C = self._loss(torch.tensor(rows))
+                    choice = int(loss_C.argmin())
+                    suffix, ids_L = kept[choice], torch.tensor(rows[choice])
+                    losses.append(float(loss_C[choice]))
+                else:  # nothing can be sent that differs in one token: another draw may do better
+                    losses.append(losses[-1])
+                if losses[-1] < best_loss:
+                    best, best_loss = suffix, losses[-1]
+                if on_iteration is not None:
+                    on_iteration(len(losses) - 2)
+        return replace(
+            state,
+            suffix=suffix,
+            best=best,
+            best_loss=best_loss,
+            losses=losses,
+            random_state=_packed(generator),
+            # Each gradient's own forward pass counts as well.
+            num_forward_passes=state.num_forward_passes
+            + self._loss.num_rows
+            + self._loss.num_backward_passes,
+            num_backward_passes=state.num_backward_passes + self._loss.num_backward_passes,
+        )
+
+    def prompt_of(self, state: GcgState) -> str:
+        """The user's turn with the best suffix."""
+        return suffixed(self.model, self.prompt, state.best)
+
+
+def _packed(generator: torch.Generator) -> str:
+    return base64.b64encode(generator.get_state().numpy().tobytes()).decode()
+
+
+def _unpacked(state: str) -> torch.Generator:
+    generator = torch.Generator()
+    generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
+    return generator
+
+
+def suffixed(model: DiffusionLM, prompt: str, suffix: list[int]) -> str:
+    """The user's turn with the suffix, as text."""
+    return f"{prompt.rstrip()} {model.decode(suffix).strip()}"
+
+
+def with_suffix(
+    model: DiffusionLM, prompt: str, suffix: list[int]
+) -> tuple[Int[Tensor, " L"], int]:
+    """The encoded prompt with its suffix, and the column where the suffix begins.
+
+    Raises UserError where the tokenizer reads the text back as other tokens.
+    """
+    ids = model.encode(suffixed(model, prompt, suffix))
+    start = _last_place(ids, suffix)
+    if start is None:
+        raise UserError(
+            "The suffix is not read back from its text token for token; choose other tokens."
+        )
+    return torch.tensor(ids), start
+
+
+def _last_place(ids: list[int], suffix: list[int]) -> int | None:
+    """Where `suffix` begins in `ids` for the last time; None where it is not in them."""
+    starts = range(len(ids) - len(suffix), -1, -1)
+    return next((i for i in starts if ids[i : i + len(suffix)] == suffix), None)
+
+
+_ORDINARY: WeakKeyDictionary[DiffusionLM, Tensor] = WeakKeyDictionary()
+"""Looking at every token takes seconds for a large vocabulary, and is the same for every search."""
+
+
+def ordinary_tokens(model: DiffusionLM) -> torch.Tensor:
+    """Which tokens a suffix may hold: printable ASCII text, nothing that steers the model. [V]"""
+    if model in _ORDINARY:
+        return _ORDINARY[model]
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise UserError("A suffix is text, and the model has no tokenizer; use one that has.")
+    special = {*tokenizer.all_special_ids, model.mask_token_id, *model.end_token_ids}
+    special.add(model.pad_token_id)
+    allowed = torch.zeros(model.vocab_size, dtype=torch.bool)
+    for token in range(len(tokenizer)):
+        text = model.decode([token]).strip()
+        allowed[token] = (
+            token not in special and bool(text) and text.isascii() and text.isprintable()
+        )
+    _ORDINARY[model] = allowed
+    return allowed
+
+
+def _first_suffix(
+    model: DiffusionLM,
+    prompt: str,
+    ordinary: Tensor,
+    config: GcgConfig,
+    generator: torch.Generator,
+) -> list[int]:
+    """Ordinary tokens drawn until the tokenizer reads them back; the first that do."""
+    choices = ordinary.nonzero().flatten()
+    for _ in range(1000):
+        draw = torch.randint(len(choices), (config.suffix_length,), generator=generator)
+        # Tokens that merge with their neighbours are read back as others: ask what is read.
+        read = model.encode_text(model.decode(choices[draw].tolist()).strip())
+        suffix = read[: config.suffix_length]
+        if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):
+            continue
+        ids = model.encode(suffixed(model, prompt, suffix))
+        if _last_place(ids, suffix) is not None:
+            return suffix
+    raise UserError(
+        f"No suffix of {config.suffix_length} tokens was found that this tokenizer reads back; try "
+        "another suffix_length."
+    )
+
+
+def _swaps(
+    suffix: list[int],
+    gradient: Float[Tensor, "S V"],
+    config: GcgConfig,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """Different suffixes with one token changed to one of its position's `top_k` best."""
+    top_SK = gradient.topk(min(config.top_k, gradient.shape[1]), largest=False).indices
+    places = torch.randint(len(suffix), (config.num_candidates,), generator=generator)
+    ranks = torch.randint(top_SK.shape[1], (config.num_candidates,), generator=generator)
+    found = {}
+    for place, token in zip(places.tolist(), top_SK[places, ranks].tolist(), strict=True):
+        if token != suffix[place] and gradient[place, token] < torch.inf:
+            swapped = [*suffix[:place], token, *suffix[place + 1 :]]
+            found[tuple(swapped)] = swapped
+    return list(found.values())
+
+
+class _Loss:
+    """Mean negative log-probability of the target on the fully masked response, and its budget."""
+
+    def __init__(
+        self,
+        model: DiffusionLM,
+        target_ids: list[int],
+        position: int,
+        response_length: int,
+        batch_size: int,
+    ) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.target_N = torch.tensor(target_ids, device=model.device)
+        self.position, self.response_length = position, response_length
+        self.num_backward_passes = self.num_rows = 0
+
+    def __call__(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
+        """The loss of each prompt."""
+        self.num_rows += len(prompts)
+        losses = []
+        with torch.no_grad():
+            for part in prompts.split(self.batch_size):
+                losses.append(self._losses(part).cpu())
+        return torch.cat(losses)
+
+    def gradient(self, prompt: Int[Tensor, " P"]) -> Float[Tensor, "P V"]:
+        """The loss's gradient by the one-hot vector of each prompt token.
+
+        It is that by the token's embedding, times the embedding of every token.
+        """
+        embedding = self.model.network.get_input_embeddings()
+        kept: list[Tensor] = []
+
+        def keep(module, arguments, output):
+            leaf = output.detach().requires_grad_()
+            kept.append(leaf)
+            return leaf
+
+        handle = embedding.register_forward_hook(keep)
+        try:
+            with torch.enable_grad():
+                loss = self._losses(prompt[None])[0]
+        finally:
+            handle.remove()
+        (gradient,) = torch.autograd.grad(loss, kept[0])
+        self.num_backward_passes += 1
+        weight_VD = embedding.get_parameter("weight").detach()
+        return gradient[0, : len(prompt)].float() @ weight_VD.float().T
+
+    def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
+        """One forward pass, with whatever gradients the caller asks for."""
+        model = self.model
+        prompts = prompts.to(model.device)
+        masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)
+        first = prompts.shape[1] + self.position
+        columns = torch.arange(first, first + len(self.target_N), device=model.device)
+        log_probs = model.logits(torch.cat([prompts, masks], dim=1), positions=columns)
+        chosen = log_probs.log_softmax(dim=-1).gather(
+            -1, self.target_N.expand(len(prompts), -1)[..., None]
+        )
+        return -chosen.squeeze(-1).mean(dim=-1)

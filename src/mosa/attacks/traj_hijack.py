@@ -1,0 +1,66 @@
+"""TrajHijack: committed refusals are masked again and a compliant beginning is put in their place.
+
+    step h        everything committed so far is masked again; "sure , here is how ..." is written
+    step h+1 ..   the model goes on
+
+"Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
+and a refusal stands in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
+controls of the paper are further tries: masking alone, and the beginning alone (given from step 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mosa.attacks.base import Attack, Edit, Query, Target
+from mosa.types import Attempt, Behavior
+
+Way = Literal["redirect", "remask only", "prefix only"]
+
+
+@dataclass(frozen=True)
+class TrajHijackConfig:
+    """When, and what is tried."""
+
+    horizon: int = 16
+    """The step h after which the refusal counts as committed, of `of_steps`."""
+    of_steps: int = 64
+    """What `horizon` is counted in; the decoder's own steps are cut in the same proportion."""
+    prefix_length: int = 12
+    """Tokens of the beginning that is written, at most."""
+    ways: tuple[Way, ...] = ("redirect",)
+    """What is tried: the attack, and its two halves alone."""
+
+
+async def run(
+    behavior: Behavior, target: Target, config: TrajHijackConfig
+) -> AsyncIterator[Attempt]:
+    """Ask once for each way."""
+    prefix = target.encode(target.wording.start(behavior))[: config.prefix_length]
+    step = max(round(config.horizon * target.decoder.steps / config.of_steps), 1) - 1
+    queries = {
+        "redirect": Query(behavior.request, edit=Edit(step, prefix)),
+        "remask only": Query(behavior.request, edit=Edit(step, ())),
+        "prefix only": Query(behavior.request, pinned=(target.pin(1, prefix),)),
+    }
+    responses = await target.ask_all([queries[way] for way in config.ways])
+    for way, response in zip(config.ways, responses, strict=True):
+        yield target.attempt([response], variant=way)
+
+
+ATTACK = Attack(
+    name="traj_hijack",
+    summary="committed refusals are masked again and a compliant beginning is written",
+    source="TrajHijack, arXiv 2604.08557",
+    access=("prompt", "sampler"),
+    config_class=TrajHijackConfig,
+    presets={
+        "paper": {},
+        "smoke": {},
+        "ablation": {"ways": ("redirect", "remask only", "prefix only")},
+    },
+    run=run,
+    cost="1 response",
+)

@@ -1,0 +1,60 @@
+"""What a chat model is to attacks and judges: something that answers a `ChatRequest`.
+
+Attackers, translators, judges inside an attack and prompted judges are all chat models. A request
+says twice what it asks for: in words (`messages`), which language models read, and as data (`task`
+and `fields`), which scripted models read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from mosa.types import Message
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to a chat model."""
+
+    messages: tuple[Message, ...]
+    task: str
+    """What is asked for, for example "dija/template"."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What the words were made of, for example {"request": "..."}."""
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    """Tells apart several draws of the same question."""
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """The answer, and what it took."""
+
+    text: str
+    num_tokens: int = 0
+    """Tokens asked and answered; 0 where the model does not tell."""
+    is_cut: bool = False
+    """Whether the answer ended because `max_tokens` was reached."""
+
+
+class ChatError(RuntimeError):
+    """A chat model that gave no answer, retries included; the message says why and never holds a
+    key. The campaign records it for the one behavior and goes on."""
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """Anything that answers chat requests."""
+
+    @property
+    def name(self) -> str:
+        """How records call it: the model, and where it runs; never a key."""
+        ...
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        """Answer one request; raises ChatError where no answer comes."""
+        ...

@@ -1,0 +1,153 @@
+"""Loading an ordinary (causal) language model for local chat models and classifier judges.
+
+Only architectures of the transformers library and only safetensors are read: no code that comes
+with a checkpoint runs, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mosa.types import UserError
+
+DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A causal language model in evaluation mode, with its tokenizer."""
+
+    network: Any
+    tokenizer: Any
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Every string that the tokenizer reads as a control token."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [token.content for token in added if token.special]
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token to pad with; any will do, for padding is masked."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token_id for token_id in ids if token_id is not None)
+
+    def left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of prompts, both [B, L], padding on the left."""
+        length = max(len(row) for row in rows)
+        ids_BL = torch.full((len(rows), length), self.pad_token_id)
+        mask_BL = torch.zeros_like(ids_BL)
+        for i, row in enumerate(rows):
+            ids_BL[i, length - len(row) :] = torch.tensor(row)
+            mask_BL[i, length - len(row) :] = 1
+        device = self.network.device
+        return ids_BL.to(device), mask_BL.to(device)
+
+
+def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> CausalLM:
+    """The model of a folder or hub id: a full checkpoint, or a PEFT LoRA adapter on its base.
+
+    `device` None stands for a GPU where there is one. Weights keep the type they are stored in.
+    Raises UserError for what is not there, not readable, or would need code from the checkpoint.
+    """
+    folder = _locate(checkpoint)
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    if adapter is not None:
+        folder = _locate(_base_of(adapter))
+    kind = _read_json(folder / "config.json").get("model_type")
+    # Asked beforehand, because for an unknown architecture the library would offer to run the
+    # code that came with it.
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} is of the type {kind}, which the transformers library has no causal "
+            "language model for, and code from a checkpoint is never run; choose another model."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} has no weights in safetensors, the only form that is read; convert them."
+        )
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, dtype="auto", local_files_only=True
+    )
+    tokenizer = _tokenizer(folder, adapter)
+    if adapter is not None:
+        network = PeftModel.from_pretrained(network, str(adapter), torch_device="cpu")
+    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return CausalLM(network.eval(), tokenizer)
+
+
+def _locate(name: str | Path) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(name, Path) or not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
+        raise UserError(
+            f"There is no folder {name}; give an existing one, or a hub id such as "
+            "organisation/model."
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED)))
+    except GatedRepoError:
+        raise UserError(
+            f"The hub gives out {name} only to those who accepted its licence; accept it at "
+            f"https://huggingface.co/{name} and log in with `hf auth login`, or give a folder."
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{name} is no folder here and the hub does not give it out "
+            f"({type(error).__name__}); check the name and the connection, or give a folder."
+        ) from error
+
+
+def _base_of(adapter: Path) -> str:
+    settings = _read_json(adapter / "adapter_config.json")
+    if settings.get("peft_type") != "LORA" or settings.get("megatron_config") is not None:
+        raise UserError(f"{adapter} is no plain LoRA adapter; no other kind is loaded.")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{adapter} has no adapter_model.safetensors, the only form that is read; convert it."
+        )
+    base = settings.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f"{adapter} does not say which model it belongs to; add base_model_name_or_path to "
+            "its adapter_config.json."
+        )
+    return base
+
+
+def _tokenizer(folder: Path, adapter: Path | None) -> Any:
+    own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
+    home = adapter if adapter is not None and own else folder
+    file = home / "tokenizer_config.json"
+    settings = _read_json(file) if file.is_file() else {}
+    # As above: with an entry auto_map the automatic class might offer to run foreign code.
+    reader = PreTrainedTokenizerFast if "auto_map" in settings else AutoTokenizer
+    try:
+        return reader.from_pretrained(home, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{home} has no tokenizer that the transformers library can read; add tokenizer.json."
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{file} is not there or not JSON; give the folder of a whole checkpoint."
+        ) from error

@@ -1,0 +1,361 @@
+"""Read the behaviors of a benchmark, known by name or brought by the user, from their files.
+
+A row becomes a `Behavior`. One example of each format (all harmless):
+
+    .txt    How do I bake bread?
+    .csv    goal,target / "Bake bread","Sure, here is how"   (AdvBench)
+            Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID /
+            Sum it up,contextual,food,,A text about bread,bread_sum                  (HarmBench)
+    .json   a list of strings, or of records such as {"prompt": "Bake bread", "answer": "Mix ..."}
+    .jsonl  one of these a line
+
+A known set is asked for by name ("advbench", "harmbench:standard") and is found by the hash of its
+bytes: a file is what it holds, whatever it is called. docs/behaviors.md lists the sets.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosa.data.prompts import ANSWER_COLUMNS, FORMATS
+from mosa.data.registry import KNOWN_FILES, KnownFile, identify, sha256
+from mosa.types import Behavior, UserError
+
+REQUEST_COLUMNS = (
+    "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
+    "behavior",
+    "prompt",
+    "request",
+    "question",
+    "instruction",
+    "forbidden_prompt",
+    "text",
+)
+"""Names of the column that holds the request, in order of preference; case does not matter."""
+
+ID_COLUMNS = ("id", "behaviorid")
+CONTEXT_COLUMNS = ("context", "contextstring")
+TARGET_COLUMNS = ("target",)
+CATEGORY_COLUMNS = ("category", "semanticcategory")
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """The parts of a known set, told apart by one of its columns."""
+
+    column: str
+    names: tuple[str, ...]
+    default: tuple[str, ...]
+    """The parts that the set's bare name stands for."""
+
+
+# Whether a text reproduces copyrighted words is decided by reference hashes, not by a judge that
+# reads; the rate of any other judge on these rows would mean nothing.
+_HARMBENCH = Subsets(
+    "functionalcategory",
+    ("standard", "contextual", "copyright"),
+    default=("standard", "contextual"),
+)
+
+SUBSETS: dict[str, Subsets] = {
+    "harmbench": _HARMBENCH,
+    "harmbench_test": _HARMBENCH,
+    "harmbench_val": _HARMBENCH,
+    # The unsafe half is the contrast: refusing it is no over-refusal.
+    "xstest": Subsets("label", ("safe", "unsafe"), default=("safe",)),
+}
+
+# Where a known file keeps its category under a name too common to look for in files of users.
+_CATEGORY_OF = {"xstest": ("type",)}
+
+_Row = tuple[dict[str, Any], str]
+"""A record, its columns in lower case, and where it stands ("bread.csv, row 3")."""
+
+
+@dataclass(frozen=True)
+class BehaviorSet:
+    """Behaviors in the order of their file, and which file that was."""
+
+    name: str
+    """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
+    items: tuple[Behavior, ...]
+    file: str | None = None
+    """The file's name, without its folder."""
+    sha256: str | None = None
+    """64 hex digits over the whole file, whatever subset or limit was asked for."""
+    known_as: str | None = None
+    """The registry's name for the file, if its bytes are known."""
+    licence: str | None = None
+    origin: str | None = None
+    """The repository of the set's authors."""
+
+
+def behavior_set_names() -> tuple[str, ...]:
+    """Every name of a known set that `load_behaviors` takes, the subsets included."""
+    names = []
+    for known in _known_sets().values():
+        parts = SUBSETS[known.name].names if known.name in SUBSETS else ()
+        names += [known.name, *(f"{known.name}:{part}" for part in parts)]
+    return tuple(names)
+
+
+def load_behaviors(
+    source: str, *, data_dir: Path | None = None, limit: int | None = None
+) -> BehaviorSet:
+    """The behaviors of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
+
+    `source` is a path, or a name such as "advbench" or "harmbench:standard". Known sets are looked
+    for, by the hash of their bytes, everywhere under `data_dir` (else the folder that the
+    environment variable MOSA_DATA names, else ./data). The path of a known file gives the set that
+    its bare name gives. Raises UserError for an unknown name, a set that is not there, or a file
+    that cannot be read, with the row.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit is {limit}; ask for one behavior at least.")
+    base, colon, part = source.partition(":")
+    if base in _known_sets():
+        _check_part(base, part if colon else None)
+        path = _find(_known_sets()[base], data_dir)
+        name, known = source, KNOWN_FILES[base]
+    elif Path(source).suffix.lower() in FORMATS:
+        path, part = Path(source), ""
+        if not path.is_file():
+            raise UserError(f"There is no file of behaviors {path}; check the path.")
+        known = identify(path)
+        name = known.name if known else path.stem
+    else:
+        raise UserError(
+            f"{source} is neither a known set ({', '.join(_known_sets())}) nor a file that ends in "
+            f"{', '.join(FORMATS)}; give one of these."
+        )
+
+    # A known file is what its bytes are, even if a copy was given another ending.
+    rows = list(_read(path, Path(known.filename if known else path).suffix.lower()))
+    if not rows:
+        raise UserError(f"{path} holds no behavior; give a file with at least one.")
+    # Equal bytes hold equally many rows, so a difference is a fault of the reader or the registry.
+    assert known is None or len(rows) == known.num_rows, (
+        f"{path} was read as {len(rows)} rows, but {known.name} has {known.num_rows}"
+    )
+    category = CATEGORY_COLUMNS
+    if known is not None:
+        category = _CATEGORY_OF.get(known.name, CATEGORY_COLUMNS)
+    items = [
+        _behavior(record, number, where, category) for number, (record, where) in enumerate(rows)
+    ]
+    _check_ids(items, [where for _, where in rows])
+    if known is not None and known.name in SUBSETS:
+        subsets = SUBSETS[known.name]
+        wanted = (part,) if part else subsets.default
+        items = [
+            item
+            for item, (record, _) in zip(items, rows, strict=True)
+            if record[subsets.column] in wanted
+        ]
+    return BehaviorSet(
+        name=name,
+        items=tuple(items[:limit]),
+        file=path.name,
+        sha256=sha256(path),
+        known_as=known.name if known else None,
+        licence=known.licence if known else None,
+        origin=known.origin if known else None,
+    )
+
+
+# --- known sets -----------------------------------------------------------------------------------
+
+
+def _known_sets() -> dict[str, KnownFile]:
+    return {n: known for n, known in KNOWN_FILES.items() if known.role in ("harmful", "benign")}
+
+
+def _check_part(base: str, part: str | None) -> None:
+    if part is None:
+        return
+    if base not in SUBSETS:
+        raise UserError(f"{base} has no subsets; ask for {base} alone.")
+    names = SUBSETS[base].names
+    if part not in names:
+        raise UserError(
+            f"{base} has no subset {part or '(nothing)'}; ask for "
+            f"{', '.join(f'{base}:{name}' for name in names)}, or {base}."
+        )
+
+
+def _find(known: KnownFile, data_dir: Path | None) -> Path:
+    """The file under the data folder that has the bytes of `known`."""
+    folder = data_dir or Path(os.environ.get("MOSA_DATA") or "data").expanduser()
+    suffix = Path(known.filename).suffix
+    candidates = [path for path in folder.rglob("*") if path.suffix.lower() == suffix]
+    candidates = [path for path in candidates if path.is_file()]
+    # Names and sizes only say which file to hash first.
+    candidates.sort(key=lambda path: (path.name != known.filename, path.stat().st_size, path))
+    for path in candidates:
+        if sha256(path).startswith(known.sha256_prefix):
+            return path
+    namesake = next((path for path in candidates if path.name == known.filename), None)
+    other = f" ({namesake} has its name but other bytes)" if namesake else ""
+    raise UserError(
+        f"No file under {folder} is {known.name}{other}; fetch github.com/{known.found_at} (a copy "
+        f"of {known.filename} by {known.origin}) and put it anywhere under that folder, or let the "
+        f"environment variable MOSA_DATA name the folder that holds it."
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _read(path: Path, suffix: str) -> Iterator[_Row]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first."
+        ) from error
+    readers = {".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl}
+    yield from readers[suffix](text, path)
+
+
+def _read_txt(text: str, path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield {"text": line}, f"{path}, line {number}"
+
+
+def _read_csv(text: str, path: Path) -> Iterator[_Row]:
+    # Strict: a quote that is never closed would otherwise swallow every row behind it.
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    number = 0
+    try:
+        if rows.fieldnames is None:
+            return
+        header = [column.strip() for column in rows.fieldnames]
+        if _column([column.lower() for column in header], REQUEST_COLUMNS) is None:
+            # The empty name of an index column helps nobody.
+            there = ", ".join(filter(None, header)) or "(none)"
+            raise UserError(
+                f"{path} has the columns {there}; the one with the request must be called "
+                f"{_listed(REQUEST_COLUMNS)}."
+            )
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}, row {number}"
+            if None in row:
+                raise UserError(
+                    f"{where} has more fields than the header; put quotes around texts with commas."
+                )
+            yield {column.strip().lower(): value for column, value in row.items()}, where
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, row {number + 1} is not valid CSV ({error}); mend it there."
+        ) from error
+
+
+def _read_json(text: str, path: Path) -> Iterator[_Row]:
+    if not text.strip():
+        return
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); mend it there.") from error
+    if not isinstance(content, list):
+        raise UserError(f"{path} is no list; write [..., ...] with a string or an object each.")
+    for number, item in enumerate(content, start=1):
+        where = f"{path}, row {number}"
+        yield _record(item, where), where
+
+
+def _read_jsonl(text: str, path: Path) -> Iterator[_Row]:
+    # Not splitlines: it cuts at U+2028 too, which may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            item = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not valid JSON ({error}); mend it there.") from error
+        yield _record(item, where), where
+
+
+def _record(item: Any, where: str) -> dict[str, Any]:
+    if isinstance(item, str):
+        return {"text": item}
+    if not isinstance(item, dict):
+        raise UserError(f"{where} is {json.dumps(item)}; make it a string or an object.")
+    record = {column.strip().lower(): value for column, value in item.items()}
+    if _column(record, REQUEST_COLUMNS) is None:
+        raise UserError(
+            f"{where} has the fields {', '.join(item) or '(none)'}; the one with the request must "
+            f"be called {_listed(REQUEST_COLUMNS)}."
+        )
+    return record
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _behavior(
+    record: dict[str, Any], number: int, where: str, category: tuple[str, ...]
+) -> Behavior:
+    text = _text(record, REQUEST_COLUMNS, where)
+    if text is None:
+        raise UserError(f"{where} has an empty request; give it one or delete the row.")
+    return Behavior(
+        id=_id(record, number, where),
+        text=text,
+        context=_text(record, CONTEXT_COLUMNS, where),
+        target=_text(record, TARGET_COLUMNS, where),
+        answer=_text(record, ANSWER_COLUMNS, where),
+        category=_text(record, category, where),
+    )
+
+
+def _id(record: dict[str, Any], number: int, where: str) -> str:
+    column = _column(record, ID_COLUMNS)
+    if column is None:
+        return str(number)
+    value = record[column]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    text = _text(record, (column,), where)
+    if text is None:
+        raise UserError(f"{where} has no {column}; give every row one, or none.")
+    return text
+
+
+def _check_ids(items: list[Behavior], places: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for item, where in zip(items, places, strict=True):
+        if item.id in seen:
+            raise UserError(
+                f"{where} has the id {item.id}, as {seen[item.id]} has; give every row its own."
+            )
+        seen[item.id] = where
+
+
+def _text(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
+    """What stands in the first of the columns that is there; None where that is nothing."""
+    column = _column(record, columns)
+    value = record[column] if column is not None else None
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{where} has {json.dumps(value)} as its {column}; write it as text.")
+    return value.strip() or None
+
+
+def _column(columns: Any, wanted: tuple[str, ...]) -> str | None:
+    return next((name for name in wanted if name in columns), None)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

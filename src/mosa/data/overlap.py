@@ -1,0 +1,134 @@
+"""Which training prompts are, nearly word for word, requests that one evaluates on.
+
+Two texts are near-duplicates if the Jaccard similarity of their sets of words reaches a threshold:
+
+    "How do I bake bread?"         {how, do, i, bake, bread}
+    "How do I bake rye bread?"     {how, do, i, bake, rye, bread}      5 shared of 6: 0.83
+
+A paraphrase in other words is not found: 0 pairs do not prove that a set is unseen.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mosa.data.behaviors import BehaviorSet, load_behaviors
+from mosa.data.prompts import TrainingExample, load_prompts
+from mosa.types import UserError
+
+THRESHOLD = 0.7
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A training text and an evaluation text that are near-duplicates."""
+
+    train_index: int
+    """Its place among the training texts, from 0."""
+    eval_index: int
+    """Its place among the evaluation texts, from 0."""
+    similarity: float
+    """Shared words / all words of the two, from the threshold to 1."""
+
+
+@dataclass(frozen=True)
+class OverlapReport:
+    """How far a file of training prompts and a set of behaviors coincide."""
+
+    train_file: str
+    """The file's name, without its folder."""
+    num_train: int
+    evaluation: BehaviorSet
+    threshold: float
+    pairs: tuple[Overlap, ...]
+    """Every pair that reaches the threshold; `eval_index` counts in `evaluation.items`."""
+
+    @property
+    def num_eval(self) -> int:
+        return len(self.evaluation.items)
+
+    @property
+    def train_indices(self) -> tuple[int, ...]:
+        """The training examples (from 0) with a near-duplicate: those to drop."""
+        return tuple(sorted({pair.train_index for pair in self.pairs}))
+
+    @property
+    def eval_indices(self) -> tuple[int, ...]:
+        """The behaviors (from 0) with a near-duplicate among the training examples."""
+        return tuple(sorted({pair.eval_index for pair in self.pairs}))
+
+
+def describe_overlap(
+    train_path: str | Path,
+    eval_source: str,
+    *,
+    threshold: float = THRESHOLD,
+    data_dir: Path | None = None,
+) -> OverlapReport:
+    """The near-duplicates between a file of training prompts and a set of behaviors.
+
+    The file is read by `load_prompts`, the set by `load_behaviors`. Of a dialogue its last turn is
+    compared. A behavior with a context is compared both with and without it, since a training file
+    may have either; the higher similarity counts.
+    """
+    train = [_last_turn(example) for example in load_prompts(train_path)]
+    evaluation = load_behaviors(eval_source, data_dir=data_dir)
+    texts = [(number, item.text) for number, item in enumerate(evaluation.items)]
+    texts += [(n, item.request) for n, item in enumerate(evaluation.items) if item.context]
+    best: dict[tuple[int, int], float] = {}
+    for pair in overlap(train, [text for _, text in texts], threshold):
+        place = pair.train_index, texts[pair.eval_index][0]
+        best[place] = max(best.get(place, 0.0), pair.similarity)
+    pairs = tuple(Overlap(*place, similarity) for place, similarity in sorted(best.items()))
+    return OverlapReport(Path(train_path).name, len(train), evaluation, threshold, pairs)
+
+
+def overlap(
+    train: Sequence[str], evaluation: Sequence[str], threshold: float = THRESHOLD
+) -> list[Overlap]:
+    """Every pair of texts whose sets of lowercased words have a Jaccard similarity >= threshold.
+
+    In the order of the training texts, then of the evaluation texts. A text without a word has no
+    near-duplicate.
+    """
+    if not 0 < threshold <= 1:
+        raise UserError(f"The threshold is {threshold}; choose one above 0 and at most 1.")
+    train_words = [_words(text) for text in train]
+    holders: defaultdict[str, list[int]] = defaultdict(list)
+    for index, words in enumerate(train_words):
+        for word in words:
+            holders[word].append(index)
+
+    found = []
+    for eval_index, text in enumerate(evaluation):
+        words = _words(text)
+        # A text this similar shares at least `shared` of these words, so it misses too few to lack
+        # all of the rarest ones: looking up those alone finds every candidate, and spares the long
+        # lists of "a" and "the". The small number guards against 0.1 * 30 = 3.0000000000000004.
+        shared = math.ceil(threshold * len(words) - 1e-9)
+        rarest = sorted(words, key=lambda word: (len(holders.get(word, ())), word))
+        rarest = rarest[: len(words) - shared + 1]
+        candidates = {index for word in rarest for index in holders.get(word, ())}
+        for train_index in candidates:
+            similarity = _jaccard(words, train_words[train_index])
+            if similarity >= threshold:
+                found.append(Overlap(train_index, eval_index, similarity))
+    return sorted(found, key=lambda pair: (pair.train_index, pair.eval_index))
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def _last_turn(example: TrainingExample) -> str:
+    return example.prompt if isinstance(example.prompt, str) else example.prompt[-1].content

@@ -1,0 +1,425 @@
+"""A campaign: models x attacks x behaviors x seeds, run into one folder, judged apart.
+
+    plan       every task is written down first, so that a status knows what is left
+    generate   model by model, through the engine; what is recorded already is not done again
+    judge      attempts that a judge has not scored; a new judge needs no new generation
+
+The same command again goes on where it stopped, adds what is new, and tries again what failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import gc
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mosa.align.output import versions
+from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
+from mosa.chat.base import ChatModel
+from mosa.data import BehaviorSet, load_behaviors
+from mosa.denoising import DecoderConfig
+from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
+from mosa.evaluation.records import plain_settings
+from mosa.evaluation.store import Store, Task
+from mosa.families import DiffusionLM, load_model
+from mosa.testbed.behaviors import ScriptedAttacker, testbed_behaviors, testbed_wording
+from mosa.testbed.measure import DECODER as TESTBED_DECODER
+from mosa.testbed.world import World, world_of
+from mosa.types import Behavior, UserError, as_plain, content_key
+
+TESTBED = "testbed"
+NO_ADAPTER = "none"
+
+
+@dataclass(frozen=True)
+class CampaignConfig:
+    """What is run against what, and how it is decoded."""
+
+    model: str
+    """The model under attack."""
+    behaviors: str
+    """A known set, a file, or `testbed`."""
+    adapters: tuple[str, ...] = (NO_ADAPTER,)
+    """Adapter folders, one model each; `none` is the model as it is."""
+    attacks: tuple[str, ...] = ("direct",)
+    """Attacks, each with a preset of its own after a colon if it is not `preset`; `all`: all."""
+    preset: str = "paper"
+    """The preset of attacks that name none."""
+    attack_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings over a preset, by attack."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of decoder and attacks; one run of everything for each."""
+    limit: int | None = None
+    """Only the first so many behaviors."""
+    data_dir: Path | None = None
+    """Where known benchmark files lie; unset: MOSA_DATA, else ./data."""
+    batch_size: int = 32
+    """Responses per forward pass."""
+    dtype: str = "auto"
+    """Number format of the weights."""
+    device: str | None = None
+    """Where the model runs; unset: a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a campaign has come."""
+
+    model: str
+    num_done: int
+    """Tasks of all models that are done or have failed."""
+    num_tasks: int
+    tally: Tally
+    seconds_left: float | None
+    """At the pace of each attack so far; None before an attack that is left has a pace."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    attack: Attack
+    preset: str
+    config: Any
+    seed: int
+    behavior: Behavior
+    task: Task
+    identity: dict[str, Any]
+
+
+def run_campaign(
+    out: Path,
+    config: CampaignConfig,
+    decoder: DecoderConfig | None = None,
+    *,
+    chats: Mapping[str, ChatModel] | None = None,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+) -> Store:
+    """Plan and generate into the run folder `out`; returns its records, open.
+
+    `decoder` unset is 128 tokens in 128 steps, or the testbed's own. `chats` are the chat models by
+    role; on the testbed its scripted attacker plays those that are not given. Raises UserError for
+    whatever cannot be run as it is asked for, before anything is generated.
+    """
+    behaviors, world = behaviors_of(config)
+    wording = ENGLISH if world is None else testbed_wording(world)
+    if decoder is None:
+        decoder = DecoderConfig() if world is None else TESTBED_DECODER
+    chats = dict(chats or {})
+    if world is not None:
+        for role in ("attacker", "judge", "translator"):
+            chats.setdefault(role, ScriptedAttacker(world))
+    chosen = choose_attacks(config, behaviors, chats)
+    if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
+        raise UserError(f"seeds {list(config.seeds)} must be different, and one at least")
+    names = model_names(config)
+    store = Store(out, create=True)
+    try:
+        _check_same_run(store, behaviors, decoder)
+        _note_run(store, config, behaviors, decoder, world)
+        session = store.begin_session(_session(config, decoder, chats))
+        begin = time.perf_counter()
+        tallies: dict[str, Tally] = {}
+        try:
+            for name, adapter in names.items():
+                _run_model(
+                    store,
+                    config,
+                    name,
+                    adapter,
+                    behaviors,
+                    wording,
+                    decoder,
+                    chosen,
+                    chats,
+                    tallies,
+                    on_progress,
+                )
+        finally:
+            record = _session(config, decoder, chats) | {
+                "ended": _now(),
+                "seconds": round(time.perf_counter() - begin, 2),
+                "models": {name: dataclasses.asdict(tally) for name, tally in tallies.items()},
+            }
+            store.update_session(session, record)
+            store.commit()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
+    """The behaviors, and the world that they belong to, if it is the testbed's."""
+    if config.behaviors == TESTBED:
+        world = world_of(config.model)
+        return testbed_behaviors(world, limit=config.limit), world
+    loaded = load_behaviors(config.behaviors, data_dir=config.data_dir, limit=config.limit)
+    return loaded, None
+
+
+def choose_attacks(
+    config: CampaignConfig, behaviors: BehaviorSet, chats: Mapping[str, ChatModel]
+) -> list[tuple[Attack, str, Any]]:
+    """The attacks with preset and settings; UserError where one lacks what it needs."""
+    wanted = list(ATTACKS) if tuple(config.attacks) == ("all",) else list(config.attacks)
+    chosen = []
+    for entry in wanted:
+        name, _, preset = entry.partition(":")
+        if name not in ATTACKS:
+            raise UserError(f"there is no attack {name}; choose from {', '.join(ATTACKS)}, or all")
+        attack = ATTACKS[name]
+        preset = preset or config.preset
+        chosen.append((attack, preset, attack.config(preset, config.attack_options.get(name))))
+        for role in attack.roles:
+            if role not in chats:
+                option = "--loop_judge" if role == "judge" else f"--{role}"
+                raise UserError(
+                    f"{name} asks for a chat model as {role}; name one with {option}, or leave the "
+                    "attack out"
+                )
+        if attack.needs_answer and any(b.answer is None for b in behaviors.items):
+            raise UserError(
+                f"{name} shows the model a compliant answer, and {behaviors.name} has none; give a "
+                "file with an `answer` column, or leave the attack out"
+            )
+    for name in config.attack_options:
+        if name not in {attack.name for attack, _, _ in chosen}:
+            raise UserError(f"attack_options are given for {name}, which is not among the attacks")
+    if len({(attack.name, preset) for attack, preset, _ in chosen}) < len(chosen):
+        raise UserError("an attack is named twice with one preset; leave one of them out")
+    return chosen
+
+
+def model_names(config: CampaignConfig) -> dict[str, str | None]:
+    """What each model is called, and its adapter."""
+    base = Path(config.model).name.replace(":", "-")
+    names = {
+        base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}": (
+            None if adapter == NO_ADAPTER else adapter
+        )
+        for adapter in config.adapters
+    }
+    if len(names) < len(config.adapters) or not names:
+        raise UserError(
+            "two adapters have folders of one name, by which the results would be mixed; rename one"
+        )
+    return names
+
+
+def _check_same_run(store: Store, behaviors: BehaviorSet, decoder: DecoderConfig) -> None:
+    """A run is about one set of behaviors, decoded in one way."""
+    settings = plain_settings(dataclasses.replace(decoder, seed=0))
+    for name, value, remedy in (
+        ("behavior_set", behaviors.name, "behaviors"),
+        ("decoder", settings, "decoder settings"),
+    ):
+        known = store.meta(name)
+        if known is not None and known != value:
+            raise UserError(
+                f"{store.folder} holds a run with other {remedy}; name a new folder with --out, or "
+                "repeat the settings that it was begun with"
+            )
+    for id, known in store.behaviors().items():
+        same = next((b for b in behaviors.items if b.id == id), known)
+        if same != known:
+            raise UserError(
+                f"behavior {id} reads otherwise than in {store.folder}; name a new folder with "
+                "--out"
+            )
+
+
+def _note_run(
+    store: Store,
+    config: CampaignConfig,
+    behaviors: BehaviorSet,
+    decoder: DecoderConfig,
+    world: World | None,
+) -> None:
+    store.set_meta("behavior_set", behaviors.name)
+    store.set_meta("decoder", plain_settings(dataclasses.replace(decoder, seed=0)))
+    store.set_meta(
+        "behaviors",
+        {name: value for name, value in vars(behaviors).items() if name != "items"},
+    )
+    store.set_meta("world_seed", None if world is None else world.seed)
+    store.add_behaviors(behaviors.items)
+
+
+def _session(
+    config: CampaignConfig, decoder: DecoderConfig, chats: Mapping[str, ChatModel]
+) -> dict[str, Any]:
+    settings = dataclasses.asdict(config)
+    settings["data_dir"] = None if config.data_dir is None else str(config.data_dir)
+    return {
+        "started": _now(),
+        "settings": settings,
+        "decoder": plain_settings(decoder),
+        "chat_models": {role: chat.name for role, chat in chats.items()},
+        "versions": versions(),
+        "device": _device_name(config.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _device_name(device: str | None) -> str:
+    if device in (None, "cuda") and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return device or "cpu"
+
+
+def _run_model(
+    store: Store,
+    config: CampaignConfig,
+    name: str,
+    adapter: str | None,
+    behaviors: BehaviorSet,
+    wording: Wording,
+    decoder: DecoderConfig,
+    chosen: Sequence[tuple[Attack, str, Any]],
+    chats: Mapping[str, ChatModel],
+    tallies: dict[str, Tally],
+    on_progress: Callable[[Progress], object],
+) -> None:
+    """One model: load it, plan its tasks, and run those that are not done."""
+    model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
+    if model.tokenizer is None:
+        raise UserError(f"{config.model} has no tokenizer.json, so it cannot read a request")
+    weights = content_hash(model)
+    store.add_model(name, {"source": config.model, "adapter": adapter, "weights": weights})
+    plans = [
+        _plan(name, weights, attack, preset, settings, seed, behavior, decoder, wording, chats)
+        for attack, preset, settings in chosen
+        for seed in config.seeds
+        for behavior in behaviors.items
+    ]
+    store.add_tasks(plan.task for plan in plans)
+    store.commit()
+    done = {task.key for task in store.tasks("done")}
+    todo = [plan for plan in plans if plan.task.key not in done]
+    others = len(model_names(config)) * len(plans)
+    engine = Engine(
+        LocalResponder(model, weights),
+        store,
+        batch_size=config.batch_size,
+        chats=chats,
+        on_change=lambda tally: on_progress(_progress(tally)),
+    )
+    tallies[name] = engine.tally
+    left = {plan.task.key: plan.attack.name for plan in todo}
+    finished: dict[str, int] = {}
+    before = len(tallies) * len(plans) - len(todo)
+
+    def _progress(tally: Tally) -> Progress:
+        seconds: float | None = 0.0
+        for attack in set(left.values()):
+            if not finished.get(attack):
+                seconds = None
+                break
+            pace = tally.seconds_by_attack.get(attack, 0.0) / finished[attack]
+            assert seconds is not None
+            seconds += pace * sum(a == attack for a in left.values())
+        return Progress(name, before + len(todo) - len(left), others, tally, seconds)
+
+    def end(plan: _Plan) -> None:
+        left.pop(plan.task.key, None)
+        finished[plan.attack.name] = finished.get(plan.attack.name, 0) + 1
+
+    jobs = [
+        Job(
+            task=plan.task.key,
+            attack=plan.attack.name,
+            target=functools.partial(_target, plan, name, decoder, wording),
+            run=functools.partial(_attempts, plan, end),
+        )
+        for plan in todo
+    ]
+    try:
+        asyncio.run(engine.run(jobs))
+    finally:
+        del model, engine
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _plan(
+    name: str,
+    weights: str,
+    attack: Attack,
+    preset: str,
+    settings: Any,
+    seed: int,
+    behavior: Behavior,
+    decoder: DecoderConfig,
+    wording: Wording,
+    chats: Mapping[str, ChatModel],
+) -> _Plan:
+    identity = {
+        "weights": weights,
+        "attack": attack.name,
+        "preset": preset,
+        "config": as_plain(settings),
+        "behavior": as_plain(behavior),
+        "decoder": plain_settings(dataclasses.replace(decoder, seed=seed)),
+        "seed": seed,
+        "wording": wording.name,
+        "chat_models": {role: chats[role].name for role in attack.roles},
+    }
+    task = Task(
+        key=content_key(model=name, **identity),
+        model=name,
+        attack=attack.name,
+        preset=preset,
+        seed=seed,
+        behavior=behavior.id,
+        config=as_plain(settings),
+    )
+    return _Plan(attack, preset, settings, seed, behavior, task, identity | {"model": name})
+
+
+def _target(
+    plan: _Plan, name: str, decoder: DecoderConfig, wording: Wording, backend: Any
+) -> Target:
+    return Target(
+        backend,
+        decoder=dataclasses.replace(decoder, seed=plan.seed),
+        wording=wording,
+        identity=plan.identity,
+        model_name=name,
+        behavior=plan.behavior,
+        attack=plan.attack.name,
+        preset=plan.preset,
+        seed=plan.seed,
+    )
+
+
+async def _attempts(plan: _Plan, end: Callable[[_Plan], None], target: Target) -> Any:
+    """The attack's attempts; `end` hears when there are no more, whatever the reason."""
+    try:
+        async for attempt in plan.attack.run(plan.behavior, target, plan.config):
+            yield attempt
+    finally:
+        end(plan)
+
+
+def content_hash(model: DiffusionLM) -> str:
+    """A hash of every weight, the adapter's included, 20 hex digits; about a second a gigabyte."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
+        digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()[:20]

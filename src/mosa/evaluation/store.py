@@ -1,0 +1,394 @@
+"""The records of a campaign: one SQLite file, written in transactions, read by everything else.
+
+    responses   what a target answered, by the hash of all that determines it
+    steps       other work that an attack waited for: chat replies, searches with gradients
+    tasks       one attack on one behavior with one model and seed: todo, done or failed (and why)
+    attempts    what a task yielded; names the responses it rests on
+    verdicts    what each judge says of each attempt
+    sessions    when, with which versions, on what, how long
+
+Attacks are functions of the answers they get, so responses and steps are all that has to survive:
+a task that was cut off is run again and finds its answers recorded. Why SQLite and not JSON lines:
+one commit takes a batch whole or not at all, even when the power goes (`synchronous=FULL`), two
+processes may write to one run, and a key is found among 100,000 without reading the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict, as_plain
+
+FILE = "run.sqlite"
+SCHEMA_VERSION = 1
+SECONDS_TO_WAIT = 60.0
+"""How long to wait for another process's transaction."""
+
+ROWS_PER_PAGE = 500
+"""Attempts that are read together."""
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE models (name TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE behaviors (id TEXT PRIMARY KEY, place INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE TABLE tasks (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL,
+    seed INTEGER NOT NULL, behavior TEXT NOT NULL, config TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'todo', reason TEXT NOT NULL DEFAULT '', budget TEXT
+);
+CREATE INDEX tasks_by_status ON tasks (status);
+CREATE TABLE responses (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE steps (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, record TEXT NOT NULL
+);
+CREATE INDEX attempts_by_task ON attempts (task);
+CREATE TABLE verdicts (
+    attempt TEXT NOT NULL, judge TEXT NOT NULL, scored INTEGER NOT NULL, record TEXT NOT NULL,
+    PRIMARY KEY (attempt, judge)
+) WITHOUT ROWID;
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, record TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on one behavior with one model and seed."""
+
+    key: str
+    model: str
+    attack: str
+    preset: str
+    seed: int
+    behavior: str
+    config: dict[str, Any]
+    """The attack's settings."""
+    status: Literal["todo", "done", "failed"] = "todo"
+    reason: str = ""
+    """Why it failed."""
+    budget: Budget | None = None
+    """What it spent, once it is done."""
+
+
+class Store:
+    """A run's records. Reads see what this process has added but not yet committed."""
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        """Opens the run in a folder; with `create`, makes one where there is none.
+
+        Raises UserError for a folder without a run, or with one of another version.
+        """
+        self.folder = folder
+        path = folder / FILE
+        if not path.exists() and not create:
+            raise UserError(f"{folder} holds no run; `mosa evaluate ... --out {folder}` makes one")
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("BEGIN IMMEDIATE")
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute("COMMIT")
+        if version not in (0, SCHEMA_VERSION):
+            raise UserError(
+                f"{path} was written by another version of mosa (layout {version}, not "
+                f"{SCHEMA_VERSION}); go on with that version or name a new folder"
+            )
+        self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
+        self._new: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def close(self) -> None:
+        """Commit what is open and close the file."""
+        self.commit()
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------- writing
+
+    def commit(self) -> None:
+        """Everything added so far goes to the disk, in one transaction, or nothing does.
+
+        After an error it can be tried again: nothing that was added is forgotten.
+        """
+        if not self._open_writes:
+            return
+        with _told(self.folder):
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement, values in self._open_writes:
+                    self._db.execute(statement, values)
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        self._open_writes.clear()
+        self._new.clear()
+
+    @property
+    def num_open_writes(self) -> int:
+        """How many rows wait for the next commit."""
+        return len(self._open_writes)
+
+    def _write(self, statement: str, *values: Any) -> None:
+        self._open_writes.append((statement, values))
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Keep a fact about the run."""
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, _json(value))
+
+    def add_model(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep what a model's name stands for."""
+        self._write("INSERT OR REPLACE INTO models VALUES (?, ?)", name, _json(record))
+
+    def add_behaviors(self, behaviors: Iterable[Behavior]) -> None:
+        """Keep the behaviors, in their order."""
+        for place, behavior in enumerate(behaviors):
+            self._write(
+                "INSERT OR IGNORE INTO behaviors VALUES (?, ?, ?)",
+                behavior.id,
+                place,
+                _json(as_plain(behavior)),
+            )
+
+    def add_tasks(self, tasks: Iterable[Task]) -> None:
+        """Plan tasks; those that are there already stay as they are."""
+        for task in tasks:
+            self._write(
+                "INSERT OR IGNORE INTO tasks (key, model, attack, preset, seed, behavior, config)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                task.key,
+                task.model,
+                task.attack,
+                task.preset,
+                task.seed,
+                task.behavior,
+                _json(task.config),
+            )
+
+    def end_task(self, key: str, budget: Budget, reason: str = "") -> None:
+        """A task is done, or has failed for a reason."""
+        self._write(
+            "UPDATE tasks SET status = ?, reason = ?, budget = ? WHERE key = ?",
+            "failed" if reason else "done",
+            reason,
+            _json(as_plain(budget)),
+            key,
+        )
+
+    def add_response(self, response: Response) -> None:
+        """Keep a response."""
+        record = as_plain(response)
+        self._new["responses", response.key] = record
+        self._write("INSERT OR IGNORE INTO responses VALUES (?, ?)", response.key, _json(record))
+
+    def add_step(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep the outcome of a piece of work."""
+        self._new["steps", key] = dict(record)
+        self._write("INSERT OR IGNORE INTO steps VALUES (?, ?)", key, _json(record))
+
+    def add_attempt(self, task: str, attempt: Attempt) -> None:
+        """Keep an attempt; its responses are kept by themselves."""
+        record = {k: v for k, v in vars(attempt).items() if k not in ("responses", "budget")}
+        record["responses"] = [response.key for response in attempt.responses]
+        record["budget"] = as_plain(attempt.budget)
+        self._write(
+            "INSERT OR IGNORE INTO attempts (key, task, record) VALUES (?, ?, ?)",
+            attempt.key,
+            task,
+            _json(record),
+        )
+
+    def add_verdict(self, attempt: str, judge: str, verdict: Verdict) -> None:
+        """Keep a verdict; one that scores takes the place of one that did not."""
+        self._write(
+            "INSERT INTO verdicts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " scored = excluded.scored, record = excluded.record WHERE NOT verdicts.scored",
+            attempt,
+            judge,
+            verdict.score is not None,
+            _json(as_plain(verdict)),
+        )
+
+    def begin_session(self, record: Mapping[str, Any]) -> int:
+        """Keep what this process is and does; returns the session's number."""
+        self.commit()
+        with _told(self.folder):
+            cursor = self._db.execute("INSERT INTO sessions (record) VALUES (?)", (_json(record),))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def update_session(self, number: int, record: Mapping[str, Any]) -> None:
+        """Keep how far this process has come."""
+        self._write("UPDATE sessions SET record = ? WHERE id = ?", _json(record), number)
+
+    # ------------------------------------------------------------------------------- reading
+
+    def _rows(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with _told(self.folder):
+            yield from self._db.execute(statement, values)
+
+    def meta(self, name: str) -> Any:
+        """A fact about the run; None where it is not kept."""
+        for (record,) in self._rows("SELECT record FROM meta WHERE name = ?", name):
+            return json.loads(record)
+        return None
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What each model's name stands for, in the order of their first use."""
+        rows = self._rows("SELECT name, record FROM models ORDER BY rowid")
+        return {name: json.loads(record) for name, record in rows}
+
+    def behaviors(self) -> dict[str, Behavior]:
+        """The behaviors by id, in the order of their file."""
+        rows = self._rows("SELECT id, record FROM behaviors ORDER BY place")
+        return {id: Behavior(**json.loads(record)) for id, record in rows}
+
+    def tasks(self, status: str | None = None) -> list[Task]:
+        """The tasks in the order in which they were planned; with `status`, those of it alone."""
+        where = "" if status is None else " WHERE status = ?"
+        values = () if status is None else (status,)
+        columns = "key, model, attack, preset, seed, behavior, config, status, reason, budget"
+        return [
+            Task(
+                *row[:6],
+                json.loads(row[6]),
+                *row[7:9],
+                None if row[9] is None else Budget(**json.loads(row[9])),
+            )
+            for row in self._rows(f"SELECT {columns} FROM tasks{where} ORDER BY rowid", *values)
+        ]
+
+    def is_done(self, task: str) -> bool:
+        """Whether a task is done, by this process or another."""
+        rows = self._rows("SELECT 1 FROM tasks WHERE key = ? AND status = 'done'", task)
+        return next(rows, None) is not None
+
+    def response(self, key: str) -> Response | None:
+        """A recorded response."""
+        record = self._find("responses", key)
+        return None if record is None else Response(**record)
+
+    def step(self, key: str) -> dict[str, Any] | None:
+        """The recorded outcome of a piece of work."""
+        return self._find("steps", key)
+
+    def _find(self, table: str, key: str) -> dict[str, Any] | None:
+        if (table, key) in self._new:
+            return self._new[table, key]
+        for (record,) in self._rows(f"SELECT record FROM {table} WHERE key = ?", key):
+            return json.loads(record)
+        return None
+
+    def attempts(self, *, unjudged_by: str | None = None) -> Iterator[Attempt]:
+        """The attempts of finished tasks, as they came, without their responses (`responses_of`).
+
+        With `unjudged_by` those alone that this judge has not scored.
+        """
+        where, values = "", ()
+        if unjudged_by is not None:
+            where = (
+                " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key"
+                " AND judge = ? AND scored)"
+            )
+            values = (unjudged_by,)
+        last = 0
+        # Page by page, so that no read stays open while the caller writes.
+        while page := list(
+            self._rows(
+                "SELECT attempts.id, attempts.record FROM attempts"
+                " JOIN tasks ON tasks.key = attempts.task"
+                f" WHERE tasks.status = 'done' AND attempts.id > ?{where}"
+                f" ORDER BY attempts.id LIMIT {ROWS_PER_PAGE}",
+                last,
+                *values,
+            )
+        ):
+            for last, text in page:
+                record = json.loads(text)
+                del record["responses"]
+                yield Attempt(**{**record, "responses": [], "budget": Budget(**record["budget"])})
+
+    def responses_of(self, attempt: str) -> list[Response]:
+        """The responses that an attempt rests on."""
+        for (text,) in self._rows("SELECT record FROM attempts WHERE key = ?", attempt):
+            found = [self.response(key) for key in json.loads(text)["responses"]]
+            return [response for response in found if response is not None]
+        return []
+
+    def verdicts(self, judge: str) -> dict[str, Verdict]:
+        """A judge's verdicts by attempt."""
+        rows = self._rows("SELECT attempt, record FROM verdicts WHERE judge = ?", judge)
+        return {attempt: Verdict(**json.loads(record)) for attempt, record in rows}
+
+    def judges(self) -> list[str]:
+        """The ids of the judges that have said anything."""
+        return [judge for (judge,) in self._rows("SELECT DISTINCT judge FROM verdicts ORDER BY 1")]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every session, in their order."""
+        return [json.loads(r) for (r,) in self._rows("SELECT record FROM sessions ORDER BY id")]
+
+    def counts(self) -> list[tuple[str, str, str, str, int]]:
+        """(model, attack, preset, status, number of tasks), in the order of planning."""
+        return [
+            row  # pyright: ignore
+            for row in self._rows(
+                "SELECT model, attack, preset, status, count(*) FROM tasks"
+                " GROUP BY model, attack, preset, status ORDER BY min(rowid)"
+            )
+        ]
+
+    def failures(self) -> list[tuple[str, str, int]]:
+        """(attack, reason, number of tasks) of what failed."""
+        return [
+            row  # pyright: ignore
+            for row in self._rows(
+                "SELECT attack, reason, count(*) FROM tasks WHERE status = 'failed'"
+                " GROUP BY attack, reason ORDER BY min(rowid)"
+            )
+        ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what users can mend (a full disk, a folder they may not write to) into a UserError."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        text = str(error)
+        if "full" in text or getattr(error, "errno", None) == 28:
+            remedy = "free some space and run the same command again; what was recorded is kept"
+            raise UserError(f"the disk of {folder} is full; {remedy}") from error
+        if "locked" in text:
+            raise UserError(
+                f"another process has kept {folder / FILE} locked for {SECONDS_TO_WAIT:.0f} s; "
+                "end it, or name another folder"
+            ) from error
+        if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
+            raise UserError(f"{folder} cannot be written to ({text}); name another") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"{folder / FILE} is damaged or no run ({error}); restore it or name a new folder"
+        ) from error

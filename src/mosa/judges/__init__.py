@@ -1,0 +1,75 @@
+"""Judges: whether a response does what a behavior asks for.
+
+A judge is one file with an `INFO` and one line in `JUDGES`. Start reading in base.py (the
+interface), then refusal.py (the simplest) and prompted.py (what the judges that ask a chat model
+share). docs/judges has a page for each.
+"""
+
+from __future__ import annotations
+
+from mosa.judges import (
+    harmbench,
+    jailbreakbench,
+    llama_guard,
+    mosa_scale,
+    pair,
+    refusal,
+    strongreject,
+    strongreject_finetuned,
+    truth,
+)
+from mosa.judges.base import Item, Judge, JudgeInfo, JudgeSetting
+from mosa.judges.calibrate import (
+    REFUSAL_ROWS,
+    Calibration,
+    JudgeQuality,
+    Labelled,
+    PairAgreement,
+    calibrate,
+    load_labelled,
+    testbed_rows,
+)
+from mosa.judges.clean import clean, is_incoherent
+from mosa.judges.refusal import is_refusal
+from mosa.types import UserError
+
+JUDGES: dict[str, JudgeInfo] = {
+    "refusal": refusal.INFO,
+    "strongreject": strongreject.INFO,
+    "mosa_scale": mosa_scale.INFO,
+    "jailbreakbench": jailbreakbench.INFO,
+    "pair": pair.INFO,
+    "harmbench": harmbench.INFO,
+    "strongreject_finetuned": strongreject_finetuned.INFO,
+    "llama_guard": llama_guard.INFO,
+    "truth": truth.INFO,
+}
+"""Every judge by name, the cheapest first and the testbed's own last."""
+
+
+def make_judge(name: str, setting: JudgeSetting | None = None) -> Judge:
+    """The judge of that name; UserError for an unknown name, or where what it needs is missing."""
+    if name not in JUDGES:
+        raise UserError(f"No judge is called {name}; there are {', '.join(JUDGES)}.")
+    return JUDGES[name].make(setting or JudgeSetting())
+
+
+__all__ = [
+    "JUDGES",
+    "REFUSAL_ROWS",
+    "Calibration",
+    "Item",
+    "Judge",
+    "JudgeInfo",
+    "JudgeQuality",
+    "JudgeSetting",
+    "Labelled",
+    "PairAgreement",
+    "calibrate",
+    "clean",
+    "is_incoherent",
+    "is_refusal",
+    "load_labelled",
+    "make_judge",
+    "testbed_rows",
+]

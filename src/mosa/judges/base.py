@@ -1,0 +1,82 @@
+"""What a judge is: behaviors and responses in, verdicts out.
+
+A judge sees the original behavior and the response, never the attack (design decision 6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from mosa.chat.base import ChatModel
+from mosa.types import Behavior, Verdict
+
+
+@dataclass(frozen=True)
+class Item:
+    """One response to be judged."""
+
+    behavior: Behavior
+    response: str
+    """Cleaned text: no special tokens, no residual masks."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores responses."""
+
+    @property
+    def id(self) -> str:
+        """Name, version, hash of its prompt and its model: verdicts of one id compare."""
+        ...
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        """A verdict for each item, in their order; one that cannot be read is unscored."""
+        ...
+
+
+@dataclass(frozen=True)
+class JudgeSetting:
+    """What a judge is built with; each takes what it needs and says plainly what is missing."""
+
+    chat: ChatModel | None = None
+    """The language model behind a prompted judge."""
+    checkpoint: str | None = None
+    """Folder or hub id of a classifier's weights; unset: the published one."""
+    template: str | None = None
+    """A prompt to be used instead of the judge's own."""
+    world: Any = None
+    """The testbed's world, where the behaviors are its."""
+    device: str | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class JudgeInfo:
+    """A line of the table of judges."""
+
+    name: str
+    summary: str
+    source: str
+    """arXiv id and section, or where the judge comes from."""
+    needs: Literal["nothing", "chat model", "weights", "testbed"]
+    threshold: str
+    """When a response counts as a success, in words."""
+    make: Callable[[JudgeSetting], Judge]
+
+
+def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:
+    """A judge's id: its name, version, what decides its verdicts, and the model behind it."""
+    return "/".join(part for part in (name, str(version), fingerprint, model) if part)
+
+
+def short_hash(text: str) -> str:
+    """The first 8 hex digits of a text's SHA-256, which tell prompts apart in ids."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def empty_verdict(response: str) -> Verdict | None:
+    """The verdict on a response of white space alone, a class of its own; None for any other."""
+    return None if response.strip() else Verdict(0.0, False, {"class": "empty"})

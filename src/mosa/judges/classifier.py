@@ -1,0 +1,157 @@
+"""Fine-tuned classifiers that answer with their next token: one forward pass per response.
+
+A classifier is only as good as the prompt that it was trained with, so a template is always given
+by the user and never guessed. If the likeliest next token is none of the words it was trained to
+say, the response is unscored: the template or the checkpoint is then probably another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mosa.chat.text import without_strings
+from mosa.chat.weights import CausalLM, load_causal_lm
+from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
+from mosa.judges.prompted import check_template, fill
+from mosa.types import UserError, Verdict
+
+MAX_RESPONSE_TOKENS = 512
+"""Longer responses are clipped, as both published classifiers do."""
+
+
+class NextTokenJudge:
+    """A judge that weighs the words which a classifier may say next.
+
+    `spellings` lists, for each word, the tokens that spell it; `verdict` makes a verdict of the
+    words' shares, which sum to 1. `origin` says where the published prompt stands, `aliases` what
+    its fields are called there.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: int,
+        published: str,
+        origin: str,
+        aliases: Mapping[str, str],
+        spellings: Mapping[str, Sequence[str]],
+        verdict: Callable[[Mapping[str, float]], Verdict],
+        setting: JudgeSetting,
+    ) -> None:
+        if setting.template is None:
+            raise UserError(
+                f"The judge {name} needs the prompt that its classifier was trained with; give it "
+                f"as the template, from {origin}."
+            )
+        check_template(name, setting.template, aliases)
+        self._name, self._version = name, version
+        self._checkpoint = setting.checkpoint or published
+        self._template, self._aliases = setting.template, aliases
+        self._spellings, self._make_verdict = spellings, verdict
+        self._device, self._batch_size = setting.device, setting.batch_size
+        self._model: CausalLM | None = None
+
+    @property
+    def id(self) -> str:
+        """Name, version, hash of the template, and the checkpoint."""
+        return judge_id(self._name, self._version, short_hash(self._template), self._checkpoint)
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        """A verdict for each item, in their order; the model is loaded on the first call."""
+        return await asyncio.to_thread(judge_in_batches, items, self._batch_size, self._ask)
+
+    def _ask(self, items: Sequence[Item]) -> list[Verdict]:
+        if self._model is None:
+            self._model = load_causal_lm(self._checkpoint, device=self._device)
+        model = self._model
+        words = self._word_ids(model)
+        clipped = [clip(model, item.response) for item in items]
+        prompts = [
+            fill(
+                self._template,
+                dataclasses.replace(item, response=response),
+                self._aliases,
+                lambda text: without_strings(text, model.special_tokens),
+            )
+            for item, (response, _) in zip(items, clipped, strict=True)
+        ]
+        probs_BV = next_token_probs(model, [prompt_ids(model, prompt) for prompt in prompts])
+        verdicts = []
+        for probs_V, (_, is_clipped) in zip(probs_BV, clipped, strict=True):
+            likeliest = int(probs_V.argmax())
+            said = model.tokenizer.convert_ids_to_tokens(likeliest)
+            if not any(likeliest in ids for ids in words.values()):
+                verdicts.append(
+                    Verdict.unscored(
+                        f"The classifier's next token is none of {', '.join(words)}; its template "
+                        "or checkpoint is probably not the published one.",
+                        said,
+                    )
+                )
+                continue
+            mass = {word: float(probs_V[ids].sum()) for word, ids in words.items()}
+            shares = {word: m / sum(mass.values()) for word, m in mass.items()}
+            verdict = self._make_verdict(shares)
+            native = {**verdict.native, "mass": sum(mass.values()), "clipped": is_clipped}
+            verdicts.append(dataclasses.replace(verdict, native=native, raw=said))
+        return verdicts
+
+    def _word_ids(self, model: CausalLM) -> dict[str, list[int]]:
+        vocabulary = model.tokenizer.get_vocab()
+        words = {
+            word: [vocabulary[token] for token in tokens if token in vocabulary]
+            for word, tokens in self._spellings.items()
+        }
+        for word, ids in words.items():
+            if not ids:
+                raise UserError(
+                    f'The tokenizer of {self._checkpoint} has no token for "{word}", so it is no '
+                    f"classifier for the judge {self._name}; give another checkpoint."
+                )
+        return words
+
+
+def judge_in_batches(
+    items: Sequence[Item], batch_size: int, ask: Callable[[Sequence[Item]], list[Verdict]]
+) -> list[Verdict]:
+    """The verdicts of `ask` on batches of items, in the items' order; empty ones are not asked."""
+    to_ask = [i for i, item in enumerate(items) if empty_verdict(item.response) is None]
+    asked: dict[int, Verdict] = {}
+    for start in range(0, len(to_ask), batch_size):
+        batch = to_ask[start : start + batch_size]
+        asked |= zip(batch, ask([items[i] for i in batch]), strict=True)
+    return [empty_verdict(item.response) or asked[i] for i, item in enumerate(items)]
+
+
+def clip(model: CausalLM, response: str) -> tuple[str, bool]:
+    """The first `MAX_RESPONSE_TOKENS` tokens of a response, and whether any were left out."""
+    ids = model.tokenizer(response, add_special_tokens=False).input_ids
+    if len(ids) <= MAX_RESPONSE_TOKENS:
+        return response, False
+    return model.tokenizer.decode(ids[:MAX_RESPONSE_TOKENS]), True
+
+
+def prompt_ids(model: CausalLM, prompt: str) -> list[int]:
+    """The tokens of a prompt, behind the token that begins a text where the model has one."""
+    begins = model.tokenizer.bos_token
+    has_begin = begins is not None and prompt.startswith(begins)
+    return model.tokenizer(prompt, add_special_tokens=not has_begin).input_ids
+
+
+def next_token_probs(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Tensor, "B V"]:
+    """The probability of each token to come next, on the CPU in float32."""
+    ids_BL, mask_BL = model.left_padded(prompts)
+    # Positions count from a prompt's own first token, so that padding changes nothing.
+    positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits_B1V = model.network(
+            input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, logits_to_keep=1
+        ).logits
+    return logits_B1V[:, -1].float().softmax(dim=-1).cpu()

@@ -1,0 +1,148 @@
+"""Near-duplicates: worked similarities, parity with every pair compared, the published files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mosa.data import Overlap, describe_overlap, load_behaviors, overlap
+from mosa.types import UserError
+
+BREAD, RYE, TEA = "How do I bake bread?", "how do I bake: RYE bread", "How do I make tea?"
+
+
+def test_worked_similarities():
+    """{how do i bake bread} and {how do i bake rye bread} share 5 of 6; with tea 3 of 7.
+
+    {how do i bake rye bread} and {how do i make tea} share 3 of 8, below 0.4.
+    """
+    assert overlap([BREAD], [RYE]) == [Overlap(0, 0, 5 / 6)]
+    assert overlap([BREAD, RYE], [TEA, BREAD], threshold=0.4) == [
+        Overlap(0, 0, 3 / 7),
+        Overlap(0, 1, 1.0),
+        Overlap(1, 1, 5 / 6),
+    ]
+
+
+def test_words_are_a_set():
+    """Order, repetition, case and punctuation do not count; letters of any script do."""
+    assert overlap(["bread, bread! Bake"], ["BAKE bread"]) == [Overlap(0, 0, 1.0)]
+    assert overlap(["Brot bäcker"], ["Brot backer"], threshold=0.5) == []
+    assert overlap(["Как испечь хлеб"], ["как испечь хлеб?"], 1.0) == [Overlap(0, 0, 1.0)]
+
+
+def test_the_threshold_itself_counts():
+    """7 words of which the other text has all, and 3 more: 7 / 10."""
+    seven, ten = "a b c d e f g", "a b c d e f g h i j"
+    assert overlap([seven], [ten], 0.7) == overlap([ten], [seven], 0.7) == [Overlap(0, 0, 0.7)]
+    assert overlap([seven], [ten], 0.71) == []
+
+
+def test_without_words():
+    assert overlap(["?!", "", BREAD], ["", "?!"]) == []
+    assert overlap([], [BREAD]) == overlap([BREAD], []) == []
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01])
+def test_threshold_out_of_range(threshold):
+    with pytest.raises(UserError, match="choose one above 0 and at most 1"):
+        overlap([BREAD], [BREAD], threshold)
+
+
+TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=10).map(" ".join), max_size=8)
+
+
+@given(TEXTS, TEXTS, st.sampled_from([0.1, 0.3, 0.5, 0.6, 2 / 3, 0.7, 0.9, 1.0]))
+def test_every_pair_is_found(train, evaluation, threshold):
+    """The index finds what comparing all pairs finds."""
+    expected = []
+    for i, left in enumerate(train):
+        for j, right in enumerate(evaluation):
+            a, b = set(left.split()), set(right.split())
+            if a and b and len(a & b) / len(a | b) >= threshold:
+                expected.append(Overlap(i, j, len(a & b) / len(a | b)))
+    assert overlap(train, evaluation, threshold) == expected
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_describe(tmp_path):
+    """Training rows 0 and 2 are behavior 1; 0 and 2 are to be dropped, one of two is affected."""
+    train, evaluation = tmp_path / "train.txt", tmp_path / "eval.csv"
+    train.write_text(f"{BREAD}\nName a colour\n{RYE}\n", encoding="utf-8")
+    evaluation.write_text(f"goal\nDraw a map\n{BREAD}\n", encoding="utf-8")
+    report = describe_overlap(train, str(evaluation))
+    assert report.pairs == (Overlap(0, 1, 1.0), Overlap(2, 1, 5 / 6))
+    assert (report.train_file, report.num_train, report.num_eval) == ("train.txt", 3, 2)
+    assert report.train_indices == (0, 2) and report.eval_indices == (1,)
+    assert report.evaluation == load_behaviors(str(evaluation)) and report.threshold == 0.7
+    assert describe_overlap(train, str(evaluation), threshold=0.9).train_indices == (0,)
+
+
+def test_dialogues_and_contexts(tmp_path):
+    """The last turn is compared; a behavior counts with its context and without it, once each."""
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": BREAD},
+    ]
+    rows = [{"messages": turns}, {"prompt": f"Rye and water alone.\n\n---\n\n{BREAD}"}]
+    train, evaluation = tmp_path / "train.json", tmp_path / "eval.json"
+    train.write_text(json.dumps(rows), encoding="utf-8")
+    evaluation.write_text(json.dumps([{"text": BREAD, "context": "Rye and water alone."}]))
+    # Without its context the behavior has 5 of the 9 words of the second row: not enough.
+    assert overlap([BREAD], [rows[1]["prompt"]]) == []
+    report = describe_overlap(train, str(evaluation))
+    assert report.pairs == (Overlap(0, 0, 1.0), Overlap(1, 0, 1.0))
+    # At 0.5 both readings of the behavior reach the threshold; the pair is listed once.
+    assert describe_overlap(train, str(evaluation), threshold=0.5).pairs == report.pairs
+
+
+# --- the published files --------------------------------------------------------------------------
+
+needs_files = pytest.mark.skipif(
+    "MOSA_DATA" not in os.environ,
+    reason="MOSA_DATA names no folder with the published files, which mosa does not ship",
+)
+
+
+def in_data_folder(pattern: str) -> Path:
+    return next(Path(os.environ["MOSA_DATA"]).rglob(pattern))
+
+
+@needs_files
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("harmfulqa.json", {}),
+        ("dangerousqa.json", {"strongreject": (11, 11)}),
+        ("question_list.csv", {"strongreject": (4, 4)}),
+        (
+            "harmful_behaviors.csv",
+            {"strongreject": (26, 26), "jailbreakbench": (24, 17), "harmbench": (1, 1)},
+        ),
+    ],
+)
+def test_published_overlaps(train, expected):
+    """Rows of the file, and behaviors of each set, with a near-duplicate: docs/behaviors.md."""
+    path = in_data_folder(train)
+    for name in ("advbench", "harmbench", "harmbench:copyright", "jailbreakbench", "strongreject"):
+        if train == "harmful_behaviors.csv" and name == "advbench":
+            continue
+        report = describe_overlap(path, name)
+        found = len(report.train_indices), len(report.eval_indices)
+        assert found == expected.get(name, (0, 0)), name
+
+
+@needs_files
+def test_advbench_repeats_itself():
+    """99 of 520 rows have an earlier near-duplicate at 0.6."""
+    texts = [b.text for b in load_behaviors("advbench").items]
+    pairs = overlap(texts, texts, 0.6)
+    assert len({p.eval_index for p in pairs if p.train_index < p.eval_index}) == 99
