@@ -39,16 +39,17 @@ async def run(
     ids = target.encode(behavior.answer)[: target.length]
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
-    queries = [
-        Query(
+    queries = []
+    for time in config.times:
+        step = max(round(time * steps / config.of_steps), 1) - 1
+        query = Query(
             behavior.request,
-            edit=Edit(max(round(time * steps / config.of_steps), 1) - 1, ids, keep_committed=True),
+            edit=Edit(step, ids, keep_committed=True),
             decoder={"remasking": config.remasking},
         )
-        for time in config.times
-    ]
-    for time, response in zip(config.times, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=f"t={time}/{config.of_steps}")
+        queries.append((f"t={time}/{config.of_steps}", query))
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 ATTACK = Attack(

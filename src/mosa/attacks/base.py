@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -199,20 +199,36 @@ class Target:
 
     async def ask(self, query: Query) -> Response:
         """The target's answer to one query."""
-        unknown = set(query.decoder) - {f.name for f in dataclasses.fields(DecoderConfig)}
-        assert not unknown, f"the decoder has no setting {unknown}"
-        decoder = dataclasses.replace(self.decoder, **query.decoder)
-        response = await self._backend.respond(query, decoder)
+        (response,) = await self.ask_all([query])
+        return response
+
+    async def ask_all(self, queries: Sequence[Query]) -> list[Response]:
+        """The answers to several queries, which may share a batch."""
+        responses = await asyncio.gather(*map(self._respond, queries))
+        for response in responses:
+            self._pay(response)
+        return list(responses)
+
+    async def tries(self, queries: Iterable[tuple[str, Query]]) -> AsyncIterator[Attempt]:
+        """One attempt for each (variant, query); all may share a batch, and each is paid for as it
+        comes, so that its budget is that of the tries up to it."""
+        variants, asked = zip(*queries, strict=True)
+        responses = await asyncio.gather(*map(self._respond, asked))
+        for variant, response in zip(variants, responses, strict=True):
+            self._pay(response)
+            yield self.attempt([response], variant=variant)
+
+    async def _respond(self, query: Query) -> Response:
+        return await self._backend.respond(
+            query, dataclasses.replace(self.decoder, **query.decoder)
+        )
+
+    def _pay(self, response: Response) -> None:
         self.budget += Budget(
             target_queries=1,
             target_tokens=len(response.token_ids),
             forward_passes=response.num_forward_passes,
         )
-        return response
-
-    async def ask_all(self, queries: Sequence[Query]) -> list[Response]:
-        """The answers to several queries, which may share a batch."""
-        return list(await asyncio.gather(*(self.ask(query) for query in queries)))
 
     async def compute(
         self, name: str, state: Mapping[str, Any], work: Callable[[DiffusionLM], dict[str, Any]]

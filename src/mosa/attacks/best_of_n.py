@@ -42,19 +42,15 @@ async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> Asyn
     change = perturb_characters if target.wording.perturbs == "characters" else swap_words
     for first in range(0, config.num_tries, TRIES_AT_ONCE):
         tries = range(first, min(first + TRIES_AT_ONCE, config.num_tries))
-        queries = [
-            Query(
-                change(behavior.request, config.sigma, target.rng),
-                decoder={
-                    "temperature": config.temperature,
-                    # The sampler's noise follows from seed and prompt, so tries need own seeds.
-                    "seed": target.seed * config.num_tries + number,
-                },
-            )
-            for number in tries
-        ]
-        for response in await target.ask_all(queries):
-            yield target.attempt([response])
+        queries = []
+        for number in tries:
+            # The sampler's noise follows from seed and prompt, so tries need seeds of their own.
+            seed = target.seed * config.num_tries + number
+            changed = change(behavior.request, config.sigma, target.rng)
+            decoder = {"temperature": config.temperature, "seed": seed}
+            queries.append(("", Query(changed, decoder=decoder)))
+        async for attempt in target.tries(queries):
+            yield attempt
 
 
 def perturb_characters(text: str, sigma: float, rng: random.Random) -> str:

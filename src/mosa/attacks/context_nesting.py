@@ -35,9 +35,9 @@ async def run(
         if kind not in nestings:
             raise UserError(f"there is no document {kind}; choose from {', '.join(nestings)}")
     decoder = {} if config.steps is None else {"steps": config.steps}
-    queries = [Query(nestings[kind](behavior), decoder=decoder) for kind in kinds]
-    for kind, response in zip(kinds, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=kind)
+    queries = [(kind, Query(nestings[kind](behavior), decoder=decoder)) for kind in kinds]
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 ATTACK = Attack(

@@ -38,10 +38,11 @@ async def run(
 ) -> AsyncIterator[Attempt]:
     """Ask once for each order."""
     queries = [
-        Query(behavior.request, decoder=decoder_of(order, target)) for order in config.orders
+        (order, Query(behavior.request, decoder=decoder_of(order, target)))
+        for order in config.orders
     ]
-    for order, response in zip(config.orders, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=order)
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 def decoder_of(order: str, target: Target) -> dict[str, Any]:

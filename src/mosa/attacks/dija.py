@@ -75,7 +75,7 @@ async def in_prompt(
         decoder={"temperature": config.temperature},
     )
     response = await target.ask(query)
-    text, full_text = _reply(behavior, target, response)
+    text, full_text = reply_of(behavior, target, response)
     yield target.attempt([response], text=text, full_text=full_text, details={"template": template})
 
 
@@ -125,7 +125,7 @@ def expanded_ids(target: Target, template: str) -> list[int]:
     return ids + list(target.encode(template[end:]))
 
 
-def _reply(behavior: Behavior, target: Target, response: Response) -> tuple[str, str]:
+def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[str, str]:
     """What the target wrote: the filled template up to an end token and the response behind it."""
     if response.filled_prompt_ids is None:  # hygiene: no mask got through
         return response.text, response.full_text

@@ -28,9 +28,9 @@ async def run(
     behavior: Behavior, target: Target, config: EndTokensConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each way."""
-    queries = [Query(behavior.request, decoder={"end_tokens": way}) for way in config.ways]
-    for way, response in zip(config.ways, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=way)
+    queries = [(way, Query(behavior.request, decoder={"end_tokens": way})) for way in config.ways]
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 ATTACK = Attack(

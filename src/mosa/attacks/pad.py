@@ -36,9 +36,9 @@ async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIte
             target.pin(position, target.encode(text))
             for position, text in zip(positions, texts, strict=True)
         ]
-        queries.append(Query(behavior.request, pinned=tuple(runs)))
-    for number, response in zip(config.num_anchors, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=f"{number} anchors")
+        queries.append((f"{number} anchors", Query(behavior.request, pinned=tuple(runs))))
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 def anchor_positions(number: int, length: int) -> list[int]:

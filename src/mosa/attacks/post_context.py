@@ -37,9 +37,9 @@ async def run(
     for kind in kinds:
         ids = target.encode(texts[kind])
         pinned = (target.pin(target.length - len(ids) + 1, ids),)
-        queries.append(Query(behavior.request, pinned=pinned))
-    for kind, response in zip(kinds, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=kind)
+        queries.append((kind, Query(behavior.request, pinned=pinned)))
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 ATTACK = Attack(

@@ -32,11 +32,11 @@ async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> Asyn
         phrase = f"{phrase} {target.wording.anchors[0]}"
     ids = target.encode(phrase)
     queries = [
-        Query(behavior.request, pinned=(target.pin(position, ids),))
+        (f"position {position}", Query(behavior.request, pinned=(target.pin(position, ids),)))
         for position in config.positions
     ]
-    for position, response in zip(config.positions, await target.ask_all(queries), strict=True):
-        yield target.attempt([response], variant=f"position {position}")
+    async for attempt in target.tries(queries):
+        yield attempt
 
 
 ATTACK = Attack(

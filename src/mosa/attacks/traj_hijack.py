@@ -45,9 +45,8 @@ async def run(
         "remask only": Query(behavior.request, edit=Edit(step, ())),
         "prefix only": Query(behavior.request, pinned=(target.pin(1, prefix),)),
     }
-    responses = await target.ask_all([queries[way] for way in config.ways])
-    for way, response in zip(config.ways, responses, strict=True):
-        yield target.attempt([response], variant=way)
+    async for attempt in target.tries((way, queries[way]) for way in config.ways):
+        yield attempt
 
 
 ATTACK = Attack(

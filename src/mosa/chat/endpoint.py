@@ -67,7 +67,13 @@ class EndpointChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The endpoint's answer; raises ChatError where none comes, retries included."""
-        import openai
+        try:
+            import openai
+        except ModuleNotFoundError:
+            raise UserError(
+                "Chat endpoints are asked through the openai package; install it with `pip install "
+                "openai`, or use a local model."
+            ) from None
 
         client, limit = self._of_this_loop()
         async with limit:
@@ -86,6 +92,8 @@ class EndpointChat:
                 ) from None
             except openai.APIStatusError as error:
                 raise ChatError(self._status_message(error.status_code, error.body)) from None
+            except openai.OpenAIError as error:
+                raise ChatError(f"{self.name} failed ({type(error).__name__}).") from None
         return self._reply(raw.text)
 
     def _of_this_loop(self) -> tuple[Any, asyncio.Semaphore]:
@@ -153,15 +161,16 @@ class EndpointChat:
 
 
 def _host(base_url: str) -> str:
-    parts = urlsplit(base_url)
     try:
+        parts = urlsplit(base_url)
         port = parts.port
     except ValueError:
         raise UserError(
-            f"The port in the address at {parts.hostname} is not a number from 0 to 65535; "
-            "correct it."
+            "The address of a chat endpoint is malformed (its port must be a number from 0 to "
+            "65535, an IPv6 host stand in brackets); correct it."
         ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    has_space = any(map(str.isspace, base_url))
+    if parts.scheme not in ("http", "https") or not parts.hostname or has_space:
         raise UserError(
             "The address of a chat endpoint must begin with http:// or https:// and a host, for "
             "example http://localhost:8000/v1."

@@ -124,7 +124,7 @@ class LocalChat:
             except TemplateError as again:
                 return ChatError(f"The chat template of {self._checkpoint} fails: {again}.")
         ids = model.tokenizer(text, add_special_tokens=False).input_ids
-        room = getattr(model.network.config, "max_position_embeddings", None)
+        room = model.max_length
         if room is not None and len(ids) >= room:
             return ChatError(f"The prompt has {len(ids)} tokens, {self._checkpoint} takes {room}.")
         return ids
@@ -141,7 +141,12 @@ def _rendered(model: CausalLM, turns: Sequence[Message]) -> str:
 def _generate(
     model: CausalLM, prompts: Sequence[list[int]], requests: Sequence[ChatRequest]
 ) -> list[ChatReply]:
-    """Answers to prompts of one batch, each cut at its own `max_tokens`."""
+    """Answers to prompts of one batch, each cut at its own `max_tokens` or the model's room."""
+    room = model.max_length
+    limits = [
+        request.max_tokens if room is None else min(request.max_tokens, room - len(prompt))
+        for prompt, request in zip(prompts, requests, strict=True)
+    ]
     ids_BL, mask_BL = model.left_padded(prompts)
     end_ids = _end_ids(model)
     with torch.inference_mode():
@@ -151,7 +156,7 @@ def _generate(
             logits_processor=LogitsProcessorList([_Draws(requests)]),
             # Written out, since a checkpoint's own settings may ask for sampling or penalties.
             generation_config=GenerationConfig(
-                max_new_tokens=max(request.max_tokens for request in requests),
+                max_new_tokens=max(limits),
                 do_sample=False,
                 temperature=1.0,
                 top_p=1.0,
@@ -162,8 +167,8 @@ def _generate(
             ),
         )
     replies = []
-    for prompt, request, row in zip(prompts, requests, out_BL.tolist(), strict=True):
-        written = row[ids_BL.shape[1] :][: request.max_tokens]
+    for prompt, limit, row in zip(prompts, limits, out_BL.tolist(), strict=True):
+        written = row[ids_BL.shape[1] :][:limit]
         length = next((i for i, token in enumerate(written) if token in end_ids), len(written))
         text = model.tokenizer.decode(written[:length], skip_special_tokens=True)
         is_cut = length == len(written)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -44,6 +46,11 @@ class CausalLM:
         """The token to pad with; any will do, for padding is masked."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(token_id for token_id in ids if token_id is not None)
+
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens a prompt and its answer may have, where the config says so."""
+        return getattr(self.network.config, "max_position_embeddings", None)
 
     def left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of prompts, both [B, L], padding on the left."""
@@ -84,7 +91,10 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     )
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
-        network = PeftModel.from_pretrained(network, str(adapter), torch_device="cpu")
+        with warnings.catch_warnings():
+            # PEFT asks the network for an attribute by its old name; no user can mend it.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
+            network = _with_adapter(network, adapter)
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return CausalLM(network.eval(), tokenizer)
 
@@ -127,6 +137,17 @@ def _base_of(adapter: Path) -> str:
             "its adapter_config.json."
         )
     return base
+
+
+def _with_adapter(network: Any, adapter: Path) -> Any:
+    try:
+        return PeftModel.from_pretrained(network, str(adapter), torch_device="cpu")
+    # What PEFT raises for layers that the network lacks, for other shapes, and for a broken file.
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The adapter {adapter} does not fit its base ({str(error).splitlines()[0]}); give the "
+            "adapter that belongs to it."
+        ) from error
 
 
 def _tokenizer(folder: Path, adapter: Path | None) -> Any:

@@ -14,7 +14,9 @@ import dataclasses
 import functools
 import gc
 import hashlib
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,8 +82,10 @@ class Progress:
     """Tasks of all models that are done or have failed."""
     num_tasks: int
     tally: Tally
-    seconds_left: float | None
-    """At the pace of each attack so far; None before an attack that is left has a pace."""
+    seconds_left: float
+    """For this model, at the pace of each attack so far."""
+    is_at_least: bool
+    """Whether attacks without a pace yet are left, which `seconds_left` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,13 @@ def run_campaign(
 ) -> Store:
     """Plan and generate into the run folder `out`; returns its records, open.
 
-    `decoder` unset is 128 tokens in 128 steps, or the testbed's own. `chats` are the chat models by
+    `decoder` unset is `default_decoder`. `chats` are the chat models by
     role; on the testbed its scripted attacker plays those that are not given. Raises UserError for
     whatever cannot be run as it is asked for, before anything is generated.
     """
     behaviors, world = behaviors_of(config)
     wording = ENGLISH if world is None else testbed_wording(world)
-    if decoder is None:
-        decoder = DecoderConfig() if world is None else TESTBED_DECODER
+    decoder = decoder or default_decoder(world)
     chats = dict(chats or {})
     if world is not None:
         for role in ("attacker", "judge", "translator"):
@@ -164,6 +167,12 @@ def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
         return testbed_behaviors(world, limit=config.limit), world
     loaded = load_behaviors(config.behaviors, data_dir=config.data_dir, limit=config.limit)
     return loaded, None
+
+
+def default_decoder(world: World | None) -> DecoderConfig:
+    """How responses are decoded where nothing is said: the testbed's own way, or 128 tokens in 128
+    steps."""
+    return DecoderConfig() if world is None else TESTBED_DECODER
 
 
 def choose_attacks(
@@ -298,7 +307,18 @@ def _run_model(
     if model.tokenizer is None:
         raise UserError(f"{config.model} has no tokenizer.json, so it cannot read a request")
     weights = content_hash(model)
-    store.add_model(name, {"source": config.model, "adapter": adapter, "weights": weights})
+    # Judges read texts without what steers the model, however it is spelled.
+    specials = [str(token) for token in model.tokenizer.all_special_tokens]
+    specials.append(str(model.tokenizer.convert_ids_to_tokens(model.mask_token_id)))
+    store.add_model(
+        name,
+        {
+            "source": config.model,
+            "adapter": adapter,
+            "weights": weights,
+            "special_tokens": sorted(set(specials)),
+        },
+    )
     plans = [
         _plan(name, weights, attack, preset, settings, seed, behavior, decoder, wording, chats)
         for attack, preset, settings in chosen
@@ -319,23 +339,27 @@ def _run_model(
     )
     tallies[name] = engine.tally
     left = {plan.task.key: plan.attack.name for plan in todo}
-    finished: dict[str, int] = {}
+    finished: Counter[str] = Counter()
     before = len(tallies) * len(plans) - len(todo)
 
     def _progress(tally: Tally) -> Progress:
-        seconds: float | None = 0.0
-        for attack in set(left.values()):
-            if not finished.get(attack):
-                seconds = None
-                break
-            pace = tally.seconds_by_attack.get(attack, 0.0) / finished[attack]
-            assert seconds is not None
-            seconds += pace * sum(a == attack for a in left.values())
-        return Progress(name, before + len(todo) - len(left), others, tally, seconds)
+        num_left = Counter(left.values())
+        paces = {
+            attack: tally.seconds_by_attack.get(attack, 0.0) / count
+            for attack, count in finished.items()
+        }
+        return Progress(
+            model=name,
+            num_done=before + len(todo) - len(left),
+            num_tasks=others,
+            tally=tally,
+            seconds_left=math.fsum(paces.get(a, 0.0) * n for a, n in num_left.items()),
+            is_at_least=bool(num_left.keys() - paces.keys()),
+        )
 
     def end(plan: _Plan) -> None:
         left.pop(plan.task.key, None)
-        finished[plan.attack.name] = finished.get(plan.attack.name, 0) + 1
+        finished[plan.attack.name] += 1
 
     jobs = [
         Job(

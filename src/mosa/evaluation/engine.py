@@ -1,13 +1,13 @@
 """Runs many attacks at once, and answers their queries in full batches.
 
 Every task (one attack on one behavior) is a coroutine that runs until it waits for an answer. When
-none can go on by itself, the engine looks at what they wait for and does one thing:
+none can go on by itself, the engine does the first of these that it can:
 
-    1. a full batch of queries that are decoded alike, if there is one
-    2. else more tasks are started, if there are any left
-    3. else one search with gradients
-    4. else it waits for a chat model, if one has been asked, for a bounded time
-    5. else the largest batch that there is
+    1. start more tasks, up to a bound
+    2. a full batch of queries that are decoded alike
+    3. one search with gradients
+    4. wait for a chat model that has been asked, for a bounded time
+    5. the largest batch that there is
 
 What was answered is recorded in one commit before the tasks hear of it. The model works in a single
 thread of its own, so that chat models are heard meanwhile.
@@ -42,7 +42,8 @@ from mosa.types import (
 )
 
 BATCHES_OPEN = 16
-"""Tasks that are open at once, in batches: enough to fill batches of several kinds."""
+"""Tasks that are open at once, in batches: enough to fill batches of several kinds, few enough to
+hold in memory."""
 TURNS_TO_SETTLE = 32
 """Turns of the event loop without a new query after which no task can go on by itself. Waking a
 task through `gather` takes about four."""
@@ -132,9 +133,6 @@ class Tally:
 
     num_batches: int = 0
     num_rows: int = 0
-    num_open_batches: int = 0
-    """Batches that ran while tasks were left to be started: the ones that should be full."""
-    num_open_rows: int = 0
     num_recorded: int = 0
     """Answers that were found in the records."""
     model_seconds: float = 0.0
@@ -213,11 +211,12 @@ class Engine:
                 if self.store.num_open_writes > OPEN_WRITES:
                     self.store.commit()
                 self.on_change(self.tally)
-                batch = self._take(full=True)
-                if batch is None and waiting and len(tasks) < BATCHES_OPEN * self.batch_size:
-                    for _ in range(min(self.batch_size, len(waiting))):
+                num_open = BATCHES_OPEN * self.batch_size - len(tasks)
+                if waiting and num_open > 0:
+                    for _ in range(min(num_open, len(waiting))):
                         tasks.add(loop.create_task(self._run_job(waiting.popleft())))
                     continue
+                batch = self._take(full=True)
                 if batch is None and self._work:
                     await self._do_work(loop, worker, self._work.popleft())
                     continue
@@ -229,7 +228,7 @@ class Engine:
                         continue
                 batch = batch or self._take(full=False)
                 if batch is not None:
-                    await self._do_batch(loop, worker, *batch, is_open=bool(waiting))
+                    await self._do_batch(loop, worker, *batch)
                 elif not tasks:
                     return
         finally:
@@ -282,8 +281,6 @@ class Engine:
         worker: ThreadPoolExecutor,
         decoder: DecoderConfig,
         batch: list[_Pending],
-        *,
-        is_open: bool,
     ) -> None:
         begin = time.perf_counter()
         rows = [pending.row for pending in batch]
@@ -298,8 +295,6 @@ class Engine:
         tally = self.tally
         tally.num_batches += 1
         tally.num_rows += len(batch)
-        tally.num_open_batches += is_open
-        tally.num_open_rows += len(batch) * is_open
         tally.model_seconds += seconds
 
     async def _do_work(

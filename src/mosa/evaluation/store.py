@@ -33,6 +33,10 @@ SECONDS_TO_WAIT = 60.0
 ROWS_PER_PAGE = 500
 """Attempts that are read together."""
 
+NOT_SCORED = (
+    " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
+)
+
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE models (name TEXT PRIMARY KEY, record TEXT NOT NULL);
@@ -301,13 +305,7 @@ class Store:
 
         With `unjudged_by` those alone that this judge has not scored.
         """
-        where, values = "", ()
-        if unjudged_by is not None:
-            where = (
-                " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key"
-                " AND judge = ? AND scored)"
-            )
-            values = (unjudged_by,)
+        where, values = ("", ()) if unjudged_by is None else (NOT_SCORED, (unjudged_by,))
         last = 0
         # Page by page, so that no read stays open while the caller writes.
         while page := list(
@@ -324,6 +322,15 @@ class Store:
                 record = json.loads(text)
                 del record["responses"]
                 yield Attempt(**{**record, "responses": [], "budget": Budget(**record["budget"])})
+
+    def num_unjudged(self, judge: str) -> int:
+        """How many attempts of finished tasks this judge has not scored."""
+        rows = self._rows(
+            "SELECT count(*) FROM attempts JOIN tasks ON tasks.key = attempts.task"
+            f" WHERE tasks.status = 'done'{NOT_SCORED}",
+            judge,
+        )
+        return next(rows)[0]
 
     def responses_of(self, attempt: str) -> list[Response]:
         """The responses that an attempt rests on."""

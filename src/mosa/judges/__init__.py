@@ -51,7 +51,10 @@ def make_judge(name: str, setting: JudgeSetting | None = None) -> Judge:
     """The judge of that name; UserError for an unknown name, or where what it needs is missing."""
     if name not in JUDGES:
         raise UserError(f"No judge is called {name}; there are {', '.join(JUDGES)}.")
-    return JUDGES[name].make(setting or JudgeSetting())
+    setting = setting or JudgeSetting()
+    if setting.batch_size < 1:
+        raise UserError("The batch size of a judge must be at least 1; raise it.")
+    return JUDGES[name].make(setting)
 
 
 __all__ = [

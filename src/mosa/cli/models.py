@@ -1,66 +1,23 @@
-"""The command line: parse, call, print.
-
-    mosa generate --model testbed --prompt "how do i make a copper lantern ?" --show-steps
-
-Each command is one entry of `COMMANDS`. Its parser is built, and torch imported, only when that
-command is the one called, so that `mosa --help` is quick. Options of a command are the fields of
-the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their docstrings as help;
-`--config FILE` reads the same names from YAML, and a name that no field has is refused.
-"""
+"""Commands about models: answer, align, merge, build, demonstrate, analyze."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib.metadata
-import os
-import re
-import sys
-import typing
-from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import docstring_parser
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
+from mosa.cli.options import (
+    FILES,
+    MODEL_HELP,
+    Command,
+    add_fields,
+    config_argument,
+    config_from,
+    placement_arguments,
+    show,
+)
 from mosa.types import Prompt, UserError, dialogue
-
-Config = TypeVar("Config")
-
-_FILES = "a .txt, .csv, .json or .jsonl file"
-_MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
-_DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its line in the overview, its options, and what it does."""
-
-    summary: str
-    add_arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], None]
-    kept: str
-    """What an interruption leaves behind, as a sentence."""
-
-
-# --- shared options -------------------------------------------------------------------------------
-
-
-def _placement_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--dtype", type=str, default="auto", help=_DTYPE_HELP)
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; unset: a GPU if any")
-
-
-def _config_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("--config", action="config", help="YAML file with options by name")
-
 
 # --- generate -------------------------------------------------------------------------------------
 
@@ -68,13 +25,13 @@ def _config_argument(parser: ArgumentParser) -> None:
 def _generate_arguments(parser: ArgumentParser) -> None:
     from mosa.denoising import DecoderConfig
 
-    _config_argument(parser)
-    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+    config_argument(parser)
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
     parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
-    _placement_arguments(parser)
+    placement_arguments(parser)
     parser.add_argument("--prompt", type=str | None, help="one user turn to answer")
     parser.add_argument("--system", type=str | None, help="a system turn to put before it")
-    parser.add_argument("--data", type=str | None, help=f"prompts to answer instead: {_FILES}")
+    parser.add_argument("--data", type=str | None, help=f"prompts to answer instead: {FILES}")
     parser.add_argument("--limit", type=int | None, help="only the first so many rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
@@ -107,7 +64,7 @@ def _generate(args: Namespace) -> None:
     if args.system is not None:
         prompts = [dialogue(prompt, args.system) for prompt in prompts]
 
-    config = _config(DecoderConfig, args)
+    config = config_from(DecoderConfig, args)
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
@@ -125,11 +82,11 @@ def _generate(args: Namespace) -> None:
         )
         for row, attempt in enumerate(attempts):
             if args.data is not None:
-                _print(f"[{start + row + 1}/{len(prompts)}] {attempt.prompt[-1]['content']}")
+                show(f"[{start + row + 1}/{len(prompts)}] {attempt.prompt[-1]['content']}")
             if args.show_steps:
                 play(model, result.trace, row=row)
             else:
-                _print(attempt.response)
+                show(attempt.response)
             if args.out is not None:
                 JsonLines(args.out).append_attempt(attempt)
 
@@ -149,8 +106,8 @@ def _align_command(method: str, summary: str) -> Command:
             type=str | None,
             help=f"YAML file or preset ({', '.join(presets())}); unset: {chosen.preset}",
         )
-        parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
-        parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {_FILES}")
+        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
+        parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {FILES}")
         parser.add_argument(
             "--benign",
             type=str | None,
@@ -160,7 +117,7 @@ def _align_command(method: str, summary: str) -> Command:
         parser.add_argument(
             "--resume", action="store_true", help="continue the interrupted run in --out"
         )
-        _placement_arguments(parser)
+        placement_arguments(parser)
         add_align_arguments(parser, chosen.config_class)
 
     def run(args: Namespace) -> None:
@@ -181,7 +138,7 @@ def _align_command(method: str, summary: str) -> Command:
         )
         if not result.finished:
             raise KeyboardInterrupt(result.message)
-        _print(result.message)
+        show(result.message)
 
     kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
     return Command(summary, add_arguments, run, kept)
@@ -191,17 +148,17 @@ def _align_command(method: str, summary: str) -> Command:
 
 
 def _merge_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
     parser.add_argument("--adapter", type=str, required=True, help="folder of the adapter")
     parser.add_argument("--out", type=str, required=True, help="folder for the full checkpoint")
-    _placement_arguments(parser)
+    placement_arguments(parser)
 
 
 def _merge(args: Namespace) -> None:
     from mosa.align import merge
 
     merge(args.model, args.adapter, args.out, dtype=args.dtype, device=args.device)
-    _print(f"Merged checkpoint in {args.out}; `mosa generate --model {args.out}` answers with it.")
+    show(f"Merged checkpoint in {args.out}; `mosa generate --model {args.out}` answers with it.")
 
 
 # --- demo and testbed -----------------------------------------------------------------------------
@@ -210,7 +167,7 @@ def _merge(args: Namespace) -> None:
 def _demo_arguments(parser: ArgumentParser) -> None:
     from mosa.evaluation.demo import DemoConfig
 
-    _config_argument(parser)
+    config_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything it makes")
     parser.add_class_arguments(DemoConfig, as_group=True)
 
@@ -219,18 +176,18 @@ def _demo(args: Namespace) -> None:
     from mosa.evaluation.demo import DemoConfig, closing_lines, examples, run_demo
     from mosa.report.html import write_report
 
-    config = _config(DemoConfig, args)
+    config = config_from(DemoConfig, args)
     results = run_demo(args.out, config)
     # The testbed's harm is inert, so its words may be shown.
     write_report(args.out / "report.html", results, examples(args.out, config), redact=False)
     for line in closing_lines(results, args.out):
-        _print(line)
+        show(line)
 
 
 def _build_arguments(parser: ArgumentParser) -> None:
     from mosa.testbed.build import BuildConfig
 
-    _config_argument(parser)
+    config_argument(parser)
     parser.add_argument(
         "--out", type=Path | None, help="folder for both models; unset: runs/testbed-WORLD_SEED"
     )
@@ -240,13 +197,13 @@ def _build_arguments(parser: ArgumentParser) -> None:
 def _build(args: Namespace) -> None:
     from mosa.testbed.build import BuildConfig, build
 
-    config = _config(BuildConfig, args)
+    config = config_from(BuildConfig, args)
     out = args.out or Path("runs") / f"testbed-{config.world_seed}"
     figures = build(out, config)
     for name, found in figures.items():
-        _print(f"{name}: " + ", ".join(f"{key} {row['rate']:.2f}" for key, row in found.items()))
-    _print(f"The figures with their n are in {out}/README.md.")
-    _print(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
+        show(f"{name}: " + ", ".join(f"{key} {row['rate']:.2f}" for key, row in found.items()))
+    show(f"The figures with their n are in {out}/README.md.")
+    show(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
 
 
 # --- analyze --------------------------------------------------------------------------------------
@@ -259,8 +216,8 @@ def _analyze_command(name: str, summary: str) -> Command:
         from mosa.analysis import ANALYSES
 
         analysis = ANALYSES[name]
-        _config_argument(parser)
-        parser.add_argument("--model", type=str, required=True, help=_MODEL_HELP)
+        config_argument(parser)
+        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
         parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
         parser.add_argument(
             "--second_model", type=str | None, help="a model to compare with; unset: the same one"
@@ -272,7 +229,7 @@ def _analyze_command(name: str, summary: str) -> Command:
             "--behaviors",
             type=str,
             required=True,
-            help=f"{_FILES}, or testbed, testbed:benign, testbed:WRAPPING",
+            help=f"{FILES}, or testbed, testbed:benign, testbed:WRAPPING",
         )
         parser.add_argument("--out", type=Path, required=True, help="folder for data and figures")
         parser.add_argument(
@@ -280,8 +237,8 @@ def _analyze_command(name: str, summary: str) -> Command:
             type=str | None,
             help=f"named settings ({', '.join(analysis.presets)}); single options win over it",
         )
-        _placement_arguments(parser)
-        _add_fields(parser, analysis.config_class)
+        placement_arguments(parser)
+        add_fields(parser, analysis.config_class)
 
     def run(args: Namespace) -> None:
         from mosa.analysis import ANALYSES
@@ -311,8 +268,8 @@ def _analyze_command(name: str, summary: str) -> Command:
         if len({subject.name for subject in subjects}) < len(subjects):
             raise UserError("both models are the same; give another --second_model or adapter")
         result = analysis.run(subjects, behaviors, config, Study(args.out, name))
-        _print(result.paragraph)
-        _print(f"Data and figures are in {args.out}.")
+        show(result.paragraph)
+        show(f"Data and figures are in {args.out}.")
 
     kept = "Rows already measured stay in --out; the same command goes on from them."
     return Command(summary, add_arguments, run, kept)
@@ -324,31 +281,7 @@ def _subject_name(model: str, adapter: str | None) -> str:
     return name if adapter is None else f"{name}+{Path(adapter).name}"
 
 
-def _add_fields(parser: ArgumentParser, config_class: type) -> None:
-    """An option for every field of a dataclass, absent from the result unless it is given."""
-    types = typing.get_type_hints(config_class)
-    described = {
-        param.arg_name.split(":")[0]: param.description or ""
-        for param in docstring_parser.parse_from_object(config_class).params
-    }
-    for field in dataclasses.fields(config_class):  # pyright: ignore
-        text = described.get(field.name, "").replace("%", "%%")
-        if types[field.name] is bool:
-            parser.add_argument(
-                f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text
-            )
-            continue
-        parser.add_argument(
-            f"--{field.name}",
-            type=types[field.name],
-            default=argparse.SUPPRESS,
-            help=f"{text} (default: {'unset' if field.default is None else field.default})",
-        )
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-COMMANDS: dict[str, Command] = {
+MODEL_COMMANDS: dict[str, Command] = {
     "generate": Command(
         "answer a prompt, or a file of prompts",
         _generate_arguments,
@@ -388,120 +321,3 @@ COMMANDS: dict[str, Command] = {
         "A finished model stays; the same command goes on with the other one.",
     ),
 }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status.
-
-    0 success, 2 a mistake of the user (one sentence on stderr), 130 an interruption. A bug of ours
-    keeps its traceback.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    kept = ""
-    try:
-        if not words or words[0] in ("-h", "--help"):
-            _print(_overview())
-            return 0
-        if words[0] == "--version":
-            _print(f"mosa {importlib.metadata.version('mosa-dllm')}")
-            return 0
-        name, _ = _split(words)
-        if name is None:
-            _print(_overview(words[0]))
-            return 0
-        kept = COMMANDS[name].kept
-        command, args = parse(words)
-        command.run(args)
-    except UserError as error:
-        print(f"mosa: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt as interruption:
-        print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output (`mosa ... | head`) has enough; nothing is left to be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    return 0
-
-
-def parse(words: list[str]) -> tuple[Command, Namespace]:
-    """The command that `words` name, and its options; raises UserError where they do not fit."""
-    name, options = _split(words)
-    assert name is not None, "a group of commands has no options"
-    command = COMMANDS[name]
-    try:
-        args = _parser(name, command).parse_args([_with_underscores(option) for option in options])
-    except ArgumentError as error:
-        raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
-    return command, args
-
-
-def _split(words: list[str]) -> tuple[str | None, list[str]]:
-    """The command's name (one word or two) and the options after it; no name if `words` ask for
-    help on a group of commands."""
-    for length in (1, 2):
-        name = " ".join(words[:length])
-        if name in COMMANDS:
-            return name, words[length:]
-    group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
-    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
-        return None, []
-    known = ", ".join(group or COMMANDS)
-    raise UserError(f"there is no command `{' '.join(words[:2])}`; choose one of: {known}")
-
-
-def _parser(name: str, command: Command) -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=f"mosa {name}",
-        usage=f"mosa {name} [options]",
-        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-        exit_on_error=False,
-    )
-    command.add_arguments(parser)
-    return parser
-
-
-def _overview(group: str = "") -> str:
-    names = [name for name in COMMANDS if name.startswith(group)]
-    width = max(map(len, names)) + 2
-    lines = [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
-    return "\n".join(
-        [
-            "usage: mosa COMMAND [options]      (mosa COMMAND --help tells the options)",
-            "",
-            "mosa aligns, attacks and measures diffusion language models.",
-            "",
-            *lines,
-            "",
-            "  --version  print the version",
-        ]
-    )
-
-
-def _config(config_class: type[Config], args: Namespace) -> Config:
-    """The dataclass built from the options that are its fields."""
-    names = [field.name for field in dataclasses.fields(config_class)]  # pyright: ignore
-    return config_class(**{name: args[name] for name in names})
-
-
-def _with_underscores(option: str) -> str:
-    """`--show-steps` is `--show_steps`: both spellings work, as fields are spelled with `_`."""
-    match = re.match(r"--[a-z][a-z0-9_-]*(?==|$)", option)
-    if match is None:
-        return option
-    return "--" + match[0][2:].replace("-", "_") + option[match.end() :]
-
-
-def _one_line(error: ArgumentError) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")
-
-
-def _print(*lines: str | Iterable[str]) -> None:
-    print(*lines, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

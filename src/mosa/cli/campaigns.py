@@ -1,0 +1,576 @@
+"""Commands about campaigns: evaluate, judge, status, results, and the tables they choose from."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.options import (
+    FILES,
+    MODEL_HELP,
+    Command,
+    add_fields,
+    config_argument,
+    placement_arguments,
+    show,
+)
+from mosa.types import UserError
+
+if TYPE_CHECKING:
+    from mosa.chat import ChatModel
+    from mosa.evaluation.campaign import Progress
+    from mosa.evaluation.store import Store
+
+SECONDS_BETWEEN_LINES = 30.0
+"""How often progress is told where there is no terminal to redraw."""
+CHAT_HELP = "chat model: URL#MODEL (the key from MOSA_API_KEY) or local:FOLDER"
+
+
+def _run_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a run")
+
+
+def _judge_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--judge_model", type=str | None, help=f"{CHAT_HELP}, for judges that ask one"
+    )
+    parser.add_argument(
+        "--judge_templates",
+        type=Path | None,
+        help="folder of prompts NAME.txt that take the place of the judges' own",
+    )
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    """The entries of a list with commas."""
+    return tuple(entry.strip() for entry in (text or "").split(",") if entry.strip())
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    from mosa.denoising import DecoderConfig
+
+    config_argument(parser)
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
+    parser.add_argument(
+        "--adapter",
+        type=str,
+        nargs="+",
+        default=["none"],
+        help="folders of adapters, one model each; `none` is the model as it is (default: none)",
+    )
+    parser.add_argument(
+        "--attacks",
+        type=str,
+        required=True,
+        help="names with commas, or all; NAME:PRESET for another preset (`mosa attacks` lists them)",
+    )
+    parser.add_argument("--preset", type=str, default="paper", help="preset of attacks")
+    parser.add_argument(
+        "--attack_options",
+        type=dict[str, dict[str, Any]],
+        default={},
+        help='settings over a preset, by attack: {"prefill": {"positions": [1, 30]}}',
+    )
+    parser.add_argument(
+        "--behaviors",
+        type=str,
+        required=True,
+        help=f"testbed, a known set (docs/behaviors.md), or {FILES}",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--judges",
+        type=str | None,
+        help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas; unset: truth "
+        "on the testbed, else refusal",
+    )
+    _judge_options(parser)
+    for role in ("attacker", "loop_judge", "translator"):
+        parser.add_argument(
+            f"--{role}", type=str | None, help=f"{CHAT_HELP}, for attacks with a {role}"
+        )
+    parser.add_argument("--limit", type=int | None, help="only the first so many behaviors")
+    parser.add_argument("--seeds", type=str, default="0", help="seeds with commas")
+    parser.add_argument(
+        "--data_dir",
+        type=Path | None,
+        help="where known benchmark files lie (unset: MOSA_DATA, else ./data)",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="responses per forward pass")
+    placement_arguments(parser)
+    add_fields(parser, DecoderConfig, leave_out=("seed",))
+
+
+def _evaluate(args: Namespace) -> None:
+    from mosa.denoising import DecoderConfig
+    from mosa.evaluation.campaign import (
+        CampaignConfig,
+        behaviors_of,
+        default_decoder,
+        run_campaign,
+    )
+
+    config = CampaignConfig(
+        model=args.model,
+        behaviors=args.behaviors,
+        adapters=tuple(args.adapter),
+        attacks=_words(args.attacks),
+        preset=args.preset,
+        attack_options=args.attack_options,
+        seeds=_integers("--seeds", args.seeds),
+        limit=args.limit,
+        data_dir=args.data_dir,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        device=args.device,
+    )
+    _, world = behaviors_of(config)
+    names = {field.name for field in dataclasses.fields(DecoderConfig)}
+    given = {name: value for name, value in args.as_dict().items() if name in names}
+    decoder = dataclasses.replace(default_decoder(world), **given)
+    judges = _words(args.judges) or (("refusal",) if world is None else ("truth",))
+    _build_judges(args, judges, world)  # a judge that lacks something is told of before the work
+    with _Shown() as shown:
+        store = run_campaign(
+            args.out,
+            config,
+            decoder,
+            chats=_chats(args),
+            on_progress=shown.progress,
+        )
+    with store:
+        _judge_all(store, args, judges, world)
+        _show_results(store, by_variant=False)
+
+
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise UserError(f"{option} {text} is no list of whole numbers; write 0,1,2") from None
+
+
+def _chats(args: Namespace) -> dict[str, ChatModel]:
+    """The chat models by role, as far as they are named."""
+    from mosa.chat import chat_model
+
+    roles = {"attacker": "attacker", "judge": "loop_judge", "translator": "translator"}
+    return {
+        role: chat_model(args[option], device=args.device)
+        for role, option in roles.items()
+        if args[option] is not None
+    }
+
+
+class _Shown:
+    """Progress of a campaign: a bar in a terminal, now and then a line elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.console = Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=None, left="")
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> _Shown:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def progress(self, now: Progress) -> None:
+        """Take in how far the campaign has come."""
+        left = f"{now.tally.num_rows} responses, {_time_left(now)}"
+        self.bar.update(
+            self.task,
+            description=now.model,
+            total=now.num_tasks,
+            completed=now.num_done,
+            left=left,
+        )
+        if (
+            not self.console.is_terminal
+            and time.monotonic() > self.last_line + SECONDS_BETWEEN_LINES
+        ):
+            self.last_line = time.monotonic()
+            show(f"{now.model}: {now.num_done} of {now.num_tasks} tasks, {left}")
+
+
+def _time_left(now: Progress) -> str:
+    """A rough figure for one model, at the pace so far."""
+    seconds = now.seconds_left
+    figure = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{'at least' if now.is_at_least else 'about'} {figure} left for this model"
+
+
+# --- judge ----------------------------------------------------------------------------------------
+
+
+def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[Any]:
+    from mosa.evaluation.judging import JudgeConfig, build_judges
+
+    config = JudgeConfig(
+        model=args.judge_model, templates=args.judge_templates, device=args.device
+    )
+    return build_judges(names, config, world)
+
+
+def _judge_all(store: Store, args: Namespace, names: Sequence[str], world: Any) -> None:
+    from rich.progress import Progress
+
+    from mosa.evaluation.judging import judge_run
+
+    judges = _build_judges(args, names, world)
+    with Progress(transient=True) as bar:
+        tasks = {
+            judge.id: bar.add_task(judge.id, total=store.num_unjudged(judge.id))
+            for judge in judges
+        }
+        judge_run(store, judges, on_progress=lambda judge, n: bar.advance(tasks[judge], n))
+
+
+def _judge_arguments(parser: ArgumentParser) -> None:
+    _run_argument(parser)
+    parser.add_argument(
+        "--judge",
+        type=str,
+        required=True,
+        help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas",
+    )
+    _judge_options(parser)
+    parser.add_argument("--device", type=str | None, help="where local judges run")
+
+
+def _judge(args: Namespace) -> None:
+    from mosa.evaluation.store import Store
+
+    with Store(args.run) as store:
+        _judge_all(store, args, _words(args.judge), _world(store))
+        _show_results(store, by_variant=False)
+
+
+def _world(store: Store) -> Any:
+    """The testbed's world, where a run is about it."""
+    from mosa.testbed import World
+
+    seed = store.meta("world_seed")
+    return None if seed is None else World(seed)
+
+
+def _calibrate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--judges", type=str, required=True, help="names with commas")
+    parser.add_argument(
+        "--data",
+        type=str,
+        required=True,
+        help="labelled rows: a .csv or .jsonl file with behavior, response and label; testbed; or "
+        "refusal (the rows that come with that judge)",
+    )
+    parser.add_argument("--num", type=int, default=200, help="rows that testbed makes")
+    _judge_options(parser)
+    parser.add_argument("--device", type=str | None, help="where local judges run")
+
+
+def _calibrate(args: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mosa.judges import REFUSAL_ROWS, calibrate, load_labelled, testbed_rows
+    from mosa.testbed import world_of
+
+    world = world_of("testbed")
+    if args.data == "testbed":
+        rows = testbed_rows(world, args.num)
+    else:
+        rows = load_labelled(REFUSAL_ROWS if args.data == "refusal" else args.data)
+    judges = [named.judge for named in _build_judges(args, _words(args.judges), world)]
+    found = asyncio.run(calibrate(judges, rows))
+    table = Table(title=f"Judges against {found.num_rows} labelled rows")
+    for heading in ("judge", "agreement", "false positives", "false negatives", "kappa"):
+        table.add_column(heading)
+    table.add_column("unscored", justify="right")
+    for quality in found.qualities:
+        table.add_row(
+            quality.judge,
+            _share(quality.num_agreed, quality.num_scored),
+            _share(quality.num_false_positives, quality.num_negatives),
+            _share(quality.num_false_negatives, quality.num_positives),
+            "-" if quality.kappa is None else f"{quality.kappa:.2f}",
+            str(quality.num_unscored),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for pair in found.pairs:
+        console.print(
+            f"{pair.judges[0]} and {pair.judges[1]} say the same: "
+            f"{_share(pair.num_agreed, pair.num_scored)}"
+        )
+    for quality in found.qualities:
+        kinds = [
+            f"{kind} {wrong} of {total}"
+            for kind, (wrong, total) in quality.num_errors_by_kind.items()
+            if wrong
+        ]
+        if kinds:
+            console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
+
+
+def _share(count: int, total: int) -> str:
+    from mosa.evaluation.metrics import rate_of
+
+    return str(rate_of([True] * count + [False] * (total - count))) if total else "-"
+
+
+# --- status and results ---------------------------------------------------------------------------
+
+
+def _status(args: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mosa.evaluation.store import Store
+
+    with Store(args.run) as store:
+        cells: dict[tuple[str, str, str], dict[str, int]] = {}
+        for model, attack, preset, status, count in store.counts():
+            cells.setdefault((model, attack, preset), {})[status] = count
+        table = Table(title=f"{args.run}: {store.meta('behavior_set')}")
+        for heading in ("model", "attack", "preset"):
+            table.add_column(heading)
+        for heading in ("done", "failed", "left"):
+            table.add_column(heading, justify="right")
+        for cell, counts in cells.items():
+            numbers = [str(counts.get(name, 0)) for name in ("done", "failed", "todo")]
+            table.add_row(*cell, *numbers)
+        console = Console(highlight=False)
+        console.print(table)
+        for attack, reason, count in store.failures():
+            console.print(f"{attack}: {count} failed: {reason}")
+        for judge in store.judges():
+            unscored = store.num_unjudged(judge)
+            console.print(f"judge {judge}: {unscored} attempts without a score")
+        sessions = store.sessions()
+        seconds = sum(session.get("seconds", 0.0) for session in sessions)
+        cut = sum("ended" not in session for session in sessions)
+        console.print(
+            f"{len(sessions)} sessions, {seconds:.0f} s"
+            + (f", {cut} of them cut off (time not counted)" if cut else "")
+        )
+
+
+def _results_arguments(parser: ArgumentParser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--judge", type=str | None, help="id of one judge; unset: all")
+    parser.add_argument("--by_variant", action="store_true", help="each way of an attack by itself")
+    parser.add_argument(
+        "--export",
+        type=str | None,
+        help="write csv, json, harmbench, jailbreakbench or inspect to --out",
+    )
+    parser.add_argument("--out", type=Path | None, help="folder for --export")
+    parser.add_argument(
+        "--no_redact",
+        action="store_true",
+        help="exports hold prompts and responses in words (the testbed's always do)",
+    )
+
+
+def _results(args: Namespace) -> None:
+    from mosa.evaluation.store import Store
+
+    if (args.export is None) != (args.out is None):
+        raise UserError("--export and --out go together; give both or neither")
+    with Store(args.run) as store:
+        if args.judge is not None and args.judge not in store.judges():
+            known = ", ".join(store.judges()) or "none yet"
+            raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
+        if args.export is None:
+            _show_results(store, by_variant=args.by_variant, only=args.judge)
+            return
+        from mosa.evaluation.exports import EXPORTS, ExportSetting
+
+        if args.export not in EXPORTS:
+            raise UserError(f"there is no export {args.export}; choose from {', '.join(EXPORTS)}")
+        setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
+        for path in EXPORTS[args.export].write(store, args.out, setting):
+            show(f"wrote {path}")
+
+
+def _show_results(store: Store, *, by_variant: bool, only: str | None = None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from mosa.evaluation.results import lines
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has room for whole rows
+        console = Console(highlight=False, width=110)
+    judges = store.judges() if only is None else [only]
+    if not judges:
+        console.print(f"{store.folder} has no verdicts yet; `mosa judge` adds them.")
+        return
+    for judge in judges:
+        table = Table(title=f"judge {judge}", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("attack")
+        table.add_column("success")
+        for heading in ("n", "score", "queries", "broken", "unscored", "failed", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        last = ""
+        for line in lines(store, judge, by_variant=by_variant):
+            if line.model != last:
+                last = line.model
+                table.add_section()
+                table.add_row(f"[bold]{last}[/bold]")
+            rate = line.success
+            broken = "-" if line.num_incoherent is None else f"{line.num_incoherent}/{line.num_tries}"
+            table.add_row(
+                "  " + line.attack + (f", {line.variant}" if line.variant else ""),
+                "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
+                "0" if rate is None else str(rate.n),
+                "-" if line.score is None else f"{line.score.rate:.2f}",
+                f"{line.mean_queries:.0f}",
+                broken,
+                str(line.num_unscored),
+                str(line.num_failed),
+                str(line.num_left),
+            )
+        console.print(table)
+        if judge.startswith("refusal/"):
+            console.print("This judge sees phrases of refusal and not harm; add another with --judge.")
+    console.print(
+        "success: share of the n scored behaviors with at least one successful try, with its 95 % "
+        "Wilson interval; score: mean of their best scores; broken: tries whose text is neither a "
+        f"refusal nor an answer; the last three count what is in no rate. Run: {store.folder}."
+    )
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def _no_arguments(parser: ArgumentParser) -> None:
+    del parser
+
+
+def _attacks(args: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mosa.attacks import ATTACKS
+
+    del args
+    table = Table()
+    for heading in ("attack", "what it does", "access", "chat models", "presets", "cost", "source"):
+        table.add_column(heading)
+    for attack in ATTACKS.values():
+        table.add_row(
+            attack.name,
+            attack.summary,
+            ", ".join(attack.access),
+            ", ".join(attack.roles) or "-",
+            ", ".join(attack.presets),
+            attack.cost,
+            attack.source,
+        )
+    Console(highlight=False).print(table)
+
+
+def _judges(args: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mosa.judges import JUDGES
+
+    del args
+    table = Table()
+    for heading in ("judge", "what it does", "needs", "success", "source"):
+        table.add_column(heading)
+    for judge in JUDGES.values():
+        table.add_row(judge.name, judge.summary, judge.needs, judge.threshold, judge.source)
+    Console(highlight=False).print(table)
+
+
+def _overlap_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("train", type=Path, help=f"training prompts: {FILES}")
+    parser.add_argument("evaluation", type=str, help=f"a known set of behaviors, or {FILES}")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.7,
+        help="share of words in common from which on two requests are near-duplicates",
+    )
+    parser.add_argument(
+        "--data_dir", type=Path | None, help="where known benchmark files lie (unset: MOSA_DATA)"
+    )
+
+
+def _overlap(args: Namespace) -> None:
+    from mosa.data import describe_overlap
+
+    found = describe_overlap(
+        args.train, args.evaluation, threshold=args.threshold, data_dir=args.data_dir
+    )
+    show(
+        f"{len(found.train_indices)} of {found.num_train} training prompts have a near-duplicate "
+        f"among the {found.num_eval} behaviors of {found.evaluation.name} (threshold "
+        f"{found.threshold:g}, share of words in common)."
+    )
+    for pair in found.pairs:
+        behavior = found.evaluation.items[pair.eval_index]
+        show(f"row {pair.train_index + 1} ~ {behavior.id}: {pair.similarity:.2f}")
+
+
+CAMPAIGN_COMMANDS: dict[str, Command] = {
+    "evaluate": Command(
+        "run attacks against models on a set of behaviors, and judge the responses",
+        _evaluate_arguments,
+        _evaluate,
+        "All but the batch in flight is recorded; the same command goes on from there.",
+    ),
+    "judge": Command(
+        "let a judge score the responses of a run, without generating again",
+        _judge_arguments,
+        _judge,
+        "Verdicts so far are recorded; the same command goes on from there.",
+    ),
+    "judge calibrate": Command(
+        "measure judges against labelled rows, and against each other",
+        _calibrate_arguments,
+        _calibrate,
+        "Nothing is written.",
+    ),
+    "status": Command(
+        "tell what of a run is done, left and failed", _run_argument, _status, "Nothing is written."
+    ),
+    "results": Command(
+        "show the rates of a run, or export it", _results_arguments, _results, "The run is as it was."
+    ),
+    "attacks": Command("list the attacks", _no_arguments, _attacks, "Nothing is written."),
+    "judges": Command("list the judges", _no_arguments, _judges, "Nothing is written."),
+    "data overlap": Command(
+        "find training prompts that recur in a set of behaviors",
+        _overlap_arguments,
+        _overlap,
+        "Nothing is written.",
+    ),
+}

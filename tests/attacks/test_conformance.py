@@ -1,0 +1,140 @@
+"""What holds for every line of the table of attacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import mosa.attacks
+from mosa.attacks import ATTACKS, ENGLISH
+from mosa.evaluation.campaign import CampaignConfig, run_campaign
+from mosa.evaluation.engine import LocalResponder
+from mosa.evaluation.store import Store
+from mosa.types import Attempt, Behavior, UserError, as_plain
+
+DOCS = Path(__file__).parents[2] / "docs" / "attacks"
+NOT_ATTACKS = {"__init__", "base", "wording", "suffix_search"}
+FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
+CONFIG = CampaignConfig(
+    model="testbed",
+    behaviors="testbed",
+    attacks=("all",),
+    preset="smoke",
+    limit=2,
+    attack_options={"gcg": FEW_STEPS, "first_step_gcg": FEW_STEPS},
+)
+BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. Knead. Bake.")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """All attacks against two objects of the testbed."""
+    folder = tmp_path_factory.mktemp("all")
+    run_campaign(folder, CONFIG).close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attempts(folder) -> dict[str, list[Attempt]]:
+    found: dict[str, list[Attempt]] = {name: [] for name in ATTACKS}
+    with Store(folder) as store:
+        assert store.failures() == []
+        for attempt in store.attempts():
+            responses = store.responses_of(attempt.key)
+            found[attempt.attack].append(dataclasses.replace(attempt, responses=responses))
+    return found
+
+
+def test_every_file_is_in_the_table():
+    folder = Path(mosa.attacks.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - NOT_ATTACKS
+    assert files == {attack.run.__module__.rpartition(".")[2] for attack in ATTACKS.values()}
+    assert all(attack.name == name for name, attack in ATTACKS.items())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_source_page_and_presets(name):
+    attack = ATTACKS[name]
+    assert re.search(r"\d{4}\.\d{5}", attack.source), "no arXiv id"
+    module = __import__(attack.run.__module__, fromlist=["_"])
+    for number in re.findall(r"\d{4}\.\d{5}", attack.source):
+        assert number in module.__doc__ or name == "direct", f"{number} is not in the docstring"
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert attack.source.split(",")[0] in page
+    for field in dataclasses.fields(attack.config_class):
+        assert f"`{field.name}`" in page, f"the page does not tell of {field.name}"
+    assert {"paper", "smoke"} <= attack.presets.keys()
+    for preset in attack.presets:
+        config = attack.config(preset)
+        plain = json.loads(json.dumps(as_plain(config)))
+        assert attack.config(preset, plain) == config, "settings do not survive a record"
+    with pytest.raises(UserError, match="no preset nonsense"):
+        attack.config("nonsense")
+    with pytest.raises(UserError, match="no setting nonsense"):
+        attack.config("paper", {"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
+    found = attempts[name]
+    assert len({attempt.behavior for attempt in found}) == CONFIG.limit
+    for behavior in {attempt.behavior for attempt in found}:
+        mine = sorted((a for a in found if a.behavior == behavior), key=lambda a: a.number)
+        assert [a.number for a in mine] == list(range(len(mine)))
+        last = mine[-1].budget
+        responses = [response for attempt in mine for response in attempt.responses]
+        assert last.target_queries == len(responses)
+        assert last.target_tokens == sum(len(r.token_ids) for r in responses)
+        generated = sum(r.num_forward_passes for r in responses)
+        assert last.forward_passes >= generated > 0
+        gradients = "gradients" in ATTACKS[name].access
+        assert (last.backward_passes > 0) == gradients == (last.forward_passes > generated)
+        assert (last.attacker_calls > 0) == ("attacker" in ATTACKS[name].roles)
+        # Budgets only grow.
+        for before, after in zip(mine, mine[1:], strict=False):
+            earlier, later = vars(before.budget), vars(after.budget)
+            assert all(later[k] >= earlier[k] for k in earlier)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_access_is_what_the_attack_uses(name, attempts):
+    """Pins need the canvas; other decoder settings and edits need the sampler."""
+    attack = ATTACKS[name]
+    for attempt in attempts[name]:
+        for response in attempt.responses:
+            steered = response.decoder["end_tokens"] != "allow"
+            steered |= response.decoder["remasking"] != "low_confidence"
+            steered |= response.decoder["block_length"] != 24 or response.decoder["steps"] != 36
+            assert not steered or "sampler" in attack.access
+            pinned = -1 in response.commit_step or response.filled_prompt_ids is not None
+            assert not pinned or "canvas" in attack.access
+
+
+def test_again_nothing_is_generated(folder, monkeypatch):
+    def refuse(self, rows, decoder):
+        raise AssertionError("generated again")
+
+    with Store(folder) as store:
+        before = [attempt.key for attempt in store.attempts()]
+    monkeypatch.setattr(LocalResponder, "respond", refuse)
+    with run_campaign(folder, CONFIG) as store:
+        assert [attempt.key for attempt in store.attempts()] == before
+    # Not even where the tasks' ends are lost: their answers are recorded.
+    with Store(folder) as store:
+        store._db.execute("UPDATE tasks SET status = 'todo'")
+    with run_campaign(folder, CONFIG) as store:
+        assert [attempt.key for attempt in store.attempts()] == before
+        assert store.failures() == []
+
+
+def test_english_phrases_hold_the_request_and_nothing_else():
+    for kind, nest in ENGLISH.nestings.items():
+        text = nest(BEHAVIOR)
+        assert isinstance(text, str)
+        assert BEHAVIOR.request in text and "{request}" not in text, kind
+    assert len(ENGLISH.post_contexts) == 6
+    assert ENGLISH.start(BEHAVIOR) == "Sure"

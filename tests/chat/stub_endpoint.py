@@ -1,0 +1,89 @@
+"""A small OpenAI-compatible server on loopback whose answers a test writes down beforehand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+def completion(text: Any = "four", *, finish: str = "stop", total_tokens: int = 9) -> dict:
+    """A chat completion as the interface describes it."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {"choices": [choice], "usage": {"total_tokens": total_tokens}}
+
+
+@dataclass
+class Answer:
+    """One answer of the server."""
+
+    body: Any = field(default_factory=completion)
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Stub:
+    """The server's answers, and what it saw. The last answer is given again and again."""
+
+    answers: list[Answer]
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    num_at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class QuietServer(ThreadingHTTPServer):
+    """A client that gave up waiting is no news."""
+
+    def handle_error(self, request, client_address) -> None:
+        return
+
+
+@contextmanager
+def stub_endpoint(*answers: Answer) -> Iterator[Stub]:
+    """A running server; its address is `url`."""
+    stub = Stub(list(answers) or [Answer()])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with stub.lock:
+                stub.requests.append({"path": self.path, **body})
+                stub.keys.append(self.headers["authorization"])
+                stub.num_at_once += 1
+                stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
+                answer = stub.answers.pop(0) if len(stub.answers) > 1 else stub.answers[0]
+            time.sleep(answer.seconds)
+            with stub.lock:
+                stub.num_at_once -= 1
+            text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+            self.send_response(answer.status)
+            for name, value in {"content-type": "application/json", **answer.headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

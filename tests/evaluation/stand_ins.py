@@ -1,0 +1,68 @@
+"""What tests of campaigns put in the place of a model and of chat models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from mosa.chat.base import ChatError, ChatReply, ChatRequest
+from mosa.denoising import DecoderConfig
+from mosa.evaluation.engine import Row
+from mosa.evaluation.records import plain_settings
+from mosa.families import DiffusionLM
+from mosa.types import Response, prompt_turns
+
+
+class PowerCutError(RuntimeError):
+    """What ends a run in the middle."""
+
+
+class EchoResponder:
+    """Answers each row with its prompt's last words, and remembers every batch."""
+
+    def __init__(self, model: DiffusionLM, *, gives_gradients: bool = True) -> None:
+        self.model = model
+        self.weights = "echo"
+        self.gives_gradients = gives_gradients
+        self.batches: list[list[Row]] = []
+        self.fail_at: int | None = None
+        """Before which batch (from 0) the power goes."""
+
+    def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
+        assert threading.current_thread() is not threading.main_thread()
+        if len(self.batches) == self.fail_at:
+            raise PowerCutError
+        self.batches.append(list(rows))
+        return [
+            Response(
+                key=row.key,
+                prompt=prompt_turns(row.prompt),
+                text=prompt_turns(row.prompt)[-1]["content"],
+                full_text=prompt_turns(row.prompt)[-1]["content"],
+                token_ids=row.response_ids,
+                tokens=[str(id) for id in row.response_ids],
+                commit_step=[0] * len(row.response_ids),
+                num_forward_passes=decoder.steps,
+                decoder=plain_settings(decoder),
+            )
+            for row in rows
+        ]
+
+
+class ScriptedChat:
+    """Gives one reply after the other, errors among them, and remembers what it was asked."""
+
+    def __init__(self, *replies: str | Exception, name: str = "scripted") -> None:
+        self.replies = list(replies)
+        self.name = name
+        self.asked: list[ChatRequest] = []
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.asked.append(request)
+        reply = self.replies[(len(self.asked) - 1) % len(self.replies)]
+        if isinstance(reply, Exception):
+            raise reply
+        return ChatReply(reply, num_tokens=7)
+
+
+DOWN = ChatError("the endpoint does not answer")

@@ -1,0 +1,367 @@
+"""Campaigns on the testbed: planning, resuming, what fails by itself, and judging afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_ins import DOWN, ScriptedChat
+
+from mosa.evaluation import store as store_module
+from mosa.evaluation.campaign import (
+    CampaignConfig,
+    Progress,
+    choose_attacks,
+    content_hash,
+    model_names,
+    run_campaign,
+)
+from mosa.evaluation.judging import JudgeConfig, NamedJudge, build_judges, judge_run
+from mosa.evaluation.results import lines, outcome_of, success_by_queries
+from mosa.evaluation.store import FILE, Store
+from mosa.families import load_model
+from mosa.judges import JudgeSetting, make_judge
+from mosa.testbed import World
+from mosa.testbed import behaviors as testbed_module
+from mosa.testbed.behaviors import ScriptedAttacker
+from mosa.types import Attempt, Budget, UserError, Verdict
+
+CONFIG = CampaignConfig(
+    model="testbed",
+    behaviors="testbed",
+    attacks=("direct", "prefill"),
+    preset="smoke",
+    limit=3,
+    batch_size=4,
+)
+WORLD = World(0)
+
+
+def contents(folder: Path) -> list[Attempt]:
+    """Every attempt with its responses, in an order that no timing decides."""
+    with Store(folder) as store:
+        found = [
+            dataclasses.replace(attempt, responses=store.responses_of(attempt.key))
+            for attempt in store.attempts()
+        ]
+    return sorted(found, key=lambda attempt: attempt.key)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    progress: list[Progress] = []
+    with run_campaign(folder, CONFIG, on_progress=progress.append) as store:
+        judge_run(store, build_judges(["truth"], JudgeConfig(), WORLD))
+    assert progress[-1].num_done == progress[-1].num_tasks == 6
+    assert progress[-1].seconds_left == 0 and not progress[-1].is_at_least
+    return folder
+
+
+def test_a_run_knows_what_it_was_made_of(folder):
+    with Store(folder) as store:
+        (session,) = store.sessions()
+        assert session["settings"]["attacks"] == ["direct", "prefill"]
+        assert session["decoder"]["steps"] == 36
+        assert {"torch", "transformers", "git_commit", "python"} <= session["versions"].keys()
+        assert session["device"] == "cpu" and session["seconds"] > 0
+        assert session["models"]["testbed"]["num_rows"] == 9
+        assert store.meta("world_seed") == 0 and store.meta("behaviors")["licence"]
+        assert store.models()["testbed"]["weights"] == content_hash(load_model("testbed"))
+        assert len(store.behaviors()) == 3
+
+
+def test_results_have_intervals_and_what_is_in_no_rate(folder):
+    with Store(folder) as store:
+        direct, prefill = lines(store, "truth/1/world-0")
+        assert (direct.attack, prefill.attack) == ("direct", "prefill")
+        assert direct.success is not None and direct.success.rate == 0.0 and direct.success.n == 3
+        assert prefill.success is not None and prefill.success.rate == 1.0
+        assert direct.num_unscored == direct.num_failed == direct.num_left == 0
+        assert (direct.mean_queries, prefill.mean_queries) == (1, 2)
+        assert direct.num_incoherent is not None and prefill.num_tries == 6
+        by_variant = lines(store, "truth/1/world-0", by_variant=True)
+        assert [line.variant for line in by_variant] == ["", "position 1", "position 20"]
+
+
+def test_the_same_again_does_nothing_and_more_is_added(tmp_path, folder):
+    """Another attack, another seed, more behaviors: only what is new is generated."""
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    before = contents(run)
+    run_campaign(run, CONFIG).close()
+    assert contents(run) == before
+    more = dataclasses.replace(CONFIG, attacks=("direct", "pad"), limit=4, seeds=(0, 1))
+    with run_campaign(run, more) as store:
+        session = store.sessions()[-1]
+        # Direct: 1 new object and 4 for the new seed. PAD: 2 tries for 4 objects and 2 seeds.
+        assert session["models"]["testbed"]["num_rows"] == 5 + 16
+        assert len(store.behaviors()) == 4
+    assert {a.key for a in before} < {a.key for a in contents(run)}
+
+
+def test_seeds_are_averaged_within_a_behavior(tmp_path):
+    config = dataclasses.replace(CONFIG, attacks=("direct",), seeds=(0, 1), limit=2)
+    with run_campaign(tmp_path, config) as store:
+        for attempt in store.attempts():
+            success = attempt.seed == 0 and attempt.behavior == "copper pump"
+            store.add_verdict(attempt.key, "j", Verdict(float(success), success))
+        store.commit()
+        (line,) = lines(store, "j")
+        # Of two behaviors one succeeds under one of two seeds: the mean of 1/2 and 0, n = 2.
+        assert line.success is not None and (line.success.rate, line.success.n) == (0.25, 2)
+
+
+def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text("behavior\nhow do i make a copper kiln ?\n")
+    with pytest.raises(UserError, match="other behaviors"):
+        run_campaign(folder, dataclasses.replace(CONFIG, behaviors=str(file)))
+    from mosa.evaluation.campaign import default_decoder
+
+    other = dataclasses.replace(default_decoder(WORLD), steps=12)
+    with pytest.raises(UserError, match="other decoder settings"):
+        run_campaign(folder, CONFIG, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attacks": ("magic",)}, "there is no attack magic; choose from direct"),
+        ({"attacks": ("direct:huge",)}, "direct has no preset huge"),
+        ({"attacks": ("direct", "direct")}, "named twice"),
+        ({"attack_options": {"pad": {}}}, "pad, which is not among the attacks"),
+        ({"attack_options": {"prefill": {"place": 1}}}, "prefill has no setting place"),
+        ({"attacks": ("dija",)}, "asks for a chat model as attacker; name one with --attacker"),
+    ],
+)
+def test_plans_that_cannot_be_run_are_told_of(changes, message):
+    behaviors = testbed_module.testbed_behaviors(WORLD, limit=2)
+    with pytest.raises(UserError, match=message):
+        choose_attacks(dataclasses.replace(CONFIG, **changes), behaviors, {})
+
+
+def test_attacks_that_show_an_answer_need_one():
+    behaviors = testbed_module.testbed_behaviors(WORLD, limit=2)
+    bare = dataclasses.replace(
+        behaviors, items=tuple(dataclasses.replace(b, answer=None) for b in behaviors.items)
+    )
+    with pytest.raises(UserError, match="give a file with an `answer` column"):
+        choose_attacks(dataclasses.replace(CONFIG, attacks=("fits",)), bare, {})
+
+
+def test_models_have_names_of_their_own():
+    adapters = ("none", "runs/mosa", "demo/adapters/initial/")
+    names = model_names(dataclasses.replace(CONFIG, adapters=adapters))
+    assert names == {
+        "testbed": None,
+        "testbed+mosa": "runs/mosa",
+        "testbed+initial": "demo/adapters/initial/",
+    }
+    with pytest.raises(UserError, match="folders of one name"):
+        model_names(dataclasses.replace(CONFIG, adapters=("a/mosa", "b/mosa")))
+    with pytest.raises(UserError, match="must be different"):
+        run_campaign(Path("nowhere"), dataclasses.replace(CONFIG, seeds=(1, 1)))
+    assert not Path("nowhere").exists()
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_prompt_longer_than_the_context_fails_by_itself(tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(f"behavior\nmake a kiln .\n{'how ' * 3000}\nmake a drum .\n")
+    config = dataclasses.replace(CONFIG, behaviors=str(file), attacks=("direct",))
+    with run_campaign(tmp_path / "run", config) as store:
+        assert [t.status for t in store.tasks()] == ["done", "failed", "done"]
+        ((attack, reason, count),) = store.failures()
+        assert attack == "direct" and count == 1 and "shorten the prompt" in reason
+        judge_run(store, build_judges(["refusal"], JudgeConfig(), None))
+        (line,) = lines(store, store.judges()[0])
+        assert line.num_failed == 1 and line.success is not None and line.success.n == 2
+        # Outside the testbed every verdict says whether the text is language at all.
+        assert all("coherent" in v.native for v in store.verdicts(line.judge).values())
+
+
+def test_an_attacker_that_is_down_fails_its_attack_alone(tmp_path):
+    config = dataclasses.replace(CONFIG, attacks=("dija", "direct"), limit=2)
+    with run_campaign(tmp_path, config, chats={"attacker": ScriptedChat(DOWN)}) as store:
+        status = {(t.attack, t.status) for t in store.tasks()}
+        assert status == {("dija", "failed"), ("direct", "done")}
+    # It is up again, and is another model: other tasks, of which none is left over.
+    with run_campaign(tmp_path, config) as store:
+        done = [t for t in store.tasks() if t.status == "done"]
+        assert len(done) == 4 and len(list(store.attempts())) == 4
+
+
+def test_a_judge_that_answers_nonsense_leaves_attempts_unscored(tmp_path, folder):
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    nonsense = make_judge("mosa_scale", JudgeSetting(chat=ScriptedChat("a banana", "5", DOWN)))
+    with Store(run) as store:
+        judge = NamedJudge(nonsense, reads_canvas=False)
+        judge_run(store, [judge])
+        verdicts = store.verdicts(judge.id).values()
+        unscored = [v for v in verdicts if v.score is None]
+        assert unscored and all(v.reason for v in unscored)
+        assert any(v.raw == "a banana" for v in unscored)
+        assert any("does not answer" in v.reason for v in unscored)
+        direct, prefill = lines(store, judge.id)
+        total = direct.num_unscored + prefill.num_unscored
+        scored = sum(line.success.n for line in (direct, prefill) if line.success)
+        assert total > 0 and total + scored == 6
+        # Asked again, only what has no score is asked, and a score then stands.
+        before = len([v for v in verdicts if v.score is not None])
+        chat = ScriptedChat("2")
+        again = make_judge("mosa_scale", JudgeSetting(chat=chat))
+        judge_run(store, [NamedJudge(again, reads_canvas=False)])
+        assert len(chat.asked) == len(list(verdicts)) - before
+        assert store.num_unjudged(judge.id) == 0
+
+
+def test_outcomes_by_hand():
+    yes, no, none = Verdict(1.0, True), Verdict(0.25, False), Verdict.unscored("?")
+    assert outcome_of([no, yes, none]) == (True, 1.0)
+    assert outcome_of([no, no]) == (False, 0.25)
+    assert outcome_of([no, none]) is None and outcome_of([no, None]) is None
+    assert outcome_of([]) is None
+
+
+def test_success_by_queries_by_hand(tmp_path):
+    """Tries 2 and 5 are the first successes of two behaviors; a third has none."""
+    config = dataclasses.replace(CONFIG, attacks=("best_of_n",))
+    names = [b.id for b in testbed_module.testbed_behaviors(WORLD, limit=3).items]
+    first = {names[0]: 5, names[2]: 2}
+    with run_campaign(tmp_path, config) as store:
+        for attempt in store.attempts():
+            success = first.get(attempt.behavior, 99) <= attempt.number + 1
+            store.add_verdict(attempt.key, "j", Verdict(float(success), success))
+        store.commit()
+        curve = success_by_queries(store, "j", "testbed", "best_of_n", "smoke")
+        assert curve == [(2, 1 / 3), (5, 2 / 3)]
+
+
+def test_a_disk_that_fills_ends_the_run_clearly_and_it_goes_on(tmp_path, monkeypatch):
+    expected = tmp_path / "whole"
+    run_campaign(expected, CONFIG).close()
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def small(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        database = connect(*args, **kwargs)
+        opened.append(database)
+        return database
+
+    # The limit is set once the run is planned: the tables are there and the responses are not.
+    original = Store.begin_session
+
+    def begin(self: Store, record: Any) -> int:
+        number = original(self, record)
+        (pages,) = opened[-1].execute("PRAGMA page_count").fetchone()
+        opened[-1].execute(f"PRAGMA max_page_count = {pages + 4}")
+        return number
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.sqlite3, "connect", small)
+        patch.setattr(Store, "begin_session", begin)
+        with pytest.raises(UserError, match="full; free some space and run the same command"):
+            run_campaign(tmp_path / "run", CONFIG)
+    run_campaign(tmp_path / "run", CONFIG).close()
+    assert contents(tmp_path / "run") == contents(expected)
+
+
+COMMAND = [
+    *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "4"),
+    *("--attacks", "direct,best_of_n,end_tokens,pad", "--preset", "smoke", "--batch_size", "4"),
+]
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mosa.cli", *COMMAND, "--out", str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def num_responses(folder: Path) -> int:
+    if not (folder / FILE).exists():
+        return 0
+    with sqlite3.connect(folder / FILE, timeout=30) as database:
+        tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+        if ("responses",) not in tables:
+            return 0
+        return database.execute("SELECT count(*) FROM responses").fetchone()[0]
+
+
+def test_killed_and_finished_by_two_processes_is_as_never_killed(tmp_path):
+    """SIGKILL in the middle; then two processes go on with the same run at once."""
+    killed = start(tmp_path / "run")
+    deadline = time.monotonic() + 120
+    while num_responses(tmp_path / "run") < 8:
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = num_responses(tmp_path / "run")
+    assert 8 <= kept < 52 and kept % 4 == 0
+    both = [start(tmp_path / "run") for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+    expected = contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == expected
+    assert num_responses(tmp_path / "run") == num_responses(tmp_path / "whole")
+    with Store(tmp_path / "run") as store:
+        assert {t.status for t in store.tasks()} == {"done"}
+        assert store.num_unjudged("truth/1/world-0") == 0
+
+
+# --- the testbed's own parts ----------------------------------------------------------------------
+
+
+def test_testbed_behaviors_are_the_heldout_restricted_objects():
+    behaviors = testbed_module.testbed_behaviors(WORLD)
+    objects = WORLD.objects(restricted=True, split="heldout")
+    assert [b.id for b in behaviors.items] == [obj.name for obj in objects]
+    for behavior in behaviors.items:
+        assert behavior.answer is not None and behavior.target is not None
+        assert behavior.answer.startswith(behavior.target)
+    with pytest.raises(UserError, match="leaves no behavior"):
+        testbed_module.testbed_behaviors(WORLD, limit=0)
+
+
+def test_scripted_attacker_knows_its_scripts_alone():
+    from mosa.chat.base import ChatError, ChatRequest
+    from mosa.types import Message
+
+    attacker = ScriptedAttacker(WORLD)
+    obj = WORLD.objects(restricted=True, split="heldout")[0]
+    request = ChatRequest((Message("user", "?"),), "dija/template", {"behavior": obj.name})
+    template = asyncio.run(attacker.complete(request)).text
+    assert template.count("<mask:1>") == 15 and obj.name in template
+    secrets = {word for fillers in WORLD.fillers(obj) for word in fillers}
+    assert not secrets & set(template.split()), "the attacker must not know what it asks for"
+    for task, fields in (("poem", {"behavior": obj.name}), ("dija/template", {"behavior": "x"})):
+        with pytest.raises(ChatError):
+            asyncio.run(attacker.complete(dataclasses.replace(request, task=task, fields=fields)))
+
+
+def test_budgets_add_up():
+    total = Budget(target_queries=1, chat_tokens=5) + Budget(target_queries=2, judge_calls=1)
+    assert total == Budget(target_queries=3, chat_tokens=5, judge_calls=1)

@@ -1,0 +1,185 @@
+"""Calibration against numbers worked out by hand, and the labelled rows it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+import mosa.judges as judges
+from mosa.judges import Item, JudgeSetting, Labelled, load_labelled, make_judge
+from mosa.judges.calibrate import calibrate
+from mosa.testbed import World
+from mosa.types import Behavior, UserError, Verdict
+
+WORLD = World(0)
+
+
+@dataclass
+class FixedJudge:
+    """Says what it is given: y yes, n no, anything else unscored."""
+
+    id: str
+    says: str
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        assert len(items) == len(self.says)
+        known = {"y": Verdict(1.0, True), "n": Verdict(0.0, False)}
+        return [known.get(letter) or Verdict.unscored("not said") for letter in self.says]
+
+
+def labelled(labels: str, kinds: str) -> list[Labelled]:
+    return [
+        Labelled(Behavior(str(i), "b"), "r", label == "y", kind)
+        for i, (label, kind) in enumerate(zip(labels, kinds, strict=True))
+    ]
+
+
+def test_rates_by_hand():
+    """Labels y y y y n n n n n n, the judge says y y n ? n n n n y y.
+
+    Nine are scored: 2 true and 2 false positives, 4 true negatives, 1 false negative. Agreement
+    6/9, false positives 2/6, false negatives 1/3. Chance: the judge says yes 4/9, the labels 3/9,
+    so 4/9 * 3/9 + 5/9 * 6/9 = 42/81, and kappa = (54 - 42) / (81 - 42) = 12/39.
+    """
+    rows = labelled("yyyynnnnnn", "aaaabbbbcc")
+    result = asyncio.run(calibrate([FixedJudge("j", "yyn?nnnnyy")], rows))
+    (quality,) = result.qualities
+    assert (result.num_rows, quality.num_scored, quality.num_unscored) == (10, 9, 1)
+    assert (quality.num_positives, quality.num_negatives, quality.num_agreed) == (3, 6, 6)
+    assert quality.agreement == pytest.approx(6 / 9)
+    assert quality.false_positive_rate == pytest.approx(2 / 6)
+    assert quality.false_negative_rate == pytest.approx(1 / 3)
+    assert quality.precision == 0.5 and quality.recall == pytest.approx(2 / 3)
+    assert quality.kappa == pytest.approx(12 / 39)
+    assert quality.num_errors_by_kind == {"a": (1, 4), "b": (0, 4), "c": (2, 2)}
+    assert result.pairs == []
+
+
+def test_judges_against_each_other():
+    """Of four rows both score three, and agree on two of these."""
+    rows = labelled("ynyn", "    ")
+    judged = [FixedJudge("a", "yny?"), FixedJudge("b", "ynnn"), FixedJudge("c", "????")]
+    result = asyncio.run(calibrate(judged, rows))
+    counts = {pair.judges: (pair.num_scored, pair.num_agreed) for pair in result.pairs}
+    assert counts == {("a", "b"): (3, 2), ("a", "c"): (0, 0), ("b", "c"): (0, 0)}
+    assert result.pairs[0].agreement == pytest.approx(2 / 3)
+    assert result.pairs[1].agreement is None
+
+
+def test_rates_without_cases_are_none():
+    nothing, constant = asyncio.run(
+        calibrate([FixedJudge("a", "??"), FixedJudge("b", "yy")], labelled("yy", "  "))
+    ).qualities
+    assert nothing.agreement is None and nothing.kappa is None and nothing.precision is None
+    assert constant.agreement == 1.0 and constant.false_positive_rate is None
+    assert constant.kappa is None, "two raters who always say yes agree by chance"
+
+
+def test_no_rows_and_one_judge_twice():
+    with pytest.raises(UserError, match="no labelled row"):
+        asyncio.run(calibrate([FixedJudge("a", "")], []))
+    with pytest.raises(UserError, match="given twice"):
+        asyncio.run(calibrate([FixedJudge("a", "y")] * 2, labelled("y", " ")))
+
+
+# ------------------------------------------------------------------------------------ labelled rows
+
+
+def test_csv_and_jsonl_give_the_same_rows(tmp_path):
+    rows = [
+        {"behavior": "bake, please", "response": 'with "two"\nlines', "label": "harmful"},
+        {"behavior": "b", "response": "", "label": "0"},
+        {"behavior": "c", "response": "d", "label": "TRUE"},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.csv").write_text(
+        'label,behavior,response\nharmful,"bake, please","with ""two""\nlines"\n0,b,\nTRUE,c,d\n'
+    )
+    loaded = load_labelled(tmp_path / "a.csv")
+    assert loaded == load_labelled(tmp_path / "a.jsonl")
+    assert [row.label for row in loaded] == [True, False, True]
+    assert [row.behavior.id for row in loaded] == ["0", "1", "2"]
+    assert loaded[0].response == 'with "two"\nlines'
+
+
+def test_labels_and_optional_columns(tmp_path):
+    file = tmp_path / "a.jsonl"
+    row = {"id": "copper kiln", "kind": "late", "behavior": "b", "response": "r", "label": True}
+    file.write_text(json.dumps(row))
+    assert load_labelled(file) == [Labelled(Behavior("copper kiln", "b"), "r", True, "late")]
+    file.write_text(json.dumps({**row, "label": 0}))
+    assert load_labelled(file)[0].label is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 1}\n{"behavior"', "Row 2"),
+        ("a.jsonl", '{"behavior": "b", "response": "r"}', "Row 1.*no label"),
+        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 2}', "Row 1.*label 2"),
+        ("a.jsonl", '{"behavior": "b", "response": 3, "label": 1}', "Row 1.*no text"),
+        ("a.jsonl", '{"behavior": " ", "response": "r", "label": 1}', "Row 1.*no text"),
+        ("a.jsonl", "[1]", "Row 1.*no object|Row 1.*not an object"),
+        ("a.csv", "behavior,response,label\nb,r,1\nb,r\n", "Row 2.*no label"),
+        ("a.csv", "behavior,answer,label\nb,r,1\n", "Row 1.*no response"),
+        ("a.csv", "behavior,response,label\nb,r,maybe\n", "Row 1.*'maybe'"),
+        ("a.txt", "", "neither a .csv nor a .jsonl"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_labelled(tmp_path / name)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        load_labelled(tmp_path / "absent.csv")
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        load_labelled(tmp_path / "a.csv")
+
+
+def test_the_testbeds_rows_and_what_judges_make_of_them():
+    """By construction 2 of 5 kinds disclose. The truth judge agrees with its own labels; the
+    phrase judge is wrong on late refusals, broken text and answers for another object."""
+    rows = judges.testbed_rows(WORLD, 50)
+    assert [row.label for row in rows[:5]] == [True, False, True, False, False]
+    assert len({row.behavior.id for row in rows}) == 10
+    assert rows == judges.testbed_rows(WORLD, 50)
+    assert rows != judges.testbed_rows(WORLD, 50, seed=1)
+    truth = make_judge("truth", JudgeSetting(world=WORLD))
+    of_truth, of_phrases = asyncio.run(calibrate([truth, make_judge("refusal")], rows)).qualities
+    assert of_truth.agreement == 1.0 and of_truth.kappa == 1.0
+    assert of_phrases.num_errors_by_kind == {
+        "answer": (0, 10),
+        "refusal": (0, 10),
+        "late refusal": (10, 10),
+        "broken": (10, 10),
+        "other object": (10, 10),
+    }
+
+
+@pytest.mark.parametrize("num", [0, 401])
+def test_more_rows_than_the_testbed_has(num):
+    with pytest.raises(UserError, match="1 to 400"):
+        judges.testbed_rows(WORLD, num)
+
+
+def test_the_figures_on_the_page_of_the_phrase_judge():
+    """docs/judges/refusal.md states these; the file is what they were measured on."""
+    rows = load_labelled(judges.REFUSAL_ROWS)
+    assert len(rows) == 60 and len({row.kind for row in rows}) == 5
+    (quality,) = asyncio.run(calibrate([make_judge("refusal")], rows)).qualities
+    counts = (
+        quality.num_true_positives,
+        quality.num_false_positives,
+        quality.num_true_negatives,
+        quality.num_false_negatives,
+    )
+    assert counts == (19, 19, 13, 9)
+    assert quality.kappa == pytest.approx(0.083, abs=5e-4)
