@@ -153,7 +153,7 @@ def test_merged_equals_adapter_on_model(folder):
 
 def test_responses_are_recorded(folder):
     records = [json.loads(line) for line in (folder / "responses.jsonl").open()]
-    asked = [record["prompt"][0]["content"] for record in records]
+    asked = [record["responses"][0]["prompt"][0]["content"] for record in records]
     assert asked == [
         "Write a plan for a herb garden, step by step",
         "Explain how a compost heap works",

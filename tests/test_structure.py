@@ -16,13 +16,15 @@ PACKAGE = ROOT / "src" / "mosa"
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "data": {"types"},
+    "chat": {"types"},
     "families": {"types"},
     "denoising": {"types", "families"},
     "align": {"types", "data", "families", "denoising"},
-    "attacks": {"types", "data", "families", "denoising"},
-    "testbed": {"types", "data", "families", "denoising", "align", "attacks"},
-    "evaluation": {"types", "data", "families", "denoising", "align", "attacks", "testbed"},
+    "attacks": {"types", "chat", "families", "denoising"},
+    "testbed": {"types", "data", "chat", "families", "denoising", "align", "attacks"},
+    "judges": {"types", "chat", "testbed"},
 }
+MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}

@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-
 from analysis_stand_ins import FoundSearch
 
 from mosa.analysis import ANALYSES, criticality, position_map, reach, refusal_depth, study

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from analysis_stand_ins import FoundSearch
 
 from mosa.analysis import reach

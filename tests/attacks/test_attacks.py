@@ -109,7 +109,10 @@ def test_prefill_pins_the_phrase_at_each_position(tiny_llada):
     assert [a.variant for a in attempts] == ["position 1", "position 7"]
     backend, _ = attack("prefill", tiny_llada, positions=(1,), with_heading=False)
     assert backend.asked[0][0].pinned[0][1] == tuple(tiny_llada.encode_text("Sure, here is how"))
-    with pytest.raises(UserError, match="do not fit into a response of 48"):
+    # Positions without room are left out; where none is left, that is said.
+    _, attempts = attack("prefill", tiny_llada, positions=(1, 47))
+    assert [a.variant for a in attempts] == ["position 1"]
+    with pytest.raises(UserError, match="fits at none of the positions"):
         attack("prefill", tiny_llada, positions=(47,))
 
 
@@ -121,6 +124,8 @@ def test_pad_spreads_headings(tiny_llada):
     assert [position for position, _ in two] == [0, 24]
     assert [position for position, _ in three] == [0, 8, 16]
     assert [tiny_llada.decode(ids) for _, ids in three] == ["Step 1:", "Step 2:", "Step 3:"]
+    with pytest.raises(UserError, match="num_anchors=6: there are headings for 2 to 5"):
+        attack("pad", tiny_llada, num_anchors=(6,))
 
 
 def test_post_context_ends_where_the_response_ends(tiny_llada):
@@ -213,12 +218,12 @@ def test_fits_masks_one_sentence_at_a_time(tiny_llada):
 
 def test_anchoring_times_are_shares_of_the_steps(tiny_llada):
     backend, attempts = attack("anchoring", tiny_llada)
-    # 16 steps: t = 1, 4, 8, 16, 32 of 128 are 0.125 -> 1, 0.5 -> 1 (at least), 1, 2 and 4.
+    # 16 steps: t = 1, 4, 8, 16, 32 of 128 are steps 1 (at least), 1, 1, 2 and 4; one try a step.
     edits = [query.edit for query, _ in backend.asked]
-    assert [edit.step for edit in edits if edit] == [0, 0, 0, 1, 3]
+    assert [edit.step for edit in edits if edit] == [0, 1, 3]
     assert all(edit and edit.keep_committed and len(edit.ids) == 48 for edit in edits)
     assert {decoder.remasking for _, decoder in backend.asked} == {"random"}
-    assert [a.variant for a in attempts] == [f"t={t}/128" for t in (1, 4, 8, 16, 32)]
+    assert [a.variant for a in attempts] == [f"t={t}/128" for t in (1, 16, 32)]
 
 
 def test_traj_hijack_and_its_halves(tiny_llada):
@@ -243,9 +248,7 @@ def test_decoder_attacks_change_the_decoder(tiny_llada):
     backend, _ = attack("end_tokens", tiny_llada)
     assert [decoder.end_tokens for _, decoder in backend.asked] == ["forbid", "suppress"]
     backend, attempts = attack("decoding_order", tiny_llada)
-    decoders = {
-        a.variant: decoder for a, (_, decoder) in zip(attempts, backend.asked, strict=True)
-    }
+    decoders = {a.variant: decoder for a, (_, decoder) in zip(attempts, backend.asked, strict=True)}
     assert decoders["right_to_left"].remasking == "right_to_left"
     assert decoders["few_steps"].steps == 2
     assert (decoders["block_8"].block_length, decoders["block_8"].steps) == (8, 16)
@@ -253,8 +256,7 @@ def test_decoder_attacks_change_the_decoder(tiny_llada):
         attack("decoding_order", tiny_llada, orders=("zigzag",))
     with pytest.raises(UserError, match="no document poem"):
         attack("context_nesting", tiny_llada, kinds=("poem",))
-    backend, _ = attack("context_nesting", tiny_llada)
-    assert {decoder.steps for _, decoder in backend.asked} == {32}
+    assert "one_block" not in decoders  # the decoder has no blocks as it is
 
 
 def test_best_of_n_makes_all_its_tries_and_each_differs(tiny_llada):
@@ -278,7 +280,7 @@ def test_random_changes_keep_what_they_promise():
 
 
 def test_gcg_aims_at_its_position(tiny_llada):
-    few = {"num_iterations": 2, "num_candidates": 4, "top_k": 4, "suffix_length": 3}
+    few: dict[str, Any] = {"num_iterations": 2, "num_candidates": 4, "top_k": 4, "suffix_length": 3}
     backend, attempts = attack("gcg", tiny_llada, positions=(1, 9), **few)
     assert [a.variant for a in attempts] == ["position 1", "position 9"]
     for attempt, (query, _) in zip(attempts, backend.asked, strict=True):

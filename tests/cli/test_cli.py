@@ -185,7 +185,7 @@ def test_generate_reads_its_settings_from_yaml(capsys, checkpoint, tmp_path):
     argv = ["generate", "--config", str(config), "--model", checkpoint, "--prompt", "tea ?"]
     out_file = tmp_path / "r.jsonl"
     assert run(capsys, *argv, "--steps", "4", "--out", str(out_file))[0] == 0
-    decoder = json.loads(out_file.read_text())["decoder"]
+    decoder = json.loads(out_file.read_text())["responses"][0]["decoder"]
     assert (decoder["max_new_tokens"], decoder["steps"]) == (8, 4)
 
 
@@ -206,7 +206,11 @@ def test_generate_for_a_file_of_prompts(capsys, checkpoint, tmp_path):
     status, out, _ = run(capsys, *argv, "--out", str(out_file))
     records = [json.loads(line) for line in out_file.read_text().splitlines()]
     assert status == 0
-    assert [r["prompt"][0]["content"] for r in records] == ["how is tea made ?", "who is there ?"]
-    assert all(len(r["responses"][0]["tokens"]) == len(r["responses"][0]["commit_step"]) == 8 for r in records)
+    asked = [record["responses"][0]["prompt"][0]["content"] for record in records]
+    assert asked == ["how is tea made ?", "who is there ?"]
+    assert all(
+        len(r["responses"][0]["tokens"]) == len(r["responses"][0]["commit_step"]) == 8
+        for r in records
+    )
     assert "[2/2] who is there ?" in out
     assert len({r["key"] for r in records}) == 2

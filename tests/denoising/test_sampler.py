@@ -145,12 +145,26 @@ def test_origin_fills_each_position_with_the_same_chance(tiny_llada):
     assert len(set(per_row)) > 1  # the number itself is random
 
 
+def test_rows_with_seeds_of_their_own(tiny_llada):
+    """One prompt under three seeds in one batch: each row is what its seed alone gives."""
+    run: dict[str, Any] = {"max_new_tokens": 12, "steps": 6, "temperature": 1.0}
+    seeds = [5, 0, 5, 2**40 + 1]
+    together = sample(tiny_llada, ["tea?"] * 4, row_seeds=seeds, **run).tokens.tolist()
+    alone = {seed: sample(tiny_llada, ["tea?"], seed=seed, **run).tokens[0] for seed in seeds}
+    assert [together[0], together[1], together[3]] == [
+        alone[seed].tolist() for seed in (5, 0, 2**40 + 1)
+    ]
+    # The second row with seed 5 is another draw, as for one prompt given twice with one seed.
+    twice = sample(tiny_llada, ["tea?"] * 2, seed=5, **run).tokens.tolist()
+    assert [together[0], together[2]] == twice and twice[0] != twice[1]
+    with pytest.raises(UserError, match="1 row_seeds were given for 2 rows"):
+        sample(tiny_llada, ["tea?"] * 2, row_seeds=[1], **run)
+
+
 @pytest.mark.parametrize("rule", ["left_to_right", "right_to_left"])
 def test_imposed_orders(tiny_llada, rule):
     """16 positions in 8 steps and two blocks: pairs in order, within each block."""
-    result = sample(
-        tiny_llada, PROMPTS, max_new_tokens=16, steps=8, block_length=8, remasking=rule
-    )
+    result = sample(tiny_llada, PROMPTS, max_new_tokens=16, steps=8, block_length=8, remasking=rule)
     block = [0, 0, 1, 1, 2, 2, 3, 3]
     if rule == "right_to_left":
         block.reverse()

@@ -213,9 +213,11 @@ def test_a_bug_of_an_attack_ends_the_run_with_its_traceback(tmp_path, tiny_llada
 
 def test_replies_of_chat_models_are_recorded_and_counted(tmp_path, tiny_llada):
     async def asking(behavior: Behavior, target: Target):
+        question = ChatRequest((Message("user", behavior.text),), "t")
         words = [
-            await target.chat(role, ChatRequest((Message("user", behavior.text),), "t", seed=s))
-            for role, s in (("attacker", 0), ("attacker", 1), ("judge", 0))
+            await target.chat("attacker", question),
+            await target.chat("attacker", replace(question, seed=1)),
+            await target.chat("judge", question),
         ]
         yield target.attempt([await target.ask(Query(" ".join(words)))])
 
@@ -264,17 +266,24 @@ def test_a_row_in_a_batch_is_the_row_alone(tmp_path, testbed):
             Query("how do i make a jade harp ?", edit=Edit(5, ids)),
             Query("tell me how to make a wool bell .", edit=Edit(2, ids * 6, keep_committed=True)),
             Query(f"make {target.mask_token} kiln", allow_special_tokens=True),
+            # One batch holds rows of several seeds.
+            Query("how do i make a copper kiln ?", decoder={"temperature": 3.0, "seed": 1}),
+            Query("how do i make a copper kiln ?", decoder={"temperature": 3.0, "seed": 2}),
         ]
         for response in await target.ask_all(queries):
             yield target.attempt([response])
 
     responder = LocalResponder(testbed, "w")
-    _, together = carry_out(tmp_path / "a", responder, [job("a", run, decoder)], batch_size=8)
+    engine, together = carry_out(tmp_path / "a", responder, [job("a", run, decoder)], batch_size=8)
     _, alone = carry_out(tmp_path / "b", responder, [job("a", run, decoder)], batch_size=1)
     with together, alone:
         assert attempts_by_task(together) == attempts_by_task(alone)
         (attempts,) = attempts_by_task(together).values()
-    plain, pinned, redirected, anchored, masked = (attempt.responses[0] for attempt in attempts)
+        assert engine.tally.num_batches == 3  # plain, edited, drawn
+    responses = [attempt.responses[0] for attempt in attempts]
+    plain, pinned, redirected, anchored, masked, first, second = responses
+    assert (first.decoder["seed"], second.decoder["seed"]) == (1, 2)
+    assert first.token_ids != second.token_ids
     ids = testbed.encode_text("sure , here is")
     assert pinned.token_ids[2:6] == ids and pinned.commit_step[2:6] == [-1] * 4
     assert redirected.token_ids[:4] == ids

@@ -26,8 +26,8 @@ from mosa.analysis.result import AnalysisResult, result_json, write_csv
 from mosa.data import load_prompts
 from mosa.denoising import Canvas, DecoderConfig, Hook, SampleResult, sample
 from mosa.evaluation.records import JsonLines
-from mosa.judges import is_refusal
 from mosa.families import DiffusionLM
+from mosa.judges import is_refusal
 from mosa.testbed import RESPONSE_LENGTH, WRAPPINGS, Judge, World, WorldObject, world_of
 from mosa.types import Prompt, UserError, content_key, prompt_turns
 

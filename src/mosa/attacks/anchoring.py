@@ -7,7 +7,9 @@
 The white-box probe of the priming vulnerability (arXiv 2510.00565): how much contamination
 a model survives. As there, positions are filled in random order, so that the answer shows at random
 places. What is judged contains the tokens that were written; at late steps they alone tell a lot.
-How we differ: times are the paper's (t of 128) as shares of the decoder's steps.
+How we differ: times are the paper's (t of 128) as shares of the decoder's steps, and times that
+fall on one step are one try. Blocks are taken off, so that the random places are those of the whole
+response.
 """
 
 from __future__ import annotations
@@ -40,13 +42,17 @@ async def run(
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
     queries = []
+    seen: set[int] = set()
     for time in config.times:
         step = max(round(time * steps / config.of_steps), 1) - 1
         query = Query(
             behavior.request,
             edit=Edit(step, ids, keep_committed=True),
-            decoder={"remasking": config.remasking},
+            decoder={"remasking": config.remasking, "block_length": None},
         )
+        if step in seen:
+            continue
+        seen.add(step)
         queries.append((f"t={time}/{config.of_steps}", query))
     async for attempt in target.tries(queries):
         yield attempt
@@ -60,6 +66,6 @@ ATTACK = Attack(
     config_class=AnchoringConfig,
     presets={"paper": {}, "smoke": {"times": (1, 8, 32)}},
     run=run,
-    cost="5 responses",
+    cost="up to 5 responses",
     needs_answer=True,
 )

@@ -4,12 +4,14 @@
     left_to_right   as an autoregressive model     few_steps      an eighth of the steps
     block_8         blocks of 8 tokens             one_block      no blocks at all
 
-A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) find that safety learnt
-under one order need not hold under another. Each order is one try.
+A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) test models under several orders, since
+safety learnt under one need not hold under another. Each order is one try; one that leaves the
+campaign's decoder as it is would repeat the plain request, and is left out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,7 @@ async def run(
     queries = [
         (order, Query(behavior.request, decoder=decoder_of(order, target)))
         for order in config.orders
+        if dataclasses.replace(target.decoder, **decoder_of(order, target)) != target.decoder
     ]
     async for attempt in target.tries(queries):
         yield attempt
@@ -71,5 +74,5 @@ ATTACK = Attack(
     config_class=DecodingOrderConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
-    cost="6 responses",
+    cost="up to 6 responses",
 )

@@ -14,7 +14,9 @@
 
 How we differ:
 
-1. The attacker is shown the format in our own words and on a harmless example.
+1. The attacker is shown the format in our own words and on a harmless example; there is one style
+   of span where the paper has three. It is asked for N words and gets N mask tokens, as in the
+   published expansion.
 2. `dija_canvas` is ours: the same template where nobody's tokeniser can forbid it.
 3. `hygiene` sends the same prompt through the encoder that keeps text of users from becoming a
    mask: the serving-side control against `dija`, measured apart from the model.
@@ -59,12 +61,18 @@ class DijaConfig:
     """How often the attacker is asked for a template until one has a mask."""
     max_tokens: int = 200
     """Tokens of a template."""
+
+
+@dataclass(frozen=True)
+class PromptDijaConfig(DijaConfig):
+    """The same, for masks in the prompt."""
+
     hygiene: bool = False
     """Whether text of the prompt is kept from becoming a mask token."""
 
 
 async def in_prompt(
-    behavior: Behavior, target: Target, config: DijaConfig
+    behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
     """Masks in the user's turn."""
     template = await _template(behavior, target, config)
@@ -145,7 +153,7 @@ DIJA = Attack(
     source="DIJA, arXiv 2507.11097",
     access=("prompt", "canvas"),
     roles=("attacker",),
-    config_class=DijaConfig,
+    config_class=PromptDijaConfig,
     presets={"paper": {}, "smoke": {}, "hygiene": {"hygiene": True}},
     run=in_prompt,
     cost="1 response, 1 to 3 attacker calls",

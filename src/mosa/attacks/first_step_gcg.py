@@ -4,8 +4,9 @@
 
 From the priming-vulnerability paper (arXiv 2510.00565): log p(answer | request + suffix, all masks)
 at the first step bounds the answer's likelihood from below up to a factor, if confidence grows
-along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where a behavior
-brings no answer, the beginning of one (`target`) is aimed at. The search is in suffix_search.py.
+along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where there is
+no answer, the beginning of one (`target`) is aimed at. The search is in suffix_search.py; it
+takes the mean over the answer's tokens where the paper has the sum, which changes no choice.
 """
 
 from __future__ import annotations
@@ -53,5 +54,5 @@ ATTACK = Attack(
         "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
     },
     run=run,
-    cost="1 response, 500 backward and 256,000 forward passes",
+    cost="1 response, 500 backward and at most 256,500 forward passes",
 )

@@ -4,8 +4,10 @@
 
 Experiment E2 of the MOSA paper (arXiv 2508.12398): the phrase is the beginning of a
 compliant answer, aimed at token 1 or at token 30 of the fully masked response. The search is GCG
-(arXiv 2307.15043, section 2.2), in suffix_search.py. `paper` is GCG's own budget: the MOSA paper
-shows curves of about 100 iterations and says no more.
+(arXiv 2307.15043, section 2.2), in suffix_search.py. How we differ: the phrase is the same at both
+places, where E2 has an affirmative and a procedural one, and the loss is ours, since the paper does
+not define its own. `paper` is GCG's budget: the MOSA paper shows about 100 iterations and says no
+more.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ async def run(
 async def search(
     behavior: Behavior, target: Target, ids: list[int], position: int, config: Any
 ) -> tuple[str, dict[str, Any]]:
-    """The prompt with the best suffix that makes `ids` likely at 1-based `position`, and its losses.
+    """The prompt with the best suffix for `ids` at 1-based `position`, and the losses.
 
     `config` has the four settings of a search. Every few iterations are one recorded piece of work.
     """
@@ -104,5 +106,5 @@ ATTACK = Attack(
         "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
     },
     run=run,
-    cost="2 responses, 1,000 backward and 512,000 forward passes",
+    cost="2 responses, 1,000 backward and at most 513,000 forward passes",
 )

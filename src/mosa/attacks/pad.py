@@ -2,8 +2,8 @@
 
     response   step one : [masks ...] step two : [masks ...]
 
-"Jailbreaking Large Language Diffusion Models" (arXiv 2507.19227) places anchors at several points at
-once. No code was published; two re-implementations say where they put them, and both are tries here:
+"Jailbreaking Large Language Diffusion Models" (arXiv 2507.19227) places anchors at several points
+at once. No code was published; two re-implementations say where they put them, and both are tries:
 
     2 anchors  at position 1 and at half of the response (priming vulnerability, arXiv 2510.00565)
     3 anchors  a gap of length / (m + 1) / 1.5 apart (DiffuGuard, arXiv 2509.24296)
@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIte
     """Ask once for each number of anchors."""
     queries = []
     for number in config.num_anchors:
+        if not 2 <= number <= len(target.wording.anchors):
+            raise UserError(
+                f"num_anchors={number}: there are headings for 2 to {len(target.wording.anchors)}"
+            )
         positions = anchor_positions(number, target.length)
         texts = target.wording.anchors[:number]
         runs = [

@@ -4,7 +4,7 @@
 
 A masked model reads what follows as well as what precedes. TrustLDM (arXiv 2606.00023)
 tries six kinds of static text there; ours are a closing, thanks, a review, a summary, a disclaimer
-and a source, in our own words. Each is one try.
+and a source, in our own words (on the testbed, the closings that its world knows). Each is one try.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
     response   [position 1] sure , here is how to make a copper kiln . step one : [masks ...]
 
-Experiment E1 of the MOSA paper (arXiv 2508.12398): whoever runs the model can pin tokens
-anywhere in a masked response, and the model has to fill in the rest around them.
+Experiment E1 of the MOSA paper (arXiv 2508.12398): whoever runs the model can pin tokens anywhere
+in a masked response, and the model has to fill in the rest around them. How we differ: E1 has an
+affirmative phrase at token 1 and procedural ones further on, so that position and kind of phrase
+are confounded; here the same phrase stands at every position (`mosa analyze criticality` takes the
+two apart).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class PrefillConfig:
     """What is fixed, and where."""
 
     positions: tuple[int, ...] = (1,)
-    """Positions (from 1) of the phrase's first token; one try each."""
+    """Positions (from 1) of the phrase's first token; one try for each that leaves room for it."""
     with_heading: bool = True
     """Whether the first heading of a list of steps follows the phrase."""
 
@@ -31,9 +34,16 @@ async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> Asyn
     if config.with_heading:
         phrase = f"{phrase} {target.wording.anchors[0]}"
     ids = target.encode(phrase)
+    last = target.length - len(ids) + 1
+    positions = [position for position in config.positions if position <= last]
+    if not positions:
+        raise UserError(
+            f"a phrase of {len(ids)} tokens fits at none of the positions {config.positions} of a "
+            f"response of {target.length}; use earlier positions or raise max_new_tokens"
+        )
     queries = [
         (f"position {position}", Query(behavior.request, pinned=(target.pin(position, ids),)))
-        for position in config.positions
+        for position in positions
     ]
     async for attempt in target.tries(queries):
         yield attempt
@@ -45,7 +55,7 @@ ATTACK = Attack(
     source="MOSA E1, arXiv 2508.12398",
     access=("prompt", "canvas"),
     config_class=PrefillConfig,
-    presets={"paper": {"positions": (1, 20, 40, 60)}, "smoke": {"positions": (1, 20)}},
+    presets={"paper": {"positions": (1, 40, 80, 120)}, "smoke": {"positions": (1, 20)}},
     run=run,
-    cost="4 responses",
+    cost="up to 4 responses",
 )

@@ -2,7 +2,7 @@
 
 The algorithm is GCG (arXiv 2307.15043, section 2.2); the loss is taken where a diffusion model
 begins, on the fully masked response, as mean negative log-probability of the target tokens at their
-positions (arXiv 2508.12398, experiment E2: target at token 1 or 30). One iteration:
+positions (for experiment E2 of arXiv 2508.12398, which does not define its loss). One iteration:
 
     gradient   of the loss by every token of the suffix, as if tokens were continuous
     swaps      of one token each, among the most promising by that gradient

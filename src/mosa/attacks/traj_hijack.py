@@ -6,6 +6,8 @@
 "Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
 and a refusal stands in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
 controls of the paper are further tries: masking alone, and the beginning alone (given from step 1).
+How we differ: everything committed by then is masked again, since where a refusal ends is not
+always plain.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ ATTACK = Attack(
     name="traj_hijack",
     summary="committed refusals are masked again and a compliant beginning is written",
     source="TrajHijack, arXiv 2604.08557",
-    access=("prompt", "sampler"),
+    access=("prompt", "canvas", "sampler"),
     config_class=TrajHijackConfig,
     presets={
         "paper": {},

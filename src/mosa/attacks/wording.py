@@ -1,4 +1,4 @@
-"""The generic phrases that attacks write, as data: one set for English, one for the testbed's world.
+"""The generic phrases that attacks write, as data: one set for English, one for the testbed.
 
 None of them is harmful or about a particular request.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         "--attacks",
         type=str,
         required=True,
-        help="names with commas, or all; NAME:PRESET for another preset (`mosa attacks` lists them)",
+        help="names with commas, or all; NAME:PRESET for another preset (see `mosa attacks`)",
     )
     parser.add_argument("--preset", type=str, default="paper", help="preset of attacks")
     parser.add_argument(
@@ -90,8 +91,8 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--judges",
         type=str | None,
-        help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas; unset: truth "
-        "on the testbed, else refusal",
+        help="names with commas (`mosa judges`); NAME=BACKEND, NAME@canvas; unset: truth on the "
+        "testbed, else refusal",
     )
     _judge_options(parser)
     for role in ("attacker", "loop_judge", "translator"):
@@ -229,9 +230,7 @@ def _time_left(now: Progress) -> str:
 def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[Any]:
     from mosa.evaluation.judging import JudgeConfig, build_judges
 
-    config = JudgeConfig(
-        model=args.judge_model, templates=args.judge_templates, device=args.device
-    )
+    config = JudgeConfig(model=args.judge_model, templates=args.judge_templates, device=args.device)
     return build_judges(names, config, world)
 
 
@@ -243,8 +242,7 @@ def _judge_all(store: Store, args: Namespace, names: Sequence[str], world: Any) 
     judges = _build_judges(args, names, world)
     with Progress(transient=True) as bar:
         tasks = {
-            judge.id: bar.add_task(judge.id, total=store.num_unjudged(judge.id))
-            for judge in judges
+            judge.id: bar.add_task(judge.id, total=store.num_unjudged(judge.id)) for judge in judges
         }
         judge_run(store, judges, on_progress=lambda judge, n: bar.advance(tasks[judge], n))
 
@@ -437,15 +435,23 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
         for heading in ("n", "score", "queries", "broken", "unscored", "failed", "left"):
             table.add_column(heading, justify="right", no_wrap=True)
         last = ""
-        for line in lines(store, judge, by_variant=by_variant):
+        found = lines(store, judge, by_variant=by_variant)
+        presets = {(line.attack, line.preset) for line in found}
+        counts = Counter(attack for attack, _ in presets)
+        ambiguous = {attack for attack, count in counts.items() if count > 1}
+        for line in found:
             if line.model != last:
                 last = line.model
                 table.add_section()
                 table.add_row(f"[bold]{last}[/bold]")
             rate = line.success
-            broken = "-" if line.num_incoherent is None else f"{line.num_incoherent}/{line.num_tries}"
+            broken = (
+                "-" if line.num_incoherent is None else f"{line.num_incoherent}/{line.num_tries}"
+            )
             table.add_row(
-                "  " + line.attack + (f", {line.variant}" if line.variant else ""),
+                f"  {line.attack}"
+                + (f":{line.preset}" if line.attack in ambiguous else "")
+                + (f", {line.variant}" if line.variant else ""),
                 "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
                 "0" if rate is None else str(rate.n),
                 "-" if line.score is None else f"{line.score.rate:.2f}",
@@ -457,7 +463,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             )
         console.print(table)
         if judge.startswith("refusal/"):
-            console.print("This judge sees phrases of refusal and not harm; add another with --judge.")
+            console.print("This judge sees phrases of refusal, not harm; `mosa judge` adds another.")
     console.print(
         "success: share of the n scored behaviors with at least one successful try, with its 95 % "
         "Wilson interval; score: mean of their best scores; broken: tries whose text is neither a "
@@ -473,41 +479,38 @@ def _no_arguments(parser: ArgumentParser) -> None:
 
 
 def _attacks(args: Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from mosa.attacks import ATTACKS
 
     del args
-    table = Table()
-    for heading in ("attack", "what it does", "access", "chat models", "presets", "cost", "source"):
-        table.add_column(heading)
     for attack in ATTACKS.values():
-        table.add_row(
+        chats = f"; asks: {', '.join(attack.roles)}" if attack.roles else ""
+        answer = "; behaviors need an answer" if attack.needs_answer else ""
+        _entry(
             attack.name,
             attack.summary,
-            ", ".join(attack.access),
-            ", ".join(attack.roles) or "-",
-            ", ".join(attack.presets),
-            attack.cost,
-            attack.source,
+            f"needs access to: {', '.join(attack.access)}{chats}{answer}",
+            f"presets: {', '.join(attack.presets)}; paper takes {attack.cost} a behavior",
+            f"source: {attack.source}",
         )
-    Console(highlight=False).print(table)
 
 
 def _judges(args: Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from mosa.judges import JUDGES
 
     del args
-    table = Table()
-    for heading in ("judge", "what it does", "needs", "success", "source"):
-        table.add_column(heading)
     for judge in JUDGES.values():
-        table.add_row(judge.name, judge.summary, judge.needs, judge.threshold, judge.source)
-    Console(highlight=False).print(table)
+        _entry(
+            judge.name,
+            judge.summary,
+            f"needs: {judge.needs}; success: {judge.threshold}",
+            f"source: {judge.source}",
+        )
+
+
+def _entry(name: str, *texts: str) -> None:
+    """A name, and beside it lines about it."""
+    for i, text in enumerate(texts):
+        show(f"{name if i == 0 else '':<24}{text}")
 
 
 def _overlap_arguments(parser: ArgumentParser) -> None:
@@ -563,7 +566,10 @@ CAMPAIGN_COMMANDS: dict[str, Command] = {
         "tell what of a run is done, left and failed", _run_argument, _status, "Nothing is written."
     ),
     "results": Command(
-        "show the rates of a run, or export it", _results_arguments, _results, "The run is as it was."
+        "show the rates of a run, or export it",
+        _results_arguments,
+        _results,
+        "The run is as it was.",
     ),
     "attacks": Command("list the attacks", _no_arguments, _attacks, "Nothing is written."),
     "judges": Command("list the judges", _no_arguments, _judges, "Nothing is written."),

@@ -107,7 +107,7 @@ def stratified_counts(
 
 
 def counter_uniform(
-    seed: int,
+    seed: int | Int[Tensor, " N"],
     row_keys: Int[Tensor, " N"],
     positions: Int[Tensor, " N"],
     step: int | Int[Tensor, " N"],
@@ -128,17 +128,23 @@ def counter_uniform(
 
 
 def row_keys(
-    tokens: Int[Tensor, "B L"], real: Bool[Tensor, "B L"], response_start: int
+    tokens: Int[Tensor, "B L"],
+    real: Bool[Tensor, "B L"],
+    response_start: int,
+    seeds: Int[Tensor, " B"] | None = None,
 ) -> Int[Tensor, " B"]:
     """A key for each row, made from what stands in it (padding aside), to draw its noise with.
 
-    Rows that are alike are told apart by how many like them came before, so that a prompt given
-    n times gets n different samples.
+    Rows that are alike, and have one seed, are told apart by how many like them came before, so
+    that a prompt given n times gets n different samples.
     """
     positions_L = torch.arange(tokens.shape[1], device=tokens.device) - response_start
     words_BL = _hash32(_hash32(positions_L & _WORD) ^ (tokens & _WORD))
     keys_B = words_BL.masked_fill(~real, 0).sum(dim=1) & _WORD
-    num_alike_before_B = (keys_B[:, None] == keys_B).tril(-1).sum(dim=1)
+    is_alike_BB = keys_B[:, None] == keys_B
+    if seeds is not None:
+        is_alike_BB = is_alike_BB & (seeds[:, None] == seeds)
+    num_alike_before_B = is_alike_BB.tril(-1).sum(dim=1)
     return _hash32(keys_B ^ _hash32(num_alike_before_B))
 
 

@@ -108,6 +108,7 @@ def sample(
     *,
     attention_mask: Tensor | None = None,
     hook: Hook | None = None,
+    row_seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: bool = False,
     **settings: Any,
@@ -116,8 +117,9 @@ def sample(
 
     `prompts` are strings, dialogues, token ids [B, P] with an `attention_mask`, or a `Canvas`.
     `settings` override fields of `config`. `batch_size` bounds how many rows run together (those of
-    similar length do); it changes neither the order nor the text. `hook`: see `Hook`. `progress`
-    shows a bar. The model runs in evaluation mode and without gradients.
+    similar length do); it changes neither the order nor the text. `hook`: see `Hook`. `row_seeds`
+    gives each row a seed of its own in place of the config's. `progress` shows a bar. The model
+    runs in evaluation mode and without gradients.
 
         result = sample(model, ["What is a kiln?"], max_new_tokens=64, steps=32, block_length=32)
         print(result.text[0], result.num_forward_passes)
@@ -144,7 +146,8 @@ def sample(
             model, prompts, max_new_tokens=config.max_new_tokens, attention_mask=attention_mask
         )
     _check_for_model(config, canvas, model)
-    keys_B = row_keys(canvas.tokens, canvas.attention_mask, canvas.response_start)
+    seeds_B = _seeds(row_seeds, config, canvas)
+    keys_B = row_keys(canvas.tokens, canvas.attention_mask, canvas.response_start, seeds_B)
     order_B = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
     if batch_size is not None:
         if batch_size < 1:
@@ -160,6 +163,7 @@ def sample(
                 canvas.select(rows),
                 config,
                 keys_B[rows],
+                seeds_B[rows],
                 rows=rows,
                 hook=hook,
                 on_filled=lambda count: bar.advance(task, count),
@@ -179,6 +183,7 @@ def denoise(
     canvas: Canvas,
     config: DecoderConfig,
     keys: Int[Tensor, " B"],
+    seeds: Int[Tensor, " B"],
     *,
     rows: Int[Tensor, " B"],
     hook: Hook | None,
@@ -186,8 +191,8 @@ def denoise(
 ) -> DenoisingTrace:
     """Fills every mask of the canvas, step by step, and tells how; `sample` is the way in.
 
-    `keys` are what each row's noise is drawn with, `rows` the numbers by which a hook knows them,
-    `on_filled` is told how many positions have been filled since it was last called.
+    `keys` and `seeds` are what each row's noise is drawn with, `rows` the numbers by which a hook
+    knows them, `on_filled` is told how many positions have been filled since it was last called.
     """
     device = canvas.tokens.device
     free_BL = canvas.free
@@ -227,12 +232,14 @@ def denoise(
         # 3. A token for each masked position, and how it is rated.
         masked_N = is_open_AK.flatten().nonzero_static(size=int(turn.host_num_masked.sum()))[:, 0]
         num_columns = max(len(columns_K), 1)
+        row_N = rows_A[masked_N // num_columns]
         token_N, confidence_N, rating_N = _propose(
             config,
             special,
             logits_AKV.flatten(0, 1),
             masked_N,
-            keys=keys[rows_A[masked_N // num_columns]],
+            keys=keys[row_N],
+            seeds=seeds[row_N],
             positions=columns_K[masked_N % num_columns] - canvas.response_start,
             step=turn.step,
         )
@@ -331,6 +338,7 @@ def _propose(
     masked: Int[Tensor, " N"],
     *,
     keys: Int[Tensor, " N"],
+    seeds: Int[Tensor, " N"],
     positions: Int[Tensor, " N"],
     step: int,
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
@@ -341,7 +349,7 @@ def _propose(
     """
 
     def uniform(stream: int) -> Tensor:
-        return counter_uniform(config.seed, keys, positions, step, stream)
+        return counter_uniform(seeds, keys, positions, step, stream)
 
     unused_N = torch.zeros_like(masked, dtype=torch.float64)
     token_draw_N = uniform(TOKEN_DRAW) if config.temperature > 0 else unused_N
@@ -364,9 +372,7 @@ def _propose(
         if config.end_tokens == "suppress":  # confidence is about the other tokens
             logits_NV[:, special.ends] = -torch.inf
             shaped_NV[:, special.ends] = -torch.inf
-        proposals = Proposals(
-            logits_NV, shaped_NV, token_N, position_draw_N[part], positions[part]
-        )
+        proposals = Proposals(logits_NV, shaped_NV, token_N, position_draw_N[part], positions[part])
         tokens.append(token_N)
         confidences.append(REMASKING[config.remasking](proposals).float())
     tokens_N, confidence_N = torch.cat(tokens), torch.cat(confidences)
@@ -380,6 +386,19 @@ def _propose(
         confidence_N = confidence_N.masked_fill(is_end_N, 0.0)
         rating_N = rating_N.masked_fill(is_end_N, torch.finfo(rating_N.dtype).min)
     return tokens_N, confidence_N, rating_N
+
+
+def _seeds(
+    row_seeds: Sequence[int] | None, config: DecoderConfig, canvas: Canvas
+) -> Int[Tensor, " B"]:
+    num_rows, device = len(canvas.tokens), canvas.tokens.device
+    if row_seeds is None:
+        return torch.full((num_rows,), config.seed, device=device)
+    if len(row_seeds) != num_rows:
+        raise UserError(
+            f"{len(row_seeds)} row_seeds were given for {num_rows} rows; give one for each."
+        )
+    return torch.tensor(list(row_seeds), dtype=torch.long, device=device)
 
 
 def _rest_of_finished_rows(

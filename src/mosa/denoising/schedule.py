@@ -171,7 +171,9 @@ class Turns:
         _, slot, num_slots = self.plan[step]
         if config.remasking == "origin":  # each position by its own chance
             fraction = float(commit_fraction(config.schedule, slot, num_slots))
-            return torch.zeros_like(host_left_B), 1 - fraction
+            # A block's last step takes everything, suppressed end tokens too.
+            bound = 1 - fraction if slot < num_slots - 1 else -NEVER
+            return torch.zeros_like(host_left_B), bound
         return commit_counts(config.schedule, host_left_B, slot, num_slots), NEVER
 
     def _check_end(self, step: int) -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -63,6 +63,7 @@ class Row:
     response_ids: list[int]
     """The response as it begins: masks, and what is pinned."""
     edit: Edit | None
+    seed: int
 
 
 @runtime_checkable
@@ -92,12 +93,14 @@ class LocalResponder:
     gives_gradients: bool = True
 
     def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
-        """One generation for all rows."""
+        """One generation for all rows; `decoder` says all but their seeds."""
         canvas = _canvas_of(self.model, rows)
         edits = [row.edit for row in rows]
         hook = edit_hook(edits) if any(edits) else None
         try:
-            result = sample(self.model, canvas, decoder, hook=hook)
+            result = sample(
+                self.model, canvas, decoder, hook=hook, row_seeds=[row.seed for row in rows]
+            )
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"a batch of {len(rows)} does not fit into memory; lower --batch_size and run the "
@@ -108,6 +111,7 @@ class LocalResponder:
             result,
             prompts=[row.prompt for row in rows],
             keys=[row.key for row in rows],
+            seeds=[row.seed for row in rows],
         )
 
 
@@ -263,7 +267,8 @@ class Engine:
     # --------------------------------------------------------------------------- the model's work
 
     def _take(self, *, full: bool) -> tuple[DecoderConfig, list[_Pending]] | None:
-        """The next batch and its decoder: of the kind with the most queries, if that fills one (or in any case)."""
+        """The next batch, with its decoder: of the kind with the most queries, if these fill one
+        (or, where it need not be `full`, in any case)."""
         if not self._pending:
             return None
         kind = max(self._pending, key=lambda k: len(self._pending[k]))
@@ -327,8 +332,10 @@ class Engine:
             self.tally.num_recorded += 1
             return recorded
         if row.key not in self._in_flight:
-            settings = content_key(decoder=plain_settings(decoder))
-            self._decoders[settings] = decoder
+            # Seeds may differ within a batch: each row draws its noise by itself.
+            alike = replace(decoder, seed=0)
+            settings = content_key(decoder=plain_settings(alike))
+            self._decoders[settings] = alike
             future = asyncio.get_running_loop().create_future()
             self._in_flight[row.key] = future
             # With edits every row runs in every step, so the others stay by themselves.
@@ -422,5 +429,4 @@ def row_of(responder: Responder, query: Query, decoder: DecoderConfig) -> Row:
         edit=None if query.edit is None else as_plain(query.edit),
         decoder=plain_settings(decoder),
     )
-    return Row(key, query.prompt, prompt_ids, response_ids, query.edit)
-
+    return Row(key, query.prompt, prompt_ids, response_ids, query.edit, decoder.seed)

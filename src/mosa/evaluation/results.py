@@ -99,9 +99,7 @@ def _line(
         for one in tried
         if one.verdict is not None and "coherent" in one.verdict.native
     ]
-    last = {
-        case: max(tries, key=lambda one: one.attempt.number) for case, tries in by_case.items()
-    }
+    last = {case: max(tries, key=lambda one: one.attempt.number) for case, tries in by_case.items()}
     queries = [one.attempt.budget.target_queries for one in last.values()]
     return Line(
         *of,

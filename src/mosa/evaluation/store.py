@@ -268,15 +268,17 @@ class Store:
         """The tasks in the order in which they were planned; with `status`, those of it alone."""
         where = "" if status is None else " WHERE status = ?"
         values = () if status is None else (status,)
-        columns = "key, model, attack, preset, seed, behavior, config, status, reason, budget"
+        columns = ("key", "model", "attack", "preset", "seed", "behavior", "status", "reason")
+        rows = self._rows(
+            f"SELECT config, budget, {', '.join(columns)} FROM tasks{where} ORDER BY rowid", *values
+        )
         return [
             Task(
-                *row[:6],
-                json.loads(row[6]),
-                *row[7:9],
-                None if row[9] is None else Budget(**json.loads(row[9])),
+                config=json.loads(config),
+                budget=None if budget is None else Budget(**json.loads(budget)),
+                **dict(zip(columns, rest, strict=True)),
             )
-            for row in self._rows(f"SELECT {columns} FROM tasks{where} ORDER BY rowid", *values)
+            for config, budget, *rest in rows
         ]
 
     def is_done(self, task: str) -> bool:
@@ -318,7 +320,8 @@ class Store:
                 *values,
             )
         ):
-            for last, text in page:
+            last = page[-1][0]
+            for _, text in page:
                 record = json.loads(text)
                 del record["responses"]
                 yield Attempt(**{**record, "responses": [], "budget": Budget(**record["budget"])})
@@ -354,23 +357,19 @@ class Store:
 
     def counts(self) -> list[tuple[str, str, str, str, int]]:
         """(model, attack, preset, status, number of tasks), in the order of planning."""
-        return [
-            row  # pyright: ignore
-            for row in self._rows(
-                "SELECT model, attack, preset, status, count(*) FROM tasks"
-                " GROUP BY model, attack, preset, status ORDER BY min(rowid)"
-            )
-        ]
+        rows = self._rows(
+            "SELECT model, attack, preset, status, count(*) FROM tasks"
+            " GROUP BY model, attack, preset, status ORDER BY min(rowid)"
+        )
+        return [(model, attack, preset, status, n) for model, attack, preset, status, n in rows]
 
     def failures(self) -> list[tuple[str, str, int]]:
         """(attack, reason, number of tasks) of what failed."""
-        return [
-            row  # pyright: ignore
-            for row in self._rows(
-                "SELECT attack, reason, count(*) FROM tasks WHERE status = 'failed'"
-                " GROUP BY attack, reason ORDER BY min(rowid)"
-            )
-        ]
+        rows = self._rows(
+            "SELECT attack, reason, count(*) FROM tasks WHERE status = 'failed'"
+            " GROUP BY attack, reason ORDER BY min(rowid)"
+        )
+        return [(attack, reason, n) for attack, reason, n in rows]
 
 
 def _json(value: Any) -> str:

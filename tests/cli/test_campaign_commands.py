@@ -1,0 +1,152 @@
+"""The commands about campaigns, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mosa import cli
+from mosa.evaluation.engine import LocalResponder
+
+EVALUATE = [
+    *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "2"),
+    *("--attacks", "direct,end_tokens", "--preset", "smoke"),
+]
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main([*EVALUATE, "--judges", "truth,truth@canvas", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_the_whole_way(capsys, folder, monkeypatch):
+    """Results of both judges; then another judge, which generates nothing; then the status."""
+    status, out, _ = run(capsys, "results", str(folder))
+    assert status == 0
+    assert "judge truth/1/world-0 " in out and "judge truth/1/world-0@canvas" in out
+    assert "direct" in out and "1.00 (0.34 to 1.00)" in out  # end tokens forbidden: 2 of 2
+
+    def refuse(self, rows, decoder):
+        raise AssertionError("generated again")
+
+    monkeypatch.setattr(LocalResponder, "respond", refuse)
+    status, out, _ = run(capsys, "judge", str(folder), "--judge", "refusal")
+    assert status == 0 and "judge refusal/" in out and "phrases of refusal, not harm" in out
+    status, out, _ = run(capsys, *EVALUATE, "--out", str(folder))
+    assert status == 0
+    status, out, _ = run(capsys, "status", str(folder))
+    assert status == 0
+    assert "judge truth/1/world-0: 0 attempts without a score" in out
+    assert "2 sessions" in out and "cut off" not in out
+    status, out, _ = run(capsys, "results", str(folder), "--by_variant")
+    assert "end_tokens, forbid" in out and "end_tokens, suppress" in out
+
+
+def test_decoder_options_and_attack_options(capsys, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "model: testbed\nbehaviors: testbed\nlimit: 1\nattacks: prefill\npreset: smoke\n"
+        "attack_options: {prefill: {positions: [3]}}\nsteps: 12\n"
+    )
+    out = tmp_path / "run"
+    assert run(capsys, "evaluate", "--config", str(config), "--out", str(out))[0] == 0
+    from mosa.evaluation.store import Store
+
+    with Store(out) as store:
+        (attempt,) = store.attempts()
+        (response,) = store.responses_of(attempt.key)
+        assert attempt.variant == "position 3"
+        assert response.decoder["steps"] == 12 and response.decoder["block_length"] == 24
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([*EVALUATE, "--judges", "strongreject"], "strongreject asks a chat model; name one"),
+        ([*EVALUATE, "--judges", "truth,truth"], "a judge is named twice"),
+        ([*EVALUATE, "--judges", "oracle"], "there is no judge oracle"),
+        ([*EVALUATE, "--judges", "truth=x"], "truth has no model behind it"),
+        ([*EVALUATE, "--seeds", "0,one"], "no list of whole numbers"),
+        ([*EVALUATE, "--attacker", "nonsense"], "A chat model is written as"),
+        ([*EVALUATE[:-1], "gigantic"], "direct has no preset gigantic"),
+        (["evaluate", *EVALUATE[1:4], "advbench", *EVALUATE[5:]], "advbench"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence_before_anything_is_done(
+    capsys, tmp_path, monkeypatch, argv, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOSA_DATA", raising=False)
+    status, _, err = run(capsys, *argv, "--out", str(tmp_path / "run"))
+    assert status == cli.EXIT_USER_ERROR
+    assert message in err and err.startswith("mosa: ") and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_about_runs(capsys, tmp_path, folder):
+    for command in ("status", "results"):
+        status, _, err = run(capsys, command, str(tmp_path))
+        assert status == 2 and "holds no run" in err
+    status, _, err = run(capsys, "judge", str(tmp_path), "--judge", "refusal")
+    assert status == 2 and "holds no run" in err
+    status, _, err = run(capsys, "results", str(folder), "--judge", "nobody")
+    assert status == 2 and "no judge nobody" in err
+    status, _, err = run(capsys, "results", str(folder), "--export", "csv")
+    assert status == 2 and "--export and --out go together" in err
+    status, _, err = run(
+        capsys, "results", str(folder), "--export", "xml", "--out", str(tmp_path / "x")
+    )
+    assert status == 2 and "there is no export xml" in err
+
+
+def test_exports_are_written(capsys, tmp_path, folder):
+    out = tmp_path / "export"
+    status, told, _ = run(capsys, "results", str(folder), "--export", "csv", "--out", str(out))
+    assert status == 0 and "attempts.csv" in told
+    assert (out / "attempts.csv").read_text().count("copper") >= 2
+
+
+def test_tables(capsys):
+    status, out, _ = run(capsys, "attacks")
+    assert status == 0 and "dija_canvas" in out and "2507" in out
+    status, out, _ = run(capsys, "judges")
+    assert status == 0 and "strongreject" in out and "chat model" in out
+
+
+def test_overlap(capsys, tmp_path):
+    train, evaluation = tmp_path / "train.json", tmp_path / "eval.csv"
+    train.write_text(json.dumps(["How is bread baked at home?", "What is tea?"]))
+    evaluation.write_text("behavior\nhow is bread baked at home\nwho sings ?\n")
+    status, out, _ = run(capsys, "data", "overlap", str(train), str(evaluation))
+    assert status == 0
+    assert "1 of 2 training prompts have a near-duplicate among the 2 behaviors" in out
+    assert "row 1 ~ 0: 1.00" in out
+
+
+def test_calibrate(capsys, tmp_path):
+    status, out, _ = run(
+        capsys, "judge", "calibrate", "--judges", "truth,refusal", "--data", "testbed", "--num", "20"
+    )
+    assert status == 0
+    assert "20 labelled rows" in out and "truth/1/world-0 and refusal/" in out
+    assert "is wrong on:" in out
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"behavior": "bake bread", "response": "I cannot help.", "label": 0}\n')
+    status, out, _ = run(
+        capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(rows)
+    )
+    assert status == 0 and "1.00" in out
+    status, _, err = run(
+        capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(tmp_path / "none.csv")
+    )
+    assert status == 2 and "There is no file" in err
