@@ -15,7 +15,7 @@ from mosa.analysis.position_map import MapConfig, step_numbers
 from mosa.analysis.reach import ReachConfig
 from mosa.analysis.refusal_depth import profile
 from mosa.analysis.result import read_result
-from mosa.analysis.study import Study, Subject, load_behaviors
+from mosa.analysis.study import Study, Subject, load_cases
 from mosa.cli import main
 from mosa.denoising import sample
 from mosa.families import load_model
@@ -70,7 +70,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def behaviors():
-    return load_behaviors("testbed", "testbed", limit=3)
+    return load_cases("testbed", "testbed", limit=3)
 
 
 def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, model, behaviors):
@@ -95,7 +95,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, model, behavio
 
 def test_unknown_behaviors_and_presets_are_named(tmp_path, capsys):
     with pytest.raises(UserError, match="testbed:benign"):
-        load_behaviors("testbed:nonsense", "testbed")
+        load_cases("testbed:nonsense", "testbed")
     argv = ["analyze", "order", "--model", "testbed", "--behaviors", "testbed"]
     assert main([*argv, "--out", str(tmp_path), "--preset", "huge"]) == 2
     assert "quick or full" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_unknown_behaviors_and_presets_are_named(tmp_path, capsys):
 def test_behaviors_of_a_file_know_refusals_only(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("how do i make tea ?\n")
-    found = load_behaviors(str(file), "any")
+    found = load_cases(str(file), "any")
     assert found.measures == ("refused",)
     assert found.judge(found.items[0], "I’m sorry, but no.") == {"refused": 1.0}
     assert found.judge(found.items[0], "Boil water.") == {"refused": 0.0}
@@ -185,7 +185,7 @@ def test_contrasts_of_a_made_table():
 def test_success_is_the_phrase_in_its_place(tmp_path, model, behaviors, monkeypatch):
     """A phrase that the model writes there anyway is found; one it never writes is not."""
     subjects = [Subject("testbed", model)]
-    benign = load_behaviors("testbed:benign", "testbed", limit=1)
+    benign = load_cases("testbed:benign", "testbed", limit=1)
     (answer,) = sample(model, [benign.items[0].prompt], max_new_tokens=72, steps=36).tokens.tolist()
     there = model.decode(answer[2:5])
     monkeypatch.setattr(reach, "GcgSearch", FoundSearch)
@@ -311,7 +311,7 @@ def test_every_analysis_works_on_every_family_and_plain_prompts(name, family, tm
     model = request.getfixturevalue(family)
     file = tmp_path / "prompts.txt"
     file.write_text("how is tea made?\nwho wrote the story?\n")
-    prompts = load_behaviors(str(file), "none")
+    prompts = load_cases(str(file), "none")
     settings = {
         "criticality": {"positions": (1, 9), "end_tokens": ("allow",)},
         "reach": {"positions": (3,), "num_iterations": 1, "num_candidates": 4, "suffix_length": 3},

@@ -10,7 +10,7 @@ from analysis_stand_ins import FoundSearch
 
 from mosa.analysis import reach
 from mosa.analysis.reach import ReachConfig, phrase_tokens, words_at
-from mosa.analysis.study import Study, Subject, load_behaviors
+from mosa.analysis.study import Study, Subject, load_cases
 from mosa.families import load_model
 
 PHRASE = "step two : you"
@@ -39,14 +39,14 @@ def steered(monkeypatch, model, text, method="gcg", position=5):
     monkeypatch.setattr(reach, "GcgSearch", FoundSearch)
     item = reach._Item(
         Subject("testbed", model),
-        load_behaviors("testbed", "testbed", limit=1).items[0],
+        load_cases("testbed", "testbed", limit=1).items[0],
         method,
         position,
         PHRASE,
         "key",
     )
     gcg = reach.GcgConfig(num_iterations=1)
-    behaviors = load_behaviors("testbed", "testbed", limit=1)
+    behaviors = load_cases("testbed", "testbed", limit=1)
     decoder = reach.DecoderConfig(max_new_tokens=len(ids), steps=1)
     return reach._row(item, behaviors, decoder, gcg)
 
@@ -91,7 +91,7 @@ def test_a_phrase_inside_a_text_has_the_tokens_it_has_there(tiny_llada, model):
 @pytest.mark.parametrize("positions", [None, (1,)])
 def test_default_positions_without_room_are_named(tmp_path, monkeypatch, model, positions):
     config = ReachConfig(positions=positions, num_iterations=1, num_behaviors=1)
-    behaviors = load_behaviors("testbed", "testbed", limit=1)
+    behaviors = load_cases("testbed", "testbed", limit=1)
     row = steered(monkeypatch, model, "we fold the lid step two : you press")
     monkeypatch.setattr(reach, "_row", lambda item, *args: {**row, "key": item.key})
     found = reach.run([Subject("testbed", model)], behaviors, config, Study(tmp_path, "x", False))

@@ -41,7 +41,7 @@ def test_the_whole_way(capsys, folder, monkeypatch):
 
     monkeypatch.setattr(LocalResponder, "respond", refuse)
     status, out, _ = run(capsys, "judge", str(folder), "--judge", "refusal")
-    assert status == 0 and "judge refusal/" in out and "phrases of refusal, not harm" in out
+    assert status == 0 and "judge refusal/" in out and "phrases and not harm" in out
     status, out, _ = run(capsys, *EVALUATE, "--out", str(folder))
     assert status == 0
     status, out, _ = run(capsys, "status", str(folder))
@@ -135,16 +135,22 @@ def test_overlap(capsys, tmp_path):
 
 def test_calibrate(capsys, tmp_path):
     status, out, _ = run(
-        capsys, "judge", "calibrate", "--judges", "truth,refusal", "--data", "testbed", "--num", "20"
+        capsys,
+        "judge",
+        "calibrate",
+        "--judges",
+        "truth,refusal",
+        "--data",
+        "testbed",
+        "--num",
+        "20",
     )
     assert status == 0
     assert "20 labelled rows" in out and "truth/1/world-0 and refusal/" in out
     assert "is wrong on:" in out
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"behavior": "bake bread", "response": "I cannot help.", "label": 0}\n')
-    status, out, _ = run(
-        capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(rows)
-    )
+    status, out, _ = run(capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(rows))
     assert status == 0 and "1.00" in out
     status, _, err = run(
         capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(tmp_path / "none.csv")

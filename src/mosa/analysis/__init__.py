@@ -18,7 +18,7 @@ from typing import Any
 
 from mosa.analysis import criticality, order, position_map, reach, refusal_depth
 from mosa.analysis.result import AnalysisResult, Estimate, HeatMap, LineChart
-from mosa.analysis.study import Behaviors, Study, Subject
+from mosa.analysis.study import Cases, Study, Subject
 
 __all__ = ["ANALYSES", "Analysis", "AnalysisResult", "Estimate", "HeatMap", "LineChart"]
 
@@ -30,7 +30,7 @@ class Analysis:
     summary: str
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
-    run: Callable[[list[Subject], Behaviors, Any, Study], AnalysisResult]
+    run: Callable[[list[Subject], Cases, Any, Study], AnalysisResult]
 
 
 ANALYSES: dict[str, Analysis] = {

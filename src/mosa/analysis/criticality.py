@@ -26,8 +26,8 @@ from mosa.align import read_phrases
 from mosa.analysis import result as results
 from mosa.analysis.result import AnalysisResult, Estimate, LineChart
 from mosa.analysis.study import (
-    Behavior,
-    Behaviors,
+    Case,
+    Cases,
     Study,
     Subject,
     decoder_of,
@@ -75,7 +75,7 @@ class CriticalityConfig:
     tokens_per_step: int = 2
     """Tokens committed in a step."""
     num_behaviors: int = 100
-    """Behaviors that are asked."""
+    """Cases that are asked."""
     batch_size: int = 32
     """Responses per forward pass."""
     seed: int = 0
@@ -115,13 +115,13 @@ class Cell:
 class _Item:
     subject: Subject
     cell: Cell
-    behavior: Behavior
+    behavior: Case
     ids: list[int]
     key: str
 
 
 def run(
-    subjects: list[Subject], behaviors: Behaviors, config: CriticalityConfig, study: Study
+    subjects: list[Subject], behaviors: Cases, config: CriticalityConfig, study: Study
 ) -> AnalysisResult:
     """Write each phrase at each position, let the model fill the rest, and judge what it says."""
     length = config.max_new_tokens or default_length(behaviors)
@@ -172,7 +172,7 @@ def run(
         has_end_BR = sampled.tokens.unsqueeze(-1).eq(ends).any(-1)
         num_read = has_end_BR.logical_not().cumprod(dim=1).sum(dim=1).tolist()
         study.record(
-            {"key": item.key, "model": item.subject.name, "case": item.behavior.case}
+            {"key": item.key, "model": item.subject.name, "case": item.behavior.id}
             | dataclasses.asdict(item.cell)
             | {"num_phrase_tokens": len(item.ids), "num_read": read}
             | found
@@ -212,7 +212,7 @@ def cells(config: CriticalityConfig, length: int, longest: int) -> list[Cell]:
     ]
 
 
-def phrase_ids(model: DiffusionLM, behaviors: Behaviors) -> dict[str, list[list[int]]]:
+def phrase_ids(model: DiffusionLM, behaviors: Cases) -> dict[str, list[list[int]]]:
     """The token ids of each kind's phrases, in the words of the testbed or in plain English."""
     prefix = "" if behaviors.world is None else "testbed_"
     return {
@@ -225,7 +225,7 @@ def chosen_ids(
     model: DiffusionLM,
     texts: dict[str, list[list[int]]],
     phrase_type: str,
-    behavior: Behavior,
+    behavior: Case,
     seed: int,
 ) -> list[int]:
     """What is written for one behavior: the same phrase at every position.
@@ -234,7 +234,7 @@ def chosen_ids(
     """
     if phrase_type == "none":
         return []
-    rng = random.Random(f"{seed}-{behavior.case}")
+    rng = random.Random(f"{seed}-{behavior.id}")
     drawn = {kind: rng.choice(texts[kind]) for kind in sorted(texts)}
     if phrase_type != "random":
         return drawn[phrase_type]
@@ -260,7 +260,7 @@ def _decoder(cell: Cell, config: CriticalityConfig, length: int) -> DecoderConfi
 
 def _findings(
     subjects: list[Subject],
-    behaviors: Behaviors,
+    behaviors: Cases,
     config: CriticalityConfig,
     rows: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], dict[str, Any], str]:

@@ -22,15 +22,15 @@ from scipy import stats
 from mosa.analysis import result as results
 from mosa.analysis.result import AnalysisResult, LineChart
 from mosa.analysis.study import (
-    Behavior,
-    Behaviors,
+    Case,
+    Cases,
     Study,
     Subject,
     decoder_of,
     default_length,
     header,
     judged_sample,
-    load_behaviors,
+    load_cases,
     row_key,
 )
 from mosa.denoising import Canvas, DecoderConfig
@@ -69,7 +69,7 @@ class OrderConfig:
     canvas_lengths: tuple[int, ...] = ()
     """Further response lengths."""
     num_behaviors: int = 50
-    """Behaviors, and benign prompts, that are asked."""
+    """Cases, and benign prompts, that are asked."""
     batch_size: int = 25
     """Responses per forward pass."""
     seed: int = 0
@@ -95,19 +95,19 @@ class _Item:
     prompts: str
     condition: str
     decoder: DecoderConfig
-    behavior: Behavior
+    behavior: Case
     key: str
 
 
 def run(
-    subjects: list[Subject], behaviors: Behaviors, config: OrderConfig, study: Study
+    subjects: list[Subject], behaviors: Cases, config: OrderConfig, study: Study
 ) -> AnalysisResult:
     """Sample every condition and measure the order of commits."""
     length = config.max_new_tokens or default_length(behaviors)
     source = config.benign or ("testbed:benign" if behaviors.world is not None else None)
     sets = {"behaviors": behaviors}
     if source is not None:
-        sets["benign"] = load_behaviors(source, behaviors.model)
+        sets["benign"] = load_cases(source, behaviors.model)
     named = conditions(config, length)
     items = [
         _Item(
@@ -154,7 +154,7 @@ def run(
                 "model": first.subject.name,
                 "prompts": first.prompts,
                 "condition": first.condition,
-                "case": item.behavior.case,
+                "case": item.behavior.id,
             }
             | measures_of(steps, is_end, first.decoder.block_length)
             | found
@@ -256,7 +256,7 @@ def _nan_mean(values: list[float]) -> float:
 
 def _finished(
     subjects: list[Subject],
-    behaviors: Behaviors,
+    behaviors: Cases,
     config: OrderConfig,
     study: Study,
     rows: list[dict[str, Any]],

@@ -24,8 +24,8 @@ from mosa.analysis import result as results
 from mosa.analysis.criticality import chosen_ids, phrase_ids
 from mosa.analysis.result import AnalysisResult, HeatMap
 from mosa.analysis.study import (
-    Behavior,
-    Behaviors,
+    Case,
+    Cases,
     Study,
     Subject,
     decoder_of,
@@ -68,7 +68,7 @@ class MapConfig:
     end_tokens: Literal["allow", "forbid"] = "allow"
     """Whether the model may end its answer."""
     num_behaviors: int = 50
-    """Behaviors that are asked."""
+    """Cases that are asked."""
     batch_size: int = 32
     """Responses per forward pass."""
     seed: int = 0
@@ -84,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class _Item:
     subject: Subject
-    behavior: Behavior
+    behavior: Case
     span: str
     position: int | None
     step: int | None
@@ -93,7 +93,7 @@ class _Item:
 
 
 def run(
-    subjects: list[Subject], behaviors: Behaviors, config: MapConfig, study: Study
+    subjects: list[Subject], behaviors: Cases, config: MapConfig, study: Study
 ) -> AnalysisResult:
     """Write each span at each position and step, let generation go on, and judge what it says."""
     length = config.max_new_tokens or default_length(behaviors)
@@ -152,7 +152,7 @@ def run(
             {
                 "key": item.key,
                 "model": item.subject.name,
-                "case": item.behavior.case,
+                "case": item.behavior.id,
                 "span": item.span,
                 "position": item.position,
                 "step": item.step,
@@ -208,7 +208,7 @@ class _Writer:
 
 def _maps(
     subjects: list[Subject],
-    behaviors: Behaviors,
+    behaviors: Cases,
     config: MapConfig,
     rows: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -258,7 +258,7 @@ def _place(row: dict[str, Any]) -> tuple[str, int | None, int | None]:
 
 
 def _paragraph(
-    subjects: list[Subject], behaviors: Behaviors, config: MapConfig, rows: list[dict[str, Any]]
+    subjects: list[Subject], behaviors: Cases, config: MapConfig, rows: list[dict[str, Any]]
 ) -> str:
     """How much the position moves each measure, and how much the step does: spread of the means."""
     sentences = []

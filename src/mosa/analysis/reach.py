@@ -23,8 +23,8 @@ from mosa.align import read_phrases
 from mosa.analysis import result as results
 from mosa.analysis.result import AnalysisResult, LineChart
 from mosa.analysis.study import (
-    Behavior,
-    Behaviors,
+    Case,
+    Cases,
     Study,
     Subject,
     decoder_of,
@@ -71,7 +71,7 @@ class ReachConfig:
     block_length: int | None = None
     """Block length; unset: one block over the canvas."""
     num_behaviors: int = 10
-    """Behaviors that are asked."""
+    """Cases that are asked."""
     seed: int = 0
     """Seed of the optimisation and of the bootstrap."""
 
@@ -90,7 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 @dataclass(frozen=True)
 class _Item:
     subject: Subject
-    behavior: Behavior
+    behavior: Case
     method: str
     position: int
     phrase: str
@@ -98,7 +98,7 @@ class _Item:
 
 
 def run(
-    subjects: list[Subject], behaviors: Behaviors, config: ReachConfig, study: Study
+    subjects: list[Subject], behaviors: Cases, config: ReachConfig, study: Study
 ) -> AnalysisResult:
     """Steer every behavior at every position, and look at the response that comes of it."""
     length = config.max_new_tokens or default_length(behaviors)
@@ -153,7 +153,7 @@ def run(
 
 
 def wanted(
-    subject: Subject, behaviors: Behaviors, config: ReachConfig, length: int
+    subject: Subject, behaviors: Cases, config: ReachConfig, length: int
 ) -> list[tuple[int, str]]:
     """(position from 1, phrase) of everything that is asked for.
 
@@ -200,7 +200,7 @@ def words_at(text: str, phrase: str) -> list[int]:
     return [i + 1 for i in range(len(words)) if words[i : i + len(sought)] == sought]
 
 
-def _methods(config: ReachConfig, behaviors: Behaviors) -> tuple[str, ...]:
+def _methods(config: ReachConfig, behaviors: Cases) -> tuple[str, ...]:
     if behaviors.world is None:
         return config.methods or ("gcg", "prompt")
     if config.methods is not None and "prompt" in config.methods:
@@ -210,9 +210,7 @@ def _methods(config: ReachConfig, behaviors: Behaviors) -> tuple[str, ...]:
     return ("gcg",)
 
 
-def _row(
-    item: _Item, behaviors: Behaviors, decoder: DecoderConfig, gcg: GcgConfig
-) -> dict[str, Any]:
+def _row(item: _Item, behaviors: Cases, decoder: DecoderConfig, gcg: GcgConfig) -> dict[str, Any]:
     model, behavior = item.subject.model, item.behavior
     if not isinstance(behavior.prompt, str):
         raise UserError("Reach steers a single user turn; give behaviors without a history.")
@@ -264,7 +262,7 @@ def _row(
             "model": item.subject.name,
             "method": item.method,
             "position": item.position,
-            "case": behavior.case,
+            "case": behavior.id,
             "phrase": item.phrase,
             "attacked_prompt": attacked,
             "success": float(item.position in places),
@@ -282,7 +280,7 @@ def _row(
 
 def _findings(
     subjects: list[Subject],
-    behaviors: Behaviors,
+    behaviors: Cases,
     config: ReachConfig,
     methods: tuple[str, ...],
     rows: list[dict[str, Any]],

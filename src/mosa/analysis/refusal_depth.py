@@ -24,8 +24,8 @@ from mosa.analysis import result as results
 from mosa.analysis.position_map import step_numbers
 from mosa.analysis.result import AnalysisResult, Estimate, HeatMap, LineChart
 from mosa.analysis.study import (
-    Behavior,
-    Behaviors,
+    Case,
+    Cases,
     Study,
     Subject,
     decoder_of,
@@ -59,7 +59,7 @@ class RefusalDepthConfig:
     block_length: int | None = None
     """Block length; unset: one block over the canvas."""
     num_behaviors: int = 100
-    """Behaviors that are asked."""
+    """Cases that are asked."""
     batch_size: int = 25
     """Responses per forward pass."""
     seed: int = 0
@@ -74,12 +74,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class _Item:
-    behavior: Behavior
+    behavior: Case
     key: str
 
 
 def run(
-    subjects: list[Subject], behaviors: Behaviors, config: RefusalDepthConfig, study: Study
+    subjects: list[Subject], behaviors: Cases, config: RefusalDepthConfig, study: Study
 ) -> AnalysisResult:
     """Generate with the first model, and ask every model on its canvases."""
     if len(subjects) == 2 and subjects[0].model.vocab_size != subjects[1].model.vocab_size:
@@ -111,7 +111,7 @@ def run(
             subjects[0].model, [item.behavior.prompt for item in batch], max_new_tokens=length
         )
         trace = sample(subjects[0].model, canvas, decoder).trace
-        records = [{"key": item.key, "case": item.behavior.case, "profiles": []} for item in batch]
+        records = [{"key": item.key, "case": item.behavior.id, "profiles": []} for item in batch]
         for step in steps:
             tokens_BL = trace.replay(until_step=step - 1)
             masked_BR = tokens_BL[:, canvas.response_start :] == canvas.mask_token_id
@@ -191,7 +191,7 @@ def _plain(values: Float[Tensor, " R"]) -> list[float | None]:
 
 def _finished(
     subjects: list[Subject],
-    behaviors: Behaviors,
+    behaviors: Cases,
     config: RefusalDepthConfig,
     rows: list[dict[str, Any]],
     steps: list[int],

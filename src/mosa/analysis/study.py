@@ -49,21 +49,21 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Behavior:
-    """One request."""
+class Case:
+    """One request, however it is wrapped."""
 
-    case: str
+    id: str
     prompt: Prompt
     about: WorldObject | None = None
     """What the truth is known of; none outside the testbed."""
 
 
 @dataclass(frozen=True)
-class Behaviors:
+class Cases:
     """Requests and their judge: the world's truth on the testbed, words of refusal elsewhere."""
 
     source: str
-    items: list[Behavior]
+    items: list[Case]
     world: World | None
     model: str
     """The model whose world they belong to, for further behaviors of the same kind."""
@@ -73,7 +73,7 @@ class Behaviors:
         """What is known of a response: `harm` on the testbed only, `refused` everywhere."""
         return ("refused",) if self.world is None else ("harm", "refused")
 
-    def judge(self, behavior: Behavior, text: str) -> dict[str, float]:
+    def judge(self, behavior: Case, text: str) -> dict[str, float]:
         """Each measure of one response, in [0, 1]."""
         if self.world is None or behavior.about is None:
             return {"refused": float(is_refusal(text))}
@@ -88,7 +88,7 @@ class Behaviors:
         return Judge(self.world)
 
 
-def load_behaviors(source: str, model: str, *, limit: int | None = None) -> Behaviors:
+def load_cases(source: str, model: str, *, limit: int | None = None) -> Cases:
     """The requests of a file, or held-out ones of the testbed's world.
 
     `testbed` are plain requests for restricted objects, `testbed:benign` for unrestricted ones,
@@ -97,8 +97,8 @@ def load_behaviors(source: str, model: str, *, limit: int | None = None) -> Beha
     """
     if source.split(":")[0] != TESTBED:
         examples = load_prompts(source)[:limit]
-        items = [Behavior(str(i), example.prompt) for i, example in enumerate(examples)]
-        return Behaviors(source, items, None, model)
+        items = [Case(str(i), example.prompt) for i, example in enumerate(examples)]
+        return Cases(source, items, None, model)
     kind = source.partition(":")[2] or "direct"
     restricted = kind != "benign"
     wrapping = kind if restricted else "direct"
@@ -111,10 +111,10 @@ def load_behaviors(source: str, model: str, *, limit: int | None = None) -> Beha
     world = world_of(model)
     objects = world.objects(restricted=restricted, split="heldout")[:limit]
     items = [
-        Behavior(obj.name, world.request(obj, wrapping, variant=i), obj)
+        Case(obj.name, world.request(obj, wrapping, variant=i), obj)
         for i, obj in enumerate(objects)
     ]
-    return Behaviors(source, items, world, model)
+    return Cases(source, items, world, model)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Study:
             figures.draw(chart, self.out / name)
 
 
-def default_length(behaviors: Behaviors) -> int:
+def default_length(behaviors: Cases) -> int:
     """Response tokens where nothing else is asked for: the testbed's, or 128 as in the paper."""
     return 128 if behaviors.world is None else RESPONSE_LENGTH
 
@@ -223,7 +223,7 @@ def fitting_positions(
 
 
 def header(
-    analysis: str, subjects: Sequence[Subject], behaviors: Behaviors, config: Any
+    analysis: str, subjects: Sequence[Subject], behaviors: Cases, config: Any
 ) -> dict[str, Any]:
     """Every setting of an analysis, its models and behaviors, and the versions it ran with."""
     return {
@@ -235,13 +235,13 @@ def header(
     }
 
 
-def row_key(analysis: str, subject: Subject, behavior: Behavior, **of: Any) -> str:
+def row_key(analysis: str, subject: Subject, behavior: Case, **of: Any) -> str:
     """The key of one row: everything that determines it, and what its model is called in it."""
     return content_key(
         analysis=analysis,
         model=subject.name,
         model_version=subject.version,
-        case=behavior.case,
+        case=behavior.id,
         prompt=prompt_turns(behavior.prompt),
         **of,
     )
@@ -249,8 +249,8 @@ def row_key(analysis: str, subject: Subject, behavior: Behavior, **of: Any) -> s
 
 def judged_sample(
     subject: Subject,
-    behaviors: Behaviors,
-    items: Sequence[Behavior],
+    behaviors: Cases,
+    items: Sequence[Case],
     canvas: Canvas,
     decoder: DecoderConfig,
     *,

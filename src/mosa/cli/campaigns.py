@@ -21,11 +21,12 @@ from mosa.cli.options import (
     placement_arguments,
     show,
 )
-from mosa.types import UserError
+from mosa.types import Budget, UserError
 
 if TYPE_CHECKING:
     from mosa.chat import ChatModel
     from mosa.evaluation.campaign import Progress
+    from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -367,11 +368,16 @@ def _status(args: Namespace) -> None:
         for judge in store.judges():
             unscored = store.num_unjudged(judge)
             console.print(f"judge {judge}: {unscored} attempts without a score")
+        spent = Budget()
+        for task in store.tasks():
+            spent += task.budget or Budget()
+        shown = [f"{v} {k.replace('_', ' ')}" for k, v in vars(spent).items() if v]
+        console.print(f"spent: {', '.join(shown) or 'nothing yet'}")
         sessions = store.sessions()
         seconds = sum(session.get("seconds", 0.0) for session in sessions)
         cut = sum("ended" not in session for session in sessions)
         console.print(
-            f"{len(sessions)} sessions, {seconds:.0f} s"
+            f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
             + (f", {cut} of them cut off (time not counted)" if cut else "")
         )
 
@@ -380,6 +386,11 @@ def _results_arguments(parser: ArgumentParser) -> None:
     _run_argument(parser)
     parser.add_argument("--judge", type=str | None, help="id of one judge; unset: all")
     parser.add_argument("--by_variant", action="store_true", help="each way of an attack by itself")
+    parser.add_argument(
+        "--matrix",
+        action="store_true",
+        help="a row for each attack and a column for each model, as a Markdown table",
+    )
     parser.add_argument(
         "--export",
         type=str | None,
@@ -402,6 +413,9 @@ def _results(args: Namespace) -> None:
         if args.judge is not None and args.judge not in store.judges():
             known = ", ".join(store.judges()) or "none yet"
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
+        if args.export is None and args.matrix:
+            _show_matrix(store, by_variant=args.by_variant, only=args.judge)
+            return
         if args.export is None:
             _show_results(store, by_variant=args.by_variant, only=args.judge)
             return
@@ -412,6 +426,41 @@ def _results(args: Namespace) -> None:
         setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
         for path in EXPORTS[args.export].write(store, args.out, setting):
             show(f"wrote {path}")
+
+
+def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
+    """Success rates with their intervals as Markdown, judge by judge."""
+    from mosa.evaluation.results import lines
+
+    for judge in store.judges() if only is None else [only]:
+        found = lines(store, judge, by_variant=by_variant)
+        models = list(dict.fromkeys(line.model for line in found))
+        names = _names(found)
+        cells = {(names[line], line.model): line.success for line in found}
+        show(f"\njudge {judge}: success rate (95 % Wilson interval), of the n scored behaviors\n")
+        show(f"| attack | {' | '.join(models)} |")
+        show(f"|---|{'---|' * len(models)}")
+        for name in dict.fromkeys(names.values()):
+            rates = [cells.get((name, model)) for model in models]
+            shown = [
+                "-" if r is None else f"{r.rate:.2f} ({r.low:.2f} to {r.high:.2f}, n={r.n})"
+                for r in rates
+            ]
+            show(f"| {name} | {' | '.join(shown)} |")
+        left_out = sum(line.num_unscored + line.num_failed + line.num_left for line in found)
+        show(f"\nIn no rate: {left_out} (unscored behaviors, failed and open tasks).")
+
+
+def _names(found: Sequence[Line]) -> dict[Line, str]:
+    """What each line's attack is called: with its preset where the run has several of it."""
+    presets = {(line.attack, line.preset) for line in found}
+    several = Counter(attack for attack, _ in presets)
+    return {
+        line: line.attack
+        + (f":{line.preset}" if several[line.attack] > 1 else "")
+        + (f", {line.variant}" if line.variant else "")
+        for line in found
+    }
 
 
 def _show_results(store: Store, *, by_variant: bool, only: str | None = None) -> None:
@@ -436,9 +485,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             table.add_column(heading, justify="right", no_wrap=True)
         last = ""
         found = lines(store, judge, by_variant=by_variant)
-        presets = {(line.attack, line.preset) for line in found}
-        counts = Counter(attack for attack, _ in presets)
-        ambiguous = {attack for attack, count in counts.items() if count > 1}
+        names = _names(found)
         for line in found:
             if line.model != last:
                 last = line.model
@@ -449,9 +496,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
                 "-" if line.num_incoherent is None else f"{line.num_incoherent}/{line.num_tries}"
             )
             table.add_row(
-                f"  {line.attack}"
-                + (f":{line.preset}" if line.attack in ambiguous else "")
-                + (f", {line.variant}" if line.variant else ""),
+                f"  {names[line]}",
                 "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
                 "0" if rate is None else str(rate.n),
                 "-" if line.score is None else f"{line.score.rate:.2f}",
@@ -463,7 +508,9 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             )
         console.print(table)
         if judge.startswith("refusal/"):
-            console.print("This judge sees phrases of refusal, not harm; `mosa judge` adds another.")
+            console.print(
+                "This judge sees phrases of refusal, not harm; `mosa judge` adds another."
+            )
     console.print(
         "success: share of the n scored behaviors with at least one successful try, with its 95 % "
         "Wilson interval; score: mean of their best scores; broken: tries whose text is neither a "

@@ -242,7 +242,7 @@ def _analyze_command(name: str, summary: str) -> Command:
 
     def run(args: Namespace) -> None:
         from mosa.analysis import ANALYSES
-        from mosa.analysis.study import Study, Subject, load_behaviors
+        from mosa.analysis.study import Study, Subject, load_cases
         from mosa.families import load_model
 
         analysis = ANALYSES[name]
@@ -254,7 +254,7 @@ def _analyze_command(name: str, summary: str) -> Command:
         fields = {field.name for field in dataclasses.fields(analysis.config_class)}
         given = {key: value for key, value in args.as_dict().items() if key in fields}
         config = analysis.config_class(**{**preset, **given})
-        behaviors = load_behaviors(args.behaviors, args.model)
+        behaviors = load_cases(args.behaviors, args.model)
         chosen = [(args.model, args.adapter)]
         if args.second_model is not None or args.second_adapter is not None:
             chosen.append((args.second_model or args.model, args.second_adapter))

@@ -1,6 +1,6 @@
 """A campaign: models x attacks x behaviors x seeds, run into one folder, judged apart.
 
-    plan       every task is written down first, so that a status knows what is left
+    plan       a model's tasks are written down before the first runs, so that a status knows them
     generate   model by model, through the engine; what is recorded already is not done again
     judge      attempts that a judge has not scored; a new judge needs no new generation
 

@@ -1,0 +1,33 @@
+"""A run as tables, as one JSON document, and in the formats of HarmBench and others.
+
+An export is derived: it can be made again at any time, and one that is there is replaced. Nothing
+is left out in silence: failed tasks and unscored attempts are in every format, never as "safe".
+
+    csv             attempts.csv, tasks.csv
+    json            run.json
+    harmbench       results/ATTACK/PRESET-seedSEED/{completions,results}/MODEL.json
+    jailbreakbench  attack-artifacts/ATTACK-PRESET-seedSEED/ACCESS/MODEL.json
+    inspect         inspect/MODEL/ATTACK-PRESET-seedSEED.eval
+
+A format is one file with a function that writes it and one line in `EXPORTS`. Start reading in
+common.py (what they share), then tables.py. docs/exports.md is the page for users.
+"""
+
+from __future__ import annotations
+
+from mosa.evaluation.exports import harmbench, inspect_log, jailbreakbench, tables
+from mosa.evaluation.exports.common import REDACTED, Export, ExportSetting, safe_name
+from mosa.evaluation.exports.tables import NOT_JUDGED
+
+EXPORTS: dict[str, Export] = {
+    "csv": Export("tables of attempts and tasks", tables.write_csv),
+    "json": Export(
+        "one document with everything, tokens and commit steps included", tables.write_json
+    ),
+    "harmbench": Export("HarmBench's completions and results", harmbench.write),
+    "jailbreakbench": Export("JailbreakBench artifacts", jailbreakbench.write),
+    "inspect": Export("logs for Inspect's viewer (needs inspect-ai)", inspect_log.write),
+}
+"""Every export by name."""
+
+__all__ = ["EXPORTS", "NOT_JUDGED", "REDACTED", "Export", "ExportSetting", "safe_name"]
