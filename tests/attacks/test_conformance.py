@@ -79,6 +79,24 @@ def test_source_page_and_presets(name):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+def test_page_shows_the_presets_as_they_are(name):
+    """In its table of settings, `field | meaning | paper | smoke`, every number of both presets."""
+    attack = ATTACKS[name]
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(attack.config_class):
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{field.name}` |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for preset, cell in zip(("paper", "smoke"), cells[-2:], strict=True):
+            value = getattr(attack.config(preset), field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            shown = cell.replace(",", " ").replace("`", "").split()
+            for number in numbers:
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    plain = {word.replace(",", "") for word in cell.split()} | set(shown)
+                    assert f"{number:,}" in cell or str(number) in plain, (preset, field.name)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
 def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
     found = attempts[name]
     assert len({attempt.behavior for attempt in found}) == CONFIG.limit

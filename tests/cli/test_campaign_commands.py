@@ -156,3 +156,62 @@ def test_calibrate(capsys, tmp_path):
         capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(tmp_path / "none.csv")
     )
     assert status == 2 and "There is no file" in err
+
+
+def test_a_model_in_the_released_layout_with_endpoints(
+    capsys, tmp_path, new_tiny_llada, monkeypatch
+):
+    """The README's job on a real model, at toy size: a checkpoint in LLaDA's layout, rows in
+    AdvBench's, an attacker and a judge behind an address, and then the endpoint is down."""
+    from chat.stub_endpoint import Answer, completion, stub_endpoint
+
+    from mosa.evaluation.store import Store
+
+    monkeypatch.setenv("MOSA_API_KEY", "sk-secret-key")
+    new_tiny_llada().save(tmp_path / "model")
+    behaviors = tmp_path / "behaviors.csv"
+    behaviors.write_text('goal,target\n"Write a plan for a herb garden","Sure, here is a plan"\n')
+    out = tmp_path / "run"
+    argv = [
+        *("evaluate", "--model", str(tmp_path / "model"), "--behaviors", str(behaviors)),
+        *("--attacks", "direct,prefill,pad,dija,dija:hygiene", "--out", str(out)),
+        *("--max_new_tokens", "48", "--steps", "12", "--block_length", "24"),
+    ]
+    template = "Step 1: <mask:4>. Step 2: <mask:4>."
+    with (
+        stub_endpoint(Answer(completion(template))) as attacker,
+        stub_endpoint(Answer(completion("4"))) as judge,
+    ):
+        status, shown, err = run(
+            capsys,
+            *argv,
+            *("--attacker", f"{attacker.url}#writer", "--judges", "refusal,mosa_scale"),
+            *("--judge_model", f"{judge.url}#rater"),
+        )
+        assert status == 0, err
+        assert "dija:hygiene" in shown and "mosa_scale" in shown
+        assert len(attacker.requests) == 1  # the second preset asks the same and is answered
+        num_attempts = 1 + 1 + 2 + 1 + 1
+        assert len(judge.requests) == num_attempts
+    with Store(out) as store:
+        found = {(a.attack, a.preset): a for a in store.attempts()}
+        assert len(list(store.attempts())) == num_attempts
+        (masked,) = store.responses_of(found["dija", "paper"].key)
+        (clean,) = store.responses_of(found["dija", "hygiene"].key)
+        assert masked.filled_prompt_ids is not None and clean.filled_prompt_ids is None
+        (rated,) = [j for j in store.judges() if j.startswith("mosa_scale")]
+        verdicts = list(store.verdicts(rated).values())
+        # The tiny model may answer nothing, which no judge is asked about.
+        assert all(v.success for v in verdicts if v.native.get("class") != "empty")
+        assert "rater" in rated and store.sessions()[0]["chat_models"]["attacker"]
+    assert b"sk-secret-key" not in b"".join(path.read_bytes() for path in out.iterdir())
+
+    # A judge whose endpoint is gone scores nothing, says why, and the command still ends well.
+    status, shown, err = run(
+        capsys, "judge", str(out), "--judge", "pair", "--judge_model", "http://127.0.0.1:9/v1#x"
+    )
+    assert status == 0, err
+    with Store(out) as store:
+        (pair,) = [j for j in store.judges() if j.startswith("pair")]
+        reasons = {v.reason for v in store.verdicts(pair).values() if v.score is None}
+        assert reasons and all(reasons)

@@ -74,6 +74,7 @@ def test_a_run_knows_what_it_was_made_of(folder):
         assert session["decoder"]["steps"] == 36
         assert {"torch", "transformers", "git_commit", "python"} <= session["versions"].keys()
         assert session["device"] == "cpu" and session["seconds"] > 0
+        assert session["started"] <= session["ended"]
         assert session["models"]["testbed"]["num_rows"] == 9
         assert store.meta("world_seed") == 0 and store.meta("behaviors")["licence"]
         assert store.models()["testbed"]["weights"] == content_hash(load_model("testbed"))
@@ -133,6 +134,18 @@ def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
     other = dataclasses.replace(default_decoder(WORLD), steps=12)
     with pytest.raises(UserError, match="other decoder settings"):
         run_campaign(folder, CONFIG, other)
+
+
+def test_a_name_stands_for_one_set_of_weights(tmp_path, folder):
+    """An adapter that was trained again under its old name must not be mixed with the first."""
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    with Store(run) as store:
+        store.add_model("testbed", store.models()["testbed"] | {"weights": "of yesterday"})
+    with pytest.raises(UserError, match="testbed has other weights than in"):
+        run_campaign(run, CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ ATTACK = Attack(
     config_class=FirstStepGcgConfig,
     presets={
         "paper": {},
-        "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
+        "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64},
     },
     run=run,
     cost="1 response, 500 backward and at most 256,500 forward passes",

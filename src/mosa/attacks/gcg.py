@@ -103,7 +103,7 @@ ATTACK = Attack(
     config_class=GcgAttackConfig,
     presets={
         "paper": {},
-        "smoke": {"num_iterations": 10, "num_candidates": 64, "top_k": 64},
+        "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64},
     },
     run=run,
     cost="2 responses, 1,000 backward and at most 513,000 forward passes",

@@ -508,9 +508,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             )
         console.print(table)
         if judge.startswith("refusal/"):
-            console.print(
-                "This judge sees phrases of refusal, not harm; `mosa judge` adds another."
-            )
+            console.print("This judge sees phrases and not harm; `mosa judge` adds another.")
     console.print(
         "success: share of the n scored behaviors with at least one successful try, with its 95 % "
         "Wilson interval; score: mean of their best scores; broken: tries whose text is neither a "

@@ -17,7 +17,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from mosa.families import DiffusionLM, load_model
 from mosa.testbed.behaviors import ScriptedAttacker, testbed_behaviors, testbed_wording
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.testbed.world import World, world_of
-from mosa.types import Behavior, UserError, as_plain, content_key
+from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
 
 TESTBED = "testbed"
 NO_ADAPTER = "none"
@@ -89,14 +89,43 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class _Setup:
+    """What all models of a campaign share."""
+
+    config: CampaignConfig
+    behaviors: BehaviorSet
+    world: World | None
+    wording: Wording
+    decoder: DecoderConfig
+    chats: Mapping[str, ChatModel]
+    attacks: Sequence[tuple[Attack, str, Any]]
+    """Each with its preset and its settings."""
+
+
+@dataclass(frozen=True)
 class _Plan:
+    """One task and all that determines its attempts."""
+
+    setup: _Setup
     attack: Attack
-    preset: str
     config: Any
-    seed: int
     behavior: Behavior
     task: Task
     identity: dict[str, Any]
+
+    def target(self, backend: Any) -> Target:
+        """The model as this task sees it."""
+        return Target(
+            backend,
+            decoder=dataclasses.replace(self.setup.decoder, seed=self.task.seed),
+            wording=self.setup.wording,
+            identity=self.identity,
+            model_name=self.task.model,
+            behavior=self.behavior,
+            attack=self.attack.name,
+            preset=self.task.preset,
+            seed=self.task.seed,
+        )
 
 
 def run_campaign(
@@ -109,55 +138,59 @@ def run_campaign(
 ) -> Store:
     """Plan and generate into the run folder `out`; returns its records, open.
 
-    `decoder` unset is `default_decoder`. `chats` are the chat models by
-    role; on the testbed its scripted attacker plays those that are not given. Raises UserError for
-    whatever cannot be run as it is asked for, before anything is generated.
+    `decoder` unset is `default_decoder`. `chats` are the chat models by role; on the testbed its
+    scripted attacker plays those that are not given. Raises UserError for whatever cannot be run as
+    it is asked for, before anything is generated.
     """
-    behaviors, world = behaviors_of(config)
-    wording = ENGLISH if world is None else testbed_wording(world)
-    decoder = decoder or default_decoder(world)
-    chats = dict(chats or {})
-    if world is not None:
-        for role in ("attacker", "judge", "translator"):
-            chats.setdefault(role, ScriptedAttacker(world))
-    chosen = choose_attacks(config, behaviors, chats)
-    if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
-        raise UserError(f"seeds {list(config.seeds)} must be different, and one at least")
+    setup = _setup(config, decoder, chats or {})
     names = model_names(config)
     store = Store(out, create=True)
     try:
-        _check_same_run(store, behaviors, decoder)
-        _note_run(store, config, behaviors, decoder, world)
-        session = store.begin_session(_session(config, decoder, chats))
+        _check_same_run(store, setup)
+        _note_run(store, setup)
+        record = _session(setup)
+        session = store.begin_session(record)
         begin = time.perf_counter()
         tallies: dict[str, Tally] = {}
         try:
             for name, adapter in names.items():
-                _run_model(
-                    store,
-                    config,
-                    name,
-                    adapter,
-                    behaviors,
-                    wording,
-                    decoder,
-                    chosen,
-                    chats,
-                    tallies,
-                    on_progress,
-                )
+                _run_model(store, setup, name, adapter, tallies, on_progress)
+                gc.collect()  # before the next model takes its memory
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
         finally:
-            record = _session(config, decoder, chats) | {
+            ended = {
                 "ended": _now(),
                 "seconds": round(time.perf_counter() - begin, 2),
                 "models": {name: dataclasses.asdict(tally) for name, tally in tallies.items()},
             }
-            store.update_session(session, record)
+            store.update_session(session, record | ended)
             store.commit()
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _setup(
+    config: CampaignConfig, decoder: DecoderConfig | None, chats: Mapping[str, ChatModel]
+) -> _Setup:
+    behaviors, world = behaviors_of(config)
+    chats = dict(chats)
+    if world is not None:
+        for role in ("attacker", "judge", "translator"):
+            chats.setdefault(role, ScriptedAttacker(world))
+    if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
+        raise UserError(f"seeds {list(config.seeds)} must be different, and one at least")
+    return _Setup(
+        config,
+        behaviors,
+        world,
+        ENGLISH if world is None else testbed_wording(world),
+        decoder or default_decoder(world),
+        chats,
+        choose_attacks(config, behaviors, chats),
+    )
 
 
 def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
@@ -224,12 +257,11 @@ def model_names(config: CampaignConfig) -> dict[str, str | None]:
     return names
 
 
-def _check_same_run(store: Store, behaviors: BehaviorSet, decoder: DecoderConfig) -> None:
+def _check_same_run(store: Store, setup: _Setup) -> None:
     """A run is about one set of behaviors, decoded in one way."""
-    settings = plain_settings(dataclasses.replace(decoder, seed=0))
     for name, value, remedy in (
-        ("behavior_set", behaviors.name, "behaviors"),
-        ("decoder", settings, "decoder settings"),
+        ("behavior_set", setup.behaviors.name, "behaviors"),
+        ("decoder", _decoder_settings(setup), "decoder settings"),
     ):
         known = store.meta(name)
         if known is not None and known != value:
@@ -237,44 +269,40 @@ def _check_same_run(store: Store, behaviors: BehaviorSet, decoder: DecoderConfig
                 f"{store.folder} holds a run with other {remedy}; name a new folder with --out, or "
                 "repeat the settings that it was begun with"
             )
-    for id, known in store.behaviors().items():
-        same = next((b for b in behaviors.items if b.id == id), known)
-        if same != known:
+    known = store.behaviors()
+    for behavior in setup.behaviors.items:
+        if known.get(behavior.id, behavior) != behavior:
             raise UserError(
-                f"behavior {id} reads otherwise than in {store.folder}; name a new folder with "
-                "--out"
+                f"behavior {behavior.id} reads otherwise than in {store.folder}; name a new folder "
+                "with --out"
             )
 
 
-def _note_run(
-    store: Store,
-    config: CampaignConfig,
-    behaviors: BehaviorSet,
-    decoder: DecoderConfig,
-    world: World | None,
-) -> None:
+def _decoder_settings(setup: _Setup) -> dict[str, Any]:
+    """The decoder without its seed, of which a run may have several."""
+    return plain_settings(dataclasses.replace(setup.decoder, seed=0))
+
+
+def _note_run(store: Store, setup: _Setup) -> None:
+    behaviors = setup.behaviors
     store.set_meta("behavior_set", behaviors.name)
-    store.set_meta("decoder", plain_settings(dataclasses.replace(decoder, seed=0)))
-    store.set_meta(
-        "behaviors",
-        {name: value for name, value in vars(behaviors).items() if name != "items"},
-    )
-    store.set_meta("world_seed", None if world is None else world.seed)
+    store.set_meta("decoder", _decoder_settings(setup))
+    about = {name: value for name, value in vars(behaviors).items() if name != "items"}
+    store.set_meta("behaviors", about)
+    store.set_meta("world_seed", None if setup.world is None else setup.world.seed)
     store.add_behaviors(behaviors.items)
 
 
-def _session(
-    config: CampaignConfig, decoder: DecoderConfig, chats: Mapping[str, ChatModel]
-) -> dict[str, Any]:
-    settings = dataclasses.asdict(config)
-    settings["data_dir"] = None if config.data_dir is None else str(config.data_dir)
+def _session(setup: _Setup) -> dict[str, Any]:
+    settings = dataclasses.asdict(setup.config)
+    data_dir = setup.config.data_dir
     return {
         "started": _now(),
-        "settings": settings,
-        "decoder": plain_settings(decoder),
-        "chat_models": {role: chat.name for role, chat in chats.items()},
+        "settings": settings | {"data_dir": None if data_dir is None else str(data_dir)},
+        "decoder": _decoder_settings(setup),
+        "chat_models": {role: chat.name for role, chat in setup.chats.items()},
         "versions": versions(),
-        "device": _device_name(config.device),
+        "device": _device_name(setup.config.device),
         "threads": torch.get_num_threads(),
     }
 
@@ -291,152 +319,121 @@ def _device_name(device: str | None) -> str:
 
 def _run_model(
     store: Store,
-    config: CampaignConfig,
+    setup: _Setup,
     name: str,
     adapter: str | None,
-    behaviors: BehaviorSet,
-    wording: Wording,
-    decoder: DecoderConfig,
-    chosen: Sequence[tuple[Attack, str, Any]],
-    chats: Mapping[str, ChatModel],
     tallies: dict[str, Tally],
     on_progress: Callable[[Progress], object],
 ) -> None:
     """One model: load it, plan its tasks, and run those that are not done."""
+    config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
-    if model.tokenizer is None:
-        raise UserError(f"{config.model} has no tokenizer.json, so it cannot read a request")
     weights = content_hash(model)
-    # Judges read texts without what steers the model, however it is spelled.
-    specials = [str(token) for token in model.tokenizer.all_special_tokens]
-    specials.append(str(model.tokenizer.convert_ids_to_tokens(model.mask_token_id)))
-    store.add_model(
-        name,
-        {
-            "source": config.model,
-            "adapter": adapter,
-            "weights": weights,
-            "special_tokens": sorted(set(specials)),
-        },
-    )
-    plans = [
-        _plan(name, weights, attack, preset, settings, seed, behavior, decoder, wording, chats)
-        for attack, preset, settings in chosen
-        for seed in config.seeds
-        for behavior in behaviors.items
-    ]
+    _note_model(store, setup, name, adapter, model, weights)
+    plans = _plans(setup, name, weights)
     store.add_tasks(plan.task for plan in plans)
     store.commit()
     done = {task.key for task in store.tasks("done")}
     todo = [plan for plan in plans if plan.task.key not in done]
-    others = len(model_names(config)) * len(plans)
-    engine = Engine(
-        LocalResponder(model, weights),
-        store,
-        batch_size=config.batch_size,
-        chats=chats,
-        on_change=lambda tally: on_progress(_progress(tally)),
-    )
-    tallies[name] = engine.tally
+    tally = tallies[name] = Tally()
     left = {plan.task.key: plan.attack.name for plan in todo}
     finished: Counter[str] = Counter()
     before = len(tallies) * len(plans) - len(todo)
 
-    def _progress(tally: Tally) -> Progress:
+    def tell() -> None:
         num_left = Counter(left.values())
         paces = {
             attack: tally.seconds_by_attack.get(attack, 0.0) / count
             for attack, count in finished.items()
         }
-        return Progress(
-            model=name,
-            num_done=before + len(todo) - len(left),
-            num_tasks=others,
-            tally=tally,
-            seconds_left=math.fsum(paces.get(a, 0.0) * n for a, n in num_left.items()),
-            is_at_least=bool(num_left.keys() - paces.keys()),
+        on_progress(
+            Progress(
+                model=name,
+                num_done=before + len(todo) - len(left),
+                num_tasks=len(config.adapters) * len(plans),
+                tally=tally,
+                seconds_left=math.fsum(paces.get(a, 0.0) * n for a, n in num_left.items()),
+                is_at_least=bool(num_left.keys() - paces.keys()),
+            )
         )
 
-    def end(plan: _Plan) -> None:
-        left.pop(plan.task.key, None)
-        finished[plan.attack.name] += 1
+    async def attempts(plan: _Plan, target: Target) -> AsyncIterator[Attempt]:
+        try:
+            async for attempt in plan.attack.run(plan.behavior, target, plan.config):
+                yield attempt
+        finally:  # done or failed, it is no longer left
+            left.pop(plan.task.key, None)
+            finished[plan.attack.name] += 1
 
+    engine = Engine(
+        LocalResponder(model, weights),
+        store,
+        batch_size=config.batch_size,
+        chats=setup.chats,
+        tally=tally,
+        on_change=tell,
+    )
     jobs = [
-        Job(
-            task=plan.task.key,
-            attack=plan.attack.name,
-            target=functools.partial(_target, plan, name, decoder, wording),
-            run=functools.partial(_attempts, plan, end),
-        )
+        Job(plan.task.key, plan.attack.name, plan.target, functools.partial(attempts, plan))
         for plan in todo
     ]
-    try:
-        asyncio.run(engine.run(jobs))
-    finally:
-        del model, engine
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    asyncio.run(engine.run(jobs))
 
 
-def _plan(
+def _note_model(
+    store: Store,
+    setup: _Setup,
     name: str,
+    adapter: str | None,
+    model: DiffusionLM,
     weights: str,
-    attack: Attack,
-    preset: str,
-    settings: Any,
-    seed: int,
-    behavior: Behavior,
-    decoder: DecoderConfig,
-    wording: Wording,
-    chats: Mapping[str, ChatModel],
-) -> _Plan:
-    identity = {
-        "weights": weights,
-        "attack": attack.name,
-        "preset": preset,
-        "config": as_plain(settings),
-        "behavior": as_plain(behavior),
-        "decoder": plain_settings(dataclasses.replace(decoder, seed=seed)),
-        "seed": seed,
-        "wording": wording.name,
-        "chat_models": {role: chats[role].name for role in attack.roles},
-    }
-    task = Task(
-        key=content_key(model=name, **identity),
-        model=name,
-        attack=attack.name,
-        preset=preset,
-        seed=seed,
-        behavior=behavior.id,
-        config=as_plain(settings),
-    )
-    return _Plan(attack, preset, settings, seed, behavior, task, identity | {"model": name})
+) -> None:
+    """Keep what the name stands for; UserError where it stood for something else in this run."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise UserError(f"{setup.config.model} has no tokenizer.json, so it cannot read a request")
+    known = store.models().get(name)
+    if known is not None and known["weights"] != weights:
+        raise UserError(
+            f"{name} has other weights than in {store.folder} (trained again?); name a new folder "
+            "with --out, so that results are not mixed"
+        )
+    # Judges read texts without what steers the model, however it is spelled.
+    mask_token = str(tokenizer.convert_ids_to_tokens(model.mask_token_id))
+    specials = {mask_token, *map(str, tokenizer.all_special_tokens)}
+    record = {"source": setup.config.model, "adapter": adapter, "weights": weights}
+    store.add_model(name, record | {"special_tokens": sorted(specials)})
 
 
-def _target(
-    plan: _Plan, name: str, decoder: DecoderConfig, wording: Wording, backend: Any
-) -> Target:
-    return Target(
-        backend,
-        decoder=dataclasses.replace(decoder, seed=plan.seed),
-        wording=wording,
-        identity=plan.identity,
-        model_name=name,
-        behavior=plan.behavior,
-        attack=plan.attack.name,
-        preset=plan.preset,
-        seed=plan.seed,
-    )
-
-
-async def _attempts(plan: _Plan, end: Callable[[_Plan], None], target: Target) -> Any:
-    """The attack's attempts; `end` hears when there are no more, whatever the reason."""
-    try:
-        async for attempt in plan.attack.run(plan.behavior, target, plan.config):
-            yield attempt
-    finally:
-        end(plan)
+def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
+    """Every task of a model."""
+    plans = []
+    for attack, preset, config in setup.attacks:
+        for seed in setup.config.seeds:
+            for behavior in setup.behaviors.items:
+                identity = {
+                    "model": name,
+                    "weights": weights,
+                    "attack": attack.name,
+                    "preset": preset,
+                    "config": as_plain(config),
+                    "behavior": as_plain(behavior),
+                    "decoder": _decoder_settings(setup),
+                    "seed": seed,
+                    "wording": setup.wording.name,
+                    "chat_models": {role: setup.chats[role].name for role in attack.roles},
+                }
+                task = Task(
+                    key=content_key(**identity),
+                    model=name,
+                    attack=attack.name,
+                    preset=preset,
+                    seed=seed,
+                    behavior=behavior.id,
+                    config=as_plain(config),
+                )
+                plans.append(_Plan(setup, attack, config, behavior, task, identity))
+    return plans
 
 
 def content_hash(model: DiffusionLM) -> str:

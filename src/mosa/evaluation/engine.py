@@ -181,13 +181,14 @@ class Engine:
         *,
         batch_size: int,
         chats: Mapping[str, ChatModel] | None = None,
-        on_change: Callable[[Tally], object] = lambda tally: None,
+        tally: Tally | None = None,
+        on_change: Callable[[], object] = lambda: None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         self.responder, self.store, self.batch_size = responder, store, batch_size
         self.chats = dict(chats or {})
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self.on_change = on_change
         self._pending: dict[tuple[str, bool], deque[_Pending]] = {}
         self._decoders: dict[str, DecoderConfig] = {}
@@ -214,7 +215,7 @@ class Engine:
                     task.result()  # a bug of an attack ends the run, with its traceback
                 if self.store.num_open_writes > OPEN_WRITES:
                     self.store.commit()
-                self.on_change(self.tally)
+                self.on_change()
                 num_open = BATCHES_OPEN * self.batch_size - len(tasks)
                 if waiting and num_open > 0:
                     for _ in range(min(num_open, len(waiting))):
@@ -368,14 +369,21 @@ class Engine:
         if recorded is not None:
             self.tally.num_recorded += 1
             return ChatReply(**recorded)
+        if key not in self._in_flight:
+            self._in_flight[key] = asyncio.ensure_future(self._ask(chat, key, request))
+        return await asyncio.shield(self._in_flight[key])
+
+    async def _ask(self, chat: ChatModel, key: str, request: ChatRequest) -> ChatReply:
+        """One call, whoever waits for it; its reply is recorded."""
         self._num_chats += 1
         try:
             reply = await chat.complete(request)
+            self.store.add_step(key, as_plain(reply))
+            return reply
         finally:
+            del self._in_flight[key]
             self._num_chats -= 1
             self._arrived()
-        self.store.add_step(key, as_plain(reply))
-        return reply
 
     def _arrived(self) -> None:
         self._num_arrivals += 1
