@@ -17,6 +17,7 @@ from mosa.evaluation.exports import (
     ExportSetting,
     safe_name,
 )
+from mosa.evaluation.exports.inspect_log import packages_of
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.store import Store, Task
@@ -428,6 +429,12 @@ def test_inspect_log_is_redacted(store, tmp_path):
         text = inspect.read_eval_log(path).model_dump_json()
         assert REDACTED in text
         assert not any(secret in text for secret in ("WORDS", "PROMPT", "SUFFIX", "STEP one"))
+
+
+def test_inspect_gets_the_versions_that_are_known():
+    """Outside a checkout there is no commit."""
+    sessions = [{"versions": {"torch": "1"}}, {"versions": {"torch": "2", "git_commit": None}}]
+    assert packages_of(sessions) == {"torch": "2"} and packages_of([]) == {}
 
 
 def test_inspect_says_what_to_install(store, tmp_path, monkeypatch):

@@ -383,6 +383,8 @@ def _status(args: Namespace) -> None:
 
 
 def _results_arguments(parser: ArgumentParser) -> None:
+    from mosa.evaluation.exports import EXPORTS
+
     _run_argument(parser)
     parser.add_argument("--judge", type=str | None, help="id of one judge; unset: all")
     parser.add_argument("--by_variant", action="store_true", help="each way of an attack by itself")
@@ -394,7 +396,7 @@ def _results_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--export",
         type=str | None,
-        help="write csv, json, harmbench, jailbreakbench or inspect to --out",
+        help=f"write the run to --out in another format: {', '.join(EXPORTS)}",
     )
     parser.add_argument("--out", type=Path | None, help="folder for --export")
     parser.add_argument(

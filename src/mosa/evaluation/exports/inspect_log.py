@@ -64,6 +64,12 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
     return paths
 
 
+def packages_of(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The versions of the last session; Inspect has no place for one that is not known."""
+    versions = sessions[-1].get("versions", {}) if sessions else {}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
 def _eval_log(
     store: Store,
     words: Words,
@@ -122,7 +128,7 @@ def _eval_log(
             model=name,
             model_args=store.meta("decoder") or {},
             config=log.EvalConfig(),
-            packages=(store.sessions() or [{}])[-1].get("versions", {}),
+            packages=packages_of(store.sessions()),
             metadata={
                 "preset": cell.preset,
                 "seed": cell.seed,
