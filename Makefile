@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 WORLDS ?= 1 2 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds test test-slow check fix clean
+.PHONY: help demo worlds attacks test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -31,6 +31,14 @@ worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build 
 		$(RUN)/mosa testbed build --world-seed $$seed --out runs/testbed-$$seed \
 		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \
 	done
+
+attacks: $(STAMP)  ## every attack against the demo's four models (the table in docs/campaigns.md)
+	@test -f $(OUT)/results.json || $(RUN)/mosa demo --out $(OUT)
+	@$(RUN)/mosa evaluate --model testbed \
+		--adapter none $(OUT)/adapters/initial $(OUT)/adapters/mosa $(OUT)/adapters/mosa_robust \
+		--attacks all --preset smoke --behaviors testbed --limit 20 \
+		--judges truth,truth@canvas,refusal --out runs/attacks
+	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(RUN)/python -m pytest -q

@@ -24,6 +24,8 @@ from mosa.cli.options import (
 from mosa.types import Budget, UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mosa.chat import ChatModel
     from mosa.evaluation.campaign import Progress
     from mosa.evaluation.results import Line
@@ -152,6 +154,14 @@ def _evaluate(args: Namespace) -> None:
     with store:
         _judge_all(store, args, judges, world)
         _show_results(store, by_variant=False)
+
+
+def _console() -> Console:
+    """The terminal; a file or a pipe has room for whole rows."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=110)
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -291,7 +301,6 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
 
 
 def _calibrate(args: Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from mosa.judges import REFUSAL_ROWS, calibrate, load_labelled, testbed_rows
@@ -317,7 +326,7 @@ def _calibrate(args: Namespace) -> None:
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
             str(quality.num_unscored),
         )
-    console = Console(highlight=False)
+    console = _console()
     console.print(table)
     for pair in found.pairs:
         console.print(
@@ -344,7 +353,6 @@ def _share(count: int, total: int) -> str:
 
 
 def _status(args: Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from mosa.evaluation.store import Store
@@ -361,7 +369,7 @@ def _status(args: Namespace) -> None:
         for cell, counts in cells.items():
             numbers = [str(counts.get(name, 0)) for name in ("done", "failed", "todo")]
             table.add_row(*cell, *numbers)
-        console = Console(highlight=False)
+        console = _console()
         console.print(table)
         for attack, reason, count in store.failures():
             console.print(f"{attack}: {count} failed: {reason}")
@@ -467,14 +475,11 @@ def _names(found: Sequence[Line]) -> dict[Line, str]:
 
 def _show_results(store: Store, *, by_variant: bool, only: str | None = None) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from mosa.evaluation.results import lines
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file or a pipe has room for whole rows
-        console = Console(highlight=False, width=110)
+    console = _console()
     judges = store.judges() if only is None else [only]
     if not judges:
         console.print(f"{store.folder} has no verdicts yet; `mosa judge` adds them.")
