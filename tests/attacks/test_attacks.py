@@ -229,7 +229,7 @@ def test_anchoring_times_are_shares_of_the_steps(tiny_llada):
 def test_traj_hijack_and_its_halves(tiny_llada):
     backend, attempts = attack("traj_hijack", tiny_llada, preset="ablation", prefix_length=3)
     redirect, remask, prefix = (query for query, _ in backend.asked)
-    ids = tuple(tiny_llada.encode_text("Sure, here is how")[:3])
+    ids = tuple(tiny_llada.encode_text("Sure, here is how Step 1:")[:3])
     assert redirect.edit == Edit(3, ids) and remask.edit == Edit(3, ())  # 16 of 64 of 16 steps
     assert prefix.edit is None and prefix.pinned == ((0, ids),)
     assert [a.variant for a in attempts] == ["redirect", "remask only", "prefix only"]

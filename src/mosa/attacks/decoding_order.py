@@ -2,7 +2,8 @@
 
     right_to_left   the last position first        random         any position first
     left_to_right   as an autoregressive model     few_steps      an eighth of the steps
-    block_8         blocks of 8 tokens             one_block      no blocks at all
+    block_8         blocks of 8 tokens             block_32       blocks of 32 tokens
+    one_block       no blocks at all
 
 A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) test models under several orders, since
 safety learnt under one need not hold under another. Each order is one try; one that leaves the
@@ -12,6 +13,7 @@ campaign's decoder as it is would repeat the plain request, and is left out.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +32,10 @@ class DecodingOrderConfig:
         "random",
         "few_steps",
         "block_8",
+        "block_32",
         "one_block",
     )
-    """What is tried."""
+    """What is tried; block_N for blocks of N tokens."""
 
 
 async def run(
@@ -58,11 +61,15 @@ def decoder_of(order: str, target: Target) -> dict[str, Any]:
         "left_to_right": {"remasking": "left_to_right", "block_length": None},
         "random": {"remasking": "random", "block_length": None},
         "few_steps": {"steps": few, "block_length": None},
-        "block_8": {"block_length": 8, "steps": max(steps, -(-length // 8))},
         "one_block": {"block_length": None},
     }
+    blocks = re.fullmatch(r"block_([1-9]\d*)", order)
+    if blocks is not None:
+        block_length = int(blocks[1])
+        # Every block needs a step.
+        return {"block_length": block_length, "steps": max(steps, -(-length // block_length))}
     if order not in settings:
-        raise UserError(f"there is no order {order}; choose from {', '.join(settings)}")
+        raise UserError(f"there is no order {order}; choose from {', '.join(settings)}, block_N")
     return settings[order]
 
 
@@ -74,5 +81,5 @@ ATTACK = Attack(
     config_class=DecodingOrderConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
-    cost="up to 6 responses",
+    cost="up to 7 responses",
 )

@@ -7,7 +7,8 @@
 and a refusal stands in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
 controls of the paper are further tries: masking alone, and the beginning alone (given from step 1).
 How we differ: everything committed by then is masked again, since where a refusal ends is not
-always plain.
+always plain. The beginning is that of the behavior with the heading of a first step, cut to length;
+`smoke` leaves it whole, since on the testbed it works only with its heading.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ async def run(
     behavior: Behavior, target: Target, config: TrajHijackConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each way."""
-    prefix = target.encode(target.wording.start(behavior))[: config.prefix_length]
+    phrase = f"{target.wording.start(behavior)} {target.wording.anchors[0]}"
+    prefix = target.encode(phrase)[: config.prefix_length]
     step = max(round(config.horizon * target.decoder.steps / config.of_steps), 1) - 1
     queries = {
         "redirect": Query(behavior.request, edit=Edit(step, prefix)),
@@ -59,7 +61,7 @@ ATTACK = Attack(
     config_class=TrajHijackConfig,
     presets={
         "paper": {},
-        "smoke": {},
+        "smoke": {"prefix_length": 16},
         "ablation": {"ways": ("redirect", "remask only", "prefix only")},
     },
     run=run,

@@ -439,26 +439,33 @@ def _results(args: Namespace) -> None:
 
 
 def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
-    """Success rates with their intervals as Markdown, judge by judge."""
+    """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
     from mosa.evaluation.results import lines
 
     for judge in store.judges() if only is None else [only]:
         found = lines(store, judge, by_variant=by_variant)
         models = list(dict.fromkeys(line.model for line in found))
         names = _names(found)
-        cells = {(names[line], line.model): line.success for line in found}
-        show(f"\njudge {judge}: success rate (95 % Wilson interval), of the n scored behaviors\n")
+        cells = {(names[line], line.model): line for line in found}
+        show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score\n")
         show(f"| attack | {' | '.join(models)} |")
         show(f"|---|{'---|' * len(models)}")
         for name in dict.fromkeys(names.values()):
-            rates = [cells.get((name, model)) for model in models]
-            shown = [
-                "-" if r is None else f"{r.rate:.2f} ({r.low:.2f} to {r.high:.2f}, n={r.n})"
-                for r in rates
-            ]
+            shown = [_cell(cells.get((name, model))) for model in models]
             show(f"| {name} | {' | '.join(shown)} |")
+        sizes = sorted({line.success.n if line.success else 0 for line in found})
         left_out = sum(line.num_unscored + line.num_failed + line.num_left for line in found)
-        show(f"\nIn no rate: {left_out} (unscored behaviors, failed and open tasks).")
+        show(
+            f"\nEach rate is over n = {' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} "
+            f"behaviors. In no rate: {left_out} (unscored behaviors, failed and open tasks)."
+        )
+
+
+def _cell(line: Line | None) -> str:
+    if line is None or line.success is None or line.score is None:
+        return "-"
+    rate = line.success
+    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}); {line.score.rate:.2f}"
 
 
 def _names(found: Sequence[Line]) -> dict[Line, str]:
