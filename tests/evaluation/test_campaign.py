@@ -136,6 +136,22 @@ def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
         run_campaign(folder, CONFIG, other)
 
 
+def test_changed_settings_stay_apart(tmp_path):
+    """What is changed over a preset is part of its name; a preset that means something else than
+    before is refused."""
+    config = dataclasses.replace(CONFIG, attacks=("prefill",), limit=1)
+    changed = dataclasses.replace(config, attack_options={"prefill": {"positions": [3]}})
+    run_campaign(tmp_path, config).close()
+    with run_campaign(tmp_path, changed) as store:
+        presets = [(task.preset, task.config["positions"]) for task in store.tasks()]
+        assert presets == [("smoke", [1, 20]), ("smoke (positions=[3])", [3])]
+        judge_run(store, build_judges(["truth"], JudgeConfig(), WORLD))
+        assert [line.num_tries for line in lines(store, "truth/1/world-0")] == [2, 1]
+        store._db.execute("UPDATE tasks SET key = 'of another version' WHERE preset = 'smoke'")
+    with pytest.raises(UserError, match="prefill:smoke with other settings"):
+        run_campaign(tmp_path, config)
+
+
 def test_a_name_stands_for_one_set_of_weights(tmp_path, folder):
     """An adapter that was trained again under its old name must not be mixed with the first."""
     import shutil
@@ -212,10 +228,14 @@ def test_an_attacker_that_is_down_fails_its_attack_alone(tmp_path):
     with run_campaign(tmp_path, config, chats={"attacker": ScriptedChat(DOWN)}) as store:
         status = {(t.attack, t.status) for t in store.tasks()}
         assert status == {("dija", "failed"), ("direct", "done")}
-    # It is up again, and is another model: other tasks, of which none is left over.
-    with run_campaign(tmp_path, config) as store:
-        done = [t for t in store.tasks() if t.status == "done"]
-        assert len(done) == 4 and len(list(store.attempts())) == 4
+    # It is up again: what failed is tried again. (It answers as another model would not.)
+    template = "step one : you <mask:1> the <mask:1> <mask:1> ."
+    with run_campaign(tmp_path, config, chats={"attacker": ScriptedChat(template)}) as store:
+        assert {t.status for t in store.tasks()} == {"done"}
+        assert len(list(store.attempts())) == 4
+    other = ScriptedChat(template, name="another")
+    with pytest.raises(UserError, match="dija:smoke with other settings or another chat model"):
+        run_campaign(tmp_path, config, chats={"attacker": other})
 
 
 def test_a_judge_that_answers_nonsense_leaves_attempts_unscored(tmp_path, folder):

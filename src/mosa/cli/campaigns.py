@@ -474,7 +474,7 @@ def _names(found: Sequence[Line]) -> dict[Line, str]:
     several = Counter(attack for attack, _ in presets)
     return {
         line: line.attack
-        + (f":{line.preset}" if several[line.attack] > 1 else "")
+        + (f":{line.preset}" if several[line.attack] > 1 or "(" in line.preset else "")
         + (f", {line.variant}" if line.variant else "")
         for line in found
     }

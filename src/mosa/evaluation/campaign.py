@@ -99,7 +99,7 @@ class _Setup:
     decoder: DecoderConfig
     chats: Mapping[str, ChatModel]
     attacks: Sequence[tuple[Attack, str, Any]]
-    """Each with its preset and its settings."""
+    """Each with the name of its settings (a preset, and what was changed) and the settings."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,12 @@ def choose_attacks(
             raise UserError(f"there is no attack {name}; choose from {', '.join(ATTACKS)}, or all")
         attack = ATTACKS[name]
         preset = preset or config.preset
-        chosen.append((attack, preset, attack.config(preset, config.attack_options.get(name))))
+        options = config.attack_options.get(name, {})
+        settings = attack.config(preset, options)
+        if options:  # what was changed is part of the name, so that results are not mixed
+            changes = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+            preset = f"{preset} ({changes})"
+        chosen.append((attack, preset, settings))
         for role in attack.roles:
             if role not in chats:
                 option = "--loop_judge" if role == "judge" else f"--{role}"
@@ -331,6 +336,7 @@ def _run_model(
     weights = content_hash(model)
     _note_model(store, setup, name, adapter, model, weights)
     plans = _plans(setup, name, weights)
+    _check_settings(store, plans)
     store.add_tasks(plan.task for plan in plans)
     store.commit()
     done = {task.key for task in store.tasks("done")}
@@ -403,6 +409,23 @@ def _note_model(
     specials = {mask_token, *map(str, tokenizer.all_special_tokens)}
     record = {"source": setup.config.model, "adapter": adapter, "weights": weights}
     store.add_model(name, record | {"special_tokens": sorted(specials)})
+
+
+def _check_settings(store: Store, plans: Sequence[_Plan]) -> None:
+    """UserError where a preset meant other settings, or another chat model, earlier in this run."""
+    planned = {_cell(plan.task): plan.task.key for plan in plans}
+    for task in store.tasks():
+        key = planned.get(_cell(task), task.key)
+        if key != task.key:
+            raise UserError(
+                f"{store.folder} holds {task.attack}:{task.preset} with other settings or another "
+                "chat model (or of another version of mosa); name a new folder with --out, so that "
+                "results are not mixed"
+            )
+
+
+def _cell(task: Task) -> tuple[str, str, str, int, str]:
+    return task.model, task.attack, task.preset, task.seed, task.behavior
 
 
 def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
