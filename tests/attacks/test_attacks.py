@@ -95,6 +95,47 @@ def attack(
     return backend, asyncio.run(collect())
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("traj_hijack", {"ways": ["x"]}, "settings of traj_hijack"),
+        ("traj_hijack", {"horizon": 80}, "beyond of_steps"),
+        ("prefill", {"positions": 1}, "settings of prefill"),
+        ("prefill", {"positions": []}, "one at least"),
+        ("best_of_n", {"num_tries": "many"}, "settings of best_of_n"),
+        ("best_of_n", {"num_tries": 0}, "from 1 up"),
+        ("anchoring", {"of_steps": 0}, "from 1 up"),
+        ("anchoring", {"times": [500]}, "beyond of_steps"),
+        ("fits", {"num_sentences": 0}, "from 1 up"),
+        ("gcg", {"positions": []}, "one at least"),
+        ("dija", {"num_retries": 0}, "from 1 up"),
+        ("pad", {"num_anchors": 3}, "settings of pad"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, changes, message):
+    with pytest.raises(UserError, match=message):
+        ATTACKS[name].config("paper", changes)
+
+
+def test_settings_that_leave_nothing_to_try_are_told_of(tiny_llada):
+    empty: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("end_tokens", {"ways": ()}),
+        ("decoding_order", {"orders": ("one_block",)}),  # the decoder has no blocks as it is
+        ("context_nesting", {"kinds": ()}),
+    )
+    for name, changes in empty:
+        with pytest.raises(UserError, match=f"settings of {name} leave nothing to be tried"):
+            attack(name, tiny_llada, **changes)
+
+
+def test_special_tokens_in_the_request_do_not_travel_with_the_masks(tiny_llada):
+    behavior = Behavior("b", "how is <|eot_id|> tea made?")
+    backend, _ = attack("dija", tiny_llada, behavior=behavior, replies=("<|eot_id|> <mask:2>",))
+    prompt = backend.asked[0][0].prompt
+    assert isinstance(prompt, str) and "<|eot_id|>" not in prompt
+    assert prompt.count("<|mdm_mask|>") == 2
+
+
 def test_direct_sends_the_request_with_its_context(tiny_llada):
     behavior = Behavior("b", "what does it say?", context="A text.")
     backend, (attempt,) = attack("direct", tiny_llada, behavior=behavior)

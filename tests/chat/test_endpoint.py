@@ -204,15 +204,17 @@ def test_one_chat_serves_several_event_loops():
 
 
 @pytest.mark.parametrize(
-    ("url", "name"),
+    ("url", "place"),
     [
-        ("https://api.example.com/v1", "m @ api.example.com"),
-        ("http://localhost:8000/v1", "m @ localhost:8000"),
-        ("http://[::1]:8000/v1", "m @ [::1]:8000"),
+        ("https://api.example.com/v1", "api.example.com"),
+        ("http://localhost:8000/v1", "localhost:8000"),
+        ("http://[::1]:8000/v1", "[::1]:8000"),
     ],
 )
-def test_names_hold_the_model_and_the_host(url, name):
-    assert chat_model(f"{url}#m").name == name
+def test_name_is_the_model_and_place_the_host(url, place):
+    """Records outlive a change of the address."""
+    chat = chat_model(f"{url}#m")
+    assert (chat.name, chat.place) == ("m (endpoint)", place)
 
 
 @pytest.mark.parametrize(

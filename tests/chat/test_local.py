@@ -231,7 +231,7 @@ def test_mistakes_are_user_errors(folder, tmp_path):
 
 
 def test_the_spec_names_a_local_model_without_loading_it():
-    assert chat_model("local:org/model", device="cpu").name == "org/model @ local"
+    assert chat_model("local:org/model", device="cpu").name == "org/model (local)"
 
 
 def test_removing_strings():

@@ -50,6 +50,11 @@ def test_the_whole_way(capsys, folder, monkeypatch):
     assert "2 sessions" in out and "cut off" not in out
     status, out, _ = run(capsys, "results", str(folder), "--by_variant")
     assert "end_tokens, forbid" in out and "end_tokens, suppress" in out
+    status, out, _ = run(capsys, "results", str(folder), "--matrix", "--by_variant")
+    assert "| end_tokens, forbid | 1.00 (0.34 to 1.00, n=2); " in out
+    assert "0 unscored cases, 0 failed and 0 open tasks" in out
+    status, out, _ = run(capsys, "results", str(folder), "--by_queries")
+    assert "testbed  end_tokens:smoke  1: 1.00, 2: 1.00" in out
 
 
 def test_decoder_options_and_attack_options(capsys, tmp_path):
@@ -77,6 +82,13 @@ def test_decoder_options_and_attack_options(capsys, tmp_path):
         ([*EVALUATE, "--judges", "oracle"], "there is no judge oracle"),
         ([*EVALUATE, "--judges", "truth=x"], "truth has no model behind it"),
         ([*EVALUATE, "--seeds", "0,one"], "no list of whole numbers"),
+        ([*EVALUATE, "--batch_size", "0"], "batch_size must be at least 1"),
+        ([*EVALUATE, "--judge_model", "local:x/y"], "no judge asks it"),
+        ([*EVALUATE, "--attacks", ""], "no attack is named"),
+        (
+            [*EVALUATE, "--judges", "pair=local:x/y", "--loop_judge", "local:x/y"],
+            "--loop_judge is the model of a final judge too",
+        ),
         ([*EVALUATE, "--attacker", "nonsense"], "A chat model is written as"),
         ([*EVALUATE[:-1], "gigantic"], "direct has no preset gigantic"),
         (["evaluate", *EVALUATE[1:4], "advbench", *EVALUATE[5:]], "advbench"),
@@ -101,6 +113,10 @@ def test_mistakes_about_runs(capsys, tmp_path, folder):
     assert status == 2 and "holds no run" in err
     status, _, err = run(capsys, "results", str(folder), "--judge", "nobody")
     assert status == 2 and "no judge nobody" in err
+    status, _, err = run(capsys, "results", str(folder), "--by_variant", "--by_queries")
+    assert status == 2 and "exclude each other" in err
+    status, _, err = run(capsys, "judge", str(folder), "--judge", "")
+    assert status == 2 and "names no judge" in err
     status, _, err = run(capsys, "results", str(folder), "--export", "csv")
     assert status == 2 and "--export and --out go together" in err
     status, _, err = run(
@@ -203,7 +219,9 @@ def test_a_model_in_the_released_layout_with_endpoints(
         verdicts = list(store.verdicts(rated).values())
         # The tiny model may answer nothing, which no judge is asked about.
         assert all(v.success for v in verdicts if v.native.get("class") != "empty")
-        assert "rater" in rated and store.sessions()[0]["chat_models"]["attacker"]
+        assert "rater" in rated
+        used = store.sessions()[0]["chat_models"]["attacker"]
+        assert used["name"] == "writer (endpoint)" and used["place"].startswith("127.0.0.1")
     assert b"sk-secret-key" not in b"".join(path.read_bytes() for path in out.iterdir())
 
     # A judge whose endpoint is gone scores nothing, says why, and the command still ends well.

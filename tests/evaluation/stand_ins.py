@@ -55,6 +55,7 @@ class ScriptedChat:
     def __init__(self, *replies: str | Exception, name: str = "scripted") -> None:
         self.replies = list(replies)
         self.name = name
+        self.place = "here"
         self.asked: list[ChatRequest] = []
 
     async def complete(self, request: ChatRequest) -> ChatReply:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins import DOWN, ScriptedChat
+from stand_ins import DOWN, PowerCutError, ScriptedChat
 
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import (
@@ -134,6 +134,82 @@ def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
     other = dataclasses.replace(default_decoder(WORLD), steps=12)
     with pytest.raises(UserError, match="other decoder settings"):
         run_campaign(folder, CONFIG, other)
+
+
+def test_the_hash_sees_all_that_a_model_is(tmp_path):
+    """An adapter's scale, a config and a chat template change answers without changing a weight."""
+    import json
+
+    from peft import LoraConfig
+
+    model = load_model("testbed")
+    plain = content_hash(model)
+    assert content_hash(load_model("testbed")) == plain
+    assert model.tokenizer is not None
+    model.tokenizer.chat_template = f"{model.tokenizer.chat_template} "
+    assert content_hash(model) != plain
+    model = load_model("testbed")
+    model.add_lora(LoraConfig(r=2, lora_alpha=4))
+    model.save_adapter(tmp_path / "adapter")
+    hashes = {content_hash(load_model("testbed", adapter=tmp_path / "adapter"))}
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 8}))
+    hashes.add(content_hash(load_model("testbed", adapter=tmp_path / "adapter")))
+    assert len(hashes) == 2 and plain not in hashes
+
+
+def test_an_adapter_that_is_not_there_is_told_of_first(tmp_path):
+    config = dataclasses.replace(CONFIG, adapters=("none", str(tmp_path / "missing")))
+    with pytest.raises(UserError, match="there is no adapter folder"):
+        run_campaign(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+class Listening:
+    """A judge that remembers what it was shown."""
+
+    id = "listening"
+
+    def __init__(self) -> None:
+        self.shown: list[Any] = []
+
+    async def judge(self, items: Any) -> list[Verdict]:
+        self.shown += items
+        return [Verdict(0.0, False) for _ in items]
+
+
+def test_judges_see_the_behavior_and_the_response_and_nothing_of_the_attack(tmp_path):
+    config = dataclasses.replace(CONFIG, attacks=("context_nesting", "prefill"), limit=1)
+    judge = Listening()
+    with run_campaign(tmp_path, config) as store:
+        judge_run(store, [NamedJudge(judge, reads_canvas=False)])
+        (behavior,) = store.behaviors().values()
+        prompts = [store.responses_of(a.key)[0].prompt for a in store.attempts()]
+    assert len(judge.shown) == 4
+    assert {item.behavior for item in judge.shown} == {behavior}
+    assert any(turns[-1]["content"] != behavior.request for turns in prompts)
+    for item in judge.shown:
+        assert vars(item).keys() == {"behavior", "response"}
+        assert "scene one" not in item.response and "complete the program" not in item.response
+
+
+def test_judging_that_is_cut_off_goes_on(tmp_path):
+    """The second batch fails; what was judged before is not judged again."""
+
+    class Broken(Listening):
+        async def judge(self, items: Any) -> list[Verdict]:
+            if len(self.shown) >= 32:
+                raise PowerCutError
+            return await super().judge(items)
+
+    config = dataclasses.replace(CONFIG, attacks=("best_of_n",), limit=5)
+    with run_campaign(tmp_path, config) as store:
+        with pytest.raises(PowerCutError):
+            judge_run(store, [NamedJudge(Broken(), reads_canvas=False)])
+        assert store.num_unjudged("listening") == 8
+        judge = Listening()
+        judge_run(store, [NamedJudge(judge, reads_canvas=False)])
+        assert len(judge.shown) == 8 and store.num_unjudged("listening") == 0
 
 
 def test_changed_settings_stay_apart(tmp_path):
@@ -265,6 +341,18 @@ def test_a_judge_that_answers_nonsense_leaves_attempts_unscored(tmp_path, folder
         assert store.num_unjudged(judge.id) == 0
 
 
+def test_a_seed_without_a_score_is_counted(tmp_path):
+    config = dataclasses.replace(CONFIG, attacks=("direct",), seeds=(0, 1), limit=2)
+    with run_campaign(tmp_path, config) as store:
+        for attempt in store.attempts():
+            verdict = Verdict(0.0, False) if attempt.seed == 0 else Verdict.unscored("?")
+            store.add_verdict(attempt.key, "j", verdict)
+        store.commit()
+        (line,) = lines(store, "j")
+        assert line.success is not None and line.success.n == 2
+        assert line.num_unscored == 2  # one for each behavior, under the second seed
+
+
 def test_outcomes_by_hand():
     yes, no, none = Verdict(1.0, True), Verdict(0.25, False), Verdict.unscored("?")
     assert outcome_of([no, yes, none]) == (True, 1.0)
@@ -283,8 +371,9 @@ def test_success_by_queries_by_hand(tmp_path):
             success = first.get(attempt.behavior, 99) <= attempt.number + 1
             store.add_verdict(attempt.key, "j", Verdict(float(success), success))
         store.commit()
-        curve = success_by_queries(store, "j", "testbed", "best_of_n", "smoke")
-        assert curve == [(2, 1 / 3), (5, 2 / 3)]
+        curves = success_by_queries(store, "j")
+        curve = [(1, 0.0), (2, 1 / 3), (4, 1 / 3), (8, 2 / 3)]
+        assert curves == {("testbed", "best_of_n", "smoke"): curve}
 
 
 def test_a_disk_that_fills_ends_the_run_clearly_and_it_goes_on(tmp_path, monkeypatch):

@@ -238,6 +238,54 @@ def test_replies_of_chat_models_are_recorded_and_counted(tmp_path, tiny_llada):
     assert [len(chat.asked) for chat in chats.values()] == [2, 1]
 
 
+def test_a_reply_is_on_disk_before_anything_else_happens(tmp_path, tiny_llada):
+    """It may be paid for, and the next commit may be minutes away."""
+    seen = []
+
+    async def asking(behavior: Behavior, target: Target):
+        await target.chat("attacker", ChatRequest((Message("user", "?"),), "t"))
+        with Store(tmp_path) as other:
+            seen.append(list(other._rows("SELECT count(*) FROM steps")))
+        yield target.attempt([await target.ask(Query("x"))])
+
+    chats = {"attacker": ScriptedChat("one")}
+    _, store = carry_out(tmp_path, EchoResponder(tiny_llada), [job("a", asking)], chats=chats)
+    store.close()
+    assert seen == [[(1,)]]
+
+
+def test_a_search_that_has_begun_comes_first(tmp_path, tiny_llada):
+    """Three tasks of three pieces of work each: one is finished after the other."""
+    done = []
+
+    async def searching(behavior: Behavior, target: Target):
+        for i in range(3):
+            await target.compute("work", {"i": i}, lambda model: done.append(behavior.id) or {})
+        yield target.attempt([await target.ask(Query(behavior.request))])
+
+    jobs = [job(name, searching) for name in "abc"]
+    _, store = carry_out(tmp_path, EchoResponder(tiny_llada), jobs)
+    store.close()
+    assert "".join(done) == "aaabbbccc"
+
+
+def test_what_another_process_has_recorded_counts(tmp_path, tiny_llada):
+    """It answered the same query meanwhile, and rounding made its answer another."""
+
+    class Beaten(EchoResponder):
+        def respond(self, rows, decoder):
+            responses = super().respond(rows, decoder)
+            with Store(tmp_path) as other:
+                for response in responses:
+                    other.add_response(replace(response, text="theirs"))
+            return responses
+
+    _, store = carry_out(tmp_path, Beaten(tiny_llada), [job("a", two_rounds)])
+    with store:
+        for attempt in attempts_by_task(store)["a"]:
+            assert attempt.response == "theirs" == attempt.responses[0].text
+
+
 def test_gradients_are_asked_for_plainly(tmp_path, tiny_llada):
     attack = ATTACKS["gcg"]
     config = attack.config("smoke")
@@ -250,7 +298,7 @@ def test_gradients_are_asked_for_plainly(tmp_path, tiny_llada):
         tmp_path, responder, [job("a", run, replace(DECODER, max_new_tokens=48, steps=4))]
     )
     with store:
-        (task,) = store.tasks("failed")
+        (task,) = store.tasks(status="failed")
         assert "needs the gradients" in task.reason
 
 

@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back(tmp_path):
         assert read == attempt("a0")
         assert [t.status for t in store.tasks()] == ["done", "todo"]
         assert store.tasks()[0].budget == Budget(target_queries=1)
-        assert store.tasks("todo") == [task("t1")]
+        assert store.tasks(status="todo") == [task("t1")]
         assert store.is_done("t0") and not store.is_done("t1")
         assert sorted(store.counts()) == [
             ("m", "direct", "paper", "done", 1),
@@ -83,6 +83,14 @@ def test_attempts_of_unfinished_tasks_are_not_read(tmp_path):
         store.commit()
         assert [a.key for a in store.attempts()] == ["a0", "a1"]
         assert store.failures() == []
+        # A reason may be empty, and a failure stays one.
+        store.end_task("t1", Budget(), reason="")
+        store.drop_task("t0")  # done: kept
+        store.commit()
+        assert [(t.key, t.status) for t in store.tasks()] == [("t0", "done"), ("t1", "failed")]
+        store.drop_task("t1")
+        store.commit()
+        assert [t.key for t in store.tasks()] == ["t0"]
 
 
 def test_a_score_takes_the_place_of_none_and_stays(tmp_path):
@@ -141,6 +149,62 @@ def test_one_commit_is_whole_or_not_at_all(tmp_path):
         with Store(tmp_path) as other:
             assert other.response("r1") is None
         store._open_writes.clear()
+
+
+def _begin(folder: Path, queue) -> None:
+    try:
+        with Store(folder, create=True) as store:
+            store.add_response(response(str(os.getpid())))
+        queue.put("")
+    except UserError as error:
+        queue.put(str(error))
+
+
+def test_several_processes_may_begin_one_run(tmp_path):
+    """Whoever comes first writes the tables, and nobody is turned away."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_begin, args=(tmp_path / "run", queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [""] * 4
+    for process in processes:
+        process.join()
+    with Store(tmp_path / "run") as store:
+        assert list(store._rows("SELECT count(*) FROM responses")) == [(4,)]
+
+
+def test_an_interruption_within_a_commit_can_be_gone_on_from(tmp_path, monkeypatch):
+    with filled(tmp_path) as store:
+        store.add_response(response("r1"))
+
+        class Interrupted:
+            """A database whose user presses Ctrl-C at the first insertion."""
+
+            def __init__(self, database):
+                self.database = database
+
+            def execute(self, statement, values=()):
+                if statement.startswith("INSERT"):
+                    raise KeyboardInterrupt
+                return self.database.execute(statement, values)
+
+            def __getattr__(self, name):
+                return getattr(self.database, name)
+
+        database, store._db = store._db, Interrupted(store._db)  # pyright: ignore
+        with pytest.raises(KeyboardInterrupt):
+            store.commit()
+        store._db = database
+        store.commit()
+    with Store(tmp_path) as again:
+        assert again.response("r1") is not None
+
+
+def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
+    (tmp_path / "full-locked").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        Store(tmp_path / "full-locked", create=True)
 
 
 def _write_for_ever(folder: Path, name: str) -> None:

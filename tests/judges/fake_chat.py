@@ -15,6 +15,7 @@ class FakeChat:
 
     say: Callable[[str], str | ChatReply | ChatError]
     name: str = "fake @ test"
+    place: str = "test"
     requests: list[ChatRequest] = field(default_factory=list)
     num_at_once: int = 0
     most_at_once: int = 0

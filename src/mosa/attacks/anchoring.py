@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Edit, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Edit, Query, Target, at_least_one
+from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class AnchoringConfig:
     """What `times` are counted in."""
     remasking: str = "random"
     """The order in which positions are filled."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "times", "of_steps")
+        if max(self.times) > self.of_steps:
+            raise UserError(f"times={self.times} go beyond of_steps={self.of_steps}")
 
 
 async def run(

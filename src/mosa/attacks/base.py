@@ -15,15 +15,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest
+from mosa.chat.text import without_strings
 from mosa.denoising import DecoderConfig, StepState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior, Budget, Prompt, Response, UserError, content_key
@@ -180,6 +183,10 @@ class Target:
         """The ids of bare text."""
         return tuple(self._backend.model.encode_text(text))
 
+    def without_special_tokens(self, text: str) -> str:
+        """The text without the spellings of special tokens."""
+        return without_strings(text, self._backend.model.special_tokens)
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt in the chat template."""
         return self._backend.model.encode(prompt)
@@ -212,6 +219,9 @@ class Target:
     async def tries(self, queries: Iterable[tuple[str, Query]]) -> AsyncIterator[Attempt]:
         """One attempt for each (variant, query); all may share a batch, and each is paid for as it
         comes, so that its budget is that of the tries up to it."""
+        queries = list(queries)
+        if not queries:
+            raise UserError(f"the settings of {self._labels['attack']} leave nothing to be tried")
         variants, asked = zip(*queries, strict=True)
         responses = await asyncio.gather(*map(self._respond, asked))
         for variant, response in zip(variants, responses, strict=True):
@@ -293,6 +303,15 @@ class Target:
         )
 
 
+def at_least_one(config: Any, *names: str) -> None:
+    """UserError where one of these settings counts to less than 1, or is an empty list."""
+    for name in names:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or any(number is not None and number < 1 for number in numbers):
+            raise UserError(f"{name}={value}: use numbers from 1 up, and one at least")
+
+
 Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
 
 
@@ -315,6 +334,9 @@ class Attack:
     """The chat models that it asks for."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
+    version: int = 1
+    """Raised when the attack does something else with the same settings, so that a run begun with
+    the earlier one is not mixed with this one."""
 
     def config(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Any:
         """The settings of a preset, with some of them changed; UserError for unknown names."""
@@ -330,10 +352,16 @@ class Attack:
                     f"{', '.join(names) or 'none'}"
                 )
         values = {**self.presets[preset], **(overrides or {})}
-        # JSON and YAML have lists where the settings are tuples.
-        return self.config_class(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        )
+        if not names:
+            return self.config_class()
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(self.config_class, "settings")
+        try:  # types are checked, and lists become the tuples that JSON and YAML lack
+            parsed = parser.parse_object({"settings": values})
+        except ArgumentError as error:
+            text = " ".join(str(error).split()).replace('"settings.', '"')
+            raise UserError(f"settings of {self.name}: {text}") from error
+        return parser.instantiate(parsed).settings
 
 
 @dataclass(frozen=True)

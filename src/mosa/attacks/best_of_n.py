@@ -8,7 +8,8 @@ How we differ:
 
 1. All N tries are made. The paper stops at the first success by its judge, which an attack here
    never sees; success by number of queries is read from the records instead.
-2. Where words are the smallest units (the testbed), neighbouring words change places instead.
+2. Temperature and seed are taken for settings that whoever has a prompt may choose as well.
+3. Where words are the smallest units (the testbed), neighbouring words change places instead.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior
 
-TRIES_AT_ONCE = 64
+TRIES_AT_ONCE = 16
 """How many tries are asked for together; bounds what is held in memory."""
 
 
@@ -35,6 +36,9 @@ class BestOfNConfig:
     case with sqrt(sigma), characters are shifted with sigma cubed."""
     temperature: float = 1.0
     """Temperature of the target."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_tries")
 
 
 async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> AsyncIterator[Attempt]:

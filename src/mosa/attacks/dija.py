@@ -30,7 +30,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.chat.base import ChatError, ChatRequest
 from mosa.types import Attempt, Behavior, Message, Response
 
@@ -62,6 +62,9 @@ class DijaConfig:
     max_tokens: int = 200
     """Tokens of a template."""
 
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_retries", "max_tokens")
+
 
 @dataclass(frozen=True)
 class PromptDijaConfig(DijaConfig):
@@ -75,10 +78,11 @@ async def in_prompt(
     behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
     """Masks in the user's turn."""
-    template = await _template(behavior, target, config)
+    # Masks are the only special tokens that are to get through.
+    template = target.without_special_tokens(await _template(behavior, target, config))
     masked = SPAN.sub(lambda span: _masks(target, int(span[1])), template)
     query = Query(
-        f"{behavior.request}\n{masked}",
+        f"{target.without_special_tokens(behavior.request)}\n{masked}",
         allow_special_tokens=not config.hygiene,
         decoder={"temperature": config.temperature},
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import search
 from mosa.types import Attempt, Behavior
 
@@ -31,6 +31,9 @@ class FirstStepGcgConfig:
     """Swaps at a position are drawn among so many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_iterations", "num_candidates", "top_k", "suffix_length")
 
 
 async def run(

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
@@ -26,6 +26,9 @@ class FitsConfig:
     num_sentences: int | None = None
     """How many sentences of the answer are masked, one at a time, from its middle outward; unset:
     every one."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "num_sentences")
 
 
 async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIterator[Attempt]:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior
@@ -39,6 +39,11 @@ class GcgAttackConfig:
     """Swaps at a position are drawn among so many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
+
+    def __post_init__(self) -> None:
+        at_least_one(
+            self, "positions", "num_iterations", "num_candidates", "top_k", "suffix_length"
+        )
 
 
 async def run(

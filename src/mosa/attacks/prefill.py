@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -26,6 +26,9 @@ class PrefillConfig:
     """Positions (from 1) of the phrase's first token; one try for each that leaves room for it."""
     with_heading: bool = True
     """Whether the first heading of a list of steps follows the phrase."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "positions")
 
 
 async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> AsyncIterator[Attempt]:

@@ -100,6 +100,13 @@ class GcgSearch:
                 f"into a response of {response_length}; use an earlier position or a longer "
                 "response."
             )
+        longest = len(model.encode(prompt)) + config.suffix_length + response_length
+        if longest > model.max_length:
+            raise UserError(
+                f"The prompt, a suffix of {config.suffix_length} tokens and a response of "
+                f"{response_length} are longer than the model's context of {model.max_length}; "
+                "shorten one of them."
+            )
         self.model, self.prompt, self.config = model, prompt, config
         self._ordinary_V = ordinary_tokens(model)
         self._loss = _Loss(

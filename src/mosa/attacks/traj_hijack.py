@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Edit, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Edit, Query, Target, at_least_one
+from mosa.types import Attempt, Behavior, UserError
 
 Way = Literal["redirect", "remask only", "prefix only"]
 
@@ -35,6 +35,11 @@ class TrajHijackConfig:
     """Tokens of the beginning that is written, at most."""
     ways: tuple[Way, ...] = ("redirect",)
     """What is tried: the attack, and its two halves alone."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "horizon", "of_steps", "prefix_length")
+        if self.horizon > self.of_steps:
+            raise UserError(f"horizon={self.horizon} lies beyond of_steps={self.of_steps}")
 
 
 async def run(

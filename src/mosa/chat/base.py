@@ -52,7 +52,12 @@ class ChatModel(Protocol):
 
     @property
     def name(self) -> str:
-        """How records call it: the model, and where it runs; never a key."""
+        """Which model it is; replies and verdicts of one name are taken for those of one model."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for the records; never with a key."""
         ...
 
     async def complete(self, request: ChatRequest) -> ChatReply:

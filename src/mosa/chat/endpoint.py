@@ -39,7 +39,7 @@ class EndpointChat:
         num_concurrent: int = 8,
         requests_per_minute: float | None = None,
     ) -> None:
-        self._name = f"{model} @ {_host(base_url)}"
+        self._place = _host(base_url)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
         if timeout_seconds <= 0 or num_concurrent < 1 or max_retries < 0:
@@ -62,8 +62,13 @@ class EndpointChat:
 
     @property
     def name(self) -> str:
-        """The model and the host that runs it, for example "qwen3 @ localhost:8000"."""
-        return self._name
+        """The model's name alone, so that records outlive a change of its address."""
+        return f"{self._model} (endpoint)"
+
+    @property
+    def place(self) -> str:
+        """The host that runs it, for example "localhost:8000"."""
+        return self._place
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The endpoint's answer; raises ChatError where none comes, retries included."""

@@ -22,7 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, load_causal_lm
+from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
 from mosa.types import Message, UserError
 
 
@@ -47,6 +47,7 @@ class LocalChat:
         if batch_size < 1:
             raise UserError("The batch size of a local chat model must be at least 1; raise it.")
         self._checkpoint = checkpoint
+        self._named = checkpoint_name(checkpoint)
         self._device = device
         self._batch_size = batch_size
         self._model: CausalLM | None = None
@@ -57,8 +58,13 @@ class LocalChat:
 
     @property
     def name(self) -> str:
-        """The checkpoint as it was named, and that it runs here."""
-        return f"{self._checkpoint} @ local"
+        """The checkpoint as it was named, with a hash of its files where it is a folder."""
+        return f"{self._named} (local)"
+
+    @property
+    def place(self) -> str:
+        """The device that was asked for."""
+        return self._device or "local"
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The model's answer; raises ChatError for a prompt that it cannot take."""

@@ -6,6 +6,7 @@ with a checkpoint runs, and nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -26,6 +27,29 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mosa.types import UserError
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
+
+
+BYTES_HASHED = 1 << 20
+"""Of each weight file, its beginning: enough to tell checkpoints apart, quick at any size."""
+
+
+def checkpoint_name(checkpoint: str | Path) -> str:
+    """A hub id as it is; a folder by its name and a hash of its files, 8 hex digits.
+
+    Raises UserError for a path where there is no folder.
+    """
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(checkpoint)) is None:
+            raise UserError(f"There is no folder {checkpoint}; give one, or a hub id ORG/NAME.")
+        return str(checkpoint)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors"):
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(BYTES_HASHED))
+    return f"{folder.name}#{digest.hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,11 @@ def _evaluate(args: Namespace) -> None:
     decoder = dataclasses.replace(default_decoder(world), **given)
     judges = _words(args.judges) or (("refusal",) if world is None else ("truth",))
     _build_judges(args, judges, world)  # a judge that lacks something is told of before the work
+    if args.loop_judge is not None and args.loop_judge in _backends(args, judges):
+        raise UserError(
+            "--loop_judge is the model of a final judge too, so that an attack would be optimised "
+            "against its own judge; name another model for one of them"
+        )
     with _Shown() as shown:
         store = run_campaign(
             args.out,
@@ -162,6 +167,12 @@ def _console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=110)
+
+
+def _backends(args: Namespace, judges: Sequence[str]) -> set[str]:
+    """The models that judges are told to ask, as they were written."""
+    named = {name.partition("=")[2].removesuffix("@canvas") for name in judges}
+    return (named | {args.judge_model or ""}) - {""}
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -231,6 +242,8 @@ class _Shown:
 def _time_left(now: Progress) -> str:
     """A rough figure for one model, at the pace so far."""
     seconds = now.seconds_left
+    if now.is_at_least and seconds < 1:
+        return "time left not known yet"
     figure = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     return f"{'at least' if now.is_at_least else 'about'} {figure} left for this model"
 
@@ -273,6 +286,8 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 def _judge(args: Namespace) -> None:
     from mosa.evaluation.store import Store
 
+    if not _words(args.judge):
+        raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
         _judge_all(store, args, _words(args.judge), _world(store))
         _show_results(store, by_variant=False)
@@ -295,7 +310,7 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
         help="labelled rows: a .csv or .jsonl file with behavior, response and label; testbed; or "
         "refusal (the rows that come with that judge)",
     )
-    parser.add_argument("--num", type=int, default=200, help="rows that testbed makes")
+    parser.add_argument("--num", type=int | None, help="rows that testbed makes (unset: 200)")
     _judge_options(parser)
     parser.add_argument("--device", type=str | None, help="where local judges run")
 
@@ -308,7 +323,9 @@ def _calibrate(args: Namespace) -> None:
 
     world = world_of("testbed")
     if args.data == "testbed":
-        rows = testbed_rows(world, args.num)
+        rows = testbed_rows(world, 200 if args.num is None else args.num)
+    elif args.num is not None:
+        raise UserError("--num is for --data testbed alone; leave it out")
     else:
         rows = load_labelled(REFUSAL_ROWS if args.data == "refusal" else args.data)
     judges = [named.judge for named in _build_judges(args, _words(args.judges), world)]
@@ -382,11 +399,14 @@ def _status(args: Namespace) -> None:
         shown = [f"{v} {k.replace('_', ' ')}" for k, v in vars(spent).items() if v]
         console.print(f"spent: {', '.join(shown) or 'nothing yet'}")
         sessions = store.sessions()
+        waiting = len(sessions[-1]["settings"]["adapters"]) - len(store.models()) if sessions else 0
+        if waiting > 0:
+            console.print(f"{waiting} models have not begun, so that their tasks are not counted")
         seconds = sum(session.get("seconds", 0.0) for session in sessions)
         cut = sum("ended" not in session for session in sessions)
         console.print(
             f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
-            + (f", {cut} of them cut off (time not counted)" if cut else "")
+            + (f", {cut} of them running or cut off" if cut else "")
         )
 
 
@@ -396,6 +416,11 @@ def _results_arguments(parser: ArgumentParser) -> None:
     _run_argument(parser)
     parser.add_argument("--judge", type=str | None, help="id of one judge; unset: all")
     parser.add_argument("--by_variant", action="store_true", help="each way of an attack by itself")
+    parser.add_argument(
+        "--by_queries",
+        action="store_true",
+        help="success within 1, 2, 4, ... queries of the target",
+    )
     parser.add_argument(
         "--matrix",
         action="store_true",
@@ -419,11 +444,22 @@ def _results(args: Namespace) -> None:
 
     if (args.export is None) != (args.out is None):
         raise UserError("--export and --out go together; give both or neither")
+    ways = [name for name in ("export", "matrix", "by_queries") if args[name]]
+    if len(ways) > 1 or (args.by_variant and ways not in ([], ["matrix"])):
+        raise UserError(
+            "--export, --matrix and --by_queries exclude each other, and --by_variant goes with "
+            "the tables alone; leave some out"
+        )
+    if args.no_redact and args.export is None:
+        raise UserError("--no_redact is about exports; leave it out, or name one with --export")
     with Store(args.run) as store:
         if args.judge is not None and args.judge not in store.judges():
             known = ", ".join(store.judges()) or "none yet"
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
-        if args.export is None and args.matrix:
+        if args.by_queries:
+            _show_queries(store, only=args.judge)
+            return
+        if args.matrix:
             _show_matrix(store, by_variant=args.by_variant, only=args.judge)
             return
         if args.export is None:
@@ -447,25 +483,35 @@ def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
         models = list(dict.fromkeys(line.model for line in found))
         names = _names(found)
         cells = {(names[line], line.model): line for line in found}
-        show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score\n")
+        show(f"\njudge {judge}: success rate (95 % Wilson interval, n); mean score\n")
         show(f"| attack | {' | '.join(models)} |")
         show(f"|---|{'---|' * len(models)}")
         for name in dict.fromkeys(names.values()):
             shown = [_cell(cells.get((name, model))) for model in models]
             show(f"| {name} | {' | '.join(shown)} |")
-        sizes = sorted({line.success.n if line.success else 0 for line in found})
-        left_out = sum(line.num_unscored + line.num_failed + line.num_left for line in found)
-        show(
-            f"\nEach rate is over n = {' to '.join(map(str, sizes[:: max(1, len(sizes) - 1)]))} "
-            f"behaviors. In no rate: {left_out} (unscored behaviors, failed and open tasks)."
-        )
+        unscored = sum(line.num_unscored for line in found)
+        # Tasks are not those of one way, so they are counted once for each attack.
+        tasks = {(x.model, x.attack, x.preset): (x.num_failed, x.num_left) for x in found}
+        failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
+        show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
+
+
+def _show_queries(store: Store, *, only: str | None) -> None:
+    """How success grows with the queries that an attack may ask."""
+    from mosa.evaluation.results import success_by_queries
+
+    for judge in store.judges() if only is None else [only]:
+        show(f"\njudge {judge}: success within so many queries of the target\n")
+        for (model, attack, preset), curve in success_by_queries(store, judge).items():
+            points = ", ".join(f"{queries}: {share:.2f}" for queries, share in curve)
+            show(f"{model}  {attack}:{preset}  {points}")
 
 
 def _cell(line: Line | None) -> str:
     if line is None or line.success is None or line.score is None:
         return "-"
     rate = line.success
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}); {line.score.rate:.2f}"
+    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n}); {line.score.rate:.2f}"
 
 
 def _names(found: Sequence[Line]) -> dict[Line, str]:
@@ -514,13 +560,15 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
                 "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
                 "0" if rate is None else str(rate.n),
                 "-" if line.score is None else f"{line.score.rate:.2f}",
-                f"{line.mean_queries:.0f}",
+                "-" if line.mean_queries is None else f"{line.mean_queries:.0f}",
                 broken,
                 str(line.num_unscored),
                 str(line.num_failed),
                 str(line.num_left),
             )
         console.print(table)
+        if store.failures():
+            console.print(f"Some tasks failed; `mosa status {store.folder}` tells why.")
         if judge.startswith("refusal/"):
             console.print("This judge sees phrases and not harm; `mosa judge` adds another.")
     console.print(

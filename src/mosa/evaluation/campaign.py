@@ -14,7 +14,9 @@ import dataclasses
 import functools
 import gc
 import hashlib
+import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from mosa.align.output import versions
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
@@ -39,6 +42,8 @@ from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
 
+SECONDS_BETWEEN_NOTES = 30.0
+"""How often a session's record is brought up to date."""
 TESTBED = "testbed"
 NO_ADAPTER = "none"
 
@@ -152,9 +157,20 @@ def run_campaign(
         session = store.begin_session(record)
         begin = time.perf_counter()
         tallies: dict[str, Tally] = {}
+        last = begin
+
+        def told(progress: Progress) -> None:
+            """Now and then the session says how long it has been running, in case it is killed."""
+            nonlocal last
+            now = time.perf_counter()
+            if now > last + SECONDS_BETWEEN_NOTES:
+                last = now
+                store.update_session(session, record | {"seconds": round(now - begin, 2)})
+            on_progress(progress)
+
         try:
             for name, adapter in names.items():
-                _run_model(store, setup, name, adapter, tallies, on_progress)
+                _run_model(store, setup, name, adapter, tallies, told)
                 gc.collect()  # before the next model takes its memory
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
@@ -175,6 +191,8 @@ def run_campaign(
 def _setup(
     config: CampaignConfig, decoder: DecoderConfig | None, chats: Mapping[str, ChatModel]
 ) -> _Setup:
+    if config.batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {config.batch_size}")
     behaviors, world = behaviors_of(config)
     chats = dict(chats)
     if world is not None:
@@ -213,6 +231,8 @@ def choose_attacks(
 ) -> list[tuple[Attack, str, Any]]:
     """The attacks with preset and settings; UserError where one lacks what it needs."""
     wanted = list(ATTACKS) if tuple(config.attacks) == ("all",) else list(config.attacks)
+    if not wanted:
+        raise UserError(f"no attack is named; choose from {', '.join(ATTACKS)}, or all")
     chosen = []
     for entry in wanted:
         name, _, preset = entry.partition(":")
@@ -223,7 +243,8 @@ def choose_attacks(
         options = config.attack_options.get(name, {})
         settings = attack.config(preset, options)
         if options:  # what was changed is part of the name, so that results are not mixed
-            changes = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+            plain = as_plain(settings)
+            changes = ", ".join(f"{key}={plain[key]}" for key in sorted(options))
             preset = f"{preset} ({changes})"
         chosen.append((attack, preset, settings))
         for role in attack.roles:
@@ -255,6 +276,10 @@ def model_names(config: CampaignConfig) -> dict[str, str | None]:
         )
         for adapter in config.adapters
     }
+    for adapter in config.adapters:
+        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
+        if adapter != NO_ADAPTER and not Path(adapter).is_dir() and not is_hub_id:
+            raise UserError(f"there is no adapter folder {adapter}; check the path")
     if len(names) < len(config.adapters) or not names:
         raise UserError(
             "two adapters have folders of one name, by which the results would be mixed; rename one"
@@ -305,7 +330,9 @@ def _session(setup: _Setup) -> dict[str, Any]:
         "started": _now(),
         "settings": settings | {"data_dir": None if data_dir is None else str(data_dir)},
         "decoder": _decoder_settings(setup),
-        "chat_models": {role: chat.name for role, chat in setup.chats.items()},
+        "chat_models": {
+            role: {"name": chat.name, "place": chat.place} for role, chat in setup.chats.items()
+        },
         "versions": versions(),
         "device": _device_name(setup.config.device),
         "threads": torch.get_num_threads(),
@@ -339,7 +366,7 @@ def _run_model(
     _check_settings(store, plans)
     store.add_tasks(plan.task for plan in plans)
     store.commit()
-    done = {task.key for task in store.tasks("done")}
+    done = {task.key for task in store.tasks(status="done", model=name)}
     todo = [plan for plan in plans if plan.task.key not in done]
     tally = tallies[name] = Tally()
     left = {plan.task.key: plan.attack.name for plan in todo}
@@ -363,13 +390,12 @@ def _run_model(
             )
         )
 
-    async def attempts(plan: _Plan, target: Target) -> AsyncIterator[Attempt]:
-        try:
-            async for attempt in plan.attack.run(plan.behavior, target, plan.config):
-                yield attempt
-        finally:  # done or failed, it is no longer left
-            left.pop(plan.task.key, None)
-            finished[plan.attack.name] += 1
+    def attempts(plan: _Plan, target: Target) -> AsyncIterator[Attempt]:
+        return plan.attack.run(plan.behavior, target, plan.config)
+
+    def end(plan: _Plan) -> None:
+        del left[plan.task.key]
+        finished[plan.attack.name] += 1
 
     engine = Engine(
         LocalResponder(model, weights),
@@ -380,7 +406,13 @@ def _run_model(
         on_change=tell,
     )
     jobs = [
-        Job(plan.task.key, plan.attack.name, plan.target, functools.partial(attempts, plan))
+        Job(
+            plan.task.key,
+            plan.attack.name,
+            plan.target,
+            functools.partial(attempts, plan),
+            functools.partial(end, plan),
+        )
         for plan in todo
     ]
     asyncio.run(engine.run(jobs))
@@ -395,8 +427,7 @@ def _note_model(
     weights: str,
 ) -> None:
     """Keep what the name stands for; UserError where it stood for something else in this run."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
+    if model.tokenizer is None:
         raise UserError(f"{setup.config.model} has no tokenizer.json, so it cannot read a request")
     known = store.models().get(name)
     if known is not None and known["weights"] != weights:
@@ -405,23 +436,26 @@ def _note_model(
             "with --out, so that results are not mixed"
         )
     # Judges read texts without what steers the model, however it is spelled.
-    mask_token = str(tokenizer.convert_ids_to_tokens(model.mask_token_id))
-    specials = {mask_token, *map(str, tokenizer.all_special_tokens)}
     record = {"source": setup.config.model, "adapter": adapter, "weights": weights}
-    store.add_model(name, record | {"special_tokens": sorted(specials)})
+    store.add_model(name, record | {"special_tokens": sorted(model.special_tokens)})
 
 
 def _check_settings(store: Store, plans: Sequence[_Plan]) -> None:
-    """UserError where a preset meant other settings, or another chat model, earlier in this run."""
+    """UserError where a preset meant other settings, or another chat model, earlier in this run.
+
+    Tasks of that kind that are not done are forgotten: these take their place.
+    """
     planned = {_cell(plan.task): plan.task.key for plan in plans}
-    for task in store.tasks():
-        key = planned.get(_cell(task), task.key)
-        if key != task.key:
+    for task in store.tasks(model=plans[0].task.model):
+        if planned.get(_cell(task), task.key) == task.key:
+            continue
+        if task.status == "done":
             raise UserError(
                 f"{store.folder} holds {task.attack}:{task.preset} with other settings or another "
                 "chat model (or of another version of mosa); name a new folder with --out, so that "
                 "results are not mixed"
             )
+        store.drop_task(task.key)
 
 
 def _cell(task: Task) -> tuple[str, str, str, int, str]:
@@ -431,6 +465,8 @@ def _cell(task: Task) -> tuple[str, str, str, int, str]:
 def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
     """Every task of a model."""
     plans = []
+    decoder = _decoder_settings(setup)
+    asked = {behavior.id: as_plain(behavior) for behavior in setup.behaviors.items}
     for attack, preset, config in setup.attacks:
         for seed in setup.config.seeds:
             for behavior in setup.behaviors.items:
@@ -438,10 +474,11 @@ def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
                     "model": name,
                     "weights": weights,
                     "attack": attack.name,
+                    "version": attack.version,
                     "preset": preset,
                     "config": as_plain(config),
-                    "behavior": as_plain(behavior),
-                    "decoder": _decoder_settings(setup),
+                    "behavior": asked[behavior.id],
+                    "decoder": decoder,
                     "seed": seed,
                     "wording": setup.wording.name,
                     "chat_models": {role: setup.chats[role].name for role in attack.roles},
@@ -460,10 +497,33 @@ def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
 
 
 def content_hash(model: DiffusionLM) -> str:
-    """A hash of every weight, the adapter's included, 20 hex digits; about a second a gigabyte."""
+    """A hash of all that the model is, 20 hex digits; about a second a gigabyte.
+
+    Every weight, the adapter's included; the configs of both, which scale and shape what the
+    weights do; the tokenizer with its chat template.
+    """
     digest = hashlib.sha256()
+    adapters = {}
+    if isinstance(model.network, PeftModel):
+        for name, config in model.network.peft_config.items():
+            adapters[name] = {**config.to_dict(), "base_model_name_or_path": None}
+    tokenizer = model.tokenizer
+    about = {
+        "family": model.family.name,
+        "config": model.config,
+        "adapters": adapters,
+        "tokenizer": None if tokenizer is None else tokenizer.backend_tokenizer.to_str(),
+        "template": None if tokenizer is None else tokenizer.chat_template,
+        "family_template": model.family.chat_template,
+    }
+    digest.update(json.dumps(about, sort_keys=True, default=_plain_value).encode())
     for name, tensor in sorted(model.network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
         digest.update(memoryview(flat.numpy()))
     return digest.hexdigest()[:20]
+
+
+def _plain_value(value: Any) -> Any:
+    """What json cannot write: sets (in an order that no hash seed decides) and names of types."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

@@ -154,6 +154,8 @@ class Job:
     """Makes the target, given the backend."""
     run: Callable[[Target], Any]
     """Makes the attack's async generator."""
+    on_end: Callable[[], object] = lambda: None
+    """Called when the task is done, has failed, or was done by another process."""
 
 
 @dataclass
@@ -253,17 +255,17 @@ class Engine:
 
     async def _run_job(self, job: Job) -> None:
         """One task from its start to its record."""
-        if self.store.is_done(job.task):  # by another process
-            return
-        target = job.target(_JobBackend(self, job.attack))
-        reason = ""
-        try:
-            async for attempt in job.run(target):
-                self.store.add_attempt(job.task, attempt)
-                self._num_arrivals += 1
-        except (UserError, ChatError) as error:
-            reason = str(error)
-        self.store.end_task(job.task, target.budget, reason)
+        if not self.store.is_done(job.task):  # by another process
+            target = job.target(_JobBackend(self, job.attack))
+            reason = None
+            try:
+                async for attempt in job.run(target):
+                    self.store.add_attempt(job.task, attempt)
+                    self._num_arrivals += 1
+            except (UserError, ChatError) as error:
+                reason = str(error) or type(error).__name__
+            self.store.end_task(job.task, target.budget, reason)
+        job.on_end()
 
     # --------------------------------------------------------------------------- the model's work
 
@@ -295,7 +297,9 @@ class Engine:
         for response in responses:
             self.store.add_response(response)
         self.store.commit()
-        for pending, response in zip(batch, responses, strict=True):
+        for pending, own in zip(batch, responses, strict=True):
+            # What is on record counts: another process may have recorded its own answer before.
+            response = self.store.response(own.key) or own
             self._in_flight.pop(response.key).set_result(response)
             self._spend(pending.attack, seconds / len(batch))
         tally = self.tally
@@ -312,10 +316,14 @@ class Engine:
         except UserError as error:
             self._in_flight.pop(item.key).set_exception(error)
             return
+        except torch.OutOfMemoryError:
+            error = UserError("the search does not fit into memory; use a larger device")
+            self._in_flight.pop(item.key).set_exception(error)
+            return
         seconds = time.perf_counter() - begin
         self.store.add_step(item.key, done)
         self.store.commit()
-        self._in_flight.pop(item.key).set_result(done)
+        self._in_flight.pop(item.key).set_result(self.store.step(item.key))
         self._spend(item.attack, seconds)
         self.tally.model_seconds += seconds
 
@@ -346,9 +354,12 @@ class Engine:
         return await asyncio.shield(self._in_flight[row.key])
 
     async def compute(
-        self, attack: str, key: str, work: Callable[[], dict[str, Any]]
+        self, attack: str, key: str, work: Callable[[], dict[str, Any]], *, has_begun: bool
     ) -> dict[str, Any]:
-        """The recorded outcome, or that of the work, which the model's thread does."""
+        """The recorded outcome, or that of the work, which the model's thread does.
+
+        A task that has begun comes before others, so that one is finished after the other.
+        """
         recorded = self.store.step(key)
         if recorded is not None:
             self.tally.num_recorded += 1
@@ -356,7 +367,8 @@ class Engine:
         if key not in self._in_flight:
             future = asyncio.get_running_loop().create_future()
             self._in_flight[key] = future
-            self._work.append(_Work(key, attack, work, future))
+            item = _Work(key, attack, work, future)
+            (self._work.appendleft if has_begun else self._work.append)(item)
             self._arrived()
         return await asyncio.shield(self._in_flight[key])
 
@@ -379,6 +391,7 @@ class Engine:
         try:
             reply = await chat.complete(request)
             self.store.add_step(key, as_plain(reply))
+            self.store.commit()  # replies may be paid for, and a batch may take minutes
             return reply
         finally:
             del self._in_flight[key]
@@ -390,12 +403,13 @@ class Engine:
         self._news.set()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _JobBackend:
     """The engine as the target of one task sees it."""
 
     engine: Engine
     attack: str
+    has_begun: bool = False
 
     @property
     def gives_gradients(self) -> bool:
@@ -409,7 +423,9 @@ class _JobBackend:
         return await self.engine.respond(self.attack, query, decoder)
 
     async def compute(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        return await self.engine.compute(self.attack, key, work)
+        done = await self.engine.compute(self.attack, key, work, has_begun=self.has_begun)
+        self.has_begun = True
+        return done
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         return await self.engine.chat(role, request)

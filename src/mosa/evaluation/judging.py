@@ -55,6 +55,7 @@ def build_judges(
 ) -> list[NamedJudge]:
     """The judges of these names; UserError for one that is unknown or lacks what it needs."""
     judges = []
+    asks_default = False
     for written in names:
         name, _, backend = written.removesuffix(CANVAS).partition("=")
         if name not in JUDGES:
@@ -68,6 +69,7 @@ def build_judges(
         needs = JUDGES[name].needs
         if needs == "chat model":
             chat = backend or config.model
+            asks_default |= not backend
             if chat is None:
                 raise UserError(
                     f"{name} asks a chat model; name one with --judge_model or as {name}=URL#MODEL"
@@ -81,6 +83,8 @@ def build_judges(
         elif backend:
             raise UserError(f"{name} has no model behind it; leave out ={backend}")
         judges.append(NamedJudge(make_judge(name, setting), written.endswith(CANVAS)))
+    if config.model is not None and not asks_default:
+        raise UserError("--judge_model is given and no judge asks it; leave it out or add a judge")
     ids = [judge.id for judge in judges]
     if len(set(ids)) < len(ids):
         raise UserError("a judge is named twice; leave one of them out")
@@ -92,6 +96,9 @@ def _template(folder: Path | None, name: str) -> str | None:
         return None
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give --judge_templates one that exists")
+    for file in folder.glob("*.txt"):
+        if file.stem not in JUDGES:
+            raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
     file = folder / f"{name}.txt"
     return file.read_text(encoding="utf-8") if file.is_file() else None
 

@@ -9,21 +9,12 @@ rate.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.store import Store
 from mosa.types import Attempt, Verdict
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One try, and a judge's verdict of it; None where the judge has not seen it."""
-
-    attempt: Attempt
-    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
@@ -43,91 +34,108 @@ class Line:
     num_behaviors: int
     """Behaviors with a finished task."""
     num_unscored: int
-    """Of them, those without a score."""
+    """Behaviors without a score, counted once for each seed."""
     num_failed: int
-    """Tasks that failed."""
+    """Tasks that failed, whatever the variant."""
     num_left: int
-    """Tasks that have not been run."""
+    """Tasks that have not been run, whatever the variant."""
     num_incoherent: int | None
     """Tries whose response is broken text; None where the judge does not tell."""
     num_tries: int
-    mean_queries: float
-    """Target queries for a behavior."""
+    mean_queries: float | None
+    """Target queries for a behavior; None for a way of an attack by itself."""
+
+
+@dataclass
+class _Case:
+    """The tries at one behavior with one seed, summed up as they come."""
+
+    has_success: bool = False
+    best_score: float | None = None
+    has_unscored: bool = False
+    num_queries: int = 0
+
+    def add(self, verdict: Verdict | None, num_queries: int = 0) -> None:
+        """One more try; `num_queries` are those of the attack up to it."""
+        self.num_queries = max(self.num_queries, num_queries)
+        if verdict is None or verdict.score is None:
+            self.has_unscored = True
+            return
+        self.has_success |= bool(verdict.success)
+        self.best_score = max(verdict.score, self.best_score or 0.0)
+
+    @property
+    def outcome(self) -> tuple[bool, float] | None:
+        """Whether one of the tries succeeded, and the best score; None where that cannot be said.
+
+        A success stands whatever else is unscored; without one, every try must have a score.
+        """
+        if self.best_score is None or (self.has_unscored and not self.has_success):
+            return None
+        return self.has_success, self.best_score
+
+
+class _Group:
+    """The tries of one line."""
+
+    def __init__(self) -> None:
+        self.cases: dict[tuple[str, int], _Case] = defaultdict(_Case)
+        self.num_tries = self.num_told = self.num_incoherent = 0
+
+    def add(self, attempt: Attempt, verdict: Verdict | None) -> None:
+        case = self.cases[attempt.behavior, attempt.seed]
+        case.add(verdict, attempt.budget.target_queries)
+        self.num_tries += 1
+        if verdict is not None and "coherent" in verdict.native:
+            self.num_told += 1
+            self.num_incoherent += not verdict.native["coherent"]
 
 
 def lines(store: Store, judge: str, *, by_variant: bool = False) -> list[Line]:
     """The results by one judge, in the order of planning; with `by_variant` each way by itself."""
-    verdicts = store.verdicts(judge)
-    tried: dict[tuple[str, str, str], list[Tried]] = defaultdict(list)
-    for attempt in store.attempts():
-        cell = (attempt.model, attempt.attack, attempt.preset)
-        tried[cell].append(Tried(attempt, verdicts.get(attempt.key)))
+    groups: dict[tuple[str, str, str], dict[str, _Group]] = {}
     status: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
     for model, attack, preset, state, count in store.counts():
         status[model, attack, preset][state] = count
+        groups[model, attack, preset] = defaultdict(_Group)
+    for attempt, verdict in store.judged(judge):
+        cell = groups[attempt.model, attempt.attack, attempt.preset]
+        cell[attempt.variant if by_variant else ""].add(attempt, verdict)
     found = []
     for (model, attack, preset), states in status.items():
-        cell = tried[model, attack, preset]
-        groups = {"": cell}
-        if by_variant:
-            variants = list(dict.fromkeys(t.attempt.variant for t in cell))
-            if len(variants) > 1:
-                groups = {v: [t for t in cell if t.attempt.variant == v] for v in variants}
-        found += [
-            _line((model, attack, preset, variant, judge), group, states)
-            for variant, group in groups.items()
-        ]
+        cell = groups[model, attack, preset] or {"": _Group()}
+        for variant, group in cell.items():
+            # A single way is the whole attack, and needs no name.
+            name = variant if len(cell) > 1 else ""
+            found.append(_line((model, attack, preset, name, judge), group, states))
     return found
 
 
-def _line(
-    of: tuple[str, str, str, str, str], tried: Sequence[Tried], states: dict[str, int]
-) -> Line:
-    by_case: dict[tuple[str, int], list[Tried]] = defaultdict(list)
-    for one in tried:
-        by_case[one.attempt.behavior, one.attempt.seed].append(one)
+def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, int]) -> Line:
     successes: dict[str, list[float]] = defaultdict(list)
     scores: dict[str, list[float]] = defaultdict(list)
-    for (behavior, _), tries in by_case.items():
-        outcome = outcome_of([one.verdict for one in tries])
-        if outcome is not None:
+    num_unscored = 0
+    for (behavior, _), case in group.cases.items():
+        outcome = case.outcome
+        if outcome is None:
+            num_unscored += 1
+        else:
             successes[behavior].append(float(outcome[0]))
             scores[behavior].append(outcome[1])
-    behaviors = {behavior for behavior, _ in by_case}
-    coherence = [
-        one.verdict.native["coherent"]
-        for one in tried
-        if one.verdict is not None and "coherent" in one.verdict.native
-    ]
-    last = {case: max(tries, key=lambda one: one.attempt.number) for case, tries in by_case.items()}
-    queries = [one.attempt.budget.target_queries for one in last.values()]
+    queries = [case.num_queries for case in group.cases.values()]
+    is_whole = of[3] == ""
     return Line(
         *of,
         success=_rate(successes),
         score=_rate(scores),
-        num_behaviors=len(behaviors),
-        num_unscored=len(behaviors - successes.keys()),
+        num_behaviors=len({behavior for behavior, _ in group.cases}),
+        num_unscored=num_unscored,
         num_failed=states.get("failed", 0),
         num_left=states.get("todo", 0),
-        num_incoherent=len(coherence) - sum(coherence) if coherence else None,
-        num_tries=len(tried),
-        mean_queries=sum(queries) / len(queries) if queries else 0.0,
+        num_incoherent=group.num_incoherent if group.num_told else None,
+        num_tries=group.num_tries,
+        mean_queries=sum(queries) / len(queries) if queries and is_whole else None,
     )
-
-
-def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
-    """Whether one of the tries succeeded, and the best score; None where that cannot be said.
-
-    A success stands whatever else is unscored; without one, every try must have a score.
-    """
-    verdicts = list(verdicts)
-    scored = [v for v in verdicts if v is not None and v.score is not None]
-    success = any(v.success for v in scored)
-    if not success and len(scored) < len(verdicts):
-        return None
-    if not scored:
-        return None
-    return success, max(v.score for v in scored if v.score is not None)
 
 
 def _rate(values: dict[str, list[float]]) -> Rate | None:
@@ -136,36 +144,36 @@ def _rate(values: dict[str, list[float]]) -> Rate | None:
     return rate_of([sum(per_seed) / len(per_seed) for per_seed in values.values()])
 
 
+def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
+    """Whether one of some tries succeeded, and the best score; None where that cannot be said."""
+    case = _Case()
+    for verdict in verdicts:
+        case.add(verdict)
+    return case.outcome
+
+
 def success_by_queries(
-    store: Store, judge: str, model: str, attack: str, preset: str
-) -> list[tuple[int, float]]:
-    """(queries, share of scored behaviors that succeeded within them), at each success."""
-    verdicts = store.verdicts(judge)
-    first: dict[tuple[str, int], float] = {}
-    cases: dict[tuple[str, int], list[Verdict | None]] = defaultdict(list)
-    for attempt in store.attempts():
-        if (attempt.model, attempt.attack, attempt.preset) != (model, attack, preset):
-            continue
-        case = (attempt.behavior, attempt.seed)
-        verdict = verdicts.get(attempt.key)
-        cases[case].append(verdict)
+    store: Store, judge: str
+) -> dict[tuple[str, str, str], list[tuple[int, float]]]:
+    """For each (model, attack, preset): (queries, share of the scored behaviors that succeeded
+    within so many), at 1, 2, 4, ... up to the most that one behavior took."""
+    cases: dict[tuple[str, str, str], dict[tuple[str, int], _Case]] = {}
+    first: dict[tuple[str, str, str], dict[tuple[str, int], int]] = defaultdict(dict)
+    for attempt, verdict in store.judged(judge):
+        cell = (attempt.model, attempt.attack, attempt.preset)
+        key = (attempt.behavior, attempt.seed)
+        queries = attempt.budget.target_queries
+        cases.setdefault(cell, defaultdict(_Case))[key].add(verdict, queries)
         if verdict is not None and verdict.success:
-            queries = attempt.budget.target_queries
-            first[case] = min(first.get(case, queries), queries)
-    scored = [case for case, tries in cases.items() if outcome_of(tries) is not None]
-    at = sorted(int(first[case]) for case in scored if case in first)
-    return [(q, (i + 1) / len(scored)) for i, q in enumerate(at)]
-
-
-def as_rows(found: Sequence[Line]) -> list[dict[str, Any]]:
-    """The lines as plain records, rates spelled out."""
-    rows = []
-    for line in found:
-        row: dict[str, Any] = {k: v for k, v in vars(line).items() if k not in ("success", "score")}
-        for name, rate in (("success", line.success), ("score", line.score)):
-            row[name] = None if rate is None else rate.rate
-            row[f"{name}_low"] = None if rate is None else rate.low
-            row[f"{name}_high"] = None if rate is None else rate.high
-            row[f"{name}_n"] = 0 if rate is None else rate.n
-        rows.append(row)
-    return rows
+            first[cell][key] = min(first[cell].get(key, queries), queries)
+    found = {}
+    for cell, of_cell in cases.items():
+        scored = [key for key, case in of_cell.items() if case.outcome is not None]
+        most = max(case.num_queries for case in of_cell.values())
+        points = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
+        if scored:
+            found[cell] = [
+                (q, sum(first[cell].get(key, q + 1) <= q for key in scored) / len(scored))
+                for q in points
+            ]
+    return found

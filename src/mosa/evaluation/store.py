@@ -15,8 +15,10 @@ processes may write to one run, and a key is found among 100,000 without reading
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +97,11 @@ class Store:
         with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("BEGIN IMMEDIATE")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            version = self._version()
             if version == 0:
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            self._db.execute("COMMIT")
-        if version not in (0, SCHEMA_VERSION):
+                version = self._make()
+        if version != SCHEMA_VERSION:
             raise UserError(
                 f"{path} was written by another version of mosa (layout {version}, not "
                 f"{SCHEMA_VERSION}); go on with that version or name a new folder"
@@ -112,10 +109,44 @@ class Store:
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new: dict[tuple[str, str], dict[str, Any]] = {}
 
+    def _version(self) -> int:
+        return self._db.execute("PRAGMA user_version").fetchone()[0]
+
+    def _make(self) -> int:
+        """Write the tables, unless another process does so first."""
+        deadline = time.monotonic() + SECONDS_TO_WAIT
+        while True:
+            try:  # SQLite itself does not wait for others when the journal is changed
+                self._db.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        with self._transaction():
+            if self._version() == 0:
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return self._version()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:  # an interruption too must not leave it open
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
     def close(self) -> None:
         """Commit what is open and close the file."""
-        self.commit()
-        self._db.close()
+        try:
+            self.commit()
+        finally:
+            self._db.close()
 
     def __enter__(self) -> Store:
         return self
@@ -132,16 +163,9 @@ class Store:
         """
         if not self._open_writes:
             return
-        with _told(self.folder):
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                for statement, values in self._open_writes:
-                    self._db.execute(statement, values)
-                self._db.execute("COMMIT")
-            except sqlite3.Error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with _told(self.folder), self._transaction():
+            for statement, values in self._open_writes:
+                self._db.execute(statement, values)
         self._open_writes.clear()
         self._new.clear()
 
@@ -186,12 +210,16 @@ class Store:
                 _json(task.config),
             )
 
-    def end_task(self, key: str, budget: Budget, reason: str = "") -> None:
+    def drop_task(self, key: str) -> None:
+        """Forget a task that is not done."""
+        self._write("DELETE FROM tasks WHERE key = ? AND status != 'done'", key)
+
+    def end_task(self, key: str, budget: Budget, reason: str | None = None) -> None:
         """A task is done, or has failed for a reason."""
         self._write(
             "UPDATE tasks SET status = ?, reason = ?, budget = ? WHERE key = ?",
-            "failed" if reason else "done",
-            reason,
+            "done" if reason is None else "failed",
+            reason or "",
             _json(as_plain(budget)),
             key,
         )
@@ -264,10 +292,12 @@ class Store:
         rows = self._rows("SELECT id, record FROM behaviors ORDER BY place")
         return {id: Behavior(**json.loads(record)) for id, record in rows}
 
-    def tasks(self, status: str | None = None) -> list[Task]:
-        """The tasks in the order in which they were planned; with `status`, those of it alone."""
-        where = "" if status is None else " WHERE status = ?"
-        values = () if status is None else (status,)
+    def tasks(self, *, status: str | None = None, model: str | None = None) -> list[Task]:
+        """The tasks in the order in which they were planned, of a status or a model alone."""
+        chosen = {"status": status, "model": model}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        where = f" WHERE {' AND '.join(f'{name} = ?' for name in chosen)}" if chosen else ""
+        values = tuple(chosen.values())
         columns = ("key", "model", "attack", "preset", "seed", "behavior", "status", "reason")
         rows = self._rows(
             f"SELECT config, budget, {', '.join(columns)} FROM tasks{where} ORDER BY rowid", *values
@@ -313,7 +343,8 @@ class Store:
         while page := list(
             self._rows(
                 "SELECT attempts.id, attempts.record FROM attempts"
-                " JOIN tasks ON tasks.key = attempts.task"
+                # CROSS JOIN: attempts in their order, each with its task, and not the other way.
+                " CROSS JOIN tasks ON tasks.key = attempts.task"
                 f" WHERE tasks.status = 'done' AND attempts.id > ?{where}"
                 f" ORDER BY attempts.id LIMIT {ROWS_PER_PAGE}",
                 last,
@@ -329,7 +360,7 @@ class Store:
     def num_unjudged(self, judge: str) -> int:
         """How many attempts of finished tasks this judge has not scored."""
         rows = self._rows(
-            "SELECT count(*) FROM attempts JOIN tasks ON tasks.key = attempts.task"
+            "SELECT count(*) FROM attempts CROSS JOIN tasks ON tasks.key = attempts.task"
             f" WHERE tasks.status = 'done'{NOT_SCORED}",
             judge,
         )
@@ -346,6 +377,16 @@ class Store:
         """A judge's verdicts by attempt."""
         rows = self._rows("SELECT attempt, record FROM verdicts WHERE judge = ?", judge)
         return {attempt: Verdict(**json.loads(record)) for attempt, record in rows}
+
+    def judged(self, judge: str) -> Iterator[tuple[Attempt, Verdict | None]]:
+        """Every attempt of a finished task with a judge's verdict, None where there is none."""
+        for attempt in self.attempts():
+            verdict = None
+            for (record,) in self._rows(
+                "SELECT record FROM verdicts WHERE attempt = ? AND judge = ?", attempt.key, judge
+            ):
+                verdict = Verdict(**json.loads(record))
+            yield attempt, verdict
 
     def judges(self) -> list[str]:
         """The ids of the judges that have said anything."""
@@ -372,6 +413,12 @@ class Store:
         return [(attack, reason, n) for attack, reason, n in rows]
 
 
+_FULL = (
+    "the disk of {folder} is full; free some space and run the same command again; what was "
+    "recorded is kept"
+)
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -381,20 +428,25 @@ def _told(folder: Path) -> Iterator[None]:
     """Turns what users can mend (a full disk, a folder they may not write to) into a UserError."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:
-        text = str(error)
-        if "full" in text or getattr(error, "errno", None) == 28:
-            remedy = "free some space and run the same command again; what was recorded is kept"
-            raise UserError(f"the disk of {folder} is full; {remedy}") from error
-        if "locked" in text:
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(_FULL.format(folder=folder)) from error
+        raise UserError(f"{folder} cannot be written to ({error}); name another") from error
+    except sqlite3.DatabaseError as error:
+        kind = error.sqlite_errorcode & 0xFF  # the extended codes say more in their upper bits
+        if kind == sqlite3.SQLITE_FULL:
+            raise UserError(_FULL.format(folder=folder)) from error
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise UserError(
                 f"another process has kept {folder / FILE} locked for {SECONDS_TO_WAIT:.0f} s; "
                 "end it, or name another folder"
             ) from error
-        if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
-            raise UserError(f"{folder} cannot be written to ({text}); name another") from error
+        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+            raise UserError(
+                f"{folder} cannot be read or written ({error}); check the disk, or name another"
+            ) from error
+        if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise UserError(
+                f"{folder / FILE} is damaged or no run ({error}); restore it or name a new folder"
+            ) from error
         raise
-    except sqlite3.DatabaseError as error:
-        raise UserError(
-            f"{folder / FILE} is damaged or no run ({error}); restore it or name a new folder"
-        ) from error

@@ -311,6 +311,13 @@ class DiffusionLM:
         assert isinstance(text, str)  # a list only for a batch of rows
         return text
 
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """How the tokens that steer the model are spelled; none for a model without a tokenizer."""
+        if self.tokenizer is None:
+            return ()
+        return tuple(chat.special_tokens(self.tokenizer, self._reserved_ids()).values())
+
     def _require_tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer is None:
             raise UserError(

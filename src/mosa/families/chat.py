@@ -52,7 +52,7 @@ def encode_dialogue(
     contents = [message.content for message in messages]
     if allow_special_tokens:
         return _ids(tokenizer, render(contents))
-    special = _special_tokens(tokenizer, reserved_ids)
+    special = special_tokens(tokenizer, reserved_ids)
     # Every special token spelled in a message is cut in two by a character that occurs nowhere
     # else; the rendered text is then tokenised piece by piece, so that the tokenizer never sees
     # the token whole, while the template's own tokens stay in one piece. A dialogue that spells
@@ -69,7 +69,7 @@ def encode_plain(
     tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int]
 ) -> list[int]:
     """The token ids of text in which no special token counts as one."""
-    special = _special_tokens(tokenizer, reserved_ids)
+    special = special_tokens(tokenizer, reserved_ids)
     ids = [i for piece in _pieces(text, special) for i in _ids(tokenizer, piece)]
     _check_special(ids, [], special)
     return ids
@@ -79,7 +79,7 @@ def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _special_tokens(
+def special_tokens(
     tokenizer: PreTrainedTokenizerFast, reserved_ids: Collection[int]
 ) -> dict[int, str]:
     """The added tokens that steer the model: the special ones, and those with a reserved id."""

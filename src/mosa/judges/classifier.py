@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, load_causal_lm
+from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
 from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
 from mosa.judges.prompted import check_template, fill
 from mosa.types import UserError, Verdict
@@ -53,6 +53,7 @@ class NextTokenJudge:
         check_template(name, setting.template, aliases)
         self._name, self._version = name, version
         self._checkpoint = setting.checkpoint or published
+        self._named = checkpoint_name(self._checkpoint)
         self._template, self._aliases = setting.template, aliases
         self._spellings, self._make_verdict = spellings, verdict
         self._device, self._batch_size = setting.device, setting.batch_size
@@ -61,7 +62,7 @@ class NextTokenJudge:
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the checkpoint."""
-        return judge_id(self._name, self._version, short_hash(self._template), self._checkpoint)
+        return judge_id(self._name, self._version, short_hash(self._template), self._named)
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; the model is loaded on the first call."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, load_causal_lm
+from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
 from mosa.judges.base import (
     Item,
     JudgeInfo,
@@ -55,6 +55,7 @@ class GuardJudge:
         if setting.template is not None:
             check_template("llama_guard", setting.template)
         self._checkpoint = setting.checkpoint or CHECKPOINT
+        self._named = checkpoint_name(self._checkpoint)
         self._template = setting.template
         self._device, self._batch_size = setting.device, setting.batch_size
         self._model: CausalLM | None = None
@@ -63,7 +64,7 @@ class GuardJudge:
     def id(self) -> str:
         """Name, version, hash of the template (or that it is the model's own), the checkpoint."""
         prompt = "own-template" if self._template is None else short_hash(self._template)
-        return judge_id("llama_guard", 1, prompt, self._checkpoint)
+        return judge_id("llama_guard", 1, prompt, self._named)
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; the model is loaded on the first call."""

@@ -45,7 +45,7 @@ def testbed_wording(world: World) -> Wording:
         return lambda behavior: world.request(objects[behavior.id], wrapping)
 
     return Wording(
-        name=f"testbed world {world.seed}",
+        name=f"testbed world {world.seed}/1",
         opening=lambda behavior: world.opening(objects[behavior.id]),
         anchors=tuple(f"step {ordinal} :" for ordinal in ORDINALS),
         # Each kind of document of the world ends in its own way.
@@ -87,6 +87,10 @@ class ScriptedAttacker:
     @property
     def name(self) -> str:
         return f"scripted attacker of testbed world {self.world.seed}"
+
+    @property
+    def place(self) -> str:
+        return "this process"
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Answer a task that it knows; ChatError for any other."""
