@@ -85,6 +85,8 @@ def test_decoder_options_and_attack_options(capsys, tmp_path):
         ([*EVALUATE, "--batch_size", "0"], "batch_size must be at least 1"),
         ([*EVALUATE, "--judge_model", "local:x/y"], "no judge asks it"),
         ([*EVALUATE, "--attacks", ""], "no attack is named"),
+        ([*EVALUATE, "--attacker", "local:x/y"], "none of the attacks asks for one"),
+        ([*EVALUATE, "--data_dir", "data"], "leave it out with the testbed"),
         (
             [*EVALUATE, "--judges", "pair=local:x/y", "--loop_judge", "local:x/y"],
             "--loop_judge is the model of a final judge too",

@@ -82,7 +82,9 @@ def add_task(
         if verdict is not None:
             store.add_verdict(attempt.key, JUDGE, verdict)
         keys.append(attempt.key)
-    store.end_task(key, Budget(target_queries=len(keys), target_tokens=10 * len(keys)), fails or None)
+    store.end_task(
+        key, Budget(target_queries=len(keys), target_tokens=10 * len(keys)), fails or None
+    )
     return keys
 
 

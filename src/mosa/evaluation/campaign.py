@@ -194,12 +194,16 @@ def _setup(
     if config.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {config.batch_size}")
     behaviors, world = behaviors_of(config)
+    given = dict(chats)
     chats = dict(chats)
     if world is not None:
         for role in ("attacker", "judge", "translator"):
             chats.setdefault(role, ScriptedAttacker(world))
     if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
         raise UserError(f"seeds {list(config.seeds)} must be different, and one at least")
+    attacks = choose_attacks(config, behaviors, chats)
+    for role in given.keys() - {role for attack, _, _ in attacks for role in attack.roles}:
+        raise UserError(f"{_option(role)} is given and none of the attacks asks for one")
     return _Setup(
         config,
         behaviors,
@@ -207,13 +211,20 @@ def _setup(
         ENGLISH if world is None else testbed_wording(world),
         decoder or default_decoder(world),
         chats,
-        choose_attacks(config, behaviors, chats),
+        attacks,
     )
+
+
+def _option(role: str) -> str:
+    """The option that names the chat model of a role."""
+    return "--loop_judge" if role == "judge" else f"--{role}"
 
 
 def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
     """The behaviors, and the world that they belong to, if it is the testbed's."""
     if config.behaviors == TESTBED:
+        if config.data_dir is not None:
+            raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
         world = world_of(config.model)
         return testbed_behaviors(world, limit=config.limit), world
     loaded = load_behaviors(config.behaviors, data_dir=config.data_dir, limit=config.limit)
@@ -249,10 +260,9 @@ def choose_attacks(
         chosen.append((attack, preset, settings))
         for role in attack.roles:
             if role not in chats:
-                option = "--loop_judge" if role == "judge" else f"--{role}"
                 raise UserError(
-                    f"{name} asks for a chat model as {role}; name one with {option}, or leave the "
-                    "attack out"
+                    f"{name} asks for a chat model as {role}; name one with {_option(role)}, or "
+                    "leave the attack out"
                 )
         if attack.needs_answer and any(b.answer is None for b in behaviors.items):
             raise UserError(
