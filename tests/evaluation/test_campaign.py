@@ -266,19 +266,22 @@ def test_attacks_that_show_an_answer_need_one():
         choose_attacks(dataclasses.replace(CONFIG, attacks=("fits",)), bare, {})
 
 
-def test_models_have_names_of_their_own():
-    adapters = ("none", "runs/mosa", "demo/adapters/initial/")
+def test_models_have_names_of_their_own(tmp_path):
+    first, second = tmp_path / "a" / "mosa", tmp_path / "b" / "mosa"
+    first.mkdir(parents=True)
+    second.mkdir(parents=True)
+    adapters = ("none", f"{first}/", "org/initial")  # a hub id is taken as it is
     names = model_names(dataclasses.replace(CONFIG, adapters=adapters))
     assert names == {
         "testbed": None,
-        "testbed+mosa": "runs/mosa",
-        "testbed+initial": "demo/adapters/initial/",
+        "testbed+mosa": f"{first}/",
+        "testbed+initial": "org/initial",
     }
     with pytest.raises(UserError, match="folders of one name"):
-        model_names(dataclasses.replace(CONFIG, adapters=("a/mosa", "b/mosa")))
+        model_names(dataclasses.replace(CONFIG, adapters=(str(first), str(second))))
     with pytest.raises(UserError, match="must be different"):
-        run_campaign(Path("nowhere"), dataclasses.replace(CONFIG, seeds=(1, 1)))
-    assert not Path("nowhere").exists()
+        run_campaign(tmp_path / "run", dataclasses.replace(CONFIG, seeds=(1, 1)))
+    assert not (tmp_path / "run").exists()
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -541,7 +541,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
         table = Table(title=f"judge {judge}", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("attack")
         table.add_column("success")
-        for heading in ("n", "score", "queries", "broken", "unscored", "failed", "left"):
+        for heading in ("n", "score", "queries", "broken", "empty", "unscored"):
             table.add_column(heading, justify="right", no_wrap=True)
         last = ""
         found = lines(store, judge, by_variant=by_variant)
@@ -562,19 +562,25 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
                 "-" if line.score is None else f"{line.score.rate:.2f}",
                 "-" if line.mean_queries is None else f"{line.mean_queries:.0f}",
                 broken,
+                f"{line.num_empty}/{line.num_tries}",
                 str(line.num_unscored),
-                str(line.num_failed),
-                str(line.num_left),
             )
         console.print(table)
-        if store.failures():
-            console.print(f"Some tasks failed; `mosa status {store.folder}` tells why.")
+        missing = {
+            f"{line.model}, {line.attack}: {line.num_failed} failed, {line.num_left} left"
+            for line in found
+            if line.num_failed or line.num_left
+        }
+        if missing:
+            console.print(f"Tasks in no rate (`mosa status {store.folder}` tells why):")
+            console.print(*sorted(missing), sep="\n")
         if judge.startswith("refusal/"):
             console.print("This judge sees phrases and not harm; `mosa judge` adds another.")
     console.print(
         "success: share of the n scored behaviors with at least one successful try, with its 95 % "
-        "Wilson interval; score: mean of their best scores; broken: tries whose text is neither a "
-        f"refusal nor an answer; the last three count what is in no rate. Run: {store.folder}."
+        "Wilson interval; score: mean of their best scores; broken, empty: tries whose text is "
+        "neither a refusal nor an answer, or holds nothing; unscored: in no rate. Run: "
+        f"{store.folder}."
     )
 
 

@@ -40,7 +40,9 @@ class Line:
     num_left: int
     """Tasks that have not been run, whatever the variant."""
     num_incoherent: int | None
-    """Tries whose response is broken text; None where the judge does not tell."""
+    """Tries whose response is broken text, empty ones apart; None where the judge does not tell."""
+    num_empty: int
+    """Tries whose response holds nothing."""
     num_tries: int
     mean_queries: float | None
     """Target queries for a behavior; None for a way of an attack by itself."""
@@ -80,15 +82,17 @@ class _Group:
 
     def __init__(self) -> None:
         self.cases: dict[tuple[str, int], _Case] = defaultdict(_Case)
-        self.num_tries = self.num_told = self.num_incoherent = 0
+        self.num_tries = self.num_told = self.num_incoherent = self.num_empty = 0
 
     def add(self, attempt: Attempt, verdict: Verdict | None) -> None:
         case = self.cases[attempt.behavior, attempt.seed]
         case.add(verdict, attempt.budget.target_queries)
         self.num_tries += 1
-        if verdict is not None and "coherent" in verdict.native:
-            self.num_told += 1
-            self.num_incoherent += not verdict.native["coherent"]
+        native = {} if verdict is None else verdict.native
+        is_empty = native.get("class") == "empty"
+        self.num_empty += is_empty
+        self.num_told += is_empty or "coherent" in native
+        self.num_incoherent += not is_empty and not native.get("coherent", True)
 
 
 def lines(store: Store, judge: str, *, by_variant: bool = False) -> list[Line]:
@@ -133,6 +137,7 @@ def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, i
         num_failed=states.get("failed", 0),
         num_left=states.get("todo", 0),
         num_incoherent=group.num_incoherent if group.num_told else None,
+        num_empty=group.num_empty,
         num_tries=group.num_tries,
         mean_queries=sum(queries) / len(queries) if queries and is_whole else None,
     )
