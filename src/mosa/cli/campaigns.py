@@ -69,7 +69,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         type=str,
         nargs="+",
         default=["none"],
-        help="folders of adapters, one model each; `none` is the model as it is (default: none)",
+        help="folders of adapters, one model each; `none` is the model as it is",
     )
     parser.add_argument(
         "--attacks",
@@ -98,10 +98,12 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         "testbed, else refusal",
     )
     _judge_options(parser)
-    for role in ("attacker", "loop_judge", "translator"):
-        parser.add_argument(
-            f"--{role}", type=str | None, help=f"{CHAT_HELP}, for attacks with a {role}"
-        )
+    for role, of in (
+        ("attacker", "writes for attacks that need a writer"),
+        ("loop_judge", "rates tries inside attacks that need a judge"),
+        ("translator", "translates for attacks that need it"),
+    ):
+        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; {of}")
     parser.add_argument("--limit", type=int | None, help="only the first so many behaviors")
     parser.add_argument("--seeds", type=str, default="0", help="seeds with commas")
     parser.add_argument(
