@@ -433,7 +433,8 @@ def _told(folder: Path) -> Iterator[None]:
             raise UserError(_FULL.format(folder=folder)) from error
         raise UserError(f"{folder} cannot be written to ({error}); name another") from error
     except sqlite3.DatabaseError as error:
-        kind = error.sqlite_errorcode & 0xFF  # the extended codes say more in their upper bits
+        # Python's own errors have no code; the extended codes say more in their upper bits.
+        kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if kind == sqlite3.SQLITE_FULL:
             raise UserError(_FULL.format(folder=folder)) from error
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
