@@ -46,7 +46,7 @@ def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
 def content_key(**determinants: Any) -> str:
     """A hash of everything that decides an outcome, the same in every process; 20 hex digits."""
     text = json.dumps(determinants, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,13 @@ def test_one_chat_serves_several_event_loops():
             assert [reply.text for reply in asyncio.run(two(chat))] == ["four", "four"]
 
 
+def test_a_reply_cut_within_a_character_is_whole_text():
+    with stub_endpoint(Answer(completion("step \ud83d", finish="length"))) as stub:
+        request = ChatRequest((Message("user", "?"),), "test")
+        reply = asyncio.run(EndpointChat(stub.url, "m").complete(request))
+    assert reply.text == "step \ufffd" and reply.is_cut
+
+
 @pytest.mark.parametrize(
     ("url", "place"),
     [

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model
 from mosa.chat.local import _Draws
 from mosa.chat.text import without_strings
-from mosa.chat.weights import load_causal_lm
+from mosa.chat.weights import checkpoint_name, load_causal_lm
 from mosa.types import Message, UserError
 
 
@@ -232,6 +232,17 @@ def test_mistakes_are_user_errors(folder, tmp_path):
 
 def test_the_spec_names_a_local_model_without_loading_it():
     assert chat_model("local:org/model", device="cpu").name == "org/model (local)"
+
+
+def test_a_folder_is_named_by_all_of_its_weights(tmp_path):
+    """Two fine-tuned models that share their first megabytes are two."""
+    names = set()
+    for last in (b"a", b"b"):
+        folder = tmp_path / last.decode() / "model"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(bytes(1 << 22) + last)
+        names.add(checkpoint_name(folder))
+    assert len(names) == 2
 
 
 def test_removing_strings():

@@ -123,6 +123,14 @@ def test_attempts_come_in_pages_while_others_are_written(tmp_path, monkeypatch):
         assert seen == [f"a{i}" for i in range(8)]
 
 
+def test_half_a_character_can_be_kept(tmp_path):
+    """A model's reply that was cut within an emoji."""
+    with filled(tmp_path) as store:
+        store.add_step("s1", {"text": "step \ud83d"})
+        store.commit()
+        assert store.step("s1") == {"text": "step \ud83d"}
+
+
 def test_a_full_disk_is_told_of_and_nothing_is_lost(tmp_path):
     """SQLite's own limit stands in for the disk: the same error, from the same place."""
     with filled(tmp_path) as store:

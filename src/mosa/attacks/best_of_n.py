@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.types import Attempt, Behavior
+from mosa.types import Attempt, Behavior, UserError
 
 TRIES_AT_ONCE = 16
 """How many tries are asked for together; bounds what is held in memory."""
@@ -39,6 +39,8 @@ class BestOfNConfig:
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_tries")
+        if not 0 <= self.sigma <= 1:
+            raise UserError(f"sigma={self.sigma}: use a number from 0 to 1")
 
 
 async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> AsyncIterator[Attempt]:

@@ -154,7 +154,9 @@ class EndpointChat:
         match body:
             case {"choices": [{"message": {"content": str() as content}, **choice}, *_], **rest}:
                 return ChatReply(
-                    content, _num_tokens(rest.get("usage")), choice.get("finish_reason") == "length"
+                    _whole(content),
+                    _num_tokens(rest.get("usage")),
+                    choice.get("finish_reason") == "length",
                 )
             case {"choices": [{"message": {}}, *_]}:
                 raise ChatError(f"{self.name} answered without a text.")
@@ -221,3 +223,8 @@ def _num_tokens(usage: object) -> int:
         case {"total_tokens": int() as total}:
             return total
     return 0
+
+
+def _whole(text: str) -> str:
+    """The text with each half of a character, as a reply cut in an emoji has it, made a mark."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -29,8 +29,9 @@ from mosa.types import UserError
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
 
-BYTES_HASHED = 1 << 20
-"""Of each weight file, its beginning: enough to tell checkpoints apart, quick at any size."""
+BYTES_HASHED, NUM_SLICES = 1 << 16, 64
+"""Of each weight file, so many slices of this length, from its beginning to its end: fine-tuned
+models often share whole tensors, and reading all of a file would take minutes."""
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
@@ -46,9 +47,12 @@ def checkpoint_name(checkpoint: str | Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".jinja", ".safetensors"):
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
             with path.open("rb") as file:
-                digest.update(file.read(BYTES_HASHED))
+                for i in range(NUM_SLICES):
+                    file.seek(max(0, size - BYTES_HASHED) * i // (NUM_SLICES - 1))
+                    digest.update(file.read(BYTES_HASHED))
     return f"{folder.name}#{digest.hexdigest()[:8]}"
 
 

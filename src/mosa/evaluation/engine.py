@@ -392,7 +392,8 @@ class Engine:
             reply = await chat.complete(request)
             self.store.add_step(key, as_plain(reply))
             self.store.commit()  # replies may be paid for, and a batch may take minutes
-            return reply
+            recorded = self.store.step(key)  # another process may have been first
+            return reply if recorded is None else ChatReply(**recorded)
         finally:
             del self._in_flight[key]
             self._num_chats -= 1

@@ -91,7 +91,7 @@ class _Group:
         native = {} if verdict is None else verdict.native
         is_empty = native.get("class") == "empty"
         self.num_empty += is_empty
-        self.num_told += is_empty or "coherent" in native
+        self.num_told += "coherent" in native
         self.num_incoherent += not is_empty and not native.get("coherent", True)
 
 

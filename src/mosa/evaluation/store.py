@@ -420,7 +420,7 @@ _FULL = (
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)  # as ASCII: no text of a model can fail to be written
 
 
 @contextmanager
