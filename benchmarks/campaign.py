@@ -23,12 +23,11 @@ from pathlib import Path
 from mosa.attacks import ENGLISH, Query, Target
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Engine, Job, Row
-from mosa.evaluation.records import plain_settings
 from mosa.evaluation.results import lines
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
 from mosa.testbed.world import DEVICES, MANNERS
-from mosa.types import Behavior, Response, Verdict, prompt_turns
+from mosa.types import Behavior, Response, Verdict, as_plain, prompt_turns
 
 BATCH_SIZE = 32
 DECODER = DecoderConfig(max_new_tokens=128, steps=128)
@@ -54,7 +53,7 @@ class Instant:
     gives_gradients: bool = False
 
     def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
-        settings = plain_settings(decoder)
+        settings = as_plain(decoder)
         return [
             Response(
                 key=row.key,

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Row
-from mosa.evaluation.records import plain_settings
 from mosa.families import DiffusionLM
-from mosa.types import Response, prompt_turns
+from mosa.types import Response, as_plain, prompt_turns
 
 
 class PowerCutError(RuntimeError):
@@ -43,7 +42,7 @@ class EchoResponder:
                 tokens=[str(id) for id in row.response_ids],
                 commit_step=[0] * len(row.response_ids),
                 num_forward_passes=decoder.steps,
-                decoder=plain_settings(decoder),
+                decoder=as_plain(decoder),
             )
             for row in rows
         ]

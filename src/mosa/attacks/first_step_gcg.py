@@ -12,33 +12,13 @@ takes the mean over the answer's tokens where the paper has the sum, which chang
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.gcg import search
+from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.gcg import BUDGETS, SearchBudget, search
 from mosa.types import Attempt, Behavior
 
 
-@dataclass(frozen=True)
-class FirstStepGcgConfig:
-    """The search's budget."""
-
-    num_iterations: int = 500
-    """Iterations."""
-    num_candidates: int = 512
-    """Swaps that are drawn in an iteration."""
-    top_k: int = 256
-    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
-    suffix_length: int = 20
-    """Tokens of the suffix."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_iterations", "num_candidates", "top_k", "suffix_length")
-
-
-async def run(
-    behavior: Behavior, target: Target, config: FirstStepGcgConfig
-) -> AsyncIterator[Attempt]:
+async def run(behavior: Behavior, target: Target, config: SearchBudget) -> AsyncIterator[Attempt]:
     """Search and ask once."""
     answer = behavior.answer or target.wording.start(behavior)
     ids = list(target.encode(answer))[: target.length]
@@ -51,11 +31,8 @@ ATTACK = Attack(
     summary="an optimised suffix that makes a whole compliant answer likely at the first step",
     source="First-Step GCG, arXiv 2510.00565",
     access=("prompt", "gradients"),
-    config_class=FirstStepGcgConfig,
-    presets={
-        "paper": {},
-        "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64},
-    },
+    config_class=SearchBudget,
+    presets=BUDGETS,
     run=run,
     cost="1 response, 500 backward and at most 256,500 forward passes",
 )

@@ -26,11 +26,9 @@ ITERATIONS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
-class GcgAttackConfig:
-    """Where the phrase is aimed, and the search's budget."""
+class SearchBudget:
+    """The budget of a search."""
 
-    positions: tuple[int, ...] = (1, 30)
-    """Positions (from 1) of the phrase's first token; one search and one try each."""
     num_iterations: int = 500
     """Iterations of each search."""
     num_candidates: int = 512
@@ -41,9 +39,23 @@ class GcgAttackConfig:
     """Tokens of the suffix."""
 
     def __post_init__(self) -> None:
-        at_least_one(
-            self, "positions", "num_iterations", "num_candidates", "top_k", "suffix_length"
-        )
+        at_least_one(self, "num_iterations", "num_candidates", "top_k", "suffix_length")
+
+
+@dataclass(frozen=True)
+class GcgAttackConfig(SearchBudget):
+    """Where the phrase is aimed, and the budget of its search."""
+
+    positions: tuple[int, ...] = (1, 30)
+    """Positions (from 1) of the phrase's first token; one search and one try each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "positions")
+
+
+BUDGETS = {"paper": {}, "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64}}
+"""GCG's own budget, and one that shows the search at work and is no measure of it."""
 
 
 async def run(
@@ -59,11 +71,11 @@ async def run(
 
 
 async def search(
-    behavior: Behavior, target: Target, ids: list[int], position: int, config: Any
+    behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
 ) -> tuple[str, dict[str, Any]]:
     """The prompt with the best suffix for `ids` at 1-based `position`, and the losses.
 
-    `config` has the four settings of a search. Every few iterations are one recorded piece of work.
+    Every few iterations are one recorded piece of work.
     """
     settings = GcgConfig(
         suffix_length=config.suffix_length,
@@ -106,10 +118,7 @@ ATTACK = Attack(
     source="MOSA E2, arXiv 2508.12398; GCG, arXiv 2307.15043, section 2.2",
     access=("prompt", "gradients"),
     config_class=GcgAttackConfig,
-    presets={
-        "paper": {},
-        "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64},
-    },
+    presets=BUDGETS,
     run=run,
     cost="2 responses, 1,000 backward and at most 513,000 forward passes",
 )

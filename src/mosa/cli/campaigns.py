@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mosa.chat import ChatModel
     from mosa.evaluation.campaign import Progress
+    from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
 
@@ -120,9 +121,9 @@ def _evaluate(args: Namespace) -> None:
     from mosa.denoising import DecoderConfig
     from mosa.evaluation.campaign import (
         CampaignConfig,
-        behaviors_of,
         default_decoder,
         run_campaign,
+        world_in,
     )
 
     config = CampaignConfig(
@@ -139,13 +140,14 @@ def _evaluate(args: Namespace) -> None:
         dtype=args.dtype,
         device=args.device,
     )
-    _, world = behaviors_of(config)
+    world = world_in(config)
     names = {field.name for field in dataclasses.fields(DecoderConfig)}
     given = {name: value for name, value in args.as_dict().items() if name in names}
     decoder = dataclasses.replace(default_decoder(world), **given)
-    judges = _words(args.judges) or (("refusal",) if world is None else ("truth",))
-    _build_judges(args, judges, world)  # a judge that lacks something is told of before the work
-    if args.loop_judge is not None and args.loop_judge in _backends(args, judges):
+    written = _words(args.judges) or (("refusal",) if world is None else ("truth",))
+    # Built before the work, so that one that lacks something is told of.
+    judges = _build_judges(args, written, world)
+    if args.loop_judge is not None and args.loop_judge in _backends(args, written):
         raise UserError(
             "--loop_judge is the model of a final judge too, so that an attack would be optimised "
             "against its own judge; name another model for one of them"
@@ -159,7 +161,7 @@ def _evaluate(args: Namespace) -> None:
             on_progress=shown.progress,
         )
     with store:
-        _judge_all(store, args, judges, world)
+        _judge_all(store, judges)
         _show_results(store, by_variant=False)
 
 
@@ -173,7 +175,9 @@ def _console() -> Console:
 
 def _backends(args: Namespace, judges: Sequence[str]) -> set[str]:
     """The models that judges are told to ask, as they were written."""
-    named = {name.partition("=")[2].removesuffix("@canvas") for name in judges}
+    from mosa.evaluation.judging import written_parts
+
+    named = {written_parts(written)[1] for written in judges}
     return (named | {args.judge_model or ""}) - {""}
 
 
@@ -253,19 +257,18 @@ def _time_left(now: Progress) -> str:
 # --- judge ----------------------------------------------------------------------------------------
 
 
-def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[Any]:
+def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[NamedJudge]:
     from mosa.evaluation.judging import JudgeConfig, build_judges
 
     config = JudgeConfig(model=args.judge_model, templates=args.judge_templates, device=args.device)
     return build_judges(names, config, world)
 
 
-def _judge_all(store: Store, args: Namespace, names: Sequence[str], world: Any) -> None:
+def _judge_all(store: Store, judges: Sequence[NamedJudge]) -> None:
     from rich.progress import Progress
 
     from mosa.evaluation.judging import judge_run
 
-    judges = _build_judges(args, names, world)
     with Progress(transient=True) as bar:
         tasks = {
             judge.id: bar.add_task(judge.id, total=store.num_unjudged(judge.id)) for judge in judges
@@ -291,7 +294,7 @@ def _judge(args: Namespace) -> None:
     if not _words(args.judge):
         raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
-        _judge_all(store, args, _words(args.judge), _world(store))
+        _judge_all(store, _build_judges(args, _words(args.judge), _world(store)))
         _show_results(store, by_variant=False)
 
 

@@ -34,7 +34,6 @@ from mosa.chat.base import ChatModel
 from mosa.data import BehaviorSet, load_behaviors
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
-from mosa.evaluation.records import plain_settings
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
 from mosa.testbed.behaviors import ScriptedAttacker, testbed_behaviors, testbed_wording
@@ -222,13 +221,18 @@ def _option(role: str) -> str:
 
 def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
     """The behaviors, and the world that they belong to, if it is the testbed's."""
-    if config.behaviors == TESTBED:
+    world = world_in(config)
+    if world is not None:
         if config.data_dir is not None:
             raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
-        world = world_of(config.model)
         return testbed_behaviors(world, limit=config.limit), world
     loaded = load_behaviors(config.behaviors, data_dir=config.data_dir, limit=config.limit)
     return loaded, None
+
+
+def world_in(config: CampaignConfig) -> World | None:
+    """The world that a campaign is about, if it is the testbed's."""
+    return world_of(config.model) if config.behaviors == TESTBED else None
 
 
 def default_decoder(world: World | None) -> DecoderConfig:
@@ -320,7 +324,7 @@ def _check_same_run(store: Store, setup: _Setup) -> None:
 
 def _decoder_settings(setup: _Setup) -> dict[str, Any]:
     """The decoder without its seed, of which a run may have several."""
-    return plain_settings(dataclasses.replace(setup.decoder, seed=0))
+    return as_plain(dataclasses.replace(setup.decoder, seed=0))
 
 
 def _note_run(store: Store, setup: _Setup) -> None:

@@ -45,7 +45,6 @@ from mosa.evaluation.metrics import INTERVAL_STATEMENT, mean_by_case, rate_of
 from mosa.evaluation.records import (
     JsonLines,
     attempts_of,
-    plain_settings,
     read_attempts,
 )
 from mosa.families import DiffusionLM, load_model, packaged_folder
@@ -54,7 +53,7 @@ from mosa.testbed.corpora import alignment_prompts, benign_prompts
 from mosa.testbed.measure import DECODER, masked_frame_ids, prefilled_start_ids
 from mosa.testbed.tasks import TASKS, TaskInstance
 from mosa.testbed.world import HELDOUT_WRAPPINGS, WorldObject
-from mosa.types import Attempt, Prompt, UserError, content_key, prompt_turns
+from mosa.types import Attempt, Prompt, UserError, as_plain, content_key, prompt_turns
 
 ATTACK_WRAPPINGS = HELDOUT_WRAPPINGS[:3]
 """The wrapped requests of the demo: the first three that alignment data never uses."""
@@ -298,7 +297,7 @@ class Request:
             attack=self.attack,
             case=self.case,
             prompt=prompt_turns(self.prompt),
-            decoder=plain_settings(decoder),
+            decoder=as_plain(decoder),
         )
 
 
@@ -451,7 +450,7 @@ def score(out: Path, config: DemoConfig) -> dict[str, Any]:
         "intervals": INTERVAL_STATEMENT,
         "seed": config.seed,
         "world_seed": world.seed,
-        "decoder": plain_settings(decoder),
+        "decoder": as_plain(decoder),
         "versions": versions(),
         "restricted_example": requests["direct"][0].case,
         "model_notes": MODEL_NOTES,

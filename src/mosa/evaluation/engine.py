@@ -25,12 +25,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mosa.attacks import Edit, Query, Target, edit_hook
 from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest
 from mosa.denoising import Canvas, DecoderConfig, sample
-from mosa.evaluation.records import plain_settings, responses_of
+from mosa.evaluation.records import responses_of
 from mosa.evaluation.store import Store
 from mosa.families import DiffusionLM
 from mosa.types import (
@@ -116,19 +117,15 @@ class LocalResponder:
 
 
 def _canvas_of(model: DiffusionLM, rows: Sequence[Row]) -> Canvas:
-    """The rows side by side, padded on the left."""
-    width = max(len(row.prompt_ids) for row in rows)
-    tokens, real = [], []
-    for row in rows:
-        padding = width - len(row.prompt_ids)
-        tokens.append([model.pad_token_id] * padding + row.prompt_ids + row.response_ids)
-        real.append([False] * padding + [True] * (len(tokens[-1]) - padding))
-    return Canvas(
-        tokens=torch.tensor(tokens, device=model.device),
-        attention_mask=torch.tensor(real, device=model.device),
-        response_start=width,
-        mask_token_id=model.mask_token_id,
+    """The rows side by side; the canvas pads them on the left."""
+    prompts = [torch.tensor(row.prompt_ids) for row in rows]
+    canvas = Canvas.from_prompts(
+        model,
+        pad_sequence(prompts, batch_first=True, padding_value=model.pad_token_id),
+        max_new_tokens=len(rows[0].response_ids),
+        attention_mask=pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True),
     )
+    return canvas.pin(0, torch.tensor([row.response_ids for row in rows]))
 
 
 @dataclass
@@ -343,7 +340,7 @@ class Engine:
         if row.key not in self._in_flight:
             # Seeds may differ within a batch: each row draws its noise by itself.
             alike = replace(decoder, seed=0)
-            settings = content_key(decoder=plain_settings(alike))
+            settings = content_key(decoder=as_plain(alike))
             self._decoders[settings] = alike
             future = asyncio.get_running_loop().create_future()
             self._in_flight[row.key] = future
@@ -452,6 +449,6 @@ def row_of(responder: Responder, query: Query, decoder: DecoderConfig) -> Row:
         prompt=prompt_ids,
         response=response_ids,
         edit=None if query.edit is None else as_plain(query.edit),
-        decoder=plain_settings(decoder),
+        decoder=as_plain(decoder),
     )
     return Row(key, query.prompt, prompt_ids, response_ids, query.edit, decoder.seed)

@@ -50,6 +50,16 @@ class NamedJudge:
         return f"{self.judge.id}{CANVAS if self.reads_canvas else ''}"
 
 
+def written_parts(written: str) -> tuple[str, str, bool]:
+    """Name, backend ("" where none is named) and whether it reads the canvas.
+
+    >>> written_parts("pair=http://localhost:8000/v1#m@canvas")
+    ('pair', 'http://localhost:8000/v1#m', True)
+    """
+    name, _, backend = written.removesuffix(CANVAS).partition("=")
+    return name, backend, written.endswith(CANVAS)
+
+
 def build_judges(
     names: Sequence[str], config: JudgeConfig, world: World | None
 ) -> list[NamedJudge]:
@@ -57,7 +67,7 @@ def build_judges(
     judges = []
     asks_default = False
     for written in names:
-        name, _, backend = written.removesuffix(CANVAS).partition("=")
+        name, backend, reads_canvas = written_parts(written)
         if name not in JUDGES:
             raise UserError(f"there is no judge {name}; choose from {', '.join(JUDGES)}")
         setting = JudgeSetting(
@@ -82,7 +92,7 @@ def build_judges(
             setting = replace(setting, checkpoint=backend or None)
         elif backend:
             raise UserError(f"{name} has no model behind it; leave out ={backend}")
-        judges.append(NamedJudge(make_judge(name, setting), written.endswith(CANVAS)))
+        judges.append(NamedJudge(make_judge(name, setting), reads_canvas))
     if config.model is not None and not asks_default:
         raise UserError("--judge_model is given and no judge asks it; leave it out or add a judge")
     ids = [judge.id for judge in judges]

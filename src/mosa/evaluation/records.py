@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.denoising import DecoderConfig, SampleResult
+from mosa.denoising import SampleResult
 from mosa.families import DiffusionLM
 from mosa.types import (
     Attempt,
@@ -23,11 +23,6 @@ from mosa.types import (
     content_key,
     prompt_turns,
 )
-
-
-def plain_settings(config: DecoderConfig) -> dict[str, Any]:
-    """The decoder's settings as JSON gives them back."""
-    return as_plain(config)
 
 
 class JsonLines:
@@ -102,7 +97,7 @@ def responses_of(
     tokenizer = model.tokenizer
     if tokenizer is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
-    decoder = plain_settings(result.config)
+    decoder = as_plain(result.config)
     trace = result.trace
     start = trace.response_start
     commit_step = trace.commit_step[:, start:].tolist()
@@ -157,7 +152,7 @@ def attempts_of(
                 attack=attack,
                 behavior=behavior,
                 prompt=prompt_turns(prompt),
-                decoder=plain_settings(result.config),
+                decoder=as_plain(result.config),
             )
             for behavior, prompt in zip(behaviors, prompts, strict=True)
         ]

@@ -31,8 +31,6 @@ class Line:
     """Attack success rate over behaviors; None where none was scored."""
     score: Rate | None
     """Mean of the best scores."""
-    num_behaviors: int
-    """Behaviors with a finished task."""
     num_unscored: int
     """Behaviors without a score, counted once for each seed."""
     num_failed: int
@@ -132,7 +130,6 @@ def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, i
         *of,
         success=_rate(successes),
         score=_rate(scores),
-        num_behaviors=len({behavior for behavior, _ in group.cases}),
         num_unscored=num_unscored,
         num_failed=states.get("failed", 0),
         num_left=states.get("todo", 0),

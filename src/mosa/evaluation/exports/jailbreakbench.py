@@ -56,9 +56,10 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
         rank = (1.0, -queries) if verdict.success else (0.0, verdict.score)
         if case not in best or rank > best[case][0]:
             best[case] = (rank, attempt)
-    places = {id: place for place, id in enumerate(store.behaviors())}
     behaviors = store.behaviors()
+    places = {id: place for place, id in enumerate(behaviors)}
     models = store.models()
+    date = times_of(store)[1][:10]
     paths = []
     with disk_errors_told(out):
         for cell, tasks in tasks_by_cell(store).items():
@@ -94,7 +95,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                     "total_number_of_queries": sum(j["number_of_queries"] for j in jailbreaks),
                     "total_prompt_tokens": None,
                     "total_response_tokens": sum(j["response_tokens"] for j in jailbreaks),
-                    "evaluation_date": times_of(store)[1][:10],
+                    "evaluation_date": date,
                     "evaluation_llm_provider": "mosa",
                     # Their reader takes words and numbers only.
                     "method_parameters": {
