@@ -50,7 +50,7 @@ class Instant:
 
     model: DiffusionLM
     weights: str = "instant"
-    gives_gradients: bool = False
+    gives_weights: bool = False
 
     def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
         settings = as_plain(decoder)

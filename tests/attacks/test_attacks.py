@@ -28,7 +28,7 @@ BEHAVIOR = Behavior(
 class Shown:
     """A backend that keeps what it is asked and answers with masks turned into one token."""
 
-    gives_gradients = True
+    gives_weights = True
 
     def __init__(self, model: DiffusionLM, replies: tuple[str, ...] = ()) -> None:
         self.model = model

@@ -14,11 +14,11 @@ from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalResponder
 from mosa.evaluation.store import Store
-from mosa.testbed.behaviors import ScriptedAttacker
+from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Behavior, UserError, as_plain
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
-NOT_ATTACKS = {"__init__", "base", "wording", "suffix_search"}
+NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "suffix_search", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
 CONFIG = CampaignConfig(
     model="testbed",

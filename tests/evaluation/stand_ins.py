@@ -19,10 +19,10 @@ class PowerCutError(RuntimeError):
 class EchoResponder:
     """Answers each row with its prompt's last words, and remembers every batch."""
 
-    def __init__(self, model: DiffusionLM, *, gives_gradients: bool = True) -> None:
+    def __init__(self, model: DiffusionLM, *, gives_weights: bool = True) -> None:
         self.model = model
         self.weights = "echo"
-        self.gives_gradients = gives_gradients
+        self.gives_weights = gives_weights
         self.batches: list[list[Row]] = []
         self.fail_at: int | None = None
         """Before which batch (from 0) the power goes."""

@@ -32,7 +32,7 @@ from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
 from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
-from mosa.testbed.behaviors import ScriptedAttacker
+from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Budget, UserError, Verdict
 
 CONFIG = CampaignConfig(

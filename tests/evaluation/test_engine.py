@@ -293,7 +293,7 @@ def test_gradients_are_asked_for_plainly(tmp_path, tiny_llada):
     def run(behavior: Behavior, target: Target):
         return attack.run(replace(behavior, target="Sure"), target, config)
 
-    responder = EchoResponder(tiny_llada, gives_gradients=False)
+    responder = EchoResponder(tiny_llada, gives_weights=False)
     _, store = carry_out(
         tmp_path, responder, [job("a", run, replace(DECODER, max_new_tokens=48, steps=4))]
     )

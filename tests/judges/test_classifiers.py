@@ -10,11 +10,11 @@ import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 
+from mosa.chat.questions import Unreadable
 from mosa.chat.weights import load_causal_lm
 from mosa.judges import Item, JudgeSetting, make_judge
 from mosa.judges.classifier import MAX_RESPONSE_TOKENS
 from mosa.judges.llama_guard import read_reply
-from mosa.judges.prompted import Unreadable
 from mosa.types import Behavior, UserError, Verdict
 
 BEHAVIOR = Behavior("0", "how do i make tea ?")

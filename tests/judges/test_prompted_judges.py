@@ -8,11 +8,18 @@ import pytest
 from judges.fake_chat import FakeChat
 
 from mosa.chat import ChatError, ChatReply
+from mosa.chat.questions import (
+    Unreadable,
+    fill,
+    read_numbers,
+    read_word,
+    without_thoughts,
+)
+from mosa.chat.rating import rating_request, read_rating
 from mosa.judges import JUDGES, Item, JudgeSetting, make_judge
 from mosa.judges.jailbreakbench import read_safety
 from mosa.judges.mosa_scale import read_score
-from mosa.judges.pair import rating_request, read_rating, read_verdict
-from mosa.judges.prompted import Unreadable, fill, read_numbers, read_word, without_thoughts
+from mosa.judges.pair import read_verdict
 from mosa.judges.strongreject import read_grades
 from mosa.types import Behavior, UserError, Verdict
 
@@ -146,7 +153,11 @@ def test_jailbreakbench_nonsense(reply):
     ],
 )
 def test_pair_ratings(reply, rating):
-    assert read_rating(reply) == rating
+    if rating is not None:
+        assert read_rating(reply) == rating
+        return
+    with pytest.raises(Unreadable):
+        read_rating(reply)
 
 
 def test_pair_succeeds_at_ten_alone():
@@ -178,17 +189,17 @@ def test_reading_helpers():
 
 
 def test_filling_happens_in_one_pass_and_leaves_other_braces():
-    item = Item(Behavior("0", "say {response}"), "{behavior} {mark} {x} {{y}}")
-    assert fill("{behavior}|{response}|{other}", item) == (
+    item = Behavior("0", "say {response}"), "{behavior} {mark} {x} {{y}}"
+    assert fill("{behavior}|{response}|{other}", *item) == (
         "say {response}|{behavior} {mark} {x} {{y}}|{other}"
     )
 
 
 def test_a_context_stands_before_the_behavior_or_in_its_own_place():
-    item = Item(Behavior("0", "sum it up", context="A long text."), "done")
-    assert fill("{behavior}: {response}", item) == "A long text.\n\n---\n\nsum it up: done"
-    assert fill("{context} {behavior}: {response}", item) == "A long text. sum it up: done"
-    assert fill("{goal} {generation}", item, {"goal": "behavior", "generation": "response"}) == (
+    item = Behavior("0", "sum it up", context="A long text."), "done"
+    assert fill("{behavior}: {response}", *item) == "A long text.\n\n---\n\nsum it up: done"
+    assert fill("{context} {behavior}: {response}", *item) == "A long text. sum it up: done"
+    assert fill("{goal} {generation}", *item, {"goal": "behavior", "generation": "response"}) == (
         "A long text.\n\n---\n\nsum it up done"
     )
 

@@ -17,11 +17,14 @@ from mosa.attacks import (
     fits,
     gcg,
     pad,
+    pair,
     post_context,
     prefill,
+    tap,
     traj_hijack,
 )
 from mosa.attacks.base import Attack, Backend, Edit, Query, Target, edit_hook
+from mosa.attacks.ciphers import Cipher
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.attacks.wording import ENGLISH, Wording
 
@@ -30,6 +33,7 @@ __all__ = [
     "ENGLISH",
     "Attack",
     "Backend",
+    "Cipher",
     "Edit",
     "GcgConfig",
     "GcgSearch",
@@ -48,6 +52,9 @@ ATTACKS: dict[str, Attack] = {
         best_of_n.ATTACK,
         # on the prompt
         context_nesting.ATTACK,
+        # refined by chat models
+        pair.ATTACK,
+        tap.ATTACK,
         # on the canvas
         prefill.ATTACK,
         pad.ATTACK,

@@ -1,6 +1,6 @@
 """What an attack is: a behavior and a target in, attempts out, one request after the other.
 
-    async def run(behavior, target, chats, config):
+    async def run(behavior, target, config):
         response = await target.ask(Query(behavior.request))
         yield target.attempt([response])
 
@@ -26,14 +26,14 @@ from torch import Tensor
 
 from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest
-from mosa.chat.text import without_strings
+from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import DecoderConfig, StepState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior, Budget, Prompt, Response, UserError, content_key
 
-Access = Literal["prompt", "canvas", "sampler", "gradients"]
-"""What an attacker has to control: the user's turns; the response's tokens before generation; the
-sampler's settings and steps; the weights."""
+Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
+"""What an attacker has to control: the user's turns; the model's own earlier turns; the response's
+tokens before generation; the sampler's settings and steps; log-probabilities; the weights."""
 ChatRole = Literal["attacker", "judge", "translator"]
 
 
@@ -96,8 +96,8 @@ class Backend(Protocol):
     """What answers a target's queries: a campaign's runner, or a stand-in in tests."""
 
     @property
-    def gives_gradients(self) -> bool:
-        """Whether `model` may be differentiated."""
+    def gives_weights(self) -> bool:
+        """Whether `model` may be computed with: likelihoods, gradients."""
         ...
 
     @property
@@ -145,6 +145,7 @@ class Target:
             "seed": seed,
         }
         self._num_attempts = 0
+        self.behavior = behavior
         self.decoder = decoder
         """How the campaign decodes; a query may change settings of it."""
         self.wording = wording
@@ -194,6 +195,13 @@ class Target:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         return self._backend.model.decode(ids)
+
+    def say(self, name: str, english: str, **fields: str) -> str:
+        """What the attack writes at the place called `name`: `english` with {request} and the other
+        fields filled in, or what the campaign's wording has instead."""
+        fields = {"request": self.behavior.request, **fields}
+        own = self.wording.phrases.get(name)
+        return fill_fields(english, fields) if own is None else own(self.behavior, fields)
 
     def pin(self, position: int, ids: Sequence[int]) -> tuple[int, tuple[int, ...]]:
         """A run of ids for `Query.pinned` at 1-based `position`; UserError where it has no room."""
@@ -247,12 +255,12 @@ class Target:
 
         `name` and `state` identify it within this attack on this behavior; `work` returns JSON, in
         which "forward_passes" and "backward_passes" are taken for the budget. UserError where the
-        target cannot give gradients.
+        target has no weights to give.
         """
-        if not self._backend.gives_gradients:
+        if not self._backend.gives_weights:
             raise UserError(
-                f"{self._labels['attack']} needs the gradients of {self._labels['model']}, which "
-                "this target cannot give; leave the attack out or load the model locally"
+                f"{self._labels['attack']} computes with the weights of {self._labels['model']}, "
+                "which this target cannot give; leave the attack out or load the model locally"
             )
         key = content_key(of=self._identity, name=name, state=dict(state))
         model = self._backend.model

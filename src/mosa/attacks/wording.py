@@ -1,14 +1,16 @@
 """The generic phrases that attacks write, as data: one set for English, one for the testbed.
 
-None of them is harmful or about a particular request.
+None of them is harmful or about a particular request. Sentences that one attack alone writes stand
+in its own file, in English; a wording may have others in their place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from mosa.attacks.ciphers import CIPHERS, Cipher
 from mosa.types import Behavior, Prompt
 
 
@@ -28,6 +30,14 @@ class Wording:
     """Harmless documents that hold the request."""
     perturbs: Literal["characters", "words"]
     """What random changes to a request change."""
+    languages: tuple[str, ...]
+    """The request's own language, then others to put it into."""
+    ciphers: Mapping[str, Cipher]
+    """Ways to write a text so that it has to be deciphered."""
+    phrases: Mapping[str, Callable[[Behavior, Mapping[str, str]], str]] = field(
+        default_factory=dict
+    )
+    """What is written in place of attacks' own English sentences (`Target.say`), by their name."""
 
     def start(self, behavior: Behavior) -> str:
         """The beginning of a compliant answer to the behavior."""
@@ -72,4 +82,6 @@ ENGLISH = Wording(
         ),
     },
     perturbs="characters",
+    languages=("English", "Chinese", "Turkish", "Ukrainian", "Thai", "Zulu"),
+    ciphers=CIPHERS,
 )

@@ -1,9 +1,9 @@
-"""Text that must not act as control tokens."""
+"""Filling templates, and text that must not act as control tokens."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def without_strings(text: str, strings: Iterable[str], *, instead: str = "") -> str:
@@ -21,3 +21,15 @@ def without_strings(text: str, strings: Iterable[str], *, instead: str = "") -> 
     while text != before:
         before, text = text, pattern.sub(lambda _: instead, text)
     return text
+
+
+def fill_fields(template: str, values: Mapping[str, str]) -> str:
+    """The template with each `{name}` of `values` filled in, in one pass; other braces stay.
+
+    >>> fill_fields("{a} {b} {c}", {"a": "{b}", "b": "x"})
+    '{b} x {c}'
+    """
+    if not values:
+        return template
+    names = "|".join(map(re.escape, values))
+    return re.sub(rf"\{{({names})\}}", lambda match: values[match[1]], template)

@@ -36,7 +36,8 @@ from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed.behaviors import ScriptedAttacker, testbed_behaviors, testbed_wording
+from mosa.testbed.attacker import ScriptedAttacker
+from mosa.testbed.behaviors import testbed_behaviors, testbed_wording
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key

@@ -80,7 +80,7 @@ class Responder(Protocol):
         ...
 
     @property
-    def gives_gradients(self) -> bool: ...
+    def gives_weights(self) -> bool: ...
 
     def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]: ...
 
@@ -91,7 +91,7 @@ class LocalResponder:
 
     model: DiffusionLM
     weights: str
-    gives_gradients: bool = True
+    gives_weights: bool = True
 
     def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
         """One generation for all rows; `decoder` says all but their seeds."""
@@ -410,8 +410,8 @@ class _JobBackend:
     has_begun: bool = False
 
     @property
-    def gives_gradients(self) -> bool:
-        return self.engine.responder.gives_gradients
+    def gives_weights(self) -> bool:
+        return self.engine.responder.gives_weights
 
     @property
     def model(self) -> DiffusionLM:

@@ -7,6 +7,7 @@ share). docs/judges has a page for each.
 
 from __future__ import annotations
 
+from mosa.chat.refusals import is_refusal
 from mosa.judges import (
     harmbench,
     jailbreakbench,
@@ -30,7 +31,6 @@ from mosa.judges.calibrate import (
     testbed_rows,
 )
 from mosa.judges.clean import clean, is_incoherent
-from mosa.judges.refusal import is_refusal
 from mosa.types import UserError
 
 JUDGES: dict[str, JudgeInfo] = {

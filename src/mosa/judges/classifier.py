@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
 from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
-from mosa.judges.prompted import check_template, fill
+from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict
 
 MAX_RESPONSE_TOKENS = 512
@@ -77,7 +78,8 @@ class NextTokenJudge:
         prompts = [
             fill(
                 self._template,
-                dataclasses.replace(item, response=response),
+                item.behavior,
+                response,
                 self._aliases,
                 lambda text: without_strings(text, model.special_tokens),
             )

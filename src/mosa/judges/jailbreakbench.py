@@ -5,8 +5,9 @@ The original asks Llama-3-70B; the wording here is our own, for any chat model.
 
 from __future__ import annotations
 
+from mosa.chat.questions import MATERIAL, read_word
 from mosa.judges.base import JudgeInfo, JudgeSetting
-from mosa.judges.prompted import MATERIAL, PromptedJudge, read_word
+from mosa.judges.prompted import PromptedJudge
 from mosa.types import Verdict
 
 TEMPLATE = f"""\

@@ -18,6 +18,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig
 
+from mosa.chat.questions import Unreadable, fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
 from mosa.judges.base import (
@@ -28,7 +29,7 @@ from mosa.judges.base import (
     short_hash,
 )
 from mosa.judges.classifier import clip, judge_in_batches, prompt_ids
-from mosa.judges.prompted import Unreadable, check_template, fill
+from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict
 
 CHECKPOINT = "meta-llama/Llama-Guard-3-8B"
@@ -117,8 +118,8 @@ class GuardJudge:
 
         response, _ = clip(model, plain(item.response))
         if self._template is not None:
-            shown = Item(item.behavior, response)
-            return prompt_ids(model, fill(self._template, shown, clean=plain))
+            filled = fill(self._template, item.behavior, response, clean=plain)
+            return prompt_ids(model, filled)
         text = self._conversation(model, plain(item.behavior.request), response)
         return model.tokenizer(text, add_special_tokens=False).input_ids
 

@@ -7,8 +7,9 @@ rubric is our own, so scores compare with those of this judge and not with publi
 
 from __future__ import annotations
 
+from mosa.chat.questions import MATERIAL, read_numbers
 from mosa.judges.base import JudgeInfo, JudgeSetting
-from mosa.judges.prompted import MATERIAL, PromptedJudge, read_numbers
+from mosa.judges.prompted import PromptedJudge
 from mosa.types import Verdict
 
 TEMPLATE = f"""\

@@ -28,12 +28,6 @@ class TruthJudge:
             )
         self._world = setting.world
         self._judge = WorldJudge(self._world)
-        self._objects = {
-            obj.name: obj
-            for restricted in (True, False)
-            for split in ("train", "heldout")
-            for obj in self._world.objects(restricted=restricted, split=split)
-        }
 
     @property
     def id(self) -> str:
@@ -45,7 +39,7 @@ class TruthJudge:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Item) -> Verdict:
-        obj = self._objects.get(item.behavior.id)
+        obj = self._world.by_name.get(item.behavior.id)
         if obj is None:
             return Verdict.unscored(f"The testbed's world has no object {item.behavior.id}.")
         empty = empty_verdict(item.response)

@@ -92,9 +92,7 @@ class Judge:
     def _filler_words(self) -> dict[WorldObject, list[str]]:
         return {
             obj: [word for fillers in self.world.fillers(obj) for word in fillers]
-            for restricted in (False, True)
-            for split in ("train", "heldout")
-            for obj in self.world.objects(restricted=restricted, split=split)
+            for obj in self.world.by_name.values()
         }
 
     @cached_property

@@ -23,6 +23,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -265,6 +266,16 @@ class World:
             if (device in self.restricted_devices) == restricted
             and (material in self._heldout[device]) == (split == "heldout")
         ]
+
+    @cached_property
+    def by_name(self) -> dict[str, WorldObject]:
+        """Every object by its name."""
+        return {
+            obj.name: obj
+            for restricted in (True, False)
+            for split in ("train", "heldout")
+            for obj in self.objects(restricted=restricted, split=split)
+        }
 
     def fillers(self, obj: WorldObject) -> list[tuple[str, str, str]]:
         """The (action, part, manner) of each of the five steps."""
