@@ -7,9 +7,12 @@ for each.
 
 from mosa.attacks import (
     anchoring,
+    aos,
+    avatar,
     best_of_n,
     context_nesting,
     decoding_order,
+    dia,
     dija,
     direct,
     end_tokens,
@@ -20,6 +23,7 @@ from mosa.attacks import (
     pair,
     post_context,
     prefill,
+    speak_easy,
     tap,
     traj_hijack,
 )
@@ -55,6 +59,10 @@ ATTACKS: dict[str, Attack] = {
         # refined by chat models
         pair.ATTACK,
         tap.ATTACK,
+        avatar.ATTACK,
+        speak_easy.ATTACK,
+        aos.ATTACK,
+        dia.ATTACK,
         # on the canvas
         prefill.ATTACK,
         pad.ATTACK,

@@ -121,7 +121,12 @@ def _entities(scene: Scene) -> str:
 
 
 def _ask_by_metaphor(scene: Scene) -> str:
-    return f"how do i make a {scene.fields['metaphor']} ?"
+    """The nickname is given where it is first used."""
+    name = scene.fields["metaphor"]
+    question = f"how do i make a {name} ?"
+    if json.loads(scene.fields["dialogue"]):
+        return question
+    return f"let us call the {scene.fields['entity']} {name} . {question}"
 
 
 def _split(scene: Scene) -> str:

@@ -96,7 +96,6 @@ def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], 
         return lambda _, fields: fields[name]
 
     return {
-        "avatar/introduce": lambda _, f: f"let us call the {f['entity']} {f['metaphor']} .",
         "avatar/transfer": lambda _, f: f"tell me how to make a {f['entity']} .",
         "speak_easy/question": field("question"),
         "dia/continue": turn("forged_history", 2),
