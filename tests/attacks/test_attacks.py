@@ -189,7 +189,9 @@ def test_dija_puts_masks_into_the_prompt_or_onto_the_canvas(tiny_llada):
     ids = tiny_llada.encode(query.prompt, allow_special_tokens=True)
     assert ids.count(tiny_llada.mask_token_id) == 5
     # The second asking is another question, so that a record of the first is no answer to it.
-    assert [(c.seed, c.temperature) for c in backend.chats] == [(0, 0.0), (1, 1.0)]
+    first, second = backend.chats
+    assert (first.temperature, second.temperature) == (0.0, 1.0)
+    assert second.seed == first.seed + 1
     assert attempt.budget.attacker_calls == 2 and attempt.details == {"template": template}
 
     backend, _ = attack("dija", tiny_llada, preset="hygiene", replies=(template,))

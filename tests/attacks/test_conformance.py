@@ -20,13 +20,14 @@ from mosa.types import Attempt, Behavior, UserError, as_plain
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
 NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "suffix_search", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
+SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")
 CONFIG = CampaignConfig(
     model="testbed",
     behaviors="testbed",
     attacks=("all",),
     preset="smoke",
     limit=2,
-    attack_options={"gcg": FEW_STEPS, "first_step_gcg": FEW_STEPS},
+    attack_options=dict.fromkeys(SEARCHES, FEW_STEPS),
 )
 BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. Knead. Bake.")
 
@@ -108,13 +109,20 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
         assert [a.number for a in mine] == list(range(len(mine)))
         last = mine[-1].budget
         responses = [response for attempt in mine for response in attempt.responses]
-        assert last.target_queries == len(responses)
-        assert last.target_tokens == sum(len(r.token_ids) for r in responses)
+        attack = ATTACKS[name]
         generated = sum(r.num_forward_passes for r in responses)
+        if name == "adv_prefix":  # its completions choose a prefix and are no attempts
+            assert last.target_queries > len(responses)
+        else:
+            assert last.target_queries == len(responses)
+            assert last.target_tokens == sum(len(r.token_ids) for r in responses)
+            computes = bool({"gradients", "likelihood"} & {*attack.access})
+            assert (last.forward_passes > generated) == computes
         assert last.forward_passes >= generated > 0
-        gradients = "gradients" in ATTACKS[name].access
-        assert (last.backward_passes > 0) == gradients == (last.forward_passes > generated)
-        assert (last.attacker_calls > 0) == ("attacker" in ATTACKS[name].roles)
+        assert (last.backward_passes > 0) == ("gradients" in attack.access)
+        writes = {"attacker", "translator"} & {*attack.roles}
+        assert (last.attacker_calls > 0) == bool(writes)
+        assert (last.judge_calls > 0) == ("judge" in attack.roles)
         # Budgets only grow.
         for before, after in zip(mine, mine[1:], strict=False):
             earlier, later = vars(before.budget), vars(after.budget)
@@ -131,6 +139,10 @@ def test_access_is_what_the_attack_uses(name, attempts):
             steered |= response.decoder["remasking"] != "low_confidence"
             steered |= response.decoder["block_length"] != 24 or response.decoder["steps"] != 36
             assert not steered or "sampler" in attack.access
+            # Earlier turns of the model that no response of this attack said are forged.
+            said = {r.text for a in attempts[name] for r in a.responses}
+            turns = [t["content"] for t in response.prompt if t["role"] == "assistant"]
+            assert set(turns) <= said or "history" in attack.access
             pinned = -1 in response.commit_step or response.filled_prompt_ids is not None
             assert not pinned or "canvas" in attack.access
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mosa.attacks import GcgConfig, GcgSearch, GcgState
-from mosa.attacks.suffix_search import _Loss, _swaps, ordinary_tokens, suffixed, with_suffix
+from mosa.attacks.suffix_search import Loss, _swaps, ordinary_tokens, suffixed, with_suffix
 from mosa.families import load_model
 from mosa.types import UserError
 
@@ -39,7 +39,7 @@ def test_gradient_against_the_loss_of_a_moved_embedding(family, request):
     for the family with shifted logits too."""
     model = request.getfixturevalue(family)
     model.network.double()
-    loss = _Loss(model, [5, 9], 1, 6, 8)
+    loss = Loss(model, [5, 9], 1, 6, 8)
     prompt = torch.tensor([20, 21, 22, 23])
     gradient = loss.gradient(prompt)
     weight = model.network.get_input_embeddings().weight
@@ -71,7 +71,7 @@ def test_loss_is_that_of_the_fully_masked_response(model):
     with torch.no_grad():
         log_probs = model.logits(canvas).log_softmax(-1)[0, len(ids) :]
     expected = -(log_probs[3, target[0]] + log_probs[4, target[1]]) / 2
-    found = _Loss(model, target, 3, 12, 4)(torch.tensor([ids, ids]))
+    found = Loss(model, target, 3, 12, 4)(torch.tensor([ids, ids]))
     assert found.tolist() == pytest.approx([float(expected)] * 2, rel=1e-5)
 
 
@@ -82,7 +82,7 @@ def test_best_suffix_has_the_best_loss_and_is_what_a_user_can_send(model):
     ids, start = with_suffix(model, PROMPT, found.best)
     assert ids[start : start + 4].tolist() == found.best
     assert model.encode(search_of(model).prompt_of(found)) == ids.tolist()
-    again = _Loss(model, model.encode_text("step two"), 0, 12, 4)(ids[None])
+    again = Loss(model, model.encode_text("step two"), 0, 12, 4)(ids[None])
     assert float(again[0]) == pytest.approx(found.best_loss, rel=1e-5)
 
 

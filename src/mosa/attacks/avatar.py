@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate_all
 from mosa.chat.base import ChatError
-from mosa.chat.questions import Unreadable, read_list
+from mosa.chat.questions import Unreadable, read_list, read_text
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Message, Response
@@ -164,7 +164,7 @@ async def _question(
         target,
         "attacker",
         request,
-        lambda reply: read_list(reply)[0],
+        read_text,
         draw=dialogue.number * config.num_turns + turn,
         num_retries=config.num_retries,
     )

@@ -32,7 +32,7 @@ from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question
-from mosa.chat.questions import read_list
+from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Message, UserError
 
@@ -95,7 +95,7 @@ async def _rewrite(target: Target, config: DiaConfig, draw: int) -> str | None:
         target,
         "attacker",
         request,
-        lambda reply: " ".join(read_list(reply)),
+        read_text,
         draw=draw,
         num_retries=config.num_retries,
     )

@@ -28,11 +28,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.chat.base import ChatError, ChatRequest
-from mosa.types import Attempt, Behavior, Message, Response
+from mosa.attacks.loop import ask_until_read, question
+from mosa.chat.base import ChatError
+from mosa.chat.questions import Unreadable
+from mosa.chat.text import fill_fields
+from mosa.types import Attempt, Behavior, Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
 TASK = "dija/template"
@@ -107,19 +110,23 @@ async def on_canvas(
 
 async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> str:
     """A skeleton with masks from the attacker; ChatError where it writes none."""
-    request = ChatRequest(
-        messages=(Message("user", INSTRUCTION.replace("{request}", behavior.request)),),
-        task=TASK,
-        fields={"behavior": behavior.id, "request": behavior.request},
-        max_tokens=config.max_tokens,
+    words = fill_fields(INSTRUCTION, {"request": behavior.request})
+    template = await ask_until_read(
+        target,
+        "attacker",
+        question(target, TASK, words, max_tokens=config.max_tokens),
+        _read_template,
+        num_retries=config.num_retries,
     )
-    for number in range(config.num_retries):
-        text = await target.chat(
-            "attacker", replace(request, seed=number, temperature=float(number > 0))
-        )
-        if SPAN.search(text):
-            return text.strip()
-    raise ChatError(f"the attacker wrote no template with masks in {config.num_retries} tries")
+    if template is None:
+        raise ChatError(f"the attacker wrote no template with masks in {config.num_retries} tries")
+    return template
+
+
+def _read_template(reply: str) -> str:
+    if SPAN.search(reply) is None:
+        raise Unreadable("The reply has no mask.")
+    return reply.strip()
 
 
 def _masks(target: Target, number: int) -> str:
@@ -160,6 +167,7 @@ DIJA = Attack(
     config_class=PromptDijaConfig,
     presets={"paper": {}, "smoke": {}, "hygiene": {"hygiene": True}},
     run=in_prompt,
+    version=2,
     cost="1 response, 1 to 3 attacker calls",
 )
 DIJA_CANVAS = Attack(
@@ -171,5 +179,6 @@ DIJA_CANVAS = Attack(
     config_class=DijaConfig,
     presets={"paper": {}, "smoke": {}},
     run=on_canvas,
+    version=2,
     cost="1 response, 1 to 3 attacker calls",
 )

@@ -12,7 +12,7 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,8 +54,12 @@ class GcgAttackConfig(SearchBudget):
         at_least_one(self, "positions")
 
 
-BUDGETS = {"paper": {}, "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64}}
-"""GCG's own budget, and one that shows the search at work and is no measure of it."""
+BUDGETS = {
+    "paper": {},
+    "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64, "suffix_length": 5},
+}
+"""GCG's own budget, and one for small models: the testbed has seen five words behind a request, and
+twenty make it write nonsense."""
 
 
 async def run(
@@ -73,10 +77,7 @@ async def run(
 async def search(
     behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
 ) -> tuple[str, dict[str, Any]]:
-    """The prompt with the best suffix for `ids` at 1-based `position`, and the losses.
-
-    Every few iterations are one recorded piece of work.
-    """
+    """The prompt with the best suffix for `ids` at 1-based `position`, and the losses."""
     settings = GcgConfig(
         suffix_length=config.suffix_length,
         num_iterations=config.num_iterations,
@@ -84,12 +85,28 @@ async def search(
         top_k=config.top_k,
         seed=target.seed,
     )
-    length = target.length
+
+    def start(model: DiffusionLM) -> GcgSearch:
+        where = (behavior.request, ids, position - 1)
+        return GcgSearch(model, *where, settings, response_length=target.length)
+
+    steps = [step async for step in search_steps(target, ids, position, settings, start)]
+    prompt, state = steps[-1]
+    return prompt, {"first_loss": state.losses[0], "best_loss": state.best_loss}
+
+
+async def search_steps(
+    target: Target,
+    ids: list[int],
+    position: int,
+    settings: GcgConfig,
+    start: Callable[[DiffusionLM], GcgSearch],
+) -> AsyncIterator[tuple[str, GcgState]]:
+    """The best prompt so far and where the search stands, every few iterations, which are one
+    recorded piece of work. `start` makes the search that `ids`, `position` and `settings` tell."""
 
     def work(model: DiffusionLM, state: GcgState | None, count: int) -> dict[str, Any]:
-        search = GcgSearch(
-            model, behavior.request, ids, position - 1, settings, response_length=length
-        )
+        search = start(model)
         after = search.advance(state or search.begin(), count)
         spent = (state.num_forward_passes, state.num_backward_passes) if state else (0, 0)
         return asdict(after) | {
@@ -98,18 +115,16 @@ async def search(
             "backward_passes": after.num_backward_passes - spent[1],
         }
 
-    done: dict[str, Any] = {}
     state: GcgState | None = None
-    for first in range(0, config.num_iterations, ITERATIONS_AT_ONCE):
-        count = min(ITERATIONS_AT_ONCE, config.num_iterations - first)
+    for first in range(0, settings.num_iterations, ITERATIONS_AT_ONCE):
+        count = min(ITERATIONS_AT_ONCE, settings.num_iterations - first)
         done = await target.compute(
             "suffix search",
             {"ids": ids, "position": position, "first": first, "count": count},
             lambda model, state=state, count=count: work(model, state, count),
         )
         state = GcgState(**{name: done[name] for name in GcgState.__dataclass_fields__})
-    assert state is not None, "GcgConfig refuses fewer than one iteration"
-    return done["prompt"], {"first_loss": state.losses[0], "best_loss": state.best_loss}
+        yield done["prompt"], state
 
 
 ATTACK = Attack(

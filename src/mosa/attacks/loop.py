@@ -15,7 +15,7 @@ from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable, fill, read_word, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
 from mosa.chat.text import fill_fields
-from mosa.types import Message
+from mosa.types import Message, Response
 
 T = TypeVar("T")
 UNREADABLE_RATING = 1
@@ -109,6 +109,13 @@ async def rate(target: Target, response: str) -> int:
 async def rate_all(target: Target, responses: Sequence[str]) -> list[int]:
     """The ratings of several responses, asked for together."""
     return list(await asyncio.gather(*(rate(target, response) for response in responses)))
+
+
+def rated_part(target: Target, response: Response, position: int) -> str:
+    """What is read of a response from the 1-based `position` on."""
+    if position == 1:
+        return response.text
+    return target.decode(response.token_ids[position - 1 : response.num_read])
 
 
 async def asks_the_same(target: Target, text: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Query, Target
-from mosa.attacks.loop import about, ask_until_read, rate_all
+from mosa.attacks.loop import about, ask_until_read, rate_all, rated_part
 from mosa.chat.base import ChatRequest
 from mosa.chat.questions import read_json
 from mosa.chat.text import fill_fields
@@ -125,13 +125,6 @@ async def query_and_rate(
         (_heard(target, leaf, response, rating), response, rating)
         for leaf, response, rating in zip(leaves, responses, ratings, strict=True)
     ]
-
-
-def rated_part(target: Target, response: Response, position: int) -> str:
-    """What is read of a response from the 1-based `position` on."""
-    if position == 1:
-        return response.text
-    return target.decode(response.token_ids[position - 1 : response.num_read])
 
 
 def _heard(target: Target, leaf: Leaf, response: Response, rating: int) -> Leaf:

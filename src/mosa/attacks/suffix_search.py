@@ -9,6 +9,9 @@ positions (for experiment E2 of arXiv 2508.12398, which does not define its loss
     filter     only suffixes that the tokenizer reads back from their text token for token
     choice     the swap of the lowest true loss
 
+With a guide (PAL, arXiv 2402.09674) gradient and a first choice come from another model's loss, and
+only the swaps that it likes best are shown to the model itself.
+
 The suffix is text that the attacker can send: what counts is the prompt as it is encoded. A search
 can be stopped and gone on with at any iteration: its `GcgState` is all that it knows.
 """
@@ -17,7 +20,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +34,10 @@ from mosa.families import DiffusionLM
 from mosa.types import UserError
 
 # L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
+
+LossKind = Literal["ce", "cw"]
+CW_MARGIN = 1e-3
+"""How far the target's logit has to lead; PAL's published setting."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,16 @@ class GcgConfig:
     """Swaps at a position are drawn among so many tokens of the steepest gradient."""
     candidate_batch_size: int = 64
     """Candidates per forward pass."""
+    loss: LossKind = "ce"
+    """Cross-entropy, or the logit margin (`Loss`)."""
+    num_target_queries: int | None = None
+    """With a guide: candidates that the model itself decides among, the guide's best; null: all."""
     seed: int = 0
     """Seed of the first suffix and of the swaps."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "seed" and value < 1:
+            if name not in ("seed", "loss") and value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
 
 
@@ -70,6 +83,8 @@ class GcgState:
     num_forward_passes: int
     """Rows that went through the model: a batch of 8 counts 8."""
     num_backward_passes: int
+    guide_passes: list[int] = field(default_factory=lambda: [0, 0])
+    """Forward and backward passes of the guide, where there is one."""
 
     @property
     def num_iterations(self) -> int:
@@ -93,7 +108,10 @@ class GcgSearch:
         config: GcgConfig,
         *,
         response_length: int,
+        guide: DiffusionLM | None = None,
+        guide_without_adapter: bool = False,
     ) -> None:
+        """`guide` may be the model itself, without its adapter."""
         if not target_ids or position < 0 or position + len(target_ids) > response_length:
             raise UserError(
                 f"A target of {len(target_ids)} tokens at position {position + 1} does not fit "
@@ -109,8 +127,12 @@ class GcgSearch:
             )
         self.model, self.prompt, self.config = model, prompt, config
         self._ordinary_V = ordinary_tokens(model)
-        self._loss = _Loss(
-            model, target_ids, position, response_length, config.candidate_batch_size
+        where = (target_ids, position, response_length, config.candidate_batch_size)
+        self._loss = Loss(model, *where, kind=config.loss)
+        self._guide = (
+            self._loss
+            if guide is None
+            else Loss(guide, *where, kind=config.loss, without_adapter=guide_without_adapter)
         )
 
     def begin(self) -> GcgState:
@@ -130,14 +152,15 @@ class GcgSearch:
     ) -> GcgState:
         """The state after some more iterations; `on_iteration` hears the number of each."""
         generator = _unpacked(state.random_state)
-        self._loss.num_rows = self._loss.num_backward_passes = 0
+        for loss in (self._loss, self._guide):
+            loss.num_rows = loss.num_backward_passes = 0
         suffix, best, best_loss = state.suffix, state.best, state.best_loss
         losses = list(state.losses)
         ids_L, start = with_suffix(self.model, self.prompt, suffix)
         length = self.config.suffix_length
         with evaluation_mode(self.model):
             for _ in range(num_iterations):
-                gradient_SV = self._loss.gradient(ids_L)[start : start + length].cpu()
+                gradient_SV = self._guide.gradient(ids_L)[start : start + length].cpu()
                 gradient_SV[:, ~self._ordinary_V] = torch.inf
                 kept, rows = [], []
                 for candidate in _swaps(suffix, gradient_SV, self.config, generator):
@@ -147,6 +170,11 @@ class GcgSearch:
                     if self.model.encode(text) == expected:
                         kept.append(candidate)
                         rows.append(expected)
+                if kept and self._guide is not self._loss:
+                    guess_C = self._guide(torch.tensor(rows))
+                    num_best = min(self.config.num_target_queries or len(kept), len(kept))
+                    best_of = guess_C.topk(num_best, largest=False).indices.tolist()
+                    kept, rows = [kept[i] for i in best_of], [rows[i] for i in best_of]
                 if kept:
                     loss_C = self._loss(torch.tensor(rows))
                     choice = int(loss_C.argmin())
@@ -170,7 +198,16 @@ class GcgSearch:
             + self._loss.num_rows
             + self._loss.num_backward_passes,
             num_backward_passes=state.num_backward_passes + self._loss.num_backward_passes,
+            guide_passes=self._passes_of_guide(state),
         )
+
+    def _passes_of_guide(self, state: GcgState) -> list[int]:
+        forward, backward = state.guide_passes
+        if self._guide is self._loss:
+            return [forward, backward]
+        own = self._guide
+        forward += own.num_rows + own.num_backward_passes
+        return [forward, backward + own.num_backward_passes]
 
     def prompt_of(self, state: GcgState) -> str:
         """The user's turn with the best suffix."""
@@ -280,8 +317,13 @@ def _swaps(
     return list(found.values())
 
 
-class _Loss:
-    """Mean negative log-probability of the target on the fully masked response, and its budget."""
+class Loss:
+    """The loss of a target on the fully masked response, for prompts in a row, and its budget.
+
+    Of kind `ce` it is the mean negative log-probability of the target's tokens; of kind `cw` (after
+    Carlini and Wagner, as PAL has it) how far the best other token's logit lies above each, at
+    least -CW_MARGIN, on average. `without_adapter` takes the model as it is without its adapter.
+    """
 
     def __init__(
         self,
@@ -290,8 +332,12 @@ class _Loss:
         position: int,
         response_length: int,
         batch_size: int,
+        *,
+        kind: LossKind = "ce",
+        without_adapter: bool = False,
     ) -> None:
         self.model, self.batch_size = model, batch_size
+        self.kind, self.without_adapter = kind, without_adapter
         self.target_N = torch.tensor(target_ids, device=model.device)
         self.position, self.response_length = position, response_length
         self.num_backward_passes = self.num_rows = 0
@@ -336,8 +382,11 @@ class _Loss:
         masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)
         first = prompts.shape[1] + self.position
         columns = torch.arange(first, first + len(self.target_N), device=model.device)
-        log_probs = model.logits(torch.cat([prompts, masks], dim=1), positions=columns)
-        chosen = log_probs.log_softmax(dim=-1).gather(
-            -1, self.target_N.expand(len(prompts), -1)[..., None]
-        )
-        return -chosen.squeeze(-1).mean(dim=-1)
+        with model.adapter_disabled() if self.without_adapter else nullcontext():
+            logits_CNV = model.logits(torch.cat([prompts, masks], dim=1), positions=columns)
+        target_CN1 = self.target_N.expand(len(prompts), -1)[..., None]
+        if self.kind == "cw":
+            target_CN = logits_CNV.gather(-1, target_CN1).squeeze(-1)
+            others_CN = logits_CNV.scatter(-1, target_CN1, -torch.inf).amax(dim=-1)
+            return (others_CN - target_CN).clamp(min=-CW_MARGIN).mean(dim=-1)
+        return -logits_CNV.log_softmax(dim=-1).gather(-1, target_CN1).squeeze(-1).mean(dim=-1)

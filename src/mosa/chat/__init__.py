@@ -6,37 +6,56 @@ Start reading in base.py (the interface). A chat model is named by where it runs
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat.cache import CachedChat
 from mosa.chat.endpoint import EndpointChat
 from mosa.chat.local import LocalChat
 from mosa.types import UserError
 
 
+@dataclass(frozen=True)
+class ChatOptions:
+    """How endpoints are asked."""
+
+    timeout_seconds: float = 120.0
+    """Seconds that a chat endpoint has for one reply."""
+    max_retries: int = 4
+    """How often a chat endpoint is asked again that fails, is busy or does not answer."""
+    num_concurrent: int = 8
+    """Requests to a chat endpoint that are under way at once."""
+    requests_per_minute: float | None = None
+    """Requests to a chat endpoint that may start in a minute; null for no limit."""
+    reply_cache: Path | None = None
+    """Folder that keeps the replies of chat endpoints for other runs; null keeps them in the run's
+    records alone."""
+
+
 def chat_model(
     spec: str,
+    options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
     *,
     device: str | None = None,
     batch_size: int = 8,
-    timeout_seconds: float = 120.0,
-    max_retries: int = 4,
-    num_concurrent: int = 8,
-    requests_per_minute: float | None = None,
 ) -> ChatModel:
     """The chat model that `spec` names: URL#MODEL, or local:FOLDER_OR_HUB_ID.
 
-    `device` and `batch_size` are for local models, the rest for endpoints. Nothing is loaded or
+    `device` and `batch_size` are for local models, `options` for endpoints. Nothing is loaded or
     asked yet. Raises UserError for any other form.
     """
     if spec.startswith(("http://", "https://")) and "#" in spec:
         base_url, _, model = spec.partition("#")
-        return EndpointChat(
+        chat = EndpointChat(
             base_url,
             model,
-            timeout_seconds=timeout_seconds,
-            max_retries=max_retries,
-            num_concurrent=num_concurrent,
-            requests_per_minute=requests_per_minute,
+            timeout_seconds=options.timeout_seconds,
+            max_retries=options.max_retries,
+            num_concurrent=options.num_concurrent,
+            requests_per_minute=options.requests_per_minute,
         )
+        return chat if options.reply_cache is None else CachedChat(chat, options.reply_cache)
     if spec.startswith("local:") and spec != "local:":
         return LocalChat(spec.removeprefix("local:"), device=device, batch_size=batch_size)
     raise UserError(
@@ -46,8 +65,10 @@ def chat_model(
 
 
 __all__ = [
+    "CachedChat",
     "ChatError",
     "ChatModel",
+    "ChatOptions",
     "ChatReply",
     "ChatRequest",
     "EndpointChat",

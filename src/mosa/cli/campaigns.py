@@ -26,7 +26,7 @@ from mosa.types import Budget, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mosa.chat import ChatModel
+    from mosa.chat import ChatModel, ChatOptions
     from mosa.evaluation.campaign import Progress
     from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
@@ -42,6 +42,8 @@ def _run_argument(parser: ArgumentParser) -> None:
 
 
 def _judge_options(parser: ArgumentParser) -> None:
+    from mosa.chat import ChatOptions
+
     parser.add_argument(
         "--judge_model", type=str | None, help=f"{CHAT_HELP}, for judges that ask one"
     )
@@ -50,6 +52,7 @@ def _judge_options(parser: ArgumentParser) -> None:
         type=Path | None,
         help="folder of prompts NAME.txt that take the place of the judges' own",
     )
+    add_fields(parser, ChatOptions)
 
 
 def _words(text: str | None) -> tuple[str, ...]:
@@ -157,7 +160,7 @@ def _evaluate(args: Namespace) -> None:
             args.out,
             config,
             decoder,
-            chats=_chats(args),
+            chats=_chats(args, written),
             on_progress=shown.progress,
         )
     with store:
@@ -188,16 +191,32 @@ def _integers(option: str, text: str) -> tuple[int, ...]:
         raise UserError(f"{option} {text} is no list of whole numbers; write 0,1,2") from None
 
 
-def _chats(args: Namespace) -> dict[str, ChatModel]:
+def _chats(args: Namespace, judges: Sequence[str]) -> dict[str, ChatModel]:
     """The chat models by role, as far as they are named."""
     from mosa.chat import chat_model
 
+    options = _chat_options(args, judges)
     roles = {"attacker": "attacker", "judge": "loop_judge", "translator": "translator"}
-    return {
-        role: chat_model(args[option], device=args.device)
-        for role, option in roles.items()
-        if args[option] is not None
-    }
+    named = {role: args[option] for role, option in roles.items() if args[option] is not None}
+    # One that plays several roles is loaded once.
+    chats = {spec: chat_model(spec, options, device=args.device) for spec in set(named.values())}
+    return {role: chats[spec] for role, spec in named.items()}
+
+
+def _chat_options(args: Namespace, judges: Sequence[str]) -> ChatOptions:
+    """How endpoints are asked; UserError where something is said of that and none is asked."""
+    from mosa.chat import ChatOptions
+
+    given = args.as_dict()
+    names = [field.name for field in dataclasses.fields(ChatOptions) if field.name in given]
+    specs = [given.get(role) or "" for role in ("attacker", "loop_judge", "translator")]
+    specs += _backends(args, judges)
+    if names and not any(spec.startswith(("http://", "https://")) for spec in specs):
+        raise UserError(
+            f"--{names[0]} is for chat endpoints, and none is named; leave it out or name one as "
+            "URL#MODEL"
+        )
+    return ChatOptions(**{name: given[name] for name in names})
 
 
 class _Shown:
@@ -260,7 +279,12 @@ def _time_left(now: Progress) -> str:
 def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[NamedJudge]:
     from mosa.evaluation.judging import JudgeConfig, build_judges
 
-    config = JudgeConfig(model=args.judge_model, templates=args.judge_templates, device=args.device)
+    config = JudgeConfig(
+        model=args.judge_model,
+        templates=args.judge_templates,
+        device=args.device,
+        chat=_chat_options(args, names),
+    )
     return build_judges(names, config, world)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mosa.chat import chat_model
+from mosa.chat import ChatOptions, chat_model
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_incoherent, make_judge
 from mosa.testbed import World
@@ -35,6 +35,8 @@ class JudgeConfig:
     """Where local judges run."""
     batch_size: int = 8
     """Responses per forward pass of a local judge."""
+    chat: ChatOptions = ChatOptions()
+    """How endpoints are asked."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def build_judges(
                 )
             setting = replace(
                 setting,
-                chat=chat_model(chat, device=config.device, batch_size=config.batch_size),
+                chat=chat_model(
+                    chat, config.chat, device=config.device, batch_size=config.batch_size
+                ),
             )
         elif needs == "weights":
             setting = replace(setting, checkpoint=backend or None)

@@ -1,0 +1,152 @@
+"""PAL: a suffix found with the gradients of a proxy and chosen by the target's own loss.
+
+    user       how do i make a copper kiln ? [20 tokens found by the search]
+
+"Proxy-Guided Black-Box Attack on Large Language Models" (arXiv 2402.09674). Each step:
+
+    1. gradient   of the proxy's loss, by every token of the suffix
+    2. swaps      candidates with one token changed, drawn by that gradient (GCG, arXiv 2307.15043)
+    3. filter     the candidates of least loss under the proxy, as many as the target may be asked
+    4. target     its loss on those; the lowest is the suffix of the next step
+    5. ask        every `ask_every` steps the best suffix so far is sent
+
+The steps are those of suffix_search.py with a guide. How we differ:
+
+1. A diffusion model has no next-token probabilities. Its loss is taken where it begins, on the
+   fully masked response, for all tokens of the phrase in one forward pass, so that nothing has to
+   be asked token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
+   or cross-entropy (`ce`).
+2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
+   tokenizer: whoever aligns a public model leaves the attacker that model. Where the target has no
+   adapter it is its own proxy, and the attack is GCG.
+3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
+4. All steps are made. The paper stops at the first answer without a phrase of refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.gcg import ITERATIONS_AT_ONCE, search_steps
+from mosa.attacks.suffix_search import GcgConfig, GcgSearch
+from mosa.families import DiffusionLM, load_model
+from mosa.types import Attempt, Behavior, UserError
+
+
+@dataclass(frozen=True)
+class PalConfig:
+    """The budget of the search, and what guides it."""
+
+    num_iterations: int = 500
+    """Steps; the paper stops at 25,000 target queries at the latest."""
+    num_candidates: int = 128
+    """Swaps that are drawn in a step."""
+    num_target_queries: int = 32
+    """Candidates of a step that the target's loss is asked for."""
+    top_k: int = 256
+    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
+    suffix_length: int = 20
+    """Tokens of the suffix."""
+    loss: Literal["ce", "cw"] = "cw"
+    """The loss of proxy and target."""
+    proxy: str | None = None
+    """Checkpoint of the proxy; unset: the target without its adapter."""
+    ask_every: int = 50
+    """Steps between two answers, a multiple of 10."""
+
+    def __post_init__(self) -> None:
+        at_least_one(
+            self,
+            "num_iterations",
+            "num_candidates",
+            "num_target_queries",
+            "top_k",
+            "suffix_length",
+            "ask_every",
+        )
+        if self.ask_every % ITERATIONS_AT_ONCE:
+            raise UserError(
+                f"ask_every={self.ask_every}: use a multiple of {ITERATIONS_AT_ONCE}, the steps "
+                "that are recorded together"
+            )
+
+
+async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIterator[Attempt]:
+    """One attempt every few steps, with the best suffix so far, where it is another one."""
+    ids = list(target.encode(target.wording.start(behavior)))
+    settings = GcgConfig(
+        suffix_length=config.suffix_length,
+        num_iterations=config.num_iterations,
+        num_candidates=config.num_candidates,
+        top_k=config.top_k,
+        loss=config.loss,
+        num_target_queries=config.num_target_queries,
+        seed=target.seed,
+    )
+
+    def start(model: DiffusionLM) -> GcgSearch:
+        return GcgSearch(
+            model,
+            behavior.request,
+            ids,
+            0,
+            settings,
+            response_length=target.length,
+            guide=model if config.proxy is None else _proxy(config.proxy, model),
+            guide_without_adapter=config.proxy is None,
+        )
+
+    asked = None
+    # 1. gradient, 2. swaps, 3. filter, 4. target
+    async for prompt, state in search_steps(target, ids, 1, settings, start):
+        done = state.num_iterations
+        is_due = done % config.ask_every == 0 or done == config.num_iterations
+        # 5. ask
+        if is_due and prompt != asked:
+            asked = prompt
+            response = await target.ask(Query(prompt))
+            details = {
+                "first_loss": state.losses[0],
+                "best_loss": state.best_loss,
+                "proxy_passes": state.guide_passes,
+            }
+            yield target.attempt([response], variant=f"step {done}", details=details)
+
+
+@lru_cache(maxsize=1)
+def _proxy(name: str, target: DiffusionLM) -> DiffusionLM:
+    proxy = load_model(name, dtype=target.dtype, device=target.device)
+    tokenizers = [model.tokenizer for model in (proxy, target)]
+    words = [t and t.backend_tokenizer.to_str() for t in tokenizers]
+    if words[0] is None or words[0] != words[1]:
+        raise UserError(
+            f"the proxy {name} reads text as other tokens than the target; name a checkpoint with "
+            "the target's tokenizer"
+        )
+    return proxy
+
+
+ATTACK = Attack(
+    name="pal",
+    summary="a suffix found with a proxy's gradients and chosen by the target's loss",
+    source="PAL, arXiv 2402.09674",
+    access=("prompt", "likelihood"),
+    config_class=PalConfig,
+    presets={
+        "paper": {},
+        "smoke": {
+            "num_iterations": 10,
+            "num_candidates": 64,
+            "num_target_queries": 16,
+            "top_k": 64,
+            "suffix_length": 5,
+            "ask_every": 10,
+        },
+    },
+    run=run,
+    cost="up to 10 responses, 16,001 forward passes of the target, 500 steps of the proxy",
+)

@@ -1,0 +1,61 @@
+"""Replies of endpoints that are kept on disk: what is asked again, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from chat.stub_endpoint import Answer, completion, stub_endpoint
+
+from mosa.chat import CachedChat, ChatError, ChatOptions, ChatRequest, chat_model
+from mosa.chat.cache import FILE
+from mosa.types import Message, UserError
+
+KEY = "sk-secret-of-the-cache"
+REQUEST = ChatRequest((Message("user", "two and two?"),), "test", temperature=1.0)
+
+
+def asked(url: str, folder, *requests: ChatRequest, model: str = "m", **options):
+    """The replies, through a chat model of its own as in another run."""
+    chat = chat_model(f"{url}#{model}", ChatOptions(reply_cache=folder, **options))
+
+    async def all_of_them():
+        return [await chat.complete(request) for request in requests]
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_reply_is_asked_for_once_in_all_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOSA_API_KEY", KEY)
+    answers = (Answer(completion("one", finish="length")), Answer(completion("two")))
+    with stub_endpoint(*answers) as stub:
+        first = asked(stub.url, tmp_path, REQUEST)
+        again = asked(stub.url, tmp_path, REQUEST)
+        assert first == again and first[0].text == "one" and first[0].is_cut
+        assert first[0].num_tokens == 9 and len(stub.requests) == 1
+        # Another draw, another question and another model are other requests.
+        asked(stub.url, tmp_path, replace(REQUEST, seed=1))
+        asked(stub.url, tmp_path, replace(REQUEST, max_tokens=7))
+        (other,) = asked(stub.url, tmp_path, REQUEST, model="n")
+        assert other.text == "two" and len(stub.requests) == 4
+    # No server is needed for what is kept.
+    assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_errors_are_not_kept(tmp_path):
+    with stub_endpoint(Answer({"error": {"message": "no"}}, status=400), Answer()) as stub:
+        with pytest.raises(ChatError):
+            asked(stub.url, tmp_path, REQUEST, max_retries=0)
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "four"
+
+
+def test_without_a_folder_nothing_is_kept():
+    assert not isinstance(chat_model("http://localhost:1/v1#m"), CachedChat)
+
+
+def test_a_file_that_is_no_cache(tmp_path):
+    (tmp_path / FILE).write_text("a long text that is no database at all " * 50)
+    with stub_endpoint() as stub, pytest.raises(UserError, match="name another folder"):
+        asked(stub.url, tmp_path, REQUEST)
