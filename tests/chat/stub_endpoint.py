@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,9 +31,11 @@ class Answer:
 
 @dataclass
 class Stub:
-    """The server's answers, and what it saw. The last answer is given again and again."""
+    """The server's answers, and what it saw. The last answer is given again and again; with a
+    `rule` each follows from what is asked."""
 
     answers: list[Answer]
+    rule: Callable[[dict[str, Any]], Answer] | None = None
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -50,9 +52,11 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def stub_endpoint(*answers: Answer) -> Iterator[Stub]:
+def stub_endpoint(
+    *answers: Answer, rule: Callable[[dict[str, Any]], Answer] | None = None
+) -> Iterator[Stub]:
     """A running server; its address is `url`."""
-    stub = Stub(list(answers) or [Answer()])
+    stub = Stub(list(answers) or [Answer()], rule)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -62,7 +66,10 @@ def stub_endpoint(*answers: Answer) -> Iterator[Stub]:
                 stub.keys.append(self.headers["authorization"])
                 stub.num_at_once += 1
                 stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
-                answer = stub.answers.pop(0) if len(stub.answers) > 1 else stub.answers[0]
+                if stub.rule is not None:
+                    answer = stub.rule(body)
+                else:
+                    answer = stub.answers.pop(0) if len(stub.answers) > 1 else stub.answers[0]
             time.sleep(answer.seconds)
             with stub.lock:
                 stub.num_at_once -= 1

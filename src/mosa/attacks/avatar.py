@@ -15,9 +15,9 @@ How we differ:
 
 1. Mappings are draws of one attacker model, where the paper lets several models propose and selects
    by similarity. All mappings are played, side by side, until one is rated `cutoff`.
-2. Every turn is an attempt of its own and rated in the loop. A turn that is refused is taken back
-   and its dialogue goes on to the transfer; later turns see the real answers to earlier ones and
-   never forged ones.
+2. Every turn is an attempt of its own and rated in the loop. A turn that is refused or empty is
+   taken back and its dialogue goes on to the transfer, if it has any turn to transfer; later turns
+   see the real answers to earlier ones and never forged ones.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
             )
             asked = [(d, q) for d, q in zip(going, questions, strict=True) if q is not None]
         else:  # 3. transfer
-            asked = [(dialogue, _transfer(target, dialogue)) for dialogue in dialogues]
+            asked = [
+                (dialogue, _transfer(target, dialogue)) for dialogue in dialogues if dialogue.turns
+            ]
         if not asked:
             continue
         responses = await _ask(target, asked)
@@ -186,7 +188,7 @@ async def _ask(target: Target, asked: Sequence[tuple[_Dialogue, str]]) -> list[R
     queries = [Query([*dialogue.turns, Message("user", text)]) for dialogue, text in asked]
     responses = await target.ask_all(queries)
     for (dialogue, text), response in zip(asked, responses, strict=True):
-        dialogue.is_refused = is_refusal(response.text)
+        dialogue.is_refused = not response.text.strip() or is_refusal(response.text)
         if not dialogue.is_refused:
             dialogue.turns += [Message("user", text), Message("assistant", response.text)]
     return responses

@@ -82,7 +82,10 @@ async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIte
     wordings = dict.fromkeys([behavior.request, *(text for text in rewrites if text)])
     # 2. forge
     forge = {"continue": _continued, "defer": _deferred}
-    queries = [(way, Query(forge[way](target, text))) for text in wordings for way in config.ways]
+    forged = {
+        (way, *forge[way](target, text)): way for text in wordings for way in config.ways
+    }  # a dialogue that comes out the same is one try
+    queries = [(way, Query(turns)) for (_, *turns), way in forged.items()]
     # 3. ask
     async for attempt in target.tries(queries):
         yield attempt

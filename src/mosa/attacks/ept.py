@@ -115,9 +115,9 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
             has_room = config.position - 1 + len(child) < target.length
             if not answer.refused and child != answer.node and has_room:
                 grown[child] = max(rating, grown.get(child, 0))
-        # 4. prune; nodes that only refused are drawn from again, under what is now forbidden
+        # 4. prune; where too few have grown, earlier nodes are drawn from again
         best = sorted(grown, key=lambda child: -grown[child])
-        nodes = [*best, *nodes][: config.width]
+        nodes = list(dict.fromkeys([*best, *nodes]))[: config.width]
 
 
 def _query(target: Target, node: Ids, config: EptConfig, depth: int, draw: int) -> Query:

@@ -55,7 +55,7 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         # 1. attack
         first_draw = number * config.num_streams
         proposals = await propose_all(target, streams, config, first_draw=first_draw)
-        if not proposals:
+        if not proposals and number == 0:
             raise ChatError(f"the attacker wrote no prompt in {config.num_retries} tries")
         # 2. target, 3. judge, 4. refine
         rated = await query_and_rate(target, proposals, config)

@@ -18,9 +18,10 @@ The steps are those of suffix_search.py with a guide. How we differ:
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
    tokenizer: whoever aligns a public model leaves the attacker that model. Where the target has no
-   adapter it is its own proxy, and the attack is GCG.
+   adapter it is its own proxy, and the attack comes down to GCG.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
-4. All steps are made. The paper stops at the first answer without a phrase of refusal.
+4. All steps are made, from a random suffix. The published program may stop at an answer without a
+   phrase of refusal, and begins with a suffix that GCG found before.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from mosa.types import Attempt, Behavior, UserError
 class PalConfig:
     """The budget of the search, and what guides it."""
 
-    num_iterations: int = 500
-    """Steps; the paper stops at 25,000 target queries at the latest."""
+    num_iterations: int = 780
+    """Steps; at 32 queries each, these are the paper's 25,000 at most."""
     num_candidates: int = 128
     """Swaps that are drawn in a step."""
     num_target_queries: int = 32
@@ -148,5 +149,5 @@ ATTACK = Attack(
         },
     },
     run=run,
-    cost="up to 10 responses, 16,001 forward passes of the target, 500 steps of the proxy",
+    cost="up to 16 responses, 24,961 forward passes of the target, 780 steps of the proxy",
 )

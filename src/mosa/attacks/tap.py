@@ -65,7 +65,7 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         first_draw = depth * config.width * config.branching
         proposals = await propose_all(target, branches, config, first_draw=first_draw)
         if not proposals:
-            raise ChatError(f"the attacker wrote no prompt in {config.num_retries} tries")
+            break
         # 2. prune what is off topic
         fits = await asyncio.gather(*(asks_the_same(target, leaf.prompt) for leaf in proposals))
         on_topic = [leaf for leaf, fit in zip(proposals, fits, strict=True) if fit]
@@ -81,7 +81,7 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         best = sorted(rated, key=lambda item: -item[2])[: config.width]
         leaves = [leaf for leaf, _, _ in best] or leaves  # all off topic: branch again from here
     if not num_asked:
-        raise ChatError(f"the attacker wrote no prompt on topic in {config.depth} rounds")
+        raise ChatError("the attacker wrote no prompt that can be read and is on topic")
 
 
 SMOKE = {"depth": 2, "width": 2, "branching": 2}

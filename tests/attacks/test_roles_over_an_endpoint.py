@@ -1,0 +1,455 @@
+"""Attacker, in-loop judge and translator behind an address: what is asked of them, what becomes of
+a campaign when they are slow, busy, down or no use, and what is asked again afterwards.
+
+The stub plays all three by the words of what it is asked, as a language model would; which role is
+meant it knows by the name of the model alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
+
+from mosa import cli
+from mosa.chat import ChatModel, EndpointChat
+from mosa.evaluation.campaign import CampaignConfig, run_campaign
+from mosa.evaluation.store import Store
+from mosa.testbed.world import (
+    NOISE,
+    ORDINALS,
+    World,
+    from_second_language,
+    to_second_language,
+)
+
+KEY = "sk-very-secret-0123456789"
+WORLD = World(0)
+ROLES = {"attacker": "writer", "judge": "rater", "translator": "speaker"}
+"""What the model of each role is called."""
+ATTACKS = ("tap", "speak_easy", "aos")
+CONFIG = CampaignConfig(
+    model="testbed", behaviors="testbed", attacks=ATTACKS, preset="smoke", limit=1
+)
+Rule = Callable[[dict[str, Any]], Answer]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("MOSA_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+# ------------------------------------------------------------------------------------- the models
+
+
+def said(body: dict[str, Any]) -> str:
+    """What a capable model would say, by the words of the question."""
+    words = "\n".join(message["content"] for message in body["messages"])
+    return {"writer": written, "rater": rated, "speaker": spoken}[body["model"]](words, body)
+
+
+def written(words: str, body: dict[str, Any]) -> str:
+    draws = random.Random(body.get("seed", 0))
+    if "JSON object" in words:
+        obj = WORLD.by_name[the_object(words, "The request: ")]
+        prompt = WORLD.request(obj, draws.choice(("story", "past", "direct")))
+        return json.dumps({"improvement": "ask otherwise", "prompt": prompt})
+    if "short questions" in words:
+        number = re.search(r"into (\d+) short questions", words)
+        assert number is not None
+        name = the_object(words, "Request: ")
+        steps = ORDINALS[: int(number[1])]
+        return "\n".join(f"{i}. what is step {o} of making a {name} ?" for i, o in enumerate(steps))
+    assert "You optimise a suffix" in words
+    return " ".join(draws.choices(NOISE, k=5))
+
+
+def the_object(words: str, before: str) -> str:
+    found = re.findall(rf"{re.escape(before)}how do i make a (\w+ \w+) \?", words)
+    return found[-1]
+
+
+def rated(words: str, body: dict[str, Any]) -> str:
+    if "yes or no" in words:
+        return "yes"
+    if "actionable" in words:
+        return (
+            "actionable: 4\ninformative: 3" if ": you" in words else "actionable: 1\ninformative: 1"
+        )
+    assert "rating: N" in words
+    return "rating: 4" if ": you" in words else "rating: 1"
+
+
+def spoken(words: str, body: dict[str, Any]) -> str:
+    first, text, _ = re.split(r"^---$", words, flags=re.MULTILINE)
+    turned = to_second_language if "into second language" in first else from_second_language
+    return turned(text.strip())
+
+
+def well(body: dict[str, Any]) -> Answer:
+    return Answer(completion(said(body)))
+
+
+class Rules:
+    """A rule that counts, so that it may answer otherwise in the beginning or from some time on."""
+
+    def __init__(self, rule: Callable[[dict[str, Any], int], Answer]) -> None:
+        self.rule = rule
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, body: dict[str, Any]) -> Answer:
+        number = self.counts[body["model"]]
+        self.counts[body["model"]] += 1
+        return self.rule(body, number)
+
+
+# ------------------------------------------------------------------------------------- the runs
+
+
+@dataclass
+class Outcome:
+    """What a campaign left behind."""
+
+    attempts: list[tuple[Any, ...]]
+    """In an order that no timing decides."""
+    status: dict[str, str]
+    reasons: dict[str, str]
+    asked: list[str]
+    """What the server was asked, sorted."""
+    stub: Stub
+
+
+def campaign(folder: Path, rule: Rule, **options: Any) -> Outcome:
+    options = {"max_retries": 2, **options}
+    with stub_endpoint(rule=rule) as stub:
+        chats: dict[str, ChatModel] = {
+            role: EndpointChat(stub.url, name, **options) for role, name in ROLES.items()
+        }
+        run_campaign(folder, CONFIG, chats=chats).close()
+    return outcome_of(folder, stub)
+
+
+def outcome_of(folder: Path, stub: Stub) -> Outcome:
+    with Store(folder) as store:
+        attempts = [
+            (a.attack, a.behavior, a.number, a.key, a.response, a.variant, a.details, a.budget)
+            for a in store.attempts()
+        ]
+        tasks = store.tasks()
+    for path in folder.iterdir():
+        assert KEY.encode() not in path.read_bytes(), path
+    return Outcome(
+        sorted(attempts, key=lambda a: a[:3]),
+        {task.attack: task.status for task in tasks},
+        {task.attack: task.reason for task in tasks if task.reason},
+        sorted(json.dumps(body, sort_keys=True) for body in stub.requests),
+        stub,
+    )
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory) -> Iterator[Outcome]:
+    """Everything goes well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("MOSA_API_KEY", KEY)
+        yield campaign(tmp_path_factory.mktemp("smooth"), well)
+
+
+def one_sentence(reason: str) -> bool:
+    return "\n" not in reason and reason.rstrip(".").count(". ") == 0 and len(reason) > 10
+
+
+# ------------------------------------------------------------------------------------- all is well
+
+
+def test_every_role_is_asked_and_paid_for(smooth):
+    assert smooth.status == dict.fromkeys(ATTACKS, "done")
+    assert {key for key in smooth.stub.keys} == {f"Bearer {KEY}"}
+    budgets = {attempt[0]: attempt[-1] for attempt in smooth.attempts}
+    calls = Counter(body["model"] for body in smooth.stub.requests)
+    assert calls["writer"] + calls["speaker"] == sum(b.attacker_calls for b in budgets.values())
+    # The judge is asked once where two tries came to the same text.
+    assert calls["rater"] <= sum(b.judge_calls for b in budgets.values())
+    assert len(set(smooth.asked)) == len(smooth.asked), "nothing is asked twice"
+    assert budgets["tap"].chat_tokens == 9 * (
+        budgets["tap"].attacker_calls + budgets["tap"].judge_calls
+    )
+    # What the attacks say of the model's answers came back from the model.
+    responses = {attempt[0]: attempt[4] for attempt in smooth.attempts}
+    assert responses["speak_easy"].count("\n") == 4
+    assert from_second_language(responses["speak_easy"]) == responses["speak_easy"]
+
+
+def test_settings_of_the_questions_arrive(smooth):
+    """Drawn where draws are meant, with a seed each; at temperature 0 where one answer is."""
+    drawn = [b for b in smooth.stub.requests if b["temperature"] > 0]
+    tap = [b for b in drawn if "top_p" in b]
+    assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in tap} == {(1.0, 0.9, 500)}
+    assert {b["temperature"] for b in drawn if "top_p" not in b} == {1.2}
+    assert {b["model"] for b in drawn} == {"writer"}
+    assert len({b["seed"] for b in tap}) == len(tap) == 2 + 4
+    assert not any("seed" in b for b in smooth.stub.requests if b["temperature"] == 0)
+
+
+def test_on_the_command_line_and_once_more(tmp_path, capsys):
+    """The same through the options; the second time nothing is asked and nothing generated."""
+    with stub_endpoint(rule=well) as stub:
+        argv = [
+            *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "2"),
+            *("--attacks", ",".join(ATTACKS), "--preset", "smoke", "--out", str(tmp_path)),
+            *("--attacker", f"{stub.url}#writer", "--loop_judge", f"{stub.url}#rater"),
+            *("--translator", f"{stub.url}#speaker"),
+        ]
+        assert cli.main(argv) == 0
+        first = outcome_of(tmp_path, stub)
+        assert cli.main(argv) == 0
+        assert outcome_of(tmp_path, stub).asked == first.asked
+    shown = capsys.readouterr()
+    assert all(name in shown.out for name in ATTACKS) and KEY not in shown.out + shown.err
+    with Store(tmp_path) as store:
+        assert [task.status for task in store.tasks()] == ["done"] * 6
+        used = store.sessions()[0]["chat_models"]
+    assert {role: chat["name"] for role, chat in used.items()} == {
+        role: f"{name} (endpoint)" for role, name in ROLES.items()
+    }
+
+
+# ------------------------------------------------------------------------------ trouble that passes
+
+
+def slowly(body: dict[str, Any], number: int) -> Answer:
+    """In another order than it was asked."""
+    return Answer(completion(said(body)), seconds=0.05 if number % 2 else 0.01)
+
+
+def failing_at_first(body: dict[str, Any], number: int) -> Answer:
+    return Answer("{}", 500, {"retry-after": "0.01"}) if number < 2 else well(body)
+
+
+def limiting(body: dict[str, Any], number: int) -> Answer:
+    return Answer("{}", 429, {"retry-after": "0.05"}) if number % 5 == 0 else well(body)
+
+
+@pytest.mark.parametrize("trouble", [slowly, failing_at_first, limiting])
+def test_trouble_that_passes_leaves_no_trace(tmp_path, smooth, trouble):
+    found = campaign(tmp_path, Rules(trouble), max_retries=4, num_concurrent=3)
+    assert found.attempts == smooth.attempts and found.status == smooth.status
+    assert set(found.asked) == set(smooth.asked)
+    assert found.stub.most_at_once <= 3 * len(ROLES)
+
+
+# ------------------------------------------------------------------------------- trouble that stays
+
+
+def down(*models: str, after: int = 0) -> Rules:
+    """Some of the models fail from some request on, and quote the key while they do."""
+
+    def rule(body: dict[str, Any], number: int) -> Answer:
+        if body["model"] in models and number >= after:
+            body = {"error": {"message": f"no model for {KEY}"}}
+            return Answer(body, 500, {"retry-after": "0.01"})
+        return well(body)
+
+    return Rules(rule)
+
+
+@pytest.mark.parametrize(
+    ("role", "after", "failed"),
+    [
+        ("attacker", 0, set(ATTACKS)),
+        ("attacker", 9, {"tap", "aos"}),
+        ("judge", 0, set(ATTACKS)),
+        ("judge", 15, None),
+        ("translator", 0, {"speak_easy"}),
+        ("translator", 7, {"speak_easy"}),
+    ],
+)
+def test_a_role_that_is_down_fails_what_needs_it_and_is_asked_only_for_the_rest(
+    tmp_path, smooth, role, after, failed
+):
+    model = ROLES[role]
+    first = campaign(tmp_path, down(model, after=after), max_retries=1)
+    found = {attack for attack, status in first.status.items() if status == "failed"}
+    assert found == failed if failed is not None else found
+    for attack, reason in first.reasons.items():
+        assert reason == f"{model} (endpoint) answered with status 500: no model for [key]."
+        assert one_sentence(reason) and attack in found
+    # What is done is what it would have been; attempts of a failed task are not shown.
+    assert [a for a in smooth.attempts if a[0] not in found] == first.attempts
+
+    second = campaign(tmp_path, well)
+    assert second.attempts == smooth.attempts and second.reasons == {}
+    # Asked again is what got no answer, and nothing that did.
+    answered = Counter(first.asked) + Counter(second.asked)
+    unanswered = {text for text, count in Counter(first.asked).items() if count > 1}
+    assert all(count == 1 or text in unanswered for text, count in answered.items())
+    assert set(first.asked) | set(second.asked) == set(smooth.asked)
+    third = campaign(tmp_path, well)
+    assert third.asked == [] and third.attempts == smooth.attempts
+
+
+def test_an_endpoint_that_never_answers_in_time(tmp_path, smooth):
+    def rule(body: dict[str, Any]) -> Answer:
+        answer = well(body)
+        return dataclasses.replace(answer, seconds=0.6) if body["model"] == "speaker" else answer
+
+    first = campaign(tmp_path, rule, timeout_seconds=0.25, max_retries=0)
+    assert first.reasons == {
+        "speak_easy": "speaker (endpoint) did not answer within 0.25 seconds (tried 1 times)."
+    }
+    assert campaign(tmp_path, well).attempts == smooth.attempts
+
+
+def test_an_address_that_is_gone(tmp_path, smooth):
+    gone = "http://127.0.0.1:9/v1"
+    chats: dict[str, ChatModel] = {
+        role: EndpointChat(gone, name, max_retries=0) for role, name in ROLES.items()
+    }
+    with run_campaign(tmp_path, CONFIG, chats=chats) as store:
+        assert {task.status for task in store.tasks()} == {"failed"}
+        reasons = {task.reason for task in store.tasks()}
+    assert reasons == {"writer (endpoint) cannot be reached (tried 1 times)."}
+    # Records go by the name of a model, so that it may answer from another address.
+    assert campaign(tmp_path, well).attempts == smooth.attempts
+
+
+# ------------------------------------------------------------------------- answers that are no use
+
+
+def cut(body: dict[str, Any]) -> Answer:
+    """The first half of each answer, as where `max_tokens` is too few."""
+    text = said(body)
+    return Answer(completion(text[: len(text) // 2], finish="length"))
+
+
+def refusing(body: dict[str, Any]) -> Answer:
+    return Answer(completion("I cannot help with that."))
+
+
+def nonsense(body: dict[str, Any]) -> Answer:
+    return Answer(completion("banana 42"))
+
+
+NO_PROMPT = "the attacker wrote no prompt in 5 tries"
+NO_QUESTIONS = "the attacker wrote no 5 questions in 3 tries"
+NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
+
+
+@pytest.mark.parametrize(
+    ("rule", "reasons"),
+    [
+        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS}),
+        (refusing, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
+        (nonsense, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS}),
+    ],
+)
+def test_answers_that_are_no_use_are_told_in_a_sentence(tmp_path, rule, reasons):
+    found = campaign(tmp_path, rule)
+    assert found.reasons == reasons and all(map(one_sentence, reasons.values()))
+    assert {a for a, status in found.status.items() if status == "failed"} == set(reasons)
+    # A suffix is a suffix, with or without sense; a rating that cannot be read is the lowest.
+    assert {attempt[6]["score"] for attempt in found.attempts} <= {0.0}
+    if rule is nonsense:
+        assert [attempt[6]["suffix"] for attempt in found.attempts] == ["banana 42"]
+    # Each was asked a bounded number of times: 2 prompts 5 times, questions and 8 suffixes 3 times.
+    asked = Counter(body["model"] for body in found.stub.requests)
+    assert asked["writer"] <= 2 * 5 + 3 + 8 * 3 and asked["speaker"] == 0
+
+
+def only(model: str, rule: Rule) -> Rule:
+    return lambda body: rule(body) if body["model"] == model else well(body)
+
+
+@pytest.mark.parametrize("rule", [refusing, nonsense])
+def test_a_judge_of_no_use_steers_nothing(tmp_path, smooth, rule):
+    """Nothing is pruned, ratings are the lowest, and what no one graded is not joined."""
+    found = campaign(tmp_path, only("rater", rule))
+    assert found.status == smooth.status
+    by_attack = {
+        name: [attempt for attempt in found.attempts if attempt[0] == name] for name in ATTACKS
+    }
+    assert {attempt[6]["rating"] for attempt in by_attack["tap"]} == {1}
+    assert len(by_attack["tap"]) == 2 + 4
+    assert {attempt[6]["score"] for attempt in by_attack["aos"]} == {0.0}
+    ((*_, response, _, details, _),) = by_attack["speak_easy"]
+    assert response == "" and details["scores"] == []
+
+
+def test_a_translator_that_refuses_leaves_the_requests_own_language(tmp_path, smooth):
+    found = campaign(tmp_path, only("speaker", refusing))
+    assert found.status == smooth.status
+    (details,) = [attempt[6] for attempt in found.attempts if attempt[0] == "speak_easy"]
+    assert set(details["languages"]) == {"first language"}
+    others = [
+        [attempt for attempt in run.attempts if attempt[0] != "speak_easy"]
+        for run in (found, smooth)
+    ]
+    assert others[0] == others[1]
+
+
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="refusals of the translator are sent to the target as if translations",
+)
+def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
+    campaign(tmp_path, only("speaker", refusing))
+    with Store(tmp_path) as store:
+        (attempt,) = [a for a in store.attempts() if a.attack == "speak_easy"]
+        sent = [response.prompt[0]["content"] for response in store.responses_of(attempt.key)]
+    assert "I cannot help with that." not in sent
+
+
+@pytest.mark.xfail(
+    raises=AssertionError,
+    reason="the useless replies are on record, and the same seeds ask for them again",
+)
+def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
+    """As where a reasoning model's thoughts took all the tokens, and its server now has them off."""
+    campaign(tmp_path, cut)
+    second = campaign(tmp_path, well)
+    assert second.status == smooth.status
+
+
+# --------------------------------------------------------------------------------------- cut off
+
+
+def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkeypatch):
+    """The process dies in the middle; replies that had come are not paid for twice."""
+    from mosa.evaluation.engine import LocalResponder
+
+    respond = LocalResponder.respond
+    done = 0
+
+    def dying(self, rows, decoder):
+        nonlocal done
+        done += 1
+        if done == 3:
+            raise KeyboardInterrupt
+        return respond(self, rows, decoder)
+
+    monkeypatch.setattr(LocalResponder, "respond", dying)
+    with stub_endpoint(rule=well) as stub:
+        chats: dict[str, ChatModel] = {
+            role: EndpointChat(stub.url, name) for role, name in ROLES.items()
+        }
+        with pytest.raises(KeyboardInterrupt):
+            run_campaign(tmp_path, CONFIG, chats=chats)
+    first = {json.dumps(body, sort_keys=True) for body in stub.requests}
+    assert first
+    monkeypatch.setattr(LocalResponder, "respond", respond)
+    second = campaign(tmp_path, well)
+    assert second.attempts == smooth.attempts and second.status == smooth.status
+    assert set(second.asked) <= set(smooth.asked)
+    assert set(second.asked) == set(smooth.asked) - first
