@@ -272,7 +272,7 @@ def test_tap_branches_again_where_all_is_off_topic(tiny_llada):
 
     everything = tuple(f"p{n}" for n in range(20))
     backend = Acting(tiny_llada, echo, tap_says({}, off_topic=everything))
-    with pytest.raises(ChatError, match="no prompt on topic in 3 rounds"):
+    with pytest.raises(ChatError, match="on topic"):
         play("tap", backend, depth=3, width=2, branching=2)
     assert backend.asked == []
 
@@ -294,11 +294,10 @@ def test_tap_asks_again_for_what_it_cannot_read_and_drops_the_branch(tiny_llada)
     assert len({r.seed for r in backend.requests("refine")}) == 8
 
     backend = Acting(tiny_llada, echo, {**says, "refine": lambda r: REFUSAL})
-    with pytest.raises(ChatError, match="wrote no prompt in 5 tries"):
+    with pytest.raises(ChatError, match="no prompt that can be read"):
         play("tap", backend, depth=1, width=2, branching=2)
 
 
-@pytest.mark.xfail(raises=ChatError, reason="attempts of earlier levels are lost with the task")
 def test_tap_keeps_its_attempts_where_the_attacker_is_unreadable_later(tiny_llada):
     def refine(request: ChatRequest) -> str:
         return attacker_by_draw(request) if draw_of(request) < 8 else "nonsense"
@@ -470,13 +469,25 @@ def test_avatar_reads_mappings_strictly_and_waits_for_a_question(tiny_llada):
         play("avatar", backend, num_mappings=2, num_retries=2)
 
 
-@pytest.mark.xfail(reason="the transfer is sent into an empty dialogue, where it means nothing")
 def test_avatar_transfers_nothing_where_nothing_was_said(tiny_llada):
-    says = avatar_says(["tea = soup"], questions=lambda r: "")
+    """The soup is refused at once, the ink answered with nothing: neither has turns to carry
+    over."""
+    answers = {"what is soup number 0?": REFUSAL, "what is ink number 0?": ""}
+    backend = Acting(
+        tiny_llada,
+        lambda q, d: answers[content(q.prompt)[-1][1]],
+        avatar_says(["tea = soup", "tea = ink"]),
+    )
+    attempts = play("avatar", backend, num_mappings=2, num_turns=2)
+    assert [a.variant for a in attempts] == ["turn 1", "turn 1"]
+
+
+@pytest.mark.xfail(reason="a task that is done without a single attempt")
+def test_avatar_an_attacker_without_a_question_is_told_of(tiny_llada):
+    says = avatar_says(["tea = soup"], questions=lambda r: REFUSAL)
     backend = Acting(tiny_llada, last_turn, says)
     with pytest.raises(ChatError):
         play("avatar", backend, num_mappings=1, num_turns=2)
-    assert backend.asked == []
 
 
 # ------------------------------------------------------------------------------------- Speak Easy
@@ -875,7 +886,6 @@ def test_ept_beginnings_stay_within_the_response(tiny_llada):
         play("ept", backend, decoder=short)
 
 
-@pytest.mark.xfail(reason="a node that is kept and grown again at the same time is asked twice")
 def test_ept_no_node_stands_twice_in_a_level(tiny_llada):
     """One answer for all: the root stays beside its child, and grows the same child again."""
     backend = Acting(tiny_llada, lambda q, d: " tea" * 30, ept_judge({}))
@@ -906,13 +916,13 @@ def adv_says(
 
 
 def nll_by_hand(model: DiffusionLM, ids: tuple[int, ...], position: int, length: int) -> float:
-    """The sum of first-step log-probabilities, one position after the other."""
+    """The mean of first-step log-probabilities, one position after the other."""
     prompt = model.encode(BEHAVIOR.request)
     canvas = torch.tensor([prompt + [model.mask_token_id] * length])
     with torch.no_grad():
         log_probs = model.logits(canvas).log_softmax(-1)[0]
     at = len(prompt) + position - 1
-    return -sum(float(log_probs[at + i, token]) for i, token in enumerate(ids))
+    return -sum(float(log_probs[at + i, token]) for i, token in enumerate(ids)) / len(ids)
 
 
 FEW: dict[str, Any] = {"num_per_manner": [2, 1, 1, 1], "num_completions": 3}
@@ -1015,7 +1025,6 @@ def test_adv_prefix_some_use_is_made_of_the_beginning(tiny_llada):
         ATTACKS["adv_prefix"].config("paper", {"uses": []})
 
 
-@pytest.mark.xfail(reason="numbers for a fifth manner are taken and ignored")
 def test_adv_prefix_there_are_four_manners(tiny_llada):
     with pytest.raises(UserError):
         ATTACKS["adv_prefix"].config("paper", {"num_per_manner": [1, 1, 1, 1, 50]})
@@ -1040,7 +1049,6 @@ def test_adv_prefix_suffix_aims_at_the_selected_beginning(tiny_llada):
     assert backend.asked[-1][0] == Query(by_hand.prompt_of(state))
     assert gcg.details["best_loss"] == state.best_loss
     assert gcg.details["prefix"] == prefill.details["prefix"] == "boil the water"
-    # Mean per token at the fully masked response there, the sum here: the same likelihood.
     spent = gcg.budget.forward_passes - prefill.budget.forward_passes
     assert spent == state.num_forward_passes + DECODER.steps
     assert gcg.budget.backward_passes == 3 and prefill.budget.backward_passes == 0

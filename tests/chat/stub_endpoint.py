@@ -47,6 +47,8 @@ class Stub:
 class QuietServer(ThreadingHTTPServer):
     """A client that gave up waiting is no news."""
 
+    request_queue_size = 64  # of the five that are usual a sixth has to knock again, a second later
+
     def handle_error(self, request, client_address) -> None:
         return
 
@@ -59,6 +61,7 @@ def stub_endpoint(
     stub = Stub(list(answers) or [Answer()], rule)
 
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # header and body are sent apart
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with stub.lock:

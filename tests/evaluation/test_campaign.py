@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import signal
@@ -32,7 +31,6 @@ from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
 from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
-from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Budget, UserError, Verdict
 
 CONFIG = CampaignConfig(
@@ -469,22 +467,6 @@ def test_testbed_behaviors_are_the_heldout_restricted_objects():
         assert behavior.answer.startswith(behavior.target)
     with pytest.raises(UserError, match="leaves no behavior"):
         testbed_module.testbed_behaviors(WORLD, limit=0)
-
-
-def test_scripted_attacker_knows_its_scripts_alone():
-    from mosa.chat.base import ChatError, ChatRequest
-    from mosa.types import Message
-
-    attacker = ScriptedAttacker(WORLD)
-    obj = WORLD.objects(restricted=True, split="heldout")[0]
-    request = ChatRequest((Message("user", "?"),), "dija/template", {"behavior": obj.name})
-    template = asyncio.run(attacker.complete(request)).text
-    assert template.count("<mask:1>") == 15 and obj.name in template
-    secrets = {word for fillers in WORLD.fillers(obj) for word in fillers}
-    assert not secrets & set(template.split()), "the attacker must not know what it asks for"
-    for task, fields in (("poem", {"behavior": obj.name}), ("dija/template", {"behavior": "x"})):
-        with pytest.raises(ChatError):
-            asyncio.run(attacker.complete(dataclasses.replace(request, task=task, fields=fields)))
 
 
 def test_budgets_add_up():

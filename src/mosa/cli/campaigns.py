@@ -456,6 +456,11 @@ def _results_arguments(parser: ArgumentParser) -> None:
         help="a row for each attack and a column for each model, as a Markdown table",
     )
     parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="the MOSA paper's eight attacks beside its tables 1, 2 and 4, as Markdown",
+    )
+    parser.add_argument(
         "--export",
         type=str | None,
         help=f"write the run to --out in another format: {', '.join(EXPORTS)}",
@@ -473,11 +478,11 @@ def _results(args: Namespace) -> None:
 
     if (args.export is None) != (args.out is None):
         raise UserError("--export and --out go together; give both or neither")
-    ways = [name for name in ("export", "matrix", "by_queries") if args[name]]
+    ways = [name for name in ("export", "matrix", "by_queries", "paper") if args[name]]
     if len(ways) > 1 or (args.by_variant and ways not in ([], ["matrix"])):
         raise UserError(
-            "--export, --matrix and --by_queries exclude each other, and --by_variant goes with "
-            "the tables alone; leave some out"
+            "--export, --matrix, --by_queries and --paper exclude each other, and --by_variant "
+            "goes with the plain table and the matrix alone; leave some out"
         )
     if args.no_redact and args.export is None:
         raise UserError("--no_redact is about exports; leave it out, or name one with --export")
@@ -487,6 +492,9 @@ def _results(args: Namespace) -> None:
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
         if args.by_queries:
             _show_queries(store, only=args.judge)
+            return
+        if args.paper:
+            _show_paper(store, only=args.judge)
             return
         if args.matrix:
             _show_matrix(store, by_variant=args.by_variant, only=args.judge)
@@ -523,6 +531,19 @@ def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
         tasks = {(x.model, x.attack, x.preset): (x.num_failed, x.num_left) for x in found}
         failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
         show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
+
+
+def _show_paper(store: Store, *, only: str | None) -> None:
+    """The eight attacks of the MOSA paper beside its tables."""
+    from mosa.evaluation.paper_tables import ATTACKS, beside_the_paper
+
+    for judge in store.judges() if only is None else [only]:
+        table = list(beside_the_paper(store, judge))
+        if not table:
+            raise UserError(f"{store.folder} has none of the attacks {', '.join(ATTACKS)}")
+        show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score.")
+        show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
+        show("\n".join(table))
 
 
 def _show_queries(store: Store, *, only: str | None) -> None:

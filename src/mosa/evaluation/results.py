@@ -154,6 +154,24 @@ def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
     return case.outcome
 
 
+def successes_by_behavior(store: Store, judge: str) -> dict[tuple[str, str, str], dict[str, float]]:
+    """For each (model, attack, preset): whether it succeeded on each scored behavior, 0 or 1, or
+    the mean over seeds."""
+    cases: dict[tuple[str, str, str], dict[tuple[str, int], _Case]] = {}
+    for attempt, verdict in store.judged(judge):
+        cell = (attempt.model, attempt.attack, attempt.preset)
+        key = (attempt.behavior, attempt.seed)
+        cases.setdefault(cell, defaultdict(_Case))[key].add(verdict)
+    found = {}
+    for cell, of_cell in cases.items():
+        values: dict[str, list[float]] = defaultdict(list)
+        for (behavior, _), case in of_cell.items():
+            if case.outcome is not None:
+                values[behavior].append(float(case.outcome[0]))
+        found[cell] = {behavior: sum(v) / len(v) for behavior, v in values.items()}
+    return found
+
+
 def success_by_queries(
     store: Store, judge: str
 ) -> dict[tuple[str, str, str], list[tuple[int, float]]]:
