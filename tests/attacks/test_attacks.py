@@ -102,6 +102,8 @@ def attack(
         ("traj_hijack", {"horizon": 80}, "beyond of_steps"),
         ("prefill", {"positions": 1}, "settings of prefill"),
         ("prefill", {"positions": []}, "one at least"),
+        ("prefill", {"positions": None}, "positions cannot be null"),
+        ("pal", {"num_target_queries": None}, "cannot be null"),
         ("best_of_n", {"num_tries": "many"}, "settings of best_of_n"),
         ("best_of_n", {"num_tries": 0}, "from 1 up"),
         ("anchoring", {"of_steps": 0}, "from 1 up"),

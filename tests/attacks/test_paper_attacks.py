@@ -37,7 +37,7 @@ from mosa.attacks.suffix_search import (
 )
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
-from mosa.families import DiffusionLM
+from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, Message, Response, UserError, prompt_turns
 
 SEED = 3
@@ -935,10 +935,17 @@ BEGINNINGS = {
 }
 
 
-@pytest.mark.parametrize("position", [1, 9])
-def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position):
+@pytest.mark.parametrize(
+    ("position", "weight", "decides"),
+    [(1, 40.0, "success"), (9, 40.0, "success"), (1, 0.01, "likelihood")],
+)
+def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position, weight, decides):
     """PASR is (count + 1) / (completions + 1); the best of weight x log(PASR) - NLL is used."""
-    counts = {"Sure, here is tea": 1, "Here is the water": 3, "boil the water": 2}
+    texts = list(BEGINNINGS.values())
+    ids = {text: tuple(tiny_llada.encode_text(text)) for text in texts}
+    nll = {text: nll_by_hand(tiny_llada, ids[text], position, 48) for text in texts}
+    kept = sorted(texts, key=lambda text: nll[text])[:4]
+    counts = dict(zip(kept, (0, 1, 3, 2), strict=True))
     seen: dict[str, int] = {}
 
     def ratings(text: str) -> int:
@@ -949,15 +956,12 @@ def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position):
 
     says = adv_says(lambda r: BEGINNINGS[draw_of(r)], ratings)
     backend = Acting(tiny_llada, lambda q, d: ", then read it.", says)
-    settings = {**FEW, "num_kept": 4, "pasr_weight": 40.0, "uses": ["prefill"]}
+    settings = {**FEW, "num_kept": 4, "pasr_weight": weight, "uses": ["prefill"]}
     (attempt,) = play("adv_prefix", backend, position=position, **settings)
 
-    texts = list(BEGINNINGS.values())
-    ids = {text: tuple(tiny_llada.encode_text(text)) for text in texts}
-    nll = {text: nll_by_hand(tiny_llada, ids[text], position, 48) for text in texts}
-    kept = sorted(texts, key=lambda text: nll[text])[:4]
     pasr = {text: (counts.get(text, 0) + 1) / 4 for text in kept}
-    chosen = max(kept, key=lambda text: 40.0 * math.log(pasr[text]) - nll[text])
+    chosen = max(kept, key=lambda text: weight * math.log(pasr[text]) - nll[text])
+    assert chosen == (kept[2] if decides == "success" else kept[0])
     assert attempt.details == {
         "prefix": chosen,
         "pasr": round(pasr[chosen], 4),
@@ -1010,10 +1014,13 @@ def test_adv_prefix_drops_repeated_refusing_and_unreadable_beginnings(tiny_llada
         play("adv_prefix", backend, **FEW, position=48)
 
 
-@pytest.mark.xfail(reason="a beginning of blanks alone is a candidate")
-def test_adv_prefix_a_beginning_says_something(tiny_llada):
-    said = "<|eot_id|> <|eot_id|>"
-    backend = Acting(tiny_llada, echo, adv_says(lambda r: said))
+@pytest.mark.xfail(reason="a beginning of blanks alone, or of no token at all, is a candidate")
+@pytest.mark.parametrize("name", ["tiny", "testbed"])
+def test_adv_prefix_a_beginning_says_something(tiny_llada, name):
+    """The testbed's tokenizer has no token for a blank: there a beginning without any is left, and
+    its likelihood ends the whole run in an IndexError."""
+    model = tiny_llada if name == "tiny" else load_model("testbed", dtype="float32")
+    backend = Acting(model, echo, adv_says(lambda r: "<|eot_id|> <|eot_id|>"))
     with pytest.raises(ChatError):
         play("adv_prefix", backend, **FEW, uses=["prefill"])
     assert backend.asked == []
@@ -1032,7 +1039,7 @@ def test_adv_prefix_there_are_four_manners(tiny_llada):
 
 def test_adv_prefix_suffix_aims_at_the_selected_beginning(tiny_llada):
     """The search is GCG's own, with the beginning in the phrase's place and at its position."""
-    search = {"num_iterations": 3, "num_candidates": 8, "top_k": 8, "suffix_length": 3}
+    search: Any = {"num_iterations": 3, "num_candidates": 8, "top_k": 8, "suffix_length": 3}
     backend = Acting(tiny_llada, echo, adv_says(lambda r: "boil the water"))
     prefill, gcg = play("adv_prefix", backend, **FEW, **search, position=5)
     ids = tiny_llada.encode_text("boil the water")

@@ -179,7 +179,7 @@ def one_sentence(reason: str) -> bool:
 
 def test_every_role_is_asked_and_paid_for(smooth):
     assert smooth.status == dict.fromkeys(ATTACKS, "done")
-    assert {key for key in smooth.stub.keys} == {f"Bearer {KEY}"}
+    assert set(smooth.stub.keys) == {f"Bearer {KEY}"}
     budgets = {attempt[0]: attempt[-1] for attempt in smooth.attempts}
     calls = Counter(body["model"] for body in smooth.stub.requests)
     written = 1 + budgets["tap"].attacker_calls + budgets["aos"].attacker_calls
@@ -422,7 +422,7 @@ def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
     reason="the useless replies are on record, and the same seeds ask for them again",
 )
 def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
-    """As where a reasoning model's thoughts took all the tokens, and its server now has them off."""
+    """As where a reasoning model's thoughts took all the tokens, until they were switched off."""
     campaign(tmp_path, cut)
     second = campaign(tmp_path, well)
     assert second.status == smooth.status

@@ -62,6 +62,7 @@ def stub_endpoint(
 
     class Handler(BaseHTTPRequestHandler):
         disable_nagle_algorithm = True  # header and body are sent apart
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with stub.lock:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from stand_ins import DOWN, PowerCutError, ScriptedChat
 
+from mosa.attacks import ATTACKS
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import (
     CampaignConfig,
@@ -31,6 +32,7 @@ from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
 from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
+from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Budget, UserError, Verdict
 
 CONFIG = CampaignConfig(
@@ -253,6 +255,16 @@ def test_plans_that_cannot_be_run_are_told_of(changes, message):
     behaviors = testbed_module.testbed_behaviors(WORLD, limit=2)
     with pytest.raises(UserError, match=message):
         choose_attacks(dataclasses.replace(CONFIG, **changes), behaviors, {})
+
+
+def test_all_stands_for_every_attack_beside_others():
+    config = dataclasses.replace(CONFIG, attacks=("all", "tap:middle_smoke"))
+    behaviors = testbed_module.testbed_behaviors(WORLD, limit=1)
+    chats = dict.fromkeys(("attacker", "judge", "translator"), ScriptedAttacker(WORLD))
+    chosen = [
+        (attack.name, preset) for attack, preset, _ in choose_attacks(config, behaviors, chats)
+    ]
+    assert chosen == [*((name, "smoke") for name in ATTACKS), ("tap", "middle_smoke")]
 
 
 def test_attacks_that_show_an_answer_need_one():

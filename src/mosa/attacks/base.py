@@ -18,7 +18,8 @@ import random
 from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from types import NoneType
+from typing import Any, Literal, Protocol, get_args, get_type_hints, runtime_checkable
 
 import torch
 from jsonargparse import ArgumentParser
@@ -360,6 +361,10 @@ class Attack:
                     f"{', '.join(names) or 'none'}"
                 )
         values = {**self.presets[preset], **(overrides or {})}
+        types = get_type_hints(self.config_class)
+        for name, value in values.items():
+            if value is None and NoneType not in get_args(types[name]):  # jsonargparse lets it pass
+                raise UserError(f"settings of {self.name}: {name} cannot be null; leave it out")
         if not names:
             return self.config_class()
         parser = ArgumentParser(exit_on_error=False)

@@ -246,7 +246,9 @@ def choose_attacks(
     config: CampaignConfig, behaviors: BehaviorSet, chats: Mapping[str, ChatModel]
 ) -> list[tuple[Attack, str, Any]]:
     """The attacks with preset and settings; UserError where one lacks what it needs."""
-    wanted = list(ATTACKS) if tuple(config.attacks) == ("all",) else list(config.attacks)
+    wanted = [
+        name for entry in config.attacks for name in (ATTACKS if entry == "all" else (entry,))
+    ]
     if not wanted:
         raise UserError(f"no attack is named; choose from {', '.join(ATTACKS)}, or all")
     chosen = []
