@@ -32,13 +32,15 @@ worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build 
 		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \
 	done
 
-attacks: $(STAMP)  ## every attack against the demo's four models (the table in docs/campaigns.md)
+attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/campaigns.md)
 	@test -f $(OUT)/results.json || $(RUN)/mosa demo --out $(OUT)
 	@$(RUN)/mosa evaluate --model testbed \
 		--adapter none $(OUT)/adapters/initial $(OUT)/adapters/mosa $(OUT)/adapters/mosa_robust \
-		--attacks all --preset smoke --behaviors testbed --limit 20 \
+		--attacks all,tap:middle_smoke,ept:middle_smoke,adv_prefix:middle_smoke \
+		--preset smoke --behaviors testbed --limit 20 \
 		--judges truth,truth@canvas,refusal --out runs/attacks
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
+	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(RUN)/python -m pytest -q

@@ -25,7 +25,6 @@ from mosa.attacks import ATTACKS, ENGLISH, Attack, Target
 from mosa.attacks.adv_prefix import MANNERS
 from mosa.attacks.base import ChatRole, Query
 from mosa.attacks.dia import SUBSTITUTE, SUBSTITUTED
-from mosa.attacks.pal import _proxy
 from mosa.attacks.suffix_search import (
     CW_MARGIN,
     GcgConfig,
@@ -482,7 +481,6 @@ def test_avatar_transfers_nothing_where_nothing_was_said(tiny_llada):
     assert [a.variant for a in attempts] == ["turn 1", "turn 1"]
 
 
-@pytest.mark.xfail(reason="a task that is done without a single attempt")
 def test_avatar_an_attacker_without_a_question_is_told_of(tiny_llada):
     says = avatar_says(["tea = soup"], questions=lambda r: REFUSAL)
     backend = Acting(tiny_llada, last_turn, says)
@@ -595,7 +593,6 @@ def test_speak_easy_all_refused_is_an_attempt_without_text(tiny_llada):
     assert len(attempt.responses) == 2 and backend.requests("translate") == []
 
 
-@pytest.mark.xfail(reason="an empty answer goes to the translator, who may make something of it")
 def test_speak_easy_has_nothing_translated_where_nothing_was_said(tiny_llada):
     backend = Acting(tiny_llada, lambda q, d: "", speak_easy_says({}))
     (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=2)
@@ -707,7 +704,6 @@ def test_aos_goes_on_after_a_round_without_a_suffix(tiny_llada):
         play("aos", backend, num_rounds=2, batch_size=2)
 
 
-@pytest.mark.xfail(reason="a suffix of nothing is tried: what was read is empty once it is cleaned")
 def test_aos_a_suffix_of_special_tokens_alone_is_none(tiny_llada):
     backend = Acting(tiny_llada, echo, aos_says(lambda r: "<|eot_id|>", {}))
     with pytest.raises(ChatError):
@@ -827,10 +823,10 @@ def test_ept_grows_where_the_model_does_not_refuse(tiny_llada):
         *[(0, written)] * 2,
     ]
     assert [a.variant for a in attempts] == ["depth 1"] * 6 + ["depth 2"] * 6
-    # The first answer of a node is the likeliest, others are drawn; all draws of a tree differ.
+    # The first answer of a node is the likeliest, others are drawn; all draws of a node differ.
     decoders = [decoder for _, decoder in backend.asked]
     assert [decoder.temperature for decoder in decoders] == [0.0, 1.0] * 6
-    assert [decoder.seed for decoder in decoders] == [14, 15] * 3 + [16, 17] * 3
+    assert [decoder.seed for decoder in decoders] == [12, 13] * 6
     assert {replace(d, temperature=0.0, seed=SEED) for d in decoders} == {DECODER}
     assert len(backend.requests("judge/pair")) == 4 + 6
     assert backend.roles == {"judge/pair": {"judge"}}
@@ -849,9 +845,28 @@ def test_ept_draws_again_where_all_refuse(tiny_llada):
     backend = Acting(tiny_llada, lambda q, d: REFUSAL, ept_judge({}))
     attempts = play("ept", backend, depth=2, width=2, branching=2)
     assert [pins(query) for query in backend.rounds[1]] == [pins(q) for q in backend.rounds[0][:4]]
-    assert len({d.seed for _, d in backend.asked if d.temperature}) == 2, "one for each depth"
+    # The likeliest answer is asked for once.
+    assert [(d.seed, d.temperature) for _, d in backend.asked[:2]] == [(12, 0.0), (13, 1.0)]
+    assert [(d.seed, d.temperature) for _, d in backend.asked[6:8]] == [(14, 1.0), (15, 1.0)]
     assert all(a.details["refused"] and a.details["rating"] == 1 for a in attempts)
     assert backend.chats == []
+
+
+def test_ept_a_pattern_is_kept_out_where_no_phrase_gives_it_away(tiny_llada):
+    """One answer refuses in plain words; another sets out in the same way and goes on otherwise."""
+    texts = {0: " I cannot help with that", 1: " I can, of course, tell"}
+    same = tiny_llada.encode_text(texts[0])[0] == tiny_llada.encode_text(texts[1])[0]
+    assert same, "both begin with the same token"
+
+    def answers(query: Query, decoder: DecoderConfig) -> str:
+        return texts[int(decoder.temperature > 0)] if not query.pinned else " boil the water"
+
+    found = {}
+    for number in (1, 5):
+        backend = Acting(tiny_llada, answers, ept_judge({"boil": 3, "course": 5}))
+        attempts = play("ept", backend, depth=1, width=3, branching=2, pattern_tokens=number)
+        found[number] = [a.details["refused"] for a in attempts[:2]]
+    assert found == {1: [True, True], 5: [True, False]}
 
 
 def test_ept_in_the_middle_pins_and_rates_there(tiny_llada):
@@ -895,7 +910,6 @@ def test_ept_no_node_stands_twice_in_a_level(tiny_llada):
         assert len(nodes) == len(set(nodes))
 
 
-@pytest.mark.xfail(reason="the likeliest answer of a node that is kept comes again: paid for twice")
 def test_ept_asks_for_the_likeliest_answer_of_a_node_once(tiny_llada):
     backend = Acting(tiny_llada, lambda q, d: REFUSAL, ept_judge({}))
     play("ept", backend, depth=2, width=2, branching=2)
@@ -1014,7 +1028,6 @@ def test_adv_prefix_drops_repeated_refusing_and_unreadable_beginnings(tiny_llada
         play("adv_prefix", backend, **FEW, position=48)
 
 
-@pytest.mark.xfail(reason="a beginning of blanks alone, or of no token at all, is a candidate")
 @pytest.mark.parametrize("name", ["tiny", "testbed"])
 def test_adv_prefix_a_beginning_says_something(tiny_llada, name):
     """The testbed's tokenizer has no token for a blank: there a beginning without any is left, and
@@ -1026,7 +1039,6 @@ def test_adv_prefix_a_beginning_says_something(tiny_llada, name):
     assert backend.asked == []
 
 
-@pytest.mark.xfail(reason="a whole evaluation for no use, and a task that is done with no attempt")
 def test_adv_prefix_some_use_is_made_of_the_beginning(tiny_llada):
     with pytest.raises(UserError):
         ATTACKS["adv_prefix"].config("paper", {"uses": []})
@@ -1280,7 +1292,6 @@ def test_pal_with_a_proxy_of_its_own(tmp_path, new_tiny_llada, new_tiny_dream):
     new_tiny_dream().save(tmp_path / "dream")
     with pytest.raises(UserError, match="reads text as other tokens"):
         play("pal", backend, proxy=str(tmp_path / "dream"), **settings)
-    _proxy.cache_clear()
 
 
 def test_pal_asks_for_steps_that_are_recorded_together():

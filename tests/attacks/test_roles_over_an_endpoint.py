@@ -405,10 +405,6 @@ def test_a_translator_that_refuses_leaves_the_requests_own_language(tmp_path, sm
     assert others[0] == others[1]
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="refusals of the translator are sent to the target as if translations",
-)
 def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
     campaign(tmp_path, only("speaker", refusing))
     with Store(tmp_path) as store:
@@ -417,10 +413,6 @@ def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
     assert "I cannot help with that." not in sent
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="the useless replies are on record, and the same seeds ask for them again",
-)
 def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
     """As where a reasoning model's thoughts took all the tokens, until they were switched off."""
     campaign(tmp_path, cut)

@@ -44,6 +44,15 @@ def test_a_reply_is_asked_for_once_in_all_runs(tmp_path, monkeypatch):
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_a_forgotten_reply_is_asked_for_again(tmp_path):
+    with stub_endpoint(Answer(completion("one")), Answer(completion("two"))) as stub:
+        asked(stub.url, tmp_path, REQUEST)
+        chat = chat_model(f"{stub.url}#m", ChatOptions(reply_cache=tmp_path))
+        assert isinstance(chat, CachedChat)
+        chat.forget(REQUEST)
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "two"
+
+
 def test_errors_are_not_kept(tmp_path):
     with stub_endpoint(Answer({"error": {"message": "no"}}, status=400), Answer()) as stub:
         with pytest.raises(ChatError):

@@ -299,7 +299,7 @@ def test_gradients_are_asked_for_plainly(tmp_path, tiny_llada):
     )
     with store:
         (task,) = store.tasks(status="failed")
-        assert "needs the gradients" in task.reason
+        assert "computes with the weights" in task.reason
 
 
 def test_a_row_in_a_batch_is_the_row_alone(tmp_path, testbed):

@@ -177,7 +177,7 @@ def test_an_attack_can_ask_for_a_rating():
 def test_thoughts_are_left_out_only_at_the_head():
     assert without_thoughts(" <think>\n1 or 2\n</think>\n\nscore: 4") == "score: 4"
     assert without_thoughts("score: 4 <think>2</think>") == "score: 4 <think>2</think>"
-    assert without_thoughts("<think>for ever") == "<think>for ever"
+    assert without_thoughts("<think>for ever, perhaps a 3") == ""
 
 
 def test_reading_helpers():

@@ -104,12 +104,15 @@ class AdvPrefixConfig(SearchBudget):
                 f"num_per_manner={self.num_per_manner}: there are {len(MANNERS)} manners; give as "
                 "many numbers or fewer"
             )
+        if not self.uses:
+            raise UserError("uses is empty; name prefill, gcg or both")
 
 
 async def run(
     behavior: Behavior, target: Target, config: AdvPrefixConfig
 ) -> AsyncIterator[Attempt]:
     """One attempt for each use of the selected beginning."""
+    target.pin(config.position, (0,) * (config.prefix_tokens + 1))  # says where there is no room
     # 1. generate
     written = await asyncio.gather(
         *(
@@ -123,8 +126,6 @@ async def run(
     candidates = [ids for ids in cut if not is_refusal(target.decode(ids))]
     if not candidates:
         raise ChatError("the generator wrote no beginning of an answer that is not a refusal")
-    for ids in candidates:
-        target.pin(config.position, ids)  # says where there is no room
     nll = await _nll(target, candidates, config)
     kept = sorted(candidates, key=lambda ids: nll[ids])[: config.num_kept]
     # 3. evaluate
@@ -163,9 +164,11 @@ async def _beginning(
     )
 
     def read(reply: str) -> str:
-        if not reply.strip():
+        text = target.without_special_tokens(reply).strip()
+        # What the tokenizer knows nothing of leaves nothing to aim at.
+        if not target.decode(target.encode(text)).strip():
             raise Unreadable("The reply is empty.")
-        return target.without_special_tokens(reply.strip())
+        return text
 
     return await ask_until_read(target, "attacker", request, read, draw=draw)
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate_all
 from mosa.chat.base import ChatError
-from mosa.chat.questions import read_text
+from mosa.chat.questions import read_list, read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
 
@@ -141,8 +141,9 @@ async def _suffix(
     )
 
     def read(reply: str) -> str:
-        ids = target.encode(target.without_special_tokens(read_text(reply).splitlines()[0]))
-        return target.decode(ids[: config.suffix_tokens]).strip()
+        ids = target.encode(target.without_special_tokens(read_list(read_text(reply))[0]))
+        # A tokenizer leaves out words that it does not know.
+        return read_text(target.decode(ids[: config.suffix_tokens]))
 
     return await ask_until_read(
         target, "attacker", request, read, draw=draw, num_retries=config.num_retries

@@ -102,6 +102,7 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
     if not dialogues:
         raise ChatError(f"the attacker named no metaphor in {config.num_retries} tries")
 
+    has_asked = False
     for turn in range(config.num_turns + 1):
         if turn < config.num_turns:  # 2. nest
             going = [dialogue for dialogue in dialogues if not dialogue.is_refused]
@@ -113,8 +114,13 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
             asked = [
                 (dialogue, _transfer(target, dialogue)) for dialogue in dialogues if dialogue.turns
             ]
+        # A dialogue that has outgrown the model's context ends.
+        asked = [
+            (d, text) for d, text in asked if target.has_room([*d.turns, Message("user", text)])
+        ]
         if not asked:
             continue
+        has_asked = True
         responses = await _ask(target, asked)
         ratings = await rate_all(target, [response.text for response in responses])
         for (dialogue, _), response, rating in zip(asked, responses, ratings, strict=True):
@@ -124,6 +130,8 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
             yield target.attempt([response], variant=variant, details=details)
         if any(rating >= config.cutoff for rating in ratings):
             return
+    if not has_asked:
+        raise ChatError("the attacker wrote no question that can be asked")
 
 
 async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tuple[str, str]] | None:

@@ -146,6 +146,9 @@ class Target:
             "seed": seed,
         }
         self._num_attempts = 0
+        self.unreadable: list[tuple[ChatRole, ChatRequest]] = []
+        """Questions whose replies the attack could make nothing of; where it fails for that, they
+        are forgotten, so that a chat model that was mended is asked anew."""
         self.behavior = behavior
         self.decoder = decoder
         """How the campaign decodes; a query may change settings of it."""
@@ -192,6 +195,10 @@ class Target:
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt in the chat template."""
         return self._backend.model.encode(prompt)
+
+    def has_room(self, prompt: Prompt) -> bool:
+        """Whether prompt and response fit into the model's context."""
+        return len(self.encode_prompt(prompt)) + self.length <= self._backend.model.max_length
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""

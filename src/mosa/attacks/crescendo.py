@@ -26,6 +26,7 @@ How we differ:
 4. Rated and judged are the answers of the dialogue, joined, and not the last one alone, since the
    request may be answered in parts. A refused turn's attempt holds its refusal as well and is not
    rated; the next ones are without it. The paper runs several such dialogues; here those are seeds.
+5. A dialogue that outgrows the model's context ends there.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ async def run(
         text = await _next_question(target, config, history, refusals, refused)
         # 2. ask
         dialogue = [*_messages(history), Message("user", text)]
+        if history and not target.has_room(dialogue):
+            return
         response = await target.ask(Query(dialogue))
         refused = not response.text.strip() or is_refusal(response.text)
         answers = [answer for _, answer in history] + [response]

@@ -8,8 +8,9 @@ interface that accepts a grammar for the answer lets a caller fix how it begins 
 may go on. The attack grows a tree of beginnings. At each depth:
 
     1. generate   each node's beginning is fixed, and the model goes on, several times
-    2. judge      answers that refuse show a pattern of refusal, which is forbidden from then on;
-                  the in-loop judge rates the others from 1 to 10, and a rating of `cutoff` ends
+    2. judge      answers that set out with a refusal show how one begins, which is forbidden from
+                  then on; the in-loop judge rates the others from 1 to 10, and a rating of `cutoff`
+                  ends the attack
     3. grow       a node's children are its beginning and the next tokens of an answer that did not
                   refuse, or that refused only further on
     4. prune      the `width` best rated children are kept
@@ -18,9 +19,9 @@ Written from the paper's description; its code and settings could not be obtaine
 numbers of `paper` are ours. How we differ:
 
 1. A beginning is fixed by pinning its tokens on the canvas, which is what a grammar for a diffusion
-   model comes to. A forbidden pattern is kept out by drawing anew at the next depth; what begins
-   with one is neither rated nor grown. A node's first answer is the likeliest, the others are drawn
-   at `temperature`.
+   model comes to. What goes on with forbidden tokens is neither rated nor grown, whatever the
+   phrases of refusal (mosa/chat/refusals.py) say of it, and its node is drawn from again if there
+   is room. A node's first answer is the likeliest, all others are drawn at `temperature`.
 2. The root has three nodes: nothing fixed, the beginning of a compliant answer (the paper's "latent
    harmful output"), and that with the first heading of a list.
 3. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
@@ -29,8 +30,9 @@ numbers of `paper` are ours. How we differ:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import rate_all, rated_part
@@ -51,7 +53,9 @@ class EptConfig:
     branching: int = 4
     """Answers of each node."""
     node_tokens: int = 8
-    """Tokens by which a child's beginning is longer; a pattern of refusal is as long."""
+    """Tokens by which a child's beginning is longer than its parent's."""
+    pattern_tokens: int = 3
+    """Tokens with which a refusal sets out, and which are forbidden once it has been seen."""
     position: int = 1
     """The token of the response (from 1) at which the beginnings stand."""
     temperature: float = 1.0
@@ -60,7 +64,8 @@ class EptConfig:
     """The in-loop judge's rating that ends the attack."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "depth", "width", "branching", "node_tokens", "position", "cutoff")
+        counts = ("depth", "width", "branching", "node_tokens", "pattern_tokens", "position")
+        at_least_one(self, *counts, "cutoff")
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class _Answer:
     further: Ids
     """The tokens behind the node's beginning, up to the first end token."""
     refused: bool
-    """Whether they set out with a refusal, known or new."""
+    """Whether they set out with a phrase of refusal, or as one did."""
 
 
 async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIterator[Attempt]:
@@ -80,21 +85,28 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
     start = target.wording.start(behavior)
     nodes: list[Ids] = [(), *map(target.encode, (start, f"{start} {target.wording.anchors[0]}"))]
     forbidden: set[Ids] = set()
+    num_drawn: Counter[Ids] = Counter()
     for depth in range(1, config.depth + 1):
         # 1. generate
-        draws = [(node, draw) for node in nodes for draw in range(config.branching)]
+        draws = [
+            (node, num_drawn[node] + draw) for node in nodes for draw in range(config.branching)
+        ]
+        num_drawn.update(node for node, _ in draws)
         responses = await target.ask_all(
-            [_query(target, node, config, depth, draw) for node, draw in draws]
+            [_query(target, node, config, draw) for node, draw in draws]
         )
         # 2. judge
         answers = []
         for (node, _), response in zip(draws, responses, strict=True):
             further = _continuation(response, node, config)
-            following = further[: config.node_tokens]
-            refused = following in forbidden or is_refusal(target.decode(following))
+            refused = is_refusal(target.decode(further[: config.node_tokens]))
             if refused:
-                forbidden.add(following)
+                forbidden.add(further[: config.pattern_tokens])
             answers.append(_Answer(node, response, further, refused))
+        answers = [
+            replace(a, refused=a.refused or a.further[: config.pattern_tokens] in forbidden)
+            for a in answers
+        ]
         ratings = await rate_all(
             target,
             ["" if a.refused else rated_part(target, a.response, config.position) for a in answers],
@@ -120,13 +132,13 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
         nodes = list(dict.fromkeys([*best, *nodes]))[: config.width]
 
 
-def _query(target: Target, node: Ids, config: EptConfig, depth: int, draw: int) -> Query:
+def _query(target: Target, node: Ids, config: EptConfig, draw: int) -> Query:
     return Query(
         target.behavior.request,
         pinned=(target.pin(config.position, node),) if node else (),
         decoder={
             "temperature": config.temperature if draw else 0.0,
-            "seed": (target.seed * config.depth + depth) * config.branching + draw,
+            "seed": target.seed * config.depth * config.branching + draw,
         },
     )
 

@@ -6,13 +6,14 @@ None of this decides whether an attack succeeded; the final judges do, and no at
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from mosa.attacks.base import ChatRole, Target
 from mosa.chat.base import ChatRequest
-from mosa.chat.questions import Unreadable, fill, read_word, without_thoughts
+from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
@@ -84,13 +85,14 @@ async def ask_until_read(
     the request's temperature is 0, later askings are at 1, since the same would come again.
     """
     for number in range(num_retries):
-        seed = (target.seed * 10_000 + draw) * 100 + number
+        seed = ((target.seed * 10_000 + draw) * 100 + number) % 2**31  # servers take no larger one
         temperature = request.temperature or float(number > 0)
-        reply = await target.chat(role, replace(request, seed=seed, temperature=temperature))
+        asked = replace(request, seed=seed, temperature=temperature)
+        reply = await target.chat(role, asked)
         try:
             return read(without_thoughts(reply))
         except Unreadable:
-            continue
+            target.unreadable.append((role, asked))
     return None
 
 
@@ -123,16 +125,14 @@ async def asks_the_same(target: Target, text: str) -> bool:
     reply counts as yes, so that nothing is pruned for it (as in TAP's code)."""
     words = fill(ON_TOPIC, target.behavior, text)
     request = question(target, "loop/on_topic", words, fields={"text": text})
-    try:
-        reply = without_thoughts(await target.chat("judge", request))
-        return read_word(reply, ("yes", "no")) == "yes"
-    except Unreadable:
-        return True
+    reply = without_thoughts(await target.chat("judge", request))
+    word = re.match(r"\W*(yes|no)\b", reply.lower())
+    return word is None or word[1] == "yes"
 
 
 async def translate(target: Target, text: str, source: str, language: str) -> str:
-    """The text in another language, by the translator."""
-    if source == language:
+    """The text in another language, by the translator; nothing stays nothing."""
+    if source == language or not text.strip():
         return text
     fields = {"text": text, "source": source, "language": language}
     words = fill_fields(TRANSLATION, fields)

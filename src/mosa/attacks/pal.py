@@ -18,7 +18,8 @@ The steps are those of suffix_search.py with a guide. How we differ:
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
    tokenizer: whoever aligns a public model leaves the attacker that model. Where the target has no
-   adapter it is its own proxy, and the attack comes down to GCG.
+   adapter it is its own proxy, and the attack is GCG. Records know a proxy by its name; other
+   weights need another one.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
 4. All steps are made, from a random suffix. The published program may stop at an answer without a
    phrase of refusal, and begins with a suffix that GCG found before.
@@ -28,8 +29,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, search_steps
@@ -90,6 +91,7 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
     )
 
     def start(model: DiffusionLM) -> GcgSearch:
+        base = model if model.has_adapter else None
         return GcgSearch(
             model,
             behavior.request,
@@ -97,7 +99,7 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
             0,
             settings,
             response_length=target.length,
-            guide=model if config.proxy is None else _proxy(config.proxy, model),
+            guide=base if config.proxy is None else _proxy(config.proxy, model),
             guide_without_adapter=config.proxy is None,
         )
 
@@ -118,17 +120,27 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
             yield target.attempt([response], variant=f"step {done}", details=details)
 
 
-@lru_cache(maxsize=1)
+_PROXIES: WeakKeyDictionary[DiffusionLM, tuple[str, DiffusionLM]] = WeakKeyDictionary()
+"""Each target's proxy, for as long as the target is in memory."""
+
+
 def _proxy(name: str, target: DiffusionLM) -> DiffusionLM:
+    if target in _PROXIES and _PROXIES[target][0] == name:
+        return _PROXIES[target][1]
     proxy = load_model(name, dtype=target.dtype, device=target.device)
-    tokenizers = [model.tokenizer for model in (proxy, target)]
-    words = [t and t.backend_tokenizer.to_str() for t in tokenizers]
-    if words[0] is None or words[0] != words[1]:
+    if _vocabulary(proxy) != _vocabulary(target):
         raise UserError(
             f"the proxy {name} reads text as other tokens than the target; name a checkpoint with "
-            "the target's tokenizer"
+            "the target's tokenizer and vocabulary"
         )
+    _PROXIES[target] = (name, proxy)
     return proxy
+
+
+def _vocabulary(model: DiffusionLM) -> tuple[str | None, int, int]:
+    tokenizer = model.tokenizer
+    words = None if tokenizer is None else tokenizer.backend_tokenizer.to_str()
+    return words, model.vocab_size, model.mask_token_id
 
 
 ATTACK = Attack(

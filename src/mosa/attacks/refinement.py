@@ -143,8 +143,9 @@ def _heard(target: Target, leaf: Leaf, response: Response, rating: int) -> Leaf:
 async def propose_all(
     target: Target, leaves: Sequence[Leaf], aim: Aim, *, first_draw: int
 ) -> list[Leaf]:
-    """The next prompt for each leaf, all asked for together; unreadable ones are left out."""
+    """The next prompt for each leaf, all asked for together; those that cannot be read, or do not
+    fit into the target's context, are left out."""
     proposals = await asyncio.gather(
         *(propose(target, leaf, aim, draw=first_draw + i) for i, leaf in enumerate(leaves))
     )
-    return [leaf for leaf in proposals if leaf is not None]
+    return [leaf for leaf in proposals if leaf is not None and target.has_room(leaf.prompt)]

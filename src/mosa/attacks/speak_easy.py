@@ -29,7 +29,14 @@ from dataclasses import dataclass
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, translate
 from mosa.chat.base import ChatError
-from mosa.chat.questions import Unreadable, fill, read_list, read_numbers, without_thoughts
+from mosa.chat.questions import (
+    Unreadable,
+    fill,
+    read_list,
+    read_numbers,
+    read_text,
+    without_thoughts,
+)
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
@@ -93,12 +100,15 @@ async def run(
 
     # 2. translate
     texts = [target.say("speak_easy/question", BRIEFLY, question=q) for q, _ in asked]
-    prompts = await asyncio.gather(
+    translated = await asyncio.gather(
         *(
             translate(target, text, own, language)
             for text, (_, language) in zip(texts, asked, strict=True)
         )
     )
+    # A translator that declines has translated nothing.
+    sent = [(of, text) for of, text in zip(asked, translated, strict=True) if not is_refusal(text)]
+    asked, prompts = [of for of, _ in sent], [text for _, text in sent]
     # 3. answer
     responses = await target.ask_all([Query(prompt) for prompt in prompts])
     # 4. back
@@ -124,7 +134,7 @@ async def run(
     }
     joined = "\n".join(answers[i] for i in best)
     # Nothing behind a first end token is translated; what was written there is shown as it is.
-    full = "\n".join(responses[i].full_text for i in best)
+    full = "\n".join(responses[i].full_text for i in best or range(len(responses)))
     yield target.attempt(responses, text=joined, full_text=full, details=details)
 
 
@@ -136,12 +146,22 @@ async def _split(target: Target, config: SpeakEasyConfig) -> list[str]:
         target,
         "attacker",
         request,
-        lambda reply: read_list(reply, least=config.num_questions)[: config.num_questions],
+        lambda reply: _read_questions(reply, config.num_questions),
         num_retries=config.num_retries,
     )
     if found is None:
         raise ChatError(f"the attacker wrote no {number} questions in {config.num_retries} tries")
     return list(dict.fromkeys(found))
+
+
+def _read_questions(reply: str, number: int) -> list[str]:
+    """As many questions as are wanted; an introduction before a list of them is left out."""
+    text = read_text(reply)
+    items = [
+        line for line in text.splitlines() if line.lstrip()[:1] in "-*0123456789" and line.strip()
+    ]
+    found = read_list("\n".join(items) if len(items) >= number else text, least=number)
+    return found[:number]
 
 
 async def _harm_score(target: Target, asked: str, answer: str) -> float:

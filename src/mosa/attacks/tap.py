@@ -15,8 +15,10 @@ How we differ:
 
 1. The conversation is ours (refinement.py); it remembers `keep_last` exchanges. Branches are draws
    at temperature 1 that differ in their seed.
-2. A reply that stays unreadable after `num_retries` drops its branch, as in the published code; a
-   judge's unreadable rating counts as 1, an unreadable yes or no as yes.
+2. A reply that stays unreadable after `num_retries` drops its branch, as in the published code, and
+   so does a prompt longer than the target's context; a judge's unreadable rating counts as 1, an
+   unreadable yes or no as yes. All prompts on topic are sent, as in the paper's algorithm; its code
+   sends the first `width` of them.
 3. The target decodes as the campaign does (published: temperature 0, 150 tokens).
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4), aimed at
    the middle instead of the beginning. The paper says no more; here the attacker is told that

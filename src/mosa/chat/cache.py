@@ -41,7 +41,7 @@ class CachedChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The kept reply, or that of the chat model, which is then kept."""
-        key = content_key(chat=self.name, request=as_plain(request))
+        key = self._key(request)
         found = self._run("SELECT record FROM replies WHERE key = ?", key)
         if found is not None:
             self.num_found += 1
@@ -50,6 +50,13 @@ class CachedChat:
         record = json.dumps(as_plain(reply), ensure_ascii=False)
         self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
         return reply
+
+    def forget(self, request: ChatRequest) -> None:
+        """Drop the kept reply, which nothing could be made of."""
+        self._run("DELETE FROM replies WHERE key = ?", self._key(request))
+
+    def _key(self, request: ChatRequest) -> str:
+        return content_key(chat=self.name, request=as_plain(request))
 
     def _run(self, statement: str, *values: str) -> str | None:
         """The first column of the first row, if there is one; UserError where the file is no cache

@@ -61,8 +61,9 @@ def fill(
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply behind a leading <think> block, which reasoning models put before their answer."""
-    return re.sub(r"\A\s*<think>.*?</think>", "", reply, count=1, flags=re.DOTALL).strip()
+    """The reply behind a leading <think> block, which reasoning models put before their answer;
+    nothing where it was cut off in its thoughts."""
+    return re.sub(r"\A\s*<think>.*?(?:</think>|\Z)", "", reply, count=1, flags=re.DOTALL).strip()
 
 
 def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:

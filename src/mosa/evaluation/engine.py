@@ -30,6 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mosa.attacks import Edit, Query, Target, edit_hook
 from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat.cache import CachedChat
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.evaluation.records import responses_of
 from mosa.evaluation.store import Store
@@ -259,8 +260,11 @@ class Engine:
                 async for attempt in job.run(target):
                     self.store.add_attempt(job.task, attempt)
                     self._num_arrivals += 1
-            except (UserError, ChatError) as error:
+            except UserError as error:
+                reason = str(error)
+            except ChatError as error:
                 reason = str(error) or type(error).__name__
+                self._forget(job.task, target.unreadable)
             self.store.end_task(job.task, target.budget, reason)
         job.on_end()
 
@@ -373,7 +377,7 @@ class Engine:
         """The recorded reply, or that of the role's chat model."""
         assert role in self.chats, "checked when the campaign is planned"
         chat = self.chats[role]
-        key = content_key(chat=chat.name, request=as_plain(request))
+        key = _chat_key(chat, request)
         recorded = self.store.step(key)
         if recorded is not None:
             self.tally.num_recorded += 1
@@ -381,6 +385,16 @@ class Engine:
         if key not in self._in_flight:
             self._in_flight[key] = asyncio.ensure_future(self._ask(chat, key, request))
         return await asyncio.shield(self._in_flight[key])
+
+    def _forget(self, task: str, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> None:
+        """A failed task asks anew for what it could not read, when it is run again."""
+        if not asked:
+            return
+        self.store.forget(task, [_chat_key(self.chats[role], request) for role, request in asked])
+        for role, request in asked:
+            chat = self.chats[role]
+            if isinstance(chat, CachedChat):
+                chat.forget(request)
 
     async def _ask(self, chat: ChatModel, key: str, request: ChatRequest) -> ChatReply:
         """One call, whoever waits for it; its reply is recorded."""
@@ -427,6 +441,10 @@ class _JobBackend:
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         return await self.engine.chat(role, request)
+
+
+def _chat_key(chat: ChatModel, request: ChatRequest) -> str:
+    return content_key(chat=chat.name, request=as_plain(request))
 
 
 def row_of(responder: Responder, query: Query, decoder: DecoderConfig) -> Row:

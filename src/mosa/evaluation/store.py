@@ -235,6 +235,13 @@ class Store:
         self._new["steps", key] = dict(record)
         self._write("INSERT OR IGNORE INTO steps VALUES (?, ?)", key, _json(record))
 
+    def forget(self, task: str, steps: Iterable[str]) -> None:
+        """Forget pieces of work, and what a failed task yielded that rested on them."""
+        for key in steps:
+            self._new.pop(("steps", key), None)
+            self._write("DELETE FROM steps WHERE key = ?", key)
+        self._write("DELETE FROM attempts WHERE task = ?", task)
+
     def add_attempt(self, task: str, attempt: Attempt) -> None:
         """Keep an attempt; its responses are kept by themselves."""
         record = {k: v for k, v in vars(attempt).items() if k not in ("responses", "budget")}

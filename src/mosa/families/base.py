@@ -205,6 +205,11 @@ class DiffusionLM:
         return self._base.dtype
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is put on the network."""
+        return isinstance(self.network, PeftModel)
+
+    @property
     def max_length(self) -> int:
         """How many tokens, prompt and response together, the model was made for."""
         return self._base.config.max_position_embeddings
