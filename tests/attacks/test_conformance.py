@@ -100,6 +100,16 @@ def test_page_shows_the_presets_as_they_are(name):
                     assert str(number) in words, (preset, field.name)
 
 
+def test_the_table_of_pages_is_that_of_the_program():
+    rows = [
+        f"| [{name}]({name}.md) | {', '.join(attack.access)} | {', '.join(attack.roles) or 'none'} "
+        f"| {attack.cost} | {attack.summary}{'; needs `answer`' if attack.needs_answer else ''} |"
+        for name, attack in ATTACKS.items()
+    ]
+    page = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert [line for line in page.splitlines() if line.startswith("| [")] == rows
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
     found = attempts[name]
