@@ -259,8 +259,9 @@ def test_deep_inception_asks_once_with_its_numbers(tiny_llada):
 
 def test_code_attack_holds_the_words_of_the_request(tiny_llada):
     behavior = Behavior("b", 'say "tea"\nnow')
-    backend, attempts = play("code_attack", tiny_llada, preset="smoke", behavior=behavior)
-    assert [a.variant for a in attempts] == ["python_stack", "python_list", "python_string"]
+    kinds = ["python_stack", "python_list", "python_string"]
+    backend, attempts = play("code_attack", tiny_llada, kinds=kinds, behavior=behavior)
+    assert [a.variant for a in attempts] == kinds
     stack, as_list, string = backend.prompts
     assert (
         'data = deque()\ndata.append("now")\ndata.append("\\"tea\\"")\ndata.append("say")\n'
@@ -300,6 +301,22 @@ def test_cipher_chat_sends_and_reads_the_cipher(tiny_llada):
     assert [a.response for a in attempts] == ["sure", "su"]
     assert attempts[0].response_full == "sure#" and attempts[0].responses[0].text == "vxuh"
     assert [a.budget.target_queries for a in attempts] == [1, 2]
+
+
+def test_cipher_chat_takes_a_refusal_in_plain_words_for_one(tiny_llada):
+    """Deciphered it would hold no phrase of refusal, and pass for a success."""
+    _, (attempt,) = play("cipher_chat", tiny_llada, ciphers=["caesar"], answers=(REFUSAL,))
+    assert attempt.response == REFUSAL
+
+
+def test_paraphrases_that_do_not_fit_into_the_context_are_left_out(tiny_llada):
+    long = "tea " * 1000
+    chats = {"pap/persuade": [long, "b", "c", "d", "e"]}
+    backend, _ = play("pap", tiny_llada, chats=chats)
+    assert backend.prompts == ["b", "c", "d", "e"]
+    chats = {"past_tense/reformulate": [long] * 2 + ["was tea made?"], "judge/pair": rated(10)}
+    backend, attempts = play("past_tense", tiny_llada, num_tries=3, chats=chats)
+    assert backend.prompts == ["was tea made?"] and len(attempts) == 1
 
 
 def test_cipher_chat_names_its_ciphers(tiny_llada):
@@ -422,7 +439,13 @@ def test_crescendo_goes_on_from_real_answers_and_takes_refused_turns_back(tiny_l
     assert [a.details["rating"] for a in attempts] == [2, None, None, 10]
     assert [a.details["backtracked"] for a in attempts] == [False, True, True, False]
     assert backend.requests("judge/pair")[-1].fields["response"] == "leaves\nwater"
-    assert [len(a.responses) for a in attempts] == [1, 1, 1, 1]
+    # An attempt rests on the answers of its dialogue, and on the refused one.
+    assert [[r.text for r in a.responses] for a in attempts] == [
+        ["leaves"],
+        ["leaves", REFUSAL],
+        ["leaves", ""],
+        ["leaves", "water"],
+    ]
     # The attacker hears of the dialogue, of whether its last question was refused, and of which.
     asked = backend.requests("crescendo/next")
     assert [request.fields["refused"] for request in asked] == ["no", "no", "yes", "yes"]
@@ -493,7 +516,8 @@ def test_the_testbeds_wording_stands_in_for_the_english(tiny_llada):
         target.wording = wording
 
         async def collect(name=name, target=target) -> None:
-            config = ATTACKS[name].config("paper" if name == "renellm" else "smoke")
+            kinds = {"kinds": ["python_stack", "python_list", "python_string"]}
+            config = ATTACKS[name].config("paper", kinds if name == "code_attack" else {})
             async for _ in ATTACKS[name].run(BEHAVIOR, target, config):
                 pass
 

@@ -121,6 +121,9 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
         responses = [response for attempt in mine for response in attempt.responses]
         attack = ATTACKS[name]
         generated = sum(r.num_forward_passes for r in responses)
+        if name == "crescendo":  # an attempt rests on all that its dialogue has answered so far
+            responses = [attempt.responses[-1] for attempt in mine]
+            generated = sum(r.num_forward_passes for r in responses)
         if name == "adv_prefix":  # its completions choose a prefix and are no attempts
             assert last.target_queries > len(responses)
         else:

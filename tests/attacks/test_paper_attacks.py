@@ -547,6 +547,7 @@ def test_speak_easy_asks_every_part_in_every_language_and_joins_the_best(tiny_ll
         "questions": ["boil?", "pour?"],
         "languages": ["Chinese", "English"],
         "scores": [0.75, 0.5],
+        "unread_ratings": 1,
     }
     assert attempt.response_full == f"{attempt.responses[1].full_text}\nR-pour-English#"
     # Split, there, back, grades: each together, by the role that it is for.
@@ -696,7 +697,9 @@ def test_aos_goes_on_after_a_round_without_a_suffix(tiny_llada):
     says["judge/pair"] = lambda r: "a good one"
     backend = Acting(tiny_llada, echo, says)
     attempts = play("aos", backend, num_rounds=2, batch_size=2, num_retries=2)
-    assert [a.details for a in attempts] == [{"suffix": s, "score": 0.0} for s in ("s2", "s3")]
+    assert [a.details for a in attempts] == [
+        {"suffix": s, "score": 0.0, "unread_ratings": 2} for s in ("s2", "s3")
+    ]
     assert attempts[0].variant == "round 2" and attempts[0].budget.attacker_calls == 2 * 2 + 2
 
     backend = Acting(tiny_llada, echo, {**says, "aos/suffix": lambda r: "\n"})

@@ -350,25 +350,22 @@ def nonsense(body: dict[str, Any]) -> Answer:
 
 NO_PROMPT = "the attacker wrote no prompt that can be read and is on topic"
 NO_QUESTIONS = "the attacker wrote no 5 questions in 3 tries"
+NO_RATING = "no rating of the in-loop judge can be read"
 NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
 
 
 @pytest.mark.parametrize(
     ("rule", "reasons"),
     [
-        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS}),
+        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
         (refusing, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
-        (nonsense, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS}),
+        (nonsense, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
     ],
 )
 def test_answers_that_are_no_use_are_told_in_a_sentence(tmp_path, rule, reasons):
     found = campaign(tmp_path, rule)
     assert found.reasons == reasons and all(map(one_sentence, reasons.values()))
     assert {a for a, status in found.status.items() if status == "failed"} == set(reasons)
-    # A suffix is a suffix, with or without sense; a rating that cannot be read is the lowest.
-    assert {attempt[6]["score"] for attempt in found.attempts} <= {0.0}
-    if rule is nonsense:
-        assert [attempt[6]["suffix"] for attempt in found.attempts] == ["zig wum zig"]
     # Each was asked a bounded number of times: 2 prompts 5 times, questions and 8 suffixes 3 times.
     asked = Counter(body["model"] for body in found.stub.requests)
     assert asked["writer"] <= 2 * 5 + 3 + 8 * 3 and asked["speaker"] == 0
@@ -379,18 +376,12 @@ def only(model: str, rule: Rule) -> Rule:
 
 
 @pytest.mark.parametrize("rule", [refusing, nonsense])
-def test_a_judge_of_no_use_steers_nothing(tmp_path, smooth, rule):
-    """Nothing is pruned, ratings are the lowest, and what no one graded is not joined."""
-    found = campaign(tmp_path, only("rater", rule))
-    assert found.status == smooth.status
-    by_attack = {
-        name: [attempt for attempt in found.attempts if attempt[0] == name] for name in ATTACKS
-    }
-    assert {attempt[6]["rating"] for attempt in by_attack["tap"]} == {1}
-    assert len(by_attack["tap"]) == 2 + 4
-    assert {attempt[6]["score"] for attempt in by_attack["aos"]} == {0.0}
-    ((*_, response, _, details, _),) = by_attack["speak_easy"]
-    assert response == "" and details["scores"] == []
+def test_a_judge_of_no_use_is_told_of(tmp_path, smooth, rule):
+    """Its ratings would steer nothing; once it is mended, its ratings are asked for anew."""
+    first = campaign(tmp_path, only("rater", rule))
+    assert first.reasons == dict.fromkeys(ATTACKS, NO_RATING)
+    second = campaign(tmp_path, well)
+    assert second.attempts == smooth.attempts and second.reasons == {}
 
 
 def test_a_translator_that_refuses_leaves_the_requests_own_language(tmp_path, smooth):

@@ -89,7 +89,20 @@ def test_decoder_options_and_attack_options(capsys, tmp_path):
         ([*EVALUATE, "--data_dir", "data"], "leave it out with the testbed"),
         (
             [*EVALUATE, "--judges", "pair=local:x/y", "--loop_judge", "local:x/y"],
-            "--loop_judge is the model of a final judge too",
+            "the model behind the judge pair rates tries inside the attacks too",
+        ),
+        (
+            [
+                *(*EVALUATE, "--judges", "strongreject", "--judge_model", "http://a.org/v1#m"),
+                *("--loop_judge", "http://b.org/v1/#m"),
+            ],
+            "the model behind the judge strongreject rates tries inside the attacks too",
+        ),
+        ([*EVALUATE, "--reply_cache", "x"], "--reply_cache is for chat endpoints, and none is"),
+        (
+            [*EVALUATE, "--attacks", "pap", "--attacker", "http://a.org/v1#m", "--reply_cache"]
+            + ["/dev/null/x"],
+            "replies cannot be kept in /dev/null/x",
         ),
         ([*EVALUATE, "--attacker", "nonsense"], "A chat model is written as"),
         ([*EVALUATE[:-1], "gigantic"], "direct has no preset gigantic"),
@@ -125,6 +138,40 @@ def test_mistakes_about_runs(capsys, tmp_path, folder):
         capsys, "results", str(folder), "--export", "xml", "--out", str(tmp_path / "x")
     )
     assert status == 2 and "there is no export xml" in err
+
+
+def test_a_run_beside_the_paper(capsys, tmp_path, folder):
+    status, _, err = run(capsys, "results", str(folder), "--paper")
+    assert status == 2 and "has none of the attacks avatar, tap" in err
+    out = str(tmp_path / "eight")
+    attacks = ("--attacks", "dia,tap:middle_smoke")
+    assert run(capsys, *EVALUATE, *attacks, "--limit", "1", "--out", out)[0] == 0
+    status, text, _ = run(capsys, "results", out, "--paper")
+    assert status == 0
+    assert "| dia:smoke | 1.00 (0.21 to 1.00, n=1); 1.00 | 66.7 (64.2) / 34.3 (28.6)" in text
+    assert "Aimed at the middle" in text and "| tap:middle_smoke |" in text
+    assert "In no rate: 0 unscored cases, 0 failed and 0 open tasks." in text
+
+
+def test_a_run_in_which_all_failed_says_why(capsys, tmp_path):
+    """An attacker that nobody can reach: no verdict, and no advice to judge what is not there."""
+    out = str(tmp_path / "down")
+    attacker = ("--attacker", "http://127.0.0.1:9/v1#m", "--max_retries", "0")
+    status, text, _ = run(capsys, *EVALUATE, "--attacks", "pap", *attacker, "--out", out)
+    assert status == 0
+    assert "pap: 2 failed: m (endpoint) cannot be reached" in text
+    assert "no verdicts yet; run the same command again" in " ".join(text.split())
+    for way in ("--paper", "--matrix", "--by_queries"):
+        assert "pap: 2 failed" in run(capsys, "results", out, way)[1]
+
+
+def test_a_judge_that_steered_the_attacks_cannot_be_the_final_one(capsys, tmp_path):
+    out = str(tmp_path / "steered")
+    chat = ("--loop_judge", "http://127.0.0.1:9/v1#m", "--max_retries", "0")
+    run(capsys, *EVALUATE, "--attacks", "ept", *chat, "--out", out)
+    judge = ("--judge", "pair", "--judge_model", "http://elsewhere.org/v1#m")
+    status, _, err = run(capsys, "judge", out, *judge)
+    assert status == 2 and "the model behind the judge pair rates tries inside the attacks" in err
 
 
 def test_exports_are_written(capsys, tmp_path, folder):

@@ -16,6 +16,7 @@ import pytest
 from stand_ins import DOWN, PowerCutError, ScriptedChat
 
 from mosa.attacks import ATTACKS
+from mosa.chat import ChatReply
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import (
     CampaignConfig,
@@ -260,7 +261,8 @@ def test_plans_that_cannot_be_run_are_told_of(changes, message):
 def test_all_stands_for_every_attack_beside_others():
     config = dataclasses.replace(CONFIG, attacks=("all", "tap:middle_smoke"))
     behaviors = testbed_module.testbed_behaviors(WORLD, limit=1)
-    chats = dict.fromkeys(("attacker", "judge", "translator"), ScriptedAttacker(WORLD))
+    scripted = ScriptedAttacker(WORLD)
+    chats: dict[str, Any] = {"attacker": scripted, "judge": scripted, "translator": scripted}
     chosen = [
         (attack.name, preset) for attack, preset, _ in choose_attacks(config, behaviors, chats)
     ]
@@ -325,6 +327,30 @@ def test_an_attacker_that_is_down_fails_its_attack_alone(tmp_path):
     other = ScriptedChat(template, name="another")
     with pytest.raises(UserError, match="dija:smoke with other settings or another chat model"):
         run_campaign(tmp_path, config, chats={"attacker": other})
+
+
+def test_replies_of_no_use_are_asked_for_anew(tmp_path):
+    """Rewritings that lost the request can be read, and are of no use all the same."""
+
+    class Writer(ScriptedAttacker):
+        lost = True
+
+        async def complete(self, request):
+            if self.lost and request.task == "renellm/rewrite":
+                return ChatReply("how is tea made ?")
+            return await super().complete(request)
+
+    writer = Writer(WORLD)
+    config = dataclasses.replace(CONFIG, attacks=("renellm",), limit=2)
+    roles: dict[str, Any] = {"attacker": writer, "judge": writer}
+    with run_campaign(tmp_path, config, chats=roles) as store:
+        assert {(t.status, t.reason) for t in store.tasks()} == {
+            ("failed", "the attacker lost the request in all 4 iterations")
+        }
+    Writer.lost = False
+    with run_campaign(tmp_path, config, chats=roles) as store:
+        assert {t.status for t in store.tasks()} == {"done"}
+        assert len(list(store.attempts())) >= 2
 
 
 def test_a_judge_that_answers_nonsense_leaves_attempts_unscored(tmp_path, folder):

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,18 +80,48 @@ def test_attempts_of_unfinished_tasks_are_not_read(tmp_path):
         store.commit()
         assert [a.key for a in store.attempts()] == ["a0"]
         assert store.failures() == [("direct", "it broke", 1)]
-        store.end_task("t1", Budget())
-        store.commit()
-        assert [a.key for a in store.attempts()] == ["a0", "a1"]
-        assert store.failures() == []
         # A reason may be empty, and a failure stays one.
         store.end_task("t1", Budget(), reason="")
         store.drop_task("t0")  # done: kept
         store.commit()
         assert [(t.key, t.status) for t in store.tasks()] == [("t0", "done"), ("t1", "failed")]
-        store.drop_task("t1")
+        store.end_task("t1", Budget())
         store.commit()
-        assert [t.key for t in store.tasks()] == ["t0"]
+        assert [a.key for a in store.attempts()] == ["a0", "a1"]
+        assert store.failures() == []
+
+
+def test_a_task_that_is_run_again_has_the_attempts_of_its_last_run(tmp_path):
+    """A failed run of three tries, one with other replies of two; then it is done, and stays so,
+    whatever another process that was late says."""
+    with filled(tmp_path) as store:
+
+        def run(words: str, num: int, reason: str | None) -> None:
+            for number in range(num):
+                of = attempt(f"n{number}", response("r0"), number=number)
+                store.add_attempt("t1", replace(of, response=words))
+            store.end_task("t1", Budget(), reason, num_attempts=num)
+            store.commit()
+
+        run("first", 3, "the attacker wrote nothing")
+        run("second", 2, None)
+        found = [(a.key, a.response) for a in store.attempts() if a.key != "a0"]
+        assert found == [("n0", "second"), ("n1", "second")]
+        store.add_verdict("n0", "j", Verdict(1.0, True))
+        run("late", 1, "the attacker wrote nothing")
+        assert [(a.key, a.response) for a in store.attempts() if a.key != "a0"] == found
+        assert {t.key: t.status for t in store.tasks()}["t1"] == "done"
+
+
+def test_a_step_that_is_dropped_is_not_there_any_more(tmp_path):
+    with filled(tmp_path) as store:
+        store.add_step("s", {"text": "no"})
+        store.drop_step("s")
+        assert store.step("s") is None
+        store.commit()
+        store.add_step("s", {"text": "yes"})
+        store.commit()
+        assert store.step("s") == {"text": "yes"}
 
 
 def test_a_score_takes_the_place_of_none_and_stays(tmp_path):

@@ -39,7 +39,7 @@ import torch
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import SearchBudget, search
 from mosa.attacks.loop import ask_until_read, question, rate_all, rated_part
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
@@ -125,7 +125,9 @@ async def run(
     cut = dict.fromkeys(target.encode(text)[: config.prefix_tokens] for text in written if text)
     candidates = [ids for ids in cut if not is_refusal(target.decode(ids))]
     if not candidates:
-        raise ChatError("the generator wrote no beginning of an answer that is not a refusal")
+        raise UselessRepliesError(
+            "the generator wrote no beginning of an answer that is not a refusal"
+        )
     nll = await _nll(target, candidates, config)
     kept = sorted(candidates, key=lambda ids: nll[ids])[: config.num_kept]
     # 3. evaluate

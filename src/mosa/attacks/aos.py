@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate_all
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_list, read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
@@ -106,7 +106,7 @@ async def run(behavior: Behavior, target: Target, config: AosConfig) -> AsyncIte
         if num_hits > config.max_hits:
             return
     if not scores:
-        raise ChatError(f"the attacker wrote no suffix in {config.num_rounds} rounds")
+        raise UselessRepliesError(f"the attacker wrote no suffix in {config.num_rounds} rounds")
 
 
 def _history(scores: dict[str, float], config: AosConfig) -> list[tuple[str, float]]:

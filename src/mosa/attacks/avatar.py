@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate_all
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable, read_list, read_text
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
@@ -100,7 +100,7 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
         if mapping and mapping not in mappings[:number]
     ]
     if not dialogues:
-        raise ChatError(f"the attacker named no metaphor in {config.num_retries} tries")
+        raise UselessRepliesError(f"the attacker named no metaphor in {config.num_retries} tries")
 
     has_asked = False
     for turn in range(config.num_turns + 1):
@@ -131,7 +131,7 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
         if any(rating >= config.cutoff for rating in ratings):
             return
     if not has_asked:
-        raise ChatError("the attacker wrote no question that can be asked")
+        raise UselessRepliesError("the attacker wrote no question that can be asked")
 
 
 async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tuple[str, str]] | None:

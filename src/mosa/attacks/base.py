@@ -146,9 +146,12 @@ class Target:
             "seed": seed,
         }
         self._num_attempts = 0
-        self.unreadable: list[tuple[ChatRole, ChatRequest]] = []
-        """Questions whose replies the attack could make nothing of; where it fails for that, they
-        are forgotten, so that a chat model that was mended is asked anew."""
+        self.draws: list[tuple[ChatRole, ChatRequest]] = []
+        """Questions to chat models that can be asked anew where the attack ends for want of a
+        useful reply."""
+        self.num_ratings = 0
+        self.num_unread_ratings = 0
+        """Ratings of the in-loop judge that could not be read."""
         self.behavior = behavior
         self.decoder = decoder
         """How the campaign decodes; a query may change settings of it."""
@@ -304,6 +307,7 @@ class Target:
         with what stands behind end tokens, as `full_text`).
         """
         number, self._num_attempts = self._num_attempts, self._num_attempts + 1
+        unread = {"unread_ratings": self.num_unread_ratings} if self.num_unread_ratings else {}
         joined = "\n".join(response.text for response in responses)
         joined_full = "\n".join(response.full_text for response in responses)
         return Attempt(
@@ -314,7 +318,7 @@ class Target:
             variant=variant,
             number=number,
             budget=self.budget,
-            details=dict(details or {}),
+            details={**(details or {}), **unread},
             **self._labels,
         )
 

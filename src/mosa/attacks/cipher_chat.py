@@ -17,9 +17,9 @@ How we differ:
    less than published.
 2. All of it is one user's turn, where the paper has a system turn.
 3. Ciphers are those of ciphers.py; on the testbed, its second language, asked bare.
-4. What is judged is the reply deciphered, whatever it was: a reply in plain text comes out garbled
-   by a cipher of letters and nearly empty by one of codes. No claim is made that a reply was in the
-   cipher; the response itself is in the records.
+4. What is judged is the reply deciphered, unless it refuses in plain words. Any other reply in
+   plain text comes out garbled by a cipher of letters and nearly empty by one of codes, so a judge
+   of phrases is of little use here. The response itself is in the records.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Query, Target
 from mosa.attacks.ciphers import Cipher
+from mosa.chat.refusals import is_refusal
 from mosa.types import Attempt, Behavior, UserError
 
 DEMONSTRATIONS = (
@@ -68,6 +69,9 @@ async def run(
     queries = [(name, Query(_prompt(target, known[name]))) for name in names]
     async for attempt in target.tries(queries):
         # 5. decipher
+        if is_refusal(attempt.response):
+            yield attempt
+            continue
         decode = known[attempt.variant].decode
         yield replace(
             attempt,

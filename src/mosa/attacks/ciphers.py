@@ -87,7 +87,7 @@ CIPHERS: dict[str, Cipher] = {
         Cipher(
             "ascii",
             "every character is written as its ASCII number, with blanks between",
-            lambda text: " ".join(str(ord(c)) for c in text if 32 <= ord(c) <= 126),
+            lambda text: " ".join(str(ord(c)) for c in " ".join(text.split()) if ord(c) <= 126),
             _from_codes,
         ),
         Cipher(

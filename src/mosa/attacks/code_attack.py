@@ -100,7 +100,7 @@ ATTACK = Attack(
     config_class=CodeAttackConfig,
     presets={
         "paper": {},
-        "smoke": {"kinds": ("python_stack", "python_list", "python_string")},
+        "smoke": {"kinds": ("python_stack", "python_list")},
     },
     run=run,
     cost="1 response",

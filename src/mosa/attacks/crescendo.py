@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
@@ -113,10 +113,8 @@ async def run(
             history.append((text, response))
             rating = await rate(target, said)
         yield target.attempt(
-            [response],
+            answers,
             variant="backtracked" if refused else f"turn {len(history)}",
-            text=said,
-            full_text="\n".join(answer.full_text for answer in answers),
             details={"rating": rating, "backtracked": refused},
         )
         if rating is not None and rating >= config.cutoff:
@@ -158,7 +156,7 @@ async def _next_question(
         num_retries=config.num_retries,
     )
     if found is None:
-        raise ChatError(f"the attacker wrote no question in {config.num_retries} tries")
+        raise UselessRepliesError(f"the attacker wrote no question in {config.num_retries} tries")
     return found
 
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Response
@@ -109,7 +109,7 @@ async def on_canvas(
 
 
 async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> str:
-    """A skeleton with masks from the attacker; ChatError where it writes none."""
+    """A skeleton with masks from the attacker; UselessRepliesError where it writes none."""
     words = fill_fields(INSTRUCTION, {"request": behavior.request})
     template = await ask_until_read(
         target,
@@ -119,7 +119,9 @@ async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> s
         num_retries=config.num_retries,
     )
     if template is None:
-        raise ChatError(f"the attacker wrote no template with masks in {config.num_retries} tries")
+        raise UselessRepliesError(
+            f"the attacker wrote no template with masks in {config.num_retries} tries"
+        )
     return template
 
 

@@ -135,5 +135,6 @@ ATTACK = Attack(
     config_class=GcgAttackConfig,
     presets=BUDGETS,
     run=run,
+    version=2,
     cost="2 responses, 1,000 backward and at most 513,000 forward passes",
 )

@@ -88,23 +88,28 @@ async def ask_until_read(
         seed = ((target.seed * 10_000 + draw) * 100 + number) % 2**31  # servers take no larger one
         temperature = request.temperature or float(number > 0)
         asked = replace(request, seed=seed, temperature=temperature)
+        target.draws.append((role, asked))
         reply = await target.chat(role, asked)
         try:
             return read(without_thoughts(reply))
         except Unreadable:
-            target.unreadable.append((role, asked))
+            continue
     return None
 
 
 async def rate(target: Target, response: str) -> int:
     """The in-loop judge's rating of a response from 1 to 10 (arXiv 2310.08419); 1 for an empty one
-    and where its reply cannot be read."""
+    and where its reply cannot be read, which the target counts."""
     if not response.strip():
         return 1
-    reply = await target.chat("judge", rating_request(target.behavior, response))
+    request = rating_request(target.behavior, response)
+    reply = await target.chat("judge", request)
+    target.num_ratings += 1
     try:
         return read_rating(reply)
     except Unreadable:
+        target.num_unread_ratings += 1
+        target.draws.append(("judge", request))
         return UNREADABLE_RATING
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Target, at_least_one
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
 
@@ -56,7 +56,9 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         first_draw = number * config.num_streams
         proposals = await propose_all(target, streams, config, first_draw=first_draw)
         if not proposals and number == 0:
-            raise ChatError(f"the attacker wrote no prompt in {config.num_retries} tries")
+            raise UselessRepliesError(
+                "the attacker wrote no prompt that can be read and fits into the context"
+            )
         # 2. target, 3. judge, 4. refine
         rated = await query_and_rate(target, proposals, config)
         for leaf, response, rating in rated:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, UserError
@@ -131,10 +131,12 @@ async def run(behavior: Behavior, target: Target, config: PapConfig) -> AsyncIte
     queries = [
         (technique, Query(paraphrase))
         for technique, paraphrase in zip(config.techniques, paraphrases, strict=True)
-        if paraphrase is not None
+        if paraphrase is not None and target.has_room(paraphrase)
     ]
     if not queries:
-        raise ChatError(f"the attacker wrote no paraphrase in {config.num_retries} tries")
+        raise UselessRepliesError(
+            "the attacker wrote no paraphrase that can be read and fits into the context"
+        )
     # 2. ask
     async for attempt in target.tries(queries):
         yield attempt

@@ -29,7 +29,7 @@ from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, question, rate_all
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
@@ -87,7 +87,7 @@ async def run(
         # 1. reformulate
         draws = range(first, min(first + config.tries_at_once, config.num_tries))
         written = await asyncio.gather(*(_reformulated(target, config, draw) for draw in draws))
-        questions = [text for text in written if text is not None]
+        questions = [text for text in written if text is not None and target.has_room(text)]
         num_asked += len(questions)
         # 2. ask
         responses = await target.ask_all([Query(text) for text in questions])
@@ -98,7 +98,9 @@ async def run(
         if any(rating >= config.cutoff for rating in ratings):
             return
     if not num_asked:
-        raise ChatError(f"the attacker wrote no reformulation in {config.num_tries} tries")
+        raise UselessRepliesError(
+            "the attacker wrote no reformulation that can be read and fits into the context"
+        )
 
 
 async def _reformulated(target: Target, config: PastTenseConfig, draw: int) -> str | None:

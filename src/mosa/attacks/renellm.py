@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_until_read, asks_the_same, question, rate
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
@@ -113,6 +113,8 @@ async def run(behavior: Behavior, target: Target, config: RenellmConfig) -> Asyn
         # 3. nest
         scene = target.rng.choice(tuple(SCENES))
         prompt = target.say(f"renellm/{scene}", SCENES[scene], text=text)
+        if not target.has_room(prompt):
+            continue
         # 4. ask
         response = await target.ask(Query(prompt))
         num_asked += 1
@@ -123,7 +125,9 @@ async def run(behavior: Behavior, target: Target, config: RenellmConfig) -> Asyn
         if rating is not None and rating >= config.cutoff:
             return
     if not num_asked:
-        raise ChatError(f"the attacker lost the request in all {config.num_iterations} iterations")
+        raise UselessRepliesError(
+            f"the attacker lost the request in all {config.num_iterations} iterations"
+        )
 
 
 async def _rewritten(

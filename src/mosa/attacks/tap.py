@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from mosa.attacks.base import Attack, Target, at_least_one
 from mosa.attacks.loop import asks_the_same
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
-from mosa.chat.base import ChatError
+from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
 
@@ -83,7 +83,7 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         best = sorted(rated, key=lambda item: -item[2])[: config.width]
         leaves = [leaf for leaf, _, _ in best] or leaves  # all off topic: branch again from here
     if not num_asked:
-        raise ChatError("the attacker wrote no prompt that can be read and is on topic")
+        raise UselessRepliesError("the attacker wrote no prompt that can be read and is on topic")
 
 
 SMOKE = {"depth": 2, "width": 2, "branching": 2}

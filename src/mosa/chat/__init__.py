@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat.base import (
+    ChatError,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    UselessRepliesError,
+)
 from mosa.chat.cache import CachedChat
 from mosa.chat.endpoint import EndpointChat
 from mosa.chat.local import LocalChat
@@ -29,8 +35,8 @@ class ChatOptions:
     requests_per_minute: float | None = None
     """Requests to a chat endpoint that may start in a minute; null for no limit."""
     reply_cache: Path | None = None
-    """Folder that keeps the replies of chat endpoints for other runs; null keeps them in the run's
-    records alone."""
+    """Folder that keeps the replies of chat endpoints, so that other runs and judges need not ask
+    again; null keeps none but those in a run's own records."""
 
 
 def chat_model(
@@ -73,5 +79,6 @@ __all__ = [
     "ChatRequest",
     "EndpointChat",
     "LocalChat",
+    "UselessRepliesError",
     "chat_model",
 ]

@@ -46,6 +46,11 @@ class ChatError(RuntimeError):
     key. The campaign records it for the one behavior and goes on."""
 
 
+class UselessRepliesError(ChatError):
+    """Replies came and nothing could be made of them. The campaign records it as it does a
+    ChatError, and forgets the replies, so that a model that was mended is asked anew."""
+
+
 @runtime_checkable
 class ChatModel(Protocol):
     """Anything that answers chat requests."""

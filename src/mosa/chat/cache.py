@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,15 +21,26 @@ class CachedChat:
     """A chat model whose replies are kept in a folder, by its name and the whole request.
 
     Draws that differ in their seed are kept apart; errors are not kept. The file holds replies and
-    hashes of requests, and no key. Several processes may use one folder.
+    hashes of requests, and no key. Several processes may use one folder. Raises UserError where the
+    folder cannot hold it.
     """
 
     chat: ChatModel
     folder: Path
-    num_found: int = 0
-    """Replies that did not have to be asked for."""
-    _db: sqlite3.Connection | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _db: sqlite3.Connection = field(init=False)
+    _is_full: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                self.folder / FILE, timeout=SECONDS_TO_WAIT, isolation_level=None
+            )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT)"
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(self._trouble(error)) from error
 
     @property
     def name(self) -> str:
@@ -44,11 +55,16 @@ class CachedChat:
         key = self._key(request)
         found = self._run("SELECT record FROM replies WHERE key = ?", key)
         if found is not None:
-            self.num_found += 1
             return ChatReply(**json.loads(found))
         reply = await self.chat.complete(request)
         record = json.dumps(as_plain(reply), ensure_ascii=False)
-        self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
+        try:
+            self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
+        except UserError as error:
+            # The reply may have been paid for and is of use all the same.
+            if not self._is_full:
+                warnings.warn(str(error), stacklevel=2)
+            self._is_full = True
         return reply
 
     def forget(self, request: ChatRequest) -> None:
@@ -59,26 +75,15 @@ class CachedChat:
         return content_key(chat=self.name, request=as_plain(request))
 
     def _run(self, statement: str, *values: str) -> str | None:
-        """The first column of the first row, if there is one; UserError where the file is no cache
-        or cannot be written."""
-        with self._lock:
-            try:
-                if self._db is None:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    # Judges and attacks run in loops, and so perhaps in threads, of their own.
-                    self._db = sqlite3.connect(
-                        self.folder / FILE,
-                        timeout=SECONDS_TO_WAIT,
-                        isolation_level=None,
-                        check_same_thread=False,
-                    )
-                    self._db.execute(
-                        "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT)"
-                    )
-                row = self._db.execute(statement, values).fetchone()
-            except (sqlite3.Error, OSError) as error:
-                raise UserError(
-                    f"replies cannot be kept in {self.folder / FILE} ({error}); name another "
-                    "folder with --reply_cache, or leave it out"
-                ) from error
+        """The first column of the first row, if there is one."""
+        try:
+            row = self._db.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise UserError(self._trouble(error)) from error
         return None if row is None else row[0]
+
+    def _trouble(self, error: Exception) -> str:
+        return (
+            f"replies cannot be kept in {self.folder / FILE} ({error}); name another folder with "
+            "--reply_cache, or leave it out"
+        )

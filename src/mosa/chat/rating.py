@@ -28,7 +28,7 @@ rating: N
 """
 
 
-def rating_request(behavior: Behavior, response: str, *, max_tokens: int = 512) -> ChatRequest:
+def rating_request(behavior: Behavior, response: str, *, max_tokens: int = 1024) -> ChatRequest:
     """The question that asks a chat model for the rating of one response."""
     return ChatRequest(
         messages=(Message("user", fill(TEMPLATE, behavior, response)),),

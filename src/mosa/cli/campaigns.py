@@ -150,17 +150,15 @@ def _evaluate(args: Namespace) -> None:
     written = _words(args.judges) or (("refusal",) if world is None else ("truth",))
     # Built before the work, so that one that lacks something is told of.
     judges = _build_judges(args, written, world)
-    if args.loop_judge is not None and args.loop_judge in _backends(args, written):
-        raise UserError(
-            "--loop_judge is the model of a final judge too, so that an attack would be optimised "
-            "against its own judge; name another model for one of them"
-        )
+    chats = _chats(args, written)
+    if "judge" in chats:
+        _check_apart(args, written, {chats["judge"].name})
     with _Shown() as shown:
         store = run_campaign(
             args.out,
             config,
             decoder,
-            chats=_chats(args, written),
+            chats=chats,
             on_progress=shown.progress,
         )
     with store:
@@ -182,6 +180,25 @@ def _backends(args: Namespace, judges: Sequence[str]) -> set[str]:
 
     named = {written_parts(written)[1] for written in judges}
     return (named | {args.judge_model or ""}) - {""}
+
+
+def _check_apart(args: Namespace, judges: Sequence[str], in_loop: set[str]) -> None:
+    """UserError where a final judge asks a model that steered attacks: they would be optimised
+    against their own judge. Models are known by their names."""
+    from mosa.chat import chat_model
+    from mosa.evaluation.judging import written_parts
+    from mosa.judges import JUDGES
+
+    for written in judges:
+        name, backend, _ = written_parts(written)
+        spec = backend or args.judge_model
+        asks = name in JUDGES and JUDGES[name].needs == "chat model"
+        if asks and spec and chat_model(spec).name in in_loop:
+            raise UserError(
+                f"the model behind the judge {name} rates tries inside the attacks too, so that "
+                "they would be optimised against their own judge; name another model for one of "
+                "them"
+            )
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:
@@ -318,6 +335,8 @@ def _judge(args: Namespace) -> None:
     if not _words(args.judge):
         raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
+        chats = [session["chat_models"].get("judge") for session in store.sessions()]
+        _check_apart(args, _words(args.judge), {chat["name"] for chat in chats if chat})
         _judge_all(store, _build_judges(args, _words(args.judge), _world(store)))
         _show_results(store, by_variant=False)
 
@@ -490,6 +509,9 @@ def _results(args: Namespace) -> None:
         if args.judge is not None and args.judge not in store.judges():
             known = ", ".join(store.judges()) or "none yet"
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
+        if not store.judges():
+            _show_nothing(store)
+            return
         if args.by_queries:
             _show_queries(store, only=args.judge)
             return
@@ -526,16 +548,22 @@ def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
         for name in dict.fromkeys(names.values()):
             shown = [_cell(cells.get((name, model))) for model in models]
             show(f"| {name} | {' | '.join(shown)} |")
-        unscored = sum(line.num_unscored for line in found)
-        # Tasks are not those of one way, so they are counted once for each attack.
-        tasks = {(x.model, x.attack, x.preset): (x.num_failed, x.num_left) for x in found}
-        failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
-        show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
+        _show_left_out(found)
+
+
+def _show_left_out(found: Sequence[Line]) -> None:
+    """How much is in no rate."""
+    unscored = sum(line.num_unscored for line in found)
+    # Tasks are not those of one way, so they are counted once for each attack.
+    tasks = {(x.model, x.attack, x.preset): (x.num_failed, x.num_left) for x in found}
+    failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
+    show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
 
 
 def _show_paper(store: Store, *, only: str | None) -> None:
     """The eight attacks of the MOSA paper beside its tables."""
     from mosa.evaluation.paper_tables import ATTACKS, beside_the_paper
+    from mosa.evaluation.results import lines
 
     for judge in store.judges() if only is None else [only]:
         table = list(beside_the_paper(store, judge))
@@ -544,6 +572,7 @@ def _show_paper(store: Store, *, only: str | None) -> None:
         show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show("\n".join(table))
+        _show_left_out(lines(store, judge))
 
 
 def _show_queries(store: Store, *, only: str | None) -> None:
@@ -576,6 +605,16 @@ def _names(found: Sequence[Line]) -> dict[Line, str]:
     }
 
 
+def _show_nothing(store: Store) -> None:
+    """What there is to say of a run without verdicts."""
+    console = _console()
+    failures = store.failures()
+    for attack, reason, count in failures:
+        console.print(f"{attack}: {count} failed: {reason}")
+    remedy = "run the same command again" if failures else "`mosa judge` adds them"
+    console.print(f"{store.folder} has no verdicts yet; {remedy}.")
+
+
 def _show_results(store: Store, *, by_variant: bool, only: str | None = None) -> None:
     from rich import box
     from rich.table import Table
@@ -585,7 +624,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
     console = _console()
     judges = store.judges() if only is None else [only]
     if not judges:
-        console.print(f"{store.folder} has no verdicts yet; `mosa judge` adds them.")
+        _show_nothing(store)
         return
     for judge in judges:
         table = Table(title=f"judge {judge}", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mosa.attacks import Edit, Query, Target, edit_hook
 from mosa.attacks.base import ChatRole
-from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest, UselessRepliesError
 from mosa.chat.cache import CachedChat
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.evaluation.records import responses_of
@@ -256,16 +256,19 @@ class Engine:
         if not self.store.is_done(job.task):  # by another process
             target = job.target(_JobBackend(self, job.attack))
             reason = None
+            num_attempts = 0
             try:
                 async for attempt in job.run(target):
                     self.store.add_attempt(job.task, attempt)
+                    num_attempts += 1
                     self._num_arrivals += 1
-            except UserError as error:
-                reason = str(error)
-            except ChatError as error:
+                if 0 < target.num_ratings == target.num_unread_ratings:
+                    raise UselessRepliesError("no rating of the in-loop judge can be read")
+            except (UserError, ChatError) as error:
                 reason = str(error) or type(error).__name__
-                self._forget(job.task, target.unreadable)
-            self.store.end_task(job.task, target.budget, reason)
+                if isinstance(error, UselessRepliesError):
+                    reason += self._forget(target.draws)
+            self.store.end_task(job.task, target.budget, reason, num_attempts=num_attempts)
         job.on_end()
 
     # --------------------------------------------------------------------------- the model's work
@@ -386,15 +389,20 @@ class Engine:
             self._in_flight[key] = asyncio.ensure_future(self._ask(chat, key, request))
         return await asyncio.shield(self._in_flight[key])
 
-    def _forget(self, task: str, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> None:
-        """A failed task asks anew for what it could not read, when it is run again."""
-        if not asked:
-            return
-        self.store.forget(task, [_chat_key(self.chats[role], request) for role, request in asked])
+    def _forget(self, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> str:
+        """Drop replies of no use, so that they are asked for anew when the task is run again;
+        returns what went wrong with it, for the records."""
         for role, request in asked:
-            chat = self.chats[role]
-            if isinstance(chat, CachedChat):
-                chat.forget(request)
+            self.store.drop_step(_chat_key(self.chats[role], request))
+        self.store.commit()
+        try:
+            for role, request in asked:
+                chat = self.chats[role]
+                if isinstance(chat, CachedChat):
+                    chat.forget(request)
+        except UserError as error:
+            return f" ({error})"
+        return ""
 
     async def _ask(self, chat: ChatModel, key: str, request: ChatRequest) -> ChatReply:
         """One call, whoever waits for it; its reply is recorded."""

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mosa.evaluation.metrics import Rate, rate_of
-from mosa.evaluation.results import Line, lines, successes_by_behavior
+from mosa.evaluation.results import Line, lines
 from mosa.evaluation.store import Store
 
 Pair = tuple[float, float]
@@ -61,7 +61,7 @@ def beside_the_paper(store: Store, judge: str) -> Iterator[str]:
         tables = (ADVBENCH, HARMBENCH)
         published = {attack: [_published(table[attack]) for table in tables] for attack in ATTACKS}
         published["mean"] = [_published(_means(table)) for table in tables]
-        yield from _table(plain, _mean_row(store, judge, plain), paper, published)
+        yield from _table(plain, _means_over_the_eight(plain), paper, published)
     if adaptive:
         published = {attack: [_published((pair,))] for attack, pair in ADAPTIVE.items()}
         yield ""
@@ -93,31 +93,34 @@ def _table(
         yield f"| mean | {' | '.join((*own, *published['mean']))} |"
 
 
-def _mean_row(store: Store, judge: str, found: Sequence[Line]) -> dict[str, Rate]:
-    """Each model's mean over all rows. A behavior counts once, with its mean over the attacks, so
-    that the interval is one over behaviors; those that an attack has no score for are left out."""
-    outcomes = successes_by_behavior(store, judge)
+def _means_over_the_eight(found: Sequence[Line]) -> dict[str, Rate]:
+    """The mean of each model that has all eight attacks once. A behavior counts once, with its mean
+    over the attacks, so that the interval is one over behaviors; those that an attack has no score
+    for are left out."""
     means = {}
     for model in dict.fromkeys(line.model for line in found):
-        rows = [outcomes[x.model, x.attack, x.preset] for x in found if x.model == model]
-        shared = set.intersection(*(set(row) for row in rows))
+        rows = [line for line in found if line.model == model]
+        if sorted(line.attack for line in rows) != sorted(ATTACKS):
+            continue
+        outcomes = [dict(line.by_behavior) for line in rows]
+        shared = set.intersection(*map(set, outcomes))
         if shared:
             means[model] = rate_of(
-                [sum(row[behavior] for row in rows) / len(rows) for behavior in sorted(shared)]
+                [sum(row[name] for row in outcomes) / len(rows) for name in sorted(shared)]
             )
     return means
 
 
 def _own(line: Line | None) -> str:
-    return (
-        "-"
-        if line is None or line.score is None
-        else f"{_rate(line.success)}; {line.score.rate:.2f}"
-    )
+    if line is None or line.score is None:
+        return "-"
+    return f"{_rate(line.success)}; {line.score.rate:.2f}"
 
 
 def _rate(rate: Rate | None) -> str:
-    return "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})"
+    if rate is None:
+        return "-"
+    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n})"
 
 
 def _published(pairs: Sequence[Pair]) -> str:

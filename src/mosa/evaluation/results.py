@@ -44,6 +44,8 @@ class Line:
     num_tries: int
     mean_queries: float | None
     """Target queries for a behavior; None for a way of an attack by itself."""
+    by_behavior: tuple[tuple[str, float], ...]
+    """Each scored behavior with 1 for a success and 0 for none, or the mean over seeds."""
 
 
 @dataclass
@@ -137,6 +139,7 @@ def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, i
         num_empty=group.num_empty,
         num_tries=group.num_tries,
         mean_queries=sum(queries) / len(queries) if queries and is_whole else None,
+        by_behavior=tuple((name, sum(v) / len(v)) for name, v in successes.items()),
     )
 
 
@@ -152,24 +155,6 @@ def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
     for verdict in verdicts:
         case.add(verdict)
     return case.outcome
-
-
-def successes_by_behavior(store: Store, judge: str) -> dict[tuple[str, str, str], dict[str, float]]:
-    """For each (model, attack, preset): whether it succeeded on each scored behavior, 0 or 1, or
-    the mean over seeds."""
-    cases: dict[tuple[str, str, str], dict[tuple[str, int], _Case]] = {}
-    for attempt, verdict in store.judged(judge):
-        cell = (attempt.model, attempt.attack, attempt.preset)
-        key = (attempt.behavior, attempt.seed)
-        cases.setdefault(cell, defaultdict(_Case))[key].add(verdict)
-    found = {}
-    for cell, of_cell in cases.items():
-        values: dict[str, list[float]] = defaultdict(list)
-        for (behavior, _), case in of_cell.items():
-            if case.outcome is not None:
-                values[behavior].append(float(case.outcome[0]))
-        found[cell] = {behavior: sum(v) / len(v) for behavior, v in values.items()}
-    return found
 
 
 def success_by_queries(

@@ -214,10 +214,28 @@ class Store:
         """Forget a task that is not done."""
         self._write("DELETE FROM tasks WHERE key = ? AND status != 'done'", key)
 
-    def end_task(self, key: str, budget: Budget, reason: str | None = None) -> None:
-        """A task is done, or has failed for a reason."""
+    def end_task(
+        self,
+        key: str,
+        budget: Budget,
+        reason: str | None = None,
+        *,
+        num_attempts: int | None = None,
+    ) -> None:
+        """A task is done, or has failed for a reason; one that is done stays as it is.
+
+        Attempts from number `num_attempts` on are those of an earlier, longer run of it, and go.
+        """
+        if num_attempts is not None:
+            self._write(
+                "DELETE FROM attempts WHERE task = ? AND json_extract(record, '$.number') >= ?"
+                " AND task NOT IN (SELECT key FROM tasks WHERE status = 'done')",
+                key,
+                num_attempts,
+            )
         self._write(
-            "UPDATE tasks SET status = ?, reason = ?, budget = ? WHERE key = ?",
+            "UPDATE tasks SET status = ?, reason = ?, budget = ?"
+            " WHERE key = ? AND status != 'done'",
             "done" if reason is None else "failed",
             reason or "",
             _json(as_plain(budget)),
@@ -235,20 +253,23 @@ class Store:
         self._new["steps", key] = dict(record)
         self._write("INSERT OR IGNORE INTO steps VALUES (?, ?)", key, _json(record))
 
-    def forget(self, task: str, steps: Iterable[str]) -> None:
-        """Forget pieces of work, and what a failed task yielded that rested on them."""
-        for key in steps:
-            self._new.pop(("steps", key), None)
-            self._write("DELETE FROM steps WHERE key = ?", key)
-        self._write("DELETE FROM attempts WHERE task = ?", task)
+    def drop_step(self, key: str) -> None:
+        """Forget a piece of work; whoever has read it already has it."""
+        self._new.pop(("steps", key), None)
+        self._write("DELETE FROM steps WHERE key = ?", key)
 
     def add_attempt(self, task: str, attempt: Attempt) -> None:
-        """Keep an attempt; its responses are kept by themselves."""
+        """Keep an attempt; its responses are kept by themselves.
+
+        The latest one of a key counts: a task that failed may have been given other replies since.
+        """
         record = {k: v for k, v in vars(attempt).items() if k not in ("responses", "budget")}
         record["responses"] = [response.key for response in attempt.responses]
         record["budget"] = as_plain(attempt.budget)
         self._write(
-            "INSERT OR IGNORE INTO attempts (key, task, record) VALUES (?, ?, ?)",
+            "INSERT INTO attempts (key, task, record) VALUES (?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET record = excluded.record"
+            " WHERE attempts.task NOT IN (SELECT key FROM tasks WHERE status = 'done')",
             attempt.key,
             task,
             _json(record),

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from mosa.chat.base import ChatError, ChatRequest
+from mosa.chat.cache import CachedChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
 from mosa.types import Message, UserError, Verdict
@@ -66,11 +67,13 @@ class PromptedJudge:
             reply = await self._chat.complete(request)
         except ChatError as error:
             return Verdict.unscored(f"The judge's model gave no answer: {error}")
-        if reply.is_cut:
-            return Verdict.unscored("The judge's reply was cut off.", reply.text)
         try:
+            if reply.is_cut:
+                raise Unreadable("The judge's reply was cut off.")
             verdict = self._read(without_thoughts(reply.text))
         except Unreadable as error:
+            if isinstance(self._chat, CachedChat):  # it is to be asked again the next time
+                self._chat.forget(request)
             return Verdict.unscored(str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
 
