@@ -25,7 +25,7 @@ How we differ:
    these ends the attack.
 4. Rated and judged are the answers of the dialogue, joined, and not the last one alone, since the
    request may be answered in parts. A refused turn's attempt holds its refusal as well and is not
-   rated; the next ones are without it. The paper runs several such dialogues; here those are seeds.
+   rated; the next ones are without it. The paper runs several such dialogues; here is one.
 5. A dialogue that outgrows the model's context ends there.
 """
 
