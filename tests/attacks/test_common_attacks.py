@@ -311,11 +311,14 @@ def test_cipher_chat_takes_a_refusal_in_plain_words_for_one(tiny_llada):
 
 def test_paraphrases_that_do_not_fit_into_the_context_are_left_out(tiny_llada):
     long = "tea " * 1000
-    chats = {"pap/persuade": [long, "b", "c", "d", "e"]}
-    backend, _ = play("pap", tiny_llada, chats=chats)
+    written: dict[str, Sequence[str]] = {"pap/persuade": [long, "b", "c", "d", "e"]}
+    backend, _ = play("pap", tiny_llada, chats=written)
     assert backend.prompts == ["b", "c", "d", "e"]
-    chats = {"past_tense/reformulate": [long] * 2 + ["was tea made?"], "judge/pair": rated(10)}
-    backend, attempts = play("past_tense", tiny_llada, num_tries=3, chats=chats)
+    written = {
+        "past_tense/reformulate": [long, long, "was tea made?"],
+        "judge/pair": rated(10),
+    }
+    backend, attempts = play("past_tense", tiny_llada, num_tries=3, chats=written)
     assert backend.prompts == ["was tea made?"] and len(attempts) == 1
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 
 from mosa.cli import main
 from mosa.evaluation import demo
@@ -20,9 +21,15 @@ ARGV = ["--num_objects", "2", "--num_benign", "3", "--align_steps", "2", "--step
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A toy demo, run from the command line in this process."""
+    """A toy demo, run from the command line in this process, on one thread as its workers are:
+    some processors add up in another order on two."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    assert main(["demo", "--out", str(out), *ARGV, "--workers", "1"]) == 0
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(["demo", "--out", str(out), *ARGV, "--workers", "1"]) == 0
+    finally:
+        torch.set_num_threads(num_threads)
     return out
 
 
