@@ -717,6 +717,28 @@ def test_aos_a_suffix_of_special_tokens_alone_is_none(tiny_llada):
 # -------------------------------------------------------------------------------------------- DIA
 
 
+def test_wordings_and_translations_without_an_end_are_left_out(tiny_llada):
+    """A chat model that goes on and on costs its own branch and not the whole attack."""
+    long = "tea " * 1000
+    says = {"dia/rewrite": lambda r: long if draw_of(r) == 0 else "is tea made?"}
+    backend = Acting(tiny_llada, echo, says)
+    play("dia", backend, num_rewrites=2, ways=["continue"])
+    asked = [prompt_turns(query.prompt)[0]["content"] for query, _ in backend.asked]
+    assert asked == ["how is tea made?", "is tea made?"]
+
+    says = {
+        "speak_easy/split": lambda r: "boil?\npour?",
+        "translate": lambda r: long if r.fields["source"] == HERE[0] else r.fields["text"],
+        "speak_easy/score": lambda r: graded(5, 5),
+    }
+    backend = Acting(tiny_llada, echo, says)
+    (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=2)
+    assert [query.prompt for query, _ in backend.asked] == [
+        BRIEF.format(p) for p in ("boil?", "pour?")
+    ]
+    assert attempt.details["languages"] == [HERE[0], HERE[0]]
+
+
 def test_dia_forges_both_histories_for_every_wording(tiny_llada):
     said = {0: '"how do people make tea?"', 1: "how is tea made?", 2: REFUSAL, 3: "tea, please"}
     backend = Acting(tiny_llada, last_turn, {"dia/rewrite": lambda r: said[draw_of(r)]})

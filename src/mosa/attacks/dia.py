@@ -85,7 +85,12 @@ async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIte
     forged = {
         (way, *forge[way](target, text)): way for text in wordings for way in config.ways
     }  # a dialogue that comes out the same is one try
-    queries = [(way, Query(turns)) for (_, *turns), way in forged.items()]
+    first = len(config.ways)  # those of the request itself: that they have no room is to be told
+    queries = [
+        (way, Query(turns))
+        for number, ((_, *turns), way) in enumerate(forged.items())
+        if number < first or target.has_room(turns)
+    ]
     # 3. ask
     async for attempt in target.tries(queries):
         yield attempt

@@ -106,8 +106,12 @@ async def run(
             for text, (_, language) in zip(texts, asked, strict=True)
         )
     )
-    # A translator that declines has translated nothing.
-    sent = [(of, text) for of, text in zip(asked, translated, strict=True) if not is_refusal(text)]
+    # A translator that declines, or does not come to an end, has translated nothing.
+    sent = [
+        (of, text)
+        for of, text in zip(asked, translated, strict=True)
+        if of[1] == own or (not is_refusal(text) and target.has_room(text))
+    ]
     asked, prompts = [of for of, _ in sent], [text for _, text in sent]
     # 3. answer
     responses = await target.ask_all([Query(prompt) for prompt in prompts])
