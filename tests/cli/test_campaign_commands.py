@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mosa import cli
+from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalResponder
 
 EVALUATE = [
@@ -163,6 +164,18 @@ def test_a_run_in_which_all_failed_says_why(capsys, tmp_path):
     assert "no verdicts yet; run the same command again" in " ".join(text.split())
     for way in ("--paper", "--matrix", "--by_queries"):
         assert "pap: 2 failed" in run(capsys, "results", out, way)[1]
+
+
+def test_a_run_without_verdicts_is_exported_all_the_same(capsys, tmp_path):
+    config = CampaignConfig(model="testbed", behaviors="testbed", preset="smoke", limit=1)
+    run_campaign(tmp_path / "run", config).close()
+    run_folder = str(tmp_path / "run")
+    status, out, _ = run(capsys, "results", run_folder)
+    assert status == 0 and "no verdicts yet; `mosa judge` adds them" in " ".join(out.split())
+    exported = ("--export", "csv", "--out", str(tmp_path / "csv"))
+    status, out, _ = run(capsys, "results", run_folder, *exported)
+    assert status == 0 and "attempts.csv" in out
+    assert (tmp_path / "csv" / "attempts.csv").read_text().count("direct") == 1
 
 
 def test_a_judge_that_steered_the_attacks_cannot_be_the_final_one(capsys, tmp_path):

@@ -436,8 +436,7 @@ def _status(args: Namespace) -> None:
             table.add_row(*cell, *numbers)
         console = _console()
         console.print(table)
-        for attack, reason, count in store.failures():
-            console.print(f"{attack}: {count} failed: {reason}")
+        _show_failures(store, console)
         for judge in store.judges():
             unscored = store.num_unjudged(judge)
             console.print(f"judge {judge}: {unscored} attempts without a score")
@@ -509,7 +508,7 @@ def _results(args: Namespace) -> None:
         if args.judge is not None and args.judge not in store.judges():
             known = ", ".join(store.judges()) or "none yet"
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
-        if not store.judges():
+        if args.export is None and not store.judges():
             _show_nothing(store)
             return
         if args.by_queries:
@@ -566,13 +565,14 @@ def _show_paper(store: Store, *, only: str | None) -> None:
     from mosa.evaluation.results import lines
 
     for judge in store.judges() if only is None else [only]:
-        table = list(beside_the_paper(store, judge))
+        found = lines(store, judge)
+        table = list(beside_the_paper(found))
         if not table:
             raise UserError(f"{store.folder} has none of the attacks {', '.join(ATTACKS)}")
         show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show("\n".join(table))
-        _show_left_out(lines(store, judge))
+        _show_left_out(found)
 
 
 def _show_queries(store: Store, *, only: str | None) -> None:
@@ -605,13 +605,16 @@ def _names(found: Sequence[Line]) -> dict[Line, str]:
     }
 
 
+def _show_failures(store: Store, console: Console) -> None:
+    for attack, reason, count in store.failures():
+        console.print(f"{attack}: {count} failed: {reason}")
+
+
 def _show_nothing(store: Store) -> None:
     """What there is to say of a run without verdicts."""
     console = _console()
-    failures = store.failures()
-    for attack, reason, count in failures:
-        console.print(f"{attack}: {count} failed: {reason}")
-    remedy = "run the same command again" if failures else "`mosa judge` adds them"
+    _show_failures(store, console)
+    remedy = "run the same command again" if store.failures() else "`mosa judge` adds them"
     console.print(f"{store.folder} has no verdicts yet; {remedy}.")
 
 
