@@ -13,6 +13,7 @@ from mosa.evaluation.paper_tables import (
     _means,
     beside_the_paper,
 )
+from mosa.evaluation.results import lines
 from mosa.evaluation.store import Store, Task
 from mosa.types import Attempt, Behavior, Budget, Response, Verdict
 
@@ -68,7 +69,7 @@ def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):
         ("m", "tap", "middle_smoke"): {"a": True, "b": True},
     }
     with stored(tmp_path, outcomes) as store:
-        head, _, tap, dia, *rest = beside_the_paper(store, JUDGE)
+        head, _, tap, dia, *rest = beside_the_paper(lines(store, JUDGE))
     assert head.startswith("| attack | m | n | paper, AdvBench: original / initial / MOSA |")
     cells = [cell.strip() for cell in tap.split("|")]
     assert cells[1] == "tap:smoke" and cells[3] == "-"  # n was not attacked so
@@ -92,7 +93,7 @@ def test_the_mean_is_over_behaviors_that_all_eight_have_a_score_for(tmp_path):
         store.add_tasks([Task(k, "m", "tap", "smoke", 0, k, {}) for k in ("d", "e")])
         store.end_task("d", Budget(), "the endpoint was down")
         store.commit()
-        *_, mean = beside_the_paper(store, JUDGE)
+        *_, mean = beside_the_paper(lines(store, JUDGE))
     assert mean.startswith("| mean | 0.25 (0.03 to 0.80, n=2) |")
 
 
@@ -101,10 +102,10 @@ def test_an_attack_of_which_nothing_is_done_has_an_empty_row(tmp_path):
         store.add_tasks([Task("t", "m", "tap", "smoke", 0, "a", {})])
         store.end_task("t", Budget(), "the endpoint was down")
         store.commit()
-        table = list(beside_the_paper(store, JUDGE))
+        table = list(beside_the_paper(lines(store, JUDGE)))
     assert table[2].startswith("| tap:smoke | - | 79.1 (77.2)")
 
 
 def test_a_run_without_them_has_no_table(tmp_path):
     with stored(tmp_path, {("m", "direct", "paper"): {"a": True}}) as store:
-        assert list(beside_the_paper(store, JUDGE)) == []
+        assert list(beside_the_paper(lines(store, JUDGE))) == []

@@ -38,7 +38,7 @@ import torch
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import SearchBudget, search
-from mosa.attacks.loop import ask_until_read, question, rate_all, rated_part
+from mosa.attacks.loop import ask_attacker, rate_all, rated_part
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.refusals import is_refusal
@@ -156,14 +156,6 @@ async def _beginning(
 ) -> str | None:
     fields = {"manner": manner, "words": str(config.prefix_tokens)}
     words = fill_fields(INSTRUCTION, {**fields, "request": target.behavior.request})
-    request = question(
-        target,
-        "adv_prefix/prefix",
-        words,
-        fields=fields,
-        max_tokens=4 * config.prefix_tokens,
-        temperature=config.temperature,
-    )
 
     def read(reply: str) -> str:
         text = target.without_special_tokens(reply).strip()
@@ -172,7 +164,16 @@ async def _beginning(
             raise Unreadable("The reply is empty.")
         return text
 
-    return await ask_until_read(target, "attacker", request, read, draw=draw)
+    return await ask_attacker(
+        target,
+        "adv_prefix/prefix",
+        words,
+        read,
+        fields=fields,
+        draw=draw,
+        max_tokens=4 * config.prefix_tokens,
+        temperature=config.temperature,
+    )
 
 
 async def _nll(target: Target, candidates: list[Ids], config: AdvPrefixConfig) -> dict[Ids, float]:

@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question, rate_all
+from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_list, read_text
 from mosa.chat.text import fill_fields
@@ -131,22 +131,22 @@ async def _suffix(
             "history": shown or NOTHING_TRIED,
         },
     )
-    request = question(
-        target,
-        "aos/suffix",
-        words,
-        fields={"tried": json.dumps(history)},
-        max_tokens=256,
-        temperature=config.temperature,
-    )
 
     def read(reply: str) -> str:
         ids = target.encode(target.without_special_tokens(read_list(read_text(reply))[0]))
         # A tokenizer leaves out words that it does not know.
         return read_text(target.decode(ids[: config.suffix_tokens]))
 
-    return await ask_until_read(
-        target, "attacker", request, read, draw=draw, num_retries=config.num_retries
+    return await ask_attacker(
+        target,
+        "aos/suffix",
+        words,
+        read,
+        fields={"tried": json.dumps(history)},
+        draw=draw,
+        num_retries=config.num_retries,
+        max_tokens=256,
+        temperature=config.temperature,
     )
 
 

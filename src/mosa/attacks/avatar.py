@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question, rate_all
+from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable, read_list, read_text
 from mosa.chat.refusals import is_refusal
@@ -136,11 +136,14 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
 
 async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tuple[str, str]] | None:
     words = fill_fields(ENTITIES, {"request": target.behavior.request})
-    request = question(
-        target, "avatar/entities", words, max_tokens=config.max_tokens, temperature=1.0
-    )
-    return await ask_until_read(
-        target, "attacker", request, _read_mapping, draw=draw, num_retries=config.num_retries
+    return await ask_attacker(
+        target,
+        "avatar/entities",
+        words,
+        _read_mapping,
+        draw=draw,
+        num_retries=config.num_retries,
+        max_tokens=config.max_tokens,
     )
 
 
@@ -162,21 +165,15 @@ async def _question(
     fields = {"entity": entity, "metaphor": metaphor, "dialogue": json.dumps(said)}
     shown = "\n".join(f"{role}: {text}" for role, text in said)
     words = fill_fields(QUESTION, {**fields, "dialogue": shown, "request": target.behavior.request})
-    request = question(
+    return await ask_attacker(
         target,
         "avatar/question",
         words,
-        fields=fields,
-        max_tokens=config.max_tokens,
-        temperature=1.0,
-    )
-    return await ask_until_read(
-        target,
-        "attacker",
-        request,
         read_text,
+        fields=fields,
         draw=dialogue.number * config.num_turns + turn,
         num_retries=config.num_retries,
+        max_tokens=config.max_tokens,
     )
 
 

@@ -36,7 +36,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question, rate
+from mosa.attacks.loop import ask_attacker, rate
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.refusals import is_refusal
@@ -147,11 +147,12 @@ async def _next_question(
         },
     )
     fields = {"history": json.dumps(turns), "refused": "yes" if refused else "no"}
-    found = await ask_until_read(
+    found = await ask_attacker(
         target,
-        "attacker",
-        question(target, "crescendo/next", words, fields=fields, temperature=1.0),
+        "crescendo/next",
+        words,
         read_text,
+        fields=fields,
         draw=len(history) + len(refusals),
         num_retries=config.num_retries,
     )

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question
+from mosa.attacks.loop import ask_attacker
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Message, UserError
@@ -98,14 +98,14 @@ async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIte
 
 async def _rewrite(target: Target, config: DiaConfig, draw: int) -> str | None:
     words = fill_fields(REWRITE, {"request": target.behavior.request})
-    request = question(target, "dia/rewrite", words, max_tokens=256, temperature=1.0)
-    return await ask_until_read(
+    return await ask_attacker(
         target,
-        "attacker",
-        request,
+        "dia/rewrite",
+        words,
         read_text,
         draw=draw,
         num_retries=config.num_retries,
+        max_tokens=256,
     )
 
 

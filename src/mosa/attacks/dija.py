@@ -31,7 +31,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question
+from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.text import fill_fields
@@ -111,12 +111,14 @@ async def on_canvas(
 async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> str:
     """A skeleton with masks from the attacker; UselessRepliesError where it writes none."""
     words = fill_fields(INSTRUCTION, {"request": behavior.request})
-    template = await ask_until_read(
+    template = await ask_attacker(
         target,
-        "attacker",
-        question(target, TASK, words, max_tokens=config.max_tokens),
+        TASK,
+        words,
         _read_template,
         num_retries=config.num_retries,
+        max_tokens=config.max_tokens,
+        temperature=0.0,
     )
     if template is None:
         raise UselessRepliesError(

@@ -13,7 +13,7 @@ more.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
@@ -40,6 +40,11 @@ class SearchBudget:
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_iterations", "num_candidates", "top_k", "suffix_length")
+
+    def settings(self, **further: Any) -> GcgConfig:
+        """The budget as settings of a search, with others of it."""
+        names = [field.name for field in fields(SearchBudget)]
+        return GcgConfig(**{name: getattr(self, name) for name in names}, **further)
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,7 @@ async def search(
     behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
 ) -> tuple[str, dict[str, Any]]:
     """The prompt with the best suffix for `ids` at 1-based `position`, and the losses."""
-    settings = GcgConfig(
-        suffix_length=config.suffix_length,
-        num_iterations=config.num_iterations,
-        num_candidates=config.num_candidates,
-        top_k=config.top_k,
-        seed=target.seed,
-    )
+    settings = config.settings(seed=target.seed)
 
     def start(model: DiffusionLM) -> GcgSearch:
         where = (behavior.request, ids, position - 1)

@@ -97,6 +97,27 @@ async def ask_until_read(
     return None
 
 
+async def ask_attacker(
+    target: Target,
+    task: str,
+    text: str,
+    read: Callable[[str], T],
+    *,
+    fields: Mapping[str, str] | None = None,
+    draw: int = 0,
+    num_retries: int = 3,
+    max_tokens: int = 512,
+    temperature: float = 1.0,
+) -> T | None:
+    """What `read` makes of the attacker's reply to a question of one turn (`ask_until_read`)."""
+    request = question(
+        target, task, text, fields=fields, max_tokens=max_tokens, temperature=temperature
+    )
+    return await ask_until_read(
+        target, "attacker", request, read, draw=draw, num_retries=num_retries
+    )
+
+
 async def rate(target: Target, response: str) -> int:
     """The in-loop judge's rating of a response from 1 to 10 (arXiv 2310.08419); 1 for an empty one
     and where its reply cannot be read, which the target counts."""

@@ -33,14 +33,14 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.gcg import ITERATIONS_AT_ONCE, search_steps
-from mosa.attacks.suffix_search import GcgConfig, GcgSearch
+from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, search_steps
+from mosa.attacks.suffix_search import GcgSearch
 from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
-class PalConfig:
+class PalConfig(SearchBudget):
     """The budget of the search, and what guides it."""
 
     num_iterations: int = 780
@@ -49,10 +49,6 @@ class PalConfig:
     """Swaps that are drawn in a step."""
     num_target_queries: int = 32
     """Candidates of a step that the target's loss is asked for."""
-    top_k: int = 256
-    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
-    suffix_length: int = 20
-    """Tokens of the suffix."""
     loss: Literal["ce", "cw"] = "cw"
     """The loss of proxy and target."""
     proxy: str | None = None
@@ -61,15 +57,8 @@ class PalConfig:
     """Steps between two answers, a multiple of 10."""
 
     def __post_init__(self) -> None:
-        at_least_one(
-            self,
-            "num_iterations",
-            "num_candidates",
-            "num_target_queries",
-            "top_k",
-            "suffix_length",
-            "ask_every",
-        )
+        super().__post_init__()
+        at_least_one(self, "num_target_queries", "ask_every")
         if self.ask_every % ITERATIONS_AT_ONCE:
             raise UserError(
                 f"ask_every={self.ask_every}: use a multiple of {ITERATIONS_AT_ONCE}, the steps "
@@ -80,14 +69,8 @@ class PalConfig:
 async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIterator[Attempt]:
     """One attempt every few steps, with the best suffix so far, where it is another one."""
     ids = list(target.encode(target.wording.start(behavior)))
-    settings = GcgConfig(
-        suffix_length=config.suffix_length,
-        num_iterations=config.num_iterations,
-        num_candidates=config.num_candidates,
-        top_k=config.top_k,
-        loss=config.loss,
-        num_target_queries=config.num_target_queries,
-        seed=target.seed,
+    settings = config.settings(
+        loss=config.loss, num_target_queries=config.num_target_queries, seed=target.seed
     )
 
     def start(model: DiffusionLM) -> GcgSearch:

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question
+from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -145,20 +145,15 @@ async def run(behavior: Behavior, target: Target, config: PapConfig) -> AsyncIte
 async def _paraphrase(target: Target, config: PapConfig, technique: str) -> str | None:
     values = {"technique": technique, "definition": TECHNIQUES[technique]}
     words = fill_fields(PERSUADE, {**values, "request": target.behavior.request})
-    request = question(
+    return await ask_attacker(
         target,
         "pap/persuade",
         words,
+        read_text,
         fields={"technique": technique},
+        num_retries=config.num_retries,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-    )
-    return await ask_until_read(
-        target,
-        "attacker",
-        request,
-        read_text,
-        num_retries=config.num_retries,
     )
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question, rate_all
+from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -106,12 +106,12 @@ async def run(
 async def _reformulated(target: Target, config: PastTenseConfig, draw: int) -> str | None:
     values = {"tense": config.tense, "examples": EXAMPLES[config.tense]}
     words = fill_fields(REFORMULATE, {**values, "request": target.behavior.request})
-    fields = {"tense": config.tense}
-    return await ask_until_read(
+    return await ask_attacker(
         target,
-        "attacker",
-        question(target, "past_tense/reformulate", words, fields=fields, temperature=1.0),
+        "past_tense/reformulate",
+        words,
         read_text,
+        fields={"tense": config.tense},
         draw=draw,
         num_retries=config.num_retries,
     )

@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, asks_the_same, question, rate
+from mosa.attacks.loop import ask_attacker, asks_the_same, rate
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.refusals import is_refusal
@@ -153,11 +153,12 @@ async def _apply(
 ) -> str | None:
     words = fill_fields(REWRITE, {"how": OPERATIONS[operation], "text": text})
     fields = {"operation": operation, "text": text}
-    return await ask_until_read(
+    return await ask_attacker(
         target,
-        "attacker",
-        question(target, "renellm/rewrite", words, fields=fields, temperature=1.0),
+        "renellm/rewrite",
+        words,
         read_text,
+        fields=fields,
         draw=draw,
         num_retries=config.num_retries,
     )

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import ask_until_read, question, translate
+from mosa.attacks.loop import ask_attacker, question, translate
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import (
     Unreadable,
@@ -145,13 +145,14 @@ async def run(
 async def _split(target: Target, config: SpeakEasyConfig) -> list[str]:
     number = str(config.num_questions)
     words = fill_fields(SPLIT, {"number": number, "request": target.behavior.request})
-    request = question(target, "speak_easy/split", words, fields={"number": number})
-    found = await ask_until_read(
+    found = await ask_attacker(
         target,
-        "attacker",
-        request,
+        "speak_easy/split",
+        words,
         lambda reply: _read_questions(reply, config.num_questions),
+        fields={"number": number},
         num_retries=config.num_retries,
+        temperature=0.0,
     )
     if found is None:
         raise UselessRepliesError(

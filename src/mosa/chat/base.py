@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mosa.types import Message
+from mosa.types import Message, as_plain, content_key
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class ChatReply:
     """Tokens asked and answered; 0 where the model does not tell."""
     is_cut: bool = False
     """Whether the answer ended because `max_tokens` was reached."""
+
+
+def reply_key(chat: ChatModel, request: ChatRequest) -> str:
+    """What a kept reply is found by: the chat model's name and the whole request."""
+    return content_key(chat=chat.name, request=as_plain(request))
 
 
 class ChatError(RuntimeError):

@@ -8,8 +8,8 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mosa.chat.base import ChatModel, ChatReply, ChatRequest
-from mosa.types import UserError, as_plain, content_key
+from mosa.chat.base import ChatModel, ChatReply, ChatRequest, reply_key
+from mosa.types import UserError, as_plain
 
 FILE = "replies.sqlite"
 SECONDS_TO_WAIT = 60.0
@@ -52,7 +52,7 @@ class CachedChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The kept reply, or that of the chat model, which is then kept."""
-        key = self._key(request)
+        key = reply_key(self, request)
         found = self._run("SELECT record FROM replies WHERE key = ?", key)
         if found is not None:
             return ChatReply(**json.loads(found))
@@ -69,10 +69,7 @@ class CachedChat:
 
     def forget(self, request: ChatRequest) -> None:
         """Drop the kept reply, which nothing could be made of."""
-        self._run("DELETE FROM replies WHERE key = ?", self._key(request))
-
-    def _key(self, request: ChatRequest) -> str:
-        return content_key(chat=self.name, request=as_plain(request))
+        self._run("DELETE FROM replies WHERE key = ?", reply_key(self, request))
 
     def _run(self, statement: str, *values: str) -> str | None:
         """The first column of the first row, if there is one."""

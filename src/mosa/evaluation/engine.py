@@ -29,7 +29,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mosa.attacks import Edit, Query, Target, edit_hook
 from mosa.attacks.base import ChatRole
-from mosa.chat.base import ChatError, ChatModel, ChatReply, ChatRequest, UselessRepliesError
+from mosa.chat.base import (
+    ChatError,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    UselessRepliesError,
+    reply_key,
+)
 from mosa.chat.cache import CachedChat
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.evaluation.records import responses_of
@@ -380,7 +387,7 @@ class Engine:
         """The recorded reply, or that of the role's chat model."""
         assert role in self.chats, "checked when the campaign is planned"
         chat = self.chats[role]
-        key = _chat_key(chat, request)
+        key = reply_key(chat, request)
         recorded = self.store.step(key)
         if recorded is not None:
             self.tally.num_recorded += 1
@@ -393,7 +400,7 @@ class Engine:
         """Drop replies of no use, so that they are asked for anew when the task is run again;
         returns what went wrong with it, for the records."""
         for role, request in asked:
-            self.store.drop_step(_chat_key(self.chats[role], request))
+            self.store.drop_step(reply_key(self.chats[role], request))
         self.store.commit()
         try:
             for role, request in asked:
@@ -449,10 +456,6 @@ class _JobBackend:
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         return await self.engine.chat(role, request)
-
-
-def _chat_key(chat: ChatModel, request: ChatRequest) -> str:
-    return content_key(chat=chat.name, request=as_plain(request))
 
 
 def row_of(responder: Responder, query: Query, decoder: DecoderConfig) -> Row:

@@ -6,12 +6,10 @@ by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mosa.evaluation.metrics import Rate, rate_of
-from mosa.evaluation.results import Line, lines
-from mosa.evaluation.store import Store
+from mosa.evaluation.results import Line
 
 Pair = tuple[float, float]
 """By the paper's own judge, and by StrongREJECT."""
@@ -46,12 +44,12 @@ ADAPTIVE: dict[str, Pair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix":
 """Table 4: MOSA under attacks aimed at the middle; the benchmark is not named."""
 
 
-def beside_the_paper(store: Store, judge: str) -> Iterator[str]:
-    """The run's table and the paper's, line by line; nothing where the run has none of the eight.
+def beside_the_paper(results: Sequence[Line]) -> Iterator[str]:
+    """A judge's results and the paper's, line by line; nothing where there are none of the eight.
 
     Presets that begin with `middle` are the adaptive attacks and have a table of their own.
     """
-    found = [line for line in lines(store, judge) if line.attack in ATTACKS]
+    found = [line for line in results if line.attack in ATTACKS]
     plain = [line for line in found if not line.preset.startswith("middle")]
     adaptive = [line for line in found if line.preset.startswith("middle")]
     if plain:
@@ -129,11 +127,7 @@ def _published(pairs: Sequence[Pair]) -> str:
 
 
 def _means(table: dict[str, tuple[Pair, Pair, Pair]]) -> list[Pair]:
-    by_model: dict[int, list[Pair]] = defaultdict(list)
-    for row in table.values():
-        for model, pair in enumerate(row):
-            by_model[model].append(pair)
     return [
         (sum(own for own, _ in pairs) / len(pairs), sum(strict for _, strict in pairs) / len(pairs))
-        for pairs in by_model.values()
+        for pairs in zip(*table.values(), strict=True)
     ]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.testbed.behaviors import LANGUAGES
+from mosa.testbed.behaviors import LANGUAGES, single_turn
 from mosa.testbed.world import (
     ACTIONS,
     MANNERS,
@@ -37,7 +37,6 @@ from mosa.testbed.world import (
     refuses,
     to_second_language,
 )
-from mosa.types import Prompt
 
 OFF_TOPIC_SHARE = 0.2
 """Share of the proposals that have lost sight of the request, as those of language models do."""
@@ -72,9 +71,7 @@ class Scene:
 
     def ask(self, wrapping: str, **how: int) -> str:
         """The request in a wrapping of a single turn."""
-        prompt: Prompt = self.world.request(self.obj, wrapping, **how)
-        assert isinstance(prompt, str), f"{wrapping} is a dialogue"
-        return prompt
+        return single_turn(self.world.request(self.obj, wrapping, **how))
 
 
 # ----------------------------------------------------------------------------------- the attacker

@@ -17,8 +17,6 @@ from mosa.types import Behavior, Prompt, UserError
 
 NESTINGS = ("code", "nested")
 """The wrappings that put a request into a harmless document."""
-
-
 LANGUAGES = ("first language", "second language")
 
 
@@ -33,7 +31,7 @@ def testbed_behaviors(world: World, *, limit: int | None = None) -> BehaviorSet:
     items = [
         Behavior(
             id=obj.name,
-            text=_text(world.request(obj)),
+            text=single_turn(world.request(obj)),
             target=world.opening(obj),
             answer=world.answer(obj),
             category=obj.device,
@@ -80,7 +78,7 @@ def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], 
     """What attacks that compose their own sentences write here instead."""
 
     def ask(wrapping: str, variant: int = 0) -> Callable[[Behavior, Mapping[str, str]], str]:
-        return lambda behavior, _: _text(
+        return lambda behavior, _: single_turn(
             world.request(world.by_name[behavior.id], wrapping, variant=variant)
         )
 
@@ -113,6 +111,7 @@ def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], 
     }
 
 
-def _text(prompt: Prompt) -> str:
+def single_turn(prompt: Prompt) -> str:
+    """A request of one user's turn."""
     assert isinstance(prompt, str), "a plain request is one turn"
     return prompt
