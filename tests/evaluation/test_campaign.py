@@ -283,14 +283,14 @@ def test_models_have_names_of_their_own(tmp_path):
     first.mkdir(parents=True)
     second.mkdir(parents=True)
     adapters = ("none", f"{first}/", "org/initial")  # a hub id is taken as it is
-    names = model_names(dataclasses.replace(CONFIG, adapters=adapters))
+    names = model_names(CONFIG.model, adapters)
     assert names == {
         "testbed": None,
         "testbed+mosa": f"{first}/",
         "testbed+initial": "org/initial",
     }
     with pytest.raises(UserError, match="folders of one name"):
-        model_names(dataclasses.replace(CONFIG, adapters=(str(first), str(second))))
+        model_names(CONFIG.model, (str(first), str(second)))
     with pytest.raises(UserError, match="must be different"):
         run_campaign(tmp_path / "run", dataclasses.replace(CONFIG, seeds=(1, 1)))
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mosa.evaluation import store as store_module
-from mosa.evaluation.store import FILE, Store, Task
+from mosa.evaluation.store import FILE, Measurement, Store, Task
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
 
 
@@ -284,6 +284,28 @@ def test_two_writers_and_a_kill_leave_whole_batches(tmp_path):
     with Store(tmp_path) as store:
         assert list(store._rows("PRAGMA integrity_check")) == [("ok",)]
         assert [a.key for a in store.attempts()] == ["a0"]
+
+
+def test_a_measurement_with_a_value_takes_the_place_of_one_without(tmp_path):
+    open_case = Measurement("m", "sums", "accuracy", "1", None, "no number in the reply")
+    solved = Measurement("m", "sums", "accuracy", "1", 1.0, details={"response": "r0"})
+    with Store(tmp_path, create=True) as store:
+        for measurement in (open_case, solved, open_case):
+            store.add_measurement(measurement)
+            store.commit()
+        assert list(store.measurements()) == [solved]
+
+
+def test_a_run_of_layout_1_is_brought_up_to_date(tmp_path):
+    filled(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("DROP TABLE measurements")
+        database.execute("PRAGMA user_version = 1")
+    with Store(tmp_path) as store:
+        assert [a.key for a in store.attempts()] == ["a0"]
+        store.add_measurement(Measurement("m", "sums", "accuracy", "1", 0.0))
+        store.commit()
+        assert len(list(store.measurements())) == 1
 
 
 def test_folders_that_are_no_run_are_told_of(tmp_path):

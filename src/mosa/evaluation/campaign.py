@@ -148,7 +148,7 @@ def run_campaign(
     it is asked for, before anything is generated.
     """
     setup = _setup(config, decoder, chats or {})
-    names = model_names(config)
+    names = model_names(config.model, config.adapters)
     store = Store(out, create=True)
     try:
         _check_same_run(store, setup)
@@ -284,20 +284,20 @@ def choose_attacks(
     return chosen
 
 
-def model_names(config: CampaignConfig) -> dict[str, str | None]:
+def model_names(model: str, adapters: Sequence[str]) -> dict[str, str | None]:
     """What each model is called, and its adapter."""
-    base = Path(config.model).name.replace(":", "-")
+    base = Path(model).name.replace(":", "-")
     names = {
         base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}": (
             None if adapter == NO_ADAPTER else adapter
         )
-        for adapter in config.adapters
+        for adapter in adapters
     }
-    for adapter in config.adapters:
+    for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
         if adapter != NO_ADAPTER and not Path(adapter).is_dir() and not is_hub_id:
             raise UserError(f"there is no adapter folder {adapter}; check the path")
-    if len(names) < len(config.adapters) or not names:
+    if len(names) < len(adapters) or not names:
         raise UserError(
             "two adapters have folders of one name, by which the results would be mixed; rename one"
         )
@@ -378,7 +378,7 @@ def _run_model(
     config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
     weights = content_hash(model)
-    _note_model(store, setup, name, adapter, model, weights)
+    note_model(store, config.model, name, adapter, model, weights)
     plans = _plans(setup, name, weights)
     _check_settings(store, plans)
     store.add_tasks(plan.task for plan in plans)
@@ -435,9 +435,9 @@ def _run_model(
     asyncio.run(engine.run(jobs))
 
 
-def _note_model(
+def note_model(
     store: Store,
-    setup: _Setup,
+    source: str,
     name: str,
     adapter: str | None,
     model: DiffusionLM,
@@ -445,7 +445,7 @@ def _note_model(
 ) -> None:
     """Keep what the name stands for; UserError where it stood for something else in this run."""
     if model.tokenizer is None:
-        raise UserError(f"{setup.config.model} has no tokenizer.json, so it cannot read a request")
+        raise UserError(f"{source} has no tokenizer.json, so it cannot read a request")
     known = store.models().get(name)
     if known is not None and known["weights"] != weights:
         raise UserError(
@@ -453,7 +453,7 @@ def _note_model(
             "with --out, so that results are not mixed"
         )
     # Judges read texts without what steers the model, however it is spelled.
-    record = {"source": setup.config.model, "adapter": adapter, "weights": weights}
+    record = {"source": source, "adapter": adapter, "weights": weights}
     store.add_model(name, record | {"special_tokens": sorted(model.special_tokens)})
 
 

@@ -5,6 +5,7 @@
     tasks       one attack on one behavior with one model and seed: todo, done or failed (and why)
     attempts    what a task yielded; names the responses it rests on
     verdicts    what each judge says of each attempt
+    measurements  figures that need no judge: how a useful task was solved, case by case
     sessions    when, with which versions, on what, how long
 
 Attacks are functions of the answers they get, so responses and steps are all that has to survive:
@@ -21,14 +22,14 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict, as_plain
 
 FILE = "run.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SECONDS_TO_WAIT = 60.0
 """How long to wait for another process's transaction."""
 
@@ -62,6 +63,15 @@ CREATE TABLE verdicts (
 CREATE TABLE sessions (id INTEGER PRIMARY KEY, record TEXT NOT NULL);
 """
 
+MEASUREMENTS = """
+CREATE TABLE measurements (
+    model TEXT NOT NULL, task TEXT NOT NULL, metric TEXT NOT NULL, case_id TEXT NOT NULL,
+    value REAL, reason TEXT NOT NULL, details TEXT NOT NULL,
+    PRIMARY KEY (model, task, metric, case_id)
+) WITHOUT ROWID
+"""
+"""Since layout 2; a run of layout 1 gets it when it is opened."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,6 +90,27 @@ class Task:
     """Why it failed."""
     budget: Budget | None = None
     """What it spent, once it is done."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How one model did on one case of a useful task."""
+
+    model: str
+    task: str
+    metric: str
+    """What was measured, for example `accuracy`."""
+    case: str
+    """The case's name in its task."""
+    value: float | None
+    """From 0 to 1, more is better; None: it could not be scored."""
+    reason: str = ""
+    """Why there is no value."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else is known, for example the key of the response."""
+
+    def __post_init__(self) -> None:
+        assert (self.value is None) == bool(self.reason)
 
 
 class Store:
@@ -101,6 +132,8 @@ class Store:
             version = self._version()
             if version == 0:
                 version = self._make()
+            elif version == 1:
+                version = self._add_measurements()
         if version != SCHEMA_VERSION:
             raise UserError(
                 f"{path} was written by another version of mosa (layout {version}, not "
@@ -125,8 +158,16 @@ class Store:
                 time.sleep(0.05)
         with self._transaction():
             if self._version() == 0:
-                for statement in SCHEMA.split(";"):
+                for statement in (*SCHEMA.split(";"), MEASUREMENTS):
                     self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return self._version()
+
+    def _add_measurements(self) -> int:
+        """Bring a run of layout 1 to layout 2, unless another process does so first."""
+        with self._transaction():
+            if self._version() == 1:
+                self._db.execute(MEASUREMENTS)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         return self._version()
 
@@ -286,6 +327,21 @@ class Store:
             _json(as_plain(verdict)),
         )
 
+    def add_measurement(self, measurement: Measurement) -> None:
+        """Keep a measurement; one with a value takes the place of one without."""
+        self._write(
+            "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " value = excluded.value, reason = excluded.reason, details = excluded.details"
+            " WHERE measurements.value IS NULL",
+            measurement.model,
+            measurement.task,
+            measurement.metric,
+            measurement.case,
+            measurement.value,
+            measurement.reason,
+            _json(measurement.details),
+        )
+
     def begin_session(self, record: Mapping[str, Any]) -> int:
         """Keep what this process is and does; returns the session's number."""
         self.commit()
@@ -405,6 +461,14 @@ class Store:
         """A judge's verdicts by attempt."""
         rows = self._rows("SELECT attempt, record FROM verdicts WHERE judge = ?", judge)
         return {attempt: Verdict(**json.loads(record)) for attempt, record in rows}
+
+    def measurements(self) -> Iterator[Measurement]:
+        """Every measurement, by model, task, metric and case."""
+        rows = self._rows(
+            "SELECT model, task, metric, case_id, value, reason, details FROM measurements"
+        )
+        for *rest, details in rows:
+            yield Measurement(*rest, json.loads(details))
 
     def judged(self, judge: str) -> Iterator[tuple[Attempt, Verdict | None]]:
         """Every attempt of a finished task with a judge's verdict, None where there is none."""
