@@ -1,0 +1,161 @@
+"""What a report says, before anything decides how it looks: tables, charts, samples, sentences.
+
+`mosa.report.build` makes it from runs, `mosa.report.page` draws it as one HTML page and
+`mosa.report.tables` writes its tables as CSV, JSON and LaTeX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mosa.analysis.result import Estimate, HeatMap, LineChart
+from mosa.evaluation.metrics import Rate
+
+Cell = str | int | float | Rate | Estimate | None
+"""One entry of a table; None where there is nothing to say, shown as a dash."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; what a page shows and what is exported are the same rows."""
+
+    name: str
+    """Its file's name, for example `scoreboard`."""
+    title: str
+    caption: str
+    """What its figures are, on how many cases, by whom judged."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    judge: str = ""
+    """Whose verdicts it counts, where the page can switch between judges."""
+    is_heat: bool = False
+    """Whether its rates are coloured by their size (0: safe, 1: broken)."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of cases by class, one row of bars for each series."""
+
+    title: str
+    x_label: str
+    edges: tuple[float, ...]
+    """One more than there are classes."""
+    series: dict[str, tuple[float, ...]]
+    """Share of the series' cases in each class, from 0 to 1."""
+    counts: dict[str, int]
+    """How many cases each series has."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """One point for each model, with intervals on both axes and a size."""
+
+    title: str
+    x_label: str
+    y_label: str
+    size_label: str
+    points: dict[str, tuple[Rate, Rate, Rate | None]]
+    """By model: x, y, and what the size says; None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Points in an order, joined by a line, one line for each series; both axes from 0 to 1."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: dict[str, list[tuple[str, Rate, Rate]]]
+    """(what the point is, x, y), in order."""
+
+
+Chart = LineChart | HeatMap | Histogram | Points | Paths
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with the sentence below it."""
+
+    name: str
+    """Short and unique, for the page's anchors."""
+    chart: Chart
+    caption: str
+
+
+@dataclass(frozen=True)
+class SampleResponse:
+    """One generation, position by position."""
+
+    commit_step: tuple[int, ...]
+    """The step (from 0) that wrote each position, -1 where the attacker pinned it."""
+    end_positions: tuple[int, ...]
+    """The positions (from 0) that hold an end token."""
+    tokens: tuple[str, ...] | None
+    """The words; None under redaction."""
+    prompt: tuple[tuple[str, str], ...] | None
+    """(role, text) of each turn that was sent; None under redaction."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One try of one attack, for the browser of samples."""
+
+    model: str
+    attack: str
+    behavior_set: str
+    behavior: str
+    """The behavior's id."""
+    request: str | None
+    """The behavior's own text, as its benchmark has it; None under redaction."""
+    category: str
+    seed: int
+    number: int
+    """Which try of the attack it is, from 0."""
+    variant: str
+    outcomes: dict[str, str]
+    """By judge: `broken`, `held`, `unscored`; for harmless requests what `compliance` says."""
+    scores: dict[str, float | None]
+    """By judge, from 0 to 1."""
+    queries: int
+    """Responses that the attack had asked for, up to and with this try."""
+    is_incoherent: bool
+    responses: tuple[SampleResponse, ...]
+    """Empty where only the outcome was kept, because the page would have grown too large."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page, in its order."""
+
+    name: str
+    """The page's anchor, for example `scoreboard`."""
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    """Plain text."""
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole report."""
+
+    title: str
+    verdict: tuple[str, ...]
+    """What was found, in plain sentences with their uncertainty; the first is the headline."""
+    cautions: tuple[str, ...]
+    """What a reader has to know before quoting a figure: unscored cases, unequal decoders, few
+    cases; empty where there is nothing."""
+    models: Mapping[str, str]
+    """Models in their order, each with a sentence about it ("" where nothing is known)."""
+    judges: tuple[str, ...]
+    """Judges of the safety figures; the deciding one first."""
+    sections: tuple[Section, ...]
+    """Scoreboard, attacks, trade-off, diffusion, categories, budget, ..., settings, citation."""
+    samples: Sequence[Sample] = field(default_factory=list)
+    num_samples_total: int = 0
+    """Tries in the runs; those beyond the page's limit are not among `samples`."""
+    is_redacted: bool = True
+    made_with: str = ""
+    """Version of mosa and the day, for the foot of the page."""
