@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -534,12 +533,12 @@ def _results(args: Namespace) -> None:
 
 def _show_matrix(store: Store, *, by_variant: bool, only: str | None) -> None:
     """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
-    from mosa.evaluation.results import lines
+    from mosa.evaluation.results import lines, names_of
 
     for judge in store.judges() if only is None else [only]:
         found = lines(store, judge, by_variant=by_variant)
         models = list(dict.fromkeys(line.model for line in found))
-        names = _names(found)
+        names = names_of(found)
         cells = {(names[line], line.model): line for line in found}
         show(f"\njudge {judge}: success rate (95 % Wilson interval, n); mean score\n")
         show(f"| attack | {' | '.join(models)} |")
@@ -593,18 +592,6 @@ def _cell(line: Line | None) -> str:
     return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n}); {line.score.rate:.2f}"
 
 
-def _names(found: Sequence[Line]) -> dict[Line, str]:
-    """What each line's attack is called: with its preset where the run has several of it."""
-    presets = {(line.attack, line.preset) for line in found}
-    several = Counter(attack for attack, _ in presets)
-    return {
-        line: line.attack
-        + (f":{line.preset}" if several[line.attack] > 1 or "(" in line.preset else "")
-        + (f", {line.variant}" if line.variant else "")
-        for line in found
-    }
-
-
 def _show_failures(store: Store, console: Console) -> None:
     for attack, reason, count in store.failures():
         console.print(f"{attack}: {count} failed: {reason}")
@@ -622,7 +609,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
     from rich import box
     from rich.table import Table
 
-    from mosa.evaluation.results import lines
+    from mosa.evaluation.results import lines, names_of
 
     console = _console()
     judges = store.judges() if only is None else [only]
@@ -637,7 +624,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             table.add_column(heading, justify="right", no_wrap=True)
         last = ""
         found = lines(store, judge, by_variant=by_variant)
-        names = _names(found)
+        names = names_of(found)
         for line in found:
             if line.model != last:
                 last = line.model

@@ -100,7 +100,7 @@ def _means_over_the_eight(found: Sequence[Line]) -> dict[str, Rate]:
         rows = [line for line in found if line.model == model]
         if sorted(line.attack for line in rows) != sorted(ATTACKS):
             continue
-        outcomes = [dict(line.by_behavior) for line in rows]
+        outcomes = [line.by_behavior for line in rows]
         shared = set.intersection(*map(set, outcomes))
         if shared:
             means[model] = rate_of(

@@ -8,8 +8,8 @@ rate.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mosa.evaluation.metrics import Rate, rate_of
@@ -44,8 +44,13 @@ class Line:
     num_tries: int
     mean_queries: float | None
     """Target queries for a behavior; None for a way of an attack by itself."""
-    by_behavior: tuple[tuple[str, float], ...]
-    """Each scored behavior with 1 for a success and 0 for none, or the mean over seeds."""
+    by_seed: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
+    """Each scored behavior with (seed, 1 for a success and 0 for none) of each scored seed."""
+
+    @property
+    def by_behavior(self) -> dict[str, float]:
+        """Each scored behavior with its mean over seeds."""
+        return {name: sum(v for _, v in values) / len(values) for name, values in self.by_seed}
 
 
 @dataclass
@@ -116,16 +121,15 @@ def lines(store: Store, judge: str, *, by_variant: bool = False) -> list[Line]:
 
 
 def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, int]) -> Line:
-    successes: dict[str, list[float]] = defaultdict(list)
-    scores: dict[str, list[float]] = defaultdict(list)
+    successes: dict[str, dict[int, float]] = defaultdict(dict)
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
     num_unscored = 0
-    for (behavior, _), case in group.cases.items():
+    for (behavior, seed), case in group.cases.items():
         outcome = case.outcome
         if outcome is None:
             num_unscored += 1
         else:
-            successes[behavior].append(float(outcome[0]))
-            scores[behavior].append(outcome[1])
+            successes[behavior][seed], scores[behavior][seed] = float(outcome[0]), outcome[1]
     queries = [case.num_queries for case in group.cases.values()]
     is_whole = of[3] == ""
     return Line(
@@ -139,14 +143,26 @@ def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, i
         num_empty=group.num_empty,
         num_tries=group.num_tries,
         mean_queries=sum(queries) / len(queries) if queries and is_whole else None,
-        by_behavior=tuple((name, sum(v) / len(v)) for name, v in successes.items()),
+        by_seed=tuple((name, tuple(values.items())) for name, values in successes.items()),
     )
 
 
-def _rate(values: dict[str, list[float]]) -> Rate | None:
+def _rate(values: dict[str, dict[int, float]]) -> Rate | None:
     if not values:
         return None
-    return rate_of([sum(per_seed) / len(per_seed) for per_seed in values.values()])
+    return rate_of([sum(seeds.values()) / len(seeds) for seeds in values.values()])
+
+
+def names_of(found: Sequence[Line]) -> dict[Line, str]:
+    """What each line's attack is called: with its preset where the run has several of it."""
+    presets = {(line.attack, line.preset) for line in found}
+    several = Counter(attack for attack, _ in presets)
+    return {
+        line: line.attack
+        + (f":{line.preset}" if several[line.attack] > 1 or "(" in line.preset else "")
+        + (f", {line.variant}" if line.variant else "")
+        for line in found
+    }
 
 
 def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
