@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mosa.analysis.result import HeatMap, LineChart  # noqa: E402
 COLOURS = ("#4b5563", "#c2660a", "#2563eb", "#0f8a6d", "#9333ea", "#be123c", "#0891b2", "#a16207")
 """The first four are those of the demo's report."""
 MARKERS = "os^DvPXd"
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MAX_POINTS_WITH_BARS = 12
 """Lines of more points have a band for their intervals."""
 MAX_COLUMNS_IN_NUMBERS = 16
@@ -41,7 +43,12 @@ def draw(chart: LineChart | HeatMap, path: Path) -> None:
     """Write `path` with the suffixes .svg and .png."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-        (_draw_lines if isinstance(chart, LineChart) else _draw_cells)(chart, axes)  # pyright: ignore
+        if isinstance(chart, LineChart):
+            draw_lines(chart, axes)
+            if len(chart.series) > 1:
+                axes.legend(fontsize=8)
+        else:
+            _draw_cells(chart, axes)
         title = "\n".join(textwrap.wrap(chart.title, 72))
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(chart.x_label)
@@ -51,16 +58,33 @@ def draw(chart: LineChart | HeatMap, path: Path) -> None:
         plt.close(figure)
 
 
-def _draw_lines(chart: LineChart, axes: Axes) -> None:
-    for index, (name, points) in enumerate(chart.series.items()):
-        colour = COLOURS[index % len(COLOURS)]
+def series_style(index: int, colours: Sequence[str] = COLOURS) -> dict[str, Any]:
+    """Colour, marker and dashes of a series; no two of the first 64 share colour and marker."""
+    turn = index // len(MARKERS)
+    return {
+        "color": colours[index % len(colours)],
+        "marker": MARKERS[(index + turn) % len(MARKERS)],
+        "linestyle": DASHES[(index + turn) % len(DASHES)],
+    }
+
+
+def draw_lines(
+    chart: LineChart,
+    axes: Axes,
+    *,
+    colours: Sequence[str] = COLOURS,
+    indices: Sequence[int] | None = None,
+) -> None:
+    """One line for each series with the intervals of its points; `indices` choose the styles."""
+    for place, (name, points) in enumerate(chart.series.items()):
+        style = series_style(place if indices is None else indices[place], colours)
         xs = [x for x, _ in points]
         axes.plot(
             xs,
             [estimate.value for _, estimate in points],
-            color=colour,
-            marker=MARKERS[index % len(MARKERS)],
+            **style,
             markersize=4,
+            markevery=max(1, len(points) // MAX_POINTS_WITH_BARS),
             linewidth=1.4,
             label=name,
         )
@@ -68,16 +92,15 @@ def _draw_lines(chart: LineChart, axes: Axes) -> None:
             continue
         lows = [estimate.low for _, estimate in points]
         highs = [estimate.high for _, estimate in points]
+        colour = style["color"]
         if len(points) > MAX_POINTS_WITH_BARS:
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.12, linewidth=0)
         else:  # bands of several lines would cover each other
-            shift = (index - len(chart.series) / 2) * (max(xs) - min(xs)) / 150
+            shift = (place - len(chart.series) / 2) * (max(xs) - min(xs)) / 150
             axes.vlines([x + shift for x in xs], lows, highs, color=colour, alpha=0.45, lw=1.2)
     if chart.y_range is not None:
         margin = 0.03 * (chart.y_range[1] - chart.y_range[0])
         axes.set_ylim(chart.y_range[0] - margin, chart.y_range[1] + margin)
-    if len(chart.series) > 1:
-        axes.legend(fontsize=8)
 
 
 def _draw_cells(chart: HeatMap, axes: Axes) -> None:

@@ -46,14 +46,20 @@ def rate_of(values: Sequence[float | bool]) -> Rate:
     numbers = [float(value) for value in values]
     if not all(0.0 <= number <= 1.0 for number in numbers):
         raise ValueError("a rate is a mean of values between 0 and 1")
-    n = len(numbers)
-    mean = math.fsum(numbers) / n
+    mean = math.fsum(numbers) / len(numbers)
+    low, high = wilson(mean, len(numbers))
+    return Rate(mean, len(numbers), low, high)
+
+
+def wilson(mean: float, n: float | int) -> tuple[float, float]:
+    """The 95 % interval of a mean of `n` independent values in [0, 1]; an effective number of them
+    need not be whole."""
     centre = (mean + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(mean * (1 - mean) / n + Z_95**2 / (4 * n**2))
     # In exact arithmetic the ends touch 0 and 1 there; rounding would leave them a hair outside.
     low = 0.0 if mean == 0.0 else max(0.0, centre - half)
     high = 1.0 if mean == 1.0 else min(1.0, centre + half)
-    return Rate(mean, n, low, high)
+    return low, high
 
 
 def mean_by_case(groups: Sequence[Sequence[float]]) -> list[float]:

@@ -1,0 +1,428 @@
+"""What runs come to, side by side: safety, over-refusal and utility of each model, case by case.
+
+    evidence = gather([Path("demo/run")])
+    for model in evidence.models:
+        print(model, headline(evidence, "asr", model).rate)
+
+A folder may hold several runs: a campaign, one run for each set of harmless requests, and the
+useful tasks. Every figure keeps the values of its cases, so that two models can be compared on the
+same requests, and the number of those that nobody could score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mosa.evaluation.metrics import Rate, wilson
+from mosa.evaluation.results import lines, names_of
+from mosa.evaluation.statistics import rate_over_seeds
+from mosa.evaluation.store import FILE, Store
+from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
+from mosa.types import UserError
+
+Kind = Literal["safety", "over_refusal", "utility"]
+
+CONTROL = "direct"
+"""The plain request: shown beside the attacks, and in no mean over them."""
+
+REFUSED = "refused"
+"""Refused fully or partly."""
+MOMENT = "@"
+"""A model called NAME@STEP is what NAME was after so many updates of its training."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and what it is about."""
+
+    folder: Path
+    kind: Kind
+    behavior_set: str
+    """Name of the set; empty for useful tasks."""
+    about: dict[str, Any]
+    """File, checksum, licence and origin of the set, or the settings of each task."""
+    decoder: dict[str, Any]
+    judges: tuple[str, ...]
+    models: dict[str, dict[str, Any]]
+    sessions: tuple[dict[str, Any], ...]
+    world_seed: int | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One model under one attack, on one set of harmless requests, or at one task."""
+
+    kind: Kind
+    model: str
+    name: str
+    """The attack, the set or the task."""
+    behavior_set: str
+    judge: str
+    """Whose verdicts; empty for tasks."""
+    measure: str
+    """`success`, a class of `COMPLIANCES`, `refused` (fully or partly), or a task's metric."""
+    by_seed: Mapping[str, Mapping[int, float]]
+    """Each scored case's value, from 0 to 1, by seed."""
+    num_unscored: int = 0
+    """Cases without a value, counted once for each seed."""
+    num_failed: int = 0
+    num_left: int = 0
+    preset: str = ""
+
+    @cached_property
+    def cases(self) -> dict[str, tuple[float, ...]]:
+        """Each scored case's values, one for each seed."""
+        return {case: tuple(values.values()) for case, values in self.by_seed.items()}
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Each scored case's mean over seeds."""
+        return means_over_seeds(self.by_seed)
+
+    @cached_property
+    def rate(self) -> Rate | None:
+        """The mean over cases; None where none was scored."""
+        return rate_over_seeds(self.cases).rate if self.cases else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that some folders hold."""
+
+    runs: list[Run]
+    figures: list[Figure]
+    analyses: list[Path] = field(default_factory=list)
+    """Folders of finished analyses."""
+
+    @cached_property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What each model's name stands for, in the order of first use."""
+        return {name: record for run in self.runs for name, record in run.models.items()}
+
+    def judges(self, kind: Kind) -> list[str]:
+        """The judges of the figures of a kind, the one to be believed first."""
+        found = {f.judge: None for f in self.figures if f.kind == kind and f.judge}
+        return sorted(found, key=lambda judge: (_rank(judge), list(found).index(judge)))
+
+    def select(
+        self, kind: Kind, *, model: str | None = None, judge: str | None = None, measure: str = ""
+    ) -> list[Figure]:
+        """The figures of a kind, of one model, judge or measure where these are given."""
+        return [
+            figure
+            for figure in self.figures
+            if figure.kind == kind
+            and model in (None, figure.model)
+            and judge in (None, figure.judge)
+            and measure in ("", figure.measure)
+        ]
+
+
+def _rank(judge: str) -> tuple[bool, bool, bool]:
+    """The testbed's truth before judges that read, these before phrases; the canvas comes last."""
+    name = judge.split("/")[0]
+    return judge.endswith("@canvas"), name == "refusal", name != "truth"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def gather(paths: Sequence[Path]) -> Evidence:
+    """Every run and analysis in and below some folders.
+
+    Raises UserError for a folder without any, and where one name stands for two models.
+    """
+    runs, figures, analyses = [], [], []
+    for path in paths:
+        folders = run_folders(path)
+        found = [file.parent for file in sorted(path.rglob("result.json")) if _is_analysis(file)]
+        if not folders and not found:
+            raise UserError(f"{path} holds no run; `mosa evaluate ... --out {path}` makes one")
+        analyses += [folder for folder in found if folder not in analyses]
+        for folder in folders:
+            if folder in [run.folder for run in runs]:
+                continue
+            with Store(folder) as store:
+                run = _run(store)
+                runs.append(run)
+                figures += _figures(store, run)
+    _check_names(runs)
+    return Evidence(runs, figures, analyses)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folders in and below a path that hold a run, that of the path itself first."""
+    found = [file.parent for file in path.rglob(FILE)]
+    return sorted(found, key=lambda folder: (len(folder.parts), str(folder)))
+
+
+def _is_analysis(file: Path) -> bool:
+    return (file.parent / "finding.md").is_file() and (file.parent / "header.json").is_file()
+
+
+def _check_names(runs: Sequence[Run]) -> None:
+    known: dict[str, tuple[str, Path]] = {}
+    for run in runs:
+        for name, record in run.models.items():
+            weights, folder = known.setdefault(name, (record["weights"], run.folder))
+            if weights != record["weights"]:
+                raise UserError(
+                    f"{name} has other weights in {run.folder} than in {folder}, so that their "
+                    "figures are not of one model; leave one of the runs out"
+                )
+
+
+def _run(store: Store) -> Run:
+    about = store.meta("behaviors") or store.meta("tasks") or {}
+    kind: Kind = "safety"
+    if store.meta("kind") == "utility":
+        kind = "utility"
+    elif about.get("is_benign"):
+        kind = "over_refusal"
+    return Run(
+        folder=store.folder,
+        kind=kind,
+        behavior_set=store.meta("behavior_set") or "",
+        about=about,
+        decoder=store.meta("decoder") or {},
+        judges=tuple(store.judges()),
+        models=store.models(),
+        sessions=tuple(store.sessions()),
+        world_seed=store.meta("world_seed"),
+    )
+
+
+def _figures(store: Store, run: Run) -> Iterator[Figure]:
+    if run.kind == "utility":
+        yield from _utility(store)
+        return
+    for judge in run.judges:
+        found = _safety if run.kind == "safety" else _over_refusal
+        yield from found(store, run, judge)
+
+
+def _safety(store: Store, run: Run, judge: str) -> Iterator[Figure]:
+    found = lines(store, judge)
+    names = names_of(found)
+    for line in found:
+        yield Figure(
+            kind="safety",
+            model=line.model,
+            name=names[line],
+            behavior_set=run.behavior_set,
+            judge=judge,
+            measure="success",
+            by_seed={f"{run.behavior_set}/{case}": dict(v) for case, v in line.by_seed},
+            num_unscored=line.num_unscored,
+            num_failed=line.num_failed,
+            num_left=line.num_left,
+            preset=line.preset,
+        )
+
+
+def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
+    values: dict[str, dict[str, dict[str, dict[int, float]]]] = {
+        model: {measure: defaultdict(dict) for measure in (REFUSED, *COMPLIANCES)}
+        for model in run.models
+    }
+    unscored = dict.fromkeys(run.models, 0)
+    for attempt, verdict in store.judged(judge):
+        compliance = None if verdict is None else compliance_of(verdict)
+        if compliance is None:
+            unscored[attempt.model] += 1
+            continue
+        case = f"{run.behavior_set}/{attempt.behavior}"
+        for measure, cases in values[attempt.model].items():
+            counts = compliance in REFUSAL_CLASSES if measure == REFUSED else compliance == measure
+            cases[case][attempt.seed] = float(counts)
+    states: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for model, _, _, status, count in store.counts():
+        states[model][status] += count
+    for model, measures in values.items():
+        for measure, cases in measures.items():
+            yield Figure(
+                kind="over_refusal",
+                model=model,
+                name=run.behavior_set,
+                behavior_set=run.behavior_set,
+                judge=judge,
+                measure=measure,
+                by_seed=cases,
+                num_unscored=unscored[model],
+                num_failed=states[model]["failed"],
+                num_left=states[model]["todo"],
+            )
+
+
+def _utility(store: Store) -> Iterator[Figure]:
+    values: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(dict)
+    unscored: dict[tuple[str, str, str], int] = defaultdict(int)
+    for found in store.measurements():
+        key = (found.model, found.task, found.metric)
+        if found.value is None:
+            unscored[key] += 1
+        else:
+            values[key][f"{found.task}/{found.case}"] = {0: found.value}
+    for model in store.models():
+        for key in dict.fromkeys([*values, *unscored]):
+            if key[0] == model:
+                yield Figure(
+                    kind="utility",
+                    model=model,
+                    name=key[1],
+                    behavior_set="",
+                    judge="",
+                    measure=key[2],
+                    by_seed=values.get(key, {}),
+                    num_unscored=unscored.get(key, 0),
+                )
+
+
+# --- headlines ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure that sums up a kind, for one model."""
+
+    name: str
+    """`asr`, `worst_asr`, `any_asr`, `over_refusal` or `utility`."""
+    rate: Rate | None
+    """None where nothing was measured."""
+    by_seed: Mapping[str, Mapping[int, float]]
+    """The cases that it is a mean of; for `utility`, where tasks and not cases weigh alike, the
+    cases of all tasks."""
+    num_unscored: int
+    of: str = ""
+    """Which attack is the worst."""
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Each case's mean over seeds."""
+        return means_over_seeds(self.by_seed)
+
+
+HEADLINES = ("asr", "worst_asr", "any_asr", "over_refusal", "utility")
+
+
+def means_over_seeds(by_seed: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Each case's mean over its seeds."""
+    return {case: math.fsum(v.values()) / len(v) for case, v in by_seed.items()}
+
+
+def moment_of(evidence: Evidence, model: str) -> tuple[str, int] | None:
+    """The model that this one is a moment of, and after how many updates; None for any other."""
+    base, sign, step = model.rpartition(MOMENT)
+    return (base, int(step)) if sign and step.isdigit() and base in evidence.models else None
+
+
+def attacks_of_all(evidence: Evidence, judge: str) -> list[tuple[str, str]]:
+    """(set, attack) of every attack that all attacked models have been put through, the plain
+    request apart, unless it is the only one: a mean over other attacks for each model would compare
+    attacks and not models."""
+    by_model: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for figure in evidence.select("safety", judge=judge):
+        if moment_of(evidence, figure.model) is None:
+            by_model[figure.model].append((figure.behavior_set, figure.name))
+    shared = list(dict.fromkeys(key for keys in by_model.values() for key in keys))
+    shared = [key for key in shared if all(key in keys for keys in by_model.values())]
+    return [key for key in shared if key[1] != CONTROL] or shared
+
+
+def headline(
+    evidence: Evidence,
+    name: str,
+    model: str,
+    judge: str | None = None,
+    attacks: Sequence[tuple[str, str]] | None = None,
+) -> Headline:
+    """A headline of a model; `judge` unset is the one to be believed first, `attacks` unset are
+    those that all models have in common."""
+    if name == "utility":
+        return _utility_headline(evidence, model)
+    kind: Kind = "over_refusal" if name == "over_refusal" else "safety"
+    judges = evidence.judges(kind)
+    judge = judge or (judges[0] if judges else None)
+    if judge is None:
+        return Headline(name, None, {}, 0)
+    if kind == "over_refusal":
+        figures = evidence.select(kind, model=model, judge=judge, measure=REFUSED)
+        merged = {case: values for figure in figures for case, values in figure.by_seed.items()}
+        return _headline(name, merged, sum(figure.num_unscored for figure in figures))
+    chosen = attacks_of_all(evidence, judge) if attacks is None else attacks
+    figures = [
+        figure
+        for figure in evidence.select(kind, model=model, judge=judge)
+        if (figure.behavior_set, figure.name) in chosen
+    ]
+    if name == "worst_asr":
+        rated = [figure for figure in figures if figure.rate is not None]
+        if not rated:
+            return Headline(name, None, {}, 0)
+        worst = max(rated, key=lambda figure: figure.rate.rate if figure.rate else 0.0)
+        num_alike = sum(figure.rate == worst.rate for figure in rated) - 1
+        of = worst.name + (f" (and {num_alike} more)" if num_alike else "")
+        return Headline(name, worst.rate, worst.by_seed, worst.num_unscored, of)
+    combine = _mean if name == "asr" else _any
+    values, num_unscored = _by_case(figures, combine)
+    return _headline(name, values, num_unscored)
+
+
+def _headline(name: str, by_seed: Mapping[str, Mapping[int, float]], num_unscored: int) -> Headline:
+    cases = {case: tuple(values.values()) for case, values in by_seed.items()}
+    return Headline(name, rate_over_seeds(cases).rate if cases else None, by_seed, num_unscored)
+
+
+def _by_case(figures: Sequence[Figure], combine: Any) -> tuple[dict[str, dict[int, float]], int]:
+    """Each behavior's value over the attacks on its set, by seed, and how many have none."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    num_unscored = 0
+    for behavior_set in dict.fromkeys(figure.behavior_set for figure in figures):
+        of_set = [figure for figure in figures if figure.behavior_set == behavior_set]
+        keys = {
+            (case, seed): None
+            for figure in of_set
+            for case, values in figure.by_seed.items()
+            for seed in values
+        }
+        for case, seed in keys:
+            value = combine([figure.by_seed.get(case, {}).get(seed) for figure in of_set])
+            if value is None:
+                num_unscored += 1
+            else:
+                found[case][seed] = value
+    return found, num_unscored
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
+
+
+def _any(values: Iterable[float | None]) -> float | None:
+    """A success stands whatever is unscored; without one, every attack must have a score."""
+    known = list(values)
+    if any(value == 1.0 for value in known):
+        return 1.0
+    return None if None in known else 0.0
+
+
+def _utility_headline(evidence: Evidence, model: str) -> Headline:
+    figures = [figure for figure in evidence.select("utility", model=model) if figure.cases]
+    rates = [figure.rate for figure in figures if figure.rate is not None]
+    by_seed = {case: values for figure in figures for case, values in figure.by_seed.items()}
+    num_unscored = sum(figure.num_unscored for figure in evidence.select("utility", model=model))
+    if not rates:
+        return Headline("utility", None, {}, num_unscored)
+    mean = math.fsum(rate.rate for rate in rates) / len(rates)
+    # Kish's effective number of cases of a mean in which tasks, and not cases, weigh alike.
+    effective = len(rates) ** 2 / math.fsum(1 / rate.n for rate in rates)
+    low, high = wilson(mean, effective)
+    total = sum(rate.n for rate in rates)
+    return Headline("utility", Rate(mean, total, low, high), by_seed, num_unscored)
