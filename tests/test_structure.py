@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
-MAY_IMPORT["cli"] = MAY_IMPORT["report"] | {"report"}
-MAY_IMPORT["__init__"] = MAY_IMPORT["cli"] - {"report"}
+MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["cli"] = MAY_IMPORT["demo"] | {"demo"}
+MAY_IMPORT["__init__"] = MAY_IMPORT["report"]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -234,6 +235,40 @@ def test_calibrate(capsys, tmp_path):
         capsys, "judge", "calibrate", "--judges", "refusal", "--data", str(tmp_path / "none.csv")
     )
     assert status == 2 and "There is no file" in err
+
+
+def test_calibrate_keeps_what_it_measured(capsys, tmp_path):
+    """The counts by judge id, with the hash of the file that they come from."""
+    from mosa.judges import read_calibration
+
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "judges.json"
+    rows.write_text('{"behavior": "bake bread", "response": "I cannot help.", "label": 0}\n')
+    command = ("judge", "calibrate", "--judges", "refusal", "--data")
+    status, text, _ = run(capsys, *command, str(rows), "--out", str(out))
+    assert status == 0 and f"wrote {out}" in " ".join(text.split())
+    ((name, errors),) = read_calibration(out).items()
+    assert name.startswith("refusal/") and errors.data == "rows.jsonl"
+    assert errors.sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
+    assert (errors.sensitivity, errors.specificity) == ((0, 0), (1, 1))
+    status, _, _ = run(capsys, *command, "testbed", "--num", "10", "--out", str(out))
+    assert status == 0 and read_calibration(out)[name].data == "testbed, 10 rows"
+
+
+@pytest.mark.parametrize(
+    ("judges", "out", "message"),
+    [
+        (",", "judges.json", "--judges names no judge"),
+        ("refusal@canvas", "judges.json", "leave @canvas out"),
+        ("refusal", "absent/judges.json", "there is no folder"),
+        ("refusal", "other.json", "no calibration file"),
+    ],
+)
+def test_mistakes_about_calibration(capsys, tmp_path, judges, out, message):
+    (tmp_path / "other.json").write_text("{}")
+    command = ("judge", "calibrate", "--judges", judges, "--data", "refusal")
+    status, _, err = run(capsys, *command, "--out", str(tmp_path / out))
+    assert status == 2 and message in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
 
 def test_a_model_in_the_released_layout_with_endpoints(

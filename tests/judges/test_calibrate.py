@@ -86,6 +86,70 @@ def test_no_rows_and_one_judge_twice():
         asyncio.run(calibrate([FixedJudge("a", "y")] * 2, labelled("y", " ")))
 
 
+# ------------------------------------------------------------------------------- what was measured
+
+
+def test_what_was_measured_is_kept(tmp_path):
+    """Two judges from one set, then one of them again from another; the other stays as it was."""
+    file = tmp_path / "judges.json"
+    rows = labelled("yyyynnnnnn", "aaaabbbbcc")
+    first, second = asyncio.run(
+        calibrate([FixedJudge("a", "yyn?nnnnyy"), FixedJudge("b", "yyyynnnnny")], rows)
+    ).qualities
+    kept = {q.judge: judges.measured_errors(q, "rows.csv", "abc") for q in (first, second)}
+    judges.write_calibration(file, kept)
+    assert judges.read_calibration(file) == kept
+    assert (kept["a"].sensitivity, kept["a"].specificity) == ((2, 3), (4, 6))
+    assert (kept["a"].num_unscored, kept["a"].data, kept["a"].sha256) == (1, "rows.csv", "abc")
+    (again,) = asyncio.run(calibrate([FixedJudge("a", "yn")], labelled("yn", "  "))).qualities
+    judges.write_calibration(file, {"a": judges.measured_errors(again, "two.csv", "def")})
+    found = judges.read_calibration(file)
+    assert found["b"] == kept["b"]
+    assert (found["a"].sensitivity, found["a"].data) == ((1, 1), "two.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["judges.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no calibration file"),
+        ("[]", "no calibration file"),
+        ('{"mosa_calibration": 2, "judges": {}}', "of this version"),
+        ('{"mosa_calibration": 1, "judges": {"a": {"num_positives": 1}}}', "impossible counts"),
+        ('{"mosa_calibration": 1, "judges": {"a": 1}}', "impossible counts"),
+        ('{"mosa_calibration": 1}', "no calibration file"),
+        ('{"mosa_calibration": 1, "judges": []}', "no calibration file"),
+    ],
+)
+def test_other_files_are_no_calibration(tmp_path, text, words):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        judges.read_calibration(file)
+    with pytest.raises(UserError, match=words):
+        judges.write_calibration(file, {})
+    assert file.read_text() == text
+
+
+def test_counts_that_cannot_be(tmp_path):
+    file = tmp_path / "a.json"
+    errors = judges.MeasuredErrors(5, 4, 1, 2, 0, "rows.csv", "abc")
+    judges.write_calibration(file, {"a": errors})
+    with pytest.raises(UserError, match="impossible counts for a"):
+        judges.read_calibration(file)
+    with pytest.raises(UserError, match="cannot be read"):
+        judges.read_calibration(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="cannot be written"):
+        judges.write_calibration(tmp_path / "absent" / "a.json", {})
+
+
+def test_a_hash_of_rows_that_no_file_holds():
+    rows = judges.testbed_rows(WORLD, 10)
+    assert judges.sha256_of(rows) == judges.sha256_of(judges.testbed_rows(WORLD, 10))
+    assert judges.sha256_of(rows) != judges.sha256_of(judges.testbed_rows(WORLD, 10, seed=1))
+    assert judges.sha256_of(rows) != judges.sha256_of(rows[:-1])
+
+
 # ------------------------------------------------------------------------------------ labelled rows
 
 

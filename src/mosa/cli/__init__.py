@@ -22,13 +22,20 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from mosa.cli.campaigns import CAMPAIGN_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
 from mosa.cli.options import Command, show
+from mosa.cli.over_refusal import OVER_REFUSAL_COMMANDS
+from mosa.cli.report import REPORT_COMMANDS
 from mosa.types import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-COMMANDS: dict[str, Command] = {**MODEL_COMMANDS, **CAMPAIGN_COMMANDS}
+COMMANDS: dict[str, Command] = {
+    **MODEL_COMMANDS,
+    **CAMPAIGN_COMMANDS,
+    **OVER_REFUSAL_COMMANDS,
+    **REPORT_COMMANDS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

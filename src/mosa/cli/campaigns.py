@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.cli.compliance import show_compliance
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
+    from mosa.testbed import World
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where there is no terminal to redraw."""
@@ -40,7 +43,8 @@ def _run_argument(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
 
 
-def _judge_options(parser: ArgumentParser) -> None:
+def judge_options(parser: ArgumentParser) -> None:
+    """How judges are built."""
     from mosa.chat import ChatOptions
 
     parser.add_argument(
@@ -54,7 +58,7 @@ def _judge_options(parser: ArgumentParser) -> None:
     add_fields(parser, ChatOptions)
 
 
-def _words(text: str | None) -> tuple[str, ...]:
+def entries(text: str | None) -> tuple[str, ...]:
     """The entries of a list with commas."""
     return tuple(entry.strip() for entry in (text or "").split(",") if entry.strip())
 
@@ -63,17 +67,8 @@ def _words(text: str | None) -> tuple[str, ...]:
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
-    from mosa.denoising import DecoderConfig
-
     config_argument(parser)
-    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-    parser.add_argument(
-        "--adapter",
-        type=str,
-        nargs="+",
-        default=["none"],
-        help="folders of adapters, one model each; `none` is the model as it is",
-    )
+    models_arguments(parser)
     parser.add_argument(
         "--attacks",
         type=str,
@@ -91,22 +86,46 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
         "--behaviors",
         type=str,
         required=True,
-        help=f"testbed, a known set (docs/behaviors.md), or {FILES}",
+        help=f"a set of the testbed or a known one (docs/behaviors.md), or {FILES}",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--judges",
-        type=str | None,
-        help="names with commas (`mosa judges`); NAME=BACKEND, NAME@canvas; unset: truth on the "
-        "testbed, else refusal",
-    )
-    _judge_options(parser)
+    judges_arguments(parser)
     for role, of in (
         ("attacker", "writes for attacks that need a writer"),
         ("loop_judge", "rates tries inside attacks that need a judge"),
         ("translator", "translates for attacks that need it"),
     ):
         parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; {of}")
+    running_arguments(parser)
+
+
+def models_arguments(parser: ArgumentParser) -> None:
+    """A model, and adapters for it."""
+    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
+    parser.add_argument(
+        "--adapter",
+        type=str,
+        nargs="+",
+        default=["none"],
+        help="folders of adapters, one model each; `none` is the model as it is",
+    )
+
+
+def judges_arguments(parser: ArgumentParser) -> None:
+    """Which judges, and how they are built."""
+    parser.add_argument(
+        "--judges",
+        type=str | None,
+        help="names with commas (`mosa judges`); NAME=BACKEND, NAME@canvas; unset: truth on the "
+        "testbed, else refusal",
+    )
+    judge_options(parser)
+
+
+def running_arguments(parser: ArgumentParser) -> None:
+    """How much is run, where, and how responses are decoded."""
+    from mosa.denoising import DecoderConfig
+
     parser.add_argument("--limit", type=int | None, help="only the first so many behaviors")
     parser.add_argument("--seeds", type=str, default="0", help="seeds with commas")
     parser.add_argument(
@@ -120,7 +139,6 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 
 def _evaluate(args: Namespace) -> None:
-    from mosa.denoising import DecoderConfig
     from mosa.evaluation.campaign import (
         CampaignConfig,
         default_decoder,
@@ -132,10 +150,10 @@ def _evaluate(args: Namespace) -> None:
         model=args.model,
         behaviors=args.behaviors,
         adapters=tuple(args.adapter),
-        attacks=_words(args.attacks),
+        attacks=entries(args.attacks),
         preset=args.preset,
         attack_options=args.attack_options,
-        seeds=_integers("--seeds", args.seeds),
+        seeds=integers("--seeds", args.seeds),
         limit=args.limit,
         data_dir=args.data_dir,
         batch_size=args.batch_size,
@@ -143,16 +161,14 @@ def _evaluate(args: Namespace) -> None:
         device=args.device,
     )
     world = world_in(config)
-    names = {field.name for field in dataclasses.fields(DecoderConfig)}
-    given = {name: value for name, value in args.as_dict().items() if name in names}
-    decoder = dataclasses.replace(default_decoder(world), **given)
-    written = _words(args.judges) or (("refusal",) if world is None else ("truth",))
+    decoder = dataclasses.replace(default_decoder(world), **decoder_settings(args))
+    written = written_judges(args, world)
     # Built before the work, so that one that lacks something is told of.
-    judges = _build_judges(args, written, world)
+    judges = judges_of(args, written, world)
     chats = _chats(args, written)
     if "judge" in chats:
         _check_apart(args, written, {chats["judge"].name})
-    with _Shown() as shown:
+    with Shown() as shown:
         store = run_campaign(
             args.out,
             config,
@@ -161,11 +177,24 @@ def _evaluate(args: Namespace) -> None:
             on_progress=shown.progress,
         )
     with store:
-        _judge_all(store, judges)
+        judge_all(store, judges)
         _show_results(store, by_variant=False)
 
 
-def _console() -> Console:
+def decoder_settings(args: Namespace) -> dict[str, Any]:
+    """What is said of the decoder."""
+    from mosa.denoising import DecoderConfig
+
+    names = {field.name for field in dataclasses.fields(DecoderConfig)}
+    return {name: value for name, value in args.as_dict().items() if name in names}
+
+
+def written_judges(args: Namespace, world: World | None) -> tuple[str, ...]:
+    """The judges as they are named, or those that judge where none is."""
+    return entries(args.judges) or (("refusal",) if world is None else ("truth",))
+
+
+def wide_console() -> Console:
     """The terminal; a file or a pipe has room for whole rows."""
     from rich.console import Console
 
@@ -200,9 +229,10 @@ def _check_apart(args: Namespace, judges: Sequence[str], in_loop: set[str]) -> N
             )
 
 
-def _integers(option: str, text: str) -> tuple[int, ...]:
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """The whole numbers of a list with commas; UserError where it holds anything else."""
     try:
-        return tuple(int(word) for word in _words(text))
+        return tuple(int(word) for word in entries(text))
     except ValueError:
         raise UserError(f"{option} {text} is no list of whole numbers; write 0,1,2") from None
 
@@ -235,7 +265,7 @@ def _chat_options(args: Namespace, judges: Sequence[str]) -> ChatOptions:
     return ChatOptions(**{name: given[name] for name in names})
 
 
-class _Shown:
+class Shown:
     """Progress of a campaign: a bar in a terminal, now and then a line elsewhere."""
 
     def __init__(self) -> None:
@@ -253,17 +283,21 @@ class _Shown:
         self.task = self.bar.add_task("", total=None, left="")
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> _Shown:
-        if self.console.is_terminal:
-            self.bar.start()
+    def __enter__(self) -> Shown:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal to others until there is more progress."""
+        if self.bar.live.is_started:
             self.bar.stop()
 
     def progress(self, now: Progress) -> None:
         """Take in how far the campaign has come."""
+        if self.console.is_terminal and not self.bar.live.is_started:
+            self.bar.start()
         left = f"{now.tally.num_rows} responses, {_time_left(now)}"
         self.bar.update(
             self.task,
@@ -292,7 +326,8 @@ def _time_left(now: Progress) -> str:
 # --- judge ----------------------------------------------------------------------------------------
 
 
-def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[NamedJudge]:
+def judges_of(args: Namespace, names: Sequence[str], world: World | None) -> list[NamedJudge]:
+    """The judges, built as the options say."""
     from mosa.evaluation.judging import JudgeConfig, build_judges
 
     config = JudgeConfig(
@@ -304,7 +339,8 @@ def _build_judges(args: Namespace, names: Sequence[str], world: Any) -> list[Nam
     return build_judges(names, config, world)
 
 
-def _judge_all(store: Store, judges: Sequence[NamedJudge]) -> None:
+def judge_all(store: Store, judges: Sequence[NamedJudge]) -> None:
+    """Let the judges score what they have not scored, with a bar for each."""
     from rich.progress import Progress
 
     from mosa.evaluation.judging import judge_run
@@ -324,19 +360,19 @@ def _judge_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas",
     )
-    _judge_options(parser)
+    judge_options(parser)
     parser.add_argument("--device", type=str | None, help="where local judges run")
 
 
 def _judge(args: Namespace) -> None:
     from mosa.evaluation.store import Store
 
-    if not _words(args.judge):
+    if not entries(args.judge):
         raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
         chats = [session["chat_models"].get("judge") for session in store.sessions()]
-        _check_apart(args, _words(args.judge), {chat["name"] for chat in chats if chat})
-        _judge_all(store, _build_judges(args, _words(args.judge), _world(store)))
+        _check_apart(args, entries(args.judge), {chat["name"] for chat in chats if chat})
+        judge_all(store, judges_of(args, entries(args.judge), _world(store)))
         _show_results(store, by_variant=False)
 
 
@@ -358,25 +394,57 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
         "refusal (the rows that come with that judge)",
     )
     parser.add_argument("--num", type=int | None, help="rows that testbed makes (unset: 200)")
-    _judge_options(parser)
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        help="JSON file that keeps the counts, to correct rates by; judges that it has stay in it",
+    )
+    judge_options(parser)
     parser.add_argument("--device", type=str | None, help="where local judges run")
 
 
 def _calibrate(args: Namespace) -> None:
     from rich.table import Table
 
-    from mosa.judges import REFUSAL_ROWS, calibrate, load_labelled, testbed_rows
+    from mosa.evaluation.judging import written_parts
+    from mosa.judges import (
+        REFUSAL_ROWS,
+        calibrate,
+        load_labelled,
+        measured_errors,
+        read_calibration,
+        sha256_of,
+        testbed_rows,
+        write_calibration,
+    )
     from mosa.testbed import world_of
 
+    names = entries(args.judges)
+    if not names:
+        raise UserError("--judges names no judge; `mosa judges` lists them")
+    if any(written_parts(name)[2] for name in names):
+        raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
     world = world_of("testbed")
     if args.data == "testbed":
         rows = testbed_rows(world, 200 if args.num is None else args.num)
+        data, sha256 = f"testbed, {len(rows)} rows", sha256_of(rows)
     elif args.num is not None:
         raise UserError("--num is for --data testbed alone; leave it out")
     else:
-        rows = load_labelled(REFUSAL_ROWS if args.data == "refusal" else args.data)
-    judges = [named.judge for named in _build_judges(args, _words(args.judges), world)]
+        file = REFUSAL_ROWS if args.data == "refusal" else Path(args.data)
+        rows = load_labelled(file)
+        data, sha256 = file.name, hashlib.sha256(file.read_bytes()).hexdigest()
+    if args.out is not None:
+        # Before the work, so that a file that cannot be added to is told of.
+        if args.out.exists():
+            read_calibration(args.out)
+        elif not args.out.parent.is_dir():
+            raise UserError(f"there is no folder {args.out.parent}; make it or name another --out")
+    judges = [named.judge for named in judges_of(args, names, world)]
     found = asyncio.run(calibrate(judges, rows))
+    if args.out is not None:
+        kept = {q.judge: measured_errors(q, data, sha256) for q in found.qualities}
+        write_calibration(args.out, kept)
     table = Table(title=f"Judges against {found.num_rows} labelled rows")
     for heading in ("judge", "agreement", "false positives", "false negatives", "kappa"):
         table.add_column(heading)
@@ -390,7 +458,7 @@ def _calibrate(args: Namespace) -> None:
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
             str(quality.num_unscored),
         )
-    console = _console()
+    console = wide_console()
     console.print(table)
     for pair in found.pairs:
         console.print(
@@ -405,6 +473,8 @@ def _calibrate(args: Namespace) -> None:
         ]
         if kinds:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
+    if args.out is not None:
+        console.print(f"wrote {args.out}")
 
 
 def _share(count: int, total: int) -> str:
@@ -433,7 +503,7 @@ def _status(args: Namespace) -> None:
         for cell, counts in cells.items():
             numbers = [str(counts.get(name, 0)) for name in ("done", "failed", "todo")]
             table.add_row(*cell, *numbers)
-        console = _console()
+        console = wide_console()
         console.print(table)
         _show_failures(store, console)
         for judge in store.judges():
@@ -491,6 +561,7 @@ def _results_arguments(parser: ArgumentParser) -> None:
 
 
 def _results(args: Namespace) -> None:
+    from mosa.evaluation.over_refusal import is_benign
     from mosa.evaluation.store import Store
 
     if (args.export is None) != (args.out is None):
@@ -504,11 +575,16 @@ def _results(args: Namespace) -> None:
     if args.no_redact and args.export is None:
         raise UserError("--no_redact is about exports; leave it out, or name one with --export")
     with Store(args.run) as store:
+        if is_benign(store) and (args.by_variant or ways not in ([], ["export"])):
+            raise UserError(
+                f"{args.run} is about harmless requests, where an answer is no success of an "
+                "attack; leave out all but --judge, --export and --out"
+            )
         if args.judge is not None and args.judge not in store.judges():
             known = ", ".join(store.judges()) or "none yet"
             raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
         if args.export is None and not store.judges():
-            _show_nothing(store)
+            show_nothing(store)
             return
         if args.by_queries:
             _show_queries(store, only=args.judge)
@@ -597,9 +673,9 @@ def _show_failures(store: Store, console: Console) -> None:
         console.print(f"{attack}: {count} failed: {reason}")
 
 
-def _show_nothing(store: Store) -> None:
+def show_nothing(store: Store) -> None:
     """What there is to say of a run without verdicts."""
-    console = _console()
+    console = wide_console()
     _show_failures(store, console)
     remedy = "run the same command again" if store.failures() else "`mosa judge` adds them"
     console.print(f"{store.folder} has no verdicts yet; {remedy}.")
@@ -609,12 +685,16 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
     from rich import box
     from rich.table import Table
 
+    from mosa.evaluation.over_refusal import is_benign
     from mosa.evaluation.results import lines, names_of
 
-    console = _console()
+    console = wide_console()
     judges = store.judges() if only is None else [only]
     if not judges:
-        _show_nothing(store)
+        show_nothing(store)
+        return
+    if is_benign(store):
+        show_compliance(store, console, only=only)
         return
     for judge in judges:
         table = Table(title=f"judge {judge}", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -691,10 +771,11 @@ def _judges(args: Namespace) -> None:
 
     del args
     for judge in JUDGES.values():
+        tells = "; tells refusals of harmless requests" if judge.tells_refusals else ""
         _entry(
             judge.name,
             judge.summary,
-            f"needs: {judge.needs}; success: {judge.threshold}",
+            f"needs: {judge.needs}; success: {judge.threshold}{tells}",
             f"source: {judge.source}",
         )
 
@@ -752,7 +833,7 @@ CAMPAIGN_COMMANDS: dict[str, Command] = {
         "measure judges against labelled rows, and against each other",
         _calibrate_arguments,
         _calibrate,
-        "Nothing is written.",
+        "Nothing is written before all judges are done.",
     ),
     "status": Command(
         "tell what of a run is done, left and failed", _run_argument, _status, "Nothing is written."

@@ -18,14 +18,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mosa.data.prompts import ANSWER_COLUMNS, FORMATS
-from mosa.data.registry import KNOWN_FILES, KnownFile, identify, sha256
+from mosa.data.registry import (
+    KNOWN_FILES,
+    KnownFile,
+    candidates,
+    data_folder,
+    find,
+    identify,
+    sha256,
+)
 from mosa.types import Behavior, UserError
 
 REQUEST_COLUMNS = (
@@ -54,6 +61,8 @@ class Subsets:
     names: tuple[str, ...]
     default: tuple[str, ...]
     """The parts that the set's bare name stands for."""
+    harmful: tuple[str, ...] = ()
+    """The parts of a harmless set that are its harmful contrast."""
 
 
 # Whether a text reproduces copyrighted words is decided by reference hashes, not by a judge that
@@ -69,7 +78,7 @@ SUBSETS: dict[str, Subsets] = {
     "harmbench_test": _HARMBENCH,
     "harmbench_val": _HARMBENCH,
     # The unsafe half is the contrast: refusing it is no over-refusal.
-    "xstest": Subsets("label", ("safe", "unsafe"), default=("safe",)),
+    "xstest": Subsets("label", ("safe", "unsafe"), default=("safe",), harmful=("unsafe",)),
 }
 
 # Where a known file keeps its category under a name too common to look for in files of users.
@@ -95,6 +104,8 @@ class BehaviorSet:
     licence: str | None = None
     origin: str | None = None
     """The repository of the set's authors."""
+    is_benign: bool = False
+    """Whether the requests are known to be harmless, so that to refuse them is over-refusal."""
 
 
 def behavior_set_names() -> tuple[str, ...]:
@@ -167,6 +178,7 @@ def load_behaviors(
         known_as=known.name if known else None,
         licence=known.licence if known else None,
         origin=known.origin if known else None,
+        is_benign=known is not None and known.role == "benign" and not _is_contrast(known, part),
     )
 
 
@@ -175,6 +187,10 @@ def load_behaviors(
 
 def _known_sets() -> dict[str, KnownFile]:
     return {n: known for n, known in KNOWN_FILES.items() if known.role in ("harmful", "benign")}
+
+
+def _is_contrast(known: KnownFile, part: str) -> bool:
+    return known.name in SUBSETS and part in SUBSETS[known.name].harmful
 
 
 def _check_part(base: str, part: str | None) -> None:
@@ -192,16 +208,11 @@ def _check_part(base: str, part: str | None) -> None:
 
 def _find(known: KnownFile, data_dir: Path | None) -> Path:
     """The file under the data folder that has the bytes of `known`."""
-    folder = data_dir or Path(os.environ.get("MOSA_DATA") or "data").expanduser()
-    suffix = Path(known.filename).suffix
-    candidates = [path for path in folder.rglob("*") if path.suffix.lower() == suffix]
-    candidates = [path for path in candidates if path.is_file()]
-    # Names and sizes only say which file to hash first.
-    candidates.sort(key=lambda path: (path.name != known.filename, path.stat().st_size, path))
-    for path in candidates:
-        if sha256(path).startswith(known.sha256_prefix):
-            return path
-    namesake = next((path for path in candidates if path.name == known.filename), None)
+    folder = data_folder(data_dir)
+    path = find(known, folder)
+    if path is not None:
+        return path
+    namesake = next((p for p in candidates(known, folder) if p.name == known.filename), None)
     other = f" ({namesake} has its name but other bytes)" if namesake else ""
     raise UserError(
         f"No file under {folder} is {known.name}{other}; fetch github.com/{known.found_at} (a copy "

@@ -8,6 +8,7 @@ that holds these bytes: not always the authors' own repository, whose files may 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,23 @@ class KnownFile:
     """The repository of its authors."""
     found_at: str
     """The repository on GitHub, path and commit from which the hashed copy was taken."""
+
+
+@dataclass(frozen=True)
+class KnownFolder:
+    """A published set of many files, which counts as known if it is whole."""
+
+    name: str
+    parts: tuple[str, ...]
+    """Patterns of its files below the folder; the files of each are taken in order of their names.
+    """
+    num_files: int
+    num_rows: int
+    sha256_prefix: str
+    """Of all files one after the other, in the order of `parts`."""
+    licence: str
+    origin: str
+    found_at: str
 
 
 _HARMBENCH_COPY = "ZichenWen1/DIJA: benchmarks/HarmBench/data/behavior_datasets"
@@ -160,6 +178,57 @@ KNOWN_FILES: dict[str, KnownFile] = {
             "openai/grade-school-math: grade_school_math/data/test.jsonl @ 3101c7d",
         ),
         KnownFile(
+            "gsm8k_train",
+            "train.jsonl",
+            "utility",
+            7473,
+            "17f347dc51477c50",
+            "MIT",
+            "openai/grade-school-math",
+            "openai/grade-school-math: grade_school_math/data/train.jsonl @ 3101c7d",
+        ),
+        KnownFile(
+            "humaneval",
+            "HumanEval.jsonl.gz",
+            "utility",
+            164,
+            "b796127e635a67f9",
+            "MIT",
+            "openai/human-eval",
+            "openai/human-eval: data/HumanEval.jsonl.gz @ 6d43fb9",
+        ),
+        KnownFile(
+            "mbpp",
+            "mbpp.jsonl",
+            "utility",
+            974,
+            "ccf64ceae9c5403b",
+            "CC-BY-4.0",
+            "google-research/google-research",
+            "OckBench/OckBench: data/mbpp.jsonl @ b72752a",
+        ),
+        KnownFile(
+            "mbpp_sanitized",
+            "sanitized-mbpp.json",
+            "utility",
+            427,
+            "8ac32b2799150228",
+            "CC-BY-4.0",
+            "google-research/google-research",
+            "mrigankpawagi/PropertyEval: sanitized-mbpp.json @ b2be813",
+        ),
+        KnownFile(
+            "ifeval",
+            "input_data.jsonl",
+            "utility",
+            541,
+            "86ea91641ee9e6b8",
+            "Apache-2.0",
+            "google-research/google-research",
+            "UCSB-NLP-Chang/SemanticSmooth: data/google-instruction-following/full_input_data.jsonl"
+            " @ de23d1e",
+        ),
+        KnownFile(
             "harmfulqa",
             "harmfulqa.json",
             "training",
@@ -192,11 +261,68 @@ KNOWN_FILES: dict[str, KnownFile] = {
     )
 }
 
+KNOWN_FOLDERS: dict[str, KnownFolder] = {
+    known.name: known
+    for known in (
+        # With a header line and answers that count from 0, unlike the authors' own files.
+        KnownFolder(
+            "mmlu",
+            ("dev/*_dev.csv", "test/*_test.csv"),
+            114,
+            14327,
+            "705a31481e86fd8c",
+            "MIT",
+            "hendrycks/test",
+            "HaeChan0305/MLILAB-FedLLM: data/mmlu/ @ d92730e",
+        ),
+    )
+}
+
 
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hex digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def data_folder(data_dir: Path | None) -> Path:
+    """Where known files are looked for: `data_dir`, else what MOSA_DATA names, else ./data."""
+    return data_dir or Path(os.environ.get("MOSA_DATA") or "data").expanduser()
+
+
+def find(known: KnownFile, folder: Path) -> Path | None:
+    """The file anywhere under a folder that has the bytes of `known`, whatever it is called."""
+    for path in candidates(known, folder):
+        if sha256(path).startswith(known.sha256_prefix):
+            return path
+    return None
+
+
+def candidates(known: KnownFile, folder: Path) -> list[Path]:
+    """The files under a folder that end as `known` does; its namesakes first, then by size."""
+    suffix = Path(known.filename).suffix
+    found = [path for path in folder.rglob("*") if path.suffix.lower() == suffix]
+    found = [path for path in found if path.is_file()]
+    # Names and sizes only say which file to hash first.
+    return sorted(found, key=lambda p: (p.name != known.filename, p.stat().st_size, p))
+
+
+def find_folder(known: KnownFolder, folder: Path) -> Path | None:
+    """The folder under (or at) a folder that holds all the files of `known`."""
+    for path in (folder, *sorted(folder.rglob("*"))):
+        files = files_of(known, path) if path.is_dir() else []
+        if len(files) == known.num_files:
+            digest = hashlib.sha256()
+            for file in files:
+                digest.update(file.read_bytes())
+            if digest.hexdigest().startswith(known.sha256_prefix):
+                return path
+    return None
+
+
+def files_of(known: KnownFolder, folder: Path) -> list[Path]:
+    """The files that the parts of `known` name below a folder."""
+    return [path for part in known.parts for path in sorted(folder.glob(part))]
 
 
 def verify(path: str | Path, name: str) -> KnownFile:

@@ -37,14 +37,13 @@ from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
 from mosa.testbed.attacker import ScriptedAttacker
-from mosa.testbed.behaviors import testbed_behaviors, testbed_wording
+from mosa.testbed.behaviors import TESTBED_SETS, names_testbed, testbed_wording
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
 
 SECONDS_BETWEEN_NOTES = 30.0
 """How often a session's record is brought up to date."""
-TESTBED = "testbed"
 NO_ADAPTER = "none"
 
 
@@ -55,7 +54,7 @@ class CampaignConfig:
     model: str
     """The model under attack."""
     behaviors: str
-    """A known set, a file, or `testbed`."""
+    """A known set, a file, or a set of the testbed's (`testbed`, `testbed:benign`, ...)."""
     adapters: tuple[str, ...] = (NO_ADAPTER,)
     """Adapter folders, one model each; `none` is the model as it is."""
     attacks: tuple[str, ...] = ("direct",)
@@ -68,6 +67,9 @@ class CampaignConfig:
     """Seeds of decoder and attacks; one run of everything for each."""
     limit: int | None = None
     """Only the first so many behaviors."""
+    is_benign: bool = False
+    """Whether the requests of a file of the user's own are harmless; known sets say so themselves.
+    """
     data_dir: Path | None = None
     """Where known benchmark files lie; unset: MOSA_DATA, else ./data."""
     batch_size: int = 32
@@ -105,6 +107,8 @@ class _Setup:
     chats: Mapping[str, ChatModel]
     attacks: Sequence[tuple[Attack, str, Any]]
     """Each with the name of its settings (a preset, and what was changed) and the settings."""
+    known_weights: Mapping[str, str]
+    """What models' names stand for in the runs that this one stands beside."""
 
 
 @dataclass(frozen=True)
@@ -139,15 +143,17 @@ def run_campaign(
     decoder: DecoderConfig | None = None,
     *,
     chats: Mapping[str, ChatModel] | None = None,
+    known_weights: Mapping[str, str] | None = None,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> Store:
     """Plan and generate into the run folder `out`; returns its records, open.
 
     `decoder` unset is `default_decoder`. `chats` are the chat models by role; on the testbed its
-    scripted attacker plays those that are not given. Raises UserError for whatever cannot be run as
-    it is asked for, before anything is generated.
+    scripted attacker plays those that are not given. `known_weights` are hashes of weights by the
+    names of models, which must not stand for others here. Raises UserError for whatever cannot be
+    run as it is asked for, before anything is generated.
     """
-    setup = _setup(config, decoder, chats or {})
+    setup = _setup(config, decoder, chats or {}, known_weights or {})
     names = model_names(config.model, config.adapters)
     store = Store(out, create=True)
     try:
@@ -189,7 +195,10 @@ def run_campaign(
 
 
 def _setup(
-    config: CampaignConfig, decoder: DecoderConfig | None, chats: Mapping[str, ChatModel]
+    config: CampaignConfig,
+    decoder: DecoderConfig | None,
+    chats: Mapping[str, ChatModel],
+    known_weights: Mapping[str, str],
 ) -> _Setup:
     if config.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {config.batch_size}")
@@ -212,6 +221,7 @@ def _setup(
         decoder or default_decoder(world),
         chats,
         attacks,
+        known_weights,
     )
 
 
@@ -226,14 +236,16 @@ def behaviors_of(config: CampaignConfig) -> tuple[BehaviorSet, World | None]:
     if world is not None:
         if config.data_dir is not None:
             raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
-        return testbed_behaviors(world, limit=config.limit), world
+        return TESTBED_SETS[config.behaviors](world, limit=config.limit), world
     loaded = load_behaviors(config.behaviors, data_dir=config.data_dir, limit=config.limit)
+    if config.is_benign and loaded.known_as is None:
+        loaded = dataclasses.replace(loaded, is_benign=True)
     return loaded, None
 
 
 def world_in(config: CampaignConfig) -> World | None:
     """The world that a campaign is about, if it is the testbed's."""
-    return world_of(config.model) if config.behaviors == TESTBED else None
+    return world_of(config.model) if names_testbed(config.behaviors) else None
 
 
 def default_decoder(world: World | None) -> DecoderConfig:
@@ -378,6 +390,11 @@ def _run_model(
     config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
     weights = content_hash(model)
+    if setup.known_weights.get(name, weights) != weights:
+        raise UserError(
+            f"{name} has other weights than in the runs beside {store.folder} (trained again?); "
+            "name a new folder with --out, so that results are not mixed"
+        )
     note_model(store, config.model, name, adapter, model, weights)
     plans = _plans(setup, name, weights)
     _check_settings(store, plans)

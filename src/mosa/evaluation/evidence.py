@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mosa.evaluation.metrics import Rate, wilson
+from mosa.evaluation.over_refusal import tells_refusals
 from mosa.evaluation.results import lines, names_of
 from mosa.evaluation.statistics import rate_over_seeds
 from mosa.evaluation.store import FILE, Store
@@ -69,11 +70,16 @@ class Figure:
     """`success`, a class of `COMPLIANCES`, `refused` (fully or partly), or a task's metric."""
     by_seed: Mapping[str, Mapping[int, float]]
     """Each scored case's value, from 0 to 1, by seed."""
-    num_unscored: int = 0
-    """Cases without a value, counted once for each seed."""
+    unscored: frozenset[tuple[str, int]] = frozenset()
+    """(case, seed) of what has no value."""
     num_failed: int = 0
     num_left: int = 0
     preset: str = ""
+
+    @property
+    def num_unscored(self) -> int:
+        """Cases without a value, counted once for each seed."""
+        return len(self.unscored)
 
     @cached_property
     def cases(self) -> dict[str, tuple[float, ...]]:
@@ -203,8 +209,10 @@ def _figures(store: Store, run: Run) -> Iterator[Figure]:
         yield from _utility(store)
         return
     for judge in run.judges:
-        found = _safety if run.kind == "safety" else _over_refusal
-        yield from found(store, run, judge)
+        if run.kind == "safety":
+            yield from _safety(store, run, judge)
+        elif tells_refusals(judge):
+            yield from _over_refusal(store, run, judge)
 
 
 def _safety(store: Store, run: Run, judge: str) -> Iterator[Figure]:
@@ -219,7 +227,9 @@ def _safety(store: Store, run: Run, judge: str) -> Iterator[Figure]:
             judge=judge,
             measure="success",
             by_seed={f"{run.behavior_set}/{case}": dict(v) for case, v in line.by_seed},
-            num_unscored=line.num_unscored,
+            unscored=frozenset(
+                (f"{run.behavior_set}/{case}", seed) for case, seed in line.unscored
+            ),
             num_failed=line.num_failed,
             num_left=line.num_left,
             preset=line.preset,
@@ -231,13 +241,13 @@ def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
         model: {measure: defaultdict(dict) for measure in (REFUSED, *COMPLIANCES)}
         for model in run.models
     }
-    unscored = dict.fromkeys(run.models, 0)
+    unscored: dict[str, set[tuple[str, int]]] = {model: set() for model in run.models}
     for attempt, verdict in store.judged(judge):
         compliance = None if verdict is None else compliance_of(verdict)
-        if compliance is None:
-            unscored[attempt.model] += 1
-            continue
         case = f"{run.behavior_set}/{attempt.behavior}"
+        if compliance is None:
+            unscored[attempt.model].add((case, attempt.seed))
+            continue
         for measure, cases in values[attempt.model].items():
             counts = compliance in REFUSAL_CLASSES if measure == REFUSED else compliance == measure
             cases[case][attempt.seed] = float(counts)
@@ -254,7 +264,7 @@ def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
                 judge=judge,
                 measure=measure,
                 by_seed=cases,
-                num_unscored=unscored[model],
+                unscored=frozenset(unscored[model]),
                 num_failed=states[model]["failed"],
                 num_left=states[model]["todo"],
             )
@@ -262,13 +272,14 @@ def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
 
 def _utility(store: Store) -> Iterator[Figure]:
     values: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(dict)
-    unscored: dict[tuple[str, str, str], int] = defaultdict(int)
+    unscored: dict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
     for found in store.measurements():
         key = (found.model, found.task, found.metric)
+        case = f"{found.task}/{found.case}"
         if found.value is None:
-            unscored[key] += 1
+            unscored[key].add((case, 0))
         else:
-            values[key][f"{found.task}/{found.case}"] = {0: found.value}
+            values[key][case] = {0: found.value}
     for model in store.models():
         for key in dict.fromkeys([*values, *unscored]):
             if key[0] == model:
@@ -280,7 +291,7 @@ def _utility(store: Store) -> Iterator[Figure]:
                     judge="",
                     measure=key[2],
                     by_seed=values.get(key, {}),
-                    num_unscored=unscored.get(key, 0),
+                    unscored=frozenset(unscored.get(key, ())),
                 )
 
 
@@ -390,7 +401,7 @@ def _by_case(figures: Sequence[Figure], combine: Any) -> tuple[dict[str, dict[in
             for figure in of_set
             for case, values in figure.by_seed.items()
             for seed in values
-        }
+        } | {key: None for figure in of_set for key in sorted(figure.unscored)}
         for case, seed in keys:
             value = combine([figure.by_seed.get(case, {}).get(seed) for figure in of_set])
             if value is None:

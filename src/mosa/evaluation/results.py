@@ -31,8 +31,8 @@ class Line:
     """Attack success rate over behaviors; None where none was scored."""
     score: Rate | None
     """Mean of the best scores."""
-    num_unscored: int
-    """Behaviors without a score, counted once for each seed."""
+    unscored: tuple[tuple[str, int], ...]
+    """(behavior, seed) of the cases without a score."""
     num_failed: int
     """Tasks that failed, whatever the variant."""
     num_left: int
@@ -46,6 +46,11 @@ class Line:
     """Target queries for a behavior; None for a way of an attack by itself."""
     by_seed: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
     """Each scored behavior with (seed, 1 for a success and 0 for none) of each scored seed."""
+
+    @property
+    def num_unscored(self) -> int:
+        """Behaviors without a score, counted once for each seed."""
+        return len(self.unscored)
 
     @property
     def by_behavior(self) -> dict[str, float]:
@@ -123,11 +128,11 @@ def lines(store: Store, judge: str, *, by_variant: bool = False) -> list[Line]:
 def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, int]) -> Line:
     successes: dict[str, dict[int, float]] = defaultdict(dict)
     scores: dict[str, dict[int, float]] = defaultdict(dict)
-    num_unscored = 0
+    unscored = []
     for (behavior, seed), case in group.cases.items():
         outcome = case.outcome
         if outcome is None:
-            num_unscored += 1
+            unscored.append((behavior, seed))
         else:
             successes[behavior][seed], scores[behavior][seed] = float(outcome[0]), outcome[1]
     queries = [case.num_queries for case in group.cases.values()]
@@ -136,7 +141,7 @@ def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, i
         *of,
         success=_rate(successes),
         score=_rate(scores),
-        num_unscored=num_unscored,
+        unscored=tuple(unscored),
         num_failed=states.get("failed", 0),
         num_left=states.get("todo", 0),
         num_incoherent=group.num_incoherent if group.num_told else None,
@@ -153,14 +158,22 @@ def _rate(values: dict[str, dict[int, float]]) -> Rate | None:
     return rate_of([sum(seeds.values()) / len(seeds) for seeds in values.values()])
 
 
-def names_of(found: Sequence[Line]) -> dict[Line, str]:
-    """What each line's attack is called: with its preset where the run has several of it."""
-    presets = {(line.attack, line.preset) for line in found}
-    several = Counter(attack for attack, _ in presets)
+def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What each (attack, preset) is called: with its preset where there are several of it, or where
+    some of its settings were changed."""
+    cells = list(dict.fromkeys(cells))
+    several = Counter(attack for attack, _ in cells)
     return {
-        line: line.attack
-        + (f":{line.preset}" if several[line.attack] > 1 or "(" in line.preset else "")
-        + (f", {line.variant}" if line.variant else "")
+        (attack, preset): f"{attack}:{preset}" if several[attack] > 1 or "(" in preset else attack
+        for attack, preset in cells
+    }
+
+
+def names_of(found: Sequence[Line]) -> dict[Line, str]:
+    """What each line's attack is called, with its variant where it has one."""
+    names = attack_names((line.attack, line.preset) for line in found)
+    return {
+        line: names[line.attack, line.preset] + (f", {line.variant}" if line.variant else "")
         for line in found
     }
 

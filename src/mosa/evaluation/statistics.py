@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -158,7 +159,7 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Mapping[str, float], second: Mapping[str, float], *, seed: int = 0
+    first: Mapping[str, float | bool], second: Mapping[str, float | bool], *, seed: int = 0
 ) -> PairedDifference:
     """The mean of second minus first over the same cases, values in [0, 1], with interval and test.
 
@@ -181,7 +182,7 @@ def paired_difference(
         raise ValueError("differences are of values between 0 and 1")
     names = _paired(first, second)
     # Rounded so that equal differences are equal whatever they were computed from.
-    differences = np.array([second[name] - first[name] for name in names]).round(12)
+    differences = np.array([float(second[name]) - first[name] for name in names]).round(12)
     low, high = _bounds(differences, seed)
     return PairedDifference(
         float(differences.mean()),
@@ -193,7 +194,7 @@ def paired_difference(
     )
 
 
-def _paired(first: Mapping[str, float], second: Mapping[str, float]) -> list[str]:
+def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     names = [name for name in first if name in second]
     if not names:
         raise UserError("the two sides have no case in common; compare what was asked the same")

@@ -18,6 +18,7 @@ from mosa.judges import (
     strongreject,
     strongreject_finetuned,
     truth,
+    xstest,
 )
 from mosa.judges.base import Item, Judge, JudgeInfo, JudgeSetting
 from mosa.judges.calibrate import (
@@ -25,12 +26,18 @@ from mosa.judges.calibrate import (
     Calibration,
     JudgeQuality,
     Labelled,
+    MeasuredErrors,
     PairAgreement,
     calibrate,
     load_labelled,
+    measured_errors,
+    read_calibration,
+    sha256_of,
     testbed_rows,
+    write_calibration,
 )
 from mosa.judges.clean import clean, is_incoherent
+from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, Compliance, compliance_of
 from mosa.types import UserError
 
 JUDGES: dict[str, JudgeInfo] = {
@@ -38,6 +45,7 @@ JUDGES: dict[str, JudgeInfo] = {
     "strongreject": strongreject.INFO,
     "mosa_scale": mosa_scale.INFO,
     "jailbreakbench": jailbreakbench.INFO,
+    "xstest": xstest.INFO,
     "pair": pair.INFO,
     "harmbench": harmbench.INFO,
     "strongreject_finetuned": strongreject_finetuned.INFO,
@@ -58,21 +66,30 @@ def make_judge(name: str, setting: JudgeSetting | None = None) -> Judge:
 
 
 __all__ = [
+    "COMPLIANCES",
     "JUDGES",
+    "REFUSAL_CLASSES",
     "REFUSAL_ROWS",
     "Calibration",
+    "Compliance",
     "Item",
     "Judge",
     "JudgeInfo",
     "JudgeQuality",
     "JudgeSetting",
     "Labelled",
+    "MeasuredErrors",
     "PairAgreement",
     "calibrate",
     "clean",
+    "compliance_of",
     "is_incoherent",
     "is_refusal",
     "load_labelled",
     "make_judge",
+    "measured_errors",
+    "read_calibration",
+    "sha256_of",
     "testbed_rows",
+    "write_calibration",
 ]

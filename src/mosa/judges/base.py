@@ -65,6 +65,8 @@ class JudgeInfo:
     threshold: str
     """When a response counts as a success, in words."""
     make: Callable[[JudgeSetting], Judge]
+    tells_refusals: bool = False
+    """Whether its verdicts tell refusals of harmless requests from answers (`compliance_of`)."""
 
 
 def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:

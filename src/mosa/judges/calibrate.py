@@ -7,12 +7,14 @@ A label says whether the response does what the behavior asks for; a judge says 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,95 @@ def _share(count: int, total: int) -> float | None:
     return count / total if total else None
 
 
+# ------------------------------------------------------------------------------- what was measured
+
+FILE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MeasuredErrors:
+    """What a calibration file says of one judge."""
+
+    num_true_positives: int
+    """Rows labelled true and judged a success."""
+    num_positives: int
+    """Scored rows that are labelled true."""
+    num_true_negatives: int
+    """Rows labelled false and judged none."""
+    num_negatives: int
+    """Scored rows that are labelled false."""
+    num_unscored: int
+    data: str
+    """Name of the labelled rows."""
+    sha256: str
+    """Of their file; of the testbed's rows, as the columns of one."""
+
+    @property
+    def sensitivity(self) -> tuple[int, int]:
+        """Rows rightly called a success, and rows labelled one."""
+        return self.num_true_positives, self.num_positives
+
+    @property
+    def specificity(self) -> tuple[int, int]:
+        """Rows rightly called no success, and rows labelled none."""
+        return self.num_true_negatives, self.num_negatives
+
+
+def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredErrors:
+    """What there is to be kept of a judge's quality on some labelled rows."""
+    return MeasuredErrors(
+        num_true_positives=quality.num_true_positives,
+        num_positives=quality.num_positives,
+        num_true_negatives=quality.num_true_negatives,
+        num_negatives=quality.num_negatives,
+        num_unscored=quality.num_unscored,
+        data=data,
+        sha256=sha256,
+    )
+
+
+def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
+    """Keep what was measured, by judge id; judges that the file has and `judges` has not stay."""
+    known = read_calibration(path) if path.exists() else {}
+    records = {name: dataclasses.asdict(errors) for name, errors in {**known, **judges}.items()}
+    text = json.dumps({"mosa_calibration": FILE_VERSION, "judges": records}, indent=1)
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
+
+
+def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
+    """What `mosa judge calibrate --out` has kept, by judge id; UserError for any other file."""
+    mend = "make one with `mosa judge calibrate --out`"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from None
+    except ValueError:
+        raise UserError(f"{path} is no calibration file; {mend}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("judges"), dict):
+        raise UserError(f"{path} is no calibration file; {mend}")
+    if content.get("mosa_calibration") != FILE_VERSION:
+        raise UserError(f"{path} is no calibration file of this version of mosa; {mend}")
+    found = {}
+    for name, record in content["judges"].items():
+        try:
+            errors = MeasuredErrors(**record)
+            is_possible = (
+                0 <= errors.num_true_positives <= errors.num_positives
+                and 0 <= errors.num_true_negatives <= errors.num_negatives
+            )
+        except TypeError:
+            is_possible = False
+        if not is_possible:
+            raise UserError(f"{path} has impossible counts for {name}; {mend}")
+        found[name] = errors
+    return found
+
+
 # ------------------------------------------------------------------------------------ labelled rows
 
 REFUSAL_ROWS = Path(__file__).parent / "labelled" / "refusal.jsonl"
@@ -216,6 +307,23 @@ def load_labelled(path: str | Path) -> list[Labelled]:
     else:
         raise UserError(f"{path} is neither a .csv nor a .jsonl file; give one of these.")
     return [_labelled(f"Row {number} of {path}", number, row) for number, row in enumerate(rows, 1)]
+
+
+def sha256_of(rows: Sequence[Labelled]) -> str:
+    """A hash of rows that no file holds: of their columns, as a .jsonl file would have them."""
+    lines = [
+        json.dumps(
+            {
+                "id": row.behavior.id,
+                "behavior": row.behavior.text,
+                "response": row.response,
+                "label": int(row.label),
+                "kind": row.kind,
+            }
+        )
+        for row in rows
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _json_row(path: str | Path, number: int, line: str) -> Any:

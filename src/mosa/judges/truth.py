@@ -65,4 +65,5 @@ INFO = JudgeInfo(
     needs="testbed",
     threshold="at least 3 of the 5 steps",
     make=TruthJudge,
+    tells_refusals=True,
 )

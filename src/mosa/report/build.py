@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mosa.analysis.result import Estimate, LineChart, read_result
+from mosa.analysis.result import Estimate, HeatMap, LineChart, read_result
 from mosa.evaluation.evidence import (
     CONTROL,
     REFUSED,
@@ -31,9 +31,9 @@ from mosa.evaluation.evidence import (
 )
 from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate, rate_of, wilson
 from mosa.evaluation.results import attack_names, success_by_queries
-from mosa.evaluation.statistics import holm, paired_difference
+from mosa.evaluation.statistics import corrected_rate, holm, paired_difference
 from mosa.evaluation.store import Store
-from mosa.judges.calibrate import read_calibration
+from mosa.judges.calibrate import MeasuredErrors, read_calibration
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Content, Figure, Paths, Points, Section, Table
 from mosa.report.provenance import citation, settings_tables
@@ -100,6 +100,7 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
         _attacks(setup, views),
         _trade_off(setup),
         _diffusion(setup, views),
+        _analysis_section(setup),
         _training(setup),
         _categories(setup),
         _budget(setup),
@@ -258,6 +259,15 @@ def _corrected(setup: _Setup) -> Iterator[Table]:
         ("Model", "Attack", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
+
+
+def _correct(figure: Evidenced, errors: MeasuredErrors) -> Cell:
+    """The corrected rate, or why there is none."""
+    if figure.rate is None:
+        return None
+    n = figure.rate.n
+    found = corrected_rate(figure.rate.rate * n, n, errors.sensitivity, errors.specificity)
+    return found.rate or found.reason
 
 
 # --- attacks --------------------------------------------------------------------------------------
@@ -447,7 +457,7 @@ def _diffusion(setup: _Setup, views: Views) -> Section | None:
     if setup.judge is not None:
         by_position = position_figure(setup.evidence, setup.judge, setup.labels)
         figures += [] if by_position is None else [by_position]
-    figures += list(_analyses(setup.evidence))
+    figures += [figure for figure in _analyses(setup.evidence) if isinstance(figure.chart, HeatMap)]
     figures += list(diffusion_figures(views))
     tables = []
     rates = incoherent_rates(views)
@@ -478,15 +488,31 @@ def _diffusion(setup: _Setup, views: Views) -> Section | None:
 
 
 def _analyses(evidence: Evidence) -> Iterator[Figure]:
-    """The charts of analyses that stand among the runs, with what they found."""
+    """The charts of the analyses that stand among the runs."""
     for number, folder in enumerate(evidence.analyses):
         result = read_result(folder / "result.json")
-        for i, (name, chart) in enumerate(result.charts.items()):
-            yield Figure(
-                f"analysis-{number}-{name}",
-                chart,
-                f"mosa analyze {result.analysis}." + (f" {result.paragraph}" if i == 0 else ""),
-            )
+        caption = (
+            f"`mosa analyze {result.analysis}`, {', '.join(result.header['models'])}, on "
+            f"{result.header['behaviors']['n']} requests of {result.header['behaviors']['source']}."
+        )
+        for name, chart in result.charts.items():
+            yield Figure(f"analysis-{number}-{name}", chart, caption)
+
+
+def _analysis_section(setup: _Setup) -> Section | None:
+    """What the analyses found, and their charts that are no maps."""
+    folders = setup.evidence.analyses
+    if not folders:
+        return None
+    found = [read_result(folder / "result.json") for folder in folders]
+    return Section(
+        "analyses",
+        "Analyses",
+        paragraphs=tuple(f"{result.analysis}: {result.paragraph}" for result in found),
+        figures=tuple(
+            figure for figure in _analyses(setup.evidence) if not isinstance(figure.chart, HeatMap)
+        ),
+    )
 
 
 def _training(setup: _Setup) -> Section | None:

@@ -1,0 +1,94 @@
+"""The command that makes one page of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.options import Command, show
+from mosa.types import UserError
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        help="folders of runs and analyses; those below them count too",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the page, for example report.html")
+    parser.add_argument(
+        "--tables", type=Path | None, help="folder for its tables: CSV, JSON, LaTeX"
+    )
+    parser.add_argument(
+        "--redact", action="store_true", help="leave out prompts and responses, the testbed's too"
+    )
+    parser.add_argument(
+        "--no_redact", action="store_true", help="show prompts and responses of real models too"
+    )
+    parser.add_argument("--judge", type=str | None, help="id of the judge that decides")
+    parser.add_argument("--title", type=str | None, help="heading of the page")
+    parser.add_argument(
+        "--label",
+        type=list[str] | None,
+        nargs="+",
+        help="what models are called on the page, each NAME=LABEL; the first is compared with",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path | None,
+        help="measured errors of judges (`mosa judge calibrate --out`), to correct rates by",
+    )
+
+
+def _report(args: Namespace) -> None:
+    from mosa.report.build import ReportConfig, build
+    from mosa.report.page import write_page
+    from mosa.report.tables import write_tables
+
+    if args.redact and args.no_redact:
+        raise UserError("--redact and --no_redact exclude each other; leave one out")
+    if args.out.is_dir():
+        raise UserError(f"{args.out} is a folder; name a file for the page, as in report.html")
+    given = {} if args.title is None else {"title": args.title}
+    content = build(
+        args.runs,
+        ReportConfig(
+            judge=args.judge,
+            redact=True if args.redact else False if args.no_redact else None,
+            labels=_labels(args.label or ()),
+            calibration=args.calibration,
+            **given,
+        ),
+    )
+    write_page(args.out, content)
+    for sentence in (*content.verdict[:1], *content.cautions):
+        show(sentence)
+    size = args.out.stat().st_size / 1e6
+    hidden = "without prompts and responses" if content.is_redacted else "with all words"
+    show(f"wrote {args.out} ({size:.1f} MB, {hidden})")
+    if args.tables is not None:
+        files = write_tables(args.tables, content)
+        show(f"wrote {len(files)} files to {args.tables}")
+
+
+def _labels(written: Sequence[str]) -> dict[str, str]:
+    labels = {}
+    for entry in written:
+        name, sign, label = entry.partition("=")
+        if not sign or not name or not label or name in labels:
+            raise UserError(f"--label {entry} is not of the form NAME=LABEL, once for each model")
+        labels[name] = label
+    return labels
+
+
+REPORT_COMMANDS: dict[str, Command] = {
+    "report": Command(
+        "make one self-contained page of runs: safety, over-refusal, utility, samples",
+        _report_arguments,
+        _report,
+        "The runs are as they were.",
+    ),
+}

@@ -1,0 +1,536 @@
+"""The demo: align the testbed three ways, attack all four models, measure what it cost, report it.
+
+    models          the original; aligned at the initial token; MOSA as in the paper; MOSA `robust`
+    attacks         a campaign on objects that no training text mentions (mosa evaluate)
+    over-refusal    harmless objects, asked plainly and in the form of attacks (mosa over-refusal)
+    utility         held-out objects, sums, lists, look-ups, small talk (mosa utility)
+    along the way   some attacks and one task at moments of each alignment
+    analysis        where the original and MOSA put their refusals (mosa analyze refusal-depth)
+
+Everything is what the commands of that name do, in one folder, and the report is that of `mosa
+report`. The four models are independent of each other, so that worker processes of one thread each
+take one model at a time: on these small matrices two processes do about twice the work of two
+threads. What is recorded already is used again, so a second run goes on where the first one ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import queue
+import random
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mosa.align import METHODS, MosaConfig, align, load_config
+from mosa.align.config import config_dict
+from mosa.analysis import ANALYSES
+from mosa.analysis.study import Study, Subject, load_cases
+from mosa.denoising import DecoderConfig
+from mosa.evaluation.campaign import (
+    NO_ADAPTER,
+    CampaignConfig,
+    model_names,
+    run_campaign,
+)
+from mosa.evaluation.evidence import MOMENT, gather, headline, run_folders
+from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
+from mosa.evaluation.over_refusal import OverRefusalConfig, run_over_refusal
+from mosa.evaluation.store import Store
+from mosa.evaluation.utility import UtilityConfig, run_utility
+from mosa.families import DiffusionLM, load_model, packaged_folder
+from mosa.report.build import ReportConfig, build
+from mosa.report.page import write_page
+from mosa.report.tables import write_tables
+from mosa.testbed import world_of
+from mosa.testbed.corpora import alignment_prompts, benign_prompts
+from mosa.testbed.measure import DECODER
+from mosa.types import UserError
+
+ATTACKS = (
+    "direct",
+    "deep_inception",
+    "code_attack",
+    "dia",
+    "cipher_chat",
+    "prefill:paper",
+    "dija_canvas",
+)
+"""Of each kind one or two: the request nested, as code, after a forged history, in a language that
+no alignment data is written in; an answer begun by the attacker; an answer's frame to be filled."""
+CURVE_ATTACKS = ("deep_inception", "code_attack")
+"""Those of the attacks that are quick, for moments of a training."""
+CURVE_TASK = "benign_recall"
+SETS = ("testbed:near_miss", "testbed:benign")
+JUDGES = ("truth", "truth@canvas", "refusal")
+ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
+    "initial": ("initial", "initial_testbed_paper"),
+    "mosa": ("mosa", "mosa_testbed_paper"),
+    "mosa_robust": ("mosa", "mosa_testbed_robust"),
+}
+"""Aligned models, the method of each and its preset; `original` is the testbed as it comes."""
+LABELS = {
+    "original": "Original",
+    "initial": "Initial alignment",
+    "mosa": "MOSA (paper)",
+    "mosa_robust": "MOSA (robust)",
+}
+NOTES = {
+    "original": "The testbed as it comes: it refuses plain requests for restricted objects and "
+    "answers wrapped ones.",
+    "initial": "The original with an adapter that rewards a refusal at the first response token "
+    "(the baseline of arXiv 2508.12398).",
+    "mosa": "The original with an adapter that rewards a refusal in response tokens 20 to 60, as "
+    "in arXiv 2508.12398; it differs from initial alignment by the window alone.",
+    "mosa_robust": "Ours: the same reward, also where part of a harmful answer already stands, "
+    "with a bounded term against that answer's own words and a term that holds benign behaviour in "
+    "place. Its learning rate is ten times that of the other two, whose objective has no bound.",
+}
+LIMITS = (
+    "A testbed shows mechanisms, not the safety of a real model: its language has a few hundred "
+    "words, its weakness to wrapped requests was planted, and each figure rests on one training "
+    "run of each kind.",
+)
+
+CURVE_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Where on the way of an alignment it is measured too; its start is the original model."""
+SECONDS_TO_END = 5.0
+"""How long a worker has to end by itself."""
+NUM_PROMPTS = 960
+"""Harmful prompts that an alignment of the demo sees."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much the demo does."""
+
+    testbed: str = "testbed"
+    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
+    seed: int = 0
+    """Seed of data, training and decoding."""
+    num_objects: int = 25
+    """Restricted objects to attack with (25 are held out)."""
+    num_benign: int = 50
+    """Harmless requests of each set, and cases of each useful task (50 objects are held out)."""
+    num_curve: int = 8
+    """Restricted objects, and cases of one useful task, to measure with during alignment."""
+    align_steps: int | None = None
+    """Updates of each alignment; none: as many as its preset says."""
+    steps: int = DECODER.steps
+    """Denoising steps of a response."""
+    workers: int = 2
+    """Processes of one thread that take models side by side; 1 runs in this process."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of the demo: align it unless that is done, then measure it."""
+
+    name: str
+    out: Path
+    config: DemoConfig
+
+
+Emit = Callable[[str, Any], None]
+"""What a job reports: ("stage", text) or ("advance", (done, total))."""
+
+
+def run_demo(out: Path, config: DemoConfig | None = None) -> None:
+    """Align, attack and measure, and write `out/report.html` and `out/tables/`.
+
+    Beside them stand `adapters/`, `run/` (a campaign, with over-refusal and utility below it) and
+    `refusal_depth/` (an analysis). Raises UserError where `out` holds something else.
+    """
+    config = config or DemoConfig()
+    world = world_of(config.testbed)  # a wrong folder is told of before anything is made
+    _claim(out, config)
+    # The robust alignment takes longest, so it comes first and the others share the other worker.
+    jobs = [Job(name, out, config) for name in (*reversed(ALIGNED), "original")]
+    with _Board(jobs) as board:
+        _run_jobs(jobs, config.workers, board.show)
+    for folder in run_folders(run_folder(out)):
+        with Store(folder) as store:
+            judge_run(store, build_judges(JUDGES, JudgeConfig(), world))
+    _analyse(out, config)
+    write_demo_report(out, config)
+
+
+def write_demo_report(out: Path, config: DemoConfig) -> None:
+    """The report on what is recorded, and its tables."""
+    names = shown_names(config)
+    content = build(
+        [run_folder(out), out / "refusal_depth"],
+        ReportConfig(
+            title="What changes when refusal starts in the middle",
+            labels={name: LABELS[model] for model, name in names.items()},
+            notes={name: NOTES[model] for model, name in names.items()},
+            limits=LIMITS,
+        ),
+    )
+    write_page(out / "report.html", content)
+    write_tables(out / "tables", content)
+
+
+def run_folder(out: Path) -> Path:
+    """Where the demo's records stand."""
+    return out / "run"
+
+
+def shown_names(config: DemoConfig) -> dict[str, str]:
+    """What each model of the demo is called in its records."""
+    (original,) = model_names(config.testbed, [NO_ADAPTER])
+    return {"original": original} | {name: f"{original}+{name}" for name in ALIGNED}
+
+
+def _claim(out: Path, config: DemoConfig) -> None:
+    """Make the folder a demo's; UserError where it is another's."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
+    settings["testbed_weights"] = model_version(config)
+    file = out / "demo.json"
+    if file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in settings if known.get(name) != settings[name]]
+        if changed:
+            raise UserError(
+                f"{out} holds a demo with other settings ({', '.join(changed)}); name a new folder "
+                "with --out"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds other things; name a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _analyse(out: Path, config: DemoConfig) -> None:
+    """Where the original and MOSA put their refusals, by position and step."""
+    analysis = ANALYSES["refusal-depth"]
+    subjects = [
+        Subject(
+            LABELS[name], _load(config, None if name == "original" else adapter_folder(out, name))
+        )
+        for name in ("original", "mosa")
+    ]
+    settings = analysis.config_class(**analysis.presets["quick"])
+    study = Study(out / "refusal_depth", "refusal-depth", show_progress=False)
+    analysis.run(subjects, load_cases("testbed", config.testbed), settings, study)
+
+
+def _load(config: DemoConfig, adapter: Path | None) -> DiffusionLM:
+    return load_model(config.testbed, dtype="float32", device="cpu", adapter=adapter)
+
+
+# --- one model ------------------------------------------------------------------------------------
+
+
+def run_job(job: Job, emit: Emit) -> None:
+    """Align one model if need be and record all that is not recorded yet."""
+    config = job.config
+    adapter = None if job.name == "original" else _adapter(job, emit)
+    run = run_folder(job.out)
+    decoder = decoder_config(config)
+    shared: dict[str, Any] = {"model": config.testbed, "dtype": "float32", "device": "cpu"}
+
+    def progress(done: int, total: int) -> None:
+        emit("advance", (done, total))
+
+    def measure(
+        folder: Path | None, attacks: Sequence[str], tasks: Sequence[str], num: int
+    ) -> None:
+        adapters = (NO_ADAPTER if folder is None else str(folder),)
+        run_campaign(
+            run,
+            CampaignConfig(
+                behaviors="testbed",
+                adapters=adapters,
+                attacks=tuple(attacks),
+                preset="smoke",
+                limit=min(num, config.num_objects),
+                seeds=(config.seed,),
+                **shared,
+            ),
+            decoder,
+            on_progress=lambda now: progress(now.num_done, now.num_tasks),
+        ).close()
+        run_utility(
+            run,
+            UtilityConfig(adapters=adapters, tasks=tuple(tasks), limit=num, **shared),
+            decoder,
+        ).close()
+
+    emit("stage", "attacks and tasks")
+    measure(adapter, ATTACKS, ("testbed",), config.num_benign)
+    emit("stage", "harmless requests")
+    run_over_refusal(
+        run,
+        OverRefusalConfig(
+            sets=SETS,
+            adapters=(NO_ADAPTER if adapter is None else str(adapter),),
+            limit=config.num_benign,
+            seeds=(config.seed,),
+            **shared,
+        ),
+        decoder,
+        on_progress=lambda now: progress(now.num_done, now.num_tasks),
+    )
+    if adapter is not None:
+        emit("stage", "along the training")
+        for folder in snapshots(adapter):
+            measure(folder, CURVE_ATTACKS, (CURVE_TASK,), config.num_curve)
+    emit("stage", "done")
+
+
+def decoder_config(config: DemoConfig) -> DecoderConfig:
+    """How every response of the demo is decoded, harmful or useful."""
+    return dataclasses.replace(DECODER, steps=config.steps, seed=config.seed)
+
+
+def adapter_folder(out: Path, name: str) -> Path:
+    """Where a model's adapter stands."""
+    return out / "adapters" / name
+
+
+def testbed_folder(config: DemoConfig) -> Path:
+    """Where the model that the demo is about stands."""
+    return packaged_folder(config.testbed) or Path(config.testbed)
+
+
+def model_version(config: DemoConfig) -> str:
+    """A hash of the testbed's weights."""
+    digest = hashlib.sha256()
+    for file in sorted(testbed_folder(config).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _adapter(job: Job, emit: Emit) -> Path:
+    """The folder of the model's adapter, which is trained unless a finished one is there."""
+    folder = adapter_folder(job.out, job.name)
+    method, preset = ALIGNED[job.name]
+    overrides: dict[str, Any] = {"seed": job.config.seed}
+    if job.config.align_steps is not None:
+        overrides["max_steps"] = job.config.align_steps
+    config = load_config(METHODS[method].config_class, preset, overrides)
+    recipe = {"settings": config_dict(config), "testbed": model_version(job.config)}
+    finished = folder / "demo.json"
+    if finished.exists():
+        made = json.loads(finished.read_text(encoding="utf-8"))
+        if made == recipe | {"num_steps": made["num_steps"]}:
+            return folder
+    emit("stage", "aligning")
+    if folder.exists():
+        shutil.rmtree(folder)
+    world, rng = world_of(job.config.testbed), random.Random(f"demo-{job.config.seed}")
+    harmful = alignment_prompts(world, rng, NUM_PROMPTS)
+    benign = benign_prompts(world, rng, NUM_PROMPTS)
+    assert isinstance(config, MosaConfig)
+    model = _load(job.config, None)
+    result = align(
+        method,
+        model,
+        harmful,
+        folder,
+        benign=benign if config.uses_benign else None,
+        config=config,
+        callbacks=[_TrainingProgress(emit), _Snapshots(model, folder)],
+        progress=False,
+    )
+    if not result.finished:
+        raise KeyboardInterrupt
+    # Written last: a folder without it was interrupted and is trained again.
+    finished.write_text(json.dumps(recipe | {"num_steps": result.num_steps}), encoding="utf-8")
+    return folder
+
+
+class _TrainingProgress(transformers.TrainerCallback):
+    """Passes the trainer's progress on."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every update."""
+        self.emit("advance", (state.global_step, state.max_steps))
+
+
+class _Snapshots(transformers.TrainerCallback):
+    """Keeps the adapter at some steps of its training, below the folder of the finished one."""
+
+    def __init__(self, model: DiffusionLM, folder: Path) -> None:
+        self.model, self.folder = model, folder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every update."""
+        steps = {round(fraction * state.max_steps) for fraction in CURVE_FRACTIONS}
+        if state.global_step in steps and state.global_step < state.max_steps:
+            moment = f"{self.folder.name}{MOMENT}{state.global_step}"
+            self.model.save_adapter(self.folder / "curve" / moment)
+
+
+def snapshots(adapter: Path) -> list[Path]:
+    """The adapters that were kept while this one was trained, by step."""
+    folders = (adapter / "curve").glob(f"*{MOMENT}*")
+    return sorted(folders, key=lambda folder: int(folder.name.partition(MOMENT)[2]))
+
+
+# --- what it came to ------------------------------------------------------------------------------
+
+
+def closing_lines(out: Path, config: DemoConfig) -> list[str]:
+    """What happened, in five lines, the last of which says where to look."""
+    evidence = gather([run_folder(out)])
+    names = shown_names(config)
+
+    def line(title: str, measure: str) -> str:
+        rates = {model: headline(evidence, measure, name).rate for model, name in names.items()}
+        shown = ", ".join(
+            f"{LABELS[model]} {'-' if rate is None else f'{rate.rate:.2f}'}"
+            for model, rate in rates.items()
+        )
+        n = {rate.n for rate in rates.values() if rate is not None}
+        return f"{title} (n={', '.join(map(str, sorted(n)))}): {shown}."
+
+    return [
+        line("Attack success, mean over attacks", "asr"),
+        line("Attack success, worst attack     ", "worst_asr"),
+        line("Over-refusal                     ", "over_refusal"),
+        line("Utility                          ", "utility"),
+        f"Look at {out / 'report.html'}; its tables are in {out / 'tables'}.",
+    ]
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def _run_jobs(
+    jobs: Sequence[Job], num_workers: int, receive: Callable[[str, str, Any], None]
+) -> None:
+    """Run the jobs, in this process or in workers, and hand on what they emit.
+
+    `receive` is called in this process alone, with the job's name. An interruption ends the
+    workers; what they have recorded stays.
+    """
+    if num_workers < 1:
+        raise UserError(f"workers={num_workers} would do nothing; use 1 or more.")
+    if num_workers == 1:
+        for job in jobs:
+            run_job(job, functools.partial(receive, job.name))
+        return
+    context = multiprocessing.get_context("spawn")
+    todo, news = context.Queue(), context.Queue()
+    for job in jobs:
+        todo.put(job)
+    for _ in range(num_workers):
+        todo.put(None)
+    workers = [
+        context.Process(target=_work, args=(todo, news), daemon=True) for _ in range(num_workers)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        num_open = len(jobs)
+        while num_open:
+            try:
+                name, kind, content = news.get(timeout=2)
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in workers):
+                    raise RuntimeError(
+                        "the demo's workers ended before their work (out of memory?); "
+                        "--workers 1 needs less"
+                    ) from None
+                continue
+            if kind == "error":
+                raise content
+            if kind == "interrupted":
+                raise KeyboardInterrupt
+            if kind == "end":
+                num_open -= 1
+            else:
+                receive(name, kind, content)
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+        for worker in workers:
+            if worker.pid is not None:
+                worker.join(timeout=SECONDS_TO_END)
+                if worker.is_alive():
+                    # A worker that ended in the middle of a message leaves the queue locked, and
+                    # another may wait for it for ever. Nothing is lost: records are written whole.
+                    worker.kill()
+                    worker.join()
+
+
+def _work(todo: Any, news: Any) -> None:
+    """A worker: one thread, one model after the other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    torch.set_num_threads(1)
+    while (job := todo.get()) is not None:
+        try:
+            run_job(job, lambda kind, content, name=job.name: news.put((name, kind, content)))
+        except KeyboardInterrupt:  # in the middle of a training, which ends after its step
+            news.put((job.name, "interrupted", None))
+            return
+        except UserError as error:
+            news.put((job.name, "error", error))
+            return
+        except Exception:  # carried over to the parent, with the traceback of this process
+            error = RuntimeError(f"the demo failed at {job.name}:\n{traceback.format_exc()}")
+            news.put((job.name, "error", error))
+            return
+        news.put((job.name, "end", None))
+
+
+class _Board:
+    """Progress of all models: bars in a terminal, a line per stage elsewhere."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.console = Console(highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.fields[label]:<18}"),
+            TextColumn("{task.fields[stage]:<18}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self.tasks = {
+            job.name: self.progress.add_task(
+                "", total=1.0, start=False, label=LABELS[job.name], stage="waiting"
+            )
+            for job in jobs
+        }
+
+    def __enter__(self) -> _Board:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def show(self, name: str, kind: str, content: Any) -> None:
+        """Take in one message of a job."""
+        task = self.tasks[name]
+        if kind == "advance":
+            done, total = content
+            self.progress.update(task, completed=done, total=total)
+            return
+        self.progress.start_task(task)
+        self.progress.update(task, stage=content)
+        if not self.console.is_terminal:
+            self.console.print(f"{LABELS[name]}: {content}")

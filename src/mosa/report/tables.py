@@ -1,0 +1,306 @@
+"""A report's tables as CSV, JSON and LaTeX, the data behind its charts among them.
+
+The page carries these same texts, so that what is saved from it is what `mosa report --export`
+writes.
+
+    scoreboard.csv    one column for a text; rate, low, high and n for a rate
+    scoreboard.json   rates as objects, nothing as null
+    scoreboard.tex    a table of the booktabs package: 0.86 (0.65--0.95)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mosa.analysis.result import Estimate, HeatMap, LineChart
+from mosa.evaluation.exports.common import disk_errors_told, text_file
+from mosa.evaluation.metrics import Rate
+from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
+
+NOTHING = "\N{EN DASH}"
+"""What a cell without a figure shows."""
+
+
+# ------------------------------------------------------------------------- what a cell says
+
+
+def value_of(cell: Rate | Estimate) -> float:
+    """The figure itself, without its interval."""
+    return cell.rate if isinstance(cell, Rate) else cell.value
+
+
+def shown(cell: Cell) -> str:
+    """A cell as the page and LaTeX have it, a rate's interval and cases apart.
+
+    >>> shown(0.5), shown(12), shown(None), shown(0.00314)
+    ('0.50', '12', '–', '0.0031')
+    """
+    if isinstance(cell, Rate | Estimate):
+        return f"{value_of(cell):z.2f}"  # z: no minus sign before a zero
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return NOTHING
+    if isinstance(cell, float):
+        return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else f"{cell:z.2f}"
+    return str(cell)
+
+
+def interval(cell: Rate | Estimate) -> tuple[str, str] | None:
+    """Both ends as they are shown; None where one case alone gives no interval."""
+    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
+        return None
+    return f"{cell.low:z.2f}", f"{cell.high:z.2f}"
+
+
+def is_number(cell: Cell) -> bool:
+    """Whether a cell is set flush right; a cell without a figure is no obstacle."""
+    return cell is None or not isinstance(cell, str)
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """By column, whether it holds figures alone."""
+    return [all(is_number(row[i]) for row in table.rows) for i in range(len(table.columns))]
+
+
+# ---------------------------------------------------------------------------------- formats
+
+
+def to_csv(table: Table) -> str:
+    """Rows under one heading line; a column with rates becomes four: rate, low, high and n."""
+    heading, with_rates = [], []
+    for i, column in enumerate(table.columns):
+        with_rates.append(any(isinstance(row[i], Rate | Estimate) for row in table.rows))
+        heading.append(column)
+        if with_rates[-1]:
+            heading += [f"{column} low", f"{column} high", f"{column} n"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    for row in table.rows:
+        fields: list[Any] = []
+        for cell, expanded in zip(row, with_rates, strict=True):
+            if isinstance(cell, Rate | Estimate):
+                fields += [_or_none(value_of(cell)), _or_none(cell.low), _or_none(cell.high)]
+                fields.append(cell.n)
+            else:
+                fields.append(_or_none(cell))
+                fields += [None] * 3 if expanded else []
+        writer.writerow(fields)
+    return text.getvalue()
+
+
+def to_json(table: Table) -> str:
+    """The table with its caption; a rate is an object of rate (or value), n, low and high."""
+    content = {
+        "name": table.name,
+        "title": table.title,
+        "caption": table.caption,
+        "judge": table.judge or None,
+        "columns": table.columns,
+        "rows": [[_plain(cell) for cell in row] for row in table.rows],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A `table` environment for the booktabs package; the numbers of cases stand in its note."""
+    kinds = "".join("r" if numeric else "l" for numeric in numeric_columns(table))
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape_latex(_caption(table))}}}",
+        f"\\label{{tab:{slug(f'{table.name} {table.judge}')}}}",
+        f"\\begin{{tabular}}{{{kinds}}}",
+        "\\toprule",
+        " & ".join(map(escape_latex, table.columns)) + " \\\\",
+        "\\midrule",
+        *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    if note := _cases_note(table):
+        lines.append(f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}")
+    return "\n".join([*lines, "\\end{table}", ""])
+
+
+FORMATS: Mapping[str, Callable[[Table], str]] = {"csv": to_csv, "json": to_json, "tex": to_latex}
+"""By suffix of the file."""
+
+
+def _or_none(cell: Any) -> Any:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def _plain(cell: Cell) -> Any:
+    if isinstance(cell, Rate | Estimate):
+        return {name: _or_none(value) for name, value in vars(cell).items()}
+    return _or_none(cell)
+
+
+def _caption(table: Table) -> str:
+    title = table.title if table.title.endswith((".", "?", "!")) else f"{table.title}."
+    judged = f" Judge: {table.judge}." if table.judge else ""
+    return f"{title} {table.caption}{judged}".strip()
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not isinstance(cell, Rate | Estimate):
+        return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
+    ends = interval(cell)
+    return shown(cell) if ends is None else f"{shown(cell)} ({ends[0]}--{ends[1]})"
+
+
+def _cases_note(table: Table) -> str:
+    """How many cases the rates rest on: one sentence if all on as many, else column by column."""
+    cases: dict[str, set[int]] = {}
+    for i, column in enumerate(table.columns):
+        found = {row[i].n for row in table.rows if isinstance(row[i], Rate | Estimate)}  # pyright: ignore
+        if found:
+            cases[column] = cases.get(column, set()) | found
+    every = set().union(*cases.values())
+    if not every:
+        return ""
+    if len(every) == 1:
+        return f"n = {every.pop()}; 95 % intervals in parentheses."
+    told = (
+        f"{column} {min(found)}" + (f" to {max(found)}" if len(found) > 1 else "")
+        for column, found in cases.items()
+    )
+    return f"n: {'; '.join(told)}. 95 % intervals in parentheses."
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "\N{EN DASH}": "--",
+    "\n": " ",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def escape_latex(text: str) -> str:
+    r"""Text that LaTeX prints as it stands.
+
+    >>> escape_latex("100 % of a_b")
+    '100 \\% of a\\_b'
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+# ----------------------------------------------------------------------------------- charts
+
+
+def chart_table(name: str, chart: Chart) -> Table:
+    """The figures that a chart draws, as a table."""
+    columns, rows, caption = _CHARTS[type(chart)](chart)
+    return Table(name, chart.title, caption, tuple(columns), tuple(map(tuple, rows)))
+
+
+_Parts = tuple[Iterable[str], Iterable[Sequence[Cell]], str]
+
+
+def _line_rows(chart: LineChart) -> _Parts:
+    rows = [(name, x, estimate) for name, points in chart.series.items() for x, estimate in points]
+    return ("series", chart.x_label, chart.y_label), rows, ""
+
+
+def _cell_rows(chart: HeatMap) -> _Parts:
+    columns = (f"{chart.y_label} \\ {chart.x_label}", *(f"{x:g}" for x in chart.x_values))
+    rows = [(f"{y:g}", *row) for y, row in zip(chart.y_values, chart.cells, strict=True)]
+    return columns, rows, f"Rows: {chart.y_label}. Columns: {chart.x_label}. {chart.value_label}."
+
+
+def _class_rows(chart: Histogram) -> _Parts:
+    rows = [
+        (low, high, *(shares[i] for shares in chart.series.values()))
+        for i, (low, high) in enumerate(itertools.pairwise(chart.edges))
+    ]
+    cases = ", ".join(f"{name} {count}" for name, count in chart.counts.items())
+    return (
+        (f"{chart.x_label}, from", "to below", *chart.series),
+        rows,
+        f"Shares of cases in each class. Cases: {cases}.",
+    )
+
+
+def _point_rows(chart: Points) -> _Parts:
+    rows = [(name, *rates) for name, rates in chart.points.items()]
+    return ("model", chart.x_label, chart.y_label, chart.size_label), rows, ""
+
+
+def _path_rows(chart: Paths) -> _Parts:
+    rows = [(name, *point) for name, points in chart.series.items() for point in points]
+    return ("series", "point", chart.x_label, chart.y_label), rows, ""
+
+
+_CHARTS: Mapping[type, Callable[[Any], _Parts]] = {
+    LineChart: _line_rows,
+    HeatMap: _cell_rows,
+    Histogram: _class_rows,
+    Points: _point_rows,
+    Paths: _path_rows,
+}
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name or an anchor.
+
+    >>> slug("truth/1/World 0")
+    'truth-1-world-0'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "unnamed"
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number if it is taken; the result counts as taken from now on."""
+    counted = (f"{name}-{number}" for number in itertools.count(2))
+    free = next(n for n in itertools.chain([name], counted) if n not in taken)
+    taken.add(free)
+    return free
+
+
+def named_tables(content: Content) -> list[tuple[str, Table]]:
+    """Every table of a report in its order, section by section, those of its charts behind.
+
+    Each has a name of its own that a file may bear, since judges share the names of tables.
+    """
+    tables = [
+        table
+        for section in content.sections
+        for table in (
+            *section.tables,
+            *(chart_table(figure.name, figure.chart) for figure in section.figures),
+        )
+    ]
+    taken: set[str] = set()
+    return [(unique(slug(f"{table.name} {table.judge}"), taken), table) for table in tables]
+
+
+def write_tables(folder: Path, content: Content) -> list[Path]:
+    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex.
+
+    Returns the files in the order of writing. Raises UserError where the disk refuses.
+    """
+    paths = []
+    with disk_errors_told(folder):
+        for name, table in named_tables(content):
+            for suffix, text_of in FORMATS.items():
+                paths.append(folder / f"{name}.{suffix}")
+                with text_file(paths[-1]) as file:
+                    file.write(text_of(table))
+    return paths

@@ -1,0 +1,119 @@
+"""The demo at toy size: what it records, what it shows, and that it goes on where it ended."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+
+import pytest
+import torch
+
+from mosa import demo
+from mosa.cli import main
+from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
+from mosa.evaluation.evidence import gather, headline, moment_of, run_folders
+from mosa.evaluation.store import Store
+from mosa.types import UserError
+
+TOY = DemoConfig(num_objects=2, num_benign=3, num_curve=2, align_steps=2, steps=4, workers=1)
+ARGV = [
+    word
+    for name, value in vars(TOY).items()
+    if name not in ("testbed", "seed")
+    for word in (f"--{name}", str(value))
+]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A toy demo, run from the command line in this process, on one thread as its workers are:
+    some processors add up in another order on two."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(["demo", "--out", str(out), *ARGV]) == 0
+    finally:
+        torch.set_num_threads(num_threads)
+    return out
+
+
+def recorded(out) -> dict[str, list[str]]:
+    """Keys of all responses, and all measurements, by run folder."""
+    found = {}
+    for folder in run_folders(run_folder(out)):
+        with Store(folder) as store:
+            keys = [key for (key,) in store._rows("SELECT key FROM responses ORDER BY key")]
+            keys += sorted(str(measurement) for measurement in store.measurements())
+            found[str(folder.relative_to(out))] = keys
+    return found
+
+
+def test_every_model_is_attacked_and_asked_alike(out):
+    evidence = gather([run_folder(out)])
+    names = shown_names(TOY)
+    assert list(names) == ["original", "initial", "mosa", "mosa_robust"]
+    for name in names.values():
+        for measure in ("asr", "worst_asr", "any_asr"):
+            rate = headline(evidence, measure, name).rate
+            assert rate is not None and rate.n == TOY.num_objects
+        refusal = headline(evidence, "over_refusal", name).rate
+        assert refusal is not None and refusal.n == 2 * TOY.num_benign
+        utility = headline(evidence, "utility", name).rate
+        assert utility is not None and utility.n == 6 * TOY.num_benign
+    attacks = Counter(figure.name for figure in evidence.select("safety", judge="truth/1/world-0"))
+    # Two updates have one moment between their start and their end.
+    assert attacks["code_attack"] == len(names) + len(demo.ALIGNED)
+    assert attacks["prefill"] == attacks["direct"] == len(names)
+    assert len(evidence.judges("safety")) == len(demo.JUDGES)
+
+
+def test_moments_of_the_training_are_kept(out):
+    evidence = gather([run_folder(out)])
+    moments = [found for name in evidence.models if (found := moment_of(evidence, name))]
+    assert sorted(moments) == [(f"testbed+{name}", 1) for name in sorted(demo.ALIGNED)]
+
+
+def test_report_tables_and_closing_lines(out):
+    html = (out / "report.html").read_text()
+    assert all(label in html for label in demo.LABELS.values())
+    with (out / "tables" / "scoreboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["Model"] for row in rows] == list(demo.LABELS.values())
+    lines = closing_lines(out, TOY)
+    assert len(lines) == 5
+    assert str(out / "report.html") in lines[-1]
+
+
+def test_second_run_makes_nothing_new(out, monkeypatch):
+    """Finished adapters and recorded responses are used again."""
+    before = recorded(out)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(demo, "align", refuse)
+    run_demo(out, TOY)
+    assert recorded(out) == before
+
+
+def test_other_settings_need_another_folder(out):
+    with pytest.raises(UserError, match="seed.*--out"):
+        run_demo(out, DemoConfig(**{**vars(TOY), "seed": 1}))
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="--out"):
+        run_demo(tmp_path, TOY)
+
+
+def test_workers_do_the_same_as_this_process(tmp_path, out):
+    """Two processes record the same responses as one."""
+    run_demo(tmp_path / "two", DemoConfig(**{**vars(TOY), "workers": 2}))
+    assert recorded(tmp_path / "two") == recorded(out)
+
+
+def test_a_failing_worker_is_reported(tmp_path):
+    with pytest.raises(UserError, match="steps"):
+        run_demo(tmp_path / "x", DemoConfig(**{**vars(TOY), "steps": 0, "workers": 2}))
