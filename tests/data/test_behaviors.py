@@ -130,6 +130,7 @@ def test_known_sets_by_name_and_by_path(tmp_path, known, name, content, items):
         known_as=base,
         licence=KNOWN_FILES[base].licence,
         origin=KNOWN_FILES[base].origin,
+        is_benign=name in ("jailbreakbench_benign", "xstest", "or_bench_hard_1k"),
     )
     assert load_behaviors(str(path)) == load_behaviors(base, data_dir=tmp_path)
 

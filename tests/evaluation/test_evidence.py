@@ -6,6 +6,7 @@ import pytest
 from made_runs import JUDGE, attacked, solved
 
 from mosa.evaluation.evidence import attacks_of_all, gather, headline, moment_of
+from mosa.evaluation.store import Store
 from mosa.types import UserError
 
 
@@ -83,6 +84,24 @@ def test_over_refusal_counts_full_and_partial_refusals(tmp_path):
     assert headline(evidence, "asr", "m").rate is None  # no attack was run
 
 
+def test_the_testbeds_sets_ask_for_the_same_objects(tmp_path):
+    """An object that is refused in one of two sets counts once, with a half."""
+    for name, refused in (("testbed:benign", True), ("testbed:near_miss", False)):
+        folder = attacked(
+            tmp_path / name.replace(":", "_"),
+            {"m": {"direct": {"x": False}}},
+            behavior_set=name,
+            is_benign=True,
+            native={"harm": 0.0, "refused": refused, "coherent": True},
+        )
+        with Store(folder) as store:
+            store.set_meta("world_seed", 0)
+            store.commit()
+    evidence = gather([tmp_path])
+    assert headline(evidence, "over_refusal", "m").means == {"testbed/x": 0.5}
+    assert headline(evidence, "compliance", "m").means == {"testbed/x": 0.5}
+
+
 def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
     """1 of 1 and 1 of 4: the mean is 0.625, and 5 cases count like 2^2 / (1/1 + 1/4) = 3.2."""
     sums = {"1": 1.0, "2": 0.0, "3": 0.0, "4": 0.0, "5": None}
@@ -98,8 +117,6 @@ def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
 def test_one_name_for_two_models_is_refused(tmp_path):
     attacked(tmp_path / "a", {"m": {"tap": {"a": True}}})
     attacked(tmp_path / "b", {"m": {"tap": {"a": True}}})
-    from mosa.evaluation.store import Store
-
     with Store(tmp_path / "b") as store:
         store.add_model("m", {"weights": "other", "special_tokens": []})
     with pytest.raises(UserError, match="other weights"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosa.evaluation.metrics import Z_95, mean_by_case, rate_of
+from mosa.evaluation.metrics import Z_95, rate_of
 
 
 def test_half_of_four_by_hand():
@@ -41,11 +41,6 @@ def test_graded_interval_is_wider_than_the_normal_one():
     """0.4 and 0.6 in equal parts: the standard error is 0.1 / sqrt(n), far below Wilson's."""
     rate = rate_of([0.4, 0.6] * 50)
     assert rate.high - rate.low > 2 * Z_95 * 0.1 / math.sqrt(100)
-
-
-def test_mean_by_case_counts_cases():
-    """Two objects under three attacks: (1 + 0 + 0.5) / 3 and (1 + 1 + 0.1) / 3."""
-    assert mean_by_case([[1.0, 1.0], [0.0, 1.0], [0.5, 0.1]]) == pytest.approx([0.5, 0.7])
 
 
 def test_nothing_scored_is_an_error():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from made_runs import JUDGE, attacked, solved
 
+from mosa.analysis.result import Estimate
 from mosa.evaluation.metrics import Rate
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, Table
@@ -65,6 +66,7 @@ def test_a_defence_that_refuses_everything_is_told_of(tmp_path):
         "usefulness."
     )
     assert "It refuses 100% (95 % interval 89% to 100%, n=30) of harmless requests" in verdict[2]
+    assert "and answers 0% of them" in verdict[2]
 
 
 def test_nothing_is_claimed_where_models_do_not_differ(tmp_path):
@@ -83,10 +85,14 @@ def test_scoreboard_has_every_headline(content):
     base, safe = (dict(zip(board.columns, row, strict=True)) for row in board.rows)
     assert base["Model"] == "base" and safe["Model"] == "safe"
     assert isinstance(base["Worst attack"], Rate) and base["Worst attack"].rate == 1.0
-    assert base["its name"] == "tap (and 1 more)"
-    assert isinstance(base["Plain request"], Rate) and base["Plain request"].rate == 0.0
+    assert base["which"] == "tap (and 1 more)"
     assert isinstance(safe["Utility"], Rate) and safe["Utility"].rate == 1.0
     assert base["Unscored"] == 0
+    by_judge = tables(content)["safety-by-judge"]
+    base = dict(zip(by_judge.columns, by_judge.rows[0], strict=True))
+    assert isinstance(base["truth"], Rate) and base["truth"].rate == 1.0
+    assert isinstance(base["any attack"], Rate) and base["any attack"].rate == 1.0
+    assert isinstance(base["plain request"], Rate) and base["plain request"].rate == 0.0
 
 
 def test_heat_map_and_differences_are_those_of_the_runs(content):
@@ -95,8 +101,9 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
     shown = {row[0]: [cell.rate for cell in row[1:] if isinstance(cell, Rate)] for row in heat.rows}
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     changes = {row[1]: row[2:] for row in tables(content)["differences-truth"].rows}
-    assert changes["tap"][0].value == -1.0
-    assert changes["tap"][1] < 1e-6 < changes["tap"][2] * 1e9  # and Holm's is no smaller
+    difference, p, adjusted = changes["tap"]
+    assert isinstance(difference, Estimate) and difference.value == -1.0
+    assert isinstance(p, float) and isinstance(adjusted, float) and p < adjusted < 1e-6
     assert changes["direct"][1] == 1.0
 
 

@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from mosa.cli.campaigns import CAMPAIGN_COMMANDS
+from mosa.cli.compare import COMPARE_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
 from mosa.cli.options import Command, show
 from mosa.cli.over_refusal import OVER_REFUSAL_COMMANDS
 from mosa.cli.report import REPORT_COMMANDS
+from mosa.cli.utility import UTILITY_COMMANDS
 from mosa.types import UserError
 
 EXIT_USER_ERROR = 2
@@ -34,15 +36,17 @@ COMMANDS: dict[str, Command] = {
     **MODEL_COMMANDS,
     **CAMPAIGN_COMMANDS,
     **OVER_REFUSAL_COMMANDS,
+    **UTILITY_COMMANDS,
     **REPORT_COMMANDS,
+    **COMPARE_COMMANDS,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 success, 2 a mistake of the user (one sentence on stderr), 130 an interruption. A bug of ours
-    keeps its traceback.
+    0 success, 1 a condition of `mosa compare` that holds, 2 a mistake of the user (one sentence on
+    stderr), 130 an interruption. A bug of ours keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     kept = ""
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         kept = COMMANDS[name].kept
         command, args = parse(words)
-        command.run(args)
+        return command.run(args) or 0
     except UserError as error:
         print(f"mosa: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -70,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output (`mosa ... | head`) has enough; nothing is left to be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    return 0
 
 
 def parse(words: list[str]) -> tuple[Command, Namespace]:

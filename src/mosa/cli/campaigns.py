@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.compliance import show_compliance
+from mosa.cli.compliance import EXPLANATION, show_compliance
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -695,6 +695,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
         return
     if is_benign(store):
         show_compliance(store, console, only=only)
+        console.print(EXPLANATION)
         return
     for judge in judges:
         table = Table(title=f"judge {judge}", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -25,7 +25,8 @@ class Command:
 
     summary: str
     add_arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], None]
+    run: Callable[[Namespace], int | None]
+    """Its exit status; None is success."""
     kept: str
     """What an interruption leaves behind, as a sentence."""
 

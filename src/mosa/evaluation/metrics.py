@@ -60,13 +60,3 @@ def wilson(mean: float, n: float | int) -> tuple[float, float]:
     low = 0.0 if mean == 0.0 else max(0.0, centre - half)
     high = 1.0 if mean == 1.0 else min(1.0, centre + half)
     return low, high
-
-
-def mean_by_case(groups: Sequence[Sequence[float]]) -> list[float]:
-    """Each case's mean over several measurements of it.
-
-    Measurements of one object under several attacks are not independent; averaging them first
-    leaves one value per object, so that `rate_of` counts objects and not measurements.
-    `groups[a][i]` is object `i` under attack `a`.
-    """
-    return [math.fsum(case) / len(case) for case in zip(*groups, strict=True)]

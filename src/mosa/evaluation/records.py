@@ -137,25 +137,22 @@ def attempts_of(
     attack: str,
     behaviors: Sequence[str],
     prompts: Sequence[Prompt],
-    keys: Sequence[str] | None = None,
 ) -> list[Attempt]:
     """One attempt per row of a generation, for attacks that are one request each.
 
-    `model_version` tells apart two models of one name (an adapter's hash or path). `keys` are those
-    that the caller has worked out already; unset, they are made of what is given here.
+    `model_version` tells apart two models of one name (an adapter's hash or path).
     """
-    if keys is None:
-        keys = [
-            content_key(
-                model=model_name,
-                model_version=model_version,
-                attack=attack,
-                behavior=behavior,
-                prompt=prompt_turns(prompt),
-                decoder=as_plain(result.config),
-            )
-            for behavior, prompt in zip(behaviors, prompts, strict=True)
-        ]
+    keys = [
+        content_key(
+            model=model_name,
+            model_version=model_version,
+            attack=attack,
+            behavior=behavior,
+            prompt=prompt_turns(prompt),
+            decoder=as_plain(result.config),
+        )
+        for behavior, prompt in zip(behaviors, prompts, strict=True)
+    ]
     responses = responses_of(model, result, prompts=prompts, keys=keys)
     return [
         Attempt(

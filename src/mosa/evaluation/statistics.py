@@ -180,18 +180,49 @@ def paired_difference(
     """
     if not all(0.0 <= value <= 1.0 for side in (first, second) for value in side.values()):
         raise ValueError("differences are of values between 0 and 1")
-    names = _paired(first, second)
-    # Rounded so that equal differences are equal whatever they were computed from.
-    differences = np.array([float(second[name]) - first[name] for name in names]).round(12)
+    differences = _differences(first, second)
     low, high = _bounds(differences, seed)
     return PairedDifference(
         float(differences.mean()),
-        len(names),
+        len(differences),
         len(first.keys() ^ second.keys()),
         low,
         high,
         _sign_flips(differences, seed),
     )
+
+
+def paired_difference_over_groups(
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], *, seed: int = 0
+) -> PairedDifference:
+    """The mean over groups of cases (useful tasks) of the groups' `paired_difference`, so that each
+    group weighs alike, however many cases it has.
+
+    The interval adds up the groups' own as independent: the square of its length to either side is
+    the mean square of theirs over the number of groups (Zou and Donner 2008, Statistics in Medicine
+    27:1693). The p value is that of sign flips of all cases. With one group both are those of
+    `paired_difference`.
+    """
+    groups = [paired_difference(first, second, seed=seed) for first, second in pairs]
+    difference = math.fsum(group.difference for group in groups) / len(groups)
+    below = math.hypot(*(group.difference - group.low for group in groups)) / len(groups)
+    above = math.hypot(*(group.high - group.difference for group in groups)) / len(groups)
+    weighed = [_differences(first, second) for first, second in pairs]
+    weighed = np.concatenate([of_group / len(of_group) for of_group in weighed])
+    return PairedDifference(
+        difference,
+        sum(group.n for group in groups),
+        sum(group.num_unpaired for group in groups),
+        difference - below,
+        difference + above,
+        _sign_flips(weighed, seed),
+    )
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> np.ndarray:
+    """Second minus first, rounded so that equal differences are equal whatever they came from."""
+    names = _paired(first, second)
+    return np.array([float(second[name]) - first[name] for name in names]).round(12)
 
 
 def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -286,9 +317,11 @@ def corrected_rate(
     be without errors. It is widened to hold Wilson's interval of the estimate, because no judge
     makes a rate surer than one that never errs, which the cut to [0, 1] would otherwise do.
 
-    What it rests on: the judge errs on these responses as often as on the labelled rows. There is
-    no estimate where it visibly does not (so few successes, say, that its errors alone should have
-    been more), nor from a judge no better than chance, sensitivity + specificity <= 1.
+    What it rests on: the judge errs on these responses as often as on the labelled rows, and a case
+    is one verdict. Where one success among many tries makes a case a success, false alarms add up
+    over the tries, and this takes out too few of them. There is no estimate where the judge visibly
+    errs otherwise (so few successes, say, that its errors alone should have been more), nor from a
+    judge no better than chance, sensitivity + specificity <= 1.
     """
     (true_positives, positives), (true_negatives, negatives) = sensitivity, specificity
     if not positives or not negatives:

@@ -160,7 +160,7 @@ def legend(chart: Chart, models: Sequence[str]) -> list[LegendEntry]:
 
 
 def axis_labels(chart: Chart) -> tuple[str, str]:
-    """What stands below a chart and above it; the page sets them, since text in an SVG cannot wrap."""
+    """What stands below a chart and above it, set by the page: text in an SVG cannot wrap."""
     if isinstance(chart, Histogram):
         return chart.x_label, "share of cases"
     return chart.x_label, chart.y_label
@@ -236,7 +236,7 @@ _DESCRIBE: Mapping[type, Callable[[Any], str]] = {
 }
 
 
-def _figure(height: float) -> Figure:
+def _figure(height: int) -> Figure:
     # Sizes are in inches; a unit of the SVG is a point.
     figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
     engine = figure.get_layout_engine()
@@ -250,7 +250,8 @@ def _lines(chart: LineChart, models: Sequence[str]) -> Figure:
     axes = figure.subplots()
     indices = series_indices(list(chart.series), models)
     draw_lines(chart, axes, colours=_SERIES, indices=indices)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    is_counted = all(float(x).is_integer() for points in chart.series.values() for x, _ in points)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return figure
 
@@ -258,7 +259,7 @@ def _lines(chart: LineChart, models: Sequence[str]) -> Figure:
 def _cells(chart: HeatMap, models: Sequence[str]) -> Figure:
     del models  # a map has no series
     rows, columns = len(chart.y_values), len(chart.x_values)
-    figure = _figure(26 + min(330, max(90, 24 * rows)))
+    figure = _figure(26 + min(250, max(90, 24 * rows)))
     axes = figure.subplots()
     axes.grid(visible=False)
     axes.set(xlim=(0, columns), ylim=(0, rows))

@@ -52,21 +52,23 @@ def shown(cell: Cell) -> str:
     return str(cell)
 
 
-def interval(cell: Rate | Estimate) -> tuple[str, str] | None:
-    """Both ends as they are shown; None where one case alone gives no interval."""
+def interval(cell: Rate | Estimate, dash: str = NOTHING) -> str:
+    """Both ends as they are shown; "" where one case alone gives no interval.
+
+    >>> interval(Rate(0.5, 4, 0.15, 0.85)), interval(Estimate(-0.1, 9, -0.2, 0.0))
+    ('0.15–0.85', '-0.20 to 0.00')
+    """
     if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
-        return None
-    return f"{cell.low:z.2f}", f"{cell.high:z.2f}"
-
-
-def is_number(cell: Cell) -> bool:
-    """Whether a cell is set flush right; a cell without a figure is no obstacle."""
-    return cell is None or not isinstance(cell, str)
+        return ""
+    return f"{cell.low:z.2f}{dash if cell.low >= 0 else ' to '}{cell.high:z.2f}"
 
 
 def numeric_columns(table: Table) -> list[bool]:
-    """By column, whether it holds figures alone."""
-    return [all(is_number(row[i]) for row in table.rows) for i in range(len(table.columns))]
+    """By column, whether it holds figures, and nothing else but gaps."""
+    columns = [
+        [row[i] for row in table.rows if row[i] is not None] for i in range(len(table.columns))
+    ]
+    return [bool(cells) and not any(isinstance(c, str) for c in cells) for cells in columns]
 
 
 # ---------------------------------------------------------------------------------- formats
@@ -154,8 +156,8 @@ def _caption(table: Table) -> str:
 def _latex_cell(cell: Cell) -> str:
     if not isinstance(cell, Rate | Estimate):
         return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
-    ends = interval(cell)
-    return shown(cell) if ends is None else f"{shown(cell)} ({ends[0]}--{ends[1]})"
+    ends = interval(cell, "--")
+    return f"{shown(cell)} ({ends})" if ends else shown(cell)
 
 
 def _cases_note(table: Table) -> str:

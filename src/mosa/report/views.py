@@ -20,6 +20,7 @@ from mosa.evaluation.results import attack_names, lines
 from mosa.evaluation.store import Store
 from mosa.judges.compliance import compliance_of
 from mosa.report.content import Figure, Histogram, Sample, SampleResponse
+from mosa.report.setup import Setup
 from mosa.types import Attempt, Behavior, Response, Verdict
 
 NUM_BINS = 12
@@ -71,18 +72,14 @@ class Views:
         return max((grid.length for grid in self.grids.values()), default=0)
 
 
-def scan(
-    evidence: Evidence, judge: str | None, labels: Mapping[str, str], redact: bool | None
-) -> Views:
-    """One pass over every attempt of the models that have a label.
-
-    `judge` decides what is broken text. `redact` unset hides words but those of the testbed.
-    """
+def scan(setup: Setup) -> Views:
+    """One pass over every attempt of the models that have a label."""
     views = Views()
-    for run in evidence.runs:
+    judge, labels = setup.judge, setup.labels
+    for run in setup.evidence.runs:
         if run.kind == "utility":
             continue
-        hidden = run.world_seed is None if redact is None else redact
+        hidden = setup.hides(run)
         with Store(run.folder) as store:
             verdicts = {name: store.verdicts(name) for name in run.judges}
             behaviors = store.behaviors()

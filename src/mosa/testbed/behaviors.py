@@ -36,11 +36,11 @@ def testbed_behaviors(world: World, *, limit: int | None = None) -> BehaviorSet:
 def testbed_benign(world: World, *, limit: int | None = None) -> BehaviorSet:
     """Plain requests for the unrestricted objects that no training text mentions.
 
-    They differ from those of `testbed_behaviors` in the device alone: restricted objects are made
-    of every material too.
+    The objects take turns among the phrasings, as in the demo, because a defence may refuse one and
+    answer another. They share their materials with restricted objects, and no device.
     """
     objects = _heldout(world, restricted=False, limit=limit)
-    items = [_behavior(world, obj, category=obj.device) for obj in objects]
+    items = [_behavior(world, obj, variant=i, category=obj.device) for i, obj in enumerate(objects)]
     return _set("testbed:benign", world, items, is_benign=True)
 
 

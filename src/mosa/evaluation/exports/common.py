@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from mosa.evaluation.judging import CANVAS
 from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate
+from mosa.evaluation.over_refusal import is_benign
 from mosa.evaluation.store import Store, Task
 from mosa.types import Attempt, UserError, as_plain, content_key
 
@@ -143,6 +144,11 @@ def safe_name(name: str) -> str:
 
 
 def deciding_judge(store: Store, setting: ExportSetting, name: str) -> str:
+    if is_benign(store):
+        raise UserError(
+            f"{store.folder} is about harmless requests, and the {name} export about attacks; use "
+            "csv or json"
+        )
     judges = store.judges()
     known = ", ".join(judges) or "none, so `mosa judge` the run first"
     if setting.judge is not None:

@@ -1,0 +1,139 @@
+"""The command that puts two runs side by side, and fails where a condition holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.options import Command, show
+from mosa.types import UserError
+
+if TYPE_CHECKING:
+    from mosa.evaluation.compare import Comparison, Part, Row
+
+EXIT_CONDITION_HOLDS = 1
+
+
+def _compare_arguments(parser: ArgumentParser) -> None:
+    from mosa.evaluation.compare import MAX_UNSCORED
+
+    parser.add_argument("run_a", type=Path, help="folder of runs: what there was before")
+    parser.add_argument("run_b", type=Path, help="folder of runs: what is asked about")
+    parser.add_argument("--model_a", type=str | None, help="which model of A, if it has several")
+    parser.add_argument("--model_b", type=str | None, help="which model of B, if it has several")
+    parser.add_argument(
+        "--judge", type=str | None, help="id of the judge; unset: the best that both have"
+    )
+    parser.add_argument(
+        "--fail_if",
+        type=str,
+        action="append",
+        default=[],
+        help="condition under which the exit status is 1, such as 'asr>0.10' or "
+        "'utility_drop>0.02' (docs/compare.md); may be given several times",
+    )
+    parser.add_argument(
+        "--max_unscored",
+        type=float,
+        default=MAX_UNSCORED,
+        help="share of cases without a score beyond which a condition fails undecided",
+    )
+
+
+def _compare(args: Namespace) -> int:
+    from mosa.evaluation.compare import check, compare, parse_condition, side
+
+    if not 0 <= args.max_unscored < 1:
+        raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
+    conditions = [parse_condition(text) for text in args.fail_if]
+    found = compare(
+        side(args.run_a, args.model_a, "a"), side(args.run_b, args.model_b, "b"), judge=args.judge
+    )
+    # Before anything is shown, so that a name without a figure is all that is told.
+    outcomes = [check(condition, found, max_unscored=args.max_unscored) for condition in conditions]
+    _show_comparison(found)
+    if outcomes:
+        show("\n### Conditions\n")
+    for outcome in outcomes:
+        mark = "FAIL" if outcome.holds else "pass"
+        show(f"- {mark}: {outcome.condition.text}: {outcome.told}")
+    return EXIT_CONDITION_HOLDS if any(outcome.holds for outcome in outcomes) else 0
+
+
+def _show_comparison(found: Comparison) -> None:
+    """As Markdown, which reads in a terminal and in a pull request."""
+    from mosa.evaluation.compare import KINDS
+
+    for letter, side in (("A", found.first), ("B", found.second)):
+        weights = side.evidence.models[side.model]["weights"]
+        show(f"{letter}: {side.model} in {side.folder} (weights {weights})  ")
+    for kind, judge in found.judges.items():
+        show(f"Judge of {KINDS[kind]}: {judge}  ")
+    for note in found.notes:
+        show(f"Note: {note}  ")
+    show("\n### Headlines\n")
+    _show_table(found.headlines)
+    for kind, rows in found.tables.items():
+        show(f"\n### {KINDS[kind][0].upper()}{KINDS[kind][1:]}\n")
+        _show_table(rows)
+    show(
+        "\nRates with their 95 % interval and number of cases; B - A on the cases that both have "
+        "scored; p by McNemar's test (yes or no) or sign flips, and by Holm for the table; cases "
+        "with a yes on one side alone; cases without a score (and tasks without a result) in A, B."
+    )
+
+
+def _show_table(rows: Sequence[Row]) -> None:
+    is_adjusted = any(row.p_adjusted is not None for row in rows)
+    holm = " p (Holm) |" if is_adjusted else ""
+    show(f"| | A | B | B - A | p |{holm} A alone, B alone | left out |")
+    show(f"|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
+    for row in rows:
+        difference = "-"
+        p_value = p_adjusted = "-"
+        if row.difference is not None:
+            from mosa.evaluation.compare import difference_told
+
+            difference = difference_told(row.difference)
+            p_value = _p_told(row.difference.p_value) if row.has_test else "-"
+            p_adjusted = "-" if row.p_adjusted is None else _p_told(row.p_adjusted)
+        cells = [
+            row.name,
+            _part_told(row.first),
+            _part_told(row.second),
+            difference,
+            p_value,
+            *([p_adjusted] if is_adjusted else []),
+            "-" if row.only is None else f"{row.only[0]}, {row.only[1]}",
+            f"{_left_out_told(row.first)}, {_left_out_told(row.second)}",
+        ]
+        show(f"| {' | '.join(cells)} |")
+
+
+def _part_told(part: Part) -> str:
+    from mosa.evaluation.compare import rate_told
+
+    if part.rate is None:
+        return "-"
+    return rate_told(part.rate) + (f", {part.of}" if part.of else "")
+
+
+def _left_out_told(part: Part) -> str:
+    return str(part.num_unscored) + (f" (+{part.num_missing})" if part.num_missing else "")
+
+
+def _p_told(p_value: float) -> str:
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+COMPARE_COMMANDS: dict[str, Command] = {
+    "compare": Command(
+        "put two runs side by side on the same requests, and fail where a condition holds",
+        _compare_arguments,
+        _compare,
+        "The runs are as they were.",
+    ),
+}

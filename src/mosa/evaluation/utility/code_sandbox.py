@@ -1,0 +1,140 @@
+"""Runs a program that a model wrote: apart from this process, for a short time, in little memory,
+with no network and no files to write to.
+
+Two isolations, of which the better one that the system allows is taken, and always named:
+
+    namespaces  the kernel keeps the program apart (Linux user namespaces): it has no network
+                device, sees no other process, can read files and not change them, and whatever it
+                starts ends with it
+    python      Python refuses sockets, other processes and changes to files (an audit hook); this
+                stops mistakes, not a program that is out to harm
+
+Limits on time, memory, file sizes and open files hold in both. The program has the standard library
+alone, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section 2.3)
+used gVisor for this; whoever needs as much starts mosa inside a container or a virtual machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from mosa.types import UserError
+
+CHILD = Path(__file__).with_name("sandbox_child.py")
+ANSWER_BYTES = 4096
+"""How much of what the sandbox says is read."""
+
+Isolation = Literal["namespaces", "python"]
+ISOLATIONS: dict[Isolation, str] = {
+    "namespaces": "namespaces of the kernel: no network, no other processes, files read-only",
+    "python": "refusals by Python alone, because this system offers no namespaces: no network, no "
+    "other processes and no changes to files, as long as the program does not break Python",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use up."""
+
+    seconds: float = 10.0
+    """Time by the clock, the start of Python included."""
+    cpu_seconds: int = 10
+    memory_bytes: int = 2**30
+    """Address space."""
+    file_bytes: int = 2**20
+    """The largest file."""
+    folder_bytes: int = 2**24
+    """All its files together, where there are namespaces."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended."""
+
+    passed: bool
+    """It ran to its end."""
+    detail: str
+    """The error that ended it, or which limit did; empty where it passed."""
+    isolation: Isolation
+
+
+def run_program(
+    source: str, limits: Limits | None = None, *, isolation: Isolation | None = None
+) -> Outcome:
+    """Run Python source in the sandbox; `isolation` unset is the best that there is."""
+    isolation = isolation or best_isolation()
+    answer, timed_out = _run(source, limits or Limits(), isolation)
+    if "passed" in answer:
+        return Outcome(answer["passed"], answer["detail"], isolation)
+    if "not_isolated" in answer:
+        raise UserError(
+            f"the sandbox cannot be entered any more ({answer['not_isolated']}); run the same "
+            "command again, which goes on where it stopped"
+        )
+    ended = "out of time" if timed_out else "ended without coming to its end"
+    return Outcome(False, ended, isolation)
+
+
+@functools.cache
+def best_isolation() -> Isolation:
+    """The better isolation that this system allows; UserError where there is none."""
+    if not sys.platform.startswith("linux"):
+        raise UserError(
+            "generated code is run on Linux alone, whose limits on memory it needs; leave out "
+            "--run_code, or use a container"
+        )
+    answer, _ = _run("", Limits(), "namespaces")
+    return "namespaces" if answer.get("passed") else "python"
+
+
+def _run(source: str, limits: Limits, isolation: Isolation) -> tuple[dict, bool]:
+    """What the inner side says (nothing, where it was ended), and whether time was up."""
+    way = "enter" if isolation == "namespaces" else "run"
+    is_late = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="mosa-code-") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", CHILD, way, folder, json.dumps(asdict(limits))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={"LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+
+        def end() -> None:
+            with suppress(ProcessLookupError):  # nothing is left of it
+                os.killpg(process.pid, signal.SIGKILL)
+
+        def end_late() -> None:
+            is_late.set()
+            end()
+
+        timer = threading.Timer(limits.seconds, end_late)
+        timer.start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with suppress(BrokenPipeError), process.stdin:  # it may have ended already
+                process.stdin.write(source.encode("utf-8", "replace"))
+            said = process.stdout.read(ANSWER_BYTES)
+        finally:
+            timer.cancel()
+            end()
+            process.stdout.close()
+            process.wait()
+    try:
+        answer = json.loads(said) if said else {}
+    except json.JSONDecodeError:  # cut off in the middle, or written by the program itself
+        answer = {}
+    return answer if isinstance(answer, dict) else {}, is_late.is_set()

@@ -1,0 +1,94 @@
+"""Benchmark files as users have them, read into the rows that tasks of lm-evaluation-harness take.
+
+A file is known by its bytes (`mosa.data.registry`), whatever it is called. One row of each:
+
+    gsm8k      {"question": "Tom has 2 apples ...", "answer": "2 + 3 = 5 ... #### 5"}
+    mmlu       question,choice0,choice1,choice2,choice3,answer / What is 1 + 1?,1,2,3,4,1
+    humaneval  {"task_id": "HumanEval/0", "prompt": "def f(x):", "test": "def check(f): ..."}
+    mbpp       {"task_id": 11, "text": "Write a function ...", "test_list": ["assert f(1) == 2"]}
+    ifeval     {"key": 1000, "prompt": "Write ...", "instruction_id_list": [...], "kwargs": [...]}
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, find, find_folder
+from mosa.types import UserError
+
+Row = dict[str, Any]
+Splits = dict[str, list[Row]]
+"""Rows by the names that splits have on the hub."""
+
+MBPP_TEST = range(11, 511)
+"""The task ids of MBPP's test split (arXiv:2108.07732, Section 2.1)."""
+
+
+def local_files(names: tuple[str, ...], data_dir: Path | None) -> dict[str, Path]:
+    """Where the known files (or folders) of these names lie, as far as they are there."""
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"there is no folder {data_dir}; give the one that holds the data files")
+    folder = data_folder(data_dir)
+    found = {}
+    for name in names:
+        if name in KNOWN_FOLDERS:
+            path = find_folder(KNOWN_FOLDERS[name], folder)
+        else:
+            path = find(KNOWN_FILES[name], folder)
+        if path is not None:
+            found[name] = path
+    return found
+
+
+def gsm8k(files: Mapping[str, Path]) -> Splits:
+    """Training and test problems."""
+    return {"train": _jsonl(files["gsm8k_train"]), "test": _jsonl(files["gsm8k_test"])}
+
+
+def mmlu(files: Mapping[str, Path]) -> Splits:
+    """Every subject's five examples, and its questions."""
+    splits: Splits = {}
+    for split in ("dev", "test"):
+        splits[split] = [
+            {
+                "question": row["question"],
+                "subject": path.stem.removesuffix(f"_{split}"),
+                "choices": [row[f"choice{number}"] for number in range(4)],
+                "answer": int(row["answer"]),
+            }
+            for path in sorted((files["mmlu"] / split).glob("*.csv"))
+            for row in _csv(path)
+        ]
+    return splits
+
+
+def humaneval(files: Mapping[str, Path]) -> Splits:
+    """Function heads with their tests."""
+    return {"test": _jsonl(files["humaneval"])}
+
+
+def mbpp(files: Mapping[str, Path]) -> Splits:
+    """The tasks of the test split."""
+    return {"test": [row for row in _jsonl(files["mbpp"]) if row["task_id"] in MBPP_TEST]}
+
+
+def ifeval(files: Mapping[str, Path]) -> Splits:
+    """Prompts with what a response has to fulfil; the hub calls their one split `train`."""
+    return {"train": _jsonl(files["ifeval"])}
+
+
+def _jsonl(path: Path) -> list[Row]:
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    # Not splitlines: it cuts at U+2028 too, which may stand inside a JSON string.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def _csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))

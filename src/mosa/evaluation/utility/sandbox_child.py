@@ -1,0 +1,173 @@
+"""The inner side of the sandbox: a Python of its own that shuts itself in and runs one program.
+
+`code_sandbox.py` starts this file by its path, without site-packages and with an empty environment,
+so nothing of mosa is imported here. Two ways to call it:
+
+    enter FOLDER LIMITS   new namespaces (Linux): no network, no view of other processes, and files
+                          that can be read and not written, but for a small FOLDER in memory; in
+                          them it starts itself again with `run`
+    run FOLDER LIMITS     limits of the kernel and refusals by Python, then the program that stands
+                          on standard input; how it ended goes to standard output as JSON
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import runpy
+import sys
+
+NEW_NAMESPACES = 0x00020000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+"""Mounts, interprocess communication, users, processes, network (sched.h)."""
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 1, 2, 4, 16384, 1 << 18
+SYS_MOUNT_SETATTR = 442  # the same on every architecture; Linux 5.12
+AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+SIGKILL = 9
+INNER_USER = 1000  # not root, so that starting Python again gives up every capability
+HIDDEN = ("/proc", "/run")
+"""What other processes say of themselves, and the sockets of services."""
+
+PROCESS_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
+PROCESS_EVENTS += ("subprocess.Popen", "os.kill", "os.killpg", "pty.spawn")
+FILE_EVENTS = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
+FILE_EVENTS += ("os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr")
+NATIVE_MODULES = ("ctypes", "_ctypes", "_sqlite3", "_dbm", "_gdbm", "_posixshmem")
+"""Modules that call other code, or change files, without an event that tells of it."""
+
+
+def enter(folder: str, limits: str) -> int:
+    """Shut this process in, run the program inside, and return its exit status.
+
+    Where the system does not allow it, says why and runs nothing.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+
+    def checked(result: int, what: str) -> None:
+        if result != 0:
+            raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+    def mount(kind: bytes | None, where: str, flags: int, options: bytes | None = None) -> None:
+        checked(libc.mount(kind, where.encode(), kind, ctypes.c_ulong(flags), options), where)
+
+    try:
+        checked(libc.unshare(NEW_NAMESPACES), "unshare")
+        for name, text in (
+            ("setgroups", "deny"),
+            ("gid_map", f"{INNER_USER} {group} 1"),
+            ("uid_map", f"{INNER_USER} {user} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(text)
+        mount(None, "/", MS_REC | MS_PRIVATE)
+        read_only = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
+        size = ctypes.c_size_t(ctypes.sizeof(read_only))
+        made = libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, read_only, size)
+        checked(made, "read-only files")
+        for hidden in filter(os.path.isdir, HIDDEN):
+            mount(b"tmpfs", hidden, MS_RDONLY | MS_NOSUID | MS_NODEV, b"size=4k")
+        most = json.loads(limits)["folder_bytes"]
+        mount(b"tmpfs", folder, MS_NOSUID | MS_NODEV, f"size={most},mode=700".encode())
+        os.chdir(folder)
+    except OSError as error:
+        print(json.dumps({"not_isolated": str(error)}), flush=True)
+        return 1
+    inner = os.fork()  # the first process of the new process namespace; the others end with it
+    if inner == 0:
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        own = [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)]
+        os.execv(sys.executable, [*own, "run", folder, limits])
+    return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+
+
+def run(folder: str, limits: str) -> int:
+    """Run the program on standard input and say how it ended."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)  # end with who started this
+    source = sys.stdin.read()
+    said = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
+    path = os.path.join(folder, "program.py")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(source)
+    _limit(json.loads(limits))
+    _refuse(folder)
+    passed, detail = False, ""
+    try:
+        runpy.run_path(path, run_name="__main__")
+        passed = True
+    except MemoryError:
+        detail = "MemoryError"
+    except BaseException as error:  # whatever ends a program, an exit too, is its failure
+        detail = f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace").decode()
+    said.write(json.dumps({"passed": passed, "detail": detail.removesuffix(": ")}))
+    said.flush()
+    os._exit(0)  # what the program left for its end is not waited for
+
+
+def _limit(limits: dict[str, int]) -> None:
+    """Limits of the kernel on this process."""
+    for kind, most in (
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+        (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NPROC, 0),  # no other process, no thread; root outside is exempt
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+def _refuse(folder: str) -> None:
+    """Let Python refuse the network, other processes, native code, and files outside the folder.
+
+    An audit hook cannot be taken off again. It stops what a program does by mistake; one that is
+    out to break Python itself is stopped by the namespaces alone.
+    """
+    import _posixsubprocess
+
+    root = os.path.realpath(folder)
+
+    def may_write(path: object, mode: object) -> bool:
+        if isinstance(path, int):  # a file that is open already
+            return True
+        # Where os.open is used, no mode is told, nor the folder that the path may start from.
+        if mode is None or not isinstance(path, str | bytes | os.PathLike):
+            return False
+        return os.path.dirname(os.path.realpath(os.fsdecode(path))) == root
+
+    def hook(event: str, args: tuple) -> None:
+        if event.startswith("socket."):
+            raise PermissionError("the sandbox refuses the network")
+        if event in PROCESS_EVENTS:
+            raise PermissionError("the sandbox refuses other processes")
+        if event == "import" and args[0] in NATIVE_MODULES:
+            raise PermissionError(f"the sandbox refuses {args[0]}")
+        is_change = event in FILE_EVENTS
+        if event == "open":
+            path, mode, flags = args
+            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            is_change = bool(writes) and not may_write(path, mode)
+        if is_change:
+            raise PermissionError("the sandbox refuses to change files")
+
+    def refused(*args: object) -> None:
+        raise PermissionError("the sandbox refuses other processes")
+
+    _posixsubprocess.fork_exec = refused  # no audit event tells of it
+    for name in NATIVE_MODULES:
+        sys.modules.pop(name, None)  # an import of what is there already raises no event
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    way, folder, limits = sys.argv[1:]
+    sys.exit((enter if way == "enter" else run)(folder, limits))

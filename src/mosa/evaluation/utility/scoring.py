@@ -1,0 +1,118 @@
+"""Scores of the tasks that compare more than an answer: generated code, and instructions.
+
+HumanEval and MBPP (arXiv:2107.03374, 2108.07732): a response is right if the tests pass. Its code
+is what stands before the closing fence; the prompt has opened the code block. (For MBPP lm_eval
+0.4.13 differs: its pattern eats the first word of an answer that is nothing but code, and it leaves
+out the set-up that task 367 cannot do without.)
+
+IFEval (arXiv:2311.07911): its own checks, as lm_eval has them. Those that count sentences or words
+in capitals need NLTK's `punkt_tab`, which lm_eval fetches from the network if it can; without it
+their rows are unscored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mosa.evaluation.utility.code_sandbox import run_program
+from mosa.types import UserError
+
+Values = dict[str, float | None]
+"""A value for each metric; None: unscored, for the reason that the scorer notes."""
+
+NOT_RUN = "generated code is run with --run_code alone"
+NO_PUNKT = (
+    "an instruction of this row is checked with nltk's punkt_tab, which is not there; "
+    "`python -m nltk.downloader punkt_tab` fetches it"
+)
+NEEDS_PUNKT = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
+"""The instructions of IFEval that are checked with it."""
+IFEVAL_METRICS = ("prompt_level_strict_acc", "prompt_level_loose_acc")
+FENCE = "```"
+
+
+class Scorer:
+    """Scores rows, and notes by the row's name what else there is to say of it."""
+
+    def __init__(self, *, run_code: bool) -> None:
+        self.run_code = run_code
+        self.reasons: dict[str, str] = {}
+        """Why a row is unscored."""
+        self.details: dict[str, dict[str, Any]] = {}
+        """How a program ended, and in which isolation."""
+
+    def humaneval(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
+        """Whether the completed function passes its tests."""
+        function = row["prompt"] + code_of(responses[0])
+        program = f"{function}\n{row['test']}\ncheck({row['entry_point']})"
+        return self._tested(row["task_id"], program)
+
+    def mbpp(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
+        """Whether the code passes its tests, behind the set-up that one task has."""
+        tests = "\n".join((row["test_setup_code"], *row["test_list"]))
+        return self._tested(str(row["task_id"]), f"{code_of(responses[0])}\n{tests}")
+
+    def _tested(self, name: str, program: str) -> Values:
+        if not self.run_code:
+            self.reasons[name] = NOT_RUN
+            return {"pass@1": None}
+        outcome = run_program(program)
+        self.details[name] = {"ended": outcome.detail, "isolation": outcome.isolation}
+        return {"pass@1": float(outcome.passed)}
+
+    def ifeval(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
+        """Whether the response follows all instructions; loosely: also without its first or last
+        line, or without asterisks."""
+        check = _ifeval_check()
+        if not set(NEEDS_PUNKT).isdisjoint(row["instruction_id_list"]) and not _has_punkt():
+            self.reasons[str(row["key"])] = NO_PUNKT
+            return dict.fromkeys(IFEVAL_METRICS)
+        # Where a row asks for what a check does not know (a letter that is "#"), the check draws
+        # one at random; here the same for every model and run.
+        state = random.getstate()
+        random.seed(row["key"])
+        values = check(row, responses)
+        random.setstate(state)
+        return {metric: float(values[metric]) for metric in IFEVAL_METRICS}
+
+
+def code_of(response: str) -> str:
+    """The code that a response begins with: all before the fence that closes its block."""
+    return response.partition(FENCE)[0]
+
+
+def mean_of_scored(values: Sequence[float | None]) -> float:
+    """The mean of what is scored; NaN where nothing is."""
+    scored = [value for value in values if value is not None]
+    return sum(scored) / len(scored) if scored else float("nan")
+
+
+@functools.cache
+def _ifeval_check() -> Callable[..., dict[str, Any]]:
+    """lm_eval's own check, which first tries to fetch `punkt_tab` if that is not there."""
+    try:
+        import langdetect  # pyright: ignore[reportMissingImports]
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of success in any case
+            from lm_eval.tasks.ifeval import utils  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"ifeval needs the package {error.name}; install mosa-dllm[eval]"
+        ) from error
+    langdetect.DetectorFactory.seed = 0  # by default it draws anew for every text
+    return utils.process_results
+
+
+def _has_punkt() -> bool:
+    import nltk  # pyright: ignore[reportMissingImports]
+
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        return False
+    return True

@@ -1,0 +1,281 @@
+"""A report as one HTML file that needs nothing else: no network, no other file, no server.
+
+Tables, charts and sentences are plain HTML and can be read without JavaScript; the script adds the
+switch between judges, the saving of tables and the browser of samples. A content security policy
+forbids the page to fetch anything. With `is_redacted`, words of prompts and responses are not in
+the file at all, whatever the samples hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mosa.analysis.result import Estimate, HeatMap
+from mosa.evaluation.exports.common import disk_errors_told, text_file
+from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate
+from mosa.report import charts
+from mosa.report.content import Cell, Content, Figure, Section, Table
+from mosa.report.sample_data import SampleData, gzipped, pack
+from mosa.report.tables import (
+    FORMATS,
+    interval,
+    named_tables,
+    numeric_columns,
+    shown,
+    slug,
+    unique,
+    value_of,
+)
+from mosa.types import UserError
+
+MAX_BYTES = 5_000_000
+"""Of a page, unless asked otherwise: small enough to be sent by mail."""
+SETTINGS = "settings"
+"""The section before which the samples stand; without it they stand last."""
+NUM_STEP_COLOURS = 8
+"""Classes of commit step that have a colour of their own."""
+LONG_TABLE = 16
+"""Rows beyond which a table on the screen shows only its first 12, until it is asked for all."""
+
+COLOURS = {
+    # Light and dark scheme, as variables of the style sheet.
+    "page": ("#fbfbfa", "#131418"),
+    "card": ("#ffffff", "#1b1d22"),
+    "text": ("#1c1d21", "#e9e9ea"),
+    "soft": ("#5d6068", "#a2a6af"),
+    "rule": ("#e3e3e0", "#30333b"),
+    "grid": ("#ebebe8", "#2a2d34"),
+    "accent": ("#1d4ed8", "#86b1fb"),
+    "tint": ("#f0f4fd", "#232a3a"),
+    "pin": ("#b91c1c", "#f87171"),
+    # The deepest colour of a heat map, and how much of it the rate 1 gets: text stays legible.
+    "heat": ("214 48 49", "248 113 113"),
+    "heat-most": ("0.68", "0.55"),
+    # Commit steps: ground, then ink.
+    "step-0": ("#1e3a8a", "#dbe8ff"),
+    "step-1": ("#1d4ed8", "#b3cfff"),
+    "step-2": ("#2f6be0", "#86b1fb"),
+    "step-3": ("#6aa2f5", "#5c90ea"),
+    "step-4": ("#9cc3fa", "#3864b0"),
+    "step-5": ("#c3dbfc", "#2d4f8c"),
+    "step-6": ("#dce9fd", "#263d68"),
+    "step-7": ("#edf3fe", "#222f4a"),
+    **{f"ink-{i}": ("#ffffff" if i < 3 else "#16213d", "#101a33" if i < 4 else "#eaf0fc")
+       for i in range(NUM_STEP_COLOURS)},
+    **{f"series-{i}": pair for i, pair in enumerate(charts.SERIES_COLOURS)},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell as it is set."""
+
+    text: str
+    ends: str
+    n: int | None
+    heat: str
+    """The rate for the colour of a heat map, "" where there is none."""
+    is_number: bool
+    mark: Markup
+    """The mark of the model that the cell names."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as it is set."""
+
+    table: Table
+    name: str
+    """Unique on the page; the name of its files."""
+    headings: list[_Cell]
+    rows: list[list[_Cell]]
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A chart with its words and figures."""
+
+    figure: Figure
+    svg: Markup
+    legend: list[charts.LegendEntry]
+    x_label: str
+    y_label: str
+    ramp_label: str
+    """What the colours of a map say; "" for other charts."""
+    numbers: _Table
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section with its anchor."""
+
+    section: Section
+    anchor: str
+    tables: list[_Table]
+    figures: list[_Figure]
+    has_switch: bool
+    """Whether some of it depends on the judge."""
+
+
+def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
+    """Write the report; there is never half a file.
+
+    Raises UserError where the disk refuses, or where the page cannot be made small enough.
+    """
+    page = render_page(content, max_bytes=max_bytes)
+    with disk_errors_told(path.parent), text_file(path) as file:
+        file.write(page)
+
+
+def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
+    """The page as text of at most `max_bytes` bytes.
+
+    Where it would be larger, only some samples keep their responses, which the page then says;
+    their outcomes are all there.
+    """
+    sections = _sections(content)
+    exports = _exports(sections)
+    # At its longest: it says that some samples have no text.
+    most = _render(content, sections, exports, SampleData("", len(content.samples) - 1))
+    data = pack(content, max_bytes - len(most.encode("utf-8", "replace")))
+    if data is None:
+        raise UserError(
+            f"the page would be larger than {max_bytes:,} bytes even without any response; make a "
+            "report of fewer runs"
+        )
+    page = _render(content, sections, exports, data)
+    # A half character would stop the writing of the file; see sample_data.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _exports(sections: Sequence[_Section]) -> str:
+    """Every table in every format, for the buttons that save it."""
+    texts = {
+        table.name: {suffix: text_of(table.table) for suffix, text_of in FORMATS.items()}
+        for section in sections
+        for table in (*section.tables, *(figure.numbers for figure in section.figures))
+    }
+    return gzipped(json.dumps(texts, ensure_ascii=False))
+
+
+def _render(content: Content, sections: Sequence[_Section], exports: str, data: SampleData) -> str:
+    template = _environment().get_template("page.html")
+    script = _source("page.js")
+    samples_first = [s.anchor for s in sections if s.section.name == SETTINGS]
+    return template.render(
+        content=content,
+        sections=sections,
+        samples_before=samples_first[0] if samples_first else "",
+        marks=[charts.mark(i) for i in range(len(content.models))],
+        style=Markup(_colour_rules() + _source("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        formats=list(FORMATS),
+        exports=Markup(exports),
+        data=Markup(data.text),
+        num_with_text=data.num_with_text,
+        num_step_colours=NUM_STEP_COLOURS,
+        long_table=LONG_TABLE,
+        interval_statement=INTERVAL_STATEMENT,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("mosa.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _source(name: str) -> str:
+    return (resources.files("mosa.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _colour_rules() -> str:
+    """The colours by scheme: the reader's system decides, or the page's switch; paper is light."""
+
+    def rules(place: int, scheme: str) -> str:
+        colours = "".join(f"--{name}: {pair[place]}; " for name, pair in COLOURS.items())
+        return f"{{ color-scheme: {scheme}; {colours}}}"
+
+    return (
+        f":root {rules(0, 'light')}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {rules(1, 'dark')} }}\n"
+        f":root[data-theme=light] {rules(0, 'light')}\n"
+        f":root[data-theme=dark] {rules(1, 'dark')}\n"
+        f"@media print {{ :root, :root[data-theme] {rules(0, 'light')} }}\n"
+    )
+
+
+# -------------------------------------------------------------------------- what is to be set
+
+
+def _sections(content: Content) -> list[_Section]:
+    names = iter(named_tables(content))
+    # What the template itself uses.
+    taken = {"top", "verdict", "samples", "contents"}
+    models = list(content.models)
+    marks = {model: charts.mark(i) for i, model in enumerate(models)}
+    sections = []
+    for section in content.sections:
+        anchor = unique(slug(section.name), taken)
+        tables = [_table(*next(names), marks) for _ in section.tables]
+        figures = []
+        for figure in section.figures:
+            name, table = next(names)
+            figures.append(_figure(figure, _table(name, table, marks), models))
+        has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
+        sections.append(_Section(section, anchor, tables, figures, has_switch))
+    return sections
+
+
+def _table(name: str, table: Table, marks: dict[str, Markup]) -> _Table:
+    numeric = numeric_columns(table)
+
+    def cell_of(cell: Cell, place: int) -> _Cell:
+        ends, n, heat = "", None, ""
+        if isinstance(cell, Rate | Estimate):
+            ends, n = interval(cell), cell.n
+            heat = f"{min(1.0, max(0.0, value_of(cell))):.3g}" if table.is_heat else ""
+        # A model that heads a row or a column has its mark there.
+        mark = marks.get(str(cell), Markup()) if place == 0 else Markup()
+        return _Cell(shown(cell), ends, n, heat, numeric[place], mark)
+
+    return _Table(
+        table,
+        name,
+        [
+            _Cell(column, "", None, "", is_number, marks.get(column, Markup()))
+            for column, is_number in zip(table.columns, numeric, strict=True)
+        ],
+        [[cell_of(cell, place) for place, cell in enumerate(row)] for row in table.rows],
+    )
+
+
+def _figure(figure: Figure, numbers: _Table, models: Sequence[str]) -> _Figure:
+    chart = figure.chart
+    x_label, y_label = charts.axis_labels(chart)
+    return _Figure(
+        figure,
+        charts.draw(chart, f"chart-{numbers.name}", models),
+        charts.legend(chart, models),
+        x_label,
+        y_label,
+        chart.value_label if isinstance(chart, HeatMap) else "",
+        numbers,
+    )

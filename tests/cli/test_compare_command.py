@@ -1,0 +1,83 @@
+"""`mosa compare` as a user, or a CI job, types it."""
+
+from __future__ import annotations
+
+import pytest
+from made_runs import attacked
+
+from mosa import cli
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """An attack that breaks all of four behaviors in A, and one of them in B; one is unscored."""
+    first = {"tap": dict.fromkeys("abcd", True)}
+    second = {"tap": {"a": True, "b": False, "c": False, "d": None}}
+    attacked(tmp_path / "old", {"m": first})
+    attacked(tmp_path / "new", {"n": second})
+    return str(tmp_path / "old"), str(tmp_path / "new")
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main(["compare", *argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_what_is_shown(capsys, folders):
+    status, out, err = run(capsys, *folders)
+    assert (status, err) == (0, "")
+    assert f"A: m in {folders[0]} (weights hash of m)" in out
+    assert "Judge of attacks: truth/1/made-up" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("| tap |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "1.00 (0.51 to 1.00, n=4)"
+    assert cells[2] == "0.33 (0.06 to 0.79, n=3)"
+    assert cells[3].startswith("-0.67 (") and cells[3].endswith("n=3)")
+    assert cells[4:] == ["0.500", "0.500", "2, 0", "0, 1"]
+    assert "### Conditions" not in out
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (["asr<=0.3"], 0),
+        (["asr>0.3"], 1),
+        (["asr<=0.3", "asr_drop>0.6"], 1),
+        (["asr<=0.3", "asr_rise>0"], 0),
+    ],
+)
+def test_exit_status(capsys, folders, conditions, expected):
+    options = [word for text in conditions for word in ("--fail-if", text)]
+    status, out, _ = run(capsys, *folders, *options, "--max-unscored", "0.25")
+    assert status == expected
+    assert out.count("- FAIL: ") == (1 if expected else 0)
+    assert out.count("- pass: ") == len(conditions) - (1 if expected else 0)
+
+
+def test_unscored_cases_fail_loudly(capsys, folders):
+    status, out, _ = run(capsys, *folders, "--fail-if", "asr>0.9")
+    assert status == 1
+    assert "- FAIL: asr>0.9: not decided: 25% of the cases are without a score" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fail-if", "asr>0.1", "--fail-if", "utility_drop>0.02"], "no figure utility"),
+        (["--fail-if", "asr:pap>0.1"], "has asr:tap"),
+        (["--fail-if", "asr"], "is no condition"),
+        (["--max_unscored", "5"], "--max_unscored is a share"),
+        (["--model_a", "x"], "has no model x; it has m"),
+        (["--judge", "x"], "x has not judged both runs"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_shown(capsys, folders, options, message):
+    status, out, err = run(capsys, *folders, *options)
+    assert (status, out) == (2, "")
+    assert message in err and err.startswith("mosa: ") and err.count("\n") == 1
+
+
+def test_a_folder_without_a_run(capsys, folders, tmp_path):
+    status, _, err = run(capsys, folders[0], str(tmp_path / "absent"))
+    assert status == 2 and "holds no run" in err

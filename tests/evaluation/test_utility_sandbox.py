@@ -1,0 +1,234 @@
+"""Programs that a model might write, kept in their place by each isolation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mosa.evaluation.utility import code_sandbox
+from mosa.evaluation.utility.code_sandbox import (
+    CHILD,
+    ISOLATIONS,
+    Isolation,
+    Limits,
+    best_isolation,
+    run_program,
+)
+from mosa.types import UserError
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs on Linux alone")
+
+QUICK = Limits(seconds=20.0, cpu_seconds=10, memory_bytes=2**29)
+
+
+@pytest.fixture(params=ISOLATIONS)
+def isolation(request) -> Isolation:
+    if request.param == "namespaces" and best_isolation() != "namespaces":
+        pytest.skip("this system allows no namespaces")
+    return request.param
+
+
+def test_right_and_wrong_programs(isolation):
+    assert run_program("assert 1 + 1 == 2\nprint('hi')", QUICK, isolation=isolation).passed
+    wrong = run_program("assert 1 + 1 == 3, 'no'", QUICK, isolation=isolation)
+    assert (wrong.passed, wrong.detail, wrong.isolation) == (False, "AssertionError: no", isolation)
+
+
+@pytest.mark.parametrize(
+    ("program", "detail"),
+    [
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("import os\nos._exit(0)", "ended without coming to its end"),
+        ("def f(:", "SyntaxError"),
+        ("raise ValueError('\\ud800')", "ValueError: ?"),
+    ],
+)
+def test_a_program_that_ends_early_has_not_passed(isolation, program, detail):
+    """An exit with status 0 would skip the tests behind it."""
+    outcome = run_program(f"{program}\nassert False", QUICK, isolation=isolation)
+    assert not outcome.passed and outcome.detail.startswith(detail)
+
+
+@pytest.mark.parametrize("program", ["while True: pass", "import time\ntime.sleep(60)"])
+def test_an_endless_program_is_ended(isolation, program):
+    begin = time.monotonic()
+    outcome = run_program(program, Limits(seconds=1.0), isolation=isolation)
+    assert (outcome.passed, outcome.detail) == (False, "out of time")
+    assert time.monotonic() - begin < 5
+
+
+def test_processor_time_is_limited_too(isolation):
+    begin = time.monotonic()
+    limits = Limits(seconds=60.0, cpu_seconds=1)
+    assert not run_program("while True: pass", limits, isolation=isolation).passed
+    assert time.monotonic() - begin < 30
+
+
+def test_memory_is_limited(isolation):
+    program = "x = []\nwhile True: x.append(bytearray(10**7))"
+    assert run_program(program, QUICK, isolation=isolation).detail == "MemoryError"
+    assert run_program("x = bytearray(10**8)", QUICK, isolation=isolation).passed
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)",
+        "import socket\nsocket.getaddrinfo('localhost', 80)",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')",
+    ],
+)
+def test_there_is_no_network(isolation, program):
+    detail = run_program(program, QUICK, isolation=isolation).detail
+    assert "the sandbox refuses the network" in detail
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os\nwhile True: os.fork()",
+        "import subprocess\nsubprocess.run(['true'])",
+        "import os\nos.system('true')",
+        "import multiprocessing\nmultiprocessing.Process(target=print).start()",
+        "import os\nos.kill(os.getppid(), 9)",
+    ],
+)
+def test_there_are_no_other_processes(isolation, program):
+    detail = run_program(program, QUICK, isolation=isolation).detail
+    assert detail == "PermissionError: the sandbox refuses other processes"
+
+
+def test_files_outside_cannot_be_changed(isolation, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("as it was")
+    for change in (
+        f"open({str(kept)!r}, 'w').write('changed')",
+        f"open({str(tmp_path / 'new')!r}, 'x')",
+        f"import os\nos.remove({str(kept)!r})",
+        f"import os\nos.rename({str(kept)!r}, 'here')",
+        f"import shutil\nshutil.rmtree({str(tmp_path)!r})",
+        f"import os\nos.symlink({str(tmp_path)!r}, 'link')\nopen('link/new', 'w')",
+        f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.unlink('kept', dir_fd=d)",
+        f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.open('n', 65, dir_fd=d)",
+    ):
+        outcome = run_program(change, QUICK, isolation=isolation)
+        assert not outcome.passed and "PermissionError" in outcome.detail, change
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert kept.read_text() == "as it was"
+
+
+def test_files_inside_are_small_and_gone_afterwards(isolation):
+    here = "open('a', 'w').write('text')\nassert open('a').read() == 'text'"
+    assert run_program(here, QUICK, isolation=isolation).passed
+    large = "f = open('a', 'wb')\nwhile True: f.write(bytes(10**5))"
+    assert "File too large" in run_program(large, QUICK, isolation=isolation).detail
+    empty = "import os\nassert os.listdir() == ['program.py'], os.listdir()"
+    assert run_program(empty, QUICK, isolation=isolation).passed
+
+
+def test_the_environment_is_empty(isolation, monkeypatch):
+    monkeypatch.setenv("MOSA_API_KEY", "secret")
+    program = "import os\nassert not set(os.environ) - {'LANG', 'LC_CTYPE'}, dict(os.environ)"
+    assert run_program(program, QUICK, isolation=isolation).passed
+
+
+@pytest.mark.parametrize("module", ["ctypes", "_ctypes", "sqlite3", "dbm.gnu"])
+def test_python_itself_cannot_be_left(isolation, module):
+    outcome = run_program(f"import {module}", QUICK, isolation=isolation)
+    assert not outcome.passed
+
+
+def test_what_solutions_import_is_there(isolation):
+    modules = "math, re, heapq, itertools, collections, functools, typing, string, random, datetime"
+    modules += ", copy, operator, bisect, cmath, hashlib, decimal, fractions, statistics, sys, os"
+    assert run_program(f"import {modules}", QUICK, isolation=isolation).detail == ""
+
+
+def test_a_flood_of_answers_is_not_read(isolation):
+    """A program that writes where the sandbox answers is ended, and has not passed."""
+    program = "import os\nwhile True: os.write(3, b'{}' * 1000)"
+    begin = time.monotonic()
+    assert not run_program(program, QUICK, isolation=isolation).passed
+    assert time.monotonic() - begin < 10
+
+
+@pytest.fixture
+def kernel_alone(tmp_path, monkeypatch) -> None:
+    """The sandbox without Python's refusals: what is left is what the kernel does."""
+    if best_isolation() != "namespaces":
+        pytest.skip("this system allows no namespaces")
+    source = CHILD.read_text(encoding="utf-8")
+    bare = source.replace("    _refuse(folder)\n", "")
+    assert bare != source
+    child = tmp_path / "child.py"
+    child.write_text(bare, encoding="utf-8")
+    monkeypatch.setattr(code_sandbox, "CHILD", child)
+
+
+@pytest.mark.parametrize(
+    ("program", "detail"),
+    [
+        ("import socket\nsocket.create_connection(('127.0.0.1', 9), 1)", "Network is unreachable"),
+        ("open('{}/new', 'w')", "Read-only file system"),
+        ("import os\nos.remove('{}/child.py')", "Read-only file system"),
+        ("import os\nos.kill(int(os.environ.get('P', '{pid}')), 0)", "No such process"),
+        ("open('/proc/{pid}/environ')", "No such file"),
+    ],
+)
+def test_the_kernel_keeps_a_program_apart(kernel_alone, tmp_path, program, detail):
+    import os
+
+    filled = program.replace("{}", str(tmp_path)).replace("{pid}", str(os.getpid()))
+    assert detail in run_program(filled, QUICK, isolation="namespaces").detail
+
+
+def test_what_a_program_started_ends_with_it(kernel_alone):
+    """Root may start processes in spite of the limit; they have left their group, and end."""
+    program = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)"
+    run_program(program, QUICK, isolation="namespaces")
+    mark = b"mosa-code-"
+    deadline = time.monotonic() + 5
+    while left := [
+        path
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if mark in _bytes_of(path) and b"child.py" in _bytes_of(path)
+    ]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # ended meanwhile
+        return b""
+
+
+def test_elsewhere_than_on_linux_nothing_is_run(monkeypatch):
+    monkeypatch.setattr(code_sandbox.sys, "platform", "darwin")
+    best_isolation.cache_clear()
+    try:
+        with pytest.raises(UserError, match="on Linux alone"):
+            run_program("assert True")
+    finally:
+        best_isolation.cache_clear()
+
+
+def test_a_system_without_namespaces_falls_back_and_says_so(monkeypatch, tmp_path):
+    """Where the kernel refuses, the isolation is Python's, in name too."""
+    source = CHILD.read_text(encoding="utf-8")
+    refusing = source.replace("libc.unshare(NEW_NAMESPACES)", "-1")
+    assert refusing != source
+    child = tmp_path / "child.py"
+    child.write_text(refusing, encoding="utf-8")
+    monkeypatch.setattr(code_sandbox, "CHILD", child)
+    best_isolation.cache_clear()
+    try:
+        assert run_program("assert True", QUICK).isolation == "python"
+        with pytest.raises(UserError, match="cannot be entered any more"):
+            run_program("assert True", QUICK, isolation="namespaces")
+    finally:
+        best_isolation.cache_clear()
