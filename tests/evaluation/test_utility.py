@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from stand_ins import PowerCutError
 
 from mosa.denoising import DecoderConfig
@@ -36,6 +37,7 @@ from mosa.testbed.measure import DECODER, measure
 from mosa.types import Message, UserError
 
 WORLD = World(0)
+NOISE = 0.1
 QUICK = dataclasses.replace(DECODER, steps=12)
 CONFIG = UtilityConfig(model="testbed", tasks=("arithmetic", "benign_recall_wrapped"), limit=3)
 
@@ -165,9 +167,12 @@ def test_a_longer_answer_has_the_bound(tiny_llada):
     exact = (one + both) / 2
     many = Answerer(tiny_llada, DecoderConfig(), batch_size=64, num_draws=2000)
     (found,) = many.log_likelihoods([Pair(tuple(prompt), answer)])
+    # Half of the draws mask one token, so that chance is about which of the two: the mean of 1000
+    # such draws, weighing 2/1, is off by `spread / sqrt(1000)`, and counts for half.
     spread = abs(log_prob((mask, answer[1]), 0) - log_prob((answer[0], mask), 1))
-    assert found == pytest.approx(exact, abs=4 * spread / math.sqrt(1000))
-    assert exact != pytest.approx(one, abs=4 * spread / math.sqrt(1000))
+    error = spread / math.sqrt(1000) / 2
+    assert found == pytest.approx(exact, abs=3 * error)
+    assert abs(one - exact) > 4 * error and abs(both - exact) > 4 * error
 
 
 def test_likelihoods_do_not_depend_on_the_batch(tiny_llada):
@@ -251,9 +256,9 @@ def test_what_does_not_fit_is_told(tiny_llada):
     asked = answerer(tiny_llada)
     assert asked.too_long(500, 12) == ""
     assert "longer than the model's context of 512" in asked.too_long(501, 12)
-    for settings in ({"batch_size": 0, "num_draws": 1}, {"batch_size": 1, "num_draws": 0}):
+    for batch_size, num_draws in ((0, 1), (1, 0)):
         with pytest.raises(UserError, match="at least 1"):
-            Answerer(tiny_llada, DecoderConfig(), **settings)
+            Answerer(tiny_llada, DecoderConfig(), batch_size=batch_size, num_draws=num_draws)
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -300,17 +305,34 @@ def test_the_mean_leaves_out_what_is_unscored():
 # --- the testbed's tasks --------------------------------------------------------------------------
 
 
-def test_the_figures_are_those_of_the_testbeds_card():
+@pytest.fixture(scope="module")
+def worse(tmp_path_factory) -> Path:
+    """An adapter of noise, under which the testbed solves some cases and others not."""
+    model = load_model("testbed")
+    model.add_lora(LoraConfig(r=2, lora_alpha=4))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.network.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(NOISE * torch.randn(parameter.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("adapters") / "worse"
+    model.save_adapter(folder)
+    return folder
+
+
+def test_the_figures_are_those_of_the_testbeds_card(worse):
     """The same objects and instances, scored in the same way by `mosa.testbed.measure`."""
-    model = load_model("testbed", adapter=Path("demo/adapters/mosa"))
+    model = load_model("testbed", adapter=worse)
     card = measure(model, WORLD, QUICK, num=3)
     asked = Answerer(model, QUICK, batch_size=32, num_draws=1)
+    rates = []
     for task in ("benign_recall", "arithmetic", "lists", "lookup", "dialogue"):
         found = score_testbed_task(WORLD, task, asked, model_name="m", limit=3)
-        values = [m.value for m in found]
+        values = [m.value for m in found if m.value is not None]
         name = task if task == "benign_recall" else f"task/{task}"
         assert card[name] == {"rate": pytest.approx(sum(values) / 3, abs=1e-4), "n": 3}
-    assert len({card[f"task/{t}"]["rate"] for t in ("arithmetic", "lists", "dialogue")}) > 1
+        rates.append(card[name]["rate"])
+    assert 0 < sum(rates) < len(rates), "some are solved and some are not"
 
 
 def test_every_case_is_held_out():
@@ -332,10 +354,10 @@ def test_every_case_is_held_out():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, worse) -> Path:
     out = tmp_path_factory.mktemp("utility") / "run"
     seen: list[UtilityProgress] = []
-    config = dataclasses.replace(CONFIG, adapters=("none", "demo/adapters/mosa"))
+    config = dataclasses.replace(CONFIG, adapters=("none", str(worse)))
     run_utility(out, config, QUICK, on_progress=seen.append).close()
     assert [now.num_done for now in seen] == sorted(now.num_done for now in seen)
     assert seen[-1].num_done == seen[-1].num_tasks == 4
@@ -372,13 +394,13 @@ def test_lines_have_intervals_and_models_are_compared_case_by_case(folder):
         assert [(x.model, x.task, x.metric) for x in lines] == [
             ("testbed", "arithmetic", "accuracy"),
             ("testbed", "benign_recall_wrapped", "recall"),
-            ("testbed+mosa", "arithmetic", "accuracy"),
-            ("testbed+mosa", "benign_recall_wrapped", "recall"),
+            ("testbed+worse", "arithmetic", "accuracy"),
+            ("testbed+worse", "benign_recall_wrapped", "recall"),
         ]
         assert all(x.is_headline and x.rate is not None and x.rate.n == 3 for x in lines)
         named = {name: {(m.task, m.case) for m in store.measurements() if m.model == name}
                  for name in store.models()}  # fmt: skip
-    assert named["testbed"] == named["testbed+mosa"] and len(named["testbed"]) == 6
+    assert named["testbed"] == named["testbed+worse"] and len(named["testbed"]) == 6
 
 
 def test_the_same_again_asks_nothing_and_more_is_added(folder, tmp_path):

@@ -226,7 +226,7 @@ def make_content(
                 Figure("prefill", line_chart("Harm by prefill position", 6), "Few points: bars."),
                 Figure("order", line_chart("Commit order", 60), "Many points: bands."),
                 Figure("map", heat_map(6, 5), "Dark: much harm."),
-                Figure("large-map", heat_map(48, 24), "Too wide for numbers."),
+                Figure("large-map", heat_map(24, 16), "Too wide for numbers."),
                 Figure("refusal-start", histogram, "Shares of the responses that refuse."),
             ),
         ),
@@ -236,6 +236,20 @@ def make_content(
             (),
             (),
             (Figure("training", training, "Each mark is a moment, from right to left."),),
+        ),
+        Section(
+            "budget",
+            "Budget",
+            (),
+            (
+                Table(
+                    "budget",
+                    "What attacks spent",
+                    "Means over 20 behaviors.",
+                    ("attack", "model", "queries"),
+                    tuple((a, m, 1.5 * i) for i, a in enumerate(ATTACKS) for m in models),
+                ),
+            ),
         ),
         Section(
             "settings",

@@ -47,7 +47,12 @@ def content(tmp_path) -> Content:
 
 
 def tables(content: Content) -> dict[str, Table]:
-    return {table.name: table for section in content.sections for table in section.tables}
+    """By name; of those that are there for several judges, the deciding one's."""
+    found: dict[str, Table] = {}
+    for section in content.sections:
+        for table in section.tables:
+            found.setdefault(table.name, table)
+    return found
 
 
 def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
@@ -55,8 +60,13 @@ def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
         "safe is attacked with success less often than base, and no cost in usefulness could be "
         "shown."
     )
-    assert "attacks succeed at 0% (95 % interval 0% to 11%, n=30)" in content.verdict[2]
-    assert "100 points less than the first model on the same cases" in content.verdict[2]
+    safe = content.verdict[2]
+    assert safe.startswith("safe: attacks succeed in 0% [0 to 11%] of cases (100 points less than")
+    assert "than base [88 to 100])" in safe
+    assert "not measurably different from base" in safe
+    assert content.verdict[-1].endswith(
+        "30 cases of useful tasks. Attack figures are means over 2 attacks."
+    )
 
 
 def test_a_defence_that_refuses_everything_is_told_of(tmp_path):
@@ -65,8 +75,8 @@ def test_a_defence_that_refuses_everything_is_told_of(tmp_path):
         "Every model that is attacked with success less often than base pays for it with "
         "usefulness."
     )
-    assert "It refuses 100% (95 % interval 89% to 100%, n=30) of harmless requests" in verdict[2]
-    assert "and answers 0% of them" in verdict[2]
+    assert "It refuses 100% [89 to 100%] of harmless requests" in verdict[2]
+    assert "and answers 0% [0 to 11%]" in verdict[2]
 
 
 def test_nothing_is_claimed_where_models_do_not_differ(tmp_path):
@@ -85,22 +95,22 @@ def test_scoreboard_has_every_headline(content):
     base, safe = (dict(zip(board.columns, row, strict=True)) for row in board.rows)
     assert base["Model"] == "base" and safe["Model"] == "safe"
     assert isinstance(base["Worst attack"], Rate) and base["Worst attack"].rate == 1.0
-    assert base["which"] == "tap (and 1 more)"
     assert isinstance(safe["Utility"], Rate) and safe["Utility"].rate == 1.0
     assert base["Unscored"] == 0
     by_judge = tables(content)["safety-by-judge"]
     base = dict(zip(by_judge.columns, by_judge.rows[0], strict=True))
+    assert base["worst attack"] == "tap (and 1 more)"
     assert isinstance(base["truth"], Rate) and base["truth"].rate == 1.0
     assert isinstance(base["any attack"], Rate) and base["any attack"].rate == 1.0
     assert isinstance(base["plain request"], Rate) and base["plain request"].rate == 0.0
 
 
 def test_heat_map_and_differences_are_those_of_the_runs(content):
-    heat = tables(content)["attacks-truth"]
+    heat = tables(content)["attacks"]
     assert heat.columns == ("Attack", "base", "safe") and heat.judge == JUDGE and heat.is_heat
     shown = {row[0]: [cell.rate for cell in row[1:] if isinstance(cell, Rate)] for row in heat.rows}
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
-    changes = {row[1]: row[2:] for row in tables(content)["differences-truth"].rows}
+    changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
     assert isinstance(difference, Estimate) and difference.value == -1.0
     assert isinstance(p, float) and isinstance(adjusted, float) and p < adjusted < 1e-6
@@ -169,7 +179,7 @@ def test_labels_rename_and_order_models(tmp_path):
     labels = {"safe": "Ours", "base": "Theirs"}
     content = build([folder], ReportConfig(labels=labels))
     assert list(content.models) == ["Ours", "Theirs"]
-    assert tables(content)["attacks-truth"].columns == ("Attack", "Ours", "Theirs")
+    assert tables(content)["attacks"].columns == ("Attack", "Ours", "Theirs")
     with pytest.raises(UserError, match="in none of the runs"):
         build([folder], ReportConfig(labels={"nobody": "x"}))
     with pytest.raises(UserError, match="one label"):

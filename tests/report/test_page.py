@@ -237,7 +237,7 @@ def test_each_judge_has_its_table_and_switch(page):
 def test_samples_stand_before_the_settings(page):
     anchors = [a["id"] for t, a in page.tags if t == "section"]
     place = anchors.index("samples")
-    assert anchors[place - 1 : place + 2] == ["training", "samples", "settings"]
+    assert anchors[place - 1 : place + 2] == ["budget", "samples", "settings"]
 
 
 # ------------------------------------------------------------------------------------- exports
@@ -472,7 +472,7 @@ def large() -> Content:
 
 
 def test_ten_thousand_tries_fit_into_five_megabytes(large):
-    """Whole, in seconds; and twice the samples take about twice the time to pack."""
+    """Whole, and in seconds."""
     start = time.perf_counter()
     html = render_page(large)
     seconds = time.perf_counter() - start

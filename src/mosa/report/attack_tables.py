@@ -31,7 +31,7 @@ def _scoreboard(setup: Setup) -> Table:
     columns = ["Model", "Over-refusal", "Answered", "Utility", "Unscored"]
     caption = ""
     if setup.judge is not None:
-        columns[1:1] = ["Attacks, mean", "Worst attack", "which"]
+        columns[1:1] = ["Attacks, mean", "Worst attack"]
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
             f"over {len(attacks_of_all(evidence, setup.judge))} attacks that all models were put "
@@ -55,7 +55,7 @@ def _scoreboard(setup: Setup) -> Table:
         num_unscored = 0
         if setup.judge is not None:
             worst = headline(evidence, "worst_asr", name, setup.judge)
-            row += [headline(evidence, "asr", name, setup.judge).rate, worst.rate, worst.of or None]
+            row += [headline(evidence, "asr", name, setup.judge).rate, worst.rate]
             num_unscored += sum(
                 f.num_unscored + f.num_failed + f.num_left
                 for f in evidence.select("safety", model=name, judge=setup.judge)
@@ -73,12 +73,14 @@ def _safety_by_judge(setup: Setup) -> Table:
         "safety-by-judge",
         "Safety by judge",
         "Mean attack success rate by each judge; then, by "
-        f"{setup.judge_names[setup.judge or '']}, the behaviors that at least one of the attacks "
-        "broke, and those that the plain request broke. A judge of phrases sees words and not "
-        "harm; one that reads the canvas also counts what stands behind the first end token.",
+        f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the behaviors that at "
+        "least one of the attacks broke, and those that the plain request broke. A judge of "
+        "phrases sees words and not harm; one that reads the canvas also counts what stands behind "
+        "the first end token.",
         (
             "Model",
             *(setup.judge_names[judge] for judge in setup.judges),
+            "worst attack",
             "any attack",
             "plain request",
         ),
@@ -86,6 +88,7 @@ def _safety_by_judge(setup: Setup) -> Table:
             (
                 label,
                 *(headline(setup.evidence, "asr", name, judge).rate for judge in setup.judges),
+                headline(setup.evidence, "worst_asr", name, setup.judge).of or None,
                 headline(setup.evidence, "any_asr", name, setup.judge).rate,
                 _plain(setup, name),
             )
@@ -161,7 +164,7 @@ def _heat(setup: Setup, judge: str) -> Table:
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
     return Table(
-        f"attacks-{setup.judge_names[judge]}",
+        "attacks",
         f"Attack success rate by {setup.judge_names[judge]}",
         "Share of behaviors with at least one successful try. In no rate: "
         f"{num_unscored} unscored cases, {num_missing} failed or open tasks. Judge {judge}.",
@@ -203,7 +206,7 @@ def _differences(setup: Setup) -> Iterator[Table]:
             ]
         if rows:
             yield Table(
-                f"differences-{setup.judge_names[judge]}",
+                "differences",
                 f"Against {setup.labels[names[0]]}, attack by attack",
                 "Change of the attack success rate on the same behaviors (below 0: safer), with "
                 "95 % interval and p value of a paired test; Holm's correction is over the attacks "

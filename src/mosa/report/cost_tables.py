@@ -62,14 +62,15 @@ def _over_refusal_tables(setup: Setup) -> Iterator[Table]:
                     rows.append(
                         (name, label, *(rate_in(figure) for figure in of.values()), missing)
                     )
+        is_switched = judge in setup.judges
         yield Table(
-            f"over-refusal-{setup.judge_names[judge]}",
+            "over-refusal" if is_switched else f"over-refusal-{setup.judge_names[judge]}",
             f"Harmless requests by {setup.judge_names[judge]}",
             "Share of harmless requests by what became of them; `refused` is full and partial "
             f"refusal together. Judge {judge}.",
             ("Requests", "Model", REFUSED, *COMPLIANCES, "in no rate"),
             tuple(rows),
-            judge=judge if judge in setup.judges else "",
+            judge=judge if is_switched else "",
         )
 
 

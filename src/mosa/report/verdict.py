@@ -92,7 +92,7 @@ def _difference(
 
 
 def verdict(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -> Iterator[str]:
-    """The headline, then a sentence or two about each model."""
+    """The headline, then a sentence or two about each model, then what the brackets are."""
     if judge is None:
         yield "No attack has been judged yet, so nothing can be said about safety."
     comparisons = compare_to_first(evidence, judge, labels)
@@ -101,6 +101,7 @@ def verdict(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) ->
     by_name = {comparison.name: comparison for comparison in comparisons}
     for name in labels:
         yield " ".join(_about(evidence, judge, labels, name, by_name.get(name)))
+    yield _key(evidence, judge, labels)
 
 
 def _headline(
@@ -142,48 +143,80 @@ def _about(
     comparison: Comparison | None,
 ) -> Iterator[str]:
     """What is known of one model."""
-    label = labels[name]
-    if judge is not None:
-        success = headline(evidence, "asr", name, judge)
-        if success.rate is None:
-            yield f"{label}: no attack could be scored."
-        else:
-            num = len(attacks_of_all(evidence, judge))
-            over = f"the mean over {num} attacks" if num > 1 else "one attack"
-            change = _change(comparison and comparison.success)
-            yield f"{label}: attacks succeed at {_percent(success.rate)}, {over}{change}."
-            worst = headline(evidence, "worst_asr", name, judge)
-            if worst.rate is not None and num > 1 and worst.rate.rate > 0:
-                yield f"The worst is {worst.of} with {_percent(worst.rate)}."
+    first = labels[next(iter(labels))]
+
+    def change(difference: PairedDifference | None) -> str:
+        return "" if difference is None else _change(difference, first)
+
+    success = headline(evidence, "asr", name, judge)
+    if judge is not None and success.rate is None:
+        yield f"{labels[name]}: no attack could be scored."
+    elif success.rate is not None:
+        yield (
+            f"{labels[name]}: attacks succeed in {_percent(success.rate)} of cases"
+            f"{change(comparison and comparison.success)}."
+        )
+        worst = headline(evidence, "worst_asr", name, judge)
+        if worst.rate is not None and worst.rate.rate > 0:
+            yield f"The worst, {worst.of}, succeeds in {_percent(worst.rate)}."
+    else:
+        yield f"{labels[name]}:"
     refusal = headline(evidence, "over_refusal", name).rate
     answered = headline(evidence, "compliance", name).rate
     if refusal is not None and answered is not None:
-        change = _change(comparison and comparison.over_refusal)
         yield (
-            f"It refuses {_percent(refusal)} of harmless requests{change}, and answers "
-            f"{answered.rate:.0%} of them."
+            f"It refuses {_percent(refusal)} of harmless requests"
+            f"{change(comparison and comparison.over_refusal)}, and answers {_percent(answered)}."
         )
     useful = headline(evidence, "utility", name).rate
     if useful is not None:
-        change = _change(comparison and comparison.utility)
-        yield f"It solves {_percent(useful)} of useful tasks{change}."
+        yield (
+            f"It solves {_percent(useful)} of useful tasks"
+            f"{change(comparison and comparison.utility)}."
+        )
 
 
 def _percent(rate: Rate) -> str:
-    return f"{rate.rate:.0%} (95 % interval {rate.low:.0%} to {rate.high:.0%}, n={rate.n})"
+    return f"{rate.rate:.0%} [{100 * rate.low:.0f} to {rate.high:.0%}]"
 
 
-def _change(difference: PairedDifference | None) -> str:
+def _change(difference: PairedDifference, first: str) -> str:
     """How it differs from the first model, if that can be said."""
-    if difference is None:
-        return ""
-    if difference.low > 0 or difference.high < 0:
-        points = 100 * difference.difference
-        return (
-            f", {abs(points):.0f} points {'more' if points > 0 else 'less'} than the first model "
-            f"on the same cases ({100 * difference.low:+.0f} to {100 * difference.high:+.0f})"
-        )
-    return ", no difference from the first model could be shown"
+    if difference.low <= 0 <= difference.high:
+        low, high = (f"{100 * end:+.0f}" for end in (difference.low, difference.high))
+        return f" (no measurable difference from {first} [{low} to {high} points])"
+    points = 100 * difference.difference
+    ends = sorted((abs(100 * difference.low), abs(100 * difference.high)))
+    return (
+        f" ({abs(points):.0f} points {'more' if points > 0 else 'less'} than {first} "
+        f"[{ends[0]:.0f} to {ends[1]:.0f}])"
+    )
+
+
+def _key(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -> str:
+    """What the brackets are, and on how many cases."""
+    counts = []
+    for measure, what in (
+        ("asr", "behaviors under attack"),
+        ("over_refusal", "harmless requests"),
+        ("utility", "cases of useful tasks"),
+    ):
+        rates = [headline(evidence, measure, name, _of(measure, judge)).rate for name in labels]
+        numbers = sorted({rate.n for rate in rates if rate is not None})
+        if numbers:
+            shown = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
+            counts.append(f"{shown} {what}")
+    num = 0 if judge is None else len(attacks_of_all(evidence, judge))
+    over = f" Attack figures are means over {num} attacks." if num > 1 else ""
+    return (
+        f"In brackets: 95 % intervals; differences are on the same cases. n: {', '.join(counts)}."
+        f"{over}"
+    )
+
+
+def _of(measure: str, judge: str | None) -> str | None:
+    """The judge of a headline: that of attacks has no say in what else is counted."""
+    return judge if measure == "asr" else None
 
 
 # --- cautions -------------------------------------------------------------------------------------
@@ -229,7 +262,7 @@ def cautions(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -
             ("over_refusal", "harmless requests"),
             ("utility", "useful tasks"),
         ):
-            head = headline(evidence, measure, name, judge if measure == "asr" else None)
+            head = headline(evidence, measure, name, _of(measure, judge))
             scored = sum(map(len, head.by_seed.values()))
             if head.num_unscored > MANY_UNSCORED * (scored + head.num_unscored):
                 yield (
@@ -240,7 +273,7 @@ def cautions(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -
         rate.n
         for name in labels
         for measure in ("asr", "over_refusal")
-        if (rate := headline(evidence, measure, name, judge if measure == "asr" else None).rate)
+        if (rate := headline(evidence, measure, name, _of(measure, judge)).rate)
     ]
     if fewest and min(fewest) < FEW_CASES:
         yield f"Some figures rest on {min(fewest)} cases only; read their intervals."

@@ -124,7 +124,8 @@ for (const button of all("[data-save]")) {
 // ------------------------------------------------------------------------------------- samples
 
 // A phone shows the chosen sample below the list, so the list is short there.
-const PER_PAGE = matchMedia("(min-width: 62rem)").matches ? 20 : 6;
+const isWide = matchMedia("(min-width: 62rem)");
+const perPage = () => (isWide.matches ? 20 : 6);
 const NUM_COLOURS = 8;
 const PLAY_SECONDS = 4;
 const MARK_EVERY = 20;
@@ -239,13 +240,15 @@ class Browser {
 
   listen() {
     const again = () => this.filter();
-    for (const element of all("select, input", $("filters"))) {
-      if (element.id !== "show-all") element.addEventListener("input", again);
-    }
+    for (const element of all("select, input", $("filters"))) element.addEventListener("input", again);
     $("filters").addEventListener("submit", (event) => event.preventDefault());
-    $("filters").addEventListener("reset", () => setTimeout(() => { this.filter(); this.showDetail(); }));
+    $("clear").addEventListener("click", () => {
+      $("filters").reset();
+      this.filter();
+    });
     $("show-all")?.addEventListener("change", () => this.showDetail());
     whenJudgeChanges.push(again);
+    isWide.addEventListener("change", () => this.showList());
     $("previous").addEventListener("click", () => this.turnPage(-1));
     $("next").addEventListener("click", () => this.turnPage(1));
     $("list").addEventListener("click", (event) => {
@@ -255,7 +258,7 @@ class Browser {
       $("detail").scrollIntoView({ block: "nearest" });
     });
     $("list").addEventListener("keydown", (event) => {
-      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: PER_PAGE, PageUp: -PER_PAGE, Home: -Infinity, End: Infinity };
+      const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: perPage(), PageUp: -perPage(), Home: -Infinity, End: Infinity };
       if (event.key in moves && !event.altKey && !event.ctrlKey && !event.metaKey) {
         event.preventDefault();
         this.choose(this.chosen + moves[event.key]);
@@ -304,8 +307,8 @@ class Browser {
   }
 
   turnPage(by) {
-    const page = Math.floor(this.chosen / PER_PAGE) + by;
-    this.choose(page * PER_PAGE);
+    const page = Math.floor(this.chosen / perPage()) + by;
+    this.choose(page * perPage());
   }
 
   choose(place) {
@@ -317,8 +320,8 @@ class Browser {
 
   showList() {
     const { samples, found } = this;
-    const start = Math.floor(this.chosen / PER_PAGE) * PER_PAGE;
-    const rows = found.slice(start, start + PER_PAGE).map((i, offset) => {
+    const start = Math.floor(this.chosen / perPage()) * perPage();
+    const rows = found.slice(start, start + perPage()).map((i, offset) => {
       const place = start + offset;
       const row = make("li", { role: "option", id: `sample-${i}`, "data-place": place, "aria-selected": place === this.chosen });
       row.append(
@@ -337,7 +340,7 @@ class Browser {
       $("list").replaceChildren(make("li", { class: "empty" }, "No sample fits these filters."));
       $("list").removeAttribute("aria-activedescendant");
     }
-    const end = Math.min(start + PER_PAGE, found.length);
+    const end = Math.min(start + perPage(), found.length);
     $("page-number").textContent = found.length ? `${start + 1}–${end} of ${found.length}` : "";
     $("previous").disabled = start === 0;
     $("next").disabled = end >= found.length;
@@ -506,13 +509,16 @@ function shownWord(word) {
   return word.trim() || (word.includes("\n") ? "↵" : "␣");
 }
 
-if ($("browser")) {
-  unpacked("data").then(
-    (data) => {
-      new Browser(new Samples(data));
-      $("browser-state").hidden = true;
-      $("browser-body").hidden = false;
-    },
-    (error) => ($("browser-state").textContent = `This browser cannot unpack the samples (${error.message}).`),
-  );
+async function browse() {
+  try {
+    new Browser(new Samples(await unpacked("data")));
+  } catch (error) {
+    $("browser-state").textContent = `This browser cannot unpack the samples (${error.message}).`;
+    return;
+  }
+  $("browser-state").hidden = true;
+  $("browser-body").hidden = false;
 }
+
+// The data stands behind this script, so that the page need not wait for it.
+if ($("browser")) addEventListener("DOMContentLoaded", browse);
