@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 WORLDS ?= 1 2 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks test test-slow check fix clean
+.PHONY: help demo worlds attacks docs test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -33,7 +33,7 @@ worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build 
 	done
 
 attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/campaigns.md)
-	@test -f $(OUT)/results.json || $(RUN)/mosa demo --out $(OUT)
+	@test -f $(OUT)/report.html || $(RUN)/mosa demo --out $(OUT)
 	@$(RUN)/mosa evaluate --model testbed \
 		--adapter none $(OUT)/adapters/initial $(OUT)/adapters/mosa $(OUT)/adapters/mosa_robust \
 		--attacks all,tap:middle_smoke,ept:middle_smoke,adv_prefix:middle_smoke \
@@ -41,6 +41,12 @@ attacks: $(STAMP)  ## every attack against the demo's four models (the tables in
 		--judges truth,truth@canvas,refusal --out runs/attacks
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
+
+docs: $(STAMP)  ## build the documentation into build/site; a warning is an error
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[docs]"
+	@$(RUN)/python -m sphinx -q -W --keep-going -E -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(RUN)/python -m pytest -q
@@ -58,4 +64,4 @@ fix: $(STAMP)  ## lint and format, mending what can be mended
 	@$(RUN)/ruff format .
 
 clean:  ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(OUT) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .hypothesis

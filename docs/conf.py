@@ -6,7 +6,7 @@ source folder is the whole repository, so that links such as ../LOG.md mean the 
 1. The navigation is the links of index.md, a group for each of its headings, and below the pages on
    attacks and judges those of their tables.
 2. A link to a source file leads to a page that shows the file; one to a folder of the package, to
-   its front door, `__init__.py`.
+   its front door, `__init__.py`; one to another folder, to all of its files.
 3. Nothing is fetched when the site is read: no fonts, scripts or pictures of other hosts.
 """
 
@@ -63,6 +63,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_use_index = False
+html_domain_indices = False
 # A page on a disk may not read other pages, which summaries would have to.
 html_show_search_summary = False
 
@@ -90,11 +91,12 @@ def with_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
 # --- source files ---------------------------------------------------------------------------------
 
 
-def shown_file(docname: str, link: str) -> str | None:
-    """The file that a link of a page leads to, below the root; None where there is none."""
-    path = (ROOT / docname).parent / link
-    path = Path(os.path.normpath(path / "__init__.py" if path.is_dir() else path))
-    return path.relative_to(ROOT).as_posix() if path.is_file() else None
+def shown_path(docname: str, link: str) -> str | None:
+    """What a link of a page leads to, below the root; None where there is nothing."""
+    path = Path(os.path.normpath((ROOT / docname).parent / link))
+    if (path / "__init__.py").is_file():
+        path /= "__init__.py"
+    return path.relative_to(ROOT).as_posix() if path.exists() else None
 
 
 class SourceLinks(SphinxTransform):
@@ -108,7 +110,7 @@ class SourceLinks(SphinxTransform):
         files = list(self.document.findall(addnodes.download_reference))
         folders = [n for n in self.document.findall(addnodes.pending_xref) if not n["refdomain"]]
         for node in [*files, *folders]:
-            shown = shown_file(docname, node["reftarget"])
+            shown = shown_path(docname, node["reftarget"])
             if shown is not None:
                 refuri = "../" * docname.count("/") + f"source/{shown}.html"
                 link = nodes.reference("", "", *node.children, internal=True, refuri=refuri)
@@ -117,15 +119,17 @@ class SourceLinks(SphinxTransform):
 
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
-    """A page for each file that some page links to."""
+    """A page for each file or folder that some page links to."""
     pages = map(app.env.get_doctree, app.env.found_docs)
-    linked = {
-        link["shows"] for page in pages for link in page.findall(nodes.reference) if "shows" in link
-    }
-    for shown in sorted(linked):
-        code = (ROOT / shown).read_text(encoding="utf-8")
-        body = highlight(code, get_lexer_for_filename(shown), HtmlFormatter())
-        yield f"source/{shown}", {"title": shown, "body": f"<h1>{shown}</h1>\n{body}"}, "page.html"
+    links = (link for page in pages for link in page.findall(nodes.reference))
+    for shown in sorted({link["shows"] for link in links if "shows" in link}):
+        path = ROOT / shown
+        body = ""
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            code = file.read_text(encoding="utf-8")
+            body += f"<h1>{file.relative_to(ROOT)}</h1>\n"
+            body += highlight(code, get_lexer_for_filename(file.name), HtmlFormatter())
+        yield f"source/{shown}", {"title": shown, "body": body}, "page.html"
 
 
 # --- docstrings -----------------------------------------------------------------------------------

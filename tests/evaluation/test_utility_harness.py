@@ -317,31 +317,31 @@ def test_a_run_that_is_cut_off_goes_on(model_folder, files, tmp_path, monkeypatc
         model=model_folder,
         tasks=("gsm8k", "mmlu"),
         data_dir=files,
-        limit=2,
+        limit=1,
         num_fewshot=0,
         batch_size=1,
     )
     with run_utility(tmp_path / "whole", config, DECODER) as store:
         whole = list(store.measurements())
         num_asked = store.sessions()[0]["models"]["tiny"]["num_answered"]
-    assert len(whole) == 2 * 2 + 2 * 57 and num_asked == 2 + 2 * 57 * 4
+    assert len(whole) == 2 + 57 and num_asked == 1 + 57
     count = itertools.count()
-    bound = answers_module.log_likelihood_bound
+    logits = answers_module.guided_logits
 
     def cut_off(*args: Any, **settings: Any) -> Any:
-        if next(count) == 100:
+        if next(count) == 20:
             raise PowerCutError
-        return bound(*args, **settings)
+        return logits(*args, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers_module, "log_likelihood_bound", cut_off)
+        patch.setattr(answers_module, "guided_logits", cut_off)
         with pytest.raises(PowerCutError):
             run_utility(tmp_path / "cut", config, DECODER)
     with Store(tmp_path / "cut" / "utility") as store:
         assert {m.task for m in store.measurements()} == {"gsm8k"}
     with run_utility(tmp_path / "cut", config, DECODER) as store:
         tally = store.sessions()[1]["models"]["tiny"]
-        assert (tally["num_recorded"], tally["num_answered"]) == (102, num_asked - 102)
+        assert (tally["num_recorded"], tally["num_answered"]) == (21, num_asked - 21)
         assert [(m.case, m.value) for m in store.measurements()] == [
             (m.case, m.value) for m in whole
         ]
@@ -365,7 +365,6 @@ def test_code_may_be_run_later(model_folder, files, tmp_path):
             "config": "",
             "limits": store.meta("tasks")["humaneval"]["limits"],
             "chat_template": True,
-            "num_draws": 128,
         }
     with run_utility(tmp_path, dataclasses.replace(config, run_code=True), DECODER) as store:
         assert {m.value for m in store.measurements()} == {0.0}

@@ -62,11 +62,10 @@ def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
     )
     safe = content.verdict[2]
     assert safe.startswith("safe: attacks succeed in 0% [0 to 11%] of cases (100 points less than")
-    assert "than base [88 to 100])" in safe
-    assert "not measurably different from base" in safe
-    assert content.verdict[-1].endswith(
-        "30 cases of useful tasks. Attack figures are means over 2 attacks."
-    )
+    assert "than base [77 to 100])" in safe
+    assert "no measurable difference from base [-12 to +12 points]" in safe
+    assert content.verdict[-1].endswith("Attack figures are means over 2 attacks.")
+    assert "30 behaviors under attack, 30 harmless requests, 30 cases" in content.verdict[-1]
 
 
 def test_a_defence_that_refuses_everything_is_told_of(tmp_path):

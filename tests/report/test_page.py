@@ -181,6 +181,14 @@ def test_hostile_names_everywhere():
     assert len(ids) == len(set(ids))
 
 
+def test_commands_in_sentences(content):
+    """What stands between backticks is set as code, and still cannot make a tag."""
+    cautions = ("Run `mosa judge`, then `a<b>`.", "One ` alone.")
+    html = render_page(dataclasses.replace(content, cautions=cautions, samples=[], sections=()))
+    assert "Run <code>mosa judge</code>, then <code>a&lt;b&gt;</code>." in html
+    assert "One ` alone." in html
+
+
 def test_equal_content_gives_equal_bytes(html):
     assert render_page(make_content()) == html
 
@@ -653,6 +661,13 @@ def test_bars_are_as_high_as_their_shares():
     heights = sorted({round(y, 1) for _, y in points}, reverse=True)
     floor, low, high = heights
     assert (floor - high) / (floor - low) == pytest.approx(4.0, abs=0.05)
+
+
+def test_a_series_without_points_is_no_obstacle():
+    chart = LineChart("t", "x", "y", {"a": [], "b": [(1.0, Estimate(0.5, 4, 0.2, 0.8))]})
+    svg = charts.draw(chart, "t")
+    assert marks(svg, 0) == []
+    assert len(marks(svg, 1)) == 1
 
 
 def test_models_keep_their_colour_and_marker():

@@ -504,6 +504,8 @@ def test_contents_on_a_phone(visit):
     assert not page.is_visible("#contents nav")
     until(page, "Math.abs(document.getElementById('budget').getBoundingClientRect().top) < 120")
     page.click("#contents summary")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "A"
     page.keyboard.press("Escape")
     assert not page.is_visible("#contents nav")
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"

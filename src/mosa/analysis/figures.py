@@ -77,6 +77,8 @@ def draw_lines(
 ) -> None:
     """One line for each series with the intervals of its points; `indices` choose the styles."""
     for place, (name, points) in enumerate(chart.series.items()):
+        if not points:
+            continue
         style = series_style(place if indices is None else indices[place], colours)
         xs = [x for x, _ in points]
         axes.plot(

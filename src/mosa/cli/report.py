@@ -32,8 +32,9 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--title", type=str | None, help="heading of the page")
     parser.add_argument(
         "--label",
-        type=list[str] | None,
+        type=str,
         nargs="+",
+        default=[],
         help="what models are called on the page, each NAME=LABEL; the first is compared with",
     )
     parser.add_argument(
@@ -58,7 +59,7 @@ def _report(args: Namespace) -> None:
         ReportConfig(
             judge=args.judge,
             redact=True if args.redact else False if args.no_redact else None,
-            labels=_labels(args.label or ()),
+            labels=_labels(args.label),
             calibration=args.calibration,
             **given,
         ),

@@ -1,6 +1,6 @@
 """A report's tables as CSV, JSON and LaTeX, the data behind its charts among them.
 
-The page carries these same texts, so that what is saved from it is what `mosa report --export`
+The page carries these same texts, so that what is saved from it is what `mosa report --tables`
 writes.
 
     scoreboard.csv    one column for a text; rate, low, high and n for a rate

@@ -76,6 +76,9 @@ def scan(setup: Setup) -> Views:
     """One pass over every attempt of the models that have a label."""
     views = Views()
     judge, labels = setup.judge, setup.labels
+    for label in labels.values():  # every chart lists the models in this order
+        views.grids[label], views.read_lengths[label] = Grid(), []
+        views.refusal_words[label], views.num_under_attack[label] = [], 0
     for run in setup.evidence.runs:
         if run.kind == "utility":
             continue
@@ -103,6 +106,8 @@ def scan(setup: Setup) -> Views:
                         hidden,
                     )
                 )
+    order = {label: place for place, label in enumerate(labels.values())}
+    views.samples.sort(key=lambda sample: order[sample.model])
     return views
 
 
@@ -213,6 +218,7 @@ def diffusion_figures(views: Views) -> Iterator[Figure]:
             + ", ".join(
                 f"{len(starts.get(model, []))} of {total} for {model}"
                 for model, total in views.num_under_attack.items()
+                if total
             )
             + ".",
         )
@@ -255,9 +261,10 @@ def _commit_figures(views: Views) -> Iterator[Figure]:
                 (0.0, 1.0),
             ),
             "Plain requests, harmful and harmless; tokens before the first end token. A line that "
-            "rises from left to right is a model that writes from left to right. Bands are 95 % "
-            f"bootstrap intervals over responses; positions that fewer than {MIN_CASES} responses "
-            "reach are left out.",
+            "rises from left to right is a model that writes from left to right; stairs are the "
+            "decoder's blocks, which are filled one after the other. Bands are 95 % bootstrap "
+            f"intervals over responses; positions that fewer than {MIN_CASES} responses reach are "
+            "left out.",
         )
     length = views.longest_canvas()
     for number, (model, grid) in enumerate(grids.items()):
@@ -329,7 +336,11 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
                     series.setdefault(labels[line.model], []).append(
                         (float(number), estimate(line.success))
                     )
-    series = {model: sorted(points, key=lambda p: p[0]) for model, points in series.items()}
+    series = {
+        label: sorted(series[label], key=lambda point: point[0])
+        for label in labels.values()
+        if label in series
+    }
     if not any(len(points) > 1 for points in series.values()):
         return None
     return Figure(

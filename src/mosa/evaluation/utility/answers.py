@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.denoising.likelihood import log_likelihood_bound
+from mosa.denoising.sampler import evaluation_mode, guided_logits
 from mosa.evaluation.campaign import content_hash
 from mosa.evaluation.engine import LocalResponder, Row
 from mosa.evaluation.store import Store
@@ -172,31 +173,82 @@ class Answerer:
 
         An answer of a single token has one masking, which gives its log-probability exactly.
         """
-        found: dict[Pair, float] = {}
-        for num_draws in sorted({self._num_draws(pair) for pair in pairs}):
-            alike = [pair for pair in pairs if self._num_draws(pair) == num_draws]
-            values = self._answers(
-                alike,
-                find=lambda store, pair: _field(store, self.likelihood_key(pair), "log_likelihood"),
-                ask=lambda batch, num_draws=num_draws: log_likelihood_bound(
-                    self.model,
-                    _pair_canvas(self.model, batch),
-                    num_samples=num_draws,
-                    batch_size=self.batch_size,
-                    cfg_scale=self.decoder.cfg_scale,
-                    seed=self.decoder.seed,
-                ).mean.tolist(),
-                keep=lambda store, pair, value, num_draws=num_draws: store.add_step(
-                    self.likelihood_key(pair), {"log_likelihood": value, "num_draws": num_draws}
-                ),
-                length=lambda pair: len(pair.ids) + len(pair.answer_ids),
-                num_rows=max(1, self.batch_size // num_draws),
-            )
-            found |= zip(alike, values, strict=True)
+        single = [pair for pair in pairs if len(pair.answer_ids) == 1]
+        longer = [pair for pair in pairs if len(pair.answer_ids) > 1]
+        found = self._of_single_tokens(single)
+        found |= zip(longer, self._bounds(longer), strict=True)
         return [found[pair] for pair in pairs]
+
+    def _bounds(self, pairs: Sequence[Pair]) -> list[float]:
+        return self._answers(
+            pairs,
+            find=lambda store, pair: _field(store, self.likelihood_key(pair), "log_likelihood"),
+            ask=lambda batch: log_likelihood_bound(
+                self.model,
+                _pair_canvas(self.model, batch),
+                num_samples=self.num_draws,
+                batch_size=self.batch_size,
+                cfg_scale=self.decoder.cfg_scale,
+                seed=self.decoder.seed,
+            ).mean.tolist(),
+            keep=self._keep_likelihood,
+            length=lambda pair: len(pair.ids) + len(pair.answer_ids),
+            num_rows=max(1, self.batch_size // self.num_draws),
+        )
+
+    def _of_single_tokens(self, pairs: Sequence[Pair]) -> dict[Pair, float]:
+        """Log-probabilities of single tokens; a prompt with several takes one row for all."""
+        answers: dict[tuple[int, ...], dict[int, None]] = {}
+        for pair in pairs:
+            answers.setdefault(pair.ids, {})[pair.answer_ids[0]] = None
+        items = [tuple(Pair(ids, (token,)) for token in tokens) for ids, tokens in answers.items()]
+
+        def find(store: Store, item: tuple[Pair, ...]) -> list[float] | None:
+            keys = [self.likelihood_key(pair) for pair in item]
+            values = [_field(store, key, "log_likelihood") for key in keys]
+            return None if None in values else values
+
+        def ask(batch: list[tuple[Pair, ...]]) -> list[list[float]]:
+            ids, real = _left_padded([item[0].ids for item in batch], self.model.pad_token_id)
+            canvas = Canvas.from_prompts(self.model, ids, max_new_tokens=1, attention_mask=real)
+            with evaluation_mode(self.model), torch.no_grad():
+                log_probs_B1V = guided_logits(
+                    self.model,
+                    canvas.tokens,
+                    canvas.attention_mask,
+                    torch.tensor([canvas.response_start], device=canvas.tokens.device),
+                    given=canvas.attention_mask & ~canvas.free,
+                    cfg_scale=self.decoder.cfg_scale,
+                ).log_softmax(dim=-1)
+            return [
+                log_probs_B1V[row, 0, [pair.answer_ids[0] for pair in item]].tolist()
+                for row, item in enumerate(batch)
+            ]
+
+        def keep(store: Store, item: tuple[Pair, ...], values: list[float]) -> None:
+            for pair, value in zip(item, values, strict=True):
+                self._keep_likelihood(store, pair, value)
+
+        found = self._answers(
+            items,
+            find=find,
+            ask=ask,
+            keep=keep,
+            length=lambda item: len(item[0].ids),
+            num_rows=self.batch_size,
+        )
+        return {
+            pair: value
+            for item, values in zip(items, found, strict=True)
+            for pair, value in zip(item, values, strict=True)
+        }
 
     def _num_draws(self, pair: Pair) -> int:
         return 1 if len(pair.answer_ids) == 1 else self.num_draws
+
+    def _keep_likelihood(self, store: Store, pair: Pair, value: float) -> None:
+        record = {"log_likelihood": value, "num_draws": self._num_draws(pair)}
+        store.add_step(self.likelihood_key(pair), record)
 
     def likelihood_key(self, pair: Pair) -> str:
         """A hash of all that decides the estimate of a likelihood."""

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import logging
+import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from mosa.families import DiffusionLM
 from mosa.types import UserError, as_plain, content_key
 
 FOLDER = Path(__file__).parent / "tasks"
+FEWSHOT_SEED = 1234
+"""Which worked examples are drawn; the harness's own."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,6 @@ class HarnessTask:
     name: str
     parts: tuple[Any, ...]
     """Objects of lm_eval; a group has several."""
-    manager: Any
-    """lm_eval's index of tasks, in which the parts stand."""
     headline: str
     name_of_row: str | None
     scorer: Scorer
@@ -100,6 +101,11 @@ class HarnessTask:
     """What its figures depend on, model and decoder aside."""
     checks_greedy: bool
     """Whether a metric asks if an answer is the greedy one."""
+
+    @property
+    def asks_likelihoods(self) -> bool:
+        """Whether it asks how likely given answers are."""
+        return any(part.OUTPUT_TYPE != "generate_until" for part in self.parts)
 
     def case(self, part: str, row: Mapping[str, Any], number: int) -> str:
         """A row's name in the records, the same for every model."""
@@ -139,7 +145,6 @@ def plan_task(
     return HarnessTask(
         name=name,
         parts=tuple(parts),
-        manager=manager,
         headline=own.headline,
         name_of_row=own.name_of_row,
         scorer=scorer,
@@ -155,13 +160,12 @@ def plan_task(
 
 def _hub_task(name: str, num_fewshot: int | None, scorer: Scorer) -> HarnessTask:
     """A task of the harness, with its own settings."""
-    parts, manager = _hub_parts(name)
+    parts = _hub_parts(name)
     _set_num_fewshot(name, parts, num_fewshot)
     headline = _first_metric(parts[0])
     return HarnessTask(
         name=name,
         parts=tuple(parts),
-        manager=manager,
         headline=headline,
         name_of_row=None,
         scorer=scorer,
@@ -209,7 +213,9 @@ def harness() -> Any:
     return lm_eval
 
 
+@functools.cache
 def _manager(*, include_defaults: bool) -> Any:
+    """An index of tasks; that of the harness's own takes seconds to read."""
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     return TaskManager(include_defaults=include_defaults)
@@ -251,10 +257,10 @@ def _dataset(splits: Splits, subject: str | None) -> Callable[..., dict[str, Any
     return load
 
 
-def _hub_parts(name: str) -> tuple[list[Any], Any]:
+def _hub_parts(name: str) -> list[Any]:
     manager = _manager(include_defaults=True)
     if name not in manager.task_index:
-        near = difflib.get_close_matches(name, [*OWN_TASKS, *manager.all_tasks], n=3)
+        near = difflib.get_close_matches(name, {*OWN_TASKS, *manager.all_tasks}, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"there is no task {name}, here or in lm_eval{hint}")
     if (manager.task_index[name].cfg or {}).get("unsafe_code"):
@@ -269,7 +275,7 @@ def _hub_parts(name: str) -> tuple[list[Any], Any]:
                 f"{name} measures the perplexity of running text, which is not defined for a "
                 "diffusion model; leave it out"
             )
-    return parts, manager
+    return parts
 
 
 def _runs_code(name: str) -> UserError:
@@ -399,11 +405,12 @@ def score_task(
     )
     task.scorer.reasons.clear()
     task.scorer.details.clear()
+    for part in task.parts:
+        part.set_fewshot_seed(FEWSHOT_SEED)
     with _quiet():
-        found = harness().simple_evaluate(
-            model=lm,
-            tasks=list(task.parts),
-            task_manager=task.manager,
+        found = harness().evaluate(
+            lm=lm,
+            task_dict={"tasks": {part.task_name: part for part in task.parts}},
             limit=limit,
             bootstrap_iters=0,
             log_samples=True,
@@ -427,8 +434,11 @@ def score_task(
 def _measured(
     task: HarnessTask, lm: Any, model_name: str, part: str, row: Mapping[str, Any]
 ) -> Iterator[Measurement]:
-    """The values of one row under one filter that are a share: numbers from 0 to 1."""
+    """The values of one row under one filter that are a share: numbers from 0 to 1, of which more
+    is better."""
     number = row["doc_id"]
+    (own_part,) = (candidate for candidate in task.parts if candidate.task_name == part)
+    higher_is_better = own_part.higher_is_better()
     case = task.case(part, row["doc"], number)
     own_name = "" if task.name_of_row is None else str(row["doc"][task.name_of_row])
     not_asked = lm.left_out.get((part, number))
@@ -445,9 +455,9 @@ def _measured(
             yield measured(None, not_asked)
         elif value is None:
             yield measured(None, task.scorer.reasons[own_name])
-        elif _is_number(value) and 0 <= value <= 1:
+        elif _is_number(value) and 0 <= value <= 1 and higher_is_better.get(metric, True):
             yield measured(float(value))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
+    return isinstance(value, numbers.Real)

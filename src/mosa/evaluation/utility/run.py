@@ -331,10 +331,9 @@ def _note_tasks(store: Store, setup: _Setup, model: DiffusionLM) -> None:
                 "origin": f"the testbed, world {setup.world.seed}",
             }
         else:
-            settings = task.settings | {
-                "chat_template": has_turns(model),
-                "num_draws": setup.config.num_draws,
-            }
+            settings = task.settings | {"chat_template": has_turns(model)}
+            if task.asks_likelihoods:
+                settings["num_draws"] = setup.config.num_draws
         before = known.get(name, settings)
         changed = [key for key in settings if settings[key] != before.get(key)]
         if changed:
