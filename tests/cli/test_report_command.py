@@ -1,0 +1,71 @@
+"""`mosa report`: what it writes and says, and mistakes as one sentence."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from made_runs import attacked, solved
+
+from mosa.cli import main
+
+CASES = {f"b{i}": i % 2 == 0 for i in range(6)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    attacked(
+        folder,
+        {"m": {"tap": CASES}, "n": {"tap": dict.fromkeys(CASES, False)}},
+        words=("take", "the", "spoon"),
+    )
+    solved(folder / "utility", {"m": {"sums": {"1": 1.0}}, "n": {"sums": {"1": 1.0}}})
+    return folder
+
+
+def test_page_and_tables_are_written(run, tmp_path, capsys):
+    page, tables = tmp_path / "report.html", tmp_path / "tables"
+    argv = ["report", str(run), "--out", str(page), "--tables", str(tables)]
+    assert main([*argv, "--title", "Kettles & spoons", "--label", "n=Ours", "m=Theirs"]) == 0
+    out = capsys.readouterr().out
+    assert "Over-refusal was not measured" in out
+    assert "without prompts and responses" in out
+    text = page.read_text(encoding="utf-8")
+    assert "Kettles &amp; spoons" in text
+    with (tables / "scoreboard.csv").open(encoding="utf-8") as file:
+        assert [row["Model"] for row in csv.DictReader(file)] == ["Ours", "Theirs"]
+    assert (tables / "scoreboard.tex").exists() and (tables / "scoreboard.json").exists()
+
+
+def test_words_are_shown_when_asked_for(run, tmp_path, capsys):
+    assert main(["report", str(run), "--out", str(tmp_path / "r.html"), "--no-redact"]) == 0
+    assert "with all words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--redact", "--no-redact"], "exclude each other"),
+        (["--label", "Ours"], "NAME=LABEL"),
+        (["--label", "nobody=Ours"], "in none of the runs"),
+        (["--judge", "nobody"], "no judge nobody"),
+        (["--calibration", "nothing.json"], "nothing.json cannot be read"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, tmp_path, capsys, options, said):
+    page = tmp_path / "r.html"
+    assert main(["report", str(run), "--out", str(page), *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not page.exists()
+
+
+def test_a_folder_is_no_page(run, tmp_path, capsys):
+    assert main(["report", str(run), "--out", str(tmp_path)]) == 2
+    assert "name a file" in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_told_of(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
+    assert "holds no run" in capsys.readouterr().err
