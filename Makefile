@@ -51,7 +51,9 @@ docs: $(STAMP)  ## build the documentation into build/site; a warning is an erro
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
 	@$(RUN)/python -m pytest -q
 
-test-slow: $(STAMP)  ## every test that needs no GPU
+test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[dev,eval,docs,inspect]"
 	@$(RUN)/python -m pytest -q -m 'not gpu'
 
 check: $(STAMP)  ## lint, format and types, changing nothing

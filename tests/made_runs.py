@@ -102,7 +102,8 @@ def solved(
     """A run of useful tasks: by model, task and case; the folder."""
     with _begin(folder, list(values), decoder) as store:
         store.set_meta("kind", "utility")
-        store.set_meta("tasks", {task: {} for tasks in values.values() for task in tasks})
+        tasks = {task for of_model in values.values() for task in of_model}
+        store.set_meta("tasks", {task: {"headline": "accuracy"} for task in sorted(tasks)})
         for model, tasks in values.items():
             for task, cases in tasks.items():
                 for case, value in cases.items():

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from made_runs import solved
 
 from mosa import cli
 from mosa.evaluation.engine import LocalResponder
@@ -77,3 +78,13 @@ def test_what_is_unscored_is_counted_and_told(capsys, folder):
 def test_mistakes_are_one_sentence(capsys, folder, words, message):
     status, _, err = run(capsys, *COMMAND, "--out", str(folder), *words)
     assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_results_of_a_run_of_tasks_are_its_table(tmp_path, capsys):
+    solved(tmp_path, {"m": {"sums": {"1": 1.0, "2": 0.0}}})
+    assert cli.main(["results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "sums" in out and "0.50" in out
+    assert cli.main(["results", str(tmp_path), "--matrix"]) == 2
+    assert "useful tasks" in capsys.readouterr().err
+    assert cli.main(["status", str(tmp_path)]) == 0

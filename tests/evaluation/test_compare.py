@@ -193,7 +193,7 @@ def test_other_chat_models_and_other_settings_of_a_task_are_told(tmp_path, pair)
     folders = tmp_path / "few", tmp_path / "many"
     for folder, num in zip(folders, (0, 5), strict=True):
         with Store(solved(folder, {"m": {"x": {"1": 1.0}}})) as store:
-            store.set_meta("tasks", {"x": {"num_shots": num}})
+            store.set_meta("tasks", {"x": {"num_shots": num, "headline": "accuracy"}})
     (note,) = of(*folders).notes
     assert note == "Settings of tasks: x {'num_shots': 0} in A, {'num_shots': 5} in B."
 

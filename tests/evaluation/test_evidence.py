@@ -6,7 +6,7 @@ import pytest
 from made_runs import JUDGE, attacked, solved
 
 from mosa.evaluation.evidence import attacks_of_all, gather, headline, moment_of
-from mosa.evaluation.store import Store
+from mosa.evaluation.store import Measurement, Store
 from mosa.types import UserError
 
 
@@ -112,6 +112,14 @@ def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
     # Wilson's centre at n = 3.2: (0.625 + 1.96^2 / 6.4) / (1 + 1.96^2 / 3.2) = 0.5568
     assert (utility.rate.low + utility.rate.high) / 2 == pytest.approx(0.5568, abs=1e-4)
     assert utility.num_unscored == 1
+
+
+def test_one_metric_stands_for_a_task(tmp_path):
+    with Store(solved(tmp_path, {"m": {"sums": {"1": 1.0}}})) as store:
+        store.add_measurement(Measurement("m", "sums", "strict", "1", 0.0))
+    evidence = gather([tmp_path])
+    assert len(evidence.select("utility")) == 2
+    assert headline(evidence, "utility", "m").means == {"sums/1": 1.0}
 
 
 def test_one_name_for_two_models_is_refused(tmp_path):

@@ -575,6 +575,16 @@ def _results(args: Namespace) -> None:
     if args.no_redact and args.export is None:
         raise UserError("--no_redact is about exports; leave it out, or name one with --export")
     with Store(args.run) as store:
+        if store.meta("kind") == "utility":
+            from mosa.cli.utility import show_utility
+
+            if ways or args.by_variant or args.judge is not None:
+                raise UserError(
+                    f"{args.run} is about useful tasks, which have one table; leave out all "
+                    "options (`mosa report --tables` writes it as CSV, JSON and LaTeX)"
+                )
+            show_utility(store)
+            return
         if is_benign(store) and (args.by_variant or ways not in ([], ["export"])):
             raise UserError(
                 f"{args.run} is about harmless requests, where an answer is no success of an "

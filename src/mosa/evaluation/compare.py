@@ -305,7 +305,8 @@ def _headlines(
         row = _row(name, parts[0], parts[1], has_test=name != "worst_asr")
         if kind == "utility":
             # Its rate is a mean over tasks, and so is the difference.
-            pairs = [(figures[0][key].means, figures[1][key].means) for key in figures[0]]
+            shared = [key for key, figure in figures[0].items() if figure.is_headline]
+            pairs = [(figures[0][key].means, figures[1][key].means) for key in shared]
             pairs = [(a, b) for a, b in pairs if a.keys() & b.keys()]
             if pairs:
                 row = replace(row, difference=paired_difference_over_groups(pairs), only=None)

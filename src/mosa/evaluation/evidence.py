@@ -77,6 +77,8 @@ class Figure:
     preset: str = ""
     num_tries: int = 0
     """Tries of the attack, over all cases."""
+    is_headline: bool = True
+    """Whether it stands for its task, of which a task may have several metrics."""
 
     @property
     def num_unscored(self) -> int:
@@ -285,6 +287,7 @@ def _utility(store: Store) -> Iterator[Figure]:
             unscored[key].add((case, 0))
         else:
             values[key][case] = {0: found.value}
+    tasks = store.meta("tasks") or {}
     for model in store.models():
         for key in dict.fromkeys([*values, *unscored]):
             if key[0] == model:
@@ -297,6 +300,7 @@ def _utility(store: Store) -> Iterator[Figure]:
                     measure=key[2],
                     by_seed=values.get(key, {}),
                     unscored=frozenset(unscored.get(key, ())),
+                    is_headline=tasks[key[1]]["headline"] == key[2],
                 )
 
 
@@ -462,10 +466,10 @@ def _any(values: Iterable[float | None]) -> float | None:
 
 
 def _utility_headline(evidence: Evidence, model: str) -> Headline:
-    figures = [figure for figure in evidence.select("utility", model=model) if figure.cases]
+    figures = [figure for figure in evidence.select("utility", model=model) if figure.is_headline]
     rates = [figure.rate for figure in figures if figure.rate is not None]
     by_seed = {case: values for figure in figures for case, values in figure.by_seed.items()}
-    num_unscored = sum(figure.num_unscored for figure in evidence.select("utility", model=model))
+    num_unscored = sum(figure.num_unscored for figure in figures)
     if not rates:
         return Headline("utility", None, {}, num_unscored)
     mean = math.fsum(rate.rate for rate in rates) / len(rates)

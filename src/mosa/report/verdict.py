@@ -78,7 +78,7 @@ def _difference(
 ) -> PairedDifference | None:
     if measure == "utility":  # in which tasks weigh alike, and not cases
         tasks = [
-            {(f.name, f.measure): f.means for f in evidence.select("utility", model=name)}
+            {f.name: f.means for f in evidence.select("utility", model=name) if f.is_headline}
             for name in (first, second)
         ]
         shared = [t for t in tasks[0] if t in tasks[1] and tasks[0][t].keys() & tasks[1][t].keys()]
