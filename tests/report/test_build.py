@@ -57,8 +57,8 @@ def tables(content: Content) -> dict[str, Table]:
 
 def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
     assert content.verdict[0] == (
-        "safe is attacked with success less often than base, and no cost in usefulness could be "
-        "shown."
+        "Attacks succeed less often against safe than against base, and no loss of usefulness "
+        "could be shown."
     )
     safe = content.verdict[2]
     assert safe.startswith("safe: attacks succeed in 0% [0 to 11%] of cases (100 points less than")
@@ -71,7 +71,7 @@ def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
 def test_a_defence_that_refuses_everything_is_told_of(tmp_path):
     verdict = build([runs(tmp_path, cost=True)]).verdict
     assert verdict[0] == (
-        "Every model that is attacked with success less often than base pays for it with "
+        "Attacks succeed less often against safe than against base, and it pays for it with "
         "usefulness."
     )
     assert "It refuses 100% [89 to 100%] of harmless requests" in verdict[2]
@@ -83,7 +83,7 @@ def test_nothing_is_claimed_where_models_do_not_differ(tmp_path):
     attacked(tmp_path, {"base": {"tap": same}, "other": {"tap": same}})
     content = build([tmp_path])
     assert content.verdict[0] == (
-        "No model is attacked with success measurably less often than base."
+        "Attacks succeed measurably less often against no model than against base."
     )
     assert any("Over-refusal was not measured" in caution for caution in content.cautions)
     assert any("Utility was not measured" in caution for caution in content.cautions)

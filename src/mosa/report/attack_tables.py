@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mosa.analysis.result import Estimate
 from mosa.evaluation.evidence import CONTROL, attacks_of_all, headline
 from mosa.evaluation.evidence import Figure as Evidenced
-from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate, rate_of
+from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.statistics import corrected_rate, holm, paired_difference
 from mosa.evaluation.store import Store
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
@@ -47,7 +47,7 @@ def _scoreboard(setup: Setup) -> Table:
         )
     caption += (
         "Utility: mean over useful tasks. Unscored: cases in no figure, because no judge could "
-        f"score them or they failed or were not run. Intervals: {INTERVAL_STATEMENT}."
+        "score them or they failed or were not run. Intervals are Wilson's, at 95 %."
     )
     rows: list[tuple[Cell, ...]] = []
     for name, label in setup.labels.items():

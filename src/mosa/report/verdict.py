@@ -110,7 +110,7 @@ def _headline(
     first = labels[next(iter(labels))]
     safer = [comparison for comparison in comparisons if comparison.is_safer]
     if not safer:
-        return f"No model is attacked with success measurably less often than {first}."
+        return f"Attacks succeed measurably less often against no model than against {first}."
 
     def success(comparison: Comparison) -> float:
         rate = headline(evidence, "asr", comparison.name, judge).rate
@@ -118,21 +118,20 @@ def _headline(
 
     free = [c for c in safer if c.is_measured and not c.costs]
     if free:
-        best = labels[min(free, key=success).name]
+        best = min(free, key=success).name
+        worst = headline(evidence, "worst_asr", best, judge)
+        hole = ""
+        if worst.rate is not None and worst.rate.low > 0:
+            hole = f" {worst.of} still succeeds in {worst.rate.rate:.0%} of cases."
         return (
-            f"{best} is attacked with success less often than {first}, and no cost in usefulness "
-            "could be shown."
+            f"Attacks succeed less often against {labels[best]} than against {first}, and no loss "
+            f"of usefulness could be shown.{hole}"
         )
+    names = ", ".join(labels[comparison.name] for comparison in safer)
+    less = f"Attacks succeed less often against {names} than against {first}"
     if any(not comparison.is_measured for comparison in safer):
-        names = ", ".join(labels[comparison.name] for comparison in safer)
-        return (
-            f"Attacked with success less often than {first}: {names}. What that costs has not been "
-            "measured in full."
-        )
-    return (
-        f"Every model that is attacked with success less often than {first} pays for it with "
-        "usefulness."
-    )
+        return f"{less}; what that costs has not been measured in full."
+    return f"{less}, and {'it pays' if len(safer) == 1 else 'all pay'} for it with usefulness."
 
 
 def _about(
