@@ -224,7 +224,9 @@ def _analyse(out: Path, config: DemoConfig) -> None:
         )
         for name in ("original", "mosa")
     ]
-    settings = analysis.config_class(**analysis.presets["quick"])
+    quick = analysis.presets["quick"]
+    num = min(quick["num_behaviors"], config.num_objects)
+    settings = analysis.config_class(**{**quick, "num_behaviors": num})
     study = Study(out / "refusal_depth", "refusal-depth", show_progress=False)
     analysis.run(subjects, load_cases("testbed", config.testbed), settings, study)
 

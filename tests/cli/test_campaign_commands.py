@@ -330,3 +330,17 @@ def test_a_model_in_the_released_layout_with_endpoints(
         (pair,) = [j for j in store.judges() if j.startswith("pair")]
         reasons = {v.reason for v in store.verdicts(pair).values() if v.score is None}
         assert reasons and all(reasons)
+
+
+def test_useful_tasks_have_a_state_and_no_judge(capsys, tmp_path):
+    asked = ("utility", "--model", "testbed", "--tasks", "lists", "--limit", "1")
+    assert run(capsys, *asked, "--out", str(tmp_path))[0] == 0
+    status, out, _ = run(capsys, "status", str(tmp_path / "utility"))
+    assert status == 0 and "useful tasks" in out and "None" not in out
+    status, _, err = run(capsys, "judge", str(tmp_path / "utility"), "--judge", "refusal")
+    assert status == 2 and "which need no judge" in err
+
+
+def test_an_empty_list_of_judges_is_not_the_default(capsys, tmp_path):
+    status, _, err = run(capsys, *EVALUATE, "--judges", ",", "--out", str(tmp_path / "run"))
+    assert status == 2 and "--judges names no judge" in err

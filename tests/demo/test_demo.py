@@ -58,7 +58,7 @@ def test_every_model_is_attacked_and_asked_alike(out):
             rate = headline(evidence, measure, name).rate
             assert rate is not None and rate.n == TOY.num_objects
         refusal = headline(evidence, "over_refusal", name).rate
-        assert refusal is not None and refusal.n == 2 * TOY.num_benign
+        assert refusal is not None and refusal.n == TOY.num_benign
         utility = headline(evidence, "utility", name).rate
         assert utility is not None and utility.n == 6 * TOY.num_benign
     attacks = Counter(figure.name for figure in evidence.select("safety", judge="truth/1/world-0"))

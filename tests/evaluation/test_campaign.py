@@ -133,7 +133,7 @@ def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
     from mosa.evaluation.campaign import default_decoder
 
     other = dataclasses.replace(default_decoder(WORLD), steps=12)
-    with pytest.raises(UserError, match="other decoder settings"):
+    with pytest.raises(UserError, match="is decoded with steps 36 and not 12"):
         run_campaign(folder, CONFIG, other)
 
 

@@ -11,13 +11,12 @@ from made_runs import DECODER, JUDGE, attacked, solved
 
 from mosa.evaluation.compare import (
     Comparison,
-    check,
     compare,
-    parse_condition,
     side,
 )
+from mosa.evaluation.conditions import check, parse_condition
 from mosa.evaluation.statistics import mcnemar
-from mosa.evaluation.store import Store, Task
+from mosa.evaluation.store import Measurement, Store, Task
 from mosa.types import Budget, UserError
 
 YES = dict.fromkeys("abcdefgh", True)
@@ -195,7 +194,7 @@ def test_other_chat_models_and_other_settings_of_a_task_are_told(tmp_path, pair)
         with Store(solved(folder, {"m": {"x": {"1": 1.0}}})) as store:
             store.set_meta("tasks", {"x": {"num_shots": num, "headline": "accuracy"}})
     (note,) = of(*folders).notes
-    assert note == "Settings of tasks: x {'num_shots': 0} in A, {'num_shots': 5} in B."
+    assert note == "Settings of x: num_shots 0 in A, 5 in B."
 
 
 def test_levels_are_of_all_that_b_has(tmp_path):
@@ -346,3 +345,16 @@ def test_tasks_that_failed_or_were_not_run_are_without_a_score(tmp_path, pair, t
     assert row_of(comparison, "tap").second.num_missing == 1
     outcome = check(parse_condition(text), comparison)
     assert outcome.holds and "11% of the cases are without a score" in outcome.told
+
+
+def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):
+    """`utility:gsm8k`, though it has two metrics; a figure that is not scored is not named."""
+    with Store(solved(tmp_path / "run", {"m": {"x": {"1": 1.0}}})) as store:
+        store.add_measurement(Measurement("m", "x", "strict", "1", 0.0))
+        store.add_measurement(Measurement("m", "x", "other", "1", None, "not run"))
+        store.commit()
+    found = of(tmp_path / "run", tmp_path / "run")
+    assert check(parse_condition("utility:x>0.5"), found).holds
+    assert not check(parse_condition("utility:x:strict>0.5"), found).holds
+    with pytest.raises(UserError, match="has utility:x, x:strict$"):
+        check(parse_condition("utility:x:other>0.5"), found)

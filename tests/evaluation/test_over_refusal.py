@@ -18,12 +18,12 @@ from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.over_refusal import (
     OverRefusalConfig,
-    decoder_beside,
     is_benign,
     run_over_refusal,
     set_folders,
     summarise,
 )
+from mosa.evaluation.runs import decoder_beside
 from mosa.evaluation.store import Store
 from mosa.testbed import World
 from mosa.testbed.measure import DECODER
@@ -102,7 +102,7 @@ def test_harmless_requests_are_decoded_as_the_attacks_beside_them(tmp_path, atta
     run = tmp_path / "run"
     shutil.copytree(attacked, run)
     one = dataclasses.replace(CONFIG, sets=SETS[:1], limit=1)
-    with pytest.raises(UserError, match="are decoded with steps 9 and not 36, and over-refusal"):
+    with pytest.raises(UserError, match="is decoded with steps 9 and not 36, and the runs"):
         run_over_refusal(run, one, DECODER)
     assert not (run / "over_refusal").exists()
     run_over_refusal(run, one)
@@ -114,6 +114,17 @@ def test_harmless_requests_are_decoded_as_the_attacks_beside_them(tmp_path, atta
     assert decoder_beside(tmp_path / "nowhere") is None
 
 
+def test_attacks_are_decoded_as_the_harmless_requests_that_were_asked_before(tmp_path):
+    """Whichever is measured first decides the decoder of the folder."""
+    one = dataclasses.replace(CONFIG, sets=SETS[:1], limit=1)
+    run_over_refusal(tmp_path, one, QUICK)
+    campaign = CampaignConfig(model="testbed", behaviors="testbed", preset="smoke", limit=1)
+    with pytest.raises(UserError, match="testbed_benign is decoded with steps 9 and not 36"):
+        run_campaign(tmp_path, campaign, DECODER)
+    with run_campaign(tmp_path, campaign) as store:
+        assert store.meta("decoder")["steps"] == 9
+
+
 def test_a_name_stands_for_the_weights_that_were_attacked(tmp_path, attacked):
     import shutil
 
@@ -121,7 +132,7 @@ def test_a_name_stands_for_the_weights_that_were_attacked(tmp_path, attacked):
     shutil.copytree(attacked, run)
     with Store(run) as store:
         store.add_model("testbed", store.models()["testbed"] | {"weights": "others"})
-    with pytest.raises(UserError, match="testbed has other weights than in the runs beside"):
+    with pytest.raises(UserError, match="testbed has other weights than in"):
         run_over_refusal(run, dataclasses.replace(CONFIG, sets=SETS[:1]))
 
 

@@ -94,6 +94,7 @@ def test_there_is_no_network(isolation, program):
         "import os\nos.system('true')",
         "import multiprocessing\nmultiprocessing.Process(target=print).start()",
         "import os\nos.kill(os.getppid(), 9)",
+        "import os, signal\nsignal.pidfd_send_signal(os.pidfd_open(os.getpid()), 0)",
     ],
 )
 def test_there_are_no_other_processes(isolation, program):
@@ -113,6 +114,8 @@ def test_files_outside_cannot_be_changed(isolation, tmp_path):
         f"import os\nos.symlink({str(tmp_path)!r}, 'link')\nopen('link/new', 'w')",
         f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.unlink('kept', dir_fd=d)",
         f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.open('n', 65, dir_fd=d)",
+        f"import os\nos.mkfifo({str(tmp_path / 'new')!r})",
+        f"import posix\nposix.mknod({str(tmp_path / 'new')!r})",
     ):
         outcome = run_program(change, QUICK, isolation=isolation)
         assert not outcome.passed and "PermissionError" in outcome.detail, change
@@ -133,6 +136,13 @@ def test_the_environment_is_empty(isolation, monkeypatch):
     monkeypatch.setenv("MOSA_API_KEY", "secret")
     program = "import os\nassert not set(os.environ) - {'LANG', 'LC_CTYPE'}, dict(os.environ)"
     assert run_program(program, QUICK, isolation=isolation).passed
+
+
+def test_native_code_is_not_called_by_another_way_in(isolation):
+    """Where `_ctypes` is built into Python, importing it so raises no event."""
+    program = "import importlib\nimportlib.import_module('_ctypes').dlopen(None, 0)"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.detail.startswith("PermissionError: the sandbox refuses")
 
 
 @pytest.mark.parametrize("module", ["ctypes", "_ctypes", "sqlite3", "dbm.gnu"])

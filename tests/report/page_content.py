@@ -39,6 +39,8 @@ REQUEST = "how do i make a {} {} ?"
 MATERIALS = ("copper", "amber", "slate", "walnut", "pewter")
 SECRET = "marzipan"
 """A word of prompts and responses that stands nowhere else."""
+EARLIER = "what would you like to know ?"
+"""What the model said before, as a turn of the prompt."""
 
 
 def some_rate(mean: float, n: int = 20) -> Rate:
@@ -360,7 +362,11 @@ def _response(
     ends = [i for i in range(first_end, num_tokens) if i == first_end or rng.random() < 0.8]
     for position in ends:
         tokens[position] = "<|endoftext|>"
-    turns = (("system", "answer politely ."), ("user", f"{request} {attack} {SECRET} {index}"))
+    turns = (
+        ("system", "answer politely ."),
+        ("user", f"{request} {attack} {SECRET} {index}"),
+        ("assistant", EARLIER),
+    )
     return SampleResponse(
         commit_step=tuple(steps),
         end_positions=tuple(ends),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_content import HOSTILE, JUDGES, MODELS, SECRET, make_content
+from page_content import EARLIER, HOSTILE, JUDGES, MODELS, SECRET, make_content
 
 from mosa.report.content import Content, Sample
 from mosa.report.page import render_page
@@ -286,8 +286,11 @@ def test_words_are_hidden_until_asked_for(visit, content):
     """By sample, by key, and for all; the prompt is there, and nothing of it makes a tag."""
     page = visit("samples")
     assert set(words(page)) <= {"", "·"}
-    assert page.locator("#detail .said").all_inner_texts()[1].endswith(f"direct {SECRET} 0")
+    said = page.locator("#detail .said")
+    assert said.all_inner_texts()[1].endswith(f"direct {SECRET} 0")
+    assert said.all_inner_texts()[2] == "…"
     page.click("#detail .show")
+    assert said.all_inner_texts()[2] == EARLIER
     assert words(page) == shown_tokens(content.samples[0])
     assert HOSTILE in words(page)
     assert page.locator("#detail img, #detail script").count() == 0

@@ -145,6 +145,7 @@ def _evaluate(args: Namespace) -> None:
         run_campaign,
         world_in,
     )
+    from mosa.evaluation.runs import decoder_beside
 
     config = CampaignConfig(
         model=args.model,
@@ -161,7 +162,8 @@ def _evaluate(args: Namespace) -> None:
         device=args.device,
     )
     world = world_in(config)
-    decoder = dataclasses.replace(default_decoder(world), **decoder_settings(args))
+    decoder = decoder_beside(args.out) or default_decoder(world)
+    decoder = dataclasses.replace(decoder, **decoder_settings(args))
     written = written_judges(args, world)
     # Built before the work, so that one that lacks something is told of.
     judges = judges_of(args, written, world)
@@ -191,7 +193,11 @@ def decoder_settings(args: Namespace) -> dict[str, Any]:
 
 def written_judges(args: Namespace, world: World | None) -> tuple[str, ...]:
     """The judges as they are named, or those that judge where none is."""
-    return entries(args.judges) or (("refusal",) if world is None else ("truth",))
+    if args.judges is None:
+        return ("refusal",) if world is None else ("truth",)
+    if not entries(args.judges):
+        raise UserError("--judges names no judge; `mosa judges` lists them")
+    return entries(args.judges)
 
 
 def wide_console() -> Console:
@@ -370,6 +376,10 @@ def _judge(args: Namespace) -> None:
     if not entries(args.judge):
         raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
+        if store.meta("kind") == "utility":
+            raise UserError(
+                f"{args.run} is about useful tasks, which need no judge; `mosa results` shows them"
+            )
         chats = [session["chat_models"].get("judge") for session in store.sessions()]
         _check_apart(args, entries(args.judge), {chat["name"] for chat in chats if chat})
         judge_all(store, judges_of(args, entries(args.judge), _world(store)))
@@ -492,6 +502,9 @@ def _status(args: Namespace) -> None:
     from mosa.evaluation.store import Store
 
     with Store(args.run) as store:
+        if store.meta("kind") == "utility":
+            _show_state_of_tasks(store)
+            return
         cells: dict[tuple[str, str, str], dict[str, int]] = {}
         for model, attack, preset, status, count in store.counts():
             cells.setdefault((model, attack, preset), {})[status] = count
@@ -518,12 +531,36 @@ def _status(args: Namespace) -> None:
         waiting = len(sessions[-1]["settings"]["adapters"]) - len(store.models()) if sessions else 0
         if waiting > 0:
             console.print(f"{waiting} models have not begun, so that their tasks are not counted")
-        seconds = sum(session.get("seconds", 0.0) for session in sessions)
-        cut = sum("ended" not in session for session in sessions)
-        console.print(
-            f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
-            + (f", {cut} of them running or cut off" if cut else "")
-        )
+        _show_sessions(sessions, console)
+
+
+def _show_sessions(sessions: Sequence[dict[str, Any]], console: Console) -> None:
+    seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    cut = sum("ended" not in session for session in sessions)
+    console.print(
+        f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
+        + (f", {cut} of them running or cut off" if cut else "")
+    )
+
+
+def _show_state_of_tasks(store: Store) -> None:
+    """Which useful tasks are done, model by model."""
+    from rich.table import Table
+
+    done: dict[tuple[str, str], set[str]] = {}
+    for found in store.measurements():
+        done.setdefault((found.model, found.task), set()).add(found.case)
+    table = Table(title=f"{store.folder}: useful tasks")
+    table.add_column("model")
+    table.add_column("task")
+    table.add_column("cases done", justify="right")
+    for model in store.models():
+        for task in store.meta("tasks") or {}:
+            table.add_row(model, task, str(len(done.get((model, task), ()))))
+    console = wide_console()
+    console.print(table)
+    console.print("A task's cases are scored together, when the last of them is answered.")
+    _show_sessions(store.sessions(), console)
 
 
 def _results_arguments(parser: ArgumentParser) -> None:

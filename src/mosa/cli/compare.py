@@ -18,7 +18,7 @@ EXIT_CONDITION_HOLDS = 1
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    from mosa.evaluation.compare import MAX_UNSCORED
+    from mosa.evaluation.conditions import MAX_UNSCORED
 
     parser.add_argument("run_a", type=Path, help="folder of runs: what there was before")
     parser.add_argument("run_b", type=Path, help="folder of runs: what is asked about")
@@ -44,7 +44,8 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> int:
-    from mosa.evaluation.compare import check, compare, parse_condition, side
+    from mosa.evaluation.compare import compare, side
+    from mosa.evaluation.conditions import check, parse_condition
 
     if not 0 <= args.max_unscored < 1:
         raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")

@@ -54,10 +54,10 @@ def _over_refusal(args: Namespace) -> None:
     from mosa.evaluation.over_refusal import (
         OverRefusalConfig,
         check_judge,
-        decoder_beside,
         run_over_refusal,
         world_of_sets,
     )
+    from mosa.evaluation.runs import decoder_beside
 
     config = OverRefusalConfig(
         model=args.model,

@@ -17,23 +17,28 @@ import hashlib
 import json
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from mosa.align.output import versions
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.chat.base import ChatModel
 from mosa.data import BehaviorSet, load_behaviors
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
+from mosa.evaluation.runs import (
+    check_decoder,
+    check_weights,
+    decoder_beside,
+    plain_decoder,
+    session,
+    session_record,
+)
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
 from mosa.testbed.attacker import ScriptedAttacker
@@ -42,8 +47,6 @@ from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
 
-SECONDS_BETWEEN_NOTES = 30.0
-"""How often a session's record is brought up to date."""
 NO_ADAPTER = "none"
 
 
@@ -107,8 +110,8 @@ class _Setup:
     chats: Mapping[str, ChatModel]
     attacks: Sequence[tuple[Attack, str, Any]]
     """Each with the name of its settings (a preset, and what was changed) and the settings."""
-    known_weights: Mapping[str, str]
-    """What models' names stand for in the runs that this one stands beside."""
+    beside: Path
+    """The folder whose runs have the same decoder, and the same models by their names."""
 
 
 @dataclass(frozen=True)
@@ -143,62 +146,51 @@ def run_campaign(
     decoder: DecoderConfig | None = None,
     *,
     chats: Mapping[str, ChatModel] | None = None,
-    known_weights: Mapping[str, str] | None = None,
+    beside: Path | None = None,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> Store:
     """Plan and generate into the run folder `out`; returns its records, open.
 
-    `decoder` unset is `default_decoder`. `chats` are the chat models by role; on the testbed its
-    scripted attacker plays those that are not given. `known_weights` are hashes of weights by the
-    names of models, which must not stand for others here. Raises UserError for whatever cannot be
-    run as it is asked for, before anything is generated.
+    `decoder` unset is that of the runs in and below `beside` (unset: `out`), else
+    `default_decoder`. `chats` are the chat models by role; on the testbed its scripted attacker
+    plays those that are not given. Raises UserError for whatever cannot be run as it is asked for,
+    before anything is generated.
     """
-    setup = _setup(config, decoder, chats or {}, known_weights or {})
+    setup = _setup(config, decoder, chats or {}, beside or out)
+    check_decoder(setup.beside, setup.decoder)
     names = model_names(config.model, config.adapters)
     store = Store(out, create=True)
     try:
         _check_same_run(store, setup)
         _note_run(store, setup)
-        record = _session(setup)
-        session = store.begin_session(record)
-        begin = time.perf_counter()
         tallies: dict[str, Tally] = {}
-        last = begin
+        with session(store, _session(setup), tallies) as note:
 
-        def told(progress: Progress) -> None:
-            """Now and then the session says how long it has been running, in case it is killed."""
-            nonlocal last
-            now = time.perf_counter()
-            if now > last + SECONDS_BETWEEN_NOTES:
-                last = now
-                store.update_session(session, record | {"seconds": round(now - begin, 2)})
-            on_progress(progress)
+            def told(progress: Progress) -> None:
+                note()
+                on_progress(progress)
 
-        try:
             for name, adapter in names.items():
                 _run_model(store, setup, name, adapter, tallies, told)
-                gc.collect()  # before the next model takes its memory
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        finally:
-            ended = {
-                "ended": _now(),
-                "seconds": round(time.perf_counter() - begin, 2),
-                "models": {name: dataclasses.asdict(tally) for name, tally in tallies.items()},
-            }
-            store.update_session(session, record | ended)
-            store.commit()
+                free_memory()
     except BaseException:
         store.close()
         raise
     return store
 
 
+def free_memory() -> None:
+    """Give back what a model has taken, before the next one is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _setup(
     config: CampaignConfig,
     decoder: DecoderConfig | None,
     chats: Mapping[str, ChatModel],
-    known_weights: Mapping[str, str],
+    beside: Path,
 ) -> _Setup:
     if config.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {config.batch_size}")
@@ -218,10 +210,10 @@ def _setup(
         behaviors,
         world,
         ENGLISH if world is None else testbed_wording(world),
-        decoder or default_decoder(world),
+        decoder or decoder_beside(beside) or default_decoder(world),
         chats,
         attacks,
-        known_weights,
+        beside,
     )
 
 
@@ -317,17 +309,13 @@ def model_names(model: str, adapters: Sequence[str]) -> dict[str, str | None]:
 
 
 def _check_same_run(store: Store, setup: _Setup) -> None:
-    """A run is about one set of behaviors, decoded in one way."""
-    for name, value, remedy in (
-        ("behavior_set", setup.behaviors.name, "behaviors"),
-        ("decoder", _decoder_settings(setup), "decoder settings"),
-    ):
-        known = store.meta(name)
-        if known is not None and known != value:
-            raise UserError(
-                f"{store.folder} holds a run with other {remedy}; name a new folder with --out, or "
-                "repeat the settings that it was begun with"
-            )
+    """A run is about one set of behaviors; UserError where the folder holds something else."""
+    known = store.meta("behavior_set")
+    if store.meta("kind") is not None or known not in (None, setup.behaviors.name):
+        raise UserError(
+            f"{store.folder} holds a run with other behaviors; name a new folder with --out, or "
+            "repeat the settings that it was begun with"
+        )
     known = store.behaviors()
     for behavior in setup.behaviors.items:
         if known.get(behavior.id, behavior) != behavior:
@@ -337,15 +325,10 @@ def _check_same_run(store: Store, setup: _Setup) -> None:
             )
 
 
-def _decoder_settings(setup: _Setup) -> dict[str, Any]:
-    """The decoder without its seed, of which a run may have several."""
-    return as_plain(dataclasses.replace(setup.decoder, seed=0))
-
-
 def _note_run(store: Store, setup: _Setup) -> None:
     behaviors = setup.behaviors
     store.set_meta("behavior_set", behaviors.name)
-    store.set_meta("decoder", _decoder_settings(setup))
+    store.set_meta("decoder", plain_decoder(setup.decoder))
     about = {name: value for name, value in vars(behaviors).items() if name != "items"}
     store.set_meta("behaviors", about)
     store.set_meta("world_seed", None if setup.world is None else setup.world.seed)
@@ -353,29 +336,9 @@ def _note_run(store: Store, setup: _Setup) -> None:
 
 
 def _session(setup: _Setup) -> dict[str, Any]:
-    settings = dataclasses.asdict(setup.config)
-    data_dir = setup.config.data_dir
-    return {
-        "started": _now(),
-        "settings": settings | {"data_dir": None if data_dir is None else str(data_dir)},
-        "decoder": _decoder_settings(setup),
-        "chat_models": {
-            role: {"name": chat.name, "place": chat.place} for role, chat in setup.chats.items()
-        },
-        "versions": versions(),
-        "device": _device_name(setup.config.device),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _device_name(device: str | None) -> str:
-    if device in (None, "cuda") and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return device or "cpu"
+    record = session_record(setup.config, setup.decoder)
+    chats = {role: {"name": chat.name, "place": chat.place} for role, chat in setup.chats.items()}
+    return record | {"chat_models": chats}
 
 
 def _run_model(
@@ -390,11 +353,8 @@ def _run_model(
     config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
     weights = content_hash(model)
-    if setup.known_weights.get(name, weights) != weights:
-        raise UserError(
-            f"{name} has other weights than in the runs beside {store.folder} (trained again?); "
-            "name a new folder with --out, so that results are not mixed"
-        )
+    store.commit()
+    check_weights(setup.beside, name, weights)
     note_model(store, config.model, name, adapter, model, weights)
     plans = _plans(setup, name, weights)
     _check_settings(store, plans)
@@ -463,12 +423,6 @@ def note_model(
     """Keep what the name stands for; UserError where it stood for something else in this run."""
     if model.tokenizer is None:
         raise UserError(f"{source} has no tokenizer.json, so it cannot read a request")
-    known = store.models().get(name)
-    if known is not None and known["weights"] != weights:
-        raise UserError(
-            f"{name} has other weights than in {store.folder} (trained again?); name a new folder "
-            "with --out, so that results are not mixed"
-        )
     # Judges read texts without what steers the model, however it is spelled.
     record = {"source": source, "adapter": adapter, "weights": weights}
     store.add_model(name, record | {"special_tokens": sorted(model.special_tokens)})
@@ -499,7 +453,7 @@ def _cell(task: Task) -> tuple[str, str, str, int, str]:
 def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
     """Every task of a model."""
     plans = []
-    decoder = _decoder_settings(setup)
+    decoder = plain_decoder(setup.decoder)
     asked = {behavior.id: as_plain(behavior) for behavior in setup.behaviors.items}
     for attack, preset, config in setup.attacks:
         for seed in setup.config.seeds:

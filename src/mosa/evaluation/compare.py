@@ -1,7 +1,8 @@
-"""Two models side by side on the same requests, and conditions on what came out.
+"""Two models side by side on the same requests.
 
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
-    check(parse_condition("asr_rise>0.05"), comparison).holds
+    for row in comparison.headlines:
+        print(row.name, row.first.rate, row.second.rate, row.difference)
 
 A is what was there before, B is what is asked about. Attacks are compared where both were run with
 the same preset on the same set, and judged by the same judge; rates are each side's own, the
@@ -10,9 +11,7 @@ difference is B minus A on the cases that both have scored.
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +39,6 @@ from mosa.evaluation.statistics import (
     rate_over_seeds,
 )
 from mosa.types import UserError
-
-MAX_UNSCORED = 0.05
-"""A larger share of cases without a value decides a condition by itself."""
 
 KINDS: dict[Kind, str] = {
     "safety": "attacks",
@@ -280,8 +276,8 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
             judges[kind] = chosen[1]
         if not shared:
             continue
-        names = _names(kind, shared)
         figures = [{key: of_side[key] for key in shared} for of_side in own]
+        names = _names(kind, figures[0])
         tables[kind] = _adjusted(
             [
                 _row(names[key], part_of([figures[0][key]]), part_of([figures[1][key]]))
@@ -320,16 +316,21 @@ HEADLINES_OF: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def _names(kind: Kind, keys: Sequence[Key]) -> dict[Key, str]:
-    """What figures are called: no more of the key than tells them apart."""
+def _names(kind: Kind, figures: Mapping[Key, Figure]) -> dict[Key, str]:
+    """What figures are called: no more of the key than tells them apart; a task's first metric goes
+    by the name of the task."""
+    keys = list(figures)
     if kind == "over_refusal":
         return {key: key[0] for key in keys}
     several_sets = len({key[0] for key in keys}) > 1
     found = {}
     for key in keys:
         behavior_set, name, detail = key
-        is_alone = sum(other[:2] == key[:2] for other in keys) == 1 and "(" not in detail
-        found[key] = name if is_alone else f"{name}:{detail}"
+        if kind == "utility":
+            is_plain = figures[key].is_headline
+        else:
+            is_plain = sum(other[:2] == key[:2] for other in keys) == 1 and "(" not in detail
+        found[key] = name if is_plain else f"{name}:{detail}"
         if several_sets:
             found[key] += f" on {behavior_set}"
     return found
@@ -341,7 +342,7 @@ def _levels(second: Side, kind: Kind, figures: Mapping[Key, Figure]) -> dict[str
         return {}
     found = {name: second.headline(name, figures) for name in HEADLINES_OF[kind]}
     wanted = {key: ("", *key[1:]) if kind == "safety" else key for key in figures}
-    names = _names(kind, list(dict.fromkeys(wanted.values())))
+    names = _names(kind, {wanted[key]: figure for key, figure in figures.items()})
     groups: dict[str, list[Figure]] = {}
     for key, figure in figures.items():
         groups.setdefault(names[wanted[key]], []).append(figure)
@@ -400,11 +401,8 @@ def _notes(first: Side, second: Side) -> Iterator[str]:
             yield from _changed(f"Decoder on {what}", one.decoder, other.decoder, but=("seed",))
             if one.kind == "utility":
                 tasks = sorted(one.about.keys() & other.about.keys())
-                yield from _changed(
-                    "Settings of tasks",
-                    {task: one.about[task] for task in tasks},
-                    {task: other.about[task] for task in tasks},
-                )
+                for task in tasks:
+                    yield from _changed(f"Settings of {task}", one.about[task], other.about[task])
             asked, others = _chat_models(one), _chat_models(other)
             both = asked.keys() & others.keys()
             yield from _changed(
@@ -458,7 +456,7 @@ def _unshared(
         if not other:
             yield f"{letter} alone has {KINDS[kind]}."
             continue
-        names = _names(kind, list(own))
+        names = _names(kind, own)
         told = ", ".join(f"{names[key]} ({key[2]})" if key[2] else names[key] for key in alone)
         yield f"{letter} alone has {told}: not compared."
     shared = [key for key in first if key in second]
@@ -477,142 +475,7 @@ def _cases(figure: Figure) -> set[str]:
     return figure.by_seed.keys() | {case for case, _ in figure.unscored}
 
 
-# --- conditions -----------------------------------------------------------------------------------
-
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_CONDITION = re.compile(
-    r"\s*(?P<word>[a-z_]+?)(?P<change>_drop|_rise)?(?::(?P<of>[^<>=]+?))?\s*"
-    r"(?P<operator>>=|<=|>|<)\s*(?P<bound>[+-]?(\d+\.?\d*|\.\d+))\s*"
-)
-_WORDS = tuple(word for words in HEADLINES_OF.values() for word in words)
-_WITH_NAMES = ("asr", "over_refusal", "utility")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """NAME OP NUMBER: a figure of B, or its change against A, beside a bound."""
-
-    text: str
-    """As it was written."""
-    word: str
-    change: str
-    """`_drop` (A minus B), `_rise` (B minus A), or empty for B by itself."""
-    of: str
-    """Which attack, set or task; empty for the headline."""
-    operator: str
-    bound: float
-
-    @property
-    def figure(self) -> str:
-        """The name of the figure, without the change."""
-        return f"{self.word}:{self.of}" if self.of else self.word
-
-
-def parse_condition(text: str) -> Condition:
-    """A condition as it is written on the command line; UserError for anything else.
-
-    >>> parse_condition("asr_rise:prefill > 0.05").figure
-    'asr:prefill'
-    """
-    match = _CONDITION.fullmatch(text)
-    if match is None:
-        raise UserError(
-            f"{text!r} is no condition; write NAME OP NUMBER with >, >=, < or <=, as in asr>0.10"
-        )
-    word, of = match["word"], (match["of"] or "").strip()
-    if word not in _WORDS or (of and word not in _WITH_NAMES):
-        raise UserError(
-            f"{text!r} names no figure; there are {', '.join(_WORDS)}, each with _drop or _rise "
-            f"for a change, and {', '.join(f'{w}:NAME' for w in _WITH_NAMES)}"
-        )
-    change, bound = match["change"] or "", float(match["bound"])
-    least = -1.0 if change else 0.0
-    never = (match["operator"] == ">" and bound == 1.0) or (
-        match["operator"] == "<" and bound == least
-    )
-    if not least <= bound <= 1.0 or never:
-        raise UserError(
-            f"{text!r} would hold always or never, since rates go from 0 to 1 and changes from -1 "
-            "to 1; write 0.1 for 10 %"
-        )
-    return Condition(text, word, change, of, match["operator"], bound)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a condition."""
-
-    condition: Condition
-    holds: bool
-    """Whether it holds, or could not be decided: both are a failure."""
-    told: str
-    """The value with its interval, or why it could not be decided."""
-
-
-def check(
-    condition: Condition, comparison: Comparison, *, max_unscored: float = MAX_UNSCORED
-) -> Outcome:
-    """Whether a condition holds; it counts as holding where more cases than `max_unscored` (a
-    share) are without a value, on either side that it is about.
-
-    Raises UserError for a figure that the runs do not have: it must not pass for want of data.
-    """
-    if condition.change:
-        parts, value, told = _change(condition, comparison)
-    else:
-        parts, value, told = _level(condition, comparison)
-    share = max(part.share_left_out for part in parts)
-    if share > max_unscored:
-        return Outcome(
-            condition,
-            True,
-            f"not decided: {share:.0%} of the cases are without a score, and --max_unscored allows "
-            f"{max_unscored:.0%}; the others come to {told}",
-        )
-    return Outcome(condition, OPERATORS[condition.operator](value, condition.bound), told)
-
-
-def _level(condition: Condition, comparison: Comparison) -> tuple[list[Part], float, str]:
-    part = comparison.levels.get(condition.figure)
-    if part is None or part.rate is None:
-        raise _no_figure(condition, list(comparison.levels), f"{comparison.second.folder} has")
-    return [part], part.rate.rate, rate_told(part.rate)
-
-
-def _change(condition: Condition, comparison: Comparison) -> tuple[list[Part], float, str]:
-    rows = {row.name: row for row in comparison.headlines}
-    for kind, of_kind in comparison.tables.items():
-        rows |= {f"{HEADLINES_OF[kind][0]}:{row.name}": row for row in of_kind}
-    row = rows.get(condition.figure)
-    if row is None or row.difference is None:
-        raise _no_figure(condition, list(rows), "both runs have")
-    difference = row.difference
-    if condition.change == "_drop":
-        difference = replace(
-            difference,
-            difference=-difference.difference,
-            low=-difference.high,
-            high=-difference.low,
-        )
-    return [row.first, row.second], difference.difference, difference_told(difference)
-
-
-def _no_figure(condition: Condition, known: Sequence[str], who: str) -> UserError:
-    prefix = f"{condition.word}:" if condition.of else ""
-    alike = [
-        name.removeprefix(prefix)
-        for name in known
-        if (name.startswith(prefix) if prefix else ":" not in name)
-    ]
-    return UserError(
-        f"no figure {condition.figure} was scored, which the condition {condition.text!r} is about;"
-        f" {who} {prefix}{', '.join(alike) or 'nothing of the kind'}"
-    )
+# --- in words -------------------------------------------------------------------------------------
 
 
 def rate_told(rate: Rate) -> str:

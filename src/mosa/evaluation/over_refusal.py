@@ -13,7 +13,6 @@ share that is refused, in full or in part, as XSTest's authors count.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,13 +29,12 @@ from mosa.evaluation.campaign import (
     world_in,
 )
 from mosa.evaluation.metrics import Rate, rate_of
-from mosa.evaluation.store import FILE, Store
+from mosa.evaluation.runs import OVER_REFUSAL, check_decoder, decoder_beside
+from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, REFUSAL_CLASSES, Compliance, compliance_of
 from mosa.testbed.world import World
-from mosa.types import Attempt, UserError, Verdict, as_plain
+from mosa.types import Attempt, UserError, Verdict
 
-FOLDER = "over_refusal"
-"""Where in a run's folder the sets stand."""
 CONTRAST = "xstest:unsafe"
 """The one set of harmful requests that may stand beside the harmless ones."""
 
@@ -86,15 +84,14 @@ def run_over_refusal(
     """
     world = world_of_sets(config)
     folders = set_folders(out, config)
-    beside = decoder_beside(out)
-    if decoder is not None and beside is not None:
-        _check_decoder(out, beside, decoder)
+    decoder = decoder or decoder_beside(out) or default_decoder(world)
+    check_decoder(out, decoder)
     for name, folder in folders.items():
         store = run_campaign(
             folder,
             config.campaign(name),
-            decoder or beside or default_decoder(world),
-            known_weights=_known_weights(out),
+            decoder,
+            beside=out,
             on_progress=on_progress,
         )
         with store:
@@ -127,48 +124,11 @@ def set_folders(out: Path, config: OverRefusalConfig) -> dict[str, Path]:
                 f"{name} holds harmful requests, and to refuse those is no over-refusal; leave it "
                 "out, or attack with it (`mosa evaluate`)"
             )
-        folder = out / FOLDER / Path(name).name.replace(":", "_")
+        folder = out / OVER_REFUSAL / Path(name).name.replace(":", "_")
         if folder in folders.values():
             raise UserError(f"two sets would be kept in {folder}; rename one, or leave it out")
         folders[name] = folder
     return folders
-
-
-def decoder_beside(out: Path) -> DecoderConfig | None:
-    """How the runs in and below `out` are decoded; None where there is none."""
-    for folder in _runs_in(out):
-        with Store(folder) as store:
-            settings = store.meta("decoder")
-        if settings is not None:
-            banned = tuple(settings["banned_token_ids"])  # JSON has lists alone
-            return DecoderConfig(**{**settings, "banned_token_ids": banned})
-    return None
-
-
-def _check_decoder(out: Path, beside: DecoderConfig, given: DecoderConfig) -> None:
-    known, wanted = as_plain(beside), as_plain(dataclasses.replace(given, seed=beside.seed))
-    changed = [f"{k} {known[k]} and not {wanted[k]}" for k in known if known[k] != wanted[k]]
-    if changed:
-        raise UserError(
-            f"the runs in {out} are decoded with {', '.join(changed)}, and over-refusal stands "
-            "beside safety under one decoder; leave these settings out, or name a new folder with "
-            "--out"
-        )
-
-
-def _known_weights(out: Path) -> dict[str, str]:
-    """What the names of models stand for in the runs in and below `out`."""
-    weights: dict[str, str] = {}
-    for folder in _runs_in(out):
-        with Store(folder) as store:
-            weights |= {name: record["weights"] for name, record in store.models().items()}
-    return weights
-
-
-def _runs_in(out: Path) -> list[Path]:
-    """The folders of runs: `out` itself, then the sets."""
-    folders = [out, *sorted((out / FOLDER).glob("*"))]
-    return [folder for folder in folders if (folder / FILE).is_file()]
 
 
 # --- what came out --------------------------------------------------------------------------------

@@ -468,7 +468,7 @@ class Store:
             "SELECT model, task, metric, case_id, value, reason, details FROM measurements"
         )
         for *rest, details in rows:
-            yield Measurement(*rest, json.loads(details))
+            yield Measurement(*rest, details=json.loads(details))
 
     def judged(self, judge: str) -> Iterator[tuple[Attempt, Verdict | None]]:
         """Every attempt of a finished task with a judge's verdict, None where there is none."""

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from mosa.analysis.result import Estimate
-from mosa.evaluation.evidence import CONTROL, attacks_of_all, headline
+from mosa.evaluation.evidence import CONTROL, REFUSED, attacks_of_all, headline
 from mosa.evaluation.evidence import Figure as Evidenced
 from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.statistics import corrected_rate, holm, paired_difference
@@ -64,6 +64,13 @@ def _scoreboard(setup: Setup) -> Table:
         useful = headline(evidence, "utility", name)
         row += [refusal.rate, headline(evidence, "compliance", name).rate, useful.rate]
         num_unscored += refusal.num_unscored + useful.num_unscored
+        if judges:
+            num_unscored += sum(
+                f.num_failed + f.num_left
+                for f in evidence.select(
+                    "over_refusal", model=name, judge=judges[0], measure=REFUSED
+                )
+            )
         rows.append((*row, num_unscored))
     return Table("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
 
@@ -250,15 +257,19 @@ def categories(setup: Setup) -> Section | None:
     if not category_of:
         return None
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    num_unscored = 0
     for model in setup.labels:
-        for case, mean in headline(setup.evidence, "asr", model, setup.judge).means.items():
+        head = headline(setup.evidence, "asr", model, setup.judge)
+        num_unscored += head.num_unscored
+        for case, mean in head.means.items():
             if case in category_of:
                 values[category_of[case]][model].append(mean)
     table = Table(
         "categories",
         "Attack success rate by category",
         "Each behavior counts once, with its mean over the attacks that all models were put "
-        f"through. Judge {setup.judge}.",
+        f"through; {num_unscored} without a score under one of them are in no rate. Judge "
+        f"{setup.judge}.",
         ("Category", *setup.labels.values()),
         tuple(
             (category, *(rate_of(by[model]) if by[model] else None for model in setup.labels))

@@ -20,7 +20,7 @@ BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 
 def budget(setup: Setup) -> Section | None:
     """What attacks spent, and what more queries bring."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: dict[str, list[tuple[Cell, ...]]] = {model: [] for model in setup.labels}
     for run in setup.evidence.runs:
         if run.kind != "safety":
             continue
@@ -42,7 +42,7 @@ def budget(setup: Setup) -> Section | None:
             total = sum(budgets, Budget())
             successes = 0.0 if figure is None else sum(sum(v) for v in figure.cases.values())
             means = [round(getattr(total, name) / len(budgets), 1) for name in BUDGET_COLUMNS]
-            rows.append(
+            rows[model].append(
                 (
                     setup.labels[model],
                     attack if figure is None else row_name(setup, figure),
@@ -52,14 +52,14 @@ def budget(setup: Setup) -> Section | None:
                     round(total.forward_passes / successes) if successes else None,
                 )
             )
-    if not rows:
+    if not any(rows.values()):
         return None
     table = Table(
         "budget",
         "What attacks spent",
         "Means over finished tasks (one attack on one behavior with one seed). Forward passes are "
         "summed over the rows of a batch. The last column divides all forward passes by the number "
-        "of behaviors that were broken. Calls are those of the attack's own models; the final "
+        "of tasks that succeeded. Calls are those of the attack's own models; the final "
         "judge is not counted.",
         (
             "Model",
@@ -69,7 +69,7 @@ def budget(setup: Setup) -> Section | None:
             "success",
             "passes per success",
         ),
-        tuple(rows),
+        tuple(row for of_model in rows.values() for row in of_model),
     )
     return Section("budget", "Budget", tables=(table,), figures=tuple(_query_figure(setup)))
 

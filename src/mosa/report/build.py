@@ -21,7 +21,7 @@ from mosa.report.budget import budget
 from mosa.report.content import Content, Figure, Section, Table
 from mosa.report.cost_tables import trade_off, training
 from mosa.report.provenance import citation, settings_tables
-from mosa.report.setup import ReportConfig, Setup, deciding_judge, labels_of, note_of
+from mosa.report.setup import ReportConfig, Setup, check_once, deciding_judge, labels_of, note_of
 from mosa.report.verdict import cautions, verdict
 from mosa.report.views import (
     Views,
@@ -35,10 +35,12 @@ from mosa.report.views import (
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     """What a report on these run folders says.
 
-    Raises UserError for folders without a run, an unknown judge, or a label of no model.
+    Raises UserError for folders without a run, figures that are there twice, an unknown judge, or a
+    label of no model.
     """
     config = config or ReportConfig()
     evidence = gather(paths)
+    check_once(evidence)
     setup = Setup(evidence, deciding_judge(evidence, config), labels_of(evidence, config), config)
     views = scan(setup)
     sections = [
@@ -86,9 +88,10 @@ def _diffusion(setup: Setup, views: Views) -> Section | None:
         tables.append(
             Table(
                 "incoherent",
-                "Neither refusal nor answer",
-                "Share of tries whose text is broken, the mean over behaviors. A broken text is no "
-                f"success of an attack and no good refusal either. Judge {setup.judge}.",
+                "Broken text",
+                "Share of tries whose text is broken, the mean over behaviors; empty responses are "
+                "tries without a broken text. It says nothing of refusal or harm: a refusal can be "
+                f"garbled, and a success can hold a broken sentence. Judge {setup.judge}.",
                 ("Attack", *labels),
                 tuple(
                     (attack, *(rates.get((label, attack)) for label in labels))

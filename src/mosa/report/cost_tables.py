@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from mosa.evaluation.evidence import REFUSED, headline, moment_of
+from mosa.evaluation.evidence import CONTROL, REFUSED, headline, moment_of
 from mosa.evaluation.metrics import Rate
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Figure, Paths, Points, Section, Table
@@ -106,11 +106,20 @@ def training(setup: Setup) -> Section | None:
     if not moments or setup.judge is None:
         return None
     everywhere = [
-        {(f.behavior_set, f.name) for f in evidence.select("safety", model=name, judge=setup.judge)}
+        attacked
         for found in moments.values()
         for _, name in found
+        if (
+            attacked := {
+                (figure.behavior_set, figure.name)
+                for figure in evidence.select("safety", model=name, judge=setup.judge)
+            }
+        )
     ]
-    attacks = sorted(set.intersection(*everywhere))
+    shared = sorted(set.intersection(*everywhere)) if everywhere else []
+    attacks = [attack for attack in shared if attack[1] != CONTROL] or shared
+    if not attacks:
+        return None
     series: dict[str, list[tuple[str, Rate, Rate]]] = {}
     rows: list[tuple[Cell, ...]] = []
     for base, found in moments.items():
@@ -126,7 +135,7 @@ def training(setup: Setup) -> Section | None:
         "training",
         "Along the training",
         f"Mean attack success rate over {', '.join(name for _, name in attacks)}, and utility, "
-        "while a model was aligned. Few cases each; see the intervals.",
+        f"while a model was aligned. Few cases each; see the intervals. Judge {setup.judge}.",
         ("Model", "Moment", "Attacks, mean", "Utility"),
         tuple(rows),
     )

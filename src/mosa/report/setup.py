@@ -72,6 +72,22 @@ def _short(judge: str) -> str:
     return judge.removesuffix(CANVAS).split("/")[0] + reads
 
 
+def check_once(evidence: Evidence) -> None:
+    """UserError where two runs hold one model under one attack, on one set or at one task.
+
+    Each figure is one row of a table; a second one could only hide it, or count its cases twice.
+    """
+    known = set()
+    for figure in evidence.figures:
+        key = (figure.kind, figure.behavior_set, figure.name, figure.model, figure.judge)
+        if (*key, figure.measure) in known:
+            raise UserError(
+                f"two of these runs hold {figure.name} on {figure.model}; leave one of them out, "
+                "or make a report of each"
+            )
+        known.add((*key, figure.measure))
+
+
 def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
     """The judge that was asked for, or the one to be believed first."""
     judges = evidence.judges("safety")
@@ -82,7 +98,8 @@ def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
 
 
 def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
-    """What each model is called on the page, those with a given label first."""
+    """What each model is called on the page: those with a given label first, then those without an
+    adapter, because the first is the one that others are compared with."""
     given = dict(config.labels or {})
     for name in given:
         if name not in evidence.models:
@@ -92,7 +109,10 @@ def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
             )
     # Moments of a training are points of its curve, and no rows of tables.
     whole = [name for name in evidence.models if moment_of(evidence, name) is None]
+    whole.sort(key=lambda name: evidence.models[name].get("adapter") is not None)
     names = dict.fromkeys([*given, *whole])
+    if not names:
+        raise UserError("these runs hold no model yet; let `mosa evaluate` finish a task first")
     labels = {name: given.get(name, name) for name in names}
     if len(set(labels.values())) < len(labels):
         raise UserError("two models have one label; give each its own")

@@ -61,7 +61,8 @@ class Views:
     incoherent: dict[tuple[str, str], dict[str, list[bool]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
-    """By (model, attack), for each behavior: whether each try is broken text."""
+    """By (model, attack), for each behavior: whether each try is broken text; an empty one is
+    not."""
     disagreement: dict[tuple[str, str], list[int]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
@@ -133,9 +134,10 @@ def _take(
         if found is not None:
             views.refusal_words[model].append(found[1] + 1)
     verdict = judged.get(judge or "")
-    if verdict is not None and "coherent" in verdict.native:
-        is_broken = not verdict.native["coherent"] and verdict.native.get("class") != "empty"
-        views.incoherent[model, name][attempt.behavior].append(is_broken)
+    is_empty = verdict is not None and verdict.native.get("class") == "empty"
+    if verdict is not None and (is_empty or "coherent" in verdict.native):
+        is_broken = not is_empty and not verdict.native["coherent"]
+        views.incoherent[model, name][f"{run.behavior_set}/{attempt.behavior}"].append(is_broken)
     scored = [(j, v.success) for j, v in judged.items() if v is not None and v.score is not None]
     for i, (first, success) in enumerate(scored):
         for second, other in scored[i + 1 :]:
@@ -363,7 +365,7 @@ def estimate(rate: Rate) -> Estimate:
 
 
 def incoherent_rates(views: Views) -> dict[tuple[str, str], Rate]:
-    """By (model, attack): the share of tries that are broken text, over behaviors."""
+    """By (model, attack): the share of tries that are broken text, the mean over behaviors."""
     return {
         key: rate_of([sum(tries) / len(tries) for tries in by_behavior.values()])
         for key, by_behavior in views.incoherent.items()

@@ -89,8 +89,8 @@ class Answerer:
         if num_prompt + num_answer <= self.model.max_length:
             return ""
         return (
-            f"the prompt and an answer of {num_answer} tokens are longer than the model's context "
-            f"of {self.model.max_length}"
+            f"the prompt and an answer (of {num_answer}) are more tokens than the model's context, "
+            f"{self.model.max_length}"
         )
 
     def _answers(

@@ -6,30 +6,32 @@ about one decoder, and that of the campaign in the same folder, where there is o
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import importlib.metadata
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mosa.align.output import versions
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import (
     NO_ADAPTER,
     content_hash,
     default_decoder,
+    free_memory,
     model_names,
     note_model,
 )
-from mosa.evaluation.evidence import run_folders
-from mosa.evaluation.over_refusal import decoder_beside
-from mosa.evaluation.store import Store
+from mosa.evaluation.runs import (
+    UTILITY,
+    check_decoder,
+    check_weights,
+    decoder_beside,
+    decoder_of,
+    plain_decoder,
+    session,
+    session_record,
+)
+from mosa.evaluation.store import FILE, Store
 from mosa.evaluation.utility.answers import Answerer, Tally
 from mosa.evaluation.utility.code_sandbox import best_isolation
 from mosa.evaluation.utility.harness import HarnessTask, has_turns, plan_task, score_task
@@ -37,10 +39,8 @@ from mosa.evaluation.utility.results import figures_name
 from mosa.evaluation.utility.testbed import TESTBED_TASKS, headline, score_testbed_task
 from mosa.families import DiffusionLM, load_model, packaged_folder
 from mosa.testbed.world import World, world_of
-from mosa.types import UserError, as_plain
+from mosa.types import UserError
 
-KIND = "utility"
-"""What the run's records say it is, and the name of its folder."""
 TESTBED = "testbed"
 """Stands for all tasks of the invented world."""
 
@@ -111,31 +111,23 @@ def run_utility(
     """
     setup = _setup(out, config, decoder)
     names = model_names(config.model, config.adapters)
-    store = Store(out / KIND, create=True)
+    store = Store(out / UTILITY, create=True)
     try:
         _check_same_run(store, setup.decoder)
-        store.set_meta("kind", KIND)
-        store.set_meta("decoder", _plain_decoder(setup.decoder))
+        store.set_meta("kind", UTILITY)
+        store.set_meta("decoder", plain_decoder(setup.decoder))
         store.set_meta("seed", setup.decoder.seed)
         store.set_meta("world_seed", None if setup.world is None else setup.world.seed)
-        record = _session(setup)
-        session = store.begin_session(record)
-        begin = time.perf_counter()
         tallies: dict[str, Tally] = {}
-        try:
+        with session(store, _session(setup), tallies) as note:
+
+            def told(progress: UtilityProgress) -> None:
+                note()
+                on_progress(progress)
+
             for name, adapter in names.items():
-                _run_model(store, out, setup, name, adapter, tallies, on_progress)
-                gc.collect()  # before the next model takes its memory
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        finally:
-            ended = {
-                "ended": _now(),
-                "seconds": round(time.perf_counter() - begin, 2),
-                "models": {name: dataclasses.asdict(tally) for name, tally in tallies.items()},
-            }
-            store.update_session(session, record | ended)
-            store.commit()
+                _run_model(store, out, setup, name, adapter, tallies, told)
+                free_memory()
     except BaseException:
         store.close()
         raise
@@ -146,9 +138,10 @@ def run_utility(
 
 
 def utility_decoder(out: Path, model: str) -> DecoderConfig:
-    """How responses are decoded where nothing is said: as those of the attacks in the folder, else
-    the testbed's own way on the testbed, else the defaults."""
-    return decoder_beside(out) or default_decoder(_world_of(model))
+    """How responses are decoded where nothing is said: as before, as those of the other runs in the
+    folder, else the testbed's own way on the testbed, else the defaults."""
+    before = decoder_of(out / UTILITY) if (out / UTILITY / FILE).is_file() else None
+    return before or decoder_beside(out) or default_decoder(_world_of(model))
 
 
 def task_names(wanted: Sequence[str]) -> tuple[str, ...]:
@@ -169,9 +162,7 @@ def _setup(out: Path, config: UtilityConfig, decoder: DecoderConfig | None) -> _
     if config.num_fewshot is not None and config.num_fewshot < 0:
         raise UserError(f"num_fewshot must be 0 or more, not {config.num_fewshot}")
     decoder = decoder or utility_decoder(out, config.model)
-    beside = decoder_beside(out)
-    if beside is not None:
-        _check_alike(_plain_decoder(beside), _plain_decoder(decoder), out)
+    check_decoder(out, decoder)
     names = task_names(config.tasks)
     on_testbed = set(names) & set(TESTBED_TASKS)
     world = world_of(config.model) if on_testbed else None
@@ -203,53 +194,24 @@ def _world_of(model: str) -> World | None:
     return world_of(model) if (folder / "recipe.json").is_file() else None
 
 
-def _plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
-    """The decoder as campaigns keep it, without its seed."""
-    return as_plain(dataclasses.replace(decoder, seed=0))
-
-
 def _check_same_run(store: Store, decoder: DecoderConfig) -> None:
-    """A run is decoded in one way; UserError where the folder holds something else."""
-    kind = store.meta("kind")
-    if kind != KIND and (kind is not None or store.models()):
+    """UserError where the folder holds something else, or responses of another seed."""
+    kind, seed = store.meta("kind"), store.meta("seed")
+    if kind != UTILITY and (kind is not None or store.models()):
         raise UserError(f"{store.folder} holds another run; name a new folder with --out")
-    if kind == KIND:
-        known = store.meta("decoder") | {"seed": store.meta("seed")}
-        _check_alike(known, as_plain(decoder), store.folder)
-
-
-def _check_alike(known: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
-    changed = [name for name in own if own[name] != known.get(name)]
-    if changed:
-        name = changed[0]
+    if seed not in (None, decoder.seed):
         raise UserError(
-            f"{folder} holds a run with {name}={known.get(name)} and not {own[name]}, and what is "
-            "compared has to be decoded alike; leave the decoder's options out, or name a new "
-            "folder with --out"
+            f"{store.folder} holds a run with seed {seed} and not {decoder.seed}; leave --seed "
+            "out, or name a new folder with --out"
         )
 
 
 def _session(setup: _Setup) -> dict[str, Any]:
-    settings = dataclasses.asdict(setup.config)
-    data_dir = setup.config.data_dir
-    packages: dict[str, str | None] = {}
+    record = session_record(setup.config, setup.decoder)
     if any(task is not None for task in setup.tasks.values()):
         packages = {name: importlib.metadata.version(name) for name in ("lm_eval", "datasets")}
-    device = setup.config.device
-    if device in (None, "cuda") and torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    return {
-        "started": _now(),
-        "settings": settings | {"data_dir": None if data_dir is None else str(data_dir)},
-        "decoder": _plain_decoder(setup.decoder),
-        "versions": versions() | packages,
-        "device": device or "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        record["versions"] |= packages
+    return record
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -269,7 +231,7 @@ def _run_model(
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
     weights = content_hash(model)
     store.commit()
-    _check_beside(out, name, weights)
+    check_weights(out, name, weights)
     note_model(store, config.model, name, adapter, model, weights)
     _note_tasks(store, setup, model)
     store.commit()
@@ -304,18 +266,6 @@ def _run_model(
         _note_tasks(store, setup, model)  # another process may have written its own meanwhile
         store.commit()
         told(task_name, number + 1)
-
-
-def _check_beside(out: Path, name: str, weights: str) -> None:
-    """UserError where a run in or below the folder knows other weights by this name."""
-    for folder in run_folders(out):
-        with Store(folder) as store:
-            known = store.models().get(name)
-        if known is not None and known["weights"] != weights:
-            raise UserError(
-                f"{name} has other weights than in {folder} (trained again?); name a new folder "
-                "with --out, so that results are not mixed"
-            )
 
 
 def _note_tasks(store: Store, setup: _Setup, model: DiffusionLM) -> None:

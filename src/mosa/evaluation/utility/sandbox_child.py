@@ -17,7 +17,9 @@ import json
 import os
 import resource
 import runpy
+import signal
 import sys
+from collections.abc import Callable
 
 NEW_NAMESPACES = 0x00020000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """Mounts, interprocess communication, users, processes, network (sched.h)."""
@@ -149,6 +151,8 @@ def _refuse(folder: str) -> None:
             raise PermissionError("the sandbox refuses the network")
         if event in PROCESS_EVENTS:
             raise PermissionError("the sandbox refuses other processes")
+        if event.startswith("ctypes."):
+            raise PermissionError("the sandbox refuses ctypes")
         if event == "import" and args[0] in NATIVE_MODULES:
             raise PermissionError(f"the sandbox refuses {args[0]}")
         is_change = event in FILE_EVENTS
@@ -159,10 +163,19 @@ def _refuse(folder: str) -> None:
         if is_change:
             raise PermissionError("the sandbox refuses to change files")
 
-    def refused(*args: object) -> None:
-        raise PermissionError("the sandbox refuses other processes")
+    def refusing(what: str) -> Callable[..., None]:
+        def refused(*args: object, **named: object) -> None:
+            raise PermissionError(f"the sandbox refuses {what}")
 
-    _posixsubprocess.fork_exec = refused  # no audit event tells of it
+        return refused
+
+    # No audit event tells of these.
+    _posixsubprocess.fork_exec = refusing("other processes")
+    for module in (signal, sys.modules["_signal"]):
+        vars(module)["pidfd_send_signal"] = refusing("other processes")
+    for module in (os, sys.modules["posix"]):
+        for name in ("mkfifo", "mknod"):
+            vars(module)[name] = refusing("to change files")
     for name in NATIVE_MODULES:
         sys.modules.pop(name, None)  # an import of what is there already raises no event
     sys.addaudithook(hook)

@@ -434,8 +434,10 @@ class Player {
     this.element = make("div", { class: "response" });
     if (number) this.element.append(make("h4", {}, `Response ${number}`));
     if (turns) {
-      this.element.append(make("ul", { class: "turns" }, ...turns.map(([role, text]) =>
-        make("li", {}, make("span", { class: "role" }, role), make("span", { class: "said" }, text)))));
+      // An earlier answer in a conversation is the model's output too.
+      const said = ([role, text]) => (role === "assistant" && !isShown ? "…" : text);
+      this.element.append(make("ul", { class: "turns" }, ...turns.map((turn) =>
+        make("li", {}, make("span", { class: "role" }, turn[0]), make("span", { class: "said" }, said(turn))))));
     }
     const words = isShown ? tokens : null;
     this.slider = make("input", { type: "range", min: 0, max: this.numSteps, value: this.numSteps, step: 1, "aria-label": "Denoising step" });
