@@ -498,6 +498,7 @@ def test_another_decoder_seed_or_world_needs_another_folder(folder, tmp_path):
         ({"tasks": ("testbed", "lists")}, "named twice"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"num_fewshot": 3}, "--num_fewshot is for tasks of lm_eval"),
+        ({"num_draws": 3}, "none of the tasks compares likelihoods"),
         ({"data_dir": Path("data")}, "--data_dir is for tasks of lm_eval"),
         ({"run_code": True}, "none of the tasks has code to run"),
         ({"model": "some/model"}, "is no testbed"),

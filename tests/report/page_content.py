@@ -297,7 +297,6 @@ def make_content(
         judges=JUDGES,
         sections=sections,
         samples=samples,
-        num_samples_total=num_samples + 60,
         is_redacted=is_redacted,
         made_with="mosa 0.1.0, 2026-11-26",
     )

@@ -67,7 +67,6 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
         judges=tuple(setup.judges),
         sections=tuple(section for section in sections if section is not None),
         samples=views.samples,
-        num_samples_total=len(views.samples),
         is_redacted=any(setup.hides(run) for run in evidence.runs if run.kind != "utility"),
         made_with=f"mosa {importlib.metadata.version('mosa-dllm')}, {datetime.date.today()}",
     )

@@ -154,8 +154,6 @@ class Content:
     sections: tuple[Section, ...]
     """Scoreboard, attacks, trade-off, diffusion, categories, budget, ..., settings, citation."""
     samples: Sequence[Sample] = field(default_factory=list)
-    num_samples_total: int = 0
-    """Tries in the runs; those beyond the page's limit are not among `samples`."""
     is_redacted: bool = True
     made_with: str = ""
     """Version of mosa and the day, for the foot of the page."""

@@ -27,6 +27,9 @@ from mosa.types import Prompt, Response, UserError, as_plain, content_key
 Item = TypeVar("Item", bound=Hashable)
 Value = TypeVar("Value")
 
+NUM_DRAWS = 128
+"""Maskings of an answer of several tokens, where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class Question:

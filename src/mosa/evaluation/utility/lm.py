@@ -28,7 +28,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from mosa.denoising import DecoderConfig
-from mosa.evaluation.utility.answers import Answerer, Pair, Question
+from mosa.evaluation.utility.answers import NUM_DRAWS, Answerer, Pair, Question
 from mosa.evaluation.utility.prompts import (
     NO_HARNESS,
     Dialogue,
@@ -60,7 +60,7 @@ class MosaLM(LM):
         decoder: DecoderConfig | None = None,
         *,
         batch_size: int = 32,
-        num_draws: int = 128,
+        num_draws: int = NUM_DRAWS,
         checks_greedy: bool = True,
         leaves_out: bool = False,
         answerer: Answerer | None = None,

@@ -32,7 +32,7 @@ from mosa.evaluation.runs import (
     session_record,
 )
 from mosa.evaluation.store import FILE, Store
-from mosa.evaluation.utility.answers import Answerer, Tally
+from mosa.evaluation.utility.answers import NUM_DRAWS, Answerer, Tally
 from mosa.evaluation.utility.code_sandbox import best_isolation
 from mosa.evaluation.utility.harness import HarnessTask, has_turns, plan_task, score_task
 from mosa.evaluation.utility.results import figures_name
@@ -59,8 +59,8 @@ class UtilityConfig:
     """Only the first so many cases of each task (of each subject, where a task has such)."""
     num_fewshot: int | None = None
     """Worked examples before each question; unset: as many as the task says."""
-    num_draws: int = 128
-    """Maskings of an answer of several tokens whose likelihood is asked for."""
+    num_draws: int | None = None
+    """Maskings of an answer of several tokens whose likelihood is asked for; unset: 128."""
     run_code: bool = False
     """Whether code that the model wrote is run, in a sandbox; else its cases are unscored."""
     data_dir: Path | None = None
@@ -181,6 +181,9 @@ def _setup(out: Path, config: UtilityConfig, decoder: DecoderConfig | None) -> _
         for name in ("num_fewshot", "data_dir"):
             if getattr(config, name) is not None:
                 raise UserError(f"--{name} is for tasks of lm_eval; leave it out with the testbed")
+    compares = any(task is not None and task.asks_likelihoods for task in tasks.values())
+    if config.num_draws is not None and not compares:
+        raise UserError("--num_draws is given and none of the tasks compares likelihoods")
     if config.run_code:
         if not any(task is not None and "limits" in task.settings for task in tasks.values()):
             raise UserError("--run_code is given and none of the tasks has code to run")
@@ -245,7 +248,7 @@ def _run_model(
         model,
         setup.decoder,
         batch_size=config.batch_size,
-        num_draws=config.num_draws,
+        num_draws=config.num_draws or NUM_DRAWS,
         store=store,
         weights=weights,
     )
@@ -283,7 +286,7 @@ def _note_tasks(store: Store, setup: _Setup, model: DiffusionLM) -> None:
         else:
             settings = task.settings | {"chat_template": has_turns(model)}
             if task.asks_likelihoods:
-                settings["num_draws"] = setup.config.num_draws
+                settings["num_draws"] = setup.config.num_draws or NUM_DRAWS
         before = known.get(name, settings)
         changed = [key for key in settings if settings[key] != before.get(key)]
         if changed:
