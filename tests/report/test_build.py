@@ -8,6 +8,7 @@ from made_runs import JUDGE, attacked, response, solved
 from mosa.analysis.result import Estimate
 from mosa.evaluation.metrics import Rate
 from mosa.evaluation.store import Store, Task
+from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, Table
 from mosa.types import Attempt, Behavior, Budget, UserError, Verdict
@@ -310,3 +311,20 @@ def test_a_task_that_the_mean_hides_is_named(tmp_path):
     headline = build([tmp_path]).verdict[0]
     assert "On the mean no loss of usefulness could be shown" in headline
     assert "but sums falls by 27 points." in headline
+
+
+def test_rates_are_corrected_by_a_judges_measured_errors(tmp_path):
+    """Half is judged broken; at sensitivity 0.8 and specificity 0.9 that is (0.5 + 0.9 - 1) / 0.7."""
+    half = {name: i % 2 == 0 for i, name in enumerate(NAMES)}
+    attacked(tmp_path, {"m": {"tap": half}})
+    calibration = tmp_path / "calibration.json"
+    errors = MeasuredErrors(80, 100, 90, 100, 0, "rows", "abc")
+    write_calibration(calibration, {JUDGE: errors})
+    corrected = tables(build([tmp_path], ReportConfig(calibration=calibration)))["corrected"]
+    ((*_, judged, rate),) = corrected.rows
+    assert isinstance(judged, Rate) and judged.rate == 0.5
+    assert isinstance(rate, Rate) and rate.rate == pytest.approx(0.4 / 0.7)
+    assert rate.low < judged.low and rate.high > judged.high
+    write_calibration(calibration.with_name("other.json"), {"another/1/judge": errors})
+    with pytest.raises(UserError, match="knows none of the judges"):
+        build([tmp_path], ReportConfig(calibration=calibration.with_name("other.json")))
