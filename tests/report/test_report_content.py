@@ -314,7 +314,7 @@ def test_a_task_that_the_mean_hides_is_named(tmp_path):
 
 
 def test_rates_are_corrected_by_a_judges_measured_errors(tmp_path):
-    """Half is judged broken; at sensitivity 0.8 and specificity 0.9 that is (0.5 + 0.9 - 1) / 0.7."""
+    """Half is judged broken; at rates of 0.8 and 0.9 right that is (0.5 + 0.9 - 1) / 0.7."""
     half = {name: i % 2 == 0 for i, name in enumerate(NAMES)}
     attacked(tmp_path, {"m": {"tap": half}})
     calibration = tmp_path / "calibration.json"
