@@ -79,7 +79,7 @@ def test_a_model_that_refuses_a_users_requests(capsys, tmp_path):
     status, _, err = run(
         capsys, *COMMAND, "--sets", str(mine), "--steps", "72", "--out", str(out_folder)
     )
-    assert status == 2 and "are decoded with steps 36 and not 72" in err
+    assert status == 2 and "is decoded with steps 36 and not 72" in err
 
 
 def test_a_judge_that_says_nothing_of_refusals_has_no_table(capsys, folder):

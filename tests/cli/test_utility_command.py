@@ -70,7 +70,7 @@ def test_what_is_unscored_is_counted_and_told(capsys, folder):
     [
         (["--tasks", ","], "no task is named"),
         (["--tasks", "lists", "--run_code"], "none of the tasks has code to run"),
-        (["--tasks", "lists", "--steps", "6"], "with steps=12 and not 6"),
+        (["--tasks", "lists", "--steps", "6"], "with steps 12 and not 6"),
         (["--tasks", "lists", "--num_draws", "0"], "num_draws must be at least 1"),
         (["--tasks", "lists", "--fewshot", "3"], "see mosa utility --help"),
     ],
