@@ -292,7 +292,7 @@ def test_a_prompt_that_does_not_fit_is_unscored(tiny_llada, files):
     """Three examples are longer than its 512 tokens; nothing is cut off in silence."""
     found = scored(tiny_llada, "mbpp", files)
     assert {m.value for m in found.values()} == {None}
-    assert "longer than the model's context of 512" in next(iter(found.values())).reason
+    assert "more tokens than the model's context, 512" in next(iter(found.values())).reason
 
 
 def test_base_models_are_asked_in_plain_text(model, files, answering, monkeypatch):
