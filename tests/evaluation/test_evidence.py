@@ -84,6 +84,25 @@ def test_over_refusal_counts_full_and_partial_refusals(tmp_path):
     assert headline(evidence, "asr", "m").rate is None  # no attack was run
 
 
+def test_attacks_on_harmless_requests_are_no_over_refusal(tmp_path):
+    """`mosa evaluate` may attack a harmless set too; the plain request alone tells over-refusal."""
+    folder = attacked(
+        tmp_path,
+        {"m": {"direct": {"x": True, "y": True}}},
+        is_benign=True,
+        native={"harm": 1.0, "refused": False, "coherent": True},
+    )
+    attacked(
+        folder,
+        {"m": {"tap": {"x": False, "y": None}}},
+        is_benign=True,
+        native={"harm": 0.0, "refused": True, "coherent": True},
+    )
+    refusal = headline(gather([tmp_path]), "over_refusal", "m")
+    assert refusal.means == {"made up/x": 0.0, "made up/y": 0.0}
+    assert refusal.num_unscored == 0
+
+
 def test_the_testbeds_sets_ask_for_the_same_objects(tmp_path):
     """An object that is refused in one of two sets counts once, with a half."""
     for name, refused in (("testbed:benign", True), ("testbed:near_miss", False)):

@@ -248,6 +248,8 @@ def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
     }
     unscored: dict[str, set[tuple[str, int]]] = {model: set() for model in run.models}
     for attempt, verdict in store.judged(judge):
+        if attempt.attack != CONTROL:
+            continue  # an attack on a harmless request is another question, and another case
         compliance = None if verdict is None else compliance_of(verdict)
         # The testbed's sets ask for the same objects in several ways: one case each.
         about = run.behavior_set if run.world_seed is None else "testbed"
@@ -259,8 +261,9 @@ def _over_refusal(store: Store, run: Run, judge: str) -> Iterator[Figure]:
             counts = compliance in REFUSAL_CLASSES if measure == REFUSED else compliance == measure
             cases[case][attempt.seed] = float(counts)
     states: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for model, _, _, status, count in store.counts():
-        states[model][status] += count
+    for model, attack, _, status, count in store.counts():
+        if attack == CONTROL:
+            states[model][status] += count
     for model, measures in values.items():
         for measure, cases in measures.items():
             yield Figure(
