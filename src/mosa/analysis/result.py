@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mosa.evaluation.metrics import rate_of
+from mosa.evaluation.metrics import Rate, rate_of
 
 NUM_RESAMPLES = 2000
 
@@ -75,7 +75,11 @@ class AnalysisResult:
 
 def rate(values: Sequence[float]) -> Estimate:
     """The mean of values in [0, 1] over independent cases, with Wilson's interval."""
-    found = rate_of(values)
+    return estimate_of(rate_of(values))
+
+
+def estimate_of(found: Rate) -> Estimate:
+    """A rate as an estimate, as charts take it."""
     return Estimate(found.rate, found.n, found.low, found.high)
 
 

@@ -371,12 +371,13 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 
 def _judge(args: Namespace) -> None:
+    from mosa.evaluation.runs import is_utility
     from mosa.evaluation.store import Store
 
     if not entries(args.judge):
         raise UserError("--judge names no judge; `mosa judges` lists them")
     with Store(args.run) as store:
-        if store.meta("kind") == "utility":
+        if is_utility(store):
             raise UserError(
                 f"{args.run} is about useful tasks, which need no judge; `mosa results` shows them"
             )
@@ -499,10 +500,11 @@ def _share(count: int, total: int) -> str:
 def _status(args: Namespace) -> None:
     from rich.table import Table
 
+    from mosa.evaluation.runs import is_utility
     from mosa.evaluation.store import Store
 
     with Store(args.run) as store:
-        if store.meta("kind") == "utility":
+        if is_utility(store):
             _show_state_of_tasks(store)
             return
         cells: dict[tuple[str, str, str], dict[str, int]] = {}
@@ -599,6 +601,7 @@ def _results_arguments(parser: ArgumentParser) -> None:
 
 def _results(args: Namespace) -> None:
     from mosa.evaluation.over_refusal import is_benign
+    from mosa.evaluation.runs import is_utility
     from mosa.evaluation.store import Store
 
     if (args.export is None) != (args.out is None):
@@ -612,7 +615,7 @@ def _results(args: Namespace) -> None:
     if args.no_redact and args.export is None:
         raise UserError("--no_redact is about exports; leave it out, or name one with --export")
     with Store(args.run) as store:
-        if store.meta("kind") == "utility":
+        if is_utility(store):
             from mosa.cli.utility import show_utility
 
             if ways or args.by_variant or args.judge is not None:

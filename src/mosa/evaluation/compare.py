@@ -28,6 +28,7 @@ from mosa.evaluation.evidence import (
     headline,
     means_over_seeds,
     moment_of,
+    task_pairs,
 )
 from mosa.evaluation.metrics import Rate
 from mosa.evaluation.statistics import (
@@ -301,9 +302,7 @@ def _headlines(
         row = _row(name, parts[0], parts[1], has_test=name != "worst_asr")
         if kind == "utility":
             # Its rate is a mean over tasks, and so is the difference.
-            shared = [key for key, figure in figures[0].items() if figure.is_headline]
-            pairs = [(figures[0][key].means, figures[1][key].means) for key in shared]
-            pairs = [(a, b) for a, b in pairs if a.keys() & b.keys()]
+            pairs = list(task_pairs(*(of_side.values() for of_side in figures)).values())
             if pairs:
                 row = replace(row, difference=paired_difference_over_groups(pairs), only=None)
         yield row

@@ -19,9 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from mosa.evaluation.judging import CANVAS
 from mosa.evaluation.metrics import Rate, wilson
-from mosa.evaluation.over_refusal import tells_refusals
+from mosa.evaluation.over_refusal import is_benign, tells_refusals
 from mosa.evaluation.results import lines, names_of
+from mosa.evaluation.runs import is_utility
 from mosa.evaluation.statistics import rate_over_seeds
 from mosa.evaluation.store import FILE, Store
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
@@ -137,7 +139,7 @@ class Evidence:
 def _rank(judge: str) -> tuple[bool, bool, bool]:
     """The testbed's truth before judges that read, these before phrases; the canvas comes last."""
     name = judge.split("/")[0]
-    return judge.endswith("@canvas"), name == "refusal", name != "truth"
+    return judge.endswith(CANVAS), name == "refusal", name != "truth"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -189,17 +191,16 @@ def _check_names(runs: Sequence[Run]) -> None:
 
 
 def _run(store: Store) -> Run:
-    about = store.meta("behaviors") or store.meta("tasks") or {}
     kind: Kind = "safety"
-    if store.meta("kind") == "utility":
+    if is_utility(store):
         kind = "utility"
-    elif about.get("is_benign"):
+    elif is_benign(store):
         kind = "over_refusal"
     return Run(
         folder=store.folder,
         kind=kind,
         behavior_set=store.meta("behavior_set") or "",
-        about=about,
+        about=store.meta("behaviors") or store.meta("tasks") or {},
         decoder=store.meta("decoder") or {},
         judges=tuple(store.judges()),
         models=store.models(),
@@ -354,6 +355,19 @@ def in_order_of_seeds(
 def means_over_seeds(by_seed: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Each case's mean over its seeds."""
     return {case: math.fsum(v.values()) / len(v) for case, v in by_seed.items()}
+
+
+def task_pairs(
+    first: Iterable[Figure], second: Iterable[Figure]
+) -> dict[str, tuple[Mapping[str, float], Mapping[str, float]]]:
+    """Two models' cases of each useful task that has some in common, by the metric that stands for
+    the task."""
+    tasks = [{f.name: f.means for f in figures if f.is_headline} for figures in (first, second)]
+    return {
+        task: (cases, tasks[1][task])
+        for task, cases in tasks[0].items()
+        if task in tasks[1] and cases.keys() & tasks[1][task].keys()
+    }
 
 
 def moment_of(evidence: Evidence, model: str) -> tuple[str, int] | None:

@@ -32,6 +32,11 @@ SECONDS_BETWEEN_NOTES = 30.0
 """How often a session's record is brought up to date."""
 
 
+def is_utility(store: Store) -> bool:
+    """Whether a run is about useful tasks."""
+    return store.meta("kind") == UTILITY
+
+
 def runs_beside(out: Path) -> list[Path]:
     """The folders of runs: `out` itself, then its sets of requests and its useful tasks."""
     folders = [out, *sorted((out / OVER_REFUSAL).glob("*")), out / UTILITY]

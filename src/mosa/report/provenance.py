@@ -9,6 +9,7 @@ from typing import Any
 
 from mosa.attacks import ATTACKS
 from mosa.evaluation.evidence import Evidence, Run
+from mosa.evaluation.judging import CANVAS
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES
 from mosa.report.content import Cell, Table
@@ -112,25 +113,10 @@ def _attacks(evidence: Evidence) -> Iterator[Table]:
 def _data(evidence: Evidence) -> Iterator[Table]:
     rows: dict[tuple[Cell, ...], None] = {}
     for run in evidence.runs:
-        if run.kind == "utility":
-            for task, about in run.about.items():
-                about = about if isinstance(about, Mapping) else {}
-                rows[
-                    task,
-                    about.get("file"),
-                    about.get("sha256"),
-                    about.get("licence"),
-                    about.get("origin"),
-                ] = None
-        else:
-            about = run.about
-            rows[
-                run.behavior_set,
-                about.get("file"),
-                about.get("sha256"),
-                about.get("licence"),
-                about.get("origin"),
-            ] = None
+        described = run.about if run.kind == "utility" else {run.behavior_set: run.about}
+        for name, about in described.items():
+            facts = (about.get(fact) for fact in ("file", "sha256", "licence", "origin"))
+            rows[name, *facts] = None
     if rows:
         yield Table(
             "data",
@@ -147,7 +133,7 @@ def _judges(evidence: Evidence) -> Iterator[Table]:
         for judge in run.judges:
             known = JUDGES.get(judge.split("/")[0])
             if known is not None:
-                reads = "whole canvas" if judge.endswith("@canvas") else "up to the first end token"
+                reads = "whole canvas" if judge.endswith(CANVAS) else "up to the first end token"
                 rows[judge, known.threshold, reads, known.source] = None
     if rows:
         yield Table(

@@ -18,6 +18,7 @@ from mosa.evaluation.evidence import (
     Kind,
     attacks_of_all,
     headline,
+    task_pairs,
 )
 from mosa.evaluation.metrics import Rate
 from mosa.evaluation.statistics import (
@@ -116,7 +117,7 @@ def _difference(
     evidence: Evidence, measure: str, first: str, second: str, judge: str | None
 ) -> PairedDifference | None:
     if measure == "utility":  # in which tasks weigh alike, and not cases
-        pairs = list(_task_pairs(evidence, first, second).values())
+        pairs = list(_tasks(evidence, first, second).values())
         return paired_difference_over_groups(pairs) if pairs else None
     pair = [headline(evidence, measure, name, judge) for name in (first, second)]
     if not pair[0].by_seed.keys() & pair[1].by_seed.keys():
@@ -124,25 +125,16 @@ def _difference(
     return paired_difference(pair[0].means, pair[1].means)
 
 
-def _task_pairs(
+def _tasks(
     evidence: Evidence, first: str, second: str
 ) -> dict[str, tuple[Mapping[str, float], Mapping[str, float]]]:
     """Both models' cases of each useful task that they share."""
-    tasks = [
-        {f.name: f.means for f in evidence.select("utility", model=name) if f.is_headline}
-        for name in (first, second)
-    ]
-    return {
-        task: (cases, tasks[1][task])
-        for task, cases in tasks[0].items()
-        if task in tasks[1] and cases.keys() & tasks[1][task].keys()
-    }
+    return task_pairs(*(evidence.select("utility", model=name) for name in (first, second)))
 
 
 def _lost_tasks(evidence: Evidence, first: str, second: str) -> dict[str, PairedDifference]:
     found = {
-        task: paired_difference(*pair)
-        for task, pair in _task_pairs(evidence, first, second).items()
+        task: paired_difference(*pair) for task, pair in _tasks(evidence, first, second).items()
     }
     corrected = holm([difference.p_value for difference in found.values()])
     return {

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart
+from mosa.analysis.result import Estimate, HeatMap, LineChart, estimate_of
 from mosa.analysis.result import mean as mean_of
 from mosa.chat.refusals import find_refusal
 from mosa.evaluation.evidence import CONTROL, Evidence, Run
@@ -336,7 +336,7 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
                     continue
                 if line.success is not None:
                     series.setdefault(labels[line.model], []).append(
-                        (float(number), estimate(line.success))
+                        (float(number), estimate_of(line.success))
                     )
     series = {
         label: sorted(series[label], key=lambda point: point[0])
@@ -357,11 +357,6 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
         "The same compliant phrase, fixed at one position of the response before denoising begins "
         f"(attack prefill). Judge {judge}; bars are 95 % Wilson intervals over behaviors.",
     )
-
-
-def estimate(rate: Rate) -> Estimate:
-    """A rate as charts take it."""
-    return Estimate(rate.rate, rate.n, rate.low, rate.high)
 
 
 def incoherent_rates(views: Views) -> dict[tuple[str, str], Rate]:
