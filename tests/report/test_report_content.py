@@ -173,6 +173,8 @@ def test_unequal_decoders_and_unscored_cases_are_cautioned_of(tmp_path):
     cautions = build([tmp_path]).cautions
     assert any("decoded in different ways" in caution for caution in cautions)
     assert any("2 of 30 cases of attacks are unscored" in caution for caution in cautions)
+    by_judge = tables(build([tmp_path]))["safety-by-judge"]
+    assert "over all attacks and models: truth 2." in by_judge.caption
 
 
 def test_labels_rename_and_order_models(tmp_path):

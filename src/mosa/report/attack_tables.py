@@ -83,7 +83,9 @@ def _safety_by_judge(setup: Setup) -> Table:
         f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the behaviors that at "
         "least one of the attacks broke, and those that the plain request broke. A judge of "
         "phrases sees words and not harm; one that reads the canvas also counts what stands behind "
-        "the first end token.",
+        "the first end token. Cases without a score, over all attacks and models: "
+        + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
+        + ".",
         (
             "Model",
             *(setup.judge_names[judge] for judge in setup.judges),
@@ -102,6 +104,11 @@ def _safety_by_judge(setup: Setup) -> Table:
             for name, label in setup.labels.items()
         ),
     )
+
+
+def _num_unscored(setup: Setup, judge: str) -> int:
+    figures = setup.evidence.select("safety", judge=judge)
+    return sum(figure.num_unscored for figure in figures if figure.model in setup.labels)
 
 
 def _plain(setup: Setup, model: str) -> Rate | None:

@@ -111,7 +111,8 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
             x_log=True,
         ),
         f"The mean over {len(shared)} attacks; one that asks fewer queries keeps its rate. "
-        f"Bars are 95 % Wilson intervals over behaviors. Judge {setup.judge}.",
+        f"Bars are 95 % Wilson intervals over behaviors. Judge {setup.judge}; how many cases are "
+        "unscored stands in the map of attacks and models.",
     )
 
 

@@ -36,7 +36,8 @@ def trade_off(setup: Setup) -> Section | None:
                     points,
                 ),
                 "Best is the lower left corner, with a large mark: attacks fail, harmless requests "
-                "are answered, useful tasks are solved. The size is the mean over useful tasks.",
+                "are answered, useful tasks are solved. The size is the mean over useful tasks. "
+                "How many cases are unscored stands in the scoreboard.",
             )
         )
     tables = [*_over_refusal_tables(setup), *_utility_table(setup)]
@@ -125,18 +126,19 @@ def training(setup: Setup) -> Section | None:
     for base, found in moments.items():
         names = [(f"update {step}", name) for step, name in sorted(found)]
         for moment, name in names:
-            success = headline(evidence, "asr", name, setup.judge, attacks).rate
-            useful = headline(evidence, "utility", name).rate
+            success = headline(evidence, "asr", name, setup.judge, attacks)
+            useful = headline(evidence, "utility", name)
             label = setup.labels[base]
-            rows.append((label, moment, success, useful))
-            if success is not None and useful is not None:
-                series.setdefault(label, []).append((moment, useful, success))
+            num_unscored = success.num_unscored + useful.num_unscored
+            rows.append((label, moment, success.rate, useful.rate, num_unscored))
+            if success.rate is not None and useful.rate is not None:
+                series.setdefault(label, []).append((moment, useful.rate, success.rate))
     table = Table(
         "training",
         "Along the training",
         f"Mean attack success rate over {', '.join(name for _, name in attacks)}, and utility, "
         f"while a model was aligned. Few cases each; see the intervals. Judge {setup.judge}.",
-        ("Model", "Moment", "Attacks, mean", "Utility"),
+        ("Model", "Moment", "Attacks, mean", "Utility", "unscored"),
         tuple(rows),
     )
     figures = []

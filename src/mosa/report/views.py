@@ -326,6 +326,7 @@ def _histogram(title: str, x_label: str, values: Mapping[str, list[int]], top: i
 def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -> Figure | None:
     """Success by the position at which the attack `prefill` fixes its phrase."""
     series: dict[str, list[tuple[float, Estimate]]] = {}
+    num_unscored = 0
     for run in evidence.runs:
         if run.kind != "safety" or judge not in run.judges:
             continue
@@ -334,6 +335,7 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
                 word, _, number = line.variant.partition(" ")
                 if line.attack != "prefill" or word != "position" or line.model not in labels:
                     continue
+                num_unscored += line.num_unscored
                 if line.success is not None:
                     series.setdefault(labels[line.model], []).append(
                         (float(number), estimate_of(line.success))
@@ -355,7 +357,8 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
             (0.0, 1.0),
         ),
         "The same compliant phrase, fixed at one position of the response before denoising begins "
-        f"(attack prefill). Judge {judge}; bars are 95 % Wilson intervals over behaviors.",
+        f"(attack prefill). Judge {judge}; bars are 95 % Wilson intervals over "
+        f"behaviors. {num_unscored} cases are unscored.",
     )
 
 
