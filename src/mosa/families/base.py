@@ -240,6 +240,36 @@ class DiffusionLM:
         order) to answer for; only they go through the LM head. Without them P = L. `network` is a
         wrapped form of `self.network` (DDP's, the Trainer's) to call in its place.
         """
+        return _at_least_float32(self._forward(input_ids, attention_mask, positions, network))
+
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
+        positions: Int[Tensor, " P"] | None = None,
+        *,
+        network: nn.Module | None = None,
+    ) -> Float[Tensor, "B P D"]:
+        """What `head` turns into the logits that `logits` gives for the same arguments.
+
+        With the two apart, the head can be taken on a few rows at a time, and nobody has to hold
+        [B, P, V] logits.
+        """
+        head = self._base.get_output_embeddings()
+        with _replaced_forward(head, lambda hidden: hidden):
+            return self._forward(input_ids, attention_mask, positions, network)
+
+    def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """The logits of hidden states, in float32 or wider."""
+        return _at_least_float32(self._base.get_output_embeddings()(hidden))
+
+    def _forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+        positions: Int[Tensor, " P"] | None,
+        network: nn.Module | None,
+    ) -> Tensor:
         position_ids = None
         if self.family.logits_shifted:
             if positions is None:
@@ -254,8 +284,7 @@ class DiffusionLM:
             logits_to_keep=0 if positions is None else positions,
             use_cache=False,
         )
-        logits = output.logits
-        return logits.float() if logits.dtype.itemsize < 4 else logits
+        return output.logits
 
     # ------------------------------------------------------------------------------------- text
 
@@ -472,6 +501,23 @@ class DiffusionLM:
             tokenizer=self.tokenizer,
             max_shard_size=max_shard_size,
         )
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, the module computes something else, whatever wraps the network around it."""
+    before = vars(module).get("forward")  # quantisers put one on the instance
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def _first_token_repeated(
