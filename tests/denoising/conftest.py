@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from edited_logits import edited_logits
 
 from mosa.denoising import Canvas
 from mosa.families import DiffusionLM
@@ -21,14 +22,17 @@ def padded_canvas(tiny_llada) -> Canvas:
 
 
 @pytest.fixture
-def counted(tiny_llada) -> Iterator[list[int]]:
+def counted(tiny_llada, monkeypatch) -> list[int]:
     """The number of rows in each call of tiny_llada's network, as they happen."""
-    calls = []
-    handle = tiny_llada.network.register_forward_pre_hook(
-        lambda module, args, kwargs: calls.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    yield calls
-    handle.remove()
+    calls: list[int] = []
+    plain = tiny_llada.packed_hidden_states
+
+    def counting(tokens, rotary, lengths, **kwargs):
+        calls.append(len(lengths))
+        return plain(tokens, rotary, lengths, **kwargs)
+
+    monkeypatch.setattr(tiny_llada, "packed_hidden_states", counting)
+    return calls
 
 
 @pytest.fixture
@@ -38,20 +42,11 @@ def favouring() -> Callable[..., AbstractContextManager[DiffusionLM]]:
     With `every`, it does so at every so-manieth column alone and shuns them elsewhere.
     """
 
-    @contextmanager
     def favour(model: DiffusionLM, token_ids: Sequence[int], amount: float, every: int = 1):
-        plain = model.logits
+        def raised(logits, columns, known):
+            sign = torch.where(columns % every == 0, amount, -amount)
+            logits[:, list(token_ids)] += sign[:, None]
 
-        def raised(input_ids, attention_mask, positions):
-            logits = plain(input_ids, attention_mask, positions)
-            sign = torch.where(positions % every == 0, amount, -amount)
-            logits[..., list(token_ids)] += sign[:, None]
-            return logits
-
-        model.logits = raised  # type: ignore[method-assign]
-        try:
-            yield model
-        finally:
-            del model.logits
+        return edited_logits(model, raised)
 
     return favour

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from edited_logits import edited_logits
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.types import UserError
@@ -63,27 +64,19 @@ def test_a_suppressed_end_token_stays_in_its_block(tiny_llada, favouring):
     assert steps[:, ::2].sort(dim=1).values.tolist() == [[2, 3, 6, 7]] * 2
 
 
-def test_a_finished_row_is_filled_and_leaves_the_batch(tiny_llada, favouring, counted):
+def test_a_finished_row_is_filled_and_leaves_the_batch(tiny_llada, counted):
     """Row 0 ends at once (its end token is pinned in reach of nothing else); row 1 goes on."""
     end = tiny_llada.eos_token_id
     canvas = Canvas.from_prompts(tiny_llada, PROMPTS, max_new_tokens=8)
     canvas = canvas.pin(0, [20, 21], rows=0)
-    plain = tiny_llada.logits
 
-    def ends_row_0(input_ids, attention_mask=None, positions=None):
-        logits = plain(input_ids, attention_mask, positions)
-        is_row_0 = (input_ids[:, 6] == 20)[:, None]
-        is_first_free = (positions == 8)[None]
-        logits[..., end] = torch.where(is_row_0 & is_first_free, 1e4, -1e4)
-        return logits
+    def ends_row_0(logits, columns, known):
+        logits[:, end] = torch.where((known[:, 6] == 20) & (columns == 8), 1e4, -1e4)
 
-    tiny_llada.logits = ends_row_0
-    try:
+    with edited_logits(tiny_llada, ends_row_0):
         stopped = sample(tiny_llada, canvas, steps=8, stop_when_finished=True)
         calls, counted[:] = list(counted), []
         whole = sample(tiny_llada, canvas, steps=8)
-    finally:
-        del tiny_llada.logits
     assert stopped.tokens[0].tolist() == [20, 21, *[end] * 6]
     assert torch.equal(stopped.tokens[1], whole.tokens[1])  # the other row takes no notice
     assert stopped.trace.commit_step[0, 6:].tolist() == [-1, -1, *[0] * 6]
@@ -260,7 +253,8 @@ def test_the_model_runs_in_evaluation_mode_and_is_left_as_it_was(new_tiny_llada)
     model = new_tiny_llada()
     model.network.train()
     modes = []
-    model.network.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    layer = model.network.model.layers[0].mlp.down_proj
+    layer.register_forward_pre_hook(lambda module, args: modes.append(module.training))
     result = sample(model, PROMPTS, max_new_tokens=2, steps=2)
     assert modes == [False, False] and model.network.training
     assert not result.trace.confidence.requires_grad

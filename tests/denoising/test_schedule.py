@@ -3,15 +3,15 @@
 import torch
 
 from mosa.denoising import DecoderConfig, sample
-from mosa.denoising.schedule import commit_counts, step_plan
+from mosa.denoising.schedule import commit_count, step_plan
 
 
 def run_down(schedule, num_masked, num_slots):
     """The commits of each step when one row starts with `num_masked` masks."""
-    left, counts = torch.tensor([num_masked]), []
+    left, counts = num_masked, []
     for slot in range(num_slots):
-        counts.append(int(commit_counts(schedule, left, slot, num_slots)))
-        left = left - counts[-1]
+        counts.append(commit_count(schedule, left, slot, num_slots))
+        left -= counts[-1]
     return counts
 
 
@@ -29,12 +29,6 @@ def test_timestep_counts_round_down_and_the_last_step_takes_the_rest():
     assert run_down("timesteps", 8, 4) == [1, 2, 2, 3]
     # As many steps as tokens: 32 * 0.99900 / 32 < 1, so the first commits nothing, the last two.
     assert run_down("timesteps", 32, 32) == [0, *[1] * 30, 2]
-
-
-def test_rows_are_counted_by_themselves():
-    counts = commit_counts("timesteps", torch.tensor([8, 2, 0]), 0, 4)
-    assert counts.tolist() == [1, 0, 0]
-    assert commit_counts("even", torch.tensor([8, 2, 0]), 0, 4).tolist() == [2, 1, 0]
 
 
 def test_steps_are_spread_over_the_blocks():

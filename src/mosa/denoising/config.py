@@ -36,7 +36,17 @@ class DecoderConfig:
     for times t > s on a line from 1 to 0.001."""
     threshold: float | None = None
     """Commits every position of at least this confidence, and always the best, until its block is
-    full."""
+    full; approximate."""
+    factor: float | None = None
+    """Commits the n best of a block together if the n-th has a confidence of at least
+    1 - factor / (n + 1), and always the best; approximate."""
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """What is computed anew in a step: everything (none); the active block and all after it
+    (prefix); or the active block alone (dual), the rest as it was when the block began;
+    approximate."""
+    cache_refresh: int | None = None
+    """With a cache, everything is computed anew after this many steps of a block too; null does so
+    at the beginning of each block only."""
     cfg_scale: float = 0.0
     """Classifier-free guidance against the canvas with all that was given masked; 0 is off."""
     banned_token_ids: tuple[int, ...] = ()
@@ -52,11 +62,11 @@ class DecoderConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
-        for name in ("max_new_tokens", "steps", "block_length", "top_k"):
+        for name in ("max_new_tokens", "steps", "block_length", "top_k", "cache_refresh"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
-        for name in ("temperature", "cfg_scale", "alg_temp"):
+        for name in ("temperature", "cfg_scale", "alg_temp", "factor"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
@@ -65,14 +75,21 @@ class DecoderConfig:
         self._check_choice("remasking", tuple(REMASKING))
         self._check_choice("schedule", ("even", "timesteps"))
         self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
-        if self.is_blind and (self.threshold is not None or self.alg_temp):
+        self._check_choice("cache", ("none", "prefix", "dual"))
+        if self.is_blind and (not self.has_plan or self.alg_temp):
             raise UserError(
-                f"remasking={self.remasking!r} has no confidence for threshold or alg_temp to work "
-                "on; leave them out or choose another rule."
+                f"remasking={self.remasking!r} has no confidence for threshold, factor or alg_temp "
+                "to work on; leave them out or choose another rule."
             )
-        if self.threshold is not None and self.alg_temp:
-            raise UserError("threshold and alg_temp exclude each other; leave one of them out.")
-        if self.threshold is None and self.steps < self.num_blocks:
+        given = [n for n in ("threshold", "factor") if getattr(self, n) is not None]
+        given += ["alg_temp"] if self.alg_temp else []
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} exclude each other; leave one of them out.")
+        if self.cache == "none" and self.cache_refresh is not None:
+            raise UserError("cache_refresh needs a cache; set cache to prefix or dual.")
+        if self.cache != "none" and self.cfg_scale > 0:
+            raise UserError("cache and cfg_scale exclude each other; leave one of them out.")
+        if self.has_plan and self.steps < self.num_blocks:
             raise UserError(
                 f"steps={self.steps} is too few for {self.num_blocks} blocks of "
                 f"{self.block_length} tokens; give every block at least one step."
@@ -92,6 +109,17 @@ class DecoderConfig:
     def is_blind(self) -> bool:
         """Whether the order of filling leaves the model's confidence out of account."""
         return self.is_by_chance or self.remasking in ("left_to_right", "right_to_left")
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the schedule decides how many positions a step commits, and not confidence."""
+        return self.threshold is None and self.factor is None
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """The settings that trade agreement with the published loop for speed."""
+        names = [name for name in ("threshold", "factor") if getattr(self, name) is not None]
+        return (*names, *(() if self.cache == "none" else ("cache",)))
 
     @property
     def num_blocks(self) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mosa.denoising.batch import guide
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.noise import (
     COUNT_DRAW,
@@ -21,7 +22,7 @@ from mosa.denoising.noise import (
     row_keys,
     stratified_counts,
 )
-from mosa.denoising.sampler import evaluation_mode, guided_logits
+from mosa.denoising.sampler import evaluation_mode
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
 
@@ -112,7 +113,7 @@ def log_likelihood_bound(
                 counts_BS.flatten()[sample_M],
                 draws=draws_ML,
             )
-            logits_MRV = guided_logits(
+            logits_MRV = _guided_logits(
                 model,
                 masked.tokens,
                 None if attention_BL is None else attention_BL[row_M],
@@ -131,6 +132,24 @@ def log_likelihood_bound(
     if num_samples > 1:
         error_B = samples_BS.std(dim=1) / num_samples**0.5
     return LikelihoodBound(mean_B, error_B, num_samples)
+
+
+def _guided_logits(
+    model: DiffusionLM,
+    tokens: Int[Tensor, "M L"],
+    attention_mask: Bool[Tensor, "M L"] | None,
+    columns: Int[Tensor, " R"],
+    *,
+    given: Bool[Tensor, "M L"],
+    cfg_scale: float,
+) -> Float[Tensor, "M R V"]:
+    """The logits of the columns, guided away from a canvas in which `given` is masked as well."""
+    if cfg_scale == 0:
+        return model.logits(tokens, attention_mask, columns)
+    blind_ML = tokens.masked_fill(given, model.mask_token_id)
+    twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
+    logits_MRV, blind_MRV = model.logits(torch.cat([tokens, blind_ML]), twice, columns).chunk(2)
+    return guide(logits_MRV, blind_MRV, cfg_scale)
 
 
 def _log_probs(logits: Float[Tensor, "B P V"], targets: Int[Tensor, "B P"]) -> Float[Tensor, "B P"]:

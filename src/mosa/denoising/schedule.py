@@ -1,22 +1,18 @@
-"""When what is filled: how many positions each row commits, in which block, step by step.
+"""When what is filled: how many positions a row commits, in which block, step by step.
 
-All of this is arithmetic on small CPU tensors, so the loop never waits for the device to learn
-what to do next, unless something decides as it goes (see `Turns`).
-
-# B rows, A rows that commit in a step, L canvas length, K columns of the active block. Tensors
-# named `host_...` are on the CPU.
+All of this is arithmetic on a few integers, so the loop never waits for the device to learn what to
+do next, unless something decides as it goes (see `Pace.is_watched`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
 from mosa.types import UserError
 
@@ -47,10 +43,8 @@ def commit_fraction(schedule: str, slot: int, num_slots: int) -> float | Tensor:
     return 1 - times[slot + 1] / times[slot]
 
 
-def commit_counts(
-    schedule: str, num_masked: Int[Tensor, " B"], slot: int, num_slots: int
-) -> Int[Tensor, " B"]:
-    """How many of its masked positions each row commits in step `slot` of a block's `num_slots`.
+def commit_count(schedule: str, num_masked: int, slot: int, num_slots: int) -> int:
+    """How many of its masked positions a row commits in step `slot` of a block's `num_slots`.
 
     `even` rounds up: 10 positions in 4 steps go 3, 3, 2, 2, the remainder first, which is LLaDA's
     `get_num_transfer_tokens`, and evens out what a hook fills or masks on the way. `timesteps`
@@ -58,127 +52,95 @@ def commit_counts(
     """
     if schedule == "even":
         return -(-num_masked // (num_slots - slot))
-    return (num_masked * commit_fraction(schedule, slot, num_slots)).long()
+    return int(num_masked * commit_fraction(schedule, slot, num_slots))
+
+
+def block_of(positions: Int[Tensor, " n"], config: DecoderConfig) -> Int[Tensor, " n"]:
+    """The block of each response position; masks inside the prompt go with the first."""
+    return positions.clamp(min=0) // (config.block_length or config.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is to be done in one step."""
+    """What one row is to do in one step."""
 
     step: int
-    in_block: Bool[Tensor, "#B L"]
-    """The columns of the active block; what is masked there may be filled."""
-    host_rows: Int[Tensor, " A"]
-    """The rows that commit something."""
-    host_columns: Int[Tensor, " K"]
-    """The columns where one of them has, or at least had, a mask."""
-    host_num_masked: Int[Tensor, " A"]
-    """How many masks the rows have in the active block."""
-    host_counts: Int[Tensor, " A"]
-    """How many positions the rows commit at least."""
+    block: int
+    """The active block; what is masked in it, or in one before it, may be filled."""
+    num_open: int
+    """How many masks that is."""
+    count: int
+    """How many positions the row commits at least."""
     bound: float
     """The confidence from which on a position is committed beyond the count."""
 
 
-class Turns:
-    """Iterates over the steps that have work to do.
+class Pace:
+    """The steps of one row that have work to do.
 
     What is masked at a step follows from the plan alone, unless a threshold, a rule that commits by
-    chance, rows that finish early, or a hook decide as it goes. Only then each step reads from the
-    device which positions are masked: one small copy for all rows, the step's only
-    synchronisation.
+    chance, a row that may finish early, or a hook decide as it goes. Only then must `num_masked`
+    be told before each turn, and somebody read it from the device.
     """
 
-    def __init__(
-        self, canvas: Canvas, tokens: Int[Tensor, "B L"], config: DecoderConfig, has_hook: bool
-    ):
-        self.canvas = canvas
-        self.tokens = tokens  # the loop's own, written in place
+    def __init__(self, config: DecoderConfig, num_masked: Sequence[int], *, has_hook: bool) -> None:
         self.config = config
+        self.num_masked = list(num_masked)
+        """How many masks each block has before the next turn."""
         self.has_hook = has_hook
         self.is_watched = (
             has_hook
-            or config.threshold is not None
+            or not config.has_plan
             or config.remasking == "origin"
             or config.stop_when_finished
         )
-        # A threshold decides by itself how many steps a block takes.
-        has_plan = config.threshold is None
-        self.plan = step_plan(config.steps, config.num_blocks) if has_plan else []
-        positions_L = torch.arange(tokens.shape[1]) - canvas.response_start
-        block_length = config.block_length or config.max_new_tokens
-        # Masks inside the prompt are filled with the first block.
-        self.host_block_L = positions_L.clamp(min=0) // block_length
-        self.host_free_BL = canvas.free.cpu()
-        self.host_pace_B = -(-self.host_free_BL.sum(dim=1) // config.steps)
-        self.num_left = int(self.host_free_BL.sum())
-        """Masks in all rows before the latest turn."""
+        # Without a plan confidence decides how many steps a block takes.
+        self.plan = step_plan(config.steps, config.num_blocks) if config.has_plan else []
+        self.leftover_count = -(-sum(num_masked) // config.steps)
+        self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
+        self.next_step = 0
 
-    def __iter__(self) -> Iterator[Turn]:
-        host_masked_BL = self.host_free_BL
-        host_num_filled_B = torch.zeros(len(host_masked_BL), dtype=torch.long)
-        step = -1
+    def next_turn(self, *, goes_on: bool = False) -> Turn | None:
+        """The next step with work, or None if the row is full.
+
+        With a hook every planned step is taken, for the hook to see, and later ones as long as a
+        row beside this one `goes_on`.
+        """
         while True:
-            step += 1
-            if self.is_watched:
-                # Exact, so nothing is to be taken off the counts below.
-                is_masked_BL = self.tokens == self.canvas.mask_token_id
-                host_masked_BL = (is_masked_BL & self.canvas.attention_mask).cpu()
-            elif step < len(self.plan) and self.plan[step][1] == 0:  # the blocks before are full
-                host_masked_BL = host_masked_BL & (self.host_block_L >= self.plan[step][0])
-                host_num_filled_B = torch.zeros_like(host_num_filled_B)
-            self.num_left = int(host_masked_BL.sum() - host_num_filled_B.sum())
-            if self.num_left == 0 and not (self.has_hook and step < len(self.plan)):
-                return
-            host_in_block = self._active_block(step, host_masked_BL)
-            host_open_BL = host_masked_BL & host_in_block
-            host_left_B = host_open_BL.sum(dim=1) - host_num_filled_B
-            host_counts_B, bound = self._counts(step, host_left_B)
-            runs_B = (host_left_B > 0) & ((host_counts_B > 0) | (bound < NEVER))
-            if self.has_hook:
-                runs_B = torch.ones_like(runs_B)  # a hook sees every row in every step
-            if not bool(runs_B.any()):
-                continue
-            yield Turn(
-                step=step,
-                in_block=host_in_block.to(self.tokens.device, non_blocking=True),
-                host_rows=runs_B.nonzero().squeeze(1),
-                host_columns=host_open_BL[runs_B].any(dim=0).nonzero().squeeze(1),
-                host_num_masked=host_left_B[runs_B],
-                host_counts=host_counts_B[runs_B],
-                bound=bound,
-            )
-            if not self.is_watched:
-                host_num_filled_B = host_num_filled_B + host_counts_B
+            step = self.next_step
+            is_planned = step < len(self.plan)
+            if not any(self.num_masked) and not (self.has_hook and (is_planned or goes_on)):
+                return None
+            self.next_step += 1
+            if is_planned:
+                block = self.plan[step][0]
+            else:
+                block = next((b for b, n in enumerate(self.num_masked) if n), 0)
+            num_open = sum(self.num_masked[: block + 1])
+            count, bound = self._count(step, num_open)
+            if self.has_hook or (num_open and (count or bound < NEVER)):
+                if not self.is_watched:  # all blocks before this one are full
+                    self.num_masked[block] -= count
+                return Turn(step, block, num_open, count, bound)
 
-    def _active_block(self, step: int, host_masked_BL: Bool[Tensor, "B L"]) -> Bool[Tensor, "#B L"]:
-        """The planned block and all before it; without a plan, each row's first with a mask."""
-        if step < len(self.plan):
-            return (self.host_block_L <= self.plan[step][0])[None]
-        block_BL = self.host_block_L.expand_as(host_masked_BL)
-        first_B1 = block_BL.masked_fill(~host_masked_BL, self.config.num_blocks).amin(1, True)
-        return block_BL == first_B1
-
-    def _counts(self, step: int, host_left_B: Int[Tensor, " B"]) -> tuple[Int[Tensor, " B"], float]:
-        """How many positions each row commits at least, and from which confidence on more."""
+    def _count(self, step: int, num_open: int) -> tuple[int, float]:
+        """How many positions the row commits at least, and from which confidence on more."""
         config = self.config
-        if config.threshold is not None:
+        if not config.has_plan:
             self._check_end(step)
-            return host_left_B.clamp(max=1), config.threshold
+            return min(num_open, 1), NEVER if config.threshold is None else config.threshold
         if step >= len(self.plan):  # a hook left masks after the last step: go on at the same pace
             self._check_end(step)
-            return torch.minimum(host_left_B, self.host_pace_B), NEVER
+            return min(num_open, self.leftover_count), NEVER
         _, slot, num_slots = self.plan[step]
         if config.remasking == "origin":  # each position by its own chance
             fraction = float(commit_fraction(config.schedule, slot, num_slots))
             # A block's last step takes everything, suppressed end tokens too.
-            bound = 1 - fraction if slot < num_slots - 1 else -NEVER
-            return torch.zeros_like(host_left_B), bound
-        return commit_counts(config.schedule, host_left_B, slot, num_slots), NEVER
+            return 0, 1 - fraction if slot < num_slots - 1 else -NEVER
+        return commit_count(config.schedule, num_open, slot, num_slots), NEVER
 
     def _check_end(self, step: int) -> None:
-        limit = len(self.plan) + 10 * (self.config.steps + self.host_free_BL.shape[1])
-        if step >= limit:
+        if step >= self.limit:
             raise UserError(
                 f"After {step} steps the hook still masks positions again; let it stop after some "
                 "step, so that the generation can end."

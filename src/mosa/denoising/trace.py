@@ -1,11 +1,11 @@
 """What happened in a generation: when each position was committed, how surely, and what was undone.
 
-# B rows, A some of them, L canvas length, K columns of a block, n positions taken back in one step
+# B rows, A some of them, L canvas length, n positions taken back in one step
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,71 +71,67 @@ class DenoisingTrace:
         return canvas_BL
 
 
-class TraceRecorder:
-    """The canvas while it is being filled, and its history."""
+class Filling:
+    """A canvas while it is being filled, and its history; rows may be at different steps."""
 
-    def __init__(self, canvas: Canvas):
+    def __init__(self, canvas: Canvas) -> None:
         self.canvas = canvas
+        self.free = canvas.free
         self.tokens = canvas.tokens.clone()
-        """[B, L], written in place."""
+        """[B, L]; rows are written when they are full, those with a hook after every step."""
         self.commit_step = torch.full_like(canvas.tokens, -1)
         self.confidence = torch.full_like(canvas.tokens, torch.nan, dtype=torch.float32)
         self.remasks: list[Remasking] = []
         self.num_forward_passes = 0
         self.row_forward_passes = torch.zeros(len(canvas.tokens), dtype=torch.long)
+        self.num_rows_left = len(canvas.tokens)
+        self.num_masked = int(self.free.sum())
+        """Masks in all rows, as far as is known without asking the device."""
 
-    def commit(
-        self,
-        step: int,
-        rows: Int[Tensor, "A 1"],
-        columns: Int[Tensor, " K"],
-        commits: Bool[Tensor, "A K"],
-        tokens: Int[Tensor, "A K"],
-        confidence: Float[Tensor, "A K"],
-    ) -> None:
-        """Writes `tokens` into some columns of some rows, where `commits` says so."""
-        for grid, values in (
-            (self.tokens, tokens),
-            (self.commit_step, torch.full_like(tokens, step)),
-            (self.confidence, confidence),
-        ):
-            grid[rows, columns] = torch.where(commits, values, grid[rows, columns])
+    @property
+    def is_full(self) -> bool:
+        """Whether all rows have come to their end."""
+        return self.num_rows_left == 0
 
-    def fill(self, step: int, where: Bool[Tensor, "B L"], token_id: int) -> None:
-        """Writes one token wherever `where` says so."""
-        self.tokens.masked_fill_(where, token_id)
-        self.commit_step.masked_fill_(where, step)
+    def edit(
+        self, step: int, rows: Int[Tensor, " A"], edited: Int[Tensor, "A L"]
+    ) -> Bool[Tensor, "A L"]:
+        """Takes over the rows that a hook returned, and says where they differ from before.
 
-    def edit(self, step: int, edited: Tensor, free: Bool[Tensor, "B L"]) -> None:
-        """Takes over the canvas that a hook returned; UserError if it changed what is pinned."""
-        if edited.shape != self.tokens.shape:
+        UserError if the hook changed what is pinned.
+        """
+        tokens_AL, commit_AL = self.tokens[rows], self.commit_step[rows]
+        if edited.shape != tokens_AL.shape:
             raise UserError(
                 f"The hook returned a tensor of shape {list(edited.shape)}; return the whole "
-                f"canvas, {list(self.tokens.shape)}, or None."
+                f"canvas, {list(tokens_AL.shape)}, or None."
             )
-        is_edited_BL = edited != self.tokens
-        if bool((is_edited_BL & ~free).any()):
+        is_edited_AL = edited != tokens_AL
+        if bool((is_edited_AL & ~self.free[rows]).any()):
             raise UserError(
                 "The hook changed a prompt or pinned token, which stay as they are; edit free "
                 "positions only, or sample from a new canvas."
             )
-        is_undone_BL = is_edited_BL & (self.commit_step >= 0)
-        rows_n, columns_n = is_undone_BL.nonzero(as_tuple=True)
-        if len(rows_n):
+        is_undone_AL = is_edited_AL & (commit_AL >= 0)
+        number_n, columns_n = is_undone_AL.nonzero(as_tuple=True)
+        if len(number_n):
             self.remasks.append(
                 Remasking(
                     step=step,
-                    rows=rows_n,
+                    rows=rows[number_n],
                     columns=columns_n,
-                    tokens=self.tokens[is_undone_BL],
-                    commit_steps=self.commit_step[is_undone_BL],
-                    confidences=self.confidence[is_undone_BL],
+                    tokens=tokens_AL[is_undone_AL],
+                    commit_steps=commit_AL[is_undone_AL],
+                    confidences=self.confidence[rows][is_undone_AL],
                 )
             )
-        is_masked_BL = is_edited_BL & (edited == self.canvas.mask_token_id)
-        self.tokens.copy_(edited)
-        self.commit_step.masked_fill_(is_edited_BL, step).masked_fill_(is_masked_BL, -1)
-        self.confidence.masked_fill_(is_edited_BL, torch.nan)
+        is_masked_AL = is_edited_AL & (edited == self.canvas.mask_token_id)
+        self.tokens[rows] = edited
+        self.commit_step[rows] = commit_AL.masked_fill(is_edited_AL, step).masked_fill(
+            is_masked_AL, -1
+        )
+        self.confidence[rows] = self.confidence[rows].masked_fill(is_edited_AL, torch.nan)
+        return is_edited_AL
 
     def trace(self) -> DenoisingTrace:
         """The history so far."""
@@ -149,35 +145,3 @@ class TraceRecorder:
             row_forward_passes=self.row_forward_passes,
             remasks=self.remasks,
         )
-
-
-def merge_traces(
-    canvas_tokens: Int[Tensor, "B L"],
-    response_start: int,
-    parts: list[tuple[Tensor, DenoisingTrace]],
-) -> DenoisingTrace:
-    """One trace for all rows, from traces of some rows each whose canvas may lack left padding."""
-    num_rows, length = canvas_tokens.shape
-    device = canvas_tokens.device
-    whole = DenoisingTrace(
-        initial=canvas_tokens,
-        tokens=canvas_tokens.clone(),
-        commit_step=torch.full_like(canvas_tokens, -1),
-        confidence=torch.full(
-            (num_rows, length), torch.nan, dtype=parts[0][1].confidence.dtype, device=device
-        ),
-        response_start=response_start,
-        num_forward_passes=sum(trace.num_forward_passes for _, trace in parts),
-        row_forward_passes=torch.zeros(num_rows, dtype=torch.long),
-    )
-    for rows, trace in parts:
-        skipped = length - trace.tokens.shape[1]
-        whole.tokens[rows, skipped:] = trace.tokens
-        whole.commit_step[rows, skipped:] = trace.commit_step
-        whole.confidence[rows, skipped:] = trace.confidence
-        whole.row_forward_passes[rows.cpu()] = trace.row_forward_passes
-        whole.remasks.extend(
-            replace(remask, rows=rows[remask.rows], columns=remask.columns + skipped)
-            for remask in trace.remasks
-        )
-    return whole

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from mosa.families import chat, checkpoint
+from mosa.families import chat, checkpoint, packed
 from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
@@ -262,6 +262,25 @@ class DiffusionLM:
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
         return _at_least_float32(self._base.get_output_embeddings()(hidden))
+
+    def packed_hidden_states(
+        self,
+        tokens: Int[Tensor, " T"],
+        rotary: packed.Rotary,
+        lengths: tuple[int, ...],
+        *,
+        queries: packed.Selection | None = None,
+        asked: packed.Selection | None = None,
+        cache: packed.KeyValueCache | None = None,
+    ) -> Float[Tensor, "N D"]:
+        """As `hidden_states`, of rows laid end to end; see `packed.packed_hidden_states`."""
+        return packed.packed_hidden_states(
+            self._base, tokens, rotary, lengths, queries=queries, asked=asked, cache=cache
+        )
+
+    def rotary(self, position_ids: Int[Tensor, " T"]) -> packed.Rotary:
+        """The rotary embedding of some positions, for `packed_hidden_states`."""
+        return packed.Rotary.of(self._base, position_ids)
 
     def _forward(
         self,

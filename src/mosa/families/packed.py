@@ -1,0 +1,252 @@
+"""The network on rows of different lengths laid end to end: no padding, and only what is asked for.
+
+A forward pass of the sampler needs hidden states at a few positions of each row and no gradients.
+This walks over the layers of the transformers library, with its modules and weights (adapters
+included), and computes what `DiffusionLM.hidden_states` computes, but
+
+1. rows are packed, so that linear maps and norms never see padding, and attention is taken row by
+   row, rows of equal length in one call;
+2. the last layer has queries only where hidden states are asked for;
+3. with a cache, all layers have queries only where something may have changed, and take the keys
+   and values of the other positions from earlier passes (an approximation: in a bidirectional
+   network every key depends on every token; arXiv 2505.22618, Section 3.2);
+4. elementwise work is done in place.
+
+# T tokens of all rows, Q queries among them, N asked positions among those, S rows, H heads,
+# G heads of keys and values, D width, E width of a head
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of the rotary embedding of some positions, [T, 1, E/2] each."""
+
+    cos: Float[Tensor, "T 1 F"]
+    sin: Float[Tensor, "T 1 F"]
+
+    @classmethod
+    def of(cls, network: PreTrainedModel, position_ids: Int[Tensor, " T"]) -> Rotary:
+        """As the network's own module makes them, which repeats them for both halves of a head."""
+        like = next(network.parameters())
+        cos_1TE, sin_1TE = network.model.rotary_emb(like, position_ids=position_ids[None])
+        half = cos_1TE.shape[-1] // 2
+        return cls(cos_1TE[0, :, None, :half].contiguous(), sin_1TE[0, :, None, :half].contiguous())
+
+    def __getitem__(self, index: Int[Tensor, " n"]) -> Rotary:
+        return Rotary(self.cos[index], self.sin[index])
+
+    def twice(self) -> Rotary:
+        """For the same positions in two copies, one after the other."""
+        return Rotary(torch.cat([self.cos] * 2), torch.cat([self.sin] * 2))
+
+    def __call__(self, heads: Float[Tensor, "T H E"]) -> Float[Tensor, "T H E"]:
+        """The heads turned by the angles of their positions."""
+        first, second = heads.chunk(2, dim=-1)
+        turned = torch.empty_like(heads)
+        turned_first, turned_second = turned.chunk(2, dim=-1)
+        torch.mul(first, self.cos, out=turned_first).addcmul_(second, self.sin, value=-1)
+        torch.mul(second, self.cos, out=turned_second).addcmul_(first, self.sin)
+        return turned
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some positions of the packed rows, in the order of the rows."""
+
+    index: Int[Tensor, " n"]
+    counts: tuple[int, ...]
+    """How many of them each row has."""
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of every token at the latest pass in which it was a query, by layer."""
+
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def update(
+        self, layer: int, keys: Tensor, values: Tensor, queries: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Takes over those of the queries (None: of all tokens), and returns those of all."""
+        if queries is None:
+            if layer == len(self.layers):
+                self.layers.append((keys, values))
+            self.layers[layer] = (keys, values)
+        else:
+            for stored, new in zip(self.layers[layer], (keys, values), strict=True):
+                stored.index_copy_(0, queries, new)
+        return self.layers[layer]
+
+    def repack(self, index: Int[Tensor, " T"]) -> None:
+        """Lays the tokens out anew: the one at i comes from `index[i]`."""
+        self.layers = [(keys[index], values[index]) for keys, values in self.layers]
+
+
+def packed_hidden_states(
+    network: PreTrainedModel,
+    tokens: Int[Tensor, " T"],
+    rotary: Rotary,
+    lengths: tuple[int, ...],
+    *,
+    queries: Selection | None = None,
+    asked: Selection | None = None,
+    cache: KeyValueCache | None = None,
+) -> Float[Tensor, "N D"]:
+    """What goes into the LM head, at the `asked` positions (None: at all queries).
+
+    `lengths` are those of the rows, in order; equal ones should stand together. `queries` (None:
+    all tokens) are the positions whose states are computed anew; others need a `cache` that has
+    seen them. `asked` positions index the packed tokens and must be among the queries. Runs without
+    gradients, which the caller turns off.
+    """
+    body = network.model
+    device = tokens.device
+    num_queries = lengths if queries is None else queries.counts
+    query_index = None if queries is None else queries.index
+    if queries is not None:
+        tokens, rotary = tokens[queries.index], rotary[queries.index]
+        if asked is not None:
+            place_T = torch.empty(sum(lengths), dtype=torch.long, device=device)
+            place_T[queries.index] = torch.arange(len(queries.index), device=device)
+            asked = Selection(place_T[asked.index], asked.counts)
+    calls = attention_calls(num_queries, lengths, device)
+    last = len(body.layers) - 1
+
+    states = body.embed_tokens(tokens)
+    for number, layer in enumerate(body.layers):
+        attention = layer.self_attn
+        normed = _norm(layer.input_layernorm, states)
+        keys = rotary(_heads(attention.k_proj, normed, attention.head_dim))
+        values = _heads(attention.v_proj, normed, attention.head_dim)
+        if cache is not None:
+            keys, values = cache.update(number, keys, values, query_index)
+        if number == last and asked is not None:
+            normed, states, rotary = normed[asked.index], states[asked.index], rotary[asked.index]
+            calls = attention_calls(asked.counts, lengths, device)
+        turned = rotary(_heads(attention.q_proj, normed, attention.head_dim))
+        mixed = calls(turned, keys, values, attention.scaling)
+        states = attention.o_proj(mixed).add_(states)
+        mlp = layer.mlp
+        normed = _norm(layer.post_attention_layernorm, states)
+        gated = functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
+        states = mlp.down_proj(gated).add_(states)
+    return _norm(body.norm, states)
+
+
+def _heads(projection: nn.Module, states: Tensor, head_dim: int) -> Tensor:
+    return projection(states).unflatten(-1, (-1, head_dim))
+
+
+def _norm(module: nn.Module, states: Tensor) -> Tensor:
+    return functional.rms_norm(states, (states.shape[-1],), module.weight, module.variance_epsilon)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the attention kernel: rows with the same number of keys."""
+
+    num_rows: int
+    queries: slice | Tensor
+    """Where the rows' queries stand, [num_rows * most]; rows with fewer repeat their last."""
+    keys: slice | Tensor
+    kept: Tensor | None
+    """Which of the outputs are no repetitions; None if all are kept."""
+
+
+@dataclass(frozen=True)
+class AttentionCalls:
+    """How the attention of packed rows is taken in as few calls as can be without padding keys."""
+
+    calls: Sequence[_Call]
+    order: Tensor | None
+    """Where each query's output stands among those of all calls; None if they are in order."""
+
+    def __call__(
+        self,
+        queries: Float[Tensor, "Q H E"],
+        keys: Float[Tensor, "T G E"],
+        values: Float[Tensor, "T G E"],
+        scaling: float,
+    ) -> Float[Tensor, "Q HE"]:
+        """The heads' outputs side by side, for every query in its own row."""
+        is_grouped = queries.shape[1] != keys.shape[1]
+        outputs = []
+        for call in self.calls:
+            rows = [
+                packed[where].unflatten(0, (call.num_rows, -1)).transpose(1, 2)
+                for packed, where in (
+                    (queries, call.queries),
+                    (keys, call.keys),
+                    (values, call.keys),
+                )
+            ]
+            mixed = functional.scaled_dot_product_attention(
+                *rows, scale=scaling, enable_gqa=is_grouped
+            )
+            mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)
+            outputs.append(mixed if call.kept is None else mixed[call.kept])
+        together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return together if self.order is None else together[self.order]
+
+
+@functools.lru_cache(maxsize=64)
+def attention_calls(
+    num_queries: tuple[int, ...], num_keys: tuple[int, ...], device: torch.device
+) -> AttentionCalls:
+    """One call for each length of rows; rows with all their queries apart from those with few."""
+    query_begin = list(accumulate(num_queries, initial=0))
+    key_begin = list(accumulate(num_keys, initial=0))
+    rows = [row for row in range(len(num_keys)) if num_queries[row]]
+
+    def kind(row: int) -> tuple[int, bool]:
+        return num_keys[row], num_queries[row] == num_keys[row]
+
+    calls, sequence = [], []
+    for _, group in groupby(sorted(rows, key=kind), key=kind):
+        chosen = list(group)
+        most = max(num_queries[row] for row in chosen)
+        is_equal = all(num_queries[row] == most for row in chosen)
+        is_together = chosen == list(range(chosen[0], chosen[-1] + 1))
+        if is_together:
+            keys = slice(key_begin[chosen[0]], key_begin[chosen[-1] + 1])
+        else:
+            keys = _ranges([key_begin[r] for r in chosen], num_keys[chosen[0]], device)
+        kept = None
+        if is_equal and is_together:
+            query_at = slice(query_begin[chosen[0]], query_begin[chosen[-1] + 1])
+        elif is_equal:
+            query_at = _ranges([query_begin[r] for r in chosen], most, device)
+        else:
+            counts = torch.tensor([num_queries[r] for r in chosen])[:, None]
+            offsets = torch.arange(most)
+            kept = (offsets < counts).flatten().nonzero()[:, 0].to(device, non_blocking=True)
+            begins = torch.tensor([query_begin[r] for r in chosen])[:, None]
+            query_at = (
+                (begins + offsets.minimum(counts - 1)).flatten().to(device, non_blocking=True)
+            )
+        calls.append(_Call(len(chosen), query_at, keys, kept))
+        sequence += chosen
+    order = None
+    if sequence != rows:
+        places = [torch.arange(query_begin[r], query_begin[r + 1]) for r in sequence]
+        order = torch.cat(places).argsort().to(device, non_blocking=True)
+    return AttentionCalls(calls, order)
+
+
+def _ranges(begins: Sequence[int], length: int, device: torch.device) -> Tensor:
+    """`length` consecutive numbers from each begin."""
+    grid = torch.tensor(begins)[:, None] + torch.arange(length)
+    return grid.flatten().to(device, non_blocking=True)
