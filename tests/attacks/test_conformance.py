@@ -12,7 +12,7 @@ import pytest
 import mosa.attacks
 from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.engine import LocalResponder
+from mosa.evaluation.engine import LocalBatch
 from mosa.evaluation.store import Store
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Behavior, UserError, as_plain
@@ -167,7 +167,7 @@ def test_again_nothing_is_generated(folder, monkeypatch):
 
     with Store(folder) as store:
         before = [attempt.key for attempt in store.attempts()]
-    monkeypatch.setattr(LocalResponder, "respond", refuse)
+    monkeypatch.setattr(LocalBatch, "advance", refuse)
     monkeypatch.setattr(GcgSearch, "advance", refuse)
     monkeypatch.setattr(ScriptedAttacker, "complete", refuse)
     with run_campaign(folder, CONFIG) as store:

@@ -416,19 +416,19 @@ def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
 
 def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkeypatch):
     """The process dies in the middle; replies that had come are not paid for twice."""
-    from mosa.evaluation.engine import LocalResponder
+    from mosa.evaluation.engine import LocalBatch
 
-    respond = LocalResponder.respond
+    advance = LocalBatch.advance
     done = 0
 
-    def dying(self, rows, decoder):
+    def dying(self, rows, is_wanted):
         nonlocal done
         done += 1
         if done == 2:
             raise KeyboardInterrupt
-        return respond(self, rows, decoder)
+        return advance(self, rows, is_wanted)
 
-    monkeypatch.setattr(LocalResponder, "respond", dying)
+    monkeypatch.setattr(LocalBatch, "advance", dying)
     with stub_endpoint(rule=well) as stub:
         chats: dict[str, ChatModel] = {
             role: EndpointChat(stub.url, name) for role, name in ROLES.items()
@@ -437,7 +437,7 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkey
             run_campaign(tmp_path, CONFIG, DECODER, chats=chats)
     first = {json.dumps(body, sort_keys=True) for body in stub.requests}
     assert first
-    monkeypatch.setattr(LocalResponder, "respond", respond)
+    monkeypatch.setattr(LocalBatch, "advance", advance)
     second = campaign(tmp_path, well)
     assert second.attempts == smooth.attempts and second.status == smooth.status
     assert set(second.asked) <= set(smooth.asked)

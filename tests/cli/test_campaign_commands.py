@@ -10,7 +10,7 @@ import pytest
 
 from mosa import cli
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.engine import LocalResponder
+from mosa.evaluation.engine import LocalBatch
 
 EVALUATE = [
     *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "2"),
@@ -38,10 +38,10 @@ def test_the_whole_way(capsys, folder, monkeypatch):
     assert "judge truth/1/world-0 " in out and "judge truth/1/world-0@canvas" in out
     assert "direct" in out and "1.00 (0.34 to 1.00)" in out  # end tokens forbidden: 2 of 2
 
-    def refuse(self, rows, decoder):
+    def refuse(self, rows, is_wanted):
         raise AssertionError("generated again")
 
-    monkeypatch.setattr(LocalResponder, "respond", refuse)
+    monkeypatch.setattr(LocalBatch, "advance", refuse)
     status, out, _ = run(capsys, "judge", str(folder), "--judge", "refusal")
     assert status == 0 and "judge refusal/" in out and "phrases and not harm" in out
     status, out, _ = run(capsys, *EVALUATE, "--out", str(folder))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mosa import cli
-from mosa.evaluation.engine import LocalResponder
+from mosa.evaluation.engine import LocalBatch
 
 SETS = ("--sets", "testbed:benign,testbed:near_miss")
 COMMAND = ["over-refusal", "--model", "testbed", "--limit", "2"]
@@ -29,10 +29,10 @@ def folder(tmp_path_factory) -> Path:
 def test_the_whole_way(capsys, folder, monkeypatch):
     """The tables again without generating; another judge; the status; the results of one judge."""
 
-    def refuse(self, rows, decoder):
+    def refuse(self, rows, is_wanted):
         raise AssertionError("generated again")
 
-    monkeypatch.setattr(LocalResponder, "respond", refuse)
+    monkeypatch.setattr(LocalBatch, "advance", refuse)
     status, out, _ = run(capsys, *COMMAND, *SETS, "--out", str(folder))
     assert status == 0
     for name in ("testbed:benign", "testbed:near_miss"):

@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 def test_decoder_first_then_the_table(capsys, folder, monkeypatch):
     """And the same command again, which generates nothing."""
 
-    def refuse(self, rows, decoder):
+    def refuse(self, rows):
         raise AssertionError("generated again")
 
     monkeypatch.setattr(LocalResponder, "respond", refuse)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.denoising import DecoderConfig
-from mosa.evaluation.engine import Row
+from mosa.evaluation.engine import Advance, Row
 from mosa.families import DiffusionLM
 from mosa.types import Response, as_plain, prompt_turns
 
@@ -17,7 +16,7 @@ class PowerCutError(RuntimeError):
 
 
 class EchoResponder:
-    """Answers each row with its prompt's last words, and remembers every batch."""
+    """Answers each row with its prompt's last words in one step, and remembers every batch."""
 
     def __init__(self, model: DiffusionLM, *, gives_weights: bool = True) -> None:
         self.model = model
@@ -27,12 +26,15 @@ class EchoResponder:
         self.fail_at: int | None = None
         """Before which batch (from 0) the power goes."""
 
-    def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
+    def open(self, num_slots: int) -> EchoResponder:
+        return self
+
+    def advance(self, rows: Sequence[Row], is_wanted: Callable[[], bool]) -> Advance:
         assert threading.current_thread() is not threading.main_thread()
         if len(self.batches) == self.fail_at:
             raise PowerCutError
         self.batches.append(list(rows))
-        return [
+        responses = [
             Response(
                 key=row.key,
                 prompt=prompt_turns(row.prompt),
@@ -41,11 +43,12 @@ class EchoResponder:
                 token_ids=row.response_ids,
                 tokens=[str(id) for id in row.response_ids],
                 commit_step=[0] * len(row.response_ids),
-                num_forward_passes=decoder.steps,
-                decoder=as_plain(decoder),
+                num_forward_passes=row.decoder.steps,
+                decoder=as_plain(row.decoder),
             )
             for row in rows
         ]
+        return Advance(responses, num_steps=1, num_row_steps=len(rows))
 
 
 class ScriptedChat:

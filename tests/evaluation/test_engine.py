@@ -84,7 +84,7 @@ def test_batches_are_full_across_tasks_rounds_and_branches(tmp_path, tiny_llada)
     engine, store = carry_out(tmp_path, responder, jobs)
     with store:
         assert [len(batch) for batch in responder.batches] == [4] * 10
-        assert engine.tally.num_rows == 40 and engine.tally.num_batches == 10
+        assert engine.tally.num_rows == 40 and engine.tally.num_steps == 10
         found = attempts_by_task(store)
         assert [len(found[f"b{i}"]) for i in range(10)] == [4] * 10
         first, *branches = found["b7"]
@@ -110,7 +110,7 @@ def test_batches_stay_full_where_few_tasks_are_open(tmp_path, tiny_llada, monkey
     assert len(responder.batches) <= 44  # at least 90 % full
 
 
-def test_queries_that_are_decoded_otherwise_have_batches_of_their_own(tmp_path, tiny_llada):
+def test_queries_that_are_decoded_otherwise_share_a_batch(tmp_path, tiny_llada):
     async def run(behavior: Behavior, target: Target):
         plain = Query(behavior.request)
         edited = Query(behavior.request, edit=Edit(0, ()))
@@ -121,9 +121,7 @@ def test_queries_that_are_decoded_otherwise_have_batches_of_their_own(tmp_path, 
     responder = EchoResponder(tiny_llada)
     _, store = carry_out(tmp_path, responder, [job(f"b{i}", run) for i in range(4)])
     with store:
-        assert sorted(len(batch) for batch in responder.batches) == [4, 4, 4]
-        for batch in responder.batches:
-            assert len({row.edit for row in batch}) == 1
+        assert [len(batch) for batch in responder.batches] == [4, 4, 4]
         temperatures = Counter(
             attempt.responses[0].decoder["temperature"]
             for attempts in attempts_by_task(store).values()
@@ -273,12 +271,12 @@ def test_what_another_process_has_recorded_counts(tmp_path, tiny_llada):
     """It answered the same query meanwhile, and rounding made its answer another."""
 
     class Beaten(EchoResponder):
-        def respond(self, rows, decoder):
-            responses = super().respond(rows, decoder)
+        def advance(self, rows, is_wanted):
+            advance = super().advance(rows, is_wanted)
             with Store(tmp_path) as other:
-                for response in responses:
+                for response in advance.responses:
                     other.add_response(replace(response, text="theirs"))
-            return responses
+            return advance
 
     _, store = carry_out(tmp_path, Beaten(tiny_llada), [job("a", two_rounds)])
     with store:
@@ -327,7 +325,8 @@ def test_a_row_in_a_batch_is_the_row_alone(tmp_path, testbed):
     with together, alone:
         assert attempts_by_task(together) == attempts_by_task(alone)
         (attempts,) = attempts_by_task(together).values()
-        assert engine.tally.num_batches == 3  # plain, edited, drawn
+        # All seven in one batch, one step of each at a time; those who drew the seeds too.
+        assert engine.tally.num_steps == 12 and engine.tally.num_row_steps == 7 * 12
     responses = [attempt.responses[0] for attempt in attempts]
     plain, pinned, redirected, anchored, masked, first, second = responses
     assert (first.decoder["seed"], second.decoder["seed"]) == (1, 2)

@@ -13,7 +13,7 @@ from mosa.data import KNOWN_FILES
 from mosa.data.registry import sha256
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.engine import LocalResponder
+from mosa.evaluation.engine import LocalBatch
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.over_refusal import (
@@ -69,13 +69,13 @@ def test_the_testbed_model_refuses_no_harmless_request(folder):
 
 
 def test_the_same_again_generates_nothing_and_other_sets_may_be_added(tmp_path, monkeypatch):
-    def refuse(self, rows, decoder):
+    def refuse(self, rows, is_wanted):
         raise AssertionError("generated again")
 
     one = dataclasses.replace(CONFIG, sets=SETS[:1], limit=1)
     run_over_refusal(tmp_path, one, QUICK)
     with monkeypatch.context() as patch:
-        patch.setattr(LocalResponder, "respond", refuse)
+        patch.setattr(LocalBatch, "advance", refuse)
         run_over_refusal(tmp_path, one, QUICK)
     # The set that is new is decoded as the one that is there.
     folders = run_over_refusal(tmp_path, dataclasses.replace(one, sets=SETS))
@@ -260,10 +260,10 @@ def test_nothing_scored_is_no_rate(tmp_path, folder):
 
 
 def test_open_tasks_are_counted(tmp_path, monkeypatch):
-    def power_cut(self, rows, decoder):
+    def power_cut(self, rows, is_wanted):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(LocalResponder, "respond", power_cut)
+    monkeypatch.setattr(LocalBatch, "advance", power_cut)
     with pytest.raises(RuntimeError, match="power cut"):
         run_over_refusal(tmp_path, CONFIG)
     with Store(tmp_path / "over_refusal" / "testbed_benign") as store:

@@ -434,10 +434,10 @@ def test_a_run_that_is_cut_off_goes_on(folder, tmp_path, monkeypatch):
     owner = answers_module.LocalResponder
     respond, count = owner.respond, itertools.count()
 
-    def cut_off(self: Any, rows: Any, decoder: Any) -> Any:
+    def cut_off(self: Any, rows: Any) -> Any:
         if next(count) == 1:
             raise PowerCutError
-        return respond(self, rows, decoder)
+        return respond(self, rows)
 
     small = dataclasses.replace(CONFIG, batch_size=1)
     with monkeypatch.context() as patch:

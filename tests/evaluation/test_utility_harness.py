@@ -61,8 +61,8 @@ def answering(monkeypatch) -> Callable[[Callable[[str], str]], list[str]]:
     def install(answer: Callable[[str], str]) -> list[str]:
         asked: list[str] = []
 
-        def respond(self: Any, rows: Sequence[Any], decoder: Any) -> list[Response]:
-            del self, decoder
+        def respond(self: Any, rows: Sequence[Any]) -> list[Response]:
+            del self
             found = []
             for row in rows:
                 turns = prompt_turns(row.prompt)

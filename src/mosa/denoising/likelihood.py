@@ -113,7 +113,7 @@ def log_likelihood_bound(
                 counts_BS.flatten()[sample_M],
                 draws=draws_ML,
             )
-            logits_MRV = _guided_logits(
+            logits_MRV = guided_logits(
                 model,
                 masked.tokens,
                 None if attention_BL is None else attention_BL[row_M],
@@ -134,7 +134,7 @@ def log_likelihood_bound(
     return LikelihoodBound(mean_B, error_B, num_samples)
 
 
-def _guided_logits(
+def guided_logits(
     model: DiffusionLM,
     tokens: Int[Tensor, "M L"],
     attention_mask: Bool[Tensor, "M L"] | None,

@@ -1,15 +1,16 @@
-"""Runs many attacks at once, and answers their queries in full batches.
+"""Runs many attacks at once, and keeps the model's batch full with their queries.
 
 Every task (one attack on one behavior) is a coroutine that runs until it waits for an answer. When
 none can go on by itself, the engine does the first of these that it can:
 
     1. start more tasks, up to a bound
-    2. a full batch of queries that are decoded alike
+    2. take steps with a batch that is full, until a row of it is done
     3. one search with gradients
-    4. wait for a chat model that has been asked, for a bounded time
-    5. the largest batch that there is
+    4. take steps with a batch that is not full, until a row is done or a chat model has replied
+    5. wait for a chat model that has been asked
 
-What was answered is recorded in one commit before the tasks hear of it. The model works in a single
+A row that is done makes room for the next query at once, whatever decoder that one asks for. What
+was answered is recorded in one commit before the tasks hear of it. The model works in a single
 thread of its own, so that chat models are heard meanwhile.
 """
 
@@ -20,12 +21,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from mosa.attacks import Edit, Query, Target, edit_hook
 from mosa.attacks.base import ChatRole
@@ -38,7 +37,7 @@ from mosa.chat.base import (
     reply_key,
 )
 from mosa.chat.cache import CachedChat
-from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising import Canvas, DecoderConfig, Denoiser, Filling, evaluation_mode, result_of
 from mosa.evaluation.records import responses_of
 from mosa.evaluation.store import Store
 from mosa.families import DiffusionLM
@@ -58,8 +57,6 @@ TURNS_TO_SETTLE = 32
 task through `gather` takes about four."""
 OPEN_WRITES = 1000
 """Rows that may wait for a commit where no batch brings one, as when all is recorded already."""
-SECONDS_FOR_CHAT = 1.0
-"""How long a batch that is not full waits for chat models, whose replies may fill it."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,28 @@ class Row:
     prompt_ids: list[int]
     response_ids: list[int]
     """The response as it begins: masks, and what is pinned."""
-    edit: Edit | None
-    seed: int
+    decoder: DecoderConfig
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What came of some steps of a batch."""
+
+    responses: list[Response]
+    """Those of the rows that are done."""
+    num_steps: int
+    num_row_steps: int
+    """Steps times the rows that took part."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Rows that are answered together, and that join and leave at any step."""
+
+    def advance(self, rows: Sequence[Row], is_wanted: Callable[[], bool]) -> Advance:
+        """Lets the rows join, then takes steps until one is done or somebody else `is_wanted`."""
+        ...
 
 
 @runtime_checkable
@@ -90,7 +107,9 @@ class Responder(Protocol):
     @property
     def gives_weights(self) -> bool: ...
 
-    def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]: ...
+    def open(self, num_slots: int) -> Batch:
+        """A batch for at most so many rows, without any yet."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,47 +120,77 @@ class LocalResponder:
     weights: str
     gives_weights: bool = True
 
-    def respond(self, rows: Sequence[Row], decoder: DecoderConfig) -> list[Response]:
-        """One generation for all rows; `decoder` says all but their seeds."""
-        canvas = _canvas_of(self.model, rows)
-        edits = [row.edit for row in rows]
-        hook = edit_hook(edits) if any(edits) else None
+    def open(self, num_slots: int) -> LocalBatch:
+        """An empty batch of the model."""
+        return LocalBatch(self.model, num_slots)
+
+    def respond(self, rows: Sequence[Row]) -> list[Response]:
+        """The response to every row, in their order, all in one batch."""
+        batch = self.open(len(rows))
+        done: dict[str, Response] = {}
+        left = rows
+        while len(done) < len({row.key for row in rows}):
+            responses = batch.advance(left, lambda: False).responses
+            done |= {response.key: response for response in responses}
+            left = ()
+        return [done[row.key] for row in rows]
+
+
+class LocalBatch:
+    """A batch of the sampler, with the query behind each row."""
+
+    def __init__(self, model: DiffusionLM, num_slots: int) -> None:
+        self.model = model
+        self.denoiser = Denoiser(model, num_slots)
+        self._rows: list[tuple[Row, Filling]] = []
+
+    def advance(self, rows: Sequence[Row], is_wanted: Callable[[], bool]) -> Advance:
+        """As the protocol says; UserError where the batch does not fit into memory."""
+        num_steps = num_row_steps = 0
+        full: list[Filling] = []
+        for row in rows:
+            hook = None if row.edit is None else edit_hook([row.edit])
+            filling = self.denoiser.add(_canvas_of(self.model, row), row.decoder, hook=hook)
+            self._rows.append((row, filling))
         try:
-            result = sample(
-                self.model, canvas, decoder, hook=hook, row_seeds=[row.seed for row in rows]
-            )
+            with evaluation_mode(self.model):
+                while self.denoiser.has_work and not full:
+                    full = self.denoiser.step()
+                    num_steps += self.denoiser.has_work
+                    num_row_steps += self.denoiser.num_busy
+                    if is_wanted():
+                        break
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"a batch of {len(rows)} does not fit into memory; lower --batch_size and run the "
-                "same command again, which goes on where it stopped"
+                f"a batch of {self.denoiser.num_busy} does not fit into memory; lower --batch_size "
+                "and run the same command again, which goes on where it stopped"
             ) from error
-        return responses_of(
-            self.model,
-            result,
-            prompts=[row.prompt for row in rows],
-            keys=[row.key for row in rows],
-            seeds=[row.seed for row in rows],
-        )
+        done = [(row, filling) for row, filling in self._rows if filling.is_full]
+        self._rows = [(row, filling) for row, filling in self._rows if not filling.is_full]
+        responses = []
+        for row, filling in done:
+            result = result_of(self.model, filling, row.decoder)
+            responses += responses_of(self.model, result, prompts=[row.prompt], keys=[row.key])
+        return Advance(responses, num_steps, num_row_steps)
 
 
-def _canvas_of(model: DiffusionLM, rows: Sequence[Row]) -> Canvas:
-    """The rows side by side; the canvas pads them on the left."""
-    prompts = [torch.tensor(row.prompt_ids) for row in rows]
+def _canvas_of(model: DiffusionLM, row: Row) -> Canvas:
     canvas = Canvas.from_prompts(
-        model,
-        pad_sequence(prompts, batch_first=True, padding_value=model.pad_token_id),
-        max_new_tokens=len(rows[0].response_ids),
-        attention_mask=pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True),
+        model, torch.tensor([row.prompt_ids]), max_new_tokens=len(row.response_ids)
     )
-    return canvas.pin(0, torch.tensor([row.response_ids for row in rows]))
+    return canvas.pin(0, row.response_ids)
 
 
 @dataclass
 class Tally:
     """What the engine has done, for progress and for the records."""
 
-    num_batches: int = 0
+    num_steps: int = 0
+    """Steps of the batch."""
+    num_row_steps: int = 0
+    """Steps times the rows that took part in each."""
     num_rows: int = 0
+    """Answers that the model gave."""
     num_recorded: int = 0
     """Answers that were found in the records."""
     model_seconds: float = 0.0
@@ -197,13 +246,15 @@ class Engine:
         self.chats = dict(chats or {})
         self.tally = tally or Tally()
         self.on_change = on_change
-        self._pending: dict[tuple[str, bool], deque[_Pending]] = {}
-        self._decoders: dict[str, DecoderConfig] = {}
+        self._batch: Batch | None = None  # opened by the first query
+        self._pending: deque[_Pending] = deque()
+        self._busy: dict[str, _Pending] = {}
         self._in_flight: dict[str, asyncio.Future[Any]] = {}
         self._work: deque[_Work] = deque()
         self._num_arrivals = 0
         self._num_chats = 0
         self._news = asyncio.Event()
+        self._has_reply = False
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Run all jobs; an attempt is recorded as it comes, a task's end with it.
@@ -228,19 +279,14 @@ class Engine:
                     for _ in range(min(num_open, len(waiting))):
                         tasks.add(loop.create_task(self._run_job(waiting.popleft())))
                     continue
-                batch = self._take(full=True)
-                if batch is None and self._work:
+                num_rows = len(self._busy) + len(self._pending)
+                if num_rows < self.batch_size and self._work:
                     await self._do_work(loop, worker, self._work.popleft())
-                    continue
-                if batch is None and self._num_chats:
+                elif num_rows:
+                    await self._advance(loop, worker)
+                elif self._num_chats:
                     self._news.clear()
-                    timeout = SECONDS_FOR_CHAT if self._pending else None
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), timeout)
-                        continue
-                batch = batch or self._take(full=False)
-                if batch is not None:
-                    await self._do_batch(loop, worker, *batch)
+                    await self._news.wait()
                 elif not tasks:
                     return
         finally:
@@ -280,42 +326,37 @@ class Engine:
 
     # --------------------------------------------------------------------------- the model's work
 
-    def _take(self, *, full: bool) -> tuple[DecoderConfig, list[_Pending]] | None:
-        """The next batch, with its decoder: of the kind with the most queries, if these fill one
-        (or, where it need not be `full`, in any case)."""
-        if not self._pending:
-            return None
-        kind = max(self._pending, key=lambda k: len(self._pending[k]))
-        queue = self._pending[kind]
-        if full and len(queue) < self.batch_size:
-            return None
-        batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
-        if not queue:
-            del self._pending[kind]
-        return self._decoders[kind[0]], batch
-
-    async def _do_batch(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        worker: ThreadPoolExecutor,
-        decoder: DecoderConfig,
-        batch: list[_Pending],
-    ) -> None:
+    async def _advance(self, loop: asyncio.AbstractEventLoop, worker: ThreadPoolExecutor) -> None:
+        """Fill the batch, take its next steps, and record what is done then."""
+        joining = []
+        while self._pending and len(self._busy) < self.batch_size:
+            pending = self._pending.popleft()
+            self._busy[pending.row.key] = pending
+            joining.append(pending.row)
+        if self._batch is None:
+            self._batch = self.responder.open(self.batch_size)
+        has_room = len(self._busy) < self.batch_size
+        self._has_reply = False
         begin = time.perf_counter()
-        rows = [pending.row for pending in batch]
-        responses = await loop.run_in_executor(worker, self.responder.respond, rows, decoder)
+        advance = await loop.run_in_executor(
+            worker, self._batch.advance, joining, lambda: has_room and self._has_reply
+        )
         seconds = time.perf_counter() - begin
-        for response in responses:
+        for pending in self._busy.values():
+            self._spend(pending.attack, seconds / len(self._busy))
+        for response in advance.responses:
             self.store.add_response(response)
-        self.store.commit()
-        for pending, own in zip(batch, responses, strict=True):
+        if advance.responses:
+            self.store.commit()
+        for own in advance.responses:
+            del self._busy[own.key]
             # What is on record counts: another process may have recorded its own answer before.
             response = self.store.response(own.key) or own
             self._in_flight.pop(response.key).set_result(response)
-            self._spend(pending.attack, seconds / len(batch))
         tally = self.tally
-        tally.num_batches += 1
-        tally.num_rows += len(batch)
+        tally.num_steps += advance.num_steps
+        tally.num_row_steps += advance.num_row_steps
+        tally.num_rows += len(advance.responses)
         tally.model_seconds += seconds
 
     async def _do_work(
@@ -352,15 +393,9 @@ class Engine:
             self.tally.num_recorded += 1
             return recorded
         if row.key not in self._in_flight:
-            # Seeds may differ within a batch: each row draws its noise by itself.
-            alike = replace(decoder, seed=0)
-            settings = content_key(decoder=as_plain(alike))
-            self._decoders[settings] = alike
             future = asyncio.get_running_loop().create_future()
             self._in_flight[row.key] = future
-            # With edits every row runs in every step, so the others stay by themselves.
-            queue = self._pending.setdefault((settings, row.edit is not None), deque())
-            queue.append(_Pending(row, attack, future))
+            self._pending.append(_Pending(row, attack, future))
             self._arrived()
         return await asyncio.shield(self._in_flight[row.key])
 
@@ -423,6 +458,7 @@ class Engine:
         finally:
             del self._in_flight[key]
             self._num_chats -= 1
+            self._has_reply = True
             self._arrived()
 
     def _arrived(self) -> None:
@@ -480,4 +516,4 @@ def row_of(responder: Responder, query: Query, decoder: DecoderConfig) -> Row:
         edit=None if query.edit is None else as_plain(query.edit),
         decoder=as_plain(decoder),
     )
-    return Row(key, query.prompt, prompt_ids, response_ids, query.edit, decoder.seed)
+    return Row(key, query.prompt, prompt_ids, response_ids, decoder, query.edit)

@@ -91,9 +91,8 @@ def responses_of(
     *,
     prompts: Sequence[Prompt],
     keys: Sequence[str],
-    seeds: Sequence[int] | None = None,
 ) -> list[Response]:
-    """One record per row of a generation; `seeds` are the rows' own, where they have such."""
+    """One record per row of a generation."""
     tokenizer = model.tokenizer
     if tokenizer is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
@@ -121,7 +120,7 @@ def responses_of(
                 commit_step=commit_step[row],
                 end_positions=[i for i, id in enumerate(tokens[row]) if id in model.end_token_ids],
                 num_forward_passes=int(trace.row_forward_passes[row]),
-                decoder=decoder if seeds is None else decoder | {"seed": seeds[row]},
+                decoder=decoder,
                 filled_prompt_ids=filled,
             )
         )

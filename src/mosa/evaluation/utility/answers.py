@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.denoising.likelihood import log_likelihood_bound
-from mosa.denoising.sampler import evaluation_mode, guided_logits
+from mosa.denoising.likelihood import guided_logits
+from mosa.denoising.sampler import evaluation_mode
 from mosa.evaluation.campaign import content_hash
 from mosa.evaluation.engine import LocalResponder, Row
 from mosa.evaluation.store import Store
@@ -149,9 +150,7 @@ class Answerer:
         return self._answers(
             questions,
             find=lambda store, question: store.response(self._row(question).key),
-            ask=lambda batch: responder.respond(
-                [self._row(question) for question in batch], replace(self.decoder, seed=0)
-            ),
+            ask=lambda batch: responder.respond([self._row(question) for question in batch]),
             keep=lambda store, _, response: store.add_response(response),
             length=lambda question: len(question.ids),
             num_rows=self.batch_size,
@@ -159,15 +158,15 @@ class Answerer:
 
     def _row(self, question: Question) -> Row:
         response_ids = [self.model.mask_token_id] * self.decoder.max_new_tokens
+        decoder = replace(self.decoder, seed=question.seed)
         key = content_key(
             weights=self.weights,
             prompt=question.ids,
             response=response_ids,
             edit=None,
-            decoder=as_plain(replace(self.decoder, seed=question.seed)),
+            decoder=as_plain(decoder),
         )
-        ids = list(question.ids)
-        return Row(key, question.prompt, ids, response_ids, edit=None, seed=question.seed)
+        return Row(key, question.prompt, list(question.ids), response_ids, decoder)
 
     # ------------------------------------------------------------------------------- likelihoods
 
