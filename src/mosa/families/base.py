@@ -255,13 +255,19 @@ class DiffusionLM:
         With the two apart, the head can be taken on a few rows at a time, and nobody has to hold
         [B, P, V] logits.
         """
-        head = self._base.get_output_embeddings()
+        head = self._head
         with _replaced_forward(head, lambda hidden: hidden):
             return self._forward(input_ids, attention_mask, positions, network)
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
-        return _at_least_float32(self._base.get_output_embeddings()(hidden))
+        return _at_least_float32(self._head(hidden))
+
+    @property
+    def _head(self) -> nn.Module:
+        head = self._base.get_output_embeddings()
+        assert head is not None, "a causal model of the transformers library has one"
+        return head
 
     def packed_hidden_states(
         self,
@@ -460,13 +466,19 @@ class DiffusionLM:
             )
         self.network = checkpoint.read_adapter(self.network, name, revision=revision)
 
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the adapter as a PEFT folder, which `load_model(..., adapter=folder)` reads."""
+    def save_adapter(
+        self, folder: str | Path, *, tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write the adapter as a PEFT folder, which `load_model(..., adapter=folder)` reads.
+
+        `tensors` are its weights by their names in the network, where this process has parts alone.
+        """
         network = self._require_adapter("save")
         for config in network.peft_config.values():
             config.base_model_name_or_path = self.source
         # Without the False, PEFT compares vocabularies with a config that it cannot read.
-        network.save_pretrained(str(folder), save_embedding_layers=False)
+        state = None if tensors is None else dict(tensors)
+        network.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
 
     def merge_adapter(self) -> None:
         """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""

@@ -22,6 +22,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -48,10 +49,6 @@ class Rotary:
     def __getitem__(self, index: Int[Tensor, " n"]) -> Rotary:
         return Rotary(self.cos[index], self.sin[index])
 
-    def twice(self) -> Rotary:
-        """For the same positions in two copies, one after the other."""
-        return Rotary(torch.cat([self.cos] * 2), torch.cat([self.sin] * 2))
-
     def __call__(self, heads: Float[Tensor, "T H E"]) -> Float[Tensor, "T H E"]:
         """The heads turned by the angles of their positions."""
         first, second = heads.chunk(2, dim=-1)
@@ -69,6 +66,12 @@ class Selection:
     index: Int[Tensor, " n"]
     counts: tuple[int, ...]
     """How many of them each row has."""
+
+    def places(self, num_tokens: int) -> Int[Tensor, " T"]:
+        """Where each of all tokens stands among the selected; of no meaning for the others."""
+        place_T = torch.zeros(num_tokens, dtype=torch.long, device=self.index.device)
+        place_T[self.index] = torch.arange(len(self.index), device=self.index.device)
+        return place_T
 
 
 @dataclass
@@ -119,9 +122,7 @@ def packed_hidden_states(
     if queries is not None:
         tokens, rotary = tokens[queries.index], rotary[queries.index]
         if asked is not None:
-            place_T = torch.empty(sum(lengths), dtype=torch.long, device=device)
-            place_T[queries.index] = torch.arange(len(queries.index), device=device)
-            asked = Selection(place_T[asked.index], asked.counts)
+            asked = Selection(queries.places(sum(lengths))[asked.index], asked.counts)
     calls = attention_calls(num_queries, lengths, device)
     last = len(body.layers) - 1
 
@@ -150,7 +151,7 @@ def _heads(projection: nn.Module, states: Tensor, head_dim: int) -> Tensor:
     return projection(states).unflatten(-1, (-1, head_dim))
 
 
-def _norm(module: nn.Module, states: Tensor) -> Tensor:
+def _norm(module: Any, states: Tensor) -> Tensor:
     return functional.rms_norm(states, (states.shape[-1],), module.weight, module.variance_epsilon)
 
 
@@ -164,6 +165,10 @@ class _Call:
     keys: slice | Tensor
     kept: Tensor | None
     """Which of the outputs are no repetitions; None if all are kept."""
+
+    def in_rows(self, packed: Float[Tensor, "n H E"]) -> Float[Tensor, "rows H each E"]:
+        """The heads of packed tokens, row by row."""
+        return packed.unflatten(0, (self.num_rows, -1)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -185,16 +190,12 @@ class AttentionCalls:
         is_grouped = queries.shape[1] != keys.shape[1]
         outputs = []
         for call in self.calls:
-            rows = [
-                packed[where].unflatten(0, (call.num_rows, -1)).transpose(1, 2)
-                for packed, where in (
-                    (queries, call.queries),
-                    (keys, call.keys),
-                    (values, call.keys),
-                )
-            ]
             mixed = functional.scaled_dot_product_attention(
-                *rows, scale=scaling, enable_gqa=is_grouped
+                call.in_rows(queries[call.queries]),
+                call.in_rows(keys[call.keys]),
+                call.in_rows(values[call.keys]),
+                scale=scaling,
+                enable_gqa=is_grouped,
             )
             mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)
             outputs.append(mixed if call.kept is None else mixed[call.kept])
