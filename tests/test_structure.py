@@ -28,7 +28,9 @@ MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
-MAY_IMPORT["cli"] = MAY_IMPORT["demo"] | {"demo"}
+MAY_IMPORT["bench"] = MAY_IMPORT["report"] | {"report"}
+MAY_IMPORT["cli"] = MAY_IMPORT["demo"] | {"demo", "bench"}
+MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
 MAY_IMPORT["__init__"] = MAY_IMPORT["report"]
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jsonargparse
 import pytest
 import yaml
@@ -119,3 +121,15 @@ def test_command_line_arguments(method):
     text = " ".join(parser.format_help().split())
     assert "--lora_r" in text and "Rank of the LoRA adapter. (default: 32)" in text
     assert "--hub_token" not in text and "--trackio" not in text
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_by_either_of_its_names(name):
+    """Releases of transformers differ in the name; the settings are the same, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = load_config(MosaConfig, overrides={name: True, "use_cpu": True})
+        off = load_config(MosaConfig, overrides={"use_cpu": True})
+    assert config.activation_checkpointing and config.gradient_checkpointing
+    assert config_dict(config)["activation_checkpointing"] is True
+    assert not off.activation_checkpointing and not off.gradient_checkpointing

@@ -35,7 +35,7 @@ def score_one(model, config, phrase, log_probs, free=None, wide=False):
     free = torch.ones(log_probs.shape[:2], dtype=torch.bool) if free is None else free
     scorer = PhraseScorer(config, [phrase], model.vocab_size)
     rows = len(log_probs)
-    return scorer(log_probs, free, list(range(RESPONSE)), [[phrase]] * rows, [wide] * rows)
+    return scorer(log_probs[..., scorer.scored_ids], free, [[phrase]] * rows, [wide] * rows)
 
 
 @pytest.mark.parametrize("segment", ["contain", "start_in_window"])
@@ -170,8 +170,8 @@ def test_rows_with_different_phrases_are_scored_apart(model):
     config, log_probs = settings(), random_log_probs(model, rows=2)
     scorer = PhraseScorer(config, [first, second], model.vocab_size)
     free = torch.ones(2, RESPONSE, dtype=torch.bool)
-    columns = list(range(RESPONSE))
-    both = scorer(log_probs, free, columns, [[first, second], [second, first]], [False, False])
+    scored = log_probs[..., scorer.scored_ids]
+    both = scorer(scored, free, [[first, second], [second, first]], [False, False])
     for row, place, phrase in ((0, 0, first), (0, 1, second), (1, 0, second), (1, 1, first)):
         alone = score_one(model, config, phrase, log_probs[row : row + 1])
         assert both.value[row, place].item() == pytest.approx(alone.value.item())

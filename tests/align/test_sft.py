@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from align_tiny import tiny_model
+from torch.nn.functional import cross_entropy
 
-from mosa.align import SftConfig, SftTrainer
+import mosa.align.sft
+from mosa.align import SftConfig, SftTrainer, add_adapter, head_loss
 from mosa.align.states import masked_answer
 from mosa.align.trainer import masked_cross_entropy
 from mosa.data import TrainingExample
@@ -34,10 +36,8 @@ def settings(**changes: Any) -> SftConfig:
 
 def test_loss_by_hand():
     """Four positions, two masked at t = 0.5 with p = 1/2 and 1/4: (ln 2 + ln 4) / 0.5 / 4."""
-    probabilities = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [0.9, 0.1], [0.9, 0.1]]])
     loss = masked_cross_entropy(
-        probabilities.log(),
-        torch.tensor([[0, 1, 1, 1]]),
+        torch.tensor([[0.5, 0.25, 0.1, 0.1]]).log(),
         torch.tensor([[True, True, False, False]]),
         torch.tensor([0.5]),
     )
@@ -133,3 +133,48 @@ def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     assert (seen[0][:, -24:] == model.mask_token_id).all()
     with pytest.raises(UserError, match="full_mask_share"):
         settings(**(changes | {"full_mask_share": 1.5}))
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora"])
+def test_gradients_are_those_of_a_loss_on_all_logits(harmful, tmp_path, trainable, monkeypatch):
+    """One chunk for every three positions, against cross-entropy on the whole grid, in float64."""
+    model = tiny_model()
+    config = settings(output_dir=str(tmp_path), trainable=trainable, length_multiple=4)
+    if trainable == "lora":
+        add_adapter(model, config)
+    trainer = SftTrainer(model, config, harmful)
+    model.network.double()
+    monkeypatch.setattr(head_loss, "MAX_LOGITS_AT_ONCE", 3 * model.vocab_size)
+    parameters = [p for p in model.network.parameters() if p.requires_grad]
+    losses = trainer.example_losses(model.network, list(range(8)))
+    gradients = torch.autograd.grad(losses.sum(), parameters)
+
+    def on_all_logits(diffusion, hidden_ND, tokens_N):
+        logits_NV = diffusion.head(hidden_ND)
+        return -cross_entropy(logits_NV, tokens_N, reduction="none"), logits_NV.argmax(dim=-1)
+
+    monkeypatch.setattr(mosa.align.sft, "token_log_probs", on_all_logits)
+    plain_losses = trainer.example_losses(model.network, list(range(8)))
+    plain_gradients = torch.autograd.grad(plain_losses.sum(), parameters)
+    torch.testing.assert_close(losses, plain_losses, rtol=1e-10, atol=1e-12)
+    for gradient, plain in zip(gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(gradient, plain, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("trainable", ["full", "lora"])
+def test_activation_checkpointing_changes_no_weight(harmful, tmp_path, trainable):
+    trained = []
+    for checkpointing in (False, True):
+        model = tiny_model()
+        config = settings(
+            output_dir=str(tmp_path),
+            trainable=trainable,
+            max_steps=2,
+            activation_checkpointing=checkpointing,
+        )
+        torch.manual_seed(0)
+        if trainable == "lora":
+            add_adapter(model, config)
+        SftTrainer(model, config, harmful).train()
+        trained.append(list(model.network.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))

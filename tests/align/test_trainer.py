@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 from align_tiny import tiny_model
+from torch import nn
 
+import mosa.align.trainer
 from mosa.align import MosaConfig, MosaTrainer, add_adapter
+from mosa.align.head_loss import head_terms
 from mosa.align.states import build_canvas, harmful_state, rng
+from mosa.bench.align import PlainTrainer, loss_and_gradient
 from mosa.types import UserError
 
 BASE: dict[str, Any] = {
@@ -37,12 +41,20 @@ ROBUST = {
 }
 
 
-def build(tmp_path, phrase_files, harmful, benign=None, model=None, **changes) -> MosaTrainer:
+def build(
+    tmp_path,
+    phrase_files,
+    harmful,
+    benign=None,
+    model=None,
+    trainer_class: type[MosaTrainer] = MosaTrainer,
+    **changes,
+) -> MosaTrainer:
     config = MosaConfig(**{**BASE, **phrase_files, "output_dir": str(tmp_path / "out"), **changes})
     model = tiny_model() if model is None else model
     torch.manual_seed(0)
     add_adapter(model, config)
-    return MosaTrainer(model, config, harmful, benign)
+    return trainer_class(model, config, harmful, benign)
 
 
 def measure(trainer: MosaTrainer, benign: bool = False) -> dict[str, float]:
@@ -199,6 +211,98 @@ def test_resumed_equals_uninterrupted(tmp_path, phrase_files, harmful, benign, c
             assert torch.equal(tensor, straight[name]), name
 
 
+VARIANTS = {
+    "paper": {},
+    "robust": ROBUST,
+    "hinge": {**ROBUST, "harmful_bound": "hinge", "kl_states": "fully_masked"},
+    "retain": {**ROBUST, "benign_retain_weight": 0.3, "kl_reduction": "mean"},
+    "outside": {**CONTAMINATED, "kl_positions": "outside_window", "start_reduction": "logsumexp"},
+    "masked_only": {**CONTAMINATED, "revealed": "masked_only", "kl_positions": "window"},
+    "no_kl": {"beta": 0.0, "breaker": "fill", "harmful_bound": "clamp"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_losses_and_gradients_are_those_of_a_plain_trainer(
+    tmp_path, phrase_files, harmful, benign, name
+):
+    """Whole-canvas log-softmax of two models, and gradients through all of it, in float64."""
+    found = []
+    for trainer_class in (PlainTrainer, MosaTrainer):
+        trainer = build(
+            tmp_path,
+            phrase_files,
+            harmful,
+            benign[:2],
+            trainer_class=trainer_class,
+            **VARIANTS[name],
+        )
+        perturb(trainer)
+        network = trainer.diffusion_model.network.double()
+        if isinstance(trainer, PlainTrainer):
+            trainer.reference = tiny_model()
+            trainer.reference.network.double()
+        loss, gradient = loss_and_gradient(trainer)
+        trainer.log({})
+        found.append((loss, gradient, trainer.state.log_history[-1]))
+        assert all(p.grad is None for n, p in network.named_parameters() if "lora_" not in n)
+    (plain, plain_gradient, plain_logs), (ours, gradient, logs) = found
+    assert ours == pytest.approx(plain, rel=1e-12)
+    torch.testing.assert_close(gradient, plain_gradient, rtol=1e-9, atol=1e-12)
+    assert logs == pytest.approx(plain_logs, rel=1e-5, abs=1e-6)
+
+
+def test_activation_checkpointing_changes_no_weight(tmp_path, phrase_files, harmful, benign):
+    """Layers are computed again in the backward pass, to the same bits."""
+    runs = []
+    for checkpointing in (False, True):
+        trainer = build(
+            tmp_path,
+            phrase_files,
+            harmful,
+            benign,
+            max_steps=2,
+            activation_checkpointing=checkpointing,
+            **ROBUST,
+        )
+        network, count = trainer.diffusion_model.network, []
+        path = "base_model.model.model.layers.0.self_attn.q_proj"
+        network.get_submodule(path).register_forward_hook(lambda *_, count=count: count.append(1))
+        trainer.train()
+        runs.append((len(count), adapter(trainer)))
+    (plain_calls, plain), (checkpointed_calls, checkpointed) = runs
+    # Harmful and benign prompts, policy and reference: four passes, and two recomputations.
+    assert plain_calls == 8 and checkpointed_calls == 12
+    for name, tensor in plain.items():
+        assert torch.equal(checkpointed[name], tensor), name
+
+
+def test_prompts_of_like_length_go_together(tmp_path, phrase_files, harmful):
+    """Sampling by length makes batches of nearly one length, and sees every prompt once."""
+    trainer = build(
+        tmp_path,
+        phrase_files,
+        harmful * 8,
+        per_device_train_batch_size=8,
+        train_sampling_strategy="group_by_length",
+        max_steps=-1,
+    )
+    seen, padded = [], 0
+    for batch in trainer.get_train_dataloader():
+        lengths = [len(trainer.harmful[i].prompt_ids) for i in batch["index"].tolist()]
+        seen += batch["index"].tolist()
+        padded += sum(max(lengths) - length for length in lengths)
+    assert sorted(seen) == list(range(64))
+    longest = max(len(example.prompt_ids) for example in trainer.harmful)
+    assert padded < 0.5 * sum(longest - len(e.prompt_ids) for e in trainer.harmful)
+
+
+def test_a_model_without_an_adapter_is_refused(phrase_files, harmful, tmp_path):
+    config = MosaConfig(**{**BASE, **phrase_files, "output_dir": str(tmp_path)})
+    with pytest.raises(UserError, match="call mosa.align.add_adapter"):
+        MosaTrainer(tiny_model(), config, harmful)
+
+
 def test_draws_depend_on_example_and_epoch_alone(harmful, model):
     from mosa.align.states import encode_examples
 
@@ -212,28 +316,36 @@ def test_draws_depend_on_example_and_epoch_alone(harmful, model):
     assert any(not torch.equal(a.masked, b.masked) for a, b in zip(once, later, strict=True))
 
 
-def test_one_policy_and_one_reference_pass_at_the_needed_positions(
+def test_one_reference_and_one_policy_pass_and_the_head_where_needed(
     tmp_path, phrase_files, harmful, monkeypatch
 ):
-    """Window 5..20 of a response of 24: sixteen positions, none of the prompt."""
+    """Window 5..20 of a response of 24: sixteen positions of each row, none of the prompt."""
     trainer = build(tmp_path, phrase_files, harmful, kl_positions="window")
-    model, calls = trainer.diffusion_model, []
-    logits = model.logits
+    model, calls, questions = trainer.diffusion_model, [], []
+    hidden_states = model.hidden_states
 
     def spy(input_ids, attention_mask=None, positions=None, *, network=None):
-        result = logits(input_ids, attention_mask, positions, network=network)
+        result = hidden_states(input_ids, attention_mask, positions, network=network)
         calls.append((input_ids.shape[1], positions, result.requires_grad))
         return result
 
-    monkeypatch.setattr(model, "logits", spy)
+    def spy_head(head, policy, reference, asked):
+        questions.append(asked)
+        return head_terms(head, policy, reference, asked)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    monkeypatch.setattr(mosa.align.trainer, "head_terms", spy_head)
     trainer.harmful_losses(model.network, list(range(8)))
-    assert [needs_grad for _, _, needs_grad in calls] == [True, False]
+    assert [needs_grad for _, _, needs_grad in calls] == [False, True]
     for width, positions, _ in calls:
-        assert positions.tolist() == list(range(width - 24 + 4, width - 24 + 20))
+        assert positions.tolist() == list(range(width - 24, width))
+    for where in (questions[0].kl, questions[0].log_probs):
+        assert all(row.nonzero().flatten().tolist() == list(range(4, 20)) for row in where)
+    assert not questions[0].of_reference
     calls.clear()
     trainer.config.beta = 0.0
     trainer.harmful_losses(model.network, list(range(8)))
-    assert len(calls) == 1
+    assert len(calls) == 1 and not questions[1].kl.any()
 
 
 def test_metrics_are_logged(tmp_path, phrase_files, harmful, benign):
@@ -256,6 +368,7 @@ def test_refusal_share_and_best_start_on_a_model_that_refuses(
     phrase = trainer.safe_phrases[1].variants[0]
 
     def refuse(input_ids, attention_mask=None, positions=None, *, network=None):
+        """Logits as hidden states, for a head that leaves them as they are."""
         assert positions is not None
         logits = torch.zeros(len(input_ids), len(positions), model.vocab_size)
         start = input_ids.shape[1] - 24 + 7
@@ -265,7 +378,10 @@ def test_refusal_share_and_best_start_on_a_model_that_refuses(
         return logits
 
     trainer.safe_phrases = trainer.safe_phrases[1:]
-    monkeypatch.setattr(model, "logits", refuse)
+    unity = nn.Linear(model.vocab_size, model.vocab_size, bias=False).requires_grad_(False)
+    nn.init.eye_(unity.weight)
+    monkeypatch.setattr(model, "hidden_states", refuse)
+    monkeypatch.setattr(mosa.align.trainer, "frozen_head", lambda model: unity)
     figures = measure(trainer)
     assert figures["refusal_share"] == 1.0 and figures["best_start"] == 8.0
     assert figures["score_safe"] == pytest.approx(0.0, abs=1e-6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mosa.denoising.noise import counter_uniform, row_keys
-from mosa.denoising.remasking import REMASKING, Proposals, draw, shape_logits
+from mosa.denoising.remasking import REMASKING, Proposals, draw, likeliest, shape_logits
 
 PROBS = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
 
@@ -60,13 +60,13 @@ def test_cuts_by_hand():
 
 
 def test_tokens_are_drawn_in_proportion():
-    """The uniform number walks through the cumulative distribution; -inf is never drawn."""
+    """The uniform number walks through the cumulative distribution; what is cut is never drawn."""
     uniform = torch.tensor([0.0001, 0.4999, 0.5001, 0.7499, 0.7501, 0.9999], dtype=torch.float64)
-    assert draw(PROBS.log().expand(6, 4), uniform).tolist() == [0, 0, 1, 1, 2, 3]
+    assert draw(PROBS.expand(6, 4), uniform).tolist() == [0, 0, 1, 1, 2, 3]
     banned = PROBS.log().clone()
     banned[:, [0, 3]] = -torch.inf
     ends = torch.tensor([2.0**-60, 1 - 2.0**-49], dtype=torch.float64)
-    assert draw(banned.expand(2, 4), ends).tolist() == [1, 2]
+    assert draw(banned.softmax(-1).expand(2, 4), ends).tolist() == [1, 2]
 
 
 def test_draws_fit_the_distribution():
@@ -75,9 +75,20 @@ def test_draws_fit_the_distribution():
     keys = torch.full((num_draws,), 77)
     uniform = counter_uniform(1, keys, torch.arange(num_draws), 0, 0)
     shaped = shape_logits(PROBS.log(), 0.7, None, None)
-    counts = torch.bincount(draw(shaped.expand(num_draws, 4), uniform), minlength=4)
+    counts = torch.bincount(draw(shaped.softmax(-1).expand(num_draws, 4), uniform), minlength=4)
     expected = num_draws * shaped.softmax(-1)[0]
     assert float(((counts - expected) ** 2 / expected).sum()) < 16.3
+
+
+def test_the_likeliest_token_is_the_first_of_the_largest():
+    """In vocabularies of less than a group, of whole groups, and with some left over."""
+    generator = torch.Generator().manual_seed(3)
+    for size in (4, 255, 256, 512, 700):
+        logits = torch.randint(0, 40, (64, size), generator=generator).float()
+        logits[0] = -torch.inf
+        logits[0, -1] = -5.0
+        first = [row.index(max(row)) for row in logits.tolist()]
+        assert likeliest(logits).tolist() == first
 
 
 def test_uniforms_are_uniform_and_independent():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -14,9 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mosa import cli
 from mosa.align.config import PRESET_FOLDER
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
@@ -174,6 +177,32 @@ def test_an_error_in_one_process_ends_all(tmp_path, alone):
         assert num_rows(store) <= NUM_RESPONSES - 4
         judge_run(store, build_judges(["truth"], JudgeConfig(), World(0)))
     assert contents(out) == contents(alone)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "several_devices.md"
+
+
+def launches() -> list[list[str]]:
+    """The words of every `accelerate launch` that the page shows, without those around it."""
+    text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"(accelerate launch --config_file .+? -m mosa .+)$", text, re.MULTILINE)
+    return [shlex.split(line.removesuffix("'")) for line in found]
+
+
+@pytest.mark.parametrize("words", launches(), ids=lambda words: words[words.index("mosa") + 1])
+def test_launches_of_the_page_are_understood(words):
+    """By accelerate up to `-m mosa`, and behind it by mosa."""
+    parsed = launch_command_parser().parse_args(numbers(words[2:]))
+    assert parsed.module and parsed.training_script == "mosa"
+    assert Path(parsed.config_file.replace("$CONFIGS", str(PRESET_FOLDER / "accelerate"))).is_file()
+    command, _ = cli.parse(parsed.training_script_args)
+    assert command.runs_on_several_processes
+
+
+def numbers(words: list[str]) -> list[str]:
+    """Words with a number in the place of what a shell would put there."""
+    line = re.sub(r"\$\(\([^)]*\)\)|\$SLURM_\w+", "2", shlex.join(words).replace("'", ""))
+    return shlex.split(line)
 
 
 # --- the split ------------------------------------------------------------------------------------

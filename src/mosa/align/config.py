@@ -85,6 +85,10 @@ class AlignConfig(transformers.TrainingArguments):
     """Learning rate schedule."""
     optim: str = "adamw_torch"
     """Optimiser, by its name in transformers."""
+    activation_checkpointing: bool = False
+    """Keep the input of each layer alone and compute the rest again in the backward pass."""
+    train_sampling_strategy: str = "random"
+    """Order of the prompts: random, sequential, or group_by_length, which spares padding."""
     logging_steps: float = 10.0
     """Updates between two lines of metrics."""
     save_total_limit: int | None = 1
@@ -104,6 +108,9 @@ class AlignConfig(transformers.TrainingArguments):
             for field in dataclasses.fields(self)
             if field.init and getattr(self, field.name) != _default(field)
         }
+        # Its older releases know the setting by its old name alone, newer ones warn of that name.
+        self.activation_checkpointing |= bool(self.gradient_checkpointing)
+        self.gradient_checkpointing = self.activation_checkpointing
         try:
             super().__post_init__()
         except ValueError as error:
@@ -229,10 +236,19 @@ class MosaConfig(AlignConfig):
         return self.benign_beta > 0 or self.benign_retain_weight > 0
 
     @property
+    def scores_answers(self) -> bool:
+        """Whether the harmful answers' own tokens are made unlikely."""
+        return self.harmful_target != "phrase" and self.harmful_weight > 0
+
+    @property
+    def uses_reference_scores(self) -> bool:
+        """Whether the harmful term compares with the reference's log-probabilities."""
+        return self.harmful_weight > 0 and self.harmful_bound in ("hinge", "npo")
+
+    @property
     def uses_reference(self) -> bool:
         """Whether the harmful side needs the reference model's forward pass."""
-        needs_bound = self.harmful_weight > 0 and self.harmful_bound in ("hinge", "npo")
-        return self.beta > 0 or needs_bound
+        return self.beta > 0 or self.uses_reference_scores
 
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""

@@ -18,6 +18,8 @@ import numpy as np
 import transformers
 import yaml
 from peft import LoraConfig
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict, load_config
 from mosa.align.output import (
@@ -141,6 +143,11 @@ def align(
 
     transformers.set_seed(settings.seed)  # decides the adapter's first weights
     trainer = _trainer(method, model, settings, examples, benign_examples)
+    if trainer.is_fsdp_enabled and isinstance(settings, SftConfig) and settings.trainable == "full":
+        raise UserError(
+            "FSDP spreads frozen weights under an adapter; set trainable=lora, or start with the "
+            "config deepspeed_zero2.yaml or ddp.yaml."
+        )
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
     for callback in callbacks or ():
         trainer.add_callback(callback)
@@ -165,11 +172,12 @@ def align(
         )
         return AlignResult(out, False, state.global_step, last_logs, message)
 
+    tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
     if trainer.is_world_process_zero():
         if isinstance(settings, SftConfig) and settings.trainable == "full":
             model.save(out)
         else:
-            model.save_adapter(out)
+            model.save_adapter(out, tensors=tensors)
         write_card(out, method, settings, record, last_logs)  # in place of PEFT's empty one
         if not settings.keep_checkpoints:
             for folder in out.glob("checkpoint-*"):
@@ -221,6 +229,16 @@ def add_adapter(model: DiffusionLM, config: AlignConfig) -> None:
             target_modules=config.lora_target_modules,
         )
     )
+
+
+def whole_adapter(model: DiffusionLM) -> dict[str, Tensor]:
+    """The trained weights, put together from the parts that each process has of them (FSDP2).
+
+    Every process must call it; the first has the result, on the CPU, and the others nothing.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    tensors = get_model_state_dict(model.network, options=options)
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
 def refusal_examples(

@@ -17,8 +17,8 @@ from mosa.align import objective
 from mosa.align.config import MosaConfig
 from mosa.align.phrases import Phrase, check_fits
 
-# B rows, P positions that have log-probabilities, W positions of one window, V vocabulary,
-# U tokens that occur in phrases, K phrases of a row, S starts.
+# B rows, R response positions, W positions of one window, U tokens that occur in phrases, K phrases
+# of a row, S starts.
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Window:
     """The last start."""
     end: int
     """One past the last position that a phrase may occupy."""
+
+    def positions(self, length: int) -> Bool[Tensor, " R"]:
+        """Which of a response's positions a phrase may occupy."""
+        position_R = torch.arange(length)
+        return (position_R >= self.first) & (position_R < self.end)
 
 
 def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
@@ -77,20 +82,18 @@ class PhraseScorer:
 
     def __call__(
         self,
-        log_probs: Float[Tensor, "B P V"],
-        free: Bool[Tensor, "B P"],
-        columns: Sequence[int],
+        log_probs: Float[Tensor, "B R U"],
+        free: Bool[Tensor, "B R"],
         phrases: Sequence[Sequence[Phrase]],
         is_wide: Sequence[bool],
     ) -> Scores:
-        """Score `phrases[b]` on row b; `columns[p]` is the response position that `[:, p]` is of.
+        """Score `phrases[b]` on row b, from the log-probabilities of `scored_ids`.
 
-        `free` marks the positions that are still masked. Rows with `is_wide` are scored over the
-        whole response, the others in the window.
+        `free` marks the positions that are still masked; what stands at the others is not used.
+        Rows with `is_wide` are scored over the whole response, the others in the window.
         """
-        scored_BPU = log_probs[..., self.scored_ids.to(log_probs.device)]
         num_phrases = len(phrases[0])
-        value = scored_BPU.new_zeros(len(phrases), num_phrases)
+        value = log_probs.new_zeros(len(phrases), num_phrases)
         best_start = torch.zeros_like(value, dtype=torch.long)
         found = torch.zeros_like(value, dtype=torch.bool)
 
@@ -101,11 +104,10 @@ class PhraseScorer:
                 groups.setdefault((phrase, is_wide[row]), []).append((row, place))
         for (phrase, wide), places in groups.items():
             window = self.wide_window if wide else self.window
-            begin = columns.index(window.first)
-            at = slice(begin, begin + window.end - window.first)
+            at = slice(window.first, window.end)
             rows, ks = torch.tensor(places, device=value.device).T
             value_g, start_g, found_g = self._score_phrase(
-                scored_BPU[rows, at], free[rows, at], phrase, window.last - window.first + 1
+                log_probs[rows, at], free[rows, at], phrase, window.last - window.first + 1
             )
             value = value.index_put((rows, ks), value_g)
             best_start[rows, ks] = start_g + window.first

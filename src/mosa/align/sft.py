@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mosa.align.config import SftConfig
+from mosa.align.head_loss import flat_indices, token_log_probs
 from mosa.align.states import EncodedExample, build_canvas, encode_examples, masked_answer, rng
 from mosa.align.trainer import DiffusionTrainer, masked_cross_entropy, turn_end_ids
 from mosa.data import TrainingExample
@@ -112,33 +113,35 @@ class SftTrainer(DiffusionTrainer):
             )
         tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
 
-        # 2. One pass, logits at the response only.
+        # 2. One pass, and the head on the masked positions only.
         lengths = [state.answer_length for state in states]
         width = max(lengths)
-        positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
-        logits = diffusion.logits(
-            tokens_BL.to(device), attended_BL.to(device), positions, network=model
-        )
-
-        # 3. Cross-entropy of the masked positions over t, averaged over the answer's length.
         target_BR = torch.zeros(len(states), width, dtype=torch.long)
         masked_BR = torch.zeros(len(states), width, dtype=torch.bool)
         for row, state in enumerate(states):
             target_BR[row, : lengths[row]] = state.tokens
             masked_BR[row, : lengths[row]] = state.masked
-        target_BR, masked_BR = target_BR.to(device), masked_BR.to(device)
-        ratios = torch.tensor([state.mask_ratio for state in states], device=device)
-        is_right_BR = (logits.argmax(dim=-1) == target_BR) & masked_BR
+        index_N = flat_indices(masked_BR).to(device)
+        target_N = target_BR.flatten().to(device)[index_N]
+        masked_BR = masked_BR.to(device)
+        positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
+        hidden_BRD = diffusion.hidden_states(
+            tokens_BL.to(device), attended_BL.to(device), positions, network=model
+        )
+        hidden_ND = hidden_BRD.flatten(0, 1).index_select(0, index_N)
+        log_probs_N, likeliest_N = token_log_probs(diffusion, hidden_ND, target_N)
+
+        # 3. Cross-entropy of the masked positions over t, averaged over the answer's length.
+        is_right_BR = torch.zeros_like(masked_BR).masked_scatter(masked_BR, likeliest_N == target_N)
         num_masked_B = masked_BR.sum(dim=-1)
         self.track(
             "accuracy", is_right_BR.sum(dim=-1) / num_masked_B.clamp(min=1), num_masked_B > 0
         )
         losses_B = masked_cross_entropy(
-            logits.log_softmax(dim=-1),
-            target_BR,
+            log_probs_N.new_zeros(masked_BR.shape).masked_scatter(masked_BR, log_probs_N),
             masked_BR,
-            ratios,
-            torch.tensor(lengths, dtype=logits.dtype, device=device),
+            torch.tensor([state.mask_ratio for state in states], device=device),
+            torch.tensor(lengths, dtype=log_probs_N.dtype, device=device),
         )
         self.track("loss_per_token", losses_B)
         return losses_B

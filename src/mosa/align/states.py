@@ -49,13 +49,11 @@ class ResponseState:
     """What one row's response looks like before the forward pass."""
 
     tokens: Int[Tensor, " R"]
-    """The answer's token where it is revealed, anything where it is not."""
+    """The answer, padded; anything where the example has none."""
     masked: Bool[Tensor, " R"]
     state: State = "fully_masked"
-    target: Int[Tensor, " R"] | None = None
-    """The whole answer, padded; None where the example has no answer."""
     answer_length: int = 0
-    """Number of positions of `target` that belong to the answer."""
+    """Number of positions that belong to the answer."""
     mask_ratio: float = 1.0
     """The ratio that the masks were drawn with."""
 
@@ -100,8 +98,8 @@ def harmful_state(
         return ResponseState(torch.zeros(length, dtype=torch.long), masked)
 
     answer_length = len(example.answer_ids)
-    target = torch.zeros(length, dtype=torch.long)
-    target[:answer_length] = torch.tensor(example.answer_ids)
+    tokens = torch.zeros(length, dtype=torch.long)
+    tokens[:answer_length] = torch.tensor(example.answer_ids)
     weights = np.array(
         [config.fully_masked_weight, config.random_reveal_weight, config.prefix_weight]
     )
@@ -115,7 +113,7 @@ def harmful_state(
         longest = min(config.prefix_length_max, answer_length)
         shortest = min(config.prefix_length_min, longest)
         masked[: int(random.integers(shortest, longest, endpoint=True))] = False
-    return ResponseState(target, masked, state, target, answer_length, 1.0 - ratio)
+    return ResponseState(tokens, masked, state, answer_length, 1.0 - ratio)
 
 
 def masked_answer(
@@ -133,10 +131,10 @@ def masked_answer(
     The ratio is uniform in [ratio_min, ratio_max] and every position, padding included, is masked
     independently with it (LLaDA, arXiv 2502.09992, GUIDELINES.md).
     """
-    target = torch.full((length,), pad_token_id, dtype=torch.long)
-    target[: len(answer_ids)] = torch.tensor(answer_ids, dtype=torch.long)
+    tokens = torch.full((length,), pad_token_id, dtype=torch.long)
+    tokens[: len(answer_ids)] = torch.tensor(answer_ids, dtype=torch.long)
     noisy = mask_at_random_ratio(
-        target[None],
+        tokens[None],
         torch.ones(1, length, dtype=torch.bool),
         mask_token_id,
         generator=torch.Generator().manual_seed(int(random.integers(2**63))),
@@ -144,10 +142,9 @@ def masked_answer(
         high=ratio_max,
     )
     return ResponseState(
-        target,
+        tokens,
         noisy.is_masked[0],
         "random_reveal",
-        target,
         length,
         float(noisy.mask_probability[0]),
     )

@@ -18,6 +18,7 @@ How we differ from the paper, and why:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from mosa.align import objective
 from mosa.align.config import AlignConfig, MosaConfig
+from mosa.align.head_loss import Asked, HeadTerms, frozen_head, head_terms
 from mosa.align.phrases import Phrase, encode_phrases, read_phrases
 from mosa.align.scoring import PhraseScorer, Scores
 from mosa.align.states import (
@@ -44,8 +46,7 @@ from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
-# B rows, L canvas length, R response positions, P positions that are scored, V vocabulary,
-# K phrases of a row.
+# B rows, L canvas length, R response positions, K phrases of a row.
 
 _STATE_STREAM, _PHRASE_STREAM, _BENIGN_STREAM = 0, 1, 2
 
@@ -112,6 +113,12 @@ class DiffusionTrainer(transformers.Trainer):
     def epoch_index(self) -> int:
         """Number of complete passes over the data so far."""
         return int(self.state.epoch or 0)
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        """As the trainer's own, with its mixed precision: the head is taken outside the network."""
+        contexts = super().compute_loss_context_manager()
+        contexts.enter_context(self.accelerator.autocast())
+        return contexts
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -192,6 +199,7 @@ class MosaTrainer(DiffusionTrainer):
         self.scorer = PhraseScorer(
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
+        frozen_head(model)  # a UserError rather now than at the first step
         super().__init__(model, args, self.harmful, callbacks)
 
     def _require_answers(self) -> None:
@@ -235,109 +243,111 @@ class MosaTrainer(DiffusionTrainer):
         seed, epoch = config.seed, self.epoch_index
         examples = [self.harmful[i] for i in indices]
 
-        # 1. Draw a state for every prompt, and lay the canvases side by side.
+        # 1. Draw a state for every prompt, and say what its positions are asked.
         states = [
             harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
         ]
-        tokens_BL, attended_BL = build_canvas(
-            self.diffusion_model, [e.prompt_ids for e in examples], states
+        answer_BR = self._answer_positions(states)
+        kl_BR = self._kl_positions(states)
+        asked = Asked(
+            kl=kl_BR,
+            log_probs=self._phrase_positions(states) | answer_BR,
+            token_ids=self.scorer.scored_ids,
+            targets=torch.stack([s.tokens for s in states]),
+            of_reference=config.uses_reference_scores,
         )
-        columns = self._response_positions(states)
-        masked_BP = torch.stack([s.masked for s in states])[:, columns].to(device)
 
-        # 2. One policy pass, one reference pass with the adapter off, logits where they are needed.
-        policy_BPV, reference_BPV = self._log_probs(
-            model, tokens_BL, attended_BL, columns, with_reference=config.uses_reference
-        )
+        # 2. One reference pass with the adapter off, one policy pass, and the head where asked.
+        prompts = [e.prompt_ids for e in examples]
+        terms = self.terms(model, prompts, states, asked, with_reference=config.uses_reference)
 
         # 3. The reward of phrases in the window, and the harmful answer's own tokens.
-        losses_B = self._phrase_losses(
-            policy_BPV, reference_BPV, masked_BP, columns, states, indices
-        )
-        if config.harmful_target != "phrase" and config.harmful_weight > 0:
-            losses_B = losses_B + self._answer_losses(policy_BPV, reference_BPV, columns, states)
+        losses_B = self._phrase_losses(terms, states, indices)
+        if config.scores_answers:
+            losses_B = losses_B + self._answer_losses(terms, answer_BR.to(device))
 
         # 4. Stay near the reference.
         if config.beta > 0:
-            assert reference_BPV is not None
-            kl_BP = objective.kl_divergence(policy_BPV, reference_BPV)
-            response_P = torch.tensor(columns, device=device)
-            window = self.scorer.window
-            inside_P = (response_P >= window.first) & (response_P < window.end)
-            if config.kl_positions == "window":
-                counted_BP = masked_BP & inside_P
-            elif config.kl_positions == "outside_window":
-                counted_BP = masked_BP & ~inside_P
-            else:
-                counted_BP = masked_BP
-            kl_B = _reduce_positions(kl_BP, counted_BP, config.kl_reduction)
-            in_state_B = torch.tensor(
-                [config.kl_states == "all" or s.state == "fully_masked" for s in states],
-                device=device,
-            )
-            self.track("kl", kl_B, in_state_B)
-            losses_B = losses_B + config.beta * kl_B * in_state_B
+            kl_B = _reduce_positions(terms.kl, kl_BR.to(device), config.kl_reduction)
+            counts_B = torch.tensor([self._kl_counts(s) for s in states], device=device)
+            self.track("kl", kl_B, counts_B)
+            losses_B = losses_B + config.beta * kl_B
         return losses_B
 
-    def _response_positions(self, states: Sequence[ResponseState]) -> list[int]:
-        """0-based response positions whose logits are read; the same for all rows."""
-        config, window = self.config, self.scorer.window
-        needed = set(range(window.first, window.end))
-        if any(self._is_wide(state) for state in states):
-            needed |= set(range(config.response_length))
-        if config.harmful_target != "phrase" and config.harmful_weight > 0:
-            needed |= set(range(max(s.answer_length for s in states)))
-        if config.beta > 0 and config.kl_positions != "window":
-            needed |= set(range(config.response_length))
-        return sorted(needed)
+    def _phrase_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
+        """The masked positions at which a phrase may stand in each row."""
+        window_R = self.scorer.window.positions(self.config.response_length)
+        wide_B = torch.tensor([self._is_wide(state) for state in states])
+        return (window_R | wide_B[:, None]) & torch.stack([state.masked for state in states])
 
-    def _log_probs(
+    def _answer_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
+        """The masked positions of each harmful answer, where those are to be unlikely."""
+        position_R = torch.arange(self.config.response_length)
+        length_B = torch.tensor([state.answer_length for state in states])
+        inside_BR = (position_R < length_B[:, None]) & self.config.scores_answers
+        return inside_BR & torch.stack([state.masked for state in states])
+
+    def _kl_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
+        """The masked positions that the KL on harmful prompts covers, in the states that count."""
+        covered_R = self.scorer.window.positions(self.config.response_length)
+        if self.config.kl_positions == "all":
+            covered_R = torch.ones_like(covered_R)
+        elif self.config.kl_positions == "outside_window":
+            covered_R = ~covered_R
+        counts_B = torch.tensor([self._kl_counts(state) for state in states])
+        covered_BR = covered_R & counts_B[:, None] & (self.config.beta > 0)
+        return covered_BR & torch.stack([state.masked for state in states])
+
+    def _kl_counts(self, state: ResponseState) -> bool:
+        """Whether the KL is taken in this state."""
+        return self.config.kl_states == "all" or state.state == "fully_masked"
+
+    def terms(
         self,
         model: nn.Module,
-        tokens_BL: Int[Tensor, "B L"],
-        attended_BL: Bool[Tensor, "B L"],
-        columns: list[int],
+        prompts: Sequence[Sequence[int]],
+        states: Sequence[ResponseState],
+        asked: Asked,
         *,
         with_reference: bool,
-    ) -> tuple[Float[Tensor, "B P V"], Float[Tensor, "B P V"] | None]:
-        """Policy's and, if asked, reference's log-probabilities at the given response positions."""
-        device = self.args.device
-        response_length = self.config.response_length
-        response_start = tokens_BL.shape[1] - response_length
-        positions = torch.tensor(columns, device=device) + response_start
-        tokens_BL, attended_BL = tokens_BL.to(device), attended_BL.to(device)
-        call = self.diffusion_model.logits
-        policy_BPV = call(tokens_BL, attended_BL, positions, network=model).log_softmax(dim=-1)
-        if not with_reference:
-            return policy_BPV, None
-        with torch.no_grad(), self.diffusion_model.adapter_disabled():
-            reference_BPV = call(tokens_BL, attended_BL, positions, network=model).log_softmax(
-                dim=-1
-            )
-        return policy_BPV, reference_BPV
+    ) -> HeadTerms:
+        """One pass of the policy, one of the reference if asked, and what the head makes of them.
+
+        Both passes run on the same weights, the reference's first and with nothing kept of it but
+        the hidden states of the response.
+        """
+        diffusion, device = self.diffusion_model, self.args.device
+        tokens_BL, attended_BL = build_canvas(diffusion, prompts, states)
+        length = tokens_BL.shape[1]
+        response_R = torch.arange(length - self.config.response_length, length, device=device)
+        canvas = tokens_BL.to(device), attended_BL.to(device), response_R
+        reference_BRD = None
+        if with_reference:
+            with torch.no_grad(), diffusion.adapter_disabled():
+                reference_BRD = diffusion.hidden_states(*canvas, network=model)
+        policy_BRD = diffusion.hidden_states(*canvas, network=model)
+        return head_terms(frozen_head(diffusion), policy_BRD, reference_BRD, asked)
 
     def _phrase_losses(
         self,
-        policy_BPV: Float[Tensor, "B P V"],
-        reference_BPV: Float[Tensor, "B P V"] | None,
-        masked_BP: Bool[Tensor, "B P"],
-        columns: list[int],
+        terms: HeadTerms,
         states: Sequence[ResponseState],
         indices: list[int],
     ) -> Float[Tensor, " B"]:
         """- safe_weight * score(s+) + harmful_weight * bound(score(s-)), and its metrics."""
         config = self.config
         safe_BK, harmful_BK = self._draw_phrases(indices)
+        masked_BR = torch.stack([state.masked for state in states]).to(self.args.device)
         is_wide = [self._is_wide(state) for state in states]
-        safe = self.scorer(policy_BPV, masked_BP, columns, safe_BK, is_wide)
-        harmful = self.scorer(policy_BPV, masked_BP, columns, harmful_BK, is_wide)
+        safe = self.scorer(terms.log_probs, masked_BR, safe_BK, is_wide)
+        harmful = self.scorer(terms.log_probs, masked_BR, harmful_BK, is_wide)
         losses_BK = -config.safe_weight * safe.value
         if config.harmful_target != "answer" and config.harmful_weight > 0:
             reference_value = None
-            if config.harmful_bound in ("hinge", "npo"):
-                assert reference_BPV is not None
-                reference = self.scorer(reference_BPV, masked_BP, columns, harmful_BK, is_wide)
-                reference_value = reference.value
+            if config.uses_reference_scores:
+                reference_value = self.scorer(
+                    terms.reference_log_probs, masked_BR, harmful_BK, is_wide
+                ).value
             bounded_BK = objective.bound_harmful(
                 harmful.value,
                 reference_value,
@@ -359,7 +369,7 @@ class MosaTrainer(DiffusionTrainer):
         # 1-based, as in the settings
         self.track("best_start", _mean_found(safe.best_start + 1, safe), safe.found.any(dim=-1))
         self.track("scored_share", safe.found.any(dim=-1))
-        self._track_refusals(policy_BPV, columns, states)
+        self._track_refusals(terms.likeliest, states)
         return losses_B
 
     def _is_wide(self, state: ResponseState) -> bool:
@@ -378,17 +388,11 @@ class MosaTrainer(DiffusionTrainer):
         return safe, harmful
 
     def _track_refusals(
-        self,
-        policy_BPV: Float[Tensor, "B P V"],
-        columns: list[int],
-        states: Sequence[ResponseState],
+        self, likeliest_BR: Int[Tensor, "B R"], states: Sequence[ResponseState]
     ) -> None:
         """Share of fully masked rows whose greedy first step has a refusal in the window."""
         fully_masked = torch.tensor([state.state == "fully_masked" for state in states])
-        window = self.scorer.window
-        begin = columns.index(window.first)
-        at = slice(begin, begin + window.end - window.first)
-        greedy = policy_BPV.detach()[:, at].argmax(dim=-1)
+        greedy = likeliest_BR[:, self.scorer.window.first : self.scorer.window.end]
         holds = torch.zeros(len(states), dtype=torch.bool, device=greedy.device)
         for phrase in self.safe_phrases:
             for words in phrase.words:
@@ -398,36 +402,23 @@ class MosaTrainer(DiffusionTrainer):
         self.track("refusal_share", holds, fully_masked.to(holds.device))
 
     def _answer_losses(
-        self,
-        policy_BPV: Float[Tensor, "B P V"],
-        reference_BPV: Float[Tensor, "B P V"] | None,
-        columns: list[int],
-        states: Sequence[ResponseState],
+        self, terms: HeadTerms, answer_BR: Bool[Tensor, "B R"]
     ) -> Float[Tensor, " B"]:
         """Bounded log-likelihood of the harmful answer's masked tokens, a mean over each row's."""
-        config, device = self.config, policy_BPV.device
-        target_BP = torch.stack([_target(s) for s in states])[:, columns].to(device)
-        response_P = torch.tensor(columns)
-        counted_BP = torch.stack(
-            [s.masked[columns] & (response_P < s.answer_length) for s in states]
-        )
-        counted_BP = counted_BP.to(device)
-        score_BP = policy_BPV.gather(-1, target_BP[..., None]).squeeze(-1)
-        reference_BP = None
-        if reference_BPV is not None:
-            reference_BP = reference_BPV.gather(-1, target_BP[..., None]).squeeze(-1)
-        bounded_BP = objective.bound_harmful(
-            score_BP,
-            reference_BP,
+        config = self.config
+        score_BR = terms.target_log_probs
+        bounded_BR = objective.bound_harmful(
+            score_BR,
+            terms.reference_target_log_probs if config.uses_reference_scores else None,
             config.harmful_bound,
             margin=config.answer_margin,
             npo_beta=config.npo_beta,
         )
         self.track(
-            "score_answer", _reduce_positions(score_BP, counted_BP, "mean"), counted_BP.any(-1)
+            "score_answer", _reduce_positions(score_BR, answer_BR, "mean"), answer_BR.any(-1)
         )
         weight = config.harmful_weight * config.answer_weight
-        return weight * _reduce_positions(bounded_BP, counted_BP, "mean")
+        return weight * _reduce_positions(bounded_BR, answer_BR, "mean")
 
     # -- benign prompts ----------------------------------------------------------------------
 
@@ -455,22 +446,24 @@ class MosaTrainer(DiffusionTrainer):
                             mask_token_id=self.diffusion_model.mask_token_id,
                         )
                     )
-        tokens_BL, attended_BL = build_canvas(self.diffusion_model, prompts, states)
-        columns = list(range(config.response_length))
-        masked_BP = torch.stack([s.masked for s in states]).to(device)
-        policy_BPV, reference_BPV = self._log_probs(
-            model, tokens_BL, attended_BL, columns, with_reference=config.benign_beta > 0
+        masked_BR = torch.stack([s.masked for s in states])
+        asked = Asked(
+            kl=masked_BR & (config.benign_beta > 0),
+            log_probs=masked_BR & (config.benign_retain_weight > 0),
+            token_ids=self.scorer.scored_ids[:0],
+            targets=torch.stack([s.tokens for s in states]),
+            of_reference=False,
         )
-        losses = policy_BPV.new_zeros(len(states))
-        if reference_BPV is not None:
-            kl_BP = objective.kl_divergence(policy_BPV, reference_BPV)
-            kl_B = _reduce_positions(kl_BP, masked_BP, config.kl_reduction)
+        terms = self.terms(model, prompts, states, asked, with_reference=config.benign_beta > 0)
+        masked_BR = masked_BR.to(device)
+        losses = terms.kl.new_zeros(len(states))
+        if config.benign_beta > 0:
+            kl_B = _reduce_positions(terms.kl, masked_BR, config.kl_reduction)
             self.track("kl_benign", kl_B)
             losses = losses + config.benign_beta * kl_B
         if config.benign_retain_weight > 0:
-            target_BP = torch.stack([_target(s) for s in states]).to(device)
             ratio_B = torch.tensor([s.mask_ratio for s in states], device=device)
-            retain_B = masked_cross_entropy(policy_BPV, target_BP, masked_BP, ratio_B)
+            retain_B = masked_cross_entropy(terms.target_log_probs, masked_BR, ratio_B)
             self.track("retain", retain_B)
             losses = losses + config.benign_retain_weight * retain_B
         return losses.view(len(indices), config.benign_per_prompt).mean(dim=-1)
@@ -500,20 +493,19 @@ def turn_end_ids(model: DiffusionLM) -> list[int]:
 
 
 def masked_cross_entropy(
-    log_probs: Float[Tensor, "B P V"],
-    target: Int[Tensor, "B P"],
-    masked: Bool[Tensor, "B P"],
+    log_probs: Float[Tensor, "B R"],
+    masked: Bool[Tensor, "B R"],
     mask_ratio: Float[Tensor, " B"],
     lengths: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, " B"]:
     """Masked-diffusion loss of each row: sum over masked positions of -log p / t, per position.
 
     LLaDA (arXiv 2502.09992, eq. 5; GUIDELINES.md: cross-entropy over the mask ratio t, averaged
-    over the answer's length, end-of-text padding included). `lengths` is that length, default P.
+    over the answer's length, end-of-text padding included). `log_probs` are those of the answer's
+    tokens; `lengths` is the answer's length, default R.
     """
-    token_losses = -log_probs.gather(-1, target[..., None]).squeeze(-1).masked_fill(~masked, 0.0)
-    length = lengths if lengths is not None else target.shape[1]
-    return token_losses.sum(dim=-1) / mask_ratio / length
+    length = lengths if lengths is not None else log_probs.shape[1]
+    return -log_probs.masked_fill(~masked, 0.0).sum(dim=-1) / mask_ratio / length
 
 
 def _mean_found(values: Tensor, scores: Scores) -> Float[Tensor, " B"]:
@@ -522,13 +514,8 @@ def _mean_found(values: Tensor, scores: Scores) -> Float[Tensor, " B"]:
     return (values * found).sum(dim=-1) / found.sum(dim=-1).clamp(min=1)
 
 
-def _target(state: ResponseState) -> Int[Tensor, " R"]:
-    assert state.target is not None, "answers are checked when the trainer is made"
-    return state.target
-
-
 def _reduce_positions(
-    values: Float[Tensor, "B P"], counted: Bool[Tensor, "B P"], how: Literal["sum", "mean"]
+    values: Float[Tensor, "B R"], counted: Bool[Tensor, "B R"], how: Literal["sum", "mean"]
 ) -> Float[Tensor, " B"]:
     """Sum or mean of each row over its counted positions; 0 for a row without any."""
     total = values.masked_fill(~counted, 0.0).sum(dim=-1)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from mosa.cli.bench import BENCH_COMMANDS
 from mosa.cli.campaigns import CAMPAIGN_COMMANDS
 from mosa.cli.compare import COMPARE_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
@@ -26,6 +27,7 @@ from mosa.cli.options import Command, show
 from mosa.cli.over_refusal import OVER_REFUSAL_COMMANDS
 from mosa.cli.report import REPORT_COMMANDS
 from mosa.cli.utility import UTILITY_COMMANDS
+from mosa.evaluation.processes import Processes, launched, use_cpu_without_gpu
 from mosa.types import UserError
 
 EXIT_USER_ERROR = 2
@@ -39,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     **UTILITY_COMMANDS,
     **REPORT_COMMANDS,
     **COMPARE_COMMANDS,
+    **BENCH_COMMANDS,
 }
 
 
@@ -50,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     kept = ""
+    processes = launched()
+    if not processes.is_main:  # the main one speaks for all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         if not words or words[0] in ("-h", "--help"):
             show(_overview())
@@ -62,18 +68,36 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(_overview(words[0]))
             return 0
         kept = COMMANDS[name].kept
+        if processes.count > 1:
+            if not COMMANDS[name].runs_on_several_processes:
+                return _refuse_several(name, processes)
+            use_cpu_without_gpu()
         command, args = parse(words)
         return command.run(args) or 0
     except UserError as error:
-        print(f"mosa: {error}", file=sys.stderr)
+        whose = "" if processes.is_main else f"process {processes.index}: "
+        print(f"mosa: {whose}{error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
-        print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
+        if processes.is_main:
+            print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output (`mosa ... | head`) has enough; nothing is left to be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+
+
+def _refuse_several(name: str, processes: Processes) -> int:
+    """UserError on the main process; the others end before it without a word, and well, since a
+    launcher ends all when one ends badly."""
+    if not processes.is_main:
+        return 0
+    several = ", ".join(n for n, command in COMMANDS.items() if command.runs_on_several_processes)
+    raise UserError(
+        f"`mosa {name}` runs in one process and a launcher has started {processes.count}; start it "
+        f"without accelerate or torchrun (those that share work are {several})"
+    )
 
 
 def parse(words: list[str]) -> tuple[Command, Namespace]:

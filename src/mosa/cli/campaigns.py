@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mosa.chat import ChatModel, ChatOptions
-    from mosa.evaluation.campaign import Progress
+    from mosa.denoising import DecoderConfig
+    from mosa.evaluation.campaign import CampaignConfig, Progress, Share
     from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
@@ -139,12 +140,48 @@ def running_arguments(parser: ArgumentParser) -> None:
 
 
 def _evaluate(args: Namespace) -> None:
-    from mosa.evaluation.campaign import (
-        CampaignConfig,
-        default_decoder,
-        run_campaign,
-        world_in,
-    )
+    from mosa.evaluation.campaign import help_campaign, run_campaign
+    from mosa.evaluation.processes import join
+
+    processes = join()
+    settings = processes.agree(lambda: _settings(args, judges_here=processes.is_main))
+    # The first has looked into the folder of the run, which is its own to read and write.
+    decoder = processes.gather(settings.decoder)[0]
+    assert decoder is not None
+    if not processes.is_main:
+        help_campaign(args.out, settings.config, decoder, processes, chats=settings.chats)
+        processes.disband()
+        return
+    with Shown() as shown:
+        store = run_campaign(
+            args.out,
+            settings.config,
+            decoder,
+            chats=settings.chats,
+            on_progress=shown.progress,
+            on_shared=_show_shares,
+            processes=processes,
+        )
+    processes.disband()
+    with store:
+        judge_all(store, settings.judges)
+        _show_results(store, by_variant=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What the options of `evaluate` come to."""
+
+    config: CampaignConfig
+    decoder: DecoderConfig | None
+    """None on the processes that take it from the main one."""
+    judges: Sequence[NamedJudge]
+    """Empty on those processes: the main one judges."""
+    chats: dict[str, ChatModel]
+
+
+def _settings(args: Namespace, *, judges_here: bool) -> _Settings:
+    from mosa.evaluation.campaign import CampaignConfig, default_decoder, world_in
     from mosa.evaluation.runs import decoder_beside
 
     config = CampaignConfig(
@@ -162,25 +199,25 @@ def _evaluate(args: Namespace) -> None:
         device=args.device,
     )
     world = world_in(config)
-    decoder = decoder_beside(args.out) or default_decoder(world)
-    decoder = dataclasses.replace(decoder, **decoder_settings(args))
     written = written_judges(args, world)
-    # Built before the work, so that one that lacks something is told of.
-    judges = judges_of(args, written, world)
+    decoder, judges = None, []
+    if judges_here:
+        decoder = decoder_beside(args.out) or default_decoder(world)
+        decoder = dataclasses.replace(decoder, **decoder_settings(args))
+        # Built before the work, so that one that lacks something is told of.
+        judges = judges_of(args, written, world)
     chats = _chats(args, written)
     if "judge" in chats:
         _check_apart(args, written, {chats["judge"].name})
-    with Shown() as shown:
-        store = run_campaign(
-            args.out,
-            config,
-            decoder,
-            chats=chats,
-            on_progress=shown.progress,
-        )
-    with store:
-        judge_all(store, judges)
-        _show_results(store, by_variant=False)
+    return _Settings(config, decoder, judges, chats)
+
+
+def _show_shares(model: str, shares: Sequence[Share]) -> None:
+    """How the work on one model was split, where it was."""
+    if len(shares) > 1:
+        tasks = " + ".join(str(share.num_tasks) for share in shares)
+        responses = " + ".join(str(share.tally.num_rows) for share in shares)
+        show(f"{model}, by process: {tasks} tasks, {responses} responses")
 
 
 def decoder_settings(args: Namespace) -> dict[str, Any]:
@@ -500,6 +537,7 @@ def _share(count: int, total: int) -> str:
 def _status(args: Namespace) -> None:
     from rich.table import Table
 
+    from mosa.evaluation.processes import parts_of
     from mosa.evaluation.runs import is_utility
     from mosa.evaluation.store import Store
 
@@ -533,6 +571,11 @@ def _status(args: Namespace) -> None:
         waiting = len(sessions[-1]["settings"]["adapters"]) - len(store.models()) if sessions else 0
         if waiting > 0:
             console.print(f"{waiting} models have not begun, so that their tasks are not counted")
+        if parts := parts_of(args.run):
+            console.print(
+                f"not counted: what {len(parts)} other process{'es' * (len(parts) != 1)} of a "
+                "launch recorded; the next `mosa evaluate` of this run adds it"
+            )
         _show_sessions(sessions, console)
 
 
@@ -873,6 +916,7 @@ CAMPAIGN_COMMANDS: dict[str, Command] = {
         _evaluate_arguments,
         _evaluate,
         "All but the batch in flight is recorded; the same command goes on from there.",
+        runs_on_several_processes=True,
     ),
     "judge": Command(
         "let a judge score the responses of a run, without generating again",

@@ -141,7 +141,7 @@ def _align_command(method: str, summary: str) -> Command:
         show(result.message)
 
     kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
-    return Command(summary, add_arguments, run, kept)
+    return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
 
 
 # --- merge ----------------------------------------------------------------------------------------

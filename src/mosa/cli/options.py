@@ -29,6 +29,8 @@ class Command:
     """Its exit status; None is success."""
     kept: str
     """What an interruption leaves behind, as a sentence."""
+    runs_on_several_processes: bool = False
+    """Whether the processes of a launcher share its work."""
 
 
 def placement_arguments(parser: ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, counter_uniform
-from mosa.denoising.remasking import REMASKING, Proposals, draw, shape_logits
+from mosa.denoising.remasking import REMASKING, Proposals, draw, likeliest, shape_logits
 from mosa.families.base import DiffusionLM
 
 MAX_LOGITS_AT_ONCE = 2**26
@@ -90,19 +90,27 @@ def propose(
             if len(special.banned):
                 logits_NV[:, special.banned] = -torch.inf
             shaped_NV = shape_logits(logits_NV, config.temperature, config.top_p, config.top_k)
+            shaped_probs_NV = None
             if config.temperature > 0:
-                token_N = draw(shaped_NV, token_draw_N[few])
+                shaped_probs_NV = shaped_NV.softmax(dim=-1)
+                token_N = draw(shaped_probs_NV, token_draw_N[few])
             else:
                 # The mask token is not chosen, but counts in the confidences as in the references.
                 mask_logit_N = logits_NV[:, special.mask].clone()
                 logits_NV[:, special.mask] = -torch.inf
-                token_N = logits_NV.argmax(dim=-1)
+                token_N = likeliest(logits_NV)
                 logits_NV[:, special.mask] = mask_logit_N
             if config.end_tokens == "suppress":  # confidence is about the other tokens
                 logits_NV[:, special.ends] = -torch.inf
                 shaped_NV[:, special.ends] = -torch.inf
+                shaped_probs_NV = None
             proposals = Proposals(
-                logits_NV, shaped_NV, token_N, position_draw_N[few], draws.positions[few]
+                logits_NV,
+                shaped_NV,
+                token_N,
+                position_draw_N[few],
+                draws.positions[few],
+                shaped_probs_NV,
             )
             tokens.append(token_N)
             confidences.append(REMASKING[config.remasking](proposals).float())

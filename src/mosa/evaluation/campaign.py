@@ -1,7 +1,8 @@
 """A campaign: models x attacks x behaviors x seeds, run into one folder, judged apart.
 
     plan       a model's tasks are written down before the first runs, so that a status knows them
-    generate   model by model, through the engine; what is recorded already is not done again
+    generate   model by model, through the engine; what is recorded already is not done again;
+               by several processes, each with a share of the tasks, if a launcher starts them
     judge      attempts that a judge has not scored; a new judge needs no new generation
 
 The same command again goes on where it stopped, adds what is new, and tries again what failed.
@@ -31,6 +32,7 @@ from mosa.chat.base import ChatModel
 from mosa.data import BehaviorSet, load_behaviors
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
+from mosa.evaluation.processes import Processes, base_file, merge_parts, part_folder, shares
 from mosa.evaluation.runs import (
     check_decoder,
     check_weights,
@@ -48,6 +50,7 @@ from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
 
 NO_ADAPTER = "none"
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,22 @@ class Progress:
 
     model: str
     num_done: int
-    """Tasks of all models that are done or have failed."""
+    """Tasks of all models that are done or have failed; of those that several processes are running
+    now, as many as this one's part of its share makes likely."""
     num_tasks: int
     tally: Tally
     seconds_left: float
     """For this model, at the pace of each attack so far."""
     is_at_least: bool
     """Whether attacks without a pace yet are left, which `seconds_left` leaves out."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes has done for one model."""
+
+    num_tasks: int
+    tally: Tally
 
 
 @dataclass(frozen=True)
@@ -148,35 +160,67 @@ def run_campaign(
     chats: Mapping[str, ChatModel] | None = None,
     beside: Path | None = None,
     on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_shared: Callable[[str, Sequence[Share]], object] = lambda model, shares: None,
+    processes: Processes = ALONE,
 ) -> Store:
     """Plan and generate into the run folder `out`; returns its records, open.
 
     `decoder` unset is that of the runs in and below `beside` (unset: `out`), else
     `default_decoder`. `chats` are the chat models by role; on the testbed its scripted attacker
-    plays those that are not given. Raises UserError for whatever cannot be run as it is asked for,
-    before anything is generated.
+    plays those that are not given. Of several `processes` the main one calls this and each other
+    one `help_campaign`; `on_shared` then gets what each has done for a model. Raises UserError for
+    whatever cannot be run as it is asked for, before anything is generated.
     """
-    setup = _setup(config, decoder, chats or {}, beside or out)
-    check_decoder(setup.beside, setup.decoder)
-    names = model_names(config.model, config.adapters)
-    store = Store(out, create=True)
+
+    def begin() -> tuple[_Setup, Store]:
+        setup = _setup(config, decoder, chats or {}, beside or out)
+        check_decoder(setup.beside, setup.decoder)
+        store = Store(out, create=True)
+        try:
+            merge_parts(store)
+            _check_same_run(store, setup)
+            _note_run(store, setup)
+        except BaseException:
+            store.close()
+            raise
+        return setup, store
+
+    setup, store = processes.agree(begin)
     try:
-        _check_same_run(store, setup)
-        _note_run(store, setup)
         tallies: dict[str, Tally] = {}
-        with session(store, _session(setup), tallies) as note:
+        with session(store, _session(setup, processes), tallies) as note:
 
             def told(progress: Progress) -> None:
                 note()
                 on_progress(progress)
 
-            for name, adapter in names.items():
-                _run_model(store, setup, name, adapter, tallies, told)
+            for name, adapter in model_names(config.model, config.adapters).items():
+                shared = _run_model(store, setup, name, adapter, tallies, told, processes)
+                on_shared(name, shared)
                 free_memory()
     except BaseException:
         store.close()
         raise
     return store
+
+
+def help_campaign(
+    out: Path,
+    config: CampaignConfig,
+    decoder: DecoderConfig,
+    processes: Processes,
+    *,
+    chats: Mapping[str, ChatModel] | None = None,
+) -> None:
+    """Do a share of the campaign that the main one of several processes runs.
+
+    The arguments are those of its `run_campaign`, with the decoder that it has settled on. The
+    run's own file is neither read nor written here.
+    """
+    setup = processes.agree(lambda: _setup(config, decoder, chats or {}, out))
+    for name, adapter in model_names(config.model, config.adapters).items():
+        _help_model(out, setup, name, adapter, processes)
+        free_memory()
 
 
 def free_memory() -> None:
@@ -203,6 +247,7 @@ def _setup(
     if len(set(config.seeds)) != len(config.seeds) or not config.seeds:
         raise UserError(f"seeds {list(config.seeds)} must be different, and one at least")
     attacks = choose_attacks(config, behaviors, chats)
+    model_names(config.model, config.adapters)
     for role in given.keys() - {role for attack, _, _ in attacks for role in attack.roles}:
         raise UserError(f"{_option(role)} is given and none of the attacks asks for one")
     return _Setup(
@@ -335,10 +380,10 @@ def _note_run(store: Store, setup: _Setup) -> None:
     store.add_behaviors(behaviors.items)
 
 
-def _session(setup: _Setup) -> dict[str, Any]:
+def _session(setup: _Setup, processes: Processes) -> dict[str, Any]:
     record = session_record(setup.config, setup.decoder)
     chats = {role: {"name": chat.name, "place": chat.place} for role, chat in setup.chats.items()}
-    return record | {"chat_models": chats}
+    return record | {"chat_models": chats, "processes": processes.count}
 
 
 def _run_model(
@@ -348,24 +393,34 @@ def _run_model(
     adapter: str | None,
     tallies: dict[str, Tally],
     on_progress: Callable[[Progress], object],
-) -> None:
-    """One model: load it, plan its tasks, and run those that are not done."""
-    config = setup.config
-    model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
-    weights = content_hash(model)
-    store.commit()
-    check_weights(setup.beside, name, weights)
-    note_model(store, config.model, name, adapter, model, weights)
-    plans = _plans(setup, name, weights)
-    _check_settings(store, plans)
-    store.add_tasks(plan.task for plan in plans)
-    store.commit()
-    done = {task.key for task in store.tasks(status="done", model=name)}
-    todo = [plan for plan in plans if plan.task.key not in done]
+    processes: Processes,
+) -> list[Share]:
+    """One model: load it, plan its tasks, and run this process's share of those not done; returns
+    what each process has done."""
+    model, weights = _load(setup, name, adapter, processes)
+
+    def plan() -> tuple[dict[str, _Plan], list[list[Task]]]:
+        store.commit()
+        check_weights(setup.beside, name, weights)
+        note_model(store, setup.config.model, name, adapter, model, weights)
+        plans = _plans(setup, name, weights)
+        _check_settings(store, list(plans.values()))
+        store.add_tasks(plan.task for plan in plans.values())
+        store.commit()
+        done = {task.key for task in store.tasks(status="done", model=name)}
+        todo = [plan.task for plan in plans.values() if plan.task.key not in done]
+        if processes.count > 1:
+            store.write_base(base_file(store.folder))
+        return plans, shares(todo, processes.count)
+
+    plans, split = processes.agree(plan)
+    processes.gather(split)
+    share = [plans[task.key] for task in split[0]]
     tally = tallies[name] = Tally()
-    left = {plan.task.key: plan.attack.name for plan in todo}
+    left = {plan.task.key: plan.attack.name for plan in share}
     finished: Counter[str] = Counter()
-    before = len(tallies) * len(plans) - len(todo)
+    num_todo = sum(map(len, split))
+    before = len(tallies) * len(plans) - num_todo
 
     def tell() -> None:
         num_left = Counter(left.values())
@@ -373,31 +428,106 @@ def _run_model(
             attack: tally.seconds_by_attack.get(attack, 0.0) / count
             for attack, count in finished.items()
         }
+        num_ended = len(share) - len(left)
         on_progress(
             Progress(
                 model=name,
-                num_done=before + len(todo) - len(left),
-                num_tasks=len(config.adapters) * len(plans),
+                num_done=before + (num_ended * num_todo // len(share) if left else num_todo),
+                num_tasks=len(setup.config.adapters) * len(plans),
                 tally=tally,
                 seconds_left=math.fsum(paces.get(a, 0.0) * n for a, n in num_left.items()),
                 is_at_least=bool(num_left.keys() - paces.keys()),
             )
         )
 
-    def attempts(plan: _Plan, target: Target) -> AsyncIterator[Attempt]:
-        return plan.attack.run(plan.behavior, target, plan.config)
-
     def end(plan: _Plan) -> None:
         del left[plan.task.key]
         finished[plan.attack.name] += 1
 
+    _run_share(store, setup, model, weights, share, tally, on_end=end, on_change=tell)
+    shared = processes.gather(Share(len(share), tally))
+    tallies[name] = _total([each.tally for each in shared])
+    merge_parts(store)
+    return shared
+
+
+def _help_model(
+    out: Path, setup: _Setup, name: str, adapter: str | None, processes: Processes
+) -> None:
+    """One model, as a process that is not the main one sees it."""
+    model, weights = _load(setup, name, adapter, processes)
+    plans = processes.agree(lambda: _plans(setup, name, weights))
+    split, *_ = processes.gather(list[list[Task]]())  # the main process says who does what
+    share = [plans[task.key] for task in split[processes.index]]
+    tally = Tally()
+    with Store(part_folder(out, processes.index), create=True, base=base_file(out)) as part:
+        part.add_tasks(plan.task for plan in share)
+        part.commit()
+        _run_share(part, setup, model, weights, share, tally)
+    processes.gather(Share(len(share), tally))
+
+
+def _total(tallies: Sequence[Tally]) -> Tally:
+    """What several processes have done together; their seconds add up, though they ran at once."""
+    total = Tally()
+    for tally in tallies:
+        for name, value in vars(tally).items():
+            so_far = getattr(total, name)
+            if isinstance(value, dict):
+                added = {key: so_far.get(key, 0.0) + seconds for key, seconds in value.items()}
+                setattr(total, name, so_far | added)
+            else:
+                setattr(total, name, so_far + value)
+    return total
+
+
+def _load(
+    setup: _Setup, name: str, adapter: str | None, processes: Processes
+) -> tuple[DiffusionLM, str]:
+    """A model and the hash of its weights; UserError where processes have loaded different ones."""
+    config = setup.config
+
+    def load() -> tuple[DiffusionLM, str]:
+        model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
+        return model, content_hash(model)
+
+    model, weights = processes.agree(load)
+    first, *others = processes.gather(weights)
+
+    def check() -> None:
+        if any(weights != first for weights in others):
+            raise UserError(
+                f"the processes have loaded different weights as {name}; give every machine the "
+                "same files"
+            )
+
+    processes.agree(check)
+    return model, weights
+
+
+def _run_share(
+    store: Store,
+    setup: _Setup,
+    model: DiffusionLM,
+    weights: str,
+    share: Sequence[_Plan],
+    tally: Tally,
+    *,
+    on_end: Callable[[_Plan], object] = lambda plan: None,
+    on_change: Callable[[], object] = lambda: None,
+) -> None:
+    """Run tasks against a loaded model, into a run or a part of one."""
+
+    def attempts(plan: _Plan, target: Target) -> AsyncIterator[Attempt]:
+        return plan.attack.run(plan.behavior, target, plan.config)
+
     engine = Engine(
         LocalResponder(model, weights),
         store,
-        batch_size=config.batch_size,
+        batch_size=setup.config.batch_size,
         chats=setup.chats,
         tally=tally,
-        on_change=tell,
+        on_change=on_change,
     )
     jobs = [
         Job(
@@ -405,9 +535,9 @@ def _run_model(
             plan.attack.name,
             plan.target,
             functools.partial(attempts, plan),
-            functools.partial(end, plan),
+            functools.partial(on_end, plan),
         )
-        for plan in todo
+        for plan in share
     ]
     asyncio.run(engine.run(jobs))
 
@@ -450,9 +580,9 @@ def _cell(task: Task) -> tuple[str, str, str, int, str]:
     return task.model, task.attack, task.preset, task.seed, task.behavior
 
 
-def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
-    """Every task of a model."""
-    plans = []
+def _plans(setup: _Setup, name: str, weights: str) -> dict[str, _Plan]:
+    """Every task of a model, by its key."""
+    plans = {}
     decoder = plain_decoder(setup.decoder)
     asked = {behavior.id: as_plain(behavior) for behavior in setup.behaviors.items}
     for attack, preset, config in setup.attacks:
@@ -480,7 +610,7 @@ def _plans(setup: _Setup, name: str, weights: str) -> list[_Plan]:
                     behavior=behavior.id,
                     config=as_plain(config),
                 )
-                plans.append(_Plan(setup, attack, config, behavior, task, identity))
+                plans[task.key] = _Plan(setup, attack, config, behavior, task, identity)
     return plans
 
 

@@ -40,7 +40,8 @@ NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 
-SCHEMA = """
+ANSWERS = "(key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID"
+SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE models (name TEXT PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE behaviors (id TEXT PRIMARY KEY, place INTEGER NOT NULL, record TEXT NOT NULL);
@@ -50,8 +51,8 @@ CREATE TABLE tasks (
     status TEXT NOT NULL DEFAULT 'todo', reason TEXT NOT NULL DEFAULT '', budget TEXT
 );
 CREATE INDEX tasks_by_status ON tasks (status);
-CREATE TABLE responses (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE steps (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE responses {ANSWERS};
+CREATE TABLE steps {ANSWERS};
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, record TEXT NOT NULL
 );
@@ -71,6 +72,26 @@ CREATE TABLE measurements (
 ) WITHOUT ROWID
 """
 """Since layout 2; a run of layout 1 gets it when it is opened."""
+
+DROPPED = "CREATE TABLE dropped (key TEXT PRIMARY KEY) WITHOUT ROWID"
+"""In parts of a run alone: steps that the run may have on record and that are to be forgotten."""
+
+MERGE = """
+DELETE FROM main.steps WHERE key IN (SELECT key FROM part.dropped);
+INSERT OR IGNORE INTO main.responses SELECT key, record FROM part.responses;
+INSERT OR IGNORE INTO main.steps SELECT key, record FROM part.steps;
+DELETE FROM main.attempts WHERE task IN (SELECT key FROM part.tasks WHERE status != 'todo')
+    AND task NOT IN (SELECT key FROM main.tasks WHERE status = 'done')
+    AND key NOT IN (SELECT key FROM part.attempts);
+INSERT INTO main.attempts (key, task, record)
+    SELECT key, task, record FROM part.attempts WHERE TRUE ORDER BY id
+    ON CONFLICT (key) DO UPDATE SET record = excluded.record
+    WHERE attempts.task NOT IN (SELECT key FROM main.tasks WHERE status = 'done');
+UPDATE main.tasks SET status = done.status, reason = done.reason, budget = done.budget
+    FROM part.tasks AS done
+    WHERE tasks.key = done.key AND done.status != 'todo' AND tasks.status != 'done'
+"""
+"""What a run takes from a part, by the same rules as what one process adds to it itself."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +137,15 @@ class Measurement:
 class Store:
     """A run's records. Reads see what this process has added but not yet committed."""
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, *, create: bool = False, base: Path | None = None) -> None:
         """Opens the run in a folder; with `create`, makes one where there is none.
 
-        Raises UserError for a folder without a run, or with one of another version.
+        With `base`, a file of `write_base`, it is a part of a run: answers that are on record there
+        count as its own, and no other process can read it before it is closed. Raises UserError for
+        a folder without a run, or with one of another version.
         """
         self.folder = folder
+        self._base = None if base is None else sqlite3.connect(base, timeout=SECONDS_TO_WAIT)
         path = folder / FILE
         if not path.exists() and not create:
             raise UserError(f"{folder} holds no run; `mosa evaluate ... --out {folder}` makes one")
@@ -129,6 +153,8 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
             self._db.execute("PRAGMA synchronous = FULL")
+            if base is not None:
+                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = self._version()
             if version == 0:
                 version = self._make()
@@ -141,12 +167,28 @@ class Store:
             )
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new: dict[tuple[str, str], dict[str, Any]] = {}
+        self._dropped: set[str] = set()
 
     def _version(self) -> int:
         return self._db.execute("PRAGMA user_version").fetchone()[0]
 
     def _make(self) -> int:
         """Write the tables, unless another process does so first."""
+        # A part has one process, perhaps on another machine than those that merge it, and a
+        # write-ahead log is for processes of one machine.
+        if self._base is None:
+            self._begin_log()
+        with self._transaction():
+            if self._version() == 0:
+                for statement in (*SCHEMA.split(";"), MEASUREMENTS):
+                    self._db.execute(statement)
+                if self._base is not None:
+                    self._db.execute(DROPPED)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return self._version()
+
+    def _begin_log(self) -> None:
+        """Let others read while one writes."""
         deadline = time.monotonic() + SECONDS_TO_WAIT
         while True:
             try:  # SQLite itself does not wait for others when the journal is changed
@@ -156,12 +198,6 @@ class Store:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        with self._transaction():
-            if self._version() == 0:
-                for statement in (*SCHEMA.split(";"), MEASUREMENTS):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        return self._version()
 
     def _add_measurements(self) -> int:
         """Bring a run of layout 1 to layout 2, unless another process does so first."""
@@ -188,6 +224,8 @@ class Store:
             self.commit()
         finally:
             self._db.close()
+            if self._base is not None:
+                self._base.close()
 
     def __enter__(self) -> Store:
         return self
@@ -270,7 +308,9 @@ class Store:
         if num_attempts is not None:
             self._write(
                 "DELETE FROM attempts WHERE task = ? AND json_extract(record, '$.number') >= ?"
-                " AND task NOT IN (SELECT key FROM tasks WHERE status = 'done')",
+                # Not `NOT IN`, which would go through all tasks that are done.
+                " AND NOT EXISTS (SELECT 1 FROM tasks"
+                " WHERE tasks.key = attempts.task AND status = 'done')",
                 key,
                 num_attempts,
             )
@@ -298,6 +338,9 @@ class Store:
         """Forget a piece of work; whoever has read it already has it."""
         self._new.pop(("steps", key), None)
         self._write("DELETE FROM steps WHERE key = ?", key)
+        if self._base is not None:
+            self._dropped.add(key)
+            self._write("INSERT OR IGNORE INTO dropped VALUES (?)", key)
 
     def add_attempt(self, task: str, attempt: Attempt) -> None:
         """Keep an attempt; its responses are kept by themselves.
@@ -310,7 +353,8 @@ class Store:
         self._write(
             "INSERT INTO attempts (key, task, record) VALUES (?, ?, ?)"
             " ON CONFLICT (key) DO UPDATE SET record = excluded.record"
-            " WHERE attempts.task NOT IN (SELECT key FROM tasks WHERE status = 'done')",
+            " WHERE NOT EXISTS (SELECT 1 FROM tasks"
+            " WHERE tasks.key = attempts.task AND status = 'done')",
             attempt.key,
             task,
             _json(record),
@@ -353,6 +397,42 @@ class Store:
     def update_session(self, number: int, record: Mapping[str, Any]) -> None:
         """Keep how far this process has come."""
         self._write("UPDATE sessions SET record = ? WHERE id = ?", _json(record), number)
+
+    # --------------------------------------------------------------------------------- parts
+
+    def write_base(self, file: Path) -> None:
+        """Write what answers are on record into a new file, which parts of the run read."""
+        self.commit()
+        with _told(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)
+            self._db.execute("ATTACH ? AS base", (str(file),))
+            try:
+                with self._transaction():
+                    for table in ("responses", "steps"):
+                        self._db.execute(f"CREATE TABLE base.{table} {ANSWERS}")
+                        self._db.execute(f"INSERT INTO base.{table} SELECT * FROM main.{table}")
+            finally:
+                self._db.execute("DETACH base")
+
+    def merge(self, part: Path) -> None:
+        """Take in what another process has recorded in a part, which may be taken in twice.
+
+        Raises UserError where that process is still at work.
+        """
+        self.commit()
+        if not (part / FILE).exists():
+            return
+        with _told(part):
+            self._db.execute("ATTACH ? AS part", (str(part / FILE),))
+            try:
+                # A process that was killed early has left a file without tables.
+                if self._db.execute("PRAGMA part.user_version").fetchone()[0] != 0:
+                    with self._transaction():
+                        for statement in MERGE.split(";"):
+                            self._db.execute(statement)
+            finally:
+                self._db.execute("DETACH part")
 
     # ------------------------------------------------------------------------------- reading
 
@@ -414,29 +494,37 @@ class Store:
             return self._new[table, key]
         for (record,) in self._rows(f"SELECT record FROM {table} WHERE key = ?", key):
             return json.loads(record)
+        if self._base is not None and key not in self._dropped:
+            with _told(self.folder):
+                found = self._base.execute(f"SELECT record FROM {table} WHERE key = ?", (key,))
+                for (record,) in found:
+                    return json.loads(record)
         return None
 
     def attempts(self, *, unjudged_by: str | None = None) -> Iterator[Attempt]:
-        """The attempts of finished tasks, as they came, without their responses (`responses_of`).
+        """The attempts of finished tasks, without their responses (`responses_of`): in the order in
+        which the tasks were planned, whichever was finished first.
 
         With `unjudged_by` those alone that this judge has not scored.
         """
         where, values = ("", ()) if unjudged_by is None else (NOT_SCORED, (unjudged_by,))
-        last = 0
+        last = (0, 0)
         # Page by page, so that no read stays open while the caller writes.
         while page := list(
             self._rows(
-                "SELECT attempts.id, attempts.record FROM attempts"
-                # CROSS JOIN: attempts in their order, each with its task, and not the other way.
-                " CROSS JOIN tasks ON tasks.key = attempts.task"
-                f" WHERE tasks.status = 'done' AND attempts.id > ?{where}"
-                f" ORDER BY attempts.id LIMIT {ROWS_PER_PAGE}",
-                last,
+                "SELECT tasks.rowid, attempts.id, attempts.record FROM tasks"
+                # CROSS JOIN: tasks in their order, each with its attempts, and not the other way.
+                " CROSS JOIN attempts ON attempts.task = tasks.key"
+                " WHERE tasks.status = 'done' AND tasks.rowid >= ?"
+                f" AND (tasks.rowid, attempts.id) > (?, ?){where}"
+                f" ORDER BY tasks.rowid, attempts.id LIMIT {ROWS_PER_PAGE}",
+                last[0],
+                *last,
                 *values,
             )
         ):
-            last = page[-1][0]
-            for _, text in page:
+            last = page[-1][:2]
+            for _, _, text in page:
                 record = json.loads(text)
                 del record["responses"]
                 yield Attempt(**{**record, "responses": [], "budget": Budget(**record["budget"])})

@@ -1,0 +1,1 @@
+"""Speed and memory, side by side with references, in one process run (docs/speed.md)."""

@@ -1,0 +1,466 @@
+"""Our training step beside a plain one, and how long the paper's whole run would take.
+
+    mosa bench align --shape wide --against plain
+
+The plain step is what arXiv 2508.12398 writes down, without further thought: a second copy of the
+model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the KL
+by its definition, and gradients through all of that. All else is shared: the same trainer, weights,
+prompts and settings. Losses and gradients of the two are compared before any time is taken.
+
+# B rows, L canvas length, R response positions, V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+
+from mosa.align import MosaConfig, MosaTrainer, add_adapter, load_config, objective, read_phrases
+from mosa.align.head_loss import Asked, HeadTerms
+from mosa.align.states import ResponseState, build_canvas
+from mosa.bench.common import (
+    BenchResult,
+    Column,
+    Environment,
+    Ratio,
+    Shape,
+    Table,
+    bench_device,
+    bench_model,
+    mebibytes,
+    peak_memory,
+    profile_table,
+    profiled,
+    shape_named,
+    side_by_side,
+    synchronize,
+    threads,
+    world_requests,
+)
+from mosa.data import TrainingExample
+from mosa.families import DiffusionLM
+from mosa.testbed.world import world_of
+from mosa.types import Prompt, UserError
+
+OURS = "mosa"
+BATCH = 8
+"""Prompts of an update."""
+BATCHES = {"testbed": 16}
+"""The same for shapes with a number of their own."""
+ACCELERATOR_BATCH = 4
+"""The same where the network is that of a released model: its activations then fit beside it."""
+PRESETS = {"testbed": "mosa_testbed_paper"}
+"""Settings, by shape; the others take those of the paper."""
+NUM_PROMPTS = 3000
+"""Prompts of the paper's run, which is one epoch (arXiv 2508.12398)."""
+NUM_PROJECTED_STEPS = 50
+"""Steps to project from on an accelerator."""
+NUM_WARMUP_STEPS = 3
+"""Steps before those."""
+
+
+@dataclass(frozen=True)
+class AlignBenchConfig:
+    """What `mosa bench align` measures."""
+
+    shape: str = "testbed"
+    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
+    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
+    against: Literal["plain", "none"] = "plain"
+    """What to compare with: a plain step with a second copy of the model, or nothing."""
+    settings: str | None = None
+    """Settings of the training, a preset or YAML file; null takes the paper's."""
+    batch: int | None = None
+    """Prompts of an update; null takes what suits the shape."""
+    prompt: int | None = None
+    """Prompt tokens of a row, drawn at random; null takes 64, for the testbed its requests."""
+    length: int | None = None
+    """Response tokens; null takes the settings'."""
+    activation_checkpointing: bool = False
+    """Whether layers are computed again in the backward pass, to spare memory."""
+    repeats: int = 3
+    """Rounds in which each contestant has one turn."""
+    projected_steps: int | None = None
+    """Steps from which the paper's whole run is projected; null takes 50 on an accelerator and
+    none on a CPU."""
+    device: str | None = None
+    """cpu, cuda; null takes a GPU if there is one."""
+    dtype: str | None = None
+    """Number format of the weights; null takes the shape's."""
+    threads: int | None = None
+    """Threads of the CPU; null leaves PyTorch's number."""
+    seed: int = 0
+    """Seed of random weights, prompts and draws."""
+
+    def __post_init__(self):
+        for name in ("batch", "prompt", "length", "repeats"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, not {value}")
+        if self.projected_steps is not None and self.projected_steps < 0:
+            raise UserError(f"--projected_steps must be at least 0, not {self.projected_steps}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a contestant is told."""
+
+    shape: Shape
+    dtype: str
+    batch: int
+    prompt: int
+    seed: int
+    source: str
+    """The preset or YAML file."""
+    overrides: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The setting in a line."""
+        asked = "its world's requests" if self.shape.checkpoint else f"prompts of {self.prompt}"
+        return (
+            f"{self.shape.name} ({self.shape.summary}), {self.dtype}: updates of {self.batch}, "
+            f"{asked}, responses of {self.config(1).response_length}, settings {self.source}"
+        )
+
+    def config(self, num_steps: int) -> MosaConfig:
+        """The settings of a training of so many steps that leaves nothing behind."""
+        overrides = {
+            **self.overrides,
+            "per_device_train_batch_size": self.batch,
+            "max_steps": num_steps,
+            "seed": self.seed,
+            "output_dir": tempfile.gettempdir(),
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return load_config(MosaConfig, self.source, overrides)
+
+    def prompts(self, number: int) -> list[TrainingExample]:
+        """Prompts to train on."""
+        requests: Sequence[Prompt]
+        if self.shape.checkpoint is not None:
+            requests = world_requests(world_of(self.shape.checkpoint), number, self.seed)
+        else:
+            draw = random.Random(self.seed)
+            requests = [" ".join(draw.choices(WORDS, k=self.prompt)) for _ in range(number)]
+        return [TrainingExample(request) for request in requests]
+
+
+@dataclass(frozen=True)
+class AlignRow:
+    """What one contestant took; medians over the rounds."""
+
+    step: str
+    seconds: float
+    num_prompts: int
+    peak_bytes: int
+    """Beyond the weights."""
+    as_fast: Ratio | None
+    """How many times as long the plain step took; None for the plain step itself."""
+    memory_share: float | None
+    """The peak as a share of the plain step's."""
+
+    def cells(self) -> tuple[Any, ...]:
+        """The row as the table has it."""
+        ratio = self.as_fast
+        return (
+            self.step,
+            self.seconds,
+            self.num_prompts / self.seconds,
+            mebibytes(self.peak_bytes),
+            *((None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)),
+            self.memory_share,
+        )
+
+
+COLUMNS = (
+    Column("step"),
+    Column("seconds", ".3f"),
+    Column("prompts/s", ".2f"),
+    Column("peak MiB", ".0f"),
+    Column("times as fast", ".2f"),
+    Column("low", ".2f"),
+    Column("high", ".2f"),
+    Column("memory", ".2f"),
+)
+PROJECTION_COLUMNS = (
+    Column("prompts", "d"),
+    Column("batch", "d"),
+    Column("measured steps", "d"),
+    Column("seconds/step", ".3f"),
+    Column("projected seconds", ".1f"),
+    Column("peak GB with weights", ".1f"),
+)
+
+
+def bench_align(
+    config: AlignBenchConfig,
+    *,
+    command: str = "mosa bench align",
+    on_row: Callable[[AlignRow], object] = lambda row: None,
+) -> BenchResult:
+    """Times our training step beside the plain one, and projects the paper's run from it.
+
+    `on_row` is told each row once it is measured. Raises UserError for settings that do not fit.
+    """
+    shape = shape_named(config.shape)
+    device = bench_device(config.device)
+    if device.type == "cuda" and device.index not in (None, 0):
+        raise UserError(
+            f"--device {device}: a training runs on the first visible GPU; choose it with "
+            "CUDA_VISIBLE_DEVICES and leave the number out."
+        )
+    setting = _setting(config, shape, device)
+    notes: list[str] = []
+    with threads(config.threads):
+        tables = [_projection(setting, device, config)] if _num_projected(config, device) else []
+        names = [OURS] if config.against == "none" else [config.against, OURS]
+        trainers = {name: trainer_of(name, setting, device, num_steps=1) for name in names}
+        if len(names) > 1:
+            notes.append(_agreement(*trainers.values()))
+        runs = {name: steps_of(trainer) for name, trainer in trainers.items()}
+        rows = _measured(runs, setting, device, config.repeats)
+        for row in rows:
+            on_row(row)
+        environment = Environment.of(command, device)
+        profile = profile_table("Where the time of a step goes", profiled(runs[OURS], device))
+    head = Table(setting.title, COLUMNS, tuple(row.cells() for row in rows))
+    return BenchResult(environment, (head, *tables, profile), tuple(notes))
+
+
+def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Setting:
+    overrides: dict[str, Any] = {"activation_checkpointing": config.activation_checkpointing}
+    if config.length is not None:
+        overrides["response_length"] = config.length
+    if device.type == "cpu":
+        overrides["use_cpu"] = True
+    usual = ACCELERATOR_BATCH if shape.needs_accelerator else BATCH
+    return Setting(
+        shape=shape,
+        dtype=config.dtype or shape.dtype,
+        batch=config.batch or BATCHES.get(shape.name, usual),
+        prompt=config.prompt or 64,
+        seed=config.seed,
+        source=config.settings or PRESETS.get(shape.name, "mosa_llada_paper"),
+        overrides=overrides,
+    )
+
+
+# --- contestants ----------------------------------------------------------------------------------
+
+
+class PlainTrainer(MosaTrainer):
+    """The trainer with the terms of the objective taken as its formulas say."""
+
+    reference: DiffusionLM
+    """The second copy of the model."""
+
+    def terms(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        states: Sequence[ResponseState],
+        asked: Asked,
+        *,
+        with_reference: bool,
+    ) -> HeadTerms:
+        """As `MosaTrainer.terms`, from all log-probabilities of both models."""
+        diffusion, device = self.diffusion_model, self.args.device
+        tokens_BL, attended_BL = build_canvas(diffusion, prompts, states)
+        canvas = tokens_BL.to(device), attended_BL.to(device)
+        with torch.no_grad():
+            reference_BLV = self.reference.logits(*canvas).log_softmax(dim=-1)
+        policy_BLV = diffusion.logits(*canvas, network=model).log_softmax(dim=-1)
+        kl_BL = objective.kl_divergence(policy_BLV, reference_BLV)
+
+        response = slice(-self.config.response_length, None)
+        token_ids, targets = asked.token_ids.to(device), asked.targets.to(device)[..., None]
+        policy_BRV, reference_BRV = policy_BLV[:, response], reference_BLV[:, response]
+        return HeadTerms(
+            kl_BL[:, response] * asked.kl.to(device),
+            policy_BRV[..., token_ids],
+            policy_BRV.gather(-1, targets).squeeze(-1),
+            reference_BRV[..., token_ids],
+            reference_BRV.gather(-1, targets).squeeze(-1),
+            policy_BRV.detach().argmax(dim=-1),
+        )
+
+
+def trainer_of(name: str, setting: Setting, device: torch.device, *, num_steps: int) -> MosaTrainer:
+    """A contestant ready to train; the same adapter and prompts whatever its name."""
+    config = setting.config(num_steps)
+    model = _model(setting, config, device)
+    torch.manual_seed(setting.seed)
+    add_adapter(model, config)
+    _disturb(model, setting.seed)
+    prompts = setting.prompts(setting.batch * num_steps)
+    if name == OURS:
+        trainer = MosaTrainer(model, config, prompts)
+    else:
+        trainer = PlainTrainer(model, config, prompts)
+        trainer.reference = _model(setting, config, device)
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def steps_of(trainer: MosaTrainer) -> Callable[[], None]:
+    """One update of the adapter, as often as it is called; the first one is made here."""
+    trainer.train()
+    network, optimizer = trainer.diffusion_model.network, trainer.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer), "the trainer has made one"
+    trained = [p for p in network.parameters() if p.requires_grad]
+    indices = torch.arange(trainer.config.per_device_train_batch_size)
+
+    def step() -> None:
+        trainer.compute_loss(network, {"index": indices}).backward()
+        nn.utils.clip_grad_norm_(trained, trainer.config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def prepared(name: str, setting: Setting) -> Callable[[], Any]:
+    """A training of one step, in a process of its own, on the CPU, with the same weights."""
+    return trainer_of(name, setting, torch.device("cpu"), num_steps=1).train
+
+
+WORDS = [f"word{number}" for number in range(1000)]
+"""What prompts are drawn from where the shape brings no tokenizer."""
+
+
+def _model(setting: Setting, config: MosaConfig, device: torch.device) -> DiffusionLM:
+    """The shape's model, with a tokenizer of whole words where it brings none."""
+    model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
+    if model.tokenizer is not None:
+        return model
+    assert isinstance(model.network, transformers.PreTrainedModel), "it has no adapter yet"
+    texts = [*read_phrases(config.safe_phrases), *read_phrases(config.harmful_phrases)]
+    words = dict.fromkeys([word for text in texts for word in text.split()] + WORDS)
+    vocabulary = {word: number for number, word in enumerate(words)}
+    # An end-of-turn token, for the breaker; no other word of the chat template, so that prompts
+    # stay the bare words they are.
+    specials = {
+        "<unknown>": len(vocabulary),
+        "<mask>": model.mask_token_id,
+        "<end>": model.eos_token_id,
+        model.family.end_tokens[0]: model.eos_token_id + 1,
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary | specials, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(list(specials))
+    return DiffusionLM(
+        model.network,
+        model.family,
+        model.config,
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, unk_token="<unknown>", eos_token="<end>"
+        ),
+        source=setting.shape.name,
+        companions={},
+    )
+
+
+def _disturb(model: DiffusionLM, seed: int) -> None:
+    """Move a fresh adapter away from 0, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            if parameter.requires_grad:
+                noise = 0.02 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise.to(parameter))
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def _agreement(plain: MosaTrainer, ours: MosaTrainer) -> str:
+    """How far the losses and the adapter's gradients of the two are apart, in a sentence."""
+    (loss, gradient), (our_loss, our_gradient) = loss_and_gradient(plain), loss_and_gradient(ours)
+    apart = float((our_gradient - gradient).norm() / gradient.norm())
+    return (
+        f"Before the first step the losses are {loss:.6f} (plain) and {our_loss:.6f} ({OURS}); the "
+        f"adapter's gradients differ by {apart:.1e} of their norm."
+    )
+
+
+def loss_and_gradient(trainer: MosaTrainer) -> tuple[float, Tensor]:
+    """The loss of the first prompts, and the adapter's gradients in one row."""
+    network = trainer.diffusion_model.network
+    indices = torch.arange(trainer.config.per_device_train_batch_size)
+    loss = trainer.compute_loss(network, {"index": indices})
+    loss.backward()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    gradients = torch.cat([p.grad.flatten().double() for p in trained if p.grad is not None])
+    network.zero_grad()
+    return loss.item(), gradients
+
+
+def _measured(
+    runs: Mapping[str, Callable[[], None]], setting: Setting, device: torch.device, repeats: int
+) -> list[AlignRow]:
+    """The rows of the contestants, the plain one's first if there is one."""
+    timings = side_by_side(runs, repeats=repeats, device=device)
+    names = list(runs)
+    peaks = {name: peak_memory(device, runs[name], prepared, name, setting) for name in names}
+    return [
+        AlignRow(
+            step=name,
+            seconds=timings.median(name),
+            num_prompts=setting.batch,
+            peak_bytes=peaks[name],
+            as_fast=timings.ratio(names[0], name) if name != names[0] else None,
+            memory_share=peaks[name] / peaks[names[0]] if name != names[0] else None,
+        )
+        for name in names
+    ]
+
+
+def _num_projected(config: AlignBenchConfig, device: torch.device) -> int:
+    if config.projected_steps is not None:
+        return config.projected_steps
+    return 0 if device.type == "cpu" else NUM_PROJECTED_STEPS
+
+
+class _StepTimes(transformers.TrainerCallback):
+    """When each update was done, the work it left to the device included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.times: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Wait for the device and look at the clock."""
+        synchronize(self.device)
+        self.times.append(time.perf_counter())
+
+
+def _projection(setting: Setting, device: torch.device, config: AlignBenchConfig) -> Table:
+    """The paper's whole run, from the mean of some steps of a real one."""
+    num_steps = _num_projected(config, device)
+    trainer = trainer_of(OURS, setting, device, num_steps=NUM_WARMUP_STEPS + num_steps)
+    times = _StepTimes(device)
+    trainer.add_callback(times)
+    peak = None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer.train()
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 1e9
+    seconds = (times.times[-1] - times.times[NUM_WARMUP_STEPS - 1]) / num_steps
+    updates = math.ceil(NUM_PROMPTS / setting.batch)
+    row = (NUM_PROMPTS, setting.batch, num_steps, seconds, updates * seconds, peak)
+    title = "The paper's run, one epoch, projected; without loading the weights"
+    return Table(title, PROJECTION_COLUMNS, (row,))

@@ -1,0 +1,186 @@
+"""Commands that measure speed and memory: bench sampler, align, campaign, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.campaigns import decoder_settings, entries, integers
+from mosa.cli.options import Command, add_fields, config_argument, show
+from mosa.types import UserError
+
+if TYPE_CHECKING:
+    from mosa.bench.common import BenchResult
+    from mosa.bench.sampler import SamplerRow
+
+LISTS = ("batch", "temperature", "sizes")
+"""Settings that are written with commas."""
+KEPT = "Nothing is written before all is measured; start it again."
+
+
+def _output_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path | None, help="also write what is shown to this file")
+    parser.add_argument("--json", type=Path | None, help="also write the numbers to this file")
+
+
+def _command(name: str, args: Namespace) -> str:
+    """The command with the options that were given."""
+    words = ["mosa", "bench", name]
+    for option, value in args.as_dict().items():
+        if value is True:
+            words.append(f"--{option}")
+        elif isinstance(value, list):  # of files of options, which are among the others
+            continue
+        elif value is not None:
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
+
+
+def _given(config_class: type, args: Namespace, *, lists: Sequence[str] = LISTS) -> dict[str, Any]:
+    """The options that are fields of the settings and were given, lists with commas aside."""
+    names = {field.name for field in dataclasses.fields(config_class)} - set(lists)
+    return {name: value for name, value in args.as_dict().items() if name in names}
+
+
+def _finish(result: BenchResult, args: Namespace) -> None:
+    show(result.text().rstrip())
+    result.write(args.out, args.json)
+
+
+# --- sampler --------------------------------------------------------------------------------------
+
+
+def _sampler_arguments(parser: ArgumentParser) -> None:
+    from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig
+    from mosa.denoising import DecoderConfig
+
+    config_argument(parser)
+    _output_arguments(parser)
+    parser.add_argument("--batch", type=str | None, help="rows that run together, as in 1,8,32")
+    parser.add_argument("--temperature", type=str | None, help="temperatures, as in 0,1")
+    add_fields(parser, SamplerBenchConfig, leave_out=LISTS)
+    add_fields(parser, DecoderConfig, leave_out=OWN_FIELDS)
+
+
+def _sampler(args: Namespace) -> None:
+    from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig, bench_sampler
+
+    given = _given(SamplerBenchConfig, args)
+    if args.batch is not None:
+        given["batch"] = integers("--batch", args.batch)
+    if args.temperature is not None:
+        given["temperature"] = _numbers("--temperature", args.temperature)
+    decoder = {k: v for k, v in decoder_settings(args).items() if k not in OWN_FIELDS}
+
+    def tell(row: SamplerRow) -> None:
+        show(
+            f"batch {row.batch}, temperature {row.temperature:g}, {row.sampler}: "
+            f"{row.seconds:.3f} s"
+        )
+
+    command = _command("sampler", args)
+    _finish(bench_sampler(SamplerBenchConfig(**given), decoder, command=command, on_row=tell), args)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in entries(text))
+    except ValueError:
+        raise UserError(f"{option} {text} is no list of numbers; write 0,1") from None
+
+
+# --- align ----------------------------------------------------------------------------------------
+
+
+def _align_arguments(parser: ArgumentParser) -> None:
+    from mosa.bench.align import AlignBenchConfig
+
+    _output_arguments(parser)
+    add_fields(parser, AlignBenchConfig)
+
+
+def _align(args: Namespace) -> None:
+    from mosa.bench.align import AlignBenchConfig, AlignRow, bench_align
+
+    def tell(row: AlignRow) -> None:
+        show(f"{row.step}: {row.seconds:.3f} s")
+
+    config = AlignBenchConfig(**_given(AlignBenchConfig, args, lists=()))
+    _finish(bench_align(config, command=_command("align", args), on_row=tell), args)
+
+
+# --- campaign and report --------------------------------------------------------------------------
+
+SIZES_HELP = "numbers of attempts, each measured by itself, as in 1200,12000"
+
+
+def _campaign_arguments(parser: ArgumentParser) -> None:
+    from mosa.bench.campaign import CampaignBenchConfig
+
+    config_argument(parser)
+    _output_arguments(parser)
+    parser.add_argument("--sizes", type=str | None, help=SIZES_HELP)
+    add_fields(parser, CampaignBenchConfig, leave_out=LISTS)
+
+
+def _campaign(args: Namespace) -> None:
+    from mosa.bench.campaign import CampaignBenchConfig, CampaignRow, bench_campaign
+
+    def tell(row: CampaignRow) -> None:
+        show(f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each")
+
+    config = CampaignBenchConfig(**_given(CampaignBenchConfig, args), **_sizes(args))
+    _finish(bench_campaign(config, command=_command("campaign", args), on_row=tell), args)
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    config_argument(parser)
+    _output_arguments(parser)
+    parser.add_argument("--sizes", type=str | None, help=SIZES_HELP)
+
+
+def _report(args: Namespace) -> None:
+    from mosa.bench.report import ReportBenchConfig, ReportRow, bench_report
+
+    def tell(row: ReportRow) -> None:
+        show(f"{row.num_attempts} attempts: {row.read_seconds + row.draw_seconds:.1f} s")
+
+    config = ReportBenchConfig(**_sizes(args))
+    _finish(bench_report(config, command=_command("report", args), on_row=tell), args)
+
+
+def _sizes(args: Namespace) -> dict[str, Any]:
+    return {} if args.sizes is None else {"sizes": integers("--sizes", args.sizes)}
+
+
+BENCH_COMMANDS: dict[str, Command] = {
+    "bench sampler": Command(
+        "time our sampler beside the published loop, with its memory and where the time goes",
+        _sampler_arguments,
+        _sampler,
+        KEPT,
+    ),
+    "bench align": Command(
+        "time a training step beside a plain one, with its memory and where the time goes",
+        _align_arguments,
+        _align,
+        KEPT,
+    ),
+    "bench campaign": Command(
+        "time a campaign with a target that takes no time: how its cost grows with the attempts",
+        _campaign_arguments,
+        _campaign,
+        KEPT,
+    ),
+    "bench report": Command(
+        "time the report of made-up runs: how its cost grows with the attempts",
+        _report_arguments,
+        _report,
+        KEPT,
+    ),
+}

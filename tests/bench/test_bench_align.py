@@ -1,0 +1,171 @@
+"""Plain steps are ours to float rounding, and the tables say what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from mosa import cli
+from mosa.align import MosaTrainer
+from mosa.bench import align, common
+from mosa.bench.align import (
+    AlignBenchConfig,
+    PlainTrainer,
+    Setting,
+    bench_align,
+    loss_and_gradient,
+    steps_of,
+    trainer_of,
+)
+from mosa.bench.common import Shape
+from mosa.types import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch) -> Shape:
+    """A shape with random weights that is quick to run, known by the name `tiny`."""
+    shape = Shape(
+        name="tiny",
+        summary="width 32",
+        dtype="float32",
+        batch=(1,),
+        length=8,
+        block_length=4,
+        steps=4,
+        repeats=1,
+        prompt=6,
+        config={
+            "model_type": "llada",
+            "d_model": 32,
+            "n_heads": 2,
+            "n_kv_heads": 2,
+            "n_layers": 2,
+            "mlp_hidden_size": 64,
+            "max_sequence_length": 256,
+            "vocab_size": 1500,
+            "embedding_size": 1500,
+            "mask_token_id": 1490,
+            "eos_token_id": 1480,
+            "pad_token_id": 1480,
+        },
+    )
+    monkeypatch.setitem(common.SHAPES, "tiny", shape)
+    return shape
+
+
+@pytest.fixture
+def in_one_process(monkeypatch):
+    """Peaks without a process for each; the processes have a test of their own."""
+    monkeypatch.setattr(align, "peak_memory", lambda device, run, *spawned: 3 * 2**20)
+
+
+def setting_of(shape: Shape, **overrides) -> Setting:
+    return Setting(
+        shape=shape,
+        dtype="float32",
+        batch=2,
+        prompt=6,
+        seed=0,
+        source="mosa_llada_paper",
+        overrides={"response_length": 64, "use_cpu": True, **overrides},
+    )
+
+
+def test_the_plain_step_is_ours(tiny):
+    """Loss and gradients agree at first; so do the adapters after three updates of each."""
+    trainers = [trainer_of(name, setting_of(tiny), CPU, num_steps=1) for name in ("plain", "mosa")]
+    plain, ours = trainers
+    assert isinstance(plain, PlainTrainer) and type(ours) is MosaTrainer
+    assert plain.reference.network is not plain.diffusion_model.network
+    (loss, gradient), (our_loss, our_gradient) = map(loss_and_gradient, trainers)
+    assert our_loss == pytest.approx(loss, rel=1e-5) and gradient.norm() > 0
+    torch.testing.assert_close(our_gradient, gradient, rtol=1e-3, atol=1e-6)
+    before = adapter(ours)
+    for trainer in trainers:
+        step = steps_of(trainer)
+        step()
+        step()
+    assert (adapter(ours) - before).abs().max() > 1e-5
+    torch.testing.assert_close(adapter(ours), adapter(plain), rtol=1e-2, atol=1e-5)
+
+
+def adapter(trainer: MosaTrainer) -> torch.Tensor:
+    trained = [p for p in trainer.diffusion_model.network.parameters() if p.requires_grad]
+    return torch.cat([p.detach().flatten() for p in trained])
+
+
+def test_prompts_have_the_length_that_is_asked(tiny):
+    trainer = trainer_of("mosa", setting_of(tiny), CPU, num_steps=2)
+    assert [len(example.prompt_ids) for example in trainer.harmful] == [6] * 4
+
+
+def test_tables_and_notes(in_one_process):
+    told = []
+    config = AlignBenchConfig(
+        shape="tiny", prompt=6, batch=2, repeats=2, projected_steps=2, device="cpu"
+    )
+    result = bench_align(config, on_row=told.append)
+    head, projection, profile = (table.plain() for table in result.tables)
+    assert [row["step"] for row in head["rows"]] == ["plain", "mosa"]
+    assert [row.step for row in told] == ["plain", "mosa"]
+    plain, ours = head["rows"]
+    assert ours["times as fast"] == pytest.approx(plain["seconds"] / ours["seconds"])
+    assert plain["times as fast"] is None and ours["memory"] == 1.0
+    assert ours["prompts/s"] == pytest.approx(2 / ours["seconds"])
+    (row,) = projection["rows"]
+    assert (row["prompts"], row["batch"], row["measured steps"]) == (3000, 2, 2)
+    assert row["projected seconds"] == pytest.approx(1500 * row["seconds/step"])
+    assert row["peak GB with weights"] is None
+    assert profile["rows"]
+    apart = re.search(r"gradients differ by (\S+) of their norm", result.notes[0])
+    assert apart is not None and float(apart[1]) < 1e-4
+
+
+def test_activation_checkpointing_reaches_the_layers(tiny):
+    trainer = trainer_of("mosa", setting_of(tiny, activation_checkpointing=True), CPU, num_steps=1)
+    step, count = steps_of(trainer), []
+    network = trainer.diffusion_model.network
+    layer = network.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    layer.register_forward_hook(lambda *_: count.append(1))
+    step()
+    assert len(count) == 3, "reference, policy, and the policy's layer once more"
+
+
+def test_ours_alone_with_its_peak_in_a_process_of_its_own():
+    config = AlignBenchConfig(
+        shape="tiny", against="none", prompt=6, batch=2, repeats=1, device="cpu"
+    )
+    head = bench_align(config).tables[0].plain()
+    (row,) = head["rows"]
+    assert row["step"] == "mosa" and row["times as fast"] is None
+    assert 0 < row["peak MiB"] < 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batch": 0}, "--batch must be at least 1"),
+        ({"projected_steps": -1}, "--projected_steps must be at least 0"),
+        ({"shape": "huge"}, "there is no shape huge"),
+        ({"shape": "llada-8b"}, "run it on a machine with a GPU"),
+        ({"length": 10}, "window_start"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        bench_align(AlignBenchConfig(**{"shape": "tiny", "device": "cpu", **settings}))
+
+
+def test_command_shows_and_writes(in_one_process, tmp_path, capsys):
+    file = tmp_path / "a.json"
+    words = "bench align --shape tiny --batch 2 --prompt 6 --repeats 1 --device cpu"
+    assert cli.main([*words.split(), "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "plain: " in shown and "times as fast" in shown
+    read = json.loads(file.read_text(encoding="utf-8"))
+    assert [row["step"] for row in read["tables"][0]["rows"]] == ["plain", "mosa"]
