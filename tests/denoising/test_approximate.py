@@ -118,7 +118,7 @@ def test_settings_that_do_not_go_together(tiny_llada):
         ({"cache": "dual", "cfg_scale": 1.0}, "cache and cfg_scale exclude each other"),
     ):
         with pytest.raises(UserError, match=sentence):
-            sample(tiny_llada, PROMPTS, **settings)
+            sample(tiny_llada, PROMPTS, DecoderConfig(**settings))
 
 
 def test_a_decoder_names_its_approximations():

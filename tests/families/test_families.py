@@ -14,7 +14,7 @@ import mosa.families
 from mosa.families import FAMILIES, Family
 from mosa.types import UserError
 
-SHARED = {"base", "chat", "checkpoint"}
+SHARED = {"base", "chat", "checkpoint", "packed"}
 """Modules of the folder that hold no family."""
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,4 @@
-"""Commands that measure speed and memory: bench sampler, align, campaign, report."""
+"""Commands that measure speed and memory: bench sampler, align, drift, campaign, report."""
 
 from __future__ import annotations
 
@@ -154,6 +154,39 @@ def _report(args: Namespace) -> None:
     _finish(bench_report(config, command=_command("report", args), on_row=tell), args)
 
 
+# --- drift ----------------------------------------------------------------------------------------
+
+
+def _drift_arguments(parser: ArgumentParser) -> None:
+    from mosa.bench.drift import APPROXIMATE_SETTINGS, DriftConfig
+    from mosa.denoising import DecoderConfig
+
+    config_argument(parser)
+    _output_arguments(parser)
+    parser.add_argument(
+        "--adapter",
+        type=str,
+        default="none",
+        help="adapters with commas, each compared by itself; none is the model without one",
+    )
+    add_fields(parser, DriftConfig, leave_out=("adapters", "approximations"))
+    names = (field.name for field in dataclasses.fields(DecoderConfig))
+    add_fields(
+        parser, DecoderConfig, leave_out=tuple(n for n in names if n not in APPROXIMATE_SETTINGS)
+    )
+
+
+def _drift(args: Namespace) -> None:
+    from mosa.bench.drift import DriftConfig, bench_drift
+
+    given = _given(DriftConfig, args)
+    settings = decoder_settings(args)
+    if settings:
+        given["approximations"] = (settings,)
+    config = DriftConfig(adapters=entries(args.adapter), **given)
+    _finish(bench_drift(config, command=_command("drift", args), on_row=show), args)
+
+
 def _sizes(args: Namespace) -> dict[str, Any]:
     return {} if args.sizes is None else {"sizes": integers("--sizes", args.sizes)}
 
@@ -169,6 +202,12 @@ BENCH_COMMANDS: dict[str, Command] = {
         "time a training step beside a plain one, with its memory and where the time goes",
         _align_arguments,
         _align,
+        KEPT,
+    ),
+    "bench drift": Command(
+        "compare approximate decoders with the exact one on the testbed: harm, utility, tokens",
+        _drift_arguments,
+        _drift,
         KEPT,
     ),
     "bench campaign": Command(

@@ -16,8 +16,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mosa.denoising import Canvas, DecoderConfig, sample
-from mosa.denoising.likelihood import log_likelihood_bound
-from mosa.denoising.likelihood import guided_logits
+from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
 from mosa.denoising.sampler import evaluation_mode
 from mosa.evaluation.campaign import content_hash
 from mosa.evaluation.engine import LocalResponder, Row
