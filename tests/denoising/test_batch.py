@@ -104,6 +104,20 @@ def test_positions_are_counted_as_they_are_filled(tiny_llada):
         assert left == sorted(left, reverse=True) and len(set(left)) > 3
 
 
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 8, 12, 99])
+def test_blocks_behind_the_last_that_is_needed_stay_masked(tiny_llada, stop_after):
+    """What is filled is what a whole run fills, at the same steps."""
+    ids = torch.randint(0, 250, (2, 5), generator=GENERATOR)
+    run = DecoderConfig(max_new_tokens=10, steps=10, block_length=4, temperature=0.5)
+    whole = sample(tiny_llada, ids, run)
+    part = sample(tiny_llada, ids, run, stop_after=stop_after)
+    num_filled = min(-(-stop_after // 4) * 4, 10)
+    assert torch.equal(part.tokens[:, :num_filled], whole.tokens[:, :num_filled])
+    assert (part.tokens[:, num_filled:] == tiny_llada.mask_token_id).all()
+    assert part.num_forward_passes == num_filled
+    assert torch.equal(part.trace.replay(), part.canvas.tokens)
+
+
 def test_mistakes(tiny_llada):
     canvas = Canvas.from_prompts(tiny_llada, torch.arange(6).view(2, 3), max_new_tokens=4)
     with pytest.raises(UserError, match="at least one row"):

@@ -177,6 +177,19 @@ def test_unequal_decoders_and_unscored_cases_are_cautioned_of(tmp_path):
     assert "over all attacks and models: truth 2." in by_judge.caption
 
 
+def test_an_approximate_decoder_is_cautioned_of(tmp_path):
+    exact = {"steps": 9, "max_new_tokens": 9}
+    solved(tmp_path / "a", {"m": {"sums": {"1": 1.0}}}, decoder=exact)
+    assert not any("approximate" in caution for caution in build([tmp_path]).cautions)
+    solved(
+        tmp_path / "b",
+        {"n": {"sums": {"1": 1.0}}},
+        decoder=exact | {"threshold": 0.9, "cache": "dual"},
+    )
+    cautions = build([tmp_path]).cautions
+    assert any("The decoder is approximate (cache, threshold)" in caution for caution in cautions)
+
+
 def test_labels_rename_and_order_models(tmp_path):
     folder = runs(tmp_path, cost=False)
     labels = {"safe": "Ours", "base": "Theirs"}

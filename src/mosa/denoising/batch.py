@@ -171,7 +171,9 @@ class Denoiser:
                 f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
             )
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
-        filling = Filling(canvas)
+        positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
+        is_wanted_L = block_of(positions_L, config) <= config.last_block
+        filling = Filling(canvas, canvas.free & is_wanted_L.to(canvas.tokens.device))
         rows = self._rows_of(filling, config, list(seeds), hook)
         rows.sort(key=lambda row: row.length)  # rows of one length share a call of attention
         size = 1 if hook is None else self.num_slots
@@ -182,14 +184,14 @@ class Denoiser:
         self, filling: Filling, config: DecoderConfig, seeds: list[int], hook: Hook | None
     ) -> list[_Row]:
         canvas = filling.canvas
-        host = canvas.to("cpu")
+        host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
         seeds_B = torch.tensor(seeds, dtype=torch.long)
         keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
         positions_L = torch.arange(host.tokens.shape[1]) - host.response_start
         rows = []
         for number, real_L in enumerate(host.attention_mask):
             columns = real_L.nonzero()[:, 0]
-            tokens, free = host.tokens[number, columns], host.free[number, columns]
+            tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
             positions = positions_L[columns]
             block = block_of(positions, config)
             # Padding is no position, to a family that counts tokens; to others it is one.

@@ -57,12 +57,15 @@ class DecoderConfig:
     stop_when_finished: bool = False
     """Once all before a generated end token is filled, fills the rest of the row with the
     end-of-text token, at no cost."""
+    stop_after: int | None = None
+    """Fills the blocks up to the one with this response position (from 1) and leaves the masks
+    behind it, for callers who need no more; null fills all."""
     seed: int = 0
     """Seed of every random choice; a prompt gets the same text with it in any batch."""
 
     def __post_init__(self):
         object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
-        for name in ("max_new_tokens", "steps", "block_length", "top_k", "cache_refresh"):
+        for name in ("max_new_tokens", "steps", "block_length", "top_k", "cache_refresh", "stop_after"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
@@ -99,6 +102,14 @@ class DecoderConfig:
         value = getattr(self, name)
         if value not in choices:
             raise UserError(f"{name}={value!r} is not known; choose from {', '.join(choices)}.")
+
+    @property
+    def last_block(self) -> int:
+        """The last block that is filled."""
+        if self.stop_after is None:
+            return self.num_blocks - 1
+        block_length = self.block_length or self.max_new_tokens
+        return min((self.stop_after - 1) // block_length, self.num_blocks - 1)
 
     @property
     def is_by_chance(self) -> bool:

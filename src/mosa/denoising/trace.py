@@ -74,9 +74,10 @@ class DenoisingTrace:
 class Filling:
     """A canvas while it is being filled, and its history; rows may be at different steps."""
 
-    def __init__(self, canvas: Canvas) -> None:
+    def __init__(self, canvas: Canvas, free: Bool[Tensor, "B L"]) -> None:
         self.canvas = canvas
-        self.free = canvas.free
+        self.free = free
+        """The positions to be filled."""
         self.tokens = canvas.tokens.clone()
         """[B, L]; rows are written when they are full, those with a hook after every step."""
         self.commit_step = torch.full_like(canvas.tokens, -1)

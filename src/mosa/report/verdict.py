@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mosa.denoising import DecoderConfig
 from mosa.evaluation.evidence import (
     CONTROL,
     Evidence,
@@ -331,6 +332,17 @@ def cautions(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -
         yield (
             "The runs were decoded in different ways (see the settings), so that their figures "
             "stand for different ways of using the models."
+        )
+    approximations = {
+        name
+        for run in evidence.runs
+        if run.decoder
+        for name in DecoderConfig(**run.decoder).approximations
+    }
+    if approximations:
+        yield (
+            f"The decoder is approximate ({', '.join(sorted(approximations))}): figures of the "
+            "exact one may differ (`mosa bench drift` measures how far, on the testbed)."
         )
     if judge is not None and judge.startswith("refusal/"):
         yield (
