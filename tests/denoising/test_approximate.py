@@ -108,7 +108,7 @@ def test_a_factor_commits_the_best_together_while_they_are_sure_enough(tiny_llad
 
 
 def test_settings_that_do_not_go_together(tiny_llada):
-    for settings, sentence in (
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"threshold": 0.9, "factor": 1.0}, "threshold and factor exclude each other"),
         ({"factor": 1.0, "alg_temp": 0.1}, "factor and alg_temp exclude each other"),
         ({"factor": -1.0}, "factor must be"),
@@ -116,7 +116,8 @@ def test_settings_that_do_not_go_together(tiny_llada):
         ({"cache_refresh": 2}, "needs a cache"),
         ({"cache": "dual", "cache_refresh": 0}, "cache_refresh must be at least 1"),
         ({"cache": "dual", "cfg_scale": 1.0}, "cache and cfg_scale exclude each other"),
-    ):
+    ]
+    for settings, sentence in mistakes:
         with pytest.raises(UserError, match=sentence):
             sample(tiny_llada, PROMPTS, DecoderConfig(**settings))
 

@@ -65,7 +65,14 @@ class DecoderConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
-        for name in ("max_new_tokens", "steps", "block_length", "top_k", "cache_refresh", "stop_after"):
+        for name in (
+            "max_new_tokens",
+            "steps",
+            "block_length",
+            "top_k",
+            "cache_refresh",
+            "stop_after",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
