@@ -255,6 +255,7 @@ class Engine:
         self._num_chats = 0
         self._news = asyncio.Event()
         self._has_reply = False
+        self._is_over = False
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Run all jobs; an attempt is recorded as it comes, a task's end with it.
@@ -290,6 +291,7 @@ class Engine:
                 elif not tasks:
                     return
         finally:
+            self._is_over = True  # the batch ends its steps after the one in progress
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -339,7 +341,10 @@ class Engine:
         self._has_reply = False
         begin = time.perf_counter()
         advance = await loop.run_in_executor(
-            worker, self._batch.advance, joining, lambda: has_room and self._has_reply
+            worker,
+            self._batch.advance,
+            joining,
+            lambda: self._is_over or (has_room and self._has_reply),
         )
         seconds = time.perf_counter() - begin
         for pending in self._busy.values():
