@@ -115,10 +115,8 @@ class Denoiser:
     """Fills canvases that are added at any time, at most `num_slots` rows of them at once.
 
         denoiser = Denoiser(model, num_slots=32)
-        fillings = [denoiser.add(canvas, config) for canvas in canvases]
-        while denoiser.has_work:
-            for filling in denoiser.step():
-                ...  # its canvas is full
+        filling = denoiser.add(canvas, config)
+        full = denoiser.step()  # as long as it has_work
 
     The model must be in evaluation mode (`evaluation_mode`).
     """

@@ -1,4 +1,4 @@
-"""The one loop that fills a canvas: every experiment, attack and evaluation denoises through it.
+"""The way into the one loop that fills canvases (batch.py): prompts in, responses and trace out.
 
 Implements LLaDA's sampling (arXiv:2502.09992, Section 2.4; `generate.py`) and Dream's
 (arXiv:2508.15487; `_sample` in `generation_utils.py`), with confidence thresholds as in Fast-dLLM
@@ -9,12 +9,11 @@ differ, and why (docs/denoising.md lists every point, and what was measured):
    the positions it can fill, so nothing stays masked.
 2. A token is drawn with a single uniform number made from seed, row, position and step, instead of
    Gumbel noise for the whole vocabulary. A row's text depends on no other row and on no padding.
-3. The model is asked for the active block's logits only. A row that commits nothing in a step sits
-   it out, and a step in which no row does is skipped; the outcome is the same.
+3. The model is asked for the logits of the active block's masks only, and a step in which a row
+   commits nothing is skipped; the outcome is the same.
 4. Ties of confidence go to the leftmost position; the references leave them to chance.
 
-# B rows of the canvas, A rows that run in a step, L canvas length, R response length, K columns of
-# the active block, N masked positions among [A, K], n some of them, V vocabulary
+# B rows of the canvas, L canvas length, R response length
 """
 
 from __future__ import annotations

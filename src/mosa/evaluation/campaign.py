@@ -1,11 +1,11 @@
 """A campaign: models x attacks x behaviors x seeds, run into one folder, judged apart.
 
     plan       a model's tasks are written down before the first runs, so that a status knows them
-    generate   model by model, through the engine; what is recorded already is not done again;
-               by several processes, each with a share of the tasks, if a launcher starts them
+    generate   model by model, through the engine; what is recorded already is not done again
     judge      attempts that a judge has not scored; a new judge needs no new generation
 
-The same command again goes on where it stopped, adds what is new, and tries again what failed.
+The same command again goes on where it stopped, adds what is new, and tries again what failed. If a
+launcher starts several processes, each takes a share of the tasks.
 """
 
 from __future__ import annotations
