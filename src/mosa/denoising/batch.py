@@ -29,7 +29,7 @@ from mosa.denoising.proposals import Draws, SpecialTokens, propose
 from mosa.denoising.schedule import Pace, Turn, block_of
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
-from mosa.families.packed import KeyValueCache, Selection
+from mosa.families.packed import KeyValueCache, Selection, places
 from mosa.types import UserError
 
 
@@ -170,28 +170,33 @@ class Denoiser:
             )
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
         positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
-        is_wanted_L = block_of(positions_L, config) <= config.last_block
-        filling = Filling(canvas, canvas.free & is_wanted_L.to(canvas.tokens.device))
-        rows = self._rows_of(filling, config, list(seeds), hook)
+        block_L = block_of(positions_L, config)
+        is_wanted_L = (block_L <= config.last_block).to(canvas.tokens.device)
+        filling = Filling(canvas, canvas.free & is_wanted_L)
+        rows = self._rows_of(filling, config, list(seeds), hook, positions_L, block_L)
         rows.sort(key=lambda row: row.length)  # rows of one length share a call of attention
         size = 1 if hook is None else self.num_slots
         self._waiting.extend(rows[i : i + size] for i in range(0, num_rows, size))
         return filling
 
     def _rows_of(
-        self, filling: Filling, config: DecoderConfig, seeds: list[int], hook: Hook | None
+        self,
+        filling: Filling,
+        config: DecoderConfig,
+        seeds: list[int],
+        hook: Hook | None,
+        positions_L: Int[Tensor, " L"],
+        block_L: Int[Tensor, " L"],
     ) -> list[_Row]:
         canvas = filling.canvas
         host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
         seeds_B = torch.tensor(seeds, dtype=torch.long)
         keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
-        positions_L = torch.arange(host.tokens.shape[1]) - host.response_start
         rows = []
         for number, real_L in enumerate(host.attention_mask):
             columns = real_L.nonzero()[:, 0]
             tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
-            positions = positions_L[columns]
-            block = block_of(positions, config)
+            positions, block = positions_L[columns], block_L[columns]
             # Padding is no position, to a family that counts tokens; to others it is one.
             steps_right = columns - columns[0]
             if self.model.family.logits_shifted:
@@ -299,13 +304,10 @@ class Denoiser:
             watched = [row for row in undecided if row.pace.is_watched]
             if watched:
                 self._count_masks(watched)
+            unfilled = {id(row.filling) for row in watched if any(row.pace.num_masked)}
             for row in undecided:
                 # Rows with one hook go on until all of them are full.
-                goes_on = row.hook is not None and any(
-                    any(other.pace.num_masked)
-                    for other in watched
-                    if other.hook is row.hook and other.filling is row.filling
-                )
+                goes_on = row.hook is not None and id(row.filling) in unfilled
                 row.turn = row.pace.next_turn(goes_on=goes_on)
             done = [row for row in undecided if row.turn is None]
             if not done:
@@ -358,6 +360,13 @@ class Denoiser:
                 torch.arange(len(rows)), torch.tensor(self._lengths)
             ).to(device, non_blocking=True)
             self._rotary = self.model.rotary(self._fields[_POSITION_ID])
+            begins = torch.tensor([row.begin for row in rows])
+            self._begins_S = begins.to(device, non_blocking=True)
+            # Where each token's prediction is read: one to the left in a shifted family.
+            self._read_T = torch.arange(len(self._row_of_token), device=device)
+            if self.model.family.logits_shifted:
+                first_T = self._begins_S[self._row_of_token]
+                self._read_T = torch.maximum(self._read_T - 1, first_T)
 
     def _is_masked(self) -> Bool[Tensor, " T"]:
         """The masks of all rows."""
@@ -391,8 +400,7 @@ class Denoiser:
         model, tokens_T = self.model, self._fields[_TOKEN]
         self._count_pass()
         with record_function("mosa.network"):
-            read_T = self._read_from(torch.arange(len(tokens_T), device=tokens_T.device))
-            queries = self._queries()
+            queries, read_T = self._queries(), self._read_T
             has_hook = any(row.hook is not None for row in self._rows)
             states_nD = model.packed_hidden_states(
                 tokens_T,
@@ -404,7 +412,9 @@ class Denoiser:
             )
             place_T = None
             if has_hook:
-                place_T = read_T if queries is None else queries.places(len(read_T))[read_T]
+                place_T = read_T
+                if queries is not None:
+                    place_T = places(queries.index, len(read_T))[read_T]
             guided = [row for row in self._rows if row.config.cfg_scale > 0]
             if not guided:
                 return _States(open_N, states_nD, place_T)
@@ -416,30 +426,18 @@ class Denoiser:
                 self._rotary[index],
                 tuple(row.length for row in guided),
             )
-            blind_place_T = Selection(index, ()).places(len(read_T))[read_T]
+            blind_place_T = places(index, len(read_T))[read_T]
             return _States(open_N, states_nD, place_T, blind, blind_place_T)
 
     def _count_pass(self) -> None:
         """Counts a forward pass for each row that would need it alone, and for its canvas."""
-        fillings = {}
-        for row in self._rows:
-            is_beside = row.hook is not None and any(
-                other.turn is not None and other.turn.num_open
-                for other in self._rows
-                if other.filling is row.filling
-            )
-            if is_beside or (row.turn is not None and row.turn.num_open):
+        has_open = [row for row in self._rows if row.turn is not None and row.turn.num_open]
+        fillings = {id(row.filling): row.filling for row in has_open}
+        for row in self._rows:  # without a hook every row has something open
+            if id(row.filling) in fillings:
                 row.filling.row_forward_passes[row.number] += 1
-                fillings[id(row.filling)] = row.filling
         for filling in fillings.values():
             filling.num_forward_passes += 1
-
-    def _read_from(self, tokens_N: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-        """Where the prediction for some tokens is read: one to the left in a shifted family."""
-        if not self.model.family.logits_shifted:
-            return tokens_N
-        begins_S = torch.tensor([row.begin for row in self._rows], device=tokens_N.device)
-        return torch.maximum(tokens_N - 1, begins_S[self._row_of_token[tokens_N]])
 
     def _queries(self) -> Selection | None:
         """The tokens that are computed anew; None for all of them."""
@@ -486,15 +484,15 @@ class Denoiser:
             steps=step_N,
         )
         begins = list(accumulate(num_open, initial=0))
-        places: dict[DecoderConfig, list[slice]] = {}
+        alike: dict[DecoderConfig, list[slice]] = {}
         for number, row in enumerate(self._rows):
             if num_open[number]:
                 where = slice(begins[number], begins[number + 1])
-                places.setdefault(row.config, []).append(where)
+                alike.setdefault(row.config, []).append(where)
         token_N = torch.empty_like(open_N)
         confidence_N = torch.empty(len(open_N), device=open_N.device)
         rating_N = torch.empty_like(confidence_N)
-        for config, slices in places.items():
+        for config, slices in alike.items():
             index = _positions(slices, len(open_N), open_N.device)
             logits_of = functools.partial(states.of_open, self.model, config.cfg_scale, index)
             with record_function("mosa.propose"):
@@ -518,14 +516,13 @@ class Denoiser:
         """The masks of every row in which all before the first generated end token is filled."""
         tokens_T, device = self._fields[_TOKEN], self._fields.device
         stops_S = torch.tensor([row.config.stop_when_finished for row in self._rows], device=device)
-        ends = torch.tensor(self.model.end_token_ids, device=device)
+        ends = self._special_of(self._rows[0].config).ends
         is_free_T, in_response_T = self._fields[_FREE] == 1, self._fields[_POSITION] >= 0
         num_ends_T = (torch.isin(tokens_T, ends) & is_free_T & in_response_T).cumsum(0)
-        begins_S = torch.tensor([row.begin for row in self._rows], device=device)
-        before_S = torch.cat([num_ends_T.new_zeros(1), num_ends_T])[begins_S]
+        before_S = torch.cat([num_ends_T.new_zeros(1), num_ends_T])[self._begins_S]
         is_after_end_T = num_ends_T > before_S[self._row_of_token]
         is_masked_T = self._is_masked()
-        num_waiting_S = torch.zeros_like(begins_S).index_add_(
+        num_waiting_S = torch.zeros_like(self._begins_S).index_add_(
             0, self._row_of_token, (is_masked_T & ~is_after_end_T).long()
         )
         is_finished_S = (num_waiting_S == 0) & stops_S

@@ -94,13 +94,8 @@ class Filling:
         """Whether all rows have come to their end."""
         return self.num_rows_left == 0
 
-    def edit(
-        self, step: int, rows: Int[Tensor, " A"], edited: Int[Tensor, "A L"]
-    ) -> Bool[Tensor, "A L"]:
-        """Takes over the rows that a hook returned, and says where they differ from before.
-
-        UserError if the hook changed what is pinned.
-        """
+    def edit(self, step: int, rows: Int[Tensor, " A"], edited: Int[Tensor, "A L"]) -> None:
+        """Takes over the rows that a hook returned; UserError if it changed what is pinned."""
         tokens_AL, commit_AL = self.tokens[rows], self.commit_step[rows]
         if edited.shape != tokens_AL.shape:
             raise UserError(
@@ -132,7 +127,6 @@ class Filling:
             is_masked_AL, -1
         )
         self.confidence[rows] = self.confidence[rows].masked_fill(is_edited_AL, torch.nan)
-        return is_edited_AL
 
     def trace(self) -> DenoisingTrace:
         """The history so far."""

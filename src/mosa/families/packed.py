@@ -67,11 +67,12 @@ class Selection:
     counts: tuple[int, ...]
     """How many of them each row has."""
 
-    def places(self, num_tokens: int) -> Int[Tensor, " T"]:
-        """Where each of all tokens stands among the selected; of no meaning for the others."""
-        place_T = torch.zeros(num_tokens, dtype=torch.long, device=self.index.device)
-        place_T[self.index] = torch.arange(len(self.index), device=self.index.device)
-        return place_T
+
+def places(index: Int[Tensor, " n"], num_tokens: int) -> Int[Tensor, " T"]:
+    """Where each of all tokens stands among the chosen ones; of no meaning for the others."""
+    place_T = torch.zeros(num_tokens, dtype=torch.long, device=index.device)
+    place_T[index] = torch.arange(len(index), device=index.device)
+    return place_T
 
 
 @dataclass
@@ -85,9 +86,7 @@ class KeyValueCache:
     ) -> tuple[Tensor, Tensor]:
         """Takes over those of the queries (None: of all tokens), and returns those of all."""
         if queries is None:
-            if layer == len(self.layers):
-                self.layers.append((keys, values))
-            self.layers[layer] = (keys, values)
+            self.layers[layer : layer + 1] = [(keys, values)]
         else:
             for stored, new in zip(self.layers[layer], (keys, values), strict=True):
                 stored.index_copy_(0, queries, new)
@@ -122,7 +121,7 @@ def packed_hidden_states(
     if queries is not None:
         tokens, rotary = tokens[queries.index], rotary[queries.index]
         if asked is not None:
-            asked = Selection(queries.places(sum(lengths))[asked.index], asked.counts)
+            asked = Selection(places(queries.index, sum(lengths))[asked.index], asked.counts)
     calls = attention_calls(num_queries, lengths, device)
     last = len(body.layers) - 1
 
