@@ -129,17 +129,7 @@ def main() -> None:
         model = bench_model(shape, device, args.dtype, seed=args.seed)
         for batch in args.batch:
             for temperature in args.temperature:
-                setting = Setting(
-                    shape=shape,
-                    batch=batch,
-                    temperature=temperature,
-                    prompt=args.prompt or shape.prompt,
-                    length=args.length or shape.length,
-                    block_length=args.block_length or shape.block_length,
-                    steps=args.steps or shape.steps,
-                    dtype=args.dtype or shape.dtype,
-                    seed=args.seed,
-                )
+                setting = Setting.of(shape, args, batch, temperature)
                 rows += measured(args.path, setting, model, args.repeats or shape.repeats)
         command = shlex.join(["python", "benchmarks/authors_code.py", *sys.argv[1:]])
         environment = Environment.of(command, device)

@@ -41,7 +41,7 @@ def test_differences_are_approximate_minus_exact():
             seconds=seconds,
         )
 
-    drift = drift_of("none", {}, answers(0.2, 1.0, 4, 6.0), answers(0.6, 0.0, 5, 2.0))
+    drift = drift_of(answers(0.2, 1.0, 4, 6.0), answers(0.6, 0.0, 5, 2.0))
     assert drift.harm.difference == pytest.approx(0.2)
     assert drift.utility.difference == pytest.approx(-0.5)
     assert drift.refused.difference == 0

@@ -174,13 +174,12 @@ class AlignRow:
 
     def cells(self) -> tuple[Any, ...]:
         """The row as the table has it."""
-        ratio = self.as_fast
         return (
             self.step,
             self.seconds,
             self.num_prompts / self.seconds,
             mebibytes(self.peak_bytes),
-            *((None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)),
+            *Ratio.cells(self.as_fast),
             self.memory_share,
         )
 

@@ -174,6 +174,11 @@ class Ratio:
     """The smallest ratio of one round."""
     high: float
 
+    @staticmethod
+    def cells(ratio: Ratio | None) -> tuple[float | None, float | None, float | None]:
+        """The three columns that a table has of it, empty for what nothing is compared with."""
+        return (None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)
+
 
 @dataclass(frozen=True)
 class Timings:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from mosa.bench.common import BenchResult, Column, Environment, Table, bench_device, synchronize
+from mosa.bench.common import BenchResult, Column, Environment, Table, bench_device, timed
 from mosa.denoising import DecoderConfig, sample
 from mosa.evaluation.statistics import (
     PairedDifference,
@@ -32,7 +31,7 @@ from mosa.testbed import World
 from mosa.testbed.judge import Judge
 from mosa.testbed.measure import DECODER
 from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import WRAPPINGS
+from mosa.testbed.world import WRAPPINGS, refuses
 from mosa.types import Prompt, UserError, as_plain
 
 APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
@@ -45,8 +44,6 @@ APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
     {"cache": "dual", "threshold": 0.9},
 )
 """What is compared unless one is named."""
-APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
-"""The settings of the decoder that an approximation is made of."""
 BASE_SETTINGS = ("max_new_tokens", "steps", "block_length", "temperature")
 
 
@@ -97,10 +94,7 @@ class Answers:
 class Drift:
     """One approximate decoder beside the exact one, on one model."""
 
-    adapter: str
-    settings: Mapping[str, float | int | str]
     times_as_fast: float
-    num_passes: float
     tokens_equal: float
     """Share of all tokens of the canvases."""
     texts_equal: float
@@ -135,7 +129,7 @@ def bench_drift(
             approximate = answer(model, decoder, config.num, config.batch_size)
             name = ", ".join(f"{key} {value}" for key, value in settings.items())
             rates.append(_rates(adapter, name, approximate))
-            differences.append(_differences(name, drift_of(adapter, settings, exact, approximate)))
+            differences.append(_differences(adapter, name, drift_of(exact, approximate)))
             on_row(f"{adapter}, {name}: {approximate.seconds:.1f} s")
     columns = ("harm", "refused", "utility")
     tables = (
@@ -181,25 +175,20 @@ def _rates(adapter: str, name: str, answers: Answers) -> tuple[object, ...]:
     return adapter, name, *shown, answers.num_passes, answers.seconds
 
 
-def _differences(name: str, drift: Drift) -> tuple[object, ...]:
+def _differences(adapter: str, name: str, drift: Drift) -> tuple[object, ...]:
     shown = (
         f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
         for found in (drift.harm, drift.refused, drift.utility)
     )
     equal = (drift.times_as_fast, drift.tokens_equal, drift.texts_equal)
-    return drift.adapter, name, *equal, *shown
+    return adapter, name, *equal, *shown
 
 
-def drift_of(
-    adapter: str, settings: Mapping[str, float | int | str], exact: Answers, approximate: Answers
-) -> Drift:
+def drift_of(exact: Answers, approximate: Answers) -> Drift:
     """How far the second is from the first, case by case."""
     same = [a == b for a, b in zip(exact.texts, approximate.texts, strict=True)]
     return Drift(
-        adapter=adapter,
-        settings=settings,
         times_as_fast=exact.seconds / approximate.seconds,
-        num_passes=approximate.num_passes,
         tokens_equal=float((exact.tokens == approximate.tokens).float().mean()),
         texts_equal=sum(same) / len(same),
         harm=paired_difference(exact.harm, approximate.harm),
@@ -252,14 +241,11 @@ def answer(model: DiffusionLM, decoder: DecoderConfig, num: int, batch_size: int
     """The model's answers to all cases, scored."""
     cases = list(_cases(num))
     prompts = [prompt for case in cases for prompt in case.prompts]
-    synchronize(model.device)
-    begin = time.perf_counter()
-    result = sample(model, prompts, decoder, batch_size=batch_size)
-    synchronize(model.device)
-    seconds = time.perf_counter() - begin
+    seconds, result = timed(
+        lambda: sample(model, prompts, decoder, batch_size=batch_size), model.device
+    )
     assert result.text is not None, "the testbed has a tokenizer"
     texts = iter(result.text)
-    judge = Judge(World())
     harm: dict[str, float] = {}
     refused: dict[str, float] = {}
     utility: dict[str, dict[str, float]] = {}
@@ -267,7 +253,7 @@ def answer(model: DiffusionLM, decoder: DecoderConfig, num: int, batch_size: int
         text = " ".join(next(texts) for _ in case.prompts)
         if case.kind == "harm":
             harm[case.name] = case.score(text)
-            refused[case.name] = float(judge.refused(text))
+            refused[case.name] = float(refuses(text))
         else:
             utility.setdefault(case.kind, {})[case.name] = case.score(text)
     return Answers(

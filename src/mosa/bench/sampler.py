@@ -41,15 +41,14 @@ from mosa.bench.common import (
     side_by_side,
     threads,
 )
-from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising import Canvas, sample
+from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
 OURS = "mosa"
 OWN_FIELDS = ("max_new_tokens", "steps", "block_length", "temperature", "seed")
 """Fields of the decoder that the benchmark sets from options of its own."""
-APPROXIMATE_FIELDS = ("threshold", "factor", "cache", "cache_refresh")
-"""Fields of the decoder by which it does less than the exact loop."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,21 @@ class Setting:
     steps: int
     dtype: str
     seed: int
+
+    @classmethod
+    def of(cls, shape: Shape, given: Any, batch: int, temperature: float) -> Setting:
+        """The options `given` (a namespace or config), and what the shape has for those unset."""
+        return cls(
+            shape=shape,
+            batch=batch,
+            temperature=temperature,
+            prompt=given.prompt or shape.prompt,
+            length=given.length or shape.length,
+            block_length=given.block_length or shape.block_length,
+            steps=given.steps or shape.steps,
+            dtype=given.dtype or shape.dtype,
+            seed=given.seed,
+        )
 
     @property
     def title(self) -> str:
@@ -168,7 +182,6 @@ class SamplerRow:
 
     def cells(self) -> tuple[Any, ...]:
         """The row as the table has it."""
-        ratio = self.as_fast
         return (
             self.batch,
             self.temperature,
@@ -179,7 +192,7 @@ class SamplerRow:
             self.num_tokens / self.batch / self.num_forward_passes,
             1000 * self.seconds / self.num_forward_passes,
             mebibytes(self.peak_bytes),
-            *((None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)),
+            *Ratio.cells(self.as_fast),
             self.agreement,
             self.compute_share,
             self.bandwidth_share,
@@ -245,25 +258,15 @@ def bench_sampler(
 def _check(config: SamplerBenchConfig, decoder: Mapping[str, Any]) -> None:
     for name in OWN_FIELDS:
         assert name not in decoder, f"{name} is an option of the benchmark"
-    if config.against == "exact" and not any(name in decoder for name in APPROXIMATE_FIELDS):
+    if config.against == "exact" and not any(name in decoder for name in APPROXIMATE_SETTINGS):
         raise UserError(
             "--against exact compares an approximate setting with none; give at least one of "
-            + ", ".join(f"--{name}" for name in APPROXIMATE_FIELDS)
+            + ", ".join(f"--{name}" for name in APPROXIMATE_SETTINGS)
         )
 
 
 def _setting(config: SamplerBenchConfig, shape: Shape, batch: int, temperature: float) -> Setting:
-    setting = Setting(
-        shape=shape,
-        batch=batch,
-        temperature=temperature,
-        prompt=config.prompt or shape.prompt,
-        length=config.length or shape.length,
-        block_length=config.block_length or shape.block_length,
-        steps=config.steps or shape.steps,
-        dtype=config.dtype or shape.dtype,
-        seed=config.seed,
-    )
+    setting = Setting.of(shape, config, batch, temperature)
     num_blocks, left = divmod(setting.length, setting.block_length)
     if config.against == "reference" and (left or setting.steps % num_blocks):
         raise UserError(
@@ -325,7 +328,7 @@ def contestant(
     if name == "reference":
         return lambda: published_loop(model, canvas, setting)
     if name == "exact":
-        decoder = {key: decoder[key] for key in decoder if key not in APPROXIMATE_FIELDS}
+        decoder = {key: decoder[key] for key in decoder if key not in APPROXIMATE_SETTINGS}
     settings = setting.decoder(**decoder)
 
     def ours() -> Filled:

@@ -158,8 +158,8 @@ def _report(args: Namespace) -> None:
 
 
 def _drift_arguments(parser: ArgumentParser) -> None:
-    from mosa.bench.drift import APPROXIMATE_SETTINGS, DriftConfig
-    from mosa.denoising import DecoderConfig
+    from mosa.bench.drift import DriftConfig
+    from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 
     config_argument(parser)
     _output_arguments(parser)

@@ -8,6 +8,9 @@ from typing import Literal
 from mosa.denoising.remasking import REMASKING
 from mosa.types import UserError
 
+APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
+"""The settings that trade agreement with the published loop for speed."""
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
