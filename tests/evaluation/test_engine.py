@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -207,6 +209,27 @@ def test_a_bug_of_an_attack_ends_the_run_with_its_traceback(tmp_path, tiny_llada
 
     with pytest.raises(ZeroDivisionError, match="ours"):
         carry_out(tmp_path, EchoResponder(tiny_llada), [job("a", broken)])
+
+
+def test_a_run_that_is_stopped_ends_the_steps_of_its_batch(tmp_path, tiny_llada):
+    """The thread of the model is not left at work until a row is done."""
+    ended = threading.Event()
+
+    class Endless(EchoResponder):
+        def advance(self, rows, is_wanted):
+            deadline = time.monotonic() + 30
+            while not is_wanted() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if is_wanted():
+                ended.set()
+            return super().advance(rows, is_wanted)
+
+    with Store(tmp_path, create=True) as store:
+        store.add_tasks([Task("a", "m", "test", "paper", 0, "a", {})])
+        engine = Engine(Endless(tiny_llada), store, batch_size=4)
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(engine.run([job("a", two_rounds)]), 0.5))
+    assert ended.wait(10)
 
 
 def test_replies_of_chat_models_are_recorded_and_counted(tmp_path, tiny_llada):

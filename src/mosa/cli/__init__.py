@@ -27,10 +27,14 @@ from mosa.cli.options import Command, show
 from mosa.cli.over_refusal import OVER_REFUSAL_COMMANDS
 from mosa.cli.report import REPORT_COMMANDS
 from mosa.cli.utility import UTILITY_COMMANDS
-from mosa.evaluation.processes import Processes, launched, use_cpu_without_gpu
+from mosa.evaluation.processes import (
+    EXIT_USER_ERROR,
+    Processes,
+    launched,
+    use_cpu_without_gpu,
+)
 from mosa.types import UserError
 
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 

@@ -50,8 +50,8 @@ from mosa.types import (
 )
 
 BATCHES_OPEN = 16
-"""Tasks that are open at once, in batches: enough to fill batches of several kinds, few enough to
-hold in memory."""
+"""Tasks that are open at once, in batches: enough to keep the batch full while most of them wait
+for chat models or searches, few enough to hold in memory."""
 TURNS_TO_SETTLE = 32
 """Turns of the event loop without a new query after which no task can go on by itself. Waking a
 task through `gather` takes about four."""

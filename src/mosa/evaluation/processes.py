@@ -33,6 +33,7 @@ T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=2)
 """How long a process that has done its share waits for the others."""
 EXIT_USER_ERROR = 2
+"""The status of a process that a mistake of the user ends."""
 
 
 @final

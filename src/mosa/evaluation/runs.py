@@ -53,10 +53,13 @@ def decoder_of(folder: Path) -> DecoderConfig | None:
     """How a run is decoded; None where it has not got so far as to say so."""
     with Store(folder) as store:
         settings, seed = store.meta("decoder"), store.meta("seed")
-    if settings is None:
-        return None
-    banned = tuple(settings["banned_token_ids"])  # JSON has lists alone
-    return DecoderConfig(**{**settings, "banned_token_ids": banned, "seed": seed or 0})
+    return None if settings is None else read_decoder({**settings, "seed": seed or 0})
+
+
+def read_decoder(settings: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder that a record describes."""
+    banned = tuple(settings.get("banned_token_ids", ()))  # JSON has lists alone
+    return DecoderConfig(**{**settings, "banned_token_ids": banned})
 
 
 def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:

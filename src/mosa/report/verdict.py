@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from mosa.denoising import DecoderConfig
 from mosa.evaluation.evidence import (
     CONTROL,
     Evidence,
@@ -23,6 +21,7 @@ from mosa.evaluation.evidence import (
     task_pairs,
 )
 from mosa.evaluation.metrics import Rate
+from mosa.evaluation.runs import read_decoder
 from mosa.evaluation.statistics import (
     PairedDifference,
     holm,
@@ -335,7 +334,10 @@ def cautions(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -
             "stand for different ways of using the models."
         )
     approximations = {
-        name for run in evidence.runs if run.decoder for name in _approximations(run.decoder)
+        name
+        for run in evidence.runs
+        if run.decoder
+        for name in read_decoder(run.decoder).approximations
     }
     if approximations:
         yield (
@@ -440,11 +442,6 @@ def _incomplete(
             f"Not asked the same {what} as {first}: {', '.join(others)}. Rates are over each "
             "model's own cases, differences over those that both have."
         )
-
-
-def _approximations(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    banned = tuple(settings.get("banned_token_ids", ()))  # JSON has lists alone
-    return DecoderConfig(**{**settings, "banned_token_ids": banned}).approximations
 
 
 def _decoder(settings: Mapping[str, object]) -> str:
