@@ -275,6 +275,31 @@ def test_a_reply_is_on_disk_before_anything_else_happens(tmp_path, tiny_llada):
     assert seen == [[(1,)]]
 
 
+def test_replies_on_their_way_are_recorded_when_a_run_dies(tmp_path, tiny_llada):
+    """The model fails while a chat model still writes, whose reply is paid for."""
+
+    class Slow(ScriptedChat):
+        async def complete(self, request):
+            await asyncio.sleep(0.2)
+            return await super().complete(request)
+
+    async def asking(behavior: Behavior, target: Target):
+        word = await target.chat("attacker", ChatRequest((Message("user", "?"),), "test"))
+        yield target.attempt([await target.ask(Query(word))])
+
+    jobs = [job("a", asking), job("b", two_rounds)]
+    responder = EchoResponder(tiny_llada)
+    responder.fail_at = 0
+    with pytest.raises(PowerCutError):
+        carry_out(tmp_path, responder, jobs, chats={"attacker": Slow("one")})
+    responder.fail_at = None
+    again = ScriptedChat("two", name="scripted")
+    _, store = carry_out(tmp_path, responder, jobs, chats={"attacker": again})
+    with store:
+        assert again.asked == []
+        assert attempts_by_task(store)["a"][0].response == "one"
+
+
 def test_a_search_that_has_begun_comes_first(tmp_path, tiny_llada):
     """Three tasks of three pieces of work each: one is finished after the other."""
     done = []

@@ -55,6 +55,8 @@ for chat models or searches, few enough to hold in memory."""
 TURNS_TO_SETTLE = 32
 """Turns of the event loop without a new query after which no task can go on by itself. Waking a
 task through `gather` takes about four."""
+SECONDS_FOR_CHAT = 1.0
+"""How long a run that ends early waits for replies on their way, which may be paid for."""
 OPEN_WRITES = 1000
 """Rows that may wait for a commit where no batch brings one, as when all is recorded already."""
 
@@ -252,7 +254,8 @@ class Engine:
         self._in_flight: dict[str, asyncio.Future[Any]] = {}
         self._work: deque[_Work] = deque()
         self._num_arrivals = 0
-        self._num_chats = 0
+        self._asked: set[asyncio.Future[ChatReply]] = set()
+        """The chat models' replies that are on their way."""
         self._news = asyncio.Event()
         self._has_reply = False
         self._is_over = False
@@ -285,7 +288,7 @@ class Engine:
                     await self._do_work(loop, worker, self._work.popleft())
                 elif num_rows:
                     await self._advance(loop, worker)
-                elif self._num_chats:
+                elif self._asked:
                     self._news.clear()
                     await self._news.wait()
                 elif not tasks:
@@ -295,6 +298,8 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._asked:
+                await asyncio.wait(set(self._asked), timeout=SECONDS_FOR_CHAT)
             worker.shutdown(wait=False, cancel_futures=True)
             self.store.commit()
 
@@ -433,7 +438,10 @@ class Engine:
             self.tally.num_recorded += 1
             return ChatReply(**recorded)
         if key not in self._in_flight:
-            self._in_flight[key] = asyncio.ensure_future(self._ask(chat, key, request))
+            reply = asyncio.ensure_future(self._ask(chat, key, request))
+            self._in_flight[key] = reply
+            self._asked.add(reply)
+            reply.add_done_callback(self._asked.discard)
         return await asyncio.shield(self._in_flight[key])
 
     def _forget(self, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> str:
@@ -453,7 +461,6 @@ class Engine:
 
     async def _ask(self, chat: ChatModel, key: str, request: ChatRequest) -> ChatReply:
         """One call, whoever waits for it; its reply is recorded."""
-        self._num_chats += 1
         try:
             reply = await chat.complete(request)
             self.store.add_step(key, as_plain(reply))
@@ -462,7 +469,6 @@ class Engine:
             return reply if recorded is None else ChatReply(**recorded)
         finally:
             del self._in_flight[key]
-            self._num_chats -= 1
             self._has_reply = True
             self._arrived()
 
