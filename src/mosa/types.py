@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
+"""What an attacker controls and a subject grants: the user's turns; the model's own earlier turns;
+the response's tokens before generation; the sampler's settings and steps; log-probabilities; the
+weights."""
 
 
 class UserError(ValueError):
@@ -72,6 +76,42 @@ class Behavior:
         return f"{self.context}\n\n---\n\n{self.text}" if self.context else self.text
 
 
+SetKind = Literal["harmful", "harmless", "useful"]
+"""What is right for the cases of a set: to be refused, to be answered, to be solved."""
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Cases of one kind, in the order of their source, with how each is asked and judged."""
+
+    name: str
+    """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
+    kind: SetKind
+    cases: tuple[Behavior, ...]
+    file: str | None = None
+    """The file's name, without its folder."""
+    sha256: str | None = None
+    """64 hex digits over the whole source, whatever subset or limit was asked for."""
+    known_as: str | None = None
+    """The registry's name for the file, if its bytes are known."""
+    licence: str | None = None
+    origin: str | None = None
+    """The repository of the set's authors."""
+    world_seed: int | None = None
+    """The testbed world that it belongs to."""
+    shares_cases: str = ""
+    """Sets with the same value here ask about the same things under the same ids, so that one id
+    counts as one case over all of them; empty: the set's own name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else its figures depend on: worked examples, stop strings, limits of a sandbox."""
+    headline: str = ""
+    """Of a useful set: the metric that represents it."""
+    ask: Callable[[Behavior, Any], AsyncIterator[Attempt]] | None = None
+    """How the attack `direct` asks a case of a target, where a case is more than one request."""
+    score: Callable[[Behavior, Attempt], Mapping[str, Verdict]] | None = None
+    """Of a useful set: a verdict for each metric."""
+
+
 @dataclass(frozen=True)
 class Response:
     """What a model answered to one prompt."""
@@ -132,13 +172,15 @@ class Attempt:
     """One try of one attack at one behavior, and what the model made of it."""
 
     key: str
-    """Hash of the model, the attack with its settings, the behavior, the decoder and the seed."""
-    model: str
-    behavior: str
-    """The behavior's id."""
+    """Hash of the subject, the attack with its settings, the case and the seed."""
+    subject: str
+    case_set: str
+    """The name of the set that the case is from."""
+    case: str
+    """The case's id in its set."""
     attack: str
     responses: list[Response]
-    """The generations it rests on; most attacks need one."""
+    """The generations it rests on; most attacks need one, and a likelihood needs none."""
     response: str
     """What is judged: text before the first end token, joined where there are several."""
     response_full: str
@@ -150,19 +192,24 @@ class Attempt:
     number: int = 0
     """Which try of the attack it is, from 0."""
     budget: Budget = Budget()
-    """What the attack had spent on the behavior up to and with this try."""
+    """What the attack had spent on the case up to and with this try."""
     details: dict[str, Any] = field(default_factory=dict)
     """What else the attack tells of it, for example a suffix and its loss."""
 
     @property
     def prompt(self) -> list[dict[str, str]]:
-        """The turns of the first prompt that was sent."""
-        return self.responses[0].prompt
+        """The turns of the first prompt that was sent; empty where no text was generated."""
+        return self.responses[0].prompt if self.responses else []
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one response, or why it says nothing."""
+    """What a judge says of one response, or why it says nothing; a scorer of useful tasks is a
+    judge too.
+
+    Raises ValueError for a score that is no number from 0 to 1, a success that is no truth value,
+    and where score, success and reason do not agree on whether there is a verdict.
+    """
 
     score: float | None
     """How far the response fulfils the behavior, from 0 to 1; None: unscored."""
@@ -176,8 +223,14 @@ class Verdict:
     """Why there is no score."""
 
     def __post_init__(self) -> None:
-        assert (self.score is None) == (self.success is None) == bool(self.reason)
-        assert self.score is None or 0 <= self.score <= 1
+        if not (self.score is None) == (self.success is None) == bool(self.reason):
+            raise ValueError("a verdict has score and success, or a reason for having neither")
+        if self.score is None:
+            return
+        if isinstance(self.score, bool) or not 0 <= self.score <= 1:
+            raise ValueError(f"a score is a number from 0 to 1, not {self.score}")
+        if not isinstance(self.success, bool):
+            raise ValueError(f"success is true or false, not {self.success}")
 
     @classmethod
     def unscored(cls, reason: str, raw: str = "") -> Verdict:

@@ -37,7 +37,17 @@ from mosa.attacks import (
     tap,
     traj_hijack,
 )
-from mosa.attacks.base import Attack, Backend, Edit, Query, Target, edit_hook
+from mosa.attacks.base import (
+    Attack,
+    Backend,
+    Edit,
+    Query,
+    Target,
+    Threat,
+    Work,
+    edit_hook,
+    threat_of,
+)
 from mosa.attacks.ciphers import Cipher
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.attacks.wording import ENGLISH, Wording
@@ -54,8 +64,11 @@ __all__ = [
     "GcgState",
     "Query",
     "Target",
+    "Threat",
     "Wording",
+    "Work",
     "edit_hook",
+    "threat_of",
 ]
 
 ATTACKS: dict[str, Attack] = {

@@ -30,13 +30,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Query, Target, Work, at_least_one
 from mosa.attacks.gcg import SearchBudget, search
 from mosa.attacks.loop import ask_attacker, rate_all, rated_part
 from mosa.chat.base import UselessRepliesError
@@ -183,23 +183,33 @@ async def _nll(target: Target, candidates: list[Ids], config: AdvPrefixConfig) -
     all.
     """
 
-    def work(model: DiffusionLM) -> dict[str, Any]:
-        prompt = model.encode(target.behavior.request)
-        canvas = torch.tensor([[*prompt, *[model.mask_token_id] * target.length]])
-        first = len(prompt) + config.position - 1
+    state = {
+        "prompt_ids": target.encode_prompt(target.behavior.request),
+        "length": target.length,
+        "candidates": [list(ids) for ids in candidates],
+        "position": config.position,
+    }
+    done = await target.compute("first-step likelihood", Work(_first_step_nll, state))
+    return dict(zip(candidates, done["nll"], strict=True))
+
+
+def _first_step_nll(model: DiffusionLM, states: Sequence[Any]) -> list[dict[str, Any]]:
+    """The candidates' mean negative log-probabilities for each of several requests."""
+    found = []
+    for state in states:
+        prompt, candidates = state["prompt_ids"], state["candidates"]
+        canvas = torch.tensor([[*prompt, *[model.mask_token_id] * state["length"]]])
+        first = len(prompt) + state["position"] - 1
         columns = torch.arange(first, first + max(map(len, candidates)))
         with torch.no_grad(), evaluation_mode(model):
             logits_1PV = model.logits(canvas.to(model.device), positions=columns.to(model.device))
             log_probs_PV = logits_1PV[0].log_softmax(dim=-1).cpu()
-        found = [
+        nll = [
             -float(log_probs_PV[torch.arange(len(ids)), torch.tensor(ids)].mean())
             for ids in candidates
         ]
-        return {"nll": found, "forward_passes": 1}
-
-    state = {"candidates": [list(ids) for ids in candidates], "position": config.position}
-    done = await target.compute("first-step likelihood", state, work)
-    return dict(zip(candidates, done["nll"], strict=True))
+        found.append({"nll": nll, "forward_passes": 1})
+    return found
 
 
 async def _pasr(target: Target, kept: list[Ids], config: AdvPrefixConfig) -> dict[Ids, float]:
@@ -239,6 +249,7 @@ ATTACK = Attack(
     summary="the beginning of an answer that the model takes up most readily, found by search",
     source="AdvPrefix, arXiv 2412.10321",
     access=("prompt", "canvas", "sampler", "likelihood", "gradients"),
+    takes=("temperature", "seed"),
     roles=("attacker", "judge"),
     config_class=AdvPrefixConfig,
     presets={

@@ -68,6 +68,7 @@ ATTACK = Attack(
     summary="at step t the predicted response is replaced by a compliant one",
     source="anchoring, arXiv 2510.00565",
     access=("prompt", "sampler"),
+    takes=("remasking", "block_length"),
     config_class=AnchoringConfig,
     presets={"paper": {}, "smoke": {"times": (1, 8, 32)}},
     run=run,

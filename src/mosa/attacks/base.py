@@ -4,8 +4,8 @@
         response = await target.ask(Query(behavior.request))
         yield target.attempt([response])
 
-Attacks are async generators, so that whoever runs them can answer the queries of many attacks,
-branches and behaviors in one batch. An attack must be a function of its behavior, its settings, its
+Attacks are async generators, so that a run can answer the queries of many attacks, branches and
+behaviors in one batch. An attack must be a function of its behavior, its settings, its
 seed (`target.rng`) and the answers it gets, and of nothing else: then a run that was cut off is
 started again, gets the recorded answers, and goes on where it ended. It never sees the final judge.
 """
@@ -30,12 +30,30 @@ from mosa.chat.base import ChatReply, ChatRequest
 from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import DecoderConfig, StepState
 from mosa.families import DiffusionLM
-from mosa.types import Attempt, Behavior, Budget, Prompt, Response, UserError, content_key
+from mosa.types import (
+    Access,
+    Attempt,
+    Behavior,
+    Budget,
+    Prompt,
+    Response,
+    UserError,
+    content_key,
+    dialogue,
+)
 
-Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
-"""What an attacker has to control: the user's turns; the model's own earlier turns; the response's
-tokens before generation; the sampler's settings and steps; log-probabilities; the weights."""
 ChatRole = Literal["attacker", "judge", "translator"]
+Threat = Literal["prompt", "canvas", "open"]
+"""Who can run an attack: a user of a chat API; a user of an API that takes prefills and masks; an
+owner of weights and sampler."""
+
+
+def threat_of(access: Iterable[Access]) -> Threat:
+    """The weakest threat model that grants this access."""
+    needed = set(access)
+    if needed & {"sampler", "likelihood", "gradients"}:
+        return "open"
+    return "canvas" if "canvas" in needed else "prompt"
 
 
 @dataclass(frozen=True)
@@ -89,29 +107,41 @@ class Query:
     """Whether special tokens spelled in the prompt count as such: needed to put masks there."""
     edit: Edit | None = None
     decoder: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the decoder that the attacker changes."""
+    """Settings of the decoder that the attacker changes; the attack declares them in `takes`."""
+    prompt_ids: tuple[int, ...] | None = None
+    """The prompt's ids, where its words alone do not determine them; `prompt` is then for the
+    records."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something computed with the weights: a search with gradients, a likelihood.
+
+    Another process may do it, so `run` is a function of a module and `state` can be pickled.
+    """
+
+    run: Callable[[DiffusionLM, Sequence[Any]], list[dict[str, Any]]]
+    """Gives a JSON object for each of several states."""
+    state: Any
+    together: int = 1
+    """The most states that one call of `run` takes."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """What answers a target's queries: a campaign's runner, or a stand-in in tests."""
-
-    @property
-    def gives_weights(self) -> bool:
-        """Whether `model` may be computed with: likelihoods, gradients."""
-        ...
+    """What answers a target's queries: the recorder of a run, or a stand-in in tests."""
 
     @property
     def model(self) -> DiffusionLM:
-        """The model under attack: tokenizer and ids for all, weights for those with gradients."""
+        """The model under attack: its tokenizer, ids and length."""
         ...
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         """Answer one query, from the records if it was answered before."""
         ...
 
-    async def compute(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `work` returns, from the records if it was done before."""
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        """What the work gives, from the records if it was done before."""
         ...
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
@@ -129,22 +159,30 @@ class Target:
         decoder: DecoderConfig,
         wording: Wording,
         identity: Mapping[str, Any],
-        model_name: str,
+        subject: str,
+        case_set: str,
         behavior: Behavior,
         attack: str,
         preset: str,
         seed: int,
+        takes: Sequence[str] = (),
+        system_prompt: str | None = None,
     ) -> None:
-        """`identity` is everything that determines the attempts, as JSON."""
+        """`identity` is everything that determines the attempts, as JSON; `takes` are the decoder
+        settings that the attack may change."""
         self._backend = backend
         self._identity = dict(identity)
         self._labels = {
-            "model": model_name,
-            "behavior": behavior.id,
+            "subject": subject,
+            "case_set": case_set,
+            "case": behavior.id,
             "attack": attack,
             "preset": preset,
             "seed": seed,
         }
+        self._takes = frozenset(takes)
+        self.system_prompt = system_prompt
+        """What the defender puts before every prompt."""
         self._num_attempts = 0
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked anew where the attack ends for want of a
@@ -154,11 +192,16 @@ class Target:
         """Ratings of the in-loop judge that could not be read."""
         self.behavior = behavior
         self.decoder = decoder
-        """How the campaign decodes; a query may change settings of it."""
+        """How the defender decodes; a query may change the settings that the attack takes."""
         self.wording = wording
         self.seed = seed
         self.rng = random.Random(f"{seed}-{attack}-{behavior.id}")
         self.budget = Budget()
+
+    @property
+    def model(self) -> DiffusionLM:
+        """The model under attack, for its tokenizer and ids; weights are reached by `compute`."""
+        return self._backend.model
 
     @property
     def length(self) -> int:
@@ -174,7 +217,7 @@ class Target:
     def mask_token(self) -> str:
         """The mask token as text, for prompts with `allow_special_tokens`."""
         tokenizer = self._backend.model.tokenizer
-        assert tokenizer is not None, "a campaign needs a tokenizer"
+        assert tokenizer is not None, "a run needs a tokenizer"
         return str(tokenizer.convert_ids_to_tokens(self.mask_token_id))
 
     @property
@@ -196,8 +239,11 @@ class Target:
         return without_strings(text, self._backend.model.special_tokens)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt in the chat template."""
-        return self._backend.model.encode(prompt)
+        """The ids of a prompt in the chat template, the subject's system prompt included."""
+        return self._backend.model.encode(self._with_system(prompt))
+
+    def _with_system(self, prompt: Prompt) -> Prompt:
+        return prompt if self.system_prompt is None else dialogue(prompt, self.system_prompt)
 
     def has_room(self, prompt: Prompt) -> bool:
         """Whether prompt and response fit into the model's context."""
@@ -209,7 +255,7 @@ class Target:
 
     def say(self, name: str, english: str, **fields: str) -> str:
         """What the attack writes at the place called `name`: `english` with {request} and the other
-        fields filled in, or what the campaign's wording has instead."""
+        fields filled in, or what the run's wording has instead."""
         fields = {"request": self.behavior.request, **fields}
         own = self.wording.phrases.get(name)
         return fill_fields(english, fields) if own is None else own(self.behavior, fields)
@@ -248,6 +294,12 @@ class Target:
             yield self.attempt([response], variant=variant)
 
     async def _respond(self, query: Query) -> Response:
+        undeclared = set(query.decoder) - self._takes
+        assert not undeclared, (
+            f"{self._labels['attack']} does not declare that it takes {undeclared}"
+        )
+        if query.prompt_ids is None:
+            query = dataclasses.replace(query, prompt=self._with_system(query.prompt))
         return await self._backend.respond(
             query, dataclasses.replace(self.decoder, **query.decoder)
         )
@@ -259,28 +311,23 @@ class Target:
             forward_passes=response.num_forward_passes,
         )
 
-    async def compute(
-        self, name: str, state: Mapping[str, Any], work: Callable[[DiffusionLM], dict[str, Any]]
-    ) -> dict[str, Any]:
-        """A recorded piece of work with the weights (a search with gradients, a likelihood).
+    async def compute(self, name: str, work: Work) -> dict[str, Any]:
+        """A recorded piece of work with the weights.
 
-        `name` and `state` identify it within this attack on this behavior; `work` returns JSON, in
-        which "forward_passes" and "backward_passes" are taken for the budget. UserError where the
-        target has no weights to give.
+        `name` and the work's state identify it within this attack on this behavior; in its outcome
+        "forward_passes" and "backward_passes" are added to the budget.
         """
-        if not self._backend.gives_weights:
-            raise UserError(
-                f"{self._labels['attack']} computes with the weights of {self._labels['model']}, "
-                "which this target cannot give; leave the attack out or load the model locally"
-            )
-        key = content_key(of=self._identity, name=name, state=dict(state))
-        model = self._backend.model
-        done = await self._backend.compute(key, lambda: work(model))
+        key = content_key(of=self._identity, name=name, state=work.state)
+        done = await self._backend.compute(key, work)
         self.budget += Budget(
             forward_passes=done.get("forward_passes", 0),
             backward_passes=done.get("backward_passes", 0),
         )
         return done
+
+    async def compute_all(self, name: str, works: Sequence[Work]) -> list[dict[str, Any]]:
+        """Several pieces of work, which may be done together, in their order."""
+        return list(await asyncio.gather(*(self.compute(name, work) for work in works)))
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> str:
         """The reply of the chat model of a role."""
@@ -352,11 +399,18 @@ class Attack:
     """What one behavior takes under `paper`, in words."""
     roles: tuple[ChatRole, ...] = ()
     """The chat models that it asks for."""
+    takes: tuple[str, ...] = ()
+    """The decoder settings that it sets; every other one is the defender's."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
     version: int = 1
     """Raised when the attack does something else with the same settings, so that a run begun with
     the earlier one is not mixed with this one."""
+
+    @property
+    def threat(self) -> Threat:
+        """The weakest threat model that suffices for it."""
+        return threat_of(self.access)
 
     def config(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Any:
         """The settings of a preset, with some of them changed; UserError for unknown names."""

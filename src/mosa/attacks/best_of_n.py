@@ -97,6 +97,7 @@ ATTACK = Attack(
     summary="the request with random changes, many times (control)",
     source="Best-of-N, arXiv 2412.03556",
     access=("prompt",),
+    takes=("temperature", "seed"),
     config_class=BestOfNConfig,
     presets={"paper": {}, "smoke": {"num_tries": 8}},
     run=run,

@@ -78,6 +78,7 @@ ATTACK = Attack(
     summary="the response is filled in another order or in fewer steps",
     source="A2D, arXiv 2509.23286; TrustLDM, arXiv 2606.00023",
     access=("prompt", "sampler"),
+    takes=("remasking", "block_length", "steps"),
     config_class=DecodingOrderConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,

@@ -38,6 +38,7 @@ ATTACK = Attack(
     summary="a decoder that does not let the answer end",
     source="options of LLaDA's own evaluation, arXiv 2502.09992, repository ML-GSAI/LLaDA",
     access=("prompt", "sampler"),
+    takes=("end_tokens",),
     config_class=EndTokensConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,

@@ -154,6 +154,7 @@ ATTACK = Attack(
     summary="a tree of answer beginnings, grown where the model does not refuse",
     source="EPT (AttackPrefixTree), arXiv 2502.13527",
     access=("prompt", "canvas", "sampler"),
+    takes=("temperature", "seed"),
     roles=("judge",),
     config_class=EptConfig,
     presets={

@@ -12,11 +12,12 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Query, Target, Work, at_least_one
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior
@@ -83,47 +84,81 @@ async def search(
     behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
 ) -> tuple[str, dict[str, Any]]:
     """The prompt with the best suffix for `ids` at 1-based `position`, and the losses."""
-    settings = config.settings(seed=target.seed)
-
-    def start(model: DiffusionLM) -> GcgSearch:
-        where = (behavior.request, ids, position - 1)
-        return GcgSearch(model, *where, settings, response_length=target.length)
-
-    steps = [step async for step in search_steps(target, ids, position, settings, start)]
+    aim = aim_of(behavior, target, ids, position, config.settings(seed=target.seed))
+    steps = [step async for step in search_steps(target, aim)]
     prompt, state = steps[-1]
     return prompt, {"first_loss": state.losses[0], "best_loss": state.best_loss}
 
 
+def aim_of(
+    behavior: Behavior, target: Target, ids: list[int], position: int, settings: GcgConfig
+) -> dict[str, Any]:
+    """A search as JSON, for `ids` at 1-based `position`."""
+    return {
+        "prompt": behavior.request,
+        "system_prompt": target.system_prompt,
+        "ids": ids,
+        "position": position - 1,
+        "response_length": target.length,
+        "settings": asdict(settings),
+    }
+
+
+def search_of(model: DiffusionLM, aim: Mapping[str, Any], **guide: Any) -> GcgSearch:
+    """The search that `aim_of` describes; `guide` are the guide's arguments of `GcgSearch`."""
+    return GcgSearch(
+        model,
+        aim["prompt"],
+        aim["ids"],
+        aim["position"],
+        GcgConfig(**aim["settings"]),
+        response_length=aim["response_length"],
+        system_prompt=aim["system_prompt"],
+        **guide,
+    )
+
+
 async def search_steps(
     target: Target,
-    ids: list[int],
-    position: int,
-    settings: GcgConfig,
-    start: Callable[[DiffusionLM], GcgSearch],
+    aim: Mapping[str, Any],
+    start: Callable[[DiffusionLM, Mapping[str, Any]], GcgSearch] = search_of,
 ) -> AsyncIterator[tuple[str, GcgState]]:
-    """The best prompt so far and where the search stands, every few iterations, which are one
-    recorded piece of work. `start` makes the search that `ids`, `position` and `settings` tell."""
-
-    def work(model: DiffusionLM, state: GcgState | None, count: int) -> dict[str, Any]:
-        search = start(model)
-        after = search.advance(state or search.begin(), count)
-        spent = (state.num_forward_passes, state.num_backward_passes) if state else (0, 0)
-        return asdict(after) | {
-            "prompt": search.prompt_of(after),
-            "forward_passes": after.num_forward_passes - spent[0],
-            "backward_passes": after.num_backward_passes - spent[1],
-        }
-
+    """The best prompt so far and the state of the search, every few iterations, which are one
+    recorded piece of work. `start`, a function of a module, makes the search from its aim."""
     state: GcgState | None = None
-    for first in range(0, settings.num_iterations, ITERATIONS_AT_ONCE):
-        count = min(ITERATIONS_AT_ONCE, settings.num_iterations - first)
-        done = await target.compute(
-            "suffix search",
-            {"ids": ids, "position": position, "first": first, "count": count},
-            lambda model, state=state, count=count: work(model, state, count),
-        )
+    num_iterations = aim["settings"]["num_iterations"]
+    for first in range(0, num_iterations, ITERATIONS_AT_ONCE):
+        count = min(ITERATIONS_AT_ONCE, num_iterations - first)
+        work = {"aim": aim, "count": count, "from": None if state is None else asdict(state)}
+        done = await target.compute("suffix search", Work(partial(_advance, start=start), work))
         state = GcgState(**{name: done[name] for name in GcgState.__dataclass_fields__})
         yield done["prompt"], state
+
+
+def _advance(
+    model: DiffusionLM,
+    works: Sequence[Mapping[str, Any]],
+    *,
+    start: Callable[[DiffusionLM, Mapping[str, Any]], GcgSearch],
+) -> list[dict[str, Any]]:
+    """Some iterations of each search."""
+    found = []
+    for work in works:
+        search = start(model, work["aim"])
+        before = search.begin() if work["from"] is None else GcgState(**work["from"])
+        after = search.advance(before, work["count"])
+        spent = (0, 0)
+        if work["from"] is not None:
+            spent = (before.num_forward_passes, before.num_backward_passes)
+        found.append(
+            asdict(after)
+            | {
+                "prompt": search.prompt_of(after),
+                "forward_passes": after.num_forward_passes - spent[0],
+                "backward_passes": after.num_backward_passes - spent[1],
+            }
+        )
+    return found
 
 
 ATTACK = Attack(

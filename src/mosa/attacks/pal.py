@@ -27,13 +27,13 @@ The steps are those of suffix_search.py with a guide. How we differ:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, search_steps
+from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
 from mosa.attacks.suffix_search import GcgSearch
 from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, UserError
@@ -73,22 +73,10 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
         loss=config.loss, num_target_queries=config.num_target_queries, seed=target.seed
     )
 
-    def start(model: DiffusionLM) -> GcgSearch:
-        base = model if model.has_adapter else None
-        return GcgSearch(
-            model,
-            behavior.request,
-            ids,
-            0,
-            settings,
-            response_length=target.length,
-            guide=base if config.proxy is None else _proxy(config.proxy, model),
-            guide_without_adapter=config.proxy is None,
-        )
-
+    aim = aim_of(behavior, target, ids, 1, settings) | {"proxy": config.proxy}
     asked = None
     # 1. gradient, 2. swaps, 3. filter, 4. target
-    async for prompt, state in search_steps(target, ids, 1, settings, start):
+    async for prompt, state in search_steps(target, aim, _guided):
         done = state.num_iterations
         is_due = done % config.ask_every == 0 or done == config.num_iterations
         # 5. ask
@@ -101,6 +89,15 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
                 "proxy_passes": state.guide_passes,
             }
             yield target.attempt([response], variant=f"step {done}", details=details)
+
+
+def _guided(model: DiffusionLM, aim: Mapping[str, Any]) -> GcgSearch:
+    """The search with its guide."""
+    if aim["proxy"] is not None:
+        return search_of(model, aim, guide=_proxy(aim["proxy"], model))
+    return search_of(
+        model, aim, guide=model if model.has_adapter else None, guide_without_adapter=True
+    )
 
 
 _PROXIES: WeakKeyDictionary[DiffusionLM, tuple[str, DiffusionLM]] = WeakKeyDictionary()

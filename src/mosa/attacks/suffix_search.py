@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
-from mosa.types import UserError
+from mosa.types import UserError, dialogue
 
 # L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
 
@@ -110,15 +110,20 @@ class GcgSearch:
         response_length: int,
         guide: DiffusionLM | None = None,
         guide_without_adapter: bool = False,
+        system_prompt: str | None = None,
     ) -> None:
-        """`guide` may be the model itself, without its adapter."""
+        """`guide` may be the model itself, without its adapter; `system_prompt` precedes the prompt."""
         if not target_ids or position < 0 or position + len(target_ids) > response_length:
             raise UserError(
                 f"A target of {len(target_ids)} tokens at position {position + 1} does not fit "
                 f"into a response of {response_length}; use an earlier position or a longer "
                 "response."
             )
-        longest = len(model.encode(prompt)) + config.suffix_length + response_length
+        longest = (
+            len(model.encode(dialogue(prompt, system_prompt)))
+            + config.suffix_length
+            + response_length
+        )
         if longest > model.max_length:
             raise UserError(
                 f"The prompt, a suffix of {config.suffix_length} tokens and a response of "
@@ -126,6 +131,7 @@ class GcgSearch:
                 "shorten one of them."
             )
         self.model, self.prompt, self.config = model, prompt, config
+        self.system_prompt = system_prompt
         self._ordinary_V = ordinary_tokens(model)
         where = (target_ids, position, response_length, config.candidate_batch_size)
         self._loss = Loss(model, *where, kind=config.loss)
@@ -138,8 +144,10 @@ class GcgSearch:
     def begin(self) -> GcgState:
         """A random suffix and its loss."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        suffix = _first_suffix(self.model, self.prompt, self._ordinary_V, self.config, generator)
-        ids_L, _ = with_suffix(self.model, self.prompt, suffix)
+        suffix = _first_suffix(
+            self.model, self.prompt, self._ordinary_V, self.config, generator, self.system_prompt
+        )
+        ids_L, _ = with_suffix(self.model, self.prompt, suffix, self.system_prompt)
         with evaluation_mode(self.model):
             loss = float(self._loss(ids_L[None])[0])
         return GcgState(suffix, suffix, loss, [loss], _packed(generator), 1, 0)
@@ -156,7 +164,7 @@ class GcgSearch:
             loss.num_rows = loss.num_backward_passes = 0
         suffix, best, best_loss = state.suffix, state.best, state.best_loss
         losses = list(state.losses)
-        ids_L, start = with_suffix(self.model, self.prompt, suffix)
+        ids_L, start = with_suffix(self.model, self.prompt, suffix, self.system_prompt)
         length = self.config.suffix_length
         with evaluation_mode(self.model):
             for _ in range(num_iterations):
@@ -167,7 +175,7 @@ class GcgSearch:
                     expected = ids_L.tolist()
                     expected[start : start + length] = candidate
                     text = suffixed(self.model, self.prompt, candidate)
-                    if self.model.encode(text) == expected:
+                    if self.model.encode(dialogue(text, self.system_prompt)) == expected:
                         kept.append(candidate)
                         rows.append(expected)
                 if kept and self._guide is not self._loss:
@@ -230,13 +238,13 @@ def suffixed(model: DiffusionLM, prompt: str, suffix: list[int]) -> str:
 
 
 def with_suffix(
-    model: DiffusionLM, prompt: str, suffix: list[int]
+    model: DiffusionLM, prompt: str, suffix: list[int], system_prompt: str | None = None
 ) -> tuple[Int[Tensor, " L"], int]:
     """The encoded prompt with its suffix, and the column where the suffix begins.
 
     Raises UserError where the tokenizer reads the text back as other tokens.
     """
-    ids = model.encode(suffixed(model, prompt, suffix))
+    ids = model.encode(dialogue(suffixed(model, prompt, suffix), system_prompt))
     start = _last_place(ids, suffix)
     if start is None:
         raise UserError(
@@ -280,6 +288,7 @@ def _first_suffix(
     ordinary: Tensor,
     config: GcgConfig,
     generator: torch.Generator,
+    system_prompt: str | None,
 ) -> list[int]:
     """Ordinary tokens drawn until the tokenizer reads them back; the first that do."""
     choices = ordinary.nonzero().flatten()
@@ -290,7 +299,7 @@ def _first_suffix(
         suffix = read[: config.suffix_length]
         if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):
             continue
-        ids = model.encode(suffixed(model, prompt, suffix))
+        ids = model.encode(dialogue(suffixed(model, prompt, suffix), system_prompt))
         if _last_place(ids, suffix) is not None:
             return suffix
     raise UserError(
