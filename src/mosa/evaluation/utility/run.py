@@ -38,8 +38,9 @@ from mosa.evaluation.utility.harness import HarnessTask, has_turns, plan_task, s
 from mosa.evaluation.utility.results import figures_name
 from mosa.evaluation.utility.testbed import TESTBED_TASKS, headline, score_testbed_task
 from mosa.families import DiffusionLM, load_model, packaged_folder
-from mosa.testbed.world import World, world_of
+from mosa.testbed import world_of
 from mosa.types import UserError
+from mosa.world import World
 
 TESTBED = "testbed"
 """Stands for all tasks of the invented world."""
