@@ -1,6 +1,7 @@
 """Measure subjects: attacks, harmless requests and useful tasks, in one run.
 
-    run = evaluate(Path("runs/a"), EvaluateConfig(subjects_of("testbed"), ("testbed", "testbed:benign")))
+    config = EvaluateConfig(subjects_of("testbed"), sets=("testbed", "testbed:benign"))
+    run = evaluate(Path("runs/a"), config)
 
     plan       a subject's tasks are written down before the first runs
     generate   subject by subject, through a responder; what is recorded is not done again

@@ -188,8 +188,9 @@ def judge_run(
     for judge in judges:
         if recorded and not readers[judge.id]:
             raise UserError(
-                f"the judge {judge.name} reads none of the sets {', '.join(recorded)}; useful tasks "
-                "bring their own scores, and harmless requests need a judge that tells refusals"
+                f"the judge {judge.name} reads none of the sets {', '.join(recorded)}; useful "
+                "tasks bring their own scores, and harmless requests need a judge that tells "
+                "refusals"
             )
     specials = {token for record in run.subjects().values() for token in record.special_tokens}
     for judge in judges:

@@ -92,8 +92,8 @@ def courses_of(
     """Which attacks each set is put through, and who writes for them.
 
     Harmful sets get all attacks, harmless ones the probes or else the plain request, and useful
-    tasks are asked in their own way. On the testbed a script plays the roles for which no chat model is given. Raises
-    UserError where a chat model is missing, or given and not used.
+    tasks are asked in their own way. On the testbed a script plays the roles for which no chat
+    model is given. Raises UserError where a chat model is missing, or given and not used.
     """
     scripted = {} if world is None else dict.fromkeys(ROLES, ScriptedAttacker(world))
     plain = ChosenAttack(ATTACKS[PLAIN], "paper", ATTACKS[PLAIN].config("paper"))
