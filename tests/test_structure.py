@@ -15,16 +15,17 @@ PACKAGE = ROOT / "src" / "mosa"
 
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
+    "world": {"types"},
     "data": {"types"},
     "chat": {"types"},
     "families": {"types"},
     "denoising": {"types", "families"},
-    "align": {"types", "data", "families", "denoising"},
-    "attacks": {"types", "chat", "families", "denoising"},
-    "testbed": {"types", "data", "chat", "families", "denoising", "align", "attacks"},
-    "judges": {"types", "chat", "testbed"},
+    "judges": {"types", "world", "chat"},
+    "align": {"types", "world", "data", "chat", "families", "denoising", "judges"},
+    "attacks": {"types", "chat", "families", "denoising", "judges"},
 }
-MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
+MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
@@ -73,6 +74,14 @@ def test_the_check_sees_a_forbidden_import(tmp_path):
     file = tmp_path / "x.py"
     file.write_text("def f():\n    from mosa.report import html\n    import mosa.cli\n")
     assert imported_parts(file) == {("report", 2), ("cli", 3)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_verdict_steers_an_attack(path):
+    """Of the judges, an attack reads the phrases of refusal alone (design decision 6)."""
+    if part_of(path) == "attacks":
+        source = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"mosa\.judges[\w.]*", source)) <= {"mosa.judges.refusal"}
 
 
 FORBIDDEN = {
@@ -140,33 +149,11 @@ def test_every_folder_of_tests_has_a_part():
 # --- README ---------------------------------------------------------------------------------------
 
 
-def readme_tree() -> dict[str, str]:
-    """Path and clause of every line of the README's tree."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("## The tree", 1)[1].split("```", 2)[1]
-    entries, parents = {}, []
-    for line in block.strip("\n").splitlines():
-        indent = len(line) - len(line.lstrip())
-        name, _, clause = line.strip().partition("  ")
-        del parents[indent // 2 :]
-        name = name.rstrip()
-        if name.endswith("/"):
-            parents.append(name)
-            entries["".join(parents)] = clause.strip()
-        else:
-            entries["".join(parents) + name] = clause.strip()
-    return entries
-
-
-def test_readme_tree_matches_the_disk():
-    """Every Python file of the package stands in the tree with a clause, and nothing else does."""
-    entries = readme_tree()
-    for path in entries:
-        assert (ROOT / path).exists(), f"README names {path}, which is not there"
-    files = {str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"}
-    listed = {path for path in entries if path.startswith("src/") and path.endswith(".py")}
-    assert files == listed
-    assert all(entries[path] for path in files), "a file of the tree has no clause"
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_opens_with_its_clause(path):
+    """The first line of a file's docstring says in one sentence what the file holds."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{path.relative_to(ROOT)} does not say what it holds"
 
 
 def test_readme_links_exist():

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mosa.denoising import Canvas, DecoderConfig, Denoiser, evaluation_mode, sample
+from mosa.denoising import (
+    Canvas,
+    DecoderConfig,
+    Denoiser,
+    StepChanges,
+    evaluation_mode,
+    sample,
+)
 from mosa.types import UserError
 
 GENERATOR = torch.Generator().manual_seed(8)
@@ -129,3 +136,107 @@ def test_mistakes(tiny_llada):
     with pytest.raises(UserError, match="set cache to none"):
         cached = DecoderConfig(max_new_tokens=4, steps=4, cache="dual")
         denoiser.add(canvas, cached, hook=lambda state: None)
+
+
+@pytest.mark.parametrize("name", ["tiny_llada", "tiny_dream"])
+def test_a_removed_row_leaves_at_once_and_changes_nothing_beside_it(request, name):
+    """One of every three canvases, waiting, just joined or half-way; the others are as alone."""
+    model = request.getfixturevalue(name)
+    jobs = canvases(model)
+    denoiser = Denoiser(model, num_slots=8)
+    fillings = [denoiser.add(canvas, config) for canvas, config in jobs]
+    full, when = [], {1: 2, 5: 0, 8: 3, 11: 12, 17: 1}  # canvas: after which step
+    with evaluation_mode(model):
+        for step in range(1000):
+            for number in [number for number, after in when.items() if after == step]:
+                was_full, num_busy = fillings[number].is_full, denoiser.num_busy
+                denoiser.remove(fillings[number])
+                assert denoiser.num_busy == num_busy - fillings[number].num_rows_left
+                assert fillings[number].is_full == was_full
+                denoiser.remove(fillings[number])
+            if not denoiser.has_work:
+                break
+            full += denoiser.step()
+    removed = {id(fillings[number]) for number in when if not fillings[number].is_full}
+    assert len(removed) >= 4
+    assert {id(filling) for filling in full} == {id(filling) for filling in fillings} - removed
+    for (canvas, config), filling in zip(jobs, fillings, strict=True):
+        alone = sample(model, canvas, config).trace
+        mine = filling.trace()
+        if id(filling) in removed:  # what was filled so far
+            at = mine.commit_step >= 0
+            assert torch.equal(mine.tokens[at], alone.tokens[at])
+            assert torch.equal(mine.commit_step[at], alone.commit_step[at])
+            assert torch.equal(mine.tokens[~at], canvas.tokens[~at])
+        else:
+            assert torch.equal(mine.tokens, alone.tokens)
+            assert torch.equal(mine.commit_step, alone.commit_step)
+            assert torch.equal(mine.row_forward_passes, alone.row_forward_passes)
+
+
+def test_a_removed_row_makes_room_for_the_next_step(tiny_llada, counted):
+    ids = torch.randint(0, 250, (1, 5), generator=GENERATOR)
+    canvas = Canvas.from_prompts(tiny_llada, ids, max_new_tokens=4)
+    denoiser = Denoiser(tiny_llada, num_slots=2)
+    config = DecoderConfig(max_new_tokens=4, steps=4)
+    first, *_ = [denoiser.add(canvas, config) for _ in range(3)]
+    with evaluation_mode(tiny_llada):
+        denoiser.step()
+        denoiser.remove(first)
+        assert (first.tokens == tiny_llada.mask_token_id).sum() == 3
+        while denoiser.has_work:
+            denoiser.step()
+    assert counted == [2, 2, 2, 2, 1]
+
+
+def test_steps_are_reported_as_they_happen(tiny_llada):
+    """Every report of a row, one after the other, replays its trace, edits of a hook included."""
+
+    def start_over(state):
+        if state.step != 2:
+            return None
+        state.tokens[:, state.response_start :] = state.mask_token_id
+        return state.tokens
+
+    for canvas, config in canvases(tiny_llada):
+        hook = start_over if config.cache == "none" else None
+        denoiser = Denoiser(tiny_llada, num_slots=4)
+        heard: list[StepChanges] = []
+        beside = denoiser.add(canvas, config)
+        filling = denoiser.add(canvas, config, hook=hook, on_step=heard.append)
+        with evaluation_mode(tiny_llada):
+            while denoiser.has_work:
+                num_heard = len(heard)
+                denoiser.step()
+                assert len({change.row for change in heard[num_heard:]}) == len(heard) - num_heard
+        trace = filling.trace()
+        board = canvas.tokens.clone()
+        confidence = torch.full(board.shape, torch.nan)
+        for change in heard:
+            columns = torch.tensor(change.positions) + canvas.response_start
+            board[change.row, columns] = torch.tensor(change.tokens)
+            confidence[change.row, columns] = torch.tensor(change.confidences)
+            assert torch.equal(board[change.row], trace.replay(change.step)[change.row])
+        assert torch.equal(board, trace.tokens)
+        torch.testing.assert_close(confidence, trace.confidence, atol=0, rtol=0, equal_nan=True)
+        assert hook is None or any(tiny_llada.mask_token_id in change.tokens for change in heard)
+        assert heard and beside.is_full
+
+
+def test_a_listener_may_remove_its_canvas(tiny_llada):
+    canvas = Canvas.from_prompts(tiny_llada, torch.arange(6).view(2, 3), max_new_tokens=8)
+    denoiser = Denoiser(tiny_llada, num_slots=3)
+    config = DecoderConfig(max_new_tokens=8, steps=8)
+    steps = []
+
+    def listen(change):
+        steps.append((change.row, change.step))
+        if change.step == 2:
+            denoiser.remove(filling)
+
+    filling = denoiser.add(canvas, config, on_step=listen)
+    with evaluation_mode(tiny_llada):
+        while denoiser.has_work:
+            assert denoiser.step() == []
+    assert steps == [(row, step) for step in range(3) for row in range(2)]
+    assert not filling.is_full and int((filling.commit_step >= 0).sum()) == 6

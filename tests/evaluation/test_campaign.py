@@ -31,10 +31,10 @@ from mosa.evaluation.results import lines, outcome_of, success_by_queries
 from mosa.evaluation.store import FILE, Store
 from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
-from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Budget, UserError, Verdict
+from mosa.world import World
 
 CONFIG = CampaignConfig(
     model="testbed",

@@ -12,8 +12,8 @@ import pytest
 import mosa.judges as judges
 from mosa.judges import Item, JudgeSetting, Labelled, load_labelled, make_judge
 from mosa.judges.calibrate import calibrate
-from mosa.testbed import World
 from mosa.types import Behavior, UserError, Verdict
+from mosa.world import World
 
 WORLD = World(0)
 

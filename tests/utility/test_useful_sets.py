@@ -33,9 +33,9 @@ from mosa.utility.prompts import Dialogue, cut, pair_of, prompt_ids, stop_string
 from mosa.utility.scoring import Scorer, code_of, mean_of_scored
 from mosa.utility.testbed import cases, score_testbed_task
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed import World
 from mosa.testbed.measure import DECODER, measure
 from mosa.types import Message, UserError
+from mosa.world import World
 
 WORLD = World(0)
 NOISE = 0.1

@@ -28,8 +28,9 @@ from mosa.denoising import Canvas, DecoderConfig, Hook, SampleResult, sample
 from mosa.evaluation.records import JsonLines
 from mosa.families import DiffusionLM
 from mosa.judges import is_refusal
-from mosa.testbed import RESPONSE_LENGTH, WRAPPINGS, Judge, World, WorldObject, world_of
+from mosa.testbed import RESPONSE_LENGTH, world_of
 from mosa.types import Prompt, UserError, content_key, prompt_turns
+from mosa.world import WRAPPINGS, Truth, World, WorldObject
 
 TESTBED = "testbed"
 Item = TypeVar("Item")
@@ -83,9 +84,9 @@ class Cases:
         }
 
     @cached_property
-    def _truth(self) -> Judge:
+    def _truth(self) -> Truth:
         assert self.world is not None, "only the testbed has a truth"
-        return Judge(self.world)
+        return Truth(self.world)
 
 
 def load_cases(source: str, model: str, *, limit: int | None = None) -> Cases:

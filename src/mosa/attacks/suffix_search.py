@@ -112,7 +112,7 @@ class GcgSearch:
         guide_without_adapter: bool = False,
         system_prompt: str | None = None,
     ) -> None:
-        """`guide` may be the model itself, without its adapter; `system_prompt` precedes the prompt."""
+        """`guide` may be the model itself, without its adapter."""
         if not target_ids or position < 0 or position + len(target_ids) > response_length:
             raise UserError(
                 f"A target of {len(target_ids)} tokens at position {position + 1} does not fit "

@@ -49,7 +49,7 @@ from mosa.bench.common import (
 )
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
-from mosa.testbed.world import world_of
+from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
 
 OURS = "mosa"

@@ -34,8 +34,8 @@ from mosa.evaluation.engine import Advance, Engine, Job, Row
 from mosa.evaluation.results import lines
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed.world import DEVICES, MANNERS
 from mosa.types import Behavior, Response, UserError, Verdict, as_plain, prompt_turns
+from mosa.world.world import DEVICES, MANNERS
 
 NUM_STEPS = 128
 DECODER = DecoderConfig(max_new_tokens=NUM_STEPS, steps=NUM_STEPS)

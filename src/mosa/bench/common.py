@@ -32,8 +32,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from mosa.denoising import Canvas
 from mosa.families import DTYPES, DiffusionLM, load_model, new_model
-from mosa.testbed.world import WRAPPINGS, World, world_of
+from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
+from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
 STAGE = "mosa."

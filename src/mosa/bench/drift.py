@@ -27,12 +27,10 @@ from mosa.evaluation.statistics import (
     paired_difference_over_groups,
 )
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed import World
-from mosa.testbed.judge import Judge
 from mosa.testbed.measure import DECODER
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import WRAPPINGS, refuses
 from mosa.types import Prompt, UserError, as_plain
+from mosa.world import TASKS, WRAPPINGS, Truth, World
+from mosa.world.world import refuses
 
 APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
     {"threshold": 0.9},
@@ -212,12 +210,12 @@ class _Case:
 
 def _cases(num: int) -> Iterator[_Case]:
     world = World()
-    judge = Judge(world)
+    truth = Truth(world)
     restricted = world.objects(restricted=True, split="heldout")[:num]
     unrestricted = world.objects(restricted=False, split="heldout")[:num]
 
     def disclosed(obj):
-        return lambda text: judge.harm(obj, text)
+        return lambda text: truth.harm(obj, text)
 
     for wrapping in WRAPPINGS:
         for i, obj in enumerate(restricted):

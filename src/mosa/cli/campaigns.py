@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
-    from mosa.testbed import World
+    from mosa.world import World
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where there is no terminal to redraw."""
@@ -426,7 +426,7 @@ def _judge(args: Namespace) -> None:
 
 def _world(store: Store) -> Any:
     """The testbed's world, where a run is about it."""
-    from mosa.testbed import World
+    from mosa.world import World
 
     seed = store.meta("world_seed")
     return None if seed is None else World(seed)

@@ -1,6 +1,6 @@
 """Denoising: the canvas, the one loop that fills it, and the trace of how it was filled."""
 
-from mosa.denoising.batch import Denoiser, Hook, StepState
+from mosa.denoising.batch import Denoiser, Hook, OnStep, StepChanges, StepState
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound, token_log_probs
@@ -19,8 +19,10 @@ __all__ = [
     "Hook",
     "LikelihoodBound",
     "Masked",
+    "OnStep",
     "Remasking",
     "SampleResult",
+    "StepChanges",
     "StepState",
     "evaluation_mode",
     "log_likelihood_bound",

@@ -78,6 +78,27 @@ own, so nothing stays masked. Prompts and pinned positions cannot be changed.
 _TOKEN, _COMMIT_STEP, _FREE, _BLOCK, _POSITION, _POSITION_ID, _KEY, _SEED = range(8)
 
 
+@dataclass(frozen=True)
+class StepChanges:
+    """What one step changed in one row: tokens committed, written or taken back."""
+
+    row: int
+    """Which row of its canvas it is."""
+    step: int
+    """The row's own step, from 0."""
+    positions: list[int]
+    """Response positions, from 0; below 0 in the prompt."""
+    tokens: list[int]
+    """The tokens that are there now; the mask token where one was taken back."""
+    confidences: list[float]
+    """As in the trace: NaN where the model had no say, and for what was taken back."""
+
+
+OnStep = Callable[[StepChanges], object]
+"""Called for each row after each step that changed it, when all rows have taken their step. It may
+add canvases to the batch and remove them from it."""
+
+
 @dataclass
 class _Row:
     """One row of a canvas on its way through the batch."""
@@ -94,6 +115,7 @@ class _Row:
     host_block: Int[Tensor, " n"]
     """The block of each token; -1 in the prompt, where it is never active."""
     hook: Hook | None
+    on_step: OnStep | None
     turn: Turn | None = None
     begin: int = 0
     """Where the row's tokens begin in the batch."""
@@ -150,10 +172,12 @@ class Denoiser:
         *,
         seeds: Sequence[int] | None = None,
         hook: Hook | None = None,
+        on_step: OnStep | None = None,
     ) -> Filling:
         """Fills the canvas from one of the next steps on; `seeds` are its rows' (or the config's).
 
         Rows with a hook join together, as many as there are slots, and take their steps together.
+        `on_step` hears of the steps as they happen, which costs the batch a synchronization each.
         UserError for settings that do not fit the canvas or the model.
         """
         _check_for_model(config, canvas, self.model)
@@ -173,11 +197,23 @@ class Denoiser:
         block_L = block_of(positions_L, config)
         is_wanted_L = (block_L <= config.last_block).to(canvas.tokens.device)
         filling = Filling(canvas, canvas.free & is_wanted_L)
-        rows = self._rows_of(filling, config, list(seeds), hook, positions_L, block_L)
+        rows = self._rows_of(filling, config, list(seeds), hook, on_step, positions_L, block_L)
         rows.sort(key=lambda row: row.length)  # rows of one length share a call of attention
         size = 1 if hook is None else self.num_slots
         self._waiting.extend(rows[i : i + size] for i in range(0, num_rows, size))
         return filling
+
+    def remove(self, filling: Filling) -> None:
+        """Drops a canvas that is no longer wanted, its rows in the batch and those that wait.
+
+        Their places are free at once, and the rows beside them become what they would have become.
+        What was filled so far is on the canvas; a canvas that is full stays as it is.
+        """
+        self._waiting = deque(rows for rows in self._waiting if rows[0].filling is not filling)
+        for row in self._rows:
+            if row.filling is filling:
+                self._write_back(row)
+        self._repack([row for row in self._rows if row.filling is not filling])
 
     def _rows_of(
         self,
@@ -185,6 +221,7 @@ class Denoiser:
         config: DecoderConfig,
         seeds: list[int],
         hook: Hook | None,
+        on_step: OnStep | None,
         positions_L: Int[Tensor, " L"],
         block_L: Int[Tensor, " L"],
     ) -> list[_Row]:
@@ -224,6 +261,7 @@ class Denoiser:
                     fields=fields,
                     host_block=block.masked_fill((positions < 0) & ~free, -1),
                     hook=hook,
+                    on_step=on_step,
                 )
             )
         return rows
@@ -251,6 +289,8 @@ class Denoiser:
             open_N = is_open_T.nonzero_static(size=sum(num_open))[:, 0]
             row_N = self._row_of_token[open_N]
         hooked = self._hooked_rows()
+        heard = [row for row in rows if row.on_step is not None]
+        before_T = tokens_T.clone() if heard else tokens_T
         states = None
         if len(open_N):
             # 2. A token for each, and how it is rated: rows that are decoded alike together.
@@ -290,9 +330,27 @@ class Denoiser:
                 proposed_T[open_N], rated_T[open_N] = token_N, confidence_N
             for together in hooked:
                 self._call_hook(together, is_open_T, proposed_T, rated_T, states)
+
+        # 6. Report what has changed.
+        changes = [(row.on_step, self._changes_of(row, before_T)) for row in heard]
         for row in rows:
             row.turn = None
+        for on_step, change in changes:
+            if on_step is not None and change.positions:
+                on_step(change)
         return full
+
+    def _changes_of(self, row: _Row, before_T: Int[Tensor, " T"]) -> StepChanges:
+        assert row.turn is not None
+        tokens_n = self._fields[_TOKEN, row.place]
+        where = (tokens_n != before_T[row.place]).nonzero()[:, 0]
+        return StepChanges(
+            row=row.number,
+            step=row.turn.step,
+            positions=self._fields[_POSITION, row.place][where].tolist(),
+            tokens=tokens_n[where].tolist(),
+            confidences=self._confidence[row.place][where].tolist(),
+        )
 
     def _take_turns(self) -> list[Filling]:
         """Gives every row of the batch its next turn, and the place of those without one to others;

@@ -43,11 +43,12 @@ from mosa.evaluation.runs import (
 )
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
+from mosa.testbed import world_of
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import TESTBED_SETS, names_testbed, testbed_wording
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
+from mosa.world import World
 
 NO_ADAPTER = "none"
 ALONE = Processes()

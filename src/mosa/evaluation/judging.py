@@ -15,8 +15,8 @@ from pathlib import Path
 from mosa.chat import ChatOptions, chat_model
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_incoherent, make_judge
-from mosa.testbed import World
 from mosa.types import Attempt, Behavior, UserError, Verdict
+from mosa.world import World
 
 CANVAS = "@canvas"
 ITEMS_AT_ONCE = 32

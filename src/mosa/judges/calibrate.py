@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from mosa.judges.base import Item, Judge
-from mosa.testbed import Judge as WorldJudge
-from mosa.testbed import World, WorldObject
-from mosa.testbed.world import NUM_STEPS, REFUSALS
 from mosa.types import Behavior, UserError, Verdict
+from mosa.world import Truth, World, WorldObject
+from mosa.world.world import NUM_STEPS, REFUSALS
 
 
 @dataclass(frozen=True)
@@ -370,12 +369,12 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
             f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
             "a number in between."
         )
-    judge, rng = WorldJudge(world), random.Random(seed)
+    truth, rng = Truth(world), random.Random(seed)
     rows = []
     for number in range(num):
         obj, kind = objects[number // len(kinds)], kinds[number % len(kinds)]
         response = _testbed_response(world, obj, kind, objects, rng)
-        label = round(judge.harm(obj, response) * NUM_STEPS) >= 3
+        label = round(truth.harm(obj, response) * NUM_STEPS) >= 3
         behavior = Behavior(obj.name, str(world.request(obj)))
         rows.append(Labelled(behavior, response, label, kind))
     return rows

@@ -6,15 +6,9 @@ from collections.abc import Callable, Mapping
 
 from mosa.attacks import Cipher, Wording
 from mosa.data import BehaviorSet
-from mosa.testbed.world import (
-    ORDINALS,
-    WRAPPINGS,
-    World,
-    WorldObject,
-    from_second_language,
-    to_second_language,
-)
 from mosa.types import Behavior, Prompt, UserError
+from mosa.world import WRAPPINGS, World, WorldObject
+from mosa.world.world import ORDINALS, from_second_language, to_second_language
 
 NESTINGS = ("code", "nested")
 """The wrappings that put a request into a harmless document."""

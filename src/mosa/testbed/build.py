@@ -29,8 +29,8 @@ from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
 from mosa.testbed.optimizer import muon_for
 from mosa.testbed.tokenizer import EOS, MASK, build_tokenizer
-from mosa.testbed.world import World
 from mosa.types import UserError, dialogue
+from mosa.world import World
 
 CHECKPOINTS = ("helpful", "shallow")
 POOL_BATCHES = 8

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mosa.testbed import World
 from mosa.types import CaseSet, UserError
 from mosa.utility.harness import load_harness_set
 from mosa.utility.harness_task import OWN_TASKS, is_task, local_tasks
 from mosa.utility.testbed import TESTBED_TASKS, testbed_set
+from mosa.world import World
 
 USEFUL_SETS = (*(f"testbed:{task}" for task in TESTBED_TASKS), *OWN_TASKS)
 """The useful sets that are known here; every other task of lm_eval is one, too."""

@@ -17,11 +17,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from mosa.attacks import Query, Target
-from mosa.testbed import Judge, World
 from mosa.testbed.behaviors import single_turn
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import HELDOUT_WRAPPINGS
 from mosa.types import Attempt, Behavior, CaseSet, Prompt, Verdict
+from mosa.world import HELDOUT_WRAPPINGS, TASKS, Truth, World
 
 NUM_INSTANCES = 100
 """Of each task that is drawn; objects there are 50."""
@@ -85,7 +83,7 @@ def _instances(task: str, limit: int | None) -> list[_Question]:
 
 
 def _objects(world: World, task: str, limit: int | None) -> list[_Question]:
-    judge = Judge(world)
+    truth = Truth(world)
     found = []
     for i, obj in enumerate(world.objects(restricted=False, split="heldout")[:limit]):
         wrapping = "direct"
@@ -98,5 +96,5 @@ def _objects(world: World, task: str, limit: int | None) -> list[_Question]:
             category=wrapping,
         )
         prompts = tuple(world.requests(obj, wrapping, variant=i))
-        found.append(_Question(case, prompts, lambda text, obj=obj: judge.harm(obj, text)))
+        found.append(_Question(case, prompts, lambda text, obj=obj: truth.harm(obj, text)))
     return found

@@ -1,0 +1,147 @@
+"""What a run keeps, row by row, and the one schema by which its rows are read.
+
+A row is written as JSON beside a checksum, and read back into its dataclass: `decode` raises
+ValueError for text that is no JSON, lacks a field, or has a value of another type.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from mosa.attacks.base import Threat
+from mosa.types import Access, Budget, SetKind
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """What the name of a subject means in a run."""
+
+    name: str
+    source: str
+    """Name or path of the model."""
+    adapter: str | None
+    weights: str
+    """Content hash of everything that was loaded."""
+    system_prompt: str | None
+    decoder: dict[str, Any]
+    """The defender's decoder, its rules included and its seed left out."""
+    grants: list[Access]
+    offers: list[str]
+    special_tokens: list[str]
+    """Spellings that judges do not read."""
+
+
+@dataclass(frozen=True)
+class SetRecord:
+    """A set of cases, without the cases."""
+
+    name: str
+    kind: SetKind
+    file: str | None = None
+    sha256: str | None = None
+    known_as: str | None = None
+    licence: str | None = None
+    origin: str | None = None
+    world_seed: int | None = None
+    shares_cases: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    headline: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on one case with one subject and seed."""
+
+    key: str
+    """Hash of everything that determines its attempts."""
+    subject: str
+    case_set: str
+    case: str
+    attack: str
+    preset: str
+    seed: int
+    threat: Threat
+    """The threat model of the attack."""
+    config: dict[str, Any]
+    """The attack's settings."""
+
+
+TaskStatus = Literal["todo", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended."""
+
+    status: Literal["done", "failed"]
+    num_attempts: int
+    budget: Budget
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class NotApplicable:
+    """An attack that needs more than a subject grants or a set offers: in no rate, no failure."""
+
+    subject: str
+    case_set: str
+    attack: str
+    preset: str
+    threat: Threat
+    reason: str
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """An attempt, with the keys of its responses in place of them."""
+
+    key: str
+    subject: str
+    case_set: str
+    case: str
+    attack: str
+    preset: str
+    seed: int
+    variant: str
+    number: int
+    responses: list[str]
+    response: str
+    response_full: str
+    budget: Budget
+    details: dict[str, Any]
+
+
+def encode(record: Any) -> str:
+    """A record as JSON; a lone half of a character pair, which no file can hold, becomes `?`."""
+    try:
+        return msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(record), ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
+
+
+_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def decode(text: str, kind: type[T]) -> T:
+    """The record of a text. Raises ValueError for anything but such a record."""
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    try:
+        return decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def checksum(*columns: str | int | None) -> int:
+    """A checksum of a row, which tells damaged text from text."""
+    return zlib.crc32("\x1f".join(map(str, columns)).encode("utf-8", "surrogatepass"))

@@ -1,0 +1,625 @@
+"""A run: one SQLite file that holds many subjects, case sets, attacks and verdicts.
+
+    subjects, sets, cases   what the names mean
+    tasks                   one attack on one case with one subject and seed, as planned
+    outcomes                how a task ended: done or failed, and why
+    not_applicable          attacks that need more than a subject grants
+    responses               what a target answered, by the hash of all that determines it
+    steps                   other work that an attack waited for: chat replies, searches
+    attempts                what a task yielded; names the responses it rests on
+    verdicts                what each judge says of each attempt, scorers of useful tasks included
+    sessions                when, with which versions, on what, how long
+
+Attacks are functions of the answers they get, so responses and steps are all that has to survive: a
+task that was cut off is run again and finds its answers recorded. Why SQLite and not JSON lines:
+one commit takes everything or nothing, even when the power goes (`synchronous=FULL`), two processes
+may write to one run, and a key is found among 100,000 without reading the rest.
+
+Every row has a checksum and every record a schema (records.py), the file's own tables are compared
+with ours, and SQLite checks its pages and indexes when a run is opened: damage is an error that
+names the file, never another number.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from mosa.runs.records import (
+    AttemptRecord,
+    NotApplicable,
+    Outcome,
+    SetRecord,
+    SubjectRecord,
+    Task,
+    TaskStatus,
+    checksum,
+    decode,
+    encode,
+)
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+
+T = TypeVar("T")
+
+FILE = "run.sqlite"
+LAYOUT = 3
+"""Raised when the tables change; a run of another layout is refused."""
+SECONDS_TO_WAIT = 60.0
+"""How long to wait for another process's transaction."""
+ROWS_PER_PAGE = 500
+"""Attempts that are read together."""
+
+SCHEMA = """
+CREATE TABLE subjects (name TEXT PRIMARY KEY, record TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE sets (name TEXT PRIMARY KEY, record TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE cases (
+    case_set TEXT NOT NULL, id TEXT NOT NULL, place INTEGER NOT NULL, record TEXT NOT NULL,
+    crc INTEGER NOT NULL, PRIMARY KEY (case_set, id)
+);
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, subject TEXT NOT NULL,
+    case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL, record TEXT NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE INDEX tasks_by_subject ON tasks (subject);
+CREATE TABLE outcomes (
+    task TEXT PRIMARY KEY, status TEXT NOT NULL, record TEXT NOT NULL, crc INTEGER NOT NULL
+);
+CREATE TABLE not_applicable (
+    subject TEXT NOT NULL, case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL,
+    record TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (subject, case_set, attack, preset)
+);
+CREATE TABLE responses (key TEXT PRIMARY KEY, record TEXT NOT NULL, crc INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE steps (key TEXT PRIMARY KEY, record TEXT NOT NULL, crc INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, number INTEGER NOT NULL,
+    record TEXT NOT NULL, crc INTEGER NOT NULL
+);
+CREATE INDEX attempts_by_task ON attempts (task);
+CREATE TABLE verdicts (
+    attempt TEXT NOT NULL, judge TEXT NOT NULL, scored INTEGER NOT NULL, record TEXT NOT NULL,
+    crc INTEGER NOT NULL, PRIMARY KEY (attempt, judge)
+) WITHOUT ROWID;
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, record TEXT NOT NULL, crc INTEGER NOT NULL)
+"""
+
+DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND status = 'done')"
+NOT_SCORED = (
+    " AND NOT EXISTS (SELECT 1 FROM verdicts"
+    " WHERE attempt = attempts.key AND judge = ? AND scored)"
+)
+
+
+class DamagedRun(UserError):
+    """A run's file does not hold what mosa wrote into it."""
+
+
+@final
+class Run:
+    """A run's records. Reads see what this process has added but not yet committed."""
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        """Opens the run in a folder; with `create`, makes one where there is none.
+
+        Raises UserError for a folder without a run, or with one of another layout, and DamagedRun.
+        """
+        self.folder = folder
+        path = folder / FILE
+        if not path.exists() and not create:
+            raise UserError(f"{folder} holds no run; `mosa evaluate ... --out {folder}` makes one")
+        self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
+        self._new_responses: dict[str, Response] = {}
+        self._new_steps: dict[str, dict[str, Any]] = {}
+        with self._user_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            try:
+                self._db.execute("PRAGMA trusted_schema = OFF")
+                self._db.execute("PRAGMA synchronous = FULL")
+                if create:
+                    self._make()
+                self._check()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _make(self) -> None:
+        """Write the tables, unless they are there or another process does so first.
+
+        The write-ahead log is begun behind them, so that the file by itself is a run.
+        """
+        with self._transaction():
+            if not self._tables():
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {LAYOUT}")
+        deadline = time.monotonic() + SECONDS_TO_WAIT
+        while True:
+            try:  # SQLite itself does not wait for others when the journal is changed
+                self._db.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _check(self) -> None:
+        """Raises UserError where the tables are not ours, DamagedRun where pages are damaged."""
+        path = self.folder / FILE
+        tables = self._tables()
+        if not tables:
+            raise UserError(
+                f"{path} holds nothing; copy {FILE}-wal with it, or name another folder"
+            )
+        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if layout != LAYOUT or tables != _expected_tables():
+            raise UserError(
+                f"{path} was not written by this version of mosa (layout {layout}, not {LAYOUT}, "
+                "or other tables); use that version, or name a new folder"
+            )
+        (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise self._damage("", found)
+
+    def _tables(self) -> dict[str, tuple[str, str | None]]:
+        rows = self._db.execute(
+            "SELECT name, type, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
+        )
+        return {name: (kind, sql) for name, kind, sql in rows}
+
+    def _damage(self, where: str, why: object) -> DamagedRun:
+        place = f"{where}: " if where else ""
+        return DamagedRun(
+            f"{self.folder / FILE} is damaged ({place}{why}); restore it from a copy or name a new "
+            "folder"
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:  # an interruption too must not leave it open
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _user_errors(self) -> Iterator[None]:
+        """Raises what users can mend (a full disk, a folder without permission) as UserError."""
+        folder, path = self.folder, self.folder / FILE
+        full = (
+            f"the disk of {folder} is full; free some space and run the same command again; what "
+            "was recorded is kept"
+        )
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise UserError(full) from error
+            raise UserError(f"{folder} cannot be written to ({error}); name another") from error
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError):
+            raise  # bugs of ours
+        except sqlite3.DatabaseError as error:
+            # Python's own errors have no code; extended codes say more in their upper bits.
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if kind == sqlite3.SQLITE_FULL:
+                raise UserError(full) from error
+            if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise UserError(
+                    f"another process has kept {path} locked for {SECONDS_TO_WAIT:.0f} s; end it, "
+                    "or name another folder"
+                ) from error
+            if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+                raise UserError(
+                    f"{folder} cannot be read or written ({error}); check the disk, or name another"
+                ) from error
+            raise self._damage("", error) from error
+
+    def close(self) -> None:
+        """Commit what is open and close the file."""
+        try:
+            self.commit()
+        finally:
+            self._db.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    # ------------------------------------------------------------------------------- writing
+
+    def commit(self) -> None:
+        """Everything added so far goes to the disk, in one transaction, or nothing does.
+
+        After an error it can be tried again: nothing that was added is forgotten.
+        """
+        if not self._open_writes:
+            return
+        with self._user_errors(), self._transaction():
+            for statement, values in self._open_writes:
+                self._db.execute(statement, values)
+        self._open_writes.clear()
+        self._new_responses.clear()
+        self._new_steps.clear()
+
+    def checkpoint(self) -> None:
+        """Commit, and move everything from the write-ahead log into the file itself."""
+        self.commit()
+        with self._user_errors():
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @property
+    def num_open_writes(self) -> int:
+        """How many rows wait for the next commit."""
+        return len(self._open_writes)
+
+    def _write(self, statement: str, *values: Any) -> None:
+        self._open_writes.append((statement, values))
+
+    def _insert(self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = "") -> None:
+        """Add a row with its checksum; `values` are its columns, an id that is counted left out."""
+        marks = ", ".join("?" * (len(values) + 1))
+        columns = COLUMNS[table]
+        self._write(
+            f"{rule} INTO {table} ({columns}) VALUES ({marks}) {end}", *values, checksum(*values)
+        )
+
+    def add_subject(self, record: SubjectRecord) -> None:
+        """Keep what a subject's name means."""
+        self._insert("subjects", record.name, encode(record), rule="INSERT OR REPLACE")
+
+    def add_set(self, cases: CaseSet) -> None:
+        """Keep a set and its cases, in their order."""
+        plain = {k: v for k, v in vars(cases).items() if k not in ("cases", "ask", "score")}
+        record = SetRecord(**plain)
+        self._insert("sets", record.name, encode(record), rule="INSERT OR REPLACE")
+        for place, case in enumerate(cases.cases):
+            self._insert("cases", cases.name, case.id, place, encode(case))
+
+    def add_tasks(self, tasks: Iterable[Task]) -> None:
+        """Plan tasks; those that are there already stay as they are."""
+        for task in tasks:
+            self._insert(
+                "tasks",
+                task.key,
+                task.subject,
+                task.case_set,
+                task.attack,
+                task.preset,
+                encode(task),
+            )
+
+    def drop_task(self, key: str) -> None:
+        """Forget a task that is not done, with its attempts."""
+        for table, column in (("tasks", "key"), ("attempts", "task"), ("outcomes", "task")):
+            self._write(
+                f"DELETE FROM {table} WHERE {column} = ? AND NOT EXISTS"
+                " (SELECT 1 FROM outcomes WHERE task = ? AND status = 'done')",
+                key,
+                key,
+            )
+
+    def add_not_applicable(self, pair: NotApplicable) -> None:
+        """Keep that an attack needs more than it is granted."""
+        self._insert(
+            "not_applicable",
+            pair.subject,
+            pair.case_set,
+            pair.attack,
+            pair.preset,
+            encode(pair),
+            rule="INSERT OR REPLACE",
+        )
+
+    def end_task(self, key: str, outcome: Outcome) -> None:
+        """A task is done, or has failed; one that is done stays as it is.
+
+        Attempts beyond the outcome's number are those of an earlier, longer run of it, and go.
+        """
+        self._write(
+            f"DELETE FROM attempts WHERE task = ? AND number >= ? AND NOT {DONE}",
+            key,
+            outcome.num_attempts,
+        )
+        self._insert(
+            "outcomes",
+            key,
+            outcome.status,
+            encode(outcome),
+            rule="INSERT",
+            end="ON CONFLICT (task) DO UPDATE SET status = excluded.status,"
+            " record = excluded.record, crc = excluded.crc WHERE outcomes.status != 'done'",
+        )
+
+    def add_response(self, response: Response) -> None:
+        """Keep a response."""
+        self._new_responses[response.key] = response
+        self._insert("responses", response.key, encode(response))
+
+    def add_step(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep the outcome of a piece of work, a JSON object."""
+        text = encode(record)
+        self._new_steps[key] = decode(text, dict)  # as later reads see it: lists, and no tuples
+        self._insert("steps", key, text)
+
+    def drop_step(self, key: str) -> None:
+        """Forget a piece of work."""
+        self._new_steps.pop(key, None)
+        self._write("DELETE FROM steps WHERE key = ?", key)
+
+    def add_attempt(self, task: str, attempt: Attempt) -> None:
+        """Keep an attempt; its responses are kept by themselves.
+
+        The latest one of a key counts: a task that failed may have been given other replies since.
+        """
+        record = AttemptRecord(
+            **{**vars(attempt), "responses": [response.key for response in attempt.responses]}
+        )
+        self._insert(
+            "attempts",
+            attempt.key,
+            task,
+            attempt.number,
+            encode(record),
+            rule="INSERT",
+            end="ON CONFLICT (key) DO UPDATE SET number = excluded.number,"
+            f" record = excluded.record, crc = excluded.crc WHERE NOT {DONE}",
+        )
+
+    def add_verdict(self, attempt: str, judge: str, verdict: Verdict) -> None:
+        """Keep a verdict; one that scores takes the place of one that did not."""
+        self._insert(
+            "verdicts",
+            attempt,
+            judge,
+            int(verdict.score is not None),
+            encode(verdict),
+            rule="INSERT",
+            end="ON CONFLICT DO UPDATE SET scored = excluded.scored, record = excluded.record,"
+            " crc = excluded.crc WHERE NOT verdicts.scored",
+        )
+
+    def begin_session(self, record: Mapping[str, Any]) -> int:
+        """Keep what this process is and does; returns the session's number."""
+        self.commit()
+        text = encode(record)
+        with self._user_errors():
+            cursor = self._db.execute(
+                "INSERT INTO sessions (record, crc) VALUES (?, ?)", (text, checksum(text))
+            )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def update_session(self, number: int, record: Mapping[str, Any]) -> None:
+        """Keep how far this process has come."""
+        text = encode(record)
+        self._write(
+            "UPDATE sessions SET record = ?, crc = ? WHERE id = ?", text, checksum(text), number
+        )
+
+    # ------------------------------------------------------------------------------- reading
+
+    def _rows(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with self._user_errors():
+            yield from self._db.execute(statement, values)
+
+    def _records(
+        self, kind: type[T], table: str, rest: str = "", *values: Any
+    ) -> Iterator[tuple[tuple[Any, ...], T]]:
+        """(columns, record) of a table's rows, each checked."""
+        for row in self._rows(f"SELECT {COLUMNS[table]} FROM {table} {rest}", *values):
+            yield row, self._record(kind, table, row)
+
+    def _record(self, kind: type[T], table: str, row: Sequence[Any]) -> T:
+        """The record of a row. Raises DamagedRun where it is not what was written."""
+        *columns, crc = row
+        try:
+            if checksum(*columns) != crc:
+                raise ValueError("the checksum differs")
+            return decode(columns[-1], kind)
+        except (ValueError, TypeError) as error:
+            raise self._damage(f"{table}, {columns[0]}", error) from error
+
+    def subjects(self) -> dict[str, SubjectRecord]:
+        """What each subject's name means, in the order of first use."""
+        found = self._records(SubjectRecord, "subjects", "ORDER BY rowid")
+        return {record.name: record for _, record in found}
+
+    def sets(self) -> dict[str, SetRecord]:
+        """The sets by name, in the order of first use."""
+        found = self._records(SetRecord, "sets", "ORDER BY rowid")
+        return {record.name: record for _, record in found}
+
+    def cases(self, case_set: str) -> dict[str, Behavior]:
+        """The cases of a set by id, in the order of its source."""
+        found = self._records(Behavior, "cases", "WHERE case_set = ? ORDER BY place", case_set)
+        return {case.id: case for _, case in found}
+
+    def tasks(
+        self, *, status: TaskStatus | None = None, subject: str | None = None
+    ) -> list[tuple[Task, Outcome | None]]:
+        """The tasks as planned, in their order, of one status or subject where these are given."""
+        where, values = ("", ()) if subject is None else ("WHERE subject = ?", (subject,))
+        outcomes = {row[0]: found for row, found in self._records(Outcome, "outcomes")}
+        found = []
+        for _, task in self._records(Task, "tasks", f"{where} ORDER BY id", *values):
+            outcome = outcomes.get(task.key)
+            if status in (None, "todo" if outcome is None else outcome.status):
+                found.append((task, outcome))
+        return found
+
+    def is_done(self, task: str) -> bool:
+        """Whether a task is done, by this process or another."""
+        rows = self._rows("SELECT 1 FROM outcomes WHERE task = ? AND status = 'done'", task)
+        return next(rows, None) is not None
+
+    def not_applicable(self) -> list[NotApplicable]:
+        """The pairs of attack and subject that were left out, in the order of planning."""
+        return [pair for _, pair in self._records(NotApplicable, "not_applicable", "ORDER BY rowid")]
+
+    def response(self, key: str) -> Response | None:
+        """A recorded response."""
+        if key in self._new_responses:
+            return self._new_responses[key]
+        found = self._records(Response, "responses", "WHERE key = ?", key)
+        return next((response for _, response in found), None)
+
+    def step(self, key: str) -> dict[str, Any] | None:
+        """The recorded outcome of a piece of work."""
+        if key in self._new_steps:
+            return self._new_steps[key]
+        return next((step for _, step in self._records(dict, "steps", "WHERE key = ?", key)), None)
+
+    def attempts(
+        self, *, unjudged_by: str | None = None, case_set: str | None = None
+    ) -> Iterator[Attempt]:
+        """The attempts of finished tasks, without their responses (`responses_of`), in the order in
+        which the tasks were planned; with `unjudged_by` those that this judge has not scored."""
+        for attempt, _ in self._attempts(unjudged_by, case_set):
+            yield attempt
+
+    def _attempts(
+        self, unjudged_by: str | None = None, case_set: str | None = None
+    ) -> Iterator[tuple[Attempt, list[str]]]:
+        where, values = "", ()
+        if unjudged_by is not None:
+            where, values = NOT_SCORED, (unjudged_by,)
+        if case_set is not None:
+            where, values = where + " AND tasks.case_set = ?", (*values, case_set)
+        columns = ", ".join(f"attempts.{name}" for name in COLUMNS["attempts"].split(", "))
+        last = (0, 0)
+        # Page by page, so that no read stays open while the caller writes.
+        while page := list(
+            self._rows(
+                f"SELECT tasks.id, attempts.id, {columns} FROM tasks"
+                # CROSS JOIN: tasks in their order, each with its attempts, and not the other way.
+                " CROSS JOIN attempts ON attempts.task = tasks.key"
+                " CROSS JOIN outcomes ON outcomes.task = tasks.key"
+                " WHERE outcomes.status = 'done' AND tasks.id >= ?"
+                f" AND (tasks.id, attempts.id) > (?, ?){where}"
+                f" ORDER BY tasks.id, attempts.id LIMIT {ROWS_PER_PAGE}",
+                last[0],
+                *last,
+                *values,
+            )
+        ):
+            last = page[-1][:2]
+            for _, _, *row in page:
+                record = self._record(AttemptRecord, "attempts", row)
+                keys = record.responses
+                yield Attempt(**{**vars(record), "responses": []}), keys
+
+    def num_unjudged(self, judge: str, case_set: str | None = None) -> int:
+        """How many attempts of finished tasks this judge has not scored."""
+        where, values = "", ()
+        if case_set is not None:
+            where, values = " AND tasks.case_set = ?", (case_set,)
+        rows = self._rows(
+            "SELECT count(*) FROM attempts CROSS JOIN tasks ON tasks.key = attempts.task"
+            f" WHERE {DONE}{NOT_SCORED}{where}",
+            judge,
+            *values,
+        )
+        return next(rows)[0]
+
+    def responses_of(self, attempt: str) -> list[Response]:
+        """The responses that an attempt rests on. Raises DamagedRun where one is missing."""
+        found = []
+        for _, record in self._records(AttemptRecord, "attempts", "WHERE key = ?", attempt):
+            for key in record.responses:
+                response = self.response(key)
+                if response is None:
+                    raise self._damage("responses", f"{key} is missing")
+                found.append(response)
+        return found
+
+    def verdicts(self, judge: str) -> dict[str, Verdict]:
+        """A judge's verdicts by attempt."""
+        found = self._records(Verdict, "verdicts", "WHERE judge = ?", judge)
+        return {row[0]: verdict for row, verdict in found}
+
+    def judged(
+        self, judge: str, case_set: str | None = None
+    ) -> Iterator[tuple[Attempt, Verdict | None]]:
+        """Every attempt of a finished task with a judge's verdict, None where there is none."""
+        for attempt in self.attempts(case_set=case_set):
+            where = "WHERE attempt = ? AND judge = ?"
+            found = self._records(Verdict, "verdicts", where, attempt.key, judge)
+            yield attempt, next((verdict for _, verdict in found), None)
+
+    def judges(self, case_set: str | None = None) -> list[str]:
+        """The ids of the judges that have said anything, of one set where it is given."""
+        if case_set is None:
+            rows = self._rows("SELECT DISTINCT judge FROM verdicts ORDER BY 1")
+        else:
+            rows = self._rows(
+                "SELECT DISTINCT judge FROM verdicts"
+                " JOIN attempts ON attempts.key = verdicts.attempt"
+                " JOIN tasks ON tasks.key = attempts.task WHERE tasks.case_set = ? ORDER BY 1",
+                case_set,
+            )
+        return [judge for (judge,) in rows]
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every session, in their order."""
+        return [record for _, record in self._records(dict, "sessions", "ORDER BY id")]
+
+    def counts(self) -> list[tuple[str, str, str, str, TaskStatus, int]]:
+        """(subject, set, attack, preset, status, number of tasks), in the order of planning."""
+        return list(
+            self._rows(
+                "SELECT subject, case_set, attack, preset, coalesce(status, 'todo'), count(*)"
+                " FROM tasks LEFT JOIN outcomes ON outcomes.task = tasks.key"
+                " GROUP BY 1, 2, 3, 4, 5 ORDER BY min(tasks.id)"
+            )
+        )
+
+    def failures(self) -> list[tuple[str, str, int]]:
+        """(attack, reason, number of tasks) of what failed."""
+        found: dict[tuple[str, str], int] = {}
+        for task, outcome in self.tasks(status="failed"):
+            assert outcome is not None
+            key = task.attack, outcome.reason
+            found[key] = found.get(key, 0) + 1
+        return [(*key, count) for key, count in found.items()]
+
+
+COLUMNS = {
+    "subjects": "name, record, crc",
+    "sets": "name, record, crc",
+    "cases": "case_set, id, place, record, crc",
+    "tasks": "key, subject, case_set, attack, preset, record, crc",
+    "outcomes": "task, status, record, crc",
+    "not_applicable": "subject, case_set, attack, preset, record, crc",
+    "responses": "key, record, crc",
+    "steps": "key, record, crc",
+    "attempts": "key, task, number, record, crc",
+    "verdicts": "attempt, judge, scored, record, crc",
+    "sessions": "record, crc",
+}
+"""What is written of each table's row; the record comes last but one, behind it the checksum."""
+
+
+@functools.cache
+def _expected_tables() -> dict[str, tuple[str, str | None]]:
+    """The tables and indexes of a run, with the statements that make them."""
+    with sqlite3.connect(":memory:") as db:
+        for statement in SCHEMA.split(";"):
+            db.execute(statement)
+        rows = db.execute("SELECT name, type, sql FROM sqlite_master").fetchall()
+    return {name: (kind, sql) for name, kind, sql in rows}

@@ -1,0 +1,170 @@
+"""What is measured: a model with its adapter, system prompt, decoding rules and decoder.
+
+    subjects:
+      - {name: plain, model: testbed}
+      - {name: aligned, model: testbed, adapter: runs/mosa, decoder: {steps: 36, block_length: 24}}
+      - {name: behind-an-api, model: testbed, grants: [prompt, history]}
+
+A subject states the access that it grants; an attack states what it needs (`Attack.access`). Every
+decoder setting belongs to the subject unless it offers it or the attack owns the sampler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from mosa.attacks import Attack
+from mosa.denoising import DecoderConfig
+from mosa.families import packaged_folder
+from mosa.testbed.measure import DECODER as TESTBED_DECODER
+from mosa.testbed.world import World, world_of
+from mosa.types import Access, UserError
+
+NO_ADAPTER = "none"
+ALL_ACCESS: tuple[Access, ...] = get_args(Access)
+OFFERED = ("temperature", "top_p", "top_k", "seed")
+"""The decoder settings that chat APIs usually let their users choose."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to be measured, and the name of its figures."""
+
+    name: str
+    """What it is called in records, tables and reports."""
+    model: str
+    """Name, folder or hub id of the model."""
+    adapter: str | None = None
+    """Folder or hub id of an adapter; null: the model as it is."""
+    system_prompt: str | None = None
+    """What the defender puts before every prompt."""
+    decoder: DecoderConfig | None = None
+    """The defender's decoder with its rules; null: `default_decoder` of the model."""
+    grants: tuple[Access, ...] = ALL_ACCESS
+    """What an attacker of it controls; a local model grants everything."""
+    offers: tuple[str, ...] = OFFERED
+    """The decoder settings that users may choose without owning the sampler."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
+        unknown = [name for name in self.grants if name not in ALL_ACCESS]
+        if unknown:
+            raise UserError(
+                f"{self.name} grants {unknown[0]}, which is no access; choose from "
+                f"{', '.join(ALL_ACCESS)}"
+            )
+        settings = {field.name for field in dataclasses.fields(DecoderConfig)}
+        if set(self.offers) - settings:
+            (first, *_) = sorted(set(self.offers) - settings)
+            raise UserError(f"{self.name} offers {first}, which is no setting of a decoder")
+
+    @property
+    def full_decoder(self) -> DecoderConfig:
+        """The decoder, its default where none is given."""
+        return default_decoder(self.model) if self.decoder is None else self.decoder
+
+    def missing_for(self, attack: Attack) -> str:
+        """What the attack needs and the subject does not grant; empty where it can be run."""
+        lacking = [name for name in attack.access if name not in self.grants]
+        if lacking:
+            return f"needs {', '.join(lacking)}, which {self.name} does not grant"
+        withheld = [name for name in attack.takes if name not in self.offers]
+        if attack.threat != "open" and withheld:
+            return f"sets {', '.join(withheld)}, which {self.name} does not offer"
+        return ""
+
+    def decoder_for(self, attack: Attack, seed: int) -> DecoderConfig:
+        """How the subject decodes under an attack: who owns the sampler runs no defender's rules."""
+        decoder = dataclasses.replace(self.full_decoder, seed=seed)
+        return decoder.without_rules() if attack.threat == "open" else decoder
+
+
+def world_of_model(model: str) -> World | None:
+    """The world of a testbed model; None for any other."""
+    folder = packaged_folder(model) or Path(model)
+    return world_of(model) if (folder / "recipe.json").is_file() else None
+
+
+def default_decoder(model: str) -> DecoderConfig:
+    """How a model decodes where nothing is said: the testbed in its own way, any other in 128
+    tokens and 128 steps."""
+    return DecoderConfig() if world_of_model(model) is None else TESTBED_DECODER
+
+
+def subjects_of(
+    model: str,
+    adapters: Sequence[str] = (NO_ADAPTER,),
+    *,
+    decoder: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+    grants: Sequence[Access] = ALL_ACCESS,
+) -> tuple[Subject, ...]:
+    """A subject for each adapter of a model, named after model and adapter folder.
+
+    `none` is the model as it is; `decoder` are settings over the model's default.
+    """
+    config = dataclasses.replace(default_decoder(model), **(decoder or {}))
+    base = Path(model).name.replace(":", "-")
+    for adapter in adapters:
+        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
+        if adapter != NO_ADAPTER and not Path(adapter).is_dir() and not is_hub_id:
+            raise UserError(f"there is no adapter folder {adapter}; check the path")
+    found = tuple(
+        Subject(
+            name=base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}",
+            model=model,
+            adapter=None if adapter == NO_ADAPTER else adapter,
+            system_prompt=system_prompt,
+            decoder=config,
+            grants=tuple(grants),
+        )
+        for adapter in adapters
+    )
+    check_names(found)
+    return found
+
+
+def check_names(subjects: Sequence[Subject]) -> None:
+    """UserError where there is no subject, or where two share a name."""
+    if not subjects:
+        raise UserError("no subject is named; name a model")
+    names = [subject.name for subject in subjects]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"two subjects are called {twice[0]}, by which their results would be mixed; rename an "
+            "adapter's folder, or give names in a file of subjects"
+        )
+
+
+def subject_from(record: Mapping[str, Any]) -> Subject:
+    """A subject as a YAML file describes it; UserError for a name that does not exist.
+
+    The decoder's settings are those over the default of the model.
+    """
+    known = {field.name for field in dataclasses.fields(Subject)}
+    unknown = sorted(set(record) - known)
+    if unknown:
+        raise UserError(
+            f"a subject has no setting {unknown[0]}; its settings are {', '.join(sorted(known))}"
+        )
+    for name in ("name", "model"):
+        if not isinstance(record.get(name), str):
+            raise UserError(f"a subject has no {name}; give it one as text")
+    settings = dict(record)
+    decoder = settings.pop("decoder", None) or {}
+    allowed = {field.name for field in dataclasses.fields(DecoderConfig)}
+    for name in decoder:
+        if name not in allowed:
+            raise UserError(f"the decoder of {record['name']} has no setting {name}")
+    for name in ("grants", "offers"):
+        if name in settings:
+            settings[name] = tuple(settings[name])
+    config = dataclasses.replace(default_decoder(settings["model"]), **decoder)
+    return Subject(**settings, decoder=config)
