@@ -26,6 +26,7 @@ from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell,
 from mosa.runs.store import FILE, Run
 from mosa.stats.rates import Rate, Value, Values, exactly, mean_of, rate_of, rate_over_groups
 from mosa.types import UserError, Verdict
+from mosa.world import World
 
 Kind = Literal["safety", "over_refusal", "utility"]
 KIND_OF_SET: dict[str, Kind] = {
@@ -621,3 +622,9 @@ def _utility_headline(evidence: Evidence, subject: str) -> Headline:
         return Headline("utility", None, {}, num_unscored)
     rate = replace(rate_over_groups(scored), num_unscored=num_unscored)
     return Headline("utility", rate, by_seed, num_unscored)
+
+
+def world_of_run(run: Run) -> World | None:
+    """The invented world that a run's sets are about, where one is."""
+    seeds = {record.world_seed for record in run.sets().values()} - {None}
+    return World(seeds.pop()) if seeds else None
