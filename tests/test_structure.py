@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src" / "mosa"
 
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
+    "stats": {"types"},
     "data": {"types"},
     "chat": {"types"},
     "families": {"types"},
@@ -24,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testbed": {"types", "data", "chat", "families", "denoising", "align", "attacks"},
     "judges": {"types", "chat", "testbed"},
 }
-MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"stats", "testbed", "judges"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}

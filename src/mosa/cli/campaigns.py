@@ -526,9 +526,9 @@ def _calibrate(args: Namespace) -> None:
 
 
 def _share(count: int, total: int) -> str:
-    from mosa.evaluation.metrics import rate_of
+    from mosa.stats.rates import NOTHING, once, rate_of
 
-    return str(rate_of([True] * count + [False] * (total - count))) if total else "-"
+    return str(rate_of(once([True] * count + [False] * (total - count)))) if total else NOTHING
 
 
 # --- status and results ---------------------------------------------------------------------------
@@ -737,7 +737,7 @@ def _show_paper(store: Store, *, only: str | None) -> None:
         table = list(beside_the_paper(found))
         if not table:
             raise UserError(f"{store.folder} has none of the attacks {', '.join(ATTACKS)}")
-        show(f"\njudge {judge}: success rate (95 % Wilson interval); mean score.")
+        show(f"\njudge {judge}: success rate (95 % interval); mean score.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show("\n".join(table))
         _show_left_out(found)
@@ -746,19 +746,23 @@ def _show_paper(store: Store, *, only: str | None) -> None:
 def _show_queries(store: Store, *, only: str | None) -> None:
     """How success grows with the queries that an attack may ask."""
     from mosa.evaluation.results import success_by_queries
+    from mosa.stats.rates import format_value, rate_of
 
     for judge in store.judges() if only is None else [only]:
         show(f"\njudge {judge}: success within so many queries of the target\n")
         for (model, attack, preset), curve in success_by_queries(store, judge).items():
-            points = ", ".join(f"{queries}: {share:.2f}" for queries, share in curve)
+            points = ", ".join(
+                f"{queries}: {format_value(rate_of(values).rate)}" for queries, values in curve
+            )
             show(f"{model}  {attack}:{preset}  {points}")
 
 
 def _cell(line: Line | None) -> str:
+    from mosa.stats.rates import NOTHING, format_rate, format_value
+
     if line is None or line.success is None or line.score is None:
-        return "-"
-    rate = line.success
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n}); {line.score.rate:.2f}"
+        return NOTHING
+    return f"{format_rate(line.success, with_n=True)}; {format_value(line.score.rate)}"
 
 
 def _show_failures(store: Store, console: Console) -> None:
@@ -780,6 +784,7 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
 
     from mosa.evaluation.over_refusal import is_benign
     from mosa.evaluation.results import lines, names_of
+    from mosa.stats.rates import NOTHING, format_rate, format_value
 
     console = wide_console()
     judges = store.judges() if only is None else [only]
@@ -810,9 +815,9 @@ def _show_results(store: Store, *, by_variant: bool, only: str | None = None) ->
             )
             table.add_row(
                 f"  {names[line]}",
-                "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
+                format_rate(rate),
                 "0" if rate is None else str(rate.n),
-                "-" if line.score is None else f"{line.score.rate:.2f}",
+                NOTHING if line.score is None else format_value(line.score.rate),
                 "-" if line.mean_queries is None else f"{line.mean_queries:.0f}",
                 broken,
                 f"{line.num_empty}/{line.num_tries}",

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mosa.evaluation.metrics import Rate
     from mosa.evaluation.over_refusal import ComplianceLine
     from mosa.evaluation.store import Store
+    from mosa.stats.rates import Rate
 
 
 EXPLANATION = (
     "refused: share of the n scored requests that are refused in full or in part, with its 95 % "
-    "Wilson interval; neither: broken text that neither refuses nor answers; score: mean score of "
+    "interval; neither: broken text that neither refuses nor answers; score: mean score of "
     "the judge (truth: share of the steps that are right); broken: tries with broken sentences, "
     "refusals and answers included."
 )
@@ -27,6 +27,7 @@ def show_compliance(store: Store, console: Console, *, only: str | None = None) 
 
     from mosa.evaluation.over_refusal import is_benign, summarise, tells_refusals
     from mosa.evaluation.results import attack_names
+    from mosa.stats.rates import NOTHING, format_rate
 
     for judge in store.judges() if only is None else [only]:
         if not tells_refusals(judge):
@@ -47,15 +48,15 @@ def show_compliance(store: Store, console: Console, *, only: str | None = None) 
             table.add_row(f"[bold]{line.model}[/bold]{asked}")
             tells_broken = line.num_broken is not None
             table.add_row(
-                f"  {_with_interval(line.over_refusal)}",
-                _with_interval(line.share("full refusal")),
-                _with_interval(line.share("full compliance")),
+                f"  {format_rate(line.over_refusal)}",
+                format_rate(line.share("full refusal")),
+                format_rate(line.share("full compliance")),
                 _bare(line.share("partial refusal")),
-                _bare(line.share("incoherent")) if tells_broken else "-",
+                _bare(line.share("incoherent")) if tells_broken else NOTHING,
                 _bare(line.share("empty")),
                 str(len(line.cases)),
                 _bare(line.score),
-                f"{line.num_broken}/{line.num_tries}" if tells_broken else "-",
+                f"{line.num_broken}/{line.num_tries}" if tells_broken else NOTHING,
             )
         console.print(table)
         for line in found:
@@ -85,9 +86,7 @@ def _decoder(store: Store) -> str:
     return f"Decoder: {settings['max_new_tokens']} tokens in {settings['steps']} steps, {blocks}."
 
 
-def _with_interval(rate: Rate | None) -> str:
-    return "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})"
-
-
 def _bare(rate: Rate | None) -> str:
-    return "-" if rate is None else f"{rate.rate:.2f}"
+    from mosa.stats.rates import NOTHING, format_value
+
+    return NOTHING if rate is None else format_value(rate.rate)

@@ -90,6 +90,7 @@ def show_utility(store: Store) -> None:
     from rich.table import Table
 
     from mosa.evaluation.utility import utility_lines
+    from mosa.stats.rates import format_rate
 
     console = wide_console()
     table = Table(title="Useful tasks", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -108,7 +109,7 @@ def show_utility(store: Store) -> None:
         table.add_row(
             f"  {line.task}" if line.is_headline else "",
             line.metric,
-            "-" if rate is None else f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f})",
+            format_rate(rate),
             "0" if rate is None else str(rate.n),
             str(line.num_unscored),
         )
@@ -119,7 +120,7 @@ def show_utility(store: Store) -> None:
     for name, figures in _only_whole(store, found):
         console.print(f"{name}: lm_eval gives no share of cases, but {figures}")
     console.print(
-        "rate: mean over the n scored cases with its 95 % Wilson interval; the first metric of a "
+        "rate: mean over the n scored cases with its 95 % interval; the first metric of a "
         f"task stands for it. Unscored cases are in no rate. Run: {store.folder}."
     )
 

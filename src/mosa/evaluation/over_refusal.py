@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from mosa.denoising import DecoderConfig
@@ -28,10 +29,10 @@ from mosa.evaluation.campaign import (
     run_campaign,
     world_in,
 )
-from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.runs import OVER_REFUSAL, check_decoder, decoder_beside
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, REFUSAL_CLASSES, Compliance, compliance_of
+from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.testbed.world import World
 from mosa.types import Attempt, UserError, Verdict
 
@@ -143,8 +144,8 @@ class ComplianceLine:
     """How they were asked: `direct` in a run of this module."""
     preset: str
     judge: str
-    cases: Mapping[str, Counter[Compliance]]
-    """For each scored request, how many of its tries (one a seed) are of each class."""
+    cases: Mapping[str, Mapping[int, Counter[Compliance]]]
+    """For each scored request and seed, how many tries are of each class."""
     score: Rate | None
     """Mean of the judge's scores; by the truth, of the share of the steps that are right."""
     num_unscored: int
@@ -164,16 +165,14 @@ class ComplianceLine:
 
     def share(self, *classes: Compliance) -> Rate | None:
         """The share of some classes together; None where no request was scored."""
-        values = self.by_case(*classes)
-        return rate_of(list(values.values())) if values else None
-
-    def by_case(self, *classes: Compliance) -> dict[str, float]:
-        """Each scored request with its own share of some classes, so that models can be compared
-        on the same requests."""
-        return {
-            case: sum(counts[name] for name in classes) / counts.total()
-            for case, counts in self.cases.items()
+        values = {
+            case: {
+                seed: Fraction(sum(counts[name] for name in classes), counts.total())
+                for seed, counts in by_seed.items()
+            }
+            for case, by_seed in self.cases.items()
         }
+        return _rate(values, self.num_unscored)
 
 
 def is_benign(store: Store) -> bool:
@@ -210,8 +209,14 @@ def summarise(store: Store, judge: str) -> list[ComplianceLine]:
         ComplianceLine(
             *cell,
             judge,
-            cases=dict(group.cases),
-            score=_mean(group.scores),
+            cases=group.cases,
+            score=_rate(
+                {
+                    case: {seed: mean_of(list(map(exactly, v))) for seed, v in by_seed.items()}
+                    for case, by_seed in group.scores.items()
+                },
+                group.num_unscored,
+            ),
             num_unscored=group.num_unscored,
             num_failed=states[cell].get("failed", 0),
             num_left=states[cell].get("todo", 0),
@@ -226,8 +231,10 @@ class _Group:
     """The tries of one line, summed up as they come."""
 
     def __init__(self) -> None:
-        self.cases: dict[str, Counter[Compliance]] = defaultdict(Counter)
-        self.scores: dict[str, list[float]] = defaultdict(list)
+        self.cases: dict[str, dict[int, Counter[Compliance]]] = defaultdict(
+            lambda: defaultdict(Counter)
+        )
+        self.scores: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.num_tries = self.num_unscored = self.num_told = self.num_broken = 0
 
     def add(self, attempt: Attempt, verdict: Verdict | None) -> None:
@@ -237,11 +244,11 @@ class _Group:
             return
         compliance = compliance_of(verdict)
         assert compliance is not None, "the judge tells refusals, and its verdict is scored"
-        self.cases[attempt.behavior][compliance] += 1
-        self.scores[attempt.behavior].append(verdict.score)
+        self.cases[attempt.behavior][attempt.seed][compliance] += 1
+        self.scores[attempt.behavior][attempt.seed].append(verdict.score)
         self.num_told += "coherent" in verdict.native
         self.num_broken += not verdict.native.get("coherent", True)
 
 
-def _mean(values: Mapping[str, list[float]]) -> Rate | None:
-    return rate_of([sum(v) / len(v) for v in values.values()]) if values else None
+def _rate(values: Values, num_unscored: int) -> Rate | None:
+    return replace(rate_of(values), num_unscored=num_unscored) if values else None

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.store import Store
+from mosa.stats.rates import Rate, once, rate_of
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ def utility_lines(store: Store) -> Iterator[UtilityLine]:
         store.measurements(), key=lambda m: (m.model, m.task, m.metric)
     ):
         cases = list(group)
-        values = [case.value for case in cases if case.value is not None]
+        values = {case.case: case.value for case in cases}
+        num_unscored = sum(value is None for value in values.values())
         found.append(
             UtilityLine(
                 model=model,
                 task=task,
                 metric=metric,
                 is_headline=metric == tasks[task]["headline"],
-                rate=rate_of(values) if values else None,
-                num_unscored=len(cases) - len(values),
+                rate=rate_of(once(values)) if num_unscored < len(values) else None,
+                num_unscored=num_unscored,
                 reasons=tuple(Counter(case.reason for case in cases if case.reason).items()),
             )
         )
