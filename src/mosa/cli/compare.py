@@ -96,9 +96,7 @@ def _show_table(rows: Sequence[Row]) -> None:
         difference = "-"
         p_value = p_adjusted = "-"
         if row.difference is not None:
-            from mosa.evaluation.compare import difference_told
-
-            difference = difference_told(row.difference)
+            difference = str(row.difference)
             p_value = _p_told(row.difference.p_value) if row.has_test else "-"
             p_adjusted = "-" if row.p_adjusted is None else _p_told(row.p_adjusted)
         cells = [
@@ -115,11 +113,9 @@ def _show_table(rows: Sequence[Row]) -> None:
 
 
 def _part_told(part: Part) -> str:
-    from mosa.evaluation.compare import rate_told
+    from mosa.stats.rates import format_rate
 
-    if part.rate is None:
-        return "-"
-    return rate_told(part.rate) + (f", {part.of}" if part.of else "")
+    return format_rate(part.rate, with_n=True) + (f", {part.of}" if part.of else "")
 
 
 def _left_out_told(part: Part) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,17 @@ from mosa.evaluation.evidence import (
     Run,
     gather,
     headline,
-    means_over_seeds,
     moment_of,
     task_pairs,
 )
-from mosa.evaluation.metrics import Rate
-from mosa.evaluation.statistics import (
+from mosa.stats.pairs import (
     PairedDifference,
     holm,
     mcnemar,
     paired_difference,
     paired_difference_over_groups,
-    rate_over_seeds,
 )
+from mosa.stats.rates import Rate, Value, case_means, mean_of, rate_of
 from mosa.types import UserError
 
 KINDS: dict[Kind, str] = {
@@ -102,7 +101,7 @@ class Side:
         parts = [part_of([figure]) for figure in of]
         return Part(
             rate=found.rate,
-            means=found.means,
+            values=found.by_seed,
             num_scored=num_scored,
             num_unscored=found.num_unscored,
             num_missing=sum(part.num_missing for part in parts),
@@ -156,8 +155,8 @@ class Part:
 
     rate: Rate | None
     """None where nothing was scored."""
-    means: Mapping[str, float]
-    """Each scored case's mean over seeds."""
+    values: Mapping[str, Mapping[int, Value]]
+    """Each scored case's values by seed."""
     num_scored: int
     """Cases with a value, counted once for each seed."""
     num_unscored: int
@@ -166,21 +165,19 @@ class Part:
     """Tasks that failed or have not been run."""
     of: str = ""
     """Which attack is the worst."""
-    share_left_out: float = 0.0
+    share_left_out: Fraction = Fraction(0)
     """Share of the cases that have no value, for whatever reason."""
 
 
 def part_of(figures: Sequence[Figure]) -> Part:
     """Figures of other cases each, taken together."""
-    by_seed = {case: values for figure in figures for case, values in figure.by_seed.items()}
-    # In the order of the seeds, not in that in which attacks came to their end.
-    cases = {case: tuple(v for _, v in sorted(of.items())) for case, of in by_seed.items()}
-    num_scored = sum(map(len, cases.values()))
+    values = {case: of for figure in figures for case, of in figure.by_seed.items()}
+    num_scored = sum(map(len, values.values()))
     num_unscored = sum(figure.num_unscored for figure in figures)
     num_missing = sum(figure.num_failed + figure.num_left for figure in figures)
     return Part(
-        rate=rate_over_seeds(cases).rate if cases else None,
-        means=means_over_seeds(by_seed),
+        rate=replace(rate_of(values), num_unscored=num_unscored) if values else None,
+        values=values,
         num_scored=num_scored,
         num_unscored=num_unscored,
         num_missing=num_missing,
@@ -188,11 +185,11 @@ def part_of(figures: Sequence[Figure]) -> Part:
     )
 
 
-def _share(num_out: int, num_in: int) -> float:
-    return num_out / (num_out + num_in) if num_out else 0.0
+def _share(num_out: int, num_in: int) -> Fraction:
+    return Fraction(num_out, num_out + num_in) if num_out else Fraction(0)
 
 
-def _left_out_of_all(parts: Sequence[Part]) -> float:
+def _left_out_of_all(parts: Sequence[Part]) -> Fraction:
     num_out = sum(part.num_unscored + part.num_missing for part in parts)
     return _share(num_out, sum(part.num_scored for part in parts))
 
@@ -212,21 +209,46 @@ class Row:
     """False for the worst attack, which was picked by looking."""
     p_adjusted: float | None = None
     """Holm's, over the rows of the table; None in the table of headlines."""
+    share_left_out: Fraction = Fraction(0)
+    """Share of the cases that are in no difference: without a value on a side, or not asked there.
+    An attack, set or task that one side lacks counts with all of its cases."""
 
 
-def _row(name: str, first: Part, second: Part, *, has_test: bool = True) -> Row:
-    shared = first.means.keys() & second.means.keys()
+def _row(
+    name: str,
+    first: Part,
+    second: Part,
+    pairs: Sequence[tuple[Figure | None, Figure | None]],
+    *,
+    has_test: bool = True,
+) -> Row:
+    """One figure of both sides; `pairs` are what each side has of all that it is about."""
+    shared = first.values.keys() & second.values.keys()
+    left_out = max(first.share_left_out, second.share_left_out, _share_of_one_side(pairs))
     if not shared:
-        return Row(name, first, second, None, has_test=has_test)
+        return Row(name, first, second, None, has_test=has_test, share_left_out=left_out)
+    if has_test:  # the worst attack may be another one on either side, on another set
+        num_cases = len(set().union(*(_cases(f) for pair in pairs for f in pair)))
+        left_out = max(left_out, _share(num_cases - len(shared), len(shared)))
     only = None
-    if has_test and all(
-        part.means[case] in (0.0, 1.0) for part in (first, second) for case in shared
-    ):
-        yes = [{case: part.means[case] == 1.0 for case in shared} for part in (first, second)]
+    means = [case_means({case: part.values[case] for case in shared}) for part in (first, second)]
+    if has_test and all(value in (0, 1) for of_side in means for value in of_side.values()):
+        yes = [{case: value == 1 for case, value in of_side.items()} for of_side in means]
         test = mcnemar(yes[0], yes[1])
         only = test.num_only_first, test.num_only_second
-    difference = paired_difference(first.means, second.means)
-    return Row(name, first, second, difference, only, has_test)
+    difference = paired_difference(first.values, second.values)
+    return Row(name, first, second, difference, only, has_test, share_left_out=left_out)
+
+
+def _share_of_one_side(pairs: Sequence[tuple[Figure | None, Figure | None]]) -> Fraction:
+    """The share of the cases that one side alone was asked, over all figures or, where that is
+    more, as the mean over them."""
+    cases = [(_cases(first), _cases(second)) for first, second in pairs]
+    counts = [(len(a ^ b), len(a | b)) for a, b in cases if a or b]
+    if not counts:
+        return Fraction(0)
+    pooled = Fraction(sum(alone for alone, _ in counts), sum(num for _, num in counts))
+    return max(pooled, mean_of([Fraction(alone, num) for alone, num in counts]))
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
@@ -281,11 +303,12 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
         names = _names(kind, figures[0])
         tables[kind] = _adjusted(
             [
-                _row(names[key], part_of([figures[0][key]]), part_of([figures[1][key]]))
+                _row(names[key], part_of([a]), part_of([b]), [(a, b)])
                 for key in shared
+                for a, b in [(figures[0][key], figures[1][key])]
             ]
         )
-        headlines += _headlines(kind, (first, second), figures)
+        headlines += _headlines(kind, (first, second), figures, _pairs(own))
     if not tables:
         raise UserError(
             f"{first.folder} and {second.folder} have no attack, set or task in common; compare "
@@ -294,17 +317,31 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
     return Comparison(first, second, judges, headlines, tables, levels, notes)
 
 
+def _pairs(own: Sequence[Mapping[Key, Figure]]) -> list[tuple[Figure | None, Figure | None]]:
+    """What each side has of the attacks (the plain request apart), sets or tasks of either."""
+    either = [
+        (own[0].get(key), own[1].get(key))
+        for key in dict.fromkeys([*own[0], *own[1]])
+        if (own[0].get(key) or own[1][key]).is_headline
+    ]
+    attacks = [pair for pair in either if CONTROL not in [f.name for f in pair if f is not None]]
+    return attacks or either
+
+
 def _headlines(
-    kind: Kind, sides: tuple[Side, Side], figures: Sequence[Mapping[Key, Figure]]
+    kind: Kind,
+    sides: tuple[Side, Side],
+    figures: Sequence[Mapping[Key, Figure]],
+    pairs: Sequence[tuple[Figure | None, Figure | None]],
 ) -> Iterator[Row]:
     for name in HEADLINES_OF[kind]:
         parts = [each.headline(name, of_side) for each, of_side in zip(sides, figures, strict=True)]
-        row = _row(name, parts[0], parts[1], has_test=name != "worst_asr")
+        row = _row(name, parts[0], parts[1], pairs, has_test=name != "worst_asr")
         if kind == "utility":
             # Its rate is a mean over tasks, and so is the difference.
-            pairs = list(task_pairs(*(of_side.values() for of_side in figures)).values())
-            if pairs:
-                row = replace(row, difference=paired_difference_over_groups(pairs), only=None)
+            tasks = list(task_pairs(*(of_side.values() for of_side in figures)).values())
+            if tasks:
+                row = replace(row, difference=paired_difference_over_groups(tasks), only=None)
         yield row
 
 
@@ -470,18 +507,5 @@ def _unshared(
         )
 
 
-def _cases(figure: Figure) -> set[str]:
-    return figure.by_seed.keys() | {case for case, _ in figure.unscored}
-
-
-# --- in words -------------------------------------------------------------------------------------
-
-
-def rate_told(rate: Rate) -> str:
-    """A rate with its interval and number of cases."""
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n})"
-
-
-def difference_told(found: PairedDifference) -> str:
-    """A difference with its interval and number of cases."""
-    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f}, n={found.n})"
+def _cases(figure: Figure | None) -> set[str]:
+    return set() if figure is None else set(figure.values)

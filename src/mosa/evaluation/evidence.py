@@ -11,22 +11,20 @@ same requests, and the number of those that nobody could score.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from mosa.evaluation.judging import CANVAS
-from mosa.evaluation.metrics import Rate, wilson
 from mosa.evaluation.over_refusal import is_benign, tells_refusals
 from mosa.evaluation.results import lines, names_of
 from mosa.evaluation.runs import is_utility
-from mosa.evaluation.statistics import rate_over_seeds
 from mosa.evaluation.store import FILE, Store
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
+from mosa.stats.rates import Rate, Value, Values, exactly, mean_of, rate_of, rate_over_groups
 from mosa.types import UserError
 
 Kind = Literal["safety", "over_refusal", "utility"]
@@ -88,19 +86,17 @@ class Figure:
         return len(self.unscored)
 
     @cached_property
-    def cases(self) -> dict[str, tuple[float, ...]]:
-        """Each scored case's values, one for each seed, in the order of the seeds."""
-        return in_order_of_seeds(self.by_seed)
-
-    @cached_property
-    def means(self) -> dict[str, float]:
-        """Each scored case's mean over seeds."""
-        return means_over_seeds(self.by_seed)
+    def values(self) -> Values:
+        """Each case's values by seed, None where it has none."""
+        found: dict[str, dict[int, float | None]] = {c: dict(v) for c, v in self.by_seed.items()}
+        for case, seed in sorted(self.unscored):
+            found.setdefault(case, {})[seed] = None
+        return found
 
     @cached_property
     def rate(self) -> Rate | None:
         """The mean over cases; None where none was scored."""
-        return rate_over_seeds(self.cases).rate if self.cases else None
+        return rate_of(self.values) if self.by_seed else None
 
 
 @dataclass(frozen=True)
@@ -319,17 +315,12 @@ class Headline:
     """One of `HEADLINES`."""
     rate: Rate | None
     """None where nothing was measured."""
-    by_seed: Mapping[str, Mapping[int, float]]
+    by_seed: Mapping[str, Mapping[int, Value]]
     """The cases that it is a mean of; for `utility`, where tasks and not cases weigh alike, the
     cases of all tasks."""
     num_unscored: int
     of: str = ""
     """Which attack is the worst."""
-
-    @cached_property
-    def means(self) -> dict[str, float]:
-        """Each case's mean over seeds."""
-        return means_over_seeds(self.by_seed)
 
 
 HEADLINES: dict[str, Kind] = {
@@ -345,24 +336,12 @@ them and under any; harmless requests that are refused, and those that are answe
 """
 
 
-def in_order_of_seeds(
-    by_seed: Mapping[str, Mapping[int, float]],
-) -> dict[str, tuple[float, ...]]:
-    """Each case's values; which seed they are of shows in their order alone."""
-    return {case: tuple(v for _, v in sorted(values.items())) for case, values in by_seed.items()}
-
-
-def means_over_seeds(by_seed: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
-    """Each case's mean over its seeds."""
-    return {case: math.fsum(v.values()) / len(v) for case, v in by_seed.items()}
-
-
 def task_pairs(
     first: Iterable[Figure], second: Iterable[Figure]
-) -> dict[str, tuple[Mapping[str, float], Mapping[str, float]]]:
+) -> dict[str, tuple[Values, Values]]:
     """Two models' cases of each useful task that has some in common, by the metric that stands for
     the task."""
-    tasks = [{f.name: f.means for f in figures if f.is_headline} for figures in (first, second)]
+    tasks = [{f.name: f.by_seed for f in figures if f.is_headline} for figures in (first, second)]
     return {
         task: (cases, tasks[1][task])
         for task, cases in tasks[0].items()
@@ -420,7 +399,13 @@ def headline(
         if not rated:
             return Headline(name, None, {}, 0)
         worst = max(rated, key=lambda figure: figure.rate.rate if figure.rate else 0.0)
-        num_alike = sum(figure.rate == worst.rate for figure in rated) - 1
+        num_alike = sum(
+            figure.rate is not None
+            and worst.rate is not None
+            and (figure.rate.exact, figure.rate.n) == (worst.rate.exact, worst.rate.n)
+            for figure in rated
+        )
+        num_alike -= 1
         of = worst.name + (f" (and {num_alike} more)" if num_alike else "")
         return Headline(name, worst.rate, worst.by_seed, worst.num_unscored, of)
     combine = _mean if name == "asr" else _any
@@ -428,12 +413,12 @@ def headline(
     return _headline(name, values, num_unscored)
 
 
-def _headline(name: str, by_seed: Mapping[str, Mapping[int, float]], num_unscored: int) -> Headline:
-    cases = in_order_of_seeds(by_seed)
-    return Headline(name, rate_over_seeds(cases).rate if cases else None, by_seed, num_unscored)
+def _headline(name: str, by_seed: Mapping[str, Mapping[int, Value]], num_unscored: int) -> Headline:
+    rate = replace(rate_of(by_seed), num_unscored=num_unscored) if by_seed else None
+    return Headline(name, rate, by_seed, num_unscored)
 
 
-def _over_sets(figures: Sequence[Figure]) -> tuple[dict[str, dict[int, float]], int]:
+def _over_sets(figures: Sequence[Figure]) -> tuple[dict[str, dict[int, Value]], int]:
     """Each harmless request's mean over the sets that have it, and how many have none."""
     values: dict[tuple[str, int], list[float]] = defaultdict(list)
     for figure in figures:
@@ -441,16 +426,16 @@ def _over_sets(figures: Sequence[Figure]) -> tuple[dict[str, dict[int, float]], 
             for seed, value in by_seed.items():
                 values[case, seed].append(value)
     unscored = {key for figure in figures for key in figure.unscored}
-    found: dict[str, dict[int, float]] = defaultdict(dict)
+    found: dict[str, dict[int, Value]] = defaultdict(dict)
     for (case, seed), of_case in values.items():
         if (case, seed) not in unscored:
-            found[case][seed] = math.fsum(of_case) / len(of_case)
+            found[case][seed] = mean_of(list(map(exactly, of_case)))
     return found, len(unscored)
 
 
-def _by_case(figures: Sequence[Figure], combine: Any) -> tuple[dict[str, dict[int, float]], int]:
+def _by_case(figures: Sequence[Figure], combine: Any) -> tuple[dict[str, dict[int, Value]], int]:
     """Each behavior's value over the attacks on its set, by seed, and how many have none."""
-    found: dict[str, dict[int, float]] = defaultdict(dict)
+    found: dict[str, dict[int, Value]] = defaultdict(dict)
     num_unscored = 0
     for behavior_set in dict.fromkeys(figure.behavior_set for figure in figures):
         of_set = [figure for figure in figures if figure.behavior_set == behavior_set]
@@ -469,9 +454,9 @@ def _by_case(figures: Sequence[Figure], combine: Any) -> tuple[dict[str, dict[in
     return found, num_unscored
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if len(known) == len(values) else None
+def _mean(values: Sequence[float | None]) -> Value | None:
+    known = [exactly(value) for value in values if value is not None]
+    return mean_of(known) if len(known) == len(values) else None
 
 
 def _any(values: Iterable[float | None]) -> float | None:
@@ -484,14 +469,10 @@ def _any(values: Iterable[float | None]) -> float | None:
 
 def _utility_headline(evidence: Evidence, model: str) -> Headline:
     figures = [figure for figure in evidence.select("utility", model=model) if figure.is_headline]
-    rates = [figure.rate for figure in figures if figure.rate is not None]
     by_seed = {case: values for figure in figures for case, values in figure.by_seed.items()}
     num_unscored = sum(figure.num_unscored for figure in figures)
-    if not rates:
+    scored = [figure.by_seed for figure in figures if figure.by_seed]
+    if not scored:
         return Headline("utility", None, {}, num_unscored)
-    mean = math.fsum(rate.rate for rate in rates) / len(rates)
-    # Kish's effective number of cases of a mean in which tasks, and not cases, weigh alike.
-    effective = len(rates) ** 2 / math.fsum(1 / rate.n for rate in rates)
-    low, high = wilson(mean, effective)
-    total = sum(rate.n for rate in rates)
-    return Headline("utility", Rate(mean, total, low, high), by_seed, num_unscored)
+    rate = replace(rate_over_groups(scored), num_unscored=num_unscored)
+    return Headline("utility", rate, by_seed, num_unscored)

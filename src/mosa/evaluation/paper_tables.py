@@ -6,10 +6,12 @@ by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
-from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.results import Line
+from mosa.stats.rates import NOTHING, Rate, exactly, format_rate, format_value, mean_of, rate_of
 
 Pair = tuple[float, float]
 """By the paper's own judge, and by StrongREJECT."""
@@ -84,41 +86,38 @@ def _table(
     )
     for attack, preset in rows:
         own = [_own(cells.get((attack, preset, model))) for model in models]
-        blank = ["-"] * len(paper)
+        blank = [NOTHING] * len(paper)
         yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
     if means:
-        own = [_rate(means.get(model)) for model in models]
+        own = [format_rate(means.get(model), with_n=True) for model in models]
         yield f"| mean | {' | '.join((*own, *published['mean']))} |"
 
 
 def _means_over_the_eight(found: Sequence[Line]) -> dict[str, Rate]:
     """The mean of each model that has all eight attacks once. A behavior counts once, with its mean
-    over the attacks, so that the interval is one over behaviors; those that an attack has no score
-    for are left out."""
+    over the attacks with each seed, so that the interval is one over behaviors and seeds; those
+    that an attack has no score for are left out."""
     means = {}
     for model in dict.fromkeys(line.model for line in found):
         rows = [line for line in found if line.model == model]
         if sorted(line.attack for line in rows) != sorted(ATTACKS):
             continue
-        outcomes = [line.by_behavior for line in rows]
-        shared = set.intersection(*map(set, outcomes))
-        if shared:
-            means[model] = rate_of(
-                [sum(row[name] for row in outcomes) / len(rows) for name in sorted(shared)]
-            )
+        outcomes = [
+            {(name, seed): exactly(v) for name, of in line.by_seed for seed, v in of}
+            for line in rows
+        ]
+        values: dict[str, dict[int, Fraction]] = defaultdict(dict)
+        for name, seed in sorted(set.intersection(*map(set, outcomes))):
+            values[name][seed] = mean_of([outcome[name, seed] for outcome in outcomes])
+        if values:
+            means[model] = rate_of(values)
     return means
 
 
 def _own(line: Line | None) -> str:
     if line is None or line.score is None:
-        return "-"
-    return f"{_rate(line.success)}; {line.score.rate:.2f}"
-
-
-def _rate(rate: Rate | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n})"
+        return NOTHING
+    return f"{format_rate(line.success, with_n=True)}; {format_value(line.score.rate)}"
 
 
 def _published(pairs: Sequence[Pair]) -> str:

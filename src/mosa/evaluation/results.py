@@ -12,8 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.store import Store
+from mosa.stats.rates import Rate, Values, rate_of
 from mosa.types import Attempt, Verdict
 
 
@@ -53,9 +53,9 @@ class Line:
         return len(self.unscored)
 
     @property
-    def by_behavior(self) -> dict[str, float]:
-        """Each scored behavior with its mean over seeds."""
-        return {name: sum(v for _, v in values) / len(values) for name, values in self.by_seed}
+    def values(self) -> Values:
+        """Each scored behavior with its values by seed."""
+        return {name: dict(values) for name, values in self.by_seed}
 
 
 @dataclass
@@ -126,36 +126,41 @@ def lines(store: Store, judge: str, *, by_variant: bool = False) -> list[Line]:
 
 
 def _line(of: tuple[str, str, str, str, str], group: _Group, states: dict[str, int]) -> Line:
-    successes: dict[str, dict[int, float]] = defaultdict(dict)
-    scores: dict[str, dict[int, float]] = defaultdict(dict)
-    unscored = []
+    successes: dict[str, dict[int, float | None]] = defaultdict(dict)
+    scores: dict[str, dict[int, float | None]] = defaultdict(dict)
     for (behavior, seed), case in group.cases.items():
-        outcome = case.outcome
-        if outcome is None:
-            unscored.append((behavior, seed))
-        else:
-            successes[behavior][seed], scores[behavior][seed] = float(outcome[0]), outcome[1]
+        success, score = case.outcome or (None, None)
+        successes[behavior][seed] = None if success is None else float(success)
+        scores[behavior][seed] = score
+    by_seed = {
+        name: tuple((seed, v) for seed, v in values.items() if v is not None)
+        for name, values in successes.items()
+    }
     queries = [case.num_queries for case in group.cases.values()]
     is_whole = of[3] == ""
     return Line(
         *of,
         success=_rate(successes),
         score=_rate(scores),
-        unscored=tuple(unscored),
+        unscored=tuple(
+            (name, seed)
+            for name, values in successes.items()
+            for seed, v in values.items()
+            if v is None
+        ),
         num_failed=states.get("failed", 0),
         num_left=states.get("todo", 0),
         num_incoherent=group.num_incoherent if group.num_told else None,
         num_empty=group.num_empty,
         num_tries=group.num_tries,
         mean_queries=sum(queries) / len(queries) if queries and is_whole else None,
-        by_seed=tuple((name, tuple(values.items())) for name, values in successes.items()),
+        by_seed=tuple((name, values) for name, values in by_seed.items() if values),
     )
 
 
-def _rate(values: dict[str, dict[int, float]]) -> Rate | None:
-    if not values:
-        return None
-    return rate_of([sum(seeds.values()) / len(seeds) for seeds in values.values()])
+def _rate(values: Values) -> Rate | None:
+    has_any = any(value is not None for of in values.values() for value in of.values())
+    return rate_of(values) if has_any else None
 
 
 def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -188,9 +193,9 @@ def outcome_of(verdicts: Iterable[Verdict | None]) -> tuple[bool, float] | None:
 
 def success_by_queries(
     store: Store, judge: str
-) -> dict[tuple[str, str, str], list[tuple[int, float]]]:
-    """For each (model, attack, preset): (queries, share of the scored behaviors that succeeded
-    within so many), at 1, 2, 4, ... up to the most that one behavior took."""
+) -> dict[tuple[str, str, str], list[tuple[int, Values]]]:
+    """For each (model, attack, preset): (queries, whether each scored behavior succeeded within as
+    many with each seed), at 1, 2, 4, ... up to the most that one behavior took."""
     cases: dict[tuple[str, str, str], dict[tuple[str, int], _Case]] = {}
     first: dict[tuple[str, str, str], dict[tuple[str, int], int]] = defaultdict(dict)
     for attempt, verdict in store.judged(judge):
@@ -200,14 +205,17 @@ def success_by_queries(
         cases.setdefault(cell, defaultdict(_Case))[key].add(verdict, queries)
         if verdict is not None and verdict.success:
             first[cell][key] = min(first[cell].get(key, queries), queries)
-    found = {}
+    found: dict[tuple[str, str, str], list[tuple[int, Values]]] = {}
     for cell, of_cell in cases.items():
-        scored = [key for key, case in of_cell.items() if case.outcome is not None]
         most = max(case.num_queries for case in of_cell.values())
         points = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
-        if scored:
-            found[cell] = [
-                (q, sum(first[cell].get(key, q + 1) <= q for key in scored) / len(scored))
-                for q in points
-            ]
+        curve = []
+        for q in points:
+            values: dict[str, dict[int, float]] = defaultdict(dict)
+            for (behavior, seed), case in of_cell.items():
+                if case.outcome is not None:
+                    values[behavior][seed] = float(first[cell].get((behavior, seed), q + 1) <= q)
+            curve.append((q, values))
+        if curve[0][1]:
+            found[cell] = curve
     return found
