@@ -349,9 +349,7 @@ def _show_sum_left_out(found: Sequence[Figure]) -> None:
     """How much is in no rate."""
     unscored = sum(figure.num_unscored for figure in found)
     # Tasks are not those of one way, so they are counted once for each attack.
-    tasks = {
-        (f.subject, f.case_set, f.attack, f.preset): (f.num_failed, f.num_left) for f in found
-    }
+    tasks = {(f.subject, f.case_set, f.attack, f.preset): (f.num_failed, f.num_left) for f in found}
     failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
     show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
 

@@ -360,8 +360,7 @@ class _Group:
 
 
 def _best(values: Sequence[float | None]) -> float | None:
-    """1 if a try succeeded, whatever else is unscored; without a success every try needs a score.
-    """
+    """1 if a try succeeded, whatever else is unscored; without a success every try needs a score."""
     if any(value == 1.0 for value in values):
         return 1.0
     return None if None in values else 0.0
@@ -375,9 +374,7 @@ def _success_of(verdict: Verdict) -> float | None:
     return None if verdict.success is None else float(verdict.success)
 
 
-def _attack_figures(
-    shared: Mapping[str, Any], group: _Group, by_variant: bool
-) -> Iterator[Figure]:
+def _attack_figures(shared: Mapping[str, Any], group: _Group, by_variant: bool) -> Iterator[Figure]:
     shared = {**shared, "measure": SUCCESS}
     variants = dict.fromkeys(each.variant for each in group.tries)
     if not by_variant or len(variants) < 2:  # a single way is the whole attack, without a name

@@ -15,11 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mosa.evaluation.compare import (
-    HEADLINES_OF,
-    Comparison,
-    Row,
-)
+from mosa.results.compare import HEADLINES_OF, ComparedFigure, Comparison
 from mosa.stats.rates import exactly, format_rate
 from mosa.types import UserError
 
@@ -91,19 +87,19 @@ def parse_condition(text: str) -> Condition:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Decision:
     """What became of a condition."""
 
     condition: Condition
     holds: bool
     """Whether it holds, or could not be decided: both are a failure."""
-    told: str
+    text: str
     """The value with its interval, or why it could not be decided."""
 
 
 def check(
     condition: Condition, comparison: Comparison, *, max_unscored: float = MAX_UNSCORED
-) -> Outcome:
+) -> Decision:
     """Whether a condition holds, by exact fractions; it counts as holding where more cases than
     `max_unscored` (a share) are without a value, on either side that it is about.
 
@@ -113,18 +109,18 @@ def check(
     Raises UserError for a figure that the runs do not have: it must not pass for want of data.
     """
     if condition.change:
-        share, value, told = _change(condition, comparison)
+        share, value, text = _change(condition, comparison)
     else:
-        share, value, told = _level(condition, comparison)
+        share, value, text = _level(condition, comparison)
     if share > exactly(max_unscored):
         without = "without a score" + (" on both sides" if condition.change else "")
-        return Outcome(
+        return Decision(
             condition,
             True,
             f"not decided: {float(share):.0%} of the cases are {without}, and --max_unscored "
-            f"allows {max_unscored:.0%}; the others come to {told}",
+            f"allows {max_unscored:.0%}; the others come to {text}",
         )
-    return Outcome(condition, OPERATORS[condition.operator](value, condition.bound), told)
+    return Decision(condition, OPERATORS[condition.operator](value, condition.bound), text)
 
 
 def _level(condition: Condition, comparison: Comparison) -> tuple[Fraction, Fraction, str]:
@@ -150,7 +146,7 @@ def _change(condition: Condition, comparison: Comparison) -> tuple[Fraction, Fra
     return row.share_left_out, difference.exact, str(difference)
 
 
-def _no_change(condition: Condition, comparison: Comparison, row: Row) -> UserError:
+def _no_change(condition: Condition, comparison: Comparison, row: ComparedFigure) -> UserError:
     """What has no score, and where."""
     tables = comparison.tables.items()
     (of_kind,) = (rows for kind, rows in tables if condition.word in HEADLINES_OF[kind])
