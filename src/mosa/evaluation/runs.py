@@ -58,8 +58,7 @@ def decoder_of(folder: Path) -> DecoderConfig | None:
 
 def read_decoder(settings: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a record describes."""
-    banned = tuple(settings.get("banned_token_ids", ()))  # JSON has lists alone
-    return DecoderConfig(**{**settings, "banned_token_ids": banned})
+    return DecoderConfig.from_dict(settings)
 
 
 def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
