@@ -278,10 +278,18 @@ class DiffusionLM:
         queries: packed.Selection | None = None,
         asked: packed.Selection | None = None,
         cache: packed.KeyValueCache | None = None,
+        hidden: dict[int, Tensor] | None = None,
     ) -> Float[Tensor, "N D"]:
         """As `hidden_states`, of rows laid end to end; see `packed.packed_hidden_states`."""
         return packed.packed_hidden_states(
-            self._base, tokens, rotary, lengths, queries=queries, asked=asked, cache=cache
+            self._base,
+            tokens,
+            rotary,
+            lengths,
+            queries=queries,
+            asked=asked,
+            cache=cache,
+            hidden=hidden,
         )
 
     def rotary(self, position_ids: Int[Tensor, " T"]) -> packed.Rotary:

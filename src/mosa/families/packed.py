@@ -106,13 +106,15 @@ def packed_hidden_states(
     queries: Selection | None = None,
     asked: Selection | None = None,
     cache: KeyValueCache | None = None,
+    hidden: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "N D"]:
     """What goes into the LM head, at the `asked` positions (None: at all queries).
 
     `lengths` are those of the rows, in order; equal ones should stand together. `queries` (None:
     all tokens) are the positions whose states are computed anew; others need a `cache` that has
-    seen them. `asked` positions index the packed tokens and must be among the queries. Runs without
-    gradients, which the caller turns off.
+    seen them. `asked` positions index the packed tokens and must be among the queries. What the
+    layers that are keys of `hidden` (from 1) put out at the queries is written there, at the
+    `asked` positions in the last. Runs without gradients, which the caller turns off.
     """
     body = network.model
     device = tokens.device
@@ -143,6 +145,8 @@ def packed_hidden_states(
         normed = _norm(layer.post_attention_layernorm, states)
         gated = functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
         states = mlp.down_proj(gated).add_(states)
+        if hidden is not None and number + 1 in hidden:
+            hidden[number + 1] = states
     return _norm(body.norm, states)
 
 
