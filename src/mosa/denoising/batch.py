@@ -460,6 +460,8 @@ class Denoiser:
             is_active = row.host_block == turn.block
             if config.cache == "prefix":
                 is_active = row.host_block >= turn.block
+                if self.model.attention.prefix_cache_is_exact:  # also where blocks begin elsewhere
+                    is_active = self.model.attention.affected(is_active)
             if self.model.family.logits_shifted:  # the first of a block is read to its left
                 is_active[:-1] |= is_active[1:].clone()
             chosen.append(row.begin + is_active.nonzero()[:, 0])
