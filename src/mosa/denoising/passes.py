@@ -157,6 +157,8 @@ def _queries(model: DiffusionLM, packed: PackedRows) -> Selection | None:
         is_active = row.host_block == planned.block
         if config.cache == "prefix":
             is_active = row.host_block >= planned.block
+            if model.attention.prefix_cache_is_exact:  # also where blocks begin elsewhere
+                is_active = model.attention.affected(is_active)
         if model.family.logits_shifted:  # the first of a block is read to its left
             is_active[:-1] |= is_active[1:].clone()
         chosen.append(row.begin + is_active.nonzero()[:, 0])
