@@ -125,6 +125,11 @@ class AlignConfig(transformers.TrainingArguments):
         return frozenset()
 
     @property
+    def uses(self) -> frozenset[Need]:
+        """What it makes use of where it is given; more than it needs for some methods."""
+        return self.needs
+
+    @property
     def trains_adapter(self) -> bool:
         """Whether an adapter is trained, and not the model's own weights."""
         return True

@@ -32,8 +32,6 @@ class Method:
     """By the role that a phrase set has in the method, the setting that names the set."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings that make the method what it is; others are refused."""
-    mixes_benign: bool = False
-    """Whether benign examples may be given where the settings do not need them."""
 
     @property
     def trainer_class(self) -> type[DiffusionTrainer]:
@@ -64,7 +62,12 @@ METHODS: dict[str, Method] = {
         "supervised refusals (the SFT baseline)",
         "sft_llada",
         phrase_sets={"refusals": "refusals"},
-        mixes_benign=True,
+    ),
+    "vrpo": Method(
+        "mosa.align.vrpo:VrpoTrainer",
+        "train on preferences between two answers, given as data or found by a judge",
+        "VRPO (variance-reduced preference optimisation, arXiv 2505.19223)",
+        "vrpo_llada",
     ),
 }
 """Every method by name."""

@@ -256,12 +256,12 @@ def _settings(
 
 def _refuse_unused(method: str, settings: AlignConfig, data: TrainingData) -> None:
     """UserError for data that was given and that the training would not look at."""
-    if data.benign and not METHODS[method].mixes_benign and "benign" not in settings.needs:
+    if data.benign and "benign" not in settings.uses:
         raise UserError(
             f"Benign prompts are given and the settings of {method} have no term on them; choose "
             "settings with one (benign_beta), or leave the benign data out."
         )
-    if data.judge is not None and "judge" not in settings.needs:
+    if data.judge is not None and "judge" not in settings.uses:
         raise UserError(
             f"A judge is given and the settings of {method} ask none; choose settings with "
             "rollouts, or leave the judge out."

@@ -26,7 +26,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mosa.align.config import AlignConfig, require
+from mosa.align.config import AlignConfig, Need, require
 from mosa.align.head_loss import flat_indices, token_log_probs
 from mosa.align.likelihood import masked_cross_entropy
 from mosa.align.phrases import read_phrases
@@ -34,15 +34,14 @@ from mosa.align.states import (
     MIN_MASK_RATIO,
     EncodedExample,
     build_canvas,
+    encode_answers,
     encode_examples,
     masked_answer,
     rng,
-    turn_end_ids,
 )
 from mosa.align.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
-from mosa.types import UserError
 
 _MASK_STREAM = 0
 
@@ -62,6 +61,11 @@ class SftConfig(AlignConfig):
 
     max_grad_norm: float = 1.0
     """Norm to which gradients are clipped."""
+
+    @property
+    def uses(self) -> frozenset[Need]:
+        """Benign examples are mixed in where they are given."""
+        return frozenset({"benign"})
 
     @property
     def trains_adapter(self) -> bool:
@@ -95,22 +99,9 @@ class SftTrainer(DiffusionTrainer):
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = args
-        turn_end = turn_end_ids(model)
         encoded = encode_examples(model, train_dataset, args.response_length)
-        self.answers = []
-        for example, source in zip(encoded, train_dataset, strict=True):
-            if source.answer is None:
-                raise UserError(
-                    f"Example {example.index + 1} has no answer and supervised training needs one; "
-                    "add an `answer` to the data."
-                )
-            answer = model.encode_text(source.answer) + turn_end
-            if len(answer) > args.response_length:
-                raise UserError(
-                    f"The answer of example {example.index + 1} takes {len(answer)} tokens and the "
-                    f"canvas has {args.response_length}; raise response_length or shorten it."
-                )
-            self.answers.append(answer)
+        answers = [example.answer for example in train_dataset]
+        self.answers = encode_answers(model, answers, args.response_length)
         super().__init__(model, args, encoded, callbacks, optimizer=optimizer)
         self.examples = encoded
 

@@ -95,6 +95,31 @@ def encode_examples(
     return encoded
 
 
+def encode_answers(
+    model: DiffusionLM, answers: Sequence[str | None], response_length: int
+) -> list[list[int]]:
+    """Answers as token ids, each with its end of turn.
+
+    Raises UserError for one that is missing or longer than the canvas.
+    """
+    turn_end = turn_end_ids(model)
+    encoded = []
+    for number, text in enumerate(answers, start=1):
+        if text is None:
+            raise UserError(
+                f"Example {number} has no answer and this training needs one; add an `answer` to "
+                "the data."
+            )
+        answer = model.encode_text(text) + turn_end
+        if len(answer) > response_length:
+            raise UserError(
+                f"The answer of example {number} takes {len(answer)} tokens and the canvas has "
+                f"{response_length}; raise response_length or shorten it."
+            )
+        encoded.append(answer)
+    return encoded
+
+
 def harmful_state(
     example: EncodedExample, config: MosaConfig, random: np.random.Generator
 ) -> ResponseState:

@@ -25,7 +25,15 @@ from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from mosa.align import MosaConfig, MosaTrainer, add_adapter, load_config, read_phrases, reference
+from mosa.align import (
+    DiffusionTrainer,
+    MosaConfig,
+    MosaTrainer,
+    add_adapter,
+    load_config,
+    read_phrases,
+    reference,
+)
 from mosa.bench.common import (
     BenchResult,
     Column,
@@ -410,10 +418,10 @@ def _agreement(plain: MosaTrainer, ours: MosaTrainer) -> str:
     )
 
 
-def loss_and_gradient(trainer: MosaTrainer) -> tuple[float, Tensor]:
+def loss_and_gradient(trainer: DiffusionTrainer) -> tuple[float, Tensor]:
     """The loss of the first prompts, and the adapter's gradients in one row."""
     network = trainer.diffusion_model.network
-    indices = torch.arange(trainer.config.per_device_train_batch_size)
+    indices = torch.arange(trainer.args.per_device_train_batch_size)
     loss = trainer.compute_loss(network, {"index": indices})
     loss.backward()
     trained = [p for p in network.parameters() if p.requires_grad]

@@ -115,6 +115,11 @@ def _align_command(method: str) -> Command:
             type=str | None,
             help="benign prompts and answers, for settings that use them",
         )
+        parser.add_argument(
+            "--judge",
+            type=str | None,
+            help="NAME or NAME=URL#MODEL (`mosa judges`), for settings that have answers judged",
+        )
         parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
             "--resume", action="store_true", help="continue the interrupted run in --out"
@@ -125,13 +130,19 @@ def _align_command(method: str) -> Command:
     def run(args: Namespace) -> None:
         from mosa.align import align
 
-        own = {"config", "model", "data", "benign", "out", "resume", "dtype", "device"}
+        own = {"config", "model", "data", "benign", "judge", "out", "resume", "dtype", "device"}
+        judge = None
+        if args.judge is not None:
+            from mosa.evaluation.judging import JudgeConfig, build_judges
+
+            judge = build_judges([args.judge], JudgeConfig(device=args.device), None)[0].judge
         result = align(
             method,
             args.model,
             args.data,
             args.out,
             benign=args.benign,
+            judge=judge,
             config=args.config,
             overrides={k: v for k, v in args.as_dict().items() if k not in own},
             resume=args.resume,
