@@ -17,7 +17,8 @@ import torch
 import transformers
 import yaml
 
-from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict
+from mosa.align.config import AlignConfig, config_dict
+from mosa.align.method import Method
 from mosa.align.phrases import read_phrases
 from mosa.data import TrainingExample, identify
 from mosa.families import DiffusionLM
@@ -114,25 +115,16 @@ def _git_commit() -> str | None:
     return commit.stdout.strip() + ("+dirty" if changes.stdout.strip() else "")
 
 
-def write_settings(out: Path, config: AlignConfig, record: dict[str, Any]) -> None:
+def write_settings(out: Path, method: Method, config: AlignConfig, record: dict[str, Any]) -> None:
     """config.yaml, versions.json and the phrase sets; written before training starts."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(config_text(config), encoding="utf-8")
     (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    for name, source in phrase_sets(config).items():
+    for name, setting in method.phrase_sets.items():
         folder = out / "phrases"
         folder.mkdir(exist_ok=True)
-        text = "".join(f"{phrase}\n" for phrase in read_phrases(source))
+        text = "".join(f"{phrase}\n" for phrase in read_phrases(getattr(config, setting)))
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
-
-
-def phrase_sets(config: AlignConfig) -> dict[str, str]:
-    """The phrase sets that a method uses, by the role that they have in it."""
-    if isinstance(config, MosaConfig):
-        return {"safe": config.safe_phrases, "harmful": config.harmful_phrases}
-    if isinstance(config, SftConfig):
-        return {"refusals": config.refusals}
-    return {}
 
 
 def config_text(config: AlignConfig) -> str:
@@ -141,16 +133,15 @@ def config_text(config: AlignConfig) -> str:
 
 
 def write_card(
-    out: Path, method: str, config: AlignConfig, record: dict[str, Any], last_logs: dict[str, float]
+    out: Path,
+    method: Method,
+    config: AlignConfig,
+    record: dict[str, Any],
+    last_logs: dict[str, float],
 ) -> None:
     """README.md: what was trained, on what, how, and what is not known yet."""
-    is_adapter = not (isinstance(config, SftConfig) and config.trainable == "full")
+    is_adapter = config.trains_adapter
     kind = "LoRA adapter" if is_adapter else "checkpoint"
-    title = {
-        "mosa": "MOSA (middle-token safety alignment, arXiv 2508.12398)",
-        "initial": "initial-token alignment (the baseline of arXiv 2508.12398)",
-        "sft": "supervised refusals (the SFT baseline)",
-    }[method]
     front = {
         "base_model": record["model"]["source"],
         "library_name": "peft" if is_adapter else "mosa-dllm",
@@ -175,7 +166,7 @@ def write_card(
     text = f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
-# {kind.capitalize()}: {title}
+# {kind.capitalize()}: {method.title}
 
 *A draft written by the training run. Fill in what is marked, and delete this line.*
 
