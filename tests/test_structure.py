@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attacks": {"types", "chat", "families", "denoising", "judges"},
 }
 MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
-MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}
+MAY_IMPORT["utility"] = MAY_IMPORT["testbed"] | {"testbed"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["utility"] | {"utility"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
