@@ -26,6 +26,7 @@ import errno
 import functools
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +39,13 @@ from mosa.runs.records import (
     SetRecord,
     SubjectRecord,
     Task,
+    TaskCell,
     TaskStatus,
     checksum,
     decode,
     encode,
 )
-from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
 
 T = TypeVar("T")
 
@@ -64,8 +66,8 @@ CREATE TABLE cases (
 );
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, subject TEXT NOT NULL,
-    case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL, record TEXT NOT NULL,
-    crc INTEGER NOT NULL
+    case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL, threat TEXT NOT NULL,
+    record TEXT NOT NULL, crc INTEGER NOT NULL
 );
 CREATE INDEX tasks_by_subject ON tasks (subject);
 CREATE TABLE outcomes (
@@ -93,8 +95,7 @@ CREATE TABLE sessions (id INTEGER PRIMARY KEY, record TEXT NOT NULL, crc INTEGER
 
 DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND status = 'done')"
 NOT_SCORED = (
-    " AND NOT EXISTS (SELECT 1 FROM verdicts"
-    " WHERE attempt = attempts.key AND judge = ? AND scored)"
+    " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 
 
@@ -120,7 +121,9 @@ class Run:
         self._new_steps: dict[str, dict[str, Any]] = {}
         with self._user_errors():
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._db.execute("PRAGMA trusted_schema = OFF")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -271,7 +274,9 @@ class Run:
     def _write(self, statement: str, *values: Any) -> None:
         self._open_writes.append((statement, values))
 
-    def _insert(self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = "") -> None:
+    def _insert(
+        self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = ""
+    ) -> None:
         """Add a row with its checksum; `values` are its columns, an id that is counted left out."""
         marks = ", ".join("?" * (len(values) + 1))
         columns = COLUMNS[table]
@@ -301,6 +306,7 @@ class Run:
                 task.case_set,
                 task.attack,
                 task.preset,
+                task.threat,
                 encode(task),
             )
 
@@ -470,7 +476,9 @@ class Run:
 
     def not_applicable(self) -> list[NotApplicable]:
         """The pairs of attack and subject that were left out, in the order of planning."""
-        return [pair for _, pair in self._records(NotApplicable, "not_applicable", "ORDER BY rowid")]
+        return [
+            pair for _, pair in self._records(NotApplicable, "not_applicable", "ORDER BY rowid")
+        ]
 
     def response(self, key: str) -> Response | None:
         """A recorded response."""
@@ -579,15 +587,17 @@ class Run:
         """Every session, in their order."""
         return [record for _, record in self._records(dict, "sessions", "ORDER BY id")]
 
-    def counts(self) -> list[tuple[str, str, str, str, TaskStatus, int]]:
-        """(subject, set, attack, preset, status, number of tasks), in the order of planning."""
-        return list(
-            self._rows(
-                "SELECT subject, case_set, attack, preset, coalesce(status, 'todo'), count(*)"
-                " FROM tasks LEFT JOIN outcomes ON outcomes.task = tasks.key"
-                " GROUP BY 1, 2, 3, 4, 5 ORDER BY min(tasks.id)"
-            )
+    def counts(self) -> dict[TaskCell, Counter[TaskStatus]]:
+        """How many tasks of each status the cells have, in the order of planning."""
+        rows = self._rows(
+            "SELECT subject, case_set, attack, preset, threat, coalesce(status, 'todo'), count(*)"
+            " FROM tasks LEFT JOIN outcomes ON outcomes.task = tasks.key"
+            " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY min(tasks.id)"
         )
+        found: dict[TaskCell, Counter[TaskStatus]] = {}
+        for *cell, status, count in rows:
+            found.setdefault(TaskCell(*cell), Counter())[status] += count
+        return found
 
     def failures(self) -> list[tuple[str, str, int]]:
         """(attack, reason, number of tasks) of what failed."""
@@ -603,7 +613,7 @@ COLUMNS = {
     "subjects": "name, record, crc",
     "sets": "name, record, crc",
     "cases": "case_set, id, place, record, crc",
-    "tasks": "key, subject, case_set, attack, preset, record, crc",
+    "tasks": "key, subject, case_set, attack, preset, threat, record, crc",
     "outcomes": "task, status, record, crc",
     "not_applicable": "subject, case_set, attack, preset, record, crc",
     "responses": "key, record, crc",

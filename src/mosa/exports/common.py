@@ -1,0 +1,265 @@
+"""What the exports share: their types, redaction, names of files, and writing them whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from mosa.evaluation.judging import CANVAS
+from mosa.evaluation.over_refusal import is_benign
+from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import INTERVAL_STATEMENT, Rate
+from mosa.types import Attempt, UserError, as_plain, content_key
+
+REDACTED = "[redacted]"
+"""What stands in the place of model output and attack prompts."""
+
+
+@dataclass(frozen=True)
+class ExportSetting:
+    """What an export is made with."""
+
+    judge: str | None = None
+    """Id of the judge whose verdicts decide where a format has one yes or no; unset: the only one.
+    """
+    redact: bool = True
+    """Whether model output and attack prompts are left out; the testbed's never are."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A line of the table of exports."""
+
+    summary: str
+    write: Callable[[Store, Path, ExportSetting], list[Path]]
+    """Writes into a folder; returns the files, in the order of writing."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the formats of others have a file for."""
+
+    model: str
+    attack: str
+    preset: str
+    seed: int
+
+    @classmethod
+    def of(cls, record: Attempt | Task) -> Cell:
+        return cls(record.model, record.attack, record.preset, record.seed)
+
+    @property
+    def settings(self) -> str:
+        """Preset and seed as a name of a file or folder."""
+        return f"{safe_name(self.preset)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Takes out what a model said, and what it was made to say it with."""
+
+    redact: bool
+
+    @classmethod
+    def of(cls, store: Store, setting: ExportSetting) -> Words:
+        # The testbed's answers are about copper kilns; a run without that mark is not its.
+        return cls(setting.redact and store.meta("world_seed") is None)
+
+    def hide(self, what: Any) -> Any:
+        """Text or ids, or the mark; nothing stays nothing, so that empty responses can be told."""
+        return REDACTED if self.redact and what else what
+
+    def turns(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """The turns of a prompt, their roles kept."""
+        return [{**turn, "content": self.hide(turn["content"])} for turn in turns]
+
+    def attempt(self, store: Store, attempt: Attempt) -> dict[str, Any]:
+        """An attempt with its responses; ids are words too, and so is what an attack found."""
+        record = as_plain(attempt)
+        record["responses"] = [as_plain(r) for r in store.responses_of(attempt.key)]
+        if not self.redact:
+            return record
+        for part in ("response", "response_full"):
+            record[part] = self.hide(record[part])
+        record["details"] = {
+            name: value if isinstance(value, int | float | None) else REDACTED
+            for name, value in record["details"].items()
+        }
+        for response in record["responses"]:
+            response["prompt"] = self.turns(response["prompt"])
+            for part in ("text", "full_text", "token_ids", "tokens", "filled_prompt_ids"):
+                response[part] = self.hide(response[part])
+        return record
+
+
+class Spool:
+    """Records set aside on disk by group: attempts come mixed, and a run may not fit in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without a name: it is gone when the process is, however that ends.
+        self._file = tempfile.TemporaryFile("w+b", dir=folder)  # noqa: SIM115
+        self._places: dict[Any, list[int]] = defaultdict(list)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def add(self, group: Any, record: Mapping[str, Any]) -> None:
+        """Set a record aside."""
+        self._places[group].append(self._file.seek(0, os.SEEK_END))
+        self._file.write(as_json(record).encode() + b"\n")
+
+    def read(self, group: Any) -> Iterator[dict[str, Any]]:
+        """The group's records, in the order in which they came."""
+        for place in self._places.get(group, ()):
+            self._file.seek(place)
+            yield json.loads(self._file.readline())
+
+
+def safe_name(name: str) -> str:
+    """The name as a file's or folder's; one that had to be changed gets a hash, to stay apart.
+
+    >>> safe_name("LLaDA-8B+mosa")
+    'LLaDA-8B+mosa'
+    >>> safe_name("org/model")
+    'org_model-351f0f90'
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]{0,99}", name):
+        return name
+    cleaned = re.sub(r"[^A-Za-z0-9_.+=@-]", "_", name)[:80].lstrip(".")
+    return f"{cleaned or 'unnamed'}-{content_key(name=name)[:8]}"
+
+
+def deciding_judge(store: Store, setting: ExportSetting, name: str) -> str:
+    if is_benign(store):
+        raise UserError(
+            f"{store.folder} is about harmless requests, and the {name} export about attacks; use "
+            "csv or json"
+        )
+    judges = store.judges()
+    known = ", ".join(judges) or "none, so `mosa judge` the run first"
+    if setting.judge is not None:
+        if setting.judge not in judges:
+            raise UserError(
+                f"no judge {setting.judge} has judged {store.folder}; choose from: {known}"
+            )
+        return setting.judge
+    if len(judges) != 1:
+        raise UserError(
+            f"the {name} export needs one judge that says yes or no; name it, of: {known}"
+        )
+    return judges[0]
+
+
+def judged_text(attempt: Attempt, judge: str) -> str:
+    """What the judge read, so that a label stands beside the text that it is about."""
+    return attempt.response_full if judge.endswith(CANVAS) else attempt.response
+
+
+def turns_of(store: Store, attempt: Attempt) -> list[dict[str, str]]:
+    responses = store.responses_of(attempt.key)
+    return responses[0].prompt if responses else []
+
+
+def prompt_text(turns: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as one string: the user's turn, or the JSON of a dialogue."""
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return turns[0]["content"]
+    return as_json(turns)
+
+
+def tasks_by_cell(store: Store) -> dict[Cell, list[Task]]:
+    cells: dict[Cell, list[Task]] = defaultdict(list)
+    for task in store.tasks():
+        cells[Cell.of(task)].append(task)
+    return cells
+
+
+def task_counts(tasks: Sequence[Task]) -> dict[str, int]:
+    status = [task.status for task in tasks]
+    return {
+        "num_tasks": len(tasks),
+        "num_failed": status.count("failed"),
+        "num_left": status.count("todo"),
+    }
+
+
+def times_of(store: Store) -> tuple[str, str]:
+    """When the first session began, and when the last one ended or, cut off, began."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    sessions = store.sessions()
+    if not sessions:
+        return now, now
+    last = sessions[-1]
+    return sessions[0].get("started", now), last.get("ended", last.get("started", now))
+
+
+def rate_record(rate: Rate | None) -> dict[str, Any] | None:
+    return None if rate is None else {**rate.record(), "interval": INTERVAL_STATEMENT}
+
+
+def distinct(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in dict.fromkeys(map(as_json, records))]
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write_list(file: TextIO, records: Iterable[Any]) -> None:
+    file.write("[")
+    for i, record in enumerate(records):
+        file.write(f"{',' if i else ''}\n{as_json(record)}")
+    file.write("]")
+
+
+@contextmanager
+def text_file(path: Path) -> Iterator[TextIO]:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes the file's once all is written: there is no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_told(out: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"the disk of {out} is full; free some space and export again"
+            ) from error
+        where = error.filename or out
+        raise UserError(
+            f"{where} cannot be written ({error.strerror or error}); name another folder"
+        ) from error

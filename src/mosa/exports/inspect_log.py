@@ -1,0 +1,231 @@
+"""Logs for the viewer of Inspect, written with its own package (inspect-ai 0.3.285)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mosa.evaluation.exports.common import (
+    Cell,
+    ExportSetting,
+    Spool,
+    Words,
+    deciding_judge,
+    disk_errors_told,
+    distinct,
+    rate_record,
+    replacing,
+    safe_name,
+    task_counts,
+    tasks_by_cell,
+    times_of,
+)
+from mosa.evaluation.results import outcome_of
+from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import once, rate_of
+from mosa.types import Behavior, UserError, Verdict, content_key
+
+
+def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
+    """An Inspect log per model, attack, preset and seed, with the scores of every judge.
+
+    Their writer takes a log whole, so one log at a time is held in memory.
+    """
+    try:
+        from inspect_ai import log  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        if error.name != "inspect_ai":
+            raise
+        raise UserError(
+            "the inspect export needs the package inspect-ai; install mosa-dllm[inspect]"
+        ) from error
+    # The first score of a log is the one that lists of logs show.
+    judges = store.judges()
+    if setting.judge is not None:
+        decides = deciding_judge(store, setting, "inspect")
+        judges = [decides, *(judge for judge in judges if judge != decides)]
+    verdicts = {judge: store.verdicts(judge) for judge in judges}
+    words = Words.of(store, setting)
+    paths = []
+    with disk_errors_told(out), Spool(out) as spool:
+        for attempt in store.attempts():
+            record = words.attempt(store, attempt)
+            spool.add((Cell.of(attempt), attempt.behavior), record)
+        for cell, tasks in tasks_by_cell(store).items():
+            folder = out / "inspect" / safe_name(cell.model)
+            path = folder / f"{safe_name(cell.attack)}-{cell.settings}.eval"
+            run = _eval_log(store, words, cell, tasks, verdicts, spool)
+            with replacing(path) as temporary:
+                log.write_eval_log(run, temporary, format="eval")
+            paths.append(path)
+    return paths
+
+
+def packages_of(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The versions of the last session; Inspect has no place for one that is not known."""
+    versions = sessions[-1].get("versions", {}) if sessions else {}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _eval_log(
+    store: Store,
+    words: Words,
+    cell: Cell,
+    tasks: Sequence[Task],
+    verdicts: Mapping[str, Mapping[str, Verdict]],
+    spool: Spool,
+) -> Any:
+    from inspect_ai import log, model  # pyright: ignore[reportMissingImports]
+
+    behaviors = store.behaviors()
+    samples = []
+    tries: dict[str, list[str]] = {}
+    for id in dict.fromkeys(task.behavior for task in tasks):
+        records = list(spool.read((cell, id)))
+        tries[id] = [record["key"] for record in records]
+        epochs: dict[str, int] = defaultdict(int)
+        for record in records:
+            name = f"{id} #{record['number']}"
+            epochs[name] += 1
+            samples.append(_sample(name, epochs[name], record, behaviors[id], verdicts))
+    for task in tasks:
+        if task.status == "failed":
+            samples.append(
+                log.EvalSample(
+                    id=f"{task.behavior} (failed {task.key})",
+                    epoch=1,
+                    input=behaviors[task.behavior].request,
+                    target="",
+                    metadata={"behavior": task.behavior},
+                    error=log.EvalError(message=task.reason, traceback="", traceback_ansi=""),
+                )
+            )
+    counts = task_counts(tasks)
+    started, ended = times_of(store)
+    spent = [task.budget.target_tokens for task in tasks if task.budget is not None]
+    key = content_key(
+        folder=store.folder.name, tasks=[task.key for task in tasks], **dataclasses.asdict(cell)
+    )
+    name = f"mosa/{cell.model}"
+    return log.EvalLog(
+        status="cancelled" if counts["num_left"] else "success",
+        eval=log.EvalSpec(
+            eval_id=key,
+            run_id=key,
+            task_id=key,
+            created=started,
+            task=f"{cell.attack}-{cell.settings}",
+            task_args=distinct(task.config for task in tasks)[0],
+            solver=cell.attack,
+            dataset=log.EvalDataset(
+                name=store.meta("behavior_set"),
+                samples=len(tries),
+                sample_ids=list(dict.fromkeys(sample.id for sample in samples)),
+            ),
+            model=name,
+            model_args=store.meta("decoder") or {},
+            config=log.EvalConfig(),
+            packages=packages_of(store.sessions()),
+            metadata={
+                "preset": cell.preset,
+                "seed": cell.seed,
+                "redacted": words.redact,
+                "model": store.models().get(cell.model),
+                **counts,
+            },
+        ),
+        plan=log.EvalPlan(steps=[log.EvalPlanStep(solver=cell.attack)]),
+        results=log.EvalResults(
+            total_samples=len(samples) + counts["num_left"],
+            completed_samples=len(samples) - counts["num_failed"],
+            scores=[
+                _eval_score(judge, tries, by_attempt) for judge, by_attempt in verdicts.items()
+            ],
+        ),
+        stats=log.EvalStats(
+            started_at=started,
+            completed_at=ended,
+            model_usage={name: model.ModelUsage(output_tokens=sum(spent), total_tokens=sum(spent))},
+        ),
+        samples=samples,
+    )
+
+
+def _sample(
+    id: str,
+    epoch: int,
+    record: dict[str, Any],
+    behavior: Behavior,
+    verdicts: Mapping[str, Mapping[str, Verdict]],
+) -> Any:
+    """One attempt; its record is redacted already."""
+    from inspect_ai import log, model, scorer  # pyright: ignore[reportMissingImports]
+
+    kinds = {
+        "system": model.ChatMessageSystem,
+        "user": model.ChatMessageUser,
+        "assistant": model.ChatMessageAssistant,
+    }
+    responses = record["responses"]
+    prompt = responses[0]["prompt"] if responses else []
+    turns = [kinds[turn["role"]](content=turn["content"]) for turn in prompt]
+    output = model.ModelOutput.from_content(f"mosa/{record['model']}", record["response"])
+    scores = {}
+    for judge, by_attempt in verdicts.items():
+        verdict = by_attempt.get(record["key"])
+        if verdict is None:
+            continue
+        if verdict.score is None:
+            scores[judge] = scorer.Score.unscored(reason=verdict.reason)
+        else:
+            about = {"success": verdict.success, **verdict.native}
+            scores[judge] = scorer.Score(value=verdict.score, metadata=about)
+    kept = ("key", "attack", "preset", "variant", "seed", "number", "budget", "details")
+    return log.EvalSample(
+        id=id,
+        epoch=epoch,
+        input=turns,
+        target="",
+        messages=[*turns, output.message],
+        output=output,
+        scores=scores,
+        metadata={
+            "behavior": behavior.id,
+            "request": behavior.request,
+            "category": behavior.category,
+            "response_full": record["response_full"],
+            **{name: record[name] for name in kept},
+        },
+    )
+
+
+def _eval_score(
+    judge: str, tries: Mapping[str, Sequence[str]], by_attempt: Mapping[str, Verdict]
+) -> Any:
+    """A judge's rate over behaviors, counted as everywhere in mosa: one success in all tries."""
+    from inspect_ai import log  # pyright: ignore[reportMissingImports]
+
+    outcomes = [outcome_of([by_attempt.get(k) for k in keys]) for keys in tries.values() if keys]
+    known = [outcome for outcome in outcomes if outcome is not None]
+    keys = [key for several in tries.values() for key in several]
+    num_scored = sum(key in by_attempt and by_attempt[key].score is not None for key in keys)
+    metrics = {}
+    if known:
+        for name, values in (
+            ("attack_success_rate", [float(success) for success, _ in known]),
+            ("best_score", [score for _, score in known]),
+        ):
+            rate = rate_of(once(values))
+            about = rate_record(rate)
+            metrics[name] = log.EvalMetric(name=name, value=rate.rate, metadata=about)
+    return log.EvalScore(
+        name=judge,
+        scorer=judge,
+        scored_samples=num_scored,
+        unscored_samples=len(keys) - num_scored,
+        metrics=metrics,
+        metadata={"num_behaviors_unscored": len(outcomes) - len(known)},
+    )

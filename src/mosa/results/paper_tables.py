@@ -1,0 +1,138 @@
+"""A run beside the tables of the MOSA paper (arXiv 2508.12398), as Markdown.
+
+The paper's figures are percentages on LLaDA by its own judge (a rating above 3 of 5 by GPT-4.1) and
+by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of prompts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from mosa.results.figures import Figure
+from mosa.stats.rates import NOTHING, Rate, exactly, format_rate, format_value, mean_of, rate_of
+
+Pair = tuple[float, float]
+"""By the paper's own judge, and by StrongREJECT."""
+
+PAPER_ATTACKS = ("avatar", "tap", "speak_easy", "aos", "pal", "ept", "dia", "adv_prefix")
+"""The eight, in the paper's order."""
+
+MODELS = ("original", "initial", "MOSA")
+ADVBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
+    "avatar": ((74.5, 65.6), (23.5, 22.5), (14.3, 12.8)),
+    "tap": ((79.1, 77.2), (29.6, 28.1), (4.5, 3.7)),
+    "speak_easy": ((69.8, 57.4), (22.4, 23.3), (8.1, 12.9)),
+    "aos": ((65.2, 62.9), (32.4, 25.9), (6.5, 5.4)),
+    "pal": ((72.8, 67.1), (36.4, 24.5), (6.2, 4.5)),
+    "ept": ((78.4, 72.3), (28.5, 22.0), (3.8, 7.1)),
+    "dia": ((66.7, 64.2), (34.3, 28.6), (4.2, 7.7)),
+    "adv_prefix": ((79.5, 70.1), (29.8, 27.2), (6.8, 3.5)),
+}
+"""Table 1: original, initial alignment and MOSA on AdvBench."""
+HARMBENCH: dict[str, tuple[Pair, Pair, Pair]] = {
+    "avatar": ((76.8, 73.7), (25.6, 25.1), (14.7, 8.3)),
+    "tap": ((79.2, 76.7), (29.8, 27.9), (7.5, 6.2)),
+    "speak_easy": ((70.5, 66.3), (24.5, 22.4), (14.5, 13.2)),
+    "aos": ((64.1, 61.3), (31.4, 28.3), (6.1, 5.2)),
+    "pal": ((73.8, 70.8), (29.2, 27.5), (5.4, 6.4)),
+    "ept": ((77.9, 75.8), (32.7, 31.8), (3.6, 2.2)),
+    "dia": ((68.6, 65.1), (36.4, 32.3), (8.9, 7.2)),
+    "adv_prefix": ((79.9, 78.4), (29.9, 28.7), (4.9, 4.1)),
+}
+"""Table 2: the same on HarmBench."""
+ADAPTIVE: dict[str, Pair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix": (4.5, 5.1)}
+"""Table 4: MOSA under attacks aimed at the middle; the benchmark is not named."""
+
+
+def beside_the_paper(results: Sequence[Figure]) -> Iterator[str]:
+    """A judge's results and the paper's, line by line; nothing where there are none of the eight.
+
+    Presets that begin with `middle` are the adaptive attacks and have a table of their own.
+    """
+    found = [figure for figure in results if figure.attack in PAPER_ATTACKS]
+    plain = [figure for figure in found if not figure.preset.startswith("middle")]
+    adaptive = [figure for figure in found if figure.preset.startswith("middle")]
+    if plain:
+        paper = [
+            f"{name}: {' / '.join(MODELS)}" for name in ("paper, AdvBench", "paper, HarmBench")
+        ]
+        tables = (ADVBENCH, HARMBENCH)
+        published = {
+            attack: [_published(table[attack]) for table in tables] for attack in PAPER_ATTACKS
+        }
+        published["mean"] = [_published(_means(table)) for table in tables]
+        yield from _table(plain, _means_over_the_eight(plain), paper, published)
+    if adaptive:
+        published = {attack: [_published((pair,))] for attack, pair in ADAPTIVE.items()}
+        yield ""
+        yield "Aimed at the middle of the response:"
+        yield ""
+        yield from _table(adaptive, {}, ["paper, MOSA"], published)
+
+
+def _table(
+    found: Sequence[Figure],
+    means: dict[str, Rate],
+    paper: Sequence[str],
+    published: dict[str, list[str]],
+) -> Iterator[str]:
+    subjects = list(dict.fromkeys(figure.subject for figure in found))
+    yield f"| attack | {' | '.join((*subjects, *paper))} |"
+    yield f"|---|{'---|' * (len(subjects) + len(paper))}"
+    cells = {(figure.attack, figure.preset, figure.subject): figure for figure in found}
+    rows = sorted(
+        {(figure.attack, figure.preset) for figure in found},
+        key=lambda row: (PAPER_ATTACKS.index(row[0]), row[1]),
+    )
+    for attack, preset in rows:
+        own = [_own(cells.get((attack, preset, subject))) for subject in subjects]
+        blank = [NOTHING] * len(paper)
+        yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
+    if means:
+        own = [format_rate(means.get(subject), with_n=True) for subject in subjects]
+        yield f"| mean | {' | '.join((*own, *published['mean']))} |"
+
+
+def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
+    """The mean of each model that has all eight attacks once. A behavior counts once, with its mean
+    over the attacks with each seed, so that the interval is one over behaviors and seeds; those
+    that an attack has no score for are left out."""
+    means = {}
+    for subject in dict.fromkeys(figure.subject for figure in found):
+        rows = [figure for figure in found if figure.subject == subject]
+        if sorted(figure.attack for figure in rows) != sorted(PAPER_ATTACKS):
+            continue
+        outcomes = [
+            {
+                (name, seed): exactly(v)
+                for name, of in figure.by_seed.items()
+                for seed, v in of.items()
+            }
+            for figure in rows
+        ]
+        values: dict[str, dict[int, Fraction]] = defaultdict(dict)
+        for name, seed in sorted(set.intersection(*map(set, outcomes))):
+            values[name][seed] = mean_of([outcome[name, seed] for outcome in outcomes])
+        if values:
+            means[subject] = rate_of(values)
+    return means
+
+
+def _own(figure: Figure | None) -> str:
+    if figure is None or figure.score is None:
+        return NOTHING
+    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.rate)}"
+
+
+def _published(pairs: Sequence[Pair]) -> str:
+    """Both judges' figures for each model, in percent as published."""
+    return " / ".join(f"{own:.1f} ({strict:.1f})" for own, strict in pairs)
+
+
+def _means(table: dict[str, tuple[Pair, Pair, Pair]]) -> list[Pair]:
+    return [
+        (sum(own for own, _ in pairs) / len(pairs), sum(strict for _, strict in pairs) / len(pairs))
+        for pairs in zip(*table.values(), strict=True)
+    ]

@@ -1,0 +1,128 @@
+"""The processes of one launch by `accelerate launch` or `torchrun`, and how they agree.
+
+Every process loads every subject on its own device. The main one (index 0) runs the attacks and
+writes the run; the others answer its queries (pool.py). Here is what they exchange before and
+after: a few words over gloo, and none of their tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, final
+
+from mosa.types import UserError
+
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=2)
+"""How long a process that has done its share waits for the others."""
+EXIT_USER_ERROR = 2
+"""The status of a process that a mistake of the user ends."""
+
+
+@final
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one launch, as one of them sees them."""
+
+    index: int = 0
+    """This one's number, from 0, over all machines."""
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes the run's file and speaks to the user."""
+        return self.index == 0
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gives, by their index; each waits for all others.
+
+        Raises UserError where one of them has ended.
+        """
+        if self.count == 1:
+            return [value]
+        import torch.distributed
+
+        found: list[Any] = [None] * self.count
+        try:
+            torch.distributed.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise UserError(
+                "another process of this launch has ended before its work was done, and its own "
+                "message says why; what was recorded is kept, and the same command goes on"
+            ) from error
+        return found
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """What the work returns, once it is done on every process.
+
+        Where it ends in a UserError on any of them, all processes end: the main one raises the
+        first of these errors, which says whose it is unless it is the main one's own.
+        """
+        result: list[T] = []
+        reason = ""
+        try:
+            result.append(work())
+        except UserError as error:
+            reason = str(error)
+        reasons = self.gather(reason)
+        for index, reason in enumerate(reasons):
+            if reason and not self.is_main:
+                self._leave()
+            if reason:
+                raise UserError(reason if index == 0 else f"process {index}: {reason}")
+        return result[0]
+
+    def _leave(self) -> None:
+        """End this process once the main one has: a launcher ends all others when one ends badly,
+        and the main one has something to say first."""
+        import torch.distributed
+
+        with suppress(RuntimeError):  # which the main process's end brings about
+            torch.distributed.barrier()
+        raise SystemExit(EXIT_USER_ERROR)
+
+    def disband(self) -> None:
+        """Let every process go its own way; the last thing that they do together."""
+        if self.count > 1:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
+
+
+ALONE = Processes()
+
+
+def launched() -> Processes:
+    """The processes that a launcher has started this one among, by its environment."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else Processes()
+
+
+def use_cpu_without_gpu() -> None:
+    """Tell accelerate that this launch's processes are on the CPU, if there is no other device.
+
+    `accelerate launch --cpu` starts a single process, and `--multi_gpu` starts several and says no
+    word of where they are; each would then take itself for the only one.
+    """
+    import torch
+
+    if not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def join() -> Processes:
+    """The processes of this launch, connected.
+
+    Over gloo whatever the devices are: they exchange a few words, and none of their tensors.
+    """
+    processes = launched()
+    if processes.count > 1:
+        import torch.distributed
+
+        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    return processes

@@ -1,0 +1,286 @@
+"""Statistics against sums done by hand, other packages, and simulated runs whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats import contingency_tables, multitest, proportion
+
+from mosa.stats.pairs import (
+    corrected_rate,
+    holm,
+    mcnemar,
+    paired_difference,
+    paired_difference_over_groups,
+)
+from mosa.stats.rates import once, rate_of
+from mosa.types import UserError
+
+
+def by_name(values):
+    return {str(i): value for i, value in enumerate(values)}
+
+
+def difference(first, second):
+    """Of models that tried each case once."""
+    return paired_difference(once(first), once(second))
+
+
+def difference_over_groups(pairs):
+    return paired_difference_over_groups([(once(first), once(second)) for first, second in pairs])
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def test_mcnemar_by_hand():
+    """Five cases differ, one for the first and four for the second: two-sided binomial
+    2 * (1 + 5) / 32 = 0.375. The case that one side alone has is counted and left out."""
+    first = {"a": True, "b": False, "c": False, "d": False, "e": False, "f": True, "x": True}
+    second = {"a": False, "b": True, "c": True, "d": True, "e": True, "f": True, "y": True}
+    found = mcnemar(first, second)
+    assert (found.num_only_first, found.num_only_second) == (1, 4)
+    assert (found.n, found.num_unpaired) == (6, 2)
+    assert found.p_value == pytest.approx(0.375)
+    back = mcnemar(second, first)
+    assert (back.num_only_first, back.p_value) == (4, found.p_value)
+
+
+def test_models_that_never_differ():
+    same = by_name([True, False, True])
+    assert mcnemar(same, same).p_value == 1.0
+    assert difference(same, same).p_value == 1.0
+
+
+def test_nothing_in_common():
+    with pytest.raises(UserError, match="no case in common"):
+        mcnemar({"a": True}, {"b": True})
+    with pytest.raises(UserError, match="no case in common"):
+        difference({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        difference({"a": 1.0}, {"a": 2.0})
+
+
+def test_mcnemar_against_statsmodels():
+    rng = np.random.default_rng(5)
+    for n in (1, 5, 20, 60):
+        pairs = [(bool(a), bool(b)) for a, b in rng.random((n, 2)) < rng.random(2)]
+        table = [[pairs.count((a, b)) for b in (True, False)] for a in (True, False)]
+        expected: Any = contingency_tables.mcnemar(table, exact=True)
+        found = mcnemar(by_name(a for a, _ in pairs), by_name(b for _, b in pairs))
+        assert found.p_value == pytest.approx(expected.pvalue)
+
+
+def yes_or_no(num_up, num_down, n):
+    first = [False] * num_up + [True] * num_down + [False] * (n - num_up - num_down)
+    second = [True] * num_up + [False] * num_down + [False] * (n - num_up - num_down)
+    return by_name(first), by_name(second)
+
+
+@pytest.mark.parametrize("n", [16, 60])
+@pytest.mark.parametrize(
+    ("num_up", "num_down"), [(0, 0), (5, 0), (6, 0), (8, 1), (9, 1), (9, 2), (10, 2), (12, 3)]
+)
+def test_interval_and_mcnemar_say_the_same(num_up, num_down, n):
+    """Weights of the cases are gamma numbers, and 0 is the low end's 2.5 % if the num_up-th event
+    of one of two equal streams comes before the (num_down + 1)-th of the other with 0.975: the
+    binomial tail that McNemar's test doubles."""
+    found = difference(*yes_or_no(num_up, num_down, n))
+    test = mcnemar(*yes_or_no(num_up, num_down, n))
+    assert found.p_value == pytest.approx(test.p_value)
+    assert (found.low > 0) == (test.p_value < 0.05)
+    assert found.difference == pytest.approx((num_up - num_down) / n)
+    back = difference(*reversed(yes_or_no(num_up, num_down, n)))
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=0.01)
+
+
+def test_models_that_never_differ_are_not_surely_alike():
+    """0 of 20 differ: the extra case's weight is one of 21, beta(1, 20), below
+    1 - 0.025^(1/20) = 0.1684 in 97.5 % of the draws."""
+    found = difference(by_name([0.0] * 20), by_name([0.0] * 20))
+    assert found.difference == 0.0
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 20), abs=0.005)
+    assert found.low == pytest.approx(-found.high, abs=0.005)
+
+
+def test_all_up_is_clopper_pearson():
+    """All 10 from 0 to 1: the low end is the share p with p^10 = 0.025 of +1 against -1."""
+    found = difference(by_name([0.0] * 10), by_name([1.0] * 10))
+    ends: Any = proportion.proportion_confint(10, 10, method="beta")
+    assert ends[0] == pytest.approx(0.025 ** (1 / 10))
+    assert found.low == pytest.approx(2 * ends[0] - 1, abs=0.02)
+    assert found.high == 1.0
+    assert found.p_value == pytest.approx(2 / 2**10)
+
+
+def test_sign_flips_by_hand():
+    """Differences 0.1, 0.2, 0.3, -0.1 and 0: the sum is 0.5, and of the 16 ways to give four cases
+    signs, those with a sum of 0.5 or more are ++++ (0.7), +++- and -+++ (0.5 each); doubled, 6/16.
+    """
+    first = by_name([0.5] * 5)
+    second = by_name([0.6, 0.7, 0.8, 0.4, 0.5])
+    found = difference(first, second)
+    assert found.p_value == pytest.approx(6 / 16)
+    assert found.difference == pytest.approx(0.1)
+
+
+def test_graded_values_against_scipy():
+    """With many cases the test agrees with Student's, and the interval is a little wider."""
+    rng = np.random.default_rng(1)
+    first, second = rng.beta(2, 3, size=(2, 200))
+    second = np.clip(second + 0.05, 0, 1)
+    found = difference(by_name(first.tolist()), by_name(second.tolist()))
+    student: Any = stats.ttest_1samp(second - first, 0.0)
+    assert found.p_value == pytest.approx(student.pvalue, abs=0.02)
+    low, high = student.confidence_interval()
+    assert found.low < low and high < found.high
+    assert found.high - found.low < 1.25 * (high - low)
+
+
+def test_groups_weigh_alike():
+    """One case that falls by 1 and three that stay: (-1 + 0) / 2. Lengths of the groups' intervals
+    add up as squares: one case leaves (-1, up to 1 - 2 * 0.025), three leave 1 - 0.025^(1/3) to
+    either side. Of the two signs of the one case that differs neither is surprising: p = 1."""
+    one = {"a": 1.0}, {"a": 0.0}
+    three = by_name([1.0, 0.0, 1.0]), by_name([1.0, 0.0, 1.0])
+    found = difference_over_groups([one, three])
+    assert found.difference == -0.5 and found.n == 4 and found.p_value == 1.0
+    rise, spread = 2 * 0.975, 1 - 0.025 ** (1 / 3)
+    assert found.high == pytest.approx(-0.5 + math.hypot(rise, spread) / 2, abs=0.01)
+    assert found.low == pytest.approx(-0.5 - spread / 2, abs=0.01)
+    single = difference_over_groups([three])
+    assert single == difference(*three)
+
+
+def test_groups_of_very_different_size():
+    """Two tasks of 20 and 200 cases that both rise by 0.25 are surer than the small one alone."""
+    first = by_name([0.0, 0.5, 1.0, 0.5] * 5), by_name([0.0, 0.5, 1.0, 0.5] * 50)
+    second = by_name([0.5, 1.0, 1.0, 0.5] * 5), by_name([0.5, 1.0, 1.0, 0.5] * 50)
+    both = difference_over_groups(list(zip(first, second, strict=True)))
+    small, large = (difference(a, b) for a, b in zip(first, second, strict=True))
+    assert both.difference == pytest.approx(0.25)
+    assert large.high - large.low < both.high - both.low < small.high - small.low
+    assert both.p_value < 0.01
+
+
+def test_draws_are_the_same_each_time():
+    rng = np.random.default_rng(2)
+    first, second = (by_name(side) for side in rng.random((2, 40)).tolist())
+    assert difference(first, second) == difference(first, second)
+    assert difference(first, second) != difference(first, second, seed=1)
+
+
+@pytest.mark.parametrize("n", [20, 60])
+def test_coverage_of_the_paired_interval(n):
+    """Few cases differ, where the percentile bootstrap covers in 60 % (n = 20)."""
+    rng = np.random.default_rng(3)
+    held = percentile_held = 0
+    for _ in range(200):
+        differences = rng.choice([1.0, -1.0, 0.0], p=[0.05, 0.02, 0.93], size=n)
+        first = by_name((differences < 0).astype(float).tolist())
+        second = by_name((differences > 0).astype(float).tolist())
+        found = difference(first, second)
+        held += found.low <= 0.03 <= found.high
+        means = differences[rng.integers(n, size=(500, n))].mean(axis=1)
+        low, high = np.quantile(means, (0.025, 0.975))
+        percentile_held += low <= 0.03 <= high
+    assert held / 200 >= 0.95
+    if n == 20:
+        assert percentile_held / 200 < 0.75
+
+
+# --- many tests -----------------------------------------------------------------------------------
+
+
+def test_holm_by_hand():
+    """0.01 * 4 = 0.04; 0.015 * 3 = 0.045; 0.02 * 2 = 0.04, raised to 0.045; 0.9 * 1."""
+    assert holm([0.02, 0.01, 0.9, 0.015]) == pytest.approx([0.045, 0.04, 0.9, 0.045])
+    assert holm([]) == []
+
+
+def test_holm_against_statsmodels():
+    rng = np.random.default_rng(6)
+    for n in (1, 2, 5, 30):
+        p_values = (rng.random(n) ** 4).round(2).tolist()
+        expected: Any = multitest.multipletests(p_values, method="holm")
+        assert holm(p_values) == pytest.approx(expected[1].tolist())
+
+
+# --- a judge that errs ----------------------------------------------------------------------------
+
+
+def test_corrected_rate_by_hand():
+    """30 of 100 called a success; sensitivity 18/20, specificity 36/40.
+
+    Estimate (0.3 + 0.9 - 1) / (0.9 + 0.9 - 1) = 0.25. Adjusted: n = 103.8415 with 31.9207, apparent
+    0.307398; sensitivity 19/22 = 0.863636, specificity 37/42 = 0.880952, their sum less one
+    0.744589; centre (0.307398 - 0.119048) / 0.744589 = 0.252959. Variances a row: 0.117769 / 22 =
+    0.005353 and 0.104875 / 42 = 0.002497. Shift 7.682918 * (0.252959 * 0.005353 - 0.747041 *
+    0.002497) = -0.003928. Variance 0.212905 / 103.8415 + 0.063988 * 0.005353 + 0.558070 * 0.002497
+    = 0.002050 + 0.000343 + 0.001394 = 0.003786; half 1.959964 * 0.061533 / 0.744589 = 0.161973.
+    """
+    found = corrected_rate(30, 100, (18, 20), (36, 40)).rate
+    assert found is not None and found.n == 100
+    assert found.rate == pytest.approx(0.25)
+    assert found.low == pytest.approx(0.252959 - 0.003928 - 0.161973, abs=2e-5)
+    assert found.high == pytest.approx(0.252959 - 0.003928 + 0.161973, abs=2e-5)
+
+
+def test_a_judge_that_never_erred():
+    """The estimate is the rate itself; the interval is wider than Wilson's, and nears it with the
+    number of labelled rows."""
+    plain = rate_of([1.0] * 8 + [0.0] * 32)
+    few = corrected_rate(8, 40, (20, 20), (20, 20)).rate
+    many = corrected_rate(8, 40, (10**6, 10**6), (10**6, 10**6)).rate
+    assert few is not None and many is not None
+    assert few.rate == many.rate == pytest.approx(0.2)
+    assert few.high - few.low > 1.05 * (many.high - many.low)
+    assert (many.low, many.high) == pytest.approx((plain.low, plain.high), abs=0.01)
+
+
+def test_never_surer_than_a_judge_without_errors():
+    """2 of 20 by a judge with 4 false alarms in 40: the errors alone explain them, the estimate is
+    0, and its interval is not below that of 0 of 20."""
+    found = corrected_rate(2, 20, (38, 40), (36, 40)).rate
+    assert found is not None and found.rate == found.low == 0.0
+    assert found.high >= rate_of([0.0] * 20).high
+
+
+@pytest.mark.parametrize(
+    ("num_positive", "sensitivity", "specificity", "reason"),
+    [
+        (10, (0, 0), (30, 30), "no labelled row that the judge scored is a success"),
+        (10, (30, 30), (0, 0), "no labelled row that the judge scored is no success"),
+        (10, (10, 20), (10, 20), "no better than chance"),
+        (10, (5, 20), (10, 20), "no better than chance"),
+        (0, (90, 100), (50, 100), "finds fewer successes here than its errors"),
+        (50, (50, 100), (98, 100), "finds more successes here than its errors"),
+    ],
+)
+def test_why_there_is_no_corrected_rate(num_positive, sensitivity, specificity, reason):
+    found = corrected_rate(num_positive, 50, sensitivity, specificity)
+    assert found.rate is None and reason in found.reason
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("n", "positives", "negatives", "sens", "spec"),
+    [(50, 30, 30, 0.9, 0.8), (100, 30, 60, 0.7, 0.95), (20, 60, 60, 0.9, 0.9)],
+)
+def test_coverage_of_the_corrected_rate(n, positives, negatives, sens, spec, truth):
+    """600 runs: the standard error of a coverage of 0.95 is 0.009."""
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(600):
+        found = corrected_rate(
+            int(rng.binomial(n, truth * sens + (1 - truth) * (1 - spec))),
+            n,
+            (int(rng.binomial(positives, sens)), positives),
+            (int(rng.binomial(negatives, spec)), negatives),
+        ).rate
+        held += found is not None and found.low <= truth <= found.high
+    assert held / 600 >= 0.93
