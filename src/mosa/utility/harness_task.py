@@ -35,7 +35,7 @@ from mosa.utility.scoring import (
     ifeval,
     mbpp_program,
     mean_of_scored,
-    tested,
+    run_tests,
 )
 
 RowScorer = Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]]
@@ -64,7 +64,7 @@ class OwnTask:
     def scorer(self, *, run_code: bool) -> RowScorer | None:
         """What scores a row in the place of the harness's metrics, if anything does."""
         if self.program is not None:
-            return functools.partial(tested, self.program, run_code=run_code)
+            return functools.partial(run_tests, self.program, run_code=run_code)
         return self.check
 
 
