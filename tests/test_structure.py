@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "denoising": {"types", "families"},
     "judges": {"types", "world", "chat"},
     "align": {"types", "world", "data", "chat", "families", "denoising", "judges"},
-    "attacks": {"types", "chat", "families", "denoising", "judges"},
+    "attacks": {"types", "chat", "families", "denoising", "judges", "align"},
 }
 MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}

@@ -37,6 +37,7 @@ from mosa.types import (
     Budget,
     Prompt,
     Response,
+    SetKind,
     UserError,
     content_key,
     dialogue,
@@ -60,18 +61,26 @@ def threat_of(access: Iterable[Access]) -> Threat:
 class Edit:
     """What an attacker who runs the sampler does to the response after one step.
 
-    `keep_committed` writes `ids` where the sampler has committed a token by then, and leaves the
-    rest masked; otherwise the whole response is masked again and `ids` stand at its beginning.
+    With a `position`, `ids` are written there over what the sampler has committed, and the rest
+    stays as it is. Without one, `keep_committed` writes `ids` where the sampler has committed a
+    token by then, and leaves the rest masked; otherwise the whole response is masked again and
+    `ids` stand at its beginning.
     """
 
     step: int
     """After which step (from 0)."""
     ids: tuple[int, ...]
     keep_committed: bool = False
+    position: int | None = None
+    """The position (from 0) of the first id, where the rest of the response stays as it is."""
 
     def apply(self, response: Tensor, mask_token_id: int) -> Tensor:
         """The response [R] after the edit."""
         ids = torch.tensor(self.ids[: len(response)], dtype=response.dtype, device=response.device)
+        if self.position is not None:
+            written = response.clone()
+            written[self.position : self.position + len(ids)] = ids
+            return written
         written = torch.full_like(response, mask_token_id)
         written[: len(ids)] = ids
         if self.keep_committed:
@@ -281,17 +290,22 @@ class Target:
             self._pay(response)
         return list(responses)
 
-    async def tries(self, queries: Iterable[tuple[str, Query]]) -> AsyncIterator[Attempt]:
-        """One attempt for each (variant, query); all may share a batch, and each is paid for as it
-        comes, so that its budget is that of the tries up to it."""
+    async def tries(
+        self,
+        queries: Iterable[tuple[str, Query]],
+        details: Sequence[Mapping[str, Any]] | None = None,
+    ) -> AsyncIterator[Attempt]:
+        """One attempt for each (variant, query), with its `details`; all may share a batch, and
+        each is paid for as it comes, so that its budget is that of the tries up to it."""
         queries = list(queries)
         if not queries:
             raise UserError(f"the settings of {self._labels['attack']} leave nothing to be tried")
         variants, asked = zip(*queries, strict=True)
+        details = [{}] * len(queries) if details is None else details
         responses = await asyncio.gather(*map(self._respond, asked))
-        for variant, response in zip(variants, responses, strict=True):
+        for variant, response, told in zip(variants, responses, details, strict=True):
             self._pay(response)
-            yield self.attempt([response], variant=variant)
+            yield self.attempt([response], variant=variant, details=told)
 
     async def _respond(self, query: Query) -> Response:
         undeclared = set(query.decoder) - self._takes
@@ -403,6 +417,8 @@ class Attack:
     """The decoder settings that it sets; every other one is the defender's."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
+    kinds: tuple[SetKind, ...] = ("harmful",)
+    """The kinds of sets whose cases it is run on."""
     version: int = 1
     """Raised when the attack does something else with the same settings, so that a run begun with
     the earlier one is not mixed with this one."""

@@ -132,6 +132,7 @@ def testbed_wording(world: World) -> Wording:
             )
         },
         phrases=_phrases(world),
+        phrase_sets="testbed_",
     )
 
 
