@@ -37,7 +37,6 @@ from mosa.types import (
     Budget,
     Prompt,
     Response,
-    SetKind,
     UserError,
     content_key,
     dialogue,
@@ -417,8 +416,6 @@ class Attack:
     """The decoder settings that it sets; every other one is the defender's."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
-    kinds: tuple[SetKind, ...] = ("harmful",)
-    """The kinds of sets whose cases it is run on."""
     version: int = 1
     """Raised when the attack does something else with the same settings, so that a run begun with
     the earlier one is not mixed with this one."""

@@ -23,7 +23,6 @@ ATTACK = Attack(
     access=("prompt",),
     config_class=NoConfig,
     presets={"paper": {}, "smoke": {}},
-    kinds=("harmful", "harmless", "useful"),
     run=run,
     cost="1 response",
 )

@@ -72,7 +72,6 @@ ATTACK = Attack(
     source="MOSA E3, arXiv 2508.12398, with and without blocks",
     access=("prompt", "sampler"),
     takes=("max_new_tokens", "steps", "block_length", "temperature", "remasking"),
-    kinds=("harmful", "harmless"),
     config_class=OrderConfig,
     presets={
         "quick": {"block_lengths": (24,)},

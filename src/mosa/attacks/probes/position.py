@@ -122,7 +122,6 @@ ATTACK = Attack(
     source="MOSA E1, arXiv 2508.12398, with its factors taken apart",
     access=("prompt", "canvas", "sampler"),
     takes=("steps", "block_length", "remasking", "end_tokens"),
-    kinds=("harmful", "harmless"),
     config_class=PositionConfig,
     presets={
         "quick": {},

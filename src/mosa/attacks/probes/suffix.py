@@ -188,7 +188,6 @@ ATTACK = Attack(
     source="MOSA E2, arXiv 2508.12398, with one phrase at every position",
     access=("prompt", "sampler", "gradients"),
     takes=("steps", "block_length"),
-    kinds=("harmful", "harmless"),
     config_class=SuffixConfig,
     presets={
         "quick": {"positions": (1, 10, 30), "num_iterations": 25, "num_candidates": 64},
