@@ -25,6 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attacks": {"types", "chat", "families", "denoising", "judges", "align"},
 }
 MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
+MAY_IMPORT["utility"] = MAY_IMPORT["testbed"] | {"testbed"}
+MAY_IMPORT["runs"] = MAY_IMPORT["utility"] | {"utility", "provenance"}
 MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}

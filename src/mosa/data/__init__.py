@@ -1,22 +1,22 @@
 """Prompt files in, `TrainingExample`s or `Behavior`s out; and which file a copy is."""
 
-from mosa.data.behaviors import BehaviorSet, behavior_set_names, load_behaviors
+from mosa.data.behaviors import known_set_names, load_cases, names_known_set
 from mosa.data.overlap import Overlap, OverlapReport, describe_overlap, overlap
 from mosa.data.prompts import TrainingExample, load_prompts
 from mosa.data.registry import KNOWN_FILES, KnownFile, identify, verify
 
 __all__ = [
     "KNOWN_FILES",
-    "BehaviorSet",
     "KnownFile",
     "Overlap",
     "OverlapReport",
     "TrainingExample",
-    "behavior_set_names",
     "describe_overlap",
     "identify",
-    "load_behaviors",
+    "known_set_names",
+    "load_cases",
     "load_prompts",
+    "names_known_set",
     "overlap",
     "verify",
 ]

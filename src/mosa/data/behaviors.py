@@ -33,7 +33,7 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.types import Behavior, UserError
+from mosa.types import Behavior, CaseSet, UserError
 
 REQUEST_COLUMNS = (
     "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
@@ -88,28 +88,8 @@ _Row = tuple[dict[str, Any], str]
 """A record, its columns in lower case, and where it stands ("bread.csv, row 3")."""
 
 
-@dataclass(frozen=True)
-class BehaviorSet:
-    """Behaviors in the order of their file, and which file that was."""
-
-    name: str
-    """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
-    items: tuple[Behavior, ...]
-    file: str | None = None
-    """The file's name, without its folder."""
-    sha256: str | None = None
-    """64 hex digits over the whole file, whatever subset or limit was asked for."""
-    known_as: str | None = None
-    """The registry's name for the file, if its bytes are known."""
-    licence: str | None = None
-    origin: str | None = None
-    """The repository of the set's authors."""
-    is_benign: bool = False
-    """Whether the requests are known to be harmless, so that to refuse them is over-refusal."""
-
-
-def behavior_set_names() -> tuple[str, ...]:
-    """Every name of a known set that `load_behaviors` takes, the subsets included."""
+def known_set_names() -> tuple[str, ...]:
+    """Every name of a known set that `load_cases` takes, the subsets included."""
     names = []
     for known in _known_sets().values():
         parts = SUBSETS[known.name].names if known.name in SUBSETS else ()
@@ -117,10 +97,22 @@ def behavior_set_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-def load_behaviors(
-    source: str, *, data_dir: Path | None = None, limit: int | None = None
-) -> BehaviorSet:
-    """The behaviors of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
+def names_known_set(source: str) -> bool:
+    """Whether `load_cases` takes this name: that of a known set, or of a file by its ending."""
+    return source.partition(":")[0] in _known_sets() or Path(source).suffix.lower() in FORMATS
+
+
+def load_cases(
+    source: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    is_harmless: bool = False,
+) -> CaseSet:
+    """The requests of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
+
+    Known sets say by themselves whether they are harmless, files do by `is_harmless`; a file is
+    called by its whole name, which no known set has.
 
     `source` is a path, or a name such as "advbench" or "harmbench:standard". Known sets are looked
     for, by the hash of their bytes, everywhere under `data_dir` (else the folder that the
@@ -140,7 +132,7 @@ def load_behaviors(
         if not path.is_file():
             raise UserError(f"There is no file of behaviors {path}; check the path.")
         known = identify(path)
-        name = known.name if known else path.stem
+        name = known.name if known else path.name
     else:
         raise UserError(
             f"{source} is neither a known set ({', '.join(_known_sets())}) nor a file that ends in "
@@ -170,15 +162,16 @@ def load_behaviors(
             for item, (record, _) in zip(items, rows, strict=True)
             if record[subsets.column] in wanted
         ]
-    return BehaviorSet(
+    is_harmless = is_harmless if known is None else _is_harmless(known, part)
+    return CaseSet(
         name=name,
-        items=tuple(items[:limit]),
+        kind="harmless" if is_harmless else "harmful",
+        cases=tuple(items[:limit]),
         file=path.name,
         sha256=sha256(path),
         known_as=known.name if known else None,
         licence=known.licence if known else None,
         origin=known.origin if known else None,
-        is_benign=known is not None and known.role == "benign" and not _is_contrast(known, part),
     )
 
 
@@ -189,8 +182,9 @@ def _known_sets() -> dict[str, KnownFile]:
     return {n: known for n, known in KNOWN_FILES.items() if known.role in ("harmful", "benign")}
 
 
-def _is_contrast(known: KnownFile, part: str) -> bool:
-    return known.name in SUBSETS and part in SUBSETS[known.name].harmful
+def _is_harmless(known: KnownFile, part: str) -> bool:
+    is_contrast = known.name in SUBSETS and part in SUBSETS[known.name].harmful
+    return known.role == "benign" and not is_contrast
 
 
 def _check_part(base: str, part: str | None) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mosa.data.behaviors import BehaviorSet, load_behaviors
+from mosa.data.behaviors import load_cases
 from mosa.data.prompts import TrainingExample, load_prompts
-from mosa.types import UserError
+from mosa.types import CaseSet, UserError
 
 THRESHOLD = 0.7
 
@@ -43,14 +43,14 @@ class OverlapReport:
     train_file: str
     """The file's name, without its folder."""
     num_train: int
-    evaluation: BehaviorSet
+    evaluation: CaseSet
     threshold: float
     pairs: tuple[Overlap, ...]
-    """Every pair that reaches the threshold; `eval_index` counts in `evaluation.items`."""
+    """Every pair that reaches the threshold; `eval_index` counts in `evaluation.cases`."""
 
     @property
     def num_eval(self) -> int:
-        return len(self.evaluation.items)
+        return len(self.evaluation.cases)
 
     @property
     def train_indices(self) -> tuple[int, ...]:
@@ -72,14 +72,14 @@ def describe_overlap(
 ) -> OverlapReport:
     """The near-duplicates between a file of training prompts and a set of behaviors.
 
-    The file is read by `load_prompts`, the set by `load_behaviors`. Of a dialogue its last turn is
+    The file is read by `load_prompts`, the set by `load_cases`. Of a dialogue its last turn is
     compared. A behavior with a context is compared both with and without it, since a training file
     may have either; the higher similarity counts.
     """
     train = [_last_turn(example) for example in load_prompts(train_path)]
-    evaluation = load_behaviors(eval_source, data_dir=data_dir)
-    texts = [(number, item.text) for number, item in enumerate(evaluation.items)]
-    texts += [(n, item.request) for n, item in enumerate(evaluation.items) if item.context]
+    evaluation = load_cases(eval_source, data_dir=data_dir)
+    texts = [(number, item.text) for number, item in enumerate(evaluation.cases)]
+    texts += [(n, item.request) for n, item in enumerate(evaluation.cases) if item.context]
     best: dict[tuple[int, int], float] = {}
     for pair in overlap(train, [text for _, text in texts], threshold):
         place = pair.train_index, texts[pair.eval_index][0]

@@ -43,7 +43,7 @@ from mosa.runs.records import (
     decode,
     encode,
 )
-from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
 
 T = TypeVar("T")
 
@@ -93,8 +93,7 @@ CREATE TABLE sessions (id INTEGER PRIMARY KEY, record TEXT NOT NULL, crc INTEGER
 
 DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND status = 'done')"
 NOT_SCORED = (
-    " AND NOT EXISTS (SELECT 1 FROM verdicts"
-    " WHERE attempt = attempts.key AND judge = ? AND scored)"
+    " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 
 
@@ -120,7 +119,9 @@ class Run:
         self._new_steps: dict[str, dict[str, Any]] = {}
         with self._user_errors():
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._db.execute("PRAGMA trusted_schema = OFF")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -271,7 +272,9 @@ class Run:
     def _write(self, statement: str, *values: Any) -> None:
         self._open_writes.append((statement, values))
 
-    def _insert(self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = "") -> None:
+    def _insert(
+        self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = ""
+    ) -> None:
         """Add a row with its checksum; `values` are its columns, an id that is counted left out."""
         marks = ", ".join("?" * (len(values) + 1))
         columns = COLUMNS[table]
@@ -470,7 +473,9 @@ class Run:
 
     def not_applicable(self) -> list[NotApplicable]:
         """The pairs of attack and subject that were left out, in the order of planning."""
-        return [pair for _, pair in self._records(NotApplicable, "not_applicable", "ORDER BY rowid")]
+        return [
+            pair for _, pair in self._records(NotApplicable, "not_applicable", "ORDER BY rowid")
+        ]
 
     def response(self, key: str) -> Response | None:
         """A recorded response."""

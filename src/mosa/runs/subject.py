@@ -21,9 +21,10 @@ from typing import Any, get_args
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.families import packaged_folder
+from mosa.testbed import world_of
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.testbed.world import World, world_of
 from mosa.types import Access, UserError
+from mosa.world import World
 
 NO_ADAPTER = "none"
 ALL_ACCESS: tuple[Access, ...] = get_args(Access)
@@ -80,7 +81,8 @@ class Subject:
         return ""
 
     def decoder_for(self, attack: Attack, seed: int) -> DecoderConfig:
-        """How the subject decodes under an attack: who owns the sampler runs no defender's rules."""
+        """How the subject decodes under an attack; an owner of the sampler runs no defender's rules.
+        """
         decoder = dataclasses.replace(self.full_decoder, seed=seed)
         return decoder.without_rules() if attack.threat == "open" else decoder
 

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: which there are, where their data come from, and their scores.
+"""Tasks of lm-evaluation-harness: which there are, where their data come from, and their settings.
 
 Five tasks have their settings pinned here (`tasks/*.yaml`): GSM8K, MMLU, HumanEval, MBPP and
 IFEval. They read the user's own copies of the published files where these are found, by their
@@ -15,29 +15,34 @@ import functools
 import hashlib
 import json
 import logging
-import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder
-from mosa.evaluation.store import Measurement
-from mosa.evaluation.utility import local_data
-from mosa.evaluation.utility.answers import Answerer
-from mosa.evaluation.utility.code_sandbox import Limits
-from mosa.evaluation.utility.local_data import Splits
-from mosa.evaluation.utility.prompts import NO_HARNESS, stop_strings
-from mosa.evaluation.utility.scoring import Scorer, mean_of_scored
-from mosa.families import DiffusionLM
-from mosa.types import UserError, as_plain, content_key
+from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, files_of
+from mosa.types import UserError, Verdict, as_plain, content_key
+from mosa.utility import local_data
+from mosa.utility.code_sandbox import Limits
+from mosa.utility.local_data import Splits
+from mosa.utility.prompts import stop_strings
+from mosa.utility.scoring import (
+    humaneval_program,
+    ifeval,
+    mbpp_program,
+    mean_of_scored,
+    tested,
+)
 
+RowScorer = Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]]
+"""Gives each metric's verdict for a row and the responses to it."""
+
+NO_HARNESS = "tasks of lm-evaluation-harness need the package lm_eval; install mosa-dllm[eval]"
 FOLDER = Path(__file__).parent / "tasks"
-FEWSHOT_SEED = 1234
-"""Which worked examples are drawn; the harness's own."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,16 @@ class OwnTask:
     """The metric, with its filter, that stands for the task."""
     name_of_row: str | None = None
     """The field that names a row; None: its number."""
-    score: Callable[[Scorer], Callable[..., dict[str, float | None]]] | None = None
-    """What scores a row, where the harness's metrics do not."""
-    runs_code: bool = False
+    program: Callable[[Mapping[str, Any], str], str] | None = None
+    """Makes the program that a response is, with its tests, where code is asked for."""
+    check: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]] | None = None
+    """Scores a row, where neither the harness's metrics nor a program do."""
+
+    def scorer(self, *, run_code: bool) -> RowScorer | None:
+        """What scores a row in the place of the harness's metrics, if anything does."""
+        if self.program is not None:
+            return functools.partial(tested, self.program, run_code=run_code)
+        return self.check
 
 
 OWN_TASKS: dict[str, OwnTask] = {
@@ -65,24 +77,18 @@ OWN_TASKS: dict[str, OwnTask] = {
         ("humaneval",),
         local_data.humaneval,
         "pass@1,none",
-        "task_id",
-        lambda scorer: scorer.humaneval,
-        runs_code=True,
+        name_of_row="task_id",
+        program=humaneval_program,
     ),
     "mbpp": OwnTask(
-        ("mbpp",),
-        local_data.mbpp,
-        "pass@1,none",
-        "task_id",
-        lambda scorer: scorer.mbpp,
-        runs_code=True,
+        ("mbpp",), local_data.mbpp, "pass@1,none", name_of_row="task_id", program=mbpp_program
     ),
     "ifeval": OwnTask(
         ("ifeval",),
         local_data.ifeval,
         "prompt_level_strict_acc,none",
-        "key",
-        lambda scorer: scorer.ifeval,
+        name_of_row="key",
+        check=ifeval,
     ),
 }
 
@@ -95,11 +101,14 @@ class HarnessTask:
     parts: tuple[Any, ...]
     """Objects of lm_eval; a group has several."""
     headline: str
-    name_of_row: str | None
-    scorer: Scorer
+    source: dict[str, str]
+    """Where its rows are from: fields of a `CaseSet`."""
     settings: dict[str, Any]
-    """What its figures depend on, model and decoder aside."""
-    checks_greedy: bool
+    """What else its figures depend on, model and decoder aside."""
+    name_of_row: str | None = None
+    scorer: RowScorer | None = None
+    """What scores a row in the place of the harness's metrics."""
+    checks_greedy: bool = False
     """Whether a metric asks if an answer is the greedy one."""
 
     @property
@@ -107,80 +116,74 @@ class HarnessTask:
         """Whether it asks how likely given answers are."""
         return any(part.OUTPUT_TYPE != "generate_until" for part in self.parts)
 
-    def case(self, part: str, row: Mapping[str, Any], number: int) -> str:
+    def case_id(self, part: Any, row: Mapping[str, Any], number: int) -> str:
         """A row's name in the records, the same for every model."""
         name = str(number) if self.name_of_row is None else str(row[self.name_of_row])
-        return name if len(self.parts) == 1 else f"{part.removeprefix(f'{self.name}_')}/{name}"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What came of a task."""
-
-    measurements: list[Measurement]
-    figures: dict[str, dict[str, float]]
-    """The harness's own figures, part by part, with those that are no share of cases."""
+        if len(self.parts) == 1:
+            return name
+        return f"{part.task_name.removeprefix(f'{self.name}_')}/{name}"
 
 
 # --- finding tasks --------------------------------------------------------------------------------
 
 
-def plan_task(
+def is_task(name: str) -> bool:
+    """Whether there is such a task, here or in the harness, where that is installed."""
+    if name in OWN_TASKS:
+        return True
+    return find_spec("lm_eval") is not None and name in _manager(include_defaults=True).task_index
+
+
+def find_task(
     name: str, *, data_dir: Path | None, num_fewshot: int | None, run_code: bool
 ) -> HarnessTask:
     """A task by its name; UserError where there is none, or its data cannot be had."""
     harness()
-    scorer = Scorer(run_code=run_code)
     own = OWN_TASKS.get(name)
     if own is None:
-        return _hub_task(name, num_fewshot, scorer)
+        return _hub_task(name, num_fewshot)
     files = local_data.local_files(own.files, data_dir)
     splits = own.read(files) if len(files) == len(own.files) else None
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    scorer = own.scorer(run_code=run_code)
     manager = _manager(include_defaults=False)
-    configs = _own_configs(name, config, splits, own, scorer)
-    with _hub_errors_told(name, own, data_dir):
-        parts = list(manager.load(configs)["tasks"].values())
+    with _hub_errors_named(name, own, data_dir):
+        parts = tuple(manager.load(_own_configs(name, config, splits, scorer))["tasks"].values())
     _set_num_fewshot(name, parts, num_fewshot)
     return HarnessTask(
         name=name,
-        parts=tuple(parts),
+        parts=parts,
         headline=own.headline,
+        source=_hub_source(parts) if splits is None else _known_source(own.files, files),
+        settings={
+            **_shown_settings(parts[0]),
+            "config": content_key(config=config),
+            **({} if own.program is None else {"limits": as_plain(Limits())}),
+        },
         name_of_row=own.name_of_row,
         scorer=scorer,
-        settings={
-            **(_hub_data(parts) if splits is None else _known_data(own.files)),
-            **_shown_settings(parts[0], own.headline),
-            "config": content_key(config=config),
-            **({"limits": as_plain(Limits())} if own.runs_code else {}),
-        },
-        checks_greedy=False,
     )
 
 
-def _hub_task(name: str, num_fewshot: int | None, scorer: Scorer) -> HarnessTask:
+def _hub_task(name: str, num_fewshot: int | None) -> HarnessTask:
     """A task of the harness, with its own settings."""
     parts = _hub_parts(name)
     _set_num_fewshot(name, parts, num_fewshot)
-    headline = _first_metric(parts[0])
     return HarnessTask(
         name=name,
         parts=tuple(parts),
-        headline=headline,
-        name_of_row=None,
-        scorer=scorer,
+        headline=_first_metric(parts[0]),
+        source=_hub_source(parts),
         settings={
-            **_hub_data(parts),
-            **_shown_settings(parts[0], headline),
+            **_shown_settings(parts[0]),
             "config": content_key(parts=[_plain_config(part) for part in parts]),
         },
         checks_greedy=any(_asks_for_greedy(part) for part in parts),
     )
 
 
-def _shown_settings(part: Any, headline: str) -> dict[str, Any]:
+def _shown_settings(part: Any) -> dict[str, Any]:
     return {
-        "headline": headline,
         "num_fewshot": part.config.num_fewshot,
         "stop_strings": stop_strings(part.config.generation_kwargs or {}),
     }
@@ -196,10 +199,10 @@ def local_tasks(
                 f"{name} is no task with data files; choose from {', '.join(OWN_TASKS)}"
             )
     folder = None if data_dir is None else Path(data_dir)
-    plans = (
-        plan_task(name, data_dir=folder, num_fewshot=None, run_code=run_code) for name in names
+    tasks = (
+        find_task(name, data_dir=folder, num_fewshot=None, run_code=run_code) for name in names
     )
-    return [part for plan in plans for part in plan.parts]
+    return [part for task in tasks for part in task.parts]
 
 
 def harness() -> Any:
@@ -222,12 +225,14 @@ def _manager(*, include_defaults: bool) -> Any:
 
 
 def _own_configs(
-    name: str, config: Mapping[str, Any], splits: Splits | None, own: OwnTask, scorer: Scorer
+    name: str, config: Mapping[str, Any], splits: Splits | None, scorer: RowScorer | None
 ) -> list[dict[str, Any]]:
     """The settings of a task as the harness takes them; one for each subject, if it has such."""
     config = copy.deepcopy(dict(config))
-    if own.score is not None:
-        config["process_results"] = own.score(scorer)
+    if scorer is not None:
+        config["process_results"] = lambda row, responses: {
+            metric: verdict.score for metric, verdict in scorer(row, responses).items()
+        }
         for metric in config["metric_list"]:
             metric["aggregation"] = mean_of_scored
     configs = []
@@ -265,7 +270,7 @@ def _hub_parts(name: str) -> list[Any]:
         raise UserError(f"there is no task {name}, here or in lm_eval{hint}")
     if (manager.task_index[name].cfg or {}).get("unsafe_code"):
         raise _runs_code(name)
-    with _hub_errors_told(name, None, None):
+    with _hub_errors_named(name, None, None):
         parts = list(manager.load([name])["tasks"].values())
     for part in parts:
         if part.config.unsafe_code:
@@ -286,10 +291,10 @@ def _runs_code(name: str) -> UserError:
 
 
 @contextlib.contextmanager
-def _hub_errors_told(name: str, own: OwnTask | None, data_dir: Path | None) -> Iterator[None]:
+def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> Iterator[None]:
     """Says what to do where data cannot be had from the hub."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except (OSError, ImportError) as error:
         remedy = "check the network, or leave the task out"
@@ -307,7 +312,7 @@ def _hub_errors_told(name: str, own: OwnTask | None, data_dir: Path | None) -> I
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the harness's notes on its own workings, and without its bars."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
@@ -341,29 +346,30 @@ def _asks_for_greedy(part: Any) -> bool:
     return part.OUTPUT_TYPE == "multiple_choice" and "exact_match" in metrics
 
 
-def _known_data(names: Sequence[str]) -> dict[str, str]:
-    """Which files a task's rows are from."""
-    known = [KNOWN_FOLDERS.get(name) or KNOWN_FILES[name] for name in names]
+def _known_source(names: Sequence[str], files: Mapping[str, Path]) -> dict[str, str]:
+    """Which files a task's rows are from, with one hash over the bytes of all."""
+    digest = hashlib.sha256()
+    for name in names:
+        folder = KNOWN_FOLDERS.get(name)
+        for path in [files[name]] if folder is None else files_of(folder, files[name]):
+            digest.update(path.read_bytes())
+    known = KNOWN_FOLDERS.get(names[0]) or KNOWN_FILES[names[0]]
     return {
-        "source": "files",
-        "file": ", ".join(names),
-        "sha256": ", ".join(entry.sha256_prefix for entry in known),
-        "licence": known[0].licence,
-        "origin": known[0].origin,
+        "file": ", ".join(files[name].name for name in names),
+        "sha256": digest.hexdigest(),
+        "known_as": ", ".join(names),
+        "licence": known.licence,
+        "origin": known.origin,
     }
 
 
-def _hub_data(parts: Sequence[Any]) -> dict[str, str]:
-    """Where on the hub a task's rows are from, with a hash over all that are asked."""
+def _hub_source(parts: Sequence[Any]) -> dict[str, str]:
+    """Where on the hub a task's rows are from, with a hash over all that can be asked."""
     digest = hashlib.sha256()
     for part in parts:
         for row in part.eval_docs:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return {
-        "source": "hub",
-        "origin": str(parts[0].config.dataset_path),
-        "sha256": digest.hexdigest()[:16],
-    }
+    return {"origin": f"hub: {parts[0].config.dataset_path}", "sha256": digest.hexdigest()}
 
 
 def _plain_config(part: Any) -> dict[str, Any]:
@@ -372,92 +378,3 @@ def _plain_config(part: Any) -> dict[str, Any]:
     for name in ("metadata", "dataset_kwargs"):
         config.pop(name, None)
     return json.loads(json.dumps(config, default=lambda value: type(value).__name__))
-
-
-# --- asking ---------------------------------------------------------------------------------------
-
-
-def has_turns(model: DiffusionLM) -> bool:
-    """Whether the model has a chat template, its tokenizer's or its family's."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return False
-    if tokenizer.chat_template is not None:
-        return True
-    return set(model.family.template_tokens) <= tokenizer.get_vocab().keys()
-
-
-def score_task(
-    task: HarnessTask, answerer: Answerer, *, model_name: str, limit: int | None
-) -> Scores:
-    """Ask a task's rows, at most `limit` of each part, and score the answers case by case.
-
-    Prompts are dialogues where the model has a chat template, with each worked example as a turn
-    of the user and one of the assistant, as the harness lays them out by default.
-    """
-    from mosa.evaluation.utility.lm import MosaLM
-
-    lm = MosaLM(
-        answerer.model,
-        answerer=answerer,
-        checks_greedy=task.checks_greedy,
-        leaves_out=True,
-    )
-    task.scorer.reasons.clear()
-    task.scorer.details.clear()
-    for part in task.parts:
-        part.set_fewshot_seed(FEWSHOT_SEED)
-    with _quiet():
-        found = harness().evaluate(
-            lm=lm,
-            task_dict={"tasks": {part.task_name: part for part in task.parts}},
-            limit=limit,
-            bootstrap_iters=0,
-            log_samples=True,
-            apply_chat_template=has_turns(answerer.model),
-            fewshot_as_multiturn=True,
-        )
-    assert found is not None, "there is one process"
-    measurements = [
-        measurement
-        for part, rows in found["samples"].items()
-        for row in rows
-        for measurement in _measured(task, lm, model_name, part, row)
-    ]
-    figures = {
-        part: {name: v for name, v in values.items() if "," in name and _is_number(v)}
-        for part, values in found["results"].items()
-    }
-    return Scores(measurements, figures)
-
-
-def _measured(
-    task: HarnessTask, lm: Any, model_name: str, part: str, row: Mapping[str, Any]
-) -> Iterator[Measurement]:
-    """The values of one row under one filter that are a share: numbers from 0 to 1, of which more
-    is better."""
-    number = row["doc_id"]
-    (own_part,) = (candidate for candidate in task.parts if candidate.task_name == part)
-    higher_is_better = own_part.higher_is_better()
-    case = task.case(part, row["doc"], number)
-    own_name = "" if task.name_of_row is None else str(row["doc"][task.name_of_row])
-    not_asked = lm.left_out.get((part, number))
-    details = {}
-    if not_asked is None:
-        details = {"answers": lm.keys[part, number], "read": row["filtered_resps"]}
-        details |= task.scorer.details.get(own_name, {})
-    for metric in row["metrics"]:
-        measured = functools.partial(
-            Measurement, model_name, task.name, f"{metric},{row['filter']}", case, details=details
-        )
-        value = row[metric]
-        if not_asked is not None:
-            yield measured(None, not_asked)
-        elif value is None:
-            yield measured(None, task.scorer.reasons[own_name])
-        elif _is_number(value) and 0 <= value <= 1 and higher_is_better.get(metric, True):
-            yield measured(float(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)

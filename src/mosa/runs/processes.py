@@ -1,32 +1,20 @@
-"""One campaign on several processes of `accelerate launch` or `torchrun`.
+"""The processes of one launch by `accelerate launch` or `torchrun`, and how they agree.
 
-Every process holds the whole model on its own device and runs a share of the tasks. The main one
-(index 0) alone opens the run's file; each other one records into a part of its own beside it:
-
-    OUT/run.sqlite              written by the main process alone
-    OUT/parts/base.sqlite       the answers on record when a model's work began, for all to read
-    OUT/parts/1/run.sqlite      written by process 1 alone, merged and removed by the main process
-
-So no file has two writers, and machines need nothing in common but a folder. A part that a killed
-run leaves behind is merged by whoever starts the run next, with as many processes as there are.
+Every process loads every subject on its own device. The main one (index 0) runs the attacks and
+writes the run; the others answer its queries (pool.py). Here is what they exchange before and
+after: a few words over gloo, and none of their tensors.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import Any, TypeVar, final
 
 from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from mosa.evaluation.store import Store, Task
 
 T = TypeVar("T")
 
@@ -106,6 +94,9 @@ class Processes:
             torch.distributed.destroy_process_group()
 
 
+ALONE = Processes()
+
+
 def launched() -> Processes:
     """The processes that a launcher has started this one among, by its environment."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -135,53 +126,3 @@ def join() -> Processes:
 
         torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
     return processes
-
-
-def shares(tasks: Sequence[Task], count: int) -> list[list[Task]]:
-    """The tasks of each of so many processes, in their order.
-
-    Each process gets as many tasks of each attack as any other, give or take one, and as many in
-    all; where that leaves a choice, behaviors are spread as well.
-    """
-    found: list[list[Task]] = [[] for _ in range(count)]
-    by_attack: list[Counter[tuple[str, str]]] = [Counter() for _ in range(count)]
-    by_behavior: list[Counter[str]] = [Counter() for _ in range(count)]
-    for task in tasks:
-        attack = task.attack, task.preset
-        index = min(
-            range(count),
-            key=lambda i: (by_attack[i][attack], len(found[i]), by_behavior[i][task.behavior], i),
-        )
-        found[index].append(task)
-        by_attack[index][attack] += 1
-        by_behavior[index][task.behavior] += 1
-    return found
-
-
-# --- parts ----------------------------------------------------------------------------------------
-
-
-def base_file(out: Path) -> Path:
-    """The answers on record that all processes read."""
-    return out / "parts" / "base.sqlite"
-
-
-def part_folder(out: Path, index: int) -> Path:
-    """Where the process of this index, which is not the main one, records what it does."""
-    return out / "parts" / str(index)
-
-
-def parts_of(out: Path) -> list[Path]:
-    """The parts of a run that are not merged yet."""
-    return sorted(path for path in (out / "parts").glob("*") if path.is_dir())
-
-
-def merge_parts(store: Store) -> None:
-    """Take the parts of other processes into the run and remove them.
-
-    Raises UserError where a process is still writing to one.
-    """
-    for part in parts_of(store.folder):
-        store.merge(part)
-        shutil.rmtree(part)
-    shutil.rmtree(store.folder / "parts", ignore_errors=True)

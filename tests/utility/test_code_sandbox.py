@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mosa.evaluation.utility import code_sandbox
-from mosa.evaluation.utility.code_sandbox import (
+from mosa.utility import code_sandbox
+from mosa.utility.code_sandbox import (
     CHILD,
     ISOLATIONS,
     Isolation,

@@ -19,11 +19,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mosa.evaluation.utility.code_sandbox import run_program
-from mosa.types import UserError
+from mosa.types import UserError, Verdict
+from mosa.utility.code_sandbox import run_program
 
-Values = dict[str, float | None]
-"""A value for each metric; None: unscored, for the reason that the scorer notes."""
+Row = Mapping[str, Any]
 
 NOT_RUN = "generated code is run with --run_code alone"
 NO_PUNKT = (
@@ -36,49 +35,42 @@ IFEVAL_METRICS = ("prompt_level_strict_acc", "prompt_level_loose_acc")
 FENCE = "```"
 
 
-class Scorer:
-    """Scores rows, and notes by the row's name what else there is to say of it."""
+def humaneval_program(row: Row, response: str) -> str:
+    """The completed function with its tests."""
+    function = row["prompt"] + code_of(response)
+    return f"{function}\n{row['test']}\ncheck({row['entry_point']})"
 
-    def __init__(self, *, run_code: bool) -> None:
-        self.run_code = run_code
-        self.reasons: dict[str, str] = {}
-        """Why a row is unscored."""
-        self.details: dict[str, dict[str, Any]] = {}
-        """How a program ended, and in which isolation."""
 
-    def humaneval(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
-        """Whether the completed function passes its tests."""
-        function = row["prompt"] + code_of(responses[0])
-        program = f"{function}\n{row['test']}\ncheck({row['entry_point']})"
-        return self._tested(row["task_id"], program)
+def mbpp_program(row: Row, response: str) -> str:
+    """The code with its tests, behind the set-up that one task has."""
+    tests = "\n".join((row["test_setup_code"], *row["test_list"]))
+    return f"{code_of(response)}\n{tests}"
 
-    def mbpp(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
-        """Whether the code passes its tests, behind the set-up that one task has."""
-        tests = "\n".join((row["test_setup_code"], *row["test_list"]))
-        return self._tested(str(row["task_id"]), f"{code_of(responses[0])}\n{tests}")
 
-    def _tested(self, name: str, program: str) -> Values:
-        if not self.run_code:
-            self.reasons[name] = NOT_RUN
-            return {"pass@1": None}
-        outcome = run_program(program)
-        self.details[name] = {"ended": outcome.detail, "isolation": outcome.isolation}
-        return {"pass@1": float(outcome.passed)}
+def tested(
+    program: Callable[[Row, str], str], row: Row, responses: Sequence[str], *, run_code: bool
+) -> dict[str, Verdict]:
+    """Whether the program that is made of the response passes its tests."""
+    if not run_code:
+        return {"pass@1": Verdict.unscored(NOT_RUN)}
+    outcome = run_program(program(row, responses[0]))
+    native = {"ended": outcome.detail, "isolation": outcome.isolation}
+    return {"pass@1": Verdict(float(outcome.passed), outcome.passed, native)}
 
-    def ifeval(self, row: Mapping[str, Any], responses: Sequence[str]) -> Values:
-        """Whether the response follows all instructions; loosely: also without its first or last
-        line, or without asterisks."""
-        check = _ifeval_check()
-        if not set(NEEDS_PUNKT).isdisjoint(row["instruction_id_list"]) and not _has_punkt():
-            self.reasons[str(row["key"])] = NO_PUNKT
-            return dict.fromkeys(IFEVAL_METRICS)
-        # Where a row asks for what a check does not know (a letter that is "#"), the check draws
-        # one at random; here the same for every model and run.
-        state = random.getstate()
-        random.seed(row["key"])
-        values = check(row, responses)
-        random.setstate(state)
-        return {metric: float(values[metric]) for metric in IFEVAL_METRICS}
+
+def ifeval(row: Row, responses: Sequence[str]) -> dict[str, Verdict]:
+    """Whether the response follows all instructions; loosely: also without its first or last line,
+    or without asterisks."""
+    check = _ifeval_check()
+    if not set(NEEDS_PUNKT).isdisjoint(row["instruction_id_list"]) and not _has_punkt():
+        return dict.fromkeys(IFEVAL_METRICS, Verdict.unscored(NO_PUNKT))
+    # Where a row asks for what a check does not know (a letter that is "#"), the check draws
+    # one at random; here the same for every model and run.
+    state = random.getstate()
+    random.seed(row["key"])
+    values = check(row, responses)
+    random.setstate(state)
+    return {name: Verdict(float(values[name]), bool(values[name])) for name in IFEVAL_METRICS}
 
 
 def code_of(response: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, files_of
-from mosa.evaluation.utility.harness import FOLDER
+from mosa.utility.harness import FOLDER
 
 SUMS = [
     {"question": f"Ann has {n} apples and finds 2. How many?", "answer": f"{n} + 2.\n#### {n + 2}"}

@@ -11,19 +11,24 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mosa.evaluation.utility.answers import Pair
 from mosa.families import DiffusionLM
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Message, Prompt, UserError, dialogue
 
-NO_HARNESS = "tasks of lm-evaluation-harness need the package lm_eval; install mosa-dllm[eval]"
+Ids = tuple[int, ...]
+SAME_TOKENS = "two of the answers are the same tokens to this model"
 
 
 class Dialogue(str):
     """Turns on their way through the harness, which passes prompts on as text: a JSON list."""
 
     @classmethod
-    def of(cls, turns: Sequence[dict[str, str]]) -> Dialogue:
-        """The turns as they come, each with a role and a content."""
+    def of(cls, turns: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> Dialogue:
+        """The turns as they come, each with a role and a content, in the place of a template.
+
+        The harness says by `add_generation_prompt` whether the last turn begins the answer, which
+        the turn itself shows.
+        """
+        del add_generation_prompt
         return cls(json.dumps(turns, ensure_ascii=False))
 
     @property
@@ -43,21 +48,40 @@ class Dialogue(str):
         return last.content if last.role == "assistant" else ""
 
 
-def prompt_ids(model: DiffusionLM, context: str) -> tuple[tuple[int, ...], Prompt]:
-    """A prompt as ids, and in words for the records; the answer's beginning is part of both."""
+def has_turns(model: DiffusionLM) -> bool:
+    """Whether the model has a chat template, its tokenizer's or its family's."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return False
+    if tokenizer.chat_template is not None:
+        return True
+    return set(model.family.template_tokens) <= tokenizer.get_vocab().keys()
+
+
+def prompt_ids(
+    model: DiffusionLM, context: str, system_prompt: str | None = None
+) -> tuple[Ids, Prompt]:
+    """A prompt as ids, and in words for the records; the answer's beginning is part of both.
+
+    A dialogue begins with the system prompt, where there is one.
+    """
     if not isinstance(context, Dialogue):
         return tuple(model.encode_text(context)) or (_first_token(model),), context
-    return tuple(model.encode(context.asked) + model.encode_text(context.beginning)), context.turns
+    asked = model.encode(dialogue(context.asked, system_prompt))
+    words = dialogue(context.turns, system_prompt)
+    return tuple(asked + model.encode_text(context.beginning)), words
 
 
-def pair_of(model: DiffusionLM, context: str, continuation: str) -> Pair:
+def pair_of(
+    model: DiffusionLM, context: str, continuation: str, system_prompt: str | None = None
+) -> tuple[Ids, Ids]:
     """Prompt and answer as ids, cut where the answer begins.
 
     As the harness does, blanks at the prompt's end go to the answer, and both are read as one text,
     so that the answer's first token is the one that it has there.
     """
     is_dialogue = isinstance(context, Dialogue)
-    start = model.encode(context.asked) if is_dialogue else []
+    start = model.encode(dialogue(context.asked, system_prompt)) if is_dialogue else []
     text: str = context.beginning if is_dialogue else context
     stripped = text.rstrip()
     continuation = text[len(stripped) :] + continuation
@@ -68,13 +92,26 @@ def pair_of(model: DiffusionLM, context: str, continuation: str) -> Pair:
         answer = model.encode_text(continuation)
     if not answer:
         raise UserError("a task asks how likely an empty answer is; leave that task out")
-    return Pair(tuple(start + before) or (_first_token(model),), tuple(answer))
+    return tuple(start + before) or (_first_token(model),), tuple(answer)
 
 
-def _first_token(model: DiffusionLM) -> int:
-    """What stands in the place of an empty prompt."""
-    start = None if model.tokenizer is None else model.tokenizer.bos_token_id
-    return start if isinstance(start, int) else model.eos_token_id
+def too_long(model: DiffusionLM, num_prompt: int, num_answer: int) -> str:
+    """Why a prompt and an answer of so many tokens cannot be asked; empty where they can."""
+    if num_prompt + num_answer <= model.max_length:
+        return ""
+    return (
+        f"the prompt and an answer (of {num_answer}) are more tokens than the model's context, "
+        f"{model.max_length}"
+    )
+
+
+def check_draws(task: str, settings: Mapping[str, Any], temperature: float) -> None:
+    """UserError where a task's `generation_kwargs` ask for draws and the decoder makes none."""
+    if temperature == 0 and (settings.get("do_sample") or (settings.get("temperature") or 0) > 0):
+        raise UserError(
+            f"the task {task} asks for draws and the decoder has temperature 0; give it a "
+            "temperature, or leave the task out"
+        )
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
@@ -87,3 +124,9 @@ def stop_strings(settings: Mapping[str, Any]) -> list[str]:
     """The stop strings of a task's `generation_kwargs`, which may hold one or a list."""
     until = settings.get("until") or []
     return [until] if isinstance(until, str) else list(until)
+
+
+def _first_token(model: DiffusionLM) -> int:
+    """What takes the place of an empty prompt."""
+    start = None if model.tokenizer is None else model.tokenizer.bos_token_id
+    return start if isinstance(start, int) else model.eos_token_id

@@ -22,11 +22,11 @@ from mosa.data.registry import KNOWN_FOLDERS
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.engine import LocalResponder
 from mosa.evaluation.store import Measurement, Store
-from mosa.evaluation.utility import OWN_TASKS, UtilityConfig, local_tasks, run_utility
-from mosa.evaluation.utility import answers as answers_module
-from mosa.evaluation.utility.answers import Answerer
-from mosa.evaluation.utility.harness import FOLDER, has_turns, plan_task, score_task
-from mosa.evaluation.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
+from mosa.utility import OWN_TASKS, UtilityConfig, local_tasks, run_utility
+from mosa.utility import answers as answers_module
+from mosa.utility.answers import Answerer
+from mosa.utility.harness import FOLDER, has_turns, plan_task, score_task
+from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
 from mosa.families import DiffusionLM
 from mosa.types import Response, UserError, prompt_turns
 
@@ -242,7 +242,7 @@ def test_mbpp(model, files, answering):
 
 
 def test_code_is_never_run_without_the_flag(model, files, monkeypatch):
-    monkeypatch.setattr("mosa.evaluation.utility.scoring.run_program", None)
+    monkeypatch.setattr("mosa.utility.scoring.run_program", None)
     for name in ("humaneval", "mbpp"):
         found = scored(model, name, files)
         assert {(m.value, m.reason) for m in found.values()} == {(None, NOT_RUN)}
@@ -250,7 +250,7 @@ def test_code_is_never_run_without_the_flag(model, files, monkeypatch):
 
 
 def test_ifeval(model, files, answering, monkeypatch):
-    monkeypatch.setattr("mosa.evaluation.utility.scoring._has_punkt", lambda: False)
+    monkeypatch.setattr("mosa.utility.scoring._has_punkt", lambda: False)
     answering(lambda prompt: "**no, comma**" if "commas" in prompt else "I like to drink tea")
     found = scored(model, "ifeval", files)
     strict = "prompt_level_strict_acc,none"
@@ -268,7 +268,7 @@ def test_ifeval(model, files, answering, monkeypatch):
 )
 def test_no_other_instruction_needs_punkt():
     """Every instruction is checked; those that fail for want of the file are those listed."""
-    from mosa.evaluation.utility.scoring import _ifeval_check
+    from mosa.utility.scoring import _ifeval_check
 
     _ifeval_check()
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
@@ -471,7 +471,7 @@ def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, message
 
 def test_simple_evaluate_takes_the_adapter_and_our_tasks(model, files, answering):
     """As docs/utility.md shows it."""
-    from mosa.evaluation.utility.lm import MosaLM
+    from mosa.utility.lm import MosaLM
 
     answering(lambda prompt: "#### 2")
     found = lm_eval.simple_evaluate(
@@ -495,7 +495,7 @@ class Request:
 
 
 def test_what_the_adapter_refuses(tiny_llada):
-    from mosa.evaluation.utility.lm import MosaLM
+    from mosa.utility.lm import MosaLM
 
     lm = MosaLM(tiny_llada, DECODER, num_draws=2)
     with pytest.raises(UserError, match="not defined for a diffusion model"):
@@ -513,7 +513,7 @@ def test_what_the_adapter_refuses(tiny_llada):
 
 def test_repeats_are_other_tries_and_equal_rows_are_not(tiny_llada):
     """A request that the harness repeats gets another seed; two rows with one prompt do not."""
-    from mosa.evaluation.utility.lm import MosaLM
+    from mosa.utility.lm import MosaLM
 
     lm = MosaLM(tiny_llada, dataclasses.replace(DECODER, temperature=1.0))
     first, second = Request(("make tea", {"do_sample": True})), Request(("make tea", {}), doc_id=1)
@@ -523,7 +523,7 @@ def test_repeats_are_other_tries_and_equal_rows_are_not(tiny_llada):
 
 
 def test_greedy_answers_are_told_where_they_are_asked_for(tiny_llada):
-    from mosa.evaluation.utility.lm import MosaLM
+    from mosa.utility.lm import MosaLM
 
     lm = MosaLM(tiny_llada, DECODER)
     ids = tuple(tiny_llada.encode_text("make"))

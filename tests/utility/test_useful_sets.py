@@ -19,7 +19,7 @@ from mosa.denoising import DecoderConfig
 from mosa.denoising.likelihood import log_likelihood_bound
 from mosa.evaluation.campaign import CampaignConfig, content_hash, run_campaign
 from mosa.evaluation.store import FILE, Measurement, Store
-from mosa.evaluation.utility import (
+from mosa.utility import (
     TESTBED_TASKS,
     UtilityConfig,
     UtilityProgress,
@@ -27,11 +27,11 @@ from mosa.evaluation.utility import (
     utility_decoder,
     utility_lines,
 )
-from mosa.evaluation.utility import answers as answers_module
-from mosa.evaluation.utility.answers import Answerer, Pair, Question
-from mosa.evaluation.utility.prompts import Dialogue, cut, pair_of, prompt_ids, stop_strings
-from mosa.evaluation.utility.scoring import Scorer, code_of, mean_of_scored
-from mosa.evaluation.utility.testbed import cases, score_testbed_task
+from mosa.utility import answers as answers_module
+from mosa.utility.answers import Answerer, Pair, Question
+from mosa.utility.prompts import Dialogue, cut, pair_of, prompt_ids, stop_strings
+from mosa.utility.scoring import Scorer, code_of, mean_of_scored
+from mosa.utility.testbed import cases, score_testbed_task
 from mosa.families import DiffusionLM, load_model
 from mosa.testbed.measure import DECODER, measure
 from mosa.types import Message, UserError
@@ -291,7 +291,7 @@ def test_code_is_what_stands_before_the_fence():
 
 def test_code_is_run_with_the_flag_alone(monkeypatch):
     """Without it nothing is started, and the row is unscored for that reason."""
-    monkeypatch.setattr("mosa.evaluation.utility.code_sandbox.subprocess.Popen", None)
+    monkeypatch.setattr("mosa.utility.code_sandbox.subprocess.Popen", None)
     scorer = Scorer(run_code=False)
     assert scorer.humaneval(ADD, ["    return x + y"]) == {"pass@1": None}
     assert scorer.reasons == {"HumanEval/0": "generated code is run with --run_code alone"}

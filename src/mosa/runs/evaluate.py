@@ -1,0 +1,497 @@
+"""Measure subjects: attacks, harmless requests and useful tasks, in one run.
+
+    config = EvaluateConfig(subjects_of("testbed"), sets=("testbed", "testbed:benign"))
+    run = evaluate(Path("runs/a"), config)
+
+    plan       a subject's tasks are written down before the first runs
+    generate   subject by subject, through a responder; what is recorded is not done again
+    judge      attempts that a judge has not scored; a new judge needs no new generation
+
+The same call again goes on where it stopped, adds what is new, and tries again what failed. If a
+launcher starts several processes, all of them call it, and those beside the main one answer its
+queries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mosa.provenance import content_hash
+
+from mosa.chat.base import ChatModel
+from mosa.denoising import DecoderConfig
+from mosa.families import DiffusionLM, load_model
+from mosa.runs.judging import (
+    JudgeConfig,
+    NamedJudge,
+    build_judges,
+    check_apart,
+    default_judges,
+    judge_run,
+)
+from mosa.runs.loop import run_coroutine
+from mosa.runs.plan import (
+    Course,
+    Planned,
+    check_settings,
+    choose_attacks,
+    courses_of,
+    plain_decoder,
+    plan,
+)
+from mosa.runs.pool import Pool, serving
+from mosa.runs.processes import ALONE, Processes
+from mosa.runs.recorder import PlannedTask, Recorder
+from mosa.runs.records import Outcome, SetRecord, SubjectRecord
+from mosa.runs.responder import LocalResponder, Responder, Tally
+from mosa.runs.sessions import session, session_record
+from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
+from mosa.runs.store import FILE, Run
+from mosa.runs.subject import Subject, check_names, world_of_model
+from mosa.types import CaseSet, UserError, as_plain
+from mosa.world import World
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured, and on what."""
+
+    subjects: tuple[Subject, ...]
+    """What is measured."""
+    sets: tuple[str, ...]
+    """Names of case sets: the testbed's, known benchmarks, files, useful tasks."""
+    attacks: tuple[str, ...] = ("direct",)
+    """Attacks on the harmful sets, each with a preset of its own after a colon if it is not
+    `preset`; `all`: all."""
+    preset: str = "paper"
+    """The preset of attacks that name none."""
+    attack_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings over a preset, by attack."""
+    judges: tuple[str, ...] | None = None
+    """Names of judges; null: the truth on the testbed, phrases of refusal elsewhere."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of decoder and attacks; one run of everything for each."""
+    options: SetOptions = SetOptions()
+    """How sets are read."""
+    batch_size: int = 32
+    """Responses per forward pass, in each process."""
+    dtype: str = "auto"
+    """Number format of the weights."""
+    device: str | None = None
+    """Where the models run; unset: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {self.batch_size}")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise UserError(f"seeds {list(self.seeds)} must be different, and one at least")
+        if any(abs(seed) >= 1 << 63 for seed in self.seeds):
+            raise UserError(f"seeds {list(self.seeds)} must be below 2**63")
+        check_names(self.subjects)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation has come."""
+
+    subject: str
+    num_done: int
+    """Tasks of all subjects that are done or have failed."""
+    num_tasks: int
+    num_responses: int
+    """Responses of this subject in this session."""
+    seconds_left: float | None
+    """For this subject, at the pace of each attack so far; None: not known yet."""
+    is_at_least: bool
+    """Whether attacks without a pace yet are left, which `seconds_left` leaves out."""
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What all subjects of an evaluation share."""
+
+    config: EvaluateConfig
+    subjects: tuple[Subject, ...]
+    """Each with its decoder."""
+    world: World | None
+    sets: list[CaseSet]
+    courses: list[Course]
+
+
+def evaluate(
+    out: Path,
+    config: EvaluateConfig,
+    *,
+    chats: Mapping[str, ChatModel] | None = None,
+    judge_config: JudgeConfig | None = None,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
+    on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
+    processes: Processes = ALONE,
+) -> Run | None:
+    """Plan, generate and judge into the run folder `out`; returns its records, open.
+
+    `chats` are the chat models by role; on the testbed a script plays those that are not given. Of
+    several `processes` the others than the main one return None, and neither read nor write the
+    run; `on_shared` hears what each process has done for a subject. Raises UserError for whatever
+    cannot be run as it is asked for, before anything is generated.
+    """
+    chats = dict(chats or {}) if processes.is_main else {}
+
+    def begin() -> tuple[_Setup, Run | None, list[NamedJudge]]:
+        if not processes.is_main:
+            world = _world_of(config)
+            return _Setup(config, config.subjects, world, [], []), None, []
+        return _begin(out, config, chats, judge_config or JudgeConfig())
+
+    setup, run, judges = processes.agree(begin)
+    if run is None:
+        for subject in setup.subjects:
+            _run_subject(setup, None, subject, processes, {}, _Board(on_progress, 0))
+        return None
+    try:
+        tallies: dict[str, Tally] = {}
+        with session(run, _session(setup, chats, processes), tallies) as note:
+
+            def heard(progress: Progress) -> None:
+                note()
+                on_progress(progress)
+
+            board = _Board(heard, len(setup.subjects))
+            for subject in setup.subjects:
+                shared = _run_subject(setup, run, subject, processes, tallies, board)
+                on_shared(subject.name, shared)
+        judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def _world_of(config: EvaluateConfig) -> World | None:
+    """The world that the subjects know; UserError where they know different ones."""
+    worlds = {subject.model: world_of_model(subject.model) for subject in config.subjects}
+    seeds = {None if world is None else world.seed for world in worlds.values()}
+    if len(seeds) > 1 and any(map(is_testbed_set, config.sets)):
+        raise UserError(
+            "the subjects do not share one invented world, so that the testbed's sets would ask "
+            "some of them about things they never heard of; run them one after the other"
+        )
+    return next(iter(worlds.values()))
+
+
+def _begin(
+    out: Path, config: EvaluateConfig, chats: Mapping[str, ChatModel], judge_config: JudgeConfig
+) -> tuple[_Setup, Run, list[NamedJudge]]:
+    """Check everything that can be checked without weights, and open the run."""
+    world = _world_of(config)
+    sets = load_sets(config.sets, world, config.options)
+    attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
+    courses = courses_of(sets, attacks, world, chats)
+    judges = judges_for(sets, config.judges, judge_config, world)
+    check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
+    run = Run(out, create=True)
+    try:
+        recorded = run.subjects()
+        subjects = tuple(_with_decoder(subject, recorded) for subject in config.subjects)
+        known = run.sets()
+        for cases in sets:
+            _check_set(run, cases, known.get(cases.name))
+        for cases in sets:
+            run.add_set(cases)
+        run.commit()
+    except BaseException:
+        run.close()
+        raise
+    return _Setup(config, subjects, world, sets, courses), run, judges
+
+
+def judges_for(
+    sets: Sequence[CaseSet],
+    names: Sequence[str] | None,
+    config: JudgeConfig,
+    world: World | None,
+) -> list[NamedJudge]:
+    """The judges of these names, and the default one for each set that none of them reads."""
+    if names is not None and not names:
+        raise UserError("no judge is named; `mosa judges` lists them")
+    judges = build_judges(default_judges(sets) if names is None else names, config, world)
+    unread = [
+        cases
+        for cases in sets
+        if cases.kind != "useful" and not any(judge.reads(cases) for judge in judges)
+    ]
+    return judges + build_judges(default_judges(unread), JudgeConfig(), world)
+
+
+def _with_decoder(subject: Subject, recorded: Mapping[str, SubjectRecord]) -> Subject:
+    """The subject with its decoder: the given one, else the recorded one, else the default."""
+    if subject.decoder is not None or subject.name not in recorded:
+        return dataclasses.replace(subject, decoder=subject.full_decoder)
+    return dataclasses.replace(subject, decoder=read_decoder(recorded[subject.name].decoder))
+
+
+def read_decoder(settings: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder that a record describes."""
+    return DecoderConfig.from_dict(dict(settings))
+
+
+def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
+    """UserError where the run holds another set under this name."""
+    if known is None:
+        return
+    place = run.folder / FILE
+    for name in ("kind", "sha256", "known_as", "world_seed", "settings"):
+        before, now = getattr(known, name), getattr(cases, name)
+        if before != (dict(now) if name == "settings" else now):
+            raise UserError(
+                f"{place} holds another set {cases.name} ({name} {before}, not {now}); name a new "
+                "folder with --out, or rename the file"
+            )
+    recorded = run.cases(cases.name)
+    for case in cases.cases:
+        if recorded.get(case.id, case) != case:
+            raise UserError(
+                f"case {case.id} of {cases.name} differs from that in {place}; name a new folder "
+                "with --out"
+            )
+
+
+def _session(setup: _Setup, chats: Mapping[str, ChatModel], processes: Processes) -> dict[str, Any]:
+    settings = as_plain(dataclasses.replace(setup.config, options=SetOptions()))
+    options = dataclasses.asdict(setup.config.options)
+    data_dir = options["data_dir"]
+    settings["options"] = options | {"data_dir": None if data_dir is None else str(data_dir)}
+    return session_record(settings, device=setup.config.device) | {
+        "chat_models": {
+            role: {"name": chat.name, "place": chat.place} for role, chat in chats.items()
+        },
+        "processes": processes.count,
+    }
+
+
+# --- one subject ----------------------------------------------------------------------------------
+
+
+def _run_subject(
+    setup: _Setup,
+    run: Run | None,
+    subject: Subject,
+    processes: Processes,
+    tallies: dict[str, Tally],
+    board: _Board,
+) -> list[Tally]:
+    """Load a subject, plan its tasks and run those that are not done; what each process did."""
+    model, weights = _load(setup.config, subject, processes)
+    local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
+    try:
+
+        def planned_tasks() -> list[Planned]:
+            return [] if run is None else _plan(setup, run, subject, model, weights, board)
+
+        todo = processes.agree(planned_tasks)
+        with serving(local, processes) as responder:
+            if responder is not None:
+                assert run is not None
+                run_coroutine(_run_tasks(setup, run, subject, todo, responder, board))
+        shared = responder.tallies if isinstance(responder, Pool) else [local.tally]
+        tallies[subject.name] = sum(shared, Tally())
+        return shared
+    finally:
+        local.close()
+        del model, local
+        free_memory()
+
+
+def _load(
+    config: EvaluateConfig, subject: Subject, processes: Processes
+) -> tuple[DiffusionLM, str]:
+    """A model and its content hash; UserError where processes have loaded different ones."""
+
+    def load() -> tuple[DiffusionLM, str]:
+        model = load_model(
+            subject.model, adapter=subject.adapter, dtype=config.dtype, device=config.device
+        )
+        return model, content_hash(model)
+
+    model, weights = processes.agree(load)
+    first, *others = processes.gather(weights)
+
+    def check() -> None:
+        if any(weights != first for weights in others):
+            raise UserError(
+                f"the processes have loaded different weights as {subject.name}; give every "
+                "machine the same files"
+            )
+
+    processes.agree(check)
+    return model, weights
+
+
+def _plan(
+    setup: _Setup, run: Run, subject: Subject, model: DiffusionLM, weights: str, board: _Board
+) -> list[Planned]:
+    """Write a subject's tasks down; returns those that are not done."""
+    record = SubjectRecord(
+        name=subject.name,
+        source=subject.model,
+        adapter=subject.adapter,
+        weights=weights,
+        system_prompt=subject.system_prompt,
+        decoder=plain_decoder(subject.full_decoder),
+        grants=list(subject.grants),
+        offers=list(subject.offers),
+        special_tokens=sorted(model.special_tokens),
+    )
+    _check_subject(run, record)
+    run.add_subject(record)
+    planned, left_out = plan(subject, weights, setup.courses, setup.config.seeds)
+    check_settings(run, planned, subject.name)
+    run.add_tasks(each.task for each in planned)
+    for pair in left_out:
+        run.add_not_applicable(pair)
+    run.checkpoint()
+    done = {task.key for task, _ in run.tasks(status="done", subject=subject.name)}
+    todo = [each for each in planned if each.task.key not in done]
+    board.begin(subject.name, planned, todo)
+    return todo
+
+
+def _check_subject(run: Run, record: SubjectRecord) -> None:
+    """UserError where the run knows something else by the subject's name."""
+    known = run.subjects().get(record.name)
+    if known is None:
+        return
+    place = run.folder / FILE
+    if known.weights != record.weights:
+        raise UserError(
+            f"{record.name} has other weights than in {place} (trained again?); name a new folder "
+            "with --out, so that results are not mixed"
+        )
+    changed = [
+        f"{name} {known.decoder.get(name)} and not {value}"
+        for name, value in record.decoder.items()
+        if known.decoder.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{record.name} is decoded with {', '.join(changed)} in {place}; leave these settings "
+            "out, give the subject another name, or name a new folder with --out"
+        )
+    for name in ("system_prompt", "grants", "offers"):
+        if getattr(known, name) != getattr(record, name):
+            raise UserError(
+                f"{record.name} has another {name} in {place}; give the subject another name, or "
+                "name a new folder with --out"
+            )
+
+
+async def _run_tasks(
+    setup: _Setup,
+    run: Run,
+    subject: Subject,
+    todo: Sequence[Planned],
+    responder: Responder,
+    board: _Board,
+) -> None:
+    """Run a subject's tasks set by set, since each set may have chat models of its own."""
+    for course in setup.courses:
+        recorder = Recorder(
+            run,
+            responder,
+            chats=course.chats,
+            on_change=lambda: board.show(responder.tally.num_responses),
+        )
+        tasks = [
+            PlannedTask(
+                each.task.key, each.target, each.attempts, functools.partial(board.end, each)
+            )
+            for each in todo
+            if each.course is course
+        ]
+        if tasks:
+            await recorder.run_all(tasks)
+        board.show(responder.tally.num_responses)
+
+
+def free_memory() -> None:
+    """Give back what a model has taken, before the next one is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Board:
+    """How far the subjects have come, and how long the one at work still takes."""
+
+    def __init__(self, on_progress: Callable[[Progress], object], num_subjects: int) -> None:
+        self.on_progress, self.num_subjects = on_progress, num_subjects
+        self.num_begun = 0
+        self.clock = Clock()
+
+    def begin(self, subject: str, planned: Sequence[Planned], todo: Sequence[Planned]) -> None:
+        """The tasks of the next subject."""
+        self.subject = subject
+        self.num_planned = len(planned)
+        self.num_left = len(todo)
+        self.num_begun += 1
+        self.left = Counter(each.task.attack for each in todo)
+        self.clock = Clock()
+
+    def end(self, each: Planned, outcome: Outcome | None) -> None:
+        """One of them has ended."""
+        self.num_left -= 1
+        self.left[each.task.attack] -= 1
+        if outcome is not None:
+            self.clock.add(each.task.attack, outcome.budget.forward_passes)
+
+    def show(self, num_responses: int) -> None:
+        """Pass on how far it has come."""
+        seconds, is_at_least = self.clock.left(self.left)
+        self.on_progress(
+            Progress(
+                subject=self.subject,
+                num_done=self.num_begun * self.num_planned - self.num_left,
+                num_tasks=self.num_subjects * self.num_planned,
+                num_responses=num_responses,
+                seconds_left=seconds,
+                is_at_least=is_at_least,
+            )
+        )
+
+
+class Clock:
+    """How long tasks take, by their attacks' forward passes."""
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+        self.passes: Counter[str] = Counter()
+        self.count: Counter[str] = Counter()
+
+    def add(self, attack: str, num_passes: int) -> None:
+        """A task has ended."""
+        self.passes[attack] += num_passes
+        self.count[attack] += 1
+
+    def left(self, tasks: Mapping[str, int]) -> tuple[float | None, bool]:
+        """Seconds that these tasks take at the pace so far, and whether there is no pace of some of
+        the attacks."""
+        done = self.passes.total()
+        unknown = any(count and not self.count[attack] for attack, count in tasks.items())
+        if not done:
+            return None, unknown
+        passes = sum(
+            count * self.passes[attack] / self.count[attack]
+            for attack, count in tasks.items()
+            if self.count[attack]
+        )
+        return (time.monotonic() - self.begin) * passes / done, unknown

@@ -1,0 +1,266 @@
+"""Judges over the attempts of a run: a stage of its own, so a new judge needs no new generation.
+
+A judge is named `NAME`, `NAME=BACKEND` (a chat model for a prompted judge, weights for a
+classifier), and with `@canvas` behind it reads the whole canvas instead of the text before the
+first end token. It sees the behavior and the cleaned response, never the attack. A useful task
+brings its scorer, whose verdicts are those of the judges `metric:NAME`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mosa.chat import ChatOptions, chat_model
+from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_incoherent, make_judge
+from mosa.runs.loop import run_coroutine
+from mosa.runs.records import SetRecord
+from mosa.runs.store import Run
+from mosa.types import Attempt, Behavior, CaseSet, UserError, Verdict
+from mosa.world import World
+
+CANVAS = "@canvas"
+METRIC = "metric:"
+"""What the judge of a useful task's metric is called, before the metric's name."""
+ITEMS_AT_ONCE = 32
+"""Attempts that are judged, and recorded, together."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """What judges are built with."""
+
+    model: str | None = None
+    """The chat model behind prompted judges that name none: URL#MODEL or local:FOLDER."""
+    templates: Path | None = None
+    """Folder of prompts NAME.txt that take the place of the judges' own."""
+    device: str | None = None
+    """Where local judges run."""
+    batch_size: int = 8
+    """Responses per forward pass of a local judge."""
+    chat: ChatOptions = ChatOptions()
+    """How endpoints are asked."""
+
+
+@dataclass(frozen=True)
+class NamedJudge:
+    """A judge, and which part of a response it reads."""
+
+    name: str
+    """Its name in the table of judges."""
+    judge: Judge
+    reads_canvas: bool
+
+    @property
+    def id(self) -> str:
+        """The judge's id; what it reads is part of it."""
+        return f"{self.judge.id}{CANVAS if self.reads_canvas else ''}"
+
+    def reads(self, cases: SetRecord | CaseSet) -> bool:
+        """Whether it judges the set: the truth knows its own world, and harmless requests need a
+        judge that tells refusals from answers."""
+        info = JUDGES[self.name]
+        if cases.kind == "useful" or (info.needs == "testbed" and cases.world_seed is None):
+            return False
+        return cases.kind == "harmful" or info.tells_refusals
+
+
+def written_parts(written: str) -> tuple[str, str, bool]:
+    """Name, backend ("" where none is named) and whether it reads the canvas.
+
+    >>> written_parts("pair=http://localhost:8000/v1#m@canvas")
+    ('pair', 'http://localhost:8000/v1#m', True)
+    """
+    name, _, backend = written.removesuffix(CANVAS).partition("=")
+    return name, backend, written.endswith(CANVAS)
+
+
+def default_judges(sets: Sequence[SetRecord | CaseSet]) -> tuple[str, ...]:
+    """The judges where none is named: the truth on the testbed, phrases of refusal elsewhere."""
+    requests = [cases for cases in sets if cases.kind != "useful"]
+    names = ["truth"] if any(cases.world_seed is not None for cases in requests) else []
+    names += ["refusal"] if any(cases.world_seed is None for cases in requests) else []
+    return tuple(names)
+
+
+def tells_refusals(judge: str) -> bool:
+    """Whether the judge of this name or id tells refusals from answers."""
+    name = judge.split("/")[0]
+    return name in JUDGES and JUDGES[name].tells_refusals
+
+
+def build_judges(
+    names: Sequence[str], config: JudgeConfig, world: World | None
+) -> list[NamedJudge]:
+    """The judges of these names; UserError for one that is unknown or lacks what it needs."""
+    judges = []
+    asks_default = False
+    for written in names:
+        name, backend, reads_canvas = written_parts(written)
+        if name not in JUDGES:
+            raise UserError(f"there is no judge {name}; choose from {', '.join(JUDGES)}")
+        setting = JudgeSetting(
+            template=_template(config.templates, name),
+            world=world,
+            device=config.device,
+            batch_size=config.batch_size,
+        )
+        needs = JUDGES[name].needs
+        if needs == "chat model":
+            chat = backend or config.model
+            asks_default |= not backend
+            if chat is None:
+                raise UserError(
+                    f"{name} asks a chat model; name one with --judge_model or as {name}=URL#MODEL"
+                )
+            setting = replace(
+                setting,
+                chat=chat_model(
+                    chat, config.chat, device=config.device, batch_size=config.batch_size
+                ),
+            )
+        elif needs == "weights":
+            setting = replace(setting, checkpoint=backend or None)
+        elif backend:
+            raise UserError(f"{name} has no model behind it; leave out ={backend}")
+        judges.append(NamedJudge(name, make_judge(name, setting), reads_canvas))
+    if config.model is not None and not asks_default:
+        raise UserError("--judge_model is given and no judge asks it; leave it out or add a judge")
+    ids = [judge.id for judge in judges]
+    if len(set(ids)) < len(ids):
+        raise UserError("a judge is named twice; leave one of them out")
+    return judges
+
+
+def _template(folder: Path | None, name: str) -> str | None:
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give --judge_templates one that exists")
+    for file in folder.glob("*.txt"):
+        if file.stem not in JUDGES:
+            raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
+    file = folder / f"{name}.txt"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def check_apart(judges: Sequence[NamedJudge], in_loop: set[str]) -> None:
+    """UserError where a final judge asks a model that steered attacks: they would be optimised
+    against their own judge. Models are known by their names, which end a judge's id."""
+    for judge in judges:
+        if JUDGES[judge.name].needs != "chat model":
+            continue
+        for name in in_loop:
+            if judge.judge.id.endswith(f"/{name}"):
+                raise UserError(
+                    f"the model behind the judge {judge.name} rates tries inside the attacks too, "
+                    "so that they would be optimised against their own judge; name another model "
+                    "for one of them"
+                )
+
+
+def loop_judges(run: Run) -> set[str]:
+    """The names of the chat models that have judged inside attacks of a run."""
+    found = (session.get("chat_models", {}).get("judge") for session in run.sessions())
+    return {chat["name"] for chat in found if chat}
+
+
+def judge_run(
+    run: Run,
+    judges: Sequence[NamedJudge],
+    *,
+    sets: Sequence[CaseSet] = (),
+    on_progress: Callable[[str, int, int], object] = lambda judge, done, total: None,
+) -> None:
+    """Let each judge score every attempt of a finished task that it has not scored.
+
+    Useful tasks among `sets` are scored by their own scorers. What could not be scored is tried
+    again the next time. `on_progress` hears judge, attempts that are done, and all of them. Raises
+    UserError for a judge that reads none of the run's sets, and for one that steered its attacks.
+    """
+    check_apart(judges, loop_judges(run))
+    recorded = run.sets()
+    readers = {
+        judge.id: [name for name, record in recorded.items() if judge.reads(record)]
+        for judge in judges
+    }
+    for judge in judges:
+        if recorded and not readers[judge.id]:
+            raise UserError(
+                f"the judge {judge.name} reads none of the sets {', '.join(recorded)}; useful "
+                "tasks bring their own scores, and harmless requests need a judge that tells "
+                "refusals"
+            )
+    specials = {token for record in run.subjects().values() for token in record.special_tokens}
+    for judge in judges:
+        counts = {name: run.num_unjudged(judge.id, name) for name in readers[judge.id]}
+        done, total = 0, sum(counts.values())
+        for name in (name for name, count in counts.items() if count):
+            is_testbed = recorded[name].world_seed is not None
+            cases = run.cases(name)
+            for batch in _batches(run.attempts(unjudged_by=judge.id, case_set=name)):
+                _judge_batch(run, judge, batch, cases, specials, is_testbed)
+                done += len(batch)
+                on_progress(judge.id, done, total)
+    for cases in sets:
+        if cases.score is not None:
+            _score(run, cases, cases.score, on_progress)
+
+
+def _batches(attempts: Iterator[Attempt]) -> Iterator[list[Attempt]]:
+    batch: list[Attempt] = []
+    for attempt in attempts:
+        batch.append(attempt)
+        if len(batch) == ITEMS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _judge_batch(
+    run: Run,
+    judge: NamedJudge,
+    batch: Sequence[Attempt],
+    cases: dict[str, Behavior],
+    specials: set[str],
+    is_testbed: bool,
+) -> None:
+    items = []
+    for attempt in batch:
+        text = attempt.response_full if judge.reads_canvas else attempt.response
+        items.append(Item(cases[attempt.case], clean(text, specials)))
+    verdicts = run_coroutine(_verdicts(judge.judge, items))
+    for attempt, item, verdict in zip(batch, items, verdicts, strict=True):
+        if not is_testbed and verdict.score is not None:
+            incoherent = is_incoherent(item.response)
+            verdict = replace(verdict, native={**verdict.native, "coherent": not incoherent})
+        run.add_verdict(attempt.key, judge.id, verdict)
+    run.commit()
+
+
+async def _verdicts(judge: Judge, items: Sequence[Item]) -> list[Verdict]:
+    verdicts = await judge.judge(items)
+    assert len(verdicts) == len(items), "a judge gives one verdict for each item"
+    return verdicts
+
+
+def _score(
+    run: Run,
+    cases: CaseSet,
+    score: Callable[[Behavior, Attempt], Mapping[str, Verdict]],
+    on_progress: Callable[[str, int, int], object],
+) -> None:
+    """The metrics of a useful task, attempt by attempt."""
+    by_id = {case.id: case for case in cases.cases}
+    headline = f"{METRIC}{cases.headline}"
+    done, total = 0, run.num_unjudged(headline, cases.name)
+    for batch in _batches(run.attempts(unjudged_by=headline, case_set=cases.name)):
+        for attempt in batch:
+            if attempt.case in by_id:  # a smaller limit leaves cases of earlier sessions out
+                for metric, verdict in score(by_id[attempt.case], attempt).items():
+                    run.add_verdict(attempt.key, f"{METRIC}{metric}", verdict)
+        run.commit()
+        done += len(batch)
+        on_progress(cases.name, done, total)

@@ -1,0 +1,268 @@
+"""What a run is to do: attacks x cases x seeds of each subject, and what is not applicable."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mosa.attacks.probes import PROBES
+
+from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
+from mosa.attacks.base import Backend
+from mosa.chat.base import ChatModel
+from mosa.denoising import DecoderConfig
+from mosa.runs.records import NotApplicable, Task
+from mosa.runs.store import FILE, Run
+from mosa.runs.subject import Subject
+from mosa.testbed.attacker import ScriptedAttacker
+from mosa.testbed.behaviors import testbed_wording
+from mosa.types import Attempt, Behavior, CaseSet, UserError, as_plain, content_key
+from mosa.world import World
+
+PLAIN = "direct"
+"""The attack that asks plainly: the control on harmful sets, and how all other sets are asked."""
+ROLES = ("attacker", "judge", "translator")
+
+
+@dataclass(frozen=True)
+class ChosenAttack:
+    """An attack with its settings."""
+
+    attack: Attack
+    preset: str
+    """The preset's name, and what was changed of it."""
+    config: Any
+
+
+@dataclass(frozen=True)
+class Course:
+    """A set with all that its tasks need."""
+
+    cases: CaseSet
+    attacks: tuple[ChosenAttack, ...]
+    wording: Wording
+    chats: Mapping[str, ChatModel]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One task and what determines its attempts."""
+
+    task: Task
+    subject: Subject
+    course: Course
+    chosen: ChosenAttack
+    case: Behavior
+    identity: dict[str, Any]
+
+    def target(self, backend: Backend) -> Target:
+        """The subject as this task sees it."""
+        attack = self.chosen.attack
+        return Target(
+            backend,
+            decoder=self.subject.decoder_for(attack, self.task.seed),
+            wording=self.course.wording,
+            identity=self.identity,
+            subject=self.subject.name,
+            case_set=self.course.cases.name,
+            behavior=self.case,
+            attack=attack.name,
+            preset=self.task.preset,
+            seed=self.task.seed,
+            takes=attack.takes,
+            system_prompt=self.subject.system_prompt,
+        )
+
+    def attempts(self, target: Target) -> AsyncIterator[Attempt]:
+        """What the attack, or the set's own way of asking, yields."""
+        ask = self.course.cases.ask
+        if self.chosen.attack.name == PLAIN and ask is not None:
+            return ask(self.case, target)
+        return self.chosen.attack.run(self.case, target, self.chosen.config)
+
+
+def courses_of(
+    sets: Sequence[CaseSet],
+    attacks: Sequence[ChosenAttack],
+    world: World | None,
+    chats: Mapping[str, ChatModel],
+) -> list[Course]:
+    """Which attacks each set is put through, and who writes for them.
+
+    Harmful sets get all attacks, harmless ones the probes or else the plain request, and useful
+    tasks are asked in their own way. On the testbed a script plays the roles for which no chat
+    model is given. Raises UserError where a chat model is missing, or given and not used.
+    """
+    scripted = {} if world is None else dict.fromkeys(ROLES, ScriptedAttacker(world))
+    plain = ChosenAttack(ATTACKS[PLAIN], "paper", ATTACKS[PLAIN].config("paper"))
+    courses = []
+    for cases in sets:
+        is_testbed = cases.world_seed is not None
+        if cases.kind == "harmful":
+            chosen = tuple(attacks)
+        else:
+            probes = [c for c in attacks if c.attack.name in PROBES]
+            chosen = tuple(probes) if probes and cases.kind == "harmless" else (plain,)
+        assert not is_testbed or world is not None, "checked when sets are loaded"
+        wording = testbed_wording(world) if is_testbed and world is not None else ENGLISH
+        courses.append(
+            Course(cases, chosen, wording, {**(scripted if is_testbed else {}), **chats})
+        )
+    used = {role for course in courses for c in course.attacks for role in c.attack.roles}
+    for role in chats.keys() - used:
+        raise UserError(f"{role_option(role)} is given and no attack asks for one; leave it out")
+    for course in courses:
+        for chosen in course.attacks:
+            for role in chosen.attack.roles:
+                if role not in course.chats:
+                    raise UserError(
+                        f"{chosen.attack.name} asks for a chat model as {role}; name one with "
+                        f"{role_option(role)}, or leave the attack out"
+                    )
+    others = [c.attack.name for c in attacks if c.attack.name not in (PLAIN, *PROBES)]
+    if others and not any(course.cases.kind == "harmful" for course in courses):
+        raise UserError(
+            f"{others[0]} is for harmful requests, and no set has any; add a harmful set, or leave "
+            "the attack out"
+        )
+    return courses
+
+
+def role_option(role: str) -> str:
+    """The option that names the chat model of a role."""
+    return "--loop_judge" if role == "judge" else f"--{role}"
+
+
+def choose_attacks(
+    names: Sequence[str], preset: str, options: Mapping[str, Mapping[str, Any]]
+) -> list[ChosenAttack]:
+    """The attacks of these names, each with a preset of its own behind a colon if it is not
+    `preset`; `all` are all attacks, and no probes. UserError for whatever does not exist."""
+    table = ATTACKS | PROBES
+    wanted = [name for entry in names for name in (ATTACKS if entry == "all" else (entry,))]
+    if not wanted:
+        raise UserError(f"no attack is named; choose from {', '.join(ATTACKS)}, or all")
+    chosen = []
+    for entry in wanted:
+        name, _, own = entry.partition(":")
+        if name not in table:
+            raise UserError(f"there is no attack {name}; choose from {', '.join(ATTACKS)}, or all")
+        attack = table[name]
+        changes = options.get(name, {})
+        config = attack.config(own or preset, changes)
+        label = own or preset
+        if changes:  # what was changed is part of the name, so that results are not mixed
+            plain = as_plain(config)
+            label += f" ({', '.join(f'{key}={plain[key]}' for key in sorted(changes))})"
+        chosen.append(ChosenAttack(attack, label, config))
+    for name in options:
+        if name not in {c.attack.name for c in chosen}:
+            raise UserError(f"attack_options are given for {name}, which is not among the attacks")
+    if len({(c.attack.name, c.preset) for c in chosen}) < len(chosen):
+        raise UserError("an attack is named twice with one preset; leave one of them out")
+    return chosen
+
+
+def plan(
+    subject: Subject, weights: str, courses: Sequence[Course], seeds: Sequence[int]
+) -> tuple[list[Planned], list[NotApplicable]]:
+    """Every task of a subject, and the attacks that are not applicable to it.
+
+    `weights` is the content hash of what was loaded.
+    """
+    planned, left_out = [], []
+    for course in courses:
+        for chosen in course.attacks:
+            reason = subject.missing_for(chosen.attack) or _missing_in(course.cases, chosen.attack)
+            if reason:
+                left_out.append(
+                    NotApplicable(
+                        subject.name,
+                        course.cases.name,
+                        chosen.attack.name,
+                        chosen.preset,
+                        chosen.attack.threat,
+                        reason,
+                    )
+                )
+                continue
+            for seed in seeds:
+                planned += [
+                    _planned(subject, weights, course, chosen, seed, case)
+                    for case in course.cases.cases
+                ]
+    return planned, left_out
+
+
+def _missing_in(cases: CaseSet, attack: Attack) -> str:
+    if attack.needs_answer and any(case.answer is None for case in cases.cases):
+        return f"shows the model a compliant answer, and {cases.name} has none"
+    return ""
+
+
+def _planned(
+    subject: Subject,
+    weights: str,
+    course: Course,
+    chosen: ChosenAttack,
+    seed: int,
+    case: Behavior,
+) -> Planned:
+    attack, config = chosen.attack, as_plain(chosen.config)
+    identity: dict[str, Any] = {
+        "subject": subject.name,
+        "weights": weights,
+        "system_prompt": subject.system_prompt,
+        "decoder": plain_decoder(subject.decoder_for(attack, 0)),
+        "attack": attack.name,
+        "version": attack.version,
+        "preset": chosen.preset,
+        "config": config,
+        "case_set": course.cases.name,
+        "case": as_plain(case),
+        "set_settings": dict(course.cases.settings),
+        "seed": seed,
+        "wording": course.wording.name,
+        "chat_models": {role: course.chats[role].name for role in attack.roles},
+    }
+    task = Task(
+        key=content_key(**identity),
+        subject=subject.name,
+        case_set=course.cases.name,
+        case=case.id,
+        attack=attack.name,
+        preset=chosen.preset,
+        seed=seed,
+        threat=attack.threat,
+        config=config,
+    )
+    return Planned(task, subject, course, chosen, case, identity)
+
+
+def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
+    """A decoder as runs keep it: without its seed, of which a run may have several."""
+    return as_plain(dataclasses.replace(decoder, seed=0))
+
+
+def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> None:
+    """UserError where a preset meant other settings, or another chat model, earlier in this run.
+
+    Tasks of that kind that are not done are forgotten: these take their place.
+    """
+    keys = {_cell(p.task): p.task.key for p in planned}
+    for task, outcome in run.tasks(subject=subject):
+        if keys.get(_cell(task), task.key) == task.key:
+            continue
+        if outcome is not None and outcome.status == "done":
+            raise UserError(
+                f"{run.folder / FILE} holds {task.attack}:{task.preset} on {task.case_set} with "
+                "other settings or another chat model (or of another version of mosa); name a new "
+                "folder with --out, so that results are not mixed"
+            )
+        run.drop_task(task.key)
+
+
+def _cell(task: Task) -> tuple[str, str, str, str, int, str]:
+    return task.subject, task.case_set, task.attack, task.preset, task.seed, task.case

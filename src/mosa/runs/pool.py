@@ -1,0 +1,293 @@
+"""Several processes that answer queries together, seen as one responder.
+
+    with serving(local, processes) as responder:        # the main process
+        await responder.submit(prepared)
+
+The main process listens at the address that the launcher gave all of them, and shows a secret that
+is made for this launch and passed over the launch's own group. Queries, work and answers go over
+these connections; the other processes hold a model each and nothing else, so one process alone
+runs the attacks and writes the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any, final
+
+from mosa.attacks import Query, Work
+from mosa.denoising import DecoderConfig, OnStep
+from mosa.families import DiffusionLM
+from mosa.runs.processes import Processes
+from mosa.runs.responder import LocalResponder, Prepared, Responder, Tally
+from mosa.types import Response, UserError
+
+GONE = (
+    "another process of this launch has ended before its work was done, and its own message says "
+    "why; what was recorded is kept, and the same command goes on"
+)
+
+
+@contextmanager
+def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder | None]:
+    """A responder over all processes for the main one; the others answer it, and get None when it
+    has no more queries.
+
+    UserError where a process cannot reach the main one.
+    """
+    if processes.count == 1:
+        yield local
+        return
+    if processes.is_main:
+        with _listening(processes) as others:
+            yield Pool([local, *others])
+        return
+    address, secret = processes.gather(None)[0]
+    try:
+        connection = Client(address, authkey=secret)
+    except OSError as error:
+        raise UserError(
+            f"process {processes.index} cannot reach the main one at {address} ({error}); check "
+            "MASTER_ADDR and the firewall"
+        ) from error
+    with connection:
+        asyncio.run(_answer(connection, local))
+    yield None
+
+
+@contextmanager
+def _listening(processes: Processes) -> Iterator[list[RemoteResponder]]:
+    """The other processes, once all of them have come."""
+    secret = secrets.token_bytes(32)
+    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    with Listener((host, 0), authkey=secret) as listener:
+        processes.gather((listener.address, secret))
+        others = [RemoteResponder(listener.accept()) for _ in range(processes.count - 1)]
+        try:
+            yield others
+        finally:
+            for other in others:
+                other.close()
+
+
+@final
+class Pool:
+    """Several responders of one model as one; a query goes to the one with the most room."""
+
+    def __init__(self, responders: Sequence[Responder]) -> None:
+        """The first is in this process."""
+        self._responders = list(responders)
+        self._num_open = [0] * len(self._responders)
+
+    @property
+    def model(self) -> DiffusionLM:
+        return self._responders[0].model
+
+    @property
+    def capacity(self) -> int:
+        return sum(responder.capacity for responder in self._responders)
+
+    @property
+    def tally(self) -> Tally:
+        return sum((responder.tally for responder in self._responders), Tally())
+
+    @property
+    def tallies(self) -> list[Tally]:
+        """What each process has done, by its index."""
+        return [responder.tally for responder in self._responders]
+
+    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
+        return self._responders[0].prepare(query, decoder)
+
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        with self._least_busy() as responder:
+            return await responder.submit(prepared, on_step=on_step)
+
+    async def compute(self, work: Work) -> dict[str, Any]:
+        with self._least_busy() as responder:
+            return await responder.compute(work)
+
+    @contextmanager
+    def _least_busy(self) -> Iterator[Responder]:
+        shares = [
+            count / responder.capacity
+            for count, responder in zip(self._num_open, self._responders, strict=True)
+        ]
+        index = shares.index(min(shares))
+        self._num_open[index] += 1
+        try:
+            yield self._responders[index]
+        finally:
+            self._num_open[index] -= 1
+
+    def close(self) -> None:
+        for responder in self._responders:
+            responder.close()
+
+
+@final
+class RemoteResponder:
+    """A process of this launch that answers over a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._capacity: int = connection.recv()
+        self._tally = Tally()
+        self._numbers = itertools.count()
+        self._open: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Any]] = {}
+        self._lock = threading.Lock()
+        self._is_gone = False
+        self._thread = threading.Thread(target=self._listen, name="remote model", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> DiffusionLM:
+        raise AssertionError("a pool reads with the model of its own process")
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
+
+    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
+        raise AssertionError("a pool reads with the model of its own process")
+
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        return await self._ask("submit", (prepared, on_step is not None), on_step)
+
+    async def compute(self, work: Work) -> dict[str, Any]:
+        return await self._ask("compute", work, None)
+
+    async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        number = next(self._numbers)
+        self._open[number] = loop, future, on_step
+        self._send(number, kind, what)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._send(number, "cancel", None)
+            raise
+        finally:
+            self._open.pop(number, None)
+
+    def _send(self, *message: Any) -> None:
+        with self._lock:
+            if self._is_gone:
+                raise UserError(GONE)
+            try:
+                self._connection.send(message)
+            except OSError as error:
+                raise UserError(GONE) from error
+
+    def _listen(self) -> None:
+        """Pass on what comes, in a thread."""
+        while True:
+            try:
+                number, kind, what = self._connection.recv()
+            except (EOFError, OSError):
+                self._is_gone = True
+                for number in list(self._open):
+                    self._settle(number, None, UserError(GONE))
+                return
+            if kind == "tally":
+                self._tally = what
+            elif kind == "step":
+                loop, _, on_step = self._open.get(number, (None, None, None))
+                if loop is not None:
+                    loop.call_soon_threadsafe(on_step, what)
+            else:
+                self._settle(number, what, what if kind == "failed" else None)
+
+    def _settle(self, number: int, result: Any, error: BaseException | None) -> None:
+        entry = self._open.pop(number, None)
+        if entry is None:  # cancelled meanwhile
+            return
+        loop, future, _ = entry
+
+        def give() -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(give)
+
+    def close(self) -> None:
+        """Tell the process that there are no more queries, and hear what it has done."""
+        with suppress(UserError):
+            self._send(0, "end", None)
+        self._thread.join()
+        self._connection.close()
+
+
+async def _answer(connection: Connection, local: LocalResponder) -> None:
+    """Answer what comes over a connection until its other end has no more queries."""
+    loop = asyncio.get_running_loop()
+    inbox: asyncio.Queue[tuple[int, str, Any]] = asyncio.Queue()
+    tasks: dict[int, asyncio.Task[None]] = {}
+
+    def send(*message: Any) -> None:
+        with suppress(OSError):  # the main process has ended, as `listen` hears too
+            connection.send(message)
+
+    def listen() -> None:
+        message = (0, "end", None)
+        while True:
+            try:
+                message = connection.recv()
+            except (EOFError, OSError):
+                message = (0, "end", None)
+            loop.call_soon_threadsafe(inbox.put_nowait, message)
+            if message[1] == "end":
+                return
+
+    async def answer(number: int, kind: str, what: Any) -> None:
+        try:
+            if kind == "compute":
+                result = await local.compute(what)
+            else:
+                prepared, hears_steps = what
+                on_step = None
+                if hears_steps:
+                    on_step = _sender(send, number)
+                result = await local.submit(prepared, on_step=on_step)
+        except Exception as error:
+            send(number, "failed", error)
+            return
+        finally:
+            tasks.pop(number, None)
+        send(number, "done", result)
+
+    connection.send(local.capacity)
+    listener = threading.Thread(target=listen, name="main process", daemon=True)
+    listener.start()
+    while True:
+        number, kind, what = await inbox.get()
+        if kind == "end":
+            break
+        if kind == "cancel":
+            if number in tasks:
+                tasks[number].cancel()
+            continue
+        tasks[number] = loop.create_task(answer(number, kind, what))
+    for task in list(tasks.values()):
+        task.cancel()
+    send(0, "tally", local.tally)
+
+
+def _sender(send: Any, number: int) -> OnStep:
+    return lambda changes: send(number, "step", changes)

@@ -1,0 +1,251 @@
+"""Runs tasks against a responder and records what comes of them; the one writer of a run.
+
+Every task (one attack on one case) is a coroutine that runs until it waits for an answer. An answer
+that is on record is given at once; any other is asked for once, whoever waits for it, and recorded.
+Writes are committed together, at the latest SECONDS_TO_COMMIT after the first of them: a run that
+is killed loses what came in that time, and the batch in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+from mosa.attacks import Query, Target, Work
+from mosa.attacks.base import Backend, ChatRole
+from mosa.chat.base import (
+    ChatError,
+    ChatModel,
+    ChatReply,
+    ChatRequest,
+    UselessRepliesError,
+    reply_key,
+)
+from mosa.chat.cache import CachedChat
+from mosa.denoising import DecoderConfig
+from mosa.families import DiffusionLM
+from mosa.runs.records import Outcome
+from mosa.runs.responder import Responder
+from mosa.runs.store import Run
+from mosa.types import Attempt, Response, UserError
+
+T = TypeVar("T")
+
+BATCHES_OPEN = 16
+"""Tasks that are open at once, in batches: enough to keep the batch full while most of them wait
+for chat models or searches, few enough to hold in memory."""
+SECONDS_FOR_CHAT = 1.0
+"""How long a run that ends early waits for replies on their way, which may be paid for."""
+SECONDS_TO_COMMIT = 0.2
+"""The longest that an answer waits for its commit."""
+WRITES_TO_COMMIT = 2000
+"""Rows after which a commit is made at once."""
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task that the recorder is to run."""
+
+    key: str
+    target: Callable[[Backend], Target]
+    """Makes the target, given the backend."""
+    attack: Callable[[Target], AsyncIterator[Attempt]]
+    """Makes the attack's async generator."""
+    on_end: Callable[[Outcome | None], object] = lambda outcome: None
+    """Called when the task is done or has failed; None: by another process."""
+
+
+@final
+class Recorder:
+    """The backend of all targets of a subject: answers from the records, else from a responder."""
+
+    def __init__(
+        self,
+        run: Run,
+        responder: Responder,
+        *,
+        chats: Mapping[str, ChatModel] | None = None,
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_change` is called after every commit."""
+        self.run, self.responder = run, responder
+        self.chats = dict(chats or {})
+        self.on_change = on_change
+        self.num_recorded = 0
+        """Answers that were found in the records."""
+        self._in_flight: dict[str, asyncio.Future[Any]] = {}
+        self._replies: set[asyncio.Future[Any]] = set()
+        self._commit_timer: asyncio.TimerHandle | None = None
+        self._commit_error: BaseException | None = None
+
+    @property
+    def model(self) -> DiffusionLM:
+        """The model under attack, for its tokenizer and ids."""
+        return self.responder.model
+
+    async def run_all(self, tasks: Sequence[PlannedTask]) -> None:
+        """Run all tasks; an attempt is recorded as it comes, a task's end with it.
+
+        A task that ends in a UserError or a ChatError is recorded as failed and the others go on.
+        """
+        waiting = deque(tasks)
+        num_workers = min(len(tasks), BATCHES_OPEN * self.responder.capacity)
+
+        async def work() -> None:
+            while waiting:
+                await self._run_task(waiting.popleft())
+                self._raise_commit_error()
+
+        workers = [asyncio.ensure_future(work()) for _ in range(num_workers)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            if self._replies:
+                await asyncio.wait(set(self._replies), timeout=SECONDS_FOR_CHAT)
+            for future in list(self._in_flight.values()):
+                future.cancel()
+            if self._commit_timer is not None:
+                self._commit_timer.cancel()
+            self.run.commit()
+
+    async def _run_task(self, task: PlannedTask) -> None:
+        """One task from its start to its record."""
+        if self.run.is_done(task.key):  # by another process
+            task.on_end(None)
+            return
+        target = task.target(self)
+        reason = ""
+        num_attempts = 0
+        try:
+            async for attempt in task.attack(target):
+                self.run.add_attempt(task.key, attempt)
+                num_attempts += 1
+            if 0 < target.num_ratings == target.num_unread_ratings:
+                raise UselessRepliesError("no rating of the in-loop judge can be read")
+        except (UserError, ChatError) as error:
+            reason = str(error) or type(error).__name__
+            if isinstance(error, UselessRepliesError):
+                reason += self._forget(target.draws)
+        outcome = Outcome("failed" if reason else "done", num_attempts, target.budget, reason)
+        self.run.end_task(task.key, outcome)
+        self._wrote()
+        task.on_end(outcome)
+
+    # --------------------------------------------------------------------------- commits
+
+    def _wrote(self) -> None:
+        """See to it that what was written is committed soon."""
+        if self.run.num_open_writes >= WRITES_TO_COMMIT:
+            self._commit()
+        elif self._commit_timer is None:
+            loop = asyncio.get_running_loop()
+            self._commit_timer = loop.call_later(SECONDS_TO_COMMIT, self._commit)
+
+    def _commit(self) -> None:
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = None
+        try:
+            self.run.commit()
+        except UserError as error:  # raised by the next task that ends
+            self._commit_error = error
+        self.on_change()
+
+    def _raise_commit_error(self) -> None:
+        if self._commit_error is not None:
+            raise self._commit_error
+
+    # --------------------------------------------------------------------------- what tasks ask for
+
+    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+        """A recorded answer, or the responder's."""
+        prepared = self.responder.prepare(query, decoder)
+
+        async def ask() -> Response:
+            response = await self.responder.submit(prepared)
+            # Another process may have recorded its own answer meanwhile, and that one counts.
+            recorded = self.run.response(prepared.key)
+            if recorded is None:
+                self.run.add_response(response)
+            return recorded or response
+
+        return await self._once(prepared.key, self.run.response, ask)
+
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        """The recorded outcome, or that of the work."""
+
+        async def ask() -> dict[str, Any]:
+            self.run.add_step(key, await self.responder.compute(work))
+            step = self.run.step(key)
+            assert step is not None, "it was added"
+            return step
+
+        return await self._once(key, self.run.step, ask)
+
+    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        """The recorded reply, or that of the role's chat model."""
+        assert role in self.chats, "checked when the run is planned"
+        chat = self.chats[role]
+        key = reply_key(chat, request)
+
+        async def ask() -> dict[str, Any]:
+            reply = await chat.complete(request)
+            self.run.add_step(key, vars(reply))
+            return vars(reply)
+
+        return ChatReply(**await self._once(key, self.run.step, ask, is_reply=True))
+
+    async def _once(
+        self,
+        key: str,
+        find: Callable[[str], T | None],
+        ask: Callable[[], Awaitable[T]],
+        *,
+        is_reply: bool = False,
+    ) -> T:
+        """What is on record under the key, or what asking gives, once for all who wait for it.
+
+        A query is cancelled when nobody waits for it any more; a reply, which may be paid for, is
+        not.
+        """
+        recorded = find(key)
+        if recorded is not None:
+            self.num_recorded += 1
+            return recorded
+        future = self._in_flight.get(key)
+        if future is None:
+
+            async def answer() -> T:
+                try:
+                    return await ask()
+                finally:
+                    del self._in_flight[key]
+                    if self.run.num_open_writes:
+                        self._wrote()
+
+            future = asyncio.ensure_future(answer())
+            self._in_flight[key] = future
+            if is_reply:
+                self._replies.add(future)
+                future.add_done_callback(self._replies.discard)
+        return await asyncio.shield(future)
+
+    def _forget(self, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> str:
+        """Drop replies of no use, so that they are asked for anew when the task is run again;
+        returns what went wrong with it, for the records."""
+        for role, request in asked:
+            self.run.drop_step(reply_key(self.chats[role], request))
+        try:
+            for role, request in asked:
+                chat = self.chats[role]
+                if isinstance(chat, CachedChat):
+                    chat.forget(request)
+        except UserError as error:
+            return f" ({error})"
+        return ""

@@ -1,0 +1,113 @@
+"""The case sets of a run by their names: the testbed's, known benchmarks, files, useful tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mosa.utility import TESTBED_TASKS, load_useful_set
+
+from mosa.data import load_cases, names_known_set
+from mosa.testbed.behaviors import TESTBED_SETS
+from mosa.types import CaseSet, UserError
+from mosa.world import World
+
+TESTBED = "testbed"
+ALL_TASKS = "testbed:tasks"
+"""Stands for all useful tasks of the testbed."""
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """How sets are read."""
+
+    limit: int | None = None
+    """Use only the first N cases of each set (of each subject, where a task has such)."""
+    data_dir: Path | None = None
+    """Folder with known benchmark files; unset: MOSA_DATA, else ./data."""
+    is_harmless: bool = False
+    """Whether the requests of the user's own files are harmless; known sets say so themselves."""
+    num_fewshot: int | None = None
+    """Worked examples before each question of a useful task; unset: as many as the task says."""
+    num_draws: int | None = None
+    """Maskings of an answer of several tokens whose likelihood is asked for; unset: 128."""
+    run_code: bool = False
+    """Whether code that the model wrote is run, in a sandbox; else its cases are unscored."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("num_draws", 1), ("num_fewshot", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, not {value}")
+
+
+def load_sets(
+    names: Sequence[str], world: World | None, options: SetOptions | None = None
+) -> list[CaseSet]:
+    """The sets of these names, in their order.
+
+    `world` is that of the testbed model that is measured. Raises UserError for an unknown name, a
+    set that is named twice, the testbed's sets without its model, and an option that no set uses.
+    """
+    options = options or SetOptions()
+    wanted: list[str] = []
+    for name in names:
+        wanted += TESTBED_TASKS if name == ALL_TASKS else (name,)
+    if not wanted:
+        raise UserError("no set is named; name some with --sets, for example testbed,gsm8k")
+    found = [_load(name, world, options) for name in wanted]
+    known = [cases.name for cases in found]
+    twice = [name for name in known if known.count(name) > 1]
+    if twice:
+        raise UserError(f"two sets are called {twice[0]}; rename one, or leave it out")
+    _check_used(found, options)
+    return found
+
+
+def is_testbed_set(name: str) -> bool:
+    """Whether the name asks for cases of the invented world."""
+    return name.partition(":")[0] == TESTBED
+
+
+def _load(name: str, world: World | None, options: SetOptions) -> CaseSet:
+    if is_testbed_set(name) and world is None:
+        raise UserError(
+            f"{name} asks about the testbed's world, which only its models know; measure `testbed`"
+        )
+    if name in TESTBED_SETS:
+        assert world is not None
+        return TESTBED_SETS[name](world, limit=options.limit)
+    if not is_testbed_set(name) and names_known_set(name):
+        return load_cases(
+            name,
+            data_dir=options.data_dir,
+            limit=options.limit,
+            is_harmless=options.is_harmless,
+        )
+    return load_useful_set(
+        name,
+        world=world,
+        data_dir=options.data_dir,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        num_draws=options.num_draws,
+        run_code=options.run_code,
+    )
+
+
+def _check_used(sets: Sequence[CaseSet], options: SetOptions) -> None:
+    """UserError for an option that none of the sets reads."""
+    for name, setting in (
+        ("num_fewshot", "num_fewshot"),
+        ("num_draws", "num_draws"),
+        ("run_code", "limits"),
+    ):
+        if getattr(options, name) not in (None, False) and not any(
+            setting in cases.settings for cases in sets
+        ):
+            raise UserError(f"--{name} is given and none of the sets uses it; leave it out")
+    if options.data_dir is not None and all(cases.world_seed is not None for cases in sets):
+        raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
+    if options.is_harmless and all(cases.known_as or not cases.file for cases in sets):
+        raise UserError("--is_harmless is for files of your own, and none is named; leave it out")

@@ -1,0 +1,288 @@
+"""Tasks of lm-evaluation-harness as sets of useful cases, one for each row.
+
+What is asked of a row, and what its answers are worth, is the harness's own: its requests with
+their worked examples, its filters and its metrics, row by row. Prompts are dialogues where the
+model has a chat template, with each worked example as a turn of the user and one of the assistant,
+as the harness lays them out by default. The model answers through the target of an attack, so that
+rows of many sets share batches, and scores are read from the record alone.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosa.attacks import Query, Target, Work
+from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
+from mosa.utility.code_sandbox import best_isolation
+from mosa.utility.harness_task import HarnessTask, find_task, quiet
+from mosa.utility.likelihoods import NUM_DRAWS, Ids, comparison, likelihoods
+from mosa.utility.prompts import (
+    SAME_TOKENS,
+    Dialogue,
+    check_draws,
+    cut,
+    has_turns,
+    pair_of,
+    prompt_ids,
+    stop_strings,
+    too_long,
+)
+
+FEWSHOT_SEED = 1234
+"""Which worked examples are drawn; the harness's own."""
+MOST_TOGETHER = 1024
+"""Likelihoods of rows that may be computed together; the responder's batch bounds them further."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of one of a task's parts."""
+
+    part: Any
+    number: int
+    content: Mapping[str, Any]
+
+
+class _CannotAskError(Exception):
+    """Why a row cannot be asked of a model."""
+
+
+def load_harness_set(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    num_draws: int | None = None,
+    run_code: bool = False,
+) -> CaseSet:
+    """The rows of a task by its name, at most `limit` of each of its parts.
+
+    `num_fewshot` worked examples stand before each question (None: as many as the task says);
+    `num_draws` maskings make the likelihood of an answer of several tokens (None: 128). Code that a
+    model wrote is run, in a sandbox, with `run_code` alone. Raises UserError where there is no such
+    task, its data cannot be had, or a setting does not fit it.
+    """
+    for setting, value, least in (
+        ("limit", limit, 1),
+        ("num_draws", num_draws, 1),
+        ("num_fewshot", num_fewshot, 0),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{setting} must be at least {least}, not {value}")
+    task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
+    if run_code and "limits" in task.settings:
+        best_isolation()  # says at once where no code can be run
+    rows = _Rows(task, limit=limit, num_draws=num_draws or NUM_DRAWS)
+    settings = dict(task.settings)
+    if task.asks_likelihoods:
+        settings["num_draws"] = rows.num_draws
+    return CaseSet(
+        name=name,
+        kind="useful",
+        cases=tuple(_case(id, row) for id, row in rows.by_id.items()),
+        settings=settings,
+        headline=task.headline,
+        ask=rows.ask,
+        score=rows.score,
+        **task.source,
+    )
+
+
+def _case(id: str, row: _Row) -> Behavior:
+    text = row.part.doc_to_text(row.content)
+    # A task that compares prompts has only the number of the right one here.
+    return Behavior(id, text if isinstance(text, str) else str(dict(row.content)))
+
+
+class _Rows:
+    """The rows of a task by the ids of their cases: how each is asked, and scored."""
+
+    def __init__(self, task: HarnessTask, *, limit: int | None, num_draws: int) -> None:
+        self.task, self.limit, self.num_draws = task, limit, num_draws
+        self.by_id = {
+            task.case_id(part, row, number): _Row(part, number, row)
+            for part in task.parts
+            for number, row in part.doc_iterator(limit=limit)
+        }
+        self._built: dict[tuple[str, bool], dict[int, list[Any]]] = {}
+
+    def requests(self, row: _Row, *, with_turns: bool) -> list[Any]:
+        """The harness's requests of a row, in their order.
+
+        Those of all rows of its part are built at once, because worked examples are drawn row by
+        row from one stream.
+        """
+        part = row.part
+        key = part.task_name, with_turns
+        if key not in self._built:
+            part.set_fewshot_seed(FEWSHOT_SEED)
+            with quiet():
+                part.build_all_requests(
+                    limit=self.limit,
+                    apply_chat_template=with_turns,
+                    fewshot_as_multiturn=True,
+                    chat_template=Dialogue.of if with_turns else None,
+                )
+            built = self._built[key] = defaultdict(list)
+            for request in sorted(part.instances, key=lambda request: request.idx):
+                built[request.doc_id].append(request)
+        return self._built[key][row.number]
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    async def ask(self, case: Behavior, target: Target) -> AsyncIterator[Attempt]:
+        """One attempt, with the answers to each of the row's requests among its details."""
+        with_turns = has_turns(target.model)
+        if target.system_prompt is not None and not with_turns:
+            raise UserError(
+                f"{target.model.source} has no chat template, so that it takes no system prompt; "
+                "leave the system prompt out"
+            )
+        requests = self.requests(self.by_id[case.id], with_turns=with_turns)
+        try:
+            queries = [self._queries(request, target) for request in requests]
+            pairs = self._pairs(requests, target)
+        except _CannotAskError as error:
+            kinds = [request.request_type for request in requests]
+            yield target.attempt([], details={"not_asked": str(error), "requests": kinds})
+            return
+        compared = await self._compare(pairs, target)
+        responses = iter(await target.ask_all([query for group in queries for query in group]))
+        answers: list[list[Any]] = []
+        used: list[Response] = []
+        for request, group, pair in zip(requests, queries, pairs, strict=True):
+            if pair is not None:
+                answers.append([compared[pair]])
+                continue
+            own = [next(responses) for _ in group]
+            used += own
+            stops = stop_strings(request.args[1])
+            answers.append([cut(response.text, stops) for response in own])
+        yield target.attempt(
+            used,
+            text="\n".join(text for group in answers for text in group if isinstance(text, str)),
+            details={"answers": answers},
+        )
+
+    def _queries(self, request: Any, target: Target) -> list[Query]:
+        """What is asked for a request to generate; a repeated one asks with seeds of its own."""
+        if request.request_type != "generate_until":
+            return []
+        context, settings = request.args
+        check_draws(self.task.name, settings, target.decoder.temperature)
+        ids, words = prompt_ids(target.model, context, target.system_prompt)
+        if reason := too_long(target.model, len(ids), target.length):
+            raise _CannotAskError(reason)
+        seeds = [{"seed": target.decoder.seed + k} if k else {} for k in range(request.repeats)]
+        return [Query(words, prompt_ids=ids, decoder=changed) for changed in seeds]
+
+    def _pairs(self, requests: Sequence[Any], target: Target) -> list[tuple[Ids, Ids] | None]:
+        """Prompt and answer of each request to compare; None for the others."""
+        pairs: list[tuple[Ids, Ids] | None] = []
+        words: dict[tuple[Ids, Ids], tuple[str, str]] = {}
+        for request in requests:
+            if request.request_type != "loglikelihood":
+                pairs.append(None)
+                continue
+            pair = pair_of(target.model, *request.args, system_prompt=target.system_prompt)
+            if reason := too_long(target.model, *map(len, pair)):
+                raise _CannotAskError(reason)
+            if words.setdefault(pair, request.args) != request.args:
+                raise _CannotAskError(SAME_TOKENS)
+            pairs.append(pair)
+        return pairs
+
+    async def _compare(
+        self, pairs: Sequence[tuple[Ids, Ids] | None], target: Target
+    ) -> dict[tuple[Ids, Ids], list[Any]]:
+        """The log-likelihood of each pair, and whether its answer is the greedy one."""
+        answers: dict[Ids, dict[Ids, None]] = defaultdict(dict)
+        for pair in pairs:
+            if pair is not None:
+                answers[pair[0]][pair[1]] = None
+        works = [
+            Work(
+                likelihoods,
+                comparison(
+                    prompt,
+                    list(group),
+                    target.decoder,
+                    num_draws=self.num_draws,
+                    greedy=self.task.checks_greedy,
+                ),
+                together=MOST_TOGETHER,
+            )
+            for prompt, group in answers.items()
+        ]
+        found: dict[tuple[Ids, Ids], list[Any]] = {}
+        outcomes = await target.compute_all("likelihood", works)
+        for (prompt, group), outcome in zip(answers.items(), outcomes, strict=True):
+            greedy = outcome.get("is_greedy") or [False] * len(group)
+            for answer, *values in zip(group, outcome["log_likelihoods"], greedy, strict=True):
+                found[prompt, answer] = values
+        return found
+
+    # --- scoring ----------------------------------------------------------------------------------
+
+    def score(self, case: Behavior, attempt: Attempt) -> dict[str, Verdict]:
+        """A verdict for each metric under each filter that is a share: a number from 0 to 1, of
+        which more is better."""
+        row, details = self.by_id[case.id], attempt.details
+        if "not_asked" in details:
+            unscored = Verdict.unscored(details["not_asked"])
+            return dict.fromkeys(self._metrics(row, details["requests"]), unscored)
+        verdicts: dict[str, Verdict] = {}
+        for name, answers in _filtered(row, details["answers"]):
+            for metric, verdict in self._verdicts(row, answers).items():
+                verdicts[f"{metric},{name}"] = verdict
+        return verdicts
+
+    def _verdicts(self, row: _Row, answers: list[Any]) -> Mapping[str, Verdict]:
+        if self.task.scorer is not None:
+            return self.task.scorer(row.content, answers)
+        values = row.part.process_results(row.content, answers)
+        more_is_better = row.part.higher_is_better()
+        native = {"read": answers} if row.part.OUTPUT_TYPE == "generate_until" else {}
+        return {
+            metric: Verdict(float(value), bool(value == 1), native)
+            for metric, value in values.items()
+            if isinstance(value, numbers.Real)
+            and 0 <= value <= 1
+            and more_is_better.get(metric, True)
+        }
+
+    def _metrics(self, row: _Row, requests: Sequence[str]) -> list[str]:
+        """The metrics of a row that was not asked: those that empty answers get."""
+        empty = [[""] if kind == "generate_until" else [[0.0, False]] for kind in requests]
+        return [
+            f"{metric},{name}"
+            for name, answers in _filtered(row, empty)
+            for metric in (
+                self._verdicts(row, answers) if self.task.scorer is None else row.part.aggregation()
+            )
+        ]
+
+
+def _filtered(row: _Row, answers: list[list[Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """What each of the task's filters leaves of the answers to a row's requests, with its name."""
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+
+    for ensemble in row.part._filters:
+        instances = [
+            Instance(
+                request_type="generate_until" if isinstance(group[0], str) else "loglikelihood",
+                doc=dict(row.content),
+                arguments=(),
+                idx=idx,
+                resps=[answer if isinstance(answer, str) else tuple(answer) for answer in group],
+            )
+            for idx, group in enumerate(answers)
+        ]
+        ensemble.apply(instances)
+        yield ensemble.name, [instance.filtered_resps[ensemble.name] for instance in instances]

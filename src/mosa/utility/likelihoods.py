@@ -1,0 +1,181 @@
+"""How likely a model finds given answers, for tasks that compare them: work on the responder.
+
+An answer of a single token has one masking, which gives its log-probability exactly; a longer one
+has the Monte-Carlo bound of `mosa.denoising.likelihood`. What a pair of prompt and answer gets
+depends on no other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
+from mosa.denoising.sampler import evaluation_mode
+from mosa.families import DiffusionLM
+
+NUM_DRAWS = 128
+"""Maskings of an answer of several tokens, where nothing else is asked for."""
+
+Ids = tuple[int, ...]
+Pair = tuple[Ids, Ids]
+"""A prompt and an answer."""
+Item = TypeVar("Item")
+
+
+def comparison(
+    prompt: Ids, answers: Sequence[Ids], decoder: DecoderConfig, *, num_draws: int, greedy: bool
+) -> dict[str, Any]:
+    """A state of `likelihoods`: one prompt and the answers whose likelihoods are asked for.
+
+    `greedy` asks, too, whether each answer is the one that the model itself gives.
+    """
+    return {
+        "prompt": list(prompt),
+        "answers": [list(answer) for answer in answers],
+        "num_draws": num_draws if any(len(answer) > 1 for answer in answers) else 1,
+        "cfg_scale": decoder.cfg_scale,
+        "seed": decoder.seed,
+        "greedy": greedy,
+    }
+
+
+def likelihoods(model: DiffusionLM, states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each state `log_likelihoods`, in nats, and `is_greedy` (where asked for) by answer.
+
+    A forward pass holds as many canvases as there are states. `forward_passes` counts canvases.
+    """
+    found: list[dict[str, Any]] = [{} for _ in states]
+    alike = defaultdict(list)
+    for number, state in enumerate(states):
+        alike[state["num_draws"], state["cfg_scale"], state["seed"]].append(number)
+    for (num_draws, cfg_scale, seed), numbers in alike.items():
+        asked = {number: _pairs(states[number]) for number in numbers}
+        pairs = list(dict.fromkeys(pair for group in asked.values() for pair in group))
+        wanted = [pair for n in numbers if states[n]["greedy"] for pair in asked[n]]
+        size = len(states)
+        values = _single_tokens(model, pairs, size, cfg_scale)
+        values |= _bounds(model, pairs, size, cfg_scale, num_draws, seed)
+        best = _greedy_answers(model, wanted, size, cfg_scale)
+        for number, group in asked.items():
+            found[number]["log_likelihoods"] = [values[pair] for pair in group]
+            is_longer = [len(answer) > 1 for _, answer in group]
+            cost = int(not all(is_longer)) + num_draws * sum(is_longer)
+            if states[number]["greedy"]:
+                found[number]["is_greedy"] = [
+                    best[prompt, len(answer)] == answer for prompt, answer in group
+                ]
+                cost += sum({len(answer) for _, answer in group})
+            found[number]["forward_passes"] = cost
+    return found
+
+
+def _pairs(state: dict[str, Any]) -> list[Pair]:
+    return [(tuple(state["prompt"]), tuple(answer)) for answer in state["answers"]]
+
+
+@torch.no_grad()
+def _single_tokens(
+    model: DiffusionLM, pairs: Sequence[Pair], size: int, cfg_scale: float
+) -> dict[Pair, float]:
+    """Log-probabilities of single tokens; a prompt with several takes one canvas for all."""
+    answers: dict[Ids, list[int]] = defaultdict(list)
+    for prompt, answer in pairs:
+        if len(answer) == 1:
+            answers[prompt].append(answer[0])
+    values: dict[Pair, float] = {}
+    for prompts in batches(list(answers), size, len):
+        ids, real = left_padded(prompts, model.pad_token_id)
+        canvas = Canvas.from_prompts(model, ids, max_new_tokens=1, attention_mask=real)
+        with evaluation_mode(model):
+            log_probs_B1V = guided_logits(
+                model,
+                canvas.tokens,
+                canvas.attention_mask,
+                torch.tensor([canvas.response_start], device=canvas.tokens.device),
+                given=canvas.attention_mask & ~canvas.free,
+                cfg_scale=cfg_scale,
+            ).log_softmax(dim=-1)
+        for prompt, log_probs_V in zip(prompts, log_probs_B1V[:, 0], strict=True):
+            tokens = answers[prompt]
+            found = log_probs_V[tokens].tolist()
+            values |= {(prompt, (t,)): value for t, value in zip(tokens, found, strict=True)}
+    return values
+
+
+def _bounds(
+    model: DiffusionLM,
+    pairs: Sequence[Pair],
+    size: int,
+    cfg_scale: float,
+    num_draws: int,
+    seed: int,
+) -> dict[Pair, float]:
+    """The bound on log p(answer | prompt) of every answer of several tokens."""
+    longer = [pair for pair in pairs if len(pair[1]) > 1]
+    values: dict[Pair, float] = {}
+    for batch in batches(longer, size, lambda pair: len(pair[0]) + len(pair[1])):
+        bound = log_likelihood_bound(
+            model,
+            pair_canvas(model, batch),
+            num_samples=num_draws,
+            batch_size=size,
+            cfg_scale=cfg_scale,
+            seed=seed,
+        )
+        values |= dict(zip(batch, bound.mean.tolist(), strict=True))
+    return values
+
+
+def _greedy_answers(
+    model: DiffusionLM, pairs: Sequence[Pair], size: int, cfg_scale: float
+) -> dict[tuple[Ids, int], Ids]:
+    """What the model itself puts in the place of an answer, given its length, by prompt and length:
+    the likeliest token of the surest position, one after the other."""
+    prompts: dict[int, dict[Ids, None]] = defaultdict(dict)
+    for prompt, answer in pairs:
+        prompts[len(answer)][prompt] = None
+    values: dict[tuple[Ids, int], Ids] = {}
+    for length, alike in prompts.items():
+        config = DecoderConfig(max_new_tokens=length, steps=length, cfg_scale=cfg_scale)
+        for batch in batches(list(alike), size, len):
+            ids, real = left_padded(batch, model.pad_token_id)
+            tokens = sample(model, ids, config, attention_mask=real).tokens.tolist()
+            values |= {(p, length): tuple(row) for p, row in zip(batch, tokens, strict=True)}
+    return values
+
+
+def batches(items: list[Item], size: int, length: Any) -> Iterator[list[Item]]:
+    """Of similar length together, the longest first: what does not fit shows at once."""
+    ordered = sorted(items, key=length, reverse=True)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids side by side [B, L], and where they are."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=pad, padding_side="left")
+    real = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
+    return ids, pad_sequence(real, batch_first=True, padding_side="left")
+
+
+def pair_canvas(model: DiffusionLM, pairs: Sequence[Pair]) -> Canvas:
+    """Prompts with their answers, padded on both sides."""
+    ids, real = left_padded([prompt for prompt, _ in pairs], model.pad_token_id)
+    answers = [torch.tensor(answer) for _, answer in pairs]
+    answer_ids = pad_sequence(answers, batch_first=True, padding_value=model.pad_token_id)
+    is_answer = [torch.ones_like(row, dtype=torch.bool) for row in answers]
+    return Canvas(
+        tokens=torch.cat([ids, answer_ids], dim=1).to(model.device),
+        attention_mask=torch.cat([real, pad_sequence(is_answer, batch_first=True)], dim=1).to(
+            model.device
+        ),
+        response_start=ids.shape[1],
+        mask_token_id=model.mask_token_id,
+    )
