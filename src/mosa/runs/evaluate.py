@@ -302,7 +302,7 @@ def _run_subject(
         with serving(local, processes) as responder:
             if responder is not None:
                 assert run is not None
-                run_coroutine(_run_tasks(setup, run, subject, todo, responder, board))
+                run_coroutine(_run_tasks(run, todo, responder, board))
         shared = responder.tallies if isinstance(responder, Pool) else [local.tally]
         tallies[subject.name] = sum(shared, Tally())
         return shared
@@ -396,31 +396,27 @@ def _check_subject(run: Run, record: SubjectRecord) -> None:
 
 
 async def _run_tasks(
-    setup: _Setup,
-    run: Run,
-    subject: Subject,
-    todo: Sequence[Planned],
-    responder: Responder,
-    board: _Board,
+    run: Run, todo: Sequence[Planned], responder: Responder, board: _Board
 ) -> None:
-    """Run a subject's tasks set by set, since each set may have chat models of its own."""
-    for course in setup.courses:
-        recorder = Recorder(
-            run,
-            responder,
-            chats=course.chats,
-            on_change=lambda: board.show(responder.tally.num_responses),
-        )
-        tasks = [
+    """Run a subject's tasks, all sets in one batch."""
+
+    def show() -> None:
+        board.show(responder.tally.num_responses)
+
+    recorder = Recorder(run, responder, on_change=show)
+    await recorder.run_all(
+        [
             PlannedTask(
-                each.task.key, each.target, each.attempts, functools.partial(board.end, each)
+                each.task.key,
+                each.target,
+                each.attempts,
+                each.course.chats,
+                functools.partial(board.end, each),
             )
             for each in todo
-            if each.course is course
         ]
-        if tasks:
-            await recorder.run_all(tasks)
-        board.show(responder.tally.num_responses)
+    )
+    show()
 
 
 def free_memory() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
 from mosa.attacks import Query, Target, Work
@@ -54,25 +54,25 @@ class PlannedTask:
     """Makes the target, given the backend."""
     attack: Callable[[Target], AsyncIterator[Attempt]]
     """Makes the attack's async generator."""
+    chats: Mapping[str, ChatModel] = field(default_factory=dict)
+    """The chat models that it may ask, by role."""
     on_end: Callable[[Outcome | None], object] = lambda outcome: None
     """Called when the task is done or has failed; None: by another process."""
 
 
 @final
 class Recorder:
-    """The backend of all targets of a subject: answers from the records, else from a responder."""
+    """Runs a subject's tasks: answers from the records, else from a responder."""
 
     def __init__(
         self,
         run: Run,
         responder: Responder,
         *,
-        chats: Mapping[str, ChatModel] | None = None,
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
         """`on_change` is called after every commit."""
         self.run, self.responder = run, responder
-        self.chats = dict(chats or {})
         self.on_change = on_change
         self.num_recorded = 0
         """Answers that were found in the records."""
@@ -80,11 +80,6 @@ class Recorder:
         self._replies: set[asyncio.Future[Any]] = set()
         self._commit_timer: asyncio.TimerHandle | None = None
         self._commit_error: BaseException | None = None
-
-    @property
-    def model(self) -> DiffusionLM:
-        """The model under attack, for its tokenizer and ids."""
-        return self.responder.model
 
     async def run_all(self, tasks: Sequence[PlannedTask]) -> None:
         """Run all tasks; an attempt is recorded as it comes, a task's end with it.
@@ -119,7 +114,7 @@ class Recorder:
         if self.run.is_done(task.key):  # by another process
             task.on_end(None)
             return
-        target = task.target(self)
+        target = task.target(_TaskBackend(self, task.chats))
         reason = ""
         num_attempts = 0
         try:
@@ -131,7 +126,7 @@ class Recorder:
         except (UserError, ChatError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UselessRepliesError):
-                reason += self._forget(target.draws)
+                reason += self._forget(task.chats, target.draws)
         outcome = Outcome("failed" if reason else "done", num_attempts, target.budget, reason)
         self.run.end_task(task.key, outcome)
         self._wrote()
@@ -188,10 +183,8 @@ class Recorder:
 
         return await self._once(key, self.run.step, ask)
 
-    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
-        """The recorded reply, or that of the role's chat model."""
-        assert role in self.chats, "checked when the run is planned"
-        chat = self.chats[role]
+    async def chat(self, chat: ChatModel, request: ChatRequest) -> ChatReply:
+        """The recorded reply, or that of the chat model."""
         key = reply_key(chat, request)
 
         async def ask() -> dict[str, Any]:
@@ -236,16 +229,40 @@ class Recorder:
                 future.add_done_callback(self._replies.discard)
         return await asyncio.shield(future)
 
-    def _forget(self, asked: Sequence[tuple[ChatRole, ChatRequest]]) -> str:
+    def _forget(
+        self, chats: Mapping[str, ChatModel], asked: Sequence[tuple[ChatRole, ChatRequest]]
+    ) -> str:
         """Drop replies of no use, so that they are asked for anew when the task is run again;
         returns what went wrong with it, for the records."""
         for role, request in asked:
-            self.run.drop_step(reply_key(self.chats[role], request))
+            self.run.drop_step(reply_key(chats[role], request))
         try:
             for role, request in asked:
-                chat = self.chats[role]
+                chat = chats[role]
                 if isinstance(chat, CachedChat):
                     chat.forget(request)
         except UserError as error:
             return f" ({error})"
         return ""
+
+
+@dataclass(frozen=True)
+class _TaskBackend:
+    """The recorder as the target of one task sees it."""
+
+    recorder: Recorder
+    chats: Mapping[str, ChatModel]
+
+    @property
+    def model(self) -> DiffusionLM:
+        return self.recorder.responder.model
+
+    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+        return await self.recorder.respond(query, decoder)
+
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        return await self.recorder.compute(key, work)
+
+    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        assert role in self.chats, "checked when the run is planned"
+        return await self.recorder.chat(self.chats[role], request)

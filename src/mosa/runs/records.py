@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -71,6 +71,16 @@ class Task:
     """The threat model of the attack."""
     config: dict[str, Any]
     """The attack's settings."""
+
+
+class TaskCell(NamedTuple):
+    """One attack with one preset on one set, with one subject."""
+
+    subject: str
+    case_set: str
+    attack: str
+    preset: str
+    threat: Threat
 
 
 TaskStatus = Literal["todo", "done", "failed"]

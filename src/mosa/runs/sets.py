@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mosa.utility import TESTBED_TASKS, load_useful_set
+from mosa.utility import TESTBED_TASKS, USEFUL_SETS, load_useful_set
 
-from mosa.data import load_cases, names_known_set
+from mosa.data import known_set_names, load_cases, names_known_set
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet, UserError
 from mosa.world import World
@@ -53,7 +54,8 @@ def load_sets(
     options = options or SetOptions()
     wanted: list[str] = []
     for name in names:
-        wanted += TESTBED_TASKS if name == ALL_TASKS else (name,)
+        tasks = tuple(f"testbed:{task}" for task in TESTBED_TASKS)
+        wanted += tasks if name == ALL_TASKS else (name,)
     if not wanted:
         raise UserError("no set is named; name some with --sets, for example testbed,gsm8k")
     found = [_load(name, world, options) for name in wanted]
@@ -85,7 +87,7 @@ def _load(name: str, world: World | None, options: SetOptions) -> CaseSet:
             limit=options.limit,
             is_harmless=options.is_harmless,
         )
-    return load_useful_set(
+    useful = load_useful_set(
         name,
         world=world,
         data_dir=options.data_dir,
@@ -94,6 +96,14 @@ def _load(name: str, world: World | None, options: SetOptions) -> CaseSet:
         num_draws=options.num_draws,
         run_code=options.run_code,
     )
+    if useful is None:
+        known = (*TESTBED_SETS, ALL_TASKS, *known_set_names(), *USEFUL_SETS)
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(
+            f"there is no set {name}; {hint}name one of `mosa sets`, a task of lm_eval, or a file"
+        )
+    return useful
 
 
 def _check_used(sets: Sequence[CaseSet], options: SetOptions) -> None:

@@ -26,6 +26,7 @@ import errno
 import functools
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ from mosa.runs.records import (
     SetRecord,
     SubjectRecord,
     Task,
+    TaskCell,
     TaskStatus,
     checksum,
     decode,
@@ -64,8 +66,8 @@ CREATE TABLE cases (
 );
 CREATE TABLE tasks (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, subject TEXT NOT NULL,
-    case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL, record TEXT NOT NULL,
-    crc INTEGER NOT NULL
+    case_set TEXT NOT NULL, attack TEXT NOT NULL, preset TEXT NOT NULL, threat TEXT NOT NULL,
+    record TEXT NOT NULL, crc INTEGER NOT NULL
 );
 CREATE INDEX tasks_by_subject ON tasks (subject);
 CREATE TABLE outcomes (
@@ -304,6 +306,7 @@ class Run:
                 task.case_set,
                 task.attack,
                 task.preset,
+                task.threat,
                 encode(task),
             )
 
@@ -584,15 +587,17 @@ class Run:
         """Every session, in their order."""
         return [record for _, record in self._records(dict, "sessions", "ORDER BY id")]
 
-    def counts(self) -> list[tuple[str, str, str, str, TaskStatus, int]]:
-        """(subject, set, attack, preset, status, number of tasks), in the order of planning."""
-        return list(
-            self._rows(
-                "SELECT subject, case_set, attack, preset, coalesce(status, 'todo'), count(*)"
-                " FROM tasks LEFT JOIN outcomes ON outcomes.task = tasks.key"
-                " GROUP BY 1, 2, 3, 4, 5 ORDER BY min(tasks.id)"
-            )
+    def counts(self) -> dict[TaskCell, Counter[TaskStatus]]:
+        """How many tasks of each status the cells have, in the order of planning."""
+        rows = self._rows(
+            "SELECT subject, case_set, attack, preset, threat, coalesce(status, 'todo'), count(*)"
+            " FROM tasks LEFT JOIN outcomes ON outcomes.task = tasks.key"
+            " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY min(tasks.id)"
         )
+        found: dict[TaskCell, Counter[TaskStatus]] = {}
+        for *cell, status, count in rows:
+            found.setdefault(TaskCell(*cell), Counter())[status] += count
+        return found
 
     def failures(self) -> list[tuple[str, str, int]]:
         """(attack, reason, number of tasks) of what failed."""
@@ -608,7 +613,7 @@ COLUMNS = {
     "subjects": "name, record, crc",
     "sets": "name, record, crc",
     "cases": "case_set, id, place, record, crc",
-    "tasks": "key, subject, case_set, attack, preset, record, crc",
+    "tasks": "key, subject, case_set, attack, preset, threat, record, crc",
     "outcomes": "task, status, record, crc",
     "not_applicable": "subject, case_set, attack, preset, record, crc",
     "responses": "key, record, crc",
