@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosa.judges import REFUSAL_CLASSES, compliance_of
-from mosa.runs.judging import CANVAS, tells_refusals
+from mosa.results.figures import by_trust
+from mosa.runs.judging import tells_refusals
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
 from mosa.stats.rates import Estimate, Interval, Rate, Values, exactly, mean_of, rate_of
@@ -265,14 +266,8 @@ def _probed(
 
 
 def _judge_of(judges: Sequence[str], wanted: str | None) -> str | None:
-    """The wanted judge, else the most trusted one: the truth before judges that read, these before
-    phrases; the canvas comes last."""
-
-    def rank(judge: str) -> tuple[bool, bool, bool]:
-        name = judge.split("/")[0]
-        return judge.endswith(CANVAS), name == "refusal", name != "truth"
-
-    return wanted if wanted in judges else min(judges, key=rank, default=None)
+    """The wanted judge, else the most trusted one."""
+    return wanted if wanted in judges else min(judges, key=by_trust, default=None)
 
 
 def _measures(judge: str | None) -> tuple[str, ...]:
