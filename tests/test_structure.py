@@ -13,28 +13,40 @@ from mosa import cli
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "mosa"
 
-MAY_IMPORT: dict[str, set[str]] = {
-    "types": set(),
-    "world": {"types"},
-    "data": {"types"},
-    "chat": {"types"},
-    "families": {"types"},
-    "denoising": {"types", "families"},
-    "judges": {"types", "world", "chat"},
-    "align": {"types", "world", "data", "chat", "families", "denoising", "judges"},
-    "attacks": {"types", "chat", "families", "denoising", "judges", "align"},
-}
-MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
-MAY_IMPORT["utility"] = MAY_IMPORT["testbed"] | {"testbed"}
-MAY_IMPORT["runs"] = MAY_IMPORT["utility"] | {"utility", "provenance"}
-MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}
-MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
-MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
-MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
-MAY_IMPORT["bench"] = MAY_IMPORT["report"] | {"report"}
-MAY_IMPORT["cli"] = MAY_IMPORT["demo"] | {"demo", "bench"}
-MAY_IMPORT["__main__"] = MAY_IMPORT["cli"] | {"cli"}
-MAY_IMPORT["__init__"] = MAY_IMPORT["report"]
+ORDER = (
+    ("types", ()),
+    ("files", ("types",)),
+    ("stats", ("types",)),
+    ("world", ("types",)),
+    ("data", ("types", "files")),
+    ("chat", ("types", "files")),
+    ("families", ("types", "files")),
+    ("denoising", ("types", "families")),
+    ("provenance", ("types", "families")),
+    ("judges", ("types", "files", "stats", "world", "chat")),
+)
+"""The parts at the bottom, each with what it may import."""
+MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
+# From here on, each part may import everything before it.
+for part in (
+    "align",
+    "attacks",
+    "testbed",
+    "utility",
+    "runs",
+    "results",
+    "catalogue",
+    "exports",
+    "report",
+    "demo",
+    "bench",
+    "__init__",
+    "cli",
+    "__main__",
+):
+    MAY_IMPORT[part] = set(MAY_IMPORT)
+MAY_IMPORT["attacks"] -= {"align"}
+MAY_IMPORT["bench"] -= {"demo"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mosa.evaluation.metrics import rate_of
 
 from mosa.data import KNOWN_FILES
 from mosa.data.registry import sha256
@@ -15,7 +16,6 @@ from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalBatch
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
-from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.over_refusal import (
     OverRefusalConfig,
     is_benign,

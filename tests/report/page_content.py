@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from mosa.analysis.result import HeatMap, LineChart, rate
 from mosa.evaluation.metrics import Rate, rate_of
+
+from mosa.analysis.result import HeatMap, LineChart, rate
 from mosa.report.content import (
     Content,
     Figure,

@@ -17,6 +17,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from mosa.evaluation.metrics import Rate
 from page_content import (
     ATTACKS,
     HOSTILE,
@@ -31,7 +32,6 @@ from page_content import (
 )
 
 from mosa.analysis.result import Estimate, HeatMap, LineChart
-from mosa.evaluation.metrics import Rate
 from mosa.report import charts
 from mosa.report.content import Content, Figure, Histogram, Paths, Points, Section, Table
 from mosa.report.page import COLOURS, NUM_STEP_COLOURS, render_page, write_page

@@ -47,6 +47,14 @@ MEASURES = {
     "end_from_right": "share of end tokens that were committed at the rightmost masks",
 }
 """What is taken of each response; NaN where it is not defined (no end token, one commit)."""
+BOUNDS: dict[str, results.Bounds] = {
+    **dict.fromkeys(MEASURES, (0.0, 1.0)),
+    **dict.fromkeys((name for name in MEASURES if name.startswith("kendall")), (-1.0, 1.0)),
+    "spearman_rho": (-1.0, 1.0),
+    "slope": None,
+    "spread": None,
+}
+"""Between which values each measure lies."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class OrderConfig:
     batch_size: int = 25
     """Responses per forward pass."""
     seed: int = 0
-    """Seed of draws above temperature 0, and of the bootstrap."""
+    """Seed of draws above temperature 0."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -272,12 +280,12 @@ def _finished(
                     values = [row[measure] for row in chosen if not np.isnan(row[measure])]
                     if not values:
                         continue
-                    estimate = results.mean(values, seed=config.seed)
+                    estimate = results.mean(values, BOUNDS[measure])
                     of = {"model": subject.name, "prompts": prompts, "condition": condition}
                     by_name[subject.name, prompts, condition, measure] = estimate
                     estimates.append(results.record(estimate, **of, measure=measure))
     if len(subjects) == 2:
-        estimates += _changes(subjects, rows, sets, named, config.seed)
+        estimates += _changes(subjects, rows, sets, named)
     charts = {}
     for condition in ("base", *(name for name in named if name.startswith("block"))):
         series = {}
@@ -288,8 +296,7 @@ def _finished(
                     for step, position in row["curve"]:
                         by_step.setdefault(step, []).append(position)
                 series[f"{subject.name}, {prompts}"] = [
-                    (float(step + 1), results.mean(by_step[step], seed=config.seed))
-                    for step in sorted(by_step)
+                    (float(step + 1), results.mean(by_step[step], None)) for step in sorted(by_step)
                 ]
         title = "one block" if condition == "base" else f"blocks of {condition.split()[1]}"
         charts[f"order-{condition.replace(' ', '-')}"] = LineChart(
@@ -311,7 +318,6 @@ def _changes(
     rows: list[dict[str, Any]],
     sets: list[str],
     named: list[str],
-    seed: int,
 ) -> list[dict[str, Any]]:
     """Each measure of the second model less that of the first, within prompts."""
     first, second = (subject.name for subject in subjects)
@@ -328,10 +334,14 @@ def _changes(
             for measure in MEASURES:
                 values = [b[measure] - a[measure] for a, b in pairs]
                 values = [value for value in values if not np.isnan(value)]
+                bounds = BOUNDS[measure]
+                if bounds is not None:
+                    width = bounds[1] - bounds[0]
+                    bounds = -width, width
                 if values:
                     of = {"model": f"{second} - {first}", "prompts": prompts}
                     of |= {"condition": condition, "measure": measure}
-                    changes.append(results.record(results.mean(values, seed=seed), **of))
+                    changes.append(results.record(results.mean(values, bounds), **of))
     return changes
 
 
@@ -383,5 +393,5 @@ def _paragraph(
             sentences.append(
                 f"From the first model to the second, on {row['prompts']}, tau changes by {change}."
             )
-    sentences.append("Intervals are 95 % bootstrap intervals over prompts.")
+    sentences.append("Intervals are over prompts, at 95 %.")
     return " ".join(sentences)

@@ -73,7 +73,7 @@ class ReachConfig:
     num_behaviors: int = 10
     """Cases that are asked."""
     seed: int = 0
-    """Seed of the optimisation and of the bootstrap."""
+    """Seed of the optimisation."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -303,16 +303,16 @@ def _findings(
                 found = {name: results.rate([row[name] for row in here]) for name in rates}
                 for name in behaviors.measures:
                     changes = [row[f"{name}_after"] - row[f"{name}_before"] for row in here]
-                    found[f"{name}_change"] = results.mean(changes, seed=config.seed)
+                    found[f"{name}_change"] = results.mean(changes, (-1.0, 1.0))
                 if method == "gcg":
                     for name in ("first_loss", "last_loss", "best_loss"):
                         values = [row[name] for row in here]
-                        found[name] = results.mean(values, seed=config.seed)
+                        found[name] = results.mean(values, None)
                     loss.setdefault(series, []).append((float(position), found["best_loss"]))
                     curves[f"position {position}"] = [
                         (
                             float(i),
-                            results.mean([row["losses"][i] for row in here], seed=config.seed),
+                            results.mean([row["losses"][i] for row in here], None),
                         )
                         for i in range(config.num_iterations + 1)
                     ]
@@ -351,5 +351,5 @@ def _findings(
         )
     if behaviors.world is not None:
         sentences.append("Asking in words was left out: the testbed has none for it.")
-    sentences.append("Intervals: Wilson's for shares, bootstrap for losses, over behaviors.")
+    sentences.append("Intervals are over behaviors: Wilson's for shares, Student's for losses.")
     return estimates, charts, " ".join(sentences)

@@ -62,8 +62,6 @@ class RefusalDepthConfig:
     """Cases that are asked."""
     batch_size: int = 25
     """Responses per forward pass."""
-    seed: int = 0
-    """Seed of the bootstrap."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -204,7 +202,8 @@ def _finished(
                 place = (row["model"], measure, row["step"], row["position"])
                 grouped.setdefault(place, []).append(row[measure])
     grid: dict[tuple[str, str, int, int], Estimate] = {
-        place: results.mean(values, seed=config.seed) for place, values in grouped.items()
+        place: results.mean(values, None if place[1] == "kl" else (0.0, 1.0))
+        for place, values in grouped.items()
     }
     estimates = [
         results.record(estimate, model=model, measure=measure, step=step, position=position)
@@ -271,5 +270,5 @@ def _paragraph(
                     f"{subject.name}, before the first step: the {MEASURES[measure]} is highest at "
                     f"position {most}, {found[most]}."
                 )
-    sentences.append("Intervals are 95 % bootstrap intervals over behaviors.")
+    sentences.append("Intervals are over behaviors, at 95 %.")
     return " ".join(sentences)

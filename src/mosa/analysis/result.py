@@ -13,24 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mosa.evaluation.metrics import Rate, rate_of
-
-NUM_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its number of independent cases and its 95 % interval."""
-
-    value: float
-    n: int
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] (n={self.n})"
+from mosa.stats.pairs import mean_unbounded, mean_within
+from mosa.stats.rates import Estimate, Rate, once, rate_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class AnalysisResult:
 
 def rate(values: Sequence[float]) -> Estimate:
     """The mean of values in [0, 1] over independent cases, with Wilson's interval."""
-    return estimate_of(rate_of(values))
+    return estimate_of(rate_of(once(values)))
 
 
 def estimate_of(found: Rate) -> Estimate:
@@ -83,22 +67,20 @@ def estimate_of(found: Rate) -> Estimate:
     return Estimate(found.rate, found.n, found.low, found.high)
 
 
-def mean(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """The mean over independent cases, with a percentile bootstrap interval (2,000 resamples).
+Bounds = tuple[float, float] | None
+"""The least and the greatest value that a measure can have; None where it has no bounds."""
 
-    For figures that are no rates: differences within a case, correlations, nats. One case gives an
-    interval without ends (NaN). Where all cases agree, the interval is that point: it then says
-    only that these cases do not differ.
+
+def mean(values: Sequence[float], bounds: Bounds) -> Estimate:
+    """The mean over independent cases of a measure within `bounds`.
+
+    A share, between 0 and 1, is a rate. Other bounded measures (differences within a case,
+    correlations) have `mean_within`'s interval, which is never a point; those without bounds (nats)
+    Student's.
     """
-    numbers = np.asarray(values, dtype=float)
-    if numbers.size == 0:
-        raise ValueError("a mean needs at least one value")
-    centre = float(numbers.mean())
-    if numbers.size == 1:
-        return Estimate(centre, 1, float("nan"), float("nan"))
-    draws = np.random.default_rng(seed).integers(numbers.size, size=(NUM_RESAMPLES, numbers.size))
-    low, high = np.quantile(numbers[draws].mean(axis=1), (0.025, 0.975))
-    return Estimate(centre, int(numbers.size), float(low), float(high))
+    if bounds is None:
+        return mean_unbounded(values)
+    return rate(values) if bounds == (0.0, 1.0) else mean_within(values, *bounds)
 
 
 def per_case(rows: Sequence[dict[str, Any]], measure: str) -> list[float]:

@@ -21,12 +21,14 @@ import torch
 
 from mosa.bench.common import BenchResult, Column, Environment, Table, bench_device, timed
 from mosa.denoising import DecoderConfig, sample
-from mosa.evaluation.statistics import (
+from mosa.families import DiffusionLM, load_model
+from mosa.stats.pairs import (
     PairedDifference,
     paired_difference,
     paired_difference_over_groups,
 )
 from mosa.families import DiffusionLM, load_model
+from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
 from mosa.types import Prompt, UserError, as_plain
 from mosa.world import TASKS, WRAPPINGS, Truth, World
@@ -175,7 +177,7 @@ def _rates(adapter: str, name: str, answers: Answers) -> tuple[object, ...]:
 
 def _differences(adapter: str, name: str, drift: Drift) -> tuple[object, ...]:
     shown = (
-        f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        format_rate(found, digits=3, signed=True)
         for found in (drift.harm, drift.refused, drift.utility)
     )
     equal = (drift.times_as_fast, drift.tokens_equal, drift.texts_equal)
@@ -189,10 +191,13 @@ def drift_of(exact: Answers, approximate: Answers) -> Drift:
         times_as_fast=exact.seconds / approximate.seconds,
         tokens_equal=float((exact.tokens == approximate.tokens).float().mean()),
         texts_equal=sum(same) / len(same),
-        harm=paired_difference(exact.harm, approximate.harm),
-        refused=paired_difference(exact.refused, approximate.refused),
+        harm=paired_difference(once(exact.harm), once(approximate.harm)),
+        refused=paired_difference(once(exact.refused), once(approximate.refused)),
         utility=paired_difference_over_groups(
-            [(values, approximate.utility[name]) for name, values in exact.utility.items()]
+            [
+                (once(values), once(approximate.utility[name]))
+                for name, values in exact.utility.items()
+            ]
         ),
     )
 

@@ -20,14 +20,15 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from mosa.cli.bench import BENCH_COMMANDS
-from mosa.cli.campaigns import CAMPAIGN_COMMANDS
+from mosa.cli.catalogue import CATALOGUE_COMMANDS
 from mosa.cli.compare import COMPARE_COMMANDS
+from mosa.cli.evaluate import EVALUATE_COMMANDS
+from mosa.cli.judge import JUDGE_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
 from mosa.cli.options import Command, show
-from mosa.cli.over_refusal import OVER_REFUSAL_COMMANDS
 from mosa.cli.report import REPORT_COMMANDS
-from mosa.cli.utility import UTILITY_COMMANDS
-from mosa.evaluation.processes import (
+from mosa.cli.results import RESULTS_COMMANDS
+from mosa.runs.processes import (
     EXIT_USER_ERROR,
     Processes,
     launched,
@@ -40,11 +41,12 @@ EXIT_BROKEN_PIPE = 141
 
 COMMANDS: dict[str, Command] = {
     **MODEL_COMMANDS,
-    **CAMPAIGN_COMMANDS,
-    **OVER_REFUSAL_COMMANDS,
-    **UTILITY_COMMANDS,
+    **EVALUATE_COMMANDS,
+    **JUDGE_COMMANDS,
+    **RESULTS_COMMANDS,
     **REPORT_COMMANDS,
     **COMPARE_COMMANDS,
+    **CATALOGUE_COMMANDS,
     **BENCH_COMMANDS,
 }
 

@@ -12,18 +12,22 @@ from mosa.cli.options import Command, show
 from mosa.types import UserError
 
 if TYPE_CHECKING:
-    from mosa.evaluation.compare import Comparison, Part, Row
+    from mosa.results.compare import ComparedFigure, Comparison, Part
 
 EXIT_CONDITION_HOLDS = 1
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    from mosa.evaluation.conditions import MAX_UNSCORED
+    from mosa.results.conditions import MAX_UNSCORED
 
     parser.add_argument("run_a", type=Path, help="folder of runs: what there was before")
     parser.add_argument("run_b", type=Path, help="folder of runs: what is asked about")
-    parser.add_argument("--model_a", type=str | None, help="which model of A, if it has several")
-    parser.add_argument("--model_b", type=str | None, help="which model of B, if it has several")
+    parser.add_argument(
+        "--subject_a", type=str | None, help="which subject of A, if it has several"
+    )
+    parser.add_argument(
+        "--subject_b", type=str | None, help="which subject of B, if it has several"
+    )
     parser.add_argument(
         "--judge", type=str | None, help="id of the judge; unset: the best that both have"
     )
@@ -44,33 +48,35 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> int:
-    from mosa.evaluation.compare import compare, side
-    from mosa.evaluation.conditions import check, parse_condition
+    from mosa.results.compare import compare, side
+    from mosa.results.conditions import check, parse_condition
 
     if not 0 <= args.max_unscored < 1:
         raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
     conditions = [parse_condition(text) for text in args.fail_if]
     found = compare(
-        side(args.run_a, args.model_a, "a"), side(args.run_b, args.model_b, "b"), judge=args.judge
+        side(args.run_a, args.subject_a, "a"),
+        side(args.run_b, args.subject_b, "b"),
+        judge=args.judge,
     )
-    # Before anything is shown, so that a name without a figure is all that is told.
+    # Before anything is shown, so that an unknown name is all that is printed.
     outcomes = [check(condition, found, max_unscored=args.max_unscored) for condition in conditions]
     _show_comparison(found)
     if outcomes:
         show("\n### Conditions\n")
     for outcome in outcomes:
         mark = "FAIL" if outcome.holds else "pass"
-        show(f"- {mark}: {outcome.condition.text}: {outcome.told}")
+        show(f"- {mark}: {outcome.condition.text}: {outcome.text}")
     return EXIT_CONDITION_HOLDS if any(outcome.holds for outcome in outcomes) else 0
 
 
 def _show_comparison(found: Comparison) -> None:
     """As Markdown, which reads in a terminal and in a pull request."""
-    from mosa.evaluation.compare import KINDS
+    from mosa.results.compare import KINDS
 
     for letter, side in (("A", found.first), ("B", found.second)):
-        weights = side.evidence.models[side.model]["weights"]
-        show(f"{letter}: {side.model} in {side.folder} (weights {weights})  ")
+        weights = side.record.weights
+        show(f"{letter}: {side.subject} in {side.folder} (weights {weights})  ")
     for kind, judge in found.judges.items():
         show(f"Judge of {KINDS[kind]}: {judge}  ")
     for note in found.notes:
@@ -87,7 +93,7 @@ def _show_comparison(found: Comparison) -> None:
     )
 
 
-def _show_table(rows: Sequence[Row]) -> None:
+def _show_table(rows: Sequence[ComparedFigure]) -> None:
     is_adjusted = any(row.p_adjusted is not None for row in rows)
     holm = " p (Holm) |" if is_adjusted else ""
     show(f"| | A | B | B - A | p |{holm} A alone, B alone | left out |")
@@ -96,37 +102,33 @@ def _show_table(rows: Sequence[Row]) -> None:
         difference = "-"
         p_value = p_adjusted = "-"
         if row.difference is not None:
-            from mosa.evaluation.compare import difference_told
-
-            difference = difference_told(row.difference)
-            p_value = _p_told(row.difference.p_value) if row.has_test else "-"
-            p_adjusted = "-" if row.p_adjusted is None else _p_told(row.p_adjusted)
+            difference = str(row.difference)
+            p_value = _format_p(row.difference.p_value) if row.has_test else "-"
+            p_adjusted = "-" if row.p_adjusted is None else _format_p(row.p_adjusted)
         cells = [
             row.name,
-            _part_told(row.first),
-            _part_told(row.second),
+            _format_part(row.first),
+            _format_part(row.second),
             difference,
             p_value,
             *([p_adjusted] if is_adjusted else []),
             "-" if row.only is None else f"{row.only[0]}, {row.only[1]}",
-            f"{_left_out_told(row.first)}, {_left_out_told(row.second)}",
+            f"{_format_left_out(row.first)}, {_format_left_out(row.second)}",
         ]
         show(f"| {' | '.join(cells)} |")
 
 
-def _part_told(part: Part) -> str:
-    from mosa.evaluation.compare import rate_told
+def _format_part(part: Part) -> str:
+    from mosa.stats.rates import format_rate
 
-    if part.rate is None:
-        return "-"
-    return rate_told(part.rate) + (f", {part.of}" if part.of else "")
+    return format_rate(part.rate, with_n=True) + (f", {part.of}" if part.of else "")
 
 
-def _left_out_told(part: Part) -> str:
+def _format_left_out(part: Part) -> str:
     return str(part.num_unscored) + (f" (+{part.num_missing})" if part.num_missing else "")
 
 
-def _p_told(p_value: float) -> str:
+def _format_p(p_value: float) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 

@@ -7,16 +7,20 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
+
+from mosa.types import UserError
 
 Config = TypeVar("Config")
 
 FILES = "a .txt, .csv, .json or .jsonl file"
 MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
 DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
+DATA_DIR_HELP = "folder with known benchmark files (unset: MOSA_DATA, else ./data)"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,16 @@ class Command:
     """What an interruption leaves behind, as a sentence."""
     runs_on_several_processes: bool = False
     """Whether the processes of a launcher share its work."""
+
+
+def run_argument(parser: ArgumentParser) -> None:
+    """The folder of a run."""
+    parser.add_argument("run", type=Path, help="folder of a run")
+
+
+def no_arguments(parser: ArgumentParser) -> None:
+    """For commands without options."""
+    del parser
 
 
 def placement_arguments(parser: ArgumentParser) -> None:
@@ -53,7 +67,7 @@ def add_fields(
         param.arg_name.split(":")[0]: param.description or ""
         for param in docstring_parser.parse_from_object(config_class).params
     }
-    for field in dataclasses.fields(config_class):  # pyright: ignore
+    for field in dataclasses.fields(config_class):
         if field.name in leave_out:
             continue
         text = described.get(field.name, "").replace("%", "%%")
@@ -62,18 +76,53 @@ def add_fields(
                 f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text
             )
             continue
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         parser.add_argument(
             f"--{field.name}",
             type=types[field.name],
             default=argparse.SUPPRESS,
-            help=f"{text} (default: {'unset' if field.default is None else field.default})",
+            help=f"{text} (default: {'unset' if default is None else default})",
         )
 
 
+def given_fields(
+    config_class: type, args: Namespace, *, leave_out: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The options that are fields of a dataclass and were given."""
+    names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
+    return {name: value for name, value in args.as_dict().items() if name in names}
+
+
 def config_from(config_class: type[Config], args: Namespace) -> Config:
-    """The dataclass built from the options that are its fields."""
-    names = [field.name for field in dataclasses.fields(config_class)]  # pyright: ignore
-    return config_class(**{name: args[name] for name in names})
+    """The dataclass built from the options that are its fields, defaults for those not given."""
+    return config_class(**given_fields(config_class, args))
+
+
+def entries(text: str | None) -> tuple[str, ...]:
+    """The entries of a list with commas."""
+    return tuple(entry.strip() for entry in (text or "").split(",") if entry.strip())
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """The integers of a list with commas; UserError where it holds anything else."""
+    try:
+        return tuple(int(word) for word in entries(text))
+    except ValueError:
+        raise UserError(
+            f"{option} takes comma-separated integers, for example 0,1,2; {text} is something else"
+        ) from None
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas; UserError where it holds anything else."""
+    try:
+        return tuple(float(word) for word in entries(text))
+    except ValueError:
+        raise UserError(
+            f"{option} takes comma-separated numbers, for example 0,1; {text} is something else"
+        ) from None
 
 
 def show(*lines: str | Iterable[str]) -> None:

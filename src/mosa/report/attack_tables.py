@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from mosa.analysis.result import Estimate
 from mosa.evaluation.evidence import CONTROL, REFUSED, attacks_of_all, headline
 from mosa.evaluation.evidence import Figure as Evidenced
-from mosa.evaluation.metrics import Rate, rate_of
-from mosa.evaluation.statistics import corrected_rate, holm, paired_difference
 from mosa.evaluation.store import Store
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
 from mosa.report.content import Cell, Section, Table
 from mosa.report.setup import Setup, rate_in, row_name
 from mosa.report.views import Views
+from mosa.stats.pairs import corrected_rate, holm, paired_difference
+from mosa.stats.rates import Estimate, Rate, Value, once, rate_of
 from mosa.types import UserError
 
 
@@ -113,9 +112,12 @@ def _num_unscored(setup: Setup, judge: str) -> int:
 
 def _plain(setup: Setup, model: str) -> Rate | None:
     figures = setup.evidence.select("safety", model=model, judge=setup.judge)
-    values = [
-        value for figure in figures if figure.name == CONTROL for value in figure.means.values()
-    ]
+    values = {
+        case: of_case
+        for figure in figures
+        if figure.name == CONTROL
+        for case, of_case in figure.by_seed.items()
+    }
     return rate_of(values) if values else None
 
 
@@ -134,7 +136,7 @@ def _corrected(setup: Setup) -> Iterator[Table]:
     for judge in setup.judges:
         for name, label in setup.labels.items():
             for figure in setup.evidence.select("safety", model=name, judge=judge):
-                has_one_try = figure.num_tries <= len(figure.cases) + figure.num_unscored
+                has_one_try = figure.num_tries <= sum(map(len, figure.values.values()))
                 if judge in known and has_one_try:
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
@@ -203,10 +205,10 @@ def _differences(setup: Setup) -> Iterator[Table]:
         for model in names[1:]:
             found = []
             for attack in dict.fromkeys(row for row, _ in cells):
-                pair = cells.get((attack, names[0])), cells.get((attack, model))
-                if pair[0] is None or pair[1] is None or not pair[0].cases.keys() & pair[1].cases:
+                first, second = cells.get((attack, names[0])), cells.get((attack, model))
+                if first is None or second is None or not first.by_seed.keys() & second.by_seed:
                     continue
-                found.append((attack, paired_difference(pair[0].means, pair[1].means)))
+                found.append((attack, paired_difference(first.by_seed, second.by_seed)))
             adjusted = holm([difference.p_value for _, difference in found])
             rows += [
                 (
@@ -243,7 +245,7 @@ def _disagreement(setup: Setup, views: Views) -> Iterator[Table]:
                 (
                     setup.judge_names[first],
                     setup.judge_names[second],
-                    rate_of([True] * wrong + [False] * (n - wrong)),
+                    rate_of(once([True] * wrong + [False] * (n - wrong))),
                 )
                 for (first, second), (wrong, n) in views.disagreement.items()
             ),
@@ -263,14 +265,16 @@ def categories(setup: Setup) -> Section | None:
                         category_of[f"{run.behavior_set}/{id}"] = behavior.category
     if not category_of:
         return None
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    values: dict[str, dict[str, dict[str, Mapping[int, Value]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     num_unscored = 0
     for model in setup.labels:
         head = headline(setup.evidence, "asr", model, setup.judge)
         num_unscored += head.num_unscored
-        for case, mean in head.means.items():
+        for case, by_seed in head.by_seed.items():
             if case in category_of:
-                values[category_of[case]][model].append(mean)
+                values[category_of[case]][model][case] = by_seed
     table = Table(
         "categories",
         "Attack success rate by category",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from fractions import Fraction
 
-from mosa.analysis.result import Estimate, LineChart
-from mosa.evaluation.evidence import attacks_of_all, headline
-from mosa.evaluation.metrics import wilson
+from mosa.analysis.result import LineChart, estimate_of
+from mosa.evaluation.evidence import attacks_of_all
 from mosa.evaluation.results import attack_names, success_by_queries
 from mosa.evaluation.store import Store
 from mosa.report.content import Cell, Figure, Section, Table
 from mosa.report.setup import Setup, rate_in, row_name
+from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
 
+Curve = Sequence[tuple[int, Values]]
+"""(queries, whether each case succeeded within as many), as `success_by_queries` gives it."""
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 
 
@@ -40,7 +43,8 @@ def budget(setup: Setup) -> Section | None:
                 continue
             figure = rates.get((model, attack))
             total = sum(budgets, Budget())
-            successes = 0.0 if figure is None else sum(sum(v) for v in figure.cases.values())
+            by_seed = {} if figure is None else figure.by_seed
+            successes = sum(sum(values.values()) for values in by_seed.values())
             means = [round(getattr(total, name) / len(budgets), 1) for name in BUDGET_COLUMNS]
             rows[model].append(
                 (
@@ -79,7 +83,7 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
     if setup.judge is None:
         return
     shared = set(attacks_of_all(setup.evidence, setup.judge))
-    curves: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+    curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for run in setup.evidence.runs:
         if run.kind != "safety" or setup.judge not in run.judges:
             continue
@@ -87,19 +91,20 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
             names = attack_names((attack, preset) for _, attack, preset, _, _ in store.counts())
             for (model, attack, preset), curve in success_by_queries(store, setup.judge).items():
                 if model in setup.labels and (run.behavior_set, names[attack, preset]) in shared:
-                    curves[model].append(curve)
-    most = max((curve[-1][0] for found in curves.values() for curve in found), default=0)
+                    curves[model][run.behavior_set].append(curve)
+    most = max(
+        (curve[-1][0] for sets in curves.values() for found in sets.values() for curve in found),
+        default=0,
+    )
     if most < 2:
         return
     points = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
     series = {}
     for model, label in setup.labels.items():
-        head = headline(setup.evidence, "asr", model, setup.judge)
-        if curves[model] and head.rate is not None:
-            series[label] = [
-                (float(queries), _mean_within(curves[model], queries, head.rate.n))
-                for queries in points
-            ]
+        rates = [(float(queries), _rate_within(curves[model], queries)) for queries in points]
+        found = [(queries, estimate_of(rate)) for queries, rate in rates if rate is not None]
+        if found:
+            series[label] = found
     yield Figure(
         "success-by-queries",
         LineChart(
@@ -111,14 +116,20 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
             x_log=True,
         ),
         f"The mean over {len(shared)} attacks; one that asks fewer queries keeps its rate. "
-        f"Bars are 95 % Wilson intervals over behaviors. Judge {setup.judge}; how many cases are "
+        f"Bars are 95 % intervals over behaviors. Judge {setup.judge}; how many cases are "
         "unscored stands in the map of attacks and models.",
     )
 
 
-def _mean_within(curves: Sequence[Sequence[tuple[int, float]]], queries: int, n: int) -> Estimate:
-    shares = [
-        max((share for asked, share in curve if asked <= queries), default=0.0) for curve in curves
-    ]
-    mean = sum(shares) / len(shares)
-    return Estimate(mean, n, *wilson(mean, n))
+def _rate_within(curves: Mapping[str, Sequence[Curve]], queries: int) -> Rate | None:
+    """The rate over behaviors, each with its mean over the attacks on its set."""
+    found: dict[str, dict[int, Fraction]] = defaultdict(dict)
+    for behavior_set, of_set in curves.items():
+        outcomes = []
+        for curve in of_set:
+            values = [values for asked, values in curve if asked <= queries][-1]
+            outcomes.append({(c, seed): v for c, of in values.items() for seed, v in of.items()})
+        for case, seed in set.intersection(*map(set, outcomes)):
+            within = [exactly(outcome[case, seed]) for outcome in outcomes]
+            found[f"{behavior_set}/{case}"][seed] = mean_of(within)
+    return rate_of(found) if found else None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart
-from mosa.evaluation.metrics import Rate
+from mosa.analysis.result import HeatMap, LineChart
+from mosa.stats.rates import Estimate, Rate
 
 Cell = str | int | float | Rate | Estimate | None
 """One entry of a table; None where there is nothing to say, shown as a dash."""

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from mosa.evaluation.evidence import CONTROL, REFUSED, headline, moment_of
-from mosa.evaluation.metrics import Rate
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Figure, Paths, Points, Section, Table
 from mosa.report.setup import Setup, rate_in
+from mosa.stats.rates import Rate
 
 
 def trade_off(setup: Setup) -> Section | None:

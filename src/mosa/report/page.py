@@ -21,22 +21,20 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mosa.analysis.result import Estimate, HeatMap
+from mosa.analysis.result import HeatMap
 from mosa.evaluation.exports.common import disk_errors_told, text_file
-from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate
 from mosa.report import charts
 from mosa.report.content import Cell, Content, Figure, Section, Table
 from mosa.report.sample_data import SampleData, gzipped, pack
 from mosa.report.tables import (
     FORMATS,
-    interval,
     named_tables,
     numeric_columns,
     shown,
     slug,
     unique,
-    value_of,
 )
+from mosa.stats.rates import INTERVAL_STATEMENT, Estimate, Rate, format_interval
 from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
@@ -258,8 +256,8 @@ def _table(name: str, table: Table, marks: dict[str, Markup]) -> _Table:
     def cell_of(cell: Cell, place: int) -> _Cell:
         ends, n, heat = "", None, ""
         if isinstance(cell, Rate | Estimate):
-            ends, n = interval(cell), cell.n
-            heat = f"{min(1.0, max(0.0, value_of(cell))):.3g}" if table.is_heat else ""
+            ends, n = format_interval(cell), cell.n
+            heat = f"{min(1.0, max(0.0, cell.value)):.3g}" if table.is_heat else ""
         # A model that heads a row or a column has its mark there.
         mark = marks.get(str(cell), Markup()) if place == 0 else Markup()
         return _Cell(shown(cell), ends, n, heat, numeric[place], mark)

@@ -12,7 +12,7 @@ from typing import Any
 from mosa.evaluation.evidence import Evidence, Run, moment_of
 from mosa.evaluation.evidence import Figure as Evidenced
 from mosa.evaluation.judging import CANVAS
-from mosa.evaluation.metrics import Rate
+from mosa.stats.rates import Rate
 from mosa.types import UserError
 
 

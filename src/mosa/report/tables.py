@@ -5,7 +5,7 @@ writes.
 
     scoreboard.csv    one column for a text; rate, low, high and n for a rate
     scoreboard.json   rates as objects, nothing as null
-    scoreboard.tex    a table of the booktabs package: 0.86 (0.65--0.95)
+    scoreboard.tex    a table of the booktabs package: 0.86 (0.65 to 0.95)
 """
 
 from __future__ import annotations
@@ -20,21 +20,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart
+from mosa.analysis.result import HeatMap, LineChart
 from mosa.evaluation.exports.common import disk_errors_told, text_file
-from mosa.evaluation.metrics import Rate
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
+from mosa.stats.rates import Estimate, Rate, format_rate, format_value
 
 NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
 
 
 # ------------------------------------------------------------------------- what a cell says
-
-
-def value_of(cell: Rate | Estimate) -> float:
-    """The figure itself, without its interval."""
-    return cell.rate if isinstance(cell, Rate) else cell.value
 
 
 def shown(cell: Cell) -> str:
@@ -44,23 +39,12 @@ def shown(cell: Cell) -> str:
     ('0.50', '12', '–', '0.0031')
     """
     if isinstance(cell, Rate | Estimate):
-        return f"{value_of(cell):z.2f}"  # z: no minus sign before a zero
+        return format_value(cell.value)
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return NOTHING
     if isinstance(cell, float):
-        return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else f"{cell:z.2f}"
+        return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else format_value(cell)
     return str(cell)
-
-
-def interval(cell: Rate | Estimate, dash: str = NOTHING) -> str:
-    """Both ends as they are shown; "" where one case alone gives no interval.
-
-    >>> interval(Rate(0.5, 4, 0.15, 0.85)), interval(Estimate(-0.1, 9, -0.2, 0.0))
-    ('0.15–0.85', '-0.20 to 0.00')
-    """
-    if not (math.isfinite(cell.low) and math.isfinite(cell.high)):
-        return ""
-    return f"{cell.low:z.2f}{dash if cell.low >= 0 else ' to '}{cell.high:z.2f}"
 
 
 def numeric_columns(table: Table) -> list[bool]:
@@ -89,7 +73,7 @@ def to_csv(table: Table) -> str:
         fields: list[Any] = []
         for cell, expanded in zip(row, with_rates, strict=True):
             if isinstance(cell, Rate | Estimate):
-                fields += [_or_none(value_of(cell)), _or_none(cell.low), _or_none(cell.high)]
+                fields += [_or_none(cell.value), _or_none(cell.low), _or_none(cell.high)]
                 fields.append(cell.n)
             else:
                 fields.append(_or_none(cell))
@@ -143,7 +127,8 @@ def _or_none(cell: Any) -> Any:
 
 def _plain(cell: Cell) -> Any:
     if isinstance(cell, Rate | Estimate):
-        return {name: _or_none(value) for name, value in vars(cell).items()}
+        record = cell.record() if isinstance(cell, Rate) else vars(cell)
+        return {name: _or_none(value) for name, value in record.items()}
     return _or_none(cell)
 
 
@@ -156,8 +141,7 @@ def _caption(table: Table) -> str:
 def _latex_cell(cell: Cell) -> str:
     if not isinstance(cell, Rate | Estimate):
         return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
-    ends = interval(cell, "--")
-    return f"{shown(cell)} ({ends})" if ends else shown(cell)
+    return format_rate(cell)
 
 
 def _cases_note(table: Table) -> str:

@@ -20,14 +20,14 @@ from mosa.evaluation.evidence import (
     headline,
     task_pairs,
 )
-from mosa.evaluation.metrics import Rate
 from mosa.evaluation.runs import read_decoder
-from mosa.evaluation.statistics import (
+from mosa.stats.pairs import (
     PairedDifference,
     holm,
     paired_difference,
     paired_difference_over_groups,
 )
+from mosa.stats.rates import Rate, Values
 
 FEW_CASES = 50
 """A rate over fewer cases than these gets a caution."""
@@ -123,12 +123,10 @@ def _difference(
     pair = [headline(evidence, measure, name, judge) for name in (first, second)]
     if not pair[0].by_seed.keys() & pair[1].by_seed.keys():
         return None
-    return paired_difference(pair[0].means, pair[1].means)
+    return paired_difference(pair[0].by_seed, pair[1].by_seed)
 
 
-def _tasks(
-    evidence: Evidence, first: str, second: str
-) -> dict[str, tuple[Mapping[str, float], Mapping[str, float]]]:
+def _tasks(evidence: Evidence, first: str, second: str) -> dict[str, tuple[Values, Values]]:
     """Both models' cases of each useful task that they share."""
     return task_pairs(*(evidence.select("utility", model=name) for name in (first, second)))
 

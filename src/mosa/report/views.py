@@ -11,16 +11,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart, estimate_of
-from mosa.analysis.result import mean as mean_of
+from mosa.analysis.result import HeatMap, LineChart, estimate_of
 from mosa.evaluation.evidence import CONTROL, Evidence, Run
-from mosa.evaluation.metrics import Rate, rate_of, wilson
 from mosa.evaluation.results import attack_names, lines
 from mosa.evaluation.store import Store
 from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
 from mosa.report.content import Figure, Histogram, Sample, SampleResponse
 from mosa.report.setup import Setup
+from mosa.stats.rates import Estimate, Rate, mean_of, once, rate_of, wilson
 from mosa.types import Attempt, Behavior, Response, Verdict
 
 NUM_BINS = 12
@@ -58,11 +57,11 @@ class Views:
     refusal_words: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """By model: the word (from 1) with which the first refusal begins, under attack."""
     num_under_attack: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    incoherent: dict[tuple[str, str], dict[str, list[bool]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    incoherent: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     )
-    """By (model, attack), for each behavior: whether each try is broken text; an empty one is
-    not."""
+    """By (model, attack), for each behavior and seed: whether each try is broken text; an empty one
+    is not."""
     disagreement: dict[tuple[str, str], list[int]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
@@ -137,7 +136,8 @@ def _take(
     is_empty = verdict is not None and verdict.native.get("class") == "empty"
     if verdict is not None and (is_empty or "coherent" in verdict.native):
         is_broken = not is_empty and not verdict.native["coherent"]
-        views.incoherent[model, name][f"{run.behavior_set}/{attempt.behavior}"].append(is_broken)
+        case = f"{run.behavior_set}/{attempt.behavior}"
+        views.incoherent[model, name][case][attempt.seed].append(is_broken)
     scored = [(j, v.success) for j, v in judged.items() if v is not None and v.score is not None]
     for i, (first, success) in enumerate(scored):
         for second, other in scored[i + 1 :]:
@@ -246,7 +246,7 @@ def _commit_figures(views: Views) -> Iterator[Figure]:
     series = {}
     for model, grid in grids.items():
         points = [
-            (float(position + 1), mean_of(times))
+            (float(position + 1), estimate_of(rate_of(once(times))))
             for position, times in sorted(grid.times.items())
             if len(times) >= MIN_CASES
         ]
@@ -264,8 +264,8 @@ def _commit_figures(views: Views) -> Iterator[Figure]:
             ),
             "Plain requests, harmful and harmless; tokens before the first end token. A line that "
             "rises from left to right is a model that writes from left to right; stairs are the "
-            "decoder's blocks, which are filled one after the other. Bands are 95 % bootstrap "
-            f"intervals over responses; positions that fewer than {MIN_CASES} responses reach are "
+            "decoder's blocks, which are filled one after the other. Bands are 95 % intervals "
+            f"over responses; positions that fewer than {MIN_CASES} responses reach are "
             "left out.",
         )
     length = views.longest_canvas()
@@ -357,7 +357,7 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
             (0.0, 1.0),
         ),
         "The same compliant phrase, fixed at one position of the response before denoising begins "
-        f"(attack prefill). Judge {judge}; bars are 95 % Wilson intervals over "
+        f"(attack prefill). Judge {judge}; bars are 95 % intervals over "
         f"behaviors. {num_unscored} cases are unscored.",
     )
 
@@ -365,6 +365,11 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
 def incoherent_rates(views: Views) -> dict[tuple[str, str], Rate]:
     """By (model, attack): the share of tries that are broken text, the mean over behaviors."""
     return {
-        key: rate_of([sum(tries) / len(tries) for tries in by_behavior.values()])
+        key: rate_of(
+            {
+                case: {seed: mean_of(tries) for seed, tries in by_seed.items()}
+                for case, by_seed in by_behavior.items()
+            }
+        )
         for key, by_behavior in views.incoherent.items()
     }

@@ -27,6 +27,7 @@ from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell,
 from mosa.runs.store import FILE, Run
 from mosa.stats.rates import Rate, Value, Values, exactly, mean_of, rate_of, rate_over_groups
 from mosa.types import UserError, Verdict
+from mosa.world import World
 
 Kind = Literal["safety", "over_refusal", "utility"]
 KIND_OF_SET: dict[str, Kind] = {
@@ -363,8 +364,7 @@ class _Group:
 
 
 def _best(values: Sequence[float | None]) -> float | None:
-    """1 if a try succeeded, whatever else is unscored; without a success every try needs a score.
-    """
+    """1 if a try succeeded, whatever else is unscored; without a success every try needs a score."""
     if any(value == 1.0 for value in values):
         return 1.0
     return None if None in values else 0.0
@@ -378,9 +378,7 @@ def _success_of(verdict: Verdict) -> float | None:
     return None if verdict.success is None else float(verdict.success)
 
 
-def _attack_figures(
-    shared: Mapping[str, Any], group: _Group, by_variant: bool
-) -> Iterator[Figure]:
+def _attack_figures(shared: Mapping[str, Any], group: _Group, by_variant: bool) -> Iterator[Figure]:
     shared = {**shared, "measure": SUCCESS}
     variants = dict.fromkeys(each.variant for each in group.tries)
     if not by_variant or len(variants) < 2:  # a single way is the whole attack, without a name
@@ -625,3 +623,9 @@ def _utility_headline(evidence: Evidence, subject: str) -> Headline:
         return Headline("utility", None, {}, num_unscored)
     rate = replace(rate_over_groups(scored), num_unscored=num_unscored)
     return Headline("utility", rate, by_seed, num_unscored)
+
+
+def world_of_run(run: Run) -> World | None:
+    """The invented world that a run's sets are about, where one is."""
+    seeds = {record.world_seed for record in run.sets().values()} - {None}
+    return World(seeds.pop()) if seeds else None

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mosa.provenance import content_hash
 
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
+from mosa.provenance import content_hash
 from mosa.runs.judging import (
     JudgeConfig,
     NamedJudge,

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.probes import PROBES
-
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.attacks.base import Backend
+from mosa.attacks.probes import PROBES
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
 from mosa.runs.records import NotApplicable, Task

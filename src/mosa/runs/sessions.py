@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from mosa.provenance import versions
 
+from mosa.provenance import versions
 from mosa.runs.responder import Tally
 from mosa.runs.store import Run
 from mosa.types import as_plain

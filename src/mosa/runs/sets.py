@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mosa.utility import TESTBED_TASKS, USEFUL_SETS, load_useful_set
-
 from mosa.data import known_set_names, load_cases, names_known_set
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet, UserError
+from mosa.utility import TESTBED_TASKS, USEFUL_SETS, load_useful_set
 from mosa.world import World
 
 TESTBED = "testbed"

@@ -81,8 +81,7 @@ class Subject:
         return ""
 
     def decoder_for(self, attack: Attack, seed: int) -> DecoderConfig:
-        """How the subject decodes under an attack; who owns the sampler runs no defender rules.
-        """
+        """How the subject decodes under an attack; who owns the sampler runs no defender rules."""
         decoder = dataclasses.replace(self.full_decoder, seed=seed)
         return decoder.without_rules() if attack.threat == "open" else decoder
 

@@ -12,20 +12,16 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 
-from mosa.evaluation.compare import (
-    HEADLINES_OF,
-    Comparison,
-    Part,
-    difference_told,
-    rate_told,
-)
+from mosa.results.compare import HEADLINES_OF, ComparedFigure, Comparison
+from mosa.stats.rates import exactly, format_rate
 from mosa.types import UserError
 
 MAX_UNSCORED = 0.05
 """A larger share of cases without a value decides a condition by itself."""
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
+OPERATORS: dict[str, Callable[[Fraction, Fraction], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     ">": operator.gt,
@@ -51,7 +47,8 @@ class Condition:
     of: str
     """Which attack, set or task; empty for the headline."""
     operator: str
-    bound: float
+    bound: Fraction
+    """The decimal as it was written."""
 
     @property
     def figure(self) -> str:
@@ -76,12 +73,12 @@ def parse_condition(text: str) -> Condition:
             f"{text!r} names no figure; there are {', '.join(_WORDS)}, each with _drop or _rise "
             f"for a change, and {', '.join(f'{w}:NAME' for w in _WITH_NAMES)}"
         )
-    change, bound = match["change"] or "", float(match["bound"])
-    least = -1.0 if change else 0.0
-    never = (match["operator"] == ">" and bound == 1.0) or (
+    change, bound = match["change"] or "", Fraction(match["bound"])
+    least = -1 if change else 0
+    never = (match["operator"] == ">" and bound == 1) or (
         match["operator"] == "<" and bound == least
     )
-    if not least <= bound <= 1.0 or never:
+    if not least <= bound <= 1 or never:
         raise UserError(
             f"{text!r} would hold always or never, since rates go from 0 to 1 and changes from -1 "
             "to 1; write 0.1 for 10 %"
@@ -90,63 +87,80 @@ def parse_condition(text: str) -> Condition:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Decision:
     """What became of a condition."""
 
     condition: Condition
     holds: bool
     """Whether it holds, or could not be decided: both are a failure."""
-    told: str
+    text: str
     """The value with its interval, or why it could not be decided."""
 
 
 def check(
     condition: Condition, comparison: Comparison, *, max_unscored: float = MAX_UNSCORED
-) -> Outcome:
-    """Whether a condition holds; it counts as holding where more cases than `max_unscored` (a
-    share) are without a value, on either side that it is about.
+) -> Decision:
+    """Whether a condition holds, by exact fractions; it counts as holding where more cases than
+    `max_unscored` (a share) are without a value, on either side that it is about.
+
+    A change also needs the same cases, attacks, sets or tasks on both sides: those that one side
+    lacks count as cases without a value.
 
     Raises UserError for a figure that the runs do not have: it must not pass for want of data.
     """
     if condition.change:
-        parts, value, told = _change(condition, comparison)
+        share, value, text = _change(condition, comparison)
     else:
-        parts, value, told = _level(condition, comparison)
-    share = max(part.share_left_out for part in parts)
-    if share > max_unscored:
-        return Outcome(
+        share, value, text = _level(condition, comparison)
+    if share > exactly(max_unscored):
+        without = "without a score" + (" on both sides" if condition.change else "")
+        return Decision(
             condition,
             True,
-            f"not decided: {share:.0%} of the cases are without a score, and --max_unscored allows "
-            f"{max_unscored:.0%}; the others come to {told}",
+            f"not decided: {float(share):.0%} of the cases are {without}, and --max_unscored "
+            f"allows {max_unscored:.0%}; the others come to {text}",
         )
-    return Outcome(condition, OPERATORS[condition.operator](value, condition.bound), told)
+    return Decision(condition, OPERATORS[condition.operator](value, condition.bound), text)
 
 
-def _level(condition: Condition, comparison: Comparison) -> tuple[list[Part], float, str]:
+def _level(condition: Condition, comparison: Comparison) -> tuple[Fraction, Fraction, str]:
     part = comparison.levels.get(condition.figure)
     if part is None or part.rate is None:
         known = [name for name, level in comparison.levels.items() if level.rate is not None]
         raise _no_figure(condition, known, f"{comparison.second.folder} has")
-    return [part], part.rate.rate, rate_told(part.rate)
+    assert part.rate.exact is not None, "a rate of recorded values is exact"
+    return part.share_left_out, part.rate.exact, format_rate(part.rate, with_n=True)
 
 
-def _change(condition: Condition, comparison: Comparison) -> tuple[list[Part], float, str]:
+def _change(condition: Condition, comparison: Comparison) -> tuple[Fraction, Fraction, str]:
     rows = {row.name: row for row in comparison.headlines}
     for kind, of_kind in comparison.tables.items():
         rows |= {f"{HEADLINES_OF[kind][0]}:{row.name}": row for row in of_kind}
     row = rows.get(condition.figure)
-    if row is None or row.difference is None:
-        raise _no_figure(condition, list(rows), "both runs have")
-    difference = row.difference
-    if condition.change == "_drop":
-        difference = replace(
-            difference,
-            difference=-difference.difference,
-            low=-difference.high,
-            high=-difference.low,
-        )
-    return [row.first, row.second], difference.difference, difference_told(difference)
+    if row is None:
+        known = [name for name, row in rows.items() if row.difference is not None]
+        raise _no_figure(condition, known, "both runs have")
+    if row.difference is None:
+        raise _no_change(condition, comparison, row)
+    difference = -row.difference if condition.change == "_drop" else row.difference
+    return row.share_left_out, difference.exact, str(difference)
+
+
+def _no_change(condition: Condition, comparison: Comparison, row: ComparedFigure) -> UserError:
+    """What has no score, and where."""
+    tables = comparison.tables.items()
+    (of_kind,) = (rows for kind, rows in tables if condition.word in HEADLINES_OF[kind])
+    rows = [row] if condition.of else of_kind
+    gaps = [
+        f"{each.name} has no score in {side.folder}"
+        for each in rows
+        for part, side in ((each.first, comparison.first), (each.second, comparison.second))
+        if part.rate is None
+    ]
+    return UserError(
+        f"there is no change of {condition.figure}, which the condition {condition.text!r} is "
+        f"about: {'; '.join(gaps) or 'no case is scored in both runs'}"
+    )
 
 
 def _no_figure(condition: Condition, known: Sequence[str], who: str) -> UserError:

@@ -7,20 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats import contingency_tables, multitest, proportion
 
-from mosa.evaluation.metrics import Z_95, rate_of
-from mosa.evaluation.statistics import (
+from mosa.stats.pairs import (
     corrected_rate,
     holm,
     mcnemar,
     paired_difference,
     paired_difference_over_groups,
-    rate_over_seeds,
 )
+from mosa.stats.rates import once, rate_of
 from mosa.types import UserError
 
 
@@ -28,126 +25,13 @@ def by_name(values):
     return {str(i): value for i, value in enumerate(values)}
 
 
-# --- seeds ----------------------------------------------------------------------------------------
+def difference(first, second):
+    """Of models that tried each case once."""
+    return paired_difference(once(first), once(second))
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_one_seed_is_wilson(values):
-    found = rate_over_seeds(by_name([value] for value in values))
-    assert found.rate == rate_of(values)
-    assert (found.num_seeds, found.spread) == (1, None)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_seeds_that_always_agree_add_nothing(value):
-    """All or nothing keeps the interval of one seed, and so does any share of the cases whose seeds
-    agree: the spread of the case means is then that of yes-or-no values."""
-    all_alike = rate_over_seeds(by_name([[value] * 5] * 20))
-    one = rate_of([value] * 20)
-    assert (all_alike.rate.low, all_alike.rate.high) == pytest.approx((one.low, one.high))
-    assert all_alike.rate.rate == value and all_alike.spread == 0.0
-    mixed = rate_over_seeds(by_name([[1.0] * 4] * 6 + [[0.0] * 4] * 14))
-    one = rate_of([1.0] * 6 + [0.0] * 14)
-    assert (mixed.rate.low, mixed.rate.high) == pytest.approx((one.low, one.high))
-    assert mixed.rate.n == 20 and mixed.num_seeds == 4
-
-
-def test_cases_and_seeds_by_hand():
-    """Four cases, two seeds: 10, 01, 11, 00.
-
-    Case means 1/2, 1/2, 1, 0; mean 1/2; both seeds have 1/2, so their spread is 0 and only the
-    cases count. Squares of the case means' deviations: 1/2. With d = z^2/4 = 0.960365 the design is
-    (1/2 + d) / (4 * 1/4 + d) = 1.460365 / 1.960365 = 0.744945, and 4 / 0.744945 = 5.369524 cases:
-    half = z / (1 + z^2/n) * sqrt(1/(4n) + z^2/(4n^2)) = 1.959964 / 1.715419 * sqrt(0.046559
-    + 0.033309) = 1.142557 * 0.282609 = 0.322897.
-    """
-    found = rate_over_seeds({"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0] * 2, "d": [0.0] * 2})
-    assert found.rate.rate == 0.5 and found.spread == 0.0
-    assert found.rate.low == pytest.approx(0.5 - 0.322897, abs=2e-6)
-    assert found.rate.high == pytest.approx(0.5 + 0.322897, abs=2e-6)
-    one = rate_of([1.0, 0.0, 1.0, 0.0])
-    assert one.low < found.rate.low, "seeds that disagree are worth something"
-
-
-def test_what_seeds_do_to_all_cases_by_hand():
-    """Ten cases, seed 0 hits them all and seed 1 none.
-
-    Per-seed rates 1 and 0, so the spread is sqrt(1/2). The case means are all 1/2: they add 0, the
-    seeds (10 * 1/2 - 0) / 20 = 1/4 (the variance 1/2 of a seed over two seeds). With d = 0.960365
-    the variance is 1/4 + d/100 = 0.259604 on 0.259604^2 / (1/4)^2 = 1.078309 degrees of freedom,
-    for which Student's quantile is 10.73: hardly anything is known.
-    """
-    found = rate_over_seeds(by_name([[1.0, 0.0]] * 10))
-    assert found.spread == pytest.approx(math.sqrt(0.5))
-    quantile = stats.t.ppf(0.975, 1.078309)
-    assert quantile == pytest.approx(10.73, abs=0.01)
-    design = 0.259604 * 100 / (10 / 4 + 0.960365) * (quantile / Z_95) ** 2
-    low, high = proportion.proportion_confint(5 / design, 10 / design, method="wilson")
-    assert (found.rate.low, found.rate.high) == pytest.approx((low, high), abs=1e-5)
-    assert found.rate.low < 0.02 and found.rate.high > 0.98
-    assert not rate_of([0.5] * 10).low < 0.2, "the cases alone would not have shown it"
-
-
-def test_a_case_with_fewer_seeds_counts_in_the_rate():
-    """Means 1/2, 1/2 and 1 give 2/3; the spread is that of the complete cases, 1 and 0."""
-    found = rate_over_seeds({"a": [1.0, 0.0], "b": [1.0, 0.0], "c": [1.0]})
-    assert found.rate.rate == pytest.approx(2 / 3)
-    assert found.spread == pytest.approx(math.sqrt(0.5))
-    assert rate_over_seeds({"a": [1.0, 0.0], "b": [1.0]}).spread is None
-
-
-def test_more_noise_in_the_seeds_never_makes_a_point():
-    """Where every case has one of two hits by turns, no variance is seen, and an interval stays."""
-    turns = rate_over_seeds(by_name([[1.0, 0.0], [0.0, 1.0]] * 10))
-    assert 0.1 < turns.rate.high - turns.rate.low < 0.3
-
-
-def test_rates_over_seeds_need_values():
-    with pytest.raises(ValueError, match="at least one value"):
-        rate_over_seeds({})
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        rate_over_seeds({"a": [0.5, 1.5]})
-
-
-def simulated_coverage(num_cases, num_seeds, level, of_case, of_seed, num_runs=400):
-    """How often the interval holds the true rate, and its median width, for hits whose log-odds are
-    a level, plus something of the case, plus something of the seed."""
-    rng = np.random.default_rng(0)
-    many = level + math.hypot(of_case, of_seed) * rng.standard_normal(200_000)
-    truth = float((1 / (1 + np.exp(-many))).mean())
-    held, widths = 0, []
-    for _ in range(num_runs):
-        odds = level + of_case * rng.standard_normal((num_cases, 1))
-        odds = odds + of_seed * rng.standard_normal((1, num_seeds))
-        hits = rng.random((num_cases, num_seeds)) < 1 / (1 + np.exp(-odds))
-        rate = rate_over_seeds(by_name(hits.astype(float).tolist())).rate
-        held += rate.low <= truth <= rate.high
-        widths.append(rate.high - rate.low)
-    return held / num_runs, float(np.median(widths))
-
-
-@pytest.mark.parametrize(
-    ("level", "of_case"), [(-4.0, 1.5), (-1.5, 0.0), (0.0, 1.5), (0.0, 6.0)], ids=str
-)
-@pytest.mark.parametrize(("num_cases", "num_seeds"), [(20, 3), (100, 5)])
-def test_coverage_while_seeds_are_nested(num_cases, num_seeds, level, of_case):
-    """From cases that decide everything (6) to none (0), from rare hits to every other one. With
-    400 runs the standard error of a coverage of 0.95 is 0.011."""
-    coverage, width = simulated_coverage(num_cases, num_seeds, level, of_case, 0.0)
-    assert coverage >= 0.92
-    if of_case == 0.0:
-        # Seeds as good as new cases; Wilson over the case means would not narrow at all.
-        rate = 1 / (1 + math.exp(-level))
-        one_seed = 2 * Z_95 * math.sqrt(rate * (1 - rate) / num_cases)
-        assert width < 0.8 * one_seed
-
-
-@pytest.mark.parametrize(("num_seeds", "least"), [(2, 0.82), (3, 0.88), (5, 0.91)])
-def test_coverage_where_a_seed_moves_all_cases(num_seeds, least):
-    """Per-seed rates differ with a standard deviation of about 0.15. Taking the 100 cases alone
-    into account would cover in 0.61, 0.63 and 0.70 of the runs."""
-    coverage, _ = simulated_coverage(100, num_seeds, 0.0, 1.5, 0.7)
-    assert coverage >= least
+def difference_over_groups(pairs):
+    return paired_difference_over_groups([(once(first), once(second)) for first, second in pairs])
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -169,16 +53,16 @@ def test_mcnemar_by_hand():
 def test_models_that_never_differ():
     same = by_name([True, False, True])
     assert mcnemar(same, same).p_value == 1.0
-    assert paired_difference(same, same).p_value == 1.0
+    assert difference(same, same).p_value == 1.0
 
 
 def test_nothing_in_common():
     with pytest.raises(UserError, match="no case in common"):
         mcnemar({"a": True}, {"b": True})
     with pytest.raises(UserError, match="no case in common"):
-        paired_difference({"a": 1.0}, {"b": 1.0})
+        difference({"a": 1.0}, {"b": 1.0})
     with pytest.raises(ValueError, match="between 0 and 1"):
-        paired_difference({"a": 1.0}, {"a": 2.0})
+        difference({"a": 1.0}, {"a": 2.0})
 
 
 def test_mcnemar_against_statsmodels():
@@ -205,19 +89,19 @@ def test_interval_and_mcnemar_say_the_same(num_up, num_down, n):
     """Weights of the cases are gamma numbers, and 0 is the low end's 2.5 % if the num_up-th event
     of one of two equal streams comes before the (num_down + 1)-th of the other with 0.975: the
     binomial tail that McNemar's test doubles."""
-    found = paired_difference(*yes_or_no(num_up, num_down, n))
+    found = difference(*yes_or_no(num_up, num_down, n))
     test = mcnemar(*yes_or_no(num_up, num_down, n))
     assert found.p_value == pytest.approx(test.p_value)
     assert (found.low > 0) == (test.p_value < 0.05)
     assert found.difference == pytest.approx((num_up - num_down) / n)
-    back = paired_difference(*reversed(yes_or_no(num_up, num_down, n)))
+    back = difference(*reversed(yes_or_no(num_up, num_down, n)))
     assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=0.01)
 
 
 def test_models_that_never_differ_are_not_surely_alike():
     """0 of 20 differ: the extra case's weight is one of 21, beta(1, 20), below
     1 - 0.025^(1/20) = 0.1684 in 97.5 % of the draws."""
-    found = paired_difference(by_name([0.0] * 20), by_name([0.0] * 20))
+    found = difference(by_name([0.0] * 20), by_name([0.0] * 20))
     assert found.difference == 0.0
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 20), abs=0.005)
     assert found.low == pytest.approx(-found.high, abs=0.005)
@@ -225,7 +109,7 @@ def test_models_that_never_differ_are_not_surely_alike():
 
 def test_all_up_is_clopper_pearson():
     """All 10 from 0 to 1: the low end is the share p with p^10 = 0.025 of +1 against -1."""
-    found = paired_difference(by_name([0.0] * 10), by_name([1.0] * 10))
+    found = difference(by_name([0.0] * 10), by_name([1.0] * 10))
     ends: Any = proportion.proportion_confint(10, 10, method="beta")
     assert ends[0] == pytest.approx(0.025 ** (1 / 10))
     assert found.low == pytest.approx(2 * ends[0] - 1, abs=0.02)
@@ -239,7 +123,7 @@ def test_sign_flips_by_hand():
     """
     first = by_name([0.5] * 5)
     second = by_name([0.6, 0.7, 0.8, 0.4, 0.5])
-    found = paired_difference(first, second)
+    found = difference(first, second)
     assert found.p_value == pytest.approx(6 / 16)
     assert found.difference == pytest.approx(0.1)
 
@@ -249,7 +133,7 @@ def test_graded_values_against_scipy():
     rng = np.random.default_rng(1)
     first, second = rng.beta(2, 3, size=(2, 200))
     second = np.clip(second + 0.05, 0, 1)
-    found = paired_difference(by_name(first.tolist()), by_name(second.tolist()))
+    found = difference(by_name(first.tolist()), by_name(second.tolist()))
     student: Any = stats.ttest_1samp(second - first, 0.0)
     assert found.p_value == pytest.approx(student.pvalue, abs=0.02)
     low, high = student.confidence_interval()
@@ -263,21 +147,21 @@ def test_groups_weigh_alike():
     either side. Of the two signs of the one case that differs neither is surprising: p = 1."""
     one = {"a": 1.0}, {"a": 0.0}
     three = by_name([1.0, 0.0, 1.0]), by_name([1.0, 0.0, 1.0])
-    found = paired_difference_over_groups([one, three])
+    found = difference_over_groups([one, three])
     assert found.difference == -0.5 and found.n == 4 and found.p_value == 1.0
     rise, spread = 2 * 0.975, 1 - 0.025 ** (1 / 3)
     assert found.high == pytest.approx(-0.5 + math.hypot(rise, spread) / 2, abs=0.01)
     assert found.low == pytest.approx(-0.5 - spread / 2, abs=0.01)
-    single = paired_difference_over_groups([three])
-    assert single == paired_difference(*three)
+    single = difference_over_groups([three])
+    assert single == difference(*three)
 
 
 def test_groups_of_very_different_size():
     """Two tasks of 20 and 200 cases that both rise by 0.25 are surer than the small one alone."""
     first = by_name([0.0, 0.5, 1.0, 0.5] * 5), by_name([0.0, 0.5, 1.0, 0.5] * 50)
     second = by_name([0.5, 1.0, 1.0, 0.5] * 5), by_name([0.5, 1.0, 1.0, 0.5] * 50)
-    both = paired_difference_over_groups(list(zip(first, second, strict=True)))
-    small, large = (paired_difference(a, b) for a, b in zip(first, second, strict=True))
+    both = difference_over_groups(list(zip(first, second, strict=True)))
+    small, large = (difference(a, b) for a, b in zip(first, second, strict=True))
     assert both.difference == pytest.approx(0.25)
     assert large.high - large.low < both.high - both.low < small.high - small.low
     assert both.p_value < 0.01
@@ -286,8 +170,8 @@ def test_groups_of_very_different_size():
 def test_draws_are_the_same_each_time():
     rng = np.random.default_rng(2)
     first, second = (by_name(side) for side in rng.random((2, 40)).tolist())
-    assert paired_difference(first, second) == paired_difference(first, second)
-    assert paired_difference(first, second) != paired_difference(first, second, seed=1)
+    assert difference(first, second) == difference(first, second)
+    assert difference(first, second) != difference(first, second, seed=1)
 
 
 @pytest.mark.parametrize("n", [20, 60])
@@ -299,7 +183,7 @@ def test_coverage_of_the_paired_interval(n):
         differences = rng.choice([1.0, -1.0, 0.0], p=[0.05, 0.02, 0.93], size=n)
         first = by_name((differences < 0).astype(float).tolist())
         second = by_name((differences > 0).astype(float).tolist())
-        found = paired_difference(first, second)
+        found = difference(first, second)
         held += found.low <= 0.03 <= found.high
         means = differences[rng.integers(n, size=(500, n))].mean(axis=1)
         low, high = np.quantile(means, (0.025, 0.975))

@@ -23,9 +23,9 @@ from mosa.evaluation.exports.common import (
     tasks_by_cell,
     times_of,
 )
-from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.results import outcome_of
 from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import once, rate_of
 from mosa.types import Behavior, UserError, Verdict, content_key
 
 
@@ -218,7 +218,7 @@ def _eval_score(
             ("attack_success_rate", [float(success) for success, _ in known]),
             ("best_score", [score for _, score in known]),
         ):
-            rate = rate_of(values)
+            rate = rate_of(once(values))
             about = rate_record(rate)
             metrics[name] = log.EvalMetric(name=name, value=rate.rate, metadata=about)
     return log.EvalScore(

@@ -30,9 +30,9 @@ from mosa.evaluation.exports.common import (
     times_of,
     turns_of,
 )
-from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.results import outcome_of
 from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import once, rate_of
 from mosa.types import Attempt, Behavior, Verdict
 
 
@@ -80,7 +80,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                 for id in sorted(by_behavior, key=places.__getitem__)
             ]
             outcomes = [j["jailbroken"] for j in jailbreaks if j["jailbroken"] is not None]
-            rate = rate_of(outcomes) if outcomes else None
+            rate = rate_of(once(outcomes)) if outcomes else None
             configs = distinct(task.config for task in tasks)
             access = _access(cell.attack)
             artifact = {

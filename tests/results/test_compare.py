@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_runs import DECODER, JUDGE, attacked, solved
+from mosa.evaluation.statistics import mcnemar
 
 from mosa.evaluation.compare import (
     Comparison,
@@ -15,7 +16,6 @@ from mosa.evaluation.compare import (
     side,
 )
 from mosa.evaluation.conditions import check, parse_condition
-from mosa.evaluation.statistics import mcnemar
 from mosa.evaluation.store import Measurement, Store, Task
 from mosa.types import Budget, UserError
 

@@ -1,108 +1,40 @@
-"""Statistics beyond a single rate: seeds, pairs of runs, many tests at once, a judge that errs.
+"""Statistics beyond a single rate: pairs of models, many tests at once, a judge that errs.
 
-What is independent are the cases (behaviors, questions). Seeds are tries at the same case, and two
-models are asked the same cases; counting either as new cases would claim more than was measured.
-Every function is pure, and the two that draw random numbers draw the same ones each time.
+What is independent are the cases (behaviors, questions). Two models answer the same cases, so that
+their difference is a mean of differences; counting both as new cases would claim more than was
+measured. Every function is pure, and those that draw random numbers draw the same ones each time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from mosa.evaluation.metrics import Z_95, Rate, rate_of, wilson
+from mosa.stats.rates import (
+    Z_95,
+    Estimate,
+    Rate,
+    Values,
+    case_means,
+    format_rate,
+    mean_of,
+    seed_length,
+    wilson,
+)
 from mosa.types import UserError
 
 NUM_DRAWS = 20_000
 """Random draws behind an interval; the chance in its ends is then far below its width."""
+ROUNDING = 1e-9
+"""How far a value may lie outside of its bounds: a correlation of 1 can be a hair above it."""
 NUM_SIGN_FLIPS = 9_999
 """Sign flips behind a p value; up to 13 cases that differ, all flips are tried instead."""
-
-
-# --- seeds ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RateOverSeeds:
-    """A rate whose cases were each tried with several seeds."""
-
-    rate: Rate
-    """Mean over cases of each case's mean over its seeds; `n` counts cases."""
-    num_seeds: int
-    spread: float | None
-    """Standard deviation of the per-seed rates; None where there is one seed, or where fewer than
-    two cases have them all."""
-
-
-def rate_over_seeds(values: Mapping[str, Sequence[float]]) -> RateOverSeeds:
-    """The rate over cases and seeds, with a 95 % interval for new cases under new seeds.
-
-    `values` holds for each case its values in [0, 1], one a seed in the order of the seeds. With
-    one seed the result is that of `rate_of`. With several the interval is Wilson's for an
-    *effective* number of cases (as for clustered samples: Korn and Graubard 1998, Survey
-    Methodology 24:193), n times the variance of one yes-or-no value a case over the variance that
-    was found, which has two parts:
-
-    1. Cases. Seeds are nested in cases as far as noise goes: the sampler and the attacks draw
-       theirs from seed and request together. So the spread of the case means has in it what cases
-       and the noise of their seeds contribute. Where the seeds of a case always agree they add
-       nothing, and the interval is that of one seed; where they are as good as new cases, it
-       narrows.
-    2. Seeds. Cases and seeds are also crossed, since every case is run with every seed, and what a
-       seed does to all cases alike (one random suffix for all requests, one training of the model)
-       does not average out over cases. Its variance is estimated from the two-way table, is zero
-       where the seeds differ no more than noise makes them, and, resting on few seeds, widens the
-       quantile (Satterthwaite's degrees of freedom).
-
-    Few hits say little about the first part, so it is drawn towards its largest value by the same
-    z^2/4 that keeps Wilson's interval open: at 0 and at 1 the interval is that of `rate_of`, never
-    a point. In simulations it covers the true rate in 94 % of the runs or more while seeds are
-    nested; with two seeds that move all cases strongly, in about 87 %: two seeds cannot tell.
-
-    Cases may have fewer values than others, where some could not be scored; they count in the rate,
-    and the second part rests on the complete ones.
-    """
-    if not all(0.0 <= value <= 1.0 for of_case in values.values() for value in of_case):
-        raise ValueError("a rate is a mean of values between 0 and 1")
-    case_means = [math.fsum(of_case) / len(of_case) for of_case in values.values()]
-    plain = rate_of(case_means)
-    num_seeds = max(map(len, values.values()))
-    if num_seeds == 1:
-        return RateOverSeeds(plain, 1, None)
-    n, mean = plain.n, plain.rate
-    draw = Z_95**2 / 4
-    variance = (float(np.square(np.subtract(case_means, mean)).sum()) + draw) / n**2
-    quantile, spread = Z_95, None
-    complete = np.array([of_case for of_case in values.values() if len(of_case) == num_seeds])
-    if len(complete) > 1:
-        spread = float(complete.mean(axis=0).std(ddof=1))
-        seeds, freedom = _shared_variance(complete)
-        variance += seeds
-        quantile = float(stats.t.ppf(0.975, max(1.0, variance**2 * freedom)))
-    design = variance * n**2 / (n * mean * (1 - mean) + draw) * (quantile / Z_95) ** 2
-    low, high = wilson(mean, n / design)
-    return RateOverSeeds(Rate(mean, n, low, high), num_seeds, spread)
-
-
-def _shared_variance(table: np.ndarray) -> tuple[float, float]:
-    """Variance of the mean of a (cases, seeds) table from what a seed does to all cases alike, and
-    the reciprocal of what it adds to Satterthwaite's denominator (infinite where it is zero)."""
-    num_cases, num_seeds = table.shape
-    case_means, seed_means = table.mean(axis=1, keepdims=True), table.mean(axis=0)
-    residuals = table - case_means - seed_means + table.mean()
-    between = num_cases * float(seed_means.var(ddof=1))
-    within_freedom = (num_cases - 1) * (num_seeds - 1)
-    within = float(np.square(residuals).sum()) / within_freedom
-    # Rounding aside, a table whose columns are alike has no variance between them.
-    if between <= within or math.isclose(between, 0.0, abs_tol=1e-12):
-        return 0.0, math.inf
-    denominator = between**2 / (num_seeds - 1) + within**2 / within_freedom
-    return (between - within) / table.size, table.size**2 / denominator
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -156,73 +88,101 @@ class PairedDifference:
     high: float
     """Ends of the 95 % interval."""
     p_value: float
+    exact: Fraction
+    """The difference without rounding."""
+
+    @property
+    def value(self) -> float:
+        """The difference, under the name that it has in an `Estimate`."""
+        return self.difference
+
+    def __neg__(self) -> PairedDifference:
+        """How far the first is above the second."""
+        return replace(
+            self, difference=-self.difference, low=-self.high, high=-self.low, exact=-self.exact
+        )
+
+    def __str__(self) -> str:
+        return format_rate(self, with_n=True, signed=True)
 
 
-def paired_difference(
-    first: Mapping[str, float | bool], second: Mapping[str, float | bool], *, seed: int = 0
-) -> PairedDifference:
+def paired_difference(first: Values, second: Values, *, seed: int = 0) -> PairedDifference:
     """The mean of second minus first over the same cases, values in [0, 1], with interval and test.
 
-    The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
-    draw weighs the cases at random instead of counting them 0, 1, 2 ... times) with one case more,
-    the worst there could be: a difference of -1 for the low end, of +1 for the high end. This is
-    the bound of Gaffke (2005, Mathematical Methods of Statistics 14:451; Learned-Miller and Thomas,
-    arXiv 1905.06208, conjecture that it always covers; no counterexample is known). It was
-    preferred to the percentile and BCa bootstraps because these become a point where all cases
-    agree, which is what two strong defences look like, and are too narrow for some twenty cases: in
-    simulations with 20 cases of which one or two differ they cover in 60 %. It is never a point,
-    and errs to the wide side where the differences are small and the cases few.
+    The interval is `mean_within`'s for differences between -1 and 1. For yes-or-no values of one
+    seed it leaves out 0 if and only if the p value is below 0.05 (the chance in the draws aside).
+    Where there are several seeds it is widened by what a seed does to all cases alike, as a rate's
+    is: by Student's t over the seeds' differences, where both models have the same seeds, else over
+    the seeds of either.
 
     The p value is that of a sign-flip test: were the models alike, each case's difference could as
     well have the other sign. It is exact where at most 13 cases differ, or all by the same amount,
-    and else rests on 9,999 random flips. For yes-or-no values it is McNemar's, and the interval
-    leaves out 0 if and only if it is below 0.05 (the chance in the draws aside).
+    and else rests on 9,999 random flips. For yes-or-no values it is McNemar's. It takes cases for
+    independent, which they are not where a seed moves them all: the interval alone sees that.
     """
-    if not all(0.0 <= value <= 1.0 for side in (first, second) for value in side.values()):
-        raise ValueError("differences are of values between 0 and 1")
-    differences = _differences(first, second)
-    low, high = _bounds(differences, seed)
-    return PairedDifference(
-        float(differences.mean()),
-        len(differences),
-        len(first.keys() ^ second.keys()),
-        low,
-        high,
-        _sign_flips(differences, seed),
-    )
+    return paired_difference_over_groups([(first, second)], seed=seed)
 
 
 def paired_difference_over_groups(
-    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], *, seed: int = 0
+    pairs: Sequence[tuple[Values, Values]], *, seed: int = 0
 ) -> PairedDifference:
     """The mean over groups of cases (useful tasks) of the groups' `paired_difference`, so that each
     group weighs alike, however many cases it has.
 
     The interval adds up the groups' own as independent: the square of its length to either side is
     the mean square of theirs over the number of groups (Zou and Donner 2008, Statistics in Medicine
-    27:1693). The p value is that of sign flips of all cases. With one group both are those of
-    `paired_difference`.
+    27:1693). The p value is that of sign flips of all cases.
     """
-    groups = [paired_difference(first, second, seed=seed) for first, second in pairs]
-    difference = math.fsum(group.difference for group in groups) / len(groups)
-    below = math.hypot(*(group.difference - group.low for group in groups)) / len(groups)
-    above = math.hypot(*(group.high - group.difference for group in groups)) / len(groups)
-    weighed = [_differences(first, second) for first, second in pairs]
-    weighed = np.concatenate([of_group / len(of_group) for of_group in weighed])
+    groups = [_differences(first, second) for first, second in pairs]
+    exact = mean_of([mean_of(group) for group in groups])
+    lengths = []
+    for group in groups:
+        found = mean_within([float(value) for value in group], -1.0, 1.0, seed=seed)
+        lengths.append((found.value - found.low, found.high - found.value))
+    over_seeds = _seed_length(pairs)
+    below, above = (
+        math.hypot(math.hypot(*of_side) / len(groups), over_seeds)
+        for of_side in zip(*lengths, strict=True)
+    )
+    weighed = [float(value / len(group)) for group in groups for value in group]
     return PairedDifference(
-        difference,
-        sum(group.n for group in groups),
-        sum(group.num_unpaired for group in groups),
-        difference - below,
-        difference + above,
-        _sign_flips(weighed, seed),
+        float(exact),
+        sum(map(len, groups)),
+        sum(len(case_means(first).keys() ^ case_means(second).keys()) for first, second in pairs),
+        max(-1.0, float(exact) - below),
+        min(1.0, float(exact) + above),
+        _sign_flips(np.array(weighed), seed),
+        exact,
     )
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> np.ndarray:
-    """Second minus first, rounded so that equal differences are equal whatever they came from."""
-    names = _paired(first, second)
-    return np.array([float(second[name]) - first[name] for name in names]).round(12)
+def _differences(first: Values, second: Values) -> list[Fraction]:
+    means = case_means(first), case_means(second)
+    return [means[1][case] - means[0][case] for case in _paired(*means)]
+
+
+def _seed_length(pairs: Sequence[tuple[Values, Values]]) -> float:
+    """What seeds add to either side of the interval of a difference."""
+    sides = [
+        [
+            {case: {s: float(v) for s, v in side[case].items() if v is not None} for case in shared}
+            for pair in pairs
+            for side, shared in [(pair[place], pair[0].keys() & pair[1].keys())]
+        ]
+        for place in (0, 1)
+    ]
+    seeds = [{s for group in side for of_case in group.values() for s in of_case} for side in sides]
+    if seeds[0] != seeds[1]:
+        return math.hypot(*map(seed_length, sides))
+    return seed_length(
+        [
+            {
+                case: {s: second[case][s] - v for s, v in of_case.items() if s in second[case]}
+                for case, of_case in first.items()
+            }
+            for first, second in zip(*sides, strict=True)
+        ]
+    )
 
 
 def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -232,16 +192,57 @@ def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _bounds(differences: np.ndarray, seed: int) -> tuple[float, float]:
+# --- means that are no rates ----------------------------------------------------------------------
+
+
+def mean_within(values: Sequence[float], least: float, most: float, *, seed: int = 0) -> Estimate:
+    """The mean of values of independent cases that cannot leave [`least`, `most`].
+
+    The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
+    draw weighs the cases at random instead of counting them 0, 1, 2 ... times) with one case more,
+    the worst there could be: `least` for the low end, `most` for the high end. This is the bound of
+    Gaffke (2005, Mathematical Methods of Statistics 14:451; Learned-Miller and Thomas, arXiv
+    1905.06208, conjecture that it always covers; no counterexample is known). It was preferred to
+    the percentile and BCa bootstraps because these become a point where all cases agree, which is
+    what two strong defences look like, and are too narrow for some twenty cases: in simulations
+    with 20 cases of which one or two differ they cover in 60 %. It is never a point, and errs to
+    the wide side where the values vary little and the cases are few.
+    """
+    numbers = _numbers(values)
+    if numbers.min() < least - ROUNDING or numbers.max() > most + ROUNDING:
+        raise ValueError(f"a value is outside of {least} to {most}")
+    numbers = numbers.clip(least, most)
     rng = np.random.default_rng(seed)
     # Weights are gamma numbers over their sum; those of equal cases add up to one gamma number.
-    levels, counts = np.unique(differences, return_counts=True)
+    levels, counts = np.unique(numbers, return_counts=True)
     weights = rng.standard_gamma(counts, size=(NUM_DRAWS, len(counts)))
     extra = rng.standard_gamma(1.0, size=NUM_DRAWS)
     total, weighed = weights.sum(axis=1) + extra, weights @ levels
-    low = np.quantile((weighed - extra) / total, 0.025)
-    high = np.quantile((weighed + extra) / total, 0.975)
-    return float(low), float(high)
+    low = np.quantile((weighed + least * extra) / total, 0.025)
+    high = np.quantile((weighed + most * extra) / total, 0.975)
+    return Estimate(float(numbers.mean()), len(numbers), float(low), float(high))
+
+
+def mean_unbounded(values: Sequence[float]) -> Estimate:
+    """The mean of values of independent cases without known bounds (nats), with Student's t
+    interval (1908, Biometrika 6:1). One case gives an interval without ends (NaN), and cases that
+    all agree a point: without bounds they say nothing of another case."""
+    numbers = _numbers(values)
+    mean = float(numbers.mean())
+    if len(numbers) == 1:
+        return Estimate(mean, 1, math.nan, math.nan)
+    error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
+    half = float(stats.t.ppf(0.975, len(numbers) - 1)) * error
+    return Estimate(mean, len(numbers), mean - half, mean + half)
+
+
+def _numbers(values: Sequence[float]) -> np.ndarray:
+    if len(values) == 0:
+        raise ValueError("a mean needs at least one value")
+    return np.asarray(values, dtype=float)
+
+
+# --- tests ----------------------------------------------------------------------------------------
 
 
 def _sign_flips(differences: np.ndarray, seed: int) -> float:

@@ -6,15 +6,17 @@ by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
-from mosa.evaluation.metrics import Rate, rate_of
-from mosa.evaluation.results import Line
+from mosa.results.figures import Figure
+from mosa.stats.rates import NOTHING, Rate, exactly, format_rate, format_value, mean_of, rate_of
 
 Pair = tuple[float, float]
 """By the paper's own judge, and by StrongREJECT."""
 
-ATTACKS = ("avatar", "tap", "speak_easy", "aos", "pal", "ept", "dia", "adv_prefix")
+PAPER_ATTACKS = ("avatar", "tap", "speak_easy", "aos", "pal", "ept", "dia", "adv_prefix")
 """The eight, in the paper's order."""
 
 MODELS = ("original", "initial", "MOSA")
@@ -44,20 +46,22 @@ ADAPTIVE: dict[str, Pair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix":
 """Table 4: MOSA under attacks aimed at the middle; the benchmark is not named."""
 
 
-def beside_the_paper(results: Sequence[Line]) -> Iterator[str]:
+def beside_the_paper(results: Sequence[Figure]) -> Iterator[str]:
     """A judge's results and the paper's, line by line; nothing where there are none of the eight.
 
     Presets that begin with `middle` are the adaptive attacks and have a table of their own.
     """
-    found = [line for line in results if line.attack in ATTACKS]
-    plain = [line for line in found if not line.preset.startswith("middle")]
-    adaptive = [line for line in found if line.preset.startswith("middle")]
+    found = [figure for figure in results if figure.attack in PAPER_ATTACKS]
+    plain = [figure for figure in found if not figure.preset.startswith("middle")]
+    adaptive = [figure for figure in found if figure.preset.startswith("middle")]
     if plain:
         paper = [
             f"{name}: {' / '.join(MODELS)}" for name in ("paper, AdvBench", "paper, HarmBench")
         ]
         tables = (ADVBENCH, HARMBENCH)
-        published = {attack: [_published(table[attack]) for table in tables] for attack in ATTACKS}
+        published = {
+            attack: [_published(table[attack]) for table in tables] for attack in PAPER_ATTACKS
+        }
         published["mean"] = [_published(_means(table)) for table in tables]
         yield from _table(plain, _means_over_the_eight(plain), paper, published)
     if adaptive:
@@ -69,56 +73,57 @@ def beside_the_paper(results: Sequence[Line]) -> Iterator[str]:
 
 
 def _table(
-    found: Sequence[Line],
+    found: Sequence[Figure],
     means: dict[str, Rate],
     paper: Sequence[str],
     published: dict[str, list[str]],
 ) -> Iterator[str]:
-    models = list(dict.fromkeys(line.model for line in found))
-    yield f"| attack | {' | '.join((*models, *paper))} |"
-    yield f"|---|{'---|' * (len(models) + len(paper))}"
-    cells = {(line.attack, line.preset, line.model): line for line in found}
+    subjects = list(dict.fromkeys(figure.subject for figure in found))
+    yield f"| attack | {' | '.join((*subjects, *paper))} |"
+    yield f"|---|{'---|' * (len(subjects) + len(paper))}"
+    cells = {(figure.attack, figure.preset, figure.subject): figure for figure in found}
     rows = sorted(
-        {(line.attack, line.preset) for line in found},
-        key=lambda row: (ATTACKS.index(row[0]), row[1]),
+        {(figure.attack, figure.preset) for figure in found},
+        key=lambda row: (PAPER_ATTACKS.index(row[0]), row[1]),
     )
     for attack, preset in rows:
-        own = [_own(cells.get((attack, preset, model))) for model in models]
-        blank = ["-"] * len(paper)
+        own = [_own(cells.get((attack, preset, subject))) for subject in subjects]
+        blank = [NOTHING] * len(paper)
         yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
     if means:
-        own = [_rate(means.get(model)) for model in models]
+        own = [format_rate(means.get(subject), with_n=True) for subject in subjects]
         yield f"| mean | {' | '.join((*own, *published['mean']))} |"
 
 
-def _means_over_the_eight(found: Sequence[Line]) -> dict[str, Rate]:
+def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
     """The mean of each model that has all eight attacks once. A behavior counts once, with its mean
-    over the attacks, so that the interval is one over behaviors; those that an attack has no score
-    for are left out."""
+    over the attacks with each seed, so that the interval is one over behaviors and seeds; those
+    that an attack has no score for are left out."""
     means = {}
-    for model in dict.fromkeys(line.model for line in found):
-        rows = [line for line in found if line.model == model]
-        if sorted(line.attack for line in rows) != sorted(ATTACKS):
+    for subject in dict.fromkeys(figure.subject for figure in found):
+        rows = [figure for figure in found if figure.subject == subject]
+        if sorted(figure.attack for figure in rows) != sorted(PAPER_ATTACKS):
             continue
-        outcomes = [line.by_behavior for line in rows]
-        shared = set.intersection(*map(set, outcomes))
-        if shared:
-            means[model] = rate_of(
-                [sum(row[name] for row in outcomes) / len(rows) for name in sorted(shared)]
-            )
+        outcomes = [
+            {
+                (name, seed): exactly(v)
+                for name, of in figure.by_seed.items()
+                for seed, v in of.items()
+            }
+            for figure in rows
+        ]
+        values: dict[str, dict[int, Fraction]] = defaultdict(dict)
+        for name, seed in sorted(set.intersection(*map(set, outcomes))):
+            values[name][seed] = mean_of([outcome[name, seed] for outcome in outcomes])
+        if values:
+            means[subject] = rate_of(values)
     return means
 
 
-def _own(line: Line | None) -> str:
-    if line is None or line.score is None:
-        return "-"
-    return f"{_rate(line.success)}; {line.score.rate:.2f}"
-
-
-def _rate(rate: Rate | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n})"
+def _own(figure: Figure | None) -> str:
+    if figure is None or figure.score is None:
+        return NOTHING
+    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.rate)}"
 
 
 def _published(pairs: Sequence[Pair]) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mosa.evaluation.judging import CANVAS
-from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate
 from mosa.evaluation.over_refusal import is_benign
 from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import INTERVAL_STATEMENT, Rate
 from mosa.types import Attempt, UserError, as_plain, content_key
 
 REDACTED = "[redacted]"
@@ -208,7 +208,7 @@ def times_of(store: Store) -> tuple[str, str]:
 
 
 def rate_record(rate: Rate | None) -> dict[str, Any] | None:
-    return None if rate is None else {**vars(rate), "interval": INTERVAL_STATEMENT}
+    return None if rate is None else {**rate.record(), "interval": INTERVAL_STATEMENT}
 
 
 def distinct(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

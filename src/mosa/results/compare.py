@@ -1,4 +1,4 @@
-"""Two models side by side on the same requests.
+"""Two subjects side by side on the same cases.
 
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     for row in comparison.headlines:
@@ -13,32 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mosa.evaluation.evidence import (
+from mosa.results.figures import (
     CONTROL,
     REFUSED,
     Evidence,
     Figure,
     Kind,
-    Run,
+    RunFacts,
     gather,
     headline,
-    means_over_seeds,
     moment_of,
     task_pairs,
 )
-from mosa.evaluation.metrics import Rate
-from mosa.evaluation.statistics import (
+from mosa.runs.records import SubjectRecord
+from mosa.stats.pairs import (
     PairedDifference,
     holm,
     mcnemar,
     paired_difference,
     paired_difference_over_groups,
-    rate_over_seeds,
 )
+from mosa.stats.rates import Rate, Value, case_means, mean_of, rate_of
 from mosa.types import UserError
 
 KINDS: dict[Kind, str] = {
@@ -57,52 +57,59 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Side:
-    """One model in the runs of one folder."""
+    """One subject in the runs of one folder."""
 
     folder: Path
-    model: str
+    subject: str
     evidence: Evidence
 
     @cached_property
-    def runs(self) -> list[Run]:
-        """The runs that have this model."""
-        return [run for run in self.evidence.runs if self.model in run.models]
+    def runs(self) -> list[RunFacts]:
+        """The runs that have this subject."""
+        return [run for run in self.evidence.runs if self.subject in run.subjects]
+
+    @property
+    def record(self) -> SubjectRecord:
+        """What the subject's name means."""
+        return self.evidence.subjects[self.subject]
 
     def judges(self, kind: Kind) -> list[str]:
-        """Who judged this model, the one to be believed first."""
-        own = {figure.judge for figure in self.evidence.select(kind, model=self.model)}
+        """Who judged this subject, most trusted first."""
+        own = {figure.judge for figure in self.evidence.select(kind, subject=self.subject)}
         return [judge for judge in self.evidence.judges(kind) if judge in own]
 
     def figures(self, kind: Kind, judge: str) -> dict[Key, Figure]:
-        """This model's figures of a kind; UserError where one of them is there twice."""
+        """This subject's figures of a kind; UserError where one of them is there twice."""
         found: dict[Key, Figure] = {}
         measure = REFUSED if kind == "over_refusal" else ""
-        for figure in self.evidence.select(kind, model=self.model, judge=judge, measure=measure):
+        for figure in self.evidence.select(
+            kind, subject=self.subject, judge=judge, measure=measure
+        ):
             key = _key(figure)
             if key in found:
                 raise UserError(
-                    f"{self.folder} holds {figure.name} on {self.model} in two runs; name the "
+                    f"{self.folder} holds {figure.name} on {self.subject} in two runs; name the "
                     "folder of one of them"
                 )
             found[key] = figure
         return found
 
     def headline(self, name: str, figures: Mapping[Key, Figure]) -> Part:
-        """A headline over these figures of this model alone."""
-        attacks = [(f.behavior_set, f.name) for f in figures.values() if f.kind == "safety"]
+        """A headline over these figures of this subject."""
+        attacks = [(f.case_set, f.name) for f in figures.values() if f.kind == "safety"]
         attacks = [attack for attack in attacks if attack[1] != CONTROL] or attacks
         of = [
             figure
             for figure in figures.values()
-            if figure.kind != "safety" or (figure.behavior_set, figure.name) in attacks
+            if figure.kind != "safety" or (figure.case_set, figure.name) in attacks
         ]
         own = replace(self.evidence, figures=of)
-        found = headline(own, name, self.model, attacks=attacks)
+        found = headline(own, name, self.subject, attacks=attacks)
         num_scored = sum(map(len, found.by_seed.values()))
         parts = [part_of([figure]) for figure in of]
         return Part(
             rate=found.rate,
-            means=found.means,
+            values=found.by_seed,
             num_scored=num_scored,
             num_unscored=found.num_unscored,
             num_missing=sum(part.num_missing for part in parts),
@@ -120,7 +127,7 @@ def _num_planned(figures: Sequence[Figure]) -> int:
     for figure in figures:
         part = part_of([figure])
         num = part.num_scored + part.num_unscored + part.num_missing
-        planned[figure.behavior_set] = max(num, planned.get(figure.behavior_set, 0))
+        planned[figure.case_set] = max(num, planned.get(figure.case_set, 0))
     return sum(planned.values())
 
 
@@ -128,23 +135,23 @@ def _key(figure: Figure) -> Key:
     if figure.kind == "utility":
         return "", figure.name, figure.measure
     if figure.kind == "over_refusal":
-        return figure.behavior_set, "", ""
+        return figure.case_set, "", ""
     # The preset stands in the name where the run has several of the attack.
     attack = figure.name.removesuffix(f":{figure.preset}")
-    return figure.behavior_set, attack, figure.preset
+    return figure.case_set, attack, figure.preset
 
 
-def side(folder: Path, model: str | None, letter: str) -> Side:
-    """The runs in and below a folder, and the model in them; UserError where it is not clear."""
+def side(folder: Path, subject: str | None, letter: str) -> Side:
+    """The runs in and below a folder, and the subject in them; UserError where it is not clear."""
     evidence = gather([folder])
-    names = [name for name in evidence.models if moment_of(evidence, name) is None]
-    if model is None and len(names) != 1:
+    names = [name for name in evidence.subjects if moment_of(evidence, name) is None]
+    if subject is None and len(names) != 1:
         raise UserError(
-            f"{folder} has the models {', '.join(names)}; name one of them with --model_{letter}"
+            f"{folder} has the subjects {', '.join(names)}; name one with --subject_{letter}"
         )
-    if model is not None and model not in evidence.models:
-        raise UserError(f"{folder} has no model {model}; it has {', '.join(evidence.models)}")
-    return Side(folder, model or names[0], evidence)
+    if subject is not None and subject not in evidence.subjects:
+        raise UserError(f"{folder} has no subject {subject}; it has {', '.join(evidence.subjects)}")
+    return Side(folder, subject or names[0], evidence)
 
 
 # --- figures of both ------------------------------------------------------------------------------
@@ -156,8 +163,8 @@ class Part:
 
     rate: Rate | None
     """None where nothing was scored."""
-    means: Mapping[str, float]
-    """Each scored case's mean over seeds."""
+    values: Mapping[str, Mapping[int, Value]]
+    """Each scored case's values by seed."""
     num_scored: int
     """Cases with a value, counted once for each seed."""
     num_unscored: int
@@ -166,21 +173,19 @@ class Part:
     """Tasks that failed or have not been run."""
     of: str = ""
     """Which attack is the worst."""
-    share_left_out: float = 0.0
+    share_left_out: Fraction = Fraction(0)
     """Share of the cases that have no value, for whatever reason."""
 
 
 def part_of(figures: Sequence[Figure]) -> Part:
     """Figures of other cases each, taken together."""
-    by_seed = {case: values for figure in figures for case, values in figure.by_seed.items()}
-    # In the order of the seeds, not in that in which attacks came to their end.
-    cases = {case: tuple(v for _, v in sorted(of.items())) for case, of in by_seed.items()}
-    num_scored = sum(map(len, cases.values()))
+    values = {case: of for figure in figures for case, of in figure.by_seed.items()}
+    num_scored = sum(map(len, values.values()))
     num_unscored = sum(figure.num_unscored for figure in figures)
     num_missing = sum(figure.num_failed + figure.num_left for figure in figures)
     return Part(
-        rate=rate_over_seeds(cases).rate if cases else None,
-        means=means_over_seeds(by_seed),
+        rate=replace(rate_of(values), num_unscored=num_unscored) if values else None,
+        values=values,
         num_scored=num_scored,
         num_unscored=num_unscored,
         num_missing=num_missing,
@@ -188,17 +193,17 @@ def part_of(figures: Sequence[Figure]) -> Part:
     )
 
 
-def _share(num_out: int, num_in: int) -> float:
-    return num_out / (num_out + num_in) if num_out else 0.0
+def _share(num_out: int, num_in: int) -> Fraction:
+    return Fraction(num_out, num_out + num_in) if num_out else Fraction(0)
 
 
-def _left_out_of_all(parts: Sequence[Part]) -> float:
+def _left_out_of_all(parts: Sequence[Part]) -> Fraction:
     num_out = sum(part.num_unscored + part.num_missing for part in parts)
     return _share(num_out, sum(part.num_scored for part in parts))
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedFigure:
     """One figure of both sides."""
 
     name: str
@@ -212,24 +217,49 @@ class Row:
     """False for the worst attack, which was picked by looking."""
     p_adjusted: float | None = None
     """Holm's, over the rows of the table; None in the table of headlines."""
+    share_left_out: Fraction = Fraction(0)
+    """Share of the cases that are in no difference: without a value on a side, or not asked there.
+    An attack, set or task that one side lacks counts with all of its cases."""
 
 
-def _row(name: str, first: Part, second: Part, *, has_test: bool = True) -> Row:
-    shared = first.means.keys() & second.means.keys()
+def _row(
+    name: str,
+    first: Part,
+    second: Part,
+    pairs: Sequence[tuple[Figure | None, Figure | None]],
+    *,
+    has_test: bool = True,
+) -> ComparedFigure:
+    """One figure of both sides; `pairs` are what each side has of all that it is about."""
+    shared = first.values.keys() & second.values.keys()
+    left_out = max(first.share_left_out, second.share_left_out, _share_of_one_side(pairs))
     if not shared:
-        return Row(name, first, second, None, has_test=has_test)
+        return ComparedFigure(name, first, second, None, has_test=has_test, share_left_out=left_out)
+    if has_test:  # the worst attack may be another one on either side, on another set
+        num_cases = len(set().union(*(_cases(f) for pair in pairs for f in pair)))
+        left_out = max(left_out, _share(num_cases - len(shared), len(shared)))
     only = None
-    if has_test and all(
-        part.means[case] in (0.0, 1.0) for part in (first, second) for case in shared
-    ):
-        yes = [{case: part.means[case] == 1.0 for case in shared} for part in (first, second)]
+    means = [case_means({case: part.values[case] for case in shared}) for part in (first, second)]
+    if has_test and all(value in (0, 1) for of_side in means for value in of_side.values()):
+        yes = [{case: value == 1 for case, value in of_side.items()} for of_side in means]
         test = mcnemar(yes[0], yes[1])
         only = test.num_only_first, test.num_only_second
-    difference = paired_difference(first.means, second.means)
-    return Row(name, first, second, difference, only, has_test)
+    difference = paired_difference(first.values, second.values)
+    return ComparedFigure(name, first, second, difference, only, has_test, share_left_out=left_out)
 
 
-def _adjusted(rows: Sequence[Row]) -> list[Row]:
+def _share_of_one_side(pairs: Sequence[tuple[Figure | None, Figure | None]]) -> Fraction:
+    """The share of the cases that one side alone was asked, over all figures or, where that is
+    more, as the mean over them."""
+    cases = [(_cases(first), _cases(second)) for first, second in pairs]
+    counts = [(len(a ^ b), len(a | b)) for a, b in cases if a or b]
+    if not counts:
+        return Fraction(0)
+    pooled = Fraction(sum(alone for alone, _ in counts), sum(num for _, num in counts))
+    return max(pooled, mean_of([Fraction(alone, num) for alone, num in counts]))
+
+
+def _adjusted(rows: Sequence[ComparedFigure]) -> list[ComparedFigure]:
     tested = [row for row in rows if row.difference is not None]
     p_values = holm([row.difference.p_value for row in tested if row.difference is not None])
     adjusted = dict(zip((row.name for row in tested), p_values, strict=True))
@@ -244,8 +274,8 @@ class Comparison:
     second: Side
     judges: dict[Kind, str]
     """Whose verdicts count, for kinds that are judged."""
-    headlines: list[Row]
-    tables: dict[Kind, list[Row]]
+    headlines: list[ComparedFigure]
+    tables: dict[Kind, list[ComparedFigure]]
     """Each attack, set or task that both have."""
     levels: dict[str, Part]
     """Every figure of B by the name that a condition gives it."""
@@ -254,14 +284,14 @@ class Comparison:
 
 
 def compare(first: Side, second: Side, *, judge: str | None = None) -> Comparison:
-    """A against B, by `judge` or the one to be believed first among those that both have.
+    """A against B, by `judge` or the most trusted of those that both have.
 
     Raises UserError where the two were not asked the same, or not judged by the same.
     """
     _check_sets(first, second)
     judges: dict[Kind, str] = {}
-    headlines: list[Row] = []
-    tables: dict[Kind, list[Row]] = {}
+    headlines: list[ComparedFigure] = []
+    tables: dict[Kind, list[ComparedFigure]] = {}
     levels: dict[str, Part] = {}
     notes = list(_notes(first, second))
     for kind in KINDS:
@@ -281,11 +311,12 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
         names = _names(kind, figures[0])
         tables[kind] = _adjusted(
             [
-                _row(names[key], part_of([figures[0][key]]), part_of([figures[1][key]]))
+                _row(names[key], part_of([a]), part_of([b]), [(a, b)])
                 for key in shared
+                for a, b in [(figures[0][key], figures[1][key])]
             ]
         )
-        headlines += _headlines(kind, (first, second), figures)
+        headlines += _headlines(kind, (first, second), figures, _pairs(own))
     if not tables:
         raise UserError(
             f"{first.folder} and {second.folder} have no attack, set or task in common; compare "
@@ -294,17 +325,31 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
     return Comparison(first, second, judges, headlines, tables, levels, notes)
 
 
+def _pairs(own: Sequence[Mapping[Key, Figure]]) -> list[tuple[Figure | None, Figure | None]]:
+    """What each side has of the attacks (the plain request apart), sets or tasks of either."""
+    either = [
+        (own[0].get(key), own[1].get(key))
+        for key in dict.fromkeys([*own[0], *own[1]])
+        if (own[0].get(key) or own[1][key]).is_headline
+    ]
+    attacks = [pair for pair in either if CONTROL not in [f.name for f in pair if f is not None]]
+    return attacks or either
+
+
 def _headlines(
-    kind: Kind, sides: tuple[Side, Side], figures: Sequence[Mapping[Key, Figure]]
-) -> Iterator[Row]:
+    kind: Kind,
+    sides: tuple[Side, Side],
+    figures: Sequence[Mapping[Key, Figure]],
+    pairs: Sequence[tuple[Figure | None, Figure | None]],
+) -> Iterator[ComparedFigure]:
     for name in HEADLINES_OF[kind]:
         parts = [each.headline(name, of_side) for each, of_side in zip(sides, figures, strict=True)]
-        row = _row(name, parts[0], parts[1], has_test=name != "worst_asr")
+        row = _row(name, parts[0], parts[1], pairs, has_test=name != "worst_asr")
         if kind == "utility":
             # Its rate is a mean over tasks, and so is the difference.
-            pairs = list(task_pairs(*(of_side.values() for of_side in figures)).values())
-            if pairs:
-                row = replace(row, difference=paired_difference_over_groups(pairs), only=None)
+            tasks = list(task_pairs(*(of_side.values() for of_side in figures)).values())
+            if tasks:
+                row = replace(row, difference=paired_difference_over_groups(tasks), only=None)
         yield row
 
 
@@ -324,14 +369,14 @@ def _names(kind: Kind, figures: Mapping[Key, Figure]) -> dict[Key, str]:
     several_sets = len({key[0] for key in keys}) > 1
     found = {}
     for key in keys:
-        behavior_set, name, detail = key
+        case_set, name, detail = key
         if kind == "utility":
             is_plain = figures[key].is_headline
         else:
             is_plain = sum(other[:2] == key[:2] for other in keys) == 1 and "(" not in detail
         found[key] = name if is_plain else f"{name}:{detail}"
         if several_sets:
-            found[key] += f" on {behavior_set}"
+            found[key] += f" on {case_set}"
     return found
 
 
@@ -358,7 +403,7 @@ def _judge(
     """Whose verdicts of A and of B are taken; None for a side without a figure of this kind."""
     judges = first.judges(kind), second.judges(kind)
     if kind == "utility":
-        has = [bool(each.evidence.select(kind, model=each.model)) for each in (first, second)]
+        has = [bool(each.evidence.select(kind, subject=each.subject)) for each in (first, second)]
         return "" if has[0] else None, "" if has[1] else None
     if not judges[0] or not judges[1]:
         alone = [wanted if wanted in own else next(iter(own), None) for own in judges]
@@ -378,66 +423,59 @@ def _judge(
 
 
 def _check_sets(first: Side, second: Side) -> None:
-    """UserError where one name stands for two sets of requests."""
-    for one in first.runs:
-        for other in second.runs:
-            sums = one.about.get("sha256"), other.about.get("sha256")
-            is_same_name = one.behavior_set and one.behavior_set == other.behavior_set
-            if is_same_name and None not in sums and sums[0] != sums[1]:
-                raise UserError(
-                    f"{one.behavior_set} is another file in {one.folder} than in {other.folder}; "
-                    "compare runs of the same requests"
-                )
+    """UserError where one name means two sets."""
+    for name, one in first.evidence.sets.items():
+        other = second.evidence.sets.get(name)
+        if other is not None and (one.sha256, one.world_seed) != (other.sha256, other.world_seed):
+            raise UserError(
+                f"{name} is another set in {first.folder} than in {second.folder}; compare runs of "
+                "the same cases"
+            )
 
 
 def _notes(first: Side, second: Side) -> Iterator[str]:
-    """In what the runs differ, beside the model."""
-    for one in first.runs:
-        for other in second.runs:
-            if one.kind != other.kind or one.behavior_set != other.behavior_set:
-                continue
-            what = one.behavior_set or KINDS[one.kind]
-            yield from _changed(f"Decoder on {what}", one.decoder, other.decoder, but=("seed",))
-            if one.kind == "utility":
-                tasks = sorted(one.about.keys() & other.about.keys())
-                for task in tasks:
-                    yield from _changed(f"Settings of {task}", one.about[task], other.about[task])
-            asked, others = _chat_models(one), _chat_models(other)
-            both = asked.keys() & others.keys()
-            yield from _changed(
-                f"Chat models on {what}",
-                {role: asked[role] for role in sorted(both)},
-                {role: others[role] for role in sorted(both)},
-            )
-            seeds = [_seeds(each, run) for each, run in ((first, one), (second, other))]
-            if seeds[0] != seeds[1]:
-                yield f"Seeds on {what}: {seeds[0]} in A, {seeds[1]} in B."
+    """In what the runs differ, beside the subject."""
+    yield from _changed("Decoder", first.record.decoder, second.record.decoder)
+    prompts = first.record.system_prompt, second.record.system_prompt
+    if prompts[0] != prompts[1]:
+        yield "System prompt: not the same in A and B."
+    for name, one in first.evidence.sets.items():
+        other = second.evidence.sets.get(name)
+        if other is not None:
+            yield from _changed(f"Settings of {name}", one.settings, other.settings)
+    asked, others = _chat_models(first), _chat_models(second)
+    both = sorted(asked.keys() & others.keys())
+    yield from _changed(
+        "Chat models", {role: asked[role] for role in both}, {role: others[role] for role in both}
+    )
+    for kind in KINDS:
+        seeds = [_seeds(each, kind) for each in (first, second)]
+        if all(seeds) and seeds[0] != seeds[1]:
+            yield f"Seeds of {KINDS[kind]}: {seeds[0]} in A, {seeds[1]} in B."
 
 
-def _changed(
-    what: str, one: Mapping[str, Any], other: Mapping[str, Any], *, but: tuple[str, ...] = ()
-) -> Iterator[str]:
-    names = [name for name in dict.fromkeys([*one, *other]) if name not in but]
+def _changed(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    names = dict.fromkeys([*one, *other])
     changed = [name for name in names if one.get(name) != other.get(name)]
     if changed:
-        told = ", ".join(f"{name} {one.get(name)} in A, {other.get(name)} in B" for name in changed)
-        yield f"{what}: {told}."
+        listed = (f"{name} {one.get(name)} in A, {other.get(name)} in B" for name in changed)
+        yield f"{what}: {', '.join(listed)}."
 
 
-def _chat_models(run: Run) -> dict[str, str]:
+def _chat_models(each: Side) -> dict[str, str]:
     """The names of the chat models that attacks asked, by role."""
     found: dict[str, str] = {}
-    for session in run.sessions:
-        for role, chat in session.get("chat_models", {}).items():
-            found[role] = chat["name"]
+    for run in each.runs:
+        for session in run.sessions:
+            for role, chat in session.get("chat_models", {}).items():
+                found[role] = chat["name"]
     return found
 
 
-def _seeds(each: Side, run: Run) -> str:
+def _seeds(each: Side, kind: Kind) -> str:
     found = {
         seed
-        for figure in each.evidence.select(run.kind, model=each.model)
-        if figure.behavior_set == run.behavior_set
+        for figure in each.evidence.select(kind, subject=each.subject)
         for values in figure.by_seed.values()
         for seed in values
     }
@@ -456,8 +494,8 @@ def _unshared(
             yield f"{letter} alone has {KINDS[kind]}."
             continue
         names = _names(kind, own)
-        told = ", ".join(f"{names[key]} ({key[2]})" if key[2] else names[key] for key in alone)
-        yield f"{letter} alone has {told}: not compared."
+        listed = (f"{names[key]} ({key[2]})" if key[2] else names[key] for key in alone)
+        yield f"{letter} alone has {', '.join(listed)}: not compared."
     shared = [key for key in first if key in second]
     num_first, num_second = (
         len(set().union(*(_cases(own[key]) - _cases(other[key]) for key in shared)))
@@ -470,18 +508,5 @@ def _unshared(
         )
 
 
-def _cases(figure: Figure) -> set[str]:
-    return figure.by_seed.keys() | {case for case, _ in figure.unscored}
-
-
-# --- in words -------------------------------------------------------------------------------------
-
-
-def rate_told(rate: Rate) -> str:
-    """A rate with its interval and number of cases."""
-    return f"{rate.rate:.2f} ({rate.low:.2f} to {rate.high:.2f}, n={rate.n})"
-
-
-def difference_told(found: PairedDifference) -> str:
-    """A difference with its interval and number of cases."""
-    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f}, n={found.n})"
+def _cases(figure: Figure | None) -> set[str]:
+    return set() if figure is None else set(figure.values)

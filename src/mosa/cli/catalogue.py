@@ -1,0 +1,93 @@
+"""Commands that list what there is: attacks, judges, sets; and overlaps of prompt files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.catalogue import read_catalogue
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments, show
+
+
+def _attacks(args: Namespace) -> None:
+    del args
+    for attack in read_catalogue()["attacks"]:
+        chats = f"; asks: {', '.join(attack['roles'])}" if attack["roles"] else ""
+        answer = "; cases need an answer" if attack["needs_answer"] else ""
+        takes = f"; sets the decoder's {', '.join(attack['takes'])}" if attack["takes"] else ""
+        _entry(
+            attack["name"],
+            attack["summary"],
+            f"threat model: {attack['threat']}; needs access to: {', '.join(attack['access'])}"
+            f"{takes}{chats}{answer}",
+            f"presets: {', '.join(attack['presets'])}; paper takes {attack['cost']} a case",
+            f"source: {attack['source']}",
+        )
+
+
+def _judges(args: Namespace) -> None:
+    del args
+    for judge in read_catalogue()["judges"]:
+        tells = "; tells refusals of harmless requests" if judge["tells_refusals"] else ""
+        _entry(
+            judge["name"],
+            judge["summary"],
+            f"needs: {judge['needs']}; success: {judge['threshold']}{tells}",
+            f"source: {judge['source']}",
+        )
+
+
+def _sets(args: Namespace) -> None:
+    del args
+    for each in read_catalogue()["sets"]:
+        origin = f"; {each['licence']}; {each['origin']}" if "origin" in each else ""
+        _entry(each["name"], f"{each['kind']}{origin}")
+    show("\nEvery file of requests and every task of lm_eval is a set too.")
+
+
+def _entry(name: str, *texts: str) -> None:
+    """A name, and beside it lines about it."""
+    for i, text in enumerate(texts):
+        show(f"{name if i == 0 else '':<32}{text}")
+
+
+def _overlap_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("train", type=Path, help=f"training prompts: {FILES}")
+    parser.add_argument("evaluation", type=str, help=f"a known set of requests, or {FILES}")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.7,
+        help="share of common words at which two requests count as near-duplicates",
+    )
+    parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
+
+
+def _overlap(args: Namespace) -> None:
+    from mosa.data import describe_overlap
+
+    found = describe_overlap(
+        args.train, args.evaluation, threshold=args.threshold, data_dir=args.data_dir
+    )
+    show(
+        f"{len(found.train_indices)} of {found.num_train} training prompts have a near-duplicate "
+        f"among the {found.num_eval} cases of {found.evaluation.name} (threshold "
+        f"{found.threshold:g}, share of words in common)."
+    )
+    for pair in found.pairs:
+        case = found.evaluation.cases[pair.eval_index]
+        show(f"row {pair.train_index + 1} ~ {case.id}: {pair.similarity:.2f}")
+
+
+CATALOGUE_COMMANDS: dict[str, Command] = {
+    "attacks": Command("list the attacks", no_arguments, _attacks, "Nothing is written."),
+    "judges": Command("list the judges", no_arguments, _judges, "Nothing is written."),
+    "sets": Command("list the case sets", no_arguments, _sets, "Nothing is written."),
+    "data overlap": Command(
+        "find training prompts that recur in a set of cases",
+        _overlap_arguments,
+        _overlap,
+        "Nothing is written.",
+    ),
+}

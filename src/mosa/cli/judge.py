@@ -1,0 +1,207 @@
+"""`mosa judge` and `mosa judge calibrate`, and how commands build judges."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.options import Command, add_fields, entries, given_fields, run_argument
+from mosa.cli.progress import ProgressBar, wide_console
+from mosa.cli.results import show_results
+from mosa.types import UserError
+
+if TYPE_CHECKING:
+    from mosa.chat import ChatOptions
+    from mosa.runs.judging import JudgeConfig
+
+CHAT_HELP = "chat model: URL#MODEL (the key from MOSA_API_KEY) or local:FOLDER"
+
+
+def judge_options(parser: ArgumentParser) -> None:
+    """How judges are built."""
+    from mosa.chat import ChatOptions
+
+    parser.add_argument(
+        "--judge_model", type=str | None, help=f"{CHAT_HELP}, for judges that ask one"
+    )
+    parser.add_argument(
+        "--judge_templates",
+        type=Path | None,
+        help="folder of prompts NAME.txt that take the place of the judges' own",
+    )
+    add_fields(parser, ChatOptions)
+
+
+def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
+    """How endpoints are asked; UserError where that is set and none of the `named` is one."""
+    from mosa.chat import ChatOptions
+
+    given = given_fields(ChatOptions, args)
+    if given and not any("http://" in spec or "https://" in spec for spec in named):
+        raise UserError(
+            f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
+            "one as URL#MODEL"
+        )
+    return ChatOptions(**given)
+
+
+def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
+    """How the options build judges; `others` are chat models that are named beside theirs."""
+    from mosa.runs.judging import JudgeConfig
+
+    return JudgeConfig(
+        model=args.judge_model,
+        templates=args.judge_templates,
+        device=args.device,
+        chat=chat_options(args, [args.judge_model or "", args.judges or "", *others]),
+    )
+
+
+def _names(args: Namespace) -> tuple[str, ...]:
+    names = entries(args.judges)
+    if not names:
+        raise UserError("--judges names no judge; `mosa judges` lists them")
+    return names
+
+
+def _judge_arguments(parser: ArgumentParser) -> None:
+    run_argument(parser)
+    parser.add_argument(
+        "--judges",
+        type=str,
+        required=True,
+        help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas",
+    )
+    judge_options(parser)
+    parser.add_argument("--device", type=str | None, help="where local judges run")
+
+
+def _judge(args: Namespace) -> None:
+    from mosa.results.figures import world_of_run
+    from mosa.runs.judging import build_judges, judge_run
+    from mosa.runs.store import Run
+
+    with Run(args.run) as run:
+        judges = build_judges(_names(args), judge_config(args), world_of_run(run))
+        with ProgressBar() as bar:
+            judge_run(run, judges, on_progress=bar.judging)
+        show_results(run)
+
+
+def _calibrate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--judges", type=str, required=True, help="names with commas")
+    parser.add_argument(
+        "--data",
+        type=str,
+        required=True,
+        help="labelled rows: a .csv or .jsonl file with behavior, response and label; testbed; or "
+        "refusal (the rows that come with that judge)",
+    )
+    parser.add_argument("--num_rows", type=int | None, help="rows that testbed makes (unset: 200)")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        help="JSON file that keeps the counts, to correct rates by; judges that it has stay in it",
+    )
+    judge_options(parser)
+    parser.add_argument("--device", type=str | None, help="where local judges run")
+
+
+def _calibrate(args: Namespace) -> None:
+    from rich.table import Table
+
+    from mosa.judges import (
+        REFUSAL_ROWS,
+        calibrate,
+        load_labelled,
+        measured_errors,
+        read_calibration,
+        sha256_of,
+        testbed_rows,
+        write_calibration,
+    )
+    from mosa.runs.judging import build_judges, written_parts
+    from mosa.runs.loop import run_coroutine
+    from mosa.testbed import world_of
+
+    names = _names(args)
+    if any(written_parts(name)[2] for name in names):
+        raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
+    world = world_of("testbed")
+    if args.data == "testbed":
+        rows = testbed_rows(world, 200 if args.num_rows is None else args.num_rows)
+        data, sha256 = f"testbed, {len(rows)} rows", sha256_of(rows)
+    elif args.num_rows is not None:
+        raise UserError("--num_rows is for --data testbed; leave it out")
+    else:
+        file = REFUSAL_ROWS if args.data == "refusal" else Path(args.data)
+        rows = load_labelled(file)
+        data, sha256 = file.name, hashlib.sha256(file.read_bytes()).hexdigest()
+    if args.out is not None:  # before the work, so that nothing is lost
+        if args.out.exists():
+            read_calibration(args.out)
+        elif not args.out.parent.is_dir():
+            raise UserError(f"there is no folder {args.out.parent}; make it or name another --out")
+    judges = [named.judge for named in build_judges(names, judge_config(args), world)]
+    found = run_coroutine(calibrate(judges, rows))
+    if args.out is not None:
+        kept = {q.judge: measured_errors(q, data, sha256) for q in found.qualities}
+        write_calibration(args.out, kept)
+    table = Table(title=f"Judges against {found.num_rows} labelled rows")
+    for heading in ("judge", "agreement", "false positives", "false negatives", "kappa"):
+        table.add_column(heading)
+    table.add_column("unscored", justify="right")
+    for quality in found.qualities:
+        table.add_row(
+            quality.judge,
+            _share(quality.num_agreed, quality.num_scored),
+            _share(quality.num_false_positives, quality.num_negatives),
+            _share(quality.num_false_negatives, quality.num_positives),
+            "-" if quality.kappa is None else f"{quality.kappa:.2f}",
+            str(quality.num_unscored),
+        )
+    console = wide_console()
+    console.print(table)
+    for pair in found.pairs:
+        console.print(
+            f"{pair.judges[0]} and {pair.judges[1]} say the same: "
+            f"{_share(pair.num_agreed, pair.num_scored)}"
+        )
+    for quality in found.qualities:
+        kinds = [
+            f"{kind} {wrong} of {total}"
+            for kind, (wrong, total) in quality.num_errors_by_kind.items()
+            if wrong
+        ]
+        if kinds:
+            console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
+    if args.out is not None:
+        console.print(f"wrote {args.out}")
+
+
+def _share(count: int, total: int) -> str:
+    from mosa.stats.rates import format_rate, once, rate_of
+
+    if not total:
+        return format_rate(None)
+    return format_rate(rate_of(once([True] * count + [False] * (total - count))), with_n=True)
+
+
+JUDGE_COMMANDS: dict[str, Command] = {
+    "judge": Command(
+        "let a judge score the responses of a run, without generating again",
+        _judge_arguments,
+        _judge,
+        "Verdicts so far are recorded; the same command goes on from there.",
+    ),
+    "judge calibrate": Command(
+        "measure judges against labelled rows, and against each other",
+        _calibrate_arguments,
+        _calibrate,
+        "Nothing is written before all judges are done.",
+    ),
+}

@@ -1,0 +1,79 @@
+"""Progress in a terminal: bars there, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mosa.cli.options import show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mosa.runs.evaluate import Progress
+
+SECONDS_BETWEEN_LINES = 30.0
+"""How often progress is printed where there is no terminal to redraw."""
+
+
+def wide_console() -> Console:
+    """The terminal; a file or a pipe has room for whole rows."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=110)
+
+
+class ProgressBar:
+    """One bar, whose description and total may change."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.console = Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=None, left="")
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar.live.is_started:
+            self.bar.stop()
+
+    def update(self, what: str, done: int, total: int, left: str = "") -> None:
+        """How far it has come with something; `left` is what is left, in words."""
+        if self.console.is_terminal and not self.bar.live.is_started:
+            self.bar.start()
+        self.bar.update(self.task, description=what, total=total, completed=done, left=left)
+        if self.console.is_terminal:
+            return
+        now = time.monotonic()
+        if now > self.last_line + SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            show(f"{what}: {done} of {total}{', ' if left else ''}{left}")
+
+    def evaluation(self, now: Progress) -> None:
+        """How far an evaluation has come."""
+        left = f"{now.num_responses} responses, {_time_left(now)}"
+        self.update(now.subject, now.num_done, now.num_tasks, left)
+
+    def judging(self, judge: str, done: int, total: int) -> None:
+        """How far a judge has come."""
+        self.update(f"judge {judge}", done, total)
+
+
+def _time_left(now: Progress) -> str:
+    seconds = now.seconds_left
+    if seconds is None:
+        return "time left not known yet"
+    figure = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"{'at least' if now.is_at_least else 'about'} {figure} left for this subject"

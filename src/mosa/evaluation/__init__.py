@@ -1,1 +1,0 @@
-"""Models x attacks x measures, recorded: attempts, rates with intervals, and the demo."""

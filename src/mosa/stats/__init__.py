@@ -1,0 +1,1 @@
+"""Rates, intervals, paired differences and tests; plain numbers in, plain numbers out."""
