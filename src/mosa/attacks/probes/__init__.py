@@ -20,7 +20,5 @@ _MODULES = (position, suffix, order, step, depth)
 
 PROBES: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _MODULES}
 """Every probe by its name."""
-NUM_CASES: dict[str, dict[str, int]] = {
-    module.ATTACK.name: module.NUM_CASES for module in _MODULES
-}
+NUM_CASES: dict[str, dict[str, int]] = {module.ATTACK.name: module.NUM_CASES for module in _MODULES}
 """How many cases each preset of a probe is meant for."""

@@ -55,9 +55,7 @@ async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncI
     settings = pace(target.length, config.tokens_per_step, config.block_length)
     decoder = dataclasses.replace(target.decoder, **settings)
     texts = (
-        phrases_of(target, "refusing")
-        if config.refusals is None
-        else read_phrases(config.refusals)
+        phrases_of(target, "refusing") if config.refusals is None else read_phrases(config.refusals)
     )
     state = {
         "prompt": target.encode_prompt(behavior.request),

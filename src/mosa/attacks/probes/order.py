@@ -61,7 +61,7 @@ def conditions(config: OrderConfig, length: int) -> dict[str, dict[str, Any]]:
 async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncIterator[Attempt]:
     """Ask once under each condition."""
     named = conditions(config, target.length)
-    queries = [(name, Query(behavior.request, decoder=settings)) for name, settings in named.items()]
+    queries = [(name, Query(behavior.request, decoder=named[name])) for name in named]
     async for attempt in target.tries(queries, [{"condition": name} for name in named]):
         yield attempt
 

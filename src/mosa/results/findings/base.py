@@ -1,15 +1,17 @@
 """What a probe has found: tidy rows, estimates with intervals, charts as data, and a paragraph.
 
-A finding is computed from a run alone, with the verdicts of any judge. Rates have the interval of
-`mosa.stats`, differences within cases and means of bounded figures its bound, means of others
-Student's t interval. What is independent are the cases; several attempts at a case count as one.
+A finding is computed from a run alone, with the verdicts of any judge. Its figures have the
+intervals of `mosa.stats`. What is independent are the cases; several attempts at a case count as
+one.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from mosa.judges import REFUSAL_CLASSES, compliance_of
@@ -17,14 +19,14 @@ from mosa.results.figures import by_trust
 from mosa.runs.judging import tells_refusals
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
-from mosa.stats.rates import Estimate, Interval, Rate, Values, exactly, mean_of, rate_of
+from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
 from mosa.types import Response, Verdict
 
 MEASURES = {"score": "mean score of the judge", "refused": "share of responses that refuse"}
 """What a judge says of a response; `refused` where it tells refusals from answers."""
-RATES_AND_DIFFERENCES = (
-    "Rates have Wilson's interval, differences within cases the bound of Gaffke, both of 95 % over "
-    "cases."
+INTERVALS = (
+    "Intervals are 95 % over cases: Wilson's for shares, the bound of Gaffke for differences "
+    "within cases and other figures with bounds, Student's t for the rest."
 )
 
 
@@ -99,9 +101,10 @@ class Report:
             self.estimates.append(of | numbers_of(figure))
 
 
-def numbers_of(figure: Interval) -> dict[str, float]:
-    """A figure as plain numbers."""
-    return {"value": figure.value, "n": figure.n, "low": figure.low, "high": figure.high}
+def numbers_of(figure: Interval) -> dict[str, float | None]:
+    """A figure as plain numbers; an end that one case alone does not give is None."""
+    low, high = (end if math.isfinite(end) else None for end in (figure.low, figure.high))
+    return {"value": figure.value, "n": figure.n, "low": low, "high": high}
 
 
 def slug(*words: str) -> str:
@@ -226,9 +229,7 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
                 )
                 cells = found.setdefault((attempt.attack, attempt.preset), {})
                 cells.setdefault((attempt.subject, case_set), []).append(observation)
-    return [
-        _probed(run, *key, settings[key], groups, judges) for key, groups in found.items()
-    ]
+    return [_probed(run, *key, settings[key], groups, judges) for key, groups in found.items()]
 
 
 def _probed(
@@ -290,15 +291,14 @@ def values_of(
 ) -> Values:
     """By case and seed, the mean over the observations of a measure, or of a number in [0, 1] that
     is taken of each."""
-    found: dict[str, dict[int, list[float]]] = {}
+    found: dict[str, dict[int, list[Fraction]]] = {}
     for observation in observations:
         value = observation.values[measure] if isinstance(measure, str) else measure(observation)
-        seeds = found.setdefault(observation.case, {})
-        of_seed = seeds.setdefault(observation.seed, [])
+        of_seed = found.setdefault(observation.case, {}).setdefault(observation.seed, [])
         if value is not None:
-            of_seed.append(value)
+            of_seed.append(exactly(value))
     return {
-        case: {s: mean_of([exactly(v) for v in found]) if found else None for s, found in seeds.items()}
+        case: {seed: mean_of(values) if values else None for seed, values in seeds.items()}
         for case, seeds in found.items()
     }
 
@@ -322,13 +322,23 @@ def difference(
     return paired_difference(a, b) if scored[0] & scored[1] else None
 
 
-def mean(values: Iterable[float], bounds: tuple[float, float] | None = None) -> Estimate | None:
-    """The mean over cases of figures that are no rates, within bounds where these are known; None
-    of nothing."""
+Bounds = tuple[float, float] | None
+"""The least and the greatest value that a figure can have; None where it has no bounds."""
+
+
+def mean(values: Iterable[float], bounds: Bounds = None) -> Interval | None:
+    """The mean over cases of a figure within `bounds`; None of nothing.
+
+    A share, between 0 and 1, is a rate. Other bounded figures (differences within a case,
+    correlations) have `mean_within`'s interval, which is never a point; those without bounds (nats)
+    Student's.
+    """
     numbers = list(values)
     if not numbers:
         return None
-    return mean_unbounded(numbers) if bounds is None else mean_within(numbers, *bounds)
+    if bounds is None:
+        return mean_unbounded(numbers)
+    return rate_of(once(numbers)) if bounds == (0, 1) else mean_within(numbers, *bounds)
 
 
 def per_case(found: Iterable[tuple[str, float]]) -> dict[str, float]:

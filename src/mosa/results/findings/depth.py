@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mosa.results.findings.base import (
+    INTERVALS,
+    Bounds,
     Finding,
     Group,
     HeatMap,
@@ -20,6 +22,7 @@ MEASURES = {
     "end": "probability of an end token",
     "kl": "KL of the model from itself without its adapter, in nats",
 }
+BOUNDS: dict[str, Bounds] = {"refusal": (0, 1), "end": (0, 1), "kl": None}
 Grid = dict[tuple[str, str, int, int], Interval]
 """By group, measure, step and position (from 1)."""
 
@@ -37,8 +40,11 @@ def finding(probed: Probed) -> Finding:
     for measure, meaning in MEASURES.items():
         series = {}
         for group in probed.groups:
-            line = [(float(p), grid[key]) for p in positions
-                    if (key := (group.label, measure, steps[0], p)) in grid]
+            line = [
+                (float(p), grid[key])
+                for p in positions
+                if (key := (group.label, measure, steps[0], p)) in grid
+            ]
             if line:
                 series[group.label] = line
         if series:
@@ -62,7 +68,8 @@ def finding(probed: Probed) -> Finding:
     for group in probed.groups:
         for measure, meaning in MEASURES.items():
             found = {
-                p: grid[key] for p in positions
+                p: grid[key]
+                for p in positions
                 if (key := (group.label, measure, steps[0], p)) in grid
             }
             if found:
@@ -71,7 +78,7 @@ def finding(probed: Probed) -> Finding:
                     f"{group.label}, before the first step: the {meaning} is highest at position "
                     f"{most}, {format_rate(found[most], with_n=True)}."
                 )
-    report.sentences.append("Intervals are Student's t, of 95 % over cases.")
+    report.sentences.append(INTERVALS)
     return probed.finding(report)
 
 
@@ -98,5 +105,7 @@ def _grid_of(group: Group) -> dict[tuple[str, int, int], Interval]:
                     if value is not None:
                         cell = measure, profile["step"], place + 1
                         found.setdefault(cell, []).append((observation.case, value))
-    grid = {cell: mean(per_case(values).values()) for cell, values in found.items()}
+    grid = {
+        cell: mean(per_case(values).values(), BOUNDS[cell[0]]) for cell, values in found.items()
+    }
     return {cell: figure for cell, figure in grid.items() if figure is not None}

@@ -19,6 +19,8 @@ from scipy import stats
 
 from mosa.attacks.probes.order import BASE
 from mosa.results.findings.base import (
+    INTERVALS,
+    Bounds,
     Finding,
     Group,
     LineChart,
@@ -40,8 +42,7 @@ class Measure:
     """A figure that is taken of each response."""
 
     meaning: str
-    bounds: tuple[float, float] | None
-    """What it cannot leave; None where there is nothing of the kind."""
+    bounds: Bounds
 
 
 MEASURES = {
@@ -122,8 +123,7 @@ def _taken(
 def commits_of(
     response: Response,
 ) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], int | None]:
-    """The step that committed each position, whether it holds an end token, and the block length.
-    """
+    """The step that committed each position, whether it holds an end token, and the block length."""
     is_end = np.zeros(len(response.token_ids), dtype=bool)
     is_end[response.end_positions] = True
     return np.array(response.commit_step), is_end, response.decoder["block_length"]
@@ -245,7 +245,4 @@ def _add_sentences(report: Report, probed: Probed, taken: Taken) -> None:
                 f"part by construction; within a block it is {inside}."
             )
     report.sentences[:0] = sentences
-    report.sentences.append(
-        "Intervals are 95 % over cases: the bound of Gaffke where a figure has bounds, else "
-        "Student's t."
-    )
+    report.sentences.append(INTERVALS)

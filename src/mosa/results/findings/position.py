@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mosa.results.findings.base import (
-    RATES_AND_DIFFERENCES,
+    INTERVALS,
     Finding,
     Group,
     LineChart,
@@ -70,7 +70,7 @@ def finding(probed: Probed) -> Finding:
         "This is the paper's protocol: kind of phrase and position change together, so the figures "
         "do not say which of them matters."
         if is_paper
-        else RATES_AND_DIFFERENCES
+        else INTERVALS
     )
     return probed.finding(report)
 
@@ -131,9 +131,7 @@ def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, In
     return points((float(p), places.get((kind, p))) for p in positions)
 
 
-def _chart(
-    title: str, measure: str, series: dict[str, list[tuple[float, Interval]]]
-) -> LineChart:
+def _chart(title: str, measure: str, series: dict[str, list[tuple[float, Interval]]]) -> LineChart:
     return LineChart(f"{measure.capitalize()} {title}", X_LABEL, measure, series, (0.0, 1.0))
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from mosa.results.findings.base import Finding, Group, HeatMap, Probed, Report, rate, slug
+from mosa.results.findings.base import (
+    INTERVALS,
+    Finding,
+    Group,
+    HeatMap,
+    Probed,
+    Report,
+    rate,
+    slug,
+)
 from mosa.stats.rates import Rate, format_rate
 
 FACTORS = ("position", "step")
@@ -15,7 +24,7 @@ def finding(probed: Probed) -> Finding:
         for measure in group.measures:
             _add_maps(report, group, measure)
             _add_sentences(report, group, measure)
-    report.sentences.append("Intervals are Wilson's, of 95 % over cases.")
+    report.sentences.append(INTERVALS)
     return probed.finding(report)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mosa.attacks.probes.suffix import POSITIONS
 from mosa.results.findings.base import (
-    RATES_AND_DIFFERENCES,
+    INTERVALS,
     Finding,
     Group,
     LineChart,
@@ -25,11 +25,8 @@ Lines = dict[str, list[tuple[float, Interval]]]
 
 
 def finding(probed: Probed) -> Finding:
-    """Shares of responses that hold the phrase, losses, and the judge's measures before and after.
-    """
-    report = Report(
-        rows=[o.row({"losses"}) for group in probed.groups for o in group.observations]
-    )
+    """Shares of responses that hold the phrase, losses, and the judge's measures before and after."""
+    report = Report(rows=[o.row({"losses"}) for group in probed.groups for o in group.observations])
     reached: Lines = {}
     best: Lines = {}
     for group in probed.groups:
@@ -60,7 +57,7 @@ def finding(probed: Probed) -> Finding:
             "nats per target token",
             best,
         )
-    report.sentences.append(f"{RATES_AND_DIFFERENCES} Losses have Student's t interval.")
+    report.sentences.append(INTERVALS)
     return probed.finding(report)
 
 
@@ -71,9 +68,7 @@ def _add_method(
     series = f"{group.label}, {method}"
     positions = {o["position"]: None for o in group.observations if o["method"] == method}
     for position in positions:
-        here = group.where(
-            lambda o, p=position: o["method"] == method and o["position"] == p
-        )
+        here = group.where(lambda o, p=position: o["method"] == method and o["position"] == p)
         of = {**group.of, "method": method, "position": position}
         shares = {name: rate(here, lambda o, n=name: float(o[n])) for name in REACHED}
         for name, figure in shares.items():
