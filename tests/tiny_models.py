@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -103,6 +106,31 @@ def tiny_dream_config(tokenizer: PreTrainedTokenizerFast, **fields) -> dict:
         "pad_token_id": vocabulary["<|endoftext|>"],
         **fields,
     }
+
+
+LLADA_LAYOUT = tiny_llada_config(llada_tokenizer())
+DREAM_LAYOUT = tiny_dream_config(dream_tokenizer())
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "llada": (
+        LLADA_LAYOUT,
+        {**LLADA_LAYOUT, "n_kv_heads": 2, "weight_tying": True, "rope_theta": 10000.0},
+        {**LLADA_LAYOUT, "model_type": "mmada", "vocab_size": 360, "new_vocab_size": 384},
+    ),
+    "dream": (
+        DREAM_LAYOUT,
+        {**DREAM_LAYOUT, "num_key_value_heads": None, "tie_word_embeddings": True},
+    ),
+}
+"""For every family of the table, configs of 384 tokens that between them build all that it may."""
+
+
+def variants() -> list[Any]:
+    """The parameters of a test that holds for every family, by the family's name and a number."""
+    return [
+        pytest.param(config, id=f"{name}-{number}")
+        for name, configs in VARIANTS.items()
+        for number, config in enumerate(configs)
+    ]
 
 
 def randomised(model: DiffusionLM, seed: int) -> DiffusionLM:

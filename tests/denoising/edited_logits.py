@@ -22,8 +22,8 @@ def edited_logits(model: DiffusionLM, edit: Edit) -> Iterator[DiffusionLM]:
     """
     states_of, head = model.packed_hidden_states, model.head
 
-    def packed(tokens, rotary, lengths, *, queries=None, asked=None, cache=None):
-        states = states_of(tokens, rotary, lengths, queries=queries, asked=asked, cache=cache)
+    def packed(tokens, rotary, lengths, *, asked=None, **others):
+        states = states_of(tokens, rotary, lengths, asked=asked, **others)
         begins = torch.tensor([0, *lengths]).cumsum(0)
         index = torch.arange(len(tokens)) if asked is None else asked.index
         row = torch.searchsorted(begins, index, right=True) - 1

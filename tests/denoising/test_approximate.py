@@ -115,7 +115,7 @@ def test_settings_that_do_not_go_together(tiny_llada):
         ({"factor": 1.0, "remasking": "random"}, "has no confidence"),
         ({"cache_refresh": 2}, "needs a cache"),
         ({"cache": "dual", "cache_refresh": 0}, "cache_refresh must be at least 1"),
-        ({"cache": "dual", "cfg_scale": 1.0}, "cache and cfg_scale exclude each other"),
+        ({"cache": "dual", "cfg_scale": 1.0}, "cfg_scale does not work beside a cache"),
     ]
     for settings, sentence in mistakes:
         with pytest.raises(UserError, match=sentence):

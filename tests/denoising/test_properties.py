@@ -7,9 +7,10 @@ from hypothesis import HealthCheck, assume, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from mosa.denoising import REMASKING, Canvas, DecoderConfig, sample
+from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising.rules import rules_chosen_by
 
-RULES = sorted(REMASKING)
+ORDERS = rules_chosen_by("remasking")
 WIDTH, LENGTH = 5, 8
 
 
@@ -30,8 +31,8 @@ GRIDS = st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.7, 1.0]), st.intege
 @st.composite
 def configs(draw):
     """Fields of a DecoderConfig that go together."""
-    rule = draw(st.sampled_from(RULES))
-    blind = rule in ("random", "origin", "left_to_right", "right_to_left")
+    rule = draw(st.sampled_from(sorted(ORDERS)))
+    blind = not ORDERS[rule].rates_confidence
     threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not blind else None
     return {
         "max_new_tokens": LENGTH,
@@ -78,7 +79,7 @@ def test_every_run_keeps_its_promises(tiny_llada, grid, drawn):
     assert trace.remasks == []
     # No row waits for another, so there are as many calls as the slowest row needs.
     assert trace.num_forward_passes == int(trace.row_forward_passes.max())
-    if config.remasking != "origin":  # which may run a step in which chance commits nothing
+    if not config.order.commits_by_chance:  # which may run a step in which chance commits nothing
         # A row takes part for every step in which it commits something, and for no other.
         for row in range(len(out)):
             steps = trace.commit_step[row][free[row]].unique()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import VARIANTS
 
 import mosa.families
 from mosa.families import FAMILIES, Family
 from mosa.types import UserError
 
-SHARED = {"base", "chat", "checkpoint", "packed"}
+SHARED = {"attention", "base", "chat", "checkpoint", "packed", "walk"}
 """Modules of the folder that hold no family."""
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,12 @@ def test_every_family_is_whole(name):
         assert token in family.chat_template.replace("' + message['role'] + '", "assistant")
     with pytest.raises(UserError, match=f"this {family.name} model has no"):
         family.complete_config({"model_type": family.model_types[0]})
+
+
+def test_every_family_has_tiny_configs_that_other_tests_build():
+    """For each `model_type` that it claims."""
+    for name, family in FAMILIES.items():
+        assert {config["model_type"] for config in VARIANTS[name]} == set(family.model_types)
 
 
 def test_family_names_stay_in_their_folder():

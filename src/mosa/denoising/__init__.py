@@ -1,16 +1,18 @@
 """Denoising: the canvas, the one loop that fills it, and the trace of how it was filled."""
 
-from mosa.denoising.batch import Denoiser, Hook, OnStep, StepChanges, StepState
+from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
+from mosa.denoising.hooks import Hook, StepState
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound, token_log_probs
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
-from mosa.denoising.remasking import REMASKING
+from mosa.denoising.rows import OnStep, StepChanges
+from mosa.denoising.rules import RULES, rule_from_dict
 from mosa.denoising.sampler import SampleResult, evaluation_mode, result_of, sample
-from mosa.denoising.trace import DenoisingTrace, Filling, Remasking
+from mosa.denoising.trace import DenoisingTrace, Filling, Note, Remasking
 
 __all__ = [
-    "REMASKING",
+    "RULES",
     "Canvas",
     "DecoderConfig",
     "Denoiser",
@@ -19,6 +21,7 @@ __all__ = [
     "Hook",
     "LikelihoodBound",
     "Masked",
+    "Note",
     "OnStep",
     "Remasking",
     "SampleResult",
@@ -29,6 +32,7 @@ __all__ = [
     "mask_at_random_ratio",
     "mask_exact_count",
     "result_of",
+    "rule_from_dict",
     "sample",
     "token_log_probs",
 ]

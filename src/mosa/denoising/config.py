@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from mosa.denoising.remasking import REMASKING
+from mosa.denoising.rules import Guidance, Monitor, Order, Rule, rule_from_dict, rules_chosen_by
+from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.types import UserError
 
 APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
@@ -63,11 +65,16 @@ class DecoderConfig:
     stop_after: int | None = None
     """Fills the blocks up to the one with this response position (from 1) and leaves the masks
     behind it, for callers who need no more; null fills all."""
+    rules: tuple[Any, ...] = ()
+    """Monitors, repairs, or an order with options, each a `Rule` or a mapping of its name and
+    options, such as {name: remask_below, threshold: 0.2, max_taken_back: 16}."""
     seed: int = 0
     """Seed of every random choice; a prompt gets the same text with it in any batch."""
 
     def __post_init__(self):
         object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
+        given = [r if isinstance(r, Rule) else rule_from_dict(r) for r in self.rules]
+        object.__setattr__(self, "rules", tuple(given))
         for name in (
             "max_new_tokens",
             "steps",
@@ -85,14 +92,15 @@ class DecoderConfig:
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        self._check_choice("remasking", tuple(REMASKING))
+        self._check_choice("remasking", tuple(rules_chosen_by("remasking")))
         self._check_choice("schedule", ("even", "timesteps"))
         self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
         self._check_choice("cache", ("none", "prefix", "dual"))
-        if self.is_blind and (not self.has_plan or self.alg_temp):
+        self._check_rules()
+        if not self.order.rates_confidence and (not self.has_plan or self.alg_temp):
             raise UserError(
-                f"remasking={self.remasking!r} has no confidence for threshold, factor or alg_temp "
-                "to work on; leave them out or choose another rule."
+                f"The order {self.order.name} has no confidence for threshold, factor or alg_temp "
+                "to work on; leave them out or choose another order."
             )
         given = [n for n in ("threshold", "factor") if getattr(self, n) is not None]
         given += ["alg_temp"] if self.alg_temp else []
@@ -100,13 +108,34 @@ class DecoderConfig:
             raise UserError(f"{' and '.join(given)} exclude each other; leave one of them out.")
         if self.cache == "none" and self.cache_refresh is not None:
             raise UserError("cache_refresh needs a cache; set cache to prefix or dual.")
-        if self.cache != "none" and self.cfg_scale > 0:
-            raise UserError("cache and cfg_scale exclude each other; leave one of them out.")
         if self.has_plan and self.steps < self.num_blocks:
             raise UserError(
                 f"steps={self.steps} is too few for {self.num_blocks} blocks of "
                 f"{self.block_length} tokens; give every block at least one step."
             )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> DecoderConfig:
+        """The decoder that a record describes; UserError for a setting that it does not have."""
+        check_settings(record)
+        # JSON has lists alone.
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+
+    def _check_rules(self) -> None:
+        for rule in self.rules:
+            if rule.chosen_by != "rules":
+                raise UserError(f"{rule.name} is no entry of rules; set {rule.chosen_by} for it.")
+        orders = [rule.name for rule in self.rules if isinstance(rule, Order)]
+        if orders and self.remasking != "low_confidence":
+            orders.append(self.remasking)
+        if len(orders) > 1:
+            raise UserError(f"{' and '.join(orders)} exclude each other; choose one order.")
+        if self.cache == "none":
+            return
+        for rule in (self.order, *self.monitors, *([self.guidance] if self.guidance else [])):
+            if not rule.works_beside_cache:
+                name = rule.name if rule.chosen_by == "rules" else rule.chosen_by
+                raise UserError(f"{name} does not work beside a cache; set cache to none.")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)
@@ -122,14 +151,24 @@ class DecoderConfig:
         return min((self.stop_after - 1) // block_length, self.num_blocks - 1)
 
     @property
-    def is_by_chance(self) -> bool:
-        """Whether chance decides which positions are filled, and not confidence."""
-        return self.remasking in ("random", "origin")
+    def order(self) -> Order:
+        """The rule that says which masked positions are filled first."""
+        for rule in self.rules:
+            if isinstance(rule, Order):
+                return rule
+        order = rules_chosen_by("remasking")[self.remasking]()
+        assert isinstance(order, Order)
+        return order
 
     @property
-    def is_blind(self) -> bool:
-        """Whether the order of filling leaves the model's confidence out of account."""
-        return self.is_by_chance or self.remasking in ("left_to_right", "right_to_left")
+    def guidance(self) -> Guidance | None:
+        """The rule that changes logits by those of a second pass, if any."""
+        return ClassifierFree(scale=self.cfg_scale) if self.cfg_scale else None
+
+    @property
+    def monitors(self) -> tuple[Monitor, ...]:
+        """The rules that look at a row after each of its steps."""
+        return tuple(rule for rule in self.rules if isinstance(rule, Monitor))
 
     @property
     def has_plan(self) -> bool:
@@ -146,3 +185,11 @@ class DecoderConfig:
     def num_blocks(self) -> int:
         """How many blocks the response has; the last may be shorter than the others."""
         return -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
+
+
+def check_settings(settings: Iterable[str]) -> None:
+    """UserError where one is no setting of a decoder."""
+    names = [field.name for field in fields(DecoderConfig)]
+    for name in settings:
+        if name not in names:
+            raise UserError(f"There is no setting {name!r}; the settings are {', '.join(names)}.")

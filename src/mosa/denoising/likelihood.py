@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mosa.denoising.batch import guide
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.noise import (
     COUNT_DRAW,
@@ -22,6 +21,7 @@ from mosa.denoising.noise import (
     row_keys,
     stratified_counts,
 )
+from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
@@ -146,10 +146,11 @@ def guided_logits(
     """The logits of the columns, guided away from a canvas in which `given` is masked as well."""
     if cfg_scale == 0:
         return model.logits(tokens, attention_mask, columns)
-    blind_ML = tokens.masked_fill(given, model.mask_token_id)
+    guidance = ClassifierFree(scale=cfg_scale)
+    blind_ML = guidance.other_tokens(tokens, given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
     logits_MRV, blind_MRV = model.logits(torch.cat([tokens, blind_ML]), twice, columns).chunk(2)
-    return guide(logits_MRV, blind_MRV, cfg_scale)
+    return guidance.combine(logits_MRV, blind_MRV)
 
 
 def _log_probs(logits: Float[Tensor, "B P V"], targets: Int[Tensor, "B P"]) -> Float[Tensor, "B P"]:

@@ -127,6 +127,23 @@ def counter_uniform(
     return ((high << 16 | low >> 16).double() + 0.5) / 2**48
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What the noise of N masked positions is made from (see `counter_uniform`)."""
+
+    seeds: Int[Tensor, " N"]
+    keys: Int[Tensor, " N"]
+    positions: Int[Tensor, " N"]
+    steps: Int[Tensor, " N"]
+
+    def uniform(self, stream: int) -> Float[Tensor, " N"]:
+        """One number in (0, 1) for each position."""
+        return counter_uniform(self.seeds, self.keys, self.positions, self.steps, stream)
+
+    def __getitem__(self, index: Tensor | slice) -> Draws:
+        return Draws(self.seeds[index], self.keys[index], self.positions[index], self.steps[index])
+
+
 def row_keys(
     tokens: Int[Tensor, "B L"],
     real: Bool[Tensor, "B L"],

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, counter_uniform
-from mosa.denoising.remasking import REMASKING, Proposals, draw, likeliest, shape_logits
+from mosa.denoising.drawing import draw, likeliest, shape_logits
+from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, Draws
+from mosa.denoising.rules import Proposals
 from mosa.families.base import DiffusionLM
 
 MAX_LOGITS_AT_ONCE = 2**26
@@ -47,23 +48,6 @@ class SpecialTokens:
         )
 
 
-@dataclass(frozen=True)
-class Draws:
-    """What the noise of N masked positions is made from (see `counter_uniform`)."""
-
-    seeds: Int[Tensor, " N"]
-    keys: Int[Tensor, " N"]
-    positions: Int[Tensor, " N"]
-    steps: Int[Tensor, " N"]
-
-    def uniform(self, stream: int) -> Float[Tensor, " N"]:
-        """One number in (0, 1) for each position."""
-        return counter_uniform(self.seeds, self.keys, self.positions, self.steps, stream)
-
-    def __getitem__(self, index: Tensor | slice) -> Draws:
-        return Draws(self.seeds[index], self.keys[index], self.positions[index], self.steps[index])
-
-
 def propose(
     config: DecoderConfig,
     special: SpecialTokens,
@@ -77,10 +61,10 @@ def propose(
     makes the logits of some of the positions, which are written to here; a bounded number of them
     exists at a time.
     """
-    num_positions = len(draws.positions)
+    order, num_positions = config.order, len(draws.positions)
     unused_N = torch.zeros(num_positions, dtype=torch.float64, device=draws.keys.device)
     token_draw_N = draws.uniform(TOKEN_DRAW) if config.temperature > 0 else unused_N
-    position_draw_N = draws.uniform(POSITION_DRAW) if config.is_by_chance else unused_N
+    position_draw_N = draws.uniform(POSITION_DRAW) if order.by_chance else unused_N
     tokens, confidences = [], []
     for part in _parts(0, num_positions, MAX_LOGITS_AT_ONCE // vocab_size):
         logits_MV = logits_of(part)
@@ -105,15 +89,16 @@ def propose(
                 shaped_NV[:, special.ends] = -torch.inf
                 shaped_probs_NV = None
             proposals = Proposals(
-                logits_NV,
-                shaped_NV,
-                token_N,
-                position_draw_N[few],
-                draws.positions[few],
-                shaped_probs_NV,
+                logits=logits_NV,
+                shaped=shaped_NV,
+                tokens=token_N,
+                positions=draws.positions[few],
+                steps=draws.steps[few],
+                uniform=position_draw_N[few],
+                drawn_probs=shaped_probs_NV,
             )
             tokens.append(token_N)
-            confidences.append(REMASKING[config.remasking](proposals).float())
+            confidences.append(order.rate(proposals).float())
     tokens_N, confidence_N = torch.cat(tokens), torch.cat(confidences)
 
     rating_N = confidence_N

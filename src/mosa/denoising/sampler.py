@@ -20,16 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Int
 from rich.progress import Progress
 from torch import Tensor
 
-from mosa.denoising.batch import Denoiser, Hook
+from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
-from mosa.denoising.config import DecoderConfig
+from mosa.denoising.config import DecoderConfig, check_settings
+from mosa.denoising.hooks import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import Prompt, UserError
@@ -82,10 +83,7 @@ def sample(
 
     Raises UserError for settings that contradict each other, the canvas or the model.
     """
-    names = [field.name for field in fields(DecoderConfig)]
-    for name in settings:
-        if name not in names:
-            raise UserError(f"There is no setting {name!r}; the settings are {', '.join(names)}.")
+    check_settings(settings)
     config = config or DecoderConfig()
     if isinstance(prompts, Canvas):
         width = prompts.response.shape[1]

@@ -61,7 +61,7 @@ def block_of(positions: Int[Tensor, " n"], config: DecoderConfig) -> Int[Tensor,
 
 
 @dataclass(frozen=True)
-class Turn:
+class PlannedStep:
     """What one row is to do in one step."""
 
     step: int
@@ -78,40 +78,42 @@ class Turn:
 class Pace:
     """The steps of one row that have work to do.
 
-    What is masked at a step follows from the plan alone, unless a threshold, a rule that commits by
-    chance, a row that may finish early, or a hook decide as it goes. Only then must `num_masked`
-    be told before each turn, and somebody read it from the device.
+    What is masked at a step follows from the plan alone, unless a threshold, an order that commits
+    by chance, a row that may finish early, a monitor or a hook decide as it goes. Only then must
+    `num_masked` be read from the device before each step.
     """
 
     def __init__(self, config: DecoderConfig, num_masked: Sequence[int], *, has_hook: bool) -> None:
         self.config = config
         self.num_masked = list(num_masked)
-        """How many masks each block has before the next turn."""
+        """How many masks each block has before the next step."""
         self.has_hook = has_hook
         self.is_watched = (
             has_hook
             or not config.has_plan
-            or config.remasking == "origin"
+            or config.order.commits_by_chance
+            or bool(config.monitors)
             or config.stop_when_finished
         )
         # Without a plan confidence decides how many steps a block takes.
         self.plan = step_plan(config.steps, config.num_blocks) if config.has_plan else []
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
-        self.next_step = 0
+        self.num_taken = 0
+        """Steps so far, those without work included."""
 
-    def next_turn(self, *, goes_on: bool = False) -> Turn | None:
+    def next_step(self, *, goes_on: bool = False) -> PlannedStep | None:
         """The next step with work, or None if the row is full.
 
         With a hook every planned step is taken, for the hook to see, and later ones as long as a
         row beside this one `goes_on`.
         """
         while True:
-            step = self.next_step
+            step = self.num_taken
             is_planned = step < len(self.plan)
             if not any(self.num_masked) and not (self.has_hook and (is_planned or goes_on)):
                 return None
-            self.next_step += 1
+            self.num_taken += 1
             if is_planned:
                 block = self.plan[step][0]
             else:
@@ -121,7 +123,7 @@ class Pace:
             if self.has_hook or (num_open and (count or bound < NEVER)):
                 if not self.is_watched:  # all blocks before this one are full
                     self.num_masked[block] -= count
-                return Turn(step, block, num_open, count, bound)
+                return PlannedStep(step, block, num_open, count, bound)
 
     def _count(self, step: int, num_open: int) -> tuple[int, float]:
         """How many positions the row commits at least, and from which confidence on more."""
@@ -129,11 +131,11 @@ class Pace:
         if not config.has_plan:
             self._check_end(step)
             return min(num_open, 1), NEVER if config.threshold is None else config.threshold
-        if step >= len(self.plan):  # a hook left masks after the last step: go on at the same pace
+        if step >= len(self.plan):  # masks were left after the last step: go on at the same pace
             self._check_end(step)
             return min(num_open, self.leftover_count), NEVER
         _, slot, num_slots = self.plan[step]
-        if config.remasking == "origin":  # each position by its own chance
+        if config.order.commits_by_chance:  # each position by its own chance
             fraction = float(commit_fraction(config.schedule, slot, num_slots))
             # A block's last step takes everything, suppressed end tokens too.
             return 0, 1 - fraction if slot < num_slots - 1 else -NEVER
@@ -142,6 +144,6 @@ class Pace:
     def _check_end(self, step: int) -> None:
         if step >= self.limit:
             raise UserError(
-                f"After {step} steps the hook still masks positions again; let it stop after some "
-                "step, so that the generation can end."
+                f"After {step} steps the hook or a rule still masks positions again; let it stop "
+                "after some step, so that the generation can end."
             )

@@ -1,4 +1,5 @@
-"""What happened in a generation: when each position was committed, how surely, and what was undone.
+"""What happened in a generation: when each position was committed, how surely, what was undone, and
+what the rules noted.
 
 # B rows, A some of them, L canvas length, n positions taken back in one step
 """
@@ -17,7 +18,7 @@ from mosa.types import UserError
 
 @dataclass(frozen=True)
 class Remasking:
-    """Committed tokens that a hook took back in one step: masked again, or replaced by another."""
+    """Committed tokens that a hook or a rule took back in one step: masked again, or replaced."""
 
     step: int
     rows: Int[Tensor, " n"]
@@ -29,13 +30,27 @@ class Remasking:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a rule noted about a row after one of its steps."""
+
+    rule: str
+    row: int
+    step: int
+    text: str
+    value: float | None
+    """A number that goes with it."""
+    stopped: bool
+    """Whether the rule stopped the row there."""
+
+
+@dataclass(frozen=True)
 class DenoisingTrace:
     """The history of a generation, one entry for each position of the canvas.
 
     Prompt, pinned positions and padding were never committed: their `commit_step` is -1 and their
-    `confidence` NaN. Confidence is also NaN where the model had no say: tokens that a hook wrote,
-    and the end tokens that fill a finished row. Steps count from 0; a step in which nothing was to
-    be done has a number but made no forward pass.
+    `confidence` NaN. Confidence is also NaN where the model had no say: tokens that a hook or a
+    rule wrote, and the end tokens that fill a finished or stopped row. Steps count from 0; a step
+    in which nothing was to be done has a number but made no forward pass.
     """
 
     initial: Int[Tensor, "B L"]
@@ -51,6 +66,8 @@ class DenoisingTrace:
     """In how many of them each row took part: what the row would have needed alone."""
     remasks: list[Remasking] = field(default_factory=list)
     """Every step in which committed tokens were taken back, in order."""
+    notes: list[Note] = field(default_factory=list)
+    """What the rules noted, in order."""
 
     @property
     def free(self) -> Bool[Tensor, "B L"]:
@@ -83,6 +100,7 @@ class Filling:
         self.commit_step = torch.full_like(canvas.tokens, -1)
         self.confidence = torch.full_like(canvas.tokens, torch.nan, dtype=torch.float32)
         self.remasks: list[Remasking] = []
+        self.notes: list[Note] = []
         self.num_forward_passes = 0
         self.row_forward_passes = torch.zeros(len(canvas.tokens), dtype=torch.long)
         self.num_rows_left = len(canvas.tokens)
@@ -94,18 +112,21 @@ class Filling:
         """Whether all rows have come to their end."""
         return self.num_rows_left == 0
 
-    def edit(self, step: int, rows: Int[Tensor, " A"], edited: Int[Tensor, "A L"]) -> None:
-        """Takes over the rows that a hook returned; UserError if it changed what is pinned."""
+    def edit(
+        self, editor: str, step: int, rows: Int[Tensor, " A"], edited: Int[Tensor, "A L"]
+    ) -> None:
+        """Takes over rows that an editor (the hook, or a rule) returned; UserError if it changed
+        what is pinned."""
         tokens_AL, commit_AL = self.tokens[rows], self.commit_step[rows]
         if edited.shape != tokens_AL.shape:
             raise UserError(
-                f"The hook returned a tensor of shape {list(edited.shape)}; return the whole "
+                f"{editor} returned a tensor of shape {list(edited.shape)}; return the whole "
                 f"canvas, {list(tokens_AL.shape)}, or None."
             )
         is_edited_AL = edited != tokens_AL
         if bool((is_edited_AL & ~self.free[rows]).any()):
             raise UserError(
-                "The hook changed a prompt or pinned token, which stay as they are; edit free "
+                f"{editor} changed a prompt or pinned token, which stay as they are; edit free "
                 "positions only, or sample from a new canvas."
             )
         is_undone_AL = is_edited_AL & (commit_AL >= 0)
@@ -139,4 +160,5 @@ class Filling:
             num_forward_passes=self.num_forward_passes,
             row_forward_passes=self.row_forward_passes,
             remasks=self.remasks,
+            notes=self.notes,
         )

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa.families import chat, checkpoint, packed
+from mosa.families.attention import FULL, AttentionPattern
+from mosa.families.walk import Walk
 from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
@@ -30,16 +32,17 @@ PROJECTIONS = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-"""The linear maps of one layer, as paths below `model.layers.N` in the transformers library."""
+"""The linear maps of one layer, as paths below `model.layers.N` in the transformers library; a
+network with mixtures of experts has the first four in every layer."""
 
 
 @final
 @dataclass(frozen=True)
 class Family:
-    """How one model family differs from the others: its config, names, tokens and logits.
+    """How one model family differs from the others: config, names, tokens, attention and logits.
 
-    The network itself is always a causal model of the transformers library run without the causal
-    mask, so a family describes a *layout* and holds no layers.
+    The network itself is always a causal model of the transformers library run with another mask,
+    so a family describes a *layout* and holds no layers.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Family:
     """What the template appends when the model is to speak next."""
     end_tokens: tuple[str, ...]
     """The special tokens that end a response, besides the config's `eos_token_id`."""
+    attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
+    """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
     """Whether the prediction for a position is read one position to its left."""
     tokenizer_class: type[PreTrainedTokenizerFast] = field(default=PreTrainedTokenizerFast)
@@ -134,6 +139,8 @@ class DiffusionLM:
     network: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerFast | None
     family: Family
+    attention: AttentionPattern
+    """Which positions of a row see which."""
     source: str
     """Where the weights came from: the folder, hub id or alias as the user wrote it."""
     config: dict[str, Any]
@@ -158,6 +165,14 @@ class DiffusionLM:
     ):
         self.network = network
         self.family = family
+        self.attention = family.attention(config)
+        implementation = network.config._attn_implementation
+        if not self.attention.is_full and implementation not in ("sdpa", "eager"):
+            raise UserError(
+                f"The attention implementation {implementation!r} takes no block-causal mask, "
+                f"which {family.name} needs; use sdpa or eager."
+            )
+        self._walk = Walk.over(network, self.attention)
         self.config = dict(config)
         self.tokenizer = tokenizer
         self.source = source
@@ -278,10 +293,18 @@ class DiffusionLM:
         queries: packed.Selection | None = None,
         asked: packed.Selection | None = None,
         cache: packed.KeyValueCache | None = None,
+        hidden: dict[int, Tensor] | None = None,
     ) -> Float[Tensor, "N D"]:
         """As `hidden_states`, of rows laid end to end; see `packed.packed_hidden_states`."""
         return packed.packed_hidden_states(
-            self._base, tokens, rotary, lengths, queries=queries, asked=asked, cache=cache
+            self._walk,
+            tokens,
+            rotary,
+            lengths,
+            queries=queries,
+            asked=asked,
+            cache=cache,
+            hidden=hidden,
         )
 
     def rotary(self, position_ids: Int[Tensor, " T"]) -> packed.Rotary:
@@ -304,12 +327,30 @@ class DiffusionLM:
                 input_ids, position_ids = _first_token_repeated(input_ids, attention_mask.bool())
         output = (self.network if network is None else network)(
             input_ids=input_ids,
-            attention_mask=None if attention_mask is None else attention_mask.bool(),
+            attention_mask=self._mask(input_ids, attention_mask),
             position_ids=position_ids,
             logits_to_keep=0 if positions is None else positions,
             use_cache=False,
         )
         return output.logits
+
+    def _mask(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+    ) -> Tensor | None:
+        """What the library's forward pass takes as the mask of these rows."""
+        real_BL = None if attention_mask is None else attention_mask.bool()
+        if self.attention.is_full:
+            return real_BL  # the library makes a mask that looks both ways, padding aside
+        if real_BL is None:
+            real_BL = torch.ones_like(input_ids, dtype=torch.bool)
+        mask_B1LL = self.attention.mask(real_BL)
+        if self._base.config._attn_implementation == "sdpa":
+            return mask_B1LL
+        # Eager attention adds its mask to the scores.
+        hidden = torch.finfo(self.dtype).min
+        return torch.zeros_like(mask_B1LL, dtype=self.dtype).masked_fill_(~mask_B1LL, hidden)
 
     # ------------------------------------------------------------------------------------- text
 
@@ -393,33 +434,46 @@ class DiffusionLM:
 
     @property
     def lora_target_modules(self) -> tuple[str, ...]:
-        """The modules that LoRA adapts by default: the seven projections of every layer."""
-        return PROJECTIONS
+        """The modules that LoRA adapts by default: the projections of every layer."""
+        return tuple(self._projections)
+
+    @property
+    def _projections(self) -> dict[str, list[str]]:
+        """Each projection that every layer has, with its path in each.
+
+        Not those that a dense layer has beside mixtures of experts: PEFT takes their names for the
+        experts'.
+        """
+        found = {name for name, _ in self._base.named_modules()}
+        layers = range(self._base.config.num_hidden_layers)
+        paths = {p: [f"model.layers.{n}.{p}" for n in layers] for p in PROJECTIONS}
+        return {projection: per for projection, per in paths.items() if found.issuperset(per)}
 
     def add_lora(self, lora_config: LoraConfig) -> None:
         """Put a fresh LoRA adapter on the network, which from then on trains the adapter alone.
 
         `target_modules` are names of projections, in the library's spelling or the released one
-        ("o_proj", "attn_out", "model.layers.3.mlp.down_proj"), or "all-linear"; without them the
-        seven of `lora_target_modules`. They are looked for inside the layers only, so the LM head
+        ("o_proj", "attn_out", "model.layers.3.mlp.down_proj"), or "all-linear"; without them those
+        of `lora_target_modules`. They are looked for inside the layers only, so the LM head
         is never among them. UserError for a name that matches nothing.
         """
         if isinstance(self.network, PeftModel):
             raise UserError(
                 f"{self.source} has an adapter already; call merge_adapter() before adding one."
             )
+        if lora_config.alora_invocation_tokens is not None:
+            raise UserError(checkpoint.ALORA)
         config = copy.copy(lora_config)
         config.target_modules = self._target_modules(lora_config.target_modules)
         with checkpoint.peft_asking_quietly():
             network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
-        self.network = network
+        self._put_on(network)
 
     def _target_modules(self, targets: Sequence[str] | set[str] | str | None) -> list[str]:
+        paths = self._projections
         if targets is None or targets == "all-linear":
-            return list(PROJECTIONS)
-        layers = range(self._base.config.num_hidden_layers)
-        paths = {p: [f"model.layers.{n}.{p}" for n in layers] for p in PROJECTIONS}
+            return list(paths)
         spellings = {
             path: (f".{path}", f".{self.family.released_name(f'{path}.weight')}")
             for per_projection in paths.values()
@@ -439,7 +493,7 @@ class DiffusionLM:
                 ]
                 raise UserError(
                     f"The LoRA target {target!r} names no projection of {self.source}; choose "
-                    f"among {', '.join(p.split('.')[-1] for p in PROJECTIONS)}"
+                    f"among {', '.join(p.split('.')[-1] for p in paths)}"
                     + (
                         f" (released as {', '.join(released)})."
                         if self.family.released_names
@@ -464,7 +518,12 @@ class DiffusionLM:
             raise UserError(
                 f"{self.source} has an adapter already; call merge_adapter() before loading one."
             )
-        self.network = checkpoint.read_adapter(self.network, name, revision=revision)
+        self._put_on(checkpoint.read_adapter(self.network, name, revision=revision))
+
+    def _put_on(self, network: PreTrainedModel | PeftModel) -> None:
+        """Makes this the network: the one there was, with an adapter put on or merged."""
+        self.network = network
+        self._walk = Walk.over(self._base, self.attention)
 
     def save_adapter(
         self, folder: str | Path, *, tensors: Mapping[str, Tensor] | None = None
@@ -484,7 +543,7 @@ class DiffusionLM:
         """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""
         merged = self._require_adapter("merge").merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
-        self.network = merged.requires_grad_(True)
+        self._put_on(merged.requires_grad_(True))
 
     def _require_adapter(self, verb: str) -> PeftModel:
         if not isinstance(self.network, PeftModel):

@@ -38,6 +38,12 @@ COMPANIONS = (
 )
 """Files that travel with the weights from a loaded folder to a saved one, byte for byte."""
 
+ALORA = (
+    "The adapter has alora_invocation_tokens, so it acts on some positions only, which the sampler "
+    "does not know; use a plain LoRA adapter."
+)
+"""The message that refuses an activated LoRA (arXiv:2504.12397)."""
+
 FLOATING = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -352,6 +358,8 @@ def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | 
             f"{folder} asks to import {settings.get('megatron_core')}, and an adapter may not "
             "choose code to run; remove megatron_config from its adapter_config.json."
         )
+    if settings.get("alora_invocation_tokens") is not None:
+        raise UserError(ALORA)
     device = next(network.parameters()).device
     try:
         with peft_asking_quietly():

@@ -12,6 +12,8 @@ included), and computes what `DiffusionLM.hidden_states` computes, but
    network every key depends on every token; arXiv 2505.22618, Section 3.2);
 4. elementwise work is done in place.
 
+What a layer consists of is read once, in `walk.py`, which refuses what is not computed here.
+
 # T tokens of all rows, Q queries among them, N asked positions among those, S rows, H heads,
 # G heads of keys and values, D width, E width of a head
 """
@@ -25,15 +27,22 @@ from itertools import accumulate, groupby
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from mosa.families.attention import AttentionPattern
+from mosa.families.walk import Walk
+
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of the rotary embedding of some positions, [T, 1, E/2] each."""
+    """Cosines and sines of the rotary embedding of some positions, [T, 1, F] each.
+
+    The first F numbers of a head are turned with the F after them; what is left of a head, in a
+    network that turns a part of each, stays as it is.
+    """
 
     cos: Float[Tensor, "T 1 F"]
     sin: Float[Tensor, "T 1 F"]
@@ -51,11 +60,15 @@ class Rotary:
 
     def __call__(self, heads: Float[Tensor, "T H E"]) -> Float[Tensor, "T H E"]:
         """The heads turned by the angles of their positions."""
-        first, second = heads.chunk(2, dim=-1)
+        half = self.cos.shape[-1]
+        sizes = (half, half, heads.shape[-1] - 2 * half)
+        first, second, rest = heads.split(sizes, dim=-1)
         turned = torch.empty_like(heads)
-        turned_first, turned_second = turned.chunk(2, dim=-1)
+        turned_first, turned_second, turned_rest = turned.split(sizes, dim=-1)
         torch.mul(first, self.cos, out=turned_first).addcmul_(second, self.sin, value=-1)
         torch.mul(second, self.cos, out=turned_second).addcmul_(first, self.sin)
+        if sizes[2]:
+            turned_rest.copy_(rest)
         return turned
 
 
@@ -98,7 +111,7 @@ class KeyValueCache:
 
 
 def packed_hidden_states(
-    network: PreTrainedModel,
+    walk: Walk,
     tokens: Int[Tensor, " T"],
     rotary: Rotary,
     lengths: tuple[int, ...],
@@ -106,44 +119,65 @@ def packed_hidden_states(
     queries: Selection | None = None,
     asked: Selection | None = None,
     cache: KeyValueCache | None = None,
+    hidden: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "N D"]:
     """What goes into the LM head, at the `asked` positions (None: at all queries).
 
     `lengths` are those of the rows, in order; equal ones should stand together. `queries` (None:
     all tokens) are the positions whose states are computed anew; others need a `cache` that has
-    seen them. `asked` positions index the packed tokens and must be among the queries. Runs without
-    gradients, which the caller turns off.
+    seen them. `asked` positions index the packed tokens and must be among the queries. What the
+    layers that are keys of `hidden` (from 1) put out at the queries is written there, at the
+    `asked` positions in the last. Runs without gradients, which the caller turns off.
     """
-    body = network.model
+    body = walk.body
     device = tokens.device
     num_queries = lengths if queries is None else queries.counts
     query_index = None if queries is None else queries.index
+    place_Q = None if walk.attention.is_full else _places_in_rows(lengths, device)
     if queries is not None:
         tokens, rotary = tokens[queries.index], rotary[queries.index]
+        place_Q = None if place_Q is None else place_Q[queries.index]
         if asked is not None:
             asked = Selection(places(queries.index, sum(lengths))[asked.index], asked.counts)
     calls = attention_calls(num_queries, lengths, device)
-    last = len(body.layers) - 1
+    masks = calls.masks(walk.attention, place_Q)
+    last = len(walk.layers) - 1
 
     states = body.embed_tokens(tokens)
-    for number, layer in enumerate(body.layers):
-        attention = layer.self_attn
-        normed = _norm(layer.input_layernorm, states)
-        keys = rotary(_heads(attention.k_proj, normed, attention.head_dim))
+    for number, layer in enumerate(walk.layers):
+        attention = layer.module.self_attn
+        normed = _norm(layer.module.input_layernorm, states)
+        keys = _heads(attention.k_proj, normed, attention.head_dim)
+        if layer.has_head_norms:
+            keys = _norm(attention.k_norm, keys)
+        keys = rotary(keys)
         values = _heads(attention.v_proj, normed, attention.head_dim)
         if cache is not None:
             keys, values = cache.update(number, keys, values, query_index)
         if number == last and asked is not None:
             normed, states, rotary = normed[asked.index], states[asked.index], rotary[asked.index]
             calls = attention_calls(asked.counts, lengths, device)
-        turned = rotary(_heads(attention.q_proj, normed, attention.head_dim))
-        mixed = calls(turned, keys, values, attention.scaling)
+            masks = calls.masks(walk.attention, None if place_Q is None else place_Q[asked.index])
+        heads = _heads(attention.q_proj, normed, attention.head_dim)
+        if layer.has_head_norms:
+            heads = _norm(attention.q_norm, heads)
+        mixed = calls(rotary(heads), keys, values, attention.scaling, masks)
         states = attention.o_proj(mixed).add_(states)
-        mlp = layer.mlp
-        normed = _norm(layer.post_attention_layernorm, states)
+        mlp = layer.module.mlp
+        normed = _norm(layer.module.post_attention_layernorm, states)
+        if layer.is_mixture:
+            states = mlp(normed[None])[0].add_(states)
+            continue
         gated = functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
         states = mlp.down_proj(gated).add_(states)
+        if hidden is not None and number + 1 in hidden:
+            hidden[number + 1] = states
     return _norm(body.norm, states)
+
+
+def _places_in_rows(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, " T"]:
+    """Where each packed token stands in its row."""
+    return torch.cat([torch.arange(length) for length in lengths]).to(device, non_blocking=True)
 
 
 def _heads(projection: nn.Module, states: Tensor, head_dim: int) -> Tensor:
@@ -159,6 +193,8 @@ class _Call:
     """One call of the attention kernel: rows with the same number of keys."""
 
     num_rows: int
+    num_keys: int
+    """How many keys each row has."""
     queries: slice | Tensor
     """Where the rows' queries stand, [num_rows * most]; rows with fewer repeat their last."""
     keys: slice | Tensor
@@ -184,15 +220,17 @@ class AttentionCalls:
         keys: Float[Tensor, "T G E"],
         values: Float[Tensor, "T G E"],
         scaling: float,
+        masks: Sequence[Bool[Tensor, "_ 1 _ _"] | None],
     ) -> Float[Tensor, "Q HE"]:
         """The heads' outputs side by side, for every query in its own row."""
         is_grouped = queries.shape[1] != keys.shape[1]
         outputs = []
-        for call in self.calls:
+        for call, mask in zip(self.calls, masks, strict=True):
             mixed = functional.scaled_dot_product_attention(
                 call.in_rows(queries[call.queries]),
                 call.in_rows(keys[call.keys]),
                 call.in_rows(values[call.keys]),
+                attn_mask=mask,
                 scale=scaling,
                 enable_gqa=is_grouped,
             )
@@ -200,6 +238,21 @@ class AttentionCalls:
             outputs.append(mixed if call.kept is None else mixed[call.kept])
         together = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return together if self.order is None else together[self.order]
+
+    def masks(
+        self, attention: AttentionPattern, place_Q: Int[Tensor, " Q"] | None
+    ) -> Sequence[Bool[Tensor, "_ 1 _ _"] | None]:
+        """For each call, which keys its queries see; `place_Q` says where they stand in their rows,
+        and is None in full attention, which needs no masks."""
+        if place_Q is None:
+            return [None] * len(self.calls)
+        found = []
+        for call in self.calls:
+            query_places = place_Q[call.queries].unflatten(0, (call.num_rows, -1))
+            key_places = torch.arange(call.num_keys, device=place_Q.device)
+            sees = attention.sees(query_places, key_places.expand(call.num_rows, -1))
+            found.append(sees[:, None])
+        return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -237,7 +290,7 @@ def attention_calls(
             query_at = (
                 (begins + offsets.minimum(counts - 1)).flatten().to(device, non_blocking=True)
             )
-        calls.append(_Call(len(chosen), query_at, keys, kept))
+        calls.append(_Call(len(chosen), num_keys[chosen[0]], query_at, keys, kept))
         sequence += chosen
     order = None
     if sequence != rows:

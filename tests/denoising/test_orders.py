@@ -1,12 +1,14 @@
-"""The rules on a vocabulary of four, worked by hand, and the drawing of tokens."""
+"""The orders on a vocabulary of four, worked by hand, and the drawing of tokens."""
 
 import math
 
 import pytest
 import torch
 
+from mosa.denoising.drawing import draw, likeliest, shape_logits
 from mosa.denoising.noise import counter_uniform, row_keys
-from mosa.denoising.remasking import REMASKING, Proposals, draw, likeliest, shape_logits
+from mosa.denoising.rules import Proposals, rules_chosen_by
+from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
 
 PROBS = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
 
@@ -15,13 +17,15 @@ def rate(rule, *, tokens, temperature=0.0, top_p=None, top_k=None):
     logits = PROBS.log()
     shaped = shape_logits(logits, temperature, top_p, top_k)
     proposals = Proposals(
-        logits,
-        shaped,
-        torch.tensor([tokens]),
-        torch.tensor([0.75], dtype=torch.float64),
-        torch.tensor([7]),
+        logits=logits,
+        shaped=shaped,
+        tokens=torch.tensor([tokens]),
+        positions=torch.tensor([7]),
+        steps=torch.tensor([2]),
+        uniform=torch.tensor([0.75], dtype=torch.float64),
     )
-    return float(REMASKING[rule](proposals))
+    order = rules_chosen_by("remasking")[rule]() if isinstance(rule, str) else rule
+    return float(order.rate(proposals))
 
 
 def test_ratings_by_hand():
@@ -39,6 +43,10 @@ def test_ratings_by_hand():
     assert rate("random", tokens=2) == rate("origin", tokens=2) == 0.75
     assert rate("right_to_left", tokens=2) == 7
     assert rate("left_to_right", tokens=2) == -7
+    # In step 2 of 5 chance has 0.4 * (1 - 2/4) = 0.2: 0.8 * 0.25 + 0.2 * 0.75.
+    annealing = StochasticAnnealing(steps=5, alpha=0.4)
+    assert rate(annealing, tokens=1) == pytest.approx(0.35)
+    assert rate(StochasticAnnealing(steps=3), tokens=1) == pytest.approx(0.25)  # the last step
 
 
 def test_cuts_by_hand():

@@ -1,107 +1,13 @@
-"""Which masked position is filled next: one function for each rule, all in one table.
-
-A rule rates the token proposed for each masked position; the best rated are committed and the
-others stay masked ("remasked"). `maskgit_plus`, `topk_margin`, `entropy` and `origin` are Dream's
-names (arXiv:2508.15487; `_sample` of its released code), `low_confidence` and `random` LLaDA's
-(arXiv:2502.09992, Section 2.4; `generate.py`).
+"""How a token is drawn: the distribution that is drawn from, the likeliest token, a random one.
 
 # N masked positions, V vocabulary
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The tokens proposed for N masked positions, and what a rule may rate them by."""
-
-    logits: Float[Tensor, "N V"]
-    """The model's logits, banned tokens at -inf."""
-    shaped: Float[Tensor, "N V"]
-    """The logits of the distribution that is drawn from: tempered, cut by top-k and top-p."""
-    tokens: Int[Tensor, " N"]
-    uniform: Float[Tensor, " N"]
-    """A uniform number for each position, for rules that choose by chance."""
-    positions: Int[Tensor, " N"]
-    """Where in the response each stands, for rules that fix the order."""
-    shaped_probs: Float[Tensor, "N V"] | None = None
-    """softmax(shaped), where drawing has made it already."""
-
-    @cached_property
-    def probs(self) -> Float[Tensor, "N V"]:
-        """softmax(logits)."""
-        if self.shaped_probs is not None and self.shaped is self.logits:
-            return self.shaped_probs
-        return self.logits.softmax(dim=-1)
-
-
-def low_confidence(proposals: Proposals) -> Float[Tensor, " N"]:
-    """The probability that the model gives to the token, before temperature and cuts, in [0, 1]."""
-    return _picked(proposals.probs, proposals.tokens)
-
-
-def maskgit_plus(proposals: Proposals) -> Float[Tensor, " N"]:
-    """The probability of the token in the distribution that it was drawn from, in [0, 1]."""
-    return _picked(_shaped_probs(proposals), proposals.tokens)
-
-
-def topk_margin(proposals: Proposals) -> Float[Tensor, " N"]:
-    """How far the likeliest token leads the second, whichever was drawn, in [0, 1]."""
-    best_N2 = _shaped_probs(proposals).topk(2, dim=-1).values
-    return best_N2[:, 0] - best_N2[:, 1]
-
-
-def entropy(proposals: Proposals) -> Float[Tensor, " N"]:
-    """The negative entropy of the distribution in nats: at most 0, which means certain."""
-    probs_NV = _shaped_probs(proposals)
-    return (probs_NV * (probs_NV + 1e-10).log()).sum(dim=-1)
-
-
-def at_random(proposals: Proposals) -> Float[Tensor, " N"]:
-    """A uniform number: the order is left to chance."""
-    return proposals.uniform.to(proposals.logits.dtype)
-
-
-def left_to_right(proposals: Proposals) -> Float[Tensor, " N"]:
-    """The first masked position first, whatever the model thinks of it: minus its position."""
-    return -proposals.positions.to(proposals.logits.dtype)
-
-
-def right_to_left(proposals: Proposals) -> Float[Tensor, " N"]:
-    """The last masked position first: its position."""
-    return proposals.positions.to(proposals.logits.dtype)
-
-
-REMASKING: dict[str, Callable[[Proposals], Tensor]] = {
-    "low_confidence": low_confidence,
-    "random": at_random,
-    "maskgit_plus": maskgit_plus,
-    "topk_margin": topk_margin,
-    "entropy": entropy,
-    # Every position is filled with the same chance, so the number filled is random as well; the
-    # sampler commits what exceeds a bound set by the schedule.
-    "origin": at_random,
-    # Orders that an attacker who runs the sampler may impose (A2D, arXiv:2509.23286).
-    "left_to_right": left_to_right,
-    "right_to_left": right_to_left,
-}
-
-
-def _shaped_probs(proposals: Proposals) -> Tensor:
-    known = proposals.shaped_probs
-    return proposals.shaped.softmax(dim=-1) if known is None else known
-
-
-def _picked(probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    return probs_NV.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1)
 
 
 def likeliest(logits: Float[Tensor, "N V"]) -> Int[Tensor, " N"]:

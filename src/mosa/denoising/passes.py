@@ -1,0 +1,169 @@
+"""The model's part of a step: one pass of the network over all rows, and what is read from it.
+
+# S rows of the batch, T tokens of all rows, N masked positions that may be filled, D width,
+# V vocabulary, n and m some of the tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.profiler import record_function
+
+from mosa.denoising.rows import FREE, PackedRows, Row
+from mosa.denoising.rules import Guidance
+from mosa.families.base import DiffusionLM
+from mosa.families.packed import Selection, places
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The masked positions that may be filled in a step, row after row."""
+
+    index: Int[Tensor, " N"]
+    """Where they are among the tokens of all rows."""
+    is_open: Bool[Tensor, " T"]
+    row: Int[Tensor, " N"]
+    """The row of each."""
+    step: Int[Tensor, " N"]
+    """The step of each one's row."""
+    num: tuple[int, ...]
+    """How many each row has."""
+    count: Int[Tensor, " S"]
+    """How many each row commits at least."""
+
+
+@dataclass(frozen=True)
+class PassStates:
+    """What logits are made of after a pass of the network."""
+
+    model: DiffusionLM
+    open: Int[Tensor, " N"]
+    """The positions that may be filled, among all tokens."""
+    states: Float[Tensor, "n D"]
+    place: Int[Tensor, " T"] | None
+    """Where among the states each token's prediction is read; None if they are the open ones'."""
+    computed: Int[Tensor, " q"] | None
+    """The tokens that the pass computed; None if all."""
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    """What the layers that monitors read (from 1) put out at the computed tokens."""
+    other: Float[Tensor, "m D"] | None = None
+    """The states of the second pass, for rows that are guided."""
+    other_place: Int[Tensor, " T"] | None = None
+
+    def of_open(
+        self, guidance: Guidance | None, index: Int[Tensor, " n"] | slice, part: slice
+    ) -> Float[Tensor, "n V"]:
+        """The logits of a part of some open positions."""
+        tokens_n = self.open[index][part]
+        states_nD = self.states[index][part] if self.place is None else None
+        return self._logits(guidance, tokens_n, states_nD)
+
+    def of_tokens(
+        self, guidance: Guidance | None, tokens: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n V"]:
+        """The logits of any tokens, where a hook or a monitor asks for them."""
+        return self._logits(guidance, tokens, None)
+
+    def _logits(self, guidance: Guidance | None, tokens: Tensor, states: Tensor | None) -> Tensor:
+        with record_function("mosa.head"):
+            if states is None:
+                assert self.place is not None, "made whenever a hook or a monitor may ask"
+                states = self.states[self.place[tokens]]
+            logits_nV = self.model.head(states)
+            if guidance is None:
+                return logits_nV
+            assert self.other is not None and self.other_place is not None, "a row is guided"
+            return guidance.combine(
+                logits_nV, self.model.head(self.other[self.other_place[tokens]])
+            )
+
+
+def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStates:
+    """One pass of the network for what the open positions' logits are made of; for those of all
+    tokens where a hook or a monitor may ask for others; and a second pass for rows that are guided.
+    """
+    packed.count_pass()
+    with record_function("mosa.network"):
+        queries, read_T = _queries(model, packed), packed.read_T
+        monitors = [monitor for row in packed.rows for monitor, _ in row.monitors]
+        hidden = {layer: torch.empty(0) for monitor in monitors for layer in monitor.layers}
+        reads_all = bool(hidden) or any(monitor.reads_logits for monitor in monitors)
+        reads_all |= any(row.hook is not None for row in packed.rows)
+        asked = None if reads_all else Selection(read_T[opened.index], opened.num)
+        states_nD = model.packed_hidden_states(
+            packed.tokens_T,
+            packed.rotary,
+            packed.lengths,
+            queries=queries,
+            asked=asked,
+            cache=packed.cache,
+            hidden=hidden,
+        )
+        computed = None if queries is None else queries.index
+        place_T = None
+        if reads_all:
+            place_T = read_T if computed is None else places(computed, len(read_T))[read_T]
+        guided = [row for row in packed.rows if row.config.guidance is not None]
+        if not guided:
+            return PassStates(model, opened.index, states_nD, place_T, computed, hidden)
+        other, other_place_T = _second_pass(model, packed, guided)
+        return PassStates(
+            model, opened.index, states_nD, place_T, computed, hidden, other, other_place_T
+        )
+
+
+def _second_pass(
+    model: DiffusionLM, packed: PackedRows, guided: list[Row]
+) -> tuple[Float[Tensor, "m D"], Int[Tensor, " T"]]:
+    """The states of the tokens that the rows' guidance asks for, and where each token's are."""
+    device = packed.fields.device
+    index, tokens = [], []
+    for guidance, alike in groupby(guided, key=lambda row: row.config.guidance):
+        assert guidance is not None
+        ranges = [torch.arange(row.begin, row.begin + row.length) for row in alike]
+        index.append(torch.cat(ranges).to(device, non_blocking=True))
+        given = packed.fields[FREE, index[-1]] == 0
+        tokens.append(guidance.other_tokens(packed.tokens_T[index[-1]], given, model.mask_token_id))
+    index = torch.cat(index)
+    states = model.packed_hidden_states(
+        torch.cat(tokens), packed.rotary[index], tuple(row.length for row in guided)
+    )
+    return states, places(index, len(packed.read_T))[packed.read_T]
+
+
+def _queries(model: DiffusionLM, packed: PackedRows) -> Selection | None:
+    """The tokens that are computed anew; None for all of them."""
+    if packed.cache is None:
+        return None
+    chosen = []
+    for row in packed.rows:
+        config, planned = row.config, row.planned
+        assert planned is not None
+        row.cached_steps += 1
+        is_stale = (
+            config.cache == "none"
+            or row.cached_block != planned.block
+            or (config.cache_refresh is not None and row.cached_steps >= config.cache_refresh)
+        )
+        if is_stale:
+            row.cached_block, row.cached_steps = planned.block, 0
+            chosen.append(torch.arange(row.begin, row.begin + row.length))
+            continue
+        is_active = row.host_block == planned.block
+        if config.cache == "prefix":
+            is_active = row.host_block >= planned.block
+            if model.attention.prefix_cache_is_exact:  # also where blocks begin elsewhere
+                is_active = model.attention.affected(is_active)
+        if model.family.logits_shifted:  # the first of a block is read to its left
+            is_active[:-1] |= is_active[1:].clone()
+        chosen.append(row.begin + is_active.nonzero()[:, 0])
+    counts = tuple(map(len, chosen))
+    if counts == packed.lengths:
+        return None
+    index = torch.cat(chosen).to(packed.fields.device, non_blocking=True)
+    return Selection(index, counts)

@@ -1,0 +1,286 @@
+"""The rows of a batch, laid end to end: what is kept of each of their tokens, and of each row.
+
+# S rows of the batch, B rows and L columns of a canvas, T tokens of all rows, n tokens of a row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mosa.denoising.config import DecoderConfig
+from mosa.denoising.hooks import Hook
+from mosa.denoising.noise import row_keys
+from mosa.denoising.rules import Monitor
+from mosa.denoising.schedule import Pace, PlannedStep, block_of
+from mosa.denoising.trace import Filling
+from mosa.families.base import DiffusionLM
+from mosa.families.packed import KeyValueCache
+
+
+@dataclass(frozen=True)
+class StepChanges:
+    """What one step changed in one row: tokens committed, written or taken back."""
+
+    row: int
+    """Which row of its canvas it is."""
+    step: int
+    """The row's own step, from 0."""
+    positions: list[int]
+    """Response positions, from 0; below 0 in the prompt."""
+    tokens: list[int]
+    """The tokens that are there now; the mask token where one was taken back."""
+    confidences: list[float]
+    """As in the trace: NaN where the model had no say, and for what was taken back."""
+
+
+OnStep = Callable[[StepChanges], object]
+"""Called for each row after each step that changed it, when all rows have taken their step. It may
+add canvases to the batch and remove them from it."""
+
+# What is kept of every token of the batch, a row of one integer tensor each.
+TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED = range(8)
+
+
+@dataclass
+class Row:
+    """One row of a canvas on its way through the batch."""
+
+    filling: Filling
+    number: int
+    """Which row of its canvas it is."""
+    config: DecoderConfig
+    pace: Pace
+    columns: Int[Tensor, " n"]
+    """The canvas column of each token; padding has none."""
+    fields: Int[Tensor, "8 n"]
+    """What the batch keeps of every token, as it was when the row was added."""
+    host_block: Int[Tensor, " n"]
+    """The block of each token; -1 in the prompt, where it is never active."""
+    hook: Hook | None
+    on_step: OnStep | None
+    monitors: list[tuple[Monitor, Any]] = field(default_factory=list)
+    """The decoder's monitors, each with its state of this row."""
+    planned: PlannedStep | None = None
+    """The step that the row takes now."""
+    is_stopped: bool = False
+    """Whether a monitor has ended the row."""
+    begin: int = 0
+    """Where the row's tokens begin in the batch."""
+    cached_block: int | None = None
+    """The block for which the row's keys and values are cached."""
+    cached_steps: int = 0
+    """Steps since everything was computed anew."""
+
+    @property
+    def length(self) -> int:
+        return len(self.columns)
+
+    @property
+    def place(self) -> slice:
+        return slice(self.begin, self.begin + self.length)
+
+
+def rows_of(
+    model: DiffusionLM,
+    filling: Filling,
+    config: DecoderConfig,
+    seeds: Sequence[int],
+    hook: Hook | None,
+    on_step: OnStep | None,
+) -> list[Row]:
+    """The canvas's rows, shortest first, since rows of one length share a call of attention."""
+    canvas = filling.canvas
+    positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
+    block_L = block_of(positions_L, config)
+    host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
+    seeds_B = torch.tensor(seeds, dtype=torch.long)
+    keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
+    rows = []
+    for number, real_L in enumerate(host.attention_mask):
+        columns = real_L.nonzero()[:, 0]
+        tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
+        positions, block = positions_L[columns], block_L[columns]
+        # Padding is no position, to a family that counts tokens; to others it is one.
+        steps_right = columns - columns[0]
+        if model.family.logits_shifted:
+            steps_right = torch.arange(len(columns))
+        fields = torch.stack(
+            [
+                tokens,
+                torch.full_like(tokens, -1),
+                free.long(),
+                block,
+                positions,
+                steps_right,
+                keys_B[number].expand_as(tokens),
+                seeds_B[number].expand_as(tokens),
+            ]
+        )
+        num_masked = torch.bincount(block[free], minlength=config.num_blocks).tolist()
+        rows.append(
+            Row(
+                filling=filling,
+                number=number,
+                config=config,
+                pace=Pace(config, num_masked, has_hook=hook is not None),
+                columns=columns.to(canvas.tokens.device),
+                fields=fields,
+                host_block=block.masked_fill((positions < 0) & ~free, -1),
+                hook=hook,
+                on_step=on_step,
+                monitors=[(monitor, monitor.start(model)) for monitor in config.monitors],
+            )
+        )
+    return sorted(rows, key=lambda row: row.length)
+
+
+class PackedRows:
+    """The rows that are in the batch now, their tokens side by side on the model's device."""
+
+    def __init__(self, model: DiffusionLM) -> None:
+        self.model = model
+        self.rows: list[Row] = []
+        self.lengths: tuple[int, ...] = ()
+        self.fields = torch.empty(8, 0, dtype=torch.long, device=model.device)
+        self.confidence_T = torch.empty(0, device=model.device)
+        self.cache: KeyValueCache | None = None
+
+    @property
+    def tokens_T(self) -> Int[Tensor, " T"]:
+        return self.fields[TOKEN]
+
+    @property
+    def commit_step_T(self) -> Int[Tensor, " T"]:
+        return self.fields[COMMIT_STEP]
+
+    @property
+    def is_free_T(self) -> Bool[Tensor, " T"]:
+        """What the sampler fills."""
+        return self.fields[FREE] == 1
+
+    @property
+    def is_masked_T(self) -> Bool[Tensor, " T"]:
+        """The masks of all rows."""
+        return (self.fields[TOKEN] == self.model.mask_token_id) & (self.fields[FREE] == 1)
+
+    def replace(self, rows: Sequence[Row]) -> None:
+        """Makes these the rows: their tokens end to end, those that were in the batch as they
+        stand."""
+        device = self.fields.device
+        kept = {id(row) for row in self.rows}
+        rows = sorted(rows, key=lambda row: row.length)
+        fields, confidences, index = [], [], []
+        for row in rows:
+            if id(row) in kept:
+                fields.append(self.fields[:, row.place])
+                confidences.append(self.confidence_T[row.place])
+                index.append(torch.arange(row.begin, row.begin + row.length))
+            else:
+                fields.append(row.fields.to(device, non_blocking=True))
+                confidences.append(torch.full((row.length,), torch.nan, device=device))
+                index.append(torch.zeros(row.length, dtype=torch.long))
+        is_cached = any(row.config.cache != "none" for row in rows)
+        if not is_cached:
+            self.cache = None
+        elif self.cache is None:
+            self.cache = KeyValueCache()
+        elif kept:
+            self.cache.repack(torch.cat(index).to(device, non_blocking=True))
+        self.rows = rows
+        self.lengths = tuple(row.length for row in rows)
+        for row, begin in zip(rows, accumulate(self.lengths, initial=0), strict=False):
+            row.begin = begin
+        if rows:
+            self.fields, self.confidence_T = torch.cat(fields, dim=1), torch.cat(confidences)
+            self.row_of_token_T = torch.repeat_interleave(
+                torch.arange(len(rows)), torch.tensor(self.lengths)
+            ).to(device, non_blocking=True)
+            self.rotary = self.model.rotary(self.fields[POSITION_ID])
+            begins = torch.tensor([row.begin for row in rows])
+            self.begins_S = begins.to(device, non_blocking=True)
+            # Where each token's prediction is read: one to the left in a shifted family.
+            self.read_T = torch.arange(len(self.row_of_token_T), device=device)
+            if self.model.family.logits_shifted:
+                first_T = self.begins_S[self.row_of_token_T]
+                self.read_T = torch.maximum(self.read_T - 1, first_T)
+
+    def count_masks(self, rows: Sequence[Row]) -> None:
+        """Counts the masks in the rows' blocks for their plans: the only synchronization of a step
+        without monitors, hooks and listeners."""
+        is_masked = self.is_masked_T.cpu()
+        before: dict[int, int] = {}
+        for row in rows:
+            before[id(row.filling)] = before.get(id(row.filling), 0) + sum(row.pace.num_masked)
+            blocks = row.host_block[is_masked[row.place]]
+            row.pace.num_masked = torch.bincount(blocks, minlength=row.config.num_blocks).tolist()
+        fillings = {id(row.filling): row.filling for row in rows}
+        for key, filling in fillings.items():
+            now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
+            filling.num_masked += now - before[key]
+
+    def count_pass(self) -> None:
+        """Counts a forward pass for each row that would need it alone, and for its canvas."""
+        has_open = [row for row in self.rows if row.planned is not None and row.planned.num_open]
+        fillings = {id(row.filling): row.filling for row in has_open}
+        for row in self.rows:  # without a hook every row has something open
+            if id(row.filling) in fillings:
+                row.filling.row_forward_passes[row.number] += 1
+        for filling in fillings.values():
+            filling.num_forward_passes += 1
+
+    def hooked(self) -> list[list[Row]]:
+        """The rows of each hook, but for those that a monitor has ended."""
+        hooked = sorted(
+            (row for row in self.rows if row.hook is not None and not row.is_stopped),
+            key=lambda row: (id(row.filling), row.number),
+        )
+        return [list(rows) for _, rows in groupby(hooked, key=lambda row: id(row.filling))]
+
+    def rest_of_finished_rows(self, ends: Int[Tensor, " n"]) -> Bool[Tensor, " T"]:
+        """The masks of every row in which all before the first generated end token is filled."""
+        device = self.fields.device
+        stops_S = torch.tensor([row.config.stop_when_finished for row in self.rows], device=device)
+        is_end_T = torch.isin(self.tokens_T, ends) & self.is_free_T & (self.fields[POSITION] >= 0)
+        num_ends_T = is_end_T.cumsum(0)
+        before_S = torch.cat([num_ends_T.new_zeros(1), num_ends_T])[self.begins_S]
+        is_after_end_T = num_ends_T > before_S[self.row_of_token_T]
+        is_masked_T = self.is_masked_T
+        num_waiting_S = torch.zeros_like(self.begins_S).index_add_(
+            0, self.row_of_token_T, (is_masked_T & ~is_after_end_T).long()
+        )
+        is_finished_S = (num_waiting_S == 0) & stops_S
+        return is_masked_T & is_after_end_T & is_finished_S[self.row_of_token_T]
+
+    def write_back(self, row: Row) -> None:
+        """Copies the row to its canvas."""
+        filling, number = row.filling, row.number
+        filling.tokens[number, row.columns] = self.fields[TOKEN, row.place]
+        filling.commit_step[number, row.columns] = self.fields[COMMIT_STEP, row.place]
+        filling.confidence[number, row.columns] = self.confidence_T[row.place]
+
+    def take_over(self, row: Row) -> None:
+        """Copies the row from its canvas, where an editor has changed it."""
+        filling, number = row.filling, row.number
+        self.fields[TOKEN, row.place] = filling.tokens[number, row.columns]
+        self.fields[COMMIT_STEP, row.place] = filling.commit_step[number, row.columns]
+        self.confidence_T[row.place] = filling.confidence[number, row.columns]
+
+    def changes_of(self, row: Row, before_T: Int[Tensor, " T"]) -> StepChanges:
+        """What its step has changed in a row, given the tokens of all rows before it."""
+        assert row.planned is not None
+        tokens_n = self.tokens_T[row.place]
+        where = (tokens_n != before_T[row.place]).nonzero()[:, 0]
+        return StepChanges(
+            row=row.number,
+            step=row.planned.step,
+            positions=self.fields[POSITION, row.place][where].tolist(),
+            tokens=tokens_n[where].tolist(),
+            confidences=self.confidence_T[row.place][where].tolist(),
+        )

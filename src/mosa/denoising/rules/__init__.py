@@ -1,0 +1,112 @@
+"""Decoding rules: one file a rule (or a few lines), one line in this table.
+
+Most orders are chosen by the setting `remasking`, guidance by `cfg_scale`, all else by name and
+options in the setting `rules`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mosa.denoising.rules.base import (
+    Action,
+    Guidance,
+    Monitor,
+    Order,
+    Proposals,
+    RowView,
+    Rule,
+)
+from mosa.denoising.rules.classifier_free import ClassifierFree
+from mosa.denoising.rules.linear_probe import LinearProbe
+from mosa.denoising.rules.orders import (
+    AtRandom,
+    Entropy,
+    LeftToRight,
+    LowConfidence,
+    MaskGitPlus,
+    Origin,
+    RightToLeft,
+    TopkMargin,
+)
+from mosa.denoising.rules.remask_below import RemaskBelow
+from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
+from mosa.types import UserError
+
+RULES: dict[str, type[Rule]] = {
+    "low_confidence": LowConfidence,
+    "random": AtRandom,
+    "maskgit_plus": MaskGitPlus,
+    "topk_margin": TopkMargin,
+    "entropy": Entropy,
+    "origin": Origin,
+    "left_to_right": LeftToRight,
+    "right_to_left": RightToLeft,
+    "stochastic_annealing": StochasticAnnealing,
+    "classifier_free": ClassifierFree,
+    "remask_below": RemaskBelow,
+    "linear_probe": LinearProbe,
+}
+"""Every rule by its name."""
+
+
+def rules_chosen_by(setting: str) -> dict[str, type[Rule]]:
+    """The rules that a setting of `DecoderConfig` chooses."""
+    return {name: rule for name, rule in RULES.items() if rule.chosen_by == setting}
+
+
+def rule_from_dict(record: Mapping[str, Any]) -> Rule:
+    """The rule of a name and its options; UserError where one is unknown, missing or wrong."""
+    options = dict(record)
+    name = options.pop("name", None)
+    if name not in RULES:
+        raise UserError(f"There is no rule {name!r}; the rules are {', '.join(RULES)}.")
+    fields = [field for field in dataclasses.fields(RULES[name]) if field.init]
+    known = [field.name for field in fields]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise UserError(
+            f"The rule {name} has no option {unknown[0]!r}; "
+            + (f"its options are {', '.join(known)}." if known else "it has none.")
+        )
+    missing = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.name not in options
+    ]
+    if missing:
+        raise UserError(f"The rule {name} needs the option {missing[0]!r}.")
+    return RULES[name](
+        **{f.name: _option(name, f, options[f.name]) for f in fields if f.name in options}
+    )
+
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    "float": ((int, float), "a number"),
+    "int": ((int,), "a whole number"),
+    "str": ((str,), "text"),
+}
+
+
+def _option(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of an option, checked for its kind; 1 and 1.0 are one number, and one hash."""
+    kinds, word = _KINDS.get(field.type, ((object,), ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise UserError(f"{field.name} of {name} must be {word}, not {value!r}.")
+    return float(value) if field.type == "float" else value
+
+
+__all__ = [
+    "RULES",
+    "Action",
+    "Guidance",
+    "Monitor",
+    "Order",
+    "Proposals",
+    "RowView",
+    "Rule",
+    "rule_from_dict",
+    "rules_chosen_by",
+]
