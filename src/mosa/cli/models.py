@@ -1,8 +1,7 @@
-"""Commands about models: answer, align, merge, build, demonstrate, analyze."""
+"""Commands about models: answer, align, merge, build, demonstrate."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,7 +12,6 @@ from mosa.cli.options import (
     MODEL_HELP,
     Command,
     add_align_fields,
-    add_fields,
     config_argument,
     config_from,
     placement_arguments,
@@ -217,81 +215,6 @@ def _build(args: Namespace) -> None:
     show(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
 
 
-# --- analyze --------------------------------------------------------------------------------------
-
-
-def _analyze_command(name: str, summary: str) -> Command:
-    """`mosa analyze NAME`: the options of its settings class, over a preset."""
-
-    def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.analysis import ANALYSES
-
-        analysis = ANALYSES[name]
-        config_argument(parser)
-        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-        parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
-        parser.add_argument(
-            "--second_model", type=str | None, help="a model to compare with; unset: the same one"
-        )
-        parser.add_argument(
-            "--second_adapter", type=str | None, help="folder of an adapter for the second model"
-        )
-        parser.add_argument(
-            "--behaviors",
-            type=str,
-            required=True,
-            help=f"{FILES}, or testbed, testbed:benign, testbed:WRAPPING",
-        )
-        parser.add_argument("--out", type=Path, required=True, help="folder for data and figures")
-        parser.add_argument(
-            "--preset",
-            type=str | None,
-            help=f"named settings ({', '.join(analysis.presets)}); single options win over it",
-        )
-        placement_arguments(parser)
-        add_fields(parser, analysis.config_class)
-
-    def run(args: Namespace) -> None:
-        from mosa.analysis import ANALYSES
-        from mosa.analysis.study import Study, Subject, load_cases
-        from mosa.families import load_model
-
-        analysis = ANALYSES[name]
-        if args.preset is not None and args.preset not in analysis.presets:
-            raise UserError(
-                f"there is no preset {args.preset}; choose {' or '.join(analysis.presets)}"
-            )
-        preset = {} if args.preset is None else analysis.presets[args.preset]
-        fields = {field.name for field in dataclasses.fields(analysis.config_class)}
-        given = {key: value for key, value in args.as_dict().items() if key in fields}
-        config = analysis.config_class(**{**preset, **given})
-        behaviors = load_cases(args.behaviors, args.model)
-        chosen = [(args.model, args.adapter)]
-        if args.second_model is not None or args.second_adapter is not None:
-            chosen.append((args.second_model or args.model, args.second_adapter))
-        subjects = [
-            Subject(
-                _subject_name(model, adapter),
-                load_model(model, adapter=adapter, dtype=args.dtype, device=args.device),
-            )
-            for model, adapter in chosen
-        ]
-        if len({subject.name for subject in subjects}) < len(subjects):
-            raise UserError("both models are the same; give another --second_model or adapter")
-        result = analysis.run(subjects, behaviors, config, Study(args.out, name))
-        show(result.paragraph)
-        show(f"Data and figures are in {args.out}.")
-
-    kept = "Rows already measured stay in --out; the same command goes on from them."
-    return Command(summary, add_arguments, run, kept)
-
-
-def _subject_name(model: str, adapter: str | None) -> str:
-    """What a model is called in tables and file names: the last parts of its paths."""
-    name = Path(model).name.replace(":", "-")
-    return name if adapter is None else f"{name}+{Path(adapter).name}"
-
-
 MODEL_COMMANDS: dict[str, Command] = {
     "generate": Command(
         "answer a prompt, or a file of prompts",
@@ -311,15 +234,6 @@ MODEL_COMMANDS: dict[str, Command] = {
         _demo_arguments,
         _demo,
         "Finished adapters and responses stay; the same command goes on from them.",
-    ),
-    "analyze criticality": _analyze_command(
-        "criticality", "harm by what is forced into a response, and where"
-    ),
-    "analyze reach": _analyze_command("reach", "how far an optimised prompt steers a position"),
-    "analyze order": _analyze_command("order", "in which order positions are committed"),
-    "analyze map": _analyze_command("map", "harm by position and step of an intervention"),
-    "analyze refusal-depth": _analyze_command(
-        "refusal-depth", "where and when a model puts refusals"
     ),
     "testbed build": Command(
         "train the testbed's two models from nothing (no GPU needed)",

@@ -27,8 +27,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from matplotlib.transforms import Affine2D
 
-from mosa.analysis.figures import draw_lines, series_style
-from mosa.analysis.result import HeatMap, LineChart
+from mosa.report.draw import draw_lines, series_style
+from mosa.results.findings import HeatMap, LineChart
 from mosa.report.content import Chart, Histogram, Paths, Points
 from mosa.report.tables import shown
 

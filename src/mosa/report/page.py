@@ -21,7 +21,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mosa.analysis.result import HeatMap
+from mosa.results.findings import HeatMap
 from mosa.evaluation.exports.common import disk_errors_told, text_file
 from mosa.report import charts
 from mosa.report.content import Cell, Content, Figure, Section, Table

@@ -72,7 +72,10 @@ TESTBED_SETS: dict[str, Callable[..., CaseSet]] = {
     "testbed": testbed_behaviors,
     "testbed:benign": testbed_benign,
     "testbed:near_miss": testbed_near_miss,
-    **{f"testbed:{name}": partial(testbed_wrapped, wrapping=name) for name in NEAR_MISSES},
+    **{
+        f"testbed:{name}": partial(testbed_wrapped, wrapping=name)
+        for name in ("direct", *NEAR_MISSES)
+    },
 }
 """The testbed's sets of requests, each made from a world and a limit; ids are objects' names."""
 
@@ -137,6 +140,7 @@ def testbed_wording(world: World) -> Wording:
             )
         },
         phrases=_phrases(world),
+        phrase_sets="testbed_",
     )
 
 
