@@ -27,7 +27,6 @@ from mosa.stats.pairs import (
     paired_difference,
     paired_difference_over_groups,
 )
-from mosa.families import DiffusionLM, load_model
 from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
 from mosa.types import Prompt, UserError, as_plain
