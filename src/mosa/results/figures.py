@@ -166,7 +166,7 @@ class Evidence:
 
 
 def by_trust(judge: str) -> tuple[bool, bool, bool]:
-    """Sorts judges: the testbed's truth before judges that read, these before phrases; the canvas comes last."""
+    """Sorts judges by trust: the truth, judges that read, phrases; those of the canvas last."""
     name = judge.split("/")[0]
     return judge.endswith(CANVAS), name == "refusal", name != "truth"
 
@@ -229,7 +229,7 @@ def _check_names(runs: Sequence[RunFacts]) -> None:
                     )
         for name, record in run.sets.items():
             first, folder = sets.setdefault(name, (record, run.folder))
-            if (first.content_hash, first.world_seed) != (record.content_hash, record.world_seed):
+            if first.content_hash != record.content_hash:
                 raise UserError(
                     f"{name} is another set in {run.folder} than in {folder}; leave one of the "
                     "runs out"
