@@ -374,10 +374,10 @@ def hub(monkeypatch, tmp_path) -> Path:
 @pytest.mark.parametrize("name", OWN_TASKS)
 def test_without_files_the_same_task_comes_from_the_hub(model, files, hub, name):
     """The same prompts, so the same responses, and the same values."""
-    limits = {"limit": 1} if name == "mmlu" else {}
-    local, remote = (solved(model, name, folder, **limits)[0] for folder in (files, hub))
+    limit = 1 if name == "mmlu" else None
+    local, remote = (solved(model, name, folder, limit=limit)[0] for folder in (files, hub))
     assert local == remote
-    from_files, from_hub = (load_harness_set(name, data_dir=f, **limits) for f in (files, hub))
+    from_files, from_hub = (load_harness_set(name, data_dir=f, limit=limit) for f in (files, hub))
     assert from_files.settings == from_hub.settings and from_files.cases == from_hub.cases
     assert from_hub.known_as is None and len(from_hub.sha256 or "") == 64
     assert (from_hub.origin or "").startswith("hub: ")
@@ -427,12 +427,6 @@ def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, message
     monkeypatch.setenv("MOSA_DATA", str(tmp_path))
     with pytest.raises(UserError, match=message):
         load_harness_set(name, **settings)
-
-
-@pytest.mark.parametrize("setting", ["limit", "num_draws", "num_fewshot"])
-def test_settings_that_make_no_sense(setting):
-    with pytest.raises(UserError, match=setting):
-        load_harness_set("gsm8k", **{setting: -1})
 
 
 # --- against the harness itself -------------------------------------------------------------------
@@ -501,9 +495,9 @@ def assert_same(task: HarnessTask, theirs: Any, ours: Solved) -> None:
                     g and task.checks_greedy for ((_, g),) in row["resps"]
                 ]
             for metric in row["metrics"]:
-                verdict = verdicts.get(f"{metric},{sample['filter']}")
+                verdict = verdicts.get(f"{metric},{row['filter']}")
                 if verdict is not None:
-                    assert verdict.score == sample[metric]
+                    assert verdict.score == row[metric]
                     num_compared += 1
     assert num_compared >= len(ours) > 0
 

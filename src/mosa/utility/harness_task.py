@@ -101,7 +101,7 @@ class HarnessTask:
     parts: tuple[Any, ...]
     """Objects of lm_eval; a group has several."""
     headline: str
-    source: dict[str, str]
+    source: dict[str, Any]
     """Where its rows are from: fields of a `CaseSet`."""
     settings: dict[str, Any]
     """What else its figures depend on, model and decoder aside."""
