@@ -55,6 +55,8 @@ def fill_block_by_block(
     given_BL = tokens != mask_token_id
     num_blocks = (tokens.shape[1] - response_start) // block_length
     num_steps = steps // num_blocks
+    assert num_blocks * block_length == tokens.shape[1] - response_start, "no whole blocks"
+    assert num_blocks * num_steps == steps, "blocks have as many steps"
     for block in range(num_blocks):
         # 1. Open the block: its masks, and any to the left of it.
         end = response_start + (block + 1) * block_length
@@ -115,7 +117,7 @@ def fill_by_timesteps(
     tokens_BL = tokens.clone()
     times = torch.linspace(1, 1e-3, steps + 1)
     for step in range(steps):
-        # 1. Open all masks, and count how many of each row this step fills: the last step, the rest.
+        # 1. Open all masks, and count how many of each row the step fills: in the last, all.
         is_open_BL = (tokens_BL == mask_token_id) & real
         num_open_B = is_open_BL.sum(dim=1)
         share = 1 - times[step + 1] / times[step] if step < steps - 1 else torch.tensor(1.0)
@@ -133,8 +135,8 @@ def fill_by_timesteps(
             sorted_NV, by_rank_NV = logits_NV.sort(dim=-1, descending=True)
             held_before_NV = sorted_NV.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
             held_before_NV[:, 0] = 0
-            is_cut_NV = (held_before_NV > top_p).scatter(-1, by_rank_NV, held_before_NV > top_p)
-            logits_NV = logits_NV.masked_fill(is_cut_NV, -torch.inf)
+            held_by_likelier_NV = held_before_NV.gather(-1, by_rank_NV.argsort(dim=-1))
+            logits_NV = logits_NV.masked_fill(held_by_likelier_NV > top_p, -torch.inf)
         if top_k is not None:
             kth_N1 = logits_NV.topk(top_k, dim=-1).values[:, -1:]
             logits_NV = logits_NV.masked_fill(logits_NV < kth_N1, -torch.inf)
