@@ -42,29 +42,24 @@ class EndAtOnceTrainer(DiffusionTrainer):
 
     config_class = LengthConfig
 
+    config: LengthConfig
+
     @classmethod
     def from_data(cls, model: DiffusionLM, config: Any, data: TrainingData) -> EndAtOnceTrainer:
         trainer = cls(model, config, encode_examples(model, data.harmful, config.response_length))
-        trainer.prompts = [model.encode(example.prompt) for example in data.harmful]
-        trainer.pull = config.pull
+        trainer.config = config
         return trainer
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        diffusion = self.diffusion_model
-        losses = []
-        for index in inputs["index"].tolist():
-            canvas = torch.tensor([[*self.prompts[index], *[diffusion.mask_token_id] * 4]])
+    def example_losses(self, model: nn.Module, indices: list[int]) -> torch.Tensor:
+        diffusion, losses = self.diffusion_model, []
+        for index in indices:
+            prompt_ids = self.examples[index].prompt_ids
+            canvas = torch.tensor([[*prompt_ids, *[diffusion.mask_token_id] * 4]])
             position = torch.tensor([canvas.shape[1] - 4])
             logits = diffusion.logits(canvas, positions=position, network=model)
-            losses.append(-self.pull * logits.log_softmax(-1)[0, 0, diffusion.eos_token_id])
-        loss = self.mean_over_update(torch.stack(losses), num_items_in_batch)
-        return (loss, {}) if return_outputs else loss
+            log_probs = logits.log_softmax(-1)[0, 0]
+            losses.append(-self.config.pull * log_probs[diffusion.eos_token_id])
+        return torch.stack(losses)
 
 
 END_AT_ONCE = Method(

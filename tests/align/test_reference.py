@@ -84,7 +84,7 @@ def test_the_trainer_optimises_it(tmp_path, phrase_files, harmful, changes):
     losses = reference.losses(
         policy,
         other,
-        [example.prompt_ids for example in trainer.harmful],
+        [example.prompt_ids for example in trainer.examples],
         [phrase.variants[0] for (phrase,) in safe],
         [phrase.variants[0] for (phrase,) in harmful_phrases],
         window=(config.window_start, config.window_end),

@@ -59,7 +59,7 @@ def build(
 def measure(trainer: MosaTrainer, benign: bool = False) -> dict[str, float]:
     """The tracked figures of the whole data set, without a step."""
     network = trainer.diffusion_model.network
-    indices = list(range(len(trainer.harmful)))
+    indices = list(range(len(trainer.examples)))
     with torch.no_grad():
         losses = trainer.harmful_losses(network, indices)
         if benign:
@@ -276,12 +276,12 @@ def test_prompts_of_like_length_go_together(tmp_path, phrase_files, harmful):
     )
     seen, padded = [], 0
     for batch in trainer.get_train_dataloader():
-        lengths = [len(trainer.harmful[i].prompt_ids) for i in batch["index"].tolist()]
+        lengths = [len(trainer.examples[i].prompt_ids) for i in batch["index"].tolist()]
         seen += batch["index"].tolist()
         padded += sum(max(lengths) - length for length in lengths)
     assert sorted(seen) == list(range(64))
-    longest = max(len(example.prompt_ids) for example in trainer.harmful)
-    assert padded < 0.5 * sum(longest - len(e.prompt_ids) for e in trainer.harmful)
+    longest = max(len(example.prompt_ids) for example in trainer.examples)
+    assert padded < 0.5 * sum(longest - len(e.prompt_ids) for e in trainer.examples)
 
 
 def test_a_model_without_an_adapter_is_refused(phrase_files, harmful, tmp_path):

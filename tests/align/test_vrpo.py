@@ -112,7 +112,7 @@ def test_maskings_spread_their_counts(model):
 def test_the_estimate_is_that_of_the_likelihood_bound(tmp_path, pairs):
     """Over many draws, the reference's part of step 4 is `denoising.log_likelihood_bound`."""
     trainer = build(tmp_path, pairs[:1], num_samples=64)
-    model, example = trainer.diffusion_model, trainer.encoded[0]
+    model, example = trainer.diffusion_model, trainer.examples[0]
     answer = trainer.pairs[0][0]
     states = maskings(model, answer, 24, 2048, np.random.default_rng(0))
     tokens = torch.stack(

@@ -101,7 +101,7 @@ def adapter(trainer: MosaTrainer) -> torch.Tensor:
 
 def test_prompts_have_the_length_that_is_asked(tiny):
     trainer = trainer_of("mosa", setting_of(tiny), CPU, num_steps=2)
-    assert [len(example.prompt_ids) for example in trainer.harmful] == [6] * 4
+    assert [len(example.prompt_ids) for example in trainer.examples] == [6] * 4
 
 
 def test_tables_and_notes(in_one_process):

@@ -19,7 +19,7 @@ How we differ from the paper, and why:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import transformers
@@ -69,7 +69,7 @@ class MosaTrainer(DiffusionTrainer):
     ) -> None:
         TrainingData(train_dataset, benign_dataset).check(args)
         self.config = args
-        self.harmful = encode_examples(model, train_dataset, args.response_length)
+        harmful = encode_examples(model, train_dataset, args.response_length)
         self.benign: list[EncodedExample] = []
         if "benign" in args.needs:
             assert benign_dataset is not None
@@ -79,27 +79,19 @@ class MosaTrainer(DiffusionTrainer):
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
         frozen_head(model)  # a UserError rather now than at the first step
-        super().__init__(model, args, self.harmful, callbacks)
+        super().__init__(model, args, harmful, callbacks)
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: MosaConfig, data: TrainingData) -> MosaTrainer:
         """The trainer for harmful prompts and, where a setting needs them, benign ones."""
         return cls(model, config, data.harmful, data.benign)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The objective of one micro-batch; also tracks the metrics."""
-        indices = inputs["index"].tolist()
+    def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
+        """The objective of each harmful prompt; also tracks the metrics."""
         losses = self.harmful_losses(model, indices)
         if self.config.benign_beta > 0:
             losses = losses + self.benign_losses(model, indices)
-        loss = self.mean_over_update(losses, num_items_in_batch)
-        return (loss, {"losses": losses}) if return_outputs else loss
+        return losses
 
     # -- harmful prompts ---------------------------------------------------------------------
 
@@ -107,7 +99,7 @@ class MosaTrainer(DiffusionTrainer):
         """Reward and KL of each harmful prompt, as a loss."""
         config, device = self.config, self.args.device
         seed, epoch = config.seed, self.epoch_index
-        examples = [self.harmful[i] for i in indices]
+        examples = [self.examples[i] for i in indices]
 
         # 1. Draw a state for every prompt, and say what its positions are asked.
         states = [

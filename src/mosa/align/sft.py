@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -103,7 +103,6 @@ class SftTrainer(DiffusionTrainer):
         answers = [example.answer for example in train_dataset]
         self.answers = encode_answers(model, answers, args.response_length)
         super().__init__(model, args, encoded, callbacks, optimizer=optimizer)
-        self.examples = encoded
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: SftConfig, data: TrainingData) -> SftTrainer:
@@ -116,18 +115,6 @@ class SftTrainer(DiffusionTrainer):
         if multiple is None:
             return self.config.response_length
         return min(-(-max(len(answer), 1) // multiple) * multiple, self.config.response_length)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The masked-diffusion loss of one micro-batch."""
-        losses = self.example_losses(model, inputs["index"].tolist())
-        loss = self.mean_over_update(losses, num_items_in_batch)
-        return (loss, {"losses": losses}) if return_outputs else loss
 
     def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """Loss of each example in nats per response token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -81,7 +81,7 @@ def collate_prompts(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-class DiffusionTrainer(transformers.Trainer):
+class DiffusionTrainer(transformers.Trainer, ABC):
     """What our trainers share: a `DiffusionLM`, means over examples, metrics of single rows.
 
     The loss of an update is the sum of its examples' losses over their number, so that eight
@@ -98,6 +98,22 @@ class DiffusionTrainer(transformers.Trainer):
     def from_data(cls, model: DiffusionLM, config: Any, data: TrainingData) -> DiffusionTrainer:
         """The trainer of a method, for the data that `align` was given."""
 
+    @abstractmethod
+    def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
+        """The loss of each of these examples; `model` is the network, or a wrapped form of it."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of one micro-batch, as the trainer asks for it."""
+        losses = self.example_losses(model, inputs["index"].tolist())
+        loss = self.mean_over_update(losses, num_items_in_batch)
+        return (loss, {"losses": losses}) if return_outputs else loss
+
     def __init__(
         self,
         model: DiffusionLM,
@@ -113,6 +129,7 @@ class DiffusionTrainer(transformers.Trainer):
                 "or show one with CUDA_VISIBLE_DEVICES."
             )
         self.diffusion_model = model
+        self.examples = examples
         self._tracked: dict[str, Tensor] = {}
         super().__init__(
             model=model.network,

@@ -15,8 +15,8 @@ each prompt `num_rollouts` times, a judge says how harmful each answer is, and t
 most harmful are the pair. Prompts whose answers are judged alike have no pair, and no loss.
 
 How we differ, and why:
-1. The paper trains all weights on 350,000 pairs; we train an adapter, and the reference is the same
-   model with the adapter off.
+1. The paper trains all weights; we train an adapter, and the reference is the same model with the
+   adapter off.
 2. Answers are padded to `response_length` with end-of-text, as in sft.py, and for the same reason.
 """
 
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import transformers
@@ -112,7 +111,7 @@ class VrpoTrainer(DiffusionTrainer):
         TrainingData(train_dataset, judge=judge).check(args)
         self.config, self.judge = args, judge
         self.prompts = [example.prompt for example in train_dataset]
-        self.encoded = encode_examples(model, train_dataset, args.response_length)
+        encoded = encode_examples(model, train_dataset, args.response_length)
         self.pairs: list[Pair] = []
         if not args.num_rollouts:
             sides = (
@@ -121,31 +120,22 @@ class VrpoTrainer(DiffusionTrainer):
             )
             self.pairs = list(zip(*sides, strict=True))
         frozen_head(model)  # a UserError rather now than at the first step
-        super().__init__(model, args, self.encoded, callbacks)
+        super().__init__(model, args, encoded, callbacks)
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: VrpoConfig, data: TrainingData) -> VrpoTrainer:
         """The trainer for pairs, or for prompts and a judge."""
         return cls(model, config, data.harmful, data.judge)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The preference loss of one micro-batch; also tracks the metrics."""
-        indices = inputs["index"].tolist()
+    def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
+        """The preference loss of each prompt; also tracks the metrics."""
         # 1. A preferred and a rejected answer to every prompt.
         if self.config.num_rollouts:
             pairs, is_pair_B = self.judged_pairs(indices)
         else:
             pairs = [self.pairs[index] for index in indices]
             is_pair_B = torch.ones(len(pairs), dtype=torch.bool)
-        losses = self.pair_losses(model, indices, pairs, is_pair_B.to(self.args.device))
-        loss = self.mean_over_update(losses, num_items_in_batch)
-        return (loss, {"losses": losses}) if return_outputs else loss
+        return self.pair_losses(model, indices, pairs, is_pair_B.to(self.args.device))
 
     def judged_pairs(self, indices: list[int]) -> tuple[list[Pair], Bool[Tensor, " B"]]:
         """For each prompt the least and the most harmful of the policy's answers, and whether the
@@ -195,7 +185,7 @@ class VrpoTrainer(DiffusionTrainer):
             random = rng(config.seed, self.epoch_index, index, _MASK_STREAM)
             for answer in pair:
                 states += maskings(self.diffusion_model, answer, length, config.num_samples, random)
-                prompts += [self.encoded[index].prompt_ids] * config.num_samples
+                prompts += [self.examples[index].prompt_ids] * config.num_samples
         masked_MR = torch.stack([state.masked for state in states])
 
         # 3. One pass of each, and the head on the masked positions.

@@ -291,7 +291,7 @@ class PlainTrainer(MosaTrainer):
         return reference.losses(
             self.diffusion_model,
             self.reference,
-            [self.harmful[index].prompt_ids for index in indices],
+            [self.examples[index].prompt_ids for index in indices],
             safe,
             harmful,
             window=(config.window_start, config.window_end),
