@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mosa.evaluation.results import lines, outcome_of, success_by_queries
 from mosa.evaluation.store import FILE, Store
 from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
+from mosa.stats.rates import rate_of
 from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
 from mosa.testbed.attacker import ScriptedAttacker
@@ -411,8 +413,10 @@ def test_success_by_queries_by_hand(tmp_path):
             store.add_verdict(attempt.key, "j", Verdict(float(success), success))
         store.commit()
         curves = success_by_queries(store, "j")
-        curve = [(1, 0.0), (2, 1 / 3), (4, 1 / 3), (8, 2 / 3)]
-        assert curves == {("testbed", "best_of_n", "smoke"): curve}
+    (curve,) = curves.values()
+    assert list(curves) == [("testbed", "best_of_n", "smoke")]
+    shares = [(queries, rate_of(values).exact) for queries, values in curve]
+    assert shares == [(1, 0), (2, Fraction(1, 3)), (4, Fraction(1, 3)), (8, Fraction(2, 3))]
 
 
 def test_a_disk_that_fills_ends_the_run_clearly_and_it_goes_on(tmp_path, monkeypatch):

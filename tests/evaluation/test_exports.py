@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.metrics import rate_of
 
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.exports import (
@@ -21,6 +20,7 @@ from mosa.evaluation.exports import (
 from mosa.evaluation.exports.inspect_log import packages_of
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.store import Store, Task
+from mosa.stats.rates import once, rate_of
 from mosa.testbed.world import World
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
 
@@ -417,7 +417,7 @@ def test_inspect_log_reads_back(store, tmp_path):
     assert samples["oven (failed prefill/0/oven)"].error.message == "the endpoint is gone"
     [score] = log.results.scores
     assert (score.scored_samples, score.unscored_samples) == (3, 1)
-    rate = rate_of([True])
+    rate = rate_of(once([True]))
     asr = score.metrics["attack_success_rate"]
     assert asr.value == 1.0 and asr.metadata["n"] == 1 and asr.metadata["low"] == rate.low
     assert score.metadata["num_behaviors_unscored"] == 1

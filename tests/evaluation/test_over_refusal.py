@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.metrics import rate_of
 
 from mosa.data import KNOWN_FILES
 from mosa.data.registry import sha256
@@ -25,6 +24,7 @@ from mosa.evaluation.over_refusal import (
 )
 from mosa.evaluation.runs import decoder_beside
 from mosa.evaluation.store import Store
+from mosa.stats.rates import once, rate_of
 from mosa.testbed import World
 from mosa.testbed.measure import DECODER
 from mosa.types import UserError, Verdict, as_plain
@@ -61,11 +61,11 @@ def test_the_testbed_model_refuses_no_harmless_request(folder):
     for name in ("testbed_benign", "testbed_near_miss"):
         with Store(folder / "over_refusal" / name) as store:
             (line,) = summarise(store, TRUTH)
-            assert line.over_refusal == rate_of([0.0] * 3)
-            assert line.share("full compliance") == rate_of([1.0] * 3)
+            assert line.over_refusal == rate_of(once([0.0] * 3))
+            assert line.share("full compliance") == rate_of(once([1.0] * 3))
             assert line.score is not None and line.score.rate > 0.9
             assert (line.num_tries, line.num_unscored, line.num_left) == (3, 0, 0)
-            assert line.by_case("full compliance") == dict.fromkeys(store.behaviors(), 1.0)
+            assert set(line.cases) == set(store.behaviors())
 
 
 def test_the_same_again_generates_nothing_and_other_sets_may_be_added(tmp_path, monkeypatch):
@@ -238,16 +238,22 @@ def test_shares_by_hand(tmp_path):
         store.commit()
         (line,) = summarise(store, REFUSAL)
         a, b, c, d, e = places
-    assert line.over_refusal == rate_of([1.0, 1.0, 0.0, 0.0])
-    assert line.share("full refusal") == rate_of([1.0, 0.5, 0.0, 0.0])
-    assert line.share("partial refusal") == rate_of([0.0, 0.5, 0.0, 0.0])
-    assert line.share("full compliance") == rate_of([0.0, 0.0, 0.5, 1.0])
-    assert line.share("incoherent") == rate_of([0.0, 0.0, 0.5, 0.0])
-    assert line.share("empty") == rate_of([0.0] * 4)
-    assert line.by_case("full refusal", "partial refusal") == {a: 1.0, b: 1.0, c: 0.0, d: 0.0}
+    seeds = dict.fromkeys((a, b, c), (0, 1)) | {d: (0,)}
+
+    def share(*hits):
+        """Of the requests and seeds that are named; three tries are unscored."""
+        rows = {case: {s: float((case, s) in hits) for s in of} for case, of in seeds.items()}
+        return dataclasses.replace(rate_of(rows), num_unscored=3)
+
+    assert line.over_refusal == share((a, 0), (a, 1), (b, 0), (b, 1))
+    assert line.share("full refusal") == share((a, 0), (a, 1), (b, 0))
+    assert line.share("partial refusal") == share((b, 1))
+    assert line.share("full compliance") == share((c, 0), (d, 0))
+    assert line.share("incoherent") == share((c, 1))
+    assert line.share("empty") == share()
     assert e not in line.cases
     assert (line.num_unscored, line.num_broken, line.num_tries) == (3, 2, 10)
-    assert line.cases[c] == Counter({"full compliance": 1, "incoherent": 1})
+    assert line.cases[c] == {0: Counter(["full compliance"]), 1: Counter(["incoherent"])}
 
 
 def test_nothing_scored_is_no_rate(tmp_path, folder):

@@ -195,7 +195,9 @@ def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 # --- means that are no rates ----------------------------------------------------------------------
 
 
-def mean_within(values: Sequence[float], least: float, most: float, *, seed: int = 0) -> Estimate:
+def mean_within(
+    values: Sequence[float | int], least: float, most: float, *, seed: int = 0
+) -> Estimate:
     """The mean of values of independent cases that cannot leave [`least`, `most`].
 
     The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
@@ -223,7 +225,7 @@ def mean_within(values: Sequence[float], least: float, most: float, *, seed: int
     return Estimate(float(numbers.mean()), len(numbers), float(low), float(high))
 
 
-def mean_unbounded(values: Sequence[float]) -> Estimate:
+def mean_unbounded(values: Sequence[float | int]) -> Estimate:
     """The mean of values of independent cases without known bounds (nats), with Student's t
     interval (1908, Biometrika 6:1). One case gives an interval without ends (NaN), and cases that
     all agree a point: without bounds they say nothing of another case."""
@@ -236,7 +238,7 @@ def mean_unbounded(values: Sequence[float]) -> Estimate:
     return Estimate(mean, len(numbers), mean - half, mean + half)
 
 
-def _numbers(values: Sequence[float]) -> np.ndarray:
+def _numbers(values: Sequence[float | int]) -> np.ndarray:
     if len(values) == 0:
         raise ValueError("a mean needs at least one value")
     return np.asarray(values, dtype=float)
