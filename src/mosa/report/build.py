@@ -14,8 +14,6 @@ import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mosa.results.findings import Finding, HeatMap, findings_of
-from mosa.runs.store import Run
 from mosa.evaluation.evidence import Evidence, gather
 from mosa.report.attack_tables import attacks, categories, scoreboard
 from mosa.report.budget import budget
@@ -31,6 +29,8 @@ from mosa.report.views import (
     position_figure,
     scan,
 )
+from mosa.results.findings import Finding, HeatMap, findings_of
+from mosa.runs.store import Run
 
 
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:

@@ -21,7 +21,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mosa.results.findings import HeatMap
 from mosa.evaluation.exports.common import disk_errors_told, text_file
 from mosa.report import charts
 from mosa.report.content import Cell, Content, Figure, Section, Table
@@ -34,6 +33,7 @@ from mosa.report.tables import (
     slug,
     unique,
 )
+from mosa.results.findings import HeatMap
 from mosa.stats.rates import INTERVAL_STATEMENT, Estimate, Rate, format_interval
 from mosa.types import UserError
 

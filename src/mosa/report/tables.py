@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.results.findings import HeatMap, LineChart
 from mosa.evaluation.exports.common import disk_errors_told, text_file
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
+from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate, format_rate, format_value
 
 NOTHING = "\N{EN DASH}"

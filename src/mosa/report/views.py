@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mosa.results.findings import HeatMap, LineChart
 from mosa.evaluation.evidence import CONTROL, Evidence, Run
 from mosa.evaluation.results import attack_names, lines
 from mosa.evaluation.store import Store
@@ -19,6 +18,7 @@ from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
 from mosa.report.content import Figure, Histogram, Sample, SampleResponse
 from mosa.report.setup import Setup
+from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate, mean_of, once, rate_of, wilson
 from mosa.types import Attempt, Behavior, Response, Verdict
 

@@ -166,7 +166,8 @@ class Evidence:
 
 
 def by_trust(judge: str) -> tuple[bool, bool, bool]:
-    """Sorts judges: the testbed's truth before judges that read, these before phrases; the canvas comes last."""
+    """Sorts judges: the testbed's truth before judges that read, these before phrases; the canvas
+    comes last."""
     name = judge.split("/")[0]
     return judge.endswith(CANVAS), name == "refusal", name != "truth"
 

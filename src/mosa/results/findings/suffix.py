@@ -25,7 +25,7 @@ Lines = dict[str, list[tuple[float, Interval]]]
 
 
 def finding(probed: Probed) -> Finding:
-    """Shares of responses that hold the phrase, losses, and the judge's measures before and after."""
+    """Shares of responses with the phrase, losses, and the judge's measures before and after."""
     report = Report(rows=[o.row({"losses"}) for group in probed.groups for o in group.observations])
     reached: Lines = {}
     best: Lines = {}
