@@ -75,7 +75,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def subject_arguments(parser: ArgumentParser, *, taken: Collection[str] = ()) -> None:
-    """What is measured, and how it decodes, but for the `taken` settings of the decoder."""
+    """What is measured, and how it decodes, without the decoder settings that are `taken`."""
     from mosa.denoising import DecoderConfig
 
     parser.add_argument("--model", type=str | None, help=MODEL_HELP)

@@ -166,7 +166,8 @@ class Evidence:
 
 
 def by_trust(judge: str) -> tuple[bool, bool, bool]:
-    """Sorts judges by trust: the truth, judges that read, phrases; those of the canvas last."""
+    """Sorts judges: the testbed's truth before judges that read, these before phrases; the canvas
+    comes last."""
     name = judge.split("/")[0]
     return judge.endswith(CANVAS), name == "refusal", name != "truth"
 
@@ -229,7 +230,7 @@ def _check_names(runs: Sequence[RunFacts]) -> None:
                     )
         for name, record in run.sets.items():
             first, folder = sets.setdefault(name, (record, run.folder))
-            if first.content_hash != record.content_hash:
+            if (first.sha256, first.world_seed) != (record.sha256, record.world_seed):
                 raise UserError(
                     f"{name} is another set in {run.folder} than in {folder}; leave one of the "
                     "runs out"

@@ -74,7 +74,7 @@ def look(model: DiffusionLM, states: Sequence[Mapping[str, Any]]) -> list[dict[s
         states, lambda state: (state["decoder"], state["steps"], state["refusals"])
     ):
         prompts = [state["prompt"] for state in group]
-        found += _look(model, prompts, DecoderConfig(**plain), steps, refusals)
+        found += _look(model, prompts, DecoderConfig.from_dict(plain), steps, refusals)
     return found
 
 

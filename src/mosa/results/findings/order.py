@@ -123,7 +123,7 @@ def _taken(
 def commits_of(
     response: Response,
 ) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], int | None]:
-    """The step that committed each position, whether it is an end token, and the block length."""
+    """The step that committed each position, where end tokens are, and the block length."""
     is_end = np.zeros(len(response.token_ids), dtype=bool)
     is_end[response.end_positions] = True
     return np.array(response.commit_step), is_end, response.decoder["block_length"]
