@@ -24,10 +24,10 @@ from mosa.evaluation.campaign import (
     CampaignConfig,
     Progress,
     behaviors_of,
-    default_decoder,
     run_campaign,
     world_in,
 )
+from mosa.evaluation.defaults import default_decoder
 from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.runs import OVER_REFUSAL, check_decoder, decoder_beside
 from mosa.evaluation.store import Store

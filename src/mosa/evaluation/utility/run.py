@@ -15,12 +15,11 @@ from typing import Any
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import (
     NO_ADAPTER,
-    content_hash,
-    default_decoder,
     free_memory,
     model_names,
     note_model,
 )
+from mosa.evaluation.defaults import default_decoder
 from mosa.evaluation.runs import (
     UTILITY,
     check_decoder,
@@ -233,7 +232,7 @@ def _run_model(
     """One model: load it, and ask it every task."""
     config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
-    weights = content_hash(model)
+    weights = model.content_hash()
     store.commit()
     check_weights(out, name, weights)
     note_model(store, config.model, name, adapter, model, weights)
