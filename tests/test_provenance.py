@@ -7,9 +7,9 @@ import os
 
 import pytest
 import torch
+from mosa.analysis.study import Case, Subject, row_key
 from peft import LoraConfig
 
-from mosa.analysis.study import Case, Subject, row_key
 from mosa.families import DiffusionLM, load_model
 from mosa.provenance import PACKAGES, folder_hash, versions
 

@@ -8,7 +8,6 @@ import json
 import pytest
 import torch
 from analysis_stand_ins import FoundSearch
-
 from mosa.analysis import ANALYSES, criticality, position_map, reach, refusal_depth, study
 from mosa.analysis.criticality import CriticalityConfig, cells, chosen_ids, contrasts_of
 from mosa.analysis.position_map import MapConfig, step_numbers
@@ -16,6 +15,7 @@ from mosa.analysis.reach import ReachConfig
 from mosa.analysis.refusal_depth import profile
 from mosa.analysis.result import read_result
 from mosa.analysis.study import Study, Subject, load_cases
+
 from mosa.cli import main
 from mosa.denoising import sample
 from mosa.families import load_model

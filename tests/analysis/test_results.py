@@ -4,7 +4,6 @@ import csv
 import math
 
 import pytest
-
 from mosa.analysis import figures
 from mosa.analysis.result import (
     AnalysisResult,
