@@ -42,6 +42,13 @@ def files(tmp_path, monkeypatch) -> Path:
     return write_files(tmp_path / "data", monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch) -> None:
+    """simple_evaluate asks git, pip and drivers about the machine, which takes half a minute."""
+    for name in ("add_env_info", "get_git_commit_hash"):
+        monkeypatch.setattr(f"lm_eval.evaluator.{name}", lambda *args: None)
+
+
 @pytest.fixture(scope="module")
 def model(new_tiny_llada) -> DiffusionLM:
     """A tiny random model with room for worked examples."""
