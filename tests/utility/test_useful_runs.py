@@ -96,6 +96,10 @@ def test_a_run_has_the_scores_of_its_cases_and_asks_nothing_twice(
 def test_code_is_run_later_without_asking_again(subject, files, tmp_path, monkeypatch):
     with run_of(tmp_path / "run", subject, files, "humaneval") as run:
         assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(None, NOT_RUN)}
-    monkeypatch.setattr("mosa.runs.responder.LocalResponder.submit", None)
+
+    def refuse(self: Any, prepared: Any, *, on_step: Any = None) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("mosa.runs.responder.LocalResponder.submit", refuse)
     with run_of(tmp_path / "run", subject, files, "humaneval", run_code=True) as run:
         assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(0.0, "")}
