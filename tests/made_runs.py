@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mosa.evaluation.store import Measurement, Store, Task
+
 from mosa.types import Attempt, Behavior, Budget, Response, Verdict
 
 JUDGE = "truth/1/made-up"

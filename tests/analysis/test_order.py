@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from mosa.analysis.order import OrderConfig, conditions, mean_positions, measures_of
 
 NO_END = np.zeros(4, dtype=bool)

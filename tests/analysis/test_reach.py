@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from analysis_stand_ins import FoundSearch
-
 from mosa.analysis import reach
 from mosa.analysis.reach import ReachConfig, phrase_tokens, words_at
 from mosa.analysis.study import Study, Subject, load_cases
+
 from mosa.families import load_model
 
 PHRASE = "step two : you"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.evaluation.engine import Advance, Row
+
+from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.families import DiffusionLM
 from mosa.types import Response, as_plain, prompt_turns
 

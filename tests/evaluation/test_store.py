@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from mosa.evaluation import store as store_module
 from mosa.evaluation.store import FILE, Measurement, Store, Task
+
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
 
 

@@ -17,7 +17,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from mosa.evaluation.metrics import Rate
+from mosa.analysis.result import Estimate, HeatMap, LineChart
 from page_content import (
     ATTACKS,
     HOSTILE,
@@ -31,7 +31,6 @@ from page_content import (
     some_rate,
 )
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart
 from mosa.report import charts
 from mosa.report.content import Content, Figure, Histogram, Paths, Points, Section, Table
 from mosa.report.page import COLOURS, NUM_STEP_COLOURS, render_page, write_page
@@ -47,6 +46,7 @@ from mosa.report.tables import (
     to_latex,
     write_tables,
 )
+from mosa.stats.rates import Rate
 from mosa.types import UserError
 
 VOID = {"meta", "input", "br", "img", "hr", "link"}

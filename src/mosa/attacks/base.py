@@ -60,18 +60,26 @@ def threat_of(access: Iterable[Access]) -> Threat:
 class Edit:
     """What an attacker who runs the sampler does to the response after one step.
 
-    `keep_committed` writes `ids` where the sampler has committed a token by then, and leaves the
-    rest masked; otherwise the whole response is masked again and `ids` stand at its beginning.
+    With a `position`, `ids` are written there over what the sampler has committed, and the rest
+    stays as it is. Without one, `keep_committed` writes `ids` where the sampler has committed a
+    token by then, and leaves the rest masked; otherwise the whole response is masked again and
+    `ids` stand at its beginning.
     """
 
     step: int
     """After which step (from 0)."""
     ids: tuple[int, ...]
     keep_committed: bool = False
+    position: int | None = None
+    """The position (from 0) of the first id, where the rest of the response stays as it is."""
 
     def apply(self, response: Tensor, mask_token_id: int) -> Tensor:
         """The response [R] after the edit."""
         ids = torch.tensor(self.ids[: len(response)], dtype=response.dtype, device=response.device)
+        if self.position is not None:
+            written = response.clone()
+            written[self.position : self.position + len(ids)] = ids
+            return written
         written = torch.full_like(response, mask_token_id)
         written[: len(ids)] = ids
         if self.keep_committed:
@@ -281,17 +289,22 @@ class Target:
             self._pay(response)
         return list(responses)
 
-    async def tries(self, queries: Iterable[tuple[str, Query]]) -> AsyncIterator[Attempt]:
-        """One attempt for each (variant, query); all may share a batch, and each is paid for as it
-        comes, so that its budget is that of the tries up to it."""
+    async def tries(
+        self,
+        queries: Iterable[tuple[str, Query]],
+        details: Sequence[Mapping[str, Any]] | None = None,
+    ) -> AsyncIterator[Attempt]:
+        """One attempt for each (variant, query), with its `details`; all may share a batch, and
+        each is paid for as it comes, so that its budget is that of the tries up to it."""
         queries = list(queries)
         if not queries:
             raise UserError(f"the settings of {self._labels['attack']} leave nothing to be tried")
         variants, asked = zip(*queries, strict=True)
+        details = [{}] * len(queries) if details is None else details
         responses = await asyncio.gather(*map(self._respond, asked))
-        for variant, response in zip(variants, responses, strict=True):
+        for variant, response, told in zip(variants, responses, details, strict=True):
             self._pay(response)
-            yield self.attempt([response], variant=variant)
+            yield self.attempt([response], variant=variant, details=told)
 
     async def _respond(self, query: Query) -> Response:
         undeclared = set(query.decoder) - self._takes

@@ -38,6 +38,8 @@ class Wording:
         default_factory=dict
     )
     """What is written in place of attacks' own English sentences (`Target.say`), by their name."""
+    phrase_sets: str = ""
+    """What the names of its packaged phrase sets (mosa/align/phrases) begin with."""
 
     def start(self, behavior: Behavior) -> str:
         """The beginning of a compliant answer to the behavior."""

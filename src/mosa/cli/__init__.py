@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from mosa.cli.analyze import ANALYZE_COMMANDS
 from mosa.cli.bench import BENCH_COMMANDS
 from mosa.cli.catalogue import CATALOGUE_COMMANDS
 from mosa.cli.compare import COMPARE_COMMANDS
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     **MODEL_COMMANDS,
     **EVALUATE_COMMANDS,
     **JUDGE_COMMANDS,
+    **ANALYZE_COMMANDS,
     **RESULTS_COMMANDS,
     **REPORT_COMMANDS,
     **COMPARE_COMMANDS,

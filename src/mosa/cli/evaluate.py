@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,8 @@ def _arguments(parser: ArgumentParser) -> None:
     running_arguments(parser)
 
 
-def subject_arguments(parser: ArgumentParser) -> None:
-    """What is measured, and how it decodes."""
+def subject_arguments(parser: ArgumentParser, *, taken: Collection[str] = ()) -> None:
+    """What is measured, and how it decodes, without the decoder settings that are `taken`."""
     from mosa.denoising import DecoderConfig
 
     parser.add_argument("--model", type=str | None, help=MODEL_HELP)
@@ -96,7 +96,7 @@ def subject_arguments(parser: ArgumentParser) -> None:
         help="YAML file with a list of subjects in place of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )
-    add_fields(parser, DecoderConfig, leave_out=("seed",))
+    add_fields(parser, DecoderConfig, leave_out=("seed", *taken))
 
 
 def running_arguments(parser: ArgumentParser) -> None:
@@ -111,12 +111,12 @@ def running_arguments(parser: ArgumentParser) -> None:
     placement_arguments(parser)
 
 
-def subjects_from(args: Namespace) -> tuple[Subject, ...]:
-    """The subjects that the options describe."""
+def subjects_from(args: Namespace, *, taken: Collection[str] = ()) -> tuple[Subject, ...]:
+    """The subjects that the options describe, as `subject_arguments` has asked for them."""
     from mosa.denoising import DecoderConfig
     from mosa.runs.subject import subject_from, subjects_of
 
-    decoder = given_fields(DecoderConfig, args)
+    decoder = given_fields(DecoderConfig, args, leave_out=tuple(taken))
     if args.subjects is None:
         if args.model is None:
             raise UserError("nothing is named to be measured; give --model, or --subjects FILE")

@@ -1,17 +1,17 @@
-"""Commands about models: answer, align, merge, build, demonstrate, analyze."""
+"""Commands about models: answer, align, merge, build, demonstrate."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.align.method import METHODS
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
-    add_fields,
+    add_align_fields,
     config_argument,
     config_from,
     placement_arguments,
@@ -68,6 +68,7 @@ def _generate(args: Namespace) -> None:
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
+    version = model.content_hash()
     for start in range(0, len(prompts), args.batch_size):
         batch = prompts[start : start + args.batch_size]
         result = sample(model, batch, config)
@@ -75,7 +76,7 @@ def _generate(args: Namespace) -> None:
             model,
             result,
             model_name=args.model,
-            model_version=args.adapter or "",
+            model_version=version,
             attack="none",
             behaviors=[str(start + i) for i in range(len(batch))],
             prompts=batch,
@@ -94,11 +95,11 @@ def _generate(args: Namespace) -> None:
 # --- align ----------------------------------------------------------------------------------------
 
 
-def _align_command(method: str, summary: str) -> Command:
+def _align_command(method: str) -> Command:
     """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.align import METHODS, add_align_arguments, presets
+        from mosa.align import presets
 
         chosen = METHODS[method]
         parser.add_argument(
@@ -113,23 +114,34 @@ def _align_command(method: str, summary: str) -> Command:
             type=str | None,
             help="benign prompts and answers, for settings that use them",
         )
+        parser.add_argument(
+            "--judge",
+            type=str | None,
+            help="NAME or NAME=URL#MODEL (`mosa judges`), for settings that have answers judged",
+        )
         parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
             "--resume", action="store_true", help="continue the interrupted run in --out"
         )
         placement_arguments(parser)
-        add_align_arguments(parser, chosen.config_class)
+        add_align_fields(parser, chosen.trainer_class.config_class)
 
     def run(args: Namespace) -> None:
         from mosa.align import align
 
-        own = {"config", "model", "data", "benign", "out", "resume", "dtype", "device"}
+        own = {"config", "model", "data", "benign", "judge", "out", "resume", "dtype", "device"}
+        judge = None
+        if args.judge is not None:
+            from mosa.runs.judging import JudgeConfig, build_judges
+
+            judge = build_judges([args.judge], JudgeConfig(device=args.device), None)[0].judge
         result = align(
             method,
             args.model,
             args.data,
             args.out,
             benign=args.benign,
+            judge=judge,
             config=args.config,
             overrides={k: v for k, v in args.as_dict().items() if k not in own},
             resume=args.resume,
@@ -141,6 +153,7 @@ def _align_command(method: str, summary: str) -> Command:
         show(result.message)
 
     kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
+    summary = METHODS[method].summary
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
 
 
@@ -203,81 +216,6 @@ def _build(args: Namespace) -> None:
     show(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
 
 
-# --- analyze --------------------------------------------------------------------------------------
-
-
-def _analyze_command(name: str, summary: str) -> Command:
-    """`mosa analyze NAME`: the options of its settings class, over a preset."""
-
-    def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.analysis import ANALYSES
-
-        analysis = ANALYSES[name]
-        config_argument(parser)
-        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-        parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
-        parser.add_argument(
-            "--second_model", type=str | None, help="a model to compare with; unset: the same one"
-        )
-        parser.add_argument(
-            "--second_adapter", type=str | None, help="folder of an adapter for the second model"
-        )
-        parser.add_argument(
-            "--behaviors",
-            type=str,
-            required=True,
-            help=f"{FILES}, or testbed, testbed:benign, testbed:WRAPPING",
-        )
-        parser.add_argument("--out", type=Path, required=True, help="folder for data and figures")
-        parser.add_argument(
-            "--preset",
-            type=str | None,
-            help=f"named settings ({', '.join(analysis.presets)}); single options win over it",
-        )
-        placement_arguments(parser)
-        add_fields(parser, analysis.config_class)
-
-    def run(args: Namespace) -> None:
-        from mosa.analysis import ANALYSES
-        from mosa.analysis.study import Study, Subject, load_cases
-        from mosa.families import load_model
-
-        analysis = ANALYSES[name]
-        if args.preset is not None and args.preset not in analysis.presets:
-            raise UserError(
-                f"there is no preset {args.preset}; choose {' or '.join(analysis.presets)}"
-            )
-        preset = {} if args.preset is None else analysis.presets[args.preset]
-        fields = {field.name for field in dataclasses.fields(analysis.config_class)}
-        given = {key: value for key, value in args.as_dict().items() if key in fields}
-        config = analysis.config_class(**{**preset, **given})
-        behaviors = load_cases(args.behaviors, args.model)
-        chosen = [(args.model, args.adapter)]
-        if args.second_model is not None or args.second_adapter is not None:
-            chosen.append((args.second_model or args.model, args.second_adapter))
-        subjects = [
-            Subject(
-                _subject_name(model, adapter),
-                load_model(model, adapter=adapter, dtype=args.dtype, device=args.device),
-            )
-            for model, adapter in chosen
-        ]
-        if len({subject.name for subject in subjects}) < len(subjects):
-            raise UserError("both models are the same; give another --second_model or adapter")
-        result = analysis.run(subjects, behaviors, config, Study(args.out, name))
-        show(result.paragraph)
-        show(f"Data and figures are in {args.out}.")
-
-    kept = "Rows already measured stay in --out; the same command goes on from them."
-    return Command(summary, add_arguments, run, kept)
-
-
-def _subject_name(model: str, adapter: str | None) -> str:
-    """What a model is called in tables and file names: the last parts of its paths."""
-    name = Path(model).name.replace(":", "-")
-    return name if adapter is None else f"{name}+{Path(adapter).name}"
-
-
 MODEL_COMMANDS: dict[str, Command] = {
     "generate": Command(
         "answer a prompt, or a file of prompts",
@@ -285,11 +223,7 @@ MODEL_COMMANDS: dict[str, Command] = {
         _generate,
         "Responses already printed or written stay; start it again with a new --out.",
     ),
-    "align mosa": _align_command("mosa", "train an adapter to refuse in the middle of an answer"),
-    "align initial": _align_command(
-        "initial", "train the baseline, which refuses at the first token"
-    ),
-    "align sft": _align_command("sft", "train on refusals as supervised examples"),
+    **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(
         "write a model with its adapter as a full checkpoint",
         _merge_arguments,
@@ -301,15 +235,6 @@ MODEL_COMMANDS: dict[str, Command] = {
         _demo_arguments,
         _demo,
         "Finished adapters and responses stay; the same command goes on from them.",
-    ),
-    "analyze criticality": _analyze_command(
-        "criticality", "harm by what is forced into a response, and where"
-    ),
-    "analyze reach": _analyze_command("reach", "how far an optimised prompt steers a position"),
-    "analyze order": _analyze_command("order", "in which order positions are committed"),
-    "analyze map": _analyze_command("map", "harm by position and step of an intervention"),
-    "analyze refusal-depth": _analyze_command(
-        "refusal-depth", "where and when a model puts refusals"
     ),
     "testbed build": Command(
         "train the testbed's two models from nothing (no GPU needed)",

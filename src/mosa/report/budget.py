@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
 
-from mosa.analysis.result import LineChart, estimate_of
 from mosa.evaluation.evidence import attacks_of_all
 from mosa.evaluation.results import attack_names, success_by_queries
 from mosa.evaluation.store import Store
 from mosa.report.content import Cell, Figure, Section, Table
 from mosa.report.setup import Setup, rate_in, row_name
+from mosa.results.findings import LineChart
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
 
@@ -102,7 +102,7 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
     series = {}
     for model, label in setup.labels.items():
         rates = [(float(queries), _rate_within(curves[model], queries)) for queries in points]
-        found = [(queries, estimate_of(rate)) for queries, rate in rates if rate is not None]
+        found = [(queries, rate) for queries, rate in rates if rate is not None]
         if found:
             series[label] = found
     yield Figure(

@@ -14,7 +14,6 @@ import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mosa.analysis.result import HeatMap, read_result
 from mosa.evaluation.evidence import Evidence, gather
 from mosa.report.attack_tables import attacks, categories, scoreboard
 from mosa.report.budget import budget
@@ -30,6 +29,8 @@ from mosa.report.views import (
     position_figure,
     scan,
 )
+from mosa.results.findings import Finding, HeatMap, findings_of
+from mosa.runs.store import Run
 
 
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
@@ -43,12 +44,13 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     check_once(evidence)
     setup = Setup(evidence, deciding_judge(evidence, config), labels_of(evidence, config), config)
     views = scan(setup)
+    findings = _findings(evidence)
     sections = [
         scoreboard(setup),
         attacks(setup, views),
         trade_off(setup),
-        _diffusion(setup, views),
-        _analysis_section(setup),
+        _diffusion(setup, views, findings),
+        _findings_section(findings),
         training(setup),
         categories(setup),
         budget(setup),
@@ -72,12 +74,12 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     )
 
 
-def _diffusion(setup: Setup, views: Views) -> Section | None:
+def _diffusion(setup: Setup, views: Views, findings: Sequence[Finding]) -> Section | None:
     figures = []
     if setup.judge is not None:
         by_position = position_figure(setup.evidence, setup.judge, setup.labels)
         figures += [] if by_position is None else [by_position]
-    figures += [figure for figure in _analyses(setup.evidence) if isinstance(figure.chart, HeatMap)]
+    figures += [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
     figures += list(diffusion_figures(views))
     tables = []
     rates = incoherent_rates(views)
@@ -108,31 +110,34 @@ def _diffusion(setup: Setup, views: Views) -> Section | None:
     )
 
 
-def _analyses(evidence: Evidence) -> Iterator[Figure]:
-    """The charts of the analyses that stand among the runs."""
-    for number, folder in enumerate(evidence.analyses):
-        result = read_result(folder / "result.json")
-        caption = (
-            f"`mosa analyze {result.analysis}`, {', '.join(result.header['models'])}, on "
-            f"{result.header['behaviors']['n']} requests of {result.header['behaviors']['source']}."
-        )
-        for name, chart in result.charts.items():
-            yield Figure(f"analysis-{number}-{name}", chart, caption)
+def _findings(evidence: Evidence) -> list[Finding]:
+    """What the probes in the runs have found."""
+    found = []
+    for facts in evidence.runs:
+        with Run(facts.folder) as run:
+            found += findings_of(run)
+    return found
 
 
-def _analysis_section(setup: Setup) -> Section | None:
-    """What the analyses found, and their charts that are no maps."""
-    folders = setup.evidence.analyses
-    if not folders:
+def _charts(findings: Sequence[Finding]) -> Iterator[Figure]:
+    """The charts of findings."""
+    for number, finding in enumerate(findings):
+        sets = ", ".join(f"{n} cases of {name}" for name, n in finding.header["sets"].items())
+        subjects = ", ".join(finding.header["subjects"])
+        caption = f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}."
+        for name, chart in finding.charts.items():
+            yield Figure(f"finding-{number}-{name}", chart, caption)
+
+
+def _findings_section(findings: Sequence[Finding]) -> Section | None:
+    """What the probes have found, and the charts that are no maps."""
+    if not findings:
         return None
-    found = [read_result(folder / "result.json") for folder in folders]
     return Section(
-        "analyses",
-        "Analyses",
-        paragraphs=tuple(f"{result.analysis}: {result.paragraph}" for result in found),
-        figures=tuple(
-            figure for figure in _analyses(setup.evidence) if not isinstance(figure.chart, HeatMap)
-        ),
+        "findings",
+        "Findings",
+        paragraphs=tuple(f"{finding.probe}: {finding.paragraph}" for finding in findings),
+        figures=tuple(f for f in _charts(findings) if not isinstance(f.chart, HeatMap)),
     )
 
 

@@ -27,10 +27,10 @@ from matplotlib.path import Path
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from matplotlib.transforms import Affine2D
 
-from mosa.analysis.figures import draw_lines, series_style
-from mosa.analysis.result import HeatMap, LineChart
 from mosa.report.content import Chart, Histogram, Paths, Points
+from mosa.report.draw import draw_lines, series_style
 from mosa.report.tables import shown
+from mosa.results.findings import HeatMap, LineChart
 
 SERIES_COLOURS = (
     # Light and dark scheme. At least 3:1 against the cards that they stand on, and apart from each

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mosa.analysis.result import HeatMap, LineChart
+from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate
 
 Cell = str | int | float | Rate | Estimate | None

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from mosa.analysis.result import HeatMap, LineChart, estimate_of
 from mosa.evaluation.evidence import CONTROL, Evidence, Run
 from mosa.evaluation.results import attack_names, lines
 from mosa.evaluation.store import Store
@@ -19,6 +18,7 @@ from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
 from mosa.report.content import Figure, Histogram, Sample, SampleResponse
 from mosa.report.setup import Setup
+from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate, mean_of, once, rate_of, wilson
 from mosa.types import Attempt, Behavior, Response, Verdict
 
@@ -246,7 +246,7 @@ def _commit_figures(views: Views) -> Iterator[Figure]:
     series = {}
     for model, grid in grids.items():
         points = [
-            (float(position + 1), estimate_of(rate_of(once(times))))
+            (float(position + 1), rate_of(once(times)))
             for position, times in sorted(grid.times.items())
             if len(times) >= MIN_CASES
         ]
@@ -337,9 +337,7 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
                     continue
                 num_unscored += line.num_unscored
                 if line.success is not None:
-                    series.setdefault(labels[line.model], []).append(
-                        (float(number), estimate_of(line.success))
-                    )
+                    series.setdefault(labels[line.model], []).append((float(number), line.success))
     series = {
         label: sorted(series[label], key=lambda point: point[0])
         for label in labels.values()

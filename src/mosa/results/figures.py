@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mosa.attacks.base import Threat
+from mosa.attacks.probes import PROBES
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
 from mosa.runs.judging import CANVAS, METRIC, tells_refusals
 from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell, TaskStatus
@@ -141,7 +142,7 @@ class Evidence:
     def judges(self, kind: Kind) -> list[str]:
         """The judges of the figures of a kind, most trusted first."""
         found = {f.judge: None for f in self.figures if f.kind == kind and f.judge}
-        return sorted(found, key=lambda judge: (_rank(judge), list(found).index(judge)))
+        return sorted(found, key=lambda judge: (by_trust(judge), list(found).index(judge)))
 
     def select(
         self,
@@ -164,8 +165,9 @@ class Evidence:
         ]
 
 
-def _rank(judge: str) -> tuple[bool, bool, bool]:
-    """The testbed's truth before judges that read, these before phrases; the canvas comes last."""
+def by_trust(judge: str) -> tuple[bool, bool, bool]:
+    """Sorts judges: the testbed's truth before judges that read, these before phrases; the canvas
+    comes last."""
     name = judge.split("/")[0]
     return judge.endswith(CANVAS), name == "refusal", name != "truth"
 
@@ -247,10 +249,13 @@ class _Try(NamedTuple):
 
 def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
     """The figures of a run, cells in the order of planning; `by_variant` gives each way of an
-    attack by itself."""
-    sets, counts = run.sets(), run.counts()
+    attack by itself. Probes have findings instead (`findings_of`)."""
+    sets = run.sets()
+    counts = {cell: found for cell, found in run.counts().items() if cell.attack not in PROBES}
     tries: dict[tuple[str, str, str, str], list[_Try]] = {cell[:4]: [] for cell in counts}
     for attempt in run.attempts():
+        if attempt.attack in PROBES:
+            continue
         tries[attempt.subject, attempt.case_set, attempt.attack, attempt.preset].append(
             _Try(
                 attempt.key,

@@ -1,1 +1,24 @@
-PROBES = {}
+"""Probes: attacks that ask where safety lies in a response, and not whether it holds.
+
+    position   harm by what is forced into a response, and where             (the paper's E1)
+    step       harm by position and step of an intervention
+    suffix     how far an optimised prompt steers a position                 (the paper's E2)
+    order      in which order positions are committed                        (the paper's E3)
+    depth      where, and when, a model puts refusals
+
+Each takes its design from arXiv 2508.12398 and yields one attempt for each cell of its experiment,
+with the cell's factors in the attempt's details. A run holds them like other attacks;
+mosa/results/findings reads them, and `mosa analyze` does both.
+"""
+
+from mosa.attacks.base import Attack
+from mosa.attacks.probes import depth, order, position, step, suffix
+
+__all__ = ["NUM_CASES", "PROBES"]
+
+_MODULES = (position, suffix, order, step, depth)
+
+PROBES: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _MODULES}
+"""Every probe by its name."""
+NUM_CASES: dict[str, dict[str, int]] = {module.ATTACK.name: module.NUM_CASES for module in _MODULES}
+"""How many cases each preset of a probe is meant for."""

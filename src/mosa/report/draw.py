@@ -1,4 +1,4 @@
-"""Charts of an analysis as SVG and PNG files, drawn with matplotlib."""
+"""Charts as SVG and PNG files, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ matplotlib.use("Agg")  # files only: no window is ever opened
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
-from mosa.analysis.result import HeatMap, LineChart  # noqa: E402
+from mosa.files import replacing  # noqa: E402
+from mosa.results.findings import HeatMap, LineChart  # noqa: E402
 
 COLOURS = ("#4b5563", "#c2660a", "#2563eb", "#0f8a6d", "#9333ea", "#be123c", "#0891b2", "#a16207")
 """The first four are those of the demo's report."""
@@ -40,7 +41,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(chart: LineChart | HeatMap, path: Path) -> None:
-    """Write `path` with the suffixes .svg and .png."""
+    """Write the chart beside `path`, with .svg and .png behind its name."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
         if isinstance(chart, LineChart):
@@ -53,8 +54,10 @@ def draw(chart: LineChart | HeatMap, path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=150)
+        with replacing(path.with_name(f"{path.name}.svg")) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        with replacing(path.with_name(f"{path.name}.png")) as file:
+            figure.savefig(file, format="png", dpi=150)
         plt.close(figure)
 
 

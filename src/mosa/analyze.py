@@ -1,0 +1,103 @@
+"""Where safety lies in a response: probes are run, read, and written as data and figures.
+
+config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("order",), preset="quick")
+findings = analyze(Path("runs/order"), config)
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mosa.attacks.probes import PROBES
+from mosa.files import write_json, write_text, writing
+from mosa.report.draw import draw
+from mosa.results.findings import Chart, Finding, LineChart, findings_of
+from mosa.results.findings.base import numbers_of
+from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
+from mosa.runs.judging import JudgeConfig
+from mosa.runs.processes import ALONE, Processes
+from mosa.types import UserError
+
+
+def analyze(
+    out: Path,
+    config: EvaluateConfig,
+    *,
+    judge_config: JudgeConfig | None = None,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
+    processes: Processes = ALONE,
+) -> list[Finding]:
+    """What the probes among `config.attacks` find; each finding is a folder PROBE-PRESET in `out`.
+
+    The run itself is in `out`: the same call again goes on where it stopped. Of several `processes`
+    those beside the main one return nothing. Raises UserError for an attack that is no probe, and
+    where a probe could be run on no case.
+    """
+    names = [entry.partition(":")[0] for entry in config.attacks]
+    for name in names:
+        if name not in PROBES:
+            raise UserError(f"{name} is no probe; choose from {', '.join(PROBES)}")
+    run = evaluate(
+        out,
+        config,
+        judge_config=judge_config,
+        on_progress=on_progress,
+        on_judged=on_judged,
+        processes=processes,
+    )
+    if run is None:
+        return []
+    with run:
+        found = [finding for finding in findings_of(run) if finding.probe in names]
+        reasons = {pair.attack: pair.reason for pair in run.not_applicable()}
+        reasons |= {attack: reason for attack, reason, _ in run.failures()}
+    for name in names:
+        if name not in {finding.probe for finding in found}:
+            raise UserError(f"{name} could be run on no case: {reasons[name]}")
+    for finding in found:
+        write_finding(out / finding.name, finding)
+    return found
+
+
+def write_finding(folder: Path, finding: Finding) -> None:
+    """Write data.csv, estimates.csv, header.json, result.json, finding.md and the figures."""
+    _write_csv(folder / "data.csv", finding.rows)
+    _write_csv(folder / "estimates.csv", finding.estimates)
+    write_json(folder / "header.json", finding.header)
+    charts = {name: _plain(chart) for name, chart in finding.charts.items()}
+    result = {"header": finding.header, "estimates": finding.estimates, "charts": charts}
+    write_json(folder / "result.json", result | {"paragraph": finding.paragraph})
+    write_text(folder / "finding.md", f"{finding.paragraph}\n")
+    for name, chart in finding.charts.items():
+        draw(chart, folder / name)
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as CSV; the columns are those of all rows, in order of appearance."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with writing(path) as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plain(chart: Chart) -> dict[str, Any]:
+    """A chart as JSON."""
+    content = {field.name: getattr(chart, field.name) for field in dataclasses.fields(chart)}
+    content["kind"] = type(chart).__name__
+    if isinstance(chart, LineChart):
+        content["series"] = {
+            name: [[x, numbers_of(figure)] for x, figure in line]
+            for name, line in chart.series.items()
+        }
+    else:
+        content["cells"] = [
+            [None if figure is None else numbers_of(figure) for figure in row]
+            for row in chart.cells
+        ]
+    return content

@@ -1,0 +1,165 @@
+"""Where does alignment live? What a model would say, by position and step, before it says it.
+
+On the way of a generation, at each masked position: the probability of an end token; and of a
+refusal that begins there, as the mean probability of its tokens (geometric) for the likeliest
+phrase of the set. A model with an adapter is asked on the canvases of the model without it, and the
+KL of the former from the latter is taken at each masked position. Example: a shallowly aligned
+adapter has its KL at the first positions of the first step, one aligned in the middle further on.
+
+The attempt rests on no response: its details hold the profiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mosa.align.objective import kl_divergence, window_scores
+from mosa.align.phrases import read_phrases
+from mosa.attacks.base import Attack, Target, Work
+from mosa.attacks.probes.base import pace, phrases_of, step_numbers
+from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
+from mosa.families import DiffusionLM
+from mosa.types import Attempt, Behavior, as_plain
+
+# B rows, L canvas length, R response length, V vocabulary
+
+CASES_TOGETHER = 8
+"""Cases whose canvases share a batch; the log-probabilities of two models are held for all."""
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """Which moments of a generation are looked at, and which words count as refusal."""
+
+    refusals: str | None = None
+    """Refusals: a packaged phrase set or a .txt file; unset: `refusing` in the run's wording."""
+    step_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    """Moments: before the step at this share of all steps."""
+    tokens_per_step: int = 2
+    """Tokens committed in a step."""
+    block_length: int | None = None
+    """Block length; unset: one block over the canvas."""
+
+
+async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncIterator[Attempt]:
+    """Look at the canvases of one generation."""
+    settings = pace(target.length, config.tokens_per_step, config.block_length)
+    decoder = dataclasses.replace(target.decoder, **settings)
+    texts = (
+        phrases_of(target, "refusing") if config.refusals is None else read_phrases(config.refusals)
+    )
+    state = {
+        "prompt": target.encode_prompt(behavior.request),
+        "decoder": as_plain(decoder),
+        "steps": step_numbers(config.step_shares, decoder.steps),
+        "refusals": [list(target.encode(text)) for text in texts],
+    }
+    found = await target.compute("profiles", Work(look, state, together=CASES_TOGETHER))
+    yield target.attempt([], details={"profiles": found["profiles"]})
+
+
+def look(model: DiffusionLM, states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The profiles before each step of a generation, for several prompts."""
+    found = []
+    for (plain, steps, refusals), group in itertools.groupby(
+        states, lambda state: (state["decoder"], state["steps"], state["refusals"])
+    ):
+        prompts = [state["prompt"] for state in group]
+        found += _look(model, prompts, DecoderConfig.from_dict(plain), steps, refusals)
+    return found
+
+
+def _look(
+    model: DiffusionLM,
+    prompts: Sequence[Sequence[int]],
+    decoder: DecoderConfig,
+    steps: Sequence[int],
+    refusals: Sequence[Sequence[int]],
+) -> list[dict[str, Any]]:
+    canvas = _canvas(model, prompts, decoder.max_new_tokens)
+    with model.adapter_disabled():
+        trace = sample(model, canvas, decoder).trace
+    columns = torch.arange(canvas.response_start, canvas.tokens.shape[1]).to(model.device)
+    profiles: list[list[dict[str, Any]]] = [[] for _ in prompts]
+    for step in steps:
+        tokens_BL = trace.replay(until_step=step - 1)
+        masked_BR = tokens_BL[:, canvas.response_start :] == canvas.mask_token_id
+        with torch.no_grad(), evaluation_mode(model):
+            log_probs_BRV = model.logits(tokens_BL, canvas.attention_mask, columns).log_softmax(-1)
+            values = profile(log_probs_BRV, masked_BR, model.end_token_ids, refusals)
+            if model.has_adapter:
+                with model.adapter_disabled():
+                    base_BRV = model.logits(tokens_BL, canvas.attention_mask, columns)
+                kl_BR = kl_divergence(log_probs_BRV, base_BRV.log_softmax(-1))
+                values["kl"] = kl_BR.masked_fill(~masked_BR, torch.nan)
+        for row, profile_of_row in enumerate(profiles):
+            plain = {name: _plain(grid[row]) for name, grid in values.items()}
+            profile_of_row.append({"step": step} | plain)
+    num_looks = len(steps) * (1 + model.has_adapter)
+    return [
+        {"profiles": profiles[row], "forward_passes": num_looks + passes}
+        for row, passes in enumerate(trace.row_forward_passes.tolist())
+    ]
+
+
+def _canvas(model: DiffusionLM, prompts: Sequence[Sequence[int]], length: int) -> Canvas:
+    width = max(map(len, prompts))
+    ids = [[model.pad_token_id] * (width - len(row)) + list(row) for row in prompts]
+    real = [[False] * (width - len(row)) + [True] * len(row) for row in prompts]
+    return Canvas.from_prompts(
+        model, torch.tensor(ids), max_new_tokens=length, attention_mask=torch.tensor(real)
+    )
+
+
+def profile(
+    log_probs: Float[Tensor, "B R V"],
+    masked: Bool[Tensor, "B R"],
+    end_token_ids: Sequence[int],
+    refusals: Sequence[Sequence[int]],
+) -> dict[str, Float[Tensor, "B R"]]:
+    """`refusal` and `end` at each position; NaN where it is filled, or no refusal fits.
+
+    A refusal fits where all of its positions are masked.
+    """
+    ends = torch.tensor(end_token_ids, device=log_probs.device)
+    end_BR = log_probs[..., ends].exp().sum(dim=-1).masked_fill(~masked, torch.nan)
+    best_BR = torch.full_like(end_BR, -torch.inf)
+    for refusal in refusals:
+        ids = torch.tensor(refusal, device=log_probs.device)
+        if len(ids) > masked.shape[1]:
+            continue
+        score_BS = window_scores(log_probs, ids, token_reduction="mean")
+        fits_BS = masked.unfold(1, len(ids), 1).all(dim=-1)
+        score_BS = score_BS.masked_fill(~fits_BS, -torch.inf)
+        num_starts = score_BS.shape[1]
+        best_BR[:, :num_starts] = torch.maximum(best_BR[:, :num_starts], score_BS)
+    refusal_BR = best_BR.exp().masked_fill(best_BR == -torch.inf, torch.nan)
+    return {"refusal": refusal_BR, "end": end_BR}
+
+
+def _plain(values: Float[Tensor, " R"]) -> list[float | None]:
+    """Numbers as JSON keeps them: NaN becomes null."""
+    return [None if math.isnan(v) else round(v, 6) for v in values.tolist()]
+
+
+ATTACK = Attack(
+    name="depth",
+    summary="where and when a model puts refusals",
+    source="after MOSA, arXiv 2508.12398",
+    access=("prompt", "sampler", "likelihood"),
+    takes=("steps", "block_length"),
+    config_class=DepthConfig,
+    presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
+    run=run,
+    cost="no response; the forward passes of one, and up to 24 more",
+)
+NUM_CASES = {"quick": 12, "full": 25}

@@ -1,0 +1,89 @@
+"""In which order are the positions of a response committed? (arXiv 2508.12398, experiment E3.)
+
+The paper plots the mean position of newly committed tokens by step and finds a line. Its block
+length is not stated, and blocks that are filled left to right give a line by construction; so every
+condition here is compared with one block over the whole canvas. Every condition is one attempt at
+the plain request, and the finding reads the order from the recorded steps of its response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.probes.base import pace
+from mosa.types import Attempt, Behavior
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """Conditions are the base settings with one of them changed at a time."""
+
+    tokens_per_step: tuple[int, ...] = (4,)
+    """Tokens committed in a step; the first is the base."""
+    block_lengths: tuple[int, ...] = (32,)
+    """Block lengths beside the whole canvas, which is the base."""
+    temperatures: tuple[float, ...] = (0.0,)
+    """Sampling temperatures; the first is the base."""
+    remaskings: tuple[str, ...] = ("low_confidence",)
+    """Remasking rules; the first is the base."""
+    canvas_lengths: tuple[int, ...] = ()
+    """Further response lengths."""
+
+
+def conditions(config: OrderConfig, length: int) -> dict[str, dict[str, Any]]:
+    """The base settings (one block over the canvas) and every change of one of them, by name."""
+    per_step = config.tokens_per_step[0]
+    base = {
+        **pace(length, per_step),
+        "temperature": config.temperatures[0],
+        "remasking": config.remaskings[0],
+    }
+    named = {BASE: base}
+    for block in config.block_lengths:
+        if block < length:
+            named[f"block {block}"] = base | pace(length, per_step, block)
+    for count in config.tokens_per_step[1:]:
+        named[f"{count} tokens a step"] = base | pace(length, count)
+    for temperature in config.temperatures[1:]:
+        named[f"temperature {temperature:g}"] = base | {"temperature": temperature}
+    for remasking in config.remaskings[1:]:
+        named[f"remasking {remasking}"] = base | {"remasking": remasking}
+    for other in config.canvas_lengths:
+        named[f"canvas {other}"] = base | pace(other, per_step) | {"max_new_tokens": other}
+    return named
+
+
+async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncIterator[Attempt]:
+    """Ask once under each condition."""
+    named = conditions(config, target.length)
+    queries = [(name, Query(behavior.request, decoder=named[name])) for name in named]
+    async for attempt in target.tries(queries, [{"condition": name} for name in named]):
+        yield attempt
+
+
+ATTACK = Attack(
+    name="order",
+    summary="in which order positions are committed",
+    source="MOSA E3, arXiv 2508.12398, with and without blocks",
+    access=("prompt", "sampler"),
+    takes=("max_new_tokens", "steps", "block_length", "temperature", "remasking"),
+    config_class=OrderConfig,
+    presets={
+        "quick": {"block_lengths": (24,)},
+        "full": {
+            "tokens_per_step": (4, 1, 2, 8),
+            "block_lengths": (8, 16, 24, 32, 64),
+            "temperatures": (0.0, 0.7),
+            "remaskings": ("low_confidence", "random", "topk_margin", "entropy"),
+            "canvas_lengths": (48, 96),
+        },
+    },
+    run=run,
+    cost="up to 15 responses",
+)
+NUM_CASES = {"quick": 12, "full": 50}

@@ -1,0 +1,35 @@
+"""What the probes of a run have found (mosa/attacks/probes): readers, one a probe.
+
+    findings_of(run)[0].paragraph
+
+Each takes the attempts of its probe with the verdicts of one judge and gives a `Finding`: rows,
+estimates with intervals, charts as data, a paragraph. No model is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mosa.results.findings import depth, order, position, step, suffix
+from mosa.results.findings.base import Chart, Finding, HeatMap, LineChart, Probed, probed_of
+from mosa.runs.store import Run
+
+__all__ = ["FINDINGS", "Chart", "Finding", "HeatMap", "LineChart", "findings_of"]
+
+FINDINGS: dict[str, Callable[[Probed], Finding]] = {
+    "position": position.finding,
+    "suffix": suffix.finding,
+    "order": order.finding,
+    "step": step.finding,
+    "depth": depth.finding,
+}
+"""The reader of every probe, by the probe's name."""
+
+
+def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
+    """What each probe in a run has found, with each of its presets.
+
+    `judge` is a judge's id; unset, and where it has not read a set: the most trusted one of the set
+    (the testbed's truth before judges that read, these before phrases).
+    """
+    return [FINDINGS[probed.probe](probed) for probed in probed_of(run, FINDINGS, judge)]

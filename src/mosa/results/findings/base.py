@@ -1,0 +1,354 @@
+"""What a probe has found: tidy rows, estimates with intervals, charts as data, and a paragraph.
+
+A finding is computed from a run alone, with the verdicts of any judge. Its figures have the
+intervals of `mosa.stats`. What is independent are the cases; several attempts at a case count as
+one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mosa.judges import REFUSAL_CLASSES, compliance_of
+from mosa.results.figures import by_trust
+from mosa.runs.judging import tells_refusals
+from mosa.runs.store import Run
+from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
+from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
+from mosa.types import Response, Verdict
+
+MEASURES = {"score": "mean score of the judge", "refused": "share of responses that refuse"}
+"""What a judge says of a response; `refused` where it tells refusals from answers."""
+INTERVALS = (
+    "Intervals are 95 % over cases: Wilson's for shares, the bound of Gaffke for differences "
+    "within cases and other figures with bounds, Student's t for the rest."
+)
+
+
+# --- charts as data -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Figures along an axis, one line per series."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: dict[str, list[tuple[float, Interval]]]
+    y_range: tuple[float, float] | None = None
+    x_log: bool = False
+    """Whether the axis doubles at equal distances, for counts such as queries."""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One figure for each cell of a grid: `cells[y][x]`; None where nothing was measured."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_values: list[float]
+    y_values: list[float]
+    cells: list[list[Interval | None]]
+    value_label: str
+
+
+Chart = LineChart | HeatMap
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe, with one preset, has found in a run."""
+
+    probe: str
+    preset: str
+    header: dict[str, Any]
+    """Every setting, the subjects' weights, the sets, the judges and the versions."""
+    rows: list[dict[str, Any]]
+    """The data, one row per attempt (or per position)."""
+    estimates: list[dict[str, Any]]
+    """One record per figure: what it is of, and value, n, low, high."""
+    charts: dict[str, Chart]
+    """By a name that can be a file's."""
+    paragraph: str
+    """What was found, with intervals."""
+
+    @property
+    def name(self) -> str:
+        """Probe and preset, as a file's name."""
+        return slug(f"{self.probe} {self.preset}")
+
+
+@dataclass
+class Report:
+    """A finding while it is being written."""
+
+    estimates: list[dict[str, Any]] = field(default_factory=list)
+    charts: dict[str, Chart] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, figure: Interval | None, **of: Any) -> None:
+        """Keep a figure with what it is of, as one flat record; None, which nobody could score, is
+        left out."""
+        if figure is not None:
+            self.estimates.append(of | numbers_of(figure))
+
+
+def numbers_of(figure: Interval) -> dict[str, float | None]:
+    """A figure as plain numbers; an end that one case alone does not give is None."""
+    low, high = (end if math.isfinite(end) else None for end in (figure.low, figure.high))
+    return {"value": figure.value, "n": figure.n, "low": low, "high": high}
+
+
+def slug(*words: str) -> str:
+    """Words as a part of a file's name.
+
+    >>> slug("score", "testbed+mosa, testbed:benign")
+    'score-testbed+mosa-testbed-benign'
+    """
+    return re.sub(r"[^\w.+]+", "-", " ".join(words)).strip("-")
+
+
+# --- what a run holds of a probe ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One attempt of a probe."""
+
+    subject: str
+    case_set: str
+    case: str
+    seed: int
+    key: str
+    """The attempt's key."""
+    details: dict[str, Any]
+    """The factors of its cell, and what the probe recorded."""
+    values: dict[str, float | None]
+    """By measure; None where the judge could not score it."""
+
+    def __getitem__(self, factor: str) -> Any:
+        return self.details[factor]
+
+    def row(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """Everything but the key, as one flat record."""
+        about = {name: getattr(self, name) for name in ("subject", "case_set", "case", "seed")}
+        kept = {name: value for name, value in self.details.items() if name not in leave_out}
+        return about | kept | self.values
+
+
+@dataclass(frozen=True)
+class Group:
+    """The observations of one subject on one set."""
+
+    subject: str
+    case_set: str
+    label: str
+    """What it is called in tables and charts: the subject, with the set where there are several."""
+    measures: tuple[str, ...]
+    """What its judge says."""
+    observations: list[Observation]
+
+    @property
+    def of(self) -> dict[str, str]:
+        """What its figures are of."""
+        return {"subject": self.subject, "case_set": self.case_set}
+
+    def where(self, chosen: Callable[[Observation], bool]) -> list[Observation]:
+        """Some of its observations."""
+        return [observation for observation in self.observations if chosen(observation)]
+
+    def levels(self, factor: str) -> list[Any]:
+        """The values of a factor, in the order of the experiment; None is no level."""
+        found = dict.fromkeys(o.details.get(factor) for o in self.observations)
+        return [level for level in found if level is not None]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """All attempts of one probe, with one preset, in a run."""
+
+    run: Run
+    probe: str
+    preset: str
+    settings: dict[str, Any]
+    header: dict[str, Any]
+    groups: list[Group]
+
+    def response(self, observation: Observation) -> Response:
+        """The response of an attempt that rests on one."""
+        (response,) = self.run.responses_of(observation.key)
+        return response
+
+    def finding(self, report: Report) -> Finding:
+        """The finding, as it has been written."""
+        return Finding(
+            self.probe,
+            self.preset,
+            self.header,
+            report.rows,
+            report.estimates,
+            report.charts,
+            " ".join(report.sentences),
+        )
+
+
+def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
+    """Every probe in a run with each of its presets, in the order of planning.
+
+    `judge` is the id of the judge that is read; unset, and where it has not read a set: the set's
+    most trusted one.
+    """
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
+    for task, _ in run.tasks(status="done"):
+        if task.attack in probes:
+            settings.setdefault((task.attack, task.preset), task.config)
+    if not settings:
+        return []
+    judges = {name: _judge_of(run.judges(name), judge) for name in run.sets()}
+    found: dict[tuple[str, str], dict[tuple[str, str], list[Observation]]] = {}
+    for case_set, name in judges.items():
+        pairs = ((a, None) for a in run.attempts(case_set=case_set))
+        for attempt, verdict in pairs if name is None else run.judged(name, case_set):
+            if (attempt.attack, attempt.preset) in settings:
+                observation = Observation(
+                    attempt.subject,
+                    case_set,
+                    attempt.case,
+                    attempt.seed,
+                    attempt.key,
+                    attempt.details,
+                    {m: _value(verdict, m) for m in _measures(name)},
+                )
+                cells = found.setdefault((attempt.attack, attempt.preset), {})
+                cells.setdefault((attempt.subject, case_set), []).append(observation)
+    return [_probed(run, *key, settings[key], groups, judges) for key, groups in found.items()]
+
+
+def _probed(
+    run: Run,
+    probe: str,
+    preset: str,
+    settings: dict[str, Any],
+    found: dict[tuple[str, str], list[Observation]],
+    judges: dict[str, str | None],
+) -> Probed:
+    subjects = {subject: run.subjects()[subject].weights for subject, _ in found}
+    sets = {case_set: len({o.case for o in found[s, case_set]}) for s, case_set in found}
+    groups = [
+        Group(
+            subject,
+            case_set,
+            subject if len(sets) == 1 else f"{subject}, {case_set}",
+            _measures(judges[case_set]),
+            observations,
+        )
+        for (subject, case_set), observations in sorted(
+            found.items(), key=lambda item: (list(sets).index(item[0][1]),)
+        )
+    ]
+    header = {
+        "probe": probe,
+        "preset": preset,
+        "settings": settings,
+        "subjects": subjects,
+        "sets": sets,
+        "judges": {case_set: judges[case_set] for case_set in sets},
+        "versions": [session.get("versions") for session in run.sessions()][-1:],
+    }
+    return Probed(run, probe, preset, settings, header, groups)
+
+
+def _judge_of(judges: Sequence[str], wanted: str | None) -> str | None:
+    """The wanted judge, else the most trusted one."""
+    return wanted if wanted in judges else min(judges, key=by_trust, default=None)
+
+
+def _measures(judge: str | None) -> tuple[str, ...]:
+    if judge is None:
+        return ()
+    return ("score", "refused") if tells_refusals(judge) else ("score",)
+
+
+def _value(verdict: Verdict | None, measure: str) -> float | None:
+    if verdict is None or verdict.score is None:
+        return None
+    return verdict.score if measure == "score" else float(compliance_of(verdict) in REFUSAL_CLASSES)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def values_of(
+    observations: Iterable[Observation], measure: str | Callable[[Observation], float | None]
+) -> Values:
+    """By case and seed, the mean over the observations of a measure, or of a number in [0, 1] that
+    is taken of each."""
+    found: dict[str, dict[int, list[Fraction]]] = {}
+    for observation in observations:
+        value = observation.values[measure] if isinstance(measure, str) else measure(observation)
+        of_seed = found.setdefault(observation.case, {}).setdefault(observation.seed, [])
+        if value is not None:
+            of_seed.append(exactly(value))
+    return {
+        case: {seed: mean_of(values) if values else None for seed, values in seeds.items()}
+        for case, seeds in found.items()
+    }
+
+
+def rate(
+    observations: Iterable[Observation], measure: str | Callable[[Observation], float | None]
+) -> Rate | None:
+    """The mean over cases; None where nothing was scored."""
+    values = values_of(observations, measure)
+    if all(value is None for seeds in values.values() for value in seeds.values()):
+        return None
+    return rate_of(values)
+
+
+def difference(
+    first: Iterable[Observation], second: Iterable[Observation], measure: str
+) -> PairedDifference | None:
+    """How far the second is above the first within cases; None where no case has both."""
+    a, b = values_of(first, measure), values_of(second, measure)
+    scored = [{c for c, seeds in v.items() if set(seeds.values()) != {None}} for v in (a, b)]
+    return paired_difference(a, b) if scored[0] & scored[1] else None
+
+
+Bounds = tuple[float, float] | None
+"""The least and the greatest value that a figure can have; None where it has no bounds."""
+
+
+def mean(values: Iterable[float], bounds: Bounds = None) -> Interval | None:
+    """The mean over cases of a figure within `bounds`; None of nothing.
+
+    A share, between 0 and 1, is a rate. Other bounded figures (differences within a case,
+    correlations) have `mean_within`'s interval, which is never a point; those without bounds (nats)
+    Student's.
+    """
+    numbers = list(values)
+    if not numbers:
+        return None
+    if bounds is None:
+        return mean_unbounded(numbers)
+    return rate_of(once(numbers)) if bounds == (0, 1) else mean_within(numbers, *bounds)
+
+
+def per_case(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The mean of each case's numbers."""
+    cases: dict[str, list[float]] = {}
+    for case, value in found:
+        cases.setdefault(case, []).append(value)
+    return {case: sum(values) / len(values) for case, values in cases.items()}
+
+
+def points(found: Iterable[tuple[float, Interval | None]]) -> list[tuple[float, Interval]]:
+    """A line without the points that have no figure."""
+    return [(x, figure) for x, figure in found if figure is not None]

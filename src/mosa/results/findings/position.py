@@ -1,0 +1,154 @@
+"""Content, presence, position or length: what the probe `position` tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mosa.results.findings.base import (
+    INTERVALS,
+    Finding,
+    Group,
+    LineChart,
+    Observation,
+    Probed,
+    Report,
+    difference,
+    points,
+    rate,
+    slug,
+)
+from mosa.stats.pairs import PairedDifference
+from mosa.stats.rates import Interval, Rate, format_rate
+
+END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
+Place = tuple[str, int | None]
+"""Kind of phrase, and position; None where nothing is written."""
+X_LABEL = "position of the phrase's first token"
+
+
+def finding(probed: Probed) -> Finding:
+    """Rates by kind of phrase and position, and the contrasts between them."""
+    report = Report(rows=[o.row() for group in probed.groups for o in group.observations])
+    is_paper = probed.settings["paper"]
+    overlays: dict[tuple[str, str, str], dict[str, list[tuple[float, Interval]]]] = {}
+    for group in probed.groups:
+        for measure in group.measures:
+            for end_tokens in group.levels("end_tokens"):
+                alike = group.where(lambda o, e=end_tokens: o["end_tokens"] == e)
+                places = _by_place(alike, measure)
+                for (kind, position), figure in places.items():
+                    report.add(
+                        figure,
+                        **group.of,
+                        measure=measure,
+                        contrast="",
+                        end_tokens=end_tokens,
+                        phrase_type=kind,
+                        position=position,
+                    )
+                title = f"by forced phrase and its position, end tokens {END_TOKENS[end_tokens]}"
+                series = {k: _series(k, places) for k in dict.fromkeys(k for k, _ in places)}
+                chart = _chart(f"{title}: {group.label}", measure, series)
+                report.charts[slug(measure, group.label, "end tokens", end_tokens)] = chart
+                overlay = overlays.setdefault((group.case_set, measure, end_tokens), {})
+                for kind in ("none", "procedural"):
+                    if kind in series:
+                        overlay[f"{kind}: {group.subject}"] = series[kind]
+            contrasts = {} if is_paper else contrasts_of(group, measure)
+            for name, figure in contrasts.items():
+                report.add(figure, **group.of, measure=measure, contrast=name)
+            report.sentences.append(
+                _told(group.label, measure, _by_place(group.observations, measure), contrasts)
+            )
+    if len(probed.header["subjects"]) == 2:
+        for (case_set, measure, end_tokens), series in overlays.items():
+            title = "without a phrase and with a procedural one, end tokens "
+            title += f"{END_TOKENS[end_tokens]}, on {case_set}"
+            name = slug(measure, "both", case_set, "end tokens", end_tokens)
+            report.charts[name] = _chart(title, measure, series)
+    report.sentences.append(
+        "This is the paper's protocol: kind of phrase and position change together, so the figures "
+        "do not say which of them matters."
+        if is_paper
+        else INTERVALS
+    )
+    return probed.finding(report)
+
+
+def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
+    """Differences within cases that tell content, presence, position and length apart."""
+    kinds, positions = group.levels("phrase_type"), sorted(group.levels("position"))
+    found: dict[str, PairedDifference | None] = {}
+
+    def less(
+        second: Callable[[Observation], bool], first: Callable[[Observation], bool]
+    ) -> PairedDifference | None:
+        return difference(group.where(first), group.where(second), measure)
+
+    def is_kind(kind: str) -> Callable[[Observation], bool]:
+        return lambda o: o["phrase_type"] == kind
+
+    def is_at(kind: str, position: int) -> Callable[[Observation], bool]:
+        return lambda o: (o["phrase_type"], o["position"]) == (kind, position)
+
+    if "random" in kinds and "none" in kinds:
+        found["presence: random - none"] = less(is_kind("random"), is_kind("none"))
+    for kind in kinds:
+        if kind not in ("none", "random") and "random" in kinds:
+            found[f"content: {kind} - random"] = less(is_kind(kind), is_kind("random"))
+    for kind in kinds:
+        if kind != "none" and len(positions) > 1:
+            last, first = positions[-1], positions[0]
+            name = f"position of {kind}: {last} - {first}"
+            found[name] = less(is_at(kind, last), is_at(kind, first))
+    for factor, title in (
+        ("end_tokens", "length: end tokens"),
+        ("block_length", "block length"),
+        ("remasking", "remasking"),
+    ):
+        first, *others = group.levels(factor)
+        for level in others:
+            found[f"{title} {level} - {first}"] = less(
+                lambda o, f=factor, v=level: o[f] == v, lambda o, f=factor, v=first: o[f] == v
+            )
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _by_place(observations: list[Observation], measure: str) -> dict[Place, Rate | None]:
+    """The rate of each kind of phrase at each position; other factors averaged."""
+    places: dict[Place, list[Observation]] = {}
+    for observation in observations:
+        place = observation["phrase_type"], observation["position"]
+        places.setdefault(place, []).append(observation)
+    return {place: rate(found, measure) for place, found in places.items()}
+
+
+def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:
+    """A kind's figures by position; `none` has no position and is a level line to compare with."""
+    positions = sorted({p for _, p in places if p is not None})
+    if kind == "none":
+        return points((float(p), places[kind, None]) for p in positions)
+    return points((float(p), places.get((kind, p))) for p in positions)
+
+
+def _chart(title: str, measure: str, series: dict[str, list[tuple[float, Interval]]]) -> LineChart:
+    return LineChart(f"{measure.capitalize()} {title}", X_LABEL, measure, series, (0.0, 1.0))
+
+
+def _told(
+    label: str,
+    measure: str,
+    places: dict[Place, Rate | None],
+    contrasts: dict[str, PairedDifference],
+) -> str:
+    if not contrasts:
+        listed = ", ".join(
+            f"{format_rate(figure, with_n=True)} at {position} ({kind})"
+            for (kind, position), figure in places.items()
+        )
+        return f"{label}: {measure} is {listed}."
+    clear = [f"{what} {c}" for what, c in contrasts.items() if c.low > 0 or c.high < 0]
+    unclear = [what for what, c in contrasts.items() if c.low <= 0 <= c.high]
+    told = [f"differences whose interval excludes 0 are {'; '.join(clear)}."] if clear else []
+    told += [f"Not told apart from 0: {'; '.join(unclear)}."] if unclear else []
+    return f"{label}, {measure}: {' '.join(told)}"

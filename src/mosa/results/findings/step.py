@@ -1,0 +1,86 @@
+"""Position by step: what the probe `step` shows of when and where a span is written."""
+
+from __future__ import annotations
+
+from mosa.results.findings.base import (
+    INTERVALS,
+    Finding,
+    Group,
+    HeatMap,
+    Probed,
+    Report,
+    rate,
+    slug,
+)
+from mosa.stats.rates import Rate, format_rate
+
+FACTORS = ("position", "step")
+
+
+def finding(probed: Probed) -> Finding:
+    """A map of rates for each span, and how far they move by position and by step."""
+    report = Report(rows=[o.row() for group in probed.groups for o in group.observations])
+    for group in probed.groups:
+        for measure in group.measures:
+            _add_maps(report, group, measure)
+            _add_sentences(report, group, measure)
+    report.sentences.append(INTERVALS)
+    return probed.finding(report)
+
+
+def _add_maps(report: Report, group: Group, measure: str) -> None:
+    grid: dict[tuple[str, int | None, int | None], Rate | None] = {}
+    places = dict.fromkeys((o["span"], o["position"], o["step"]) for o in group.observations)
+    for place in places:
+        here = group.where(lambda o, p=place: (o["span"], o["position"], o["step"]) == p)
+        grid[place] = rate(here, measure)
+        span, position, step = place
+        report.add(
+            grid[place], **group.of, measure=measure, span=span, position=position, step=step
+        )
+    for span in _spans(group):
+        xs = sorted({p for s, p, _ in grid if s == span and p is not None})
+        ys = sorted({t for s, _, t in grid if s == span and t is not None})
+        report.charts[slug(measure, span, group.label)] = HeatMap(
+            f"{measure.capitalize()}, {span} span written during generation: {group.label}",
+            "position of the span's first token",
+            "denoising step before which it is written",
+            [float(x) for x in xs],
+            [float(y) for y in ys],
+            [[grid.get((span, x, y)) for x in xs] for y in ys],
+            measure,
+        )
+
+
+def _add_sentences(report: Report, group: Group, measure: str) -> None:
+    """How much the position moves a measure, and how much the step does: spread of the means."""
+    without = rate(group.where(lambda o: o["span"] == "none"), measure)
+    told = format_rate(without, with_n=True)
+    report.sentences.append(f"{group.label}: {measure} without a span is {told}.")
+    for span in _spans(group):
+        ends = []
+        for factor in FACTORS:
+            means: dict[int, Rate] = {}
+            for level in sorted(group.levels(factor)):
+                found = rate(
+                    group.where(lambda o, s=span, f=factor, v=level: (o["span"], o[f]) == (s, v)),
+                    measure,
+                )
+                if found is not None:
+                    means[level] = found
+            if not means:
+                continue
+            least = min(means, key=lambda level, m=means: m[level].value)
+            most = max(means, key=lambda level, m=means: m[level].value)
+            if means[least].value == means[most].value:
+                ends.append(f"is {means[least]} at every {factor}")
+            else:
+                ends.append(
+                    f"goes by {factor} from {means[least]} at {least} to {means[most]} at {most}"
+                )
+        if ends:
+            report.sentences.append(f"With a {span} span it {' and '.join(ends)}.")
+
+
+def _spans(group: Group) -> list[str]:
+    return [span for span in group.levels("span") if span != "none"]

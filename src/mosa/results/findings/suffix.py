@@ -1,0 +1,112 @@
+"""How far prompts steer: what the probe `suffix` reached, and what came of it."""
+
+from __future__ import annotations
+
+from mosa.attacks.probes.suffix import POSITIONS
+from mosa.results.findings.base import (
+    INTERVALS,
+    Finding,
+    Group,
+    LineChart,
+    Observation,
+    Probed,
+    Report,
+    difference,
+    mean,
+    per_case,
+    points,
+    rate,
+    slug,
+)
+from mosa.stats.rates import Interval, format_rate
+
+REACHED = ("in_place", "in_whole_canvas", "anywhere")
+Lines = dict[str, list[tuple[float, Interval]]]
+
+
+def finding(probed: Probed) -> Finding:
+    """Shares of responses with the phrase, losses, and the judge's measures before and after."""
+    report = Report(rows=[o.row({"losses"}) for group in probed.groups for o in group.observations])
+    reached: Lines = {}
+    best: Lines = {}
+    for group in probed.groups:
+        curves: Lines = {}
+        for method in group.levels("method"):
+            if method != "none":
+                _add_method(report, group, method, reached, best, curves)
+        if curves:
+            report.charts[slug("loss", group.label)] = LineChart(
+                f"Loss of the optimised suffix: {group.label}",
+                "iteration",
+                "nats per target token",
+                curves,
+            )
+        if (left := _left_out(probed, group)) is not None:
+            report.sentences.append(left)
+    report.charts["in-place"] = LineChart(
+        "Phrase in its place, by position",
+        "position of the phrase's first token (prompt: word)",
+        "share of responses",
+        reached,
+        (0.0, 1.0),
+    )
+    if best:
+        report.charts["best-loss"] = LineChart(
+            "Best loss by position",
+            "position of the phrase's first token",
+            "nats per target token",
+            best,
+        )
+    report.sentences.append(INTERVALS)
+    return probed.finding(report)
+
+
+def _add_method(
+    report: Report, group: Group, method: str, reached: Lines, best: Lines, curves: Lines
+) -> None:
+    plain = group.where(lambda o: o["method"] == "none")
+    series = f"{group.label}, {method}"
+    positions = {o["position"]: None for o in group.observations if o["method"] == method}
+    for position in positions:
+        here = group.where(lambda o, p=position: o["method"] == method and o["position"] == p)
+        of = {**group.of, "method": method, "position": position}
+        shares = {name: rate(here, lambda o, n=name: float(o[n])) for name in REACHED}
+        for name, figure in shares.items():
+            report.add(figure, **of, measure=name)
+        for measure in group.measures:
+            report.add(rate(plain, measure), **of, measure=f"{measure}_before")
+            report.add(rate(here, measure), **of, measure=f"{measure}_after")
+            report.add(difference(plain, here, measure), **of, measure=f"{measure}_change")
+        told = f"{series}, {'token' if method == 'gcg' else 'word'} {position}: the phrase is "
+        told += f"there in {format_rate(shares['in_place'], with_n=True)} of responses"
+        for measure in group.measures:
+            before, after = (format_rate(rate(of_both, measure)) for of_both in (plain, here))
+            told += f"; {measure} goes from {before} to {after}"
+        reached.setdefault(series, []).extend(points([(float(position), shares["in_place"])]))
+        if method == "gcg":
+            loss = mean(per_case((o.case, o["best_loss"]) for o in here).values())
+            report.add(loss, **of, measure="best_loss")
+            best.setdefault(series, []).extend(points([(float(position), loss)]))
+            told += f"; best loss {format_rate(loss)} nats a token"
+            curves[f"position {position}"] = _curve(here)
+        report.sentences.append(f"{told}.")
+
+
+def _curve(observations: list[Observation]) -> list[tuple[float, Interval]]:
+    """The mean loss after each iteration."""
+    length = min(len(o["losses"]) for o in observations)
+    return points(
+        (float(i), mean(per_case((o.case, o["losses"][i]) for o in observations).values()))
+        for i in range(length)
+    )
+
+
+def _left_out(probed: Probed, group: Group) -> str | None:
+    """Which default positions leave no room for the phrase."""
+    if probed.settings["positions"] is not None or probed.settings["paper"]:
+        return None
+    left = sorted(set(POSITIONS) - set(group.levels("position")))
+    if not left:
+        return None
+    places = ", ".join(map(str, left))
+    return f"{group.label}: the response has no room for the phrase at position {places}; left out."
