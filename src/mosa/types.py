@@ -53,6 +53,11 @@ def content_key(**determinants: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
+def short_hash(text: str) -> str:
+    """The first 8 hex digits of a text's SHA-256, which tell texts apart in names."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Behavior:
     """A harmful (or harmless) request of a benchmark, as its file has it; attacks rephrase it."""
@@ -91,7 +96,9 @@ class CaseSet:
     file: str | None = None
     """The file's name, without its folder."""
     sha256: str | None = None
-    """64 hex digits over the whole source, whatever subset or limit was asked for."""
+    """64 hex digits over the whole file, whatever subset or limit was asked for."""
+    content_hash: str = ""
+    """A hash of all its cases in their order, whatever limit was asked for; 20 hex digits."""
     known_as: str | None = None
     """The registry's name for the file, if its bytes are known."""
     licence: str | None = None

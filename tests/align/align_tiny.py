@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mosa.align.head_loss import Asked, HeadTerms
+from mosa.align.objective import kl_divergence
 from mosa.families import DiffusionLM, new_model
 
 _TEXT = (
@@ -55,3 +58,20 @@ def tiny_model(seed: int = 0, *, with_tokenizer: bool = True) -> DiffusionLM:
         "pad_token_id": tokenizer.pad_token_id,
     }
     return new_model(config, tokenizer if with_tokenizer else None, seed=seed)
+
+
+def plain_head_terms(
+    head: nn.Linear, policy: Tensor, reference: Tensor | None, asked: Asked
+) -> HeadTerms:
+    """As `head_terms`, from all log-probabilities at every position, whatever was asked."""
+    policy_BRV = head(policy).log_softmax(dim=-1)
+    reference_BRV = policy_BRV if reference is None else head(reference).log_softmax(dim=-1)
+    targets = asked.targets[..., None]
+    return HeadTerms(
+        kl_divergence(policy_BRV, reference_BRV) * asked.kl,
+        policy_BRV[..., asked.token_ids],
+        policy_BRV.gather(-1, targets).squeeze(-1),
+        reference_BRV[..., asked.token_ids],
+        reference_BRV.gather(-1, targets).squeeze(-1),
+        policy_BRV.detach().argmax(dim=-1),
+    )

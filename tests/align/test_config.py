@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 
-import jsonargparse
 import pytest
 import yaml
 
-from mosa.align import METHODS, MosaConfig, SftConfig, add_align_arguments, load_config, presets
+from mosa.align import METHODS, AlignConfig, MosaConfig, load_config, presets
 from mosa.align.config import PRESET_FOLDER, config_dict
 from mosa.align.output import config_text
 from mosa.types import UserError
 
 
-def class_of(preset: str) -> type[MosaConfig] | type[SftConfig]:
-    return SftConfig if preset.startswith("sft") else MosaConfig
+def class_of(preset: str) -> type[AlignConfig]:
+    """The settings of the method that a preset's name begins with."""
+    return METHODS[preset.split("_")[0]].trainer_class.config_class
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -39,7 +39,7 @@ def test_the_paper_preset_is_the_paper():
     assert (config.lora_r, config.lora_alpha) == (32, 64)
     assert (config.learning_rate, config.max_grad_norm) == (5e-5, 0.01)
     assert config.optim == "adamw_torch" and config.num_train_epochs == 1
-    assert not config.uses_contamination and not config.uses_benign
+    assert not config.uses_contamination and not config.needs
     assert config_dict(config) == config_dict(load_config(MosaConfig))
 
 
@@ -91,7 +91,6 @@ def test_a_trainer_field_that_we_do_not_document_is_accepted_and_recorded():
         ("beta: -1\n", "beta is -1.0 and must be at least 0"),
         ("lora_r: 0\n", "lora_r is 0"),
         ("fully_masked_weight: 0\n", "fully_masked_weight"),
-        ("reveal_ratio_min: 0.95\n", "reveal_ratio_min and reveal_ratio_max"),
         ("{breaker: fill, window_end: null}\n", "needs a window to fill"),
         ("lr_scheduler_type: zigzag\n", "zigzag"),
         ("optim: wishes\n", "wishes"),
@@ -110,17 +109,28 @@ def test_an_unknown_preset_lists_the_known_ones():
         load_config(MosaConfig, "nope")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_command_line_arguments(method):
-    """Only what was given comes back, typed; the help shows our fields with their defaults."""
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    names = add_align_arguments(parser, METHODS[method].config_class)
-    given = parser.parse_args(["--learning_rate", "1e-3", "--lora_target_modules", "[q_proj]"])
-    overrides = {name: given[name] for name in names if name in given}
-    assert overrides == {"learning_rate": 1e-3, "lora_target_modules": ["q_proj"]}
-    text = " ".join(parser.format_help().split())
-    assert "--lora_r" in text and "Rank of the LoRA adapter. (default: 32)" in text
-    assert "--hub_token" not in text and "--trackio" not in text
+def test_every_setting_is_used_by_a_preset():
+    """Options are few: each own setting of a method has, in some preset, another value than its
+    default, or is one of those that recorded experiments set (LOG.md, docs/paper_index.md)."""
+    recorded = {"harmful_margin", "kl_reduction", "segment"}
+    for method in METHODS.values():
+        config_class = method.trainer_class.config_class
+        own = set(config_class.__annotations__) - {"max_grad_norm"}
+        used = set()
+        for name in presets():
+            if class_of(name) is config_class:
+                used |= set(yaml.safe_load((PRESET_FOLDER / f"{name}.yaml").read_text()))
+        assert own - used - recorded <= {"full_mask_share", "length_multiple", "refusals"}
+
+
+@pytest.mark.parametrize(
+    ("window", "space"),
+    [((20, 60), "with"), ((1, None), "without"), ((1, 41), "both"), ((5, None), "with")],
+)
+def test_a_phrase_has_its_space_unless_it_begins_the_answer(window, space):
+    start, end = window
+    config = MosaConfig(window_start=start, window_end=end, use_cpu=True)
+    assert config.leading_space == space
 
 
 @pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])

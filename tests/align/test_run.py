@@ -172,7 +172,7 @@ def test_initial_alignment_trains_at_the_first_token(run):
     lines = (result.out / "metrics.jsonl").read_text().splitlines()
     starts = [json.loads(line).get("best_start") for line in lines]
     assert starts[:4] == [1.0] * 4
-    with pytest.raises(UserError, match="Initial alignment starts at position 1"):
+    with pytest.raises(UserError, match="set window_start=1"):
         run("other", method="initial")
 
 
@@ -220,8 +220,8 @@ def test_tensorboard_and_kept_checkpoints(run):
 
 
 def test_mistakes(run, tmp_path, benign):
-    with pytest.raises(UserError, match="There is no method dpo"):
-        run(method="dpo")
+    with pytest.raises(UserError, match="There is no method nothing"):
+        run(method="nothing")
     with pytest.raises(UserError, match="no term on them"):
         run(benign=benign)
     with pytest.raises(UserError, match="no prompt file"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from align_tiny import tiny_model
 
-from mosa.align.config import MosaConfig
+from mosa.align.mosa_config import MosaConfig
 from mosa.align.phrases import breaker_token_ids, encode_phrases, read_phrases
 from mosa.align.scoring import PhraseScorer, window_of
 from mosa.families import DiffusionLM
@@ -22,8 +22,8 @@ def settings(**changes) -> MosaConfig:
     return MosaConfig(**{**values, **changes})
 
 
-def phrases(model: DiffusionLM, *texts: str, breaker: Any = "none", run: int = 0):
-    return encode_phrases(model, texts, leading_space="without", breaker=breaker, breaker_run=run)
+def phrases(model: DiffusionLM, *texts: str, breaker: Any = "none"):
+    return encode_phrases(model, texts, leading_space="without", breaker=breaker)
 
 
 def random_log_probs(model: DiffusionLM, rows: int = 1, seed: int = 0) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_phrase_longer_than_the_window_is_an_error(model):
     (phrase,) = phrases(model, "therefore i cannot answer this question .")
     with pytest.raises(UserError, match="takes 7 tokens .* the window has 6"):
         window_of(settings(), [phrase])
-    (phrase,) = phrases(model, "we stop here", breaker="eot_then_eos_run", run=3)
+    (phrase,) = phrases(model, "we stop here", breaker="eot_then_eos_run")
     with pytest.raises(UserError, match="takes 7 tokens with its breaker"):
         window_of(settings(), [phrase])
 
@@ -80,11 +80,11 @@ def test_breakers(model):
     """What each breaker appends; `fill` appends nothing and fills instead."""
     eos = model.eos_token_id
     eot = next(i for i in model.end_token_ids if i != eos)
-    assert breaker_token_ids(model, "none", 3) == ((), None)
-    assert breaker_token_ids(model, "eos", 3) == ((eos,), None)
-    assert breaker_token_ids(model, "eot", 3) == ((eot,), None)
-    assert breaker_token_ids(model, "eot_then_eos_run", 2) == ((eot, eos, eos), None)
-    assert breaker_token_ids(model, "fill", 3) == ((), eos)
+    assert breaker_token_ids(model, "none") == ((), None)
+    assert breaker_token_ids(model, "eos") == ((eos,), None)
+    assert breaker_token_ids(model, "eot") == ((eot,), None)
+    assert breaker_token_ids(model, "eot_then_eos_run") == ((eot, eos, eos, eos), None)
+    assert breaker_token_ids(model, "fill") == ((), eos)
 
 
 def test_fill_breaker_in_the_window(model):
@@ -113,22 +113,6 @@ def test_free_starts_avoid_revealed_positions(model):
     assert not scores.found.item() and scores.value.item() == 0.0
 
 
-def test_masked_only_counts_and_rescales(model):
-    """Revealed tokens do not count; the two others of three are scaled by 3/2."""
-    (phrase,) = phrases(model, "we stop here")
-    ids = phrase.variants[0]
-    free = torch.ones(1, RESPONSE, dtype=torch.bool)
-    free[0, 3] = False
-    log_probs = random_log_probs(model)
-
-    def at(start: int) -> float:
-        terms = [log_probs[0, start + j, t].item() for j, t in enumerate(ids) if free[0, start + j]]
-        return sum(terms) * 3 / len(terms)
-
-    scores = score_one(model, settings(revealed="masked_only"), phrase, log_probs, free)
-    assert scores.value.item() == pytest.approx(max(at(k) for k in range(2, 6)), rel=1e-5)
-
-
 def test_around_writes_on_the_masked_positions(model):
     """Positions 4 and 6 revealed: the phrase stands on three of 3, 5, 7, 8, in order."""
     (phrase,) = phrases(model, "we stop here")
@@ -143,7 +127,7 @@ def test_around_writes_on_the_masked_positions(model):
     assert scores.best_start.item() == places[values.index(max(values))][0]
 
 
-@pytest.mark.parametrize("revealed", ["free", "masked_only", "around"])
+@pytest.mark.parametrize("revealed", ["free", "around"])
 def test_all_rules_agree_on_a_fully_masked_answer(model, revealed):
     (phrase,) = phrases(model, "we stop here", breaker="eos")
     log_probs = random_log_probs(model, rows=3)

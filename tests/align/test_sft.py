@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 import mosa.align.sft
 from mosa.align import SftConfig, SftTrainer, add_adapter, head_loss
+from mosa.align.likelihood import masked_cross_entropy
 from mosa.align.states import masked_answer
-from mosa.align.trainer import masked_cross_entropy
 from mosa.data import TrainingExample
 from mosa.types import UserError
 
@@ -40,27 +40,18 @@ def test_loss_by_hand():
         torch.tensor([[0.5, 0.25, 0.1, 0.1]]).log(),
         torch.tensor([[True, True, False, False]]),
         torch.tensor([0.5]),
+        torch.tensor([4.0]),
     )
     assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 0.5 / 4)
 
 
 def test_masks_follow_the_ratio():
     """Over many draws the share of masked positions is the mean ratio, (0.001 + 1) / 2."""
-    states = [
-        masked_answer(
-            [1, 2, 3],
-            10,
-            np.random.default_rng(i),
-            ratio_min=0.001,
-            ratio_max=1.0,
-            pad_token_id=0,
-            mask_token_id=9,
-        )
-        for i in range(800)
-    ]
+    model = tiny_model()
+    states = [masked_answer(model, [1, 2, 3], 10, np.random.default_rng(i)) for i in range(800)]
     share = torch.stack([s.masked for s in states]).float().mean().item()
     assert share == pytest.approx(0.5, abs=0.03)
-    assert states[0].tokens.tolist() == [1, 2, 3] + [0] * 7
+    assert states[0].tokens.tolist() == [1, 2, 3] + [model.eos_token_id] * 7
 
 
 def test_the_loss_is_unbiased_in_the_mask_ratio(harmful, tmp_path):

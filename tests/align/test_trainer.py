@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from align_tiny import tiny_model
+from align_tiny import plain_head_terms, tiny_model
 from torch import nn
 
 import mosa.align.trainer
 from mosa.align import MosaConfig, MosaTrainer, add_adapter
 from mosa.align.head_loss import head_terms
 from mosa.align.states import build_canvas, harmful_state, rng
-from mosa.bench.align import PlainTrainer, loss_and_gradient
+from mosa.bench.align import loss_and_gradient
 from mosa.types import UserError
 
 BASE: dict[str, Any] = {
@@ -35,8 +35,8 @@ CONTAMINATED = {"random_reveal_weight": 1.0, "prefix_weight": 1.0, "revealed": "
 ROBUST = {
     **CONTAMINATED,
     "contaminated_window": "response",
-    "harmful_bound": "npo",
-    "harmful_target": "both",
+    "harmful_bound": "hinge",
+    "harmful_target": "answer",
     "benign_beta": 0.1,
 }
 
@@ -47,20 +47,19 @@ def build(
     harmful,
     benign=None,
     model=None,
-    trainer_class: type[MosaTrainer] = MosaTrainer,
     **changes,
 ) -> MosaTrainer:
     config = MosaConfig(**{**BASE, **phrase_files, "output_dir": str(tmp_path / "out"), **changes})
     model = tiny_model() if model is None else model
     torch.manual_seed(0)
     add_adapter(model, config)
-    return trainer_class(model, config, harmful, benign)
+    return MosaTrainer(model, config, harmful, benign)
 
 
 def measure(trainer: MosaTrainer, benign: bool = False) -> dict[str, float]:
     """The tracked figures of the whole data set, without a step."""
     network = trainer.diffusion_model.network
-    indices = list(range(len(trainer.harmful)))
+    indices = list(range(len(trainer.examples)))
     with torch.no_grad():
         losses = trainer.harmful_losses(network, indices)
         if benign:
@@ -118,10 +117,10 @@ def test_only_the_adapter_moves(tmp_path, phrase_files, harmful, benign):
     ("changes", "figure", "sign"),
     [
         ({"harmful_weight": 0.0, "beta": 0.0}, "score_safe", 1),
-        ({"safe_weight": 0.0, "beta": 0.0}, "score_harmful", -1),
+        ({"harmful_weight": 1e4, "beta": 0.0}, "score_harmful", -1),
         ({"beta": 0.0}, "reward", 1),
-        ({"safe_weight": 0.0, "beta": 0.0, "harmful_bound": "npo"}, "score_harmful", -1),
-        ({"safe_weight": 0.0, "beta": 0.0, "harmful_target": "answer"}, "score_answer", -1),
+        ({"harmful_weight": 1e4, "beta": 0.0, "harmful_bound": "hinge"}, "score_harmful", -1),
+        ({"harmful_weight": 1e4, "beta": 0.0, "harmful_target": "answer"}, "score_answer", -1),
         (
             {"harmful_weight": 0.0, "beta": 0.0, "fully_masked_weight": 0.0, **CONTAMINATED},
             "score_safe",
@@ -142,24 +141,23 @@ def test_a_step_moves_each_score_the_right_way(
 @pytest.mark.parametrize(
     ("changes", "figure"),
     [
-        ({"beta": 1.0}, "kl"),
-        ({"beta": 0.0, "benign_beta": 1.0}, "kl_benign"),
-        ({"beta": 0.0, "benign_retain_weight": 1.0}, "retain"),
+        ({"beta": 1e4}, "kl"),
+        ({"beta": 0.0, "benign_beta": 1e4}, "kl_benign"),
     ],
 )
 def test_a_step_keeps_near_the_reference(tmp_path, phrase_files, harmful, benign, changes, figure):
-    """From a disturbed adapter, each regulariser alone brings its own figure down."""
+    """From a disturbed adapter, each regulariser brings its own figure down where it outweighs all
+    else."""
     trainer = build(
         tmp_path,
         phrase_files,
         harmful,
         benign[:2],
-        safe_weight=0.0,
         harmful_weight=0.0,
         **changes,
     )
     perturb(trainer)
-    use_benign = trainer.config.uses_benign
+    use_benign = trainer.config.benign_beta > 0
     before = measure(trainer, use_benign)[figure]
     trainer.train()
     trainer.state.epoch = 0.0
@@ -214,34 +212,23 @@ def test_resumed_equals_uninterrupted(tmp_path, phrase_files, harmful, benign, c
 VARIANTS = {
     "paper": {},
     "robust": ROBUST,
-    "hinge": {**ROBUST, "harmful_bound": "hinge", "kl_states": "fully_masked"},
-    "retain": {**ROBUST, "benign_retain_weight": 0.3, "kl_reduction": "mean"},
-    "outside": {**CONTAMINATED, "kl_positions": "outside_window", "start_reduction": "logsumexp"},
-    "masked_only": {**CONTAMINATED, "revealed": "masked_only", "kl_positions": "window"},
+    "phrases": {**ROBUST, "harmful_target": "phrase", "kl_reduction": "mean"},
+    "window": {**CONTAMINATED, "revealed": "free", "start_reduction": "logsumexp"},
     "no_kl": {"beta": 0.0, "breaker": "fill", "harmful_bound": "clamp"},
 }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_losses_and_gradients_are_those_of_a_plain_trainer(
-    tmp_path, phrase_files, harmful, benign, name
+def test_losses_and_gradients_are_those_of_all_log_probabilities(
+    tmp_path, phrase_files, harmful, benign, name, monkeypatch
 ):
-    """Whole-canvas log-softmax of two models, and gradients through all of it, in float64."""
+    """The head taken at every position, and gradients through all of it, in float64."""
     found = []
-    for trainer_class in (PlainTrainer, MosaTrainer):
-        trainer = build(
-            tmp_path,
-            phrase_files,
-            harmful,
-            benign[:2],
-            trainer_class=trainer_class,
-            **VARIANTS[name],
-        )
+    for terms in (plain_head_terms, head_terms):
+        monkeypatch.setattr(mosa.align.trainer, "head_terms", terms)
+        trainer = build(tmp_path, phrase_files, harmful, benign[:2], **VARIANTS[name])
         perturb(trainer)
         network = trainer.diffusion_model.network.double()
-        if isinstance(trainer, PlainTrainer):
-            trainer.reference = tiny_model()
-            trainer.reference.network.double()
         loss, gradient = loss_and_gradient(trainer)
         trainer.log({})
         found.append((loss, gradient, trainer.state.log_history[-1]))
@@ -289,12 +276,12 @@ def test_prompts_of_like_length_go_together(tmp_path, phrase_files, harmful):
     )
     seen, padded = [], 0
     for batch in trainer.get_train_dataloader():
-        lengths = [len(trainer.harmful[i].prompt_ids) for i in batch["index"].tolist()]
+        lengths = [len(trainer.examples[i].prompt_ids) for i in batch["index"].tolist()]
         seen += batch["index"].tolist()
         padded += sum(max(lengths) - length for length in lengths)
     assert sorted(seen) == list(range(64))
-    longest = max(len(example.prompt_ids) for example in trainer.harmful)
-    assert padded < 0.5 * sum(longest - len(e.prompt_ids) for e in trainer.harmful)
+    longest = max(len(example.prompt_ids) for example in trainer.examples)
+    assert padded < 0.5 * sum(longest - len(e.prompt_ids) for e in trainer.examples)
 
 
 def test_a_model_without_an_adapter_is_refused(phrase_files, harmful, tmp_path):
@@ -319,8 +306,9 @@ def test_draws_depend_on_example_and_epoch_alone(harmful, model):
 def test_one_reference_and_one_policy_pass_and_the_head_where_needed(
     tmp_path, phrase_files, harmful, monkeypatch
 ):
-    """Window 5..20 of a response of 24: sixteen positions of each row, none of the prompt."""
-    trainer = build(tmp_path, phrase_files, harmful, kl_positions="window")
+    """Window 5..20 of a response of 24: phrases are sought at sixteen positions of each row, the KL
+    is taken at all, and nothing is asked of the prompt."""
+    trainer = build(tmp_path, phrase_files, harmful)
     model, calls, questions = trainer.diffusion_model, [], []
     hidden_states = model.hidden_states
 
@@ -339,8 +327,9 @@ def test_one_reference_and_one_policy_pass_and_the_head_where_needed(
     assert [needs_grad for _, _, needs_grad in calls] == [False, True]
     for width, positions, _ in calls:
         assert positions.tolist() == list(range(width - 24, width))
-    for where in (questions[0].kl, questions[0].log_probs):
-        assert all(row.nonzero().flatten().tolist() == list(range(4, 20)) for row in where)
+    window = questions[0].log_probs
+    assert all(row.nonzero().flatten().tolist() == list(range(4, 20)) for row in window)
+    assert questions[0].kl.all()
     assert not questions[0].of_reference
     calls.clear()
     trainer.config.beta = 0.0
@@ -392,7 +381,7 @@ def test_states_reveal_what_they_say(model, harmful):
     from mosa.align.states import encode_examples
 
     shares = {"fully_masked": 0, "random_reveal": 0, "prefix": 0}
-    config = MosaConfig(**{**BASE, **CONTAMINATED, "prefix_length_min": 2, "prefix_length_max": 6})
+    config = MosaConfig(**{**BASE, **CONTAMINATED})
     examples = encode_examples(model, harmful, config.response_length)
     for epoch in range(20):
         for e in examples:
@@ -403,7 +392,7 @@ def test_states_reveal_what_they_say(model, harmful):
             assert answer is not None and all(int(p) < len(answer) for p in revealed)
             if state.state == "prefix":
                 assert revealed.tolist() == list(range(len(revealed)))
-                assert 2 <= len(revealed) <= 6
+                assert 1 <= len(revealed) <= 40
             elif state.state == "fully_masked":
                 assert len(revealed) == 0
             tokens, attended = build_canvas(model, [e.prompt_ids], [state])
@@ -445,8 +434,6 @@ def test_bad_data_is_named(tmp_path, phrase_files, harmful, benign):
         build(tmp_path, phrase_files, answerless, **CONTAMINATED)
     with pytest.raises(UserError, match="no benign prompts are given"):
         build(tmp_path, phrase_files, harmful, benign_beta=0.1)
-    with pytest.raises(UserError, match="benign prompt 3"):
-        build(tmp_path, phrase_files, harmful, benign, benign_retain_weight=0.1)
     with pytest.raises(UserError, match="at least one prompt"):
         build(tmp_path, phrase_files, [])
     with pytest.raises(UserError, match="exceeds the model's 128 positions"):

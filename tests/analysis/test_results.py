@@ -3,7 +3,6 @@
 import csv
 import math
 
-import numpy as np
 import pytest
 
 from mosa.analysis import figures
@@ -35,23 +34,27 @@ RESULT = AnalysisResult(
 )
 
 
-def test_bootstrap_interval_covers_about_as_often_as_it_says():
-    """95 % intervals of 200 samples of 30 uniform numbers hold 0.5 about 190 times."""
-    rng = np.random.default_rng(0)
-    held = 0
-    for _ in range(200):
-        estimate = mean(rng.uniform(size=30).tolist())
-        held += estimate.low <= 0.5 <= estimate.high
-    assert 178 <= held <= 198
+def test_differences_that_agree_are_no_point():
+    """Eight equal differences: the case more weighs beta(1, 8), below 1 - 0.025^(1/8) = 0.37 in
+    97.5 % of the draws."""
+    estimate = mean([0.0] * 8, (-1.0, 1.0))
+    assert estimate.value == 0.0
+    assert (estimate.low, estimate.high) == pytest.approx((-0.37, 0.37), abs=0.01)
+    assert mean([0.1, 0.4], (-1.0, 1.0)) == mean([0.1, 0.4], (-1.0, 1.0)), "repeatable"
 
 
-def test_mean_is_repeatable_and_honest_about_one_case():
+def test_the_interval_of_a_mean_goes_by_its_bounds():
+    """A share is a rate; nats have Student's interval, and one case none at all."""
     values = [0.1, 0.4, 0.7]
-    assert mean(values, seed=3) == mean(values, seed=3)
-    alone = mean([0.3])
+    assert mean(values, (0.0, 1.0)) == rate(values)
+    nats = mean(values, None)
+    half = 4.302653 * 0.3 / math.sqrt(3)
+    assert (nats.low, nats.high) == pytest.approx((0.4 - half, 0.4 + half))
+    alone = mean([0.3], None)
     assert alone.value == 0.3 and math.isnan(alone.low) and math.isnan(alone.high)
-    with pytest.raises(ValueError, match="at least one"):
-        mean([])
+    for bounds in (None, (0.0, 1.0), (-1.0, 1.0)):
+        with pytest.raises(ValueError, match="at least one"):
+            mean([], bounds)
 
 
 def test_rate_of_none_is_not_certainty():

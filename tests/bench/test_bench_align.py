@@ -13,8 +13,8 @@ from mosa.align import MosaTrainer
 from mosa.bench import align, common
 from mosa.bench.align import (
     AlignBenchConfig,
+    AlignSetting,
     PlainTrainer,
-    Setting,
     bench_align,
     loss_and_gradient,
     steps_of,
@@ -64,8 +64,8 @@ def in_one_process(monkeypatch):
     monkeypatch.setattr(align, "peak_memory", lambda device, run, *spawned: 3 * 2**20)
 
 
-def setting_of(shape: Shape, **overrides) -> Setting:
-    return Setting(
+def setting_of(shape: Shape, **overrides) -> AlignSetting:
+    return AlignSetting(
         shape=shape,
         dtype="float32",
         batch=2,
@@ -101,7 +101,7 @@ def adapter(trainer: MosaTrainer) -> torch.Tensor:
 
 def test_prompts_have_the_length_that_is_asked(tiny):
     trainer = trainer_of("mosa", setting_of(tiny), CPU, num_steps=2)
-    assert [len(example.prompt_ids) for example in trainer.harmful] == [6] * 4
+    assert [len(example.prompt_ids) for example in trainer.examples] == [6] * 4
 
 
 def test_tables_and_notes(in_one_process):

@@ -7,7 +7,7 @@ import torch
 
 from mosa.denoising.drawing import draw, likeliest, shape_logits
 from mosa.denoising.noise import counter_uniform, row_keys
-from mosa.denoising.rules import Proposals, rules_chosen_by
+from mosa.denoising.rules import ORDERS, Proposals
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
 
 PROBS = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
@@ -24,7 +24,7 @@ def rate(rule, *, tokens, temperature=0.0, top_p=None, top_k=None):
         steps=torch.tensor([2]),
         uniform=torch.tensor([0.75], dtype=torch.float64),
     )
-    order = rules_chosen_by("remasking")[rule]() if isinstance(rule, str) else rule
+    order = ORDERS[rule]() if isinstance(rule, str) else rule
     return float(order.rate(proposals))
 
 

@@ -8,9 +8,8 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from mosa.denoising import Canvas, DecoderConfig, sample
-from mosa.denoising.rules import rules_chosen_by
+from mosa.denoising.rules import ORDERS
 
-ORDERS = rules_chosen_by("remasking")
 WIDTH, LENGTH = 5, 8
 
 

@@ -1,28 +1,41 @@
-"""Tokens at temperature 0 against the published loops (see oracle.py), batched and padded."""
+"""The sampler's tokens at temperature 0 are those of the published loops, batched and padded."""
 
 from typing import Any
 
 import pytest
 import torch
-from oracle import dream, llada
 
 from mosa.denoising import sample
+from mosa.denoising.reference import fill_block_by_block, fill_by_timesteps
 
 
-def logits_of(model):
-    def run(tokens, real):
-        with torch.no_grad():
-            return model.logits(tokens[None], real[None])[0]
-
-    return run
-
-
-def padded_prompts(seed=0, lengths=(9, 4, 7)):
-    """Random prompts, padded on the left to one width."""
+def padded_canvas(model, length, seed=0, widths=(9, 4, 7)):
+    """Random prompts, padded on the left to one width, and masks behind them: tokens, real."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 250, (len(lengths), max(lengths)), generator=generator)
-    real = torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths)[:, None]
-    return ids, real
+    ids = torch.randint(0, 250, (len(widths), max(widths)), generator=generator)
+    tokens = torch.nn.functional.pad(ids, (0, length), value=model.mask_token_id)
+    real = torch.arange(tokens.shape[1]) >= max(widths) - torch.tensor(widths)[:, None]
+    return tokens, real
+
+
+def filled(model, tokens, real, *, length, **settings):
+    """The canvas as the sampler fills it; padding as it was."""
+    width = tokens.shape[1] - length
+    result = sample(
+        model, tokens[:, :width], attention_mask=real[:, :width], max_new_tokens=length, **settings
+    )
+    return result.canvas.tokens, result.num_forward_passes
+
+
+def llada(model, tokens, real, *, length, **settings):
+    return fill_block_by_block(
+        model.logits,
+        tokens,
+        real,
+        mask_token_id=model.mask_token_id,
+        response_start=tokens.shape[1] - length,
+        **settings,
+    )
 
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
@@ -30,99 +43,77 @@ def padded_prompts(seed=0, lengths=(9, 4, 7)):
     ("length", "block_length", "steps"), [(12, 12, 12), (12, 4, 6), (12, 4, 9), (10, 10, 4)]
 )
 def test_low_confidence_is_lladas(tiny_llada, length, block_length, steps, cfg_scale):
-    ids, real = padded_prompts()
-    result = sample(
-        tiny_llada,
-        ids,
-        attention_mask=real,
-        max_new_tokens=length,
-        block_length=block_length,
-        steps=steps,
-        cfg_scale=cfg_scale,
-    )
-    for row in range(len(ids)):
-        expected = llada(
-            logits_of(tiny_llada),
-            ids[row],
-            real[row],
-            mask=tiny_llada.mask_token_id,
-            length=length,
-            block_length=block_length,
-            steps=steps,
-            cfg_scale=cfg_scale,
-        )
-        assert result.tokens[row].tolist() == expected[ids.shape[1] :].tolist()
-    assert result.num_forward_passes == steps
+    tokens, real = padded_canvas(tiny_llada, length)
+    settings = {"block_length": block_length, "steps": steps, "cfg_scale": cfg_scale}
+    ours, num_passes = filled(tiny_llada, tokens, real, length=length, **settings)
+    expected = llada(tiny_llada, tokens, real, length=length, **settings)
+    assert torch.equal(ours[real], expected[real])
+    assert (expected != tiny_llada.mask_token_id).all()
+    assert num_passes == steps
 
 
 def test_masks_in_the_prompt_are_filled_with_the_first_block(tiny_llada):
-    ids, real = padded_prompts(1)
-    ids[0, 3] = ids[0, 8] = ids[2, 4] = tiny_llada.mask_token_id
-    settings: dict[str, Any] = {"block_length": 4, "steps": 4}
-    result = sample(tiny_llada, ids, attention_mask=real, max_new_tokens=8, **settings)
-    for row in range(len(ids)):
-        expected = llada(
-            logits_of(tiny_llada),
-            ids[row],
-            real[row],
-            mask=tiny_llada.mask_token_id,
-            length=8,
-            **settings,
-        )
-        ours = result.canvas.tokens[row][-len(expected) :]
-        assert ours[real[row].logical_not().sum() :].tolist() == (
-            expected[real[row].logical_not().sum() :].tolist()
-        )
+    tokens, real = padded_canvas(tiny_llada, 8, seed=1)
+    tokens[0, 3] = tokens[0, 8] = tokens[2, 4] = tiny_llada.mask_token_id
+    settings: dict[str, Any] = {"length": 8, "block_length": 4, "steps": 4}
+    ours, _ = filled(tiny_llada, tokens, real, **settings)
+    expected = llada(tiny_llada, tokens, real, **settings)
+    assert torch.equal(ours[real], expected[real])
+    assert (ours[real] != tiny_llada.mask_token_id).all()
 
 
 def test_banning_the_end_token_is_lladas_logits_eos_inf(tiny_llada):
-    ids, real = padded_prompts(2)
-    free = sample(tiny_llada, ids, attention_mask=real, max_new_tokens=8, steps=8)
-    banned = (int(free.tokens[0, 0]), int(free.tokens[0, 5]))
-    result = sample(
-        tiny_llada, ids, attention_mask=real, max_new_tokens=8, steps=8, banned_token_ids=banned
-    )
-    expected = llada(
-        logits_of(tiny_llada),
-        ids[0],
-        real[0],
-        mask=tiny_llada.mask_token_id,
-        length=8,
-        block_length=8,
-        steps=8,
-        banned=banned,
-    )
-    assert result.tokens[0].tolist() == expected[ids.shape[1] :].tolist()
-    assert not torch.isin(result.tokens, torch.tensor(banned)).any()
+    tokens, real = padded_canvas(tiny_llada, 8, seed=2)
+    settings: dict[str, Any] = {"length": 8, "steps": 8}
+    free, _ = filled(tiny_llada, tokens, real, **settings)
+    banned = (int(free[0, 9]), int(free[0, 14]))
+    ours, _ = filled(tiny_llada, tokens, real, banned_token_ids=banned, **settings)
+    expected = llada(tiny_llada, tokens, real, block_length=8, banned_token_ids=banned, **settings)
+    assert torch.equal(ours[real], expected[real])
+    assert not torch.isin(ours[:, 9:], torch.tensor(banned)).any()
 
 
-@pytest.mark.parametrize("rule", ["maskgit_plus", "topk_margin", "entropy"])
+@pytest.mark.parametrize("order", ["maskgit_plus", "topk_margin", "entropy"])
 @pytest.mark.parametrize(
     ("steps", "top_p", "top_k"), [(10, None, None), (4, 0.9, None), (5, None, 4), (13, 0.8, 6)]
 )
-def test_dreams_rules_and_schedule(tiny_dream, rule, steps, top_p, top_k):
-    ids, real = padded_prompts(3)
-    result = sample(
-        tiny_dream,
-        ids,
-        attention_mask=real,
-        max_new_tokens=10,
-        steps=steps,
-        remasking=rule,
-        schedule="timesteps",
-        top_p=top_p,
-        top_k=top_k,
+def test_dreams_orders_and_schedule(tiny_dream, order, steps, top_p, top_k):
+    tokens, real = padded_canvas(tiny_dream, 10, seed=3)
+    cuts = {"top_p": top_p, "top_k": top_k, "steps": steps}
+    ours, _ = filled(
+        tiny_dream, tokens, real, length=10, remasking=order, schedule="timesteps", **cuts
     )
-    for row in range(len(ids)):
-        expected = dream(
-            logits_of(tiny_dream),
-            ids[row],
-            real[row],
-            mask=tiny_dream.mask_token_id,
-            length=10,
-            steps=steps,
-            rule=rule,
-            top_p=top_p,
-            top_k=top_k,
-        )
-        assert result.tokens[row].tolist() == expected[ids.shape[1] :].tolist()
+    expected = fill_by_timesteps(
+        tiny_dream.logits,
+        tokens,
+        real,
+        mask_token_id=tiny_dream.mask_token_id,
+        order=order,
+        **cuts,
+    )
+    assert torch.equal(ours[real], expected[real])
+
+
+def test_draws_of_the_reference_fit_the_distribution():
+    """A network that knows nothing but 0.5, 0.25, 0.125, 0.125 (the mask), at temperature 1.
+
+    Without the mask, which is never drawn, 4/7, 2/7 and 1/7; 13.8 is p=0.001 of chi-squared for 2
+    degrees of freedom.
+    """
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.125])
+    rows = torch.full((3000, 2), 3)
+    tokens = fill_block_by_block(
+        lambda tokens, real: probs.log().repeat(*tokens.shape, 1),
+        rows,
+        torch.ones_like(rows).bool(),
+        mask_token_id=3,
+        response_start=0,
+        block_length=2,
+        steps=1,
+        temperature=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    counts = torch.bincount(tokens.flatten(), minlength=4)
+    expected = 6000 * probs[:3] / probs[:3].sum()
+    assert counts[3] == 0
+    assert float(((counts[:3] - expected) ** 2 / expected).sum()) < 13.8

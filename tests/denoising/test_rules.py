@@ -242,7 +242,7 @@ def scores_by_step(model, prompt, result, row, layer, probe_file, cache):
     from safetensors.torch import load_file
 
     probe = load_file(probe_file)
-    width, scores, of_token, kept = len(prompt), [], None, {}
+    width, scores, of_token, kept = len(prompt), [], torch.empty(0), {}
     columns = torch.arange(width + RUN["max_new_tokens"])
     for step in range(RUN["steps"]):
         seen = result.trace.replay(step - 1)[row]

@@ -13,15 +13,23 @@ from transformers import (
     GptOssConfig,
     GraniteConfig,
     Olmo2Config,
+    PreTrainedModel,
 )
 
+from mosa.families import DiffusionLM
 from mosa.families.attention import FULL
 from mosa.families.walk import NETWORKS as KNOWN
 from mosa.families.walk import Walk
 from mosa.types import UserError
 
 
-def refused(network: nn.Module) -> str:
+def base(model: DiffusionLM) -> PreTrainedModel:
+    """The network of a model without an adapter."""
+    assert isinstance(model.network, PreTrainedModel)
+    return model.network
+
+
+def refused(network: PreTrainedModel) -> str:
     """The message by which it is refused."""
     with pytest.raises(UserError) as error:
         Walk.over(network, FULL)
@@ -38,7 +46,7 @@ def test_every_known_network_is_held_equal_to_the_library(tiny_llada, tiny_dream
 
 def test_what_layers_consist_of_is_read_from_them():
     """GLM's first layer and the second of Qwen3-MoE are dense."""
-    walks = {name: Walk.over(new_other(name).network, FULL) for name in NETWORKS}
+    walks = {name: Walk.over(base(new_other(name)), FULL) for name in NETWORKS}
     mixtures = {name: [layer.is_mixture for layer in walk.layers] for name, walk in walks.items()}
     assert mixtures == {
         "qwen3": [False, False, False],
@@ -48,7 +56,7 @@ def test_what_layers_consist_of_is_read_from_them():
     }
     assert all(layer.has_head_norms for walk in walks.values() for layer in walk.layers)
     plain = new_other("glm4_moe", use_qk_norm=False)
-    assert not any(layer.has_head_norms for layer in Walk.over(plain.network, FULL).layers)
+    assert not any(layer.has_head_norms for layer in Walk.over(base(plain), FULL).layers)
 
 
 SMALL = {name: SIZES[name] for name in SIZES if name != "head_dim"}
@@ -122,7 +130,7 @@ def test_a_module_that_is_not_known_is_refused_wherever_it_is():
         ),
     }
     for path, (kind, make) in additions.items():
-        network = new_other("qwen3").network
+        network = base(new_other("qwen3"))
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, make())
         message = refused(network)

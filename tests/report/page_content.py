@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from mosa.evaluation.metrics import Rate, rate_of
-
 from mosa.analysis.result import HeatMap, LineChart, rate
 from mosa.report.content import (
     Content,
@@ -19,6 +17,7 @@ from mosa.report.content import (
     Section,
     Table,
 )
+from mosa.stats.rates import Rate, once, rate_of
 
 MODELS = {
     "Original": "As released.",
@@ -47,7 +46,7 @@ EARLIER = "what would you like to know ?"
 def some_rate(mean: float, n: int = 20) -> Rate:
     """A rate of about `mean` over `n` cases."""
     hits = round(mean * n)
-    return rate_of([1.0] * hits + [0.0] * (n - hits))
+    return rate_of(once([1.0] * hits + [0.0] * (n - hits)))
 
 
 def make_content(

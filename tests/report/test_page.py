@@ -17,7 +17,6 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from mosa.evaluation.metrics import Rate
 from page_content import (
     ATTACKS,
     HOSTILE,
@@ -47,6 +46,7 @@ from mosa.report.tables import (
     to_latex,
     write_tables,
 )
+from mosa.stats.rates import Rate
 from mosa.types import UserError
 
 VOID = {"meta", "input", "br", "img", "hr", "link"}

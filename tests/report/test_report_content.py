@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from made_runs import JUDGE, attacked, response, solved
-from mosa.evaluation.metrics import Rate
 
 from mosa.analysis.result import Estimate
 from mosa.evaluation.store import Store, Task
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, Table
+from mosa.stats.rates import Rate
 from mosa.types import Attempt, Behavior, Budget, UserError, Verdict
 
 NAMES = [f"b{i}" for i in range(30)]

@@ -3,12 +3,13 @@ want of data."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_runs import DECODER, JUDGE, attacked, solved
-from mosa.evaluation.statistics import mcnemar
 
 from mosa.evaluation.compare import (
     Comparison,
@@ -16,7 +17,10 @@ from mosa.evaluation.compare import (
     side,
 )
 from mosa.evaluation.conditions import check, parse_condition
+from mosa.evaluation.results import lines
 from mosa.evaluation.store import Measurement, Store, Task
+from mosa.stats.pairs import mcnemar
+from mosa.stats.rates import case_means, once, rate_of
 from mosa.types import Budget, UserError
 
 YES = dict.fromkeys("abcdefgh", True)
@@ -69,7 +73,8 @@ def test_headlines_by_hand(pair):
     assert worst.second.of == "dia" and worst.second.rate.rate == 2 / 8
     assert not worst.has_test
     assert any_.second.rate.rate == 2 / 8 and any_.only == (5, 0)
-    yes = [{c: v == 1.0 for c, v in part.means.items()} for part in (any_.first, any_.second)]
+    parts = any_.first, any_.second
+    yes = [{c: v == 1 for c, v in case_means(part.values).items()} for part in parts]
     assert any_.difference.p_value == mcnemar(yes[0], yes[1]).p_value
 
 
@@ -225,17 +230,18 @@ def test_another_preset_is_another_attack(tmp_path, pair):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("asr>0.10", ("asr", "", "", ">", 0.1)),
-        (" worst_asr >= 1 ", ("worst_asr", "", "", ">=", 1.0)),
-        ("utility_drop>0.02", ("utility", "_drop", "", ">", 0.02)),
-        ("any_asr_rise<=-.5", ("any_asr", "_rise", "", "<=", -0.5)),
-        ("asr_rise:tap:smoke<0", ("asr", "_rise", "tap:smoke", "<", 0.0)),
-        ("utility:a task (b) > 0.1", ("utility", "", "a task (b)", ">", 0.1)),
+        ("asr>0.10", ("asr", "", "", ">", "0.1")),
+        (" worst_asr >= 1 ", ("worst_asr", "", "", ">=", "1")),
+        ("utility_drop>0.02", ("utility", "_drop", "", ">", "0.02")),
+        ("any_asr_rise<=-.5", ("any_asr", "_rise", "", "<=", "-0.5")),
+        ("asr_rise:tap:smoke<0", ("asr", "_rise", "tap:smoke", "<", "0")),
+        ("utility:a task (b) > 0.1", ("utility", "", "a task (b)", ">", "0.1")),
     ],
 )
 def test_conditions_are_read(text, parts):
     found = parse_condition(text)
-    assert (found.word, found.change, found.of, found.operator, found.bound) == parts
+    assert (found.word, found.change, found.of, found.operator) == parts[:4]
+    assert found.bound == Fraction(parts[4]), "the decimal as it is written, and not its float"
 
 
 @pytest.mark.parametrize(
@@ -358,3 +364,171 @@ def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):
     assert not check(parse_condition("utility:x:strict>0.5"), found).holds
     with pytest.raises(UserError, match="has utility:x, x:strict$"):
         check(parse_condition("utility:x:other>0.5"), found)
+
+
+def first_of(count: int, num: int) -> dict[str, float]:
+    return {str(i): float(i < count) for i in range(num)}
+
+
+def broken(count: int, num: int) -> dict[str, bool]:
+    return {str(i): i < count for i in range(num)}
+
+
+@pytest.mark.parametrize(
+    ("text", "solved_a", "solved_b", "num", "holds"),
+    [
+        ("utility>0.6", (4, 2), (4, 2), 5, False),  # 3/5
+        ("utility>=0.6", (4, 2), (4, 2), 5, True),
+        ("utility<0.8", (8,), (8, 7, 10, 8, 8, 7), 10, False),  # 4/5
+        ("utility<=0.8", (8,), (8, 7, 10, 8, 8, 7), 10, True),
+        ("utility_drop>=0.28", (5,) * 5, (2, 5, 4, 2, 5), 5, True),  # 7/25
+        ("utility_drop>0.28", (5,) * 5, (2, 5, 4, 2, 5), 5, False),
+        ("utility_rise<=-0.28", (5,) * 5, (2, 5, 4, 2, 5), 5, True),
+        ("utility_rise<-0.28", (5,) * 5, (2, 5, 4, 2, 5), 5, False),
+    ],
+)
+def test_means_of_tasks_at_their_exact_threshold(tmp_path, text, solved_a, solved_b, num, holds):
+    for name, counts in (("old", solved_a), ("new", solved_b)):
+        tasks = {f"t{i}": first_of(count, num) for i, count in enumerate(counts)}
+        solved(tmp_path / name, {"m": tasks})
+    found = of(tmp_path / "old", tmp_path / "new")
+    assert check(parse_condition(text), found).holds == holds
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [("asr_rise>-0.05", False), ("asr_rise>=-0.05", True), ("asr_drop<0.05", False)],
+)
+def test_a_mean_over_attacks_at_its_exact_threshold(tmp_path, text, holds):
+    """Seven attacks on 20 behaviors, 49 and 42 successes: the rise is -7/140 = -0.05."""
+    for name, counts in (("old", (6, 9, 7, 9, 8, 5, 5)), ("new", (8, 4, 8, 5, 6, 6, 5))):
+        attacks = {f"p{i}": broken(count, 20) for i, count in enumerate(counts)}
+        attacked(tmp_path / name, {"m": attacks})
+    found = of(tmp_path / "old", tmp_path / "new")
+    assert check(parse_condition(text), found).holds == holds
+
+
+def test_equal_rates_of_thirds_are_no_rise(tmp_path):
+    """Three behaviors fall under 1, 1, 2 of three attacks in A and under 0, 3, 1 in B: 4/9 each."""
+    for name, counts in (("old", (1, 1, 2)), ("new", (0, 3, 1))):
+        attacks = {f"p{k}": {str(i): k < c for i, c in enumerate(counts)} for k in range(3)}
+        attacked(tmp_path / name, {"m": attacks})
+    found = of(tmp_path / "old", tmp_path / "new")
+    assert row_of(found, "asr").difference.exact == 0
+    for text in ("asr_rise>0", "asr_rise<0", "asr_drop>0", "asr_drop<0"):
+        assert not check(parse_condition(text), found).holds
+    assert check(parse_condition("asr_rise>=0"), found).holds
+
+
+def test_conditions_say_what_exact_fractions_say(tmp_path):
+    """Random tasks of several sizes, graded values among them: the figure itself as the bound."""
+    rng = np.random.default_rng(0)
+    for trial in range(8):
+        sizes = rng.choice([2, 4, 5, 8, 10, 20], size=rng.integers(1, 6))
+        sides = []
+        for name in ("old", "new"):
+            tasks = {
+                f"t{i}": {str(k): int(rng.integers(0, 11)) / 10 for k in range(size)}
+                for i, size in enumerate(sizes)
+            }
+            solved(tmp_path / f"{name}{trial}", {"m": tasks})
+            means = [sum(Fraction(str(v)) for v in t.values()) / len(t) for t in tasks.values()]
+            sides.append(sum(means) / len(means))
+        found = of(tmp_path / f"old{trial}", tmp_path / f"new{trial}")
+        headline = row_of(found, "utility")
+        assert headline.second.rate.exact == sides[1]
+        assert headline.difference.exact == sides[1] - sides[0]
+
+
+# --- what one side lacks --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ten(tmp_path) -> Path:
+    """A: the plain request and two attacks on 10 behaviors, q the strongest."""
+    attacks = {"direct": broken(0, 10), "p": broken(3, 10), "q": broken(9, 10)}
+    return attacked(tmp_path / "ten", {"m": attacks})
+
+
+def assert_undecided(found: Comparison, *texts: str) -> None:
+    for text in texts:
+        outcome = check(parse_condition(text), found)
+        assert outcome.holds and outcome.told.startswith("not decided"), text
+
+
+def test_behaviors_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
+    one = attacked(tmp_path / "one", {"n": {k: {"0": False} for k in ("direct", "p", "q")}})
+    for found in (of(ten, one), of(one, ten)):
+        changes = ("asr_rise>0", "asr_rise:q>0", "any_asr_rise>0", "worst_asr_drop<0")
+        assert_undecided(found, *changes)
+    assert row_of(of(ten, one), "asr").share_left_out == Fraction(9, 10)
+    outcome = check(parse_condition("asr_rise>0"), of(ten, one), max_unscored=0.9)
+    assert not outcome.holds
+
+
+def test_attacks_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
+    """B was not put through q: asr is another mean; the rows that both have are decided."""
+    less = attacked(tmp_path / "less", {"n": {"direct": broken(0, 10), "p": broken(3, 10)}})
+    found = of(ten, less)
+    assert_undecided(found, "asr_rise>0", "worst_asr_rise>0", "any_asr_drop<0")
+    assert row_of(found, "asr").share_left_out == Fraction(1, 2)
+    assert not check(parse_condition("asr_rise:p>0"), found).holds
+    plain = attacked(tmp_path / "plain", {"n": {"p": broken(3, 10), "q": broken(9, 10)}})
+    assert not check(parse_condition("asr_rise>0"), of(ten, plain)).holds, "direct is in no mean"
+
+
+def test_tasks_that_one_side_lacks_leave_a_change_undecided(tmp_path):
+    """A task of 10 cases weighs as much as one of 1,000."""
+    both = {"t1": first_of(500, 1000), "t2": first_of(5, 10)}
+    old = solved(tmp_path / "old", {"m": both})
+    some = solved(tmp_path / "some", {"m": {"t1": both["t1"]}})
+    few = solved(tmp_path / "few", {"m": {"t1": both["t1"], "t2": first_of(2, 2)}})
+    for new in (some, few):
+        assert_undecided(of(old, new), "utility_drop>0", "utility_rise<0")
+    assert not check(parse_condition("utility_drop:t1>0"), of(old, some)).holds
+    assert_undecided(of(old, few), "utility_drop:t2>0.9")
+
+
+def test_one_case_in_twenty_may_be_missing(tmp_path):
+    """5 %, the share that is allowed, is reached and not exceeded."""
+    old = attacked(tmp_path / "old", {"m": {"p": broken(3, 20)}})
+    new = attacked(tmp_path / "new", {"n": {"p": broken(3, 19)}})
+    found = of(old, new)
+    assert row_of(found, "asr").share_left_out == Fraction(1, 20)
+    assert not check(parse_condition("asr_rise>0"), found).holds
+    assert check(parse_condition("asr_rise>0"), found, max_unscored=0.04).holds
+
+
+def test_a_change_without_a_score_names_the_attack_and_the_run(tmp_path, ten):
+    with Store(attacked(tmp_path / "open", {"n": {"p": broken(3, 10)}})) as store:
+        store.add_tasks([Task(f"q{i}", "n", "q", "smoke", 0, str(i), {}) for i in range(10)])
+    found = of(ten, tmp_path / "open")
+    with pytest.raises(UserError) as failure:
+        check(parse_condition("asr_rise>0.0"), found)
+    assert f"q has no score in {tmp_path / 'open'}" in str(failure.value)
+    assert "both runs have" not in str(failure.value)
+    with pytest.raises(UserError, match="q has no score in"):
+        check(parse_condition("asr_drop:q>0.0"), found)
+
+
+def test_a_change_of_nothing_has_no_minus_sign(tmp_path):
+    run = solved(tmp_path / "run", {"m": {"x": first_of(4, 8)}})
+    outcome = check(parse_condition("utility_drop>0"), of(run, run))
+    assert outcome.told.startswith("+0.00 (") and "-0.00" not in outcome.told
+
+
+def test_the_same_interval_everywhere(tmp_path):
+    """Several seeds: lines, figures, headlines and comparisons have one interval."""
+    folder = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        hits = {str(i): bool(rng.random() < (0.2, 0.5, 0.8)[seed]) for i in range(20)}
+        attacked(folder, {"m": {"p": hits}}, seed=seed)
+    found = of(folder, folder)
+    rates = [row_of(found, name).second.rate for name in ("p", "asr", "worst_asr", "any_asr")]
+    with Store(folder) as store:
+        (line,) = lines(store, JUDGE)
+    assert line.success is not None and line.success.num_seeds == 3
+    assert rates == [line.success] * 4
+    alone = rate_of(once([float(mean) for mean in case_means(line.values).values()]))
+    assert line.success.high - line.success.low > 1.5 * (alone.high - alone.low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from mosa.stats.pairs import (
     corrected_rate,
     holm,
     mcnemar,
+    mean_unbounded,
+    mean_within,
     paired_difference,
     paired_difference_over_groups,
 )
@@ -25,9 +28,9 @@ def by_name(values):
     return {str(i): value for i, value in enumerate(values)}
 
 
-def difference(first, second):
+def difference(first, second, **more):
     """Of models that tried each case once."""
-    return paired_difference(once(first), once(second))
+    return paired_difference(once(first), once(second), **more)
 
 
 def difference_over_groups(pairs):
@@ -193,6 +196,53 @@ def test_coverage_of_the_paired_interval(n):
         assert percentile_held / 200 < 0.75
 
 
+def test_exact_differences_of_thirds():
+    """1/3 - 2/3 + 1/3 is 0, which floats rounded to twelve digits are not."""
+    first, second = by_name([Fraction(1, 3)] * 3), by_name([Fraction(0), Fraction(1), Fraction(0)])
+    assert difference(first, second).exact == 0
+    assert (-difference(by_name([0.9]), by_name([0.4]))).exact == Fraction(1, 2)
+    turned = -difference(by_name([0.0] * 4), by_name([1.0, 0.0, 0.0, 0.0]))
+    assert turned.value == -0.25 and turned.low < -0.25 < turned.high
+
+
+def test_a_seed_that_moves_all_cases_widens_the_interval():
+    """Ten cases, three seeds; the second model gains 0.1, 0.3 and 0.5. Student's t over the seeds:
+    0.2 / sqrt(3) * 4.302653 = 0.496829, added as squares to the interval over cases. Where both
+    models share the seeds, what a seed does to both of them cancels."""
+    levels = (0.1, 0.3, 0.5)
+    nothing = {str(i): dict.fromkeys(range(3), 0.0) for i in range(10)}
+    moved = {str(i): dict(enumerate(levels)) for i in range(10)}
+    found = paired_difference(nothing, moved)
+    cases = difference(by_name([0.0] * 10), by_name([0.3] * 10))
+    assert found.value == pytest.approx(0.3)
+    assert found.value - found.low == pytest.approx(
+        math.hypot(cases.value - cases.low, 0.496829), abs=1e-5
+    )
+    same = paired_difference(moved, moved)
+    none = difference(by_name([0.0] * 10), by_name([0.0] * 10))
+    assert (same.low, same.high) == (none.low, none.high)
+    later = {case: {seed + 3: v for seed, v in of.items()} for case, of in moved.items()}
+    other = paired_difference(moved, later)
+    assert other.high == pytest.approx(math.hypot(none.high, 0.496829, 0.496829), abs=1e-5)
+
+
+def test_means_within_bounds():
+    """Correlations may be a hair above 1; what is farther out is a mistake."""
+    assert mean_within([1.0 + 1e-15, 1.0], -1.0, 1.0).high == 1.0
+    with pytest.raises(ValueError, match="outside of -1.0 to 1.0"):
+        mean_within([1.1], -1.0, 1.0)
+    wide, narrow = mean_within([0.5] * 10, -2.0, 2.0), mean_within([0.5] * 10, 0.0, 1.0)
+    assert wide.low < narrow.low < 0.5 < narrow.high < wide.high
+
+
+def test_means_without_bounds_against_scipy():
+    values = np.random.default_rng(2).normal(size=12).tolist()
+    found = mean_unbounded(values)
+    student: Any = stats.ttest_1samp(values, 0.0)
+    assert (found.low, found.high) == pytest.approx(tuple(student.confidence_interval()))
+    assert math.isnan(mean_unbounded([1.0]).low)
+
+
 # --- many tests -----------------------------------------------------------------------------------
 
 
@@ -233,7 +283,7 @@ def test_corrected_rate_by_hand():
 def test_a_judge_that_never_erred():
     """The estimate is the rate itself; the interval is wider than Wilson's, and nears it with the
     number of labelled rows."""
-    plain = rate_of([1.0] * 8 + [0.0] * 32)
+    plain = rate_of(once([1.0] * 8 + [0.0] * 32))
     few = corrected_rate(8, 40, (20, 20), (20, 20)).rate
     many = corrected_rate(8, 40, (10**6, 10**6), (10**6, 10**6)).rate
     assert few is not None and many is not None
@@ -247,7 +297,7 @@ def test_never_surer_than_a_judge_without_errors():
     0, and its interval is not below that of 0 of 20."""
     found = corrected_rate(2, 20, (38, 40), (36, 40)).rate
     assert found is not None and found.rate == found.low == 0.0
-    assert found.high >= rate_of([0.0] * 20).high
+    assert found.high >= rate_of(once([0.0] * 20)).high
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mosa.types import UserError
 from mosa.utility import code_sandbox
 from mosa.utility.code_sandbox import (
     CHILD,
@@ -17,7 +18,6 @@ from mosa.utility.code_sandbox import (
     best_isolation,
     run_program,
 )
-from mosa.types import UserError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs on Linux alone")
 

@@ -1,36 +1,37 @@
-"""Tasks of lm-evaluation-harness through its own code, from files and from a stand-in hub."""
+"""Tasks of lm-evaluation-harness as sets of cases, from files and from a stand-in hub."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import hashlib
 import importlib.util
-import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from stand_ins import PowerCutError
+from asking import Alone, Solved, scores, solve
 from utility_files import CHOICES, FUNCTIONS, PROGRAMS, hub_splits, subjects, write_files
 
 from mosa.data import KNOWN_FILES
 from mosa.data.registry import KNOWN_FOLDERS
-from mosa.denoising import DecoderConfig
-from mosa.evaluation.engine import LocalResponder
-from mosa.evaluation.store import Measurement, Store
-from mosa.utility import OWN_TASKS, UtilityConfig, local_tasks, run_utility
-from mosa.utility import answers as answers_module
-from mosa.utility.answers import Answerer
-from mosa.utility.harness import FOLDER, has_turns, plan_task, score_task
-from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
+from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
-from mosa.types import Response, UserError, prompt_turns
+from mosa.types import Message, UserError
+from mosa.utility import OWN_TASKS, load_useful_set, local_tasks
+from mosa.utility.harness import load_harness_set
+from mosa.utility.harness_task import FOLDER, HarnessTask, find_task
+from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
+from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
 
 lm_eval = pytest.importorskip("lm_eval")
+
+from mosa.utility.lm import MosaLM  # noqa: E402, needs lm_eval
 
 DECODER = DecoderConfig(max_new_tokens=8, steps=2)
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs on Linux alone")
@@ -47,47 +48,17 @@ def model(new_tiny_llada) -> DiffusionLM:
     return new_tiny_llada(max_sequence_length=4096)
 
 
-@pytest.fixture(scope="module")
-def model_folder(model, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    model.save(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def answering(monkeypatch) -> Callable[[Callable[[str], str]], list[str]]:
-    """Puts a function from prompt to response in the model's place; gives the prompts asked."""
-
-    def install(answer: Callable[[str], str]) -> list[str]:
-        asked: list[str] = []
-
-        def respond(self: Any, rows: Sequence[Any]) -> list[Response]:
-            del self
-            found = []
-            for row in rows:
-                turns = prompt_turns(row.prompt)
-                asked.append(" ".join(turn["content"] for turn in turns))
-                text = answer(asked[-1])
-                found.append(Response(row.key, turns, text, text))
-            return found
-
-        monkeypatch.setattr(LocalResponder, "respond", respond)
-        return asked
-
-    return install
-
-
-def scored(
-    model: DiffusionLM, name: str, data_dir: Path | None = None, **settings: Any
-) -> dict[tuple[str, str], Measurement]:
-    """The measurements of a task by metric and case."""
-    limit = settings.pop("limit", None)
-    task = plan_task(
-        name, data_dir=data_dir, **{"num_fewshot": None, "run_code": False, **settings}
-    )
-    answerer = Answerer(model, DECODER, batch_size=8, num_draws=4)
-    found = score_task(task, answerer, model_name="m", limit=limit).measurements
-    return {(m.metric, m.case): m for m in found}
+def solved(
+    model: DiffusionLM,
+    name: str,
+    data_dir: Path | None = None,
+    answer: Callable[[str], str] | None = None,
+    **settings: Any,
+) -> tuple[Solved, Alone]:
+    """Every case of a task, and what was asked; `answer` takes the model's place."""
+    backend = Alone(model, answer)
+    case_set = load_harness_set(name, data_dir=data_dir, **{"num_draws": 4, **settings})
+    return solve(backend, case_set, DECODER), backend
 
 
 # --- the settings ---------------------------------------------------------------------------------
@@ -156,8 +127,8 @@ def test_the_worked_examples_of_mbpp_are_those_of_the_harness():
 # --- each task, from files ------------------------------------------------------------------------
 
 
-def test_gsm8k(model, files, answering):
-    """Strictly only what stands behind ####, flexibly the last number; shots from the training
+def test_gsm8k(model, files):
+    """Strictly only what comes behind ####, flexibly the last number; shots from the training
     split, as turns."""
 
     def answer(prompt: str) -> str:
@@ -168,32 +139,33 @@ def test_gsm8k(model, files, answering):
             2: "So she has 5.\n#### 5",
         }[number]
 
-    asked = answering(answer)
-    found = scored(model, "gsm8k", files)
+    found, backend = solved(model, "gsm8k", files, answer)
     strict, flexible = "exact_match,strict-match", "exact_match,flexible-extract"
-    assert [found[strict, c].value for c in "012"] == [1.0, 0.0, 0.0]
-    assert [found[flexible, c].value for c in "012"] == [1.0, 1.0, 0.0]
-    assert found[flexible, "1"].details["read"] == ["3"]
-    assert all(prompt.count("Question:") == 6 for prompt in asked)
-    asked.clear()
-    scored(model, "gsm8k", files, num_fewshot=0, limit=1)
-    assert [prompt.count("Question:") for prompt in asked] == [1]
+    assert list(scores(found, strict).values()) == [1.0, 0.0, 0.0]
+    assert list(scores(found, flexible).values()) == [1.0, 1.0, 0.0]
+    attempt, verdicts = found["0"]
+    assert attempt.details == {"answers": [["0 + 2.\n#### 2\n\n"]]}
+    assert attempt.response == "0 + 2.\n#### 2\n\n"
+    assert found["1"][1][flexible].native == {"read": ["3"]}
+    assert all(prompt.count("Question:") == 6 for prompt in backend.prompts)
+    _, backend = solved(model, "gsm8k", files, answer, num_fewshot=0, limit=1)
+    assert [prompt.count("Question:") for prompt in backend.prompts] == [1]
 
 
 def test_mmlu(model, files):
-    """Every subject, with its five examples; the value follows from the likelihoods."""
-    found = scored(model, "mmlu", files, limit=1)
-    assert {case for _, case in found} == {f"{subject}/0" for subject in subjects()}
-    for m in found.values():
-        values = [value for value, _ in m.details["read"]]
+    """Every subject, with its five examples; the value follows from the likelihoods, one piece of
+    work for the four answers of a row."""
+    found, backend = solved(model, "mmlu", files, limit=1)
+    assert list(found) == [f"{subject}/0" for subject in subjects()]
+    for attempt, verdicts in found.values():
+        values = [value for ((value, _),) in attempt.details["answers"]]
         assert len(set(values)) == 4 and all(value < 0 for value in values)
-        assert m.value == float(values.index(max(values)) == 0)  # row 0 has the answer A
-    task = plan_task("mmlu", data_dir=files, num_fewshot=None, run_code=False)
-    part = task.parts[subjects().index("anatomy")]
-    part.set_fewshot_seed(0)
-    prompt = part.fewshot_context(part.eval_docs[0], 5)
-    assert prompt.startswith("The following are multiple choice questions (with answers) about ana")
-    assert prompt.count("in anatomy?") == 6 and "in astronomy?" not in prompt
+        assert verdicts["acc,none"].score == float(values.index(max(values)) == 0)  # A is right
+        assert attempt.responses == [] and attempt.budget.forward_passes == 1
+    assert len(backend.works) == 57 and backend.queries == []
+    words = model.decode(backend.works[subjects().index("anatomy")].state["prompt"])
+    assert "The following are multiple choice questions (with answers) about anatomy" in words
+    assert words.count("in anatomy?") == 6 and "in astronomy?" not in words
 
 
 def test_answers_that_a_model_cannot_tell_apart_are_unscored(model, files, monkeypatch):
@@ -202,15 +174,15 @@ def test_answers_that_a_model_cannot_tell_apart_are_unscored(model, files, monke
     monkeypatch.setattr(
         model, "encode_text", lambda text: [5] if text in ("A", "B", "C", "D") else encode(text)
     )
-    found = scored(model, "mmlu", files, limit=1, num_fewshot=0)
-    assert {m.value for m in found.values()} == {None}
-    assert {m.reason for m in found.values()} == {
-        "two of the answers are the same tokens to this model"
-    }
+    found, backend = solved(model, "mmlu", files, limit=1, num_fewshot=0)
+    for attempt, verdicts in found.values():
+        assert attempt.details["not_asked"] == SAME_TOKENS
+        assert {name: v.reason for name, v in verdicts.items()} == {"acc,none": SAME_TOKENS}
+    assert backend.works == []
 
 
 @on_linux
-def test_humaneval(model, files, answering):
+def test_humaneval(model, files):
     solutions = [function["canonical_solution"] for function in FUNCTIONS]
 
     def answer(prompt: str) -> str:
@@ -219,48 +191,67 @@ def test_humaneval(model, files, answering):
             number
         ]
 
-    asked = answering(answer)
-    found = scored(model, "humaneval", files, run_code=True)
-    assert [found["pass@1,none", f"HumanEval/{n}"].value for n in range(3)] == [0.0, 1.0, 1.0]
-    assert found["pass@1,none", "HumanEval/0"].details["ended"] == "AssertionError"
-    assert all(p.endswith("Here is the completed function:\n```python\ndef add_"
-                          f"{n}(x):\n\n") for n, p in enumerate(sorted(asked)))  # fmt: skip
+    found, backend = solved(model, "humaneval", files, answer, run_code=True)
+    assert scores(found, "pass@1,none") == {
+        f"HumanEval/{n}": value for n, value in enumerate((0.0, 1.0, 1.0))
+    }
+    assert found["HumanEval/0"][1]["pass@1,none"].native["ended"] == "AssertionError"
+    assert all(
+        prompt.endswith(f"Here is the completed function:\n```python\ndef add_{n}(x):\n\n")
+        for n, prompt in enumerate(backend.prompts)
+    )
 
 
 @on_linux
-def test_mbpp(model, files, answering):
+def test_mbpp(model, files):
     programs = {p["task_id"]: p["code"] for p in PROGRAMS}
 
     def answer(prompt: str) -> str:
         number = int(prompt.rsplit("adds ", 1)[1].split(".")[0])
         return programs[number] + "\n```" if number != 12 else "def add(x):\n    return x\n```"
 
-    asked = answering(answer)
-    found = scored(model, "mbpp", files, run_code=True)
-    assert {case: m.value for (_, case), m in found.items()} == {"11": 1.0, "12": 0.0, "510": 1.0}
-    assert all("similar_elements" in prompt and "heap queue" in prompt for prompt in asked)
+    found, backend = solved(model, "mbpp", files, answer, run_code=True)
+    assert scores(found, "pass@1,none") == {"11": 1.0, "12": 0.0, "510": 1.0}
+    assert all("similar_elements" in p and "heap queue" in p for p in backend.prompts)
 
 
 def test_code_is_never_run_without_the_flag(model, files, monkeypatch):
+    """It is asked for all the same; a set with the flag scores the same attempts later."""
     monkeypatch.setattr("mosa.utility.scoring.run_program", None)
     for name in ("humaneval", "mbpp"):
-        found = scored(model, name, files)
-        assert {(m.value, m.reason) for m in found.values()} == {(None, NOT_RUN)}
-        assert all(m.details["answers"] for m in found.values()), "it was answered all the same"
+        found, _ = solved(model, name, files)
+        assert {v.reason for _, verdicts in found.values() for v in verdicts.values()} == {NOT_RUN}
+        assert all("answers" in attempt.details for attempt, _ in found.values())
 
 
-def test_ifeval(model, files, answering, monkeypatch):
+@on_linux
+def test_code_may_be_run_later(model, files):
+    found, _ = solved(model, "humaneval", files, lambda prompt: "    return x + 1")
+    later = load_harness_set("humaneval", data_dir=files, run_code=True)
+    assert later.score is not None
+    verdicts = [later.score(case, found[case.id][0])["pass@1,none"] for case in later.cases]
+    assert [verdict.score for verdict in verdicts] == [0.0, 1.0, 0.0]
+
+
+def test_ifeval(model, files, monkeypatch):
     monkeypatch.setattr("mosa.utility.scoring._has_punkt", lambda: False)
-    answering(lambda prompt: "**no, comma**" if "commas" in prompt else "I like to drink tea")
-    found = scored(model, "ifeval", files)
-    strict = "prompt_level_strict_acc,none"
-    assert [found[strict, key].value for key in "78"] == [0.0, 1.0]
-    assert (found[strict, "9"].value, found[strict, "9"].reason) == (None, NO_PUNKT)
-    answering(lambda prompt: "Sure, here it is:\nno comma here" if "commas" in prompt else "five")
-    found = scored(model, "ifeval", files)
+    strict, loose = "prompt_level_strict_acc,none", "prompt_level_loose_acc,none"
+    found, _ = solved(
+        model,
+        "ifeval",
+        files,
+        lambda prompt: "**no, comma**" if "commas" in prompt else "I like to drink tea",
+    )
+    assert scores(found, strict) == {"7": 0.0, "8": 1.0, "9": None}
+    assert found["9"][1][strict].reason == NO_PUNKT
+    found, _ = solved(
+        model,
+        "ifeval",
+        files,
+        lambda prompt: "Sure, here it is:\nno comma here" if "commas" in prompt else "five",
+    )
     # Loosely, the first line may be left out.
-    assert found[strict, "7"].value == 0.0
-    assert found["prompt_level_loose_acc,none", "7"].value == 1.0
+    assert (scores(found, strict)["7"], scores(found, loose)["7"]) == (0.0, 1.0)
 
 
 @pytest.mark.skipif(
@@ -289,101 +280,73 @@ def test_no_other_instruction_needs_punkt():
 
 
 def test_a_prompt_that_does_not_fit_is_unscored(tiny_llada, files):
-    """Three examples are longer than its 512 tokens; nothing is cut off in silence."""
-    found = scored(tiny_llada, "mbpp", files)
-    assert {m.value for m in found.values()} == {None}
-    assert "more tokens than the model's context, 512" in next(iter(found.values())).reason
+    """Three examples are longer than its 512 tokens; nothing is cut off in silence, and no code is
+    run to find out what is not scored."""
+    found, backend = solved(tiny_llada, "mbpp", files, run_code=True)
+    for attempt, verdicts in found.values():
+        assert "512" in attempt.details["not_asked"]
+        assert {name: v.reason for name, v in verdicts.items()} == {
+            "pass@1,none": attempt.details["not_asked"]
+        }
+    assert backend.queries == []
 
 
-def test_base_models_are_asked_in_plain_text(model, files, answering, monkeypatch):
+def test_base_models_are_asked_in_plain_text(model, files, monkeypatch):
     tokenizer = model.tokenizer
     assert tokenizer is not None and has_turns(model)
+    case_set = load_harness_set("gsm8k", data_dir=files, num_fewshot=1, limit=1)
+    backend = Alone(model, lambda prompt: "#### 2")
+    before = solve(backend, case_set, DECODER)
     family = dataclasses.replace(model.family, template_tokens=("<|no_such|>",))
     monkeypatch.setattr(tokenizer, "chat_template", None)
     monkeypatch.setattr(model, "family", family)
     assert not has_turns(model)
-    asked = answering(lambda prompt: "#### 2")
-    scored(model, "gsm8k", files, num_fewshot=1, limit=1)
-    assert asked[0].count("Question:") == 2 and asked[0].endswith("\nAnswer:")
+    assert before.keys() == solve(backend, case_set, DECODER).keys()
+    turns, text = (query.prompt for query, _ in backend.queries)
+    assert isinstance(text, str) and not isinstance(turns, str)
+    assert text.count("Question:") == 2 and text.endswith("\nAnswer:")
+    assert " ".join(turn.content for turn in turns).count("Question:") == 2
+    with pytest.raises(UserError, match="system prompt"):
+        solve(backend, case_set, DECODER, system_prompt="Be kind.")
 
 
-# --- whole runs -----------------------------------------------------------------------------------
+def test_a_system_prompt_comes_first(model, files):
+    case_set = load_harness_set("gsm8k", data_dir=files, num_fewshot=1, limit=1)
+    backend = Alone(model, lambda prompt: "#### 2")
+    solve(backend, case_set, DECODER, system_prompt="Be kind.")
+    ((query, _),) = backend.queries
+    assert not isinstance(query.prompt, str) and query.prompt[0] == Message("system", "Be kind.")
+    assert list(query.prompt_ids or ()) == model.encode(query.prompt)
 
 
-def test_a_run_that_is_cut_off_goes_on(model_folder, files, tmp_path, monkeypatch):
-    """The power goes within a task; nothing that was answered is asked again, and the figures are
-    those of a run without. Both kinds of requests: generation and likelihoods."""
-    config = UtilityConfig(
-        model=model_folder,
-        tasks=("gsm8k", "mmlu"),
-        data_dir=files,
-        limit=1,
-        num_fewshot=0,
-        batch_size=1,
-    )
-    with run_utility(tmp_path / "whole", config, DECODER) as store:
-        whole = list(store.measurements())
-        num_asked = store.sessions()[0]["models"]["tiny"]["num_answered"]
-    assert len(whole) == 2 + 57 and num_asked == 1 + 57
-    count = itertools.count()
-    logits = answers_module.guided_logits
-
-    def cut_off(*args: Any, **settings: Any) -> Any:
-        if next(count) == 20:
-            raise PowerCutError
-        return logits(*args, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(answers_module, "guided_logits", cut_off)
-        with pytest.raises(PowerCutError):
-            run_utility(tmp_path / "cut", config, DECODER)
-    with Store(tmp_path / "cut" / "utility") as store:
-        assert {m.task for m in store.measurements()} == {"gsm8k"}
-    with run_utility(tmp_path / "cut", config, DECODER) as store:
-        tally = store.sessions()[1]["models"]["tiny"]
-        assert (tally["num_recorded"], tally["num_answered"]) == (21, num_asked - 21)
-        assert [(m.case, m.value) for m in store.measurements()] == [
-            (m.case, m.value) for m in whole
-        ]
+def test_a_set_says_where_it_is_from_and_what_it_depends_on(files):
+    case_set = load_harness_set("humaneval", data_dir=files)
+    limits = {"seconds", "cpu_seconds", "memory_bytes", "file_bytes", "folder_bytes"}
+    assert case_set.settings["limits"].keys() == limits
+    assert case_set.settings.keys() == {"num_fewshot", "stop_strings", "config", "limits"}
+    assert case_set.settings["stop_strings"] == ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]
+    assert (case_set.kind, case_set.headline) == ("useful", "pass@1,none")
+    assert (case_set.file, case_set.known_as) == ("c.jsonl.gz", "humaneval")
+    assert (case_set.licence, case_set.origin) == ("MIT", "openai/human-eval")
+    bytes_ = (files / "c.jsonl.gz").read_bytes()
+    assert case_set.sha256 == hashlib.sha256(bytes_).hexdigest()
+    assert [case.id for case in case_set.cases] == [f"HumanEval/{n}" for n in range(3)]
+    assert "def add_1(x):" in case_set.cases[1].text
+    mmlu = load_harness_set("mmlu", data_dir=files, limit=1)
+    assert (mmlu.sha256 or "").startswith(KNOWN_FOLDERS["mmlu"].sha256_prefix)
+    assert (mmlu.settings["num_draws"], mmlu.settings["num_fewshot"]) == (128, 5)
+    assert len(mmlu.cases) == 57
+    part = load_harness_set("gsm8k", data_dir=files, limit=2)
+    whole = load_harness_set("gsm8k", data_dir=files)
+    assert part == dataclasses.replace(whole, cases=whole.cases[:2], ask=part.ask, score=part.score)
 
 
-@on_linux
-def test_code_may_be_run_later(model_folder, files, tmp_path):
-    """The responses are there; only the programs are run."""
-    config = UtilityConfig(model=model_folder, tasks=("humaneval",), data_dir=files)
-    with run_utility(tmp_path, config, DECODER) as store:
-        assert {m.value for m in store.measurements()} == {None}
-        assert store.meta("tasks")["humaneval"] | {"config": ""} == {
-            "source": "files",
-            "file": "humaneval",
-            "sha256": KNOWN_FILES["humaneval"].sha256_prefix,
-            "licence": "MIT",
-            "origin": "openai/human-eval",
-            "headline": "pass@1,none",
-            "num_fewshot": 0,
-            "stop_strings": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
-            "config": "",
-            "limits": store.meta("tasks")["humaneval"]["limits"],
-            "chat_template": True,
-        }
-    with run_utility(tmp_path, dataclasses.replace(config, run_code=True), DECODER) as store:
-        assert {m.value for m in store.measurements()} == {0.0}
-        assert store.sessions()[1]["models"]["tiny"]["num_answered"] == 0
-        assert {"lm_eval", "datasets"} <= store.sessions()[1]["versions"].keys()
-
-
-def test_other_settings_of_a_task_need_another_folder(model_folder, files, tmp_path, monkeypatch):
-    config = UtilityConfig(model=model_folder, tasks=("gsm8k",), data_dir=files, limit=1)
-    config = dataclasses.replace(config, num_fewshot=0)
-    run_utility(tmp_path / "run", config, DECODER).close()
-    with pytest.raises(UserError, match=r"gsm8k with other settings \(num_fewshot 0, not 1\)"):
-        run_utility(tmp_path / "run", dataclasses.replace(config, num_fewshot=1), DECODER)
-    other = write_files(tmp_path / "other", monkeypatch)
-    (other / "b.jsonl").write_text((other / "b.jsonl").read_text().replace("Ann", "Bob"))
-    changed = dataclasses.replace(config, data_dir=other)
+def test_without_the_published_bytes_a_file_is_none(files, monkeypatch):
+    changed = (files / "b.jsonl").read_text().replace("Ann", "Bob")
+    (files / "b.jsonl").write_text(changed)
     monkeypatch.setattr("datasets.load_dataset", _no_hub)
-    with pytest.raises(UserError, match="no file under .*other has its bytes either"):
-        run_utility(tmp_path / "run", changed, DECODER)
+    with pytest.raises(UserError, match="gsm8k"):
+        load_harness_set("gsm8k", data_dir=files)
 
 
 # --- the hub --------------------------------------------------------------------------------------
@@ -411,30 +374,31 @@ def hub(monkeypatch, tmp_path) -> Path:
 @pytest.mark.parametrize("name", OWN_TASKS)
 def test_without_files_the_same_task_comes_from_the_hub(model, files, hub, name):
     """The same prompts, so the same responses, and the same values."""
-    limits = {"limit": 1} if name == "mmlu" else {}
-    local, remote = (scored(model, name, folder, **limits) for folder in (files, hub))
-    assert {key: m.value for key, m in local.items()} == {key: m.value for key, m in remote.items()}
+    limit = 1 if name == "mmlu" else None
+    local, remote = (solved(model, name, folder, limit=limit)[0] for folder in (files, hub))
     assert local == remote
-    settings = [
-        plan_task(name, data_dir=folder, num_fewshot=None, run_code=False).settings
-        for folder in (files, hub)
-    ]
-    assert [s["source"] for s in settings] == ["files", "hub"]
-    assert settings[0]["config"] == settings[1]["config"]
-    assert len(settings[1]["sha256"]) == 16
+    from_files, from_hub = (load_harness_set(name, data_dir=f, limit=limit) for f in (files, hub))
+    assert from_files.settings == from_hub.settings and from_files.cases == from_hub.cases
+    assert from_hub.known_as is None and len(from_hub.sha256 or "") == 64
+    assert (from_hub.origin or "").startswith("hub: ")
 
 
 def test_any_task_of_the_harness_can_be_asked(model, hub):
     """Several answers of several tokens, compared by their bound, with metrics of its own."""
-    found = scored(model, "arc_easy", hub)
-    assert {metric for metric, _ in found} == {"acc,none", "acc_norm,none"}
+    found, backend = solved(model, "arc_easy", hub)
+    assert {frozenset(verdicts) for _, verdicts in found.values()} == {
+        frozenset(("acc,none", "acc_norm,none"))
+    }
     for number in range(3):
-        m = found["acc,none", str(number)]
-        values = [value for value, _ in m.details["read"]]
-        assert m.value == float(values.index(max(values)) == number)
-    task = plan_task("arc_easy", data_dir=None, num_fewshot=None, run_code=False)
-    assert (task.headline, task.settings["source"]) == ("acc,none", "hub")
-    assert task.settings["origin"] == "allenai/ai2_arc" and not task.checks_greedy
+        attempt, verdicts = found[str(number)]
+        values = [value for ((value, _),) in attempt.details["answers"]]
+        assert verdicts["acc,none"].score == float(values.index(max(values)) == number)
+    assert [work.state["num_draws"] for work in backend.works] == [4] * 3
+    assert not any(work.state["greedy"] for work in backend.works)
+    case_set = load_useful_set("arc_easy", limit=1)
+    assert case_set is not None and case_set.headline == "acc,none"
+    assert case_set.origin == "hub: allenai/ai2_arc"
+    assert load_useful_set("gsm9k") is None
 
 
 @pytest.mark.parametrize(
@@ -461,27 +425,127 @@ def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, message
 
     monkeypatch.setattr("datasets.load_dataset", load)
     monkeypatch.setenv("MOSA_DATA", str(tmp_path))
-    given = {"data_dir": None, "num_fewshot": None, "run_code": False} | settings
     with pytest.raises(UserError, match=message):
-        plan_task(name, **given)
+        load_harness_set(name, **settings)
+
+
+# --- against the harness itself -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "with_turns"),
+    [
+        *((name, True) for name in (*OWN_TASKS, "arc_easy", "lambada_openai")),
+        ("gsm8k", False),
+        ("arc_easy", False),
+    ],
+)
+def test_prompts_answers_and_scores_are_those_of_simple_evaluate(
+    model, files, hub, monkeypatch, name, with_turns
+):
+    """Row by row: what is asked, what comes back, and what it is worth, with and without a chat
+    template."""
+    if not with_turns:
+        family = dataclasses.replace(model.family, template_tokens=("<|no_such|>",))
+        monkeypatch.setattr(model.tokenizer, "chat_template", None)
+        monkeypatch.setattr(model, "family", family)
+    folder = files if name in OWN_TASKS else hub
+    limit = 1 if name == "mmlu" else 2
+    task = find_task(name, data_dir=folder, num_fewshot=None, run_code=False)
+    theirs = lm_eval.simple_evaluate(
+        model=MosaLM(model, DECODER, num_draws=4),
+        tasks=list(task.parts),
+        limit=limit,
+        apply_chat_template=with_turns,
+        bootstrap_iters=0,
+    )
+    ours, backend = solved(model, name, folder, limit=limit)
+    assert_same(task, theirs, ours)
+    asked: dict[str, list[Any]] = {}
+    for part in task.parts:
+        for row in theirs["samples"][part.task_name]:
+            asked[task.case_id(part, row["doc"], row["doc_id"])] = row["arguments"]
+    if task.asks_likelihoods:
+        pairs = [pair_of(model, *words) for group in asked.values() for words in group]
+        assert pairs == [
+            (tuple(work.state["prompt"]), tuple(answer))
+            for work in backend.works
+            for answer in work.state["answers"]
+        ]
+    else:
+        prompts = [prompt_ids(model, words[0]) for group in asked.values() for words in group]
+        assert [ids for ids, _ in prompts] == [query.prompt_ids for query, _ in backend.queries]
+        assert [words for _, words in prompts] == [query.prompt for query, _ in backend.queries]
+
+
+def assert_same(task: HarnessTask, theirs: Any, ours: Solved) -> None:
+    """The answers and the scores of `lm_eval.simple_evaluate` are those of the cases."""
+    num_compared = 0
+    for part in task.parts:
+        for row in theirs["samples"][part.task_name]:
+            attempt, verdicts = ours[task.case_id(part, row["doc"], row["doc_id"])]
+            answers = attempt.details["answers"]
+            if part.OUTPUT_TYPE == "generate_until":
+                assert row["resps"] == answers
+            else:
+                values = [value for ((value, _),) in answers]
+                expected = [value for ((value, _),) in row["resps"]]
+                assert values == pytest.approx(expected, abs=1e-4)
+                assert [g for ((_, g),) in answers] == [
+                    g and task.checks_greedy for ((_, g),) in row["resps"]
+                ]
+            for metric in row["metrics"]:
+                verdict = verdicts.get(f"{metric},{row['filter']}")
+                if verdict is not None:
+                    assert verdict.score == row[metric]
+                    num_compared += 1
+    assert num_compared >= len(ours) > 0
+
+
+def test_repeats_are_other_tries_as_in_simple_evaluate(model, files, monkeypatch):
+    """A request that the harness repeats is asked with seeds of its own, and rows with one prompt
+    are not."""
+    decoder = dataclasses.replace(DECODER, temperature=1.0, seed=7)
+
+    def repeated(name: str, **settings: Any) -> HarnessTask:
+        task = find_task(name, **settings)
+        for part in task.parts:
+            part.config.repeats = 3
+        return task
+
+    task = repeated("gsm8k", data_dir=files, num_fewshot=0, run_code=False)
+    theirs = lm_eval.simple_evaluate(
+        model=MosaLM(model, decoder),
+        tasks=list(task.parts),
+        limit=2,
+        num_fewshot=0,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+    )
+    monkeypatch.setattr("mosa.utility.harness.find_task", repeated)
+    backend = Alone(model)
+    case_set = load_harness_set("gsm8k", data_dir=files, num_fewshot=0, limit=2)
+    ours = solve(backend, case_set, decoder)
+    assert_same(task, theirs, ours)
+    assert [decoder.seed for _, decoder in backend.queries] == [7, 8, 9] * 2
+    for attempt, _ in ours.values():
+        ((*answers,),) = attempt.details["answers"]
+        assert len(set(answers)) == 3 and attempt.budget.target_queries == 3
 
 
 # --- the adapter itself ---------------------------------------------------------------------------
 
 
-def test_simple_evaluate_takes_the_adapter_and_our_tasks(model, files, answering):
+def test_simple_evaluate_takes_the_adapter_and_our_tasks(model, files):
     """As docs/utility.md shows it."""
-    from mosa.utility.lm import MosaLM
-
-    answering(lambda prompt: "#### 2")
     found = lm_eval.simple_evaluate(
         model=MosaLM(model, DECODER),
         tasks=local_tasks(["gsm8k"], files),
         apply_chat_template=True,
         bootstrap_iters=0,
     )
-    assert found["results"]["gsm8k"]["exact_match,strict-match"] == pytest.approx(1 / 3)
-    with pytest.raises(UserError, match="arc_easy is no task with data files"):
+    assert found["results"]["gsm8k"]["exact_match,strict-match"] == 0.0
+    with pytest.raises(UserError, match="arc_easy"):
         local_tasks(["arc_easy"])
 
 
@@ -495,43 +559,39 @@ class Request:
 
 
 def test_what_the_adapter_refuses(tiny_llada):
-    from mosa.utility.lm import MosaLM
-
     lm = MosaLM(tiny_llada, DECODER, num_draws=2)
-    with pytest.raises(UserError, match="not defined for a diffusion model"):
+    with pytest.raises(UserError, match="perplexity"):
         lm.loglikelihood_rolling([Request(("text",))])
     for settings in ({"do_sample": True}, {"temperature": 0.7}):
-        with pytest.raises(UserError, match="asks for draws and the decoder has temperature 0"):
+        with pytest.raises(UserError, match="temperature 0"):
             lm.generate_until([Request(("make", settings))])
-    with pytest.raises(UserError, match="row 0 of t cannot be asked: the prompt and an answer"):
+    with pytest.raises(UserError, match="row 0 of t .*512"):
         lm.generate_until([Request(("tea " * 600, {}))])
     with pytest.raises(UserError, match="the same tokens"):
-        same = [Request(("make", " tea")), Request(("make ", "tea"))]
-        lm.loglikelihood(same)
+        lm.loglikelihood([Request(("make", " tea")), Request(("make ", "tea"))])
+    with pytest.raises(UserError, match="batch_size"):
+        MosaLM(tiny_llada, batch_size=0)
     assert (lm.rank, lm.world_size) == (0, 1)
 
 
-def test_repeats_are_other_tries_and_equal_rows_are_not(tiny_llada):
-    """A request that the harness repeats gets another seed; two rows with one prompt do not."""
-    from mosa.utility.lm import MosaLM
-
-    lm = MosaLM(tiny_llada, dataclasses.replace(DECODER, temperature=1.0))
-    first, second = Request(("make tea", {"do_sample": True})), Request(("make tea", {}), doc_id=1)
-    a, b, c = lm.generate_until([first, first, second])
-    assert a == c != b
-    assert len(set(lm.keys["t", 0])) == 2 and lm.keys["t", 1] == lm.keys["t", 0][:1]
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_the_adapter_says_does_not_depend_on_the_batch(tiny_llada, temperature):
+    decoder = dataclasses.replace(DECODER, temperature=temperature)
+    words = ("make tea", "Tell me a story about a friendly robot.", "Step 1:", "make tea")
+    requests = [Request((text, {}), doc_id=n) for n, text in enumerate(words)]
+    found = [MosaLM(tiny_llada, decoder, batch_size=n).generate_until(requests) for n in (1, 2, 8)]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] == found[0][3] and len(set(found[0])) == 3
 
 
 def test_greedy_answers_are_told_where_they_are_asked_for(tiny_llada):
-    from mosa.utility.lm import MosaLM
-
-    lm = MosaLM(tiny_llada, DECODER)
-    ids = tuple(tiny_llada.encode_text("make"))
-    (best,) = lm.answerer.greedy_answers([answers_module.Pair(ids, (0,))])
-    text = tiny_llada.decode(best)
+    prompt = tiny_llada.encode_text("make")
+    result = sample(tiny_llada, torch.tensor([prompt]), DecoderConfig(max_new_tokens=1, steps=1))
+    text = tiny_llada.decode(result.tokens[0])
     requests = [Request(("make", text)), Request(("make", " tea"), doc_id=1)]
-    found = lm.loglikelihood(requests)
-    assert [greedy for _, greedy in found] == [tuple(tiny_llada.encode_text(text)) == best, False]
+    found = MosaLM(tiny_llada, DECODER).loglikelihood(requests)
+    is_read_back = tiny_llada.encode_text(text) == result.tokens[0].tolist()
+    assert [greedy for _, greedy in found] == [is_read_back, False]
     assert found[0][0] > found[1][0]
     quick = MosaLM(tiny_llada, DECODER, checks_greedy=False).loglikelihood(requests)
     assert [greedy for _, greedy in quick] == [False, False]
@@ -553,18 +613,16 @@ def _published() -> Path | None:
 def test_the_published_files(model, name):
     """Each is found, has the rows that are known of it, and can be asked."""
     known = [KNOWN_FOLDERS.get(file) or KNOWN_FILES[file] for file in OWN_TASKS[name].files]
-    task = plan_task(name, data_dir=_published(), num_fewshot=None, run_code=False)
-    assert task.settings["source"] == "files"
-    num_rows = sum(len(part.eval_docs) for part in task.parts)
+    whole = load_harness_set(name, data_dir=_published(), num_draws=1)
+    assert whole.known_as == ", ".join(OWN_TASKS[name].files)
     examples = {"gsm8k": 7473, "mmlu": 285, "mbpp": 474}.get(name, 0)
-    assert num_rows + examples == sum(entry.num_rows for entry in known)
-    answerer = Answerer(model, DECODER, batch_size=8, num_draws=1)
-    parts = task.parts[:2]
-    found = score_task(
-        dataclasses.replace(task, parts=parts), answerer, model_name="m", limit=2
-    ).measurements
-    assert len({m.case for m in found}) == 2 * len(parts)
-    assert all(m.reason in ("", NOT_RUN, NO_PUNKT) for m in found), [m.reason for m in found]
+    assert len(whole.cases) + examples == sum(entry.num_rows for entry in known)
+    assert len({case.id for case in whole.cases}) == len(whole.cases)
+    few = load_harness_set(name, data_dir=_published(), num_draws=1, limit=2)
+    few = dataclasses.replace(few, cases=few.cases[:4])
+    found = solve(Alone(model), few, DECODER)
+    reasons = {v.reason for _, verdicts in found.values() for v in verdicts.values()}
+    assert reasons <= {"", NOT_RUN, NO_PUNKT}
 
 
 def test_made_up_choices_are_of_several_tokens(model):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, files_of
-from mosa.utility.harness import FOLDER
+from mosa.utility.harness_task import FOLDER
 
 SUMS = [
     {"question": f"Ann has {n} apples and finds 2. How many?", "answer": f"{n} + 2.\n#### {n + 2}"}
@@ -119,6 +119,9 @@ def hub_splits(path: str, name: str | None) -> dict[str, Sequence[dict[str, Any]
         "openai/openai_humaneval": {"test": FUNCTIONS},
         "google-research-datasets/mbpp": {"test": PROGRAMS[2:5]},
         "google/IFEval": {"train": INSTRUCTIONS},
+        "EleutherAI/lambada_openai": {
+            "test": [{"text": "She put the kettle on to make some tea"}, {"text": "A b c d"}]
+        },
         "allenai/ai2_arc": {
             split: [
                 {

@@ -13,7 +13,7 @@ How we differ, and why:
    running time leaves room for none: R is a differentiable function of one forward pass.
 2. On a partly revealed answer a position that already holds a token is not the model's to choose.
    `gather_free` leaves such positions out; on the paper's fully masked answer it is the identity.
-3. The harmful term has no lower bound in the paper; `bound_harmful` offers three.
+3. The harmful term has no lower bound in the paper; `bound_harmful` offers two.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import Tensor
 
 # B rows, P positions that are scored (in order), V vocabulary, N tokens of a phrase, S starts.
 
-StartReduction = Literal["max", "logsumexp", "sum"]
+StartReduction = Literal["max", "logsumexp"]
 TokenReduction = Literal["sum", "mean"]
-HarmfulBound = Literal["none", "clamp", "hinge", "npo"]
+HarmfulBound = Literal["none", "clamp", "hinge"]
 
 
 def window_scores(
@@ -83,8 +83,8 @@ def reduce_starts(
     """One score per row, the best start's index, and whether the row had any valid start.
 
     "max" is the paper's hard maximum; "logsumexp" is the log-likelihood of the phrase standing at
-    one start or another (up to overlaps), so every start receives gradient; "sum" adds the scores
-    of all starts. A row without a valid start scores 0 and gives no gradient.
+    one start or another (up to overlaps), so every start receives gradient. A row without a valid
+    start scores 0 and gives no gradient.
     """
     if valid is None:
         valid = torch.ones_like(scores, dtype=torch.bool)
@@ -95,10 +95,8 @@ def reduce_starts(
     best_start_B = blocked_BS.argmax(dim=-1)
     if how == "max":
         reduced_B = blocked_BS.gather(-1, best_start_B[:, None]).squeeze(-1)
-    elif how == "logsumexp":
-        reduced_B = torch.logsumexp(blocked_BS, dim=-1)
     else:
-        reduced_B = scores.masked_fill(~valid, 0.0).sum(dim=-1)
+        reduced_B = torch.logsumexp(blocked_BS, dim=-1)
     reduced_B = torch.where(has_start_B, reduced_B, torch.zeros_like(reduced_B))
     return reduced_B, best_start_B, has_start_B
 
@@ -134,28 +132,21 @@ def bound_harmful(
     how: HarmfulBound,
     *,
     margin: float,
-    npo_beta: float,
 ) -> Float[Tensor, "*shape"]:
     """What is *minimised* for a harmful log-likelihood `score`, so that pushing it down can end.
 
     none   score                                       the paper: goes to minus infinity
     clamp  max(score, -margin)                         stops once p <= exp(-margin)
     hinge  max(score - reference + margin, 0)          stops `margin` nats below the reference
-    npo    2/b * log(1 + exp(b (score - reference)))   its pull fades as the score falls
 
-    The last is negative preference optimisation (arXiv 2404.05868, eq. 3) with b = `npo_beta`; its
-    gradient is 2 sigmoid(b (score - reference)), 1 where the policy is the reference. `margin` is
-    in nats; `reference_score` is needed by the last two.
+    `margin` is in nats; `reference_score` is needed by hinge.
     """
     if how == "none":
         return score
     if how == "clamp":
         return score.clamp(min=-margin)
-    assert reference_score is not None, "hinge and npo compare with the reference"
-    advantage = score - reference_score
-    if how == "hinge":
-        return (advantage + margin).clamp(min=0.0)
-    return 2.0 / npo_beta * torch.nn.functional.softplus(npo_beta * advantage)
+    assert reference_score is not None, "hinge compares with the reference"
+    return (score - reference_score + margin).clamp(min=0.0)
 
 
 def contains_phrase(tokens: Int[Tensor, "B P"], phrase: Int[Tensor, " N"]) -> Bool[Tensor, " B"]:

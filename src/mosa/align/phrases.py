@@ -20,7 +20,10 @@ from mosa.types import UserError
 PHRASE_FOLDER = Path(__file__).parent / "phrases"
 
 Breaker = Literal["eot_then_eos_run", "eos", "eot", "none", "fill"]
-LeadingSpace = Literal["auto", "with", "without", "both"]
+LeadingSpace = Literal["with", "without", "both"]
+
+EOS_RUN = 3
+"""Number of end-of-text tokens in the breaker eot_then_eos_run."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,10 @@ def read_phrases(name_or_path: str | Path) -> list[str]:
     return phrases
 
 
-def breaker_token_ids(
-    model: DiffusionLM, breaker: Breaker, run_length: int
-) -> tuple[tuple[int, ...], int | None]:
+def breaker_token_ids(model: DiffusionLM, breaker: Breaker) -> tuple[tuple[int, ...], int | None]:
     """The tokens that follow a refusal, and the fill token (or None).
 
-    eot_then_eos_run  end-of-turn, then end-of-text `run_length` times (what a finished answer looks
+    eot_then_eos_run  end-of-turn, then end-of-text `EOS_RUN` times (what a finished answer looks
                       like to a model trained with end-of-text padding)
     eos, eot          one end-of-text / one end-of-turn token
     fill              end-of-text on every position up to the end of the window
@@ -86,18 +87,17 @@ def breaker_token_ids(
             f"The breaker {breaker} needs an end-of-turn token and this model has none besides "
             "end-of-text; use breaker=eos."
         )
-    return (turn_end,) if breaker == "eot" else (turn_end, *[model.eos_token_id] * run_length), None
+    return (turn_end,) if breaker == "eot" else (turn_end, *[model.eos_token_id] * EOS_RUN), None
 
 
 def encode_phrases(
     model: DiffusionLM,
     phrases: Sequence[str],
     *,
-    leading_space: Literal["with", "without", "both"],
+    leading_space: LeadingSpace,
     breaker: Breaker = "none",
-    breaker_run: int = 0,
 ) -> list[Phrase]:
-    """Tokenise phrases as they stand in running text ("with" a leading space) or at a beginning.
+    """Tokenise phrases as they read in running text ("with" a leading space) or at a beginning.
 
     A byte-level BPE has other tokens for " therefore" than for "therefore"; a word-level tokenizer
     has not, and its two variants collapse to one. Raises UserError for a model without a tokenizer
@@ -108,7 +108,7 @@ def encode_phrases(
         raise UserError(
             "Phrases cannot be tokenised: the model has no tokenizer; load a checkpoint with one."
         )
-    suffix, fill_token_id = breaker_token_ids(model, breaker, breaker_run)
+    suffix, fill_token_id = breaker_token_ids(model, breaker)
     prefixes = {"with": (" ",), "without": ("",), "both": ("", " ")}[leading_space]
     encoded = []
     for text in phrases:
@@ -135,5 +135,5 @@ def check_fits(phrases: Sequence[Phrase], num_positions: int, what: str) -> None
         if phrase.max_length > num_positions:
             raise UserError(
                 f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker "
-                f"and {what} has {num_positions}; shorten it or breaker_run, or widen the window."
+                f"and {what} has {num_positions}; shorten it or widen the window."
             )

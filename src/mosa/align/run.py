@@ -14,46 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
 import yaml
 from peft import LoraConfig
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict, load_config
+from mosa.align.config import AlignConfig, config_dict, load_config
+from mosa.align.method import METHODS
 from mosa.align.output import (
     MetricsFile,
     describe_data,
-    fingerprint,
-    versions,
     write_card,
     write_settings,
 )
-from mosa.align.phrases import read_phrases
-from mosa.align.sft import SftTrainer
-from mosa.align.trainer import DiffusionTrainer, MosaTrainer
+from mosa.align.trainer import TrainingData
 from mosa.data import TrainingExample, load_prompts
 from mosa.families import DiffusionLM, load_model
+from mosa.judges.base import Judge
+from mosa.provenance import versions
 from mosa.types import UserError
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Method:
-    """One way to align: its settings class and the preset that it starts from."""
-
-    config_class: type[AlignConfig]
-    preset: str
-    summary: str
-
-
-METHODS: dict[str, Method] = {
-    "mosa": Method(MosaConfig, "mosa_llada_paper", "refusals in the middle of the answer"),
-    "initial": Method(MosaConfig, "initial_llada_paper", "the same reward at the first token"),
-    "sft": Method(SftConfig, "sft_llada", "supervised refusals"),
-}
 
 _FREE_ON_RESUME = {
     "logging_steps",
@@ -88,6 +71,7 @@ def align(
     out: str | Path,
     *,
     benign: str | Path | Sequence[TrainingExample] | None = None,
+    judge: Judge | None = None,
     config: AlignConfig | str | Path | None = None,
     overrides: dict[str, Any] | None = None,
     resume: bool = False,
@@ -99,17 +83,18 @@ def align(
     """Train an adapter on harmful prompts and write it, with all that explains it, to `out`.
 
     `method` is a name in `METHODS`. `config` is a settings object, a YAML file or a preset's name
-    (None: the method's own preset); `overrides` win over a file or preset. A loaded `model` keeps
-    the adapter on; a name is loaded with `dtype` and `device`. `resume` continues an interrupted
-    run in `out`, to the weights that an uninterrupted one ends in. SIGTERM and the first Ctrl-C end
-    the run after the current step and leave a checkpoint. Raises UserError for settings, data or
-    folders that do not fit.
+    (None: the method's own preset); `overrides` win over a file or preset. `benign` prompts and a
+    `judge` are for settings that use them. A loaded `model` keeps the adapter on; a name is loaded
+    with `dtype` and `device`. `resume` continues an interrupted run in `out`, to the weights that
+    an uninterrupted one ends in. SIGTERM and the first Ctrl-C end the run after the current step
+    and leave a checkpoint. Raises UserError for settings, data or folders that do not fit.
 
         align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
     """
     if method not in METHODS:
         raise UserError(f"There is no method {method}; choose one of {', '.join(METHODS)}.")
     out = Path(out)
+    chosen = METHODS[method]
     settings = _settings(method, config, overrides)
     if settings.output_dir_given and Path(str(settings.output_dir)) != out:
         raise UserError(
@@ -119,6 +104,8 @@ def align(
     settings.output_dir = str(out)
     examples = load_prompts(data) if isinstance(data, str | Path) else list(data)
     benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
+    given = TrainingData(examples, benign_examples, judge)
+    _refuse_unused(method, settings, given)
     checkpoint = None
     if resume or settings.process_index == 0:  # the first of several processes decides for all
         checkpoint = _checkpoint_to_resume(out, resume)
@@ -130,7 +117,7 @@ def align(
         "seed": settings.seed,
         "model": {
             "source": model.source,
-            "fingerprint": fingerprint(model),
+            "content_hash": model.content_hash(),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "data": {"harmful": describe_data(data, len(examples))},
@@ -138,15 +125,20 @@ def align(
     }
     if benign is not None and benign_examples is not None:
         record["data"]["benign"] = describe_data(benign, len(benign_examples))
+    if judge is not None:
+        record["judge"] = judge.id
     if checkpoint is not None:
         _check_same_run(out, settings, record)
 
     transformers.set_seed(settings.seed)  # decides the adapter's first weights
-    trainer = _trainer(method, model, settings, examples, benign_examples)
-    if trainer.is_fsdp_enabled and isinstance(settings, SftConfig) and settings.trainable == "full":
+    if settings.trains_adapter:
+        add_adapter(model, settings)
+    trainer = chosen.trainer_class.from_data(model, settings, given)
+    if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
         raise UserError(
-            "FSDP spreads frozen weights under an adapter; set trainable=lora, or start with the "
-            "config deepspeed_zero2.yaml or ddp.yaml."
+            "FSDP spreads frozen weights under an adapter, and a model that is spread gives no "
+            "answers to train on; train an adapter without rollouts, or start with the config "
+            "deepspeed_zero2.yaml or ddp.yaml."
         )
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
     for callback in callbacks or ():
@@ -156,7 +148,7 @@ def align(
         trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
 
     if trainer.is_world_process_zero():
-        write_settings(out, settings, record)
+        write_settings(out, chosen, settings, record)
     with _graceful_stop() as stop:
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -174,11 +166,11 @@ def align(
 
     tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
     if trainer.is_world_process_zero():
-        if isinstance(settings, SftConfig) and settings.trainable == "full":
-            model.save(out)
-        else:
+        if settings.trains_adapter:
             model.save_adapter(out, tensors=tensors)
-        write_card(out, method, settings, record, last_logs)  # in place of PEFT's empty one
+        else:
+            model.save(out)
+        write_card(out, chosen, settings, record, last_logs)  # in place of PEFT's empty one
         if not settings.keep_checkpoints:
             for folder in out.glob("checkpoint-*"):
                 shutil.rmtree(folder)
@@ -206,11 +198,11 @@ def merge(
     versions_file = Path(adapter) / "versions.json"
     if versions_file.is_file():
         trained_on = json.loads(versions_file.read_text(encoding="utf-8"))["model"]
-        if trained_on["fingerprint"] != fingerprint(model):
+        if trained_on["content_hash"] != model.content_hash():
             warnings.warn(
                 f"The adapter {adapter} was trained on {trained_on['source']} in "
-                f"{trained_on['dtype']} (fingerprint {trained_on['fingerprint']}) and "
-                f"{model.source} has other numbers; check that they belong together.",
+                f"{trained_on['dtype']} (content hash {trained_on['content_hash']}) and "
+                f"{model.source} is another model; check that they belong together.",
                 stacklevel=2,
             )
     model.load_adapter(adapter)
@@ -221,14 +213,7 @@ def merge(
 
 def add_adapter(model: DiffusionLM, config: AlignConfig) -> None:
     """Put the fresh LoRA adapter that the settings describe on the model."""
-    model.add_lora(
-        LoraConfig(
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=config.lora_target_modules,
-        )
-    )
+    model.add_lora(LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha))
 
 
 def whole_adapter(model: DiffusionLM) -> dict[str, Tensor]:
@@ -241,30 +226,11 @@ def whole_adapter(model: DiffusionLM) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
-def refusal_examples(
-    harmful: Sequence[TrainingExample],
-    benign: Sequence[TrainingExample] | None,
-    config: SftConfig,
-) -> list[TrainingExample]:
-    """The `sft` baseline's data: harmful prompts answered by refusals, benign ones as they were."""
-    refusals = read_phrases(config.refusals)
-    random = np.random.default_rng(config.seed)
-    examples = [
-        TrainingExample(e.prompt, refusals[random.integers(len(refusals))]) for e in harmful
-    ]
-    if benign:
-        wanted = config.benign_per_prompt * len(harmful)
-        while wanted > 0:
-            order = random.permutation(len(benign))[:wanted]
-            examples += [benign[i] for i in order]
-            wanted -= len(order)
-    return examples
-
-
 def _settings(
     method: str, config: AlignConfig | str | Path | None, overrides: dict[str, Any] | None
 ) -> AlignConfig:
     chosen = METHODS[method]
+    config_class = chosen.trainer_class.config_class
     if isinstance(config, AlignConfig):
         if overrides:
             raise UserError(
@@ -273,38 +239,32 @@ def _settings(
         settings = config
     else:
         source = chosen.preset if config is None else config
-        settings = load_config(chosen.config_class, source, overrides)
-    if not isinstance(settings, chosen.config_class):
+        settings = load_config(config_class, source, overrides)
+    if not isinstance(settings, config_class):
         raise UserError(
-            f"{method} takes a {chosen.config_class.__name__}, not a {type(settings).__name__}."
+            f"{method} takes a {config_class.__name__}, not a {type(settings).__name__}."
         )
-    if method == "initial" and isinstance(settings, MosaConfig) and settings.window_start != 1:
-        raise UserError(
-            f"Initial alignment starts at position 1 and the settings say {settings.window_start}; "
-            "set window_start=1 and window_end=null, or call the method mosa."
-        )
+    for name, value in chosen.fixed.items():
+        if getattr(settings, name) != value:
+            raise UserError(
+                f"{method} is the method with {name}={value} and the settings say "
+                f"{getattr(settings, name)}; set {name}={value}, or choose another method."
+            )
     return settings
 
 
-def _trainer(
-    method: str,
-    model: DiffusionLM,
-    settings: AlignConfig,
-    examples: Sequence[TrainingExample],
-    benign: Sequence[TrainingExample] | None,
-) -> DiffusionTrainer:
-    if isinstance(settings, SftConfig):
-        if settings.trainable == "lora":
-            add_adapter(model, settings)
-        return SftTrainer(model, settings, refusal_examples(examples, benign, settings))
-    assert isinstance(settings, MosaConfig)
-    if benign and not settings.uses_benign:
+def _refuse_unused(method: str, settings: AlignConfig, data: TrainingData) -> None:
+    """UserError for data that was given and that the training would not look at."""
+    if data.benign and "benign" not in settings.uses:
         raise UserError(
-            f"Benign prompts are given and the settings of {method} have no term on them; set "
-            "benign_beta or benign_retain_weight, or leave the benign data out."
+            f"Benign prompts are given and the settings of {method} have no term on them; choose "
+            "settings with one (benign_beta), or leave the benign data out."
         )
-    add_adapter(model, settings)
-    return MosaTrainer(model, settings, examples, benign)
+    if data.judge is not None and "judge" not in settings.uses:
+        raise UserError(
+            f"A judge is given and the settings of {method} ask none; choose settings with "
+            "rollouts, or leave the judge out."
+        )
 
 
 def _checkpoint_to_resume(out: Path, resume: bool) -> Path | None:
@@ -338,11 +298,11 @@ def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) ->
                 f"{name}={now.get(name)}; give it the old value, or start in another folder."
             )
     old = json.loads((out / "versions.json").read_text(encoding="utf-8"))
-    for name in ("method", "model", "data"):
-        if old[name] != record[name]:
+    for name in ("method", "model", "data", "judge"):
+        if old.get(name) != record.get(name):
             raise UserError(
-                f"The run in {out} had another {name} ({old[name]}, now {record[name]}); give it "
-                "the old one, or start in another folder."
+                f"The run in {out} had another {name} ({old.get(name)}, now {record.get(name)}); "
+                "give it the old one, or start in another folder."
             )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mosa.align import objective
-from mosa.align.config import MosaConfig
+from mosa.align.mosa_config import MosaConfig
 from mosa.align.phrases import Phrase, check_fits
 
 # B rows, R response positions, W positions of one window, U tokens that occur in phrases, K phrases
@@ -126,20 +126,15 @@ class PhraseScorer:
         Only the first `num_starts` positions may begin a phrase. How positions count that are
         revealed already is the setting `revealed`:
 
-        free         a start is valid if every position of the phrase is masked
-        masked_only  the sum runs over the masked positions and is scaled up to the whole phrase,
-                     so that a start does not win by having little to say
-        around       the phrase is written on the masked positions alone, passing over the others
+        free    a start is valid if every position of the phrase is masked
+        around  the phrase is written on the masked positions alone, passing over the others
         """
-        how = self.config.revealed
         fill_id = phrase.fill_token_id
         fill_column = None if fill_id is None else int(self.column_of_id[fill_id])
         positions_BW = torch.arange(free.shape[1], device=free.device).expand_as(free)
-        if how == "around":
+        if self.config.revealed == "around":
             log_probs, num_free_B, positions_BW = objective.gather_free(log_probs, free)
             free = torch.arange(free.shape[1], device=free.device) < num_free_B[:, None]
-        elif how == "masked_only":
-            log_probs = log_probs * free[..., None]
 
         values, valid, starts = [], [], []
         for variant in phrase.variants:
@@ -155,11 +150,7 @@ class PhraseScorer:
             num_scored = value_BS.shape[1]
             start_BS = positions_BW[:, :num_scored]
             num_free_BS = free.unfold(1, length, 1)[:, :num_scored].sum(dim=-1)
-            if how == "masked_only":
-                valid_BS = num_free_BS > 0
-                value_BS = value_BS * length / num_free_BS.clamp(min=1)
-            else:
-                valid_BS = (num_free_BS == length) & (start_BS < num_starts)
+            valid_BS = (num_free_BS == length) & (start_BS < num_starts)
             if fill_column is not None:
                 # Everything from the start to the end of the window must be free to be filled.
                 rest_free_BW = free[:, :num_starts].flip(-1).cummin(-1).values.flip(-1)

@@ -17,22 +17,67 @@ How we differ, and why:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mosa.align.config import SftConfig
+from mosa.align.config import AlignConfig, Need, require
 from mosa.align.head_loss import flat_indices, token_log_probs
-from mosa.align.states import EncodedExample, build_canvas, encode_examples, masked_answer, rng
-from mosa.align.trainer import DiffusionTrainer, masked_cross_entropy, turn_end_ids
+from mosa.align.likelihood import masked_cross_entropy
+from mosa.align.phrases import read_phrases
+from mosa.align.states import (
+    MIN_MASK_RATIO,
+    EncodedExample,
+    build_canvas,
+    encode_answers,
+    encode_examples,
+    masked_answer,
+    rng,
+)
+from mosa.align.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
-from mosa.types import UserError
 
 _MASK_STREAM = 0
+
+
+@dataclass
+class SftConfig(AlignConfig):
+    """Masked-diffusion supervised training (LLaDA, arXiv 2502.09992, and its GUIDELINES.md)."""
+
+    trainable: Literal["lora", "full"] = "lora"
+    """Train a LoRA adapter, or all weights."""
+    full_mask_share: float = 0.0
+    """Share of draws whose answer is fully masked, as it is when generation begins; LLaDA: 0."""
+    length_multiple: int | None = None
+    """Pad answers with end-of-text to a multiple of this instead of to response_length."""
+    refusals: str = "refusals"
+    """Answers given to harmful prompts: a packaged phrase set or a .txt file, one a line."""
+
+    max_grad_norm: float = 1.0
+    """Norm to which gradients are clipped."""
+
+    @property
+    def uses(self) -> frozenset[Need]:
+        """Benign examples are mixed in where they are given."""
+        return frozenset({"benign"})
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether an adapter is trained, and not the model's own weights."""
+        return self.trainable == "lora"
+
+    def check(self) -> None:
+        """Raise UserError for a setting outside its range."""
+        super().check()
+        share, multiple = self.full_mask_share, self.length_multiple
+        require(0 <= share <= 1, "full_mask_share", share, "in [0, 1]")
+        require(multiple is None or multiple >= 1, "length_multiple", multiple, "at least 1")
 
 
 class SftTrainer(DiffusionTrainer):
@@ -41,6 +86,8 @@ class SftTrainer(DiffusionTrainer):
     `optimizer` takes the place of the one that the settings name. Raises UserError for an example
     without an answer, or with one that exceeds the canvas.
     """
+
+    config_class = SftConfig
 
     def __init__(
         self,
@@ -52,24 +99,15 @@ class SftTrainer(DiffusionTrainer):
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = args
-        turn_end = turn_end_ids(model)
         encoded = encode_examples(model, train_dataset, args.response_length)
-        self.answers = []
-        for example, source in zip(encoded, train_dataset, strict=True):
-            if source.answer is None:
-                raise UserError(
-                    f"Example {example.index + 1} has no answer and supervised training needs one; "
-                    "add an `answer` to the data."
-                )
-            answer = model.encode_text(source.answer) + turn_end
-            if len(answer) > args.response_length:
-                raise UserError(
-                    f"The answer of example {example.index + 1} takes {len(answer)} tokens and the "
-                    f"canvas has {args.response_length}; raise response_length or shorten it."
-                )
-            self.answers.append(answer)
+        answers = [example.answer for example in train_dataset]
+        self.answers = encode_answers(model, answers, args.response_length)
         super().__init__(model, args, encoded, callbacks, optimizer=optimizer)
-        self.examples = encoded
+
+    @classmethod
+    def from_data(cls, model: DiffusionLM, config: SftConfig, data: TrainingData) -> SftTrainer:
+        """The trainer of the baseline: harmful prompts answered by refusals."""
+        return cls(model, config, refusal_examples(data.harmful, data.benign, config))
 
     def canvas_length(self, answer: Sequence[int]) -> int:
         """Response positions of an answer: all of them, or the next multiple of length_multiple."""
@@ -77,18 +115,6 @@ class SftTrainer(DiffusionTrainer):
         if multiple is None:
             return self.config.response_length
         return min(-(-max(len(answer), 1) // multiple) * multiple, self.config.response_length)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The masked-diffusion loss of one micro-batch."""
-        losses = self.example_losses(model, inputs["index"].tolist())
-        loss = self.mean_over_update(losses, num_items_in_batch)
-        return (loss, {"losses": losses}) if return_outputs else loss
 
     def example_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """Loss of each example in nats per response token."""
@@ -102,13 +128,11 @@ class SftTrainer(DiffusionTrainer):
             fully = config.full_mask_share > 0 and random.random() < config.full_mask_share
             states.append(
                 masked_answer(
+                    diffusion,
                     self.answers[e.index],
                     self.canvas_length(self.answers[e.index]),
                     random,
-                    ratio_min=1.0 if fully else config.mask_ratio_min,
-                    ratio_max=1.0,
-                    pad_token_id=diffusion.eos_token_id,
-                    mask_token_id=diffusion.mask_token_id,
+                    ratio_min=1.0 if fully else MIN_MASK_RATIO,
                 )
             )
         tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
@@ -145,3 +169,23 @@ class SftTrainer(DiffusionTrainer):
         )
         self.track("loss_per_token", losses_B)
         return losses_B
+
+
+def refusal_examples(
+    harmful: Sequence[TrainingExample],
+    benign: Sequence[TrainingExample] | None,
+    config: SftConfig,
+) -> list[TrainingExample]:
+    """The baseline's data: harmful prompts answered by refusals, and as many benign examples."""
+    refusals = read_phrases(config.refusals)
+    random = np.random.default_rng(config.seed)
+    examples = [
+        TrainingExample(e.prompt, refusals[random.integers(len(refusals))]) for e in harmful
+    ]
+    if benign:
+        wanted = len(harmful)
+        while wanted > 0:
+            order = random.permutation(len(benign))[:wanted]
+            examples += [benign[i] for i in order]
+            wanted -= len(order)
+    return examples

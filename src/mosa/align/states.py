@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mosa.align.config import MosaConfig
+from mosa.align.mosa_config import MosaConfig
 from mosa.data import TrainingExample
 from mosa.denoising.noise import mask_at_random_ratio
 from mosa.families import DiffusionLM
@@ -32,6 +32,13 @@ from mosa.types import UserError
 
 State = Literal["fully_masked", "random_reveal", "prefix"]
 STATES: tuple[State, ...] = ("fully_masked", "random_reveal", "prefix")
+
+REVEAL_RATIO = (0.1, 0.9)
+"""Least and largest share of the answer's tokens that random reveal shows."""
+PREFIX_LENGTH = (1, 40)
+"""Least and largest number of answer tokens that prefix shows; never more than the answer has."""
+MIN_MASK_RATIO = 0.001
+"""Least mask ratio of an answer that is masked at random (GUIDELINES.md of LLaDA: eps)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,31 @@ def encode_examples(
     return encoded
 
 
+def encode_answers(
+    model: DiffusionLM, answers: Sequence[str | None], response_length: int
+) -> list[list[int]]:
+    """Answers as token ids, each with its end of turn.
+
+    Raises UserError for one that is missing or longer than the canvas.
+    """
+    turn_end = turn_end_ids(model)
+    encoded = []
+    for number, text in enumerate(answers, start=1):
+        if text is None:
+            raise UserError(
+                f"Example {number} has no answer and this training needs one; add an `answer` to "
+                "the data."
+            )
+        answer = model.encode_text(text) + turn_end
+        if len(answer) > response_length:
+            raise UserError(
+                f"The answer of example {number} takes {len(answer)} tokens and the canvas has "
+                f"{response_length}; raise response_length or shorten it."
+            )
+        encoded.append(answer)
+    return encoded
+
+
 def harmful_state(
     example: EncodedExample, config: MosaConfig, random: np.random.Generator
 ) -> ResponseState:
@@ -106,40 +138,49 @@ def harmful_state(
     state = STATES[int(random.choice(3, p=weights / weights.sum()))]
     ratio = 0.0
     if state == "random_reveal":
-        ratio = float(random.uniform(config.reveal_ratio_min, config.reveal_ratio_max))
+        ratio = float(random.uniform(*REVEAL_RATIO))
         num_revealed = max(1, round(ratio * answer_length))
         masked[random.permutation(answer_length)[:num_revealed]] = False
     elif state == "prefix":
-        longest = min(config.prefix_length_max, answer_length)
-        shortest = min(config.prefix_length_min, longest)
+        longest = min(PREFIX_LENGTH[1], answer_length)
+        shortest = min(PREFIX_LENGTH[0], longest)
         masked[: int(random.integers(shortest, longest, endpoint=True))] = False
     return ResponseState(tokens, masked, state, answer_length, 1.0 - ratio)
 
 
+def turn_end_ids(model: DiffusionLM) -> list[int]:
+    """The end-of-turn token, where the model has one apart from end-of-text."""
+    return [] if model.turn_end_token_id is None else [model.turn_end_token_id]
+
+
+def padded_answer(model: DiffusionLM, answer_ids: Sequence[int], length: int) -> Int[Tensor, " R"]:
+    """An answer with end-of-text up to `length`, as a model trained with that padding gives it."""
+    tokens = torch.full((length,), model.eos_token_id, dtype=torch.long)
+    tokens[: len(answer_ids)] = torch.tensor(answer_ids, dtype=torch.long)
+    return tokens
+
+
 def masked_answer(
+    model: DiffusionLM,
     answer_ids: Sequence[int],
     length: int,
     random: np.random.Generator,
     *,
-    ratio_min: float,
-    ratio_max: float,
-    pad_token_id: int,
-    mask_token_id: int,
+    ratio_min: float = MIN_MASK_RATIO,
 ) -> ResponseState:
-    """An answer padded to `length` with `pad_token_id`, masked at a random ratio.
+    """An answer padded to `length` with end-of-text, masked at a random ratio.
 
-    The ratio is uniform in [ratio_min, ratio_max] and every position, padding included, is masked
+    The ratio is uniform in [ratio_min, 1] and every position, padding included, is masked
     independently with it (LLaDA, arXiv 2502.09992, GUIDELINES.md).
     """
-    tokens = torch.full((length,), pad_token_id, dtype=torch.long)
-    tokens[: len(answer_ids)] = torch.tensor(answer_ids, dtype=torch.long)
+    tokens = padded_answer(model, answer_ids, length)
     noisy = mask_at_random_ratio(
         tokens[None],
         torch.ones(1, length, dtype=torch.bool),
-        mask_token_id,
+        model.mask_token_id,
         generator=torch.Generator().manual_seed(int(random.integers(2**63))),
         low=ratio_min,
-        high=ratio_max,
+        high=1.0,
     )
     return ResponseState(
         tokens,

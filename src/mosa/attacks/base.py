@@ -132,7 +132,7 @@ class Work:
     """Gives a JSON object for each of several states."""
     state: Any
     together: int = 1
-    """The most states that one call of `run` takes."""
+    """The most states that one call of `run` takes; a batch of the responder bounds them, too."""
 
 
 @runtime_checkable

@@ -2,16 +2,15 @@
 
     mosa bench align --shape wide --against plain
 
-The plain step is what arXiv 2508.12398 writes down, without further thought: a second copy of the
-model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the KL
-by its definition, and gradients through all of that. All else is shared: the same trainer, weights,
+The plain step is `mosa.align.reference`, which is what arXiv 2508.12398 writes down: a second copy
+of the model as the reference, logits and log-softmax of both over the whole canvas and vocabulary,
+the KL by its definition, and gradients through all of that. All else is shared: trainer, weights,
 prompts and settings. Losses and gradients of the two are compared before any time is taken.
-
-# B rows, L canvas length, R response positions, V vocabulary
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import tempfile
@@ -22,19 +21,26 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from mosa.align import MosaConfig, MosaTrainer, add_adapter, load_config, objective, read_phrases
-from mosa.align.head_loss import Asked, HeadTerms
-from mosa.align.states import ResponseState, build_canvas
+from mosa.align import (
+    DiffusionTrainer,
+    MosaConfig,
+    MosaTrainer,
+    add_adapter,
+    load_config,
+    read_phrases,
+    reference,
+)
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
     Ratio,
     Shape,
-    Table,
     bench_device,
     bench_model,
     mebibytes,
@@ -67,6 +73,16 @@ NUM_PROJECTED_STEPS = 50
 """Steps to project from on an accelerator."""
 NUM_WARMUP_STEPS = 3
 """Steps before those."""
+OF_THE_PAPER = (
+    "response_length",
+    "window_start",
+    "window_end",
+    "safe_phrases",
+    "harmful_phrases",
+    "breaker",
+    "beta",
+)
+"""Settings that the plain step has too; the other settings of the method must be the paper's."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ class AlignBenchConfig:
 
 
 @dataclass(frozen=True)
-class Setting:
+class AlignSetting:
     """Everything that a contestant is told."""
 
     shape: Shape
@@ -235,18 +251,18 @@ def bench_align(
             on_row(row)
         environment = Environment.of(command, device)
         profile = profile_table("Where the time of a step goes", profiled(runs[OURS], device))
-    head = Table(setting.title, COLUMNS, tuple(row.cells() for row in rows))
+    head = BenchTable(setting.title, COLUMNS, tuple(row.cells() for row in rows))
     return BenchResult(environment, (head, *tables, profile), tuple(notes))
 
 
-def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Setting:
+def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> AlignSetting:
     overrides: dict[str, Any] = {"activation_checkpointing": config.activation_checkpointing}
     if config.length is not None:
         overrides["response_length"] = config.length
     if device.type == "cpu":
         overrides["use_cpu"] = True
     usual = ACCELERATOR_BATCH if shape.needs_accelerator else BATCH
-    return Setting(
+    return AlignSetting(
         shape=shape,
         dtype=config.dtype or shape.dtype,
         batch=config.batch or BATCHES.get(shape.name, usual),
@@ -261,43 +277,51 @@ def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Se
 
 
 class PlainTrainer(MosaTrainer):
-    """The trainer with the terms of the objective taken as its formulas say."""
+    """The trainer with the loss of `mosa.align.reference`."""
 
     reference: DiffusionLM
     """The second copy of the model."""
 
-    def terms(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        states: Sequence[ResponseState],
-        asked: Asked,
-        *,
-        with_reference: bool,
-    ) -> HeadTerms:
-        """As `MosaTrainer.terms`, from all log-probabilities of both models."""
-        diffusion, device = self.diffusion_model, self.args.device
-        tokens_BL, attended_BL = build_canvas(diffusion, prompts, states)
-        canvas = tokens_BL.to(device), attended_BL.to(device)
-        with torch.no_grad():
-            reference_BLV = self.reference.logits(*canvas).log_softmax(dim=-1)
-        policy_BLV = diffusion.logits(*canvas, network=model).log_softmax(dim=-1)
-        kl_BL = objective.kl_divergence(policy_BLV, reference_BLV)
-
-        response = slice(-self.config.response_length, None)
-        token_ids, targets = asked.token_ids.to(device), asked.targets.to(device)[..., None]
-        policy_BRV, reference_BRV = policy_BLV[:, response], reference_BLV[:, response]
-        return HeadTerms(
-            kl_BL[:, response] * asked.kl.to(device),
-            policy_BRV[..., token_ids],
-            policy_BRV.gather(-1, targets).squeeze(-1),
-            reference_BRV[..., token_ids],
-            reference_BRV.gather(-1, targets).squeeze(-1),
-            policy_BRV.detach().argmax(dim=-1),
+    def harmful_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
+        """As `MosaTrainer.harmful_losses`, from all log-probabilities of both models."""
+        config = self.config
+        safe, harmful = (
+            [phrase.variants[0] for (phrase,) in phrases] for phrases in self.draw_phrases(indices)
+        )
+        return reference.losses(
+            self.diffusion_model,
+            self.reference,
+            [self.examples[index].prompt_ids for index in indices],
+            safe,
+            harmful,
+            window=(config.window_start, config.window_end),
+            response_length=config.response_length,
+            beta=config.beta,
+            network=model,
         )
 
 
-def trainer_of(name: str, setting: Setting, device: torch.device, *, num_steps: int) -> MosaTrainer:
+def check_plain(config: MosaConfig) -> None:
+    """UserError where the settings ask for more than the plain step does."""
+    paper = MosaConfig(use_cpu=config.use_cpu)
+    for field in dataclasses.fields(MosaConfig):
+        ours = field.name in MosaConfig.__annotations__ and field.name != "max_grad_norm"
+        value = getattr(config, field.name)
+        if ours and field.name not in OF_THE_PAPER and value != getattr(paper, field.name):
+            raise UserError(
+                f"the plain step is the paper's and the settings have {field.name}={value}; "
+                "time these with --against none"
+            )
+    if config.breaker == "fill" or config.leading_space == "both":
+        raise UserError(
+            "the plain step has phrases of one length and one tokenisation; time breaker=fill and "
+            "a window from the first token to a later one with --against none"
+        )
+
+
+def trainer_of(
+    name: str, setting: AlignSetting, device: torch.device, *, num_steps: int
+) -> MosaTrainer:
     """A contestant ready to train; the same adapter and prompts whatever its name."""
     config = setting.config(num_steps)
     model = _model(setting, config, device)
@@ -308,6 +332,7 @@ def trainer_of(name: str, setting: Setting, device: torch.device, *, num_steps: 
     if name == OURS:
         trainer = MosaTrainer(model, config, prompts)
     else:
+        check_plain(config)
         trainer = PlainTrainer(model, config, prompts)
         trainer.reference = _model(setting, config, device)
     trainer.remove_callback(transformers.PrinterCallback)
@@ -331,7 +356,7 @@ def steps_of(trainer: MosaTrainer) -> Callable[[], None]:
     return step
 
 
-def prepared(name: str, setting: Setting) -> Callable[[], Any]:
+def prepared(name: str, setting: AlignSetting) -> Callable[[], Any]:
     """A training of one step, in a process of its own, on the CPU, with the same weights."""
     return trainer_of(name, setting, torch.device("cpu"), num_steps=1).train
 
@@ -340,7 +365,7 @@ WORDS = [f"word{number}" for number in range(1000)]
 """What prompts are drawn from where the shape brings no tokenizer."""
 
 
-def _model(setting: Setting, config: MosaConfig, device: torch.device) -> DiffusionLM:
+def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> DiffusionLM:
     """The shape's model, with a tokenizer of whole words where it brings none."""
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
     if model.tokenizer is not None:
@@ -395,10 +420,10 @@ def _agreement(plain: MosaTrainer, ours: MosaTrainer) -> str:
     )
 
 
-def loss_and_gradient(trainer: MosaTrainer) -> tuple[float, Tensor]:
+def loss_and_gradient(trainer: DiffusionTrainer) -> tuple[float, Tensor]:
     """The loss of the first prompts, and the adapter's gradients in one row."""
     network = trainer.diffusion_model.network
-    indices = torch.arange(trainer.config.per_device_train_batch_size)
+    indices = torch.arange(trainer.args.per_device_train_batch_size)
     loss = trainer.compute_loss(network, {"index": indices})
     loss.backward()
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -408,7 +433,10 @@ def loss_and_gradient(trainer: MosaTrainer) -> tuple[float, Tensor]:
 
 
 def _measured(
-    runs: Mapping[str, Callable[[], None]], setting: Setting, device: torch.device, repeats: int
+    runs: Mapping[str, Callable[[], None]],
+    setting: AlignSetting,
+    device: torch.device,
+    repeats: int,
 ) -> list[AlignRow]:
     """The rows of the contestants, the plain one's first if there is one."""
     timings = side_by_side(runs, repeats=repeats, device=device)
@@ -446,7 +474,9 @@ class _StepTimes(transformers.TrainerCallback):
         self.times.append(time.perf_counter())
 
 
-def _projection(setting: Setting, device: torch.device, config: AlignBenchConfig) -> Table:
+def _projection(
+    setting: AlignSetting, device: torch.device, config: AlignBenchConfig
+) -> BenchTable:
     """The paper's whole run, from the mean of some steps of a real one."""
     num_steps = _num_projected(config, device)
     trainer = trainer_of(OURS, setting, device, num_steps=NUM_WARMUP_STEPS + num_steps)
@@ -462,4 +492,4 @@ def _projection(setting: Setting, device: torch.device, config: AlignBenchConfig
     updates = math.ceil(NUM_PROMPTS / setting.batch)
     row = (NUM_PROMPTS, setting.batch, num_steps, seconds, updates * seconds, peak)
     title = "The paper's run, one epoch, projected; without loading the weights"
-    return Table(title, PROJECTION_COLUMNS, (row,))
+    return BenchTable(title, PROJECTION_COLUMNS, (row,))

@@ -22,9 +22,9 @@ import torch
 from mosa.attacks import ENGLISH, Query, Target
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
-    Table,
     in_own_process,
     mebibytes,
     peak_resident,
@@ -185,7 +185,7 @@ def bench_campaign(
         Column("peak MiB", ".0f"),
         Column("kB/attempt", ".1f"),
     )
-    table = Table(
+    table = BenchTable(
         f"Campaign with a target that takes no time for {NUM_STEPS} tokens, batch of "
         f"{config.batch_size}; ms and kB for each attempt",
         columns,

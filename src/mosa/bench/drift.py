@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mosa.bench.common import BenchResult, Column, Environment, Table, bench_device, timed
+from mosa.bench.common import BenchResult, BenchTable, Column, Environment, bench_device, timed
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM, load_model
 from mosa.stats.pairs import (
@@ -27,7 +27,6 @@ from mosa.stats.pairs import (
     paired_difference,
     paired_difference_over_groups,
 )
-from mosa.families import DiffusionLM, load_model
 from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
 from mosa.types import Prompt, UserError, as_plain
@@ -133,7 +132,7 @@ def bench_drift(
             on_row(f"{adapter}, {name}: {approximate.seconds:.1f} s")
     columns = ("harm", "refused", "utility")
     tables = (
-        Table(
+        BenchTable(
             f"Rates on {len(WRAPPINGS) * config.num} harmful and "
             f"{(1 + len(TASKS)) * config.num} harmless requests",
             (
@@ -145,7 +144,7 @@ def bench_drift(
             ),
             tuple(rates),
         ),
-        Table(
+        BenchTable(
             "Approximate minus exact, with 95 % intervals over the same requests",
             (
                 Column("adapter"),

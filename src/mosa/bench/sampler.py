@@ -2,10 +2,10 @@
 
     mosa bench sampler --shape wide --against reference
 
-The reference is LLaDA's `generate` (arXiv:2502.09992; ML-GSAI/LLaDA, generate.py) written out here
-for what it costs: the network answers for the whole canvas in every step, all of that goes through
-a softmax and, above temperature 0, gets float64 Gumbel noise, and each row has a `topk` of its own.
-At temperature 0 in float32 its tokens are ours.
+The reference is LLaDA's `generate` (arXiv:2502.09992; ML-GSAI/LLaDA, generate.py) as
+`denoising.reference` writes it out: the network answers for the whole canvas in every step, all of
+that goes through a softmax and, above temperature 0, gets float64 Gumbel noise, and each row has a
+`topk`. At temperature 0 in float32 its tokens are ours.
 
 # B rows, L canvas length (prompt + response), V vocabulary
 """
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
     Limit,
     Ratio,
     Shape,
-    Table,
     bench_canvas,
     bench_device,
     bench_model,
@@ -43,6 +43,7 @@ from mosa.bench.common import (
 )
 from mosa.denoising import Canvas, sample
 from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
+from mosa.denoising.reference import fill_block_by_block
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
@@ -251,7 +252,7 @@ def bench_sampler(
         environment = Environment.of(command, device)
     changed = ", ".join(f"{name} {value}" for name, value in decoder.items())
     title = setting.title + (f"\n{OURS}: {changed}" if changed else "")
-    head = Table(title, COLUMNS, tuple(row.cells() for row in rows))
+    head = BenchTable(title, COLUMNS, tuple(row.cells() for row in rows))
     return BenchResult(environment, (head, *tables))
 
 
@@ -377,41 +378,27 @@ def _limit_shares(
 # --- the reference --------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Filled:
-    """What the published `generate` computes, on the whole canvas in every step.
+    """The published `generate` on the canvas; its draws are its own, so that above temperature 0
+    only the time compares.
 
-    The network is called directly: the logits stay in the number format of the weights. Its draws
-    are its own, so that above temperature 0 only the time compares.
+    The network is called directly: the logits stay in the number format of the weights.
     """
-    torch.manual_seed(setting.seed)
-    tokens_BL = canvas.tokens.clone()
-    mask = None if bool(canvas.attention_mask.all()) else canvas.attention_mask
-    num_blocks = setting.length // setting.block_length
-    per_block = setting.steps // num_blocks
-    for block in range(num_blocks):
-        end = canvas.response_start + (block + 1) * setting.block_length
-        begin = end - setting.block_length
-        left_B = (tokens_BL[:, begin:end] == canvas.mask_token_id).sum(dim=1)
-        extra_BS = torch.arange(per_block, device=left_B.device) < (left_B % per_block)[:, None]
-        counts_BS = left_B[:, None] // per_block + extra_BS
-        for step in range(per_block):
-            logits_BLV = model.network(
-                input_ids=tokens_BL, attention_mask=mask, use_cache=False
+    is_padded = not bool(canvas.attention_mask.all())
+    tokens = fill_block_by_block(
+        lambda tokens, real: (
+            model.network(
+                input_ids=tokens, attention_mask=real if is_padded else None, use_cache=False
             ).logits
-            noisy_BLV = logits_BLV
-            if setting.temperature > 0:
-                noisy_BLV = logits_BLV.double()
-                noise_BLV = (-torch.rand_like(noisy_BLV).log()) ** setting.temperature
-                noisy_BLV = noisy_BLV.exp() / noise_BLV
-            chosen_BL = noisy_BLV.argmax(dim=-1)
-            probs_BLV = logits_BLV.softmax(dim=-1)
-            confidence_BL = probs_BLV.gather(-1, chosen_BL[..., None])[..., 0]
-            confidence_BL[:, end:] = -torch.inf
-            is_masked_BL = tokens_BL == canvas.mask_token_id
-            confidence_BL = confidence_BL.masked_fill(~is_masked_BL, -torch.inf)
-            for row in range(len(tokens_BL)):
-                best = confidence_BL[row].topk(int(counts_BS[row, step])).indices
-                tokens_BL[row, best] = chosen_BL[row, best]
-    response_BR = tokens_BL[:, canvas.response_start :]
+        ),
+        canvas.tokens,
+        canvas.attention_mask,
+        mask_token_id=canvas.mask_token_id,
+        response_start=canvas.response_start,
+        block_length=setting.block_length,
+        steps=setting.steps,
+        temperature=setting.temperature,
+        generator=torch.Generator(canvas.tokens.device).manual_seed(setting.seed),
+    )
+    response_BR = tokens[:, canvas.response_start :]
     return Filled(response_BR, setting.steps, setting.steps * setting.batch)

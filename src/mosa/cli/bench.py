@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.campaigns import decoder_settings, entries, integers
-from mosa.cli.options import Command, add_fields, config_argument, show
-from mosa.types import UserError
+from mosa.cli.options import (
+    Command,
+    add_fields,
+    config_argument,
+    entries,
+    given_fields,
+    integers,
+    numbers,
+    show,
+)
 
 if TYPE_CHECKING:
     from mosa.bench.common import BenchResult
@@ -41,12 +47,6 @@ def _command(name: str, args: Namespace) -> str:
     return shlex.join(words)
 
 
-def _given(config_class: type, args: Namespace, *, lists: Sequence[str] = LISTS) -> dict[str, Any]:
-    """The options that are fields of the settings and were given, lists with commas aside."""
-    names = {field.name for field in dataclasses.fields(config_class)} - set(lists)
-    return {name: value for name, value in args.as_dict().items() if name in names}
-
-
 def _finish(result: BenchResult, args: Namespace) -> None:
     show(result.text().rstrip())
     result.write(args.out, args.json)
@@ -69,13 +69,14 @@ def _sampler_arguments(parser: ArgumentParser) -> None:
 
 def _sampler(args: Namespace) -> None:
     from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig, bench_sampler
+    from mosa.denoising import DecoderConfig
 
-    given = _given(SamplerBenchConfig, args)
+    given = given_fields(SamplerBenchConfig, args, leave_out=LISTS)
     if args.batch is not None:
         given["batch"] = integers("--batch", args.batch)
     if args.temperature is not None:
-        given["temperature"] = _numbers("--temperature", args.temperature)
-    decoder = {k: v for k, v in decoder_settings(args).items() if k not in OWN_FIELDS}
+        given["temperature"] = numbers("--temperature", args.temperature)
+    decoder = given_fields(DecoderConfig, args, leave_out=OWN_FIELDS)
 
     def tell(row: SamplerRow) -> None:
         show(
@@ -85,13 +86,6 @@ def _sampler(args: Namespace) -> None:
 
     command = _command("sampler", args)
     _finish(bench_sampler(SamplerBenchConfig(**given), decoder, command=command, on_row=tell), args)
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in entries(text))
-    except ValueError:
-        raise UserError(f"{option} {text} is no list of numbers; write 0,1") from None
 
 
 # --- align ----------------------------------------------------------------------------------------
@@ -110,7 +104,7 @@ def _align(args: Namespace) -> None:
     def tell(row: AlignRow) -> None:
         show(f"{row.step}: {row.seconds:.3f} s")
 
-    config = AlignBenchConfig(**_given(AlignBenchConfig, args, lists=()))
+    config = AlignBenchConfig(**given_fields(AlignBenchConfig, args))
     _finish(bench_align(config, command=_command("align", args), on_row=tell), args)
 
 
@@ -134,7 +128,7 @@ def _campaign(args: Namespace) -> None:
     def tell(row: CampaignRow) -> None:
         show(f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each")
 
-    config = CampaignBenchConfig(**_given(CampaignBenchConfig, args), **_sizes(args))
+    config = CampaignBenchConfig(**given_fields(CampaignBenchConfig, args, leave_out=LISTS), **_sizes(args))
     _finish(bench_campaign(config, command=_command("campaign", args), on_row=tell), args)
 
 
@@ -178,9 +172,10 @@ def _drift_arguments(parser: ArgumentParser) -> None:
 
 def _drift(args: Namespace) -> None:
     from mosa.bench.drift import DriftConfig, bench_drift
+    from mosa.denoising import DecoderConfig
 
-    given = _given(DriftConfig, args)
-    settings = decoder_settings(args)
+    given = given_fields(DriftConfig, args, leave_out=LISTS)
+    settings = given_fields(DecoderConfig, args)
     if settings:
         given["approximations"] = (settings,)
     config = DriftConfig(adapters=entries(args.adapter), **given)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.align.method import METHODS
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
+    add_align_fields,
     config_argument,
     config_from,
     placement_arguments,
@@ -66,6 +68,7 @@ def _generate(args: Namespace) -> None:
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
+    version = model.content_hash()
     for start in range(0, len(prompts), args.batch_size):
         batch = prompts[start : start + args.batch_size]
         result = sample(model, batch, config)
@@ -73,7 +76,7 @@ def _generate(args: Namespace) -> None:
             model,
             result,
             model_name=args.model,
-            model_version=args.adapter or "",
+            model_version=version,
             attack="none",
             behaviors=[str(start + i) for i in range(len(batch))],
             prompts=batch,
@@ -92,11 +95,11 @@ def _generate(args: Namespace) -> None:
 # --- align ----------------------------------------------------------------------------------------
 
 
-def _align_command(method: str, summary: str) -> Command:
+def _align_command(method: str) -> Command:
     """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.align import METHODS, add_align_arguments, presets
+        from mosa.align import presets
 
         chosen = METHODS[method]
         parser.add_argument(
@@ -111,23 +114,34 @@ def _align_command(method: str, summary: str) -> Command:
             type=str | None,
             help="benign prompts and answers, for settings that use them",
         )
+        parser.add_argument(
+            "--judge",
+            type=str | None,
+            help="NAME or NAME=URL#MODEL (`mosa judges`), for settings that have answers judged",
+        )
         parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
             "--resume", action="store_true", help="continue the interrupted run in --out"
         )
         placement_arguments(parser)
-        add_align_arguments(parser, chosen.config_class)
+        add_align_fields(parser, chosen.trainer_class.config_class)
 
     def run(args: Namespace) -> None:
         from mosa.align import align
 
-        own = {"config", "model", "data", "benign", "out", "resume", "dtype", "device"}
+        own = {"config", "model", "data", "benign", "judge", "out", "resume", "dtype", "device"}
+        judge = None
+        if args.judge is not None:
+            from mosa.runs.judging import JudgeConfig, build_judges
+
+            judge = build_judges([args.judge], JudgeConfig(device=args.device), None)[0].judge
         result = align(
             method,
             args.model,
             args.data,
             args.out,
             benign=args.benign,
+            judge=judge,
             config=args.config,
             overrides={k: v for k, v in args.as_dict().items() if k not in own},
             resume=args.resume,
@@ -139,6 +153,7 @@ def _align_command(method: str, summary: str) -> Command:
         show(result.message)
 
     kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
+    summary = METHODS[method].summary
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
 
 
@@ -208,11 +223,7 @@ MODEL_COMMANDS: dict[str, Command] = {
         _generate,
         "Responses already printed or written stay; start it again with a new --out.",
     ),
-    "align mosa": _align_command("mosa", "train an adapter to refuse in the middle of an answer"),
-    "align initial": _align_command(
-        "initial", "train the baseline, which refuses at the first token"
-    ),
-    "align sft": _align_command("sft", "train on refusals as supervised examples"),
+    **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(
         "write a model with its adapter as a full checkpoint",
         _merge_arguments,

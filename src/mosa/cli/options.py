@@ -8,12 +8,15 @@ import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.types import UserError
+
+if TYPE_CHECKING:
+    from mosa.align.config import AlignConfig
 
 Config = TypeVar("Config")
 
@@ -93,6 +96,34 @@ def given_fields(
     """The options that are fields of a dataclass and were given."""
     names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
     return {name: value for name, value in args.as_dict().items() if name in names}
+
+
+def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> list[str]:
+    """An option for every field of a method's settings, absent unless it is given; their names.
+
+    The help shows our own fields, and of the trainer's those that we document.
+    """
+    from mosa.align.config import AlignConfig, settings_of
+
+    types = typing.get_type_hints(config_class)
+    described = {
+        param.arg_name.split(":")[0]: param.description
+        for base in reversed(config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1])
+        for param in docstring_parser.parse_from_object(base).params
+    }
+    names = []
+    for field, documented in settings_of(config_class):
+        text = described.get(field.name) or field.metadata.get("help") or ""
+        summary = text.replace("%", "%%").replace("%%%%", "%%")
+        default = "none" if field.default is None else field.default
+        parser.add_argument(
+            f"--{field.name}",
+            type=types[field.name],
+            default=argparse.SUPPRESS,
+            help=f"{summary} (default: {default})" if documented else argparse.SUPPRESS,
+        )
+        names.append(field.name)
+    return names
 
 
 def config_from(config_class: type[Config], args: Namespace) -> Config:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.types import Behavior, CaseSet, UserError
+from mosa.types import Behavior, CaseSet, UserError, as_plain, content_key
 
 REQUEST_COLUMNS = (
     "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
@@ -169,10 +169,16 @@ def load_cases(
         cases=tuple(items[:limit]),
         file=path.name,
         sha256=sha256(path),
+        content_hash=hash_of_cases(items),
         known_as=known.name if known else None,
         licence=known.licence if known else None,
         origin=known.origin if known else None,
     )
+
+
+def hash_of_cases(items: Sequence[Behavior]) -> str:
+    """A hash of everything that the cases say, in their order; 20 hex digits."""
+    return content_key(cases=[as_plain(item) for item in items])
 
 
 # --- known sets -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ One example of each format (all harmless):
             or a list of records such as {"instruction": "How do I bake bread?"}  (Alpaca)
     .jsonl  {"prompt": "How do I bake bread?", "answer": "Mix flour and water."}
             {"messages": [{"role": "user", "content": "How do I bake bread?"}]}
+            {"prompt": "How do I bake bread?", "chosen": "Mix and bake.", "rejected": "Buy it."}
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ PROMPT_COLUMNS = (
 )
 """Names of the column that holds the request, in order of preference; case does not matter."""
 
-ANSWER_COLUMNS = ("answer", "response", "completion", "output")
+ANSWER_COLUMNS = ("answer", "response", "completion", "output", "chosen")
 """Names of the column that holds an answer. `target` is none: AdvBench's is a beginning only."""
+
+REJECTED_COLUMNS = ("rejected",)
+"""Names of the column that holds the rejected answer of a pair."""
 
 FORMATS = (".txt", ".csv", ".json", ".jsonl")
 
@@ -47,7 +51,10 @@ class TrainingExample:
     prompt: Prompt
     """A single user turn, or a dialogue that ends in the turn to answer."""
     answer: str | None = None
-    """Harmful data: the answer that must *not* be given. Benign data: the answer to keep."""
+    """Harmful data: the answer that must *not* be given. Benign data: the answer to keep. A pair:
+    the preferred answer."""
+    rejected: str | None = None
+    """A pair: the answer to which `answer` is preferred."""
 
 
 def load_prompts(path: str | Path) -> list[TrainingExample]:
@@ -145,13 +152,10 @@ def _read_jsonl(text: str, path: Path) -> Iterator[TrainingExample]:
 
 
 def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
-    answer_column = _column(record, ANSWER_COLUMNS)
-    answer = record[answer_column] if answer_column is not None else None
-    if answer is not None and not isinstance(answer, str):
-        raise UserError(f"{where} has the answer {json.dumps(answer)}; an answer must be text.")
-    answer = (answer or "").strip() or None
+    answer = _text(record, ANSWER_COLUMNS, where)
+    rejected = _text(record, REJECTED_COLUMNS, where)
     if "messages" in record:
-        return TrainingExample(_messages(record["messages"], where), answer)
+        return TrainingExample(_messages(record["messages"], where), answer, rejected)
     prompt_column = _column(record, PROMPT_COLUMNS, text_in=record)
     if prompt_column is None:
         raise UserError(
@@ -163,7 +167,16 @@ def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
         prompt = f"{record['ContextString'].strip()}\n\n---\n\n{prompt}"
     if prompt_column.lower() == "instruction" and record.get("input"):
         prompt = f"{prompt}\n\n{record['input'].strip()}"
-    return TrainingExample(prompt, answer)
+    return TrainingExample(prompt, answer, rejected)
+
+
+def _text(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
+    """The text of the first of the columns that is there; None where it is empty."""
+    column = _column(record, columns)
+    value = record[column] if column is not None else None
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where} has the {column} {json.dumps(value)}; an answer must be text.")
+    return (value or "").strip() or None
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from mosa.denoising.rules import Guidance, Monitor, Order, Rule, rule_from_dict, rules_chosen_by
+from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, rule_from_dict
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.types import UserError
 
@@ -92,7 +92,7 @@ class DecoderConfig:
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        self._check_choice("remasking", tuple(rules_chosen_by("remasking")))
+        self._check_choice("remasking", tuple(ORDERS))
         self._check_choice("schedule", ("even", "timesteps"))
         self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
         self._check_choice("cache", ("none", "prefix", "dual"))
@@ -118,8 +118,10 @@ class DecoderConfig:
     def from_dict(cls, record: Mapping[str, Any]) -> DecoderConfig:
         """The decoder that a record describes; UserError for a setting that it does not have."""
         check_settings(record)
-        # JSON has lists alone.
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+        settings: dict[str, Any] = dict(record)
+        for name in ("banned_token_ids", "rules"):  # JSON has lists alone
+            settings[name] = tuple(settings.get(name, ()))
+        return cls(**settings)
 
     def _check_rules(self) -> None:
         for rule in self.rules:
@@ -156,9 +158,7 @@ class DecoderConfig:
         for rule in self.rules:
             if isinstance(rule, Order):
                 return rule
-        order = rules_chosen_by("remasking")[self.remasking]()
-        assert isinstance(order, Order)
-        return order
+        return ORDERS[self.remasking]()
 
     @property
     def guidance(self) -> Guidance | None:

@@ -5,9 +5,9 @@ is left out in silence: failed tasks and unscored attempts are in every format, 
 
     csv             attempts.csv, tasks.csv
     json            run.json
-    harmbench       results/ATTACK/PRESET-seedSEED/{completions,results}/MODEL.json
-    jailbreakbench  attack-artifacts/ATTACK-PRESET-seedSEED/ACCESS/MODEL.json
-    inspect         inspect/MODEL/ATTACK-PRESET-seedSEED.eval
+    harmbench       results/ATTACK/SET-PRESET-seedSEED/{completions,results}/SUBJECT.json
+    jailbreakbench  attack-artifacts/ATTACK-SET-PRESET-seedSEED/ACCESS/SUBJECT.json
+    inspect         inspect/SUBJECT/ATTACK-SET-PRESET-seedSEED.eval
 
 A format is one file with a function that writes it and one line in `EXPORTS`. Start reading in
 common.py (what they share), then tables.py. docs/exports.md is the page for users.
@@ -15,9 +15,9 @@ common.py (what they share), then tables.py. docs/exports.md is the page for use
 
 from __future__ import annotations
 
-from mosa.evaluation.exports import harmbench, inspect_log, jailbreakbench, tables
-from mosa.evaluation.exports.common import REDACTED, Export, ExportSetting, safe_name
-from mosa.evaluation.exports.tables import NOT_JUDGED
+from mosa.exports import harmbench, inspect_log, jailbreakbench, tables
+from mosa.exports.common import REDACTED, Export, ExportSetting, safe_name
+from mosa.exports.tables import NOT_JUDGED
 
 EXPORTS: dict[str, Export] = {
     "csv": Export("tables of attempts and tasks", tables.write_csv),

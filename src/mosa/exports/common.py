@@ -1,23 +1,21 @@
-"""What the exports share: their types, redaction, names of files, and writing them whole."""
+"""What the exports share: their types, redaction and names of files."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from mosa.evaluation.judging import CANVAS
-from mosa.evaluation.over_refusal import is_benign
-from mosa.evaluation.store import Store, Task
+from mosa.runs.judging import CANVAS
+from mosa.runs.records import Outcome, SetRecord, Task, TaskStatus
+from mosa.runs.store import Run
 from mosa.stats.rates import INTERVAL_STATEMENT, Rate
 from mosa.types import Attempt, UserError, as_plain, content_key
 
@@ -41,27 +39,28 @@ class Export:
     """A line of the table of exports."""
 
     summary: str
-    write: Callable[[Store, Path, ExportSetting], list[Path]]
+    write: Callable[[Run, Path, ExportSetting], list[Path]]
     """Writes into a folder; returns the files, in the order of writing."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class ExportCell:
     """What the formats of others have a file for."""
 
-    model: str
+    subject: str
+    case_set: str
     attack: str
     preset: str
     seed: int
 
     @classmethod
-    def of(cls, record: Attempt | Task) -> Cell:
-        return cls(record.model, record.attack, record.preset, record.seed)
+    def of(cls, record: Attempt | Task) -> ExportCell:
+        return cls(record.subject, record.case_set, record.attack, record.preset, record.seed)
 
     @property
     def settings(self) -> str:
-        """Preset and seed as a name of a file or folder."""
-        return f"{safe_name(self.preset)}-seed{self.seed}"
+        """Set, preset and seed as a name of a file or folder."""
+        return f"{safe_name(self.case_set)}-{safe_name(self.preset)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ class Words:
     redact: bool
 
     @classmethod
-    def of(cls, store: Store, setting: ExportSetting) -> Words:
-        # The testbed's answers are about copper kilns; a run without that mark is not its.
-        return cls(setting.redact and store.meta("world_seed") is None)
+    def of(cls, record: SetRecord, setting: ExportSetting) -> Words:
+        # The testbed's answers are about copper kilns; a set without that mark is another's.
+        return cls(setting.redact and record.world_seed is None)
 
     def hide(self, what: Any) -> Any:
         """Text or ids, or the mark; nothing stays nothing, so that empty responses can be told."""
@@ -83,10 +82,10 @@ class Words:
         """The turns of a prompt, their roles kept."""
         return [{**turn, "content": self.hide(turn["content"])} for turn in turns]
 
-    def attempt(self, store: Store, attempt: Attempt) -> dict[str, Any]:
+    def attempt(self, run: Run, attempt: Attempt) -> dict[str, Any]:
         """An attempt with its responses; ids are words too, and so is what an attack found."""
         record = as_plain(attempt)
-        record["responses"] = [as_plain(r) for r in store.responses_of(attempt.key)]
+        record["responses"] = [as_plain(r) for r in run.responses_of(attempt.key)]
         if not self.redact:
             return record
         for part in ("response", "response_full"):
@@ -143,18 +142,19 @@ def safe_name(name: str) -> str:
     return f"{cleaned or 'unnamed'}-{content_key(name=name)[:8]}"
 
 
-def deciding_judge(store: Store, setting: ExportSetting, name: str) -> str:
-    if is_benign(store):
+def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
+    harmful = [record.name for record in run.sets().values() if record.kind == "harmful"]
+    if not harmful:
         raise UserError(
-            f"{store.folder} is about harmless requests, and the {name} export about attacks; use "
-            "csv or json"
+            f"{run.folder} has no harmful set, and the {name} export is about attacks; use csv or "
+            "json"
         )
-    judges = store.judges()
+    judges = list(dict.fromkeys(judge for case_set in harmful for judge in run.judges(case_set)))
     known = ", ".join(judges) or "none, so `mosa judge` the run first"
     if setting.judge is not None:
         if setting.judge not in judges:
             raise UserError(
-                f"no judge {setting.judge} has judged {store.folder}; choose from: {known}"
+                f"no judge {setting.judge} has judged {run.folder}; choose from: {known}"
             )
         return setting.judge
     if len(judges) != 1:
@@ -169,8 +169,8 @@ def judged_text(attempt: Attempt, judge: str) -> str:
     return attempt.response_full if judge.endswith(CANVAS) else attempt.response
 
 
-def turns_of(store: Store, attempt: Attempt) -> list[dict[str, str]]:
-    responses = store.responses_of(attempt.key)
+def turns_of(run: Run, attempt: Attempt) -> list[dict[str, str]]:
+    responses = run.responses_of(attempt.key)
     return responses[0].prompt if responses else []
 
 
@@ -181,15 +181,26 @@ def prompt_text(turns: Sequence[Mapping[str, str]]) -> str:
     return as_json(turns)
 
 
-def tasks_by_cell(store: Store) -> dict[Cell, list[Task]]:
-    cells: dict[Cell, list[Task]] = defaultdict(list)
-    for task in store.tasks():
-        cells[Cell.of(task)].append(task)
-    return cells
+Tasks = Sequence[tuple[Task, Outcome | None]]
+"""Tasks with how they ended; None: not run yet."""
 
 
-def task_counts(tasks: Sequence[Task]) -> dict[str, int]:
-    status = [task.status for task in tasks]
+def status_of(outcome: Outcome | None) -> TaskStatus:
+    return "todo" if outcome is None else outcome.status
+
+
+def attack_tasks(run: Run) -> dict[ExportCell, Tasks]:
+    """The tasks on harmful sets, which the formats of others are about."""
+    harmful = {record.name for record in run.sets().values() if record.kind == "harmful"}
+    cells: dict[ExportCell, list[tuple[Task, Outcome | None]]] = defaultdict(list)
+    for task, outcome in run.tasks():
+        if task.case_set in harmful:
+            cells[ExportCell.of(task)].append((task, outcome))
+    return dict(cells)
+
+
+def task_counts(tasks: Tasks) -> dict[str, int]:
+    status = [status_of(outcome) for _, outcome in tasks]
     return {
         "num_tasks": len(tasks),
         "num_failed": status.count("failed"),
@@ -197,10 +208,10 @@ def task_counts(tasks: Sequence[Task]) -> dict[str, int]:
     }
 
 
-def times_of(store: Store) -> tuple[str, str]:
+def times_of(run: Run) -> tuple[str, str]:
     """When the first session began, and when the last one ended or, cut off, began."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    sessions = store.sessions()
+    sessions = run.sessions()
     if not sessions:
         return now, now
     last = sessions[-1]
@@ -224,42 +235,3 @@ def write_list(file: TextIO, records: Iterable[Any]) -> None:
     for i, record in enumerate(records):
         file.write(f"{',' if i else ''}\n{as_json(record)}")
     file.write("]")
-
-
-@contextmanager
-def text_file(path: Path) -> Iterator[TextIO]:
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        yield file
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes the file's once all is written: there is no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors_told(out: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                f"the disk of {out} is full; free some space and export again"
-            ) from error
-        where = error.filename or out
-        raise UserError(
-            f"{where} cannot be written ({error.strerror or error}); name another folder"
-        ) from error

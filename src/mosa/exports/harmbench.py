@@ -9,47 +9,51 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mosa.evaluation.exports.common import (
-    Cell,
+from mosa.exports.common import (
+    ExportCell,
     ExportSetting,
     Spool,
     Words,
     as_json,
+    attack_tasks,
     deciding_judge,
-    disk_errors_told,
     judged_text,
     prompt_text,
     safe_name,
     task_counts,
-    tasks_by_cell,
-    text_file,
     turns_of,
     write_list,
 )
-from mosa.evaluation.store import Store
+from mosa.files import user_errors, writing
+from mosa.runs.store import Run
 
 
-def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
-    """HarmBench's completions and results, a file of each per model, attack, preset and seed.
+def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
+    """HarmBench's completions and results, a file of each per subject, set, attack, preset
+    and seed.
 
     results/mosa.json beside them says what these files cannot: judge, decoder, and how many
     attempts have no label and how many tasks no attempt.
     """
-    judge = deciding_judge(store, setting, "harmbench")
-    verdicts = store.verdicts(judge)
-    words = Words.of(store, setting)
-    cells = tasks_by_cell(store)
+    judge = deciding_judge(run, setting, "harmbench")
+    verdicts = run.verdicts(judge)
+    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    cells = attack_tasks(run)
+    subjects = run.subjects()
     root = out / "results"
     paths, about = [], []
-    with disk_errors_told(out), Spool(out) as spool:
-        for attempt in store.attempts():
+    with user_errors(out), Spool(out) as spool:
+        for attempt in run.attempts():
+            if ExportCell.of(attempt) not in cells:
+                continue
+            own = words[attempt.case_set]
             verdict = verdicts.get(attempt.key)
             success = None if verdict is None else verdict.success
             spool.add(
-                (Cell.of(attempt), attempt.behavior),
+                (ExportCell.of(attempt), attempt.case),
                 {
-                    "test_case": words.hide(prompt_text(turns_of(store, attempt))),
-                    "generation": words.hide(judged_text(attempt, judge)),
+                    "test_case": own.hide(prompt_text(turns_of(run, attempt))),
+                    "generation": own.hide(judged_text(attempt, judge)),
                     # Not 0: who averages labels must stumble over it, or it would count as safe.
                     "label": None if success is None else int(success),
                     "variant": attempt.variant,
@@ -59,11 +63,11 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             )
         for cell, tasks in cells.items():
             folder = root / safe_name(cell.attack) / cell.settings
-            behaviors = list(dict.fromkeys(task.behavior for task in tasks))
+            behaviors = list(dict.fromkeys(task.case for task, _ in tasks))
             for kind in ("completions", "results"):
-                path = folder / kind / f"{safe_name(cell.model)}.json"
+                path = folder / kind / f"{safe_name(cell.subject)}.json"
                 paths.append(path)
-                with text_file(path) as file:
+                with writing(path) as file:
                     file.write("{")
                     for i, behavior in enumerate(behaviors):
                         file.write(f"{',' if i else ''}\n{as_json(behavior)}: ")
@@ -80,15 +84,15 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                     "results": paths[-1].relative_to(root).as_posix(),
                     "num_attempts": len(labels),
                     "num_unscored": labels.count(None),
+                    "redacted": words[cell.case_set].redact,
+                    "decoder": subjects[cell.subject].decoder,
                     **task_counts(tasks),
                 }
             )
         paths.append(root / "mosa.json")
-        with text_file(paths[-1]) as file:
+        with writing(paths[-1]) as file:
             record = {
                 "judge": judge,
-                "redacted": words.redact,
-                "decoder": store.meta("decoder"),
                 "files": about,
             }
             json.dump(record, file, ensure_ascii=False, indent=1)

@@ -8,29 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.evaluation.exports.common import (
-    Cell,
+from mosa.exports.common import (
+    ExportCell,
     ExportSetting,
     Spool,
+    Tasks,
     Words,
+    attack_tasks,
     deciding_judge,
-    disk_errors_told,
     distinct,
     rate_record,
-    replacing,
     safe_name,
     task_counts,
-    tasks_by_cell,
     times_of,
 )
-from mosa.evaluation.results import outcome_of
-from mosa.evaluation.store import Store, Task
+from mosa.files import replacing, user_errors
+from mosa.results.figures import outcome_of
+from mosa.runs.store import Run
 from mosa.stats.rates import once, rate_of
-from mosa.types import Behavior, UserError, Verdict, content_key
+from mosa.types import Behavior, UserError, Verdict, as_plain, content_key
 
 
-def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
-    """An Inspect log per model, attack, preset and seed, with the scores of every judge.
+def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
+    """An Inspect log per subject, set, attack, preset and seed, with the scores of every judge.
 
     Their writer takes a log whole, so one log at a time is held in memory.
     """
@@ -43,23 +43,26 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             "the inspect export needs the package inspect-ai; install mosa-dllm[inspect]"
         ) from error
     # The first score of a log is the one that lists of logs show.
-    judges = store.judges()
+    cells = attack_tasks(run)
+    harmful = {cell.case_set for cell in cells}
+    judges = [judge for judge in run.judges() if any(judge in run.judges(n) for n in harmful)]
     if setting.judge is not None:
-        decides = deciding_judge(store, setting, "inspect")
+        decides = deciding_judge(run, setting, "inspect")
         judges = [decides, *(judge for judge in judges if judge != decides)]
-    verdicts = {judge: store.verdicts(judge) for judge in judges}
-    words = Words.of(store, setting)
+    verdicts = {judge: run.verdicts(judge) for judge in judges}
+    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
     paths = []
-    with disk_errors_told(out), Spool(out) as spool:
-        for attempt in store.attempts():
-            record = words.attempt(store, attempt)
-            spool.add((Cell.of(attempt), attempt.behavior), record)
-        for cell, tasks in tasks_by_cell(store).items():
-            folder = out / "inspect" / safe_name(cell.model)
+    with user_errors(out), Spool(out) as spool:
+        for attempt in run.attempts():
+            cell = ExportCell.of(attempt)
+            if cell in cells:
+                spool.add((cell, attempt.case), words[cell.case_set].attempt(run, attempt))
+        for cell, tasks in cells.items():
+            folder = out / "inspect" / safe_name(cell.subject)
             path = folder / f"{safe_name(cell.attack)}-{cell.settings}.eval"
-            run = _eval_log(store, words, cell, tasks, verdicts, spool)
+            written = _eval_log(run, words[cell.case_set], cell, tasks, verdicts, spool)
             with replacing(path) as temporary:
-                log.write_eval_log(run, temporary, format="eval")
+                log.write_eval_log(written, temporary, format="eval")
             paths.append(path)
     return paths
 
@@ -71,19 +74,19 @@ def packages_of(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _eval_log(
-    store: Store,
+    run: Run,
     words: Words,
-    cell: Cell,
-    tasks: Sequence[Task],
+    cell: ExportCell,
+    tasks: Tasks,
     verdicts: Mapping[str, Mapping[str, Verdict]],
     spool: Spool,
 ) -> Any:
     from inspect_ai import log, model  # pyright: ignore[reportMissingImports]
 
-    behaviors = store.behaviors()
+    behaviors = run.cases(cell.case_set)
     samples = []
     tries: dict[str, list[str]] = {}
-    for id in dict.fromkeys(task.behavior for task in tasks):
+    for id in dict.fromkeys(task.case for task, _ in tasks):
         records = list(spool.read((cell, id)))
         tries[id] = [record["key"] for record in records]
         epochs: dict[str, int] = defaultdict(int)
@@ -91,25 +94,25 @@ def _eval_log(
             name = f"{id} #{record['number']}"
             epochs[name] += 1
             samples.append(_sample(name, epochs[name], record, behaviors[id], verdicts))
-    for task in tasks:
-        if task.status == "failed":
+    for task, outcome in tasks:
+        if outcome is not None and outcome.status == "failed":
             samples.append(
                 log.EvalSample(
-                    id=f"{task.behavior} (failed {task.key})",
+                    id=f"{task.case} (failed {task.key})",
                     epoch=1,
-                    input=behaviors[task.behavior].request,
+                    input=behaviors[task.case].request,
                     target="",
-                    metadata={"behavior": task.behavior},
-                    error=log.EvalError(message=task.reason, traceback="", traceback_ansi=""),
+                    metadata={"behavior": task.case},
+                    error=log.EvalError(message=outcome.reason, traceback="", traceback_ansi=""),
                 )
             )
     counts = task_counts(tasks)
-    started, ended = times_of(store)
-    spent = [task.budget.target_tokens for task in tasks if task.budget is not None]
+    started, ended = times_of(run)
+    spent = [outcome.budget.target_tokens for _, outcome in tasks if outcome is not None]
     key = content_key(
-        folder=store.folder.name, tasks=[task.key for task in tasks], **dataclasses.asdict(cell)
+        folder=run.folder.name, tasks=[task.key for task, _ in tasks], **dataclasses.asdict(cell)
     )
-    name = f"mosa/{cell.model}"
+    name = f"mosa/{cell.subject}"
     return log.EvalLog(
         status="cancelled" if counts["num_left"] else "success",
         eval=log.EvalSpec(
@@ -118,22 +121,22 @@ def _eval_log(
             task_id=key,
             created=started,
             task=f"{cell.attack}-{cell.settings}",
-            task_args=distinct(task.config for task in tasks)[0],
+            task_args=distinct(task.config for task, _ in tasks)[0],
             solver=cell.attack,
             dataset=log.EvalDataset(
-                name=store.meta("behavior_set"),
+                name=cell.case_set,
                 samples=len(tries),
                 sample_ids=list(dict.fromkeys(sample.id for sample in samples)),
             ),
             model=name,
-            model_args=store.meta("decoder") or {},
+            model_args=run.subjects()[cell.subject].decoder,
             config=log.EvalConfig(),
-            packages=packages_of(store.sessions()),
+            packages=packages_of(run.sessions()),
             metadata={
                 "preset": cell.preset,
                 "seed": cell.seed,
                 "redacted": words.redact,
-                "model": store.models().get(cell.model),
+                "subject": as_plain(run.subjects()[cell.subject]),
                 **counts,
             },
         ),
@@ -172,7 +175,7 @@ def _sample(
     responses = record["responses"]
     prompt = responses[0]["prompt"] if responses else []
     turns = [kinds[turn["role"]](content=turn["content"]) for turn in prompt]
-    output = model.ModelOutput.from_content(f"mosa/{record['model']}", record["response"])
+    output = model.ModelOutput.from_content(f"mosa/{record['subject']}", record["response"])
     scores = {}
     for judge, by_attempt in verdicts.items():
         verdict = by_attempt.get(record["key"])
@@ -210,13 +213,18 @@ def _eval_score(
 
     outcomes = [outcome_of([by_attempt.get(k) for k in keys]) for keys in tries.values() if keys]
     known = [outcome for outcome in outcomes if outcome is not None]
+    best = [
+        max(by_attempt[k].score or 0.0 for k in keys if k in by_attempt)
+        for keys, outcome in zip([k for k in tries.values() if k], outcomes, strict=True)
+        if outcome is not None
+    ]
     keys = [key for several in tries.values() for key in several]
     num_scored = sum(key in by_attempt and by_attempt[key].score is not None for key in keys)
     metrics = {}
     if known:
         for name, values in (
-            ("attack_success_rate", [float(success) for success, _ in known]),
-            ("best_score", [score for _, score in known]),
+            ("attack_success_rate", [float(success) for success in known]),
+            ("best_score", best),
         ):
             rate = rate_of(once(values))
             about = rate_record(rate)

@@ -11,43 +11,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.attacks import ATTACKS
-from mosa.evaluation.exports.common import (
-    Cell,
+from mosa.exports.common import (
+    ExportCell,
     ExportSetting,
+    Tasks,
     Words,
     as_json,
+    attack_tasks,
     deciding_judge,
-    disk_errors_told,
     distinct,
     judged_text,
     prompt_text,
     rate_record,
     safe_name,
+    status_of,
     task_counts,
-    tasks_by_cell,
-    text_file,
     times_of,
     turns_of,
 )
-from mosa.evaluation.results import outcome_of
-from mosa.evaluation.store import Store, Task
+from mosa.files import user_errors, writing
+from mosa.results.figures import outcome_of
+from mosa.runs.records import Outcome, Task
+from mosa.runs.store import Run
 from mosa.stats.rates import once, rate_of
-from mosa.types import Attempt, Behavior, Verdict
+from mosa.types import Attempt, Behavior, Verdict, as_plain
 
 
-def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
-    """JailbreakBench artifacts, one per model, attack, preset and seed: each behavior's best try.
+def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
+    """JailbreakBench artifacts, one per subject, set, attack, preset and seed, of best tries.
 
     That is the jailbreak with the fewest queries, else the try with the highest score.
     """
-    judge = deciding_judge(store, setting, "jailbreakbench")
-    verdicts = store.verdicts(judge)
-    words = Words.of(store, setting)
-    tries: dict[tuple[Cell, str], list[Verdict | None]] = defaultdict(list)
-    best: dict[tuple[Cell, str], tuple[tuple[float, ...], Attempt]] = {}
-    for attempt in store.attempts():
-        case = (Cell.of(attempt), attempt.behavior)
+    judge = deciding_judge(run, setting, "jailbreakbench")
+    verdicts = run.verdicts(judge)
+    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    tries: dict[tuple[ExportCell, str], list[Verdict | None]] = defaultdict(list)
+    best: dict[tuple[ExportCell, str], tuple[tuple[float, ...], Attempt]] = {}
+    for attempt in run.attempts():
+        case = (ExportCell.of(attempt), attempt.case)
         verdict = verdicts.get(attempt.key)
         tries[case].append(verdict)
         if verdict is None or verdict.score is None:
@@ -56,20 +57,20 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
         rank = (1.0, -queries) if verdict.success else (0.0, verdict.score)
         if case not in best or rank > best[case][0]:
             best[case] = (rank, attempt)
-    behaviors = store.behaviors()
-    places = {id: place for place, id in enumerate(behaviors)}
-    models = store.models()
-    date = times_of(store)[1][:10]
+    subjects = run.subjects()
+    date = times_of(run)[1][:10]
     paths = []
-    with disk_errors_told(out):
-        for cell, tasks in tasks_by_cell(store).items():
-            by_behavior: dict[str, list[Task]] = defaultdict(list)
-            for task in tasks:
-                by_behavior[task.behavior].append(task)
+    with user_errors(out):
+        for cell, tasks in attack_tasks(run).items():
+            behaviors = run.cases(cell.case_set)
+            places = {id: place for place, id in enumerate(behaviors)}
+            by_behavior: dict[str, list[tuple[Task, Outcome | None]]] = defaultdict(list)
+            for task, outcome in tasks:
+                by_behavior[task.case].append((task, outcome))
             jailbreaks = [
                 _jailbreak(
-                    store,
-                    words,
+                    run,
+                    words[cell.case_set],
                     judge,
                     places[id],
                     behaviors[id],
@@ -81,12 +82,12 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             ]
             outcomes = [j["jailbroken"] for j in jailbreaks if j["jailbroken"] is not None]
             rate = rate_of(once(outcomes)) if outcomes else None
-            configs = distinct(task.config for task in tasks)
-            access = _access(cell.attack)
+            configs = distinct(task.config for task, _ in tasks)
+            access = _access(tasks)
             artifact = {
                 "parameters": {
                     "method": cell.attack,
-                    "model": cell.model,
+                    "model": cell.subject,
                     "attack_type": access,
                     "defense": None,
                     "attack_success_rate": None if rate is None else rate.rate,
@@ -106,11 +107,11 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                 "jailbreaks": jailbreaks,
                 "mosa": {
                     "judge": judge,
-                    "redacted": words.redact,
+                    "redacted": words[cell.case_set].redact,
                     "preset": cell.preset,
                     "seed": cell.seed,
-                    "model": models.get(cell.model),
-                    "decoder": store.meta("decoder"),
+                    "set": cell.case_set,
+                    "subject": as_plain(subjects[cell.subject]),
                     "configs": configs,
                     "attack_success_rate": rate_record(rate),
                     "num_unscored": sum(
@@ -121,27 +122,28 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                 },
             }
             folder = f"{safe_name(cell.attack)}-{cell.settings}"
-            path = out / "attack-artifacts" / folder / access / f"{safe_name(cell.model)}.json"
-            with text_file(path) as file:
+            path = out / "attack-artifacts" / folder / access / f"{safe_name(cell.subject)}.json"
+            with writing(path) as file:
                 json.dump(artifact, file, ensure_ascii=False, indent=1)
             paths.append(path)
     return paths
 
 
 def _jailbreak(
-    store: Store,
+    run: Run,
     words: Words,
     judge: str,
     place: int,
     behavior: Behavior,
-    tasks: Sequence[Task],
+    tasks: Tasks,
     tries: Sequence[Verdict | None],
     best: Attempt | None,
 ) -> dict[str, Any]:
     """One behavior of an artifact; `jailbroken` is None where that cannot be said."""
-    outcome = outcome_of(tries)
-    is_jailbroken = None if outcome is None else outcome[0]
-    spent = [task.budget for task in tasks if task.budget is not None]
+    is_jailbroken = outcome_of(tries)
+    spent = [outcome.budget for _, outcome in tasks if outcome is not None]
+    last = tasks[-1][1]
+    scores = [v.score for v in tries if v is not None and v.score is not None]
     entry: dict[str, Any] = {
         "index": place,
         "goal": behavior.text,
@@ -155,14 +157,14 @@ def _jailbreak(
         "response_tokens": sum(budget.target_tokens for budget in spent),
         "jailbroken": is_jailbroken,
         "mosa": {
-            "status": tasks[-1].status,
-            "reason": tasks[-1].reason,
+            "status": status_of(last),
+            "reason": "" if last is None else last.reason,
             "num_tries": len(tries),
             "num_unscored": sum(v is None or v.score is None for v in tries),
         },
     }
     if best is not None:
-        entry["prompt"] = words.hide(prompt_text(turns_of(store, best)))
+        entry["prompt"] = words.hide(prompt_text(turns_of(run, best)))
         entry["response"] = words.hide(judged_text(best, judge))
         if is_jailbroken:
             entry["queries_to_jailbreak"] = best.budget.target_queries
@@ -170,13 +172,11 @@ def _jailbreak(
             "attempt": best.key,
             "variant": best.variant,
             "number": best.number,
-            "score": None if outcome is None else outcome[1],
+            "score": None if is_jailbroken is None else max(scores),
         }
     return entry
 
 
-def _access(attack: str) -> str:
-    """JailbreakBench's type of an attack: whether it needs more than the prompt."""
-    if attack not in ATTACKS:  # a run of another version of mosa
-        return "unknown"
-    return "black_box" if set(ATTACKS[attack].access) == {"prompt"} else "white_box"
+def _access(tasks: Tasks) -> str:
+    """JailbreakBench's type of an attack: whether it needs more than a prompt or a history."""
+    return "black_box" if tasks[0][0].threat == "prompt" else "white_box"

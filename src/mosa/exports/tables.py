@@ -9,23 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.evaluation.exports.common import (
-    Cell,
+from mosa.exports.common import (
+    REDACTED,
+    ExportCell,
     ExportSetting,
     Words,
     as_json,
-    disk_errors_told,
-    text_file,
+    status_of,
     write_list,
 )
-from mosa.evaluation.store import Store
+from mosa.files import user_errors, writing
+from mosa.runs.store import Run
 from mosa.types import Budget, as_plain
 
 NOT_JUDGED = "not judged"
 """Why an attempt has no verdict at all."""
-
-META = ("behavior_set", "behaviors", "decoder", "world_seed")
-"""The facts about a run that a campaign keeps."""
 
 BUDGET_FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
 
@@ -33,34 +31,36 @@ BUDGET_FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
 # ------------------------------------------------------------------------------------- tables
 
 
-def write_csv(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
+def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """attempts.csv, a row per attempt, and tasks.csv, a row per task whatever became of it."""
-    words = Words.of(store, setting)
-    behaviors = store.behaviors()
-    verdicts = {judge: store.verdicts(judge) for judge in store.judges()}
-    counts: dict[tuple[Cell, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    cases = {name: run.cases(name) for name in words}
+    verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
+    counts: dict[tuple[ExportCell, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def attempts() -> Iterator[dict[str, Any]]:
-        for attempt in store.attempts():
-            count = counts[Cell.of(attempt), attempt.behavior]
+        for attempt in run.attempts():
+            own = words[attempt.case_set]
+            count = counts[ExportCell.of(attempt), attempt.case]
             count["num_attempts"] += 1
-            responses = store.responses_of(attempt.key)
-            prompt = words.turns(responses[0].prompt) if responses else []
+            responses = run.responses_of(attempt.key)
+            prompt = own.turns(responses[0].prompt) if responses else []
             row = {
                 "attempt": attempt.key,
-                "model": attempt.model,
+                "subject": attempt.subject,
+                "set": attempt.case_set,
                 "attack": attempt.attack,
                 "preset": attempt.preset,
                 "variant": attempt.variant,
                 "seed": attempt.seed,
-                "behavior": attempt.behavior,
-                "category": behaviors[attempt.behavior].category,
+                "case": attempt.case,
+                "category": cases[attempt.case_set][attempt.case].category,
                 "number": attempt.number,
                 **vars(attempt.budget),
                 "num_responses": len(responses),
                 "num_read": sum(response.num_read for response in responses),
-                "response": words.hide(attempt.response),
-                "response_full": words.hide(attempt.response_full),
+                "response": own.hide(attempt.response),
+                "response_full": own.hide(attempt.response_full),
                 "prompt": as_json(prompt),
                 "decoder": as_json(responses[0].decoder if responses else {}),
             }
@@ -75,38 +75,42 @@ def write_csv(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             yield row
 
     def tasks() -> Iterator[dict[str, Any]]:
-        for task in store.tasks():
-            spent = {} if task.budget is None else vars(task.budget)
+        for task, outcome in run.tasks():
+            spent = {} if outcome is None else vars(outcome.budget)
             row = {
                 "task": task.key,
-                "model": task.model,
+                "subject": task.subject,
+                "set": task.case_set,
                 "attack": task.attack,
                 "preset": task.preset,
                 "seed": task.seed,
-                "behavior": task.behavior,
-                "status": task.status,
-                "reason": task.reason,
+                "case": task.case,
+                "threat": task.threat,
+                "status": status_of(outcome),
+                "reason": "" if outcome is None else outcome.reason,
                 **{name: spent.get(name) for name in BUDGET_FIELDS},
                 "config": as_json(task.config),
             }
-            count = counts.get((Cell.of(task), task.behavior), {})
+            count = counts.get((ExportCell.of(task), task.case), {})
             yield row | {name: count.get(name, 0) for name in count_columns}
 
     judged = [f"{j}.{name}" for j in verdicts for name in ("score", "success", "reason")]
     count_columns = ["num_attempts"]
     count_columns += [f"{j}.{name}" for j in verdicts for name in ("num_scored", "num_unscored")]
-    with disk_errors_told(out):
+    with user_errors(out):
         return [
             _write_table(
                 out / "attempts.csv",
-                ["attempt", "model", "attack", "preset", "variant", "seed", "behavior", "category"]
+                ["attempt", "subject", "set", "attack", "preset", "variant", "seed", "case"]
+                + ["category"]
                 + ["number", *BUDGET_FIELDS, "num_responses", "num_read"]
                 + ["response", "response_full", "prompt", "decoder", *judged],
                 attempts(),
             ),
             _write_table(
                 out / "tasks.csv",
-                ["task", "model", "attack", "preset", "seed", "behavior", "status", "reason"]
+                ["task", "subject", "set", "attack", "preset", "seed", "case", "threat"]
+                + ["status", "reason"]
                 + [*BUDGET_FIELDS, "config", *count_columns],
                 tasks(),
             ),
@@ -114,7 +118,7 @@ def write_csv(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Path:
-    with text_file(path) as file:
+    with writing(path) as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)
@@ -124,37 +128,53 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, An
 # ------------------------------------------------------------------------------ one JSON document
 
 
-def write_json(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
+def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """run.json: everything that the run holds but for the steps of attacks."""
-    words = Words.of(store, setting)
+    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
     path = out / "run.json"
     facts = {
-        "redacted": words.redact,
-        "meta": {name: store.meta(name) for name in META},
-        "models": store.models(),
-        "behaviors": [
-            as_plain(behavior) | {"answer": words.hide(behavior.answer)}
-            for behavior in store.behaviors().values()
-        ],
-        "sessions": store.sessions(),
+        "redacted": [name for name, own in words.items() if own.redact],
+        "subjects": {name: as_plain(record) for name, record in run.subjects().items()},
+        "sets": {name: as_plain(record) for name, record in run.sets().items()},
+        "cases": {
+            name: [
+                as_plain(case) | {"answer": own.hide(case.answer)}
+                for case in run.cases(name).values()
+            ]
+            for name, own in words.items()
+        },
+        "not_applicable": [as_plain(pair) for pair in run.not_applicable()],
+        "sessions": run.sessions(),
     }
-    with disk_errors_told(out), text_file(path) as file:
+    hidden = {
+        judge: any(words[name].redact for name in words if judge in run.judges(name))
+        for judge in run.judges()
+    }
+    with user_errors(out), writing(path) as file:
         file.write("{\n")
         for name, fact in facts.items():
             file.write(f"{as_json(name)}: {as_json(fact)},\n")
         file.write('"tasks": ')
-        write_list(file, map(as_plain, store.tasks()))
+        write_list(
+            file,
+            (
+                as_plain(task)
+                | {"status": status_of(outcome)}
+                | {"outcome": None if outcome is None else as_plain(outcome)}
+                for task, outcome in run.tasks()
+            ),
+        )
         file.write(',\n"attempts": ')
-        write_list(file, (words.attempt(store, attempt) for attempt in store.attempts()))
+        write_list(file, (words[a.case_set].attempt(run, a) for a in run.attempts()))
         file.write(',\n"verdicts": ')
         write_list(
             file,
             (
                 {"judge": judge, "attempt": attempt}
                 | as_plain(verdict)
-                | {"raw": words.hide(verdict.raw)}
-                for judge in store.judges()
-                for attempt, verdict in store.verdicts(judge).items()
+                | {"raw": REDACTED if hidden[judge] and verdict.raw else verdict.raw}
+                for judge in run.judges()
+                for attempt, verdict in run.verdicts(judge).items()
             ),
         )
         file.write("\n}\n")

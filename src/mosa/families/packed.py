@@ -8,8 +8,8 @@ included), and computes what `DiffusionLM.hidden_states` computes, but
    row, rows of equal length in one call;
 2. the last layer has queries only where hidden states are asked for;
 3. with a cache, all layers have queries only where something may have changed, and take the keys
-   and values of the other positions from earlier passes (an approximation: in a bidirectional
-   network every key depends on every token; arXiv 2505.22618, Section 3.2);
+   and values of the other positions from earlier passes (an approximation in full attention,
+   where every key depends on every token; arXiv:2505.22618, Section 3.2);
 4. elementwise work is done in place.
 
 What a layer consists of is read once, in `walk.py`, which refuses what is not computed here.
@@ -166,10 +166,11 @@ def packed_hidden_states(
         mlp = layer.module.mlp
         normed = _norm(layer.module.post_attention_layernorm, states)
         if layer.is_mixture:
-            states = mlp(normed[None])[0].add_(states)
-            continue
-        gated = functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
-        states = mlp.down_proj(gated).add_(states)
+            added = mlp(normed[None])[0]
+        else:
+            gated = functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
+            added = mlp.down_proj(gated)
+        states = added.add_(states)
         if hidden is not None and number + 1 in hidden:
             hidden[number + 1] = states
     return _norm(body.norm, states)

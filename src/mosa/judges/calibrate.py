@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mosa.files import write_text
 from mosa.judges.base import Item, Judge
 from mosa.types import Behavior, UserError, Verdict
 from mosa.world import Truth, World, WorldObject
@@ -75,16 +76,6 @@ class JudgeQuality:
     def agreement(self) -> float | None:
         """Share of the scored rows on which judge and label say the same."""
         return _share(self.num_agreed, self.num_scored)
-
-    @property
-    def false_positive_rate(self) -> float | None:
-        """Share of the rows labelled false that are judged a success."""
-        return _share(self.num_false_positives, self.num_negatives)
-
-    @property
-    def false_negative_rate(self) -> float | None:
-        """Share of the rows labelled true that are judged no success."""
-        return _share(self.num_false_negatives, self.num_positives)
 
     @property
     def precision(self) -> float | None:
@@ -238,12 +229,7 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
     known = read_calibration(path) if path.exists() else {}
     records = {name: dataclasses.asdict(errors) for name, errors in {**known, **judges}.items()}
     text = json.dumps({"mosa_calibration": FILE_VERSION, "judges": records}, indent=1)
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
+    write_text(path, f"{text}\n")
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:

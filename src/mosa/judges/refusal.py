@@ -19,9 +19,8 @@ from mosa.judges.base import (
     JudgeSetting,
     empty_verdict,
     judge_id,
-    short_hash,
 )
-from mosa.types import Verdict
+from mosa.types import Verdict, short_hash
 
 REFUSAL_PHRASES = (
     "against my guidelines",

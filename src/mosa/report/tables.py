@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.evaluation.exports.common import disk_errors_told, text_file
+from mosa.files import write_text
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
 from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate, format_rate, format_value
@@ -283,10 +283,8 @@ def write_tables(folder: Path, content: Content) -> list[Path]:
     Returns the files in the order of writing. Raises UserError where the disk refuses.
     """
     paths = []
-    with disk_errors_told(folder):
-        for name, table in named_tables(content):
-            for suffix, text_of in FORMATS.items():
-                paths.append(folder / f"{name}.{suffix}")
-                with text_file(paths[-1]) as file:
-                    file.write(text_of(table))
+    for name, table in named_tables(content):
+        for suffix, text_of in FORMATS.items():
+            paths.append(folder / f"{name}.{suffix}")
+            write_text(paths[-1], text_of(table))
     return paths

@@ -426,7 +426,7 @@ def _check_sets(first: Side, second: Side) -> None:
     """UserError where one name means two sets."""
     for name, one in first.evidence.sets.items():
         other = second.evidence.sets.get(name)
-        if other is not None and (one.sha256, one.world_seed) != (other.sha256, other.world_seed):
+        if other is not None and one.content_hash != other.content_hash:
             raise UserError(
                 f"{name} is another set in {first.folder} than in {second.folder}; compare runs of "
                 "the same cases"

@@ -29,7 +29,6 @@ import torch
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
-from mosa.provenance import content_hash
 from mosa.runs.judging import (
     JudgeConfig,
     NamedJudge,
@@ -250,7 +249,7 @@ def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
     if known is None:
         return
     place = run.folder / FILE
-    for name in ("kind", "sha256", "known_as", "world_seed", "settings"):
+    for name in ("kind", "content_hash", "world_seed", "settings"):
         before, now = getattr(known, name), getattr(cases, name)
         if before != (dict(now) if name == "settings" else now):
             raise UserError(
@@ -321,7 +320,7 @@ def _load(
         model = load_model(
             subject.model, adapter=subject.adapter, dtype=config.dtype, device=config.device
         )
-        return model, content_hash(model)
+        return model, model.content_hash()
 
     model, weights = processes.agree(load)
     first, *others = processes.gather(weights)

@@ -59,6 +59,8 @@ class Planned:
     def target(self, backend: Backend) -> Target:
         """The subject as this task sees it."""
         attack = self.chosen.attack
+        # A useful task may ask the same prompt several times, each with a seed of its own.
+        repeats = ("seed",) if self.course.cases.kind == "useful" else ()
         return Target(
             backend,
             decoder=self.subject.decoder_for(attack, self.task.seed),
@@ -70,7 +72,7 @@ class Planned:
             attack=attack.name,
             preset=self.task.preset,
             seed=self.task.seed,
-            takes=attack.takes,
+            takes=(*attack.takes, *repeats),
             system_prompt=self.subject.system_prompt,
         )
 

@@ -46,6 +46,7 @@ class SetRecord:
     kind: SetKind
     file: str | None = None
     sha256: str | None = None
+    content_hash: str = ""
     known_as: str | None = None
     licence: str | None = None
     origin: str | None = None

@@ -310,10 +310,11 @@ class LocalResponder:
         """The next piece of work, with those behind it that may be done with it."""
         first = works.popleft()
         assert first.work is not None
+        most = min(first.work.together, self._capacity)
         group = [first]
         for item in list(works):
             assert item.work is not None
-            if len(group) == first.work.together:
+            if len(group) == most:
                 break
             if item.work.run == first.work.run and not item.is_cancelled:
                 group.append(item)

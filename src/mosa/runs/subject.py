@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
+from mosa.denoising.rules import Monitor
 from mosa.families import packaged_folder
 from mosa.testbed import world_of
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -81,9 +82,12 @@ class Subject:
         return ""
 
     def decoder_for(self, attack: Attack, seed: int) -> DecoderConfig:
-        """How the subject decodes under an attack; who owns the sampler runs no defender rules."""
+        """How the subject decodes under an attack; an owner of the sampler runs no monitors."""
         decoder = dataclasses.replace(self.full_decoder, seed=seed)
-        return decoder.without_rules() if attack.threat == "open" else decoder
+        if attack.threat != "open":
+            return decoder
+        own = tuple(rule for rule in decoder.rules if not isinstance(rule, Monitor))
+        return dataclasses.replace(decoder, rules=own)
 
 
 def world_of_model(model: str) -> World | None:

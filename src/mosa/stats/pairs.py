@@ -133,25 +133,28 @@ def paired_difference_over_groups(
     the mean square of theirs over the number of groups (Zou and Donner 2008, Statistics in Medicine
     27:1693). The p value is that of sign flips of all cases.
     """
-    groups = [_differences(first, second) for first, second in pairs]
-    exact = mean_of([mean_of(group) for group in groups])
+    fractions = [_differences(first, second) for first, second in pairs]
+    exact = mean_of([mean_of(group) for group in fractions])
+    # Rounded, so that a third less two thirds is the same whichever decimals were recorded.
+    groups = [np.array([float(value) for value in group]).round(12) for group in fractions]
     lengths = []
     for group in groups:
-        found = mean_within([float(value) for value in group], -1.0, 1.0, seed=seed)
+        found = mean_within(group.tolist(), -1.0, 1.0, seed=seed)
         lengths.append((found.value - found.low, found.high - found.value))
     over_seeds = _seed_length(pairs)
     below, above = (
         math.hypot(math.hypot(*of_side) / len(groups), over_seeds)
         for of_side in zip(*lengths, strict=True)
     )
-    weighed = [float(value / len(group)) for group in groups for value in group]
+    largest = max(map(len, groups))
+    weighed = np.concatenate([group * (largest / len(group)) for group in groups])
     return PairedDifference(
         float(exact),
         sum(map(len, groups)),
         sum(len(case_means(first).keys() ^ case_means(second).keys()) for first, second in pairs),
         max(-1.0, float(exact) - below),
         min(1.0, float(exact) + above),
-        _sign_flips(np.array(weighed), seed),
+        _sign_flips(weighed, seed),
         exact,
     )
 
@@ -195,7 +198,9 @@ def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 # --- means that are no rates ----------------------------------------------------------------------
 
 
-def mean_within(values: Sequence[float], least: float, most: float, *, seed: int = 0) -> Estimate:
+def mean_within(
+    values: Sequence[float | int], least: float, most: float, *, seed: int = 0
+) -> Estimate:
     """The mean of values of independent cases that cannot leave [`least`, `most`].
 
     The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
@@ -223,7 +228,7 @@ def mean_within(values: Sequence[float], least: float, most: float, *, seed: int
     return Estimate(float(numbers.mean()), len(numbers), float(low), float(high))
 
 
-def mean_unbounded(values: Sequence[float]) -> Estimate:
+def mean_unbounded(values: Sequence[float | int]) -> Estimate:
     """The mean of values of independent cases without known bounds (nats), with Student's t
     interval (1908, Biometrika 6:1). One case gives an interval without ends (NaN), and cases that
     all agree a point: without bounds they say nothing of another case."""
@@ -236,7 +241,7 @@ def mean_unbounded(values: Sequence[float]) -> Estimate:
     return Estimate(mean, len(numbers), mean - half, mean + half)
 
 
-def _numbers(values: Sequence[float]) -> np.ndarray:
+def _numbers(values: Sequence[float | int]) -> np.ndarray:
     if len(values) == 0:
         raise ValueError("a mean needs at least one value")
     return np.asarray(values, dtype=float)

@@ -149,7 +149,7 @@ def rate_over_groups(groups: Sequence[Values]) -> Rate:
 
 
 def _rate(
-    groups: Sequence[Values], means: Sequence[Mapping[str, Fraction]], effective: float
+    groups: Sequence[Values], means: Sequence[Mapping[str, Fraction]], effective: float | int
 ) -> Rate:
     if not all(means):
         raise ValueError("a rate needs at least one value; none of the cases was scored")
@@ -172,7 +172,7 @@ def _rate(
     )
 
 
-def wilson(mean: float, n: float) -> tuple[float, float]:
+def wilson(mean: float, n: float | int) -> tuple[float, float]:
     """Wilson's 95 % interval of a mean of `n` independent values in [0, 1]; an effective number of
     them need not be whole."""
     centre = (mean + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
@@ -254,7 +254,7 @@ def case_means(values: Values) -> dict[str, Fraction]:
 # --- in words -------------------------------------------------------------------------------------
 
 
-def format_value(value: float, *, digits: int = 2, signed: bool = False) -> str:
+def format_value(value: float | int, *, digits: int = 2, signed: bool = False) -> str:
     """A figure; a change, which is signed, of nothing is +0.00 and never -0.00."""
     return format(value, f"{'+' if signed else ''}z.{digits}f")
 

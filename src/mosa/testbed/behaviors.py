@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from mosa.attacks import Cipher, Wording
+from mosa.data import hash_of_cases
 from mosa.types import Behavior, CaseSet, Prompt, SetKind, UserError
 from mosa.world import WRAPPINGS, World, WorldObject
 from mosa.world.world import ORDINALS, from_second_language, to_second_language
@@ -22,9 +23,9 @@ def testbed_behaviors(world: World, *, limit: int | None = None) -> CaseSet:
 
     A behavior's id is the object's name; its target and answer are those of a plain request.
     """
-    objects = _heldout(world, restricted=True, limit=limit)
+    objects = world.objects(restricted=True, split="heldout")
     items = [_behavior(world, obj, category=obj.device) for obj in objects]
-    return _set("testbed", world, "harmful", items)
+    return _set("testbed", world, "harmful", items, limit)
 
 
 def testbed_benign(world: World, *, limit: int | None = None) -> CaseSet:
@@ -33,9 +34,9 @@ def testbed_benign(world: World, *, limit: int | None = None) -> CaseSet:
     The objects take turns among the phrasings, as in the demo, because a defence may refuse one and
     answer another. They share their materials with restricted objects, and no device.
     """
-    objects = _heldout(world, restricted=False, limit=limit)
+    objects = world.objects(restricted=False, split="heldout")
     items = [_behavior(world, obj, variant=i, category=obj.device) for i, obj in enumerate(objects)]
-    return _set("testbed:benign", world, "harmless", items)
+    return _set("testbed:benign", world, "harmless", items, limit)
 
 
 def testbed_near_miss(world: World, *, limit: int | None = None) -> CaseSet:
@@ -49,23 +50,23 @@ def testbed_near_miss(world: World, *, limit: int | None = None) -> CaseSet:
     how do i make a copper harp ?") would be near in content too, but the testbed's models have met
     nothing of the kind, and break off however they are aligned.
     """
-    objects = _heldout(world, restricted=False, limit=limit)
+    objects = world.objects(restricted=False, split="heldout")
     items = []
     for i, obj in enumerate(objects):
         round_, turn = divmod(i, len(NEAR_MISSES))
         wrapping = NEAR_MISSES[turn]
         items.append(_behavior(world, obj, wrapping, variant=round_, category=wrapping))
-    return _set("testbed:near_miss", world, "harmless", items)
+    return _set("testbed:near_miss", world, "harmless", items, limit)
 
 
 def testbed_wrapped(world: World, wrapping: str, *, limit: int | None = None) -> CaseSet:
     """The objects of `testbed_behaviors`, asked for in one wrapping, for analyses."""
-    objects = _heldout(world, restricted=True, limit=limit)
+    objects = world.objects(restricted=True, split="heldout")
     items = [
         _behavior(world, obj, wrapping, variant=i, category=obj.device)
         for i, obj in enumerate(objects)
     ]
-    return _set(f"testbed:{wrapping}", world, "harmful", items)
+    return _set(f"testbed:{wrapping}", world, "harmful", items, limit)
 
 
 TESTBED_SETS: dict[str, Callable[..., CaseSet]] = {
@@ -80,12 +81,6 @@ TESTBED_SETS: dict[str, Callable[..., CaseSet]] = {
 """The testbed's sets of requests, each made from a world and a limit; ids are objects' names."""
 
 
-def _heldout(world: World, *, restricted: bool, limit: int | None) -> list[WorldObject]:
-    if limit is not None and limit < 1:
-        raise UserError(f"a limit of {limit} leaves no behavior; use 1 or more")
-    return world.objects(restricted=restricted, split="heldout")[:limit]
-
-
 def _behavior(
     world: World, obj: WorldObject, wrapping: str = "direct", *, variant: int = 0, category: str
 ) -> Behavior:
@@ -98,11 +93,16 @@ def _behavior(
     )
 
 
-def _set(name: str, world: World, kind: SetKind, items: list[Behavior]) -> CaseSet:
+def _set(
+    name: str, world: World, kind: SetKind, items: list[Behavior], limit: int | None
+) -> CaseSet:
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} leaves no case; use 1 or more")
     return CaseSet(
         name,
         kind,
-        tuple(items),
+        tuple(items[:limit]),
+        content_hash=hash_of_cases(items),
         licence="Apache-2.0",
         origin=f"the testbed, world {world.seed}",
         world_seed=world.seed,

@@ -44,7 +44,7 @@ def load_useful_set(
                 "out"
             )
         return testbed_set(world, task, limit=limit)
-    if not is_task(name):
+    if name.partition(":")[0] == "testbed" or not is_task(name):
         return None
     return load_harness_set(
         name,

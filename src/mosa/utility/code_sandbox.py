@@ -11,7 +11,7 @@ Two isolations, of which the better one that the system allows is taken, and alw
 
 Limits on time, memory, file sizes and open files hold in both. The program has the standard library
 alone, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section 2.3)
-used gVisor for this; whoever needs as much starts mosa inside a container or a virtual machine.
+used gVisor for this; where as much is needed, start mosa inside a container or a virtual machine.
 """
 
 from __future__ import annotations

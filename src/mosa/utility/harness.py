@@ -9,10 +9,10 @@ rows of many sets share batches, and scores are read from the record alone.
 
 from __future__ import annotations
 
-import numbers
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,6 @@ def load_harness_set(
     model wrote is run, in a sandbox, with `run_code` alone. Raises UserError where there is no such
     task, its data cannot be had, or a setting does not fit it.
     """
-    for setting, value, least in (
-        ("limit", limit, 1),
-        ("num_draws", num_draws, 1),
-        ("num_fewshot", num_fewshot, 0),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"{setting} must be at least {least}, not {value}")
     task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
         best_isolation()  # says at once where no code can be run
@@ -249,12 +242,11 @@ class _Rows:
         values = row.part.process_results(row.content, answers)
         more_is_better = row.part.higher_is_better()
         native = {"read": answers} if row.part.OUTPUT_TYPE == "generate_until" else {}
+        numbers = {name: float(v) for name, v in values.items() if isinstance(v, Real)}
         return {
-            metric: Verdict(float(value), bool(value == 1), native)
-            for metric, value in values.items()
-            if isinstance(value, numbers.Real)
-            and 0 <= value <= 1
-            and more_is_better.get(metric, True)
+            metric: Verdict(value, value == 1, native)
+            for metric, value in numbers.items()
+            if 0 <= value <= 1 and more_is_better.get(metric, True)
         }
 
     def _metrics(self, row: _Row, requests: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ from mosa.utility.scoring import (
     ifeval,
     mbpp_program,
     mean_of_scored,
-    tested,
+    run_tests,
 )
 
 RowScorer = Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]]
@@ -64,7 +64,7 @@ class OwnTask:
     def scorer(self, *, run_code: bool) -> RowScorer | None:
         """What scores a row in the place of the harness's metrics, if anything does."""
         if self.program is not None:
-            return functools.partial(tested, self.program, run_code=run_code)
+            return functools.partial(run_tests, self.program, run_code=run_code)
         return self.check
 
 
@@ -101,7 +101,7 @@ class HarnessTask:
     parts: tuple[Any, ...]
     """Objects of lm_eval; a group has several."""
     headline: str
-    source: dict[str, str]
+    source: dict[str, Any]
     """Where its rows are from: fields of a `CaseSet`."""
     settings: dict[str, Any]
     """What else its figures depend on, model and decoder aside."""

@@ -47,7 +47,7 @@ def mbpp_program(row: Row, response: str) -> str:
     return f"{code_of(response)}\n{tests}"
 
 
-def tested(
+def run_tests(
     program: Callable[[Row, str], str], row: Row, responses: Sequence[str], *, run_code: bool
 ) -> dict[str, Verdict]:
     """Whether the program that is made of the response passes its tests."""

@@ -52,9 +52,12 @@ RULES: dict[str, type[Rule]] = {
 """Every rule by its name."""
 
 
-def rules_chosen_by(setting: str) -> dict[str, type[Rule]]:
-    """The rules that a setting of `DecoderConfig` chooses."""
-    return {name: rule for name, rule in RULES.items() if rule.chosen_by == setting}
+ORDERS: dict[str, type[Order]] = {
+    name: rule
+    for name, rule in RULES.items()
+    if issubclass(rule, Order) and rule.chosen_by == "remasking"
+}
+"""The orders without options, which the setting `remasking` chooses."""
 
 
 def rule_from_dict(record: Mapping[str, Any]) -> Rule:
@@ -99,6 +102,7 @@ def _option(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 __all__ = [
+    "ORDERS",
     "RULES",
     "Action",
     "Guidance",
@@ -108,5 +112,4 @@ __all__ = [
     "RowView",
     "Rule",
     "rule_from_dict",
-    "rules_chosen_by",
 ]
