@@ -225,9 +225,7 @@ def said(model, text: str) -> Response:
     ends = [n for n, i in enumerate(ids) if i in model.end_token_ids]
     read = ids[: ends[0]] if ends else ids
     words = [model.decode([i]) for i in ids]
-    return Response(
-        "k", [], model.decode(read), model.decode(ids), ids, words, end_positions=ends
-    )
+    return Response("k", [], model.decode(read), model.decode(ids), ids, words, end_positions=ends)
 
 
 @pytest.mark.parametrize("method", ["gcg", "prompt"])

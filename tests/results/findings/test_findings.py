@@ -9,18 +9,12 @@ import pytest
 from probed_runs import JUDGE, SET, probed_run, response_of, verdict
 
 from mosa.results.figures import figures_of
-from mosa.results.findings import Finding, findings_of
+from mosa.results.findings import findings_of
 from mosa.results.findings.base import mean, numbers_of, slug
 from mosa.results.findings.order import mean_positions, measures_of
 from mosa.types import Verdict
 
 NO_END = np.zeros(4, dtype=bool)
-
-
-def values(finding: Finding, **of) -> dict[str, float]:
-    """The values of the estimates of something, by their contrast or measure."""
-    chosen = [e for e in finding.estimates if all(e.get(k) == v for k, v in of.items())]
-    return {e["contrast" if "contrast" in of or "contrast" in e else "measure"]: e["value"] for e in chosen}
 
 
 # --- what is read of a run ------------------------------------------------------------------------
@@ -63,7 +57,8 @@ def test_contrasts_of_a_made_table(tmp_path):
         }
     )
     # The cases' own levels cancel within them, and two cases still say little.
-    assert all(e["low"] < e["value"] < e["high"] and e["n"] == 2 for e in contrasts)
+    scores = [e for e in contrasts if e["measure"] == "score"]
+    assert all(e["low"] < 0 < e["value"] < e["high"] and e["n"] == 2 for e in scores)
     refused = {e["contrast"]: e["value"] for e in contrasts if e["measure"] == "refused"}
     assert refused["position of procedural: 40 - 1"] == -1.0
     (level,) = {y.value for _, y in finding.charts["score-m-end-tokens-allow"].series["none"]}
@@ -90,9 +85,7 @@ def test_an_unscored_attempt_is_in_no_figure(tmp_path):
     ]
     assert (presence["value"], presence["n"]) == (1.0, 1)
     (random,) = [
-        e
-        for e in finding.estimates
-        if e["measure"] == "score" and e.get("phrase_type") == "random"
+        e for e in finding.estimates if e["measure"] == "score" and e.get("phrase_type") == "random"
     ]
     assert (random["value"], random["n"]) == (1.0, 1)
 
@@ -189,9 +182,7 @@ def test_order_of_two_subjects_and_its_change(tmp_path):
             cells.append((subject, case, {"condition": "block 2"}, verdict(0.0), block))
     with probed_run(tmp_path, "order", cells) as run:
         (finding,) = findings_of(run)
-    found = {
-        (e["subject"], e["condition"], e["measure"]): e["value"] for e in finding.estimates
-    }
+    found = {(e["subject"], e["condition"], e["measure"]): e["value"] for e in finding.estimates}
     assert found["one", "base", "kendall_tau"] == -1.0
     assert found["two - one", "base", "kendall_tau"] == 2.0
     assert found["two - one", "block 2", "kendall_tau"] == 0.0
@@ -265,7 +256,9 @@ def test_profiles_become_a_grid(tmp_path):
         return {"profiles": [first if kl is None else first | {"kl": kl}, later]}
 
     cells = [("plain", case, profiles([0.6, 0.2]), None, None) for case in ("a", "b")]
-    cells += [("aligned", case, profiles([0.1, 0.9], [0.0, 4.0]), None, None) for case in ("a", "b")]
+    cells += [
+        ("aligned", case, profiles([0.1, 0.9], [0.0, 4.0]), None, None) for case in ("a", "b")
+    ]
     with probed_run(tmp_path, "depth", cells) as run:
         (finding,) = findings_of(run)
     grid = finding.charts["refusal-plain"]
@@ -285,9 +278,7 @@ def test_profiles_become_a_grid(tmp_path):
 
 def test_means_have_the_interval_of_their_kind():
     """Shares that of rates, bounded figures a bound that is never a point, others Student's."""
-    share, bounded, nats = (
-        mean([0.5] * 10, bounds) for bounds in ((0.0, 1.0), (-1.0, 1.0), None)
-    )
+    share, bounded, nats = (mean([0.5] * 10, bounds) for bounds in ((0.0, 1.0), (-1.0, 1.0), None))
     assert share.low == pytest.approx(0.2366, abs=1e-4)  # Wilson, 5 of 10
     assert bounded.low < 0.5 < bounded.high
     assert nats.low == nats.high == 0.5
@@ -296,4 +287,6 @@ def test_means_have_the_interval_of_their_kind():
 
 
 def test_a_name_is_a_file_name():
-    assert slug("score", "a+b, testbed:benign", "end tokens") == "score-a+b-testbed-benign-end-tokens"
+    assert (
+        slug("score", "a+b, testbed:benign", "end tokens") == "score-a+b-testbed-benign-end-tokens"
+    )
