@@ -390,6 +390,11 @@ def responses_of(
                 num_forward_passes=int(trace.row_forward_passes[row]),
                 decoder=decoder,
                 filled_prompt_ids=filled,
+                notes=[
+                    {key: value for key, value in as_plain(note).items() if key != "row"}
+                    for note in trace.notes
+                    if note.row == row
+                ],
             )
         )
     return responses
