@@ -2,10 +2,15 @@
 PYTHON ?= python3.11
 OUT ?= demo
 VENV := .venv
-STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
+# Parts of the installation that are optional (pyproject.toml); others are installed when named.
+EXTRAS ?= dev
+STAMP := $(VENV)/.installed-$(EXTRAS)
 
 WORLDS ?= 1 2 3
+# Processes that share the tests; each computes on one thread.
+PROCESSES ?= logical
+PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo worlds attacks docs test test-slow check fix clean
@@ -20,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "mosa needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev]"
+		--constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
 demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (no GPU needed)
@@ -49,12 +54,12 @@ docs: $(STAMP)  ## build the documentation into build/site; a warning is an erro
 	@echo "build/site/index.html"
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
-	@$(RUN)/python -m pytest -q
+	@$(PYTEST)
 
 test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[dev,eval,docs,inspect]"
-	@$(RUN)/python -m pytest -q -m 'not gpu'
+	@$(PYTEST) -m 'not gpu'
 
 check: $(STAMP)  ## lint, format and types, changing nothing
 	@$(RUN)/ruff check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -42,7 +41,6 @@ def run(*words: str, expect: int = 0) -> str:
     """What a command writes to both streams; a launch that hangs fails the test."""
     done = subprocess.run(
         words,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

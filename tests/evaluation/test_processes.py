@@ -57,7 +57,6 @@ FAILING = [str(Path(__file__).parent / "failing_process.py")]
 def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         words,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
