@@ -13,7 +13,7 @@ PROCESSES ?= logical
 PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks docs test test-slow check fix clean
+.PHONY: help demo worlds attacks tables docs test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -47,7 +47,10 @@ attacks: $(STAMP)  ## every attack against the demo's four models (the tables in
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
 
-docs: $(STAMP)  ## build the documentation into build/site; a warning is an error
+tables: $(STAMP)  ## write the tables of the documentation from those of the program
+	@$(RUN)/python docs/tables.py
+
+docs: tables  ## build the documentation into build/site; a warning is an error
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[docs]"
 	@$(RUN)/python -m sphinx -q -W --keep-going -E -c docs -d build/doctrees . build/site
