@@ -13,9 +13,9 @@ import copy
 import difflib
 import functools
 import hashlib
+import io
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -47,13 +47,13 @@ FOLDER = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True)
 class OwnTask:
-    """A task whose settings stand in a file here."""
+    """A task whose settings are pinned in a file here."""
 
     files: tuple[str, ...]
     """The registry's names of its data."""
     read: Callable[[Mapping[str, Path]], Splits]
     headline: str
-    """The metric, with its filter, that stands for the task."""
+    """The metric, with its filter, that represents the task."""
     name_of_row: str | None = None
     """The field that names a row; None: its number."""
     program: Callable[[Mapping[str, Any], str], str] | None = None
@@ -318,7 +318,7 @@ def quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)

@@ -338,7 +338,7 @@ def mean(values: Iterable[float], bounds: Bounds = None) -> Interval | None:
         return None
     if bounds is None:
         return mean_unbounded(numbers)
-    return rate_of(once(numbers)) if bounds == (0, 1) else mean_within(numbers, *bounds)
+    return rate_of(once(numbers)) if bounds == (0.0, 1.0) else mean_within(numbers, *bounds)
 
 
 def per_case(found: Iterable[tuple[str, float]]) -> dict[str, float]:
