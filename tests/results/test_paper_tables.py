@@ -61,6 +61,7 @@ def stored(folder, outcomes: dict[tuple[str, str, str], dict[str, bool | None]])
                 answers=[response(key)],
                 verdicts={JUDGE: verdict},
             )
+    run.commit()
     return run
 
 
@@ -69,6 +70,7 @@ def without_attempt(run: Run, case: str, reason: str = "") -> None:
     run.add_tasks([Task(f"tap of {case}", "m", "s", case, "tap", "smoke", 0, "prompt", {})])
     if reason:
         run.end_task(f"tap of {case}", Outcome("failed", 0, Budget(), reason))
+    run.commit()
 
 
 def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):

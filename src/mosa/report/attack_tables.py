@@ -39,8 +39,8 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
             f"over {_counted(len(attacks_of_all(evidence, setup.judge)), 'attack')} that all "
-            "subjects were put through (the plain request apart). Worst attack: the highest of these rates; it is "
-            "chosen after the fact and so tends to be too high. "
+            "subjects were put through (the plain request apart). Worst attack: the highest of "
+            "these rates; it is chosen after the fact and so tends to be too high. "
         )
     judges = evidence.judges("over_refusal")
     if judges:
