@@ -154,11 +154,10 @@ def test_nothing_in_common(tmp_path, pair):
         of(pair[0], tmp_path / "useful")
 
 
-def test_one_name_for_two_files(pair):
-    for folder, checksum in zip(pair, ("abc", "def"), strict=True):
-        with Run(folder) as run:
-            run.add_set(made_set("made up", "harmful", list(YES), sha256=checksum))
-    with pytest.raises(UserError, match="made up is another file in"):
+def test_one_name_for_two_sets(pair):
+    with Run(pair[1]) as run:
+        run.add_set(made_set("made up", "harmful", list(YES), content_hash="another"))
+    with pytest.raises(UserError, match="made up is another set in"):
         of(*pair)
 
 
@@ -171,16 +170,16 @@ def test_one_attack_twice(tmp_path, pair):
 
 def test_what_a_reader_has_to_know(tmp_path):
     """Another decoder, other attacks, other cases, other seeds: told, and left out of what is
-    compared. The decoder's seed is no difference."""
-    old = attacked(tmp_path / "old", {"m": {"tap": YES, "dia": YES}}, decoder=DECODER | {"seed": 7})
+    compared."""
+    old = attacked(tmp_path / "old", {"m": {"tap": YES, "dia": YES}})
     few = {"a": False, "z": False}
     new = attacked(
         tmp_path / "new", {"m": {"tap": few, "pap": NO}}, decoder=DECODER | {"steps": 2}, seed=1
     )
     comparison = of(old, new)
     notes = " ".join(comparison.notes)
-    assert "Decoder on made up: steps 4 in A, 2 in B." in notes
-    assert "Seeds on made up: 0 in A, 1 in B." in notes
+    assert "Decoder: steps 4 in A, 2 in B." in notes
+    assert "Seeds of attacks: 0 in A, 1 in B." in notes
     assert "A alone has dia (smoke): not compared." in notes
     assert "B alone has pap (smoke): not compared." in notes
     assert "A alone has 7 and B alone 1" in notes
@@ -197,7 +196,7 @@ def test_other_chat_models_and_other_settings_of_a_task_are_told(tmp_path, pair)
         with Run(folder) as run:
             chats = {role: {"name": name, "place": "there"} for role, name in names.items()}
             run.begin_session(session(chat_models=chats))
-    assert of(*pair).notes == ["Chat models on made up: attacker x in A, y in B."]
+    assert of(*pair).notes == ["Chat models: attacker x in A, y in B."]
     folders = tmp_path / "few", tmp_path / "many"
     for folder, num in zip(folders, (0, 5), strict=True):
         with Run(solved(folder, {"m": {"x": {"1": 1.0}}})) as run:
@@ -331,15 +330,15 @@ def test_too_many_without_a_score_decide_it(tmp_path, pair, text, is_decided):
     comparison = of(pair[0], new)
     outcome = check(parse_condition(text), comparison)
     assert outcome.holds != is_decided
-    assert ("not decided" in outcome.told) != is_decided
+    assert ("not decided" in outcome.text) != is_decided
     assert not check(parse_condition(text), comparison, max_unscored=0.25).holds
 
 
-def test_a_case_that_is_broken_anyway_needs_no_other_score(tmp_path, pair):
+def test_a_case_with_a_success_needs_no_other_score(tmp_path, pair):
     tap = NO | {"a": None, "b": None}
     new = attacked(tmp_path / "some", {"n": {"tap": tap, "dia": NO | {"a": True, "b": True}}})
     outcome = check(parse_condition("any_asr>0.9"), of(pair[0], new))
-    assert not outcome.holds and outcome.told.startswith("0.25")
+    assert not outcome.holds and outcome.text.startswith("0.25")
 
 
 @pytest.mark.parametrize("is_failed", [True, False])
@@ -355,7 +354,7 @@ def test_tasks_that_failed_or_were_not_run_are_without_a_score(tmp_path, pair, t
     comparison = of(pair[0], new)
     assert row_of(comparison, "tap").second.num_missing == 1
     outcome = check(parse_condition(text), comparison)
-    assert outcome.holds and "11% of the cases are without a score" in outcome.told
+    assert outcome.holds and "11% of the cases are without a score" in outcome.text
 
 
 def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):
@@ -458,7 +457,7 @@ def ten(tmp_path) -> Path:
 def assert_undecided(found: Comparison, *texts: str) -> None:
     for text in texts:
         outcome = check(parse_condition(text), found)
-        assert outcome.holds and outcome.told.startswith("not decided"), text
+        assert outcome.holds and outcome.text.startswith("not decided"), text
 
 
 def test_cases_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
@@ -519,7 +518,7 @@ def test_a_change_without_a_score_names_the_attack_and_the_run(tmp_path, ten):
 def test_a_change_of_nothing_has_no_minus_sign(tmp_path):
     run = solved(tmp_path / "run", {"m": {"x": first_of(4, 8)}})
     outcome = check(parse_condition("utility_drop>0"), of(run, run))
-    assert outcome.told.startswith("+0.00 (") and "-0.00" not in outcome.told
+    assert outcome.text.startswith("+0.00 (") and "-0.00" not in outcome.text
 
 
 def test_the_same_interval_everywhere(tmp_path, capsys):
