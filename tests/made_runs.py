@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.evaluation.store import Measurement, Store, Task
-from mosa.types import Attempt, Behavior, Budget, Response, Verdict
+from mosa.attacks.base import Threat
+from mosa.runs.judging import METRIC
+from mosa.runs.records import Outcome, SubjectRecord, Task
+from mosa.runs.store import Run
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, SetKind, Verdict
 
 JUDGE = "truth/1/made-up"
 DECODER = {"max_new_tokens": 4, "steps": 4, "block_length": None, "seed": 0}
 WORDS = ("sure", "here", "you", "are")
 
 Outcomes = Mapping[str, Mapping[str, Mapping[str, bool | None]]]
-"""By model, attack and behavior: whether the attack succeeds; None: unscored."""
+"""By subject, attack and case: whether the attack succeeds; None: unscored."""
 
 
-def _begin(
-    folder: Path, models: Mapping[str, Any] | list[str], decoder: Mapping[str, Any]
-) -> Store:
-    store = Store(folder, create=True)
-    for model in models:
-        record = {"source": "base", "adapter": None, "weights": f"hash of {model}"}
-        store.add_model(model, record | {"special_tokens": []})
-    store.set_meta("decoder", dict(decoder))
-    store.begin_session(
-        {
-            "started": "2026-01-01T00:00:00+00:00",
-            "settings": {"seeds": [0], "adapters": ["none"]},
-            "versions": {"mosa-dllm": "0.1.0", "torch": "2.13.0"},
-            "device": "cpu",
-            "seconds": 12.0,
-        }
-    )
-    return store
+def subject(name: str, **changes: Any) -> SubjectRecord:
+    """A subject of that name, with weights of its own."""
+    record: dict[str, Any] = {
+        "source": "base",
+        "adapter": None,
+        "weights": f"hash of {name}",
+        "system_prompt": None,
+        "decoder": dict(DECODER),
+        "grants": ["prompt", "history", "canvas", "sampler", "likelihood", "gradients"],
+        "offers": ["temperature", "seed"],
+        "special_tokens": [],
+    }
+    return SubjectRecord(name=name, **record | changes)
+
+
+def session(**changes: Any) -> dict[str, Any]:
+    """What a session records."""
+    return {
+        "started": "2026-01-01T00:00:00+00:00",
+        "settings": {"seeds": [0], "subjects": []},
+        "versions": {"mosa-dllm": "0.1.0", "torch": "2.13.0"},
+        "device": "cpu",
+        "seconds": 12.0,
+    } | changes
 
 
 def response(key: str, words: tuple[str, ...] = WORDS, prompt: str = "how?") -> Response:
@@ -48,9 +57,75 @@ def response(key: str, words: tuple[str, ...] = WORDS, prompt: str = "how?") -> 
         list(range(len(words))),
         list(words),
         list(range(len(words))),
-        decoder=DECODER,
+        decoder=dict(DECODER),
         num_forward_passes=len(words),
     )
+
+
+def begun(folder: Path, subjects: Sequence[str], decoder: Mapping[str, Any] = DECODER) -> Run:
+    """A run with subjects and a session, open."""
+    run = Run(folder, create=True)
+    known = run.subjects()
+    for name in subjects:
+        if name not in known:
+            run.add_subject(subject(name, decoder=dict(decoder)))
+    run.begin_session(session())
+    return run
+
+
+def record(
+    run: Run,
+    key: str,
+    case_set: str,
+    case: str,
+    *,
+    subject: str,
+    attack: str = "direct",
+    preset: str = "smoke",
+    seed: int = 0,
+    threat: Threat = "prompt",
+    answers: Sequence[Response] = (),
+    verdicts: Mapping[str, Verdict] | None = None,
+    number: int = 0,
+    variant: str = "",
+    num_queries: int = 1,
+    reason: str = "",
+) -> Attempt:
+    """One task with one attempt and its verdicts, done (or failed for a reason)."""
+    run.add_tasks([Task(key, subject, case_set, case, attack, preset, seed, threat, {})])
+    for answer in answers:
+        run.add_response(answer)
+    attempt = Attempt(
+        key=f"{key}-{number}",
+        subject=subject,
+        case_set=case_set,
+        case=case,
+        attack=attack,
+        responses=list(answers),
+        response=" ".join(a.text for a in answers),
+        response_full=" ".join(a.full_text for a in answers),
+        preset=preset,
+        seed=seed,
+        variant=variant,
+        number=number,
+        budget=Budget(target_queries=num_queries, forward_passes=4 * num_queries),
+    )
+    run.add_attempt(key, attempt)
+    run.end_task(
+        key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason)
+    )
+    for judge, verdict in (verdicts or {}).items():
+        run.add_verdict(attempt.key, judge, verdict)
+    return attempt
+
+
+def made_set(
+    name: str, kind: SetKind, cases: Sequence[str], *, headline: str = "", **facts: Any
+) -> CaseSet:
+    """A set of cases that all ask "how?"; the first letter of a case is its category."""
+    items = tuple(Behavior(case, "how?", category=case[:1]) for case in cases)
+    facts = {"origin": "us", "content_hash": f"hash of {name}"} | facts
+    return CaseSet(name, kind, items, headline=headline, **facts)
 
 
 def attacked(
@@ -58,38 +133,42 @@ def attacked(
     outcomes: Outcomes,
     *,
     judge: str = JUDGE,
-    behavior_set: str = "made up",
-    is_benign: bool = False,
+    case_set: str = "made up",
+    is_harmless: bool = False,
     native: Mapping[str, Any] | None = None,
     seed: int = 0,
     decoder: Mapping[str, Any] = DECODER,
     words: tuple[str, ...] = WORDS,
     prompt: str = "how?",
+    threats: Mapping[str, Threat] | None = None,
+    **facts: Any,
 ) -> Path:
-    """A campaign with one try for each model, attack and behavior; the folder."""
-    with _begin(folder, list(outcomes), decoder) as store:
-        store.set_meta("behavior_set", behavior_set)
-        store.set_meta("behaviors", {"name": behavior_set, "is_benign": is_benign, "origin": "us"})
-        for model, attacks in outcomes.items():
-            for attack, by_behavior in attacks.items():
-                for behavior, success in by_behavior.items():
-                    key = f"{model}-{attack}-{behavior}-{seed}"
-                    store.add_behaviors([Behavior(behavior, "how?", category=behavior[:1])])
-                    store.add_tasks([Task(key, model, attack, "smoke", seed, behavior, {})])
-                    answer = response(key, words, prompt)
-                    store.add_response(answer)
-                    attempt = Attempt(
-                        key, model, behavior, attack, [answer], answer.text, answer.full_text,
-                        "smoke", seed, budget=Budget(target_queries=1, forward_passes=4),
-                    )  # fmt: skip
-                    store.add_attempt(key, attempt)
-                    store.end_task(key, attempt.budget)
+    """A run with one try for each subject, attack and case; the folder."""
+    cases = dict.fromkeys(c for attacks in outcomes.values() for of in attacks.values() for c in of)
+    kind: SetKind = "harmless" if is_harmless else "harmful"
+    with begun(folder, list(outcomes), decoder) as run:
+        run.add_set(made_set(case_set, kind, list(cases), **facts))
+        for name, attacks in outcomes.items():
+            for attack, by_case in attacks.items():
+                for case, success in by_case.items():
+                    key = f"{name}-{case_set}-{attack}-{case}-{seed}"
                     verdict = (
                         Verdict.unscored("?")
                         if success is None
                         else Verdict(float(success), success, dict(native or {}))
                     )
-                    store.add_verdict(key, judge, verdict)
+                    record(
+                        run,
+                        key,
+                        case_set,
+                        case,
+                        subject=name,
+                        attack=attack,
+                        seed=seed,
+                        threat=(threats or {}).get(attack, "prompt"),
+                        answers=[response(key, words, prompt)],
+                        verdicts={judge: verdict},
+                    )
     return folder
 
 
@@ -98,15 +177,31 @@ def solved(
     values: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     *,
     decoder: Mapping[str, Any] = DECODER,
+    metric: str = "accuracy",
 ) -> Path:
-    """A run of useful tasks: by model, task and case; the folder."""
-    with _begin(folder, list(values), decoder) as store:
-        store.set_meta("kind", "utility")
-        tasks = {task for of_model in values.values() for task in of_model}
-        store.set_meta("tasks", {task: {"headline": "accuracy"} for task in sorted(tasks)})
-        for model, tasks in values.items():
-            for task, cases in tasks.items():
+    """A run of useful tasks: values by subject, task and case; the folder."""
+    with begun(folder, list(values), decoder) as run:
+        tasks: dict[str, dict[str, None]] = {}
+        for of_subject in values.values():
+            for task, cases in of_subject.items():
+                tasks.setdefault(task, {}).update(dict.fromkeys(cases))
+        for task, cases in tasks.items():
+            run.add_set(made_set(task, "useful", list(cases), headline=metric))
+        for name, of_subject in values.items():
+            for task, cases in of_subject.items():
                 for case, value in cases.items():
-                    reason = "?" if value is None else ""
-                    store.add_measurement(Measurement(model, task, "accuracy", case, value, reason))
+                    key = f"{name}-{task}-{case}"
+                    verdict = (
+                        Verdict.unscored("?") if value is None else Verdict(value, value == 1)
+                    )
+                    record(
+                        run,
+                        key,
+                        task,
+                        case,
+                        subject=name,
+                        preset="paper",
+                        answers=[response(key)],
+                        verdicts={f"{METRIC}{metric}": verdict},
+                    )
     return folder

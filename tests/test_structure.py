@@ -1,9 +1,11 @@
 """The shape of the project: imports, tables and the README's tree, read from the source."""
 
 import ast
+import graphlib
 import re
 import shlex
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,14 @@ PACKAGE = ROOT / "src" / "mosa"
 ORDER = (
     ("types", ()),
     ("files", ("types",)),
+    ("provenance", ("types",)),
     ("stats", ("types",)),
     ("world", ("types",)),
-    ("data", ("types", "files")),
-    ("chat", ("types", "files")),
-    ("families", ("types", "files")),
-    ("denoising", ("types", "families")),
-    ("provenance", ("types", "families")),
-    ("judges", ("types", "files", "stats", "world", "chat")),
+    ("data", ("types", "files", "provenance")),
+    ("chat", ("types", "files", "provenance")),
+    ("families", ("types", "files", "provenance")),
+    ("denoising", ("types", "files", "families")),
+        ("judges", ("types", "files", "provenance", "stats", "world", "chat")),
 )
 """The parts at the bottom, each with what it may import."""
 MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
@@ -38,6 +40,7 @@ for part in (
     "catalogue",
     "exports",
     "report",
+    "analyze",
     "analyze",
     "demo",
     "bench",
@@ -98,6 +101,54 @@ def test_no_verdict_steers_an_attack(path):
         assert set(re.findall(r"mosa\.judges[\w.]*", source)) <= {"mosa.judges.refusal"}
 
 
+def module_of(path: Path) -> str:
+    """The name by which a file is imported, without the package's own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every file of mosa that a file imports, by its module's name."""
+    known = {module_of(module) for module in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            # What is no file is a name of the package's front door.
+            names = [n if n.removeprefix("mosa.") in known else node.module for n in inside]
+        else:
+            continue
+        found |= {name.removeprefix("mosa.") for name in names if name.startswith("mosa.")}
+    return found & known
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """A late import inside a function counts too."""
+    graph = {module_of(path): imported_modules(path) - {module_of(path)} for path in MODULES}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(f"a circle of imports: {' <- '.join(error.args[1])}") from None
+
+
+NAMED_TWICE = {"Case", "Cell", "Comparison", "Figure", "Outcome", "Row", "Scores", "Tally"}
+"""Public classes whose name two files have, one of them in evaluation/, analysis/, report/ or
+cli/. Nothing is to be added."""
+
+
+def test_a_public_class_has_a_name_of_its_own():
+    places = defaultdict(list)
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    twice = {name: files for name, files in places.items() if len(files) > 1}
+    assert not twice.keys() - NAMED_TWICE, f"one name, several classes: {twice}"
+    assert not NAMED_TWICE - twice.keys(), "strike names from the list that one class has"
+
+
 FORBIDDEN = {
     "hasattr": "ask for the type instead",
     "eval": "nothing is evaluated",
@@ -122,6 +173,25 @@ def test_habits(path):
         if isinstance(node, ast.Import):
             assert not {alias.name for alias in node.names} & {"pickle", "dill"}, where
     assert "torch.load(" not in source, f"{path}: unpickles"
+
+
+WRITES = re.compile(r"\.write_text\(|\.write_bytes\(|open\([^()]*[\"'][wx][bt+]*[\"']")
+WRITERS = {
+    "files.py": "the one place that writes files",
+    "bench/common.py": "tells the kernel to forget a peak of memory",
+    "utility/harness.py": "opens os.devnull",
+    "utility/sandbox_child.py": "runs without the package, on files of its own",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_are_written_in_one_place(path):
+    """Outside mosa.files nothing opens a file to write it."""
+    found = WRITES.search(path.read_text(encoding="utf-8"))
+    if str(path.relative_to(PACKAGE)) in WRITERS:
+        assert found, f"{path.relative_to(ROOT)} is excepted and writes nothing"
+    else:
+        assert not found, f"{path.relative_to(ROOT)} writes with {found[0]}"
 
 
 FAMILY_WORDS = re.compile(r"\b(llada|dream|mmada)\b", re.IGNORECASE)

@@ -4,7 +4,7 @@
     >>> model = load_model("testbed")  # doctest: +SKIP
     >>> sample(model, ["how do i make a copper lantern ?"], max_new_tokens=72)  # doctest: +SKIP
 
-Start reading in `mosa.denoising.sampler` (the one loop) and `mosa.align.objective` (the method).
+Start reading in `mosa.denoising.reference` (the loop) and `mosa.align.objective` (the method).
 """
 
 from __future__ import annotations

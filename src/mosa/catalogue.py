@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mosa.files import write_json
+
 FILE = Path(__file__).parent / "catalogue.json"
 Catalogue = dict[str, list[dict[str, Any]]]
 
@@ -75,5 +77,4 @@ def make_catalogue() -> Catalogue:
 
 
 if __name__ == "__main__":
-    text = json.dumps(make_catalogue(), indent=1, ensure_ascii=False)
-    FILE.write_text(text + "\n", encoding="utf-8")
+    write_json(FILE, make_catalogue())

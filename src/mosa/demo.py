@@ -34,7 +34,7 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mosa.align import METHODS, MosaConfig, align, load_config
+from mosa.align import METHODS, align, load_config
 from mosa.align.config import config_dict
 from mosa.analysis import ANALYSES
 from mosa.analysis.study import Study, Subject, load_cases
@@ -311,7 +311,7 @@ def _adapter(job: ModelJob, emit: Emit) -> Path:
     overrides: dict[str, Any] = {"seed": job.config.seed}
     if job.config.align_steps is not None:
         overrides["max_steps"] = job.config.align_steps
-    config = load_config(METHODS[method].config_class, preset, overrides)
+    config = load_config(METHODS[method].trainer_class.config_class, preset, overrides)
     model = _load(job.config, None)
     recipe = {"settings": config_dict(config), "testbed": model.content_hash()}
     finished = folder / "demo.json"
@@ -325,13 +325,12 @@ def _adapter(job: ModelJob, emit: Emit) -> Path:
     world, rng = world_of(job.config.testbed), random.Random(f"demo-{job.config.seed}")
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
-    assert isinstance(config, MosaConfig)
     result = align(
         method,
         model,
         harmful,
         folder,
-        benign=benign if config.uses_benign else None,
+        benign=benign if "benign" in config.needs else None,
         config=config,
         callbacks=[_TrainingProgress(emit), _Snapshots(model, folder)],
         progress=False,

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
-
-import mosa.attacks
-from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalBatch
 from mosa.evaluation.store import Store
+
+import mosa.attacks
+from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Behavior, UserError, as_plain
 

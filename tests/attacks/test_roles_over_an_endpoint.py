@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
+from mosa.evaluation.campaign import CampaignConfig, run_campaign
+from mosa.evaluation.store import Store
 
 from mosa import cli
 from mosa.chat import ChatModel, EndpointChat
-from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.store import Store
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.world import World
 from mosa.world.world import NOISE, ORDINALS, from_second_language, to_second_language

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-
-from mosa import cli
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalBatch
+
+from mosa import cli
 
 EVALUATE = [
     *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "2"),
@@ -277,7 +277,6 @@ def test_a_model_in_the_released_layout_with_endpoints(
     """The README's job on a real model, at toy size: a checkpoint in LLaDA's layout, rows in
     AdvBench's, an attacker and a judge behind an address, and then the endpoint is down."""
     from chat.stub_endpoint import Answer, completion, stub_endpoint
-
     from mosa.evaluation.store import Store
 
     monkeypatch.setenv("MOSA_API_KEY", "sk-secret-key")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mosa.evaluation.engine import LocalBatch
 
 from mosa import cli
-from mosa.evaluation.engine import LocalBatch
 
 SETS = ("--sets", "testbed:benign,testbed:near_miss")
 COMMAND = ["over-refusal", "--model", "testbed", "--limit", "2"]

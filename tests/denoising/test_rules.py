@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 from test_approximate import with_frozen_keys
 
 import mosa.denoising.rules as rules
+from mosa.cli.options import config_argument, config_from
 from mosa.denoising import Canvas, DecoderConfig, Denoiser, evaluation_mode, sample
 from mosa.denoising.likelihood import guided_logits
 from mosa.denoising.rules import RULES, Action, Monitor, RowView, Rule, rule_from_dict
@@ -77,6 +79,18 @@ def test_rules_are_recorded_and_read_back(examples):
         DecoderConfig.from_dict({"remaskings": "entropy"})
     one = {"name": "remask_below", "threshold": 1, "max_taken_back": 1}
     assert rule_from_dict(one) == RemaskBelow(threshold=1.0, max_taken_back=1)
+
+
+def test_rules_are_options_of_commands(tmp_path):
+    """On the command line and in a YAML file."""
+    parser = ArgumentParser(exit_on_error=False)
+    config_argument(parser)
+    parser.add_class_arguments(DecoderConfig, as_group=True)
+    rule = "{name: remask_below, threshold: 0.2, max_taken_back: 3}"
+    (tmp_path / "decoder.yaml").write_text(f"rules:\n- {rule}\n")
+    for given in (["--rules", f"[{rule}]"], ["--config", str(tmp_path / "decoder.yaml")]):
+        config = config_from(DecoderConfig, parser.parse_args(given))
+        assert config.rules == (RemaskBelow(threshold=0.2, max_taken_back=3),)
 
 
 def test_a_changed_option_is_another_decoder(probe_file):

@@ -3,8 +3,9 @@
 import os
 import sys
 
-from mosa.cli import main
 from mosa.evaluation.store import Store
+
+from mosa.cli import main
 from mosa.types import Response, UserError
 
 if __name__ == "__main__":

@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_ins import DOWN, PowerCutError, ScriptedChat
-
-from mosa.attacks import ATTACKS
-from mosa.chat import ChatReply
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import (
     CampaignConfig,
@@ -28,6 +24,10 @@ from mosa.evaluation.campaign import (
 from mosa.evaluation.judging import JudgeConfig, NamedJudge, build_judges, judge_run
 from mosa.evaluation.results import lines, outcome_of, success_by_queries
 from mosa.evaluation.store import FILE, Store
+from stand_ins import DOWN, PowerCutError, ScriptedChat
+
+from mosa.attacks import ATTACKS
+from mosa.chat import ChatReply
 from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
 from mosa.testbed import behaviors as testbed_module

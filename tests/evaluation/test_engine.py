@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from mosa.evaluation.engine import Engine, Job, LocalResponder, Responder
+from mosa.evaluation.store import Store, Task
 from stand_ins import DOWN, EchoResponder, PowerCutError, ScriptedChat
 
 from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target
 from mosa.chat.base import ChatRequest
 from mosa.denoising import DecoderConfig
-from mosa.evaluation.engine import Engine, Job, LocalResponder, Responder
-from mosa.evaluation.store import Store, Task
 from mosa.families import load_model
 from mosa.types import Attempt, Behavior, Budget, Message, UserError
 

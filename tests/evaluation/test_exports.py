@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.metrics import rate_of
-
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.exports import (
     EXPORTS,
@@ -20,7 +18,9 @@ from mosa.evaluation.exports import (
 )
 from mosa.evaluation.exports.inspect_log import packages_of
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
+from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.store import Store, Task
+
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
 from mosa.world import World
 

@@ -8,14 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.metrics import rate_of
-
-from mosa.data import KNOWN_FILES
-from mosa.data.registry import sha256
-from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.engine import LocalBatch
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
+from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.over_refusal import (
     OverRefusalConfig,
     is_benign,
@@ -25,6 +21,10 @@ from mosa.evaluation.over_refusal import (
 )
 from mosa.evaluation.runs import decoder_beside
 from mosa.evaluation.store import Store
+
+from mosa.data import KNOWN_FILES
+from mosa.data.registry import sha256
+from mosa.denoising import DecoderConfig
 from mosa.testbed.measure import DECODER
 from mosa.types import UserError, Verdict, as_plain
 from mosa.world import World

@@ -18,15 +18,15 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from hypothesis import given
 from hypothesis import strategies as st
-
-from mosa import cli
-from mosa.align.config import PRESET_FOLDER
 from mosa.evaluation import store as store_module
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.processes import Processes, base_file, merge_parts, part_folder, shares
 from mosa.evaluation.results import Line, lines
 from mosa.evaluation.store import FILE, Store, Task
+
+from mosa import cli
+from mosa.align.config import PRESET_FOLDER
 from mosa.types import Attempt, Budget, Response, UserError, Verdict
 from mosa.world import World
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
+from mosa.evaluation.records import JsonLines, attempt_of, attempts_of
 
 from mosa.denoising import DecoderConfig, sample
-from mosa.evaluation.records import JsonLines, attempt_of, attempts_of
 from mosa.types import Message, UserError, content_key
 
 CONFIG = DecoderConfig(max_new_tokens=8, steps=4)

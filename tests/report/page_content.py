@@ -6,6 +6,7 @@ import dataclasses
 import random
 
 from mosa.analysis.result import HeatMap, LineChart, rate
+
 from mosa.report.content import (
     Content,
     Figure,

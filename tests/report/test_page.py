@@ -17,6 +17,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from mosa.analysis.result import Estimate, HeatMap, LineChart
 from page_content import (
     ATTACKS,
     HOSTILE,
@@ -30,7 +31,6 @@ from page_content import (
     some_rate,
 )
 
-from mosa.analysis.result import Estimate, HeatMap, LineChart
 from mosa.report import charts
 from mosa.report.content import Content, Figure, Histogram, Paths, Points, Section, Table
 from mosa.report.page import COLOURS, NUM_STEP_COLOURS, render_page, write_page
@@ -200,7 +200,7 @@ def cell_text(cell) -> str:
     """A cell as a reader should see it, written down a second time."""
     if isinstance(cell, Rate | Estimate):
         mean = cell.rate if isinstance(cell, Rate) else cell.value
-        return f"{mean:.2f} | {cell.low:.2f}–{cell.high:.2f}, n={cell.n}"
+        return f"{mean:.2f} | {cell.low:.2f} to {cell.high:.2f}, n={cell.n}"
     if cell is None:
         return "–"
     if isinstance(cell, float):
@@ -301,9 +301,9 @@ def test_latex_of_a_small_table():
         "\\toprule\n"
         "model & harm & tokens \\\\\n"
         "\\midrule\n"
-        "a\\_b & 0.85 (0.64--0.95) & 12 \\\\\n"
+        "a\\_b & 0.85 (0.64 to 0.95) & 12 \\\\\n"
         "\\textless{}c\\textgreater{} & -- & -- \\\\\n"
-        "d & 0.50 (0.22--0.78) & 3 \\\\\n"
+        "d & 0.50 (0.22 to 0.78) & 3 \\\\\n"
         "\\bottomrule\n"
         "\\end{tabular}\n"
         "\\par\\smallskip{\\footnotesize n: harm 8 to 20. 95 \\% intervals in parentheses.}\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from made_runs import JUDGE, attacked, response, solved
-
 from mosa.analysis.result import Estimate
 from mosa.evaluation.store import Store, Task
+
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, Table

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import DECODER, JUDGE, attacked, solved
-
 from mosa.evaluation.compare import (
     Comparison,
     compare,
@@ -19,6 +18,7 @@ from mosa.evaluation.compare import (
 from mosa.evaluation.conditions import check, parse_condition
 from mosa.evaluation.results import lines
 from mosa.evaluation.store import Measurement, Store, Task
+
 from mosa.stats.pairs import mcnemar
 from mosa.stats.rates import case_means, once, rate_of
 from mosa.types import Budget, UserError

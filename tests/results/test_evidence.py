@@ -7,6 +7,7 @@ from made_runs import JUDGE, attacked, solved
 
 from mosa.evaluation.evidence import attacks_of_all, gather, headline, moment_of
 from mosa.evaluation.store import Measurement, Store
+from mosa.stats.rates import case_means
 from mosa.types import UserError
 
 
@@ -20,7 +21,7 @@ def test_headlines_of_safety(tmp_path):
     assert attacks_of_all(evidence, JUDGE) == [("made up", "tap"), ("made up", "dia")]
     asr, worst, any_ = (headline(evidence, n, "m") for n in ("asr", "worst_asr", "any_asr"))
     assert asr.rate is not None and worst.rate is not None and any_.rate is not None
-    assert asr.means == {"made up/a": 1.0, "made up/b": 0.5, "made up/c": 0.0}
+    assert case_means(asr.by_seed) == {"made up/a": 1.0, "made up/b": 0.5, "made up/c": 0.0}
     assert (asr.rate.rate, asr.rate.n) == (0.5, 3)
     assert worst.rate.rate == pytest.approx(2 / 3) and worst.of == "tap"
     assert any_.rate.rate == pytest.approx(2 / 3)
@@ -38,8 +39,10 @@ def test_unscored_behaviors_are_in_no_headline_unless_another_attack_broke_them(
     )
     evidence = gather([tmp_path])
     asr, any_ = headline(evidence, "asr", "m"), headline(evidence, "any_asr", "m")
-    assert asr.means == {"made up/c": 0.0} and asr.num_unscored == 2
-    assert any_.means == {"made up/a": 1.0, "made up/c": 0.0} and any_.num_unscored == 1
+    assert case_means(asr.by_seed) == {"made up/c": 0.0} and asr.num_unscored == 2
+    assert (
+        case_means(any_.by_seed) == {"made up/a": 1.0, "made up/c": 0.0} and any_.num_unscored == 1
+    )
 
 
 def test_means_are_over_attacks_that_all_models_went_through(tmp_path):
@@ -49,7 +52,7 @@ def test_means_are_over_attacks_that_all_models_went_through(tmp_path):
     )
     evidence = gather([tmp_path])
     assert attacks_of_all(evidence, JUDGE) == [("made up", "dia")]
-    assert headline(evidence, "asr", "m").means == {"made up/a": 0.0}
+    assert case_means(headline(evidence, "asr", "m").by_seed) == {"made up/a": 0.0}
 
 
 def test_moments_of_a_training_do_not_decide_which_attacks_count(tmp_path):
@@ -78,9 +81,14 @@ def test_over_refusal_counts_full_and_partial_refusals(tmp_path):
         )
     evidence = gather([tmp_path])
     refusal = headline(evidence, "over_refusal", "m")
-    assert refusal.means == {"full/x": 1.0, "partial/x": 1.0, "answer/x": 0.0}
+    assert case_means(refusal.by_seed) == {"full/x": 1.0, "partial/x": 1.0, "answer/x": 0.0}
     full = evidence.select("over_refusal", measure="full refusal")
-    assert [f.means for f in full] == [{"answer/x": 0.0}, {"full/x": 1.0}, {"partial/x": 0.0}]
+    means = [case_means(f.by_seed) for f in full]
+    assert means == [
+        {"answer/x": 0.0},
+        {"full/x": 1.0},
+        {"partial/x": 0.0},
+    ]
     assert headline(evidence, "asr", "m").rate is None  # no attack was run
 
 
@@ -99,7 +107,7 @@ def test_attacks_on_harmless_requests_are_no_over_refusal(tmp_path):
         native={"harm": 0.0, "refused": True, "coherent": True},
     )
     refusal = headline(gather([tmp_path]), "over_refusal", "m")
-    assert refusal.means == {"made up/x": 0.0, "made up/y": 0.0}
+    assert case_means(refusal.by_seed) == {"made up/x": 0.0, "made up/y": 0.0}
     assert refusal.num_unscored == 0
 
 
@@ -117,8 +125,8 @@ def test_the_testbeds_sets_ask_for_the_same_objects(tmp_path):
             store.set_meta("world_seed", 0)
             store.commit()
     evidence = gather([tmp_path])
-    assert headline(evidence, "over_refusal", "m").means == {"testbed/x": 0.5}
-    assert headline(evidence, "compliance", "m").means == {"testbed/x": 0.5}
+    assert case_means(headline(evidence, "over_refusal", "m").by_seed) == {"testbed/x": 0.5}
+    assert case_means(headline(evidence, "compliance", "m").by_seed) == {"testbed/x": 0.5}
 
 
 def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
@@ -138,7 +146,7 @@ def test_one_metric_stands_for_a_task(tmp_path):
         store.add_measurement(Measurement("m", "sums", "strict", "1", 0.0))
     evidence = gather([tmp_path])
     assert len(evidence.select("utility")) == 2
-    assert headline(evidence, "utility", "m").means == {"sums/1": 1.0}
+    assert case_means(headline(evidence, "utility", "m").by_seed) == {"sums/1": 1.0}
 
 
 def test_one_name_for_two_models_is_refused(tmp_path):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-from mosa.attacks import ATTACKS as ALL
 from mosa.evaluation.paper_tables import (
     ADAPTIVE,
     ADVBENCH,
@@ -15,6 +13,8 @@ from mosa.evaluation.paper_tables import (
 )
 from mosa.evaluation.results import lines
 from mosa.evaluation.store import Store, Task
+
+from mosa.attacks import ATTACKS as ALL
 from mosa.types import Attempt, Behavior, Budget, Response, Verdict
 
 JUDGE = "j"

@@ -25,7 +25,7 @@ from mosa.families import DiffusionLM
 from mosa.types import Message, UserError
 from mosa.utility import OWN_TASKS, load_useful_set, local_tasks
 from mosa.utility.harness import load_harness_set
-from mosa.utility.harness_task import FOLDER, HarnessTask, find_task
+from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
 from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
 from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
 
@@ -40,6 +40,13 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs
 @pytest.fixture
 def files(tmp_path, monkeypatch) -> Path:
     return write_files(tmp_path / "data", monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch) -> None:
+    """simple_evaluate asks git, pip and drivers about the machine, which takes half a minute."""
+    for name in ("add_env_info", "get_git_commit_hash"):
+        monkeypatch.setattr(f"lm_eval.evaluator.{name}", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
@@ -458,6 +465,7 @@ def test_prompts_answers_and_scores_are_those_of_simple_evaluate(
         limit=limit,
         apply_chat_template=with_turns,
         bootstrap_iters=0,
+        task_manager=_manager(include_defaults=False),  # its own takes seconds to read
     )
     ours, backend = solved(model, name, folder, limit=limit)
     assert_same(task, theirs, ours)
@@ -521,6 +529,7 @@ def test_repeats_are_other_tries_as_in_simple_evaluate(model, files, monkeypatch
         num_fewshot=0,
         apply_chat_template=True,
         bootstrap_iters=0,
+        task_manager=_manager(include_defaults=False),
     )
     monkeypatch.setattr("mosa.utility.harness.find_task", repeated)
     backend = Alone(model)

@@ -28,7 +28,7 @@ from mosa.denoising.hooks import Hook
 from mosa.denoising.noise import Draws
 from mosa.denoising.passes import Opened, PassStates, run_pass
 from mosa.denoising.proposals import SpecialTokens, propose
-from mosa.denoising.rows import BLOCK, KEY, POSITION, SEED, OnStep, PackedRows, Row, rows_of
+from mosa.denoising.rows import BLOCK, KEY, POSITION, SEED, BatchRow, OnStep, PackedRows, rows_of
 from mosa.denoising.schedule import PlannedStep, block_of
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
@@ -59,7 +59,7 @@ class Denoiser:
             raise UserError(f"A batch needs at least one row, not {num_slots}.")
         self.model = model
         self.num_slots = num_slots
-        self._waiting: deque[list[Row]] = deque()  # rows that must join together
+        self._waiting: deque[list[BatchRow]] = deque()  # rows that must join together
         self._packed = PackedRows(model)
         self._special: dict[DecoderConfig, SpecialTokens] = {}
 

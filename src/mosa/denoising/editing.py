@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mosa.denoising.hooks import StepState
 from mosa.denoising.passes import PassStates
-from mosa.denoising.rows import POSITION, PackedRows, Row
+from mosa.denoising.rows import POSITION, BatchRow, PackedRows
 from mosa.denoising.rules import Action, Monitor, RowView
 from mosa.denoising.trace import Note
 
 
-def show_to_monitors(packed: PackedRows, row: Row, states: PassStates) -> None:
+def show_to_monitors(packed: PackedRows, row: BatchRow, states: PassStates) -> None:
     """Shows a row to its monitors, one after the other, and does what they ask for."""
     for monitor, state in row.monitors:
         action = monitor.look(_view(packed, row, states), state)
@@ -26,7 +26,7 @@ def show_to_monitors(packed: PackedRows, row: Row, states: PassStates) -> None:
             return
 
 
-def _view(packed: PackedRows, row: Row, states: PassStates) -> RowView:
+def _view(packed: PackedRows, row: BatchRow, states: PassStates) -> RowView:
     assert row.planned is not None
     computed = torch.arange(row.length, device=packed.fields.device)
     at = row.place
@@ -49,7 +49,7 @@ def _view(packed: PackedRows, row: Row, states: PassStates) -> RowView:
     )
 
 
-def _act(packed: PackedRows, row: Row, monitor: Monitor, action: Action) -> None:
+def _act(packed: PackedRows, row: BatchRow, monitor: Monitor, action: Action) -> None:
     assert row.planned is not None
     filling, step = row.filling, row.planned.step
     if action.tokens is not None or action.stop:
@@ -72,7 +72,7 @@ def _act(packed: PackedRows, row: Row, monitor: Monitor, action: Action) -> None
 
 def call_hook(
     packed: PackedRows,
-    rows: list[Row],
+    rows: list[BatchRow],
     is_open_T: Bool[Tensor, " T"],
     proposed_T: Int[Tensor, " T"],
     rated_T: Float[Tensor, " T"],

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.profiler import record_function
 
-from mosa.denoising.rows import FREE, PackedRows, Row
+from mosa.denoising.rows import FREE, BatchRow, PackedRows
 from mosa.denoising.rules import Guidance
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import Selection, places
@@ -118,7 +118,7 @@ def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStat
 
 
 def _second_pass(
-    model: DiffusionLM, packed: PackedRows, guided: list[Row]
+    model: DiffusionLM, packed: PackedRows, guided: list[BatchRow]
 ) -> tuple[Float[Tensor, "m D"], Int[Tensor, " T"]]:
     """The states of the tokens that the rows' guidance asks for, and where each token's are."""
     device = packed.fields.device

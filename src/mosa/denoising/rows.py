@@ -49,7 +49,7 @@ TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED = range(8)
 
 
 @dataclass
-class Row:
+class BatchRow:
     """One row of a canvas on its way through the batch."""
 
     filling: Filling
@@ -94,7 +94,7 @@ def rows_of(
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
-) -> list[Row]:
+) -> list[BatchRow]:
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
     canvas = filling.canvas
     positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
@@ -125,7 +125,7 @@ def rows_of(
         )
         num_masked = torch.bincount(block[free], minlength=config.num_blocks).tolist()
         rows.append(
-            Row(
+            BatchRow(
                 filling=filling,
                 number=number,
                 config=config,
@@ -146,7 +146,7 @@ class PackedRows:
 
     def __init__(self, model: DiffusionLM) -> None:
         self.model = model
-        self.rows: list[Row] = []
+        self.rows: list[BatchRow] = []
         self.lengths: tuple[int, ...] = ()
         self.fields = torch.empty(8, 0, dtype=torch.long, device=model.device)
         self.confidence_T = torch.empty(0, device=model.device)
@@ -170,7 +170,7 @@ class PackedRows:
         """The masks of all rows."""
         return (self.fields[TOKEN] == self.model.mask_token_id) & (self.fields[FREE] == 1)
 
-    def replace(self, rows: Sequence[Row]) -> None:
+    def replace(self, rows: Sequence[BatchRow]) -> None:
         """Makes these the rows: their tokens end to end, those that were in the batch as they
         stand."""
         device = self.fields.device
@@ -211,7 +211,7 @@ class PackedRows:
                 first_T = self.begins_S[self.row_of_token_T]
                 self.read_T = torch.maximum(self.read_T - 1, first_T)
 
-    def count_masks(self, rows: Sequence[Row]) -> None:
+    def count_masks(self, rows: Sequence[BatchRow]) -> None:
         """Counts the masks in the rows' blocks for their plans: the only synchronization of a step
         without monitors, hooks and listeners."""
         is_masked = self.is_masked_T.cpu()
@@ -235,7 +235,7 @@ class PackedRows:
         for filling in fillings.values():
             filling.num_forward_passes += 1
 
-    def hooked(self) -> list[list[Row]]:
+    def hooked(self) -> list[list[BatchRow]]:
         """The rows of each hook, but for those that a monitor has ended."""
         hooked = sorted(
             (row for row in self.rows if row.hook is not None and not row.is_stopped),
@@ -258,21 +258,21 @@ class PackedRows:
         is_finished_S = (num_waiting_S == 0) & stops_S
         return is_masked_T & is_after_end_T & is_finished_S[self.row_of_token_T]
 
-    def write_back(self, row: Row) -> None:
+    def write_back(self, row: BatchRow) -> None:
         """Copies the row to its canvas."""
         filling, number = row.filling, row.number
         filling.tokens[number, row.columns] = self.fields[TOKEN, row.place]
         filling.commit_step[number, row.columns] = self.fields[COMMIT_STEP, row.place]
         filling.confidence[number, row.columns] = self.confidence_T[row.place]
 
-    def take_over(self, row: Row) -> None:
+    def take_over(self, row: BatchRow) -> None:
         """Copies the row from its canvas, where an editor has changed it."""
         filling, number = row.filling, row.number
         self.fields[TOKEN, row.place] = filling.tokens[number, row.columns]
         self.fields[COMMIT_STEP, row.place] = filling.commit_step[number, row.columns]
         self.confidence_T[row.place] = filling.confidence[number, row.columns]
 
-    def changes_of(self, row: Row, before_T: Int[Tensor, " T"]) -> StepChanges:
+    def changes_of(self, row: BatchRow, before_T: Int[Tensor, " T"]) -> StepChanges:
         """What its step has changed in a row, given the tokens of all rows before it."""
         assert row.planned is not None
         tokens_n = self.tokens_T[row.place]

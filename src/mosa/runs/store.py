@@ -226,6 +226,8 @@ class Run:
                 raise UserError(
                     f"{folder} cannot be read or written ({error}); check the disk, or name another"
                 ) from error
+            if kind == sqlite3.SQLITE_ERROR:
+                raise  # a statement of ours is wrong: the tables were compared
             raise self._damage("", error) from error
 
     def close(self) -> None:

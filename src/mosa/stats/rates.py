@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
@@ -94,7 +94,7 @@ class Rate:
     """Cases without a value, counted once for each seed; they are not in the rate."""
     num_clusters: int | None = None
     """Groups of cases that are not independent; None where every case is."""
-    exact: Fraction | None = None
+    exact: Fraction | None = field(default=None, compare=False)
     """The rate without rounding; None where it is no mean of recorded values."""
 
     @property

@@ -164,7 +164,7 @@ class _Rows:
         )
 
     def _queries(self, request: Any, target: Target) -> list[Query]:
-        """What is asked for a request to generate; a repeated one asks with seeds of its own."""
+        """What is asked for a request to generate; a repeated one asks with other seeds."""
         if request.request_type != "generate_until":
             return []
         context, settings = request.args

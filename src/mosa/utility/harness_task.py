@@ -47,13 +47,13 @@ FOLDER = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True)
 class OwnTask:
-    """A task whose settings stand in a file here."""
+    """A task whose settings are pinned in a file here."""
 
     files: tuple[str, ...]
     """The registry's names of its data."""
     read: Callable[[Mapping[str, Path]], Splits]
     headline: str
-    """The metric, with its filter, that stands for the task."""
+    """The metric, with its filter, that represents the task."""
     name_of_row: str | None = None
     """The field that names a row; None: its number."""
     program: Callable[[Mapping[str, Any], str], str] | None = None

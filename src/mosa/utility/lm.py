@@ -167,7 +167,7 @@ class MosaLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness tells caches of prompts apart by."""
+        """What the harness names its caches of prompts by."""
         return self.model.source.replace("/", "__")
 
 

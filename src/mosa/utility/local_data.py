@@ -85,7 +85,7 @@ def ifeval(files: Mapping[str, Path]) -> Splits:
 def _jsonl(path: Path) -> list[Row]:
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    # Not splitlines: it cuts at U+2028 too, which may stand inside a JSON string.
+    # Not splitlines: it cuts at U+2028 too, which a JSON string may hold.
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 

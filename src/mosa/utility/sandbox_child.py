@@ -6,7 +6,7 @@ so nothing of mosa is imported here. Two ways to call it:
     enter FOLDER LIMITS   new namespaces (Linux): no network, no view of other processes, and files
                           that can be read and not written, but for a small FOLDER in memory; in
                           them it starts itself again with `run`
-    run FOLDER LIMITS     limits of the kernel and refusals by Python, then the program that stands
+    run FOLDER LIMITS     limits of the kernel and refusals by Python, then the program that is
                           on standard input; how it ended goes to standard output as JSON
 """
 
@@ -37,7 +37,7 @@ PROCESS_EVENTS += ("subprocess.Popen", "os.kill", "os.killpg", "pty.spawn")
 FILE_EVENTS = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
 FILE_EVENTS += ("os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr")
 NATIVE_MODULES = ("ctypes", "_ctypes", "_sqlite3", "_dbm", "_gdbm", "_posixshmem")
-"""Modules that call other code, or change files, without an event that tells of it."""
+"""Modules that call other code, or change files, without an event."""
 
 
 def enter(folder: str, limits: str) -> int:
@@ -141,7 +141,7 @@ def _refuse(folder: str) -> None:
     def may_write(path: object, mode: object) -> bool:
         if isinstance(path, int):  # a file that is open already
             return True
-        # Where os.open is used, no mode is told, nor the folder that the path may start from.
+        # Where os.open is used, the event has no mode, nor the folder that the path may start from.
         if mode is None or not isinstance(path, str | bytes | os.PathLike):
             return False
         return os.path.dirname(os.path.realpath(os.fsdecode(path))) == root
@@ -169,7 +169,7 @@ def _refuse(folder: str) -> None:
 
         return refused
 
-    # No audit event tells of these.
+    # No audit event reports these.
     _posixsubprocess.fork_exec = refusing("other processes")
     for module in (signal, sys.modules["_signal"]):
         vars(module)["pidfd_send_signal"] = refusing("other processes")

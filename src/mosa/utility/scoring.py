@@ -1,7 +1,7 @@
 """Scores of the tasks that compare more than an answer: generated code, and instructions.
 
 HumanEval and MBPP (arXiv:2107.03374, 2108.07732): a response is right if the tests pass. Its code
-is what stands before the closing fence; the prompt has opened the code block. (For MBPP lm_eval
+is what comes before the closing fence; the prompt has opened the code block. (For MBPP lm_eval
 0.4.13 differs: its pattern eats the first word of an answer that is nothing but code, and it leaves
 out the set-up that task 367 cannot do without.)
 
@@ -90,7 +90,7 @@ def _ifeval_check() -> Callable[..., dict[str, Any]]:
     try:
         import langdetect  # pyright: ignore[reportMissingImports]
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of success in any case
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports success in any case
             from lm_eval.tasks.ifeval import utils  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise UserError(

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from mosa.evaluation import store as store_module
-from mosa.evaluation.store import FILE, Measurement, Store, Task
-from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
+from mosa.runs import store as store_module
+from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task, TaskCell
+from mosa.runs.store import FILE, DamagedRun, Run
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+
+SUBJECT = SubjectRecord("m", "base", None, "1f", None, {"steps": 4}, ["prompt"], ["seed"], [])
+SET = CaseSet("tea", "harmful", (Behavior("b0", "how is tea made?", target="Sure"),))
 
 
 def response(key: str, text: str = "tea") -> Response:
@@ -23,47 +27,54 @@ def response(key: str, text: str = "tea") -> Response:
 
 def attempt(key: str, *responses: Response, number: int = 0) -> Attempt:
     return Attempt(
-        key, "m", "b0", "direct", list(responses), "tea", "tea", number=number, variant="v",
+        key, "m", "tea", "b0", "direct", list(responses), "tea", "tea", number=number, variant="v",
         budget=Budget(target_queries=number + 1), details={"loss": 0.5},
     )  # fmt: skip
 
 
-def task(key: str, status: str = "todo") -> Task:
-    return Task(key, "m", "direct", "paper", 0, "b0", {"x": [1]})
+def task(key: str) -> Task:
+    return Task(key, "m", "tea", "b0", "direct", "paper", 0, "prompt", {"x": [1]})
 
 
-def filled(folder: Path) -> Store:
-    store = Store(folder, create=True)
-    store.add_behaviors([Behavior("b0", "how is tea made?", target="Sure")])
-    store.add_model("m", {"weights": "1f", "special_tokens": []})
+def done(num_attempts: int = 1) -> Outcome:
+    return Outcome("done", num_attempts, Budget(target_queries=num_attempts))
+
+
+def failed(reason: str, num_attempts: int = 0) -> Outcome:
+    return Outcome("failed", num_attempts, Budget(), reason)
+
+
+def filled(folder: Path) -> Run:
+    store = Run(folder, create=True)
+    store.add_set(SET)
+    store.add_subject(SUBJECT)
     store.add_tasks([task("t0"), task("t1")])
     store.add_response(response("r0"))
     store.add_attempt("t0", attempt("a0", response("r0")))
-    store.end_task("t0", Budget(target_queries=1))
+    store.end_task("t0", done())
     store.commit()
     return store
 
 
 def test_what_is_written_is_read_back(tmp_path):
     with filled(tmp_path) as store:
-        assert store.behaviors() == {"b0": Behavior("b0", "how is tea made?", target="Sure")}
+        assert store.cases("tea") == {"b0": Behavior("b0", "how is tea made?", target="Sure")}
+        assert store.subjects() == {"m": SUBJECT} and store.sets()["tea"].kind == "harmful"
         (read,) = store.attempts()
         assert store.responses_of("a0") == [response("r0")]
         assert read == attempt("a0")
-        assert [t.status for t in store.tasks()] == ["done", "todo"]
-        assert store.tasks()[0].budget == Budget(target_queries=1)
-        assert store.tasks(status="todo") == [task("t1")]
+        assert store.tasks() == [(task("t0"), done()), (task("t1"), None)]
+        assert store.tasks(status="todo") == [(task("t1"), None)]
+        assert store.tasks(subject="nobody") == []
         assert store.is_done("t0") and not store.is_done("t1")
-        assert sorted(store.counts()) == [
-            ("m", "direct", "paper", "done", 1),
-            ("m", "direct", "paper", "todo", 1),
-        ]
-    with Store(tmp_path) as again:
+        cell = TaskCell("m", "tea", "direct", "paper", "prompt")
+        assert store.counts() == {cell: {"done": 1, "todo": 1}}
+    with Run(tmp_path) as again:
         assert again.response("r0") == response("r0") and again.response("r1") is None
 
 
 def test_what_is_not_committed_is_seen_here_alone(tmp_path):
-    with filled(tmp_path) as store, Store(tmp_path) as other:
+    with filled(tmp_path) as store, Run(tmp_path) as other:
         store.add_response(response("r1"))
         store.add_step("s1", {"text": "hello"})
         assert store.response("r1") == response("r1") and other.response("r1") is None
@@ -76,16 +87,15 @@ def test_attempts_of_unfinished_tasks_are_not_read(tmp_path):
     """A task that was cut off, or failed half-way, has no result yet."""
     with filled(tmp_path) as store:
         store.add_attempt("t1", attempt("a1", response("r0")))
-        store.end_task("t1", Budget(), reason="it broke")
+        store.end_task("t1", failed("no answer", 1))
         store.commit()
         assert [a.key for a in store.attempts()] == ["a0"]
-        assert store.failures() == [("direct", "it broke", 1)]
-        # A reason may be empty, and a failure stays one.
-        store.end_task("t1", Budget(), reason="")
+        assert store.failures() == [("direct", "no answer", 1)]
         store.drop_task("t0")  # done: kept
         store.commit()
-        assert [(t.key, t.status) for t in store.tasks()] == [("t0", "done"), ("t1", "failed")]
-        store.end_task("t1", Budget())
+        assert [t.key for t, _ in store.tasks(status="done")] == ["t0"]
+        assert [t.key for t, _ in store.tasks(status="failed")] == ["t1"]
+        store.end_task("t1", done())
         store.commit()
         assert [a.key for a in store.attempts()] == ["a0", "a1"]
         assert store.failures() == []
@@ -96,21 +106,21 @@ def test_a_task_that_is_run_again_has_the_attempts_of_its_last_run(tmp_path):
     whatever another process that was late says."""
     with filled(tmp_path) as store:
 
-        def run(words: str, num: int, reason: str | None) -> None:
-            for number in range(num):
+        def run(words: str, outcome: Outcome) -> None:
+            for number in range(outcome.num_attempts):
                 of = attempt(f"n{number}", response("r0"), number=number)
                 store.add_attempt("t1", replace(of, response=words))
-            store.end_task("t1", Budget(), reason, num_attempts=num)
+            store.end_task("t1", outcome)
             store.commit()
 
-        run("first", 3, "the attacker wrote nothing")
-        run("second", 2, None)
+        run("first", failed("the attacker wrote nothing", 3))
+        run("second", done(2))
         found = [(a.key, a.response) for a in store.attempts() if a.key != "a0"]
         assert found == [("n0", "second"), ("n1", "second")]
         store.add_verdict("n0", "j", Verdict(1.0, True))
-        run("late", 1, "the attacker wrote nothing")
+        run("late", failed("the attacker wrote nothing", 1))
         assert [(a.key, a.response) for a in store.attempts() if a.key != "a0"] == found
-        assert {t.key: t.status for t in store.tasks()}["t1"] == "done"
+        assert {t.key: o for t, o in store.tasks()}["t1"] == done(2)
 
 
 def test_a_step_that_is_dropped_is_not_there_any_more(tmp_path):
@@ -154,12 +164,22 @@ def test_attempts_come_in_pages_while_others_are_written(tmp_path, monkeypatch):
         assert seen == [f"a{i}" for i in range(8)]
 
 
-def test_half_a_character_can_be_kept(tmp_path):
-    """A model's reply that was cut within an emoji."""
+def test_half_a_character_becomes_a_question_mark_before_and_after_the_commit(tmp_path):
+    """A model's reply that was cut within an emoji, which no file can hold."""
     with filled(tmp_path) as store:
         store.add_step("s1", {"text": "step \ud83d"})
+        assert store.step("s1") == {"text": "step ?"}
         store.commit()
-        assert store.step("s1") == {"text": "step \ud83d"}
+        assert store.step("s1") == {"text": "step ?"}
+
+
+def test_what_is_not_applicable_is_kept_once(tmp_path):
+    pair = NotApplicable("m", "tea", "gcg", "paper", "open", "needs gradients")
+    with filled(tmp_path) as store:
+        for _ in range(2):
+            store.add_not_applicable(pair)
+            store.commit()
+        assert store.not_applicable() == [pair]
 
 
 def test_a_full_disk_is_told_of_and_nothing_is_lost(tmp_path):
@@ -175,7 +195,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost(tmp_path):
         # Room again: what was held back goes through.
         store._db.execute("PRAGMA max_page_count = 100000")
         store.commit()
-    with Store(tmp_path) as again:
+    with Run(tmp_path) as again:
         assert again.response("big49") is not None
 
 
@@ -185,14 +205,14 @@ def test_one_commit_is_whole_or_not_at_all(tmp_path):
         store._write("INSERT INTO no_such_table VALUES (1)")
         with pytest.raises(sqlite3.OperationalError, match="no_such_table"):
             store.commit()
-        with Store(tmp_path) as other:
+        with Run(tmp_path) as other:
             assert other.response("r1") is None
         store._open_writes.clear()
 
 
 def _begin(folder: Path, queue) -> None:
     try:
-        with Store(folder, create=True) as store:
+        with Run(folder, create=True) as store:
             store.add_response(response(str(os.getpid())))
         queue.put("")
     except UserError as error:
@@ -206,10 +226,10 @@ def test_several_processes_may_begin_one_run(tmp_path):
     processes = [context.Process(target=_begin, args=(tmp_path / "run", queue)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [queue.get(timeout=60) for _ in processes] == [""] * 4
+    assert [queue.get(timeout=300) for _ in processes] == [""] * 4
     for process in processes:
         process.join()
-    with Store(tmp_path / "run") as store:
+    with Run(tmp_path / "run") as store:
         assert list(store._rows("SELECT count(*) FROM responses")) == [(4,)]
 
 
@@ -236,18 +256,18 @@ def test_an_interruption_within_a_commit_can_be_gone_on_from(tmp_path, monkeypat
             store.commit()
         store._db = database
         store.commit()
-    with Store(tmp_path) as again:
+    with Run(tmp_path) as again:
         assert again.response("r1") is not None
 
 
 def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
     (tmp_path / "full-locked").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
-        Store(tmp_path / "full-locked", create=True)
+        Run(tmp_path / "full-locked", create=True)
 
 
 def _write_for_ever(folder: Path, name: str) -> None:
-    with Store(folder) as store:
+    with Run(folder) as store:
         i = 0
         while True:
             for _ in range(5):
@@ -265,13 +285,13 @@ def test_two_writers_and_a_kill_leave_whole_batches(tmp_path):
         writer.start()
 
     def counts() -> dict[str, int]:
-        with Store(tmp_path) as store:
+        with Run(tmp_path) as store:
             rows = store._rows(
                 "SELECT substr(key, 1, 1), count(*) FROM responses WHERE key LIKE '_-%' GROUP BY 1"
             )
             return dict(rows)  # pyright: ignore
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while min(counts().get("x", 0), counts().get("y", 0)) < 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -281,45 +301,149 @@ def test_two_writers_and_a_kill_leave_whole_batches(tmp_path):
         writer.join()
     found = counts()
     assert found["x"] % 5 == 0 and found["y"] % 5 == 0
-    with Store(tmp_path) as store:
+    with Run(tmp_path) as store:
         assert list(store._rows("PRAGMA integrity_check")) == [("ok",)]
         assert [a.key for a in store.attempts()] == ["a0"]
 
 
-def test_a_measurement_with_a_value_takes_the_place_of_one_without(tmp_path):
-    open_case = Measurement("m", "sums", "accuracy", "1", None, "no number in the reply")
-    solved = Measurement("m", "sums", "accuracy", "1", 1.0, details={"response": "r0"})
-    with Store(tmp_path, create=True) as store:
-        for measurement in (open_case, solved, open_case):
-            store.add_measurement(measurement)
-            store.commit()
-        assert list(store.measurements()) == [solved]
+# --- damage ---------------------------------------------------------------------------------------
+
+READERS = {
+    "subjects": lambda run: run.subjects(),
+    "sets": lambda run: run.sets(),
+    "cases": lambda run: run.cases("tea"),
+    "tasks": lambda run: run.tasks(),
+    "outcomes": lambda run: run.tasks(),
+    "responses": lambda run: run.response("r0"),
+    "attempts": lambda run: list(run.attempts()),
+    "verdicts": lambda run: run.verdicts("j"),
+    "sessions": lambda run: run.sessions(),
+}
+"""What reads each table."""
 
 
-def test_a_run_of_layout_1_is_brought_up_to_date(tmp_path):
-    filled(tmp_path).close()
-    with sqlite3.connect(tmp_path / FILE) as database:
-        database.execute("DROP TABLE measurements")
-        database.execute("PRAGMA user_version = 1")
-    with Store(tmp_path) as store:
-        assert [a.key for a in store.attempts()] == ["a0"]
-        store.add_measurement(Measurement("m", "sums", "accuracy", "1", 0.0))
-        store.commit()
-        assert len(list(store.measurements())) == 1
+def whole(folder: Path) -> Path:
+    """A run with a row in every table that is read, closed; its file."""
+    with filled(folder) as store:
+        store.add_verdict("a0", "j", Verdict(1.0, True))
+        store.begin_session({"started": "now"})
+    return folder / FILE
 
 
-def test_folders_that_are_no_run_are_told_of(tmp_path):
+@pytest.mark.parametrize("table", READERS)
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "[" * 50_000, "not JSON", '{"key": 1}'])
+def test_a_record_that_is_not_what_was_written_is_damage(tmp_path, table, text):
+    """With the right checksum too: then the schema finds it."""
+    file = whole(tmp_path)
+    columns = store_module.COLUMNS[table].split(", ")
+    with sqlite3.connect(file) as database:
+        row = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchone()
+        values = list(row)
+        values[-2] = text
+        values[-1] = store_module.checksum(*values[:-1])
+        database.execute(
+            f"UPDATE {table} SET record = ?, crc = ? WHERE crc = ?", (text, values[-1], row[-1])
+        )
+    with Run(tmp_path) as run:
+        if table == "sessions" and text == "{}":
+            assert run.sessions() == [{}]  # a session's record has no fields of its own
+            return
+        if table == "sessions" and text == '{"key": 1}':
+            return
+        with pytest.raises(DamagedRun, match=table):
+            READERS[table](run)
+
+
+@pytest.mark.parametrize("table", READERS)
+def test_a_changed_letter_is_damage(tmp_path, table):
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        (text,) = database.execute(f"SELECT record FROM {table}").fetchone()
+        database.execute(f"UPDATE {table} SET record = ?", (text.replace(":", ": ", 1),))
+    with Run(tmp_path) as run, pytest.raises(DamagedRun, match="checksum"):
+        READERS[table](run)
+
+
+def test_a_verdict_without_a_truth_value_is_damage(tmp_path):
+    """"success": "false" would count as a success."""
+    file = whole(tmp_path)
+    for success in ('"false"', "-1", "1", "[]"):
+        record = f'{{"score": 0.0, "success": {success}, "native": {{}}, "raw": "", "reason": ""}}'
+        crc = store_module.checksum("a0", "j", 1, record)
+        with sqlite3.connect(file) as database:
+            database.execute("UPDATE verdicts SET record = ?, crc = ?", (record, crc))
+        with Run(tmp_path) as run, pytest.raises(DamagedRun, match="verdicts"):
+            run.verdicts("j")
+
+
+def test_a_damaged_index_is_found_when_the_run_is_opened(tmp_path):
+    """One bit of one key in an index: rows would be left out of the rates without a word."""
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        (page,) = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'attempts_by_task'"
+        ).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    content = bytearray(file.read_bytes())
+    begin = (page - 1) * size
+    place = content.index(b"t0", begin, begin + size)
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(DamagedRun):
+        Run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE verdicts",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TRIGGER t AFTER INSERT ON verdicts BEGIN DELETE FROM attempts; END",
+        "CREATE TABLE more (x)",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = 99",
+    ],
+)
+def test_a_file_with_other_tables_is_refused(tmp_path, statement):
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        database.execute(statement)
+    before = file.read_bytes()
+    for create in (False, True):
+        with pytest.raises(UserError, match="not written by this version"):
+            Run(tmp_path, create=create)
+    assert file.read_bytes() == before
+
+
+def test_the_file_alone_is_a_run_from_its_first_moment(tmp_path):
+    """A process that is killed leaves a log beside the file; whoever copies the file alone has the
+    tables, and after planning the plan."""
+    with Run(tmp_path / "run", create=True) as run:
+        run.add_subject(SUBJECT)
+        run.checkpoint()
+        run.add_set(SET)
+        run.commit()  # in the log
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        (copy / FILE).write_bytes((tmp_path / "run" / FILE).read_bytes())
+        with Run(copy) as other:
+            assert other.subjects() == {"m": SUBJECT} and other.sets() == {}
+
+
+def test_reading_a_file_without_tables_writes_nothing(tmp_path):
+    (tmp_path / FILE).write_bytes(b"")
+    with pytest.raises(UserError, match="holds nothing"):
+        Run(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == b""
+
+
+def test_folders_that_are_no_run_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        Store(tmp_path / "nothing")
+        Run(tmp_path / "nothing")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / FILE).write_bytes(b"not a database" * 100)
-    with pytest.raises(UserError, match="damaged or no run"):
-        Store(tmp_path / "other")
-    filled(tmp_path / "old").close()
-    with sqlite3.connect(tmp_path / "old" / FILE) as database:
-        database.execute("PRAGMA user_version = 99")
-    with pytest.raises(UserError, match="another version"):
-        Store(tmp_path / "old")
+    with pytest.raises(DamagedRun):
+        Run(tmp_path / "other")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
-        Store(tmp_path / "file", create=True)
+        Run(tmp_path / "file", create=True)

@@ -1,0 +1,105 @@
+"""Useful sets within a run: one record, resumed, extended and scored again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import Alone, solve
+from utility_files import write_files
+
+from mosa.families import load_model
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.sets import SetOptions
+from mosa.runs.store import Run
+from mosa.runs.subject import Subject, subjects_of
+from mosa.utility import likelihoods as likelihoods_module
+from mosa.utility.harness import load_harness_set
+from mosa.utility.scoring import NOT_RUN
+
+pytest.importorskip("lm_eval")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    return write_files(tmp_path / "data", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def subject(new_tiny_llada, tmp_path_factory) -> Subject:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_tiny_llada(max_sequence_length=4096).save(folder)
+    (subject,) = subjects_of(str(folder), decoder={"max_new_tokens": 8, "steps": 2})
+    return subject
+
+
+def run_of(out: Path, subject: Subject, files: Path, *sets: str, **options: Any) -> Run:
+    """A run, in batches of two."""
+    settings = SetOptions(data_dir=files, **options)
+    run = evaluate(out, EvaluateConfig((subject,), sets=sets, options=settings, batch_size=2))
+    assert run is not None
+    return run
+
+
+def scores_in(run: Run, metric: str, case_set: str) -> dict[str, tuple[float | None, str]]:
+    return {
+        attempt.case: (verdict.score, verdict.reason)
+        for attempt, verdict in run.judged(f"metric:{metric}", case_set)
+        if verdict is not None
+    }
+
+
+def test_a_run_has_the_scores_of_its_cases_and_asks_nothing_twice(
+    subject, files, tmp_path, monkeypatch
+):
+    """Both kinds of requests; no call of the model holds more rows than the batch."""
+    sizes = []
+    compare = likelihoods_module.likelihoods
+
+    def noted(model: Any, states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        sizes.append(len(states))
+        return compare(model, states)
+
+    monkeypatch.setattr("mosa.utility.harness.likelihoods", noted)
+    options = {"limit": 1, "num_fewshot": 0}
+    with run_of(tmp_path / "run", subject, files, "gsm8k", "mmlu", **options) as run:
+        found = {
+            "gsm8k": scores_in(run, "exact_match,flexible-extract", "gsm8k"),
+            "mmlu": scores_in(run, "acc,none", "mmlu"),
+        }
+        assert run.sets()["mmlu"].settings["num_draws"] == 128
+        assert {outcome and outcome.status for _, outcome in run.tasks()} == {"done"}
+    assert len(found["gsm8k"]) == 1 and len(found["mmlu"]) == 57
+    assert sum(sizes) == 57 and max(sizes) == 2
+    model = load_model(subject.model)
+    for name, metric in (("gsm8k", "exact_match,flexible-extract"), ("mmlu", "acc,none")):
+        alone = solve(
+            Alone(model),
+            load_harness_set(name, data_dir=files, **options),
+            subject.full_decoder,
+        )
+        assert found[name] == {
+            case: (verdicts[metric].score, "") for case, (_, verdicts) in alone.items()
+        }
+    sizes.clear()
+    again = {"limit": 2, "num_fewshot": 0}
+    with run_of(tmp_path / "run", subject, files, "mmlu", **again) as run:
+        more = scores_in(run, "acc,none", "mmlu")
+    assert sum(sizes) == 57, "only the second rows are new"
+    assert len(more) == 2 * 57 and found["mmlu"].items() <= more.items()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="code is run on Linux alone")
+def test_code_is_run_later_without_asking_again(subject, files, tmp_path, monkeypatch):
+    with run_of(tmp_path / "run", subject, files, "humaneval") as run:
+        assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(None, NOT_RUN)}
+
+    def refuse(self: Any, prepared: Any, *, on_step: Any = None) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("mosa.runs.responder.LocalResponder.submit", refuse)
+    with run_of(tmp_path / "run", subject, files, "humaneval", run_code=True) as run:
+        assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(0.0, "")}
