@@ -7,7 +7,6 @@ import os
 
 import pytest
 import torch
-from mosa.analysis.study import Case, Subject, row_key
 from peft import LoraConfig
 
 from mosa.families import DiffusionLM, load_model

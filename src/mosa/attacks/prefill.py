@@ -25,7 +25,7 @@ class PrefillConfig:
     positions: tuple[int, ...] = (1,)
     """Positions (from 1) of the phrase's first token; one try for each that leaves room for it."""
     with_heading: bool = True
-    """Whether the first heading of a list of steps follows the phrase."""
+    """Whether the first heading of a list of steps ("Step 1:") follows the phrase."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "positions")

@@ -109,9 +109,9 @@ class Pool:
         with self._least_busy() as responder:
             return await responder.submit(prepared, on_step=on_step)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         with self._least_busy() as responder:
-            return await responder.compute(work)
+            return await responder.compute(work, goes_first=goes_first)
 
     @contextmanager
     def _least_busy(self) -> Iterator[Responder]:
@@ -164,8 +164,8 @@ class RemoteResponder:
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         return await self._ask("submit", (prepared, on_step is not None), on_step)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
-        return await self._ask("compute", work, None)
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        return await self._ask("compute", (work, goes_first), None)
 
     async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
         loop = asyncio.get_running_loop()
@@ -258,7 +258,8 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
     async def answer(number: int, kind: str, what: Any) -> None:
         try:
             if kind == "compute":
-                result = await local.compute(what)
+                work, goes_first = what
+                result = await local.compute(work, goes_first=goes_first)
             else:
                 prepared, hears_steps = what
                 on_step = None

@@ -172,11 +172,12 @@ class Recorder:
 
         return await self._once(prepared.key, self.run.response, ask)
 
-    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+    async def compute(self, key: str, work: Work, *, goes_first: bool) -> dict[str, Any]:
         """The recorded outcome, or that of the work."""
 
         async def ask() -> dict[str, Any]:
-            self.run.add_step(key, await self.responder.compute(work))
+            done = await self.responder.compute(work, goes_first=goes_first)
+            self.run.add_step(key, done)
             step = self.run.step(key)
             assert step is not None, "it was added"
             return step
@@ -246,12 +247,13 @@ class Recorder:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _TaskBackend:
     """The recorder as the target of one task sees it."""
 
     recorder: Recorder
     chats: Mapping[str, ChatModel]
+    has_begun: bool = False
 
     @property
     def model(self) -> DiffusionLM:
@@ -261,7 +263,10 @@ class _TaskBackend:
         return await self.recorder.respond(query, decoder)
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
-        return await self.recorder.compute(key, work)
+        # A task that has begun comes before others, so that one is finished after the other.
+        done = await self.recorder.compute(key, work, goes_first=self.has_begun)
+        self.has_begun = True
+        return done
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         assert role in self.chats, "checked when the run is planned"
