@@ -364,10 +364,10 @@ class _Group:
 
 
 def _best(values: Sequence[float | None]) -> float | None:
-    """1 if a try succeeded, whatever else is unscored; else every try needs a score."""
+    """1 if a try succeeded, whatever else is unscored; else there must be tries, each scored."""
     if any(value == 1.0 for value in values):
         return 1.0
-    return None if None in values else 0.0
+    return None if None in values or not values else 0.0
 
 
 def _score_of(verdict: Verdict) -> float | None:

@@ -80,6 +80,10 @@ class Tally:
         return Tally(**{k: v + getattr(other, k) for k, v in vars(self).items()})
 
 
+class ResponderGone(UserError):
+    """A responder can answer nothing any more: it ends the run, and not one task."""
+
+
 @runtime_checkable
 class Responder(Protocol):
     """Answers queries; a model in this process, several processes, or a stand-in."""
