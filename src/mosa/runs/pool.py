@@ -49,7 +49,7 @@ def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder |
         with _listening(processes) as others:
             yield Pool([local, *others])
         return
-    address, secret = processes.gather(None)[0]
+    address, secret = processes.gather((("", 0), b""))[0]  # the main one's are the first
     try:
         connection = Client(address, authkey=secret)
     except OSError as error:
@@ -205,8 +205,9 @@ class RemoteResponder:
             if kind == "tally":
                 self._tally = what
             elif kind == "step":
-                loop, _, on_step = self._open.get(number, (None, None, None))
-                if loop is not None:
+                entry = self._open.get(number)
+                if entry is not None:
+                    loop, _, on_step = entry
                     loop.call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
