@@ -19,6 +19,7 @@ from mosa.results.findings import Chart, Finding, LineChart, findings_of
 from mosa.results.findings.base import numbers_of
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
 from mosa.runs.judging import JudgeConfig
+from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
 from mosa.types import UserError
 
@@ -38,10 +39,10 @@ def analyze(
     those beside the main one return nothing. Raises UserError for an attack that is no probe, and
     where a probe could be run on no case.
     """
-    names = [entry.partition(":")[0] for entry in config.attacks]
-    for name in names:
-        if name not in PROBES:
-            raise UserError(f"{name} is no probe; choose from {', '.join(PROBES)}")
+    chosen = choose_attacks(config.attacks, config.preset, config.attack_options)
+    for each in chosen:
+        if each.attack.name not in PROBES:
+            raise UserError(f"{each.attack.name} is no probe; choose from {', '.join(PROBES)}")
     run = evaluate(
         out,
         config,
@@ -53,12 +54,15 @@ def analyze(
     if run is None:
         return []
     with run:
-        found = [finding for finding in findings_of(run) if finding.probe in names]
+        by_name = {(finding.probe, finding.preset): finding for finding in findings_of(run)}
         reasons = {pair.attack: pair.reason for pair in run.not_applicable()}
         reasons |= {attack: reason for attack, reason, _ in run.failures()}
-    for name in names:
-        if name not in {finding.probe for finding in found}:
+    found = []
+    for each in chosen:
+        name = each.attack.name
+        if (name, each.preset) not in by_name:
             raise UserError(f"{name} could be run on no case: {reasons[name]}")
+        found.append(by_name[name, each.preset])
     for finding in found:
         write_finding(out / finding.name, finding)
     return found

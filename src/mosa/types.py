@@ -144,6 +144,8 @@ class Response:
     decoder: dict[str, Any] = field(default_factory=dict)
     filled_prompt_ids: list[int] | None = None
     """The prompt's tokens as they came out, where it held masks to be filled."""
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """What decoding rules noted: rule, step, text, value, and whether the rule stopped the row."""
 
     @property
     def num_read(self) -> int:

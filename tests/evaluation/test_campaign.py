@@ -475,7 +475,6 @@ COMMAND = [
 def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "mosa.cli", *COMMAND, "--out", str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -494,7 +493,7 @@ def num_responses(folder: Path) -> int:
 def test_killed_and_finished_by_two_processes_is_as_never_killed(tmp_path):
     """SIGKILL in the middle; then two processes go on with the same run at once."""
     killed = start(tmp_path / "run")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while num_responses(tmp_path / "run") < 8:
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

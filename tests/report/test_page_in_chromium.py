@@ -75,7 +75,7 @@ def visit(browser, files) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.add(request.url.partition("#")[0]))
-        page.set_default_timeout(5_000)
+        page.set_default_timeout(60_000)
         allowed.add(files[name].as_uri())
         page.goto(files[name].as_uri())
         if ready:

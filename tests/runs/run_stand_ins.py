@@ -55,7 +55,8 @@ class EchoResponder:
             decoder=as_plain(prepared.decoder),
         )
 
-    async def compute(self, work: Work) -> dict[str, Any]:
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        del goes_first
         self.works.append(work)
         (found,) = work.run(self.model, [work.state])
         return found

@@ -70,7 +70,8 @@ class AdvPrefixConfig(SearchBudget):
     """How many beginnings, how they are chosen, and the budget of the suffix search."""
 
     num_per_manner: tuple[int, ...] = (50, 50, 50, 150)
-    """Beginnings that are drawn in each of the four manners."""
+    """Beginnings that are drawn in each of four manners: "Sure, here is", "Here is", a heading
+    with the first item of a list, no introduction at all."""
     prefix_tokens: int = 32
     """Tokens that a beginning is cut to."""
     num_kept: int = 100
@@ -78,9 +79,9 @@ class AdvPrefixConfig(SearchBudget):
     num_completions: int = 25
     """Completions of each."""
     temperature: float = 1.0
-    """Temperature of generator and completions."""
+    """Temperature of the chat model and of the completions."""
     success_rating: int = 8
-    """The in-loop judge's rating from which on a completion counts."""
+    """The in-loop judge's rating, from 1 to 10, from which on a completion counts."""
     pasr_weight: float = 10.0
     """Weight of log(PASR) against the NLL in nats per token."""
     position: int = 1

@@ -26,9 +26,10 @@ class AnchoringConfig:
     """When the answer is shown."""
 
     times: tuple[int, ...] = (1, 4, 8, 16, 32)
-    """Steps t, of `of_steps`; one try each."""
+    """The steps t, counted in `of_steps`; one try each."""
     of_steps: int = 128
-    """What `times` are counted in."""
+    """What `times` are counted in; they are scaled to the decoder's steps, and at least one
+    step is made."""
     remasking: str = "random"
     """The order in which positions are filled."""
 

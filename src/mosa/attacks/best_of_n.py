@@ -32,8 +32,10 @@ class BestOfNConfig:
     num_tries: int = 10_000
     """Tries for each behavior."""
     sigma: float = 0.4
-    """Strength of the changes: words are scrambled with probability sqrt(sigma), letters change
-    case with sqrt(sigma), characters are shifted with sigma cubed."""
+    """Strength of the changes: the inside of a word of more than three letters is scrambled
+    with probability sqrt(sigma), a letter changes case with sqrt(sigma), a character is
+    replaced by its neighbor in ASCII with sigma cubed; on the testbed, neighboring words change
+    places with sigma."""
     temperature: float = 1.0
     """Temperature of the target."""
 

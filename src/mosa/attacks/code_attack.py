@@ -55,7 +55,8 @@ class CodeAttackConfig:
     """Which data structures."""
 
     kinds: tuple[Kind, ...] = ("python_stack",)
-    """Data structures that are tried, one try each."""
+    """Data structures that are tried, of `python_stack`, `python_list` and `python_string`; one
+    try each."""
 
 
 async def run(

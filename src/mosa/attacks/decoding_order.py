@@ -35,7 +35,7 @@ class DecodingOrderConfig:
         "block_32",
         "one_block",
     )
-    """What is tried; block_N for blocks of N tokens."""
+    """What is tried, one try each; block_N for blocks of N tokens."""
 
 
 async def run(

@@ -61,9 +61,9 @@ class DiaConfig:
     """How many wordings, and which forged histories."""
 
     num_rewrites: int = 9
-    """Wordings beside the original."""
+    """Wordings of the request beside the original."""
     ways: tuple[Literal["continue", "defer"], ...] = ("continue", "defer")
-    """Continue is DIA-I, defer DIA-II."""
+    """Forged histories, one try each for every wording: `continue` is DIA-I, `defer` DIA-II."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
 

@@ -40,7 +40,7 @@ class PairConfig(Aim):
     num_rounds: int = 3
     """Prompts in each."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
     def __post_init__(self) -> None:
         at_least_one(

@@ -44,13 +44,15 @@ class PalConfig(SearchBudget):
     """The budget of the search, and what guides it."""
 
     num_iterations: int = 780
-    """Steps; at 32 queries each, these are the paper's 25,000 at most."""
+    """Steps of the search; at 32 queries each, these are the paper's 25,000 at most."""
     num_candidates: int = 128
-    """Swaps that are drawn in a step."""
+    """Swaps of one token that are drawn in a step."""
     num_target_queries: int = 32
-    """Candidates of a step that the target's loss is asked for."""
+    """Candidates of a step that the target's loss is asked for, those of least loss under the
+    proxy."""
     loss: Literal["ce", "cw"] = "cw"
-    """The loss of proxy and target."""
+    """Loss of proxy and target: `cw`, how far the best other token's logit lies above the
+    phrase's, or `ce`, cross-entropy."""
     proxy: str | None = None
     """Checkpoint of the proxy; unset: the target without its adapter."""
     ask_every: int = 50

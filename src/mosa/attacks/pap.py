@@ -103,7 +103,7 @@ class PapConfig:
     """Which techniques, and how the attacker writes."""
 
     techniques: tuple[str, ...] = USUAL
-    """Techniques of persuasion, one try each."""
+    """Techniques of persuasion by their names in the paper, one try each."""
     temperature: float = 1.0
     """Temperature of the attacker."""
     max_tokens: int = 2048

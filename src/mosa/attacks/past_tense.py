@@ -66,11 +66,12 @@ class PastTenseConfig:
     num_tries: int = 20
     """Reformulations at most."""
     tries_at_once: int = 1
-    """Reformulations that are asked together; all of them are made."""
+    """Reformulations that are asked together; all of a group are made, even if its first
+    succeeds."""
     tense: Literal["past", "future"] = "past"
-    """The tense into which the request is put."""
+    """The tense into which the request is put, `past` or `future`."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
 

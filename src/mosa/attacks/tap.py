@@ -45,11 +45,11 @@ class TapConfig(Aim):
     depth: int = 10
     """Rounds of refinement."""
     width: int = 10
-    """Leaves that are kept at each depth."""
+    """Leaves (prompts with their conversations) that are kept at each depth."""
     branching: int = 4
-    """Continuations of each leaf."""
+    """New prompts from each leaf."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
     def __post_init__(self) -> None:
         at_least_one(

@@ -1,6 +1,6 @@
 """The samples of a report as one compressed piece of data inside the page.
 
-    {"columns": {"model": {"values": ["base", "mosa"], "at": "#$#$"}, ...},
+    {"columns": {"subject": {"values": ["base", "mosa"], "at": "#$#$"}, ...},
      "outcomes": {JUDGE: column}, "scores": {JUDGE: column},
      "texts": [{"sample": 3, "strings": [...], "words": [...], "responses": [...]}, ...]}
 
@@ -135,17 +135,18 @@ def _head(content: Content) -> str:
     samples = content.samples
     is_redacted = content.is_redacted
     fields: dict[str, Callable[[Sample], Any]] = {
-        "model": lambda s: s.model,
+        "subject": lambda s: s.subject,
         "attack": lambda s: s.attack,
-        "set": lambda s: s.behavior_set,
-        "behavior": lambda s: s.behavior,
+        "threat": lambda s: s.threat,
+        "set": lambda s: s.case_set,
+        "case": lambda s: s.case,
         "request": lambda s: None if is_redacted else s.request,
         "category": lambda s: s.category,
         "seed": lambda s: s.seed,
         "number": lambda s: s.number,
         "variant": lambda s: s.variant,
         "queries": lambda s: s.queries,
-        "incoherent": lambda s: s.is_incoherent,
+        "garbled": lambda s: s.is_garbled,
     }
     judges = list(dict.fromkeys([*content.judges, *(j for s in samples for j in s.outcomes)]))
     head = {
@@ -219,7 +220,7 @@ def _response(
 def keeping_order(content: Content) -> list[int]:
     """The places of all samples with responses, those to be kept first at the front.
 
-    Every combination of model, attack and outcome has its turn before one has a second, so that
+    Every combination of subject, attack and outcome has its turn before one has a second, so that
     rare outcomes keep their examples; inside one, any beginning is spread over the whole.
     """
     groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -227,7 +228,7 @@ def keeping_order(content: Content) -> list[int]:
     for place, sample in enumerate(content.samples):
         if sample.responses:
             outcome = sample.outcomes.get(judge) or next(iter(sample.outcomes.values()), "")
-            groups[sample.model, sample.attack, outcome].append(place)
+            groups[sample.subject, sample.attack, outcome].append(place)
     turns: list[tuple[int, int]] = []
     for places in groups.values():
         # Multiples of the golden ratio fall evenly into an interval, however many there are.

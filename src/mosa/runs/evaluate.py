@@ -434,11 +434,14 @@ class _Board:
     def __init__(self, on_progress: Callable[[Progress], object], num_subjects: int) -> None:
         self.on_progress, self.num_subjects = on_progress, num_subjects
         self.num_begun = 0
+        self.num_before = 0
+        self.num_planned = 0
         self.clock = Clock()
 
     def begin(self, subject: str, planned: Sequence[Planned], todo: Sequence[Planned]) -> None:
         """The tasks of the next subject."""
         self.subject = subject
+        self.num_before += self.num_planned
         self.num_planned = len(planned)
         self.num_left = len(todo)
         self.num_begun += 1
@@ -458,8 +461,10 @@ class _Board:
         self.on_progress(
             Progress(
                 subject=self.subject,
-                num_done=self.num_begun * self.num_planned - self.num_left,
-                num_tasks=self.num_subjects * self.num_planned,
+                num_done=self.num_before + self.num_planned - self.num_left,
+                # Subjects that are still to come are taken to be as large as this one.
+                num_tasks=self.num_before
+                + self.num_planned * (1 + self.num_subjects - self.num_begun),
                 num_responses=num_responses,
                 seconds_left=seconds,
                 is_at_least=is_at_least,

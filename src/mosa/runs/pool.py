@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pickle
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from mosa.attacks import Query, Work
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, Responder, Tally
+from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone, Tally
 from mosa.types import Response, UserError
 
 GONE = (
@@ -109,9 +110,9 @@ class Pool:
         with self._least_busy() as responder:
             return await responder.submit(prepared, on_step=on_step)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         with self._least_busy() as responder:
-            return await responder.compute(work)
+            return await responder.compute(work, goes_first=goes_first)
 
     @contextmanager
     def _least_busy(self) -> Iterator[Responder]:
@@ -164,19 +165,20 @@ class RemoteResponder:
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         return await self._ask("submit", (prepared, on_step is not None), on_step)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
-        return await self._ask("compute", work, None)
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        return await self._ask("compute", (work, goes_first), None)
 
     async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._open[number] = loop, future, on_step
-        self._send(number, kind, what)
         try:
+            self._send(number, kind, what)
             return await future
         except asyncio.CancelledError:
-            self._send(number, "cancel", None)
+            with suppress(ResponderGone):
+                self._send(number, "cancel", None)
             raise
         finally:
             self._open.pop(number, None)
@@ -184,11 +186,11 @@ class RemoteResponder:
     def _send(self, *message: Any) -> None:
         with self._lock:
             if self._is_gone:
-                raise UserError(GONE)
+                raise ResponderGone(GONE)
             try:
                 self._connection.send(message)
             except OSError as error:
-                raise UserError(GONE) from error
+                raise ResponderGone(GONE) from error
 
     def _listen(self) -> None:
         """Pass on what comes, in a thread."""
@@ -198,7 +200,7 @@ class RemoteResponder:
             except (EOFError, OSError):
                 self._is_gone = True
                 for number in list(self._open):
-                    self._settle(number, None, UserError(GONE))
+                    self._settle(number, None, ResponderGone(GONE))
                 return
             if kind == "tally":
                 self._tally = what
@@ -228,7 +230,7 @@ class RemoteResponder:
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and hear what it has done."""
-        with suppress(UserError):
+        with suppress(ResponderGone):
             self._send(0, "end", None)
         self._thread.join()
         self._connection.close()
@@ -258,7 +260,8 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
     async def answer(number: int, kind: str, what: Any) -> None:
         try:
             if kind == "compute":
-                result = await local.compute(what)
+                work, goes_first = what
+                result = await local.compute(work, goes_first=goes_first)
             else:
                 prepared, hears_steps = what
                 on_step = None
@@ -266,7 +269,7 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
                     on_step = _sender(send, number)
                 result = await local.submit(prepared, on_step=on_step)
         except Exception as error:
-            send(number, "failed", error)
+            send(number, "failed", _portable(error))
             return
         finally:
             tasks.pop(number, None)
@@ -287,6 +290,18 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
     for task in list(tasks.values()):
         task.cancel()
     send(0, "tally", local.tally)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as another process can read it; one that cannot be packed is told in words."""
+    try:
+        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else _told(error)
+    except Exception:
+        return _told(error)
+
+
+def _told(error: Exception) -> Exception:
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _sender(send: Any, number: int) -> OnStep:

@@ -28,7 +28,7 @@ from mosa.chat.cache import CachedChat
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.runs.records import Outcome
-from mosa.runs.responder import Responder
+from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Response, UserError
 
@@ -84,7 +84,8 @@ class Recorder:
     async def run_all(self, tasks: Sequence[PlannedTask]) -> None:
         """Run all tasks; an attempt is recorded as it comes, a task's end with it.
 
-        A task that ends in a UserError or a ChatError is recorded as failed and the others go on.
+        A task that ends in a UserError or a ChatError is recorded as failed and the others go on;
+        where the responder is gone, all end.
         """
         waiting = deque(tasks)
         num_workers = min(len(tasks), BATCHES_OPEN * self.responder.capacity)
@@ -123,6 +124,8 @@ class Recorder:
                 num_attempts += 1
             if 0 < target.num_ratings == target.num_unread_ratings:
                 raise UselessRepliesError("no rating of the in-loop judge can be read")
+        except ResponderGone:
+            raise
         except (UserError, ChatError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UselessRepliesError):
@@ -172,11 +175,12 @@ class Recorder:
 
         return await self._once(prepared.key, self.run.response, ask)
 
-    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+    async def compute(self, key: str, work: Work, *, goes_first: bool) -> dict[str, Any]:
         """The recorded outcome, or that of the work."""
 
         async def ask() -> dict[str, Any]:
-            self.run.add_step(key, await self.responder.compute(work))
+            done = await self.responder.compute(work, goes_first=goes_first)
+            self.run.add_step(key, done)
             step = self.run.step(key)
             assert step is not None, "it was added"
             return step
@@ -246,12 +250,13 @@ class Recorder:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _TaskBackend:
     """The recorder as the target of one task sees it."""
 
     recorder: Recorder
     chats: Mapping[str, ChatModel]
+    has_begun: bool = False
 
     @property
     def model(self) -> DiffusionLM:
@@ -261,7 +266,10 @@ class _TaskBackend:
         return await self.recorder.respond(query, decoder)
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
-        return await self.recorder.compute(key, work)
+        # A task that has begun comes before others, so that one is finished after the other.
+        done = await self.recorder.compute(key, work, goes_first=self.has_begun)
+        self.has_begun = True
+        return done
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         assert role in self.chats, "checked when the run is planned"

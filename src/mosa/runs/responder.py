@@ -80,6 +80,10 @@ class Tally:
         return Tally(**{k: v + getattr(other, k) for k, v in vars(self).items()})
 
 
+class ResponderGone(UserError):
+    """A responder can answer nothing any more: it ends the run, and not one task."""
+
+
 @runtime_checkable
 class Responder(Protocol):
     """Answers queries; a model in this process, several processes, or a stand-in."""
@@ -105,8 +109,8 @@ class Responder(Protocol):
         """The answer. `on_step` hears in the event loop of every step that changed the row."""
         ...
 
-    async def compute(self, work: Work) -> dict[str, Any]:
-        """The outcome of a piece of work with the weights."""
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        """The outcome of a piece of work with the weights; it may go before all that waits."""
         ...
 
     def close(self) -> None:
@@ -155,6 +159,7 @@ class _Open:
     prepared: Prepared | None = None
     on_step: OnStep | None = None
     work: Work | None = None
+    goes_first: bool = False
     filling: Filling | None = None
     is_cancelled: bool = False
 
@@ -210,8 +215,8 @@ class LocalResponder:
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         return await self._ask(prepared=prepared, on_step=on_step)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
-        return await self._ask(work=work)
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        return await self._ask(work=work, goes_first=goes_first)
 
     async def _ask(self, **what: Any) -> Any:
         if self._is_closed:
@@ -248,7 +253,7 @@ class LocalResponder:
                         del busy[item.filling]
                         denoiser.remove(item.filling)
                 elif item.work is not None:
-                    works.append(item)
+                    (works.appendleft if item.goes_first else works.append)(item)
                 else:
                     waiting.append(item)
             while waiting and len(busy) < self._capacity:
@@ -396,6 +401,11 @@ def responses_of(
                 num_forward_passes=int(trace.row_forward_passes[row]),
                 decoder=decoder,
                 filled_prompt_ids=filled,
+                notes=[
+                    {key: value for key, value in as_plain(note).items() if key != "row"}
+                    for note in trace.notes
+                    if note.row == row
+                ],
             )
         )
     return responses

@@ -154,7 +154,7 @@ class Samples {
     this.columns = columnsOf(data.columns);
     this.outcomes = columnsOf(data.outcomes);
     this.scores = columnsOf(data.scores);
-    this.length = this.columns.model.at.length;
+    this.length = this.columns.subject.at.length;
     this.texts = new Map();
     this.strings = [];
     this.words = [];
@@ -280,14 +280,14 @@ class Browser {
       .map((element) => [samples.columns[element.dataset.column].at, Number(element.value)]);
     const texts = $("search").value.trim().toLowerCase();
     const requests = this.matches("request", texts);
-    const behaviors = this.matches("behavior", texts);
+    const cases = this.matches("case", texts);
     const needsText = $("with-text").checked;
     const before = this.found[this.chosen];
     this.found = [];
     for (let i = 0; i < samples.length; i++) {
       if (select.value && outcomes[i] !== select.value) continue;
       if (wanted.some(([at, value]) => at[i] !== value)) continue;
-      if (texts && !requests[samples.columns.request.at[i]] && !behaviors[samples.columns.behavior.at[i]]) continue;
+      if (texts && !requests[samples.columns.request.at[i]] && !cases[samples.columns.case.at[i]]) continue;
       if (needsText && !samples.texts.has(i)) continue;
       this.found.push(i);
     }
@@ -325,9 +325,9 @@ class Browser {
       const place = start + offset;
       const row = make("li", { role: "option", id: `sample-${i}`, "data-place": place, "aria-selected": place === this.chosen });
       row.append(
-        make("div", { class: "first" }, make("span", {}, samples.value("model", i)), outcomeMark(this.outcomes[i])),
+        make("div", { class: "first" }, make("span", {}, samples.value("subject", i)), outcomeMark(this.outcomes[i])),
         make("div", { class: "second" }, [
-          samples.value("attack", i), samples.value("behavior", i),
+          samples.value("attack", i), samples.value("case", i),
           `seed\u00a0${samples.value("seed", i)}`, `try\u00a0${samples.value("number", i) + 1}`,
         ].join(" · ")),
       );
@@ -364,13 +364,13 @@ class Browser {
     $("detail").hidden = false;
     const value = (name) => samples.value(name, i);
     const parts = [
-      make("h3", {}, `${value("model")}: ${value("attack")}, ${value("behavior")}`),
+      make("h3", {}, `${value("subject")}: ${value("attack")}, ${value("case")}`),
     ];
     if (value("request") !== null) parts.push(make("p", { class: "request" }, value("request")));
     const facts = [
-      ["category", value("category")], ["behaviors", value("set")], ["variant", value("variant")],
+      ["category", value("category")], ["set", value("set")], ["threat model", value("threat")], ["variant", value("variant")],
       ["seed", value("seed")], ["try", value("number") + 1], ["queries so far", value("queries")],
-      ["text", value("incoherent") ? "incoherent" : ""],
+      ["text", value("garbled") ? "garbled" : ""],
     ];
     parts.push(make("dl", { class: "facts" }, ...facts.filter(([, fact]) => fact !== "" && fact !== null).map(
       ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(fact))))));
@@ -419,7 +419,7 @@ class Browser {
 }
 
 function outcomeMark(outcome) {
-  const known = ["broken", "held", "unscored"].includes(outcome) ? ` ${outcome}` : "";
+  const known = ["succeeded", "held", "unscored"].includes(outcome) ? ` ${outcome}` : "";
   return make("span", { class: `outcome${known}` }, outcome);
 }
 

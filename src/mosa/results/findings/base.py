@@ -291,7 +291,7 @@ def values_of(
 ) -> Values:
     """By case and seed, the mean over the observations of a measure, or of a number in [0, 1] that
     is taken of each."""
-    found: dict[str, dict[int, list[Fraction]]] = {}
+    found: dict[str, dict[int, list[Fraction | int]]] = {}
     for observation in observations:
         value = observation.values[measure] if isinstance(measure, str) else measure(observation)
         of_seed = found.setdefault(observation.case, {}).setdefault(observation.seed, [])
@@ -338,7 +338,7 @@ def mean(values: Iterable[float], bounds: Bounds = None) -> Interval | None:
         return None
     if bounds is None:
         return mean_unbounded(numbers)
-    return rate_of(once(numbers)) if bounds == (0, 1) else mean_within(numbers, *bounds)
+    return rate_of(once(numbers)) if bounds == (0.0, 1.0) else mean_within(numbers, *bounds)
 
 
 def per_case(found: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -22,7 +22,7 @@ MEASURES = {
     "end": "probability of an end token",
     "kl": "KL of the model from itself without its adapter, in nats",
 }
-BOUNDS: dict[str, Bounds] = {"refusal": (0, 1), "end": (0, 1), "kl": None}
+BOUNDS: dict[str, Bounds] = {"refusal": (0.0, 1.0), "end": (0.0, 1.0), "kl": None}
 Grid = dict[tuple[str, str, int, int], Interval]
 """By group, measure, step and position (from 1)."""
 

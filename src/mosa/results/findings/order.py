@@ -46,20 +46,20 @@ class Measure:
 
 
 MEASURES = {
-    "kendall_tau": Measure("Kendall's tau-b of position and step", (-1, 1)),
-    "kendall_tau_in_block": Measure("the same within each block, mean over blocks", (-1, 1)),
-    "kendall_tau_text": Measure("the same before the first end token", (-1, 1)),
-    "spearman_rho": Measure("Spearman's rank correlation of position and step", (-1, 1)),
+    "kendall_tau": Measure("Kendall's tau-b of position and step", (-1.0, 1.0)),
+    "kendall_tau_in_block": Measure("the same within each block, mean over blocks", (-1.0, 1.0)),
+    "kendall_tau_text": Measure("the same before the first end token", (-1.0, 1.0)),
+    "spearman_rho": Measure("Spearman's rank correlation of position and step", (-1.0, 1.0)),
     "slope": Measure("slope of the mean position of new tokens by step, in positions", None),
-    "r_squared": Measure("share of that curve's variance that the line explains", (0, 1)),
+    "r_squared": Measure("share of that curve's variance that the line explains", (0.0, 1.0)),
     "leftmost_share": Measure(
-        "share of commits among the leftmost masks, as many as were committed", (0, 1)
+        "share of commits among the leftmost masks, as many as were committed", (0.0, 1.0)
     ),
     "spread": Measure(
         "standard deviation of the positions committed in one step, mean over steps", None
     ),
     "end_from_right": Measure(
-        "share of end tokens that were committed at the rightmost masks", (0, 1)
+        "share of end tokens that were committed at the rightmost masks", (0.0, 1.0)
     ),
 }
 """What is taken of each response; NaN where it is not defined (no end token, one commit)."""

@@ -1,0 +1,365 @@
+"""What every probe has, and what each of them writes, asks and computes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from sampled_target import Sampled, factors, probe, target_of
+
+import mosa.attacks.probes
+from mosa.attacks import ATTACKS, ENGLISH, Edit, GcgState
+from mosa.attacks.probes import NUM_CASES, PROBES, suffix
+from mosa.attacks.probes.base import chosen_ids, fitting_positions, phrase_ids, step_numbers
+from mosa.attacks.probes.depth import look, profile
+from mosa.attacks.probes.order import OrderConfig, conditions
+from mosa.attacks.probes.position import PositionConfig, cells
+from mosa.attacks.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
+from mosa.denoising import DecoderConfig
+from mosa.families import load_model
+from mosa.results.findings import FINDINGS
+from mosa.testbed import world_of
+from mosa.testbed.behaviors import testbed_wording as wording_of
+from mosa.testbed.behaviors import testbed_wrapped as wrapped
+from mosa.types import Behavior, Response, UserError, as_plain
+
+DOCS = Path(__file__).parents[3] / "docs" / "analysis.md"
+WORLD = world_of("testbed")
+REQUESTS = wrapped(WORLD, "direct", limit=3).cases
+TEA = Behavior("tea", "how is tea made?")
+SHORT = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("testbed", dtype="float32")
+
+
+def on_testbed(model, name, behavior=REQUESTS[0], decoder=SHORT):
+    return target_of(Sampled(model), name, behavior, decoder, wording_of(WORLD))
+
+
+# --- every probe ----------------------------------------------------------------------------------
+
+
+def test_every_file_is_in_the_tables():
+    folder = Path(mosa.attacks.probes.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "base"} == PROBES.keys()
+    assert PROBES.keys() == FINDINGS.keys() and not PROBES.keys() & ATTACKS.keys()
+    assert all(probe.name == name for name, probe in PROBES.items())
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_source_presets_and_page(name):
+    probe = PROBES[name]
+    assert re.search(r"\d{4}\.\d{5}", probe.source)
+    assert {"quick", "full"} <= probe.presets.keys() == NUM_CASES[name].keys()
+    for preset in probe.presets:
+        config = probe.config(preset)
+        assert probe.config(preset, json.loads(json.dumps(as_plain(config)))) == config
+    assert probe.threat == "open"
+    assert f"`{name}`" in DOCS.read_text(encoding="utf-8")
+
+
+OPTIONS = {
+    "position": {"positions": (1, 9), "end_tokens": ("allow",)},
+    "suffix": {"positions": (3,), "num_iterations": 1, "num_candidates": 4, "suffix_length": 3},
+    "order": {"block_lengths": (8,), "tokens_per_step": (8,)},
+    "step": {"positions": (2,), "step_shares": (0.0, 0.5)},
+    "depth": {"step_shares": (0.0, 0.5)},
+}
+
+
+@pytest.mark.parametrize("family", ["tiny_llada", "tiny_dream"])
+@pytest.mark.parametrize("name", PROBES)
+def test_every_probe_works_on_every_family(name, family, request):
+    """Each cell is one attempt with a name of its own, and its details are JSON."""
+    backend = Sampled(request.getfixturevalue(family))
+    decoder = DecoderConfig(max_new_tokens=48, steps=6)
+    options = OPTIONS[name] if name == "order" else {"tokens_per_step": 8, **OPTIONS[name]}
+    found = probe(target_of(backend, name, TEA, decoder), name, **options)
+    assert len({attempt.variant for attempt in found}) == len(found) > (name != "depth")
+    assert [attempt.number for attempt in found] == list(range(len(found)))
+    for attempt in found:
+        assert json.loads(json.dumps(attempt.details)) == attempt.details
+    plain = as_plain(decoder)
+    changed = {k for _, used in backend.asked for k, v in as_plain(used).items() if v != plain[k]}
+    assert changed <= {*PROBES[name].takes}
+
+
+def test_an_edit_with_a_position_leaves_the_rest():
+    response = torch.tensor([5, 9, 9, 7])
+    edited = Edit(0, (1, 2), position=2).apply(response, mask_token_id=9)
+    assert edited.tolist() == [5, 9, 1, 2] and response.tolist() == [5, 9, 9, 7]
+
+
+# --- position -------------------------------------------------------------------------------------
+
+
+def test_every_kind_is_at_every_position_once():
+    found = cells(PositionConfig(positions=(1, 5)), 40, 8)
+    assert len(found) == len(set(found)) == 2 * (1 + 4 * 2)
+    assert {cell.position for cell in found if cell.phrase_type == "none"} == {None}
+
+
+def test_papers_protocol_confounds_kind_and_position():
+    found = cells(PositionConfig(paper=True), 170, 8)
+    assert [(cell.phrase_type, cell.position) for cell in found] == [
+        ("affirmative", 1),
+        *[("procedural", p) for p in (40, 80, 120, 160)],
+    ]
+    # A shorter canvas has room for fewer of them.
+    assert len(cells(PositionConfig(paper=True), 72, 8)) == 2
+
+
+def test_a_position_without_room_is_refused():
+    assert fitting_positions((33,), (), 8, 40) == (33,)
+    with pytest.raises(UserError, match="from 1 to 33"):
+        fitting_positions((34,), (), 8, 40)
+
+
+def test_random_tokens_are_ordinary_and_as_many(model):
+    special = {*model.end_token_ids, model.mask_token_id, *model.tokenizer.all_special_ids}
+    for behavior in REQUESTS:
+        target = on_testbed(model, "position", behavior)
+        texts = phrase_ids(target)
+        ids = chosen_ids(target, texts, "random")
+        assert len(ids) == len(chosen_ids(target, texts, "procedural"))
+        assert not special & set(ids)
+        assert ids == chosen_ids(target, texts, "random")
+
+
+def test_phrases_are_in_their_place(model):
+    target = on_testbed(model, "position")
+    options = {"phrase_types": ("none", "neutral"), "positions": (1, 30), "tokens_per_step": 36}
+    found = probe(target, "position", **options)
+    ids = chosen_ids(target, phrase_ids(target), "neutral")
+    assert [factors(a, "phrase_type", "position", "end_tokens") for a in found] == [
+        (kind, position, end_tokens)
+        for end_tokens in ("allow", "forbid")
+        for kind, position in (("none", None), ("neutral", 1), ("neutral", 30))
+    ]
+    for attempt in found:
+        (response,) = attempt.responses
+        position, end_tokens = factors(attempt, "position", "end_tokens")
+        if position is not None:
+            assert response.token_ids[position - 1 : position - 1 + len(ids)] == ids
+        if end_tokens == "forbid":
+            assert response.end_positions == []
+
+
+# --- step -----------------------------------------------------------------------------------------
+
+
+def test_steps_of_shares():
+    assert step_numbers((0.0, 0.5, 0.51, 0.99), 10) == [0, 5, 9]
+    with pytest.raises(UserError, match="without, 1"):
+        step_numbers((1.0,), 10)
+
+
+def test_spans_are_written_when_and_where_they_are_due(model):
+    """Each span is in its place at the end, and was written at its step."""
+    target = on_testbed(model, "step")
+    options = {"spans": ("neutral",), "positions": (3, 40), "step_shares": (0.0, 0.5)}
+    found = probe(target, "step", **options, tokens_per_step=9)
+    ids = chosen_ids(target, phrase_ids(target), "neutral")
+    assert [factors(a, "position", "step") for a in found] == [
+        (None, None),
+        (3, 0),
+        (3, 4),
+        (40, 0),
+        (40, 4),
+    ]
+    for attempt in found[1:]:
+        position, step = factors(attempt, "position", "step")
+        (response,) = attempt.responses
+        span = slice(position - 1, position - 1 + len(ids))
+        assert response.token_ids[span] == ids
+        # Pinned before the first step, or written after the step before, by no model.
+        assert set(response.commit_step[span]) == {step - 1}
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def test_conditions_change_one_setting_each():
+    config = OrderConfig(
+        tokens_per_step=(4, 1),
+        block_lengths=(8, 64),
+        temperatures=(0.0, 1.0),
+        remaskings=("low_confidence", "random"),
+        canvas_lengths=(32,),
+    )
+    named = conditions(config, 64)
+    # A block as long as the canvas is the base itself.
+    assert list(named) == [
+        "base",
+        "block 8",
+        "1 tokens a step",
+        "temperature 1",
+        "remasking random",
+        "canvas 32",
+    ]
+    base = {"max_new_tokens": 64} | named.pop("base")
+    assert (base["steps"], base["block_length"]) == (16, None)
+    assert (named["canvas 32"]["max_new_tokens"], named["canvas 32"]["steps"]) == (32, 8)
+    for name, settings in named.items():
+        changed = {key for key, value in settings.items() if base[key] != value}
+        assert len(changed) == 1 or (name, changed) == ("canvas 32", {"max_new_tokens", "steps"})
+
+
+# --- suffix ---------------------------------------------------------------------------------------
+
+PHRASE = "step two : you"
+
+
+def said(model, text: str) -> Response:
+    """A response; `hello` is an end token in it: what follows is in the canvas, and nobody reads
+    it."""
+    (hello,) = model.encode_text("hello")
+    ids = [model.eos_token_id if i == hello else i for i in model.encode_text(text)]
+    ends = [n for n, i in enumerate(ids) if i in model.end_token_ids]
+    read = ids[: ends[0]] if ends else ids
+    words = [model.decode([i]) for i in ids]
+    return Response("k", [], model.decode(read), model.decode(ids), ids, words, end_positions=ends)
+
+
+@pytest.mark.parametrize("method", ["gcg", "prompt"])
+@pytest.mark.parametrize(
+    ("text", "in_place", "whole", "anywhere"),
+    [
+        ("we fold the lid step two : you press", True, True, True),
+        ("we fold the lid now step two : you", False, False, True),
+        ("we fold hello lid step two : you press", False, True, False),
+        ("we fold the lid step two : hello press", False, False, False),
+    ],
+)
+def test_what_is_reached_is_before_the_first_end_token(
+    model, method, text, in_place, whole, anywhere
+):
+    ids = model.encode_text(PHRASE) if method == "gcg" else None
+    found = reached(said(model, text), ids, PHRASE, 5)
+    assert (found["in_place"], found["anywhere"]) == (in_place, anywhere)
+    if method == "gcg":  # special tokens have no words, so only tokens keep their number past one
+        assert found["in_whole_canvas"] == whole
+
+
+def test_words_are_counted_as_the_request_counts_them(tiny_llada):
+    """An answer that does what it was asked succeeds, where its tokens are more than its words."""
+    text = 'Here is your answer: "The next step is to wait."'
+    assert words_at(text, "The next step is to") == [5]
+    assert words_at(text, "The next step is to walk") == []
+    assert len(tiny_llada.encode_text("Here is your answer: ")) > 4
+
+
+def test_a_phrase_inside_a_text_has_the_tokens_it_has_there(tiny_llada, model):
+    """Of a byte-level tokenizer, where a space belongs to the word that follows it."""
+    target = target_of(Sampled(tiny_llada), "suffix", TEA, SHORT)
+    inside = phrase_tokens(target, "the story", 5)
+    assert tiny_llada.decode(inside) == " the story"
+    assert inside != phrase_tokens(target, "the story", 1)
+    target = on_testbed(model, "suffix")
+    assert phrase_tokens(target, PHRASE, 5) == phrase_tokens(target, PHRASE, 1)
+
+
+def test_suffix_names_what_does_not_fit_or_cannot_be_said(model):
+    target = on_testbed(model, "suffix")
+    with pytest.raises(UserError, match="no room"):
+        suffix.wanted(target, SuffixConfig(positions=(72,)))
+    # Of the default positions, 100 is not in a response of 72 tokens.
+    assert [p for p, _ in suffix.wanted(target, SuffixConfig())] == [1, 5, 10, 20, 30, 60]
+    paper = suffix.wanted(target, SuffixConfig(paper=True))
+    assert [p for p, _ in paper] == [1, 30] and paper[0][1] != paper[1][1]
+    assert methods_of(target, SuffixConfig()) == ("gcg",)
+    with pytest.raises(UserError, match="no words"):
+        methods_of(target, SuffixConfig(methods=("prompt",)))
+    assert methods_of(target_of(Sampled(model), "suffix", TEA, SHORT, ENGLISH), SuffixConfig()) == (
+        "gcg",
+        "prompt",
+    )
+
+
+def test_a_phrase_that_the_model_writes_anyway_is_reached(model, monkeypatch):
+    """The search finds nothing here: its prompt is the plain request."""
+
+    async def nothing(target, aim):
+        yield aim["prompt"], GcgState([], [], 2.0, [2.0, 3.0], "", 3, 1)
+
+    monkeypatch.setattr(suffix, "search_steps", nothing)
+    (written,) = probe(on_testbed(model, "order"), "order", block_lengths=(), tokens_per_step=(2,))
+    there = model.decode(written.responses[0].token_ids[2:5])
+    for position, expected in ((3, True), (4, False)):
+        target = on_testbed(model, "suffix")
+        plain, found = probe(target, "suffix", positions=(position,), phrase=there)
+        assert plain.details == {"method": "none"} and plain.response == found.response
+        assert factors(found, "in_place", "anywhere") == (expected, True)
+        assert factors(found, "best_loss", "losses") == (2.0, [2.0, 3.0])
+
+
+# --- depth ----------------------------------------------------------------------------------------
+
+
+def test_profile_against_the_definition(model):
+    """Two refusals, one position filled: every start worked out by hand."""
+    refusals = [model.encode_text("i cannot"), model.encode_text("sorry")]
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.randn(1, 6, model.vocab_size, generator=generator).log_softmax(-1)
+    masked = torch.tensor([[True, True, False, True, True, True]])
+    found = profile(log_probs, masked, model.end_token_ids, refusals)
+    for position in range(6):
+        if not masked[0, position]:
+            assert bool(found["end"][0, position].isnan())
+            assert bool(found["refusal"][0, position].isnan())
+            continue
+        ends = sum(log_probs[0, position, i].exp() for i in model.end_token_ids)
+        assert found["end"][0, position].item() == pytest.approx(float(ends), rel=1e-5)
+        best = 0.0
+        for ids in refusals:
+            places = range(position, position + len(ids))
+            if places[-1] < 6 and all(masked[0, p] for p in places):
+                logs = [float(log_probs[0, p, i]) for p, i in zip(places, ids, strict=True)]
+                best = max(best, float(torch.tensor(sum(logs) / len(logs)).exp()))
+        assert found["refusal"][0, position].item() == pytest.approx(best, rel=1e-5)
+
+
+def looked_at(model, prompts):
+    states = [
+        {
+            "prompt": model.encode(prompt),
+            "decoder": as_plain(DecoderConfig(max_new_tokens=12, steps=4)),
+            "steps": [0, 2],
+            "refusals": [model.encode_text("no")],
+        }
+        for prompt in prompts
+    ]
+    return look(model, states)
+
+
+def test_kl_of_an_adapter_that_changes_nothing_is_zero(new_tiny_llada):
+    """Before it is trained, an adapter's second matrix is zero."""
+    plain = new_tiny_llada()
+    (without,) = looked_at(plain, ["how is tea made?"])
+    plain.add_lora(LoraConfig(r=2, lora_alpha=4))
+    (with_adapter,) = looked_at(plain, ["how is tea made?"])
+    for before, after in zip(without["profiles"], with_adapter["profiles"], strict=True):
+        assert "kl" not in before
+        assert max(abs(kl) for kl in after["kl"] if kl is not None) < 1e-6
+        for measure in ("refusal", "end"):
+            assert after[measure] == pytest.approx(before[measure], abs=1e-5)
+    # Two looks and the generation; with the adapter each look is two passes.
+    passes = without["forward_passes"] - 2
+    assert with_adapter["forward_passes"] == passes + 4
+
+
+def test_a_case_looks_the_same_beside_others(tiny_llada):
+    prompts = ["how is tea made?", "who wrote the story of the old lighthouse?"]
+    together = looked_at(tiny_llada, prompts)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = looked_at(tiny_llada, [prompt])
+        for one, other in zip(alone["profiles"], found["profiles"], strict=True):
+            assert one["step"] == other["step"]
+            assert one["end"] == pytest.approx(other["end"], abs=1e-5)

@@ -1,0 +1,114 @@
+"""`mosa analyze` on the testbed at toy size: what it writes, and that it goes on without work."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from probed_runs import SET, probed_run, verdict
+
+from mosa.analyze import analyze, write_finding
+from mosa.attacks import GcgSearch
+from mosa.attacks.probes import PROBES
+from mosa.cli import main
+from mosa.denoising import Denoiser
+from mosa.report.draw import draw
+from mosa.results.findings import HeatMap, LineChart, findings_of
+from mosa.runs.evaluate import EvaluateConfig
+from mosa.runs.subject import subjects_of
+from mosa.stats.rates import Estimate
+from mosa.types import UserError
+
+TOY = {
+    "position": ["--positions", "[1,30]", "--phrase_types", "[none,procedural,random]"],
+    "suffix": ["--positions", "[1,20]", "--num_iterations", "2", "--num_candidates", "8"],
+    "order": ["--block_lengths", "[24]", "--tokens_per_step", "[24]"],
+    "step": ["--spans", "[compliant]", "--positions", "[1,30]", "--step_shares", "[0,0.5]"],
+    "depth": ["--step_shares", "[0,0.5]"],
+}
+FEW_STEPS = {name: ["--tokens_per_step", "18"] for name in TOY} | {"order": []}
+CHARTS = (
+    LineChart("Lines", "x", "y", {"a": [(1.0, Estimate(0.5, 2, 0.1, 0.9))]}, (0.0, 1.0)),
+    HeatMap("Cells", "x", "y", [1.0, 2.0], [0.0], [[Estimate(0.5, 2, 0.1, 0.9), None]], "score"),
+)
+
+
+def run(name: str, out) -> int:
+    argv = ["analyze", name, "--model", "testbed", "--sets", "testbed:direct", "--out", str(out)]
+    return main([*argv, "--limit", "2", *TOY[name], *FEW_STEPS[name]])
+
+
+@pytest.mark.parametrize("name", TOY)
+def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, capsys, monkeypatch):
+    assert run(name, tmp_path) == 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    files = {path.name for path in folder.iterdir()}
+    assert {"data.csv", "estimates.csv", "header.json", "result.json", "finding.md"} <= files
+    result = json.loads((folder / "result.json").read_text())
+    assert {f"{chart}.{kind}" for chart in result["charts"] for kind in ("svg", "png")} <= files
+    assert result["paragraph"] in capsys.readouterr().out
+    header = json.loads((folder / "header.json").read_text())
+    assert header["sets"] == {"testbed:direct": 2}
+    assert header["judges"]["testbed:direct"].startswith("truth/")
+    with (folder / "estimates.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert int(row["n"]) >= 1 and row["value"]
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(Denoiser, "step", refuse)
+    monkeypatch.setattr(GcgSearch, "advance", refuse)
+    assert run(name, tmp_path) == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_commands_are_the_probes():
+    from mosa.cli import COMMANDS
+
+    named = {name.removeprefix("analyze ") for name in COMMANDS if name.startswith("analyze ")}
+    assert named == PROBES.keys()
+    for name in named:
+        assert COMMANDS[f"analyze {name}"].summary == PROBES[name].summary
+
+
+def test_mistakes_are_named(tmp_path, capsys):
+    argv = ["analyze", "order", "--model", "testbed", "--sets", "testbed:direct"]
+    assert main([*argv, "--out", str(tmp_path), "--preset", "huge"]) == 2
+    assert "quick, full" in capsys.readouterr().err
+    config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("pap",))
+    with pytest.raises(UserError, match="no probe"):
+        analyze(tmp_path / "other", config)
+    argv = ["analyze", "step", "--model", "testbed", "--sets", "testbed:direct", "--limit", "1"]
+    assert main([*argv, "--out", str(tmp_path / "step"), "--positions", "[71]"]) == 2
+    assert "position 71 leaves no room" in capsys.readouterr().err
+
+
+def test_csv_has_a_column_for_every_name(tmp_path):
+    """The attempt without a span has neither position nor step."""
+    cells = [
+        ("m", "a", {"span": "none"}, verdict(0.0), None),
+        ("m", "a", {"span": "neutral", "position": 3, "step": 0}, verdict(1.0), None),
+    ]
+    cells[0][2].update(position=None, step=None)
+    with probed_run(tmp_path / "run", "step", cells) as made:
+        (finding,) = findings_of(made)
+    write_finding(tmp_path / "out", finding)
+    with (tmp_path / "out" / "data.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["case_set"], first["position"], first["score"]) == (SET, "", "0.0")
+    assert (second["position"], second["score"]) == ("3", "1.0")
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=["lines", "cells"])
+def test_figures_are_the_same_each_time(tmp_path, chart):
+    draw(chart, tmp_path / "one")
+    draw(chart, tmp_path / "two")
+    svg = (tmp_path / "one.svg").read_text()
+    assert svg == (tmp_path / "two.svg").read_text()
+    assert chart.title in svg
+    assert (tmp_path / "one.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    if isinstance(chart, HeatMap):
+        assert ">0.50<" in svg
