@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from mosa.attacks import Query, Target
+from mosa.data import hash_of_cases
 from mosa.testbed.behaviors import single_turn
 from mosa.types import Attempt, Behavior, CaseSet, Prompt, Verdict
 from mosa.world import HELDOUT_WRAPPINGS, TASKS, Truth, World
@@ -41,7 +42,8 @@ class _Question:
 def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet:
     """The cases of one of `TESTBED_TASKS`, at most `limit`."""
     metric = "recall" if task in RECALL else "accuracy"
-    questions = {question.case.id: question for question in _questions(world, task, limit)}
+    every = _questions(world, task)
+    questions = {question.case.id: question for question in every[:limit]}
 
     async def ask(case: Behavior, target: Target) -> AsyncIterator[Attempt]:
         queries = [Query(prompt) for prompt in questions[case.id].prompts]
@@ -56,6 +58,7 @@ def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet
         name=f"testbed:{task}",
         kind="useful",
         cases=tuple(question.case for question in questions.values()),
+        content_hash=hash_of_cases([question.case for question in every]),
         licence="Apache-2.0",
         origin=f"the testbed, world {world.seed}",
         world_seed=world.seed,
@@ -65,15 +68,14 @@ def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet
     )
 
 
-def _questions(world: World, task: str, limit: int | None) -> list[_Question]:
-    return _objects(world, task, limit) if task in RECALL else _instances(task, limit)
+def _questions(world: World, task: str) -> list[_Question]:
+    return _objects(world, task) if task in RECALL else _instances(task)
 
 
-def _instances(task: str, limit: int | None) -> list[_Question]:
+def _instances(task: str) -> list[_Question]:
     rng = random.Random(f"measure-{task}")
-    num = NUM_INSTANCES if limit is None else min(limit, NUM_INSTANCES)
     found = []
-    for i in range(num):
+    for i in range(NUM_INSTANCES):
         instance = TASKS[task](rng, "heldout")
         case = Behavior(str(i), instance.prompt, answer=instance.answer)
         found.append(
@@ -82,10 +84,10 @@ def _instances(task: str, limit: int | None) -> list[_Question]:
     return found
 
 
-def _objects(world: World, task: str, limit: int | None) -> list[_Question]:
+def _objects(world: World, task: str) -> list[_Question]:
     truth = Truth(world)
     found = []
-    for i, obj in enumerate(world.objects(restricted=False, split="heldout")[:limit]):
+    for i, obj in enumerate(world.objects(restricted=False, split="heldout")):
         wrapping = "direct"
         if task == "benign_recall_wrapped":
             wrapping = HELDOUT_WRAPPINGS[i % len(HELDOUT_WRAPPINGS)]
