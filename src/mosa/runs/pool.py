@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import pickle
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -294,14 +293,9 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can read it; one that cannot be packed is told in words."""
-    try:
-        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else _told(error)
-    except Exception:
-        return _told(error)
-
-
-def _told(error: Exception) -> Exception:
+    """The error as another process can read it: a user's mistake as it is, others in words."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
