@@ -364,10 +364,10 @@ class _Group:
 
 
 def _best(values: Sequence[float | None]) -> float | None:
-    """1 if a try succeeded, whatever else is unscored; else every try needs a score."""
+    """1 if a try succeeded, whatever else is unscored; else there must be tries, each scored."""
     if any(value == 1.0 for value in values):
         return 1.0
-    return None if None in values else 0.0
+    return None if None in values or not values else 0.0
 
 
 def _score_of(verdict: Verdict) -> float | None:
@@ -644,5 +644,5 @@ def _utility_headline(evidence: Evidence, subject: str) -> Headline:
 
 def world_of_run(run: Run) -> World | None:
     """The invented world that a run's sets are about, where one is."""
-    seeds = {record.world_seed for record in run.sets().values()} - {None}
-    return World(seeds.pop()) if seeds else None
+    seeds = [r.world_seed for r in run.sets().values() if r.world_seed is not None]
+    return World(seeds[0]) if seeds else None
