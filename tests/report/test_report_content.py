@@ -10,7 +10,8 @@ from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, ReportTable
 from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import Run
-from mosa.stats.rates import Estimate, Rate
+from mosa.stats.pairs import PairedDifference
+from mosa.stats.rates import Rate
 from mosa.types import UserError, Verdict
 
 NAMES = [f"b{i}" for i in range(30)]
@@ -117,7 +118,7 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
-    assert isinstance(difference, Estimate) and difference.value == -1.0
+    assert isinstance(difference, PairedDifference) and difference.value == -1.0
     assert isinstance(p, float) and isinstance(adjusted, float) and p < adjusted < 1e-6
     assert changes["direct"][1] == 1.0
 

@@ -18,7 +18,7 @@ from mosa.results.figures import (
     headline,
 )
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
-from mosa.stats.rates import Estimate, Rate, Value, rate_of
+from mosa.stats.rates import Rate, Value, rate_of
 from mosa.types import UserError
 
 
@@ -227,7 +227,7 @@ def _heat(setup: ReportSetup, judge: str) -> ReportTable:
     figures = setup.evidence.select("safety", judge=judge)
     cells = {(row_name(setup, f), f.subject): f for f in figures if f.subject in setup.labels}
     threats = {row: figure.threat for (row, _), figure in cells.items()}
-    rows = sorted(threats, key=lambda row: list(THREATS).index(threats[row]))
+    rows = [row for threat in THREATS for row, needed in threats.items() if needed == threat]
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
     return ReportTable(
@@ -288,7 +288,7 @@ def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
                 (
                     setup.labels[subject],
                     attack,
-                    Estimate(d.difference, d.n, d.low, d.high),
+                    d,
                     d.p_value,
                     p,
                 )

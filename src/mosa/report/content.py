@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mosa.results.findings import HeatMap, LineChart
-from mosa.stats.rates import Estimate, Rate
+from mosa.stats.rates import Interval, Rate
 
-Cell = str | int | float | Rate | Estimate | None
+Cell = str | int | float | Interval | None
 """One entry of a table; None where there is nothing to say, shown as a dash."""
 
 

@@ -34,7 +34,7 @@ from mosa.report.tables import (
     unique,
 )
 from mosa.results.findings import HeatMap
-from mosa.stats.rates import INTERVAL_STATEMENT, Estimate, Rate, format_interval
+from mosa.stats.rates import INTERVAL_STATEMENT, Interval, format_interval
 from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
@@ -254,7 +254,7 @@ def _table(name: str, table: ReportTable, marks: dict[str, Markup]) -> _Table:
 
     def cell_of(cell: Cell, place: int) -> _Cell:
         ends, n, heat = "", None, ""
-        if isinstance(cell, Rate | Estimate):
+        if isinstance(cell, Interval):
             ends, n = format_interval(cell), cell.n
             heat = f"{min(1.0, max(0.0, cell.value)):.3g}" if table.is_heat else ""
         # A subject that heads a row or a column has its mark there.

@@ -23,7 +23,8 @@ from typing import Any
 from mosa.files import write_text
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.results.findings import HeatMap, LineChart
-from mosa.stats.rates import Estimate, Rate, format_rate, format_value
+from mosa.results.findings.base import numbers_of
+from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
 NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
@@ -38,7 +39,7 @@ def shown(cell: Cell) -> str:
     >>> shown(0.5), shown(12), shown(None), shown(0.00314)
     ('0.50', '12', '–', '0.0031')
     """
-    if isinstance(cell, Rate | Estimate):
+    if isinstance(cell, Interval):
         return format_value(cell.value)
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return NOTHING
@@ -62,7 +63,7 @@ def to_csv(table: ReportTable) -> str:
     """Rows under one heading line; a column with rates becomes four: rate, low, high and n."""
     heading, with_rates = [], []
     for i, column in enumerate(table.columns):
-        with_rates.append(any(isinstance(row[i], Rate | Estimate) for row in table.rows))
+        with_rates.append(any(isinstance(row[i], Interval) for row in table.rows))
         heading.append(column)
         if with_rates[-1]:
             heading += [f"{column} low", f"{column} high", f"{column} n"]
@@ -72,7 +73,7 @@ def to_csv(table: ReportTable) -> str:
     for row in table.rows:
         fields: list[Any] = []
         for cell, expanded in zip(row, with_rates, strict=True):
-            if isinstance(cell, Rate | Estimate):
+            if isinstance(cell, Interval):
                 fields += [_or_none(cell.value), _or_none(cell.low), _or_none(cell.high)]
                 fields.append(cell.n)
             else:
@@ -130,9 +131,8 @@ def _or_none(cell: Any) -> Any:
 
 
 def _plain(cell: Cell) -> Any:
-    if isinstance(cell, Rate | Estimate):
-        record = cell.record() if isinstance(cell, Rate) else vars(cell)
-        return {name: _or_none(value) for name, value in record.items()}
+    if isinstance(cell, Interval):
+        return cell.record() if isinstance(cell, Rate) else numbers_of(cell)
     return _or_none(cell)
 
 
@@ -143,7 +143,7 @@ def _caption(table: ReportTable) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    if not isinstance(cell, Rate | Estimate):
+    if not isinstance(cell, Interval):
         return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
     return format_rate(cell)
 
@@ -152,7 +152,7 @@ def _cases_note(table: ReportTable) -> str:
     """How many cases the rates rest on: one sentence if all on as many, else column by column."""
     cases: dict[str, set[int]] = {}
     for i, column in enumerate(table.columns):
-        found = {row[i].n for row in table.rows if isinstance(row[i], Rate | Estimate)}  # pyright: ignore
+        found = {row[i].n for row in table.rows if isinstance(row[i], Interval)}  # pyright: ignore
         if found:
             cases[column] = cases.get(column, set()) | found
     every = set().union(*cases.values())
