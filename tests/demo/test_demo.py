@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 
 import pytest
+
 from mosa import demo
 from mosa.cli import main
 from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
@@ -34,7 +35,7 @@ def out(tmp_path_factory):
 def recorded(out) -> dict[str, tuple[list[str], dict[str, float | None]]]:
     """The keys of each attempt's responses and what each judge says of it, by the attempt's key."""
     with Run(run_folder(out)) as run:
-        verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
+        verdicts = {name: run.verdicts(name) for name in run.judges()}
         return {
             attempt.key: (
                 [response.key for response in run.responses_of(attempt.key)],
