@@ -108,7 +108,11 @@ def test_scoreboard_has_every_headline(content):
 
 def test_heat_map_and_differences_are_those_of_the_runs(content):
     heat = tables(content)["attacks"]
-    assert heat.columns == ("Attack", "Threat", "base", "safe") and heat.judge == JUDGE and heat.is_heat
+    assert (
+        heat.columns == ("Attack", "Threat", "base", "safe")
+        and heat.judge == JUDGE
+        and heat.is_heat
+    )
     shown = {row[0]: [cell.rate for cell in row[2:] if isinstance(cell, Rate)] for row in heat.rows}
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
@@ -423,7 +427,7 @@ def test_probes_are_findings_and_no_attacks(tmp_path):
     attacked(tmp_path, {"m": {"tap": held}})
     with begun(tmp_path, ["m"]) as run:
         run.add_set(made_set("made up", "harmful", NAMES[:3]))
-        record(run, "p", "made up", NAMES[0], subject="m", attack="depth", threat="open")
+        record(run, "p", "made up", NAMES[0], subject="m", attack="order", answers=[response("p")])
     content = build([tmp_path])
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]
     assert {sample.attack for sample in content.samples} == {"tap"}

@@ -644,5 +644,5 @@ def _utility_headline(evidence: Evidence, subject: str) -> Headline:
 
 def world_of_run(run: Run) -> World | None:
     """The invented world that a run's sets are about, where one is."""
-    seeds = {record.world_seed for record in run.sets().values()} - {None}
-    return World(seeds.pop()) if seeds else None
+    seeds = [r.world_seed for r in run.sets().values() if r.world_seed is not None]
+    return World(seeds[0]) if seeds else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from mosa.attacks import Query, Target
+from mosa.data import hash_of_cases
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Attempt, Behavior, CaseSet, Verdict
 from mosa.world import TASKS, World
@@ -27,7 +28,8 @@ TESTBED_TASKS = (*RECALL, *TASKS)
 def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet:
     """The cases of one of `TESTBED_TASKS`, at most `limit`."""
     metric = "recall" if task in RECALL else "accuracy"
-    questions = {question.case.id: question for question in _questions(world, task, limit)}
+    every = _questions(world, task)
+    questions = {question.case.id: question for question in every[:limit]}
 
     async def ask(case: Behavior, target: Target) -> AsyncIterator[Attempt]:
         queries = [Query(prompt) for prompt in questions[case.id].prompts]
@@ -42,6 +44,7 @@ def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet
         name=f"testbed:{task}",
         kind="useful",
         cases=tuple(question.case for question in questions.values()),
+        content_hash=hash_of_cases([question.case for question in every]),
         licence="Apache-2.0",
         origin=f"the testbed, world {world.seed}",
         world_seed=world.seed,
@@ -51,8 +54,8 @@ def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet
     )
 
 
-def _questions(world: World, task: str, limit: int | None) -> list[Question]:
+def _questions(world: World, task: str) -> list[Question]:
     if task not in RECALL:
-        return task_questions(task, limit=limit)
+        return task_questions(task)
     wrapping = "direct" if task == "benign_recall" else None
-    return object_questions(world, restricted=False, wrapping=wrapping, limit=limit)
+    return object_questions(world, restricted=False, wrapping=wrapping)
