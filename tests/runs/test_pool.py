@@ -64,7 +64,12 @@ def remote(tiny_llada) -> Iterator[tuple[RemoteResponder, LocalResponder, Any]]:
     """A responder at one end of a connection, with a model at the other; and that end."""
     here, there = Pipe()
     local = LocalResponder(tiny_llada, "hash", batch_size=2)
-    thread = threading.Thread(target=lambda: asyncio.run(_answer(there, local)), daemon=True)
+
+    def answer() -> None:
+        with there:
+            asyncio.run(_answer(there, local))
+
+    thread = threading.Thread(target=answer, daemon=True)
     thread.start()
     responder = RemoteResponder(here)
     yield responder, local, there
