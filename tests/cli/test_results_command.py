@@ -23,8 +23,14 @@ def folder(tmp_path) -> Path:
     out = tmp_path / "run"
     yes_no = {"a": True, "b": False}
     attacked(out, {"m": {"tap": yes_no, "dia": {"a": True, "b": None}}})
-    attacked(out, {"m": {"direct": yes_no}}, case_set="tea", is_harmless=True,
-             judge="refusal/1/abc", native={"class": "none", "coherent": True})
+    attacked(
+        out,
+        {"m": {"direct": yes_no}},
+        case_set="tea",
+        is_harmless=True,
+        judge="refusal/1/abc",
+        native={"class": "none", "coherent": True},
+    )
     solved(out, {"m": {"sums": {"one": 1.0, "two": 0.5}}})
     with begun(out, ["m"]) as found:
         record(found, "broken", "made up", "a", subject="m", attack="pair", reason="it is down")

@@ -292,9 +292,7 @@ def test_a_probe_is_an_attack_like_others(tmp_path):
     probe = "position"
     assert probe in PROBES
     options = {probe: {"phrase_types": ["none"], "end_tokens": ["allow"]}}
-    config = changed(
-        limit=1, sets=SETS[:2], attacks=(f"{probe}:quick",), attack_options=options
-    )
+    config = changed(limit=1, sets=SETS[:2], attacks=(f"{probe}:quick",), attack_options=options)
     with run_of(tmp_path, config) as run:
         assert {(c.case_set, c.attack): n["done"] for c, n in run.counts().items()} == {
             ("testbed", probe): 1,

@@ -191,7 +191,8 @@ def test_what_has_no_score_is_asked_again_and_a_score_stays(tmp_path):
         assert "a banana" in {v.raw for v in unscored.values()}
         again = ScriptedChat("2")
         judge_run(
-            run, [NamedJudge("mosa_scale", make_judge("mosa_scale", JudgeSetting(chat=again)), False)]
+            run,
+            [NamedJudge("mosa_scale", make_judge("mosa_scale", JudgeSetting(chat=again)), False)],
         )
         after = run.verdicts(judge.id)
         assert len(again.asked) == 2 and run.num_unjudged(judge.id) == 0

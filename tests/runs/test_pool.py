@@ -128,8 +128,9 @@ def test_a_query_that_nobody_waits_for_leaves_the_batch(remote):
     responder, local, _ = remote
 
     async def ask() -> Any:
-        long = [asyncio.ensure_future(responder.submit(prepared(local, f"{i}", LONG)))
-                for i in range(2)]
+        long = [
+            asyncio.ensure_future(responder.submit(prepared(local, f"{i}", LONG))) for i in range(2)
+        ]
         await asyncio.sleep(0.05)
         for task in long:
             task.cancel()

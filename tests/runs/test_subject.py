@@ -51,7 +51,10 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
             "name": "behind-an-api",
             "model": "testbed",
             "system_prompt": "be kind .",
-            "decoder": {"steps": 72, "rules": [{"name": "remask_below", "threshold": 0.2, "max_taken_back": 4}]},
+            "decoder": {
+                "steps": 72,
+                "rules": [{"name": "remask_below", "threshold": 0.2, "max_taken_back": 4}],
+            },
             "grants": ["prompt", "history"],
             "offers": ["seed"],
         }
