@@ -212,7 +212,7 @@ class ComparedFigure:
     difference: PairedDifference | None
     """B minus A on the same cases; None where they have none in common."""
     only: tuple[int, int] | None = None
-    """Cases with a yes in A alone and in B alone; None for graded values."""
+    """Cases with a yes only in A and only in B; None for graded values."""
     has_test: bool = True
     """False for the worst attack, which was picked by looking."""
     p_adjusted: float | None = None
@@ -503,7 +503,7 @@ def _unshared(
     )
     if num_first or num_second:
         yield (
-            f"Of the cases of {KINDS[kind]} A alone has {num_first} and B alone {num_second}; "
+            f"Of the cases of {KINDS[kind]} only A has {num_first}, only B {num_second}; "
             "differences are over the others."
         )
 
