@@ -1,8 +1,7 @@
 """Two subjects side by side on the same cases.
 
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
-    for row in comparison.headlines:
-        print(row.name, row.first.rate, row.second.rate, row.difference)
+    [(row.name, row.difference) for row in comparison.headlines]
 
 A is what was there before, B is what is asked about. Attacks are compared where both were run with
 the same preset on the same set, and judged by the same judge; rates are each side's own, the
