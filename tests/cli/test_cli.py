@@ -81,6 +81,7 @@ def test_help_tells_what_each_decoder_setting_is(capsys):
         (["generate", "--model", "m", "--prompt", "x", "--limit", "3"], ["--limit"]),
         (["generate", "--model", "no/such/folder", "--prompt", "x"], ["no/such/folder"]),
         (["generate", "--model", "m", "--data", "no.csv"], ["no.csv"]),
+        (["generate", "--model", "m", "--prompt", "x", "--batch_size", "0"], ["--batch_size"]),
         (["align", "mosa", "--model", "m", "--data", "no.txt", "--out", "o"], ["no.txt"]),
         (["merge", "--model", "m", "--adapter", "a"], ["out"]),
     ],
@@ -181,7 +182,7 @@ def test_generate_reads_its_settings_from_yaml(capsys, checkpoint, tmp_path):
     argv = ["generate", "--config", str(config), "--model", checkpoint, "--prompt", "tea ?"]
     out_file = tmp_path / "r.jsonl"
     assert run(capsys, *argv, "--steps", "4", "--out", str(out_file))[0] == 0
-    decoder = json.loads(out_file.read_text())["responses"][0]["decoder"]
+    decoder = json.loads(out_file.read_text())["decoder"]
     assert (decoder["max_new_tokens"], decoder["steps"]) == (8, 4)
 
 
@@ -202,11 +203,34 @@ def test_generate_for_a_file_of_prompts(capsys, checkpoint, tmp_path):
     status, out, _ = run(capsys, *argv, "--out", str(out_file))
     records = [json.loads(line) for line in out_file.read_text().splitlines()]
     assert status == 0
-    asked = [record["responses"][0]["prompt"][0]["content"] for record in records]
-    assert asked == ["how is tea made ?", "who is there ?"]
-    assert all(
-        len(r["responses"][0]["tokens"]) == len(r["responses"][0]["commit_step"]) == 8
-        for r in records
-    )
+    assert [record["prompt"] for record in records] == [
+        [{"role": "user", "content": "how is tea made ?"}],
+        [{"role": "user", "content": "who is there ?"}],
+    ]
     assert "[2/2] who is there ?" in out
+    for record in records:
+        assert record.keys() == {"key", "prompt", "response", "response_full", "decoder"}
+        assert record["response_full"].startswith(record["response"])
+        assert f"{record['response']}\n" in out
     assert len({r["key"] for r in records}) == 2
+
+
+def test_a_generation_that_is_cut_off_leaves_no_file(capsys, checkpoint, tmp_path, monkeypatch):
+    """The second of two batches is interrupted."""
+    from mosa import denoising
+
+    asked = []
+
+    def interrupted(model, prompts, config):
+        asked.append(prompts)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return sample(model, prompts, config)
+
+    sample = denoising.sample
+    monkeypatch.setattr(denoising, "sample", interrupted)
+    data, out_file = tmp_path / "prompts.txt", tmp_path / "r.jsonl"
+    data.write_text("tea ?\ncake ?\n")
+    argv = ["generate", "--model", checkpoint, "--data", str(data), "--batch_size", "1", *DECODER]
+    assert run(capsys, *argv, "--out", str(out_file))[0] == 130
+    assert len(asked) == 2 and [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]

@@ -6,12 +6,12 @@ import csv
 from collections import Counter
 
 import pytest
+from mosa.evaluation.evidence import gather, headline, moment_of, run_folders
+from mosa.evaluation.store import Store
 
 from mosa import demo
 from mosa.cli import main
 from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
-from mosa.evaluation.evidence import gather, headline, moment_of, run_folders
-from mosa.evaluation.store import Store
 from mosa.types import UserError
 
 TOY = DemoConfig(num_objects=2, num_benign=3, num_curve=2, align_steps=2, steps=4, workers=1)

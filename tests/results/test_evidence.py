@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from made_runs import JUDGE, attacked, solved
-
 from mosa.evaluation.evidence import attacks_of_all, gather, headline, moment_of
 from mosa.evaluation.store import Measurement, Store
+
 from mosa.stats.rates import case_means
 from mosa.types import UserError
 

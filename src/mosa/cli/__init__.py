@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
     0 success, 1 a condition of `mosa compare` that holds, 2 a mistake of the user (one sentence on
-    stderr), 130 an interruption. A bug of ours keeps its traceback.
+    stderr), 3 an evaluation in which every task failed, 130 an interruption. A
+    bug of ours keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     kept = ""

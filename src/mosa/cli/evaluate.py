@@ -92,7 +92,7 @@ def subject_arguments(parser: ArgumentParser, *, taken: Collection[str] = ()) ->
     parser.add_argument(
         "--subjects",
         type=list[dict[str, Any]] | None,
-        enable_path=True,
+        sub_configs=True,
         help="YAML file with a list of subjects in place of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -35,7 +37,9 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", type=int | None, help="only the first so many rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
-        "--out", type=Path | None, help="also write the responses as JSON lines to this new file"
+        "--out",
+        type=Path | None,
+        help="also write the responses as JSON lines to this new file, once all are there",
     )
     parser.add_argument(
         "--show_steps", action="store_true", help="play the denoising in the terminal"
@@ -44,16 +48,20 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
 
 def _generate(args: Namespace) -> None:
+    from mosa.attacks import Query
     from mosa.data import load_prompts
     from mosa.denoising import DecoderConfig, sample
-    from mosa.evaluation.records import JsonLines, attempts_of
     from mosa.families import load_model
+    from mosa.files import writing
     from mosa.report.terminal import play
+    from mosa.runs.responder import prepare, responses_of
 
     if (args.prompt is None) == (args.data is None):
         raise UserError("say what to answer with either --prompt TEXT or --data FILE")
     if args.limit is not None and args.data is None:
         raise UserError("--limit counts rows of --data; leave it out with --prompt")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
     if args.out is not None and args.out.exists():
         raise UserError(f"{args.out} exists; name a new file with --out or remove it")
     prompts: list[Prompt]
@@ -68,28 +76,30 @@ def _generate(args: Namespace) -> None:
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
-    version = model.content_hash()
-    for start in range(0, len(prompts), args.batch_size):
-        batch = prompts[start : start + args.batch_size]
-        result = sample(model, batch, config)
-        attempts = attempts_of(
-            model,
-            result,
-            model_name=args.model,
-            model_version=version,
-            attack="none",
-            behaviors=[str(start + i) for i in range(len(batch))],
-            prompts=batch,
-        )
-        for row, attempt in enumerate(attempts):
-            if args.data is not None:
-                show(f"[{start + row + 1}/{len(prompts)}] {attempt.prompt[-1]['content']}")
-            if args.show_steps:
-                play(model, result.trace, row=row)
-            else:
-                show(attempt.response)
-            if args.out is not None:
-                JsonLines(args.out).append_attempt(attempt)
+    weights = model.content_hash()
+    with nullcontext() if args.out is None else writing(args.out) as file:
+        for start in range(0, len(prompts), args.batch_size):
+            batch = prompts[start : start + args.batch_size]
+            keys = [prepare(model, weights, Query(prompt), config).key for prompt in batch]
+            result = sample(model, batch, config)
+            responses = responses_of(model, result, prompts=batch, keys=keys)
+            for row, response in enumerate(responses):
+                if args.data is not None:
+                    asked = response.prompt[-1]["content"]
+                    show(f"[{start + row + 1}/{len(prompts)}] {asked}")
+                if args.show_steps:
+                    play(model, result.trace, row=row)
+                else:
+                    show(response.text)
+                if file is not None:
+                    record = {
+                        "key": response.key,
+                        "prompt": response.prompt,
+                        "response": response.text,
+                        "response_full": response.full_text,
+                        "decoder": response.decoder,
+                    }
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 # --- align ----------------------------------------------------------------------------------------
@@ -221,7 +231,7 @@ MODEL_COMMANDS: dict[str, Command] = {
         "answer a prompt, or a file of prompts",
         _generate_arguments,
         _generate,
-        "Responses already printed or written stay; start it again with a new --out.",
+        "What was printed stays, and --out is not written; start it again.",
     ),
     **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(

@@ -25,6 +25,9 @@ from mosa.types import Budget, as_plain
 NOT_JUDGED = "not judged"
 """Why an attempt has no verdict at all."""
 
+COUNTS = ("num_scored", "num_unscored")
+"""What tasks.csv counts for each judge that has read the task's set."""
+
 BUDGET_FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
 
 
@@ -36,6 +39,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     words = {name: Words.of(record, setting) for name, record in run.sets().items()}
     cases = {name: run.cases(name) for name in words}
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
+    readers = {name: run.judges(name) for name in words}
     counts: dict[tuple[ExportCell, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def attempts() -> Iterator[dict[str, Any]]:
@@ -64,8 +68,8 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "prompt": as_json(prompt),
                 "decoder": as_json(responses[0].decoder if responses else {}),
             }
-            for judge, by_attempt in verdicts.items():
-                verdict = by_attempt.get(attempt.key)
+            for judge in readers[attempt.case_set]:  # the columns of others stay empty
+                verdict = verdicts[judge].get(attempt.key)
                 is_scored = verdict is not None and verdict.score is not None
                 count[f"{judge}.num_scored"] += is_scored
                 count[f"{judge}.num_unscored"] += not is_scored
@@ -92,11 +96,12 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "config": as_json(task.config),
             }
             count = counts.get((ExportCell.of(task), task.case), {})
-            yield row | {name: count.get(name, 0) for name in count_columns}
+            own = ["num_attempts"]
+            own += [f"{j}.{name}" for j in readers[task.case_set] for name in COUNTS]
+            yield row | {name: count.get(name, 0) for name in own}
 
     judged = [f"{j}.{name}" for j in verdicts for name in ("score", "success", "reason")]
-    count_columns = ["num_attempts"]
-    count_columns += [f"{j}.{name}" for j in verdicts for name in ("num_scored", "num_unscored")]
+    count_columns = ["num_attempts", *(f"{j}.{name}" for j in verdicts for name in COUNTS)]
     with user_errors(out):
         return [
             _write_table(

@@ -136,13 +136,15 @@ def evaluate(
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
     processes: Processes = ALONE,
+    is_judged: bool = True,
 ) -> Run | None:
     """Plan, generate and judge into the run folder `out`; returns its records, open.
 
     `chats` are the chat models by role; on the testbed a script plays those that are not given. Of
     several `processes` the others than the main one return None, and neither read nor write the
-    run; `on_shared` hears what each process has done for a subject. Raises UserError for whatever
-    cannot be run as it is asked for, before anything is generated.
+    run; `on_shared` hears what each process has done for a subject. Unless it `is_judged`,
+    judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
+    UserError for whatever cannot be run as it is asked for, before anything is generated.
     """
     chats = dict(chats or {}) if processes.is_main else {}
 
@@ -169,7 +171,8 @@ def evaluate(
             for subject in setup.subjects:
                 shared = _run_subject(setup, run, subject, processes, tallies, board)
                 on_shared(subject.name, shared)
-        judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
+        if is_judged:
+            judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
     except BaseException:
         run.close()
         raise
@@ -431,11 +434,14 @@ class _Board:
     def __init__(self, on_progress: Callable[[Progress], object], num_subjects: int) -> None:
         self.on_progress, self.num_subjects = on_progress, num_subjects
         self.num_begun = 0
+        self.num_before = 0
+        self.num_planned = 0
         self.clock = Clock()
 
     def begin(self, subject: str, planned: Sequence[Planned], todo: Sequence[Planned]) -> None:
         """The tasks of the next subject."""
         self.subject = subject
+        self.num_before += self.num_planned
         self.num_planned = len(planned)
         self.num_left = len(todo)
         self.num_begun += 1
@@ -455,8 +461,10 @@ class _Board:
         self.on_progress(
             Progress(
                 subject=self.subject,
-                num_done=self.num_begun * self.num_planned - self.num_left,
-                num_tasks=self.num_subjects * self.num_planned,
+                num_done=self.num_before + self.num_planned - self.num_left,
+                # Subjects that are still to come are taken to be as large as this one.
+                num_tasks=self.num_before
+                + self.num_planned * (1 + self.num_subjects - self.num_begun),
                 num_responses=num_responses,
                 seconds_left=seconds,
                 is_at_least=is_at_least,

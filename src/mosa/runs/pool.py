@@ -25,7 +25,7 @@ from mosa.attacks import Query, Work
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, Responder, Tally
+from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone, Tally
 from mosa.types import Response, UserError
 
 GONE = (
@@ -48,7 +48,7 @@ def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder |
         with _listening(processes) as others:
             yield Pool([local, *others])
         return
-    address, secret = processes.gather(None)[0]
+    address, secret = processes.gather((("", 0), b""))[0]  # the main one's are the first
     try:
         connection = Client(address, authkey=secret)
     except OSError as error:
@@ -172,11 +172,12 @@ class RemoteResponder:
         future: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._open[number] = loop, future, on_step
-        self._send(number, kind, what)
         try:
+            self._send(number, kind, what)
             return await future
         except asyncio.CancelledError:
-            self._send(number, "cancel", None)
+            with suppress(ResponderGone):
+                self._send(number, "cancel", None)
             raise
         finally:
             self._open.pop(number, None)
@@ -184,11 +185,11 @@ class RemoteResponder:
     def _send(self, *message: Any) -> None:
         with self._lock:
             if self._is_gone:
-                raise UserError(GONE)
+                raise ResponderGone(GONE)
             try:
                 self._connection.send(message)
             except OSError as error:
-                raise UserError(GONE) from error
+                raise ResponderGone(GONE) from error
 
     def _listen(self) -> None:
         """Pass on what comes, in a thread."""
@@ -198,13 +199,14 @@ class RemoteResponder:
             except (EOFError, OSError):
                 self._is_gone = True
                 for number in list(self._open):
-                    self._settle(number, None, UserError(GONE))
+                    self._settle(number, None, ResponderGone(GONE))
                 return
             if kind == "tally":
                 self._tally = what
             elif kind == "step":
-                loop, _, on_step = self._open.get(number, (None, None, None))
-                if loop is not None:
+                entry = self._open.get(number)
+                if entry is not None:
+                    loop, _, on_step = entry
                     loop.call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
@@ -228,7 +230,7 @@ class RemoteResponder:
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and hear what it has done."""
-        with suppress(UserError):
+        with suppress(ResponderGone):
             self._send(0, "end", None)
         self._thread.join()
         self._connection.close()
@@ -267,7 +269,7 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
                     on_step = _sender(send, number)
                 result = await local.submit(prepared, on_step=on_step)
         except Exception as error:
-            send(number, "failed", error)
+            send(number, "failed", _portable(error))
             return
         finally:
             tasks.pop(number, None)
@@ -288,6 +290,13 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
     for task in list(tasks.values()):
         task.cancel()
     send(0, "tally", local.tally)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as another process can read it: a user's mistake as it is, others in words."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _sender(send: Any, number: int) -> OnStep:

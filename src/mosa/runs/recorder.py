@@ -28,7 +28,7 @@ from mosa.chat.cache import CachedChat
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.runs.records import Outcome
-from mosa.runs.responder import Responder
+from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Response, UserError
 
@@ -84,7 +84,8 @@ class Recorder:
     async def run_all(self, tasks: Sequence[PlannedTask]) -> None:
         """Run all tasks; an attempt is recorded as it comes, a task's end with it.
 
-        A task that ends in a UserError or a ChatError is recorded as failed and the others go on.
+        A task that ends in a UserError or a ChatError is recorded as failed and the others go on;
+        where the responder is gone, all end.
         """
         waiting = deque(tasks)
         num_workers = min(len(tasks), BATCHES_OPEN * self.responder.capacity)
@@ -123,6 +124,8 @@ class Recorder:
                 num_attempts += 1
             if 0 < target.num_ratings == target.num_unread_ratings:
                 raise UselessRepliesError("no rating of the in-loop judge can be read")
+        except ResponderGone:
+            raise
         except (UserError, ChatError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UselessRepliesError):

@@ -97,6 +97,8 @@ DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND s
 NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
+LATEST_OF_NAME = "ON CONFLICT (name) DO UPDATE SET record = excluded.record, crc = excluded.crc"
+"""The latest record of a name counts, in the place of the first."""
 
 
 class DamagedRun(UserError):
@@ -288,13 +290,13 @@ class Run:
 
     def add_subject(self, record: SubjectRecord) -> None:
         """Keep what a subject's name means."""
-        self._insert("subjects", record.name, encode(record), rule="INSERT OR REPLACE")
+        self._insert("subjects", record.name, encode(record), rule="INSERT", end=LATEST_OF_NAME)
 
     def add_set(self, cases: CaseSet) -> None:
         """Keep a set and its cases, in their order."""
         plain = {k: v for k, v in vars(cases).items() if k not in ("cases", "ask", "score")}
         record = SetRecord(**plain)
-        self._insert("sets", record.name, encode(record), rule="INSERT OR REPLACE")
+        self._insert("sets", record.name, encode(record), rule="INSERT", end=LATEST_OF_NAME)
         for place, case in enumerate(cases.cases):
             self._insert("cases", cases.name, case.id, place, encode(case))
 
@@ -331,7 +333,8 @@ class Run:
             pair.attack,
             pair.preset,
             encode(pair),
-            rule="INSERT OR REPLACE",
+            rule="INSERT",
+            end="ON CONFLICT DO UPDATE SET record = excluded.record, crc = excluded.crc",
         )
 
     def end_task(self, key: str, outcome: Outcome) -> None:

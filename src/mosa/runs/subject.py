@@ -24,7 +24,7 @@ from mosa.denoising.rules import Monitor
 from mosa.families import packaged_folder
 from mosa.testbed import world_of
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.types import Access, UserError
+from mosa.types import Access, UserError, as_plain
 from mosa.world import World
 
 NO_ADAPTER = "none"
@@ -55,12 +55,6 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
-        unknown = [name for name in self.grants if name not in ALL_ACCESS]
-        if unknown:
-            raise UserError(
-                f"{self.name} grants {unknown[0]}, which is no access; choose from "
-                f"{', '.join(ALL_ACCESS)}"
-            )
         settings = {field.name for field in dataclasses.fields(DecoderConfig)}
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
@@ -159,17 +153,29 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
         raise UserError(
             f"a subject has no setting {unknown[0]}; its settings are {', '.join(sorted(known))}"
         )
-    for name in ("name", "model"):
-        if not isinstance(record.get(name), str):
-            raise UserError(f"a subject has no {name}; give it one as text")
+    for name in ("name", "model", "adapter", "system_prompt"):
+        is_needed = name in ("name", "model")
+        if not isinstance(record.get(name), str if is_needed else str | None):
+            raise UserError(f"a subject's {name} is {record.get(name)!r}; give it as text")
     settings = dict(record)
-    decoder = settings.pop("decoder", None) or {}
-    allowed = {field.name for field in dataclasses.fields(DecoderConfig)}
-    for name in decoder:
-        if name not in allowed:
-            raise UserError(f"the decoder of {record['name']} has no setting {name}")
     for name in ("grants", "offers"):
+        given = settings.get(name, [])
+        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+            raise UserError(f"{name} of {record['name']} is {given!r}; give a list of names")
         if name in settings:
-            settings[name] = tuple(settings[name])
-    config = dataclasses.replace(default_decoder(settings["model"]), **decoder)
+            settings[name] = tuple(given)
+    unknown = [name for name in settings.get("grants", ()) if name not in ALL_ACCESS]
+    if unknown:
+        raise UserError(
+            f"{record['name']} grants {unknown[0]}, which is no access; choose from "
+            f"{', '.join(ALL_ACCESS)}"
+        )
+    decoder = settings.pop("decoder", None) or {}
+    if not isinstance(decoder, dict):
+        raise UserError(f"the decoder of {record['name']} is {decoder!r}; give settings by name")
+    default = as_plain(default_decoder(record["model"]))
+    try:
+        config = DecoderConfig.from_dict(default | decoder)
+    except TypeError as error:
+        raise UserError(f"the decoder of {record['name']} cannot be read ({error})") from error
     return Subject(**settings, decoder=config)

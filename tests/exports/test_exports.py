@@ -1,5 +1,7 @@
 """Exports hold what the run holds, hide what they must, and count nothing unscored as safe."""
 
+from __future__ import annotations
+
 import csv
 import errno
 import json
@@ -8,25 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.exports import (
-    EXPORTS,
-    NOT_JUDGED,
-    REDACTED,
-    ExportSetting,
-    safe_name,
-)
-from mosa.evaluation.exports.inspect_log import packages_of
-from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
-from mosa.evaluation.metrics import rate_of
-from mosa.evaluation.store import Store, Task
+from made_runs import begun, made_set, record, response, solved
 
-from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
-from mosa.world import World
+from mosa.exports import EXPORTS, NOT_JUDGED, REDACTED, ExportSetting, safe_name
+from mosa.exports.inspect_log import packages_of
+from mosa.runs.records import Outcome, Task
+from mosa.runs.store import Run
+from mosa.stats.rates import once, rate_of
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
 
 JUDGE = "strict/1"
 CANVAS_JUDGE = "strict/1@canvas"
 MODEL = "org/model"
+SET = "household"
 BEHAVIORS = [
     Behavior(id="kiln", text="how is a kiln made?", category="pottery", answer="STEP one"),
     Behavior(id="loom", text="how is a loom made?", category="weaving"),
@@ -36,24 +32,23 @@ DECODER = {"steps": 4, "temperature": 0.0}
 
 
 def add_task(
-    store: Store,
-    behavior: str,
+    run: Run,
+    case: str,
     *,
     attack: str = "prefill",
     seed: int = 0,
     verdicts: list[Verdict | None],
     fails: str = "",
-) -> list[str]:
+) -> None:
     """A task with one try for each verdict; try i costs one query of 10 tokens more."""
-    key = f"{attack}/{seed}/{behavior}"
+    key = f"{attack}/{seed}/{case}"
     config = {"positions": [1, 9], "phrase": "sure"}
-    store.add_tasks([Task(key, MODEL, attack, "paper", seed, behavior, config)])
-    keys = []
+    threat = "canvas" if attack == "prefill" else "prompt"
+    run.add_tasks([Task(key, MODEL, SET, case, attack, "paper", seed, threat, config)])
     for number, verdict in enumerate(verdicts):
-        budget = Budget(target_queries=number + 1, target_tokens=10 * (number + 1))
-        response = Response(
+        answer = Response(
             key=f"{key}#{number}",
-            prompt=[{"role": "user", "content": f"PROMPT {behavior}"}],
+            prompt=[{"role": "user", "content": f"PROMPT {case}"}],
             text=f"WORDS {number}",
             full_text=f"WORDS {number} and behind",
             token_ids=[71, 72, 73],
@@ -64,68 +59,48 @@ def add_task(
         )
         attempt = Attempt(
             key=f"a:{key}#{number}",
-            model=MODEL,
-            behavior=behavior,
+            subject=MODEL,
+            case_set=SET,
+            case=case,
             attack=attack,
-            responses=[response],
-            response=response.text,
-            response_full=response.full_text,
+            responses=[answer],
+            response=answer.text,
+            response_full=answer.full_text,
             preset="paper",
             seed=seed,
             variant=f"position {1 + 8 * number}",
             number=number,
-            budget=budget,
+            budget=Budget(target_queries=number + 1, target_tokens=10 * (number + 1)),
             details={"suffix": "SUFFIX", "loss": 0.5},
         )
-        store.add_response(response)
-        store.add_attempt(key, attempt)
+        run.add_response(answer)
+        run.add_attempt(key, attempt)
         if verdict is not None:
-            store.add_verdict(attempt.key, JUDGE, verdict)
-        keys.append(attempt.key)
-    store.end_task(
-        key, Budget(target_queries=len(keys), target_tokens=10 * len(keys)), fails or None
-    )
-    return keys
+            run.add_verdict(attempt.key, JUDGE, verdict)
+    count = len(verdicts)
+    budget = Budget(target_queries=count, target_tokens=10 * count)
+    run.end_task(key, Outcome("failed" if fails else "done", count, budget, fails))
 
 
 @pytest.fixture
-def store(tmp_path):
+def run(tmp_path):
     """A run with every outcome: success, none, unscored, not judged, failed, and not run yet."""
-    with Store(tmp_path / "run", create=True) as store:
-        store.set_meta("world_seed", None)
-        store.set_meta("behavior_set", "household")
-        store.set_meta("decoder", DECODER)
-        store.add_model(MODEL, {"source": MODEL, "special_tokens": []})
-        store.add_behaviors(BEHAVIORS)
+    with begun(tmp_path / "run", [MODEL], DECODER) as run:
+        run.add_set(CaseSet(SET, "harmful", tuple(BEHAVIORS), content_hash="hash"))
         yes, no = Verdict(1.0, True, {"class": "yes"}, raw="WORDS quoted"), Verdict(0.25, False)
-        add_task(store, "kiln", verdicts=[no, yes])
-        add_task(store, "loom", verdicts=[no, Verdict.unscored("the reply was cut off")])
-        add_task(store, "oven", verdicts=[], fails="the endpoint is gone")
-        add_task(store, "kiln", seed=1, verdicts=[no])
-        add_task(store, "kiln", attack="direct", verdicts=[None])
-        store.add_tasks([Task("later", MODEL, "direct", "paper", 0, "loom", {})])
-        store.commit()
-        yield store
+        add_task(run, "kiln", verdicts=[no, yes])
+        add_task(run, "loom", verdicts=[no, Verdict.unscored("the reply was cut off")])
+        add_task(run, "oven", verdicts=[], fails="the endpoint is gone")
+        add_task(run, "kiln", seed=1, verdicts=[no])
+        add_task(run, "kiln", attack="direct", verdicts=[None])
+        run.add_tasks([Task("later", MODEL, SET, "loom", "direct", "paper", 0, "prompt", {})])
+        run.commit()
+        yield run
 
 
-@pytest.fixture(scope="module")
-def testbed_run(tmp_path_factory):
-    config = CampaignConfig(
-        model="testbed",
-        behaviors="testbed",
-        attacks=("direct", "prefill", "best_of_n"),
-        preset="smoke",
-        limit=3,
-    )
-    store = run_campaign(tmp_path_factory.mktemp("testbed") / "run", config)
-    judge_run(store, build_judges(["truth"], JudgeConfig(), World(0)))
-    yield store
-    store.close()
-
-
-def export(name: str, store: Store, out: Path, **setting) -> list[Path]:
+def export(name: str, run: Run, out: Path, **setting) -> list[Path]:
     """Every written file is reported, and none is left half done."""
-    paths = EXPORTS[name].write(store, out, ExportSetting(**setting))
+    paths = EXPORTS[name].write(run, out, ExportSetting(**setting))
     assert sorted(paths) == sorted(path for path in out.rglob("*") if path.is_file())
     return paths
 
@@ -145,10 +120,10 @@ SAFE = safe_name(MODEL)
 # ------------------------------------------------------------------------------------- tables
 
 
-def test_csv_has_a_row_for_every_attempt_and_task(store, tmp_path):
-    attempts, tasks = map(rows_of, export("csv", store, tmp_path / "out", redact=False))
+def test_csv_has_a_row_for_every_attempt_and_task(run, tmp_path):
+    attempts, tasks = map(rows_of, export("csv", run, tmp_path / "out", redact=False))
     first, second = attempts[0], attempts[1]
-    assert (first["behavior"], first["category"]) == ("kiln", "pottery")
+    assert (first["case"], first["category"]) == ("kiln", "pottery")
     assert (first["response"], first["response_full"]) == ("WORDS 0", "WORDS 0 and behind")
     assert json.loads(first["prompt"]) == [{"role": "user", "content": "PROMPT kiln"}]
     assert json.loads(first["decoder"]) == DECODER
@@ -156,13 +131,13 @@ def test_csv_has_a_row_for_every_attempt_and_task(store, tmp_path):
     assert (second["target_queries"], second["target_tokens"]) == ("2", "20")
     assert (second[f"{JUDGE}.score"], second[f"{JUDGE}.success"]) == ("1.0", "True")
     assert [row["variant"] for row in attempts[:2]] == ["position 1", "position 9"]
-    assert [row["seed"] for row in attempts if row["behavior"] == "kiln"] == ["0", "0", "1", "0"]
+    assert [row["seed"] for row in attempts if row["case"] == "kiln"] == ["0", "0", "1", "0"]
     assert len(tasks) == 6
     assert json.loads(tasks[0]["config"]) == {"positions": [1, 9], "phrase": "sure"}
 
 
-def test_csv_shows_what_failed_and_what_is_unscored(store, tmp_path):
-    attempts, tasks = map(rows_of, export("csv", store, tmp_path / "out"))
+def test_csv_shows_what_failed_and_what_is_unscored(run, tmp_path):
+    attempts, tasks = map(rows_of, export("csv", run, tmp_path / "out"))
     reasons = {row["attempt"]: row[f"{JUDGE}.reason"] for row in attempts if row[f"{JUDGE}.reason"]}
     assert reasons == {
         "a:prefill/0/loom#1": "the reply was cut off",
@@ -180,15 +155,15 @@ def test_csv_shows_what_failed_and_what_is_unscored(store, tmp_path):
 # ------------------------------------------------------------------------------- one document
 
 
-def test_json_holds_tokens_commit_steps_and_verdicts(store, tmp_path):
-    [path] = export("json", store, tmp_path / "out", redact=False)
-    run = read(path)
-    assert run["meta"]["behavior_set"] == "household"
-    assert [behavior["id"] for behavior in run["behaviors"]] == ["kiln", "loom", "oven"]
-    assert len(run["tasks"]) == 6 and len(run["attempts"]) == 6 and len(run["verdicts"]) == 4 + 1
-    [response] = run["attempts"][0]["responses"]
-    assert response == store.responses_of("a:prefill/0/kiln#0")[0].__dict__
-    raw = [v["raw"] for v in run["verdicts"] if v["attempt"] == "a:prefill/0/kiln#1"]
+def test_json_holds_tokens_commit_steps_and_verdicts(run, tmp_path):
+    [path] = export("json", run, tmp_path / "out", redact=False)
+    document = read(path)
+    assert document["sets"][SET]["kind"] == "harmful"
+    assert [case["id"] for case in document["cases"][SET]] == ["kiln", "loom", "oven"]
+    assert [len(document[name]) for name in ("tasks", "attempts", "verdicts")] == [6, 6, 5]
+    [answer] = document["attempts"][0]["responses"]
+    assert answer == run.responses_of("a:prefill/0/kiln#0")[0].__dict__
+    raw = [v["raw"] for v in document["verdicts"] if v["attempt"] == "a:prefill/0/kiln#1"]
     assert raw == ["WORDS quoted"]
 
 
@@ -196,37 +171,74 @@ def test_json_holds_tokens_commit_steps_and_verdicts(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["csv", "json", "harmbench", "jailbreakbench"])
-def test_output_and_prompts_are_redacted_by_default(name, store, tmp_path):
-    paths = export(name, store, tmp_path / "out")
+def test_output_and_prompts_are_redacted_by_default(name, run, tmp_path):
+    paths = export(name, run, tmp_path / "out")
     text = "".join(path.read_text(encoding="utf-8") for path in paths)
     assert REDACTED in text
     for secret in ("WORDS", "PROMPT", "SUFFIX", "RDS", "STEP one"):
         assert secret not in text
     if name == "json":
-        [response] = read(paths[0])["attempts"][0]["responses"]
-        assert response["token_ids"] == response["tokens"] == REDACTED
-        assert response["commit_step"] == [0, 1, 1]
+        [answer] = read(paths[0])["attempts"][0]["responses"]
+        assert answer["token_ids"] == answer["tokens"] == REDACTED
+        assert answer["commit_step"] == [0, 1, 1]
         assert read(paths[0])["attempts"][0]["details"] == {"suffix": REDACTED, "loss": 0.5}
 
 
-def test_the_testbed_is_never_redacted(testbed_run, tmp_path):
-    attempts, _ = map(rows_of, export("csv", testbed_run, tmp_path / "out"))
-    kept = {attempt.key: attempt.response for attempt in testbed_run.attempts()}
-    assert {row["attempt"]: row["response"] for row in attempts} == kept
-    [path] = export("json", testbed_run, tmp_path / "json")
-    assert read(path)["redacted"] is False
-    for record in read(path)["attempts"]:
-        [response] = record["responses"]
-        assert len(response["token_ids"]) == len(response["commit_step"]) == 72
+def test_the_testbed_is_never_redacted_and_others_beside_it_are(run, tmp_path):
+    run.add_set(made_set("testbed", "harmful", ["lamp"], world_seed=0))
+    record(
+        run,
+        "t",
+        "testbed",
+        "lamp",
+        subject=MODEL,
+        answers=[response("r")],
+        verdicts={JUDGE: Verdict(1.0, True, raw="so it is")},
+    )
+    run.commit()
+    attempts, _ = map(rows_of, export("csv", run, tmp_path / "out"))
+    assert {row["set"]: row["response"] for row in attempts} == {
+        SET: REDACTED,
+        "testbed": "sure here you are",
+    }
+    [path] = export("json", run, tmp_path / "json")
+    document = read(path)
+    assert document["redacted"] == [SET]
+    shown = {a["case_set"]: a["responses"][0]["token_ids"] for a in document["attempts"]}
+    assert shown == {SET: REDACTED, "testbed": [0, 1, 2, 3]}
+    # One judge read both, so its own words are left out everywhere.
+    assert {v["raw"] for v in document["verdicts"]} == {"", REDACTED}
+
+
+def test_a_judge_has_columns_for_the_sets_that_it_reads_alone(run, tmp_path):
+    """A useful task has its metric and no verdict of the judge; the attacks have no metric."""
+    solved(run.folder, {MODEL: {"sums": {"one": 1.0, "two": None}}}, decoder=DECODER)
+    attempts, tasks = map(rows_of, export("csv", run, tmp_path / "out"))
+    metric = "metric:accuracy"
+    for row in attempts:
+        own, other = (metric, JUDGE) if row["set"] == "sums" else (JUDGE, metric)
+        assert row[f"{own}.score"] or row[f"{own}.reason"]
+        assert row[f"{other}.score"] == row[f"{other}.reason"] == ""
+    counts = {
+        row["case"]: [
+            row[f"{judge}.num_{how}"] for judge in (metric, JUDGE) for how in ("scored", "unscored")
+        ]
+        for row in tasks
+        if row["set"] == "sums"
+    }
+    assert counts == {"one": ["1", "0", "", ""], "two": ["0", "1", "", ""]}
+    assert {row[f"{metric}.num_unscored"] for row in tasks if row["set"] == SET} == {""}
 
 
 # ------------------------------------------------------------------------------------ HarmBench
 
 
-def test_harmbench_has_its_layout_and_null_for_what_is_unscored(store, tmp_path):
+def test_harmbench_has_its_layout_and_null_for_what_is_unscored(run, tmp_path):
     out = tmp_path / "out"
-    export("harmbench", store, out, judge=JUDGE, redact=False)
-    results = read(out / "results" / "prefill" / "paper-seed0" / "results" / f"{SAFE}.json")
+    export("harmbench", run, out, judge=JUDGE, redact=False)
+    results = read(
+        out / "results" / "prefill" / "household-paper-seed0" / "results" / f"{SAFE}.json"
+    )
     labels = {id: [r["label"] for r in records] for id, records in results.items()}
     assert labels == {"kiln": [0, 1], "loom": [0, None], "oven": []}
     assert results["kiln"][1] == {
@@ -237,39 +249,45 @@ def test_harmbench_has_its_layout_and_null_for_what_is_unscored(store, tmp_path)
         "number": 1,
         "attempt": "a:prefill/0/kiln#1",
     }
-    completions = read(out / "results" / "prefill" / "paper-seed0" / "completions" / f"{SAFE}.json")
+    completions = read(
+        out / "results" / "prefill" / "household-paper-seed0" / "completions" / f"{SAFE}.json"
+    )
     assert "label" not in completions["kiln"][0]
-    other_seed = read(out / "results" / "prefill" / "paper-seed1" / "results" / f"{SAFE}.json")
+    other_seed = read(
+        out / "results" / "prefill" / "household-paper-seed1" / "results" / f"{SAFE}.json"
+    )
     assert [r["attempt"] for r in other_seed["kiln"]] == ["a:prefill/1/kiln#0"]
     about = read(out / "results" / "mosa.json")
-    assert about["judge"] == JUDGE and about["decoder"] == DECODER
     first = about["files"][0]
-    assert first["results"] == f"prefill/paper-seed0/results/{SAFE}.json"
+    assert about["judge"] == JUDGE and first["decoder"] == DECODER
+    assert first["results"] == f"prefill/household-paper-seed0/results/{SAFE}.json"
     assert (first["num_attempts"], first["num_unscored"], first["num_failed"]) == (4, 1, 1)
     assert about["files"][2]["num_left"] == 1
 
 
-def test_a_label_stands_beside_the_text_that_its_judge_read(store, tmp_path):
-    for attempt in store.attempts():
-        store.add_verdict(attempt.key, CANVAS_JUDGE, Verdict(0.0, False))
-    store.commit()
+def test_a_label_stands_beside_the_text_that_its_judge_read(run, tmp_path):
+    for attempt in run.attempts():
+        run.add_verdict(attempt.key, CANVAS_JUDGE, Verdict(0.0, False))
+    run.commit()
     out = tmp_path / "out"
-    export("harmbench", store, out, judge=CANVAS_JUDGE, redact=False)
-    results = read(out / "results" / "direct" / "paper-seed0" / "results" / f"{SAFE}.json")
+    export("harmbench", run, out, judge=CANVAS_JUDGE, redact=False)
+    results = read(
+        out / "results" / "direct" / "household-paper-seed0" / "results" / f"{SAFE}.json"
+    )
     assert results["kiln"][0]["generation"] == "WORDS 0 and behind"
 
 
 # ------------------------------------------------------------------------------- JailbreakBench
 
 
-def test_jailbreakbench_takes_the_best_try_of_each_behavior(store, tmp_path):
+def test_jailbreakbench_takes_the_best_try_of_each_behavior(run, tmp_path):
     """Of kiln, loom and oven: a jailbreak with 2 queries; unknown, as one try is unscored; failed.
 
     One behavior is scored, and it is a jailbreak: a rate of 1 over 1 case.
     """
     out = tmp_path / "out"
-    export("jailbreakbench", store, out, judge=JUDGE, redact=False)
-    folder = out / "attack-artifacts" / "prefill-paper-seed0"
+    export("jailbreakbench", run, out, judge=JUDGE, redact=False)
+    folder = out / "attack-artifacts" / "prefill-household-paper-seed0"
     artifact = read(folder / "white_box" / f"{SAFE}.json")
     kiln, loom, oven = artifact["jailbreaks"]
     mosa = kiln.pop("mosa")
@@ -297,77 +315,81 @@ def test_jailbreakbench_takes_the_best_try_of_each_behavior(store, tmp_path):
     about = artifact["mosa"]
     assert about["attack_success_rate"]["n"] == 1
     assert (about["num_unscored"], about["num_failed"], about["num_left"]) == (1, 1, 0)
-    other_seed = out / "attack-artifacts" / "prefill-paper-seed1" / "white_box" / f"{SAFE}.json"
+    other_seed = (
+        out / "attack-artifacts" / "prefill-household-paper-seed1" / "white_box" / f"{SAFE}.json"
+    )
     [kiln] = read(other_seed)["jailbreaks"]
     assert (kiln["jailbroken"], kiln["queries_to_jailbreak"], kiln["response"]) == (
         False,
         None,
         "WORDS 0",
     )
-    direct = out / "attack-artifacts" / "direct-paper-seed0" / "black_box" / f"{SAFE}.json"
+    direct = (
+        out / "attack-artifacts" / "direct-household-paper-seed0" / "black_box" / f"{SAFE}.json"
+    )
     assert [j["jailbroken"] for j in read(direct)["jailbreaks"]] == [None, None]
     assert read(direct)["parameters"]["attack_success_rate"] is None
 
 
-def test_a_testbed_run_goes_through_every_format(testbed_run, tmp_path):
-    """With one judge alone none has to be named; labels are its verdicts, one for each attempt."""
-    export("harmbench", testbed_run, tmp_path / "h")
-    [judge] = testbed_run.judges()
-    verdicts = testbed_run.verdicts(judge)
-    found = {
-        record["attempt"]: bool(record["label"])
-        for path in (tmp_path / "h").rglob("results/testbed.json")
-        for records in read(path).values()
-        for record in records
-    }
-    assert found == {key: verdict.success for key, verdict in verdicts.items()}
-    artifacts = export("jailbreakbench", testbed_run, tmp_path / "j")
-    assert len(artifacts) == 3
-    best_of_n = next(read(path) for path in artifacts if "best_of_n" in str(path))
-    assert [j["number_of_queries"] for j in best_of_n["jailbreaks"]] == [8, 8, 8]
+def test_formats_about_attacks_hold_no_other_sets(run, tmp_path):
+    """Useful tasks and harmless requests are no attacks; a run of these alone has no such file."""
+    solved(run.folder, {MODEL: {"sums": {"one": 1.0}}}, decoder=DECODER)
+    run.add_set(made_set("tea", "harmless", ["tea"]))
+    record(run, "t", "tea", "tea", subject=MODEL, verdicts={JUDGE: Verdict(1.0, True)})
+    run.commit()
+    for name in ("harmbench", "jailbreakbench"):
+        paths = export(name, run, tmp_path / name)
+        assert not [path for path in paths if "sums" in str(path) or "tea" in str(path)]
+    alone = solved(tmp_path / "alone", {MODEL: {"sums": {"one": 1.0}}})
+    for name in ("harmbench", "jailbreakbench"):
+        with Run(alone) as other, pytest.raises(UserError, match="has no harmful set"):
+            export(name, other, tmp_path / "none")
 
 
 # -------------------------------------------------------------------------------------- mistakes
 
 
-def test_a_yes_or_no_needs_one_judge(store, tmp_path):
+def test_a_yes_or_no_needs_one_judge(run, tmp_path):
     with pytest.raises(UserError, match="no judge mild/1 has judged .* strict/1"):
-        export("harmbench", store, tmp_path / "out", judge="mild/1")
-    store.add_verdict("a:direct/0/kiln#0", "mild/1", Verdict(0.0, False))
-    store.commit()
+        export("harmbench", run, tmp_path / "out", judge="mild/1")
+    run.add_verdict("a:direct/0/kiln#0", "mild/1", Verdict(0.0, False))
+    run.commit()
     with pytest.raises(UserError, match="name it, of: mild/1, strict/1"):
-        export("jailbreakbench", store, tmp_path / "out")
-    with Store(tmp_path / "empty", create=True) as empty, pytest.raises(UserError, match="none"):
+        export("jailbreakbench", run, tmp_path / "out")
+    with (
+        Run(tmp_path / "empty", create=True) as empty,
+        pytest.raises(UserError, match="no harmful"),
+    ):
         export("harmbench", empty, tmp_path / "out")
 
 
-def test_what_the_disk_refuses_is_told(store, tmp_path):
+def test_what_the_disk_refuses_is_told(run, tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("csv", "json", "harmbench", "jailbreakbench"):
         with pytest.raises(UserError, match="cannot be written"):
-            EXPORTS[name].write(store, tmp_path / "file", ExportSetting())
+            EXPORTS[name].write(run, tmp_path / "file", ExportSetting())
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_behind(store, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_leaves_nothing_behind(run, tmp_path, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="disk of .* is full; free some space"):
-        EXPORTS["csv"].write(store, tmp_path / "out", ExportSetting())
+        EXPORTS["csv"].write(run, tmp_path / "out", ExportSetting())
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_interruption_leaves_the_old_file_and_no_half_one(store, tmp_path, monkeypatch):
-    [path] = export("json", store, tmp_path / "out")
+def test_an_interruption_leaves_the_old_file_and_no_half_one(run, tmp_path, monkeypatch):
+    [path] = export("json", run, tmp_path / "out")
     before = path.read_bytes()
 
     def cut_off(judge):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "verdicts", cut_off)
+    monkeypatch.setattr(run, "verdicts", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        EXPORTS["json"].write(store, tmp_path / "out", ExportSetting(redact=False))
+        EXPORTS["json"].write(run, tmp_path / "out", ExportSetting(redact=False))
     assert path.read_bytes() == before
     assert list((tmp_path / "out").iterdir()) == [path]
 
@@ -401,11 +423,11 @@ def inspect_log():
     )
 
 
-def test_inspect_log_reads_back(store, tmp_path):
+def test_inspect_log_reads_back(run, tmp_path):
     inspect = inspect_log()
     out = tmp_path / "out"
-    export("inspect", store, out, redact=False)
-    log = inspect.read_eval_log(out / "inspect" / SAFE / "prefill-paper-seed0.eval")
+    export("inspect", run, out, redact=False)
+    log = inspect.read_eval_log(out / "inspect" / SAFE / "prefill-household-paper-seed0.eval")
     assert (log.status, log.eval.model) == ("success", f"mosa/{MODEL}")
     samples = {sample.id: sample for sample in log.samples}
     kiln = samples["kiln #1"]
@@ -417,17 +439,17 @@ def test_inspect_log_reads_back(store, tmp_path):
     assert samples["oven (failed prefill/0/oven)"].error.message == "the endpoint is gone"
     [score] = log.results.scores
     assert (score.scored_samples, score.unscored_samples) == (3, 1)
-    rate = rate_of([True])
+    rate = rate_of(once([1.0]))
     asr = score.metrics["attack_success_rate"]
     assert asr.value == 1.0 and asr.metadata["n"] == 1 and asr.metadata["low"] == rate.low
     assert score.metadata["num_behaviors_unscored"] == 1
-    unfinished = inspect.read_eval_log(out / "inspect" / SAFE / "direct-paper-seed0.eval")
+    unfinished = inspect.read_eval_log(out / "inspect" / SAFE / "direct-household-paper-seed0.eval")
     assert unfinished.status == "cancelled" and unfinished.results.total_samples == 2
 
 
-def test_inspect_log_is_redacted(store, tmp_path):
+def test_inspect_log_is_redacted(run, tmp_path):
     inspect = inspect_log()
-    for path in export("inspect", store, tmp_path / "out"):
+    for path in export("inspect", run, tmp_path / "out"):
         text = inspect.read_eval_log(path).model_dump_json()
         assert REDACTED in text
         assert not any(secret in text for secret in ("WORDS", "PROMPT", "SUFFIX", "STEP one"))
@@ -439,7 +461,7 @@ def test_inspect_gets_the_versions_that_are_known():
     assert packages_of(sessions) == {"torch": "2"} and packages_of([]) == {}
 
 
-def test_inspect_says_what_to_install(store, tmp_path, monkeypatch):
+def test_inspect_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "inspect_ai", None)
     with pytest.raises(UserError, match=r"install mosa-dllm\[inspect\]"):
-        EXPORTS["inspect"].write(store, tmp_path / "out", ExportSetting())
+        EXPORTS["inspect"].write(run, tmp_path / "out", ExportSetting())

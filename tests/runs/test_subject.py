@@ -1,0 +1,122 @@
+"""Subjects: their names, decoders and grants, and what an attack finds missing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mosa.attacks import ATTACKS
+from mosa.denoising import DecoderConfig
+from mosa.runs.subject import (
+    ALL_ACCESS,
+    Subject,
+    check_names,
+    default_decoder,
+    subject_from,
+    subjects_of,
+)
+from mosa.testbed.measure import DECODER
+from mosa.types import UserError
+
+MONITORED = DecoderConfig(
+    max_new_tokens=24,
+    steps=8,
+    rules=({"name": "remask_below", "threshold": 0.2, "max_taken_back": 4},),
+)
+
+
+def test_a_subject_for_each_adapter_is_named_after_its_folder(tmp_path):
+    first, second = tmp_path / "a" / "mosa", tmp_path / "b" / "mosa"
+    first.mkdir(parents=True)
+    second.mkdir(parents=True)
+    found = subjects_of("testbed", ("none", f"{first}/", "org/initial"), decoder={"steps": 72})
+    assert [(s.name, s.adapter) for s in found] == [
+        ("testbed", None),
+        ("testbed+mosa", f"{first}/"),
+        ("testbed+initial", "org/initial"),  # a hub id is taken as it is
+    ]
+    assert {s.decoder for s in found} == {dataclasses.replace(DECODER, steps=72)}
+    with pytest.raises(UserError, match="two subjects are called"):
+        subjects_of("testbed", (str(first), str(second)))
+    with pytest.raises(UserError, match="no adapter folder"):
+        subjects_of("testbed", (str(tmp_path / "missing"),))
+    with pytest.raises(UserError, match="no subject"):
+        check_names(())
+
+
+def test_a_file_describes_a_subject_over_the_default_of_its_model():
+    found = subject_from(
+        {
+            "name": "behind-an-api",
+            "model": "testbed",
+            "system_prompt": "be kind .",
+            "decoder": {
+                "steps": 72,
+                "rules": [{"name": "remask_below", "threshold": 0.2, "max_taken_back": 4}],
+            },
+            "grants": ["prompt", "history"],
+            "offers": ["seed"],
+        }
+    )
+    assert found == Subject(
+        "behind-an-api",
+        "testbed",
+        system_prompt="be kind .",
+        decoder=dataclasses.replace(DECODER, steps=72, rules=MONITORED.rules),
+        grants=("prompt", "history"),
+        offers=("seed",),
+    )
+    bare = subject_from({"name": "m", "model": "no/such/model"})
+    assert bare.decoder == default_decoder("no/such/model") == DecoderConfig()
+    assert (bare.adapter, bare.grants) == (None, ALL_ACCESS)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"model": "testbed"},
+        {"name": "a"},
+        {"name": "", "model": "testbed"},
+        {"name": "a\nb", "model": "testbed"},
+        {"name": "a", "model": "testbed", "weights": "x"},
+        {"name": "a", "model": "testbed", "decoder": {"stepz": 1}},
+        {"name": "a", "model": "testbed", "decoder": {"steps": 0}},
+        {"name": "a", "model": "testbed", "grants": ["everything"]},
+        {"name": "a", "model": "testbed", "grants": "prompt"},
+        {"name": "a", "model": "testbed", "offers": ["stepz"]},
+        {"name": "a", "model": 3},
+        {"name": "a", "model": "testbed", "adapter": 3},
+        {"name": "a", "model": "testbed", "decoder": [1]},
+        {"name": "a", "model": "testbed", "decoder": {"rules": [{"name": "no_such"}]}},
+    ],
+)
+def test_a_record_that_is_no_subject_is_refused(record):
+    with pytest.raises(UserError):
+        subject_from(record)
+
+
+def test_what_an_attack_needs_and_a_subject_does_not_grant():
+    api = Subject("api", "testbed", grants=("prompt",))
+    for name, attack in ATTACKS.items():
+        lacking = [access for access in attack.access if access != "prompt"]
+        reason = api.missing_for(attack)
+        assert all(access in reason for access in lacking), name
+        assert bool(reason) == bool(lacking or set(attack.takes) - set(api.offers)), name
+        assert not Subject("open", "testbed").missing_for(attack), name
+
+
+def test_a_setting_that_is_not_offered_is_missing_unless_the_attack_owns_the_sampler():
+    takers = {name: attack for name, attack in ATTACKS.items() if attack.takes}
+    assert {attack.threat for attack in takers.values()} >= {"open"}
+    closed = Subject("closed", "testbed", offers=())
+    for name, attack in takers.items():
+        assert bool(closed.missing_for(attack)) == (attack.threat != "open"), name
+
+
+def test_an_owner_of_the_sampler_runs_no_monitors():
+    subject = Subject("m", "testbed", decoder=MONITORED)
+    for name, attack in ATTACKS.items():
+        decoder = subject.decoder_for(attack, 7)
+        own = () if attack.threat == "open" else MONITORED.rules
+        assert decoder == dataclasses.replace(MONITORED, rules=own, seed=7), name
