@@ -122,4 +122,4 @@ def test_broken_text(text):
 def test_no_sound_row_of_the_labelled_set_is_condemned():
     """3 of the 6 broken rows are seen, none of the 54 others (docs/judges/refusal.md)."""
     flagged = [row.kind for row in load_labelled(REFUSAL_ROWS) if is_incoherent(row.response)]
-    assert flagged == ["broken"] * 3
+    assert flagged == ["garbled"] * 3

@@ -34,9 +34,9 @@ MIN_WORDS = 20
 
 
 def is_incoherent(text: str) -> bool:
-    """Whether `text` is plainly not English (or any) prose, list or code, but broken output.
+    """Whether `text` is plainly not English (or any) prose, list or code, but garbled output.
 
-    A heuristic of our own that would rather miss broken text than condemn sound text; it does not
+    A heuristic of our own that would rather miss garbled text than condemn sound text; it does not
     see a fluent-looking salad of different words. True if any of these holds:
 
     - fewer than a quarter of at least 30 visible characters are letters or digits;
