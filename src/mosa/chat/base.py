@@ -48,11 +48,11 @@ def reply_key(chat: ChatModel, request: ChatRequest) -> str:
 
 class ChatError(RuntimeError):
     """A chat model that gave no answer, retries included; the message says why and never holds a
-    key. The campaign records it for the one behavior and goes on."""
+    key. The run records it for the one case and goes on."""
 
 
 class UselessRepliesError(ChatError):
-    """Replies came and nothing could be made of them. The campaign records it as it does a
+    """Replies came and nothing could be made of them. The run records it as it does a
     ChatError, and forgets the replies, so that a model that was mended is asked anew."""
 
 
