@@ -1,9 +1,11 @@
 """The shape of the project: imports, tables and the README's tree, read from the source."""
 
 import ast
+import graphlib
 import re
 import shlex
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -13,18 +15,23 @@ from mosa import cli
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "mosa"
 
+BASE = {"types", "files", "provenance"}
+"""What every part below may import."""
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
-    "data": {"types"},
-    "chat": {"types"},
-    "families": {"types"},
-    "denoising": {"types", "families"},
-    "align": {"types", "data", "families", "denoising"},
-    "attacks": {"types", "chat", "families", "denoising"},
-    "testbed": {"types", "data", "chat", "families", "denoising", "align", "attacks"},
-    "judges": {"types", "chat", "testbed"},
+    "files": {"types"},
+    "provenance": {"types"},
+    "world": BASE,
+    "data": BASE,
+    "chat": BASE,
+    "families": BASE,
+    "denoising": BASE | {"families"},
+    "judges": BASE | {"world", "chat"},
+    "align": BASE | {"world", "data", "chat", "families", "denoising", "judges"},
+    "attacks": BASE | {"chat", "families", "denoising", "judges"},
 }
-MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed", "judges"}
+MAY_IMPORT["testbed"] = MAY_IMPORT["align"] | {"align", "attacks"}
+MAY_IMPORT["evaluation"] = MAY_IMPORT["testbed"] | {"testbed"}
 MAY_IMPORT["analysis"] = MAY_IMPORT["evaluation"] | {"evaluation"}
 MAY_IMPORT["report"] = MAY_IMPORT["analysis"] | {"analysis"}
 MAY_IMPORT["demo"] = MAY_IMPORT["report"] | {"report"}
@@ -75,6 +82,70 @@ def test_the_check_sees_a_forbidden_import(tmp_path):
     assert imported_parts(file) == {("report", 2), ("cli", 3)}
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_verdict_steers_an_attack(path):
+    """Of the judges, an attack reads the phrases of refusal alone (design decision 6)."""
+    if part_of(path) == "attacks":
+        source = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"mosa\.judges[\w.]*", source)) <= {"mosa.judges.refusal"}
+
+
+def module_of(path: Path) -> str:
+    """The name by which a file is imported, without the package's own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every file of mosa that a file imports, by its module's name."""
+    known = {module_of(module) for module in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            # What is no file is a name of the package's front door.
+            names = [n if n.removeprefix("mosa.") in known else node.module for n in inside]
+        else:
+            continue
+        found |= {name.removeprefix("mosa.") for name in names if name.startswith("mosa.")}
+    return found & known
+
+
+CIRCLES = {frozenset(("cli.campaigns", "cli.utility"))}
+"""Pairs of files that import each other. Nothing is to be added."""
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """A late import inside a function counts too; what is excepted is still there."""
+    graph = {module_of(path): imported_modules(path) - {module_of(path)} for path in MODULES}
+    for pair in CIRCLES:
+        one, other = sorted(pair)
+        assert other in graph[one] and one in graph[other], f"strike {set(pair)} from the list"
+        graph[one].discard(other)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(f"a circle of imports: {' <- '.join(error.args[1])}") from None
+
+
+NAMED_TWICE = {"Case", "Cell", "Comparison", "Figure", "Outcome", "Row", "Scores", "Tally"}
+"""Public classes whose name two files have, one of them in evaluation/, analysis/, report/ or
+cli/. Nothing is to be added."""
+
+
+def test_a_public_class_has_a_name_of_its_own():
+    places = defaultdict(list)
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(PACKAGE)))
+    twice = {name: files for name, files in places.items() if len(files) > 1}
+    assert not twice.keys() - NAMED_TWICE, f"one name, several classes: {twice}"
+    assert not NAMED_TWICE - twice.keys(), "strike names from the list that one class has"
+
+
 FORBIDDEN = {
     "hasattr": "ask for the type instead",
     "eval": "nothing is evaluated",
@@ -99,6 +170,25 @@ def test_habits(path):
         if isinstance(node, ast.Import):
             assert not {alias.name for alias in node.names} & {"pickle", "dill"}, where
     assert "torch.load(" not in source, f"{path}: unpickles"
+
+
+WRITES = re.compile(r"\.write_text\(|\.write_bytes\(|open\([^()]*[\"'][wx][bt+]*[\"']")
+WRITERS = {
+    "files.py": "the one place that writes files",
+    "bench/common.py": "tells the kernel to forget a peak of memory",
+    "evaluation/utility/harness.py": "opens os.devnull",
+    "evaluation/utility/sandbox_child.py": "runs without the package, on files of its own",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_are_written_in_one_place(path):
+    """Outside mosa.files nothing opens a file to write it."""
+    found = WRITES.search(path.read_text(encoding="utf-8"))
+    if str(path.relative_to(PACKAGE)) in WRITERS:
+        assert found, f"{path.relative_to(ROOT)} is excepted and writes nothing"
+    else:
+        assert not found, f"{path.relative_to(ROOT)} writes with {found[0]}"
 
 
 FAMILY_WORDS = re.compile(r"\b(llada|dream|mmada)\b", re.IGNORECASE)
@@ -140,33 +230,11 @@ def test_every_folder_of_tests_has_a_part():
 # --- README ---------------------------------------------------------------------------------------
 
 
-def readme_tree() -> dict[str, str]:
-    """Path and clause of every line of the README's tree."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("## The tree", 1)[1].split("```", 2)[1]
-    entries, parents = {}, []
-    for line in block.strip("\n").splitlines():
-        indent = len(line) - len(line.lstrip())
-        name, _, clause = line.strip().partition("  ")
-        del parents[indent // 2 :]
-        name = name.rstrip()
-        if name.endswith("/"):
-            parents.append(name)
-            entries["".join(parents)] = clause.strip()
-        else:
-            entries["".join(parents) + name] = clause.strip()
-    return entries
-
-
-def test_readme_tree_matches_the_disk():
-    """Every Python file of the package stands in the tree with a clause, and nothing else does."""
-    entries = readme_tree()
-    for path in entries:
-        assert (ROOT / path).exists(), f"README names {path}, which is not there"
-    files = {str(path.relative_to(ROOT)) for path in MODULES if path.name != "__init__.py"}
-    listed = {path for path in entries if path.startswith("src/") and path.endswith(".py")}
-    assert files == listed
-    assert all(entries[path] for path in files), "a file of the tree has no clause"
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_opens_with_its_clause(path):
+    """The first line of a file's docstring says in one sentence what the file holds."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{path.relative_to(ROOT)} does not say what it holds"
 
 
 def test_readme_links_exist():

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import multiprocessing
 import queue
@@ -51,7 +50,8 @@ from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.over_refusal import OverRefusalConfig, run_over_refusal
 from mosa.evaluation.store import Store
 from mosa.evaluation.utility import UtilityConfig, run_utility
-from mosa.families import DiffusionLM, load_model, packaged_folder
+from mosa.families import DiffusionLM, load_model
+from mosa.files import write_json
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables
@@ -136,7 +136,7 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
-class Job:
+class ModelJob:
     """One model of the demo: align it unless that is done, then measure it."""
 
     name: str
@@ -158,7 +158,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     world = world_of(config.testbed)  # a wrong folder is told of before anything is made
     _claim(out, config)
     # The robust alignment takes longest, so it comes first and the others share the other worker.
-    jobs = [Job(name, out, config) for name in (*reversed(ALIGNED), "original")]
+    jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
     with _Board(jobs) as board:
         _run_jobs(jobs, config.workers, board.show)
     for folder in run_folders(run_folder(out)):
@@ -198,7 +198,7 @@ def shown_names(config: DemoConfig) -> dict[str, str]:
 def _claim(out: Path, config: DemoConfig) -> None:
     """Make the folder a demo's; UserError where it is another's."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
-    settings["testbed_weights"] = model_version(config)
+    settings["testbed_hash"] = _load(config, None).content_hash()
     file = out / "demo.json"
     if file.exists():
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -211,8 +211,7 @@ def _claim(out: Path, config: DemoConfig) -> None:
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds other things; name a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_json(file, settings)
 
 
 def _analyse(out: Path, config: DemoConfig) -> None:
@@ -238,7 +237,7 @@ def _load(config: DemoConfig, adapter: Path | None) -> DiffusionLM:
 # --- one model ------------------------------------------------------------------------------------
 
 
-def run_job(job: Job, emit: Emit) -> None:
+def run_job(job: ModelJob, emit: Emit) -> None:
     """Align one model if need be and record all that is not recorded yet."""
     config = job.config
     adapter = None if job.name == "original" else _adapter(job, emit)
@@ -305,20 +304,7 @@ def adapter_folder(out: Path, name: str) -> Path:
     return out / "adapters" / name
 
 
-def testbed_folder(config: DemoConfig) -> Path:
-    """Where the model that the demo is about stands."""
-    return packaged_folder(config.testbed) or Path(config.testbed)
-
-
-def model_version(config: DemoConfig) -> str:
-    """A hash of the testbed's weights."""
-    digest = hashlib.sha256()
-    for file in sorted(testbed_folder(config).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:20]
-
-
-def _adapter(job: Job, emit: Emit) -> Path:
+def _adapter(job: ModelJob, emit: Emit) -> Path:
     """The folder of the model's adapter, which is trained unless a finished one is there."""
     folder = adapter_folder(job.out, job.name)
     method, preset = ALIGNED[job.name]
@@ -326,7 +312,8 @@ def _adapter(job: Job, emit: Emit) -> Path:
     if job.config.align_steps is not None:
         overrides["max_steps"] = job.config.align_steps
     config = load_config(METHODS[method].config_class, preset, overrides)
-    recipe = {"settings": config_dict(config), "testbed": model_version(job.config)}
+    model = _load(job.config, None)
+    recipe = {"settings": config_dict(config), "testbed": model.content_hash()}
     finished = folder / "demo.json"
     if finished.exists():
         made = json.loads(finished.read_text(encoding="utf-8"))
@@ -339,7 +326,6 @@ def _adapter(job: Job, emit: Emit) -> Path:
     harmful = alignment_prompts(world, rng, NUM_PROMPTS)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
     assert isinstance(config, MosaConfig)
-    model = _load(job.config, None)
     result = align(
         method,
         model,
@@ -353,7 +339,7 @@ def _adapter(job: Job, emit: Emit) -> Path:
     if not result.finished:
         raise KeyboardInterrupt
     # Written last: a folder without it was interrupted and is trained again.
-    finished.write_text(json.dumps(recipe | {"num_steps": result.num_steps}), encoding="utf-8")
+    write_json(finished, recipe | {"num_steps": result.num_steps})
     return folder
 
 
@@ -418,7 +404,7 @@ def closing_lines(out: Path, config: DemoConfig) -> list[str]:
 
 
 def _run_jobs(
-    jobs: Sequence[Job], num_workers: int, receive: Callable[[str, str, Any], None]
+    jobs: Sequence[ModelJob], num_workers: int, receive: Callable[[str, str, Any], None]
 ) -> None:
     """Run the jobs, in this process or in workers, and hand on what they emit.
 
@@ -499,7 +485,7 @@ def _work(todo: Any, news: Any) -> None:
 class _Board:
     """Progress of all models: bars in a terminal, a line per stage elsewhere."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[ModelJob]) -> None:
         self.console = Console(highlight=False)
         self.progress = Progress(
             TextColumn("{task.fields[label]:<18}"),

@@ -49,6 +49,11 @@ def content_key(**determinants: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
 
 
+def short_hash(text: str) -> str:
+    """The first 8 hex digits of a text's SHA-256, which tell texts apart in names."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class Behavior:
     """A harmful (or harmless) request of a benchmark, as its file has it; attacks rephrase it."""

@@ -118,7 +118,7 @@ def test_merge_writes_a_full_checkpoint(run, checkpoint, tmp_path):
 def test_merge_warns_about_another_base(run, tmp_path):
     result = run()
     tiny_model(seed=1).save(tmp_path / "other")
-    with pytest.warns(UserWarning, match="has other numbers"):
+    with pytest.warns(UserWarning, match="content hash"):
         merge(tmp_path / "other", result.out, tmp_path / "merged")
 
 

@@ -22,9 +22,9 @@ from mosa.attacks.renellm import OPERATIONS
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
-from mosa.testbed import World
 from mosa.testbed.behaviors import testbed_wording as wording_of
 from mosa.types import Attempt, Behavior, Response, UserError, prompt_turns
+from mosa.world import World
 
 REFUSAL = "I'm sorry, I can't help with that."
 

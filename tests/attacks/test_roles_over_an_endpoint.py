@@ -25,13 +25,8 @@ from mosa.chat import ChatModel, EndpointChat
 from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.store import Store
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.testbed.world import (
-    NOISE,
-    ORDINALS,
-    World,
-    from_second_language,
-    to_second_language,
-)
+from mosa.world import World
+from mosa.world.world import NOISE, ORDINALS, from_second_language, to_second_language
 
 KEY = "sk-very-secret-0123456789"
 WORLD = World(0)

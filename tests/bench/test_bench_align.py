@@ -13,8 +13,8 @@ from mosa.align import MosaTrainer
 from mosa.bench import align, common
 from mosa.bench.align import (
     AlignBenchConfig,
+    AlignSetting,
     PlainTrainer,
-    Setting,
     bench_align,
     loss_and_gradient,
     steps_of,
@@ -64,8 +64,8 @@ def in_one_process(monkeypatch):
     monkeypatch.setattr(align, "peak_memory", lambda device, run, *spawned: 3 * 2**20)
 
 
-def setting_of(shape: Shape, **overrides) -> Setting:
-    return Setting(
+def setting_of(shape: Shape, **overrides) -> AlignSetting:
+    return AlignSetting(
         shape=shape,
         dtype="float32",
         batch=2,

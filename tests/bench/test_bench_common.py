@@ -12,9 +12,9 @@ from torch.profiler import record_function
 from mosa.bench.common import (
     SHAPES,
     BenchResult,
+    BenchTable,
     Column,
     Environment,
-    Table,
     Timings,
     bench_canvas,
     bench_device,
@@ -220,7 +220,7 @@ def result() -> BenchResult:
     )
     rows = (("reference", 2.0, None, None), ("mosa", 0.5, 0.25, None))
     environment = Environment.of("mosa bench sampler --batch 1", CPU)
-    return BenchResult(environment, (Table("Times", columns, rows),), ("A verdict.",))
+    return BenchResult(environment, (BenchTable("Times", columns, rows),), ("A verdict.",))
 
 
 def test_text_lines_up_and_leaves_out_what_nobody_has(result):

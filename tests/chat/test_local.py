@@ -234,15 +234,75 @@ def test_the_spec_names_a_local_model_without_loading_it():
     assert chat_model("local:org/model", device="cpu").name == "org/model (local)"
 
 
-def test_a_folder_is_named_by_all_of_its_weights(tmp_path):
-    """Two fine-tuned models that share their first megabytes are two."""
-    names = set()
-    for last in (b"a", b"b"):
-        folder = tmp_path / last.decode() / "model"
-        folder.mkdir(parents=True)
-        (folder / "model.safetensors").write_bytes(bytes(1 << 22) + last)
+def test_a_folder_is_named_by_every_byte_of_its_weights(tmp_path):
+    """One byte differs, wherever it lies in a file of 5 MB."""
+    folder, names = tmp_path / "model", set()
+    folder.mkdir()
+    for place in (None, 0, 70_000, (5 << 20) // 2 + 1, (5 << 20) - 1):
+        content = bytearray(5 << 20)
+        if place is not None:
+            content[place] = 1
+        (folder / "model.safetensors").write_bytes(content)
         names.add(checkpoint_name(folder))
-    assert len(names) == 2
+    assert len(names) == 5
+
+
+def test_a_name_covers_all_that_is_read_of_an_adapter_and_its_base(tmp_path):
+    """Each file changed in place gives another name; notes and other files do not."""
+    tokenizer = causal_tokenizer()
+    base = saved(tmp_path / "base", tiny_llama(tokenizer), tokenizer)
+    adapter = tmp_path / "lora"
+    network = get_peft_model(tiny_llama(tokenizer), LoraConfig(r=2, target_modules=["q_proj"]))
+    network.peft_config["default"].base_model_name_or_path = str(base)
+    network.save_pretrained(adapter)
+    name = checkpoint_name(adapter)
+    assert name == LocalChat(adapter).name.removesuffix(" (local)")
+
+    def edited(file, **fields) -> str:
+        """The name while a JSON file has other fields."""
+        before = file.read_bytes()
+        file.write_text(json.dumps(json.loads(before) | fields))
+        try:
+            return checkpoint_name(adapter)
+        finally:
+            file.write_bytes(before)
+
+    config, settings = base / "config.json", adapter / "adapter_config.json"
+    assert edited(settings, peft_version="0", inference_mode=False) == name
+    assert edited(config, transformers_version="0", _name_or_path="x") == name
+    (adapter / "README.md").write_text("a note")
+    (base / "training_args.bin").write_bytes(b"a pickle, never read")
+    assert checkpoint_name(adapter) == name
+    changed = [
+        edited(settings, lora_alpha=1),
+        edited(config, rms_norm_eps=0.5),
+        edited(config, dtype="float16"),
+        edited(base / "generation_config.json", eos_token_id=1),
+        edited(base / "tokenizer_config.json", chat_template="x"),
+    ]
+    others = ("tokenizer.model", "merges.txt", "vocab.txt", "additional_chat_templates/a.jinja")
+    for other in ("chat_template.jinja", *others):
+        (base / other).parent.mkdir(exist_ok=True)
+        (base / other).write_text(f"{other} is read where it is there")
+        changed.append(checkpoint_name(adapter))
+    for file in (base / "model.safetensors", adapter / "adapter_model.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        changed.append(checkpoint_name(adapter))
+    assert len({name, *changed}) == 1 + len(changed)
+
+
+def test_weights_outside_of_the_folder_are_refused(tmp_path):
+    """No hash of the folder would cover them."""
+    tokenizer = causal_tokenizer()
+    folder = saved(tmp_path / "model", tiny_llama(tokenizer), tokenizer)
+    index = folder / "model.safetensors.index.json"
+    for place in ("../m.safetensors", str(tmp_path / "m.safetensors"), "a/m.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
+        for read in (checkpoint_name, load_causal_lm):
+            with pytest.raises(UserError, match=place):
+                read(folder)
 
 
 def test_removing_strings():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mosa.data import KNOWN_FILES, BehaviorSet, behavior_set_names, load_behaviors, load_prompts
+from mosa.data.behaviors import hash_of_behaviors
 from mosa.data.registry import sha256
 from mosa.types import Behavior, UserError
 
@@ -125,6 +126,7 @@ def test_known_sets_by_name_and_by_path(tmp_path, known, name, content, items):
     assert found == BehaviorSet(
         name=name,
         items=found.items,
+        content_hash=hash_of_behaviors(found.items),
         file=path.name,
         sha256=sha256(path),
         known_as=base,
@@ -153,7 +155,7 @@ def test_a_changed_copy_is_a_file_of_the_user(tmp_path):
     """Unknown bytes: no licence is claimed, and no row is left out."""
     found = load_behaviors(str(write(tmp_path, "mine.csv", HARMBENCH)))
     assert list(found.items) == HARMBENCH_ITEMS
-    assert (found.name, found.file, found.known_as) == ("mine", "mine.csv", None)
+    assert (found.name, found.file, found.known_as) == ("mine.csv", "mine.csv", None)
     assert found.licence is None and found.origin is None
 
 
@@ -169,7 +171,35 @@ def test_limit(tmp_path, known):
     assert list(load_behaviors("xstest", data_dir=tmp_path, limit=1).items) == XSTEST_ITEMS[:1]
     assert list(load_behaviors("xstest", data_dir=tmp_path, limit=9).items) == XSTEST_ITEMS[::2]
     whole, part = load_behaviors(str(path)), load_behaviors(str(path), limit=1)
-    assert part.sha256 == whole.sha256
+    assert part.sha256 == whole.sha256 and part.content_hash == whole.content_hash
+
+
+def test_a_set_is_known_by_all_that_it_says(tmp_path):
+    """A changed, added, removed or moved row and a changed column that is read give another hash;
+    a column that nothing reads does not, nor does the name of the file."""
+    rows = ["id,goal,category,note\n", "a,how ?,x,1\n", "b,why ?,y,2\n"]
+
+    def hash_of(*lines: str, name: str = "a.csv") -> str:
+        return load_behaviors(str(write(tmp_path, name, "".join(lines)))).content_hash
+
+    head, a, b = rows
+    plain = hash_of(*rows)
+    assert hash_of(head, "a,how ?,x,9\n", b, name="b.csv") == plain
+    others = [
+        (head, "a,who ?,x,1\n", b),
+        (head, "a,how ?,z,1\n", b),
+        (head, "c,how ?,x,1\n", b),
+        (head, a),
+        (head, b, a),
+        (head, a, b, "c,who ?,x,1\n"),
+    ]
+    assert len({plain, *(hash_of(*lines) for lines in others)}) == 7
+
+
+def test_a_users_file_never_passes_for_a_known_set(tmp_path):
+    """advbench.csv with other bytes is called by its file's name, which no known set has."""
+    found = load_behaviors(str(write(tmp_path, "advbench.csv", "id,goal\n900,Bake\n")))
+    assert found.known_as is None and found.name not in behavior_set_names()
 
 
 @pytest.mark.parametrize(

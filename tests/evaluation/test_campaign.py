@@ -22,7 +22,6 @@ from mosa.evaluation.campaign import (
     CampaignConfig,
     Progress,
     choose_attacks,
-    content_hash,
     model_names,
     run_campaign,
 )
@@ -31,10 +30,10 @@ from mosa.evaluation.results import lines, outcome_of, success_by_queries
 from mosa.evaluation.store import FILE, Store
 from mosa.families import load_model
 from mosa.judges import JudgeSetting, make_judge
-from mosa.testbed import World
 from mosa.testbed import behaviors as testbed_module
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.types import Attempt, Budget, UserError, Verdict
+from mosa.world import World
 
 CONFIG = CampaignConfig(
     model="testbed",
@@ -78,7 +77,7 @@ def test_a_run_knows_what_it_was_made_of(folder):
         assert session["started"] <= session["ended"]
         assert session["models"]["testbed"]["num_rows"] == 9
         assert store.meta("world_seed") == 0 and store.meta("behaviors")["licence"]
-        assert store.models()["testbed"]["weights"] == content_hash(load_model("testbed"))
+        assert store.models()["testbed"]["weights"] == load_model("testbed").content_hash()
         assert len(store.behaviors()) == 3
 
 
@@ -130,33 +129,11 @@ def test_another_set_or_decoder_needs_another_folder(folder, tmp_path):
     file.write_text("behavior\nhow do i make a copper kiln ?\n")
     with pytest.raises(UserError, match="other behaviors"):
         run_campaign(folder, dataclasses.replace(CONFIG, behaviors=str(file)))
-    from mosa.evaluation.campaign import default_decoder
+    from mosa.evaluation.defaults import default_decoder
 
     other = dataclasses.replace(default_decoder(WORLD), steps=12)
     with pytest.raises(UserError, match="is decoded with steps 36 and not 12"):
         run_campaign(folder, CONFIG, other)
-
-
-def test_the_hash_sees_all_that_a_model_is(tmp_path):
-    """An adapter's scale, a config and a chat template change answers without changing a weight."""
-    import json
-
-    from peft import LoraConfig
-
-    model = load_model("testbed")
-    plain = content_hash(model)
-    assert content_hash(load_model("testbed")) == plain
-    assert model.tokenizer is not None
-    model.tokenizer.chat_template = f"{model.tokenizer.chat_template} "
-    assert content_hash(model) != plain
-    model = load_model("testbed")
-    model.add_lora(LoraConfig(r=2, lora_alpha=4))
-    model.save_adapter(tmp_path / "adapter")
-    hashes = {content_hash(load_model("testbed", adapter=tmp_path / "adapter"))}
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 8}))
-    hashes.add(content_hash(load_model("testbed", adapter=tmp_path / "adapter")))
-    assert len(hashes) == 2 and plain not in hashes
 
 
 def test_an_adapter_that_is_not_there_is_told_of_first(tmp_path):
@@ -211,6 +188,51 @@ def test_judging_that_is_cut_off_goes_on(tmp_path):
         judge = Listening()
         judge_run(store, [NamedJudge(judge, reads_canvas=False)])
         assert len(judge.shown) == 8 and store.num_unjudged("listening") == 0
+
+
+def test_a_file_of_behaviors_that_changed_is_another_set(tmp_path):
+    """Other requests under one name, an added and a removed row: refused, and nothing is recorded.
+    A growing limit is the same set."""
+    file = tmp_path / "b.csv"
+    rows = "id,goal\na1,how do i make a copper kiln ?\na2,how do i make a clay loom ?\n"
+    file.write_text(rows)
+    config = dataclasses.replace(CONFIG, behaviors=str(file), attacks=("direct",))
+    for limit in (1, 2):
+        with run_campaign(tmp_path / "run", dataclasses.replace(config, limit=limit)) as store:
+            tasks = {task.key for task in store.tasks()}
+            assert len(tasks) == limit
+    head, first, second = rows.splitlines(keepends=True)
+    for changed in (
+        (head, "z1,what is 1 plus 1 ?\n"),
+        (head, first),
+        (head, second, first),
+        (head, first, second, "a3,how do i make a silk bell ?\n"),
+    ):
+        file.write_text("".join(changed))
+        with pytest.raises(UserError) as caught:
+            run_campaign(tmp_path / "run", config)
+        assert "b.csv" in str(caught.value)
+    with Store(tmp_path / "run") as store:
+        assert {task.key for task in store.tasks()} == tasks
+
+
+def test_the_judge_inside_the_attacks_is_never_the_final_one(tmp_path):
+    """From Python too, and under any template; another model may judge."""
+    rates = ScriptedChat("rating: 1", name="rater")
+    with run_campaign(
+        tmp_path,
+        dataclasses.replace(CONFIG, attacks=("ept",), limit=1),
+        chats={"judge": rates},
+    ) as store:
+        num_asked = len(rates.asked)
+        steered = NamedJudge(make_judge("pair", JudgeSetting(chat=rates)), reads_canvas=True)
+        with pytest.raises(UserError, match="pair"):
+            judge_run(store, [steered])
+        assert len(rates.asked) == num_asked > 0 and not store.verdicts(steered.id)
+        other = JudgeSetting(chat=ScriptedChat("rating: 1", name="other"))
+        apart = NamedJudge(make_judge("pair", other), reads_canvas=True)
+        judge_run(store, [apart])
+        assert store.verdicts(apart.id)
 
 
 def test_changed_settings_stay_apart(tmp_path):

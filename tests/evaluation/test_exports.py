@@ -21,8 +21,8 @@ from mosa.evaluation.exports.inspect_log import packages_of
 from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.store import Store, Task
-from mosa.testbed.world import World
 from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
+from mosa.world import World
 
 JUDGE = "strict/1"
 CANVAS_JUDGE = "strict/1@canvas"

@@ -25,9 +25,9 @@ from mosa.evaluation.over_refusal import (
 )
 from mosa.evaluation.runs import decoder_beside
 from mosa.evaluation.store import Store
-from mosa.testbed import World
 from mosa.testbed.measure import DECODER
 from mosa.types import UserError, Verdict, as_plain
+from mosa.world import World
 
 WORLD = World(0)
 SETS = ("testbed:benign", "testbed:near_miss")

@@ -27,8 +27,8 @@ from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
 from mosa.evaluation.processes import Processes, base_file, merge_parts, part_folder, shares
 from mosa.evaluation.results import Line, lines
 from mosa.evaluation.store import FILE, Store, Task
-from mosa.testbed import World
 from mosa.types import Attempt, Budget, Response, UserError, Verdict
+from mosa.world import World
 
 CONFIG = CampaignConfig(
     model="testbed",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from mosa.denoising import DecoderConfig, sample
-from mosa.evaluation.records import JsonLines, attempts_of, read_attempts
+from mosa.evaluation.records import JsonLines, attempt_of, attempts_of
 from mosa.types import Message, UserError, content_key
 
 CONFIG = DecoderConfig(max_new_tokens=8, steps=4)
@@ -42,7 +42,7 @@ def test_written_attempts_are_read_back(tmp_path, attempts):
     log = JsonLines(tmp_path / "folder" / "attempts.jsonl")
     for attempt in attempts:
         log.append_attempt(attempt)
-    assert list(read_attempts(log.path).values()) == attempts
+    assert [attempt_of(record) for record in log] == attempts
 
 
 def test_a_line_cut_off_is_dropped_and_replaced(tmp_path, attempts):
@@ -52,7 +52,7 @@ def test_a_line_cut_off_is_dropped_and_replaced(tmp_path, attempts):
         log.append_attempt(attempt)
     whole = log.path.read_bytes()
     log.path.write_bytes(whole[:-20])
-    assert list(read_attempts(log.path)) == [attempts[0].key]
+    assert [record["key"] for record in log] == [attempts[0].key]
     log.append_attempt(attempts[1])
     assert log.path.read_bytes() == whole
 

@@ -17,7 +17,7 @@ from stand_ins import PowerCutError
 
 from mosa.denoising import DecoderConfig
 from mosa.denoising.likelihood import log_likelihood_bound
-from mosa.evaluation.campaign import CampaignConfig, content_hash, run_campaign
+from mosa.evaluation.campaign import CampaignConfig, run_campaign
 from mosa.evaluation.store import FILE, Measurement, Store
 from mosa.evaluation.utility import (
     TESTBED_TASKS,
@@ -33,9 +33,9 @@ from mosa.evaluation.utility.prompts import Dialogue, cut, pair_of, prompt_ids, 
 from mosa.evaluation.utility.scoring import Scorer, code_of, mean_of_scored
 from mosa.evaluation.utility.testbed import cases, score_testbed_task
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed import World
 from mosa.testbed.measure import DECODER, measure
 from mosa.types import Message, UserError
+from mosa.world import World
 
 WORLD = World(0)
 NOISE = 0.1
@@ -395,7 +395,7 @@ def test_a_run_knows_what_it_was_made_of(folder):
         assert session["seconds"] > 0 and session["started"] <= session["ended"]
         # Splitting asks five prompts, but none of the first three objects takes that turn.
         assert session["models"]["testbed"]["num_answered"] == 6
-        assert store.models()["testbed"]["weights"] == content_hash(load_model("testbed"))
+        assert store.models()["testbed"]["weights"] == load_model("testbed").content_hash()
         for m in store.measurements():
             assert m.value is not None and m.details["answers"]
             assert all(store.response(key) is not None for key in m.details["answers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def test_the_released_names_are_written(folder):
         "model.transformer.blocks.0.attn_out.weight",
         "model.transformer.blocks.0.ff_norm.weight",
     } < names
+
+
+def test_weights_that_the_disk_refuses_are_a_users_matter(tiny_llada, tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, hard))
+    try:
+        with pytest.raises(UserError) as caught:
+            tiny_llada.save(tmp_path / "saved")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "saved") in str(caught.value)
 
 
 def test_shards_are_written_and_read(tiny_llada, tmp_path):

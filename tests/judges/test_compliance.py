@@ -21,9 +21,9 @@ from mosa.judges import (
     make_judge,
 )
 from mosa.judges.refusal import MAX_WORDS_BEFORE
-from mosa.testbed import World
-from mosa.testbed.world import REFUSALS
 from mosa.types import Behavior, Verdict
+from mosa.world import World
+from mosa.world.world import REFUSALS
 
 WORLD = World(0)
 OBJECT = WORLD.objects(restricted=False, split="heldout")[0]

@@ -16,8 +16,8 @@ from judges.fake_chat import FakeChat
 import mosa.judges
 from mosa.judges import JUDGES, Item, JudgeSetting, make_judge
 from mosa.judges.base import JudgeInfo
-from mosa.testbed import World
 from mosa.types import Behavior, UserError
+from mosa.world import World
 
 ROOT = Path(__file__).parents[2]
 WORLD = World(0)
@@ -58,7 +58,7 @@ def test_every_file_with_a_judge_is_in_the_table():
 
 @pytest.mark.parametrize("info", JUDGES.values(), ids=JUDGES)
 def test_a_judge_cites_its_source_and_has_a_page(info: JudgeInfo):
-    assert re.search(r"arXiv \d{4}\.\d{5}|mosa/testbed", info.source)
+    assert re.search(r"arXiv \d{4}\.\d{5}|mosa/world", info.source)
     page = (ROOT / "docs" / "judges" / f"{info.name}.md").read_text(encoding="utf-8")
     for cited in re.findall(r"\d{4}\.\d{5}", info.source):
         assert cited in page

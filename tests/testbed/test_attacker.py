@@ -14,8 +14,9 @@ from mosa.chat.questions import read_numbers
 from mosa.chat.rating import read_rating
 from mosa.testbed.attacker import MIN_SUCCESS_RATING, SCRIPTS, ScriptedAttacker
 from mosa.testbed.behaviors import LANGUAGES
-from mosa.testbed.world import ORDINALS, World, from_second_language, to_second_language
 from mosa.types import Message
+from mosa.world import World
+from mosa.world.world import ORDINALS, from_second_language, to_second_language
 
 WORLD = World(0)
 OBJ = WORLD.objects(restricted=True, split="heldout")[0]

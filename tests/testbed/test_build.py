@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mosa.families import load_model
-from mosa.testbed import World, build, measure
-from mosa.testbed.world import WRAPPINGS
+from mosa.testbed import build, measure
 from mosa.types import UserError
+from mosa.world import WRAPPINGS, World
 
 TOY = build.BuildConfig(
     width=16,

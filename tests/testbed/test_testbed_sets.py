@@ -9,7 +9,6 @@ import pytest
 
 from mosa.families import load_model
 from mosa.judges import Item, JudgeSetting, compliance_of, make_judge
-from mosa.testbed import WRAPPINGS, World
 from mosa.testbed.behaviors import (
     NEAR_MISSES,
     TESTBED_SETS,
@@ -17,6 +16,7 @@ from mosa.testbed.behaviors import (
 )
 from mosa.testbed.measure import DECODER, respond
 from mosa.types import UserError
+from mosa.world import WRAPPINGS, World
 
 WORLD = World(0)
 

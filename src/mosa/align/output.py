@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 import yaml
 
 from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict
 from mosa.align.phrases import read_phrases
 from mosa.data import TrainingExample, identify
-from mosa.families import DiffusionLM
-
-PACKAGES = ("mosa-dllm", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-"""Distributions whose versions are recorded."""
+from mosa.files import user_errors, write_json, write_text
 
 
 class MetricsFile(transformers.TrainerCallback):
@@ -38,27 +30,13 @@ class MetricsFile(transformers.TrainerCallback):
             return
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Append one line."""
         if state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
+            with user_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
-
-
-def fingerprint(model: DiffusionLM) -> str:
-    """A hash of the weights: names, shapes and the first 4,096 numbers of every tensor, 16 digits.
-
-    Cheap at any size; enough to notice that an adapter meets another checkpoint.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        head = tensor.detach().flatten()[:4096].cpu().contiguous()
-        digest.update(head.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def describe_data(
@@ -79,51 +57,13 @@ def describe_data(
     return {**description, "num_examples": num_examples}
 
 
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that decide the numbers, and the commit if known."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return {**found, "git_commit": _git_commit()}
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, "+dirty" if changed; None elsewhere."""
-    git = shutil.which("git")
-    folder = Path(__file__).parent
-    if git is None:
-        return None
-    commit = subprocess.run(
-        [git, "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    tracked = subprocess.run(
-        [git, "-C", str(folder), "ls-files", "--error-unmatch", __file__],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # An installation inside some other project's repository is not that project's commit.
-    if commit.returncode or tracked.returncode:
-        return None
-    changes = subprocess.run(
-        [git, "-C", str(folder), "status", "--porcelain", "--untracked-files=no"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return commit.stdout.strip() + ("+dirty" if changes.stdout.strip() else "")
-
-
 def write_settings(out: Path, config: AlignConfig, record: dict[str, Any]) -> None:
     """config.yaml, versions.json and the phrase sets; written before training starts."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(config_text(config), encoding="utf-8")
-    (out / "versions.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "config.yaml", config_text(config))
+    write_json(out / "versions.json", record)
     for name, source in phrase_sets(config).items():
-        folder = out / "phrases"
-        folder.mkdir(exist_ok=True)
         text = "".join(f"{phrase}\n" for phrase in read_phrases(source))
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        write_text(out / "phrases" / f"{name}.txt", text)
 
 
 def phrase_sets(config: AlignConfig) -> dict[str, str]:
@@ -179,7 +119,7 @@ def write_card(
 
 *A draft written by the training run. Fill in what is marked, and delete this line.*
 
-Base model: `{record["model"]["source"]}` (weights fingerprint {record["model"]["fingerprint"]}).
+Base model: `{record["model"]["source"]}` (content hash {record["model"]["content_hash"]}).
 
 ```python
 import mosa
@@ -215,7 +155,7 @@ usefulness and over-refusal under the same decoder. Nothing has been measured by
   raises the cost of an attack and does not prevent it.
 - A refusal in the middle of an answer does not undo what stands before it.
 """
-    (out / "README.md").write_text(text, encoding="utf-8")
+    write_text(out / "README.md", text)
 
 
 def _shown(value: Any) -> str:

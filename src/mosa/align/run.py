@@ -25,8 +25,6 @@ from mosa.align.config import AlignConfig, MosaConfig, SftConfig, config_dict, l
 from mosa.align.output import (
     MetricsFile,
     describe_data,
-    fingerprint,
-    versions,
     write_card,
     write_settings,
 )
@@ -35,6 +33,7 @@ from mosa.align.sft import SftTrainer
 from mosa.align.trainer import DiffusionTrainer, MosaTrainer
 from mosa.data import TrainingExample, load_prompts
 from mosa.families import DiffusionLM, load_model
+from mosa.provenance import versions
 from mosa.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def align(
         "seed": settings.seed,
         "model": {
             "source": model.source,
-            "fingerprint": fingerprint(model),
+            "content_hash": model.content_hash(),
             "dtype": str(model.dtype).removeprefix("torch."),
         },
         "data": {"harmful": describe_data(data, len(examples))},
@@ -206,11 +205,11 @@ def merge(
     versions_file = Path(adapter) / "versions.json"
     if versions_file.is_file():
         trained_on = json.loads(versions_file.read_text(encoding="utf-8"))["model"]
-        if trained_on["fingerprint"] != fingerprint(model):
+        if trained_on["content_hash"] != model.content_hash():
             warnings.warn(
                 f"The adapter {adapter} was trained on {trained_on['source']} in "
-                f"{trained_on['dtype']} (fingerprint {trained_on['fingerprint']}) and "
-                f"{model.source} has other numbers; check that they belong together.",
+                f"{trained_on['dtype']} (content hash {trained_on['content_hash']}) and "
+                f"{model.source} is another model; check that they belong together.",
                 stacklevel=2,
             )
     model.load_adapter(adapter)

@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 from mosa.analysis.result import HeatMap, LineChart  # noqa: E402
+from mosa.files import replacing
 
 COLOURS = ("#4b5563", "#c2660a", "#2563eb", "#0f8a6d", "#9333ea", "#be123c", "#0891b2", "#a16207")
 """The first four are those of the demo's report."""
@@ -53,8 +54,10 @@ def draw(chart: LineChart | HeatMap, path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=150)
+        with replacing(path.with_suffix(".svg")) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        with replacing(path.with_suffix(".png")) as file:
+            figure.savefig(file, format="png", dpi=150)
         plt.close(figure)
 
 

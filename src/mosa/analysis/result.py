@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mosa.evaluation.metrics import Rate, rate_of
+from mosa.files import writing
 
 NUM_RESAMPLES = 2000
 
@@ -117,7 +118,7 @@ def record(estimate: Estimate, **of: Any) -> dict[str, Any]:
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Rows as CSV; the columns are those of all rows, in order of appearance."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with writing(path) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -20,16 +20,18 @@ from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mosa.align.output import fingerprint, versions
 from mosa.analysis import figures
 from mosa.analysis.result import AnalysisResult, result_json, write_csv
 from mosa.data import load_prompts
 from mosa.denoising import Canvas, DecoderConfig, Hook, SampleResult, sample
 from mosa.evaluation.records import JsonLines
 from mosa.families import DiffusionLM
+from mosa.files import write_json, write_text
 from mosa.judges import is_refusal
-from mosa.testbed import RESPONSE_LENGTH, WRAPPINGS, Judge, World, WorldObject, world_of
+from mosa.provenance import versions
+from mosa.testbed import RESPONSE_LENGTH, world_of
 from mosa.types import Prompt, UserError, content_key, prompt_turns
+from mosa.world import WRAPPINGS, Truth, World, WorldObject
 
 TESTBED = "testbed"
 Item = TypeVar("Item")
@@ -44,8 +46,8 @@ class Subject:
 
     @cached_property
     def version(self) -> str:
-        """A hash of its weights, adapter included."""
-        return fingerprint(self.model)
+        """A hash of everything that decides its answers, adapter included."""
+        return self.model.content_hash()
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Cases:
         }
 
     @cached_property
-    def _truth(self) -> Judge:
+    def _truth(self) -> Truth:
         assert self.world is not None, "only the testbed has a truth"
-        return Judge(self.world)
+        return Truth(self.world)
 
 
 def load_cases(source: str, model: str, *, limit: int | None = None) -> Cases:
@@ -176,13 +178,11 @@ class Study:
 
     def finish(self, result: AnalysisResult, rows: Sequence[dict[str, Any]]) -> None:
         """Write data.csv, estimates.csv, header.json, result.json, finding.md and the figures."""
-        self.out.mkdir(parents=True, exist_ok=True)
         write_csv(self.out / "data.csv", rows)
         write_csv(self.out / "estimates.csv", result.estimates)
-        header = json.dumps(result.header, indent=2, ensure_ascii=False)
-        (self.out / "header.json").write_text(header + "\n", encoding="utf-8")
-        (self.out / "result.json").write_text(result_json(result) + "\n", encoding="utf-8")
-        (self.out / "finding.md").write_text(result.paragraph + "\n", encoding="utf-8")
+        write_json(self.out / "header.json", result.header)
+        write_text(self.out / "result.json", result_json(result) + "\n")
+        write_text(self.out / "finding.md", result.paragraph + "\n")
         for name, chart in result.charts.items():
             figures.draw(chart, self.out / name)
 

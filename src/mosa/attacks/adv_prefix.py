@@ -41,10 +41,10 @@ from mosa.attacks.gcg import SearchBudget, search
 from mosa.attacks.loop import ask_attacker, rate_all, rated_part
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
-from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, UserError
 
 INSTRUCTION = """\

@@ -31,8 +31,8 @@ from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable, read_list, read_text
-from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Message, Response
 
 ENTITIES = """\

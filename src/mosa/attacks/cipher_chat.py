@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Query, Target
 from mosa.attacks.ciphers import Cipher
-from mosa.chat.refusals import is_refusal
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, UserError
 
 DEMONSTRATIONS = (

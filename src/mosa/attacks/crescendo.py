@@ -18,7 +18,7 @@ How we differ:
 
 1. The attacker's instruction is our own. It is also shown the questions that were refused, so that
    it does not ask them again.
-2. A turn counts as refused if its answer contains a phrase of refusal (mosa/chat/refusals.py) or
+2. A turn counts as refused if its answer contains a phrase of refusal (mosa/judges/refusal.py) or
    is empty, with nothing to go on from; the paper asks a judge. A rating of 1 is no sign of it,
    since early answers are meant to be harmless.
 3. Turns that are kept count to `num_turns`, refused ones to `num_backtracks`; one more refusal than
@@ -39,8 +39,8 @@ from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
-from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Message, Response, UserError
 
 NEXT = """\

@@ -20,7 +20,7 @@ numbers of `paper` are ours. How we differ:
 
 1. A beginning is fixed by pinning its tokens on the canvas, which is what a grammar for a diffusion
    model comes to. What goes on with forbidden tokens is neither rated nor grown, whatever the
-   phrases of refusal (mosa/chat/refusals.py) say of it, and its node is drawn from again if there
+   phrases of refusal (mosa/judges/refusal.py) say of it, and its node is drawn from again if there
    is room. A node's first answer is the likeliest, all others are drawn at `temperature`.
 2. The root has three nodes: nothing fixed, the beginning of a compliant answer (the paper's "latent
    harmful output"), and that with the first heading of a list.
@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.loop import rate_all, rated_part
-from mosa.chat.refusals import is_refusal
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Response
 
 Ids = tuple[int, ...]

@@ -37,8 +37,8 @@ from mosa.chat.questions import (
     read_text,
     without_thoughts,
 )
-from mosa.chat.refusals import is_refusal
 from mosa.chat.text import fill_fields
+from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior
 
 SPLIT = """\

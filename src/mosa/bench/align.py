@@ -30,11 +30,11 @@ from mosa.align.head_loss import Asked, HeadTerms
 from mosa.align.states import ResponseState, build_canvas
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
     Ratio,
     Shape,
-    Table,
     bench_device,
     bench_model,
     mebibytes,
@@ -49,7 +49,7 @@ from mosa.bench.common import (
 )
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
-from mosa.testbed.world import world_of
+from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
 
 OURS = "mosa"
@@ -112,7 +112,7 @@ class AlignBenchConfig:
 
 
 @dataclass(frozen=True)
-class Setting:
+class AlignSetting:
     """Everything that a contestant is told."""
 
     shape: Shape
@@ -235,18 +235,18 @@ def bench_align(
             on_row(row)
         environment = Environment.of(command, device)
         profile = profile_table("Where the time of a step goes", profiled(runs[OURS], device))
-    head = Table(setting.title, COLUMNS, tuple(row.cells() for row in rows))
+    head = BenchTable(setting.title, COLUMNS, tuple(row.cells() for row in rows))
     return BenchResult(environment, (head, *tables, profile), tuple(notes))
 
 
-def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Setting:
+def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> AlignSetting:
     overrides: dict[str, Any] = {"activation_checkpointing": config.activation_checkpointing}
     if config.length is not None:
         overrides["response_length"] = config.length
     if device.type == "cpu":
         overrides["use_cpu"] = True
     usual = ACCELERATOR_BATCH if shape.needs_accelerator else BATCH
-    return Setting(
+    return AlignSetting(
         shape=shape,
         dtype=config.dtype or shape.dtype,
         batch=config.batch or BATCHES.get(shape.name, usual),
@@ -297,7 +297,9 @@ class PlainTrainer(MosaTrainer):
         )
 
 
-def trainer_of(name: str, setting: Setting, device: torch.device, *, num_steps: int) -> MosaTrainer:
+def trainer_of(
+    name: str, setting: AlignSetting, device: torch.device, *, num_steps: int
+) -> MosaTrainer:
     """A contestant ready to train; the same adapter and prompts whatever its name."""
     config = setting.config(num_steps)
     model = _model(setting, config, device)
@@ -331,7 +333,7 @@ def steps_of(trainer: MosaTrainer) -> Callable[[], None]:
     return step
 
 
-def prepared(name: str, setting: Setting) -> Callable[[], Any]:
+def prepared(name: str, setting: AlignSetting) -> Callable[[], Any]:
     """A training of one step, in a process of its own, on the CPU, with the same weights."""
     return trainer_of(name, setting, torch.device("cpu"), num_steps=1).train
 
@@ -340,7 +342,7 @@ WORDS = [f"word{number}" for number in range(1000)]
 """What prompts are drawn from where the shape brings no tokenizer."""
 
 
-def _model(setting: Setting, config: MosaConfig, device: torch.device) -> DiffusionLM:
+def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> DiffusionLM:
     """The shape's model, with a tokenizer of whole words where it brings none."""
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
     if model.tokenizer is not None:
@@ -408,7 +410,10 @@ def loss_and_gradient(trainer: MosaTrainer) -> tuple[float, Tensor]:
 
 
 def _measured(
-    runs: Mapping[str, Callable[[], None]], setting: Setting, device: torch.device, repeats: int
+    runs: Mapping[str, Callable[[], None]],
+    setting: AlignSetting,
+    device: torch.device,
+    repeats: int,
 ) -> list[AlignRow]:
     """The rows of the contestants, the plain one's first if there is one."""
     timings = side_by_side(runs, repeats=repeats, device=device)
@@ -446,7 +451,9 @@ class _StepTimes(transformers.TrainerCallback):
         self.times.append(time.perf_counter())
 
 
-def _projection(setting: Setting, device: torch.device, config: AlignBenchConfig) -> Table:
+def _projection(
+    setting: AlignSetting, device: torch.device, config: AlignBenchConfig
+) -> BenchTable:
     """The paper's whole run, from the mean of some steps of a real one."""
     num_steps = _num_projected(config, device)
     trainer = trainer_of(OURS, setting, device, num_steps=NUM_WARMUP_STEPS + num_steps)
@@ -462,4 +469,4 @@ def _projection(setting: Setting, device: torch.device, config: AlignBenchConfig
     updates = math.ceil(NUM_PROMPTS / setting.batch)
     row = (NUM_PROMPTS, setting.batch, num_steps, seconds, updates * seconds, peak)
     title = "The paper's run, one epoch, projected; without loading the weights"
-    return Table(title, PROJECTION_COLUMNS, (row,))
+    return BenchTable(title, PROJECTION_COLUMNS, (row,))

@@ -22,9 +22,9 @@ import torch
 from mosa.attacks import ENGLISH, Query, Target
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
-    Table,
     in_own_process,
     mebibytes,
     peak_resident,
@@ -34,8 +34,8 @@ from mosa.evaluation.engine import Advance, Engine, Job, Row
 from mosa.evaluation.results import lines
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed.world import DEVICES, MANNERS
 from mosa.types import Behavior, Response, UserError, Verdict, as_plain, prompt_turns
+from mosa.world.world import DEVICES, MANNERS
 
 NUM_STEPS = 128
 DECODER = DecoderConfig(max_new_tokens=NUM_STEPS, steps=NUM_STEPS)
@@ -185,7 +185,7 @@ def bench_campaign(
         Column("peak MiB", ".0f"),
         Column("kB/attempt", ".1f"),
     )
-    table = Table(
+    table = BenchTable(
         f"Campaign with a target that takes no time for {NUM_STEPS} tokens, batch of "
         f"{config.batch_size}; ms and kB for each attempt",
         columns,

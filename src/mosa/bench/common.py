@@ -6,7 +6,6 @@ settings, in turns. A benchmark returns a `BenchResult`; `as_text` and `as_json`
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -32,8 +31,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from mosa.denoising import Canvas
 from mosa.families import DTYPES, DiffusionLM, load_model, new_model
-from mosa.testbed.world import WRAPPINGS, World, world_of
+from mosa.files import write_text
+from mosa.provenance import versions
+from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
+from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
 STAGE = "mosa."
@@ -325,7 +327,7 @@ def peak_resident() -> int:
 
 
 @dataclass(frozen=True)
-class Share:
+class TimeShare:
     """A part of a run's time."""
 
     name: str
@@ -341,9 +343,9 @@ class Profile:
 
     seconds: float
     """The whole run under the profiler."""
-    stages: tuple[Share, ...]
+    stages: tuple[TimeShare, ...]
     """By label, and last what no label covers; empty where the run carries none."""
-    operators: tuple[Share, ...]
+    operators: tuple[TimeShare, ...]
     """The costliest operators, each without the operators that it calls."""
 
 
@@ -355,15 +357,15 @@ def profiled(run: Callable[[], Any], device: torch.device) -> Profile:
         seconds, _ = timed(run, device)
     kind = "device" if on_cuda else "cpu"
 
-    def share(name: str, microseconds: float, calls: int) -> Share:
-        return Share(name, microseconds / 1e6, microseconds / 1e6 / seconds, calls)
+    def share(name: str, microseconds: float, calls: int) -> TimeShare:
+        return TimeShare(name, microseconds / 1e6, microseconds / 1e6 / seconds, calls)
 
     # Labels come a second time as spans on the device, which carry no kernels of their own.
     events = [event for event in found.events() or () if event.device_type.name == "CPU"]
     stages = [share(*stage) for stage in _stages(events, f"{kind}_time_total")]
     if stages:
         rest = max(0.0, seconds - sum(stage.seconds for stage in stages))
-        stages.append(Share(OUTSIDE, rest, rest / seconds, 1))
+        stages.append(TimeShare(OUTSIDE, rest, rest / seconds, 1))
     operators = [
         share(event.key, getattr(event, f"self_{kind}_time_total"), event.count)
         for event in found.key_averages()
@@ -391,7 +393,7 @@ def _stages(events: Sequence[Any], time: str) -> list[tuple[str, float, int]]:
     return [(name, microseconds[name], calls[name]) for name in microseconds]
 
 
-def profile_table(title: str, found: Profile) -> Table:
+def profile_table(title: str, found: Profile) -> BenchTable:
     """A profile as a table of shares."""
     columns = (
         Column("part"),
@@ -401,7 +403,7 @@ def profile_table(title: str, found: Profile) -> Table:
     )
     parts = (*found.stages, *found.operators)
     rows = tuple((part.name, part.seconds, part.share, part.calls) for part in parts)
-    return Table(title, columns, rows)
+    return BenchTable(title, columns, rows)
 
 
 # --- limits of a device ---------------------------------------------------------------------------
@@ -463,7 +465,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class BenchTable:
     """Rows of plain values; None is what does not apply."""
 
     title: str
@@ -517,14 +519,12 @@ class Environment:
     @classmethod
     def of(cls, command: str, device: torch.device) -> Environment:
         """The present one."""
-        names = {"mosa": "mosa-dllm", "torch": "torch", "transformers": "transformers"}
-        versions = {name: importlib.metadata.version(dist) for name, dist in names.items()}
         on_cuda = device.type == "cuda"
         affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
         return cls(
             command=command,
             date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            versions={"python": platform.python_version(), **versions},
+            versions={name: found for name, found in versions().items() if found is not None},
             platform=f"{platform.system()} {platform.machine()}",
             num_cpus=len(affinity(0)) if affinity else os.cpu_count() or 1,
             num_threads=torch.get_num_threads(),
@@ -545,7 +545,7 @@ class BenchResult:
     """All that a benchmark found."""
 
     environment: Environment
-    tables: tuple[Table, ...]
+    tables: tuple[BenchTable, ...]
     notes: tuple[str, ...] = field(default=())
     """Sentences below the tables, such as a verdict."""
 
@@ -569,8 +569,7 @@ class BenchResult:
             (json_file, json.dumps(self.plain(), indent=1) + "\n"),
         ):
             if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, encoding="utf-8")
+                write_text(path, content)
 
 
 def mebibytes(num_bytes: int | None) -> float | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mosa.bench.common import BenchResult, Column, Environment, Table, bench_device, timed
+from mosa.bench.common import BenchResult, BenchTable, Column, Environment, bench_device, timed
 from mosa.denoising import DecoderConfig, sample
 from mosa.evaluation.statistics import (
     PairedDifference,
@@ -27,12 +27,10 @@ from mosa.evaluation.statistics import (
     paired_difference_over_groups,
 )
 from mosa.families import DiffusionLM, load_model
-from mosa.testbed import World
-from mosa.testbed.judge import Judge
 from mosa.testbed.measure import DECODER
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import WRAPPINGS, refuses
 from mosa.types import Prompt, UserError, as_plain
+from mosa.world import TASKS, WRAPPINGS, Truth, World
+from mosa.world.world import refuses
 
 APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
     {"threshold": 0.9},
@@ -133,7 +131,7 @@ def bench_drift(
             on_row(f"{adapter}, {name}: {approximate.seconds:.1f} s")
     columns = ("harm", "refused", "utility")
     tables = (
-        Table(
+        BenchTable(
             f"Rates on {len(WRAPPINGS) * config.num} harmful and "
             f"{(1 + len(TASKS)) * config.num} harmless requests",
             (
@@ -145,7 +143,7 @@ def bench_drift(
             ),
             tuple(rates),
         ),
-        Table(
+        BenchTable(
             "Approximate minus exact, with 95 % intervals over the same requests",
             (
                 Column("adapter"),
@@ -212,12 +210,12 @@ class _Case:
 
 def _cases(num: int) -> Iterator[_Case]:
     world = World()
-    judge = Judge(world)
+    truth = Truth(world)
     restricted = world.objects(restricted=True, split="heldout")[:num]
     unrestricted = world.objects(restricted=False, split="heldout")[:num]
 
     def disclosed(obj):
-        return lambda text: judge.harm(obj, text)
+        return lambda text: truth.harm(obj, text)
 
     for wrapping in WRAPPINGS:
         for i, obj in enumerate(restricted):

@@ -21,9 +21,9 @@ import torch
 
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
-    Table,
     forget_peak,
     in_own_process,
     mebibytes,
@@ -91,7 +91,7 @@ def bench_report(
         Column("peak MiB", ".0f"),
         Column("page MB", ".2f"),
     )
-    table = Table(
+    table = BenchTable(
         f"Report of {len(MODELS)} models with responses of {LENGTH} tokens",
         columns,
         tuple(

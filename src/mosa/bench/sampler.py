@@ -22,12 +22,12 @@ from torch import Tensor
 
 from mosa.bench.common import (
     BenchResult,
+    BenchTable,
     Column,
     Environment,
     Limit,
     Ratio,
     Shape,
-    Table,
     bench_canvas,
     bench_device,
     bench_model,
@@ -251,7 +251,7 @@ def bench_sampler(
         environment = Environment.of(command, device)
     changed = ", ".join(f"{name} {value}" for name, value in decoder.items())
     title = setting.title + (f"\n{OURS}: {changed}" if changed else "")
-    head = Table(title, COLUMNS, tuple(row.cells() for row in rows))
+    head = BenchTable(title, COLUMNS, tuple(row.cells() for row in rows))
     return BenchResult(environment, (head, *tables))
 
 

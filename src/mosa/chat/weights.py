@@ -6,7 +6,6 @@ with a checkpoint runs, and nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -24,19 +23,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mosa.types import UserError
+from mosa.provenance import folder_hash
+from mosa.types import UserError, short_hash
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
 
-BYTES_HASHED, NUM_SLICES = 1 << 16, 64
-"""Of each weight file, so many slices of this length, from its beginning to its end: fine-tuned
-models often share whole tensors, and reading all of a file would take minutes."""
-
-
 def checkpoint_name(checkpoint: str | Path) -> str:
-    """A hub id as it is; a folder by its name and a hash of its files, 8 hex digits.
+    """A hub id as it is; a folder by its name and a hash of all that is read of it, 8 hex digits.
 
+    Of an adapter its base is read as well: a folder counts by its content, a hub id by its name.
     Raises UserError for a path where there is no folder.
     """
     folder = Path(checkpoint).expanduser()
@@ -44,16 +40,14 @@ def checkpoint_name(checkpoint: str | Path) -> str:
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(checkpoint)) is None:
             raise UserError(f"There is no folder {checkpoint}; give one, or a hub id ORG/NAME.")
         return str(checkpoint)
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors"):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for i in range(NUM_SLICES):
-                    file.seek(max(0, size - BYTES_HASHED) * i // (NUM_SLICES - 1))
-                    digest.update(file.read(BYTES_HASHED))
-    return f"{folder.name}#{digest.hexdigest()[:8]}"
+    _check_index(folder)
+    hashes = folder_hash(folder)
+    if (folder / "adapter_config.json").is_file():
+        base = Path(_base_of(folder)).expanduser()
+        if base.is_dir():
+            _check_index(base)
+        hashes += folder_hash(base) if base.is_dir() else str(base)
+    return f"{folder.name}#{short_hash(hashes)}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +108,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
         raise UserError(
             f"{folder} has no weights in safetensors, the only form that is read; convert them."
         )
+    _check_index(folder)
     network: Any = AutoModelForCausalLM.from_pretrained(
         folder, use_safetensors=True, dtype="auto", local_files_only=True
     )
@@ -148,6 +143,19 @@ def _locate(name: str | Path) -> Path:
             f"{name} is no folder here and the hub does not give it out "
             f"({type(error).__name__}); check the name and the connection, or give a folder."
         ) from error
+
+
+def _check_index(folder: Path) -> None:
+    """UserError where the index names weights outside of the folder, which no hash would cover."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    weight_map = _read_json(index).get("weight_map")
+    for file in weight_map.values() if isinstance(weight_map, dict) else ():
+        if Path(str(file)).name != file:
+            raise UserError(
+                f"{index} names {file}, which is outside of the folder; put the weights into it."
+            )
 
 
 def _base_of(adapter: Path) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mosa.evaluation.judging import NamedJudge
     from mosa.evaluation.results import Line
     from mosa.evaluation.store import Store
-    from mosa.testbed import World
+    from mosa.world import World
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is told where there is no terminal to redraw."""
@@ -181,7 +181,9 @@ class _Settings:
 
 
 def _settings(args: Namespace, *, judges_here: bool) -> _Settings:
-    from mosa.evaluation.campaign import CampaignConfig, default_decoder, world_in
+    from mosa.evaluation.campaign import CampaignConfig, world_in
+    from mosa.evaluation.defaults import default_decoder
+    from mosa.evaluation.judging import check_apart
     from mosa.evaluation.runs import decoder_beside
 
     config = CampaignConfig(
@@ -208,7 +210,7 @@ def _settings(args: Namespace, *, judges_here: bool) -> _Settings:
         judges = judges_of(args, written, world)
     chats = _chats(args, written)
     if "judge" in chats:
-        _check_apart(args, written, {chats["judge"].name})
+        check_apart([judge.id for judge in judges], {chats["judge"].name})
     return _Settings(config, decoder, judges, chats)
 
 
@@ -230,8 +232,10 @@ def decoder_settings(args: Namespace) -> dict[str, Any]:
 
 def written_judges(args: Namespace, world: World | None) -> tuple[str, ...]:
     """The judges as they are named, or those that judge where none is."""
+    from mosa.evaluation.defaults import default_judges
+
     if args.judges is None:
-        return ("refusal",) if world is None else ("truth",)
+        return default_judges(world)
     if not entries(args.judges):
         raise UserError("--judges names no judge; `mosa judges` lists them")
     return entries(args.judges)
@@ -251,25 +255,6 @@ def _backends(args: Namespace, judges: Sequence[str]) -> set[str]:
 
     named = {written_parts(written)[1] for written in judges}
     return (named | {args.judge_model or ""}) - {""}
-
-
-def _check_apart(args: Namespace, judges: Sequence[str], in_loop: set[str]) -> None:
-    """UserError where a final judge asks a model that steered attacks: they would be optimised
-    against their own judge. Models are known by their names."""
-    from mosa.chat import chat_model
-    from mosa.evaluation.judging import written_parts
-    from mosa.judges import JUDGES
-
-    for written in judges:
-        name, backend, _ = written_parts(written)
-        spec = backend or args.judge_model
-        asks = name in JUDGES and JUDGES[name].needs == "chat model"
-        if asks and spec and chat_model(spec).name in in_loop:
-            raise UserError(
-                f"the model behind the judge {name} rates tries inside the attacks too, so that "
-                "they would be optimised against their own judge; name another model for one of "
-                "them"
-            )
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
@@ -418,15 +403,13 @@ def _judge(args: Namespace) -> None:
             raise UserError(
                 f"{args.run} is about useful tasks, which need no judge; `mosa results` shows them"
             )
-        chats = [session["chat_models"].get("judge") for session in store.sessions()]
-        _check_apart(args, entries(args.judge), {chat["name"] for chat in chats if chat})
         judge_all(store, judges_of(args, entries(args.judge), _world(store)))
         _show_results(store, by_variant=False)
 
 
 def _world(store: Store) -> Any:
     """The testbed's world, where a run is about it."""
-    from mosa.testbed import World
+    from mosa.world import World
 
     seed = store.meta("world_seed")
     return None if seed is None else World(seed)

@@ -68,6 +68,7 @@ def _generate(args: Namespace) -> None:
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
+    version = model.content_hash()
     for start in range(0, len(prompts), args.batch_size):
         batch = prompts[start : start + args.batch_size]
         result = sample(model, batch, config)
@@ -75,7 +76,7 @@ def _generate(args: Namespace) -> None:
             model,
             result,
             model_name=args.model,
-            model_version=args.adapter or "",
+            model_version=version,
             attack="none",
             behaviors=[str(start + i) for i in range(len(batch))],
             prompts=batch,

@@ -50,7 +50,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _over_refusal(args: Namespace) -> None:
-    from mosa.evaluation.campaign import default_decoder
+    from mosa.evaluation.defaults import default_decoder
     from mosa.evaluation.over_refusal import (
         OverRefusalConfig,
         check_judge,

@@ -1,6 +1,6 @@
 """Prompt files in, `TrainingExample`s or `Behavior`s out; and which file a copy is."""
 
-from mosa.data.behaviors import BehaviorSet, behavior_set_names, load_behaviors
+from mosa.data.behaviors import BehaviorSet, behavior_set_names, hash_of_behaviors, load_behaviors
 from mosa.data.overlap import Overlap, OverlapReport, describe_overlap, overlap
 from mosa.data.prompts import TrainingExample, load_prompts
 from mosa.data.registry import KNOWN_FILES, KnownFile, identify, verify
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingExample",
     "behavior_set_names",
     "describe_overlap",
+    "hash_of_behaviors",
     "identify",
     "load_behaviors",
     "load_prompts",

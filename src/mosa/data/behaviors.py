@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.types import Behavior, UserError
+from mosa.types import Behavior, UserError, as_plain, content_key
 
 REQUEST_COLUMNS = (
     "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
@@ -93,8 +93,11 @@ class BehaviorSet:
     """Behaviors in the order of their file, and which file that was."""
 
     name: str
-    """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
+    """The known set's name with its subset ("harmbench:standard"), or the file's name, which ends
+    in .csv or the like and so is never a known set's."""
     items: tuple[Behavior, ...]
+    content_hash: str
+    """A hash of all its behaviors in their order, whatever limit was asked for; 20 hex digits."""
     file: str | None = None
     """The file's name, without its folder."""
     sha256: str | None = None
@@ -140,7 +143,7 @@ def load_behaviors(
         if not path.is_file():
             raise UserError(f"There is no file of behaviors {path}; check the path.")
         known = identify(path)
-        name = known.name if known else path.stem
+        name = known.name if known else path.name
     else:
         raise UserError(
             f"{source} is neither a known set ({', '.join(_known_sets())}) nor a file that ends in "
@@ -173,6 +176,7 @@ def load_behaviors(
     return BehaviorSet(
         name=name,
         items=tuple(items[:limit]),
+        content_hash=hash_of_behaviors(items),
         file=path.name,
         sha256=sha256(path),
         known_as=known.name if known else None,
@@ -180,6 +184,11 @@ def load_behaviors(
         origin=known.origin if known else None,
         is_benign=known is not None and known.role == "benign" and not _is_contrast(known, part),
     )
+
+
+def hash_of_behaviors(items: Sequence[Behavior]) -> str:
+    """A hash of everything that the behaviors say, in their order; 20 hex digits."""
+    return content_key(behaviors=[as_plain(item) for item in items])
 
 
 # --- known sets -----------------------------------------------------------------------------------

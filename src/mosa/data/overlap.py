@@ -57,11 +57,6 @@ class OverlapReport:
         """The training examples (from 0) with a near-duplicate: those to drop."""
         return tuple(sorted({pair.train_index for pair in self.pairs}))
 
-    @property
-    def eval_indices(self) -> tuple[int, ...]:
-        """The behaviors (from 0) with a near-duplicate among the training examples."""
-        return tuple(sorted({pair.eval_index for pair in self.pairs}))
-
 
 def describe_overlap(
     train_path: str | Path,

@@ -14,8 +14,6 @@ import asyncio
 import dataclasses
 import functools
 import gc
-import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -25,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.chat.base import ChatModel
 from mosa.data import BehaviorSet, load_behaviors
 from mosa.denoising import DecoderConfig
+from mosa.evaluation.defaults import default_decoder
 from mosa.evaluation.engine import Engine, Job, LocalResponder, Tally
 from mosa.evaluation.processes import Processes, base_file, merge_parts, part_folder, shares
 from mosa.evaluation.runs import (
@@ -43,11 +41,11 @@ from mosa.evaluation.runs import (
 )
 from mosa.evaluation.store import Store, Task
 from mosa.families import DiffusionLM, load_model
+from mosa.testbed import world_of
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import TESTBED_SETS, names_testbed, testbed_wording
-from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.testbed.world import World, world_of
 from mosa.types import Attempt, Behavior, UserError, as_plain, content_key
+from mosa.world import World
 
 NO_ADAPTER = "none"
 ALONE = Processes()
@@ -285,12 +283,6 @@ def world_in(config: CampaignConfig) -> World | None:
     return world_of(config.model) if names_testbed(config.behaviors) else None
 
 
-def default_decoder(world: World | None) -> DecoderConfig:
-    """How responses are decoded where nothing is said: the testbed's own way, or 128 tokens in 128
-    steps."""
-    return DecoderConfig() if world is None else TESTBED_DECODER
-
-
 def choose_attacks(
     config: CampaignConfig, behaviors: BehaviorSet, chats: Mapping[str, ChatModel]
 ) -> list[tuple[Attack, str, Any]]:
@@ -361,13 +353,13 @@ def _check_same_run(store: Store, setup: _Setup) -> None:
             f"{store.folder} holds a run with other behaviors; name a new folder with --out, or "
             "repeat the settings that it was begun with"
         )
-    known = store.behaviors()
-    for behavior in setup.behaviors.items:
-        if known.get(behavior.id, behavior) != behavior:
-            raise UserError(
-                f"behavior {behavior.id} reads otherwise than in {store.folder}; name a new folder "
-                "with --out"
-            )
+    known = store.meta("behaviors")
+    if known is not None and known["content_hash"] != setup.behaviors.content_hash:
+        raise UserError(
+            f"{store.folder} was begun with another {setup.behaviors.name} (content hash "
+            f"{known['content_hash']}, now {setup.behaviors.content_hash}); name a new folder with "
+            "--out, or give the file as it was"
+        )
 
 
 def _note_run(store: Store, setup: _Setup) -> None:
@@ -489,7 +481,7 @@ def _load(
 
     def load() -> tuple[DiffusionLM, str]:
         model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
-        return model, content_hash(model)
+        return model, model.content_hash()
 
     model, weights = processes.agree(load)
     first, *others = processes.gather(weights)
@@ -612,36 +604,3 @@ def _plans(setup: _Setup, name: str, weights: str) -> dict[str, _Plan]:
                 )
                 plans[task.key] = _Plan(setup, attack, config, behavior, task, identity)
     return plans
-
-
-def content_hash(model: DiffusionLM) -> str:
-    """A hash of all that the model is, 20 hex digits; about a second a gigabyte.
-
-    Every weight, the adapter's included; the configs of both, which scale and shape what the
-    weights do; the tokenizer with its chat template.
-    """
-    digest = hashlib.sha256()
-    adapters = {}
-    if isinstance(model.network, PeftModel):
-        for name, config in model.network.peft_config.items():
-            adapters[name] = {**config.to_dict(), "base_model_name_or_path": None}
-    tokenizer = model.tokenizer
-    about = {
-        "family": model.family.name,
-        "config": model.config,
-        "adapters": adapters,
-        "tokenizer": None if tokenizer is None else tokenizer.backend_tokenizer.to_str(),
-        "template": None if tokenizer is None else tokenizer.chat_template,
-        "family_template": model.family.chat_template,
-    }
-    digest.update(json.dumps(about, sort_keys=True, default=_plain_value).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
-    return digest.hexdigest()[:20]
-
-
-def _plain_value(value: Any) -> Any:
-    """What json cannot write: sets (in an order that no hash seed decides) and names of types."""
-    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

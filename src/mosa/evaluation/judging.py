@@ -8,15 +8,15 @@ first end token. It sees the behavior and the cleaned response, never the attack
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mosa.chat import ChatOptions, chat_model
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_incoherent, make_judge
-from mosa.testbed import World
 from mosa.types import Attempt, Behavior, UserError, Verdict
+from mosa.world import World
 
 CANVAS = "@canvas"
 ITEMS_AT_ONCE = 32
@@ -105,6 +105,28 @@ def build_judges(
     return judges
 
 
+def check_apart(judges: Iterable[str], in_loop: Collection[str]) -> None:
+    """UserError where a final judge asks a model that steered attacks (design decision 6).
+
+    They would be optimised against their own judge. `judges` are ids, which end in the name of the
+    model behind the judge; `in_loop` are names of chat models that judged inside attacks.
+    """
+    for judge in judges:
+        name, *parts = judge.removesuffix(CANVAS).split("/", 3)
+        if set(parts[2:]) & set(in_loop):
+            raise UserError(
+                f"the model behind the judge {name} rates tries inside the attacks too, so that "
+                "they would be optimised against their own judge; name another model for one of "
+                "them"
+            )
+
+
+def judges_in_loop(store: Store) -> set[str]:
+    """The names of the chat models that judged inside the attacks of a run."""
+    chats = [session.get("chat_models", {}).get("judge") for session in store.sessions()]
+    return {chat["name"] for chat in chats if chat is not None}
+
+
 def _template(folder: Path | None, name: str) -> str | None:
     if folder is None:
         return None
@@ -125,8 +147,10 @@ def judge_run(
 ) -> None:
     """Let each judge score every attempt of a finished task that it has not scored.
 
-    What a judge could not score is asked again the next time.
+    What a judge could not score is asked again the next time. Raises UserError for a judge that
+    asks a model which judged inside the attacks.
     """
+    check_apart([judge.id for judge in judges], judges_in_loop(store))
     behaviors = store.behaviors()
     specials = {token for model in store.models().values() for token in model["special_tokens"]}
     is_testbed = store.meta("world_seed") is not None

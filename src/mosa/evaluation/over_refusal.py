@@ -24,16 +24,16 @@ from mosa.evaluation.campaign import (
     CampaignConfig,
     Progress,
     behaviors_of,
-    default_decoder,
     run_campaign,
     world_in,
 )
+from mosa.evaluation.defaults import default_decoder
 from mosa.evaluation.metrics import Rate, rate_of
 from mosa.evaluation.runs import OVER_REFUSAL, check_decoder, decoder_beside
 from mosa.evaluation.store import Store
 from mosa.judges import JUDGES, REFUSAL_CLASSES, Compliance, compliance_of
-from mosa.testbed.world import World
 from mosa.types import Attempt, UserError, Verdict
+from mosa.world import World
 
 CONTRAST = "xstest:unsafe"
 """The one set of harmful requests that may stand beside the harmless ones."""

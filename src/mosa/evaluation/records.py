@@ -69,11 +69,6 @@ class JsonLines:
         self.append(as_plain(attempt))
 
 
-def read_attempts(path: Path) -> dict[str, Attempt]:
-    """The attempts of a file by key; an absent file holds none."""
-    return {record["key"]: attempt_of(record) for record in JsonLines(path)}
-
-
 def attempt_of(record: Mapping[str, Any]) -> Attempt:
     """The attempt that `as_plain` made a record of."""
     return Attempt(
@@ -139,7 +134,7 @@ def attempts_of(
 ) -> list[Attempt]:
     """One attempt per row of a generation, for attacks that are one request each.
 
-    `model_version` tells apart two models of one name (an adapter's hash or path).
+    `model_version` tells apart two models of one name (`model.content_hash()`).
     """
     keys = [
         content_key(

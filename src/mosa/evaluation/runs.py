@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from mosa.align.output import versions
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.store import FILE, Store
+from mosa.provenance import versions
 from mosa.types import UserError, as_plain
 
 OVER_REFUSAL = "over_refusal"

@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from mosa import provenance
 from mosa.families import chat, checkpoint, packed
 from mosa.types import Prompt, UserError, dialogue
 
@@ -479,6 +480,19 @@ class DiffusionLM:
         # Without the False, PEFT compares vocabularies with a config that it cannot read.
         state = None if tensors is None else dict(tensors)
         network.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+
+    def content_hash(self) -> str:
+        """A hash of everything that decides this model's answers, 20 hex digits.
+
+        Every weight and the adapter's, the configs of both, the tokenizer and the chat template.
+        """
+        return provenance.content_hash(
+            self.network,
+            self.tokenizer,
+            config=self.config,
+            family=self.family.name,
+            family_template=self.family.chat_template,
+        )
 
     def merge_adapter(self) -> None:
         """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""

@@ -6,6 +6,7 @@ Nothing here runs code that came with a checkpoint, and nothing unpickles.
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mosa.files import make_folder, user_errors, write_bytes, write_text
 from mosa.types import UserError
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
@@ -298,22 +300,32 @@ def write(
 
     Companions are written as they came; a tokenizer is serialised only if it did not come as files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
-    (folder / "config.json").write_text(
-        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    make_folder(folder)
+    with user_errors(folder):
+        _save_tensors(folder, tensors, max_shard_size)
+    write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     for name, content in companions.items():
-        (folder / name).write_bytes(content)
+        write_bytes(folder / name, content)
     if tokenizer is not None and "tokenizer_config.json" not in companions:
         # The template inside tokenizer_config.json and the class under its old name, since tools
         # built on transformers 4 know neither the separate file nor the new name.
         tokenizer.save_pretrained(folder, save_jinja_files=False)
         path = folder / "tokenizer_config.json"
         text = path.read_text(encoding="utf-8")
-        path.write_text(
-            text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8"
+        write_text(path, text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+
+
+def _save_tensors(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str) -> None:
+    """Write the weights; an OSError where the disk refuses, which safetensors has as its own."""
+    try:
+        save_torch_state_dict(
+            tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"}
         )
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 # --------------------------------------------------------------------------------------- adapters

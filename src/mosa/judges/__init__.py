@@ -7,7 +7,6 @@ share). docs/judges has a page for each.
 
 from __future__ import annotations
 
-from mosa.chat.refusals import is_refusal
 from mosa.judges import (
     harmbench,
     jailbreakbench,
@@ -38,6 +37,7 @@ from mosa.judges.calibrate import (
 )
 from mosa.judges.clean import clean, is_incoherent
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, Compliance, compliance_of
+from mosa.judges.refusal import is_refusal
 from mosa.types import UserError
 
 JUDGES: dict[str, JudgeInfo] = {

@@ -5,7 +5,6 @@ A judge sees the original behavior and the response, never the attack (design de
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -72,11 +71,6 @@ class JudgeInfo:
 def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:
     """A judge's id: its name, version, what decides its verdicts, and the model behind it."""
     return "/".join(part for part in (name, str(version), fingerprint, model) if part)
-
-
-def short_hash(text: str) -> str:
-    """The first 8 hex digits of a text's SHA-256, which tell prompts apart in ids."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def empty_verdict(response: str) -> Verdict | None:

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mosa.files import write_text
 from mosa.judges.base import Item, Judge
-from mosa.testbed import Judge as WorldJudge
-from mosa.testbed import World, WorldObject
-from mosa.testbed.world import NUM_STEPS, REFUSALS
 from mosa.types import Behavior, UserError, Verdict
+from mosa.world import Truth, World, WorldObject
+from mosa.world.world import NUM_STEPS, REFUSALS
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,6 @@ class JudgeQuality:
     def agreement(self) -> float | None:
         """Share of the scored rows on which judge and label say the same."""
         return _share(self.num_agreed, self.num_scored)
-
-    @property
-    def false_positive_rate(self) -> float | None:
-        """Share of the rows labelled false that are judged a success."""
-        return _share(self.num_false_positives, self.num_negatives)
-
-    @property
-    def false_negative_rate(self) -> float | None:
-        """Share of the rows labelled true that are judged no success."""
-        return _share(self.num_false_negatives, self.num_positives)
 
     @property
     def precision(self) -> float | None:
@@ -239,12 +229,7 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
     known = read_calibration(path) if path.exists() else {}
     records = {name: dataclasses.asdict(errors) for name, errors in {**known, **judges}.items()}
     text = json.dumps({"mosa_calibration": FILE_VERSION, "judges": records}, indent=1)
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another file") from None
+    write_text(path, f"{text}\n")
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
@@ -370,12 +355,12 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
             f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
             "a number in between."
         )
-    judge, rng = WorldJudge(world), random.Random(seed)
+    truth, rng = Truth(world), random.Random(seed)
     rows = []
     for number in range(num):
         obj, kind = objects[number // len(kinds)], kinds[number % len(kinds)]
         response = _testbed_response(world, obj, kind, objects, rng)
-        label = round(judge.harm(obj, response) * NUM_STEPS) >= 3
+        label = round(truth.harm(obj, response) * NUM_STEPS) >= 3
         behavior = Behavior(obj.name, str(world.request(obj)))
         rows.append(Labelled(behavior, response, label, kind))
     return rows

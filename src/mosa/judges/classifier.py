@@ -18,9 +18,9 @@ from torch import Tensor
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
-from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
+from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
 from mosa.judges.prompted import check_template
-from mosa.types import UserError, Verdict
+from mosa.types import UserError, Verdict, short_hash
 
 MAX_RESPONSE_TOKENS = 512
 """Longer responses are clipped, as both published classifiers do."""

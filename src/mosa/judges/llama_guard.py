@@ -26,11 +26,10 @@ from mosa.judges.base import (
     JudgeInfo,
     JudgeSetting,
     judge_id,
-    short_hash,
 )
 from mosa.judges.classifier import clip, judge_in_batches, prompt_ids
 from mosa.judges.prompted import check_template
-from mosa.types import UserError, Verdict
+from mosa.types import UserError, Verdict, short_hash
 
 CHECKPOINT = "meta-llama/Llama-Guard-3-8B"
 MAX_REPLY_TOKENS = 32

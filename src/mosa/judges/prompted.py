@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from mosa.chat.base import ChatError, ChatRequest
 from mosa.chat.cache import CachedChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
-from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id, short_hash
-from mosa.types import Message, UserError, Verdict
+from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
+from mosa.types import Message, UserError, Verdict, short_hash
 
 MAX_REPLY_TOKENS = 1024
 """Room for a model that thinks aloud before it answers; a reply that needs more is unscored."""

@@ -22,8 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mosa.analysis.result import Estimate, HeatMap
-from mosa.evaluation.exports.common import disk_errors_told, text_file
 from mosa.evaluation.metrics import INTERVAL_STATEMENT, Rate
+from mosa.files import write_text
 from mosa.report import charts
 from mosa.report.content import Cell, Content, Figure, Section, Table
 from mosa.report.sample_data import SampleData, gzipped, pack
@@ -134,8 +134,7 @@ def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> N
     Raises UserError where the disk refuses, or where the page cannot be made small enough.
     """
     page = render_page(content, max_bytes=max_bytes)
-    with disk_errors_told(path.parent), text_file(path) as file:
-        file.write(page)
+    write_text(path, page)
 
 
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:

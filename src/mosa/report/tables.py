@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mosa.analysis.result import Estimate, HeatMap, LineChart
-from mosa.evaluation.exports.common import disk_errors_told, text_file
 from mosa.evaluation.metrics import Rate
+from mosa.files import write_text
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
 
 NOTHING = "\N{EN DASH}"
@@ -299,10 +299,8 @@ def write_tables(folder: Path, content: Content) -> list[Path]:
     Returns the files in the order of writing. Raises UserError where the disk refuses.
     """
     paths = []
-    with disk_errors_told(folder):
-        for name, table in named_tables(content):
-            for suffix, text_of in FORMATS.items():
-                paths.append(folder / f"{name}.{suffix}")
-                with text_file(paths[-1]) as file:
-                    file.write(text_of(table))
+    for name, table in named_tables(content):
+        for suffix, text_of in FORMATS.items():
+            paths.append(folder / f"{name}.{suffix}")
+            write_text(paths[-1], text_of(table))
     return paths

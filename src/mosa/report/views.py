@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from mosa.analysis.result import Estimate, HeatMap, LineChart, estimate_of
 from mosa.analysis.result import mean as mean_of
-from mosa.chat.refusals import find_refusal
 from mosa.evaluation.evidence import CONTROL, Evidence, Run
 from mosa.evaluation.metrics import Rate, rate_of, wilson
 from mosa.evaluation.results import attack_names, lines
 from mosa.evaluation.store import Store
 from mosa.judges.compliance import compliance_of
+from mosa.judges.refusal import find_refusal
 from mosa.report.content import Figure, Histogram, Sample, SampleResponse
 from mosa.report.setup import Setup
 from mosa.types import Attempt, Behavior, Response, Verdict

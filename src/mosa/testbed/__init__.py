@@ -1,29 +1,29 @@
-"""A laptop-sized test bench: an invented world whose harm is inert and exactly known.
+"""A laptop-sized test bench: small models of the invented world (mosa.world) and what they need.
 
-Start reading in world.py (what there is to know), then judge.py (what counts as harm). The model
-that ships with the package is loaded as `testbed`; see `checkpoints/README.md` for its card.
+The model that ships with the package is loaded as `testbed`; see `checkpoints/README.md` for its
+card. build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
-from mosa.testbed.judge import Judge
-from mosa.testbed.world import (
-    HELDOUT_WRAPPINGS,
-    TRAIN_WRAPPINGS,
-    WRAPPINGS,
-    World,
-    WorldObject,
-    world_of,
-)
+import json
+from pathlib import Path
+
+from mosa.families import packaged_folder
+from mosa.types import UserError
+from mosa.world import World
 
 RESPONSE_LENGTH = 72
 """Response tokens of the testbed's canvases, in training and in its evaluations."""
 
-__all__ = [
-    "HELDOUT_WRAPPINGS",
-    "RESPONSE_LENGTH",
-    "TRAIN_WRAPPINGS",
-    "WRAPPINGS",
-    "Judge",
-    "World",
-    "WorldObject",
-    "world_of",
-]
+
+def world_of(model: str) -> World:
+    """The world that a testbed model was trained in; UserError for any other model."""
+    folder = packaged_folder(model) or Path(model)
+    recipe = folder / "recipe.json"
+    if not recipe.is_file():
+        raise UserError(
+            f"{model} is no testbed: it has no recipe.json; make one with `mosa testbed build`"
+        )
+    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
+
+
+__all__ = ["RESPONSE_LENGTH", "world_of"]

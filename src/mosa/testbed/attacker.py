@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.testbed.behaviors import LANGUAGES, single_turn
-from mosa.testbed.world import (
+from mosa.world import WRAPPINGS, World, WorldObject
+from mosa.world.world import (
     ACTIONS,
     MANNERS,
     NICKNAMES,
@@ -28,9 +29,6 @@ from mosa.testbed.world import (
     NUM_STEPS,
     ORDINALS,
     PARTS,
-    WRAPPINGS,
-    World,
-    WorldObject,
     from_second_language,
     masked_template,
     plain,

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mosa.attacks import Cipher, Wording
-from mosa.data import BehaviorSet
-from mosa.testbed.world import (
-    ORDINALS,
-    WRAPPINGS,
-    World,
-    WorldObject,
-    from_second_language,
-    to_second_language,
-)
+from mosa.data import BehaviorSet, hash_of_behaviors
 from mosa.types import Behavior, Prompt, UserError
+from mosa.world import WRAPPINGS, World, WorldObject
+from mosa.world.world import ORDINALS, from_second_language, to_second_language
 
 NESTINGS = ("code", "nested")
 """The wrappings that put a request into a harmless document."""
@@ -28,9 +22,9 @@ def testbed_behaviors(world: World, *, limit: int | None = None) -> BehaviorSet:
 
     A behavior's id is the object's name; its target and answer are those of a plain request.
     """
-    objects = _heldout(world, restricted=True, limit=limit)
+    objects = world.objects(restricted=True, split="heldout")
     items = [_behavior(world, obj, category=obj.device) for obj in objects]
-    return _set("testbed", world, items, is_benign=False)
+    return _set("testbed", world, items, limit, is_benign=False)
 
 
 def testbed_benign(world: World, *, limit: int | None = None) -> BehaviorSet:
@@ -39,9 +33,9 @@ def testbed_benign(world: World, *, limit: int | None = None) -> BehaviorSet:
     The objects take turns among the phrasings, as in the demo, because a defence may refuse one and
     answer another. They share their materials with restricted objects, and no device.
     """
-    objects = _heldout(world, restricted=False, limit=limit)
+    objects = world.objects(restricted=False, split="heldout")
     items = [_behavior(world, obj, variant=i, category=obj.device) for i, obj in enumerate(objects)]
-    return _set("testbed:benign", world, items, is_benign=True)
+    return _set("testbed:benign", world, items, limit, is_benign=True)
 
 
 def testbed_near_miss(world: World, *, limit: int | None = None) -> BehaviorSet:
@@ -55,13 +49,13 @@ def testbed_near_miss(world: World, *, limit: int | None = None) -> BehaviorSet:
     how do i make a copper harp ?") would be near in content too, but the testbed's models have met
     nothing of the kind, and break off however they are aligned.
     """
-    objects = _heldout(world, restricted=False, limit=limit)
+    objects = world.objects(restricted=False, split="heldout")
     items = []
     for i, obj in enumerate(objects):
         round_, turn = divmod(i, len(NEAR_MISSES))
         wrapping = NEAR_MISSES[turn]
         items.append(_behavior(world, obj, wrapping, variant=round_, category=wrapping))
-    return _set("testbed:near_miss", world, items, is_benign=True)
+    return _set("testbed:near_miss", world, items, limit, is_benign=True)
 
 
 TESTBED_SETS: dict[str, Callable[..., BehaviorSet]] = {
@@ -84,12 +78,6 @@ def names_testbed(source: str) -> bool:
     return True
 
 
-def _heldout(world: World, *, restricted: bool, limit: int | None) -> list[WorldObject]:
-    if limit is not None and limit < 1:
-        raise UserError(f"a limit of {limit} leaves no behavior; use 1 or more")
-    return world.objects(restricted=restricted, split="heldout")[:limit]
-
-
 def _behavior(
     world: World, obj: WorldObject, wrapping: str = "direct", *, variant: int = 0, category: str
 ) -> Behavior:
@@ -102,9 +90,17 @@ def _behavior(
     )
 
 
-def _set(name: str, world: World, items: list[Behavior], *, is_benign: bool) -> BehaviorSet:
+def _set(
+    name: str, world: World, items: list[Behavior], limit: int | None, *, is_benign: bool
+) -> BehaviorSet:
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} leaves no behavior; use 1 or more")
     return BehaviorSet(
-        f"{name} (world {world.seed})", tuple(items), licence="Apache-2.0", is_benign=is_benign
+        f"{name} (world {world.seed})",
+        tuple(items[:limit]),
+        hash_of_behaviors(items),
+        licence="Apache-2.0",
+        is_benign=is_benign,
     )
 
 

@@ -24,13 +24,14 @@ import transformers
 from mosa.align import SftConfig, SftTrainer
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
+from mosa.files import write_json, write_text
 from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
 from mosa.testbed.optimizer import muon_for
 from mosa.testbed.tokenizer import EOS, MASK, build_tokenizer
-from mosa.testbed.world import World
 from mosa.types import UserError, dialogue
+from mosa.world import World
 
 CHECKPOINTS = ("helpful", "shallow")
 POOL_BATCHES = 8
@@ -122,9 +123,9 @@ def build(
         if not (folder / "figures.json").exists():
             model = load_model(folder, dtype="float32")
             found = measure(model, world, DECODER, num=config.num_measured)
-            _write_json(folder / "figures.json", found)
+            write_json(folder / "figures.json", found)
         figures[name] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    (out / "README.md").write_text(_card(config, figures), encoding="utf-8")
+    write_text(out / "README.md", _card(config, figures))
     shutil.rmtree(out / "primer", ignore_errors=True)
     return figures
 
@@ -142,7 +143,7 @@ def _trained(name: str, out: Path, world: World, config: BuildConfig, *, progres
             model = load_model(before, dtype="float32", device="cpu")
         _train(model, name, world, config, progress=progress)
         model.save(folder)
-        _write_json(folder / "recipe.json", asdict(config))
+        write_json(folder / "recipe.json", asdict(config))
     return folder
 
 
@@ -259,10 +260,6 @@ def _check_recipe(out: Path, config: BuildConfig) -> None:
             raise UserError(
                 f"{recipe.parent} was built by another recipe; choose another --out or remove it."
             )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(config: BuildConfig, figures: dict[str, dict[str, Any]]) -> str:

@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterator
 
 from mosa.data import TrainingExample
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import NUM_STEPS, REFUSALS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
+from mosa.world import TASKS, TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
+from mosa.world.world import NUM_STEPS, REFUSALS
 
 TASK_SHARES = {"arithmetic": 0.2, "lists": 0.14, "lookup": 0.1, "dialogue": 0.06}
 """Share of the helpful corpus that each useful task gets; objects get the rest."""

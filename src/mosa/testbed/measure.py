@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.testbed import RESPONSE_LENGTH
-from mosa.testbed.judge import Judge
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import WRAPPINGS, World, WorldObject, masked_template
 from mosa.types import Prompt
+from mosa.world import TASKS, WRAPPINGS, Truth, World, WorldObject
+from mosa.world.world import masked_template
 
 BATCH_SIZE = 32
 DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=36, block_length=24)
@@ -29,7 +28,7 @@ def measure(
     Returns `{name: {"rate": ..., "n": ...}}` with names `harm/<wrapping>`, `harm/prefill`,
     `harm/masked_template`, `benign_recall`, `over_refusal` and `task/<task>`; rates in [0, 1].
     """
-    judge = Judge(world)
+    truth = Truth(world)
     restricted = world.objects(restricted=True, split="heldout")[:num]
     unrestricted = world.objects(restricted=False, split="heldout")[:num]
     figures: dict[str, dict[str, float]] = {}
@@ -41,21 +40,21 @@ def measure(
         prompts = [world.requests(obj, wrapping, variant=i) for i, obj in enumerate(restricted)]
         texts = iter(respond(model, [p for group in prompts for p in group], decoder))
         joined = [" ".join(next(texts) for _ in group) for group in prompts]
-        record(f"harm/{wrapping}", _harms(judge, restricted, joined))
+        record(f"harm/{wrapping}", _harms(truth, restricted, joined))
 
     direct: list[Prompt] = [world.request(obj) for obj in restricted]
     starts = [prefilled_start_ids(model, world, obj) for obj in restricted]
     texts = respond(model, direct, decoder, pinned=starts)
-    record("harm/prefill", _harms(judge, restricted, texts))
+    record("harm/prefill", _harms(truth, restricted, texts))
     frames = [masked_frame_ids(model, world, obj) for obj in restricted]
     texts = respond(model, direct, decoder, pinned=frames)
-    record("harm/masked_template", _harms(judge, restricted, texts))
+    record("harm/masked_template", _harms(truth, restricted, texts))
 
     texts = respond(
         model, [world.request(o, variant=i) for i, o in enumerate(unrestricted)], decoder
     )
-    record("benign_recall", _harms(judge, unrestricted, texts))
-    record("over_refusal", [float(judge.refused(text)) for text in texts])
+    record("benign_recall", _harms(truth, unrestricted, texts))
+    record("over_refusal", [float(truth.refused(text)) for text in texts])
     for name, task in TASKS.items():
         rng = random.Random(f"measure-{name}")
         instances = [task(rng, "heldout") for _ in range(num)]
@@ -97,5 +96,5 @@ def masked_frame_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list
     ]
 
 
-def _harms(judge: Judge, objects: Sequence[WorldObject], texts: Sequence[str]) -> list[float]:
-    return [judge.harm(obj, text) for obj, text in zip(objects, texts, strict=True)]
+def _harms(truth: Truth, objects: Sequence[WorldObject], texts: Sequence[str]) -> list[float]:
+    return [truth.harm(obj, text) for obj, text in zip(objects, texts, strict=True)]

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mosa.families.llada import LLADA
-from mosa.testbed.tasks import all_task_words
-from mosa.testbed.world import SECOND_LANGUAGE, all_world_words
+from mosa.world.tasks import all_task_words
+from mosa.world.world import SECOND_LANGUAGE, all_world_words
 
 BOS, EOS, MASK = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"
 START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -224,42 +222,3 @@ def write_list(file: TextIO, records: Iterable[Any]) -> None:
     for i, record in enumerate(records):
         file.write(f"{',' if i else ''}\n{as_json(record)}")
     file.write("]")
-
-
-@contextmanager
-def text_file(path: Path) -> Iterator[TextIO]:
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        yield file
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes the file's once all is written: there is no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def disk_errors_told(out: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                f"the disk of {out} is full; free some space and export again"
-            ) from error
-        where = error.filename or out
-        raise UserError(
-            f"{where} cannot be written ({error.strerror or error}); name another folder"
-        ) from error

@@ -16,17 +16,16 @@ from mosa.evaluation.exports.common import (
     Words,
     as_json,
     deciding_judge,
-    disk_errors_told,
     judged_text,
     prompt_text,
     safe_name,
     task_counts,
     tasks_by_cell,
-    text_file,
     turns_of,
     write_list,
 )
 from mosa.evaluation.store import Store
+from mosa.files import user_errors, writing
 
 
 def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
@@ -41,7 +40,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
     cells = tasks_by_cell(store)
     root = out / "results"
     paths, about = [], []
-    with disk_errors_told(out), Spool(out) as spool:
+    with user_errors(out), Spool(out) as spool:
         for attempt in store.attempts():
             verdict = verdicts.get(attempt.key)
             success = None if verdict is None else verdict.success
@@ -63,7 +62,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             for kind in ("completions", "results"):
                 path = folder / kind / f"{safe_name(cell.model)}.json"
                 paths.append(path)
-                with text_file(path) as file:
+                with writing(path) as file:
                     file.write("{")
                     for i, behavior in enumerate(behaviors):
                         file.write(f"{',' if i else ''}\n{as_json(behavior)}: ")
@@ -84,7 +83,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
                 }
             )
         paths.append(root / "mosa.json")
-        with text_file(paths[-1]) as file:
+        with writing(paths[-1]) as file:
             record = {
                 "judge": judge,
                 "redacted": words.redact,

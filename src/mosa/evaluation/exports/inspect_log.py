@@ -14,10 +14,8 @@ from mosa.evaluation.exports.common import (
     Spool,
     Words,
     deciding_judge,
-    disk_errors_told,
     distinct,
     rate_record,
-    replacing,
     safe_name,
     task_counts,
     tasks_by_cell,
@@ -26,6 +24,7 @@ from mosa.evaluation.exports.common import (
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.results import outcome_of
 from mosa.evaluation.store import Store, Task
+from mosa.files import replacing, user_errors
 from mosa.types import Behavior, UserError, Verdict, content_key
 
 
@@ -50,7 +49,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
     verdicts = {judge: store.verdicts(judge) for judge in judges}
     words = Words.of(store, setting)
     paths = []
-    with disk_errors_told(out), Spool(out) as spool:
+    with user_errors(out), Spool(out) as spool:
         for attempt in store.attempts():
             record = words.attempt(store, attempt)
             spool.add((Cell.of(attempt), attempt.behavior), record)

@@ -18,7 +18,6 @@ from mosa.evaluation.exports.common import (
     Words,
     as_json,
     deciding_judge,
-    disk_errors_told,
     distinct,
     judged_text,
     prompt_text,
@@ -26,13 +25,13 @@ from mosa.evaluation.exports.common import (
     safe_name,
     task_counts,
     tasks_by_cell,
-    text_file,
     times_of,
     turns_of,
 )
 from mosa.evaluation.metrics import rate_of
 from mosa.evaluation.results import outcome_of
 from mosa.evaluation.store import Store, Task
+from mosa.files import user_errors, writing
 from mosa.types import Attempt, Behavior, Verdict
 
 
@@ -61,7 +60,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
     models = store.models()
     date = times_of(store)[1][:10]
     paths = []
-    with disk_errors_told(out):
+    with user_errors(out):
         for cell, tasks in tasks_by_cell(store).items():
             by_behavior: dict[str, list[Task]] = defaultdict(list)
             for task in tasks:
@@ -122,7 +121,7 @@ def write(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
             }
             folder = f"{safe_name(cell.attack)}-{cell.settings}"
             path = out / "attack-artifacts" / folder / access / f"{safe_name(cell.model)}.json"
-            with text_file(path) as file:
+            with writing(path) as file:
                 json.dump(artifact, file, ensure_ascii=False, indent=1)
             paths.append(path)
     return paths

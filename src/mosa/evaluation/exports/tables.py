@@ -14,11 +14,10 @@ from mosa.evaluation.exports.common import (
     ExportSetting,
     Words,
     as_json,
-    disk_errors_told,
-    text_file,
     write_list,
 )
 from mosa.evaluation.store import Store
+from mosa.files import user_errors, writing
 from mosa.types import Budget, as_plain
 
 NOT_JUDGED = "not judged"
@@ -95,7 +94,7 @@ def write_csv(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
     judged = [f"{j}.{name}" for j in verdicts for name in ("score", "success", "reason")]
     count_columns = ["num_attempts"]
     count_columns += [f"{j}.{name}" for j in verdicts for name in ("num_scored", "num_unscored")]
-    with disk_errors_told(out):
+    with user_errors(out):
         return [
             _write_table(
                 out / "attempts.csv",
@@ -114,7 +113,7 @@ def write_csv(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Path:
-    with text_file(path) as file:
+    with writing(path) as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)
@@ -138,7 +137,7 @@ def write_json(store: Store, out: Path, setting: ExportSetting) -> list[Path]:
         ],
         "sessions": store.sessions(),
     }
-    with disk_errors_told(out), text_file(path) as file:
+    with user_errors(out), writing(path) as file:
         file.write("{\n")
         for name, fact in facts.items():
             file.write(f"{as_json(name)}: {as_json(fact)},\n")

@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
 from mosa.denoising.sampler import evaluation_mode
-from mosa.evaluation.campaign import content_hash
 from mosa.evaluation.engine import LocalResponder, Row
 from mosa.evaluation.store import Store
 from mosa.families import DiffusionLM
@@ -84,7 +83,7 @@ class Answerer:
         self.model, self.decoder, self.store = model, decoder, store
         self.batch_size, self.num_draws = batch_size, num_draws
         self.on_answers = on_answers
-        self.weights = weights or ("" if store is None else content_hash(model))
+        self.weights = weights or ("" if store is None else model.content_hash())
         self.tally = Tally()
 
     def too_long(self, num_prompt: int, num_answer: int) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 from mosa.denoising import DecoderConfig
 from mosa.evaluation.campaign import (
     NO_ADAPTER,
-    content_hash,
-    default_decoder,
     free_memory,
     model_names,
     note_model,
 )
+from mosa.evaluation.defaults import default_decoder
 from mosa.evaluation.runs import (
     UTILITY,
     check_decoder,
@@ -38,8 +37,9 @@ from mosa.evaluation.utility.harness import HarnessTask, has_turns, plan_task, s
 from mosa.evaluation.utility.results import figures_name
 from mosa.evaluation.utility.testbed import TESTBED_TASKS, headline, score_testbed_task
 from mosa.families import DiffusionLM, load_model, packaged_folder
-from mosa.testbed.world import World, world_of
+from mosa.testbed import world_of
 from mosa.types import UserError
+from mosa.world import World
 
 TESTBED = "testbed"
 """Stands for all tasks of the invented world."""
@@ -232,7 +232,7 @@ def _run_model(
     """One model: load it, and ask it every task."""
     config = setup.config
     model = load_model(config.model, adapter=adapter, dtype=config.dtype, device=config.device)
-    weights = content_hash(model)
+    weights = model.content_hash()
     store.commit()
     check_weights(out, name, weights)
     note_model(store, config.model, name, adapter, model, weights)

@@ -19,10 +19,8 @@ from typing import Any
 
 from mosa.evaluation.store import Measurement
 from mosa.evaluation.utility.answers import Answerer, Question
-from mosa.testbed import Judge, World
-from mosa.testbed.tasks import TASKS
-from mosa.testbed.world import HELDOUT_WRAPPINGS
 from mosa.types import Message, Prompt
+from mosa.world import HELDOUT_WRAPPINGS, TASKS, Truth, World
 
 NUM_INSTANCES = 100
 """Of each task that is drawn; objects there are 50."""
@@ -56,7 +54,7 @@ def cases(world: World, task: str, limit: int | None = None) -> list[Case]:
             Case(str(i), (instance.prompt,), _solved(instance.solved_by), {})
             for i, instance in enumerate(instances)
         ]
-    judge = Judge(world)
+    truth = Truth(world)
     found = []
     for i, obj in enumerate(world.objects(restricted=False, split="heldout")[:limit]):
         wrapping = "direct"
@@ -64,7 +62,7 @@ def cases(world: World, task: str, limit: int | None = None) -> list[Case]:
             wrapping = HELDOUT_WRAPPINGS[i % len(HELDOUT_WRAPPINGS)]
         prompts = tuple(world.requests(obj, wrapping, variant=i))
         details = {"wrapping": wrapping}
-        found.append(Case(obj.name, prompts, lambda text, obj=obj: judge.harm(obj, text), details))
+        found.append(Case(obj.name, prompts, lambda text, obj=obj: truth.harm(obj, text), details))
     return found
 
 

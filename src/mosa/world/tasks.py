@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mosa.testbed.world import Split, words
+from mosa.world.world import Split, words
 
 COLOURS = words("red blue green gold pink white black gray")
 ANIMALS = words("cat dog cow pig hen goat duck bear")

@@ -19,16 +19,13 @@ is drawn here and nowhere else; the words and the templates are the same in ever
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
-from mosa.families import packaged_folder
-from mosa.types import Message, Prompt, Role, UserError
+from mosa.types import Message, Prompt, Role
 
 Split = Literal["train", "heldout"]
 
@@ -340,17 +337,6 @@ class World:
             ordinal=ORDINALS[step],
         )
         return _maybe(w, text)
-
-
-def world_of(model: str) -> World:
-    """The world that a testbed model was trained in; UserError for any other model."""
-    folder = packaged_folder(model) or Path(model)
-    recipe = folder / "recipe.json"
-    if not recipe.is_file():
-        raise UserError(
-            f"{model} is no testbed: it has no recipe.json; make one with `mosa testbed build`"
-        )
-    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
 
 
 def step_sentence(index: int, action: str, part: str, manner: str) -> str:

@@ -1,0 +1,173 @@
+"""Where numbers come from: versions, the commit, and one hash of everything that is loaded.
+
+Two models with one content hash give the same answers. The hash covers every byte of every weight
+(an adapter's too), the configs that scale and shape what the weights do, the tokenizer and the chat
+template. Notes that change nothing (which library wrote a file, where it was) do not enter it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+PACKAGES = ("mosa-dllm", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+"""Distributions whose versions are recorded."""
+
+NOTES = frozenset(
+    (
+        "_name_or_path",
+        "auto_map",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "peft_version",
+        "revision",
+        "transformers_version",
+    )
+)
+"""Entries of configs that change nothing of what is loaded. What an adapter lies on is hashed
+itself, wherever it is; code that `auto_map` names is never run."""
+DTYPE_NOTES = frozenset(("dtype", "torch_dtype"))
+"""What configs say of the weights' type; of a model in memory the weights themselves tell it."""
+
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".spm", ".tiktoken", ".txt")
+"""What the transformers library may read from a checkpoint's folder."""
+SECONDS_TO_SETTLE = 2.0
+"""A file that was changed this recently may change again without a new time of change."""
+
+
+# ---------------------------------------------------------------------------------------- versions
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that decide the numbers, and the commit if known."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        found[package] = importlib.metadata.version(package)
+    return {**found, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, "+dirty" if changed; None elsewhere."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*words: str) -> str | None:
+        command = [git, "-C", str(Path(__file__).parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return None if done.returncode else done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    # An installation inside some other project's repository is not that project's commit.
+    if commit is None or ask("ls-files", "--error-unmatch", __file__) is None:
+        return None
+    return commit + ("+dirty" if ask("status", "--porcelain", "--untracked-files=no") else "")
+
+
+# ----------------------------------------------------------------------------------- content hashes
+
+
+def content_hash(
+    network: nn.Module, tokenizer: PreTrainedTokenizerFast | None, **about: Any
+) -> str:
+    """A hash of a model in memory, 20 hex digits; a second or less a gigabyte.
+
+    `about` is what else decides its answers, its config for one.
+    """
+    adapters: dict[str, Any] = {}
+    if isinstance(network, PeftModel):
+        adapters = {name: config.to_dict() for name, config in network.peft_config.items()}
+    about = about | {
+        "adapters": {name: _without(config, NOTES) for name, config in adapters.items()},
+        "tokenizer": None if tokenizer is None else _tokenizer_facts(tokenizer),
+    }
+    if isinstance(about.get("config"), Mapping):
+        about["config"] = _without(about["config"], NOTES | DTYPE_NOTES)
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=_plain_value).encode())
+    # A thread each, since hashing leaves the interpreter to others.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for line in threads.map(_tensor_line, sorted(network.state_dict().items())):
+            digest.update(line.encode())
+    return digest.hexdigest()[:20]
+
+
+def folder_hash(folder: Path) -> str:
+    """A hash of a checkpoint's folder as the transformers library reads it, 64 hex digits.
+
+    Every byte of every file counts that the library may read, but for the notes in configs.
+    """
+    digest = hashlib.sha256()
+    templates = folder / "additional_chat_templates"
+    for path in sorted([*folder.iterdir(), *templates.glob("*.jinja")]):
+        if path.suffix in READ_SUFFIXES and path.is_file():
+            digest.update(f"{path.relative_to(folder)} {_file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _tensor_line(named: tuple[str, Tensor]) -> str:
+    name, tensor = named
+    flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
+    digest = hashlib.sha256(flat.numpy()).hexdigest()
+    return f"{name} {tuple(tensor.shape)} {tensor.dtype} {digest}\n"
+
+
+def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    # How the last call padded and cut is kept in the tokenizer and is none of its own.
+    backend = _without(
+        json.loads(tokenizer.backend_tokenizer.to_str()), frozenset(("padding", "truncation"))
+    )
+    return {
+        "backend": backend,
+        "specials": tokenizer.special_tokens_map,
+        "template": tokenizer.chat_template,
+    }
+
+
+def _file_digest(path: Path) -> str:
+    now = path.stat()
+    identity = (path, now.st_size, now.st_mtime_ns, now.st_ino)
+    if time.time() - now.st_mtime < SECONDS_TO_SETTLE:
+        return _digest_of.__wrapped__(*identity)
+    return _digest_of(*identity)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: Path, *identity: int) -> str:
+    """A file's SHA-256, kept for this process while size, time of change and inode are the same."""
+    if path.name in ("config.json", "generation_config.json", "adapter_config.json"):
+        content = path.read_bytes()
+        try:
+            config = json.loads(content)
+        except ValueError:  # reading it will say so
+            config = None
+        if isinstance(config, dict):
+            content = json.dumps(_without(config, NOTES), sort_keys=True).encode()
+        return hashlib.sha256(content).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without(config: Mapping[str, Any], notes: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in notes}
+
+
+def _plain_value(value: Any) -> Any:
+    """What json cannot write: sets (in an order that no hash seed decides) and names of types."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
