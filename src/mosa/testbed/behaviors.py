@@ -50,7 +50,7 @@ def testbed_near_miss(world: World, *, limit: int | None = None) -> BehaviorSet:
     nothing of the kind, and break off however they are aligned.
     """
     objects = world.objects(restricted=False, split="heldout")
-    items = []
+    items: list[Behavior] = []
     for i, obj in enumerate(objects):
         round_, turn = divmod(i, len(NEAR_MISSES))
         wrapping = NEAR_MISSES[turn]
