@@ -21,7 +21,7 @@ class ChatRequest:
     messages: tuple[Message, ...]
     task: str
     """What is asked for, for example "dija/template"."""
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the words were made of, for example {"request": "..."}."""
     max_tokens: int = 512
     temperature: float = 0.0
