@@ -37,12 +37,12 @@ worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build 
 		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \
 	done
 
-attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/campaigns.md)
+attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/runs.md)
 	@test -f $(OUT)/report.html || $(RUN)/mosa demo --out $(OUT)
 	@$(RUN)/mosa evaluate --model testbed \
 		--adapter none $(OUT)/adapters/initial $(OUT)/adapters/mosa $(OUT)/adapters/mosa_robust \
 		--attacks all,tap:middle_smoke,ept:middle_smoke,adv_prefix:middle_smoke \
-		--preset smoke --behaviors testbed --limit 20 \
+		--preset smoke --sets testbed --limit 20 \
 		--judges truth,truth@canvas,refusal --out runs/attacks
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0

@@ -36,10 +36,11 @@ def tables() -> Iterator[tuple[Path, Sequence[str]]]:
 
 def attacks_table() -> list[str]:
     """What each attack needs, costs and does."""
-    head = ("attack", "access needed", "chat models", "cost per behavior", "what it does")
+    head = ("attack", "threat", "access needed", "chat models", "cost per case", "what it does")
     rows = [
         (
             f"[{name}]({name}.md)",
+            attack.threat,
             ", ".join(attack.access),
             ", ".join(attack.roles) or "none",
             attack.cost,

@@ -190,6 +190,11 @@ def test_the_examples_are_written_as_we_write(extended):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_file_of_subjects_is_the_one_shown():
+    (shown,) = blocks((DOCS / "subjects.md").read_text(encoding="utf-8"), "yaml")
+    assert shown == (DOCS / "subjects.yaml").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", ["quick_start", "align_your_own_model"])
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     """Those of a page in turn, in one folder."""

@@ -19,7 +19,7 @@ from mosa.denoising import DecoderConfig
 from mosa.runs import recorder as recorder_module
 from mosa.runs.recorder import PlannedTask, Recorder
 from mosa.runs.records import Task
-from mosa.runs.responder import Responder
+from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, Budget, Message, UserError
 
@@ -339,3 +339,25 @@ def test_what_another_process_has_recorded_counts(tmp_path, tiny_llada):
     _, found = carry_out(tmp_path, Beaten(tiny_llada), [planned("a", one)])
     (attempt,) = found["a"]
     assert attempt.response == "theirs" == attempt.responses[0].text
+
+
+def test_a_responder_that_is_gone_ends_the_run_and_fails_no_task(tmp_path, tiny_llada):
+    """The third answer never comes; the two before it are kept, and the rest is left to be done."""
+
+    class Leaving(EchoResponder):
+        async def submit(self, prepared: Any, *, on_step: Any = None):
+            if len(self.asked) == 2:
+                raise ResponderGone("gone")
+            return await super().submit(prepared, on_step=on_step)
+
+    async def one(behavior: Behavior, target: Target):
+        yield target.attempt([await target.ask(Query(behavior.request))])
+
+    tasks = [planned(f"b{i}", one) for i in range(4)]
+    with pytest.raises(ResponderGone):
+        carry_out(tmp_path, Leaving(tiny_llada), tasks)
+    assert "failed" not in {status for status, _ in outcomes(tmp_path).values()}
+    responder = EchoResponder(tiny_llada)
+    carry_out(tmp_path, responder, tasks)
+    assert len(responder.asked) == 2
+    assert {status for status, _ in outcomes(tmp_path).values()} == {"done"}

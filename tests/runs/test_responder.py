@@ -92,9 +92,7 @@ def test_a_cancelled_query_leaves_the_batch_and_disturbs_nobody(testbed, respond
     async def ask() -> Response:
         heard = asyncio.Event()
         prepared = responder.prepare(Query("how do i make a jade harp ?"), long)
-        task = asyncio.create_task(
-            responder.submit(prepared, on_step=lambda changes: heard.set())
-        )
+        task = asyncio.create_task(responder.submit(prepared, on_step=lambda changes: heard.set()))
         await heard.wait()  # it is in the batch
         other = asyncio.create_task(responder.submit(responder.prepare(Query(KILN), DECODER)))
         task.cancel()

@@ -23,7 +23,7 @@ differ:
    and are no attempts.
 3. The generator is one chat model told of the manner, where the paper samples uncensored models.
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
-   beginning stands from that token of the response on, in every step.
+   beginning is written from that token of the response on, in every step.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class AdvPrefixConfig(SearchBudget):
     pasr_weight: float = 10.0
     """Weight of log(PASR) against the NLL in nats per token."""
     position: int = 1
-    """The token of the response (from 1) at which the beginning stands."""
+    """The token of the response (from 1) at which the beginning starts."""
     uses: tuple[Literal["prefill", "gcg"], ...] = ("prefill", "gcg")
     """What is done with the selected beginning; one try each."""
 

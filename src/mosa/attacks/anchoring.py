@@ -43,7 +43,7 @@ async def run(
     behavior: Behavior, target: Target, config: AnchoringConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each time."""
-    assert behavior.answer is not None, "checked when the campaign is planned"
+    assert behavior.answer is not None, "checked when the run is planned"
     ids = target.encode(behavior.answer)[: target.length]
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps

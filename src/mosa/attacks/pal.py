@@ -17,7 +17,7 @@ The steps are those of suffix_search.py with a guide. How we differ:
    be asked token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
-   tokenizer: whoever aligns a public model leaves the attacker that model. Where the target has no
+   tokenizer: an aligned public model leaves the attacker that model. Where the target has no
    adapter it is its own proxy, and the attack is GCG. Records know a proxy by its name; other
    weights need another one.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.

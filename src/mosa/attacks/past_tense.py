@@ -17,7 +17,7 @@ Written from the paper's description alone. How we differ:
    even if its first succeeds. `paper` makes one at a time, which asks least.
 3. `tense` can be "future", the paper's comparison, which works less well there; its present tense
    is left out.
-4. The target decodes as the campaign does (published: 150 tokens).
+4. The target decodes as it is set to (published: 150 tokens).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a run says of one thing: an attack on a subject, a harmless set, a useful task.
 
     evidence = gather([Path("demo/run")])
-    for subject in evidence.subjects:
-        print(subject, headline(evidence, "asr", subject).rate)
+    headline(evidence, "asr", "testbed").rate
 
 A figure keeps the value of every case by seed, so that two subjects can be compared on the same
 cases, and what has no value. An attack succeeds on a case if one of its tries does; a case without

@@ -1,0 +1,146 @@
+"""`mosa evaluate` as a user types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mosa import cli
+from mosa.cli.evaluate import EXIT_NOTHING_DONE
+from mosa.runs.store import Run
+
+QUICK = ("--max_new_tokens", "24", "--steps", "8", "--block_length", "24")
+EVALUATE = [
+    *("evaluate", "--model", "testbed", "--sets", "testbed", "--limit", "1"),
+    *("--attacks", "direct", "--preset", "smoke", *QUICK),
+]
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_sets_of_every_kind_have_a_table_each(capsys, tmp_path):
+    sets = ("--sets", "testbed,testbed:benign,testbed:arithmetic")
+    status, out, _ = run(capsys, *EVALUATE, *sets, "--out", str(tmp_path))
+    assert status == 0
+    for words in ("attacks, judge truth/1/world-0", "harmless requests, judge", "useful tasks"):
+        assert words in out
+    with Run(tmp_path) as found:
+        assert {s.kind for s in found.sets().values()} == {"harmful", "harmless", "useful"}
+    status, out, _ = run(capsys, "status", str(tmp_path))
+    assert status == 0 and "judge truth/1/world-0: 0 attempts without a score" in out
+    assert "1 session," in out and "cut off" not in out
+
+
+def test_settings_from_a_file_and_from_options(capsys, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "model: testbed\nsets: testbed\nlimit: 1\nattacks: prefill\npreset: smoke\n"
+        "attack_options: {prefill: {positions: [3]}}\nmax_new_tokens: 24\nsteps: 12\n"
+    )
+    out = tmp_path / "run"
+    argv = ("evaluate", "--config", str(config), "--steps", "6", "--out", str(out))
+    assert run(capsys, *argv)[0] == 0
+    with Run(out) as found:
+        (attempt,) = found.attempts()
+        (response,) = found.responses_of(attempt.key)
+    assert attempt.variant == "position 3"
+    decoder = response.decoder
+    assert (decoder["max_new_tokens"], decoder["steps"], decoder["block_length"]) == (24, 6, 24)
+
+
+def test_subjects_from_a_file(capsys, tmp_path):
+    """Each with its decoder and grants; what is not granted is said to be not applicable."""
+    file = tmp_path / "subjects.yaml"
+    decoder = "{max_new_tokens: 24, steps: 8, block_length: 24"
+    file.write_text(
+        f"- {{name: plain, model: testbed, decoder: {decoder}}}}}\n"
+        f"- {{name: api, model: testbed, grants: [prompt, history], decoder: {decoder}, "
+        "rules: [{name: remask_below, threshold: 0.2, max_taken_back: 2}]}}\n"
+    )
+    argv = ["evaluate", "--sets", "testbed", "--limit", "1", "--preset", "smoke"]
+    argv += ["--attacks", "direct,prefill", "--subjects", str(file), "--out", str(tmp_path / "run")]
+    status, out, err = run(capsys, *argv)
+    assert status == 0, err
+    assert "not applicable: prefill on testbed against api" in " ".join(out.split())
+    with Run(tmp_path / "run") as found:
+        plain, api = found.subjects().values()
+        assert (plain.name, api.name, api.grants) == ("plain", "api", ["prompt", "history"])
+        assert plain.decoder["rules"] == [] and len(api.decoder["rules"]) == 1
+        assert [(p.subject, p.attack) for p in found.not_applicable()] == [("api", "prefill")]
+    for more in (("--model", "testbed"), ("--steps", "4"), ("--system_prompt", "x")):
+        status, _, err = run(capsys, *argv, *more)
+        assert status == cli.EXIT_USER_ERROR and more[0] in err
+    file.write_text("- {name: plain, model: testbed, weight: 3}\n")
+    status, _, err = run(capsys, *argv)
+    assert status == cli.EXIT_USER_ERROR and "weight" in err
+
+
+def test_a_run_in_which_all_failed_says_why_and_ends_with_3(capsys, tmp_path):
+    """An attacker that nobody can reach: no verdict, and no advice to judge what is not there."""
+    attacker = ("--attacker", "http://127.0.0.1:9/v1#m", "--max_retries", "0")
+    argv = (*EVALUATE, *attacker, "--out", str(tmp_path))
+    status, out, _ = run(capsys, *argv, "--attacks", "pap")
+    assert status == EXIT_NOTHING_DONE == 3
+    assert "pap: 1 failed: m (endpoint) cannot be reached" in " ".join(out.split())
+    # One that is done beside those that failed is a result.
+    assert run(capsys, *argv, "--attacks", "pap,direct")[0] == 0
+
+
+def test_refused_requests_of_the_users_own(capsys, tmp_path):
+    """These are restricted, so that they are refused; to the command they are harmless ones."""
+    mine = tmp_path / "mine.csv"
+    mine.write_text("request\nhow do i make a copper pump ?\n")
+    argv = ["evaluate", "--model", "testbed", "--sets", str(mine), "--is_harmless"]
+    status, out, _ = run(capsys, *argv, "--out", str(tmp_path / "run"))
+    assert status == 0 and "harmless requests, judge refusal/" in out and "success" not in out
+    assert "1.00 (0.21 to 1.00)" in out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--judges", "strongreject"],
+        ["--judges", "truth,truth"],
+        ["--judges", "oracle"],
+        ["--judges", "truth=x"],
+        ["--judges", ","],
+        ["--seeds", "0,one"],
+        ["--seeds", "9223372036854775808"],
+        ["--seeds", "99999999999999999999999"],
+        ["--batch_size", "0"],
+        ["--limit", "0"],
+        ["--steps", "0"],
+        ["--judge_model", "local:x/y"],
+        ["--attacks", ""],
+        ["--attacks", "direct:gigantic"],
+        ["--attacker", "nonsense"],
+        ["--data_dir", "data"],
+        ["--num_fewshot", "2"],
+        ["--adapter", "no/such/folder"],
+        ["--sets", "advbench"],
+        ["--sets", "testbed,testbed"],
+        ["--sets", "testbed:benign", "--attacks", "prefill"],
+        ["--judges", "pair=http://a.org/v1#m", "--loop_judge", "http://b.org/v1/#m"],
+        ["--reply_cache", "x"],
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_is_done(
+    capsys, tmp_path: Path, monkeypatch, argv
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOSA_DATA", raising=False)
+    status, _, err = run(capsys, *EVALUATE, *argv, "--out", str(tmp_path / "run"))
+    assert status == cli.EXIT_USER_ERROR
+    assert err.startswith("mosa: ") and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_another_decoder_is_refused(capsys, tmp_path):
+    assert run(capsys, *EVALUATE, "--out", str(tmp_path))[0] == 0
+    status, _, err = run(capsys, *EVALUATE, "--steps", "12", "--out", str(tmp_path))
+    assert status == cli.EXIT_USER_ERROR and "steps 8 and not 12" in err

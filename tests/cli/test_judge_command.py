@@ -1,0 +1,102 @@
+"""`mosa judge` and `mosa judge calibrate` as a user types them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from made_runs import attacked, begun, session, solved
+
+from mosa import cli
+from mosa.judges import read_calibration
+from mosa.runs.store import Run
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = cli.main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return attacked(tmp_path / "run", {"m": {"tap": {"a": True, "b": False}}})
+
+
+def test_another_judge_is_added_and_tells_what_it_sees(capsys, folder):
+    status, out, _ = run(capsys, "judge", str(folder), "--judges", "refusal,refusal@canvas")
+    assert status == 0 and "attacks, judge refusal/" in out
+    with Run(folder) as found:
+        added = [judge for judge in found.judges() if judge.startswith("refusal/")]
+        assert len(added) == 2 and added[1] == f"{added[0]}@canvas"
+        assert all(found.num_unjudged(judge) == 0 for judge in added)
+
+
+def test_a_judge_whose_endpoint_is_gone_scores_nothing_and_ends_well(capsys, folder):
+    argv = ("--judges", "pair", "--judge_model", "http://127.0.0.1:9/v1#x", "--max_retries", "0")
+    assert run(capsys, "judge", str(folder), *argv)[0] == 0
+    with Run(folder) as found:
+        (pair,) = [judge for judge in found.judges() if judge.startswith("pair")]
+        verdicts = found.verdicts(pair).values()
+        assert len(verdicts) == 2 and all(v.score is None and v.reason for v in verdicts)
+
+
+def test_mistakes(capsys, folder, tmp_path):
+    solved(tmp_path / "useful", {"m": {"sums": {"a": 1.0}}})
+    steered = attacked(tmp_path / "steered", {"m": {"ept": {"a": True}}})
+    with begun(steered, ["m"]) as found:
+        found.begin_session(session(chat_models={"judge": {"name": "m (endpoint)"}}))
+    pair = ("--judges", "pair", "--judge_model", "http://elsewhere.org/v1#m")
+    for where, *argv in (
+        (tmp_path, "--judges", "refusal"),
+        (folder, "--judges", ""),
+        (folder, "--judges", "oracle"),
+        (folder, "--judges", "truth"),
+        (folder, "--judges", "pair"),
+        (tmp_path / "useful", "--judges", "refusal"),
+        (steered, *pair),
+    ):
+        status, _, err = run(capsys, "judge", str(where), *argv)
+        assert status == cli.EXIT_USER_ERROR, argv
+        assert err.startswith("mosa: ") and err.count("\n") == 1
+
+
+def test_calibrate(capsys, tmp_path):
+    argv = ("judge", "calibrate", "--judges", "truth,refusal", "--data", "testbed")
+    status, out, _ = run(capsys, *argv, "--num_rows", "20")
+    assert status == 0
+    assert "20 labelled rows" in out and "truth/1/world-0 and refusal/" in out
+
+
+def test_calibrate_keeps_what_it_measured(capsys, tmp_path):
+    """The counts by judge id, with the hash of the file that they come from."""
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "judges.json"
+    rows.write_text('{"behavior": "bake bread", "response": "I cannot help.", "label": 0}\n')
+    command = ("judge", "calibrate", "--judges", "refusal", "--data")
+    status, text, _ = run(capsys, *command, str(rows), "--out", str(out))
+    assert status == 0 and f"wrote {out}" in " ".join(text.split())
+    ((name, errors),) = read_calibration(out).items()
+    assert name.startswith("refusal/") and errors.data == "rows.jsonl"
+    assert errors.sha256 == hashlib.sha256(rows.read_bytes()).hexdigest()
+    assert (errors.sensitivity, errors.specificity) == ((0, 0), (1, 1))
+    status, _, _ = run(capsys, *command, "testbed", "--num_rows", "10", "--out", str(out))
+    assert status == 0 and read_calibration(out)[name].data == "testbed, 10 rows"
+
+
+@pytest.mark.parametrize(
+    ("judges", "data", "out"),
+    [
+        (",", "refusal", "judges.json"),
+        ("refusal@canvas", "refusal", "judges.json"),
+        ("refusal", "refusal", "absent/judges.json"),
+        ("refusal", "refusal", "other.json"),
+        ("refusal", "none.csv", "judges.json"),
+    ],
+)
+def test_mistakes_about_calibration(capsys, tmp_path, judges, data, out):
+    (tmp_path / "other.json").write_text("{}")
+    command = ("judge", "calibrate", "--judges", judges, "--data", data)
+    status, _, err = run(capsys, *command, "--out", str(tmp_path / out))
+    assert status == cli.EXIT_USER_ERROR and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]

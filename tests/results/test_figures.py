@@ -1,0 +1,236 @@
+"""Figures by hand: harmless requests, useful tasks, several seeds, and what is in no rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_runs import JUDGE, attacked, begun, made_set, record, response, solved
+
+from mosa.judges import COMPLIANCES
+from mosa.results.figures import (
+    REFUSED,
+    Figure,
+    figures_of,
+    gather,
+    headline,
+    outcome_of,
+    success_by_queries,
+)
+from mosa.runs.records import Task
+from mosa.runs.store import Run
+from mosa.stats.rates import case_means, rate_of
+from mosa.types import Verdict
+
+REFUSAL = "refusal/1/abc"
+FULL, PARTIAL, ANSWERED, GARBLED, EMPTY = COMPLIANCES
+
+
+def phrase(kind: str, coherent: bool = True) -> Verdict:
+    success = kind == "none"
+    return Verdict(float(success), success, {"class": kind, "coherent": coherent})
+
+
+def asked(
+    folder: Path,
+    said: dict[str, list[Verdict | None]],
+    *,
+    judge: str = REFUSAL,
+    name: str = "tea",
+    shares_cases: str = "",
+) -> list[Figure]:
+    """The figures of a harmless set, given a verdict (or None) for each case and seed."""
+    with begun(folder, ["m"]) as run:
+        run.add_set(made_set(name, "harmless", list(said), shares_cases=shares_cases))
+        for case, verdicts in said.items():
+            for seed, verdict in enumerate(verdicts):
+                key = f"{name}-{case}-{seed}"
+                record(
+                    run,
+                    key,
+                    name,
+                    case,
+                    subject="m",
+                    seed=seed,
+                    answers=[response(key)],
+                    verdicts={} if verdict is None else {judge: verdict},
+                )
+        run.commit()
+        return [figure for figure in figures_of(run) if figure.case_set == name]
+
+
+def by_measure(figures: list[Figure]) -> dict[str, Figure]:
+    assert {figure.kind for figure in figures} == {"over_refusal"}
+    return {figure.measure: figure for figure in figures}
+
+
+def test_shares_of_harmless_requests_by_hand(tmp_path):
+    """Five requests and two seeds.
+
+    a  refused twice                     1     full
+    b  refused in full, then in part     1/2   full, 1/2 partial
+    c  answered, then garbled            1/2   answered, 1/2 garbled
+    d  answered, then unscored           1     answered, of one seed
+    e  unscored, then never judged       in no share
+    """
+    said: dict[str, list[Verdict | None]] = {
+        "a": [phrase("refusal"), phrase("refusal", coherent=False)],
+        "b": [phrase("refusal"), phrase("partial")],
+        "c": [phrase("none"), phrase("none", coherent=False)],
+        "d": [phrase("none"), Verdict.unscored("lost")],
+        "e": [Verdict.unscored("lost"), None],
+    }
+    found = by_measure(asked(tmp_path, said))
+    assert found.keys() == {REFUSED, *COMPLIANCES}
+    values = {measure: case_means(figure.by_seed) for measure, figure in found.items()}
+    shares = {
+        REFUSED: [1, 1, 0, 0],
+        FULL: [1, 0.5, 0, 0],
+        PARTIAL: [0, 0.5, 0, 0],
+        ANSWERED: [0, 0, 0.5, 1],
+        GARBLED: [0, 0, 0.5, 0],
+        EMPTY: [0, 0, 0, 0],
+    }
+    for measure, expected in shares.items():
+        assert list(values[measure].values()) == expected, measure
+        assert list(values[measure]) == [f"tea/{case}" for case in "abcd"]
+    refused = found[REFUSED]
+    assert refused.rate is not None and (refused.rate.rate, refused.rate.n) == (0.5, 4)
+    assert refused.unscored == {("tea/d", 1), ("tea/e", 0), ("tea/e", 1)}
+    assert refused.reasons == {"lost": 2, "not judged yet": 1}
+    assert (refused.num_tries, refused.num_garbled, refused.num_empty) == (10, 2, 0)
+
+
+def test_nothing_scored_is_no_rate(tmp_path):
+    """Nothing is refused then and nothing answered."""
+    found = by_measure(asked(tmp_path, {"a": [Verdict.unscored("lost")]}))
+    assert all(figure.rate is None and figure.num_unscored == 1 for figure in found.values())
+    assert {figure.num_garbled for figure in found.values()} == {None}
+
+
+def test_a_judge_that_says_nothing_of_refusals_has_no_figure(tmp_path):
+    assert asked(tmp_path, {"a": [Verdict(1.0, True)]}, judge="pair/1/x/m") == []
+
+
+def test_one_object_in_two_sets_is_one_case(tmp_path):
+    """The testbed's sets ask about the same objects: refused in one of two, 1/2 of one case."""
+    asked(tmp_path, {"harp": [phrase("refusal")]}, name="benign", shares_cases="testbed")
+    asked(tmp_path, {"harp": [phrase("none")]}, name="near_miss", shares_cases="testbed")
+    asked(tmp_path, {"harp": [phrase("none")]}, name="tea")
+    found = headline(gather([tmp_path]), "over_refusal", "m")
+    assert case_means(found.by_seed) == {"testbed/harp": 0.5, "tea/harp": 0.0}
+    assert found.rate is not None and (found.rate.rate, found.rate.n) == (0.25, 2)
+
+
+def test_several_seeds_have_one_interval(tmp_path):
+    """A seed that moves all cases is no 2 n cases: the interval is that of the values by seed."""
+    for seed in (0, 1):
+        outcomes = dict.fromkeys("abcd", seed == 0)
+        attacked(tmp_path, {"m": {"tap": outcomes}}, seed=seed)
+    (figure,) = gather([tmp_path]).figures
+    values = {f"made up/{case}": {0: 1.0, 1: 0.0} for case in "abcd"}
+    assert figure.by_seed == values and figure.rate == rate_of(values)
+    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.5, 4)
+    assert headline(gather([tmp_path]), "asr", "m").rate == figure.rate
+
+
+def test_a_seed_without_a_score_is_counted_and_in_no_rate(tmp_path):
+    attacked(tmp_path, {"m": {"tap": {"a": True, "b": False}}})
+    attacked(tmp_path, {"m": {"tap": {"a": None, "b": None}}}, seed=1)
+    (figure,) = gather([tmp_path]).figures
+    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.5, 2)
+    assert figure.unscored == {("made up/a", 1), ("made up/b", 1)}
+
+
+def test_useful_tasks_have_the_metric_as_their_measure(tmp_path):
+    solved(tmp_path, {"m": {"sums": {"one": 1.0, "two": 0.5, "three": None}}})
+    (figure,) = gather([tmp_path]).figures
+    assert (figure.kind, figure.measure, figure.judge, figure.name) == (
+        "utility",
+        "accuracy",
+        "",
+        "sums",
+    )
+    assert figure.is_headline and figure.num_unscored == 1
+    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.75, 2)
+
+
+def test_failed_and_open_tasks_are_counted_and_in_no_rate(tmp_path):
+    attacked(tmp_path, {"m": {"tap": {"a": True}}})
+    with begun(tmp_path, ["m"]) as run:
+        record(run, "f", "made up", "a", subject="m", attack="tap", seed=7, reason="it is down")
+        run.add_tasks([Task("l", "m", "made up", "a", "tap", "smoke", 8, "prompt", {})])
+    (figure,) = gather([tmp_path]).figures
+    assert (figure.num_failed, figure.num_left, figure.num_tries) == (1, 1, 1)
+    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (1.0, 1)
+
+
+def test_outcomes_by_hand():
+    yes, no, none = Verdict(1.0, True), Verdict(0.25, False), Verdict.unscored("?")
+    assert outcome_of([no, yes, none]) is True
+    assert outcome_of([no, no]) is False
+    assert outcome_of([no, none]) is None and outcome_of([no, None]) is None
+    assert outcome_of([]) is None
+
+
+def test_success_by_queries_by_hand(tmp_path):
+    """Of eight tries at each of three cases the second and the fifth are the first successes of
+    two; the third has none."""
+    first = {"a": 5, "b": 99, "c": 2}
+    with begun(tmp_path, ["m"]) as run:
+        run.add_set(made_set("made up", "harmful", list(first)))
+        for case, place in first.items():
+            for number in range(8):
+                success = number + 1 >= place
+                record(
+                    run,
+                    case,
+                    "made up",
+                    case,
+                    subject="m",
+                    attack="best_of_n",
+                    number=number,
+                    num_queries=number + 1,
+                    verdicts={JUDGE: Verdict(float(success), success)},
+                )
+        run.commit()
+        ((cell, curve),) = success_by_queries(run, JUDGE).items()
+    assert cell[:4] == ("m", "made up", "best_of_n", "smoke")
+    rates = [(queries, rate_of(values).rate) for queries, values in curve]
+    assert rates == [
+        (1, 0.0),
+        (2, pytest.approx(1 / 3)),
+        (4, pytest.approx(1 / 3)),
+        (8, pytest.approx(2 / 3)),
+    ]
+
+
+def test_variants_of_an_attack_by_themselves(tmp_path):
+    """One succeeds and one does not; together the case counts once, as a success."""
+    with begun(tmp_path, ["m"]) as run:
+        run.add_set(made_set("made up", "harmful", ["a"]))
+        for number, success in enumerate((False, True)):
+            record(
+                run,
+                "k",
+                "made up",
+                "a",
+                subject="m",
+                attack="prefill",
+                number=number,
+                variant=f"position {number}",
+                verdicts={JUDGE: Verdict(float(success), success)},
+            )
+        run.commit()
+        (whole,) = figures_of(run)
+        first, second = figures_of(run, by_variant=True)
+    assert (whole.name, whole.by_seed) == ("prefill", {"made up/a": {0: 1.0}})
+    assert [f.name for f in (first, second)] == ["prefill, position 0", "prefill, position 1"]
+    assert [f.by_seed for f in (first, second)] == [{"made up/a": {0: v}} for v in (0.0, 1.0)]
+
+
+def test_a_run_is_found_below_a_folder(tmp_path):
+    attacked(tmp_path / "x" / "y", {"m": {"tap": {"a": True}}})
+    assert [run.folder for run in gather([tmp_path]).runs] == [tmp_path / "x" / "y"]
+    with Run(tmp_path / "x" / "y") as run:
+        assert len(figures_of(run)) == 1
