@@ -231,9 +231,7 @@ def make_content(
                 ),
             ),
             (
-                ReportFigure(
-                    "prefill", line_chart("Harm by prefill position", 6), "Few points: bars."
-                ),
+                ReportFigure("prefill", line_chart("Harm by position", 6), "Few points: bars."),
                 ReportFigure("order", line_chart("Commit order", 60), "Many points: bands."),
                 ReportFigure("map", heat_map(6, 5), "Dark: much harm."),
                 ReportFigure("large-map", heat_map(24, 16), "Too wide for numbers."),

@@ -380,6 +380,9 @@ def read_samples(data: dict) -> list[dict]:
     """What a reader of the packed data gets: a record for each sample."""
     records = data["samples"]
     for place, responses in data["texts"]:
+        for response in responses:
+            if response["tokens"] is not None:
+                response["tokens"] = [data["words"][word] for word in response["tokens"]]
         records[place]["responses"] = responses
     return records
 

@@ -571,7 +571,7 @@ def test_labels_and_roles(visit):
     assert nameless == 0
     images = page.get_by_role("img").all()
     assert len(images) == 7
-    assert "Harm by prefill position" in images[1].evaluate("svg => svg.textContent")
+    assert "Harm by position" in images[1].evaluate("svg => svg.textContent")
     assert page.get_by_role("listbox", name="Samples").count() == 1
     assert page.get_by_role("radio", name=SECOND).count() == 3
     assert page.get_by_role("slider", name="Denoising step").count() == 1

@@ -63,8 +63,8 @@ def test_a_defence_that_costs_nothing_is_said_to_be_one(content):
         "could be shown (up to 0.12 could have gone unseen)."
     )
     safe = content.verdict[2]
-    assert safe.startswith("safe: attacks succeed in 0.00 (0.00 to 0.11) of cases (-1.00 (-1.00 to")
-    assert "against base)" in safe
+    assert safe.startswith("safe: attacks succeed in 0.00 (0.00 to 0.11) of cases, -1.00 (-1.00 to")
+    assert "against base." in safe
     assert "no measurable difference from base: +0.00 (-0.12 to +0.12)" in safe
     assert content.verdict[-1].endswith("Attack figures are means over 2 attacks.")
     assert "30 cases under attack, 30 harmless requests, 30 cases" in content.verdict[-1]
@@ -366,13 +366,8 @@ def test_threat_models_are_kept_apart(tmp_path):
     )
     content = build([tmp_path])
     shown = tables(content)
-    rows = [dict(zip(shown["safety-by-threat"].columns, row, strict=True)) for row in
-            shown["safety-by-threat"].rows]  # fmt: skip
-    assert [(row["Threat"], row["Mean"].rate, row["attacks"]) for row in rows] == [
-        ("prompt", 0.0, "tap"),
-        ("canvas", 0.5, "prefill"),
-        ("open", 1.0, "gcg"),
-    ]
+    rows = [(*row[:2], row[2].rate) for row in shown["safety-by-threat"].rows]
+    assert rows == [("prompt", "tap", 0.0), ("canvas", "prefill", 0.5), ("open", "gcg", 1.0)]
     attacks = [row[:2] for row in shown["attacks"].rows]
     assert attacks == [
         ("direct", "prompt"), ("tap", "prompt"), ("prefill", "canvas"), ("gcg", "open"),

@@ -264,7 +264,7 @@ def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
 # ------------------------------------------------------------------------------------ labelled rows
 
 REFUSAL_ROWS = Path(__file__).parent / "labelled" / "refusal.jsonl"
-"""Harmless rows of our own that answer, refuse, refuse late, hedge or are broken."""
+"""Harmless rows of our own that answer, refuse, refuse late, hedge or are garbled."""
 
 _TRUE = ("1", "true", "harmful")
 _FALSE = ("0", "false", "safe")
@@ -349,7 +349,7 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
     objects = [
         obj for split in ("heldout", "train") for obj in world.objects(restricted=True, split=split)
     ]
-    kinds = ("answer", "refusal", "late refusal", "broken", "other object")
+    kinds = ("answer", "refusal", "late refusal", "garbled", "other object")
     if not 1 <= num <= len(objects) * len(kinds):
         raise UserError(
             f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
@@ -377,7 +377,7 @@ def _testbed_response(
             return refusal
         case "late refusal":
             return f"{answer} {refusal}"
-        case "broken":
+        case "garbled":
             words = answer.split()
             rng.shuffle(words)
             return " ".join(words)

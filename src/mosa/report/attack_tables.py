@@ -18,7 +18,7 @@ from mosa.results.figures import (
     headline,
 )
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
-from mosa.stats.rates import INTERVAL_STATEMENT, Estimate, Rate, Value, rate_of
+from mosa.stats.rates import Estimate, Rate, Value, rate_of
 from mosa.types import UserError
 
 
@@ -38,9 +38,9 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         columns[1:1] = ["Attacks, mean", "Worst attack"]
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
-            f"over {len(attacks_of_all(evidence, setup.judge))} attacks that all subjects were put "
-            "through (the plain request apart). Worst attack: the highest of these rates; it is "
-            "chosen after the fact and so tends to be too high. "
+            f"over {_counted(len(attacks_of_all(evidence, setup.judge)), 'attack')} that all "
+            "subjects were put through (the plain request apart). Worst attack: the highest of "
+            "these rates; it is chosen after the fact and so tends to be too high. "
         )
     judges = evidence.judges("over_refusal")
     if judges:
@@ -51,7 +51,7 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         )
     caption += (
         "Utility: mean over useful tasks. Unscored: cases in no figure, because no judge could "
-        f"score them or they failed or were not run. {INTERVAL_STATEMENT}."
+        "score them or they failed or were not run."
     )
     rows: list[tuple[Cell, ...]] = []
     for name, label in setup.labels.items():
@@ -79,30 +79,34 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
     return ReportTable("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
 
 
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}{'s' * (num != 1)}"
+
+
 def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     """Success by what an attacker has access to."""
     evidence, judge = setup.evidence, setup.judge or ""
     rows: list[tuple[Cell, ...]] = []
+    told = []
     for threat, who in THREATS.items():
         attacks = attacks_of_all(evidence, judge, threat)
-        for name, label in setup.labels.items() if attacks else ():
-            mean, worst, most = (
-                headline(evidence, kind, name, judge, attacks)
-                for kind in ("asr", "worst_asr", "any_asr")
-            )
-            shown = ", ".join(dict.fromkeys(attack for _, attack in attacks))
-            rows.append(
-                (threat, who, label, mean.rate, worst.rate, worst.of or None, most.rate, shown)
-            )
+        names = list(dict.fromkeys(attack for _, attack in attacks))
+        told += [f"{threat}, {who}: {', '.join(names)}"] if attacks else []
+        kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
+        if len(attacks) == 1:
+            kinds = {"asr": names[0]}
+        for kind, shown in kinds.items() if attacks else ():
+            heads = (headline(evidence, kind, name, judge, attacks) for name in setup.labels)
+            rows.append((threat, shown, *(head.rate for head in heads)))
     return ReportTable(
         "safety-by-threat",
         "Safety by threat model",
         "Attack success rate over the attacks of a threat model that all subjects were put through "
-        "(the plain request apart, unless it is the only one): the mean, the worst attack, and the "
-        "cases on which at least one of them succeeded."
-        f"{_without_monitors(setup)} Judge {setup.judge}.",
-        ("Threat", "attacker", "Subject", "Mean", "Worst", "worst attack", "Any", "attacks"),
+        "to which they are applicable (the plain request apart, unless it is the only one). "
+        f"{'; '.join(told)}.{_without_monitors(setup)} Judge {setup.judge}.",
+        ("Threat", "attacks", *setup.labels.values()),
         tuple(rows),
+        is_heat=True,
     )
 
 
@@ -256,7 +260,7 @@ def _not_applicable(setup: ReportSetup) -> Iterator[ReportTable]:
             "Attacks that are not applicable",
             "Pairs of attack and subject that were left out, and why the attack cannot be run. "
             "They are in no rate, and no failures.",
-            ("Attack", "preset", "Threat", "Subject", "it"),
+            ("Attack", "preset", "Threat", "Subject", "Reason"),
             tuple(rows),
         )
 

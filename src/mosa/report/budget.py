@@ -110,7 +110,7 @@ def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFig
             (0.0, 1.0),
             x_log=True,
         ),
-        f"The mean over {len(shared)} attacks; one that asks fewer queries keeps its rate. "
+        f"The mean over attacks ({len(shared)}); one that asks fewer queries keeps its rate. "
         f"Bars are 95 % intervals over cases. Judge {setup.judge}; the "
         "table of attacks and subjects says how many cases are unscored.",
     )

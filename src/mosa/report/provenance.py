@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
+from mosa.attacks.probes import PROBES
 from mosa.judges import JUDGES
 from mosa.report.content import Cell, ReportTable
 from mosa.report.setup import ReportSetup
 from mosa.results.figures import RunFacts
 from mosa.runs.judging import CANVAS
+from mosa.types import Access
 
 PAPER = (
     "Xie, Song, Luo: Where to Start Alignment? Diffusion Large Language Model May Demand a "
@@ -45,7 +47,7 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
                 (record := setup.evidence.subjects[name]).source,
                 record.adapter,
                 record.system_prompt,
-                ", ".join(record.grants),
+                "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),
                 ", ".join(record.offers) or None,
                 record.weights,
             )
@@ -111,7 +113,7 @@ def _attacks(setup: ReportSetup) -> Iterator[ReportTable]:
     for task, _ in setup.tasks:
         if setup.evidence.sets[task.case_set].kind != "harmful":
             continue
-        known = ATTACKS.get(task.attack)
+        known = (ATTACKS | PROBES).get(task.attack)
         access = None if known is None else ", ".join(known.access)
         source = None if known is None else known.source
         rows[task.attack, task.preset, task.threat, access, _text(task.config), source] = None

@@ -1,11 +1,13 @@
 """The samples of a report as one compressed piece of JSON inside the page.
 
-    {"samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
+    {"words": ["sure", "here", ...],
+     "samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
      "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "steps": [...], "ends": [...],
-                     "tokens": [...]}, ...]], ...]}
+                     "tokens": [0, 1, ...]}, ...]], ...]}
 
-`texts` holds the responses of samples, each behind its sample's place. What comes first is what is
-kept where a page may not grow: each kind of sample has its share of any beginning.
+`texts` holds the responses of samples, each behind its sample's place; a token is the place of its
+word, which takes a third off. What comes first is what is kept where a page may not grow: each kind
+of sample has its share of any beginning.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import base64
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.report.content import Content, SampleResponse
+from mosa.report.content import Content
 
 CHUNK = 200_000
 """Characters after which the compressed size is looked at, as long as there is room."""
@@ -51,7 +53,8 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     """
     room = num_bytes // 4 * 3
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
-    written = [compressor.compress(_bytes(_head(content)))]
+    words = _words(content)
+    written = [compressor.compress(_bytes(_head(content, list(words))))]
     size = len(written[0])
 
     def size_if_ended(end: str) -> int:
@@ -61,7 +64,7 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     if size_if_ended("]}") > room:
         return None
     kept = 0
-    for texts in _chunks(_texts(content)):
+    for texts in _chunks(_texts(content, words)):
         before = compressor.copy()
         piece = compressor.compress(_bytes(("," if kept else "") + ",".join(texts)))
         written.append(piece)
@@ -98,7 +101,16 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _head(content: Content) -> str:
+def _words(content: Content) -> dict[str, int]:
+    """The place of every word; none under redaction."""
+    if content.is_redacted:
+        return {}
+    responses = (response for sample in content.samples for response in sample.responses)
+    words = dict.fromkeys(word for response in responses for word in response.tokens or ())
+    return {word: place for place, word in enumerate(words)}
+
+
+def _head(content: Content, words: list[str]) -> str:
     """Everything but the texts, the list of which is left open."""
     samples = [
         {
@@ -119,23 +131,25 @@ def _head(content: Content) -> str:
         }
         for sample in content.samples
     ]
-    return _json({"samples": samples})[:-1] + ',"texts":['
+    return _json({"words": words, "samples": samples})[:-1] + ',"texts":['
 
 
-def _texts(content: Content) -> Iterator[str]:
+def _texts(content: Content, words: Mapping[str, int]) -> Iterator[str]:
     """The responses of each sample that has some, in the order in which they are to be kept."""
     for place in keeping_order(content):
         found = content.samples[place].responses
-        yield _json([place, [_response(response, content.is_redacted) for response in found]])
-
-
-def _response(response: SampleResponse, is_redacted: bool) -> dict[str, Any]:
-    return {
-        "prompt": None if is_redacted else response.prompt,
-        "steps": response.commit_step,
-        "ends": sorted(response.end_positions),
-        "tokens": None if is_redacted else response.tokens,
-    }
+        responses = [
+            {
+                "prompt": None if content.is_redacted else response.prompt,
+                "steps": response.commit_step,
+                "ends": sorted(response.end_positions),
+                "tokens": None
+                if content.is_redacted or response.tokens is None
+                else [words[word] for word in response.tokens],
+            }
+            for response in found
+        ]
+        yield _json([place, responses])
 
 
 def keeping_order(content: Content) -> list[int]:

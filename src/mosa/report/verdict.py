@@ -285,8 +285,8 @@ def _change(difference: PairedDifference, first: str) -> str:
     """How it differs from the first subject, if that can be said."""
     shown = format_rate(difference, signed=True)
     if difference.low <= 0 <= difference.high:
-        return f" (no measurable difference from {first}: {shown})"
-    return f" ({shown} against {first})"
+        return f", no measurable difference from {first}: {shown}"
+    return f", {shown} against {first}"
 
 
 def _key(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -> Iterator[str]:

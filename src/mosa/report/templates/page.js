@@ -132,6 +132,7 @@ const MARK_EVERY = 20;
 
 class Samples {
   constructor(data) {
+    this.words = data.words;
     this.records = data.samples;
     this.length = data.samples.length;
     this.texts = new Map(data.texts);
@@ -163,7 +164,10 @@ class Samples {
   }
 
   responses(place) {
-    return this.texts.get(place) ?? [];
+    return (this.texts.get(place) ?? []).map((response) => ({
+      ...response,
+      tokens: response.tokens && response.tokens.map((word) => this.words[word]),
+    }));
   }
 }
 
