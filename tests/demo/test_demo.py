@@ -87,7 +87,7 @@ def test_report_tables_and_closing_lines(out):
     assert all(label in html for label in demo.LABELS.values())
     with (out / "tables" / "scoreboard.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["Model"] for row in rows] == list(demo.LABELS.values())
+    assert [row["Subject"] for row in rows] == list(demo.LABELS.values())
     lines = closing_lines(out, TOY)
     assert len(lines) == 5
     assert str(out / "report.html") in lines[-1]
