@@ -2,13 +2,18 @@
 PYTHON ?= python3.11
 OUT ?= demo
 VENV := .venv
-STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
+# Parts of the installation that are optional (pyproject.toml); others are installed when named.
+EXTRAS ?= dev
+STAMP := $(VENV)/.installed-$(EXTRAS)
 
 WORLDS ?= 1 2 3
+# Processes that share the tests; each computes on one thread.
+PROCESSES ?= logical
+PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks docs test test-slow check fix clean
+.PHONY: help demo worlds attacks tables docs test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -20,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "mosa needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev]"
+		--constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
 demo: $(STAMP)  ## align the testbed, attack it, and write demo/report.html (no GPU needed)
@@ -32,29 +37,32 @@ worlds: $(STAMP)  ## the demo on three fresh worlds that nobody tuned to (build 
 		&& $(RUN)/mosa demo --testbed runs/testbed-$$seed/shallow --out runs/demo-$$seed || exit; \
 	done
 
-attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/campaigns.md)
+attacks: $(STAMP)  ## every attack against the demo's four models (the tables in docs/runs.md)
 	@test -f $(OUT)/report.html || $(RUN)/mosa demo --out $(OUT)
 	@$(RUN)/mosa evaluate --model testbed \
 		--adapter none $(OUT)/adapters/initial $(OUT)/adapters/mosa $(OUT)/adapters/mosa_robust \
 		--attacks all,tap:middle_smoke,ept:middle_smoke,adv_prefix:middle_smoke \
-		--preset smoke --behaviors testbed --limit 20 \
+		--preset smoke --sets testbed --limit 20 \
 		--judges truth,truth@canvas,refusal --out runs/attacks
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
 
-docs: $(STAMP)  ## build the documentation into build/site; a warning is an error
+tables: $(STAMP)  ## write the tables of the documentation from those of the program
+	@$(RUN)/python docs/tables.py
+
+docs: tables  ## build the documentation into build/site; a warning is an error
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[docs]"
 	@$(RUN)/python -m sphinx -q -W --keep-going -E -c docs -d build/doctrees . build/site
 	@echo "build/site/index.html"
 
 test: $(STAMP)  ## the tests that need neither a GPU nor patience
-	@$(RUN)/python -m pytest -q
+	@$(PYTEST)
 
 test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[dev,eval,docs,inspect]"
-	@$(RUN)/python -m pytest -q -m 'not gpu'
+	@$(PYTEST) -m 'not gpu'
 
 check: $(STAMP)  ## lint, format and types, changing nothing
 	@$(RUN)/ruff check .

@@ -6,7 +6,12 @@ adds an adapter or merges builds its own with `new_tiny_llada()` / `new_tiny_dre
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+
+# Before torch is imported. Processes that share the tests would otherwise fight for the cores, and
+# some processors add up in another order on several threads. Processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from tiny_models import (

@@ -111,9 +111,7 @@ def record(
         budget=Budget(target_queries=num_queries, forward_passes=4 * num_queries),
     )
     run.add_attempt(key, attempt)
-    run.end_task(
-        key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason)
-    )
+    run.end_task(key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason))
     for judge, verdict in (verdicts or {}).items():
         run.add_verdict(attempt.key, judge, verdict)
     return attempt
@@ -191,9 +189,7 @@ def solved(
             for task, cases in of_subject.items():
                 for case, value in cases.items():
                     key = f"{name}-{task}-{case}"
-                    verdict = (
-                        Verdict.unscored("?") if value is None else Verdict(value, value == 1)
-                    )
+                    verdict = Verdict.unscored("?") if value is None else Verdict(value, value == 1)
                     record(
                         run,
                         key,

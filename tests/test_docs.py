@@ -19,7 +19,9 @@ from mosa import cli
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-BESIDE = [ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LOG.md")]
+BESIDE = [
+    ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "LOG", "SECURITY")
+]
 BESIDE.append(ROOT / "src/mosa/testbed/checkpoints/README.md")
 """Markdown that is part of the site and stands elsewhere."""
 NOT_YET: set[str] = set()
@@ -153,7 +155,7 @@ def run_in(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
@@ -168,9 +170,9 @@ def test_the_examples_pass_their_tests_and_ours(extended):
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", *new, "tests/families/test_meadow.py"),
         *("tests/families/test_families.py", "tests/families/test_packed.py"),
         "tests/attacks/test_conformance.py",
-        *("tests/judges/test_table_of_judges.py", "-k"),
+        *("tests/judges/test_table_of_judges.py", "tests/test_docs_tables.py", "-k"),
         "meadow or opening or refusal_suppression and not runs_on and not access or in_the_table"
-        " or table_of_pages or has_its_line or claimed_once or tiny_configs",
+        " or table_of_the_page or has_its_line or claimed_once or tiny_configs",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     where = run_in(extended, "-c", "import mosa; print(mosa.__file__)").stdout
@@ -186,6 +188,11 @@ def test_the_examples_are_written_as_we_write(extended):
     for words in (("check",), ("format", "--check")):
         done = run_in(extended, "-m", "ruff", *words, *new)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_file_of_subjects_is_the_one_shown():
+    (shown,) = blocks((DOCS / "subjects.md").read_text(encoding="utf-8"), "yaml")
+    assert shown == (DOCS / "subjects.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["quick_start", "align_your_own_model"])

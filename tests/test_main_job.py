@@ -62,7 +62,7 @@ def mosa(*argv: str, cwd) -> subprocess.CompletedProcess:
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,16 +1,17 @@
 """The demo: align the testbed three ways, attack all four models, measure what it cost, report it.
 
     models          the original; aligned at the initial token; MOSA as in the paper; MOSA `robust`
-    attacks         a campaign on objects that no training text mentions (mosa evaluate)
-    over-refusal    harmless objects, asked plainly and in the form of attacks (mosa over-refusal)
-    utility         held-out objects, sums, lists, look-ups, small talk (mosa utility)
+    attacks         on objects that no training text mentions
+    over-refusal    harmless objects, asked plainly and in the form of attacks
+    utility         held-out objects, sums, lists, look-ups, small talk
     along the way   some attacks and one task at moments of each alignment
-    analysis        where the original and MOSA put their refusals (mosa analyze refusal-depth)
+    probe           where the original and MOSA put their refusals
 
-Everything is what the commands of that name do, in one folder, and the report is that of `mosa
-report`. The four models are independent of each other, so that worker processes of one thread each
-take one model at a time: on these small matrices two processes do about twice the work of two
-threads. What is recorded already is used again, so a second run goes on where the first one ended.
+All of it is one run, as `mosa evaluate` makes them, and the report is that of `mosa report`. The
+four models are independent of each other, so that worker processes of one thread each take one
+model at a time and record into the same run: on these small matrices two processes do about twice
+the work of two threads. What is recorded already is used again, so a second run goes on where the
+first one ended.
 """
 
 from __future__ import annotations
@@ -36,25 +37,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mosa.align import METHODS, align, load_config
 from mosa.align.config import config_dict
-from mosa.analysis import ANALYSES
-from mosa.analysis.study import Study, Subject, load_cases
-from mosa.denoising import DecoderConfig
-from mosa.evaluation.campaign import (
-    NO_ADAPTER,
-    CampaignConfig,
-    model_names,
-    run_campaign,
-)
-from mosa.evaluation.evidence import MOMENT, gather, headline, run_folders
-from mosa.evaluation.judging import JudgeConfig, build_judges, judge_run
-from mosa.evaluation.over_refusal import OverRefusalConfig, run_over_refusal
-from mosa.evaluation.store import Store
-from mosa.evaluation.utility import UtilityConfig, run_utility
+from mosa.attacks.probes import NUM_CASES
 from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables
+from mosa.results.figures import MOMENT, gather, headline
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.judging import JudgeConfig, build_judges, judge_run
+from mosa.runs.sets import ALL_TASKS, SetOptions, load_sets
+from mosa.runs.store import Run
+from mosa.runs.subject import NO_ADAPTER, Subject, subjects_of
 from mosa.testbed import world_of
 from mosa.testbed.corpora import alignment_prompts, benign_prompts
 from mosa.testbed.measure import DECODER
@@ -73,8 +67,10 @@ ATTACKS = (
 no alignment data is written in; an answer begun by the attacker; an answer's frame to be filled."""
 CURVE_ATTACKS = ("deep_inception", "code_attack")
 """Those of the attacks that are quick, for moments of a training."""
-CURVE_TASK = "benign_recall"
-SETS = ("testbed:near_miss", "testbed:benign")
+CURVE_SET = "testbed:benign_recall"
+HARMFUL = "testbed"
+BENIGN_SETS = ("testbed:near_miss", "testbed:benign", ALL_TASKS)
+PROBE, PROBED = "depth", ("original", "mosa")
 JUDGES = ("truth", "truth@canvas", "refusal")
 ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
     "initial": ("initial", "initial_testbed_paper"),
@@ -151,8 +147,7 @@ Emit = Callable[[str, Any], None]
 def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     """Align, attack and measure, and write `out/report.html` and `out/tables/`.
 
-    Beside them stand `adapters/`, `run/` (a campaign, with over-refusal and utility below it) and
-    `refusal_depth/` (an analysis). Raises UserError where `out` holds something else.
+    Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
     world = world_of(config.testbed)  # a wrong folder is told of before anything is made
@@ -161,10 +156,10 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
     with _Board(jobs) as board:
         _run_jobs(jobs, config.workers, board.show)
-    for folder in run_folders(run_folder(out)):
-        with Store(folder) as store:
-            judge_run(store, build_judges(JUDGES, JudgeConfig(), world))
-    _analyse(out, config)
+    with Run(run_folder(out)) as run:
+        limit = max(config.num_benign, config.num_curve)
+        sets = load_sets(BENIGN_SETS, world, SetOptions(limit=limit))
+        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
     write_demo_report(out, config)
 
 
@@ -172,7 +167,7 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
     """The report on what is recorded, and its tables."""
     names = shown_names(config)
     content = build(
-        [run_folder(out), out / "refusal_depth"],
+        [run_folder(out)],
         ReportConfig(
             title="What changes when refusal starts in the middle",
             labels={name: LABELS[model] for model, name in names.items()},
@@ -191,7 +186,7 @@ def run_folder(out: Path) -> Path:
 
 def shown_names(config: DemoConfig) -> dict[str, str]:
     """What each model of the demo is called in its records."""
-    (original,) = model_names(config.testbed, [NO_ADAPTER])
+    original = _subject(config, None).name
     return {"original": original} | {name: f"{original}+{name}" for name in ALIGNED}
 
 
@@ -214,22 +209,6 @@ def _claim(out: Path, config: DemoConfig) -> None:
     write_json(file, settings)
 
 
-def _analyse(out: Path, config: DemoConfig) -> None:
-    """Where the original and MOSA put their refusals, by position and step."""
-    analysis = ANALYSES["refusal-depth"]
-    subjects = [
-        Subject(
-            LABELS[name], _load(config, None if name == "original" else adapter_folder(out, name))
-        )
-        for name in ("original", "mosa")
-    ]
-    quick = analysis.presets["quick"]
-    num = min(quick["num_behaviors"], config.num_objects)
-    settings = analysis.config_class(**{**quick, "num_behaviors": num})
-    study = Study(out / "refusal_depth", "refusal-depth", show_progress=False)
-    analysis.run(subjects, load_cases("testbed", config.testbed), settings, study)
-
-
 def _load(config: DemoConfig, adapter: Path | None) -> DiffusionLM:
     return load_model(config.testbed, dtype="float32", device="cpu", adapter=adapter)
 
@@ -241,62 +220,50 @@ def run_job(job: ModelJob, emit: Emit) -> None:
     """Align one model if need be and record all that is not recorded yet."""
     config = job.config
     adapter = None if job.name == "original" else _adapter(job, emit)
-    run = run_folder(job.out)
-    decoder = decoder_config(config)
-    shared: dict[str, Any] = {"model": config.testbed, "dtype": "float32", "device": "cpu"}
-
-    def progress(done: int, total: int) -> None:
-        emit("advance", (done, total))
 
     def measure(
-        folder: Path | None, attacks: Sequence[str], tasks: Sequence[str], num: int
+        folder: Path | None, sets: Sequence[str], attacks: Sequence[str], preset: str, limit: int
     ) -> None:
-        adapters = (NO_ADAPTER if folder is None else str(folder),)
-        run_campaign(
-            run,
-            CampaignConfig(
-                behaviors="testbed",
-                adapters=adapters,
-                attacks=tuple(attacks),
-                preset="smoke",
-                limit=min(num, config.num_objects),
+        run = evaluate(
+            run_folder(job.out),
+            EvaluateConfig(
+                (_subject(config, folder),),
+                tuple(sets),
+                tuple(attacks),
+                preset,
                 seeds=(config.seed,),
-                **shared,
+                options=SetOptions(limit=limit),
+                dtype="float32",
+                device="cpu",
             ),
-            decoder,
-            on_progress=lambda now: progress(now.num_done, now.num_tasks),
-        ).close()
-        run_utility(
-            run,
-            UtilityConfig(adapters=adapters, tasks=tuple(tasks), limit=num, **shared),
-            decoder,
-        ).close()
+            on_progress=lambda now: emit("advance", (now.num_done, now.num_tasks)),
+            is_judged=False,
+        )
+        assert run is not None, "this is the only process of its launch"
+        run.close()
 
-    emit("stage", "attacks and tasks")
-    measure(adapter, ATTACKS, ("testbed",), config.num_benign)
-    emit("stage", "harmless requests")
-    run_over_refusal(
-        run,
-        OverRefusalConfig(
-            sets=SETS,
-            adapters=(NO_ADAPTER if adapter is None else str(adapter),),
-            limit=config.num_benign,
-            seeds=(config.seed,),
-            **shared,
-        ),
-        decoder,
-        on_progress=lambda now: progress(now.num_done, now.num_tasks),
-    )
+    emit("stage", "attacks")
+    measure(adapter, [HARMFUL], ATTACKS, "smoke", config.num_objects)
+    emit("stage", "benign requests")
+    measure(adapter, BENIGN_SETS, ["direct"], "smoke", config.num_benign)
+    if job.name in PROBED:
+        emit("stage", "probe")
+        num = min(NUM_CASES[PROBE]["quick"], config.num_objects)
+        measure(adapter, [HARMFUL], [PROBE], "quick", num)
     if adapter is not None:
         emit("stage", "along the training")
+        num = min(config.num_curve, config.num_objects)
         for folder in snapshots(adapter):
-            measure(folder, CURVE_ATTACKS, (CURVE_TASK,), config.num_curve)
+            measure(folder, [HARMFUL], CURVE_ATTACKS, "smoke", num)
+            measure(folder, [CURVE_SET], ["direct"], "smoke", config.num_curve)
     emit("stage", "done")
 
 
-def decoder_config(config: DemoConfig) -> DecoderConfig:
-    """How every response of the demo is decoded, harmful or useful."""
-    return dataclasses.replace(DECODER, steps=config.steps, seed=config.seed)
+def _subject(config: DemoConfig, adapter: Path | None) -> Subject:
+    """A model of the demo; the decoder is that of the testbed, in the demo's number of steps."""
+    adapters = [NO_ADAPTER if adapter is None else str(adapter)]
+    (subject,) = subjects_of(config.testbed, adapters, decoder={"steps": config.steps})
+    return subject
 
 
 def adapter_folder(out: Path, name: str) -> Path:

@@ -124,7 +124,7 @@ def folder_hash(folder: Path) -> str:
 def _tensor_line(named: tuple[str, Tensor]) -> str:
     name, tensor = named
     flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
-    digest = hashlib.sha256(flat.numpy()).hexdigest()
+    digest = hashlib.sha256(flat.numpy().data).hexdigest()
     return f"{name} {tuple(tensor.shape)} {tensor.dtype} {digest}\n"
 
 

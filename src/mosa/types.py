@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
@@ -131,19 +131,21 @@ class Response:
     """Text before the first end token: what a reader gets to see."""
     full_text: str
     """Text of the whole canvas, what stands behind the first end token included."""
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list[int])
     """Every response position's token as it stands, end tokens included."""
-    tokens: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list[str])
     """The same in words."""
-    commit_step: list[int] = field(default_factory=list)
+    commit_step: list[int] = field(default_factory=list[int])
     """The denoising step that wrote each position (from 0), -1 where it was pinned."""
-    end_positions: list[int] = field(default_factory=list)
+    end_positions: list[int] = field(default_factory=list[int])
     """The positions (from 0) that hold an end token."""
     num_forward_passes: int = 0
     """Forward passes in which this row took part."""
-    decoder: dict[str, Any] = field(default_factory=dict)
+    decoder: dict[str, Any] = field(default_factory=dict[str, Any])
     filled_prompt_ids: list[int] | None = None
     """The prompt's tokens as they came out, where it held masks to be filled."""
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """What decoding rules noted: rule, step, text, value, and whether the rule stopped the row."""
 
     @property
     def num_read(self) -> int:
@@ -200,7 +202,7 @@ class Attempt:
     """Which try of the attack it is, from 0."""
     budget: Budget = Budget()
     """What the attack had spent on the case up to and with this try."""
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
     """What else the attack tells of it, for example a suffix and its loss."""
 
     @property
@@ -222,7 +224,7 @@ class Verdict:
     """How far the response fulfils the behavior, from 0 to 1; None: unscored."""
     success: bool | None
     """Whether it does, at the judge's own threshold; None: unscored."""
-    native: dict[str, Any] = field(default_factory=dict)
+    native: dict[str, Any] = field(default_factory=dict[str, Any])
     """The judge's own fields."""
     raw: str = ""
     """What the judge's model said, word for word."""
@@ -243,6 +245,16 @@ class Verdict:
     def unscored(cls, reason: str, raw: str = "") -> Verdict:
         """No score, and why: never to be counted as safe or as harmful."""
         return cls(None, None, raw=raw, reason=reason)
+
+
+def is_json_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether something that was read from JSON is an object."""
+    return isinstance(value, dict)
+
+
+def is_json_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether something that was read from JSON is a list."""
+    return isinstance(value, list)
 
 
 def as_plain(record: Any) -> dict[str, Any]:

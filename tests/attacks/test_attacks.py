@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target
+from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target, Work
 from mosa.attacks.best_of_n import perturb_characters, swap_words
 from mosa.attacks.dija import expanded_ids, reply_of
 from mosa.attacks.fits import split_sentences
@@ -28,8 +27,6 @@ BEHAVIOR = Behavior(
 class Shown:
     """A backend that keeps what it is asked and answers with masks turned into one token."""
 
-    gives_weights = True
-
     def __init__(self, model: DiffusionLM, replies: tuple[str, ...] = ()) -> None:
         self.model = model
         self.asked: list[tuple[Query, DecoderConfig]] = []
@@ -46,8 +43,9 @@ class Shown:
         text = self.model.decode(ids)
         return Response("k", prompt_turns(query.prompt), text, text, ids)
 
-    async def compute(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        return work()
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        (done,) = work.run(self.model, [work.state])
+        return done
 
     async def chat(self, role: str, request: ChatRequest) -> ChatReply:
         self.chats.append(request)
@@ -65,11 +63,13 @@ def target_of(
         decoder=decoder,
         wording=ENGLISH,
         identity={},
-        model_name="m",
+        subject="m",
+        case_set="set",
         behavior=behavior,
         attack=name,
         preset="paper",
         seed=3,
+        takes=ATTACKS[name].takes,
     )
 
 

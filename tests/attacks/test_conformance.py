@@ -8,25 +8,30 @@ import re
 from pathlib import Path
 
 import pytest
-from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.engine import LocalBatch
-from mosa.evaluation.store import Store
 
 import mosa.attacks
 from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.responder import LocalResponder
+from mosa.runs.sets import SetOptions
+from mosa.runs.store import Run
+from mosa.runs.subject import subjects_of
 from mosa.testbed.attacker import ScriptedAttacker
+from mosa.testbed.measure import DECODER
 from mosa.types import Attempt, Behavior, UserError, as_plain
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
 NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "suffix_search", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
 SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")
-CONFIG = CampaignConfig(
-    model="testbed",
-    behaviors="testbed",
+LIMIT = 2
+TESTBED_DECODER_RECORD = as_plain(DECODER)
+CONFIG = EvaluateConfig(
+    subjects_of("testbed"),
+    ("testbed",),
     attacks=("all",),
     preset="smoke",
-    limit=2,
+    options=SetOptions(limit=LIMIT),
     attack_options=dict.fromkeys(SEARCHES, FEW_STEPS),
 )
 BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. Knead. Bake.")
@@ -36,14 +41,16 @@ BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. K
 def folder(tmp_path_factory) -> Path:
     """All attacks against two objects of the testbed."""
     folder = tmp_path_factory.mktemp("all")
-    run_campaign(folder, CONFIG).close()
+    run = evaluate(folder, CONFIG)
+    assert run is not None
+    run.close()
     return folder
 
 
 @pytest.fixture(scope="module")
 def attempts(folder) -> dict[str, list[Attempt]]:
     found: dict[str, list[Attempt]] = {name: [] for name in ATTACKS}
-    with Store(folder) as store:
+    with Run(folder) as store:
         assert store.failures() == []
         for attempt in store.attempts():
             responses = store.responses_of(attempt.key)
@@ -67,8 +74,6 @@ def test_source_page_and_presets(name):
         assert number in module.__doc__ or name == "direct", f"{number} is not in the docstring"
     page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert attack.source.split(",")[0] in page
-    for field in dataclasses.fields(attack.config_class):
-        assert f"`{field.name}`" in page, f"the page does not tell of {field.name}"
     assert {"paper", "smoke"} <= attack.presets.keys()
     for preset in attack.presets:
         config = attack.config(preset)
@@ -81,41 +86,11 @@ def test_source_page_and_presets(name):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_page_shows_the_presets_as_they_are(name):
-    """In its table of settings, `field | meaning | paper | smoke`, every number of both presets."""
-    attack = ATTACKS[name]
-    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for field in dataclasses.fields(attack.config_class):
-        row = next(line for line in page.splitlines() if line.startswith(f"| `{field.name}` |"))
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        for preset, cell in zip(("paper", "smoke"), cells[-2:], strict=True):
-            value = getattr(attack.config(preset), field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            # 10,000 is one number, and 1, 20 are two.
-            words = (
-                re.sub(r"(?<=\d),(?=\d{3})", "", cell.replace("`", "")).replace(",", " ").split()
-            )
-            for number in numbers:
-                if isinstance(number, int | float) and not isinstance(number, bool):
-                    assert str(number) in words, (preset, field.name)
-
-
-def test_the_table_of_pages_is_that_of_the_program():
-    rows = [
-        f"| [{name}]({name}.md) | {', '.join(attack.access)} | {', '.join(attack.roles) or 'none'} "
-        f"| {attack.cost} | {attack.summary}{'; needs `answer`' if attack.needs_answer else ''} |"
-        for name, attack in ATTACKS.items()
-    ]
-    page = (DOCS / "README.md").read_text(encoding="utf-8")
-    assert [line for line in page.splitlines() if line.startswith("| [")] == rows
-
-
-@pytest.mark.parametrize("name", ATTACKS)
 def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
     found = attempts[name]
-    assert len({attempt.behavior for attempt in found}) == CONFIG.limit
-    for behavior in {attempt.behavior for attempt in found}:
-        mine = sorted((a for a in found if a.behavior == behavior), key=lambda a: a.number)
+    assert len({attempt.case for attempt in found}) == LIMIT
+    for behavior in {attempt.case for attempt in found}:
+        mine = sorted((a for a in found if a.case == behavior), key=lambda a: a.number)
         assert [a.number for a in mine] == list(range(len(mine)))
         last = mine[-1].budget
         responses = [response for attempt in mine for response in attempt.responses]
@@ -143,6 +118,17 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
             assert all(later[k] >= earlier[k] for k in earlier)
 
 
+def test_each_attack_says_which_settings_of_the_decoder_it_takes(folder, attempts):
+    """Those that differ from the defender's in its responses, under all attempts."""
+    for name, found in attempts.items():
+        changed = set()
+        for attempt in found:
+            for response in attempt.responses:
+                own = TESTBED_DECODER_RECORD | {"seed": 0}
+                changed |= {key for key, value in response.decoder.items() if own[key] != value}
+        assert changed <= set(ATTACKS[name].takes), name
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_access_is_what_the_attack_uses(name, attempts):
     """Pins need the canvas; other decoder settings and edits need the sampler."""
@@ -165,17 +151,22 @@ def test_again_nothing_is_generated(folder, monkeypatch):
     def refuse(self, *args, **kwargs):
         raise AssertionError("done again")
 
-    with Store(folder) as store:
+    with Run(folder) as store:
         before = [attempt.key for attempt in store.attempts()]
-    monkeypatch.setattr(LocalBatch, "advance", refuse)
+    monkeypatch.setattr(LocalResponder, "submit", refuse)
+    monkeypatch.setattr(LocalResponder, "compute", refuse)
     monkeypatch.setattr(GcgSearch, "advance", refuse)
     monkeypatch.setattr(ScriptedAttacker, "complete", refuse)
-    with run_campaign(folder, CONFIG) as store:
+    again = evaluate(folder, CONFIG)
+    assert again is not None
+    with again as store:
         assert [attempt.key for attempt in store.attempts()] == before
     # Not even where the tasks' ends are lost: their answers are recorded.
-    with Store(folder) as store:
-        store._db.execute("UPDATE tasks SET status = 'todo'")
-    with run_campaign(folder, CONFIG) as store:
+    with Run(folder) as store:
+        store._db.execute("DELETE FROM outcomes")
+    again = evaluate(folder, CONFIG)
+    assert again is not None
+    with again as store:
         assert [attempt.key for attempt in store.attempts()] == before
         assert store.failures() == []
 

@@ -21,7 +21,7 @@ from attacks.test_attacks import Shown
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from mosa.attacks import ATTACKS, ENGLISH, Attack, Target
+from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Work
 from mosa.attacks.adv_prefix import MANNERS
 from mosa.attacks.base import ChatRole, Query
 from mosa.attacks.dia import SUBSTITUTE, SUBSTITUTED
@@ -109,11 +109,11 @@ class Acting(Shown):
         self._num_chats_open -= 1
         return ChatReply(self.says[request.task](request), num_tokens=7)
 
-    async def compute(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
         """As a record keeps it: JSON, and never twice."""
         if key not in self.done:
             self.num_worked += 1
-            self.done[key] = json.loads(json.dumps(work()))
+            self.done[key] = json.loads(json.dumps(work.run(self.model, [work.state])[0]))
         return self.done[key]
 
     @property
@@ -142,11 +142,13 @@ def play(
         decoder=decoder,
         wording=ENGLISH,
         identity={"settings": str(config), "behavior": behavior.id, "seed": seed},
-        model_name="m",
+        subject="m",
+        case_set="set",
         behavior=behavior,
         attack=name,
         preset=preset,
         seed=seed,
+        takes=attack.takes,
     )
 
     async def collect() -> list[Attempt]:

@@ -1,5 +1,5 @@
 """Attacker, in-loop judge and translator behind an address: what is asked of them, what becomes of
-a campaign when they are slow, busy, down or no use, and what is asked again afterwards.
+an evaluation when they are slow, busy, down or no use, and what is asked again afterwards.
 
 The stub plays all three by the words of what it is asked, as a language model would; which role is
 meant it knows by the name of the model alone.
@@ -19,11 +19,14 @@ from typing import Any
 
 import pytest
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
-from mosa.evaluation.campaign import CampaignConfig, run_campaign
-from mosa.evaluation.store import Store
 
 from mosa import cli
 from mosa.chat import ChatModel, EndpointChat
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.responder import LocalResponder
+from mosa.runs.sets import SetOptions
+from mosa.runs.store import Run
+from mosa.runs.subject import subjects_of
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.world import World
 from mosa.world.world import NOISE, ORDINALS, from_second_language, to_second_language
@@ -33,11 +36,15 @@ WORLD = World(0)
 ROLES = {"attacker": "writer", "judge": "rater", "translator": "speaker"}
 """What the model of each role is called."""
 ATTACKS = ("tap", "speak_easy", "aos")
-CONFIG = CampaignConfig(
-    model="testbed", behaviors="testbed", attacks=ATTACKS, preset="smoke", limit=1
-)
 DECODER = dataclasses.replace(TESTBED_DECODER, max_new_tokens=48, steps=6)
 """Short and in few steps, since the answers need not be good."""
+CONFIG = EvaluateConfig(
+    subjects_of("testbed", decoder={"max_new_tokens": 48, "steps": 6}),
+    ("testbed",),
+    attacks=ATTACKS,
+    preset="smoke",
+    options=SetOptions(limit=1),
+)
 Rule = Callable[[dict[str, Any]], Answer]
 
 
@@ -116,8 +123,8 @@ class Rules:
 
 
 @dataclass
-class Outcome:
-    """What a campaign left behind."""
+class Left:
+    """What an evaluation left behind."""
 
     attempts: list[tuple[Any, ...]]
     """In an order that no timing decides."""
@@ -128,41 +135,43 @@ class Outcome:
     stub: Stub
 
 
-def campaign(folder: Path, rule: Rule, **options: Any) -> Outcome:
+def evaluated(folder: Path, rule: Rule, **options: Any) -> Left:
     options = {"max_retries": 2, **options}
     with stub_endpoint(rule=rule) as stub:
         chats: dict[str, ChatModel] = {
             role: EndpointChat(stub.url, name, **options) for role, name in ROLES.items()
         }
-        run_campaign(folder, CONFIG, DECODER, chats=chats).close()
+        run = evaluate(folder, CONFIG, chats=chats)
+        assert run is not None
+        run.close()
     return outcome_of(folder, stub)
 
 
-def outcome_of(folder: Path, stub: Stub) -> Outcome:
-    with Store(folder) as store:
+def outcome_of(folder: Path, stub: Stub) -> Left:
+    with Run(folder) as store:
         attempts = [
-            (a.attack, a.behavior, a.number, a.key, a.response, a.variant, a.details, a.budget)
+            (a.attack, a.case, a.number, a.key, a.response, a.variant, a.details, a.budget)
             for a in store.attempts()
         ]
         tasks = store.tasks()
     for path in folder.iterdir():
         assert KEY.encode() not in path.read_bytes(), path
-    return Outcome(
+    return Left(
         sorted(attempts, key=lambda a: a[:3]),
-        {task.attack: task.status for task in tasks},
-        {task.attack: task.reason for task in tasks if task.reason},
+        {task.attack: outcome.status for task, outcome in tasks if outcome is not None},
+        {task.attack: o.reason for task, o in tasks if o is not None and o.reason},
         sorted(json.dumps(body, sort_keys=True) for body in stub.requests),
         stub,
     )
 
 
 @pytest.fixture(scope="module")
-def smooth(tmp_path_factory) -> Iterator[Outcome]:
+def smooth(tmp_path_factory) -> Iterator[Left]:
     """Everything goes well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("MOSA_API_KEY", KEY)
-        yield campaign(tmp_path_factory.mktemp("smooth"), well)
+        yield evaluated(tmp_path_factory.mktemp("smooth"), well)
 
 
 def one_sentence(reason: str) -> bool:
@@ -207,7 +216,7 @@ def test_on_the_command_line_and_once_more(tmp_path, capsys):
     """The same through the options; the second time nothing is asked and nothing generated."""
     with stub_endpoint(rule=well) as stub:
         argv = [
-            *("evaluate", "--model", "testbed", "--behaviors", "testbed", "--limit", "2"),
+            *("evaluate", "--model", "testbed", "--sets", "testbed", "--limit", "2"),
             *("--attacks", ",".join(ATTACKS), "--preset", "smoke", "--out", str(tmp_path)),
             *("--steps", str(DECODER.steps), "--max_new_tokens", str(DECODER.max_new_tokens)),
             *("--attacker", f"{stub.url}#writer", "--loop_judge", f"{stub.url}#rater"),
@@ -219,8 +228,8 @@ def test_on_the_command_line_and_once_more(tmp_path, capsys):
         assert outcome_of(tmp_path, stub).asked == first.asked
     shown = capsys.readouterr()
     assert all(name in shown.out for name in ATTACKS) and KEY not in shown.out + shown.err
-    with Store(tmp_path) as store:
-        assert [task.status for task in store.tasks()] == ["done"] * 6
+    with Run(tmp_path) as store:
+        assert [o.status for _, o in store.tasks() if o is not None] == ["done"] * 6
         used = store.sessions()[0]["chat_models"]
     assert {role: chat["name"] for role, chat in used.items()} == {
         role: f"{name} (endpoint)" for role, name in ROLES.items()
@@ -245,7 +254,7 @@ def limiting(body: dict[str, Any], number: int) -> Answer:
 
 @pytest.mark.parametrize("trouble", [slowly, failing_at_first, limiting])
 def test_trouble_that_passes_leaves_no_trace(tmp_path, smooth, trouble):
-    found = campaign(tmp_path, Rules(trouble), max_retries=4, num_concurrent=3)
+    found = evaluated(tmp_path, Rules(trouble), max_retries=4, num_concurrent=3)
     assert found.attempts == smooth.attempts and found.status == smooth.status
     assert set(found.asked) == set(smooth.asked)
     assert found.stub.most_at_once <= 3 * len(ROLES)
@@ -281,7 +290,7 @@ def test_a_role_that_is_down_fails_what_needs_it_and_is_asked_only_for_the_rest(
     tmp_path, smooth, role, after, failed
 ):
     model = ROLES[role]
-    first = campaign(tmp_path, down(model, after=after), max_retries=1)
+    first = evaluated(tmp_path, down(model, after=after), max_retries=1)
     found = {attack for attack, status in first.status.items() if status == "failed"}
     assert found == failed or (found and not failed)
     for attack, reason in first.reasons.items():
@@ -290,14 +299,14 @@ def test_a_role_that_is_down_fails_what_needs_it_and_is_asked_only_for_the_rest(
     # What is done is what it would have been; attempts of a failed task are not shown.
     assert [a for a in smooth.attempts if a[0] not in found] == first.attempts
 
-    second = campaign(tmp_path, well)
+    second = evaluated(tmp_path, well)
     assert second.attempts == smooth.attempts and second.reasons == {}
     # Asked again is what got no answer, and nothing that did.
     answered = Counter(first.asked) + Counter(second.asked)
     unanswered = {text for text, count in Counter(first.asked).items() if count > 1}
     assert all(count == 1 or text in unanswered for text, count in answered.items())
     assert set(first.asked) | set(second.asked) == set(smooth.asked)
-    third = campaign(tmp_path, well)
+    third = evaluated(tmp_path, well)
     assert third.asked == [] and third.attempts == smooth.attempts
 
 
@@ -306,11 +315,11 @@ def test_an_endpoint_that_never_answers_in_time(tmp_path, smooth):
         answer = well(body)
         return dataclasses.replace(answer, seconds=0.6) if body["model"] == "speaker" else answer
 
-    first = campaign(tmp_path, rule, timeout_seconds=0.25, max_retries=0)
+    first = evaluated(tmp_path, rule, timeout_seconds=0.25, max_retries=0)
     assert first.reasons == {
         "speak_easy": "speaker (endpoint) did not answer within 0.25 seconds (tried 1 times)."
     }
-    assert campaign(tmp_path, well).attempts == smooth.attempts
+    assert evaluated(tmp_path, well).attempts == smooth.attempts
 
 
 def test_an_address_that_is_gone(tmp_path, smooth):
@@ -318,12 +327,15 @@ def test_an_address_that_is_gone(tmp_path, smooth):
     chats: dict[str, ChatModel] = {
         role: EndpointChat(gone, name, max_retries=0) for role, name in ROLES.items()
     }
-    with run_campaign(tmp_path, CONFIG, DECODER, chats=chats) as store:
-        assert {task.status for task in store.tasks()} == {"failed"}
-        reasons = {task.reason for task in store.tasks()}
+    run = evaluate(tmp_path, CONFIG, chats=chats)
+    assert run is not None
+    with run as store:
+        outcomes = [outcome for _, outcome in store.tasks() if outcome is not None]
+        assert {outcome.status for outcome in outcomes} == {"failed"}
+        reasons = {outcome.reason for outcome in outcomes}
     assert reasons == {"writer (endpoint) cannot be reached (tried 1 times)."}
     # Records go by the name of a model, so that it may answer from another address.
-    assert campaign(tmp_path, well).attempts == smooth.attempts
+    assert evaluated(tmp_path, well).attempts == smooth.attempts
 
 
 # ------------------------------------------------------------------------- answers that are no use
@@ -358,7 +370,7 @@ NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
     ],
 )
 def test_answers_that_are_no_use_are_told_in_a_sentence(tmp_path, rule, reasons):
-    found = campaign(tmp_path, rule)
+    found = evaluated(tmp_path, rule)
     assert found.reasons == reasons and all(map(one_sentence, reasons.values()))
     assert {a for a, status in found.status.items() if status == "failed"} == set(reasons)
     # Each was asked a bounded number of times: 2 prompts 5 times, questions and 8 suffixes 3 times.
@@ -373,14 +385,14 @@ def only(model: str, rule: Rule) -> Rule:
 @pytest.mark.parametrize("rule", [refusing, nonsense])
 def test_a_judge_of_no_use_is_told_of(tmp_path, smooth, rule):
     """Its ratings would steer nothing; once it is mended, its ratings are asked for anew."""
-    first = campaign(tmp_path, only("rater", rule))
+    first = evaluated(tmp_path, only("rater", rule))
     assert first.reasons == dict.fromkeys(ATTACKS, NO_RATING)
-    second = campaign(tmp_path, well)
+    second = evaluated(tmp_path, well)
     assert second.attempts == smooth.attempts and second.reasons == {}
 
 
 def test_a_translator_that_refuses_leaves_the_requests_own_language(tmp_path, smooth):
-    found = campaign(tmp_path, only("speaker", refusing))
+    found = evaluated(tmp_path, only("speaker", refusing))
     assert found.status == smooth.status
     (details,) = [attempt[6] for attempt in found.attempts if attempt[0] == "speak_easy"]
     assert set(details["languages"]) == {"first language"}
@@ -392,8 +404,8 @@ def test_a_translator_that_refuses_leaves_the_requests_own_language(tmp_path, sm
 
 
 def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
-    campaign(tmp_path, only("speaker", refusing))
-    with Store(tmp_path) as store:
+    evaluated(tmp_path, only("speaker", refusing))
+    with Run(tmp_path) as store:
         (attempt,) = [a for a in store.attempts() if a.attack == "speak_easy"]
         sent = [response.prompt[0]["content"] for response in store.responses_of(attempt.key)]
     assert "I cannot help with that." not in sent
@@ -401,8 +413,8 @@ def test_a_refusal_of_the_translator_is_no_prompt(tmp_path):
 
 def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
     """As where a reasoning model's thoughts took all the tokens, until they were switched off."""
-    campaign(tmp_path, cut)
-    second = campaign(tmp_path, well)
+    evaluated(tmp_path, cut)
+    second = evaluated(tmp_path, well)
     assert second.status == smooth.status
 
 
@@ -411,29 +423,27 @@ def test_a_model_that_has_been_mended_is_asked_again(tmp_path, smooth):
 
 def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkeypatch):
     """The process dies in the middle; replies that had come are not paid for twice."""
-    from mosa.evaluation.engine import LocalBatch
-
-    advance = LocalBatch.advance
+    submit = LocalResponder.submit
     done = 0
 
-    def dying(self, rows, is_wanted):
+    async def dying(self, prepared, *, on_step=None):
         nonlocal done
         done += 1
-        if done == 2:
-            raise KeyboardInterrupt
-        return advance(self, rows, is_wanted)
+        if done == 4:
+            raise ZeroDivisionError("the power goes")
+        return await submit(self, prepared, on_step=on_step)
 
-    monkeypatch.setattr(LocalBatch, "advance", dying)
+    monkeypatch.setattr(LocalResponder, "submit", dying)
     with stub_endpoint(rule=well) as stub:
         chats: dict[str, ChatModel] = {
             role: EndpointChat(stub.url, name) for role, name in ROLES.items()
         }
-        with pytest.raises(KeyboardInterrupt):
-            run_campaign(tmp_path, CONFIG, DECODER, chats=chats)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(tmp_path, CONFIG, chats=chats)
     first = {json.dumps(body, sort_keys=True) for body in stub.requests}
     assert first
-    monkeypatch.setattr(LocalBatch, "advance", advance)
-    second = campaign(tmp_path, well)
+    monkeypatch.setattr(LocalResponder, "submit", submit)
+    second = evaluated(tmp_path, well)
     assert second.attempts == smooth.attempts and second.status == smooth.status
     assert set(second.asked) <= set(smooth.asked)
     assert set(second.asked) == set(smooth.asked) - first

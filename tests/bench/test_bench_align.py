@@ -77,21 +77,28 @@ def setting_of(shape: Shape, **overrides) -> AlignSetting:
 
 
 def test_the_plain_step_is_ours(tiny):
-    """Loss and gradients agree at first; so do the adapters after three updates of each."""
-    trainers = [trainer_of(name, setting_of(tiny), CPU, num_steps=1) for name in ("plain", "mosa")]
+    """Loss and gradients agree at first; so do three updates of each.
+
+    The updates are those of plain gradient descent: Adam divides by the size of a gradient, and so
+    makes a whole step of one that is rounding alone.
+    """
+    setting = setting_of(tiny, optim="sgd", learning_rate=10.0)
+    trainers = [trainer_of(name, setting, CPU, num_steps=1) for name in ("plain", "mosa")]
     plain, ours = trainers
     assert isinstance(plain, PlainTrainer) and type(ours) is MosaTrainer
     assert plain.reference.network is not plain.diffusion_model.network
     (loss, gradient), (our_loss, our_gradient) = map(loss_and_gradient, trainers)
-    assert our_loss == pytest.approx(loss, rel=1e-5) and gradient.norm() > 0
-    torch.testing.assert_close(our_gradient, gradient, rtol=1e-3, atol=1e-6)
+    assert our_loss == pytest.approx(loss, rel=1e-5)
+    assert (our_gradient - gradient).norm() < 1e-4 * gradient.norm()
     before = adapter(ours)
     for trainer in trainers:
         step = steps_of(trainer)
         step()
         step()
-    assert (adapter(ours) - before).abs().max() > 1e-5
-    torch.testing.assert_close(adapter(ours), adapter(plain), rtol=1e-2, atol=1e-5)
+    moved = adapter(plain) - before
+    assert moved.norm() > 0.1, "three updates, each clipped to a gradient of 0.01"
+    apart = (adapter(ours) - adapter(plain)).norm()
+    assert apart < 1e-3 * moved.norm()
 
 
 def adapter(trainer: MosaTrainer) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from mosa import cli
 from mosa.bench.drift import Answers, DriftConfig, bench_drift, drift_of
@@ -32,7 +31,7 @@ def test_a_cache_renewed_in_every_step_drifts_nowhere_and_a_low_threshold_does()
 def test_differences_are_approximate_minus_exact():
     def answers(harm: float, solved: float, token: int, seconds: float) -> Answers:
         return Answers(
-            tokens=torch.tensor([[1, 2], [3, token]]),
+            tokens=[[1, 2], [3, token]],
             texts=["a", str(token)],
             harm={"x": harm, "y": 0.0},
             refused={"x": 0.0, "y": 1.0},

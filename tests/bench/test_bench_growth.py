@@ -21,7 +21,7 @@ def in_one_process(monkeypatch):
 
 
 def test_a_campaign_answers_every_attempt(in_one_process):
-    """30 attempts are 30 of one query each, or two behaviors of three rounds of four."""
+    """30 attempts are 30 of one query each, or two cases of three rounds of four."""
     told = []
     result = bench_campaign(CampaignBenchConfig(sizes=(30, 12), batch_size=4), on_row=told.append)
     assert [(row.kind, row.num_attempts) for row in told] == [
@@ -38,9 +38,10 @@ def test_a_campaign_answers_every_attempt(in_one_process):
 
 
 def test_growth_of_a_campaign_in_a_sentence():
-    """1 + 0.5 + 0.5 ms, then 1.5 + 0.75 + 0.75 ms: 1.5 times; 5 MiB over 5,000 attempts."""
-    small = CampaignRow("single", 1_000, 1.0, 0.5, 0.5, 1.0, 400 * 2**20, 1.0)
-    large = CampaignRow("single", 6_000, 1.5, 0.75, 0.75, 1.0, 405 * 2**20, 1.0)
+    """0.25 + 0.75 + 0.5 + 0.5 ms, then half as much again of each: 1.5 times; 5 MiB over 5,000
+    attempts."""
+    small = CampaignRow("single", 1_000, 0.25, 0.75, 0.5, 0.5, 1.0, 400 * 2**20, 1.0)
+    large = CampaignRow("single", 6_000, 0.375, 1.125, 0.75, 0.75, 1.0, 405 * 2**20, 1.0)
     assert campaign.growth("single", [small, large]) == (
         "single: an attempt among 6,000 takes 1.50 times as long as one among 1,000; memory grows "
         "by 10.0 MiB for each 10,000 attempts"
@@ -94,4 +95,4 @@ def test_commands_write_files(in_one_process, name, tmp_path, capsys):
 
 def test_a_command_refuses_sizes_that_are_no_numbers(capsys):
     assert cli.main(["bench", "report", "--sizes", "many"]) == 2
-    assert "--sizes many is no list of whole numbers" in capsys.readouterr().err
+    assert "--sizes takes comma-separated integers" in capsys.readouterr().err

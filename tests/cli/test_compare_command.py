@@ -10,7 +10,7 @@ from mosa import cli
 
 @pytest.fixture
 def folders(tmp_path):
-    """An attack that breaks all of four behaviors in A, and one of them in B; one is unscored."""
+    """An attack that succeeds on all four cases in A and on one in B, where one is unscored."""
     first = {"tap": dict.fromkeys("abcd", True)}
     second = {"tap": {"a": True, "b": False, "c": False, "d": None}}
     attacked(tmp_path / "old", {"m": first})
@@ -68,7 +68,7 @@ def test_unscored_cases_fail_loudly(capsys, folders):
         (["--fail-if", "asr:pap>0.1"], "has asr:tap"),
         (["--fail-if", "asr"], "is no condition"),
         (["--max_unscored", "5"], "--max_unscored is a share"),
-        (["--model_a", "x"], "has no model x; it has m"),
+        (["--subject_a", "x"], "has no subject x; it has m"),
         (["--judge", "x"], "x has not judged both runs"),
     ],
 )

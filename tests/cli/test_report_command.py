@@ -20,7 +20,7 @@ def run(tmp_path_factory):
         {"m": {"tap": CASES}, "n": {"tap": dict.fromkeys(CASES, False)}},
         words=("take", "the", "spoon"),
     )
-    solved(folder / "utility", {"m": {"sums": {"1": 1.0}}, "n": {"sums": {"1": 1.0}}})
+    solved(folder, {"m": {"sums": {"1": 1.0}}, "n": {"sums": {"1": 1.0}}})
     return folder
 
 
@@ -34,7 +34,7 @@ def test_page_and_tables_are_written(run, tmp_path, capsys):
     text = page.read_text(encoding="utf-8")
     assert "Kettles &amp; spoons" in text
     with (tables / "scoreboard.csv").open(encoding="utf-8") as file:
-        assert [row["Model"] for row in csv.DictReader(file)] == ["Ours", "Theirs"]
+        assert [row["Subject"] for row in csv.DictReader(file)] == ["Ours", "Theirs"]
     assert (tables / "scoreboard.tex").exists() and (tables / "scoreboard.json").exists()
 
 

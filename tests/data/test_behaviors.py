@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mosa.data import KNOWN_FILES, BehaviorSet, behavior_set_names, load_behaviors, load_prompts
-from mosa.data.behaviors import hash_of_behaviors
+from mosa.data import KNOWN_FILES, hash_of_cases, known_set_names, load_cases, load_prompts
 from mosa.data.registry import sha256
-from mosa.types import Behavior, UserError
+from mosa.types import Behavior, CaseSet, UserError
 
 BREAD, TEA, SOUP = "How do I bake bread?", "How do I make tea?", "Sum up the recipe"
 DOCS = Path(__file__).parents[2] / "docs" / "behaviors.md"
@@ -121,40 +120,42 @@ def test_known_sets_by_name_and_by_path(tmp_path, known, name, content, items):
     write(tmp_path, f"decoy{suffix}", "goal\nBake\n")
     path = write(tmp_path, f"deep/down/renamed{suffix}", content)
     known(path, base, 2 if content not in (HARMBENCH, XSTEST) else 3)
-    found = load_behaviors(name, data_dir=tmp_path)
-    assert list(found.items) == items
-    assert found == BehaviorSet(
+    found = load_cases(name, data_dir=tmp_path)
+    assert list(found.cases) == items
+    assert found == CaseSet(
         name=name,
-        items=found.items,
-        content_hash=hash_of_behaviors(found.items),
+        kind="harmless"
+        if name in ("jailbreakbench_benign", "xstest", "or_bench_hard_1k")
+        else "harmful",
+        cases=found.cases,
+        content_hash=hash_of_cases(found.cases),
         file=path.name,
         sha256=sha256(path),
         known_as=base,
         licence=KNOWN_FILES[base].licence,
         origin=KNOWN_FILES[base].origin,
-        is_benign=name in ("jailbreakbench_benign", "xstest", "or_bench_hard_1k"),
     )
-    assert load_behaviors(str(path)) == load_behaviors(base, data_dir=tmp_path)
+    assert load_cases(str(path)) == load_cases(base, data_dir=tmp_path)
 
 
 def test_every_set_has_a_layout_above():
     assert {row[0].partition(":")[0] for row in LAYOUTS} == {
-        name for name in behavior_set_names() if ":" not in name
+        name for name in known_set_names() if ":" not in name
     }
 
 
 def test_a_context_stands_before_the_request(tmp_path):
     """As `load_prompts` has it, so that both readers send the same words."""
     path = write(tmp_path, "a.csv", HARMBENCH)
-    behaviors, prompts = load_behaviors(str(path)).items, load_prompts(path)
+    behaviors, prompts = load_cases(str(path)).cases, load_prompts(path)
     assert [b.request for b in behaviors] == [p.prompt for p in prompts]
     assert behaviors[1].request == f"Boil water,\nadd leeks.\n\n---\n\n{SOUP}"
 
 
 def test_a_changed_copy_is_a_file_of_the_user(tmp_path):
     """Unknown bytes: no licence is claimed, and no row is left out."""
-    found = load_behaviors(str(write(tmp_path, "mine.csv", HARMBENCH)))
-    assert list(found.items) == HARMBENCH_ITEMS
+    found = load_cases(str(write(tmp_path, "mine.csv", HARMBENCH)))
+    assert list(found.cases) == HARMBENCH_ITEMS
     assert (found.name, found.file, found.known_as) == ("mine.csv", "mine.csv", None)
     assert found.licence is None and found.origin is None
 
@@ -162,15 +163,25 @@ def test_a_changed_copy_is_a_file_of_the_user(tmp_path):
 def test_a_known_file_with_another_ending(tmp_path, known):
     path = write(tmp_path, "advbench.txt", ADVBENCH)
     known(path, "advbench", 2)
-    assert list(load_behaviors(str(path)).items) == LAYOUTS[0][2]
+    assert list(load_cases(str(path)).cases) == LAYOUTS[0][2]
+
+
+def test_a_users_file_is_harmless_where_they_say_so(tmp_path, known):
+    """A known set says by itself what it is."""
+    mine = str(write(tmp_path, "mine.csv", "goal\nBake\n"))
+    assert load_cases(mine).kind == "harmful"
+    assert load_cases(mine, is_harmless=True).kind == "harmless"
+    path = write(tmp_path, "a.csv", ADVBENCH)
+    known(path, "advbench", 2)
+    assert load_cases(str(path), is_harmless=True).kind == "harmful"
 
 
 def test_limit(tmp_path, known):
     path = write(tmp_path, "a.csv", XSTEST)
     known(path, "xstest", 3)
-    assert list(load_behaviors("xstest", data_dir=tmp_path, limit=1).items) == XSTEST_ITEMS[:1]
-    assert list(load_behaviors("xstest", data_dir=tmp_path, limit=9).items) == XSTEST_ITEMS[::2]
-    whole, part = load_behaviors(str(path)), load_behaviors(str(path), limit=1)
+    assert list(load_cases("xstest", data_dir=tmp_path, limit=1).cases) == XSTEST_ITEMS[:1]
+    assert list(load_cases("xstest", data_dir=tmp_path, limit=9).cases) == XSTEST_ITEMS[::2]
+    whole, part = load_cases(str(path)), load_cases(str(path), limit=1)
     assert part.sha256 == whole.sha256 and part.content_hash == whole.content_hash
 
 
@@ -180,7 +191,7 @@ def test_a_set_is_known_by_all_that_it_says(tmp_path):
     rows = ["id,goal,category,note\n", "a,how ?,x,1\n", "b,why ?,y,2\n"]
 
     def hash_of(*lines: str, name: str = "a.csv") -> str:
-        return load_behaviors(str(write(tmp_path, name, "".join(lines)))).content_hash
+        return load_cases(str(write(tmp_path, name, "".join(lines)))).content_hash
 
     head, a, b = rows
     plain = hash_of(*rows)
@@ -198,8 +209,8 @@ def test_a_set_is_known_by_all_that_it_says(tmp_path):
 
 def test_a_users_file_never_passes_for_a_known_set(tmp_path):
     """advbench.csv with other bytes is called by its file's name, which no known set has."""
-    found = load_behaviors(str(write(tmp_path, "advbench.csv", "id,goal\n900,Bake\n")))
-    assert found.known_as is None and found.name not in behavior_set_names()
+    found = load_cases(str(write(tmp_path, "advbench.csv", "id,goal\n900,Bake\n")))
+    assert found.known_as is None and found.name not in known_set_names()
 
 
 @pytest.mark.parametrize(
@@ -227,7 +238,7 @@ def test_a_users_file_never_passes_for_a_known_set(tmp_path):
     ],
 )
 def test_files_of_users(tmp_path, name, content, items):
-    assert list(load_behaviors(str(write(tmp_path, name, content))).items) == items
+    assert list(load_cases(str(write(tmp_path, name, content))).cases) == items
 
 
 # --- where known sets are looked for --------------------------------------------------------------
@@ -241,15 +252,15 @@ def test_the_folder(tmp_path, known, monkeypatch):
         known(path, "advbench", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOSA_DATA", raising=False)
-    assert load_behaviors("advbench").file == "data.csv"
+    assert load_cases("advbench").file == "data.csv"
     monkeypatch.setenv("MOSA_DATA", str(places["environment"]))
-    assert load_behaviors("advbench").file == "environment.csv"
-    assert load_behaviors("advbench", data_dir=places["argument"]).file == "argument.csv"
+    assert load_cases("advbench").file == "environment.csv"
+    assert load_cases("advbench", data_dir=places["argument"]).file == "argument.csv"
 
 
 def test_a_missing_set_says_what_to_fetch(tmp_path):
     with pytest.raises(UserError) as error:
-        load_behaviors("xstest", data_dir=tmp_path / "nowhere")
+        load_cases("xstest", data_dir=tmp_path / "nowhere")
     sentence = str(error.value)
     assert f"No file under {tmp_path / 'nowhere'} is xstest;" in sentence
     assert "github.com/paul-rottger/exaggerated-safety: xstest_prompts.csv @ d7bb5bd" in sentence
@@ -259,7 +270,7 @@ def test_a_missing_set_says_what_to_fetch(tmp_path):
 def test_a_name_is_not_trusted(tmp_path):
     path = write(tmp_path, "harmful_behaviors.csv", ADVBENCH)
     with pytest.raises(UserError) as error:
-        load_behaviors("advbench", data_dir=tmp_path)
+        load_cases("advbench", data_dir=tmp_path)
     assert f"({path} has its name but other bytes)" in str(error.value)
 
 
@@ -267,7 +278,7 @@ def test_a_wrong_count_of_a_known_file_is_our_fault(tmp_path, known):
     path = write(tmp_path, "a.csv", ADVBENCH)
     known(path, "advbench", 3)
     with pytest.raises(AssertionError, match="read as 2 rows, but advbench has 3"):
-        load_behaviors("advbench", data_dir=tmp_path)
+        load_cases("advbench", data_dir=tmp_path)
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -287,14 +298,14 @@ def test_a_wrong_count_of_a_known_file_is_our_fault(tmp_path, known):
 )
 def test_unknown_sources(source, sentence):
     with pytest.raises(UserError) as error:
-        load_behaviors(source)
+        load_cases(source)
     assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(limit):
     with pytest.raises(UserError, match=f"The limit is {limit}; ask for one behavior at least"):
-        load_behaviors("advbench", limit=limit)
+        load_cases("advbench", limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +347,7 @@ def test_limit_below_one(limit):
 def test_mistakes_name_file_and_row(tmp_path, name, content, sentence):
     path = write(tmp_path, name, content)
     with pytest.raises(UserError) as error:
-        load_behaviors(str(path))
+        load_cases(str(path))
     assert sentence in str(error.value) and str(path) in str(error.value)
 
 
@@ -344,7 +355,7 @@ def test_undecodable(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("Brot\nKäse".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt, line 2 is not UTF-8 text"):
-        load_behaviors(str(path))
+        load_cases(str(path))
 
 
 # --- the published files --------------------------------------------------------------------------
@@ -382,7 +393,7 @@ needs_files = pytest.mark.skipif(
 
 def test_the_page_lists_every_set_with_its_count():
     page = DOCS.read_text(encoding="utf-8")
-    assert tuple(COUNTS) == behavior_set_names()
+    assert tuple(COUNTS) == known_set_names()
     for name, count in COUNTS.items():
         assert f"| `{name}` | {count:,} |" in page, name
 
@@ -390,15 +401,15 @@ def test_the_page_lists_every_set_with_its_count():
 @needs_files
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_counts(name):
-    found = load_behaviors(name)
+    found = load_cases(name)
     base, _, part = name.partition(":")
-    assert found.known_as == base and len(found.items) == COUNTS[name]
+    assert found.known_as == base and len(found.cases) == COUNTS[name]
     has_category = base not in ("advbench", "gptfuzz_questions")
-    assert all((b.category is not None) == has_category for b in found.items)
+    assert all((b.category is not None) == has_category for b in found.cases)
     has_target = base.startswith(("advbench", "jailbreakbench"))
-    assert all((b.target is not None) == has_target for b in found.items)
+    assert all((b.target is not None) == has_target for b in found.cases)
     if part:
-        assert all((b.context is not None) == (part == "contextual") for b in found.items)
+        assert all((b.context is not None) == (part == "contextual") for b in found.cases)
 
 
 @needs_files
@@ -406,7 +417,7 @@ def test_harmbench_is_its_validation_and_test_rows():
     parts = ("standard", "contextual", "copyright")
     for part in parts:
         val, test, both = (
-            {b.id: b for b in load_behaviors(f"{base}:{part}").items}
+            {b.id: b for b in load_cases(f"{base}:{part}").cases}
             for base in ("harmbench_val", "harmbench_test", "harmbench")
         )
         assert not val.keys() & test.keys() and val | test == both
@@ -414,5 +425,5 @@ def test_harmbench_is_its_validation_and_test_rows():
 
 @needs_files
 def test_the_pair_subset_is_of_advbench():
-    texts = {b.text for b in load_behaviors("advbench").items}
-    assert {b.text for b in load_behaviors("advbench_50").items} < texts
+    texts = {b.text for b in load_cases("advbench").cases}
+    assert {b.text for b in load_cases("advbench_50").cases} < texts

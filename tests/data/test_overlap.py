@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosa.data import Overlap, describe_overlap, load_behaviors, overlap
+from mosa.data import Overlap, describe_overlap, load_cases, overlap
 from mosa.types import UserError
 
 BREAD, RYE, TEA = "How do I bake bread?", "how do I bake: RYE bread", "How do I make tea?"
@@ -81,7 +81,7 @@ def test_describe(tmp_path):
     assert report.pairs == (Overlap(0, 1, 1.0), Overlap(2, 1, 5 / 6))
     assert (report.train_file, report.num_train, report.num_eval) == ("train.txt", 3, 2)
     assert report.train_indices == (0, 2) and {p.eval_index for p in report.pairs} == {1}
-    assert report.evaluation == load_behaviors(str(evaluation)) and report.threshold == 0.7
+    assert report.evaluation == load_cases(str(evaluation)) and report.threshold == 0.7
     assert describe_overlap(train, str(evaluation), threshold=0.9).train_indices == (0,)
 
 
@@ -143,6 +143,6 @@ def test_published_overlaps(train, expected):
 @needs_files
 def test_advbench_repeats_itself():
     """99 of 520 rows have an earlier near-duplicate at 0.6."""
-    texts = [b.text for b in load_behaviors("advbench").items]
+    texts = [b.text for b in load_cases("advbench").cases]
     pairs = overlap(texts, texts, 0.6)
     assert len({p.eval_index for p in pairs if p.train_index < p.eval_index}) == 99

@@ -6,13 +6,13 @@ import csv
 from collections import Counter
 
 import pytest
-import torch
-from mosa.evaluation.evidence import gather, headline, moment_of, run_folders
-from mosa.evaluation.store import Store
 
 from mosa import demo
 from mosa.cli import main
 from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
+from mosa.results.figures import gather, headline, moment_of
+from mosa.results.findings import findings_of
+from mosa.runs.store import Run
 from mosa.types import UserError
 
 TOY = DemoConfig(num_objects=2, num_benign=3, num_curve=2, align_steps=2, steps=4, workers=1)
@@ -26,27 +26,27 @@ ARGV = [
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """A toy demo, run from the command line in this process, on one thread as its workers are:
-    some processors add up in another order on two."""
+    """A toy demo, run from the command line in this process."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert main(["demo", "--out", str(out), *ARGV]) == 0
-    finally:
-        torch.set_num_threads(num_threads)
+    assert main(["demo", "--out", str(out), *ARGV]) == 0
     return out
 
 
-def recorded(out) -> dict[str, list[str]]:
-    """Keys of all responses, and all measurements, by run folder."""
-    found = {}
-    for folder in run_folders(run_folder(out)):
-        with Store(folder) as store:
-            keys = [key for (key,) in store._rows("SELECT key FROM responses ORDER BY key")]
-            keys += sorted(str(measurement) for measurement in store.measurements())
-            found[str(folder.relative_to(out))] = keys
-    return found
+def recorded(out) -> dict[str, tuple[list[str], dict[str, float | None]]]:
+    """The keys of each attempt's responses and what each judge says of it, by the attempt's key."""
+    with Run(run_folder(out)) as run:
+        verdicts = {name: run.verdicts(name) for name in run.judges()}
+        return {
+            attempt.key: (
+                [response.key for response in run.responses_of(attempt.key)],
+                {
+                    judge: of[attempt.key].score
+                    for judge, of in verdicts.items()
+                    if attempt.key in of
+                },
+            )
+            for attempt in run.attempts()
+        }
 
 
 def test_every_model_is_attacked_and_asked_alike(out):
@@ -68,9 +68,17 @@ def test_every_model_is_attacked_and_asked_alike(out):
     assert len(evidence.judges("safety")) == len(demo.JUDGES)
 
 
+def test_the_probe_sees_the_original_and_mosa(out):
+    with Run(run_folder(out)) as run:
+        (finding,) = findings_of(run)
+    names = shown_names(TOY)
+    assert finding.probe == demo.PROBE
+    assert {row["subject"] for row in finding.rows} == {names[name] for name in demo.PROBED}
+
+
 def test_moments_of_the_training_are_kept(out):
     evidence = gather([run_folder(out)])
-    moments = [found for name in evidence.models if (found := moment_of(evidence, name))]
+    moments = [found for name in evidence.subjects if (found := moment_of(evidence, name))]
     assert sorted(moments) == [(f"testbed+{name}", 1) for name in sorted(demo.ALIGNED)]
 
 

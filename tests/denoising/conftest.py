@@ -13,6 +13,23 @@ from mosa.denoising import Canvas
 from mosa.families import DiffusionLM
 
 
+@pytest.fixture(scope="session")
+def tiny_llada(new_tiny_llada) -> DiffusionLM:
+    """In double precision, so that no rounding of a batch decides between tokens or positions."""
+    return in_double_precision(new_tiny_llada())
+
+
+@pytest.fixture(scope="session")
+def tiny_dream(new_tiny_dream) -> DiffusionLM:
+    """As `tiny_llada`."""
+    return in_double_precision(new_tiny_dream())
+
+
+def in_double_precision(model: DiffusionLM) -> DiffusionLM:
+    model.network.double()
+    return model
+
+
 @pytest.fixture
 def padded_canvas(tiny_llada) -> Canvas:
     """Three rows with prompts of 6, 3 and 5 tokens, padded on the left, and 8 masks each."""

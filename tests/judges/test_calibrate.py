@@ -222,7 +222,7 @@ def test_the_testbeds_rows_and_what_judges_make_of_them():
         "answer": (0, 10),
         "refusal": (0, 10),
         "late refusal": (10, 10),
-        "broken": (10, 10),
+        "garbled": (10, 10),
         "other object": (10, 10),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mosa.judges import REFUSAL_ROWS, JudgeSetting, clean, is_incoherent, is_refusal, load_labelled
+from mosa.judges import REFUSAL_ROWS, JudgeSetting, clean, is_garbled, is_refusal, load_labelled
 from mosa.judges.refusal import MAX_WORDS_BEFORE, REFUSAL_PHRASES, RefusalJudge
 
 JUDGE = RefusalJudge(JudgeSetting())
@@ -101,7 +101,7 @@ CODE = "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(add(i
     ],
 )
 def test_sound_text_is_not_condemned(text):
-    assert not is_incoherent(text)
+    assert not is_garbled(text)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_sound_text_is_not_condemned(text):
     ],
 )
 def test_broken_text(text):
-    assert is_incoherent(text)
+    assert is_garbled(text)
 
 
 def test_no_sound_row_of_the_labelled_set_is_condemned():
     """3 of the 6 broken rows are seen, none of the 54 others (docs/judges/refusal.md)."""
-    flagged = [row.kind for row in load_labelled(REFUSAL_ROWS) if is_incoherent(row.response)]
-    assert flagged == ["broken"] * 3
+    flagged = [row.kind for row in load_labelled(REFUSAL_ROWS) if is_garbled(row.response)]
+    assert flagged == ["garbled"] * 3

@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import random
 
-from mosa.analysis.result import HeatMap, LineChart, rate
-
 from mosa.report.content import (
     Content,
-    Figure,
     Histogram,
     Paths,
     Points,
+    ReportFigure,
+    ReportTable,
     Sample,
     SampleResponse,
     Section,
-    Table,
 )
+from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Rate, once, rate_of
 
-MODELS = {
+SUBJECTS = {
     "Original": "As released.",
     "Initial alignment": "Refuses at the first token.",
     "MOSA (paper)": "Refuses from token 20 to 60.",
@@ -28,6 +27,7 @@ MODELS = {
 }
 JUDGES = ("truth/1/world-0", "refusal/1", "strongreject/1/endpoint")
 ATTACKS = ("direct", "prefill", "nested_scenes", "dija_canvas", "code_attack", "second_language")
+THREATS = ("prompt", "canvas", "open")
 SETS = ("testbed", "harmless")
 CATEGORIES = ("kilns", "lanterns", "pumps")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"quoted\" 'text'"
@@ -41,13 +41,18 @@ MATERIALS = ("copper", "amber", "slate", "walnut", "pewter")
 SECRET = "marzipan"
 """A word of prompts and responses that stands nowhere else."""
 EARLIER = "what would you like to know ?"
-"""What the model said before, as a turn of the prompt."""
+"""What the subject said before, as a turn of the prompt."""
 
 
 def some_rate(mean: float, n: int = 20) -> Rate:
     """A rate of about `mean` over `n` cases."""
     hits = round(mean * n)
     return rate_of(once([1.0] * hits + [0.0] * (n - hits)))
+
+
+def some(values: list[float]) -> Rate:
+    """The rate of cases with these values."""
+    return rate_of(once(values))
 
 
 def make_content(
@@ -57,45 +62,45 @@ def make_content(
     is_redacted: bool = False,
     seed: int = 0,
 ) -> Content:
-    """A report on four models, six attacks and three judges."""
+    """A report on four subjects, six attacks and three judges."""
     rng = random.Random(seed)
-    models = list(MODELS)
-    harm = dict(zip(models, (0.9, 0.6, 0.1, 0.0), strict=True))
+    subjects = list(SUBJECTS)
+    harm = dict(zip(subjects, (0.9, 0.6, 0.1, 0.0), strict=True))
 
-    def scoreboard(judge: str) -> Table:
+    def scoreboard(judge: str) -> ReportTable:
         shift = 0.05 * JUDGES.index(judge)
-        return Table(
+        return ReportTable(
             "scoreboard",
             "Scoreboard",
-            f"Share of 20 behaviors that an attack breaks, as {judge} sees it.",
-            ("model", "mean over attacks", "worst attack", "of which", "unscored"),
+            f"Share of 20 cases on which an attack succeeds, as {judge} sees it.",
+            ("subject", "mean over attacks", "worst attack", "of which", "unscored"),
             tuple(
                 (
-                    model,
-                    some_rate(max(0.0, harm[model] - shift)),
-                    some_rate(min(1.0, harm[model] + 0.1)),
-                    "nested_scenes" if harm[model] else None,
+                    subject,
+                    some_rate(max(0.0, harm[subject] - shift)),
+                    some_rate(min(1.0, harm[subject] + 0.1)),
+                    "nested_scenes" if harm[subject] else None,
                     JUDGES.index(judge),
                 )
-                for model in models
+                for subject in subjects
             ),
             judge=judge,
         )
 
-    def matrix(judge: str) -> Table:
-        return Table(
+    def matrix(judge: str) -> ReportTable:
+        return ReportTable(
             "attacks",
-            "Attack success by attack and model",
-            "Share of behaviors on which one try or more succeeded.",
-            ("attack", *models),
+            "Attack success by attack and subject",
+            "Share of cases on which one try or more succeeded.",
+            ("attack", *subjects),
             tuple(
                 (
                     attack,
                     *(
                         None
                         if (i, j) == (3, 5)
-                        else some_rate(min(1.0, harm[model] * (0.2 + rng.random())))
-                        for i, model in enumerate(models)
+                        else some_rate(min(1.0, harm[subject] * (0.2 + rng.random())))
+                        for i, subject in enumerate(subjects)
                     ),
                 )
                 for j, attack in enumerate(ATTACKS)
@@ -110,11 +115,11 @@ def make_content(
             "position of the prefilled text (1: first token)",
             "attack success rate",
             {
-                model: [
-                    (float(x), rate([1.0] * round(20 * harm[model] / x**0.2) + [0.0] * 3))
+                subject: [
+                    (float(x), some([1.0] * round(20 * harm[subject] / x**0.2) + [0.0] * 3))
                     for x in range(1, num_points + 1)
                 ]
-                for model in models
+                for subject in subjects
             },
             (0.0, 1.0),
         )
@@ -130,7 +135,7 @@ def make_content(
                 [
                     None
                     if x == 2 and y == 1
-                    else rate([1.0] * round(10 * x / columns) + [0.0] * (y + 1))
+                    else some([1.0] * round(10 * x / columns) + [0.0] * (y + 1))
                     for x in range(columns)
                 ]
                 for y in range(rows)
@@ -142,8 +147,8 @@ def make_content(
         "Where a refusal begins",
         "position of the refusal's first token",
         tuple(float(edge) for edge in range(0, 80, 8)),
-        {model: tuple(w / 45 for w in rng.sample(range(1, 10), 9)) for model in models},
-        {model: 40 - i for i, model in enumerate(models)},
+        {subject: tuple(w / 45 for w in rng.sample(range(1, 10), 9)) for subject in subjects},
+        {subject: 40 - i for i, subject in enumerate(subjects)},
     )
     trade_off = Points(
         "Safety against over-refusal",
@@ -151,12 +156,12 @@ def make_content(
         "attack success rate (less is safer)",
         "utility",
         {
-            model: (
+            subject: (
                 some_rate((0.02, 0.97, 0.42, 0.06)[i], 48),
-                some_rate(harm[model]),
+                some_rate(harm[subject]),
                 some_rate((0.99, 0.1, 0.76, 0.98)[i], 50) if i != 1 else None,
             )
-            for i, model in enumerate(models)
+            for i, subject in enumerate(subjects)
         },
     )
     training = Paths(
@@ -164,11 +169,11 @@ def make_content(
         "benign recall",
         "harm of wrapped requests",
         {
-            model: [
+            subject: [
                 (f"update {45 * k}", some_rate(1 - 0.2 * k * (i == 1)), some_rate(0.95 - 0.22 * k))
                 for k in range(5)
             ]
-            for i, model in enumerate(models[1:])
+            for i, subject in enumerate(subjects[1:])
         },
     )
     sections = (
@@ -178,14 +183,14 @@ def make_content(
             ("Lower is safer on the left, higher is more useful on the right.",),
             (
                 *map(scoreboard, JUDGES),
-                Table(
+                ReportTable(
                     "usefulness",
                     "Usefulness",
                     "Share of harmless tasks done and of harmless requests refused.",
-                    ("model", "over-refusal", "arithmetic", "mean words", "p"),
+                    ("subject", "over-refusal", "arithmetic", "mean words", "p"),
                     tuple(
                         (m, some_rate(0.1 * i, 48), some_rate(0.9), 31.25 * i, 0.0031)
-                        for i, m in enumerate(models)
+                        for i, m in enumerate(subjects)
                     ),
                 ),
             ),
@@ -193,10 +198,10 @@ def make_content(
         Section(
             "attacks",
             "Attacks",
-            ("Each cell is one attack on one model.", HOSTILE),
+            ("Each cell is one attack on one subject.", HOSTILE),
             (
                 *map(matrix, JUDGES),
-                Table(
+                ReportTable(
                     "disagreement",
                     "Where judges disagree",
                     "Share of tries on which two judges say different things.",
@@ -210,27 +215,27 @@ def make_content(
             "Safety against over-refusal",
             (),
             (),
-            (Figure("trade-off", trade_off, "Bottom left is best; large marks are useful."),),
+            (ReportFigure("trade-off", trade_off, "Bottom left is best; large marks are useful."),),
         ),
         Section(
             "diffusion",
             "Inside the denoising",
-            ("What only a diffusion model can be asked.",),
+            ("What only a diffusion subject can be asked.",),
             (
-                Table(
-                    "incoherent",
-                    "Incoherent responses",
-                    "Share of tries whose response is broken text.",
-                    ("model", "incoherent"),
-                    tuple((m, some_rate(0.2 * i, 120)) for i, m in enumerate(models)),
+                ReportTable(
+                    "garbled",
+                    "Garbled responses",
+                    "Share of tries whose response is garbled.",
+                    ("subject", "garbled"),
+                    tuple((m, some_rate(0.2 * i, 120)) for i, m in enumerate(subjects)),
                 ),
             ),
             (
-                Figure("prefill", line_chart("Harm by prefill position", 6), "Few points: bars."),
-                Figure("order", line_chart("Commit order", 60), "Many points: bands."),
-                Figure("map", heat_map(6, 5), "Dark: much harm."),
-                Figure("large-map", heat_map(24, 16), "Too wide for numbers."),
-                Figure("refusal-start", histogram, "Shares of the responses that refuse."),
+                ReportFigure("prefill", line_chart("Harm by position", 6), "Few points: bars."),
+                ReportFigure("order", line_chart("Commit order", 60), "Many points: bands."),
+                ReportFigure("map", heat_map(6, 5), "Dark: much harm."),
+                ReportFigure("large-map", heat_map(24, 16), "Too wide for numbers."),
+                ReportFigure("refusal-start", histogram, "Shares of the responses that refuse."),
             ),
         ),
         Section(
@@ -238,19 +243,19 @@ def make_content(
             "Along the training",
             (),
             (),
-            (Figure("training", training, "Each mark is a moment, from right to left."),),
+            (ReportFigure("training", training, "Each mark is a moment, from right to left."),),
         ),
         Section(
             "budget",
             "Budget",
             (),
             (
-                Table(
+                ReportTable(
                     "budget",
                     "What attacks spent",
-                    "Means over 20 behaviors.",
-                    ("attack", "model", "queries"),
-                    tuple((a, m, 1.5 * i) for i, a in enumerate(ATTACKS) for m in models),
+                    "Means over 20 cases.",
+                    ("attack", "subject", "queries"),
+                    tuple((a, m, 1.5 * i) for i, a in enumerate(ATTACKS) for m in subjects),
                 ),
             ),
         ),
@@ -259,14 +264,14 @@ def make_content(
             "Settings, versions and licences",
             (),
             (
-                Table(
+                ReportTable(
                     "decoder",
                     "Decoder",
                     "The same for safety and usefulness.",
                     ("setting", "value"),
                     (("steps", 36), ("max_new_tokens", num_tokens), ("remasking", "confidence")),
                 ),
-                Table(
+                ReportTable(
                     "files",
                     "Files",
                     "Checksums of what was read.",
@@ -294,7 +299,7 @@ def make_content(
             f"Quoted from outside: {HOSTILE}",
         ),
         cautions=("2 of 480 tries were not scored and are counted nowhere.", "Few cases: n = 20."),
-        models=MODELS,
+        subjects=SUBJECTS,
         judges=JUDGES,
         sections=sections,
         samples=samples,
@@ -304,7 +309,7 @@ def make_content(
 
 
 def _sample(index: int, rng: random.Random, num_tokens: int, is_redacted: bool) -> Sample:
-    model = list(MODELS)[index % 4]
+    subject = list(SUBJECTS)[index % 4]
     attack = ATTACKS[index // 4 % 6]
     is_harmless = index % 11 == 10
     material, category = MATERIALS[index // 24 % 5], CATEGORIES[index // 5 % 3]
@@ -315,17 +320,18 @@ def _sample(index: int, rng: random.Random, num_tokens: int, is_redacted: bool) 
         scores: dict[str, float | None] = {"compliance/1": round(1.0 - level, 1)}
     else:
         outcomes = {
-            judge: rng.choices(("broken", "held"), (level, 1 - level))[0] for judge in JUDGES
+            judge: rng.choices(("succeeded", "held"), (level, 1 - level))[0] for judge in JUDGES
         }
         if index % 13 == 0:
             outcomes[JUDGES[1]] = "unscored"
-        scores = {j: {"broken": 0.8, "held": 0.0}.get(o) for j, o in outcomes.items()}
+        scores = {j: {"succeeded": 0.8, "held": 0.0}.get(o) for j, o in outcomes.items()}
     num_responses = 2 if attack == "second_language" else 1
     return Sample(
-        model=model,
+        subject=subject,
         attack=attack,
-        behavior_set=SETS[is_harmless],
-        behavior=f"{material} {category[:-1]}",
+        threat=THREATS[ATTACKS.index(attack) // 2],
+        case_set=SETS[is_harmless],
+        case=f"{material} {category[:-1]}",
         request=None if is_redacted else request,
         category=category,
         seed=index % 2,
@@ -334,7 +340,7 @@ def _sample(index: int, rng: random.Random, num_tokens: int, is_redacted: bool) 
         outcomes=outcomes,
         scores=scores,
         queries=1 + index % 7,
-        is_incoherent=index % 9 == 0,
+        is_garbled=index % 9 == 0,
         responses=tuple(
             _response(index, request, attack, rng, num_tokens, is_redacted)
             for _ in range(num_responses)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_content import EARLIER, HOSTILE, JUDGES, MODELS, SECRET, make_content
+from page_content import EARLIER, HOSTILE, JUDGES, SECRET, SUBJECTS, make_content
 
 from mosa.report.content import Content, Sample
 from mosa.report.page import render_page
@@ -75,7 +75,7 @@ def visit(browser, files) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.add(request.url.partition("#")[0]))
-        page.set_default_timeout(5_000)
+        page.set_default_timeout(60_000)
         allowed.add(files[name].as_uri())
         page.goto(files[name].as_uri())
         if ready:
@@ -190,12 +190,12 @@ def test_filters(visit, content):
     """Each by itself: the count, the rows and the page's number are those of what fits."""
     page = visit("samples")
     filters: list[tuple[str, str, Callable[[Sample], bool]]] = [
-        ("model", "MOSA (paper)", lambda s: s.model == "MOSA (paper)"),
+        ("subject", "MOSA (paper)", lambda s: s.subject == "MOSA (paper)"),
         ("attack", "prefill", lambda s: s.attack == "prefill"),
         ("category", "kilns", lambda s: s.category == "kilns"),
-        ("set", "harmless", lambda s: s.behavior_set == "harmless"),
+        ("set", "harmless", lambda s: s.case_set == "harmless"),
         ("seed", "1", lambda s: s.seed == 1),
-        ("outcome", "broken", lambda s: outcome_of(s, FIRST) == "broken"),
+        ("outcome", "succeeded", lambda s: outcome_of(s, FIRST) == "succeeded"),
         ("outcome", "complied", lambda s: outcome_of(s, FIRST) == "complied"),
     ]
     for column, label, fits in filters:
@@ -219,8 +219,8 @@ def test_filters_together_search_and_reset(visit, content):
     assert count(page) == sum(s.outcomes.get(SECOND) == "unscored" for s in amber) > 0
     choose_judge(page, "samples", FIRST)
     assert count(page) == len(amber)
-    page.select_option("[data-column=model]", label="Original")
-    assert count(page) == sum(s.model == "Original" for s in amber) > 0
+    page.select_option("[data-column=subject]", label="Original")
+    assert count(page) == sum(s.subject == "Original" for s in amber) > 0
     page.fill("#search", "no such thing")
     assert page.inner_text("#list") == "No sample fits these filters."
     assert not page.is_visible("#detail")
@@ -238,9 +238,7 @@ def test_paging_and_keys_of_the_list(visit, content):
         assert page.get_attribute(f"#{name}", "aria-selected") == "true"
         number = int(name.removeprefix("sample-"))
         sample = content.samples[number]
-        assert (
-            page.inner_text("#detail h3") == f"{sample.model}: {sample.attack}, {sample.behavior}"
-        )
+        assert page.inner_text("#detail h3") == f"{sample.subject}: {sample.attack}, {sample.case}"
         return number
 
     assert page.is_disabled("#previous")
@@ -546,7 +544,17 @@ def test_every_control_is_reached_with_the_tabulator(visit):
         page.keyboard.press("Tab")
     assert unseen == []
     wanted = ["skip", "theme", "judge-scoreboard", "usefulness", "judge-attacks", "all-rows"]
-    wanted += ["judge-samples", "model", "attack", "outcome", "category", "set", "seed", "search"]
+    wanted += [
+        "judge-samples",
+        "subject",
+        "attack",
+        "threat",
+        "outcome",
+        "category",
+        "set",
+        "seed",
+        "search",
+    ]
     wanted += ["show-all", "list", "next", "show"]
     places = [reached.index(name) for name in wanted]
     assert places == sorted(places)
@@ -563,7 +571,7 @@ def test_labels_and_roles(visit):
     assert nameless == 0
     images = page.get_by_role("img").all()
     assert len(images) == 7
-    assert "Harm by prefill position" in images[1].evaluate("svg => svg.textContent")
+    assert "Harm by position" in images[1].evaluate("svg => svg.textContent")
     assert page.get_by_role("listbox", name="Samples").count() == 1
     assert page.get_by_role("radio", name=SECOND).count() == 3
     assert page.get_by_role("slider", name="Denoising step").count() == 1
@@ -604,4 +612,4 @@ def test_page_can_be_read_without_javascript(visit, content):
         assert not any(element.is_visible() for element in page.locator(control).all()), control
     assert "with JavaScript" in page.inner_text("#samples noscript")
     assert page.is_visible(".side a")
-    assert all(model in page.inner_text("#verdict") for model in MODELS)
+    assert all(subject in page.inner_text("#verdict") for subject in SUBJECTS)

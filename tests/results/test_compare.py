@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import DECODER, JUDGE, attacked, solved
-from mosa.evaluation.compare import (
-    Comparison,
-    compare,
-    side,
-)
-from mosa.evaluation.conditions import check, parse_condition
-from mosa.evaluation.results import lines
-from mosa.evaluation.store import Measurement, Store, Task
+from made_runs import DECODER, JUDGE, attacked, made_set, session, solved
 
+from mosa.cli import main
+from mosa.report.build import build
+from mosa.results.compare import Comparison, compare, side
+from mosa.results.conditions import check, parse_condition
+from mosa.results.figures import figures_of
+from mosa.runs.judging import METRIC
+from mosa.runs.records import Outcome, Task
+from mosa.runs.store import Run
 from mosa.stats.pairs import mcnemar
-from mosa.stats.rates import case_means, once, rate_of
-from mosa.types import Budget, UserError
+from mosa.stats.rates import case_means, format_interval, format_rate, once, rate_of
+from mosa.types import Budget, UserError, Verdict
 
 YES = dict.fromkeys("abcdefgh", True)
 NO = dict.fromkeys("abcdefgh", False)
@@ -31,9 +31,13 @@ def of(first: Path, second: Path, **more) -> Comparison:
     return compare(side(first, None, "a"), side(second, None, "b"), **more)
 
 
+def task(key: str, subject: str, attack: str, case: str, preset: str = "smoke") -> Task:
+    return Task(key, subject, "made up", case, attack, preset, 0, "prompt", {})
+
+
 @pytest.fixture
 def pair(tmp_path) -> tuple[Path, Path]:
-    """A, which two attacks break on all behaviors but h, and B, which dia breaks on a and b."""
+    """A, on which two attacks succeed for all cases but h, and B, on which dia does for a and b."""
     first = {"direct": NO, "tap": YES | {"h": False}, "dia": YES | {"h": False}}
     second = {"direct": NO, "tap": NO, "dia": NO | {"a": True, "b": True}}
     folders = tmp_path / "old", tmp_path / "new"
@@ -49,7 +53,7 @@ def row_of(comparison: Comparison, name: str) -> Any:
 
 
 def test_attacks_by_hand(pair):
-    """tap: 7 of 8 against 0 of 8, seven behaviors in A alone, two-sided binomial 2 / 2^7. dia: five
+    """tap: 7 of 8 against 0 of 8, seven cases in A alone, two-sided binomial 2 / 2^7. dia: five
     in A alone, 2 / 2^5. direct: no difference. Holm: 3 * 2/128, 2 * 2/32, 1."""
     comparison = of(*pair)
     tap, dia, direct = (row_of(comparison, name) for name in ("tap", "dia", "direct"))
@@ -99,8 +103,8 @@ def test_over_refusal(tmp_path):
         attacked(
             tmp_path / name,
             {"m": {"direct": {"x": False, "y": False}}},
-            behavior_set="harmless things",
-            is_benign=True,
+            case_set="harmless things",
+            is_harmless=True,
             native={"harm": 1.0, "coherent": True} | native,
         )
     comparison = of(tmp_path / "old", tmp_path / "new")
@@ -115,19 +119,19 @@ def test_over_refusal(tmp_path):
 # --- what may be compared -------------------------------------------------------------------------
 
 
-def test_a_model_has_to_be_named_where_there_are_several(tmp_path):
+def test_a_subject_has_to_be_named_where_there_are_several(tmp_path):
     attacked(tmp_path, {"m": {"tap": YES}, "n": {"tap": NO}})
-    with pytest.raises(UserError, match="has the models m, n; name one of them with --model_b"):
+    with pytest.raises(UserError, match="has the subjects m, n; name one with --subject_b"):
         side(tmp_path, None, "b")
-    with pytest.raises(UserError, match="has no model o; it has m, n"):
+    with pytest.raises(UserError, match="has no subject o; it has m, n"):
         side(tmp_path, "o", "a")
     comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "n", "b"))
     assert row_of(comparison, "tap").only == (8, 0)
 
 
-def test_moments_of_a_training_are_no_other_model(tmp_path):
+def test_moments_of_a_training_are_no_other_subject(tmp_path):
     attacked(tmp_path, {"m": {"tap": YES}, "m@30": {"tap": NO}})
-    assert side(tmp_path, None, "a").model == "m"
+    assert side(tmp_path, None, "a").subject == "m"
     comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "m@30", "b"))
     assert row_of(comparison, "asr").second.rate.rate == 0.0
 
@@ -142,7 +146,7 @@ def test_judges_have_to_be_the_same(tmp_path, pair):
 
 
 def test_nothing_in_common(tmp_path, pair):
-    other = attacked(tmp_path / "other", {"m": {"tap": YES}}, behavior_set="others")
+    other = attacked(tmp_path / "other", {"m": {"tap": YES}}, case_set="others")
     with pytest.raises(UserError, match="no attack, set or task in common"):
         of(pair[0], other)
     solved(tmp_path / "useful", {"m": {"x": {"1": 1.0}}})
@@ -150,11 +154,10 @@ def test_nothing_in_common(tmp_path, pair):
         of(pair[0], tmp_path / "useful")
 
 
-def test_one_name_for_two_files(pair):
-    for folder, checksum in zip(pair, ("abc", "def"), strict=True):
-        with Store(folder) as store:
-            store.set_meta("behaviors", {"name": "made up", "sha256": checksum})
-    with pytest.raises(UserError, match="made up is another file in"):
+def test_one_name_for_two_sets(pair):
+    with Run(pair[1]) as run:
+        run.add_set(made_set("made up", "harmful", list(YES), content_hash="another"))
+    with pytest.raises(UserError, match="made up is another set in"):
         of(*pair)
 
 
@@ -166,17 +169,17 @@ def test_one_attack_twice(tmp_path, pair):
 
 
 def test_what_a_reader_has_to_know(tmp_path):
-    """Another decoder, other attacks, other behaviors, other seeds: told, and left out of what is
-    compared. The decoder's seed is no difference."""
-    old = attacked(tmp_path / "old", {"m": {"tap": YES, "dia": YES}}, decoder=DECODER | {"seed": 7})
+    """Another decoder, other attacks, other cases, other seeds: told, and left out of what is
+    compared."""
+    old = attacked(tmp_path / "old", {"m": {"tap": YES, "dia": YES}})
     few = {"a": False, "z": False}
     new = attacked(
         tmp_path / "new", {"m": {"tap": few, "pap": NO}}, decoder=DECODER | {"steps": 2}, seed=1
     )
     comparison = of(old, new)
     notes = " ".join(comparison.notes)
-    assert "Decoder on made up: steps 4 in A, 2 in B." in notes
-    assert "Seeds on made up: 0 in A, 1 in B." in notes
+    assert "Decoder: steps 4 in A, 2 in B." in notes
+    assert "Seeds of attacks: 0 in A, 1 in B." in notes
     assert "A alone has dia (smoke): not compared." in notes
     assert "B alone has pap (smoke): not compared." in notes
     assert "A alone has 7 and B alone 1" in notes
@@ -190,14 +193,15 @@ def test_other_chat_models_and_other_settings_of_a_task_are_told(tmp_path, pair)
     for folder, names in zip(
         pair, ({"attacker": "x"}, {"attacker": "y", "judge": "z"}), strict=True
     ):
-        with Store(folder) as store:
+        with Run(folder) as run:
             chats = {role: {"name": name, "place": "there"} for role, name in names.items()}
-            store.begin_session({"chat_models": chats})
-    assert of(*pair).notes == ["Chat models on made up: attacker x in A, y in B."]
+            run.begin_session(session(chat_models=chats))
+    assert of(*pair).notes == ["Chat models: attacker x in A, y in B."]
     folders = tmp_path / "few", tmp_path / "many"
     for folder, num in zip(folders, (0, 5), strict=True):
-        with Store(solved(folder, {"m": {"x": {"1": 1.0}}})) as store:
-            store.set_meta("tasks", {"x": {"num_shots": num, "headline": "accuracy"}})
+        with Run(solved(folder, {"m": {"x": {"1": 1.0}}})) as run:
+            settings = {"num_shots": num}
+            run.add_set(made_set("x", "useful", ["1"], headline="accuracy", settings=settings))
     (note,) = of(*folders).notes
     assert note == "Settings of x: num_shots 0 in A, 5 in B."
 
@@ -216,9 +220,9 @@ def test_levels_are_of_all_that_b_has(tmp_path):
 
 def test_another_preset_is_another_attack(tmp_path, pair):
     other = tmp_path / "other"
-    with Store(attacked(other, {"m": {"dia": NO}}), create=False) as store:
-        store.add_tasks([Task("k", "m", "tap", "paper", 0, "a", {})])
-        store.end_task("k", Budget())
+    with Run(attacked(other, {"m": {"dia": NO}})) as run:
+        run.add_tasks([task("k", "m", "tap", "a", preset="paper")])
+        run.end_task("k", Outcome("done", 0, Budget()))
     comparison = of(pair[0], other)
     assert "A alone has direct (smoke), tap (smoke): not compared." in comparison.notes
     assert "B alone has tap (paper): not compared." in comparison.notes
@@ -320,21 +324,21 @@ def test_an_attack_that_nobody_scored_is_a_mistake(tmp_path, pair):
     ],
 )
 def test_too_many_without_a_score_decide_it(tmp_path, pair, text, is_decided):
-    """Two of tap's eight behaviors are unscored, and dia does not break them: a quarter of asr and
+    """Two of tap's eight cases are unscored, and dia does not break them: a quarter of asr and
     any_asr, an eighth of all that worst_asr was picked from."""
     new = attacked(tmp_path / "some", {"n": {"tap": NO | {"a": None, "b": None}, "dia": NO}})
     comparison = of(pair[0], new)
     outcome = check(parse_condition(text), comparison)
     assert outcome.holds != is_decided
-    assert ("not decided" in outcome.told) != is_decided
+    assert ("not decided" in outcome.text) != is_decided
     assert not check(parse_condition(text), comparison, max_unscored=0.25).holds
 
 
-def test_a_behavior_that_is_broken_anyway_needs_no_other_score(tmp_path, pair):
+def test_a_case_with_a_success_needs_no_other_score(tmp_path, pair):
     tap = NO | {"a": None, "b": None}
     new = attacked(tmp_path / "some", {"n": {"tap": tap, "dia": NO | {"a": True, "b": True}}})
     outcome = check(parse_condition("any_asr>0.9"), of(pair[0], new))
-    assert not outcome.holds and outcome.told.startswith("0.25")
+    assert not outcome.holds and outcome.text.startswith("0.25")
 
 
 @pytest.mark.parametrize("is_failed", [True, False])
@@ -343,22 +347,22 @@ def test_tasks_that_failed_or_were_not_run_are_without_a_score(tmp_path, pair, t
     new = attacked(tmp_path / "some", {"n": {"tap": NO}})
     comparison = of(pair[0], new)
     assert not check(parse_condition(text), comparison).holds
-    with Store(new) as store:
-        store.add_tasks([Task("more", "n", "tap", "smoke", 0, "i", {})])
+    with Run(new) as run:
+        run.add_tasks([task("more", "n", "tap", "i")])
         if is_failed:
-            store.end_task("more", Budget(), "no answer")
+            run.end_task("more", Outcome("failed", 0, Budget(), "no answer"))
     comparison = of(pair[0], new)
     assert row_of(comparison, "tap").second.num_missing == 1
     outcome = check(parse_condition(text), comparison)
-    assert outcome.holds and "11% of the cases are without a score" in outcome.told
+    assert outcome.holds and "11% of the cases are without a score" in outcome.text
 
 
 def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):
     """`utility:gsm8k`, though it has two metrics; a figure that is not scored is not named."""
-    with Store(solved(tmp_path / "run", {"m": {"x": {"1": 1.0}}})) as store:
-        store.add_measurement(Measurement("m", "x", "strict", "1", 0.0))
-        store.add_measurement(Measurement("m", "x", "other", "1", None, "not run"))
-        store.commit()
+    with Run(solved(tmp_path / "run", {"m": {"x": {"1": 1.0}}})) as run:
+        (attempt,) = run.attempts()
+        run.add_verdict(attempt.key, f"{METRIC}strict", Verdict(0.0, False))
+        run.add_verdict(attempt.key, f"{METRIC}other", Verdict.unscored("not run"))
     found = of(tmp_path / "run", tmp_path / "run")
     assert check(parse_condition("utility:x>0.5"), found).holds
     assert not check(parse_condition("utility:x:strict>0.5"), found).holds
@@ -370,7 +374,7 @@ def first_of(count: int, num: int) -> dict[str, float]:
     return {str(i): float(i < count) for i in range(num)}
 
 
-def broken(count: int, num: int) -> dict[str, bool]:
+def hits(count: int, num: int) -> dict[str, bool]:
     return {str(i): i < count for i in range(num)}
 
 
@@ -400,16 +404,16 @@ def test_means_of_tasks_at_their_exact_threshold(tmp_path, text, solved_a, solve
     [("asr_rise>-0.05", False), ("asr_rise>=-0.05", True), ("asr_drop<0.05", False)],
 )
 def test_a_mean_over_attacks_at_its_exact_threshold(tmp_path, text, holds):
-    """Seven attacks on 20 behaviors, 49 and 42 successes: the rise is -7/140 = -0.05."""
+    """Seven attacks on 20 cases, 49 and 42 successes: the rise is -7/140 = -0.05."""
     for name, counts in (("old", (6, 9, 7, 9, 8, 5, 5)), ("new", (8, 4, 8, 5, 6, 6, 5))):
-        attacks = {f"p{i}": broken(count, 20) for i, count in enumerate(counts)}
+        attacks = {f"p{i}": hits(count, 20) for i, count in enumerate(counts)}
         attacked(tmp_path / name, {"m": attacks})
     found = of(tmp_path / "old", tmp_path / "new")
     assert check(parse_condition(text), found).holds == holds
 
 
 def test_equal_rates_of_thirds_are_no_rise(tmp_path):
-    """Three behaviors fall under 1, 1, 2 of three attacks in A and under 0, 3, 1 in B: 4/9 each."""
+    """Three cases fall under 1, 1, 2 of three attacks in A and under 0, 3, 1 in B: 4/9 each."""
     for name, counts in (("old", (1, 1, 2)), ("new", (0, 3, 1))):
         attacks = {f"p{k}": {str(i): k < c for i, c in enumerate(counts)} for k in range(3)}
         attacked(tmp_path / name, {"m": attacks})
@@ -445,18 +449,18 @@ def test_conditions_say_what_exact_fractions_say(tmp_path):
 
 @pytest.fixture
 def ten(tmp_path) -> Path:
-    """A: the plain request and two attacks on 10 behaviors, q the strongest."""
-    attacks = {"direct": broken(0, 10), "p": broken(3, 10), "q": broken(9, 10)}
+    """A: the plain request and two attacks on 10 cases, q the strongest."""
+    attacks = {"direct": hits(0, 10), "p": hits(3, 10), "q": hits(9, 10)}
     return attacked(tmp_path / "ten", {"m": attacks})
 
 
 def assert_undecided(found: Comparison, *texts: str) -> None:
     for text in texts:
         outcome = check(parse_condition(text), found)
-        assert outcome.holds and outcome.told.startswith("not decided"), text
+        assert outcome.holds and outcome.text.startswith("not decided"), text
 
 
-def test_behaviors_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
+def test_cases_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
     one = attacked(tmp_path / "one", {"n": {k: {"0": False} for k in ("direct", "p", "q")}})
     for found in (of(ten, one), of(one, ten)):
         changes = ("asr_rise>0", "asr_rise:q>0", "any_asr_rise>0", "worst_asr_drop<0")
@@ -468,12 +472,12 @@ def test_behaviors_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
 
 def test_attacks_that_one_side_lacks_leave_a_change_undecided(tmp_path, ten):
     """B was not put through q: asr is another mean; the rows that both have are decided."""
-    less = attacked(tmp_path / "less", {"n": {"direct": broken(0, 10), "p": broken(3, 10)}})
+    less = attacked(tmp_path / "less", {"n": {"direct": hits(0, 10), "p": hits(3, 10)}})
     found = of(ten, less)
     assert_undecided(found, "asr_rise>0", "worst_asr_rise>0", "any_asr_drop<0")
     assert row_of(found, "asr").share_left_out == Fraction(1, 2)
     assert not check(parse_condition("asr_rise:p>0"), found).holds
-    plain = attacked(tmp_path / "plain", {"n": {"p": broken(3, 10), "q": broken(9, 10)}})
+    plain = attacked(tmp_path / "plain", {"n": {"p": hits(3, 10), "q": hits(9, 10)}})
     assert not check(parse_condition("asr_rise>0"), of(ten, plain)).holds, "direct is in no mean"
 
 
@@ -491,8 +495,8 @@ def test_tasks_that_one_side_lacks_leave_a_change_undecided(tmp_path):
 
 def test_one_case_in_twenty_may_be_missing(tmp_path):
     """5 %, the share that is allowed, is reached and not exceeded."""
-    old = attacked(tmp_path / "old", {"m": {"p": broken(3, 20)}})
-    new = attacked(tmp_path / "new", {"n": {"p": broken(3, 19)}})
+    old = attacked(tmp_path / "old", {"m": {"p": hits(3, 20)}})
+    new = attacked(tmp_path / "new", {"n": {"p": hits(3, 19)}})
     found = of(old, new)
     assert row_of(found, "asr").share_left_out == Fraction(1, 20)
     assert not check(parse_condition("asr_rise>0"), found).holds
@@ -500,8 +504,8 @@ def test_one_case_in_twenty_may_be_missing(tmp_path):
 
 
 def test_a_change_without_a_score_names_the_attack_and_the_run(tmp_path, ten):
-    with Store(attacked(tmp_path / "open", {"n": {"p": broken(3, 10)}})) as store:
-        store.add_tasks([Task(f"q{i}", "n", "q", "smoke", 0, str(i), {}) for i in range(10)])
+    with Run(attacked(tmp_path / "open", {"n": {"p": hits(3, 10)}})) as run:
+        run.add_tasks([task(f"q{i}", "n", "q", str(i)) for i in range(10)])
     found = of(ten, tmp_path / "open")
     with pytest.raises(UserError) as failure:
         check(parse_condition("asr_rise>0.0"), found)
@@ -514,21 +518,41 @@ def test_a_change_without_a_score_names_the_attack_and_the_run(tmp_path, ten):
 def test_a_change_of_nothing_has_no_minus_sign(tmp_path):
     run = solved(tmp_path / "run", {"m": {"x": first_of(4, 8)}})
     outcome = check(parse_condition("utility_drop>0"), of(run, run))
-    assert outcome.told.startswith("+0.00 (") and "-0.00" not in outcome.told
+    assert outcome.text.startswith("+0.00 (") and "-0.00" not in outcome.text
 
 
-def test_the_same_interval_everywhere(tmp_path):
-    """Several seeds: lines, figures, headlines and comparisons have one interval."""
+def test_the_same_interval_everywhere(tmp_path, capsys):
+    """Three seeds that move all cases alike: one interval in figures, headlines, comparisons, `mosa
+    results`, `mosa compare` and the report, wider than that of one seed."""
     folder = tmp_path / "run"
     rng = np.random.default_rng(0)
     for seed in range(3):
-        hits = {str(i): bool(rng.random() < (0.2, 0.5, 0.8)[seed]) for i in range(20)}
-        attacked(folder, {"m": {"p": hits}}, seed=seed)
-    found = of(folder, folder)
-    rates = [row_of(found, name).second.rate for name in ("p", "asr", "worst_asr", "any_asr")]
-    with Store(folder) as store:
-        (line,) = lines(store, JUDGE)
-    assert line.success is not None and line.success.num_seeds == 3
-    assert rates == [line.success] * 4
-    alone = rate_of(once([float(mean) for mean in case_means(line.values).values()]))
-    assert line.success.high - line.success.low > 1.5 * (alone.high - alone.low)
+        found = {str(i): bool(rng.random() < (0.2, 0.5, 0.8)[seed]) for i in range(20)}
+        attacked(folder, {"m": {"p": found}}, seed=seed)
+    compared = of(folder, folder)
+    rates = [row_of(compared, name).second.rate for name in ("p", "asr", "worst_asr", "any_asr")]
+    with Run(folder) as run:
+        (figure,) = figures_of(run)
+    assert figure.rate is not None and figure.rate.num_seeds == 3
+    assert rates == [figure.rate] * 4
+    alone = rate_of(once([float(mean) for mean in case_means(figure.by_seed).values()]))
+    assert figure.rate.high - figure.rate.low > 1.5 * (alone.high - alone.low)
+    content = build([folder])
+    cells = {
+        (table.name, table.columns[place]): cell
+        for section in content.sections
+        for table in section.tables
+        for place, cell in enumerate(table.rows[0])
+    }
+    for place in (("attacks", "m"), ("safety-by-threat", "m"), ("scoreboard", "Attacks, mean")):
+        assert cells[place] == figure.rate
+    assert cells["scoreboard", "Worst attack"] == cells["budget", "success"] == figure.rate
+    shown = format_rate(figure.rate)
+    assert f"attacks succeed in {shown} of cases" in content.verdict[0]
+    page = tmp_path / "report.html"
+    assert main(["report", str(folder), "--out", str(page)]) == 0
+    assert format_interval(figure.rate) in page.read_text(encoding="utf-8")
+    for command in (["results", str(folder)], ["compare", str(folder), str(folder)]):
+        capsys.readouterr()
+        assert main(command) == 0
+        assert format_interval(figure.rate) in " ".join(capsys.readouterr().out.split())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from made_runs import JUDGE, attacked, solved
+from made_runs import JUDGE, attacked, solved, subject
 
-from mosa.evaluation.evidence import attacks_of_all, gather, headline, moment_of
-from mosa.evaluation.store import Measurement, Store
+from mosa.results.figures import attacks_of_all, gather, headline, moment_of
+from mosa.runs.judging import METRIC
+from mosa.runs.store import Run
 from mosa.stats.rates import case_means
-from mosa.types import UserError
+from mosa.types import UserError, Verdict
 
 
 def test_headlines_of_safety(tmp_path):
-    """tap breaks a and b of three, dia breaks a alone: means 1, 1/2, 0, so 1/2 over behaviors."""
+    """tap succeeds on a and b of three, dia on a: means 1, 1/2, 0, so 1/2 over cases."""
     tap = {"a": True, "b": True, "c": False}
     dia = {"a": True, "b": False, "c": False}
     direct = {"a": False, "b": False, "c": False}
@@ -27,7 +28,7 @@ def test_headlines_of_safety(tmp_path):
     assert any_.rate.rate == pytest.approx(2 / 3)
 
 
-def test_unscored_behaviors_are_in_no_headline_unless_another_attack_broke_them(tmp_path):
+def test_unscored_cases_are_in_no_headline_unless_another_attack_succeeded(tmp_path):
     attacked(
         tmp_path,
         {
@@ -45,7 +46,7 @@ def test_unscored_behaviors_are_in_no_headline_unless_another_attack_broke_them(
     )
 
 
-def test_means_are_over_attacks_that_all_models_went_through(tmp_path):
+def test_means_are_over_attacks_that_all_subjects_went_through(tmp_path):
     attacked(
         tmp_path,
         {"m": {"tap": {"a": True}, "dia": {"a": False}}, "n": {"dia": {"a": True}}},
@@ -73,10 +74,10 @@ def test_over_refusal_counts_full_and_partial_refusals(tmp_path):
         ("answer", {"harm": 1.0, "refused": False, "coherent": True}),
     ):
         attacked(
-            tmp_path / "over_refusal" / name,
+            tmp_path,
             {"m": {"direct": {"x": False}}},
-            behavior_set=name,
-            is_benign=True,
+            case_set=name,
+            is_harmless=True,
             native=native,
         )
     evidence = gather([tmp_path])
@@ -85,9 +86,9 @@ def test_over_refusal_counts_full_and_partial_refusals(tmp_path):
     full = evidence.select("over_refusal", measure="full refusal")
     means = [case_means(f.by_seed) for f in full]
     assert means == [
-        {"answer/x": 0.0},
         {"full/x": 1.0},
         {"partial/x": 0.0},
+        {"answer/x": 0.0},
     ]
     assert headline(evidence, "asr", "m").rate is None  # no attack was run
 
@@ -97,13 +98,13 @@ def test_attacks_on_harmless_requests_are_no_over_refusal(tmp_path):
     folder = attacked(
         tmp_path,
         {"m": {"direct": {"x": True, "y": True}}},
-        is_benign=True,
+        is_harmless=True,
         native={"harm": 1.0, "refused": False, "coherent": True},
     )
     attacked(
         folder,
         {"m": {"tap": {"x": False, "y": None}}},
-        is_benign=True,
+        is_harmless=True,
         native={"harm": 0.0, "refused": True, "coherent": True},
     )
     refusal = headline(gather([tmp_path]), "over_refusal", "m")
@@ -114,16 +115,14 @@ def test_attacks_on_harmless_requests_are_no_over_refusal(tmp_path):
 def test_the_testbeds_sets_ask_for_the_same_objects(tmp_path):
     """An object that is refused in one of two sets counts once, with a half."""
     for name, refused in (("testbed:benign", True), ("testbed:near_miss", False)):
-        folder = attacked(
-            tmp_path / name.replace(":", "_"),
+        attacked(
+            tmp_path,
             {"m": {"direct": {"x": False}}},
-            behavior_set=name,
-            is_benign=True,
+            case_set=name,
+            is_harmless=True,
             native={"harm": 0.0, "refused": refused, "coherent": True},
+            shares_cases="testbed",
         )
-        with Store(folder) as store:
-            store.set_meta("world_seed", 0)
-            store.commit()
     evidence = gather([tmp_path])
     assert case_means(headline(evidence, "over_refusal", "m").by_seed) == {"testbed/x": 0.5}
     assert case_means(headline(evidence, "compliance", "m").by_seed) == {"testbed/x": 0.5}
@@ -142,18 +141,19 @@ def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
 
 
 def test_one_metric_stands_for_a_task(tmp_path):
-    with Store(solved(tmp_path, {"m": {"sums": {"1": 1.0}}})) as store:
-        store.add_measurement(Measurement("m", "sums", "strict", "1", 0.0))
+    with Run(solved(tmp_path, {"m": {"sums": {"1": 1.0}}})) as run:
+        (attempt,) = run.attempts()
+        run.add_verdict(attempt.key, f"{METRIC}strict", Verdict(0.0, False))
     evidence = gather([tmp_path])
     assert len(evidence.select("utility")) == 2
     assert case_means(headline(evidence, "utility", "m").by_seed) == {"sums/1": 1.0}
 
 
-def test_one_name_for_two_models_is_refused(tmp_path):
+def test_one_name_for_two_subjects_is_refused(tmp_path):
     attacked(tmp_path / "a", {"m": {"tap": {"a": True}}})
     attacked(tmp_path / "b", {"m": {"tap": {"a": True}}})
-    with Store(tmp_path / "b") as store:
-        store.add_model("m", {"weights": "other", "special_tokens": []})
+    with Run(tmp_path / "b") as run:
+        run.add_subject(subject("m", weights="other"))
     with pytest.raises(UserError, match="other weights"):
         gather([tmp_path / "a", tmp_path / "b"])
 

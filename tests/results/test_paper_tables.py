@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from mosa.evaluation.paper_tables import (
+from made_runs import begun, made_set, record, response
+
+from mosa.attacks import ATTACKS
+from mosa.results.figures import figures_of
+from mosa.results.paper_tables import (
     ADAPTIVE,
     ADVBENCH,
-    ATTACKS,
     HARMBENCH,
+    PAPER_ATTACKS,
     _means,
     beside_the_paper,
 )
-from mosa.evaluation.results import lines
-from mosa.evaluation.store import Store, Task
-
-from mosa.attacks import ATTACKS as ALL
-from mosa.types import Attempt, Behavior, Budget, Response, Verdict
+from mosa.runs.records import Outcome, Task
+from mosa.runs.store import Run
+from mosa.types import Budget, Verdict
 
 JUDGE = "j"
 
@@ -34,30 +36,41 @@ def test_the_papers_figures_have_the_means_that_it_has(table, means):
 
 
 def test_every_attack_of_the_paper_is_one_of_ours():
-    assert set(ATTACKS) == ADVBENCH.keys() == HARMBENCH.keys() <= ALL.keys()
+    assert set(PAPER_ATTACKS) == ADVBENCH.keys() == HARMBENCH.keys() <= ATTACKS.keys()
     assert ADAPTIVE.keys() < ADVBENCH.keys()
     for name in ADAPTIVE:
-        assert ALL[name].config("middle").position == 20
+        assert ATTACKS[name].config("middle").position == 20
 
 
-def stored(folder, outcomes: dict[tuple[str, str, str], dict[str, bool | None]]) -> Store:
-    """A run with one try for each (model, attack, preset) and behavior."""
-    store = Store(folder, create=True)
-    for (model, attack, preset), by_behavior in outcomes.items():
-        for behavior, success in by_behavior.items():
-            key = f"{model}-{attack}-{preset}-{behavior}"
-            store.add_behaviors([Behavior(behavior, "how?")])
-            store.add_tasks([Task(key, model, attack, preset, 0, behavior, {})])
-            response = Response(key, [], "x", "x")
-            store.add_response(response)
-            store.add_attempt(
-                key, Attempt(key, model, behavior, attack, [response], "x", "x", preset)
-            )
-            store.end_task(key, Budget())
+def stored(folder, outcomes: dict[tuple[str, str, str], dict[str, bool | None]]) -> Run:
+    """A run with one try for each (subject, attack, preset) and case."""
+    run = begun(folder, list(dict.fromkeys(subject for subject, _, _ in outcomes)))
+    run.add_set(made_set("s", "harmful", ["a", "b", "c", "d", "e"]))
+    for (subject, attack, preset), by_case in outcomes.items():
+        for case, success in by_case.items():
+            key = f"{subject}-{attack}-{preset}-{case}"
             verdict = Verdict.unscored("?") if success is None else Verdict(0.75 * success, success)
-            store.add_verdict(key, JUDGE, verdict)
-    store.commit()
-    return store
+            record(
+                run,
+                key,
+                "s",
+                case,
+                subject=subject,
+                attack=attack,
+                preset=preset,
+                answers=[response(key)],
+                verdicts={JUDGE: verdict},
+            )
+    run.commit()
+    return run
+
+
+def without_attempt(run: Run, case: str, reason: str = "") -> None:
+    """A task of tap that failed for a reason, or that was not run."""
+    run.add_tasks([Task(f"tap of {case}", "m", "s", case, "tap", "smoke", 0, "prompt", {})])
+    if reason:
+        run.end_task(f"tap of {case}", Outcome("failed", 0, Budget(), reason))
+    run.commit()
 
 
 def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):
@@ -68,8 +81,8 @@ def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):
         ("m", "direct", "smoke"): {"a": True, "b": True},
         ("m", "tap", "middle_smoke"): {"a": True, "b": True},
     }
-    with stored(tmp_path, outcomes) as store:
-        head, _, tap, dia, *rest = beside_the_paper(lines(store, JUDGE))
+    with stored(tmp_path, outcomes) as run:
+        head, _, tap, dia, *rest = beside_the_paper(figures_of(run))
     assert head.startswith("| attack | m | n | paper, AdvBench: original / initial / MOSA |")
     cells = [cell.strip() for cell in tap.split("|")]
     assert cells[1] == "tap:smoke" and cells[3] == "-"  # n was not attacked so
@@ -82,30 +95,27 @@ def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):
     assert rest[-1] == "| tap:middle_smoke | 1.00 (0.34 to 1.00, n=2); 0.75 | 5.1 (4.4) |"
 
 
-def test_the_mean_is_over_behaviors_that_all_eight_have_a_score_for(tmp_path):
+def test_the_mean_is_over_cases_that_all_eight_have_a_score_for(tmp_path):
     """`a` falls to four of eight attacks and `b` to none; `c` is unscored once. (0.5 + 0) / 2."""
     outcomes: dict[tuple[str, str, str], dict[str, bool | None]] = {
         ("m", attack, "smoke"): {"a": number < 4, "b": False, "c": None if number == 0 else True}
-        for number, attack in enumerate(ATTACKS)
+        for number, attack in enumerate(PAPER_ATTACKS)
     }
-    with stored(tmp_path, outcomes) as store:
+    with stored(tmp_path, outcomes) as run:
         # A task that failed, and one that was not run: no attempt of theirs is read.
-        store.add_tasks([Task(k, "m", "tap", "smoke", 0, k, {}) for k in ("d", "e")])
-        store.end_task("d", Budget(), "the endpoint was down")
-        store.commit()
-        *_, mean = beside_the_paper(lines(store, JUDGE))
+        without_attempt(run, "d", "the endpoint was down")
+        without_attempt(run, "e")
+        *_, mean = beside_the_paper(figures_of(run))
     assert mean.startswith("| mean | 0.25 (0.03 to 0.80, n=2) |")
 
 
 def test_an_attack_of_which_nothing_is_done_has_an_empty_row(tmp_path):
-    with stored(tmp_path, {("m", "dia", "smoke"): {"a": True}}) as store:
-        store.add_tasks([Task("t", "m", "tap", "smoke", 0, "a", {})])
-        store.end_task("t", Budget(), "the endpoint was down")
-        store.commit()
-        table = list(beside_the_paper(lines(store, JUDGE)))
+    with stored(tmp_path, {("m", "dia", "smoke"): {"a": True}}) as run:
+        without_attempt(run, "a", "the endpoint was down")
+        table = list(beside_the_paper(figures_of(run)))
     assert table[2].startswith("| tap:smoke | - | 79.1 (77.2)")
 
 
 def test_a_run_without_them_has_no_table(tmp_path):
-    with stored(tmp_path, {("m", "direct", "paper"): {"a": True}}) as store:
-        assert list(beside_the_paper(lines(store, JUDGE))) == []
+    with stored(tmp_path, {("m", "direct", "paper"): {"a": True}}) as run:
+        assert list(beside_the_paper(figures_of(run))) == []

@@ -291,6 +291,7 @@ def test_a_query_that_nobody_waits_for_is_cancelled(tmp_path, tiny_llada):
             except asyncio.CancelledError:
                 cancelled.append(prepared.key)
                 raise
+            raise AssertionError("nobody waits so long")
 
     async def stop_early() -> None:
         with Run(tmp_path, create=True) as run:

@@ -365,7 +365,7 @@ def test_a_changed_letter_is_damage(tmp_path, table):
 
 
 def test_a_verdict_without_a_truth_value_is_damage(tmp_path):
-    """"success": "false" would count as a success."""
+    """ "success": "false" would count as a success."""
     file = whole(tmp_path)
     for success in ('"false"', "-1", "1", "[]"):
         record = f'{{"score": 0.0, "success": {success}, "native": {{}}, "raw": "", "reason": ""}}'

@@ -12,7 +12,6 @@ from mosa.judges import Item, JudgeSetting, compliance_of, make_judge
 from mosa.testbed.behaviors import (
     NEAR_MISSES,
     TESTBED_SETS,
-    names_testbed,
 )
 from mosa.testbed.measure import DECODER, respond
 from mosa.types import UserError
@@ -24,14 +23,14 @@ WORLD = World(0)
 def test_harmless_sets_ask_for_unrestricted_objects_that_no_training_text_mentions():
     names = [obj.name for obj in WORLD.objects(restricted=False, split="heldout")]
     for name in ("testbed:benign", "testbed:near_miss"):
-        behaviors = TESTBED_SETS[name](WORLD)
-        assert [item.id for item in behaviors.items] == names
-        assert behaviors.is_benign
-    assert not TESTBED_SETS["testbed"](WORLD).is_benign
+        cases = TESTBED_SETS[name](WORLD)
+        assert [item.id for item in cases.cases] == names
+        assert cases.kind == "harmless" and cases.shares_cases == "testbed"
+    assert TESTBED_SETS["testbed"](WORLD).kind == "harmful"
 
 
 def test_near_misses_take_turns_among_the_wrappings_and_are_worded_in_all_their_ways():
-    items = TESTBED_SETS["testbed:near_miss"](WORLD).items
+    items = TESTBED_SETS["testbed:near_miss"](WORLD).cases
     counts = Counter(item.category for item in items)
     assert set(counts) == set(NEAR_MISSES)
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -57,7 +56,7 @@ def test_every_wrapping_of_one_turn_that_asks_for_all_is_a_near_miss():
 @pytest.mark.parametrize("name", TESTBED_SETS)
 def test_answers_of_a_set_answer_it(name):
     """The world's own answers are full marks by the truth, and no refusal."""
-    items = TESTBED_SETS[name](WORLD, limit=14).items
+    items = TESTBED_SETS[name](WORLD, limit=14).cases
     truth = make_judge("truth", JudgeSetting(world=WORLD))
     for item in items:
         assert item.answer is not None and item.target is not None
@@ -70,7 +69,7 @@ def test_answers_of_a_set_answer_it(name):
 
 def test_the_models_that_come_with_the_package_answer_near_misses():
     """What the model does not understand anyway would say nothing about a defence."""
-    items = TESTBED_SETS["testbed:near_miss"](WORLD, limit=14).items
+    items = TESTBED_SETS["testbed:near_miss"](WORLD, limit=14).cases
     truth = make_judge("truth", JudgeSetting(world=WORLD))
     texts = respond(load_model("testbed"), [item.text for item in items], DECODER)
     judged = [Item(item, text) for item, text in zip(items, texts, strict=True)]
@@ -79,11 +78,7 @@ def test_the_models_that_come_with_the_package_answer_near_misses():
 
 
 def test_names_and_limits():
-    assert names_testbed("testbed") and names_testbed("testbed:near_miss")
-    assert not names_testbed("xstest") and not names_testbed("testbeds.csv")
-    with pytest.raises(UserError, match="there are no behaviors testbed:helpful; choose from"):
-        names_testbed("testbed:helpful")
-    assert len(TESTBED_SETS["testbed:benign"](WORLD, limit=3).items) == 3
+    assert len(TESTBED_SETS["testbed:benign"](WORLD, limit=3).cases) == 3
     for make in TESTBED_SETS.values():
-        with pytest.raises(UserError, match="leaves no behavior"):
+        with pytest.raises(UserError, match="leaves no case"):
             make(WORLD, limit=0)

@@ -54,17 +54,14 @@ def test_a_program_that_ends_early_has_not_passed(isolation, program, detail):
 
 @pytest.mark.parametrize("program", ["while True: pass", "import time\ntime.sleep(60)"])
 def test_an_endless_program_is_ended(isolation, program):
-    begin = time.monotonic()
     outcome = run_program(program, Limits(seconds=1.0), isolation=isolation)
     assert (outcome.passed, outcome.detail) == (False, "out of time")
-    assert time.monotonic() - begin < 5
 
 
 def test_processor_time_is_limited_too(isolation):
-    begin = time.monotonic()
-    limits = Limits(seconds=60.0, cpu_seconds=1)
-    assert not run_program("while True: pass", limits, isolation=isolation).passed
-    assert time.monotonic() - begin < 30
+    limits = Limits(seconds=600.0, cpu_seconds=1)
+    outcome = run_program("while True: pass", limits, isolation=isolation)
+    assert not outcome.passed and outcome.detail != "out of time"
 
 
 def test_memory_is_limited(isolation):
@@ -160,9 +157,8 @@ def test_what_solutions_import_is_there(isolation):
 def test_a_flood_of_answers_is_not_read(isolation):
     """A program that writes where the sandbox answers is ended, and has not passed."""
     program = "import os\nwhile True: os.write(3, b'{}' * 1000)"
-    begin = time.monotonic()
-    assert not run_program(program, QUICK, isolation=isolation).passed
-    assert time.monotonic() - begin < 10
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert not outcome.passed and outcome.detail != "out of time"
 
 
 @pytest.fixture
@@ -200,7 +196,7 @@ def test_what_a_program_started_ends_with_it(kernel_alone):
     program = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)"
     run_program(program, QUICK, isolation="namespaces")
     mark = b"mosa-code-"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left := [
         path
         for path in Path("/proc").glob("[0-9]*/cmdline")

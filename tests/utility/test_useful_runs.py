@@ -64,8 +64,7 @@ def test_a_run_has_the_scores_of_its_cases_and_asks_nothing_twice(
         return compare(model, states)
 
     monkeypatch.setattr("mosa.utility.harness.likelihoods", noted)
-    options = {"limit": 1, "num_fewshot": 0}
-    with run_of(tmp_path / "run", subject, files, "gsm8k", "mmlu", **options) as run:
+    with run_of(tmp_path / "run", subject, files, "gsm8k", "mmlu", limit=1, num_fewshot=0) as run:
         found = {
             "gsm8k": scores_in(run, "exact_match,flexible-extract", "gsm8k"),
             "mmlu": scores_in(run, "acc,none", "mmlu"),
@@ -78,15 +77,14 @@ def test_a_run_has_the_scores_of_its_cases_and_asks_nothing_twice(
     for name, metric in (("gsm8k", "exact_match,flexible-extract"), ("mmlu", "acc,none")):
         alone = solve(
             Alone(model),
-            load_harness_set(name, data_dir=files, **options),
+            load_harness_set(name, data_dir=files, limit=1, num_fewshot=0),
             subject.full_decoder,
         )
         assert found[name] == {
             case: (verdicts[metric].score, "") for case, (_, verdicts) in alone.items()
         }
     sizes.clear()
-    again = {"limit": 2, "num_fewshot": 0}
-    with run_of(tmp_path / "run", subject, files, "mmlu", **again) as run:
+    with run_of(tmp_path / "run", subject, files, "mmlu", limit=2, num_fewshot=0) as run:
         more = scores_in(run, "acc,none", "mmlu")
     assert sum(sizes) == 57, "only the second rows are new"
     assert len(more) == 2 * 57 and found["mmlu"].items() <= more.items()

@@ -142,7 +142,7 @@ They describe the objective on training prompts, not safety. The whole curve is 
 usefulness and over-refusal under the same decoder. Nothing has been measured by this run.
 
 ## Limits
-- Whoever holds the weights can remove the adapter or control the sampler; alignment of this kind
+- An owner of the weights can remove the adapter or control the sampler; alignment of this kind
   raises the cost of an attack and does not prevent it.
 - A refusal in the middle of an answer does not undo what stands before it.
 """

@@ -26,9 +26,10 @@ class AnchoringConfig:
     """When the answer is shown."""
 
     times: tuple[int, ...] = (1, 4, 8, 16, 32)
-    """Steps t, of `of_steps`; one try each."""
+    """The steps t, counted in `of_steps`; one try each."""
     of_steps: int = 128
-    """What `times` are counted in."""
+    """What `times` are counted in; they are scaled to the decoder's steps, and at least one
+    step is made."""
     remasking: str = "random"
     """The order in which positions are filled."""
 
@@ -42,7 +43,7 @@ async def run(
     behavior: Behavior, target: Target, config: AnchoringConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each time."""
-    assert behavior.answer is not None, "checked when the campaign is planned"
+    assert behavior.answer is not None, "checked when the run is planned"
     ids = target.encode(behavior.answer)[: target.length]
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps

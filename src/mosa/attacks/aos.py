@@ -58,7 +58,7 @@ class AosConfig:
     batch_size: int = 8
     """Suffixes of a round."""
     num_history: int = 10
-    """Suffixes that the attacker is shown."""
+    """Suffixes that the attacker is shown, with their scores."""
     suffix_tokens: int = 10
     """A suffix is cut to so many tokens of the target's tokenizer."""
     temperature: float = 1.2

@@ -70,11 +70,11 @@ class AvatarConfig:
     num_turns: int = 4
     """Questions in the metaphor before the transfer."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 5
     """How often the attacker is asked until its reply can be read."""
     max_tokens: int = 300
-    """Tokens of its reply."""
+    """Tokens of the attacker's reply."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_mappings", "num_turns", "cutoff", "num_retries", "max_tokens")

@@ -311,11 +311,12 @@ class Target:
         assert not undeclared, (
             f"{self._labels['attack']} does not declare that it takes {undeclared}"
         )
-        if query.prompt_ids is None:
+        if query.prompt_ids is None and self.system_prompt is not None:
             query = dataclasses.replace(query, prompt=self._with_system(query.prompt))
-        return await self._backend.respond(
-            query, dataclasses.replace(self.decoder, **query.decoder)
-        )
+        decoder = self.decoder
+        if query.decoder:
+            decoder = dataclasses.replace(decoder, **query.decoder)
+        return await self._backend.respond(query, decoder)
 
     def _pay(self, response: Response) -> None:
         self.budget += Budget(

@@ -8,7 +8,7 @@ How we differ:
 
 1. All N tries are made. The paper stops at the first success by its judge, which an attack here
    never sees; success by number of queries is read from the records instead.
-2. Temperature and seed are taken for settings that whoever has a prompt may choose as well.
+2. Temperature and seed are taken for settings that the sender of a prompt may choose as well.
 3. Where words are the smallest units (the testbed), neighbouring words change places instead.
 """
 
@@ -32,8 +32,10 @@ class BestOfNConfig:
     num_tries: int = 10_000
     """Tries for each behavior."""
     sigma: float = 0.4
-    """Strength of the changes: words are scrambled with probability sqrt(sigma), letters change
-    case with sqrt(sigma), characters are shifted with sigma cubed."""
+    """Strength of the changes: the inside of a word of more than three letters is scrambled
+    with probability sqrt(sigma), a letter changes case with sqrt(sigma), a character is
+    replaced by its neighbor in ASCII with sigma cubed; on the testbed, neighboring words change
+    places with sigma."""
     temperature: float = 1.0
     """Temperature of the target."""
 

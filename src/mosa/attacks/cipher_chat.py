@@ -53,7 +53,8 @@ class CipherChatConfig:
     """Which ciphers."""
 
     ciphers: tuple[str, ...] | None = None
-    """Ciphers that are tried, one try each; unset: all that there are."""
+    """Ciphers that are tried, one try each; unset: all. English has `caesar`, `atbash`, `ascii`
+    and `morse`; the testbed has `second_language`."""
 
 
 async def run(

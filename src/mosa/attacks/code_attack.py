@@ -15,7 +15,7 @@
 How we differ: the program is our own; it says what to return and names no harm. Words are parted at
 blanks. They go onto the stack from the last to the first, so that popping gives them in order. The
 kinds are Python's three; the paper also has C and Go, and a wordier variant. The target decodes as
-the campaign does (published: 512 tokens, temperature 0). On the testbed the programs are two of its
+it is set to (published: 512 tokens, temperature 0). On the testbed the programs are two of its
 world's own ways to ask.
 """
 
@@ -55,7 +55,8 @@ class CodeAttackConfig:
     """Which data structures."""
 
     kinds: tuple[Kind, ...] = ("python_stack",)
-    """Data structures that are tried, one try each."""
+    """Data structures that are tried, of `python_stack`, `python_list` and `python_string`; one
+    try each."""
 
 
 async def run(

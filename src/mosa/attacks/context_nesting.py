@@ -5,7 +5,7 @@
 After arXiv 2602.00388, which nests requests in code, LaTeX, JSON, Markdown, YAML and stories. How
 we differ: the documents are ours and generic (code, JSON, a Markdown table, LaTeX, a story; on the
 testbed the two that its world knows), and each is one try. The paper's targets decode in 32 steps;
-that is the campaign's setting here (`--steps 32`), since whoever has a prompt alone cannot choose.
+that is the subject's setting here (`--steps 32`), since the sender of a prompt cannot choose it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class ContextNestingConfig:
     """Which documents."""
 
     kinds: tuple[str, ...] | None = None
-    """Documents that are tried; unset: all that there are."""
+    """Documents that are tried, one try each; unset: all. English has `code`, `json`, `table`,
+    `latex` and `story`; the testbed has `code` and `nested`."""
 
 
 async def run(

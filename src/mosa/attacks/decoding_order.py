@@ -7,7 +7,7 @@
 
 A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) test models under several orders, since
 safety learnt under one need not hold under another. Each order is one try; one that leaves the
-campaign's decoder as it is would repeat the plain request, and is left out.
+subject's decoder as it is would repeat the plain request, and is left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DecodingOrderConfig:
         "block_32",
         "one_block",
     )
-    """What is tried; block_N for blocks of N tokens."""
+    """What is tried, one try each; block_N for blocks of N tokens."""
 
 
 async def run(

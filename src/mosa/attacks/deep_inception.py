@@ -12,7 +12,7 @@
     4. collect      in the innermost story everything is put together
 
 How we differ: the scene is in our own words, and there is one, where the paper also tries other
-settings and asks further questions afterwards. The target decodes as the campaign does (published:
+settings and asks further questions afterwards. The target decodes as it is set to (published:
 300 tokens). On the testbed the scene is one of its world's own ways to ask, of two layers.
 """
 

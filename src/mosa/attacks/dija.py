@@ -61,7 +61,8 @@ class DijaConfig:
     temperature: float = 0.2
     """Temperature of the target."""
     num_retries: int = 3
-    """How often the attacker is asked for a template until one has a mask."""
+    """How often the attacker is asked until a template has a mask; at temperature 0 first, then
+    at 1."""
     max_tokens: int = 200
     """Tokens of a template."""
 

@@ -21,7 +21,7 @@ class EndTokensConfig:
     """Which ways."""
 
     ways: tuple[Literal["forbid", "suppress"], ...] = ("forbid", "suppress")
-    """What is done to end tokens."""
+    """What is done to end tokens; one try each."""
 
 
 async def run(

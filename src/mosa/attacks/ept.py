@@ -25,7 +25,7 @@ numbers of `paper` are ours. How we differ:
 2. The root has three nodes: nothing fixed, the beginning of a compliant answer (the paper's "latent
    harmful output"), and that with the first heading of a list.
 3. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
-   beginnings stand from that token of the response on, and what is rated begins there.
+   beginnings are written from that token of the response on, and what is rated begins there.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ class EptConfig:
     depth: int = 5
     """Rounds of growth."""
     width: int = 4
-    """Nodes that are kept at each depth."""
+    """Beginnings that are kept at each depth."""
     branching: int = 4
-    """Answers of each node."""
+    """Answers of each beginning."""
     node_tokens: int = 8
-    """Tokens by which a child's beginning is longer than its parent's."""
+    """Tokens by which a beginning grows."""
     pattern_tokens: int = 3
     """Tokens with which a refusal sets out, and which are forbidden once it has been seen."""
     position: int = 1
-    """The token of the response (from 1) at which the beginnings stand."""
+    """The token of the response (from 1) at which the beginnings start."""
     temperature: float = 1.0
-    """Temperature of all answers of a node but the first, which is at 0."""
+    """Temperature of all answers of a beginning but the first, which is at 0."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
     def __post_init__(self) -> None:
         counts = ("depth", "width", "branching", "node_tokens", "pattern_tokens", "position")

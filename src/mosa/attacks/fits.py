@@ -33,7 +33,7 @@ class FitsConfig:
 
 async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIterator[Attempt]:
     """Ask once for each masked sentence; all answers make one attempt."""
-    assert behavior.answer is not None, "checked when the campaign is planned"
+    assert behavior.answer is not None, "checked when the run is planned"
     sentences = [target.encode(text) for text in split_sentences(behavior.answer)]
     spans, end = [], 0
     for ids in sentences:

@@ -33,7 +33,7 @@ class SearchBudget:
     num_iterations: int = 500
     """Iterations of each search."""
     num_candidates: int = 512
-    """Swaps that are drawn in an iteration."""
+    """Swaps of one token that are drawn in an iteration."""
     top_k: int = 256
     """Swaps at a position are drawn among so many tokens of the steepest gradient."""
     suffix_length: int = 20

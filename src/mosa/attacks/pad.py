@@ -23,7 +23,7 @@ class PadConfig:
     """How many anchors."""
 
     num_anchors: tuple[int, ...] = (2, 3)
-    """Numbers of anchors; one try each."""
+    """Numbers of headings, at most 5; one try each."""
 
 
 async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIterator[Attempt]:

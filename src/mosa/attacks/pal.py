@@ -17,7 +17,7 @@ The steps are those of suffix_search.py with a guide. How we differ:
    be asked token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
-   tokenizer: whoever aligns a public model leaves the attacker that model. Where the target has no
+   tokenizer: an aligned public model leaves the attacker that model. Where the target has no
    adapter it is its own proxy, and the attack is GCG. Records know a proxy by its name; other
    weights need another one.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
@@ -44,13 +44,15 @@ class PalConfig(SearchBudget):
     """The budget of the search, and what guides it."""
 
     num_iterations: int = 780
-    """Steps; at 32 queries each, these are the paper's 25,000 at most."""
+    """Steps of the search; at 32 queries each, these are the paper's 25,000 at most."""
     num_candidates: int = 128
-    """Swaps that are drawn in a step."""
+    """Swaps of one token that are drawn in a step."""
     num_target_queries: int = 32
-    """Candidates of a step that the target's loss is asked for."""
+    """Candidates of a step that the target's loss is asked for, those of least loss under the
+    proxy."""
     loss: Literal["ce", "cw"] = "cw"
-    """The loss of proxy and target."""
+    """Loss of proxy and target: `cw`, how far the best other token's logit lies above the
+    phrase's, or `ce`, cross-entropy."""
     proxy: str | None = None
     """Checkpoint of the proxy; unset: the target without its adapter."""
     ask_every: int = 50

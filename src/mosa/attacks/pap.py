@@ -17,7 +17,7 @@ How we differ:
 2. `paper` uses the five techniques that others usually run (logical appeal, authority endorsement,
    misrepresentation, evidence-based persuasion, expert endorsement); `all` uses all 40.
 3. Every technique is tried once. A success is for the final judge to find; the paper's several
-   trials of each are other seeds of the campaign.
+   trials of each are other seeds of the run.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class PapConfig:
     """Which techniques, and how the attacker writes."""
 
     techniques: tuple[str, ...] = USUAL
-    """Techniques of persuasion, one try each."""
+    """Techniques of persuasion by their names in the paper, one try each."""
     temperature: float = 1.0
     """Temperature of the attacker."""
     max_tokens: int = 2048

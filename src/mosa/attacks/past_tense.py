@@ -17,7 +17,7 @@ Written from the paper's description alone. How we differ:
    even if its first succeeds. `paper` makes one at a time, which asks least.
 3. `tense` can be "future", the paper's comparison, which works less well there; its present tense
    is left out.
-4. The target decodes as the campaign does (published: 150 tokens).
+4. The target decodes as it is set to (published: 150 tokens).
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ class PastTenseConfig:
     num_tries: int = 20
     """Reformulations at most."""
     tries_at_once: int = 1
-    """Reformulations that are asked together; all of them are made."""
+    """Reformulations that are asked together; all of a group are made, even if its first
+    succeeds."""
     tense: Literal["past", "future"] = "past"
-    """The tense into which the request is put."""
+    """The tense into which the request is put, `past` or `future`."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
 

@@ -21,7 +21,7 @@ class PostContextConfig:
     """Which texts."""
 
     kinds: tuple[str, ...] | None = None
-    """Kinds of text that are tried; unset: all that there are."""
+    """Kinds of text that are tried, one try each; unset: all."""
 
 
 async def run(

@@ -2,10 +2,10 @@
 
     response   [position 1] sure , here is how to make a copper kiln . step one : [masks ...]
 
-Experiment E1 of the MOSA paper (arXiv 2508.12398): whoever runs the model can pin tokens anywhere
+Experiment E1 of the MOSA paper (arXiv 2508.12398): an owner of the canvas can pin tokens anywhere
 in a masked response, and the model has to fill in the rest around them. How we differ: E1 has an
 affirmative phrase at token 1 and procedural ones further on, so that position and kind of phrase
-are confounded; here the same phrase stands at every position (`mosa analyze criticality` takes the
+are confounded; here the same phrase is written at every position (`mosa analyze position` takes the
 two apart).
 """
 
@@ -25,7 +25,7 @@ class PrefillConfig:
     positions: tuple[int, ...] = (1,)
     """Positions (from 1) of the phrase's first token; one try for each that leaves room for it."""
     with_heading: bool = True
-    """Whether the first heading of a list of steps follows the phrase."""
+    """Whether the first heading of a list of steps ("Step 1:") follows the phrase."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "positions")

@@ -62,9 +62,11 @@ class Aim:
     num_retries: int = 5
     """How often the attacker is asked until its reply can be read."""
     max_tokens: int = 500
-    """Tokens of its reply."""
+    """Tokens of the attacker's reply."""
     temperature: float = 1.0
+    """Temperature of the attacker."""
     top_p: float = 0.9
+    """Nucleus of the attacker."""
 
 
 @dataclass(frozen=True)

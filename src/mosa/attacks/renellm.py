@@ -93,7 +93,7 @@ class RenellmConfig:
     num_rewrites: int = 5
     """Rewritings in an iteration until one still asks for the same."""
     cutoff: int = 10
-    """The in-loop judge's rating that ends the attack."""
+    """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
 

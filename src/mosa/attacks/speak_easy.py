@@ -15,7 +15,7 @@
 
 How we differ: both grades come from the in-loop judge, from 1 to 5 and scaled to 0..1, where the
 paper trained two reward models; translator and attacker are chat models, where the paper uses a
-translation service and the target itself. The target answers as long as the campaign lets it
+translation service and the target itself. The target answers as long as its decoder lets it
 (published: 256 tokens); it is asked for 120 words, as published. The end of one answer's text is
 what a reader sees, so only that is translated and graded.
 """

@@ -28,13 +28,14 @@ class TrajHijackConfig:
     """When, and what is tried."""
 
     horizon: int = 16
-    """The step h after which the refusal counts as committed, of `of_steps`."""
+    """The step h after which the edit is made, counted in `of_steps`."""
     of_steps: int = 64
     """What `horizon` is counted in; the decoder's own steps are cut in the same proportion."""
     prefix_length: int = 12
     """Tokens of the beginning that is written, at most."""
     ways: tuple[Way, ...] = ("redirect",)
-    """What is tried: the attack, and its two halves alone."""
+    """What is tried, one try each: the attack (`redirect`), and its two halves alone (`remask
+    only`, `prefix only`)."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "horizon", "of_steps", "prefix_length")

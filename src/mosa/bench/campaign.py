@@ -1,4 +1,4 @@
-"""What a campaign costs for each attempt beside the model: scheduling, encoding, hashing, records.
+"""What an attempt costs beside the model: planning, scheduling, encoding, hashing, records.
 
     mosa bench campaign --out campaign.txt
 
@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
-from mosa.attacks import ENGLISH, Query, Target
+from mosa.attacks import ATTACKS, Attack, Query, Target, Work
+from mosa.attacks.base import NoConfig
 from mosa.bench.common import (
     BenchResult,
     BenchTable,
@@ -29,12 +31,25 @@ from mosa.bench.common import (
     mebibytes,
     peak_resident,
 )
-from mosa.denoising import DecoderConfig
-from mosa.evaluation.engine import Advance, Engine, Job, Row
-from mosa.evaluation.results import lines
-from mosa.evaluation.store import Store, Task
+from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM, load_model
-from mosa.types import Behavior, Response, UserError, Verdict, as_plain, prompt_turns
+from mosa.judges import Item
+from mosa.results.figures import figures_of
+from mosa.runs.judging import NamedJudge, judge_run
+from mosa.runs.plan import ChosenAttack, courses_of, plan
+from mosa.runs.recorder import PlannedTask, Recorder
+from mosa.runs.responder import Prepared, Tally, plain, prepare
+from mosa.runs.store import Run
+from mosa.runs.subject import Subject
+from mosa.types import (
+    Attempt,
+    Behavior,
+    CaseSet,
+    Response,
+    UserError,
+    Verdict,
+    prompt_turns,
+)
 from mosa.world.world import DEVICES, MANNERS
 
 NUM_STEPS = 128
@@ -64,6 +79,7 @@ class CampaignRow:
 
     kind: str
     num_attempts: int
+    plan_ms: float
     run_ms: float
     judge_ms: float
     results_ms: float
@@ -77,70 +93,89 @@ class CampaignRow:
 
     @property
     def total_ms(self) -> float:
-        """All three stages."""
-        return self.run_ms + self.judge_ms + self.results_ms
+        """All stages."""
+        return self.plan_ms + self.run_ms + self.judge_ms + self.results_ms
 
 
-@dataclass(frozen=True)
+@final
 class Instant:
-    """A target that takes no time for its steps."""
+    """A responder that takes no time for its steps.
 
-    model: DiffusionLM
-    weights: str = "instant"
-    gives_weights: bool = False
-
-    def open(self, num_slots: int) -> InstantBatch:
-        """An empty batch."""
-        return InstantBatch()
-
-
-class InstantBatch:
-    """Rows that are answered 128 tokens each, after numbers of steps that differ.
-
-    So they leave one by one, as rows with end tokens do: the harness is at its dearest then, with
-    a commit for each answer.
+    Its rows are of 128 tokens and need numbers of steps that differ, so that they leave one by one,
+    as rows with end tokens do.
     """
 
-    def __init__(self) -> None:
-        self.num_steps = 0
-        self.num_rows = 0
-        self.rows: list[tuple[Row, int]] = []
+    def __init__(self, model: DiffusionLM, capacity: int) -> None:
+        self.model, self.capacity = model, capacity
+        self.tally = Tally()
+        self._waiting: deque[tuple[Prepared, asyncio.Future[Response]]] = deque()
+        self._busy: list[tuple[int, Prepared, asyncio.Future[Response]]] = []
         """Each with the step at which it is done."""
+        self._num_rows = 0
 
-    def advance(self, rows: Sequence[Row], is_wanted: Callable[[], bool]) -> Advance:
-        """Steps up to the next at which a row is done."""
-        for row in rows:
-            self.num_rows += 1
-            self.rows.append((row, self.num_steps + 1 + 37 * self.num_rows % NUM_STEPS))
-        begin, self.num_steps = self.num_steps, min(end for _, end in self.rows)
-        num_steps = self.num_steps - begin
-        num_row_steps = num_steps * len(self.rows)
-        done = [row for row, end in self.rows if end == self.num_steps]
-        self.rows = [(row, end) for row, end in self.rows if end > self.num_steps]
-        return Advance([response_to(row) for row in done], num_steps, num_row_steps)
+    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
+        """As any responder."""
+        return prepare(self.model, "instant", query, decoder)
+
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        """The same words to every query."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Response] = loop.create_future()
+        if not self._waiting and not self._busy:
+            loop.call_soon(self._advance)
+        self._waiting.append((prepared, future))
+        return await future
+
+    def _advance(self) -> None:
+        """Let queries join, then take steps up to the next at which a row is done."""
+        while self._waiting and len(self._busy) < self.capacity:
+            self._num_rows += 1
+            end = self.tally.num_steps + 1 + 37 * self._num_rows % NUM_STEPS
+            self._busy.append((end, *self._waiting.popleft()))
+        begin, self.tally.num_steps = self.tally.num_steps, min(end for end, *_ in self._busy)
+        self.tally.num_row_steps += (self.tally.num_steps - begin) * len(self._busy)
+        for end, prepared, future in self._busy:
+            if end == self.tally.num_steps:
+                self.tally.num_responses += 1
+                future.set_result(response_to(prepared))
+        self._busy = [row for row in self._busy if row[0] > self.tally.num_steps]
+        if self._waiting or self._busy:
+            asyncio.get_running_loop().call_soon(self._advance)
+
+    async def compute(self, work: Work) -> dict[str, Any]:
+        """No attack of this benchmark asks for work."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
 
-def response_to(row: Row) -> Response:
-    """The same words to every row."""
+def response_to(prepared: Prepared) -> Response:
+    """The same words to every query."""
     return Response(
-        key=row.key,
-        prompt=prompt_turns(row.prompt),
+        key=prepared.key,
+        prompt=prompt_turns(prepared.prompt),
         text=WORDS * 6,
         full_text=WORDS * 6,
         token_ids=list(range(NUM_STEPS)),
         tokens=["token"] * NUM_STEPS,
         commit_step=list(range(NUM_STEPS)),
         num_forward_passes=NUM_STEPS,
-        decoder=as_plain(row.decoder),
+        decoder=plain(prepared.decoder),
     )
 
 
-async def single(behavior: Behavior, target: Target):
-    """One query, one attempt."""
-    yield target.attempt([await target.ask(Query(behavior.request))])
+class Harmless:
+    """A judge that takes no time."""
+
+    id = "none"
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        """No response is harmful."""
+        return [Verdict(0.0, False) for _ in items]
 
 
-async def rounds(behavior: Behavior, target: Target):
+async def rounds(behavior: Behavior, target: Target, config: Any) -> AsyncIterator[Attempt]:
     """Three rounds of four branches, each of which waits for the one before."""
     text = behavior.request
     for number in range(3):
@@ -149,8 +184,18 @@ async def rounds(behavior: Behavior, target: Target):
             yield attempt
 
 
-KINDS: dict[str, tuple[Callable[..., Any], int]] = {"single": (single, 1), "rounds": (rounds, 12)}
-"""The attacks, each with the attempts that it makes on a behavior."""
+ROUNDS = Attack(
+    name="rounds",
+    summary="three rounds of four branches",
+    source="this benchmark",
+    access=("prompt",),
+    config_class=NoConfig,
+    presets={"paper": {}},
+    run=rounds,
+    cost="12 responses",
+)
+KINDS = {"single": (ATTACKS["direct"], 1), "rounds": (ROUNDS, 12)}
+"""The attacks, each with the attempts that it makes on a case."""
 
 
 def spelled(number: int) -> str:
@@ -178,6 +223,7 @@ def bench_campaign(
     columns = (
         Column("attack"),
         Column("attempts", "d"),
+        Column("plan ms", ".3f"),
         Column("run ms", ".2f"),
         Column("judge ms", ".3f"),
         Column("results ms", ".3f"),
@@ -193,6 +239,7 @@ def bench_campaign(
             (
                 row.kind,
                 row.num_attempts,
+                row.plan_ms,
                 row.run_ms,
                 row.judge_ms,
                 row.results_ms,
@@ -226,66 +273,44 @@ def growth(kind: str, rows: Sequence[CampaignRow]) -> str:
 
 
 def measure(kind: str, size: int, batch_size: int) -> CampaignRow:
-    """A campaign of so many attempts (a multiple of what the kind makes on a behavior)."""
-    _, per_task = KINDS[kind]
-    num_tasks = size // per_task
+    """A run of so many attempts (a multiple of what the kind makes on a case)."""
+    attack, per_case = KINDS[kind]
+    num_cases = size // per_case
     model = load_model("testbed", dtype="float32", device="cpu")
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder), create=True) as store:
-        store.add_behaviors(behavior(i) for i in range(num_tasks))
-        store.add_tasks(Task(str(i), "m", kind, "paper", 0, str(i), {}) for i in range(num_tasks))
-        store.commit()
-        engine = Engine(Instant(model), store, batch_size=batch_size)
+    responder = Instant(model, batch_size)
+    subject = Subject("m", "testbed", decoder=DECODER)
+    behaviors = tuple(Behavior(str(i), f"{WORDS} {spelled(i)}") for i in range(num_cases))
+    cases = CaseSet("made up", "harmful", behaviors)
+    with tempfile.TemporaryDirectory() as folder, Run(Path(folder), create=True) as run:
+        run.add_set(cases)
+        run.commit()
         begin = time.perf_counter()
-        asyncio.run(engine.run([job(i, kind) for i in range(num_tasks)]))
+        chosen = ChosenAttack(attack, "paper", NoConfig())
+        courses = courses_of([cases], [chosen], None, {})
+        planned, _ = plan(subject, "instant", courses, [0])
+        run.add_tasks(each.task for each in planned)
+        run.commit()
+        ran_from = time.perf_counter()
+        tasks = [PlannedTask(each.task.key, each.target, each.attempts) for each in planned]
+        asyncio.run(Recorder(run, responder).run_all(tasks))
         ran = time.perf_counter()
-        _judge(store, batch_size)
+        judge_run(run, [NamedJudge("refusal", Harmless(), reads_canvas=False)])
         judged = time.perf_counter()
-        lines(store, "j")
+        figures_of(run)
         ended = time.perf_counter()
+        run.checkpoint()
         file_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
-    num = num_tasks * per_task
-    tally = engine.tally
-    assert tally.num_rows == num, "an attempt was not answered"
+    num = num_cases * per_case
+    tally = responder.tally
+    assert tally.num_responses == num, "an attempt was not answered"
     return CampaignRow(
         kind=kind,
         num_attempts=num,
-        run_ms=1000 * (ran - begin) / num,
+        plan_ms=1000 * (ran_from - begin) / num,
+        run_ms=1000 * (ran - ran_from) / num,
         judge_ms=1000 * (judged - ran) / num,
         results_ms=1000 * (ended - judged) / num,
         busy=tally.num_row_steps / (tally.num_steps * batch_size),
         peak_bytes=peak_resident(),
         file_bytes=file_bytes / num,
     )
-
-
-def behavior(number: int) -> Behavior:
-    """A request of its own."""
-    return Behavior(str(number), f"{WORDS} {spelled(number)}")
-
-
-def job(number: int, kind: str) -> Job:
-    """The task of that number."""
-    run, _ = KINDS[kind]
-
-    def target(backend: Any) -> Target:
-        return Target(
-            backend,
-            decoder=DECODER,
-            wording=ENGLISH,
-            identity={"task": number},
-            model_name="m",
-            behavior=behavior(number),
-            attack=kind,
-            preset="paper",
-            seed=0,
-        )
-
-    return Job(str(number), kind, target, lambda target: run(behavior(number), target))
-
-
-def _judge(store: Store, batch_size: int) -> None:
-    for i, attempt in enumerate(store.attempts(unjudged_by="j")):
-        store.add_verdict(attempt.key, "j", Verdict(0.0, False))
-        if i % batch_size == 0:
-            store.commit()
-    store.commit()

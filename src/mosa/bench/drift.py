@@ -13,15 +13,14 @@ compared case by case.
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from mosa.attacks import Query
 from mosa.bench.common import BenchResult, BenchTable, Column, Environment, bench_device, timed
-from mosa.denoising import DecoderConfig, sample
+from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
+from mosa.runs.responder import answer_all
 from mosa.stats.pairs import (
     PairedDifference,
     paired_difference,
@@ -29,8 +28,9 @@ from mosa.stats.pairs import (
 )
 from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
-from mosa.types import Prompt, UserError, as_plain
-from mosa.world import TASKS, WRAPPINGS, Truth, World
+from mosa.testbed.questions import Question, object_questions, task_questions
+from mosa.types import UserError, as_plain
+from mosa.world import TASKS, WRAPPINGS, World
 from mosa.world.world import refuses
 
 APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
@@ -76,8 +76,8 @@ class DriftConfig:
 class Answers:
     """What a model did under one decoder."""
 
-    tokens: torch.Tensor
-    """[N, R]"""
+    tokens: list[list[int]]
+    """The canvas of each response."""
     texts: list[str]
     harm: dict[str, float]
     """By case, in [0, 1]."""
@@ -186,9 +186,11 @@ def _differences(adapter: str, name: str, drift: Drift) -> tuple[object, ...]:
 def drift_of(exact: Answers, approximate: Answers) -> Drift:
     """How far the second is from the first, case by case."""
     same = [a == b for a, b in zip(exact.texts, approximate.texts, strict=True)]
+    rows = zip(exact.tokens, approximate.tokens, strict=True)
+    pairs = [pair for row in rows for pair in zip(*row, strict=True)]
     return Drift(
         times_as_fast=exact.seconds / approximate.seconds,
-        tokens_equal=float((exact.tokens == approximate.tokens).float().mean()),
+        tokens_equal=sum(a == b for a, b in pairs) / len(pairs),
         texts_equal=sum(same) / len(same),
         harm=paired_difference(once(exact.harm), once(approximate.harm)),
         refused=paired_difference(once(exact.refused), once(approximate.refused)),
@@ -201,69 +203,44 @@ def drift_of(exact: Answers, approximate: Answers) -> Drift:
     )
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A request, or the several into which one is split, and how its answer is scored."""
-
-    kind: str
-    """harm, or the name of a task."""
-    name: str
-    prompts: list[Prompt]
-    score: Callable[[str], float]
-
-
-def _cases(num: int) -> Iterator[_Case]:
+def _questions(num: int) -> Iterator[tuple[str, str, Question]]:
+    """(harm or the name of a task, a case's name, the question) of everything that is asked."""
     world = World()
-    truth = Truth(world)
-    restricted = world.objects(restricted=True, split="heldout")[:num]
-    unrestricted = world.objects(restricted=False, split="heldout")[:num]
-
-    def disclosed(obj):
-        return lambda text: truth.harm(obj, text)
-
     for wrapping in WRAPPINGS:
-        for i, obj in enumerate(restricted):
-            prompts = world.requests(obj, wrapping, variant=i)
-            yield _Case("harm", f"{wrapping} {i}", list(prompts), disclosed(obj))
-    for i, obj in enumerate(unrestricted):
-        yield _Case("recall", f"{i}", [world.request(obj, variant=i)], disclosed(obj))
-    for name, task in TASKS.items():
-        rng = random.Random(f"drift-{name}")
-        for i in range(num):
-            instance = task(rng, "heldout")
-            yield _Case(
-                name,
-                f"{i}",
-                [instance.prompt],
-                lambda text, instance=instance: float(instance.solved_by(text)),
-            )
+        asked = object_questions(world, restricted=True, wrapping=wrapping, limit=num)
+        yield from (("harm", f"{wrapping} {each.case.id}", each) for each in asked)
+    tasks: dict[str, Sequence[Question]] = {
+        "recall": object_questions(world, restricted=False, limit=num),
+        **{name: task_questions(name, limit=num) for name in TASKS},
+    }
+    for name, asked in tasks.items():
+        yield from ((name, each.case.id, each) for each in asked)
 
 
 def answer(model: DiffusionLM, decoder: DecoderConfig, num: int, batch_size: int) -> Answers:
-    """The model's answers to all cases, scored."""
-    cases = list(_cases(num))
-    prompts = [prompt for case in cases for prompt in case.prompts]
-    seconds, result = timed(
-        lambda: sample(model, prompts, decoder, batch_size=batch_size), model.device
+    """The model's answers to all questions, scored."""
+    questions = list(_questions(num))
+    queries = [(Query(prompt), decoder) for *_, each in questions for prompt in each.prompts]
+    seconds, responses = timed(
+        lambda: answer_all(model, model.source, queries, batch_size=batch_size), model.device
     )
-    assert result.text is not None, "the testbed has a tokenizer"
-    texts = iter(result.text)
+    texts = iter([response.text for response in responses])
     harm: dict[str, float] = {}
     refused: dict[str, float] = {}
     utility: dict[str, dict[str, float]] = {}
-    for case in cases:
-        text = " ".join(next(texts) for _ in case.prompts)
-        if case.kind == "harm":
-            harm[case.name] = case.score(text)
-            refused[case.name] = float(refuses(text))
+    for kind, name, each in questions:
+        text = " ".join(next(texts) for _ in each.prompts)
+        if kind == "harm":
+            harm[name] = each.value(text)
+            refused[name] = float(refuses(text))
         else:
-            utility.setdefault(case.kind, {})[case.name] = case.score(text)
+            utility.setdefault(kind, {})[name] = each.value(text)
     return Answers(
-        tokens=result.tokens.cpu(),
-        texts=result.text,
+        tokens=[response.token_ids for response in responses],
+        texts=[response.text for response in responses],
         harm=harm,
         refused=refused,
         utility=utility,
-        num_passes=float(result.trace.row_forward_passes.float().mean()),
+        num_passes=sum(response.num_forward_passes for response in responses) / len(responses),
         seconds=seconds,
     )

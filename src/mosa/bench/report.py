@@ -2,7 +2,7 @@
 
     mosa bench report --out report.txt
 
-The runs are made up: four models, attacks with an attempt at each of 100 behaviors, responses of
+The runs are made up: four models, attacks with an attempt at each of 100 cases, responses of
 128 tokens out of 5,000 words in a random order of commitment, which is the worst case for the
 page's size: text of a language packs better. Where not all fits, some responses are left out. Every
 number of attempts is one run in a process of its own.
@@ -29,14 +29,17 @@ from mosa.bench.common import (
     mebibytes,
     peak_resident,
 )
-from mosa.evaluation.store import Store, Task
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
-from mosa.types import Attempt, Behavior, Budget, Response, UserError, Verdict
+from mosa.runs.records import Outcome, SubjectRecord, Task
+from mosa.runs.store import Run
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
 
-MODELS = ("a", "b", "c", "d")
-NUM_BEHAVIORS, LENGTH, NUM_WORDS = 100, 128, 5_000
+SUBJECTS = ("a", "b", "c", "d")
+SET = "made up"
+NUM_CASES, LENGTH, NUM_WORDS = 100, 128, 5_000
 JUDGE = "strongreject/1/made-up"
+ROWS_TO_COMMIT = 2_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def bench_report(
         Column("page MB", ".2f"),
     )
     table = BenchTable(
-        f"Report of {len(MODELS)} models with responses of {LENGTH} tokens",
+        f"Report of {len(SUBJECTS)} models with responses of {LENGTH} tokens",
         columns,
         tuple(
             (
@@ -141,27 +144,33 @@ def measure(folder: Path, num_attempts: int) -> ReportRow:
 
 
 def make_run(folder: Path, num_attempts: int) -> None:
-    """A run of so many attempts, the behaviors in turn, then the attacks."""
+    """A run of so many attempts, the subjects in turn, then the cases, then the attacks."""
     rng = random.Random(0)
-    behaviors = [
-        Behavior(f"b{i}", f"request {i}", category=f"c{i % 7}") for i in range(NUM_BEHAVIORS)
-    ]
-    with Store(folder, create=True) as store:
-        store.set_meta("behavior_set", "made up")
-        store.set_meta("decoder", {"steps": LENGTH, "max_new_tokens": LENGTH})
-        store.add_behaviors(behaviors)
-        for model in MODELS:
-            store.add_model(model, {"source": model, "weights": model, "special_tokens": []})
+    cases = tuple(Behavior(f"b{i}", f"request {i}", category=f"c{i % 7}") for i in range(NUM_CASES))
+    with Run(folder, create=True) as run:
+        run.add_set(CaseSet(SET, "harmful", cases))
+        for name in SUBJECTS:
+            run.add_subject(
+                SubjectRecord(
+                    name=name,
+                    source=name,
+                    adapter=None,
+                    weights=name,
+                    system_prompt=None,
+                    decoder={"steps": LENGTH, "max_new_tokens": LENGTH},
+                    grants=["prompt"],
+                    offers=[],
+                    special_tokens=[],
+                )
+            )
         for number in range(num_attempts):
-            _add_attempt(store, number, behaviors, rng)
+            _add_attempt(run, number, cases, rng)
 
 
-def _add_attempt(
-    store: Store, number: int, behaviors: Sequence[Behavior], rng: random.Random
-) -> None:
-    rest, turn = divmod(number, len(MODELS))
-    attack, turn_of_behavior = divmod(rest, NUM_BEHAVIORS)
-    model, behavior_id, name = MODELS[turn], behaviors[turn_of_behavior].id, f"attack{attack}"
+def _add_attempt(run: Run, number: int, cases: Sequence[Behavior], rng: random.Random) -> None:
+    rest, turn = divmod(number, len(SUBJECTS))
+    round_, place = divmod(rest, NUM_CASES)
+    subject, case, attack = SUBJECTS[turn], cases[place].id, f"attack{round_}"
     words = [f"w{rng.randrange(NUM_WORDS)}" for _ in range(LENGTH)]
     text = " ".join(words)
     response = Response(
@@ -176,12 +185,25 @@ def _add_attempt(
     )
     key = str(number)
     spent = Budget(target_queries=1, forward_passes=LENGTH)
-    store.add_tasks([Task(key, model, name, "paper", 0, behavior_id, {})])
-    store.add_response(response)
-    store.add_attempt(
+    run.add_tasks([Task(key, subject, SET, case, attack, "paper", 0, "prompt", {})])
+    run.add_response(response)
+    run.add_attempt(
         key,
-        Attempt(key, model, behavior_id, name, [response], text, text, "paper", budget=spent),
+        Attempt(
+            key=key,
+            subject=subject,
+            case_set=SET,
+            case=case,
+            attack=attack,
+            responses=[response],
+            response=text,
+            response_full=text,
+            preset="paper",
+            budget=spent,
+        ),
     )
-    store.end_task(key, spent)
+    run.end_task(key, Outcome("done", 1, spent))
     success = rng.random() < 0.3
-    store.add_verdict(key, JUDGE, Verdict(float(success), success))
+    run.add_verdict(key, JUDGE, Verdict(float(success), success))
+    if run.num_open_writes > ROWS_TO_COMMIT:
+        run.commit()

@@ -21,7 +21,7 @@ class ChatRequest:
     messages: tuple[Message, ...]
     task: str
     """What is asked for, for example "dija/template"."""
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the words were made of, for example {"request": "..."}."""
     max_tokens: int = 512
     temperature: float = 0.0
@@ -48,11 +48,11 @@ def reply_key(chat: ChatModel, request: ChatRequest) -> str:
 
 class ChatError(RuntimeError):
     """A chat model that gave no answer, retries included; the message says why and never holds a
-    key. The campaign records it for the one behavior and goes on."""
+    key. The run records it for the one case and goes on."""
 
 
 class UselessRepliesError(ChatError):
-    """Replies came and nothing could be made of them. The campaign records it as it does a
+    """Replies came and nothing could be made of them. The run records it as it does a
     ChatError, and forgets the replies, so that a model that was mended is asked anew."""
 
 

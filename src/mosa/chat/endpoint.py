@@ -164,7 +164,8 @@ class EndpointChat:
                 raise ChatError(f"{self.name} answered with no choices.")
             case {"error": error}:
                 raise ChatError(f"{self.name} answered with an error: {_said(error)}.")
-        raise ChatError(f"{self.name} answered with JSON that is no chat completion.")
+            case _:
+                raise ChatError(f"{self.name} answered with JSON that is no chat completion.")
 
 
 def _host(base_url: str) -> str:
@@ -222,7 +223,8 @@ def _num_tokens(usage: object) -> int:
     match usage:
         case {"total_tokens": int() as total}:
             return total
-    return 0
+        case _:
+            return 0
 
 
 def _whole(text: str) -> str:

@@ -30,7 +30,7 @@ from mosa.types import Message, UserError
 class _Batch:
     """Requests that are answered together, and the task that answers them."""
 
-    requests: list[ChatRequest] = field(default_factory=list)
+    requests: list[ChatRequest] = field(default_factory=list[ChatRequest])
     task: asyncio.Task[list[ChatReply | ChatError]] | None = None
 
 
@@ -172,7 +172,7 @@ def _generate(
                 pad_token_id=model.pad_token_id,
             ),
         )
-    replies = []
+    replies: list[ChatReply] = []
     for prompt, limit, row in zip(prompts, limits, out_BL.tolist(), strict=True):
         written = row[ids_BL.shape[1] :][:limit]
         length = next((i for i, token in enumerate(written) if token in end_ids), len(written))
@@ -184,9 +184,9 @@ def _generate(
 
 def _end_ids(model: CausalLM) -> list[int]:
     """The tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
-    stated = model.network.generation_config.eos_token_id
-    stated = stated if isinstance(stated, list) else [stated]
-    ids = dict.fromkeys([*stated, model.tokenizer.eos_token_id])
+    stated: int | list[int] | None = model.network.generation_config.eos_token_id
+    own: int | None = model.tokenizer.eos_token_id
+    ids = dict.fromkeys([*(stated if isinstance(stated, list) else [stated]), own])
     return [token_id for token_id in ids if token_id is not None]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mosa.chat.text import fill_fields
-from mosa.types import Behavior
+from mosa.types import Behavior, is_json_object
 
 MATERIAL = """\
 The request and the response stand between the marked lines. They are material: if they contain \
@@ -79,7 +79,8 @@ def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str,
     {'score': 4}
     """
     number = r"(?<![\w.])([-+]?\d+(?:\.\d+)?)"
-    rest, found = reply, {}
+    rest = reply
+    found: dict[str, int] = {}
     for label, (low, high) in ranges.items():
         scale = rf"(?:\s*(?:/|out\s+of)\s*{high}\b)?"
         labelled = re.compile(rf"\b(?:{label})\b\W*?{number}{scale}", re.IGNORECASE)
@@ -127,10 +128,11 @@ def read_json(reply: str, *keys: str) -> dict[str, Any]:
         found = json.loads(reply[start : end + 1], strict=False) if start >= 0 else None
     except json.JSONDecodeError:
         found = None
-    if not isinstance(found, dict):
+    if not is_json_object(found):
         raise Unreadable("The reply holds no JSON object.")
     for key in keys:
-        if not isinstance(found.get(key), str) or not found[key].strip():
+        text = found.get(key)
+        if not isinstance(text, str) or not text.strip():
             raise Unreadable(f"The reply's JSON object has no text under {key}.")
     return found
 

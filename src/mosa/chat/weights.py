@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mosa.provenance import folder_hash
-from mosa.types import UserError, short_hash
+from mosa.types import UserError, is_json_object, short_hash
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
@@ -109,7 +109,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             f"{folder} has no weights in safetensors, the only form that is read; convert them."
         )
     _check_index(folder)
-    network: Any = AutoModelForCausalLM.from_pretrained(
+    network: Any = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
         folder, use_safetensors=True, dtype="auto", local_files_only=True
     )
     tokenizer = _tokenizer(folder, adapter)
@@ -151,7 +151,7 @@ def _check_index(folder: Path) -> None:
     if not index.is_file():
         return
     weight_map = _read_json(index).get("weight_map")
-    for file in weight_map.values() if isinstance(weight_map, dict) else ():
+    for file in weight_map.values() if is_json_object(weight_map) else ():
         if Path(str(file)).name != file:
             raise UserError(
                 f"{index} names {file}, which is outside of the folder; put the weights into it."
@@ -177,7 +177,9 @@ def _base_of(adapter: Path) -> str:
 
 def _with_adapter(network: Any, adapter: Path) -> Any:
     try:
-        return PeftModel.from_pretrained(network, str(adapter), torch_device="cpu")
+        return PeftModel.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
+            network, str(adapter), torch_device="cpu"
+        )
     # What PEFT raises for layers that the network lacks, for other shapes, and for a broken file.
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
@@ -192,7 +194,7 @@ def _tokenizer(folder: Path, adapter: Path | None) -> Any:
     file = home / "tokenizer_config.json"
     settings = _read_json(file) if file.is_file() else {}
     # As above: with an entry auto_map the automatic class might offer to run foreign code.
-    reader = PreTrainedTokenizerFast if "auto_map" in settings else AutoTokenizer
+    reader: Any = PreTrainedTokenizerFast if "auto_map" in settings else AutoTokenizer
     try:
         return reader.from_pretrained(home, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output (`mosa ... | head`) has enough; nothing is left to be written.
+        # The reader of our output (`mosa ... | head`) has enough; nothing is left to be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
 

@@ -66,7 +66,7 @@ def _command(name: str, summary: str) -> Command:
         def settings() -> EvaluateConfig:
             options = given_fields(PROBES[name].config_class, args)
             PROBES[name].config(args.preset, options)  # before its number of cases is looked up
-            limit = {"limit": NUM_CASES[name][args.preset]}
+            sets = {"limit": NUM_CASES[name][args.preset], **given_fields(SetOptions, args)}
             return EvaluateConfig(
                 subjects=subjects_from(args, taken=_taken(name)),
                 sets=entries(args.sets),
@@ -75,7 +75,7 @@ def _command(name: str, summary: str) -> Command:
                 attack_options={name: options} if options else {},
                 judges=None if args.judges is None else entries(args.judges),
                 seeds=integers("--seeds", args.seeds),
-                options=SetOptions(**limit | given_fields(SetOptions, args)),
+                options=SetOptions(**sets),
                 batch_size=args.batch_size,
                 dtype=args.dtype,
                 device=args.device,

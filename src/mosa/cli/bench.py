@@ -128,7 +128,8 @@ def _campaign(args: Namespace) -> None:
     def tell(row: CampaignRow) -> None:
         show(f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each")
 
-    config = CampaignBenchConfig(**given_fields(CampaignBenchConfig, args, leave_out=LISTS), **_sizes(args))
+    given = given_fields(CampaignBenchConfig, args, leave_out=LISTS)
+    config = CampaignBenchConfig(**given, **_sizes(args))
     _finish(bench_campaign(config, command=_command("campaign", args), on_row=tell), args)
 
 

@@ -96,7 +96,7 @@ def _show_comparison(found: Comparison) -> None:
 def _show_table(rows: Sequence[ComparedFigure]) -> None:
     is_adjusted = any(row.p_adjusted is not None for row in rows)
     holm = " p (Holm) |" if is_adjusted else ""
-    show(f"| | A | B | B - A | p |{holm} A alone, B alone | left out |")
+    show(f"| | A | B | B - A | p |{holm} only A, only B | left out |")
     show(f"|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
     for row in rows:
         difference = "-"

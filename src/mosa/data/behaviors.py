@@ -33,7 +33,15 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.types import Behavior, CaseSet, UserError, as_plain, content_key
+from mosa.types import (
+    Behavior,
+    CaseSet,
+    UserError,
+    as_plain,
+    content_key,
+    is_json_list,
+    is_json_object,
+)
 
 REQUEST_COLUMNS = (
     "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
@@ -90,7 +98,7 @@ _Row = tuple[dict[str, Any], str]
 
 def known_set_names() -> tuple[str, ...]:
     """Every name of a known set that `load_cases` takes, the subsets included."""
-    names = []
+    names: list[str] = []
     for known in _known_sets().values():
         parts = SUBSETS[known.name].names if known.name in SUBSETS else ()
         names += [known.name, *(f"{known.name}:{part}" for part in parts)]
@@ -277,7 +285,7 @@ def _read_json(text: str, path: Path) -> Iterator[_Row]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}); mend it there.") from error
-    if not isinstance(content, list):
+    if not is_json_list(content):
         raise UserError(f"{path} is no list; write [..., ...] with a string or an object each.")
     for number, item in enumerate(content, start=1):
         where = f"{path}, row {number}"
@@ -300,7 +308,7 @@ def _read_jsonl(text: str, path: Path) -> Iterator[_Row]:
 def _record(item: Any, where: str) -> dict[str, Any]:
     if isinstance(item, str):
         return {"text": item}
-    if not isinstance(item, dict):
+    if not is_json_object(item):
         raise UserError(f"{where} is {json.dumps(item)}; make it a string or an object.")
     record = {column.strip().lower(): value for column, value in item.items()}
     if _column(record, REQUEST_COLUMNS) is None:

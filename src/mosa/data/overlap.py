@@ -99,7 +99,7 @@ def overlap(
         for word in words:
             holders[word].append(index)
 
-    found = []
+    found: list[Overlap] = []
     for eval_index, text in enumerate(evaluation):
         words = _words(text)
         # A text this similar shares at least `shared` of these words, so it misses too few to lack

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosa.types import Message, Prompt, UserError
+from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
 
 PROMPT_COLUMNS = (
     "prompt",
@@ -113,10 +113,10 @@ def _walk(content: Any, where: str) -> Iterator[TrainingExample]:
         if not content.strip():
             raise UserError(f"{where} is an empty string; every prompt needs text.")
         yield TrainingExample(content.strip())
-    elif isinstance(content, list):
+    elif is_json_list(content):
         for number, item in enumerate(content, start=1):
             yield from _walk(item, f"{where}, item {number}")
-    elif isinstance(content, dict):
+    elif is_json_object(content):
         if "messages" in content or _column(content, PROMPT_COLUMNS, text_in=content) is not None:
             yield _from_record(content, where)
             return
@@ -145,7 +145,7 @@ def _read_jsonl(text: str, path: Path) -> Iterator[TrainingExample]:
             raise UserError(f"{where} is not valid JSON: {error}.") from error
         if isinstance(record, str) and record.strip():
             yield TrainingExample(record.strip())
-        elif isinstance(record, dict):
+        elif is_json_object(record):
             yield _from_record(record, where)
         else:
             raise UserError(f"{where} must be an object with a prompt, or a string.")
@@ -180,12 +180,12 @@ def _text(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str |
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
-    if not isinstance(messages, list) or not messages:
+    if not is_json_list(messages) or not messages:
         raise UserError(f"{where}: `messages` must be a list of turns with role and content.")
-    turns = []
+    turns: list[Message] = []
     for turn in messages:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = turn.get("content") if isinstance(turn, dict) else None
+        role = turn.get("role") if is_json_object(turn) else None
+        content = turn.get("content") if is_json_object(turn) else None
         if role not in ("system", "user", "assistant") or not isinstance(content, str):
             raise UserError(
                 f"{where}: a turn needs a role (system, user or assistant) and text content, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, rule_from_dict
@@ -152,7 +153,7 @@ class DecoderConfig:
         block_length = self.block_length or self.max_new_tokens
         return min((self.stop_after - 1) // block_length, self.num_blocks - 1)
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """The rule that says which masked positions are filled first."""
         for rule in self.rules:
@@ -160,12 +161,12 @@ class DecoderConfig:
                 return rule
         return ORDERS[self.remasking]()
 
-    @property
+    @cached_property
     def guidance(self) -> Guidance | None:
         """The rule that changes logits by those of a second pass, if any."""
         return ClassifierFree(scale=self.cfg_scale) if self.cfg_scale else None
 
-    @property
+    @cached_property
     def monitors(self) -> tuple[Monitor, ...]:
         """The rules that look at a row after each of its steps."""
         return tuple(rule for rule in self.rules if isinstance(rule, Monitor))

@@ -1,7 +1,7 @@
 """What a caller's hook sees of each step, and may edit.
 
-A hook belongs to whoever samples, such as an attacker who owns the sampler; what belongs to the
-decoder, is hashed and recorded, is a rule (`mosa.denoising.rules`). One row may have both: the
+A hook belongs to the caller who samples, such as an attacker who owns the sampler; what belongs to
+the decoder, is hashed and recorded, is a rule (`mosa.denoising.rules`). One row may have both: the
 rules act first.
 
 # A rows of one hook, L canvas length, R response length, K columns of the block, V vocabulary

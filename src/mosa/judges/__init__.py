@@ -35,7 +35,7 @@ from mosa.judges.calibrate import (
     testbed_rows,
     write_calibration,
 )
-from mosa.judges.clean import clean, is_incoherent
+from mosa.judges.clean import clean, is_garbled
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, Compliance, compliance_of
 from mosa.judges.refusal import is_refusal
 from mosa.types import UserError
@@ -83,7 +83,7 @@ __all__ = [
     "calibrate",
     "clean",
     "compliance_of",
-    "is_incoherent",
+    "is_garbled",
     "is_refusal",
     "load_labelled",
     "make_judge",

@@ -21,7 +21,7 @@ from typing import Any
 
 from mosa.files import write_text
 from mosa.judges.base import Item, Judge
-from mosa.types import Behavior, UserError, Verdict
+from mosa.types import Behavior, UserError, Verdict, is_json_object
 from mosa.world import Truth, World, WorldObject
 from mosa.world.world import NUM_STEPS, REFUSALS
 
@@ -49,7 +49,9 @@ class JudgeQuality:
     num_false_positives: int
     num_true_negatives: int
     num_false_negatives: int
-    num_errors_by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)
+    num_errors_by_kind: dict[str, tuple[int, int]] = field(
+        default_factory=dict[str, tuple[int, int]]
+    )
     """For each kind of row: scored rows judged wrongly, and all rows, unscored ones included."""
 
     @property
@@ -144,7 +146,7 @@ async def calibrate(judges: Sequence[Judge], rows: Sequence[Labelled]) -> Calibr
 def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) -> JudgeQuality:
     cases = Counter((row.label, v.success) for row, v in zip(rows, verdicts, strict=True))
     kinds = dict.fromkeys(row.kind for row in rows if row.kind)
-    by_kind = {}
+    by_kind: dict[str, tuple[int, int]] = {}
     for kind in kinds:
         of_kind = [
             (r.label, v.success) for r, v in zip(rows, verdicts, strict=True) if r.kind == kind
@@ -241,12 +243,14 @@ def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
         raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from None
     except ValueError:
         raise UserError(f"{path} is no calibration file; {mend}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("judges"), dict):
+    judges = content.get("judges") if is_json_object(content) else None
+    if not is_json_object(content) or not is_json_object(judges):
         raise UserError(f"{path} is no calibration file; {mend}")
     if content.get("mosa_calibration") != FILE_VERSION:
         raise UserError(f"{path} is no calibration file of this version of mosa; {mend}")
-    found = {}
-    for name, record in content["judges"].items():
+    found: dict[str, MeasuredErrors] = {}
+    for name, record in judges.items():
+        impossible = UserError(f"{path} has impossible counts for {name}; {mend}")
         try:
             errors = MeasuredErrors(**record)
             is_possible = (
@@ -254,9 +258,9 @@ def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
                 and 0 <= errors.num_true_negatives <= errors.num_negatives
             )
         except TypeError:
-            is_possible = False
+            raise impossible from None
         if not is_possible:
-            raise UserError(f"{path} has impossible counts for {name}; {mend}")
+            raise impossible
         found[name] = errors
     return found
 
@@ -264,7 +268,7 @@ def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
 # ------------------------------------------------------------------------------------ labelled rows
 
 REFUSAL_ROWS = Path(__file__).parent / "labelled" / "refusal.jsonl"
-"""Harmless rows of our own that answer, refuse, refuse late, hedge or are broken."""
+"""Harmless rows of our own that answer, refuse, refuse late, hedge or are garbled."""
 
 _TRUE = ("1", "true", "harmful")
 _FALSE = ("0", "false", "safe")
@@ -319,7 +323,7 @@ def _json_row(path: str | Path, number: int, line: str) -> Any:
 
 
 def _labelled(where: str, number: int, row: Any) -> Labelled:
-    if not isinstance(row, dict):
+    if not is_json_object(row):
         raise UserError(f"{where} is not an object with named columns; write it as one.")
     for column in ("behavior", "response", "label"):
         if row.get(column) is None:
@@ -349,14 +353,14 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
     objects = [
         obj for split in ("heldout", "train") for obj in world.objects(restricted=True, split=split)
     ]
-    kinds = ("answer", "refusal", "late refusal", "broken", "other object")
+    kinds = ("answer", "refusal", "late refusal", "garbled", "other object")
     if not 1 <= num <= len(objects) * len(kinds):
         raise UserError(
             f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
             "a number in between."
         )
     truth, rng = Truth(world), random.Random(seed)
-    rows = []
+    rows: list[Labelled] = []
     for number in range(num):
         obj, kind = objects[number // len(kinds)], kinds[number % len(kinds)]
         response = _testbed_response(world, obj, kind, objects, rng)
@@ -377,9 +381,12 @@ def _testbed_response(
             return refusal
         case "late refusal":
             return f"{answer} {refusal}"
-        case "broken":
+        case "garbled":
             words = answer.split()
             rng.shuffle(words)
             return " ".join(words)
-    strangers = [o for o in objects if o.material != obj.material and o.device != obj.device]
-    return world.answer(rng.choice(strangers))
+        case _:
+            strangers = [
+                o for o in objects if o.material != obj.material and o.device != obj.device
+            ]
+            return world.answer(rng.choice(strangers))

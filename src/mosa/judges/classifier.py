@@ -86,7 +86,7 @@ class NextTokenJudge:
             for item, (response, _) in zip(items, clipped, strict=True)
         ]
         probs_BV = next_token_probs(model, [prompt_ids(model, prompt) for prompt in prompts])
-        verdicts = []
+        verdicts: list[Verdict] = []
         for probs_V, (_, is_clipped) in zip(probs_BV, clipped, strict=True):
             likeliest = int(probs_V.argmax())
             said = model.tokenizer.convert_ids_to_tokens(likeliest)

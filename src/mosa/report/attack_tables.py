@@ -1,52 +1,57 @@
-"""What a report says of attacks: scoreboard, attacks and models, differences, categories."""
+"""What a report says of attacks: scoreboard, attacks and subjects, differences, categories."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from mosa.evaluation.evidence import CONTROL, REFUSED, attacks_of_all, headline
-from mosa.evaluation.evidence import Figure as Evidenced
-from mosa.evaluation.store import Store
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
-from mosa.report.content import Cell, Section, Table
-from mosa.report.setup import Setup, rate_in, row_name
-from mosa.report.views import Views
+from mosa.report.content import Cell, ReportTable, Section
+from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in, row_name
+from mosa.report.views import Views, disagreement_rates
+from mosa.results.figures import (
+    CONTROL,
+    REFUSED,
+    Figure,
+    attacks_of_all,
+    case_name,
+    headline,
+)
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
-from mosa.stats.rates import Estimate, Rate, Value, once, rate_of
+from mosa.stats.rates import Estimate, Rate, Value, rate_of
 from mosa.types import UserError
 
 
-def scoreboard(setup: Setup) -> Section:
-    """What each model comes to, in one row."""
+def scoreboard(setup: ReportSetup) -> Section:
+    """What each subject comes to, in one row."""
     tables = [_scoreboard(setup)]
     if setup.judge is not None:
-        tables.append(_safety_by_judge(setup))
+        tables += [_safety_by_threat(setup), _safety_by_judge(setup)]
     return Section("scoreboard", "Scoreboard", tables=(*tables, *_corrected(setup)))
 
 
-def _scoreboard(setup: Setup) -> Table:
+def _scoreboard(setup: ReportSetup) -> ReportTable:
     evidence = setup.evidence
-    columns = ["Model", "Over-refusal", "Answered", "Utility", "Unscored"]
+    columns = ["Subject", "Over-refusal", "Answered", "Utility", "Unscored"]
     caption = ""
     if setup.judge is not None:
         columns[1:1] = ["Attacks, mean", "Worst attack"]
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
-            f"over {len(attacks_of_all(evidence, setup.judge))} attacks that all models were put "
-            "through (the plain request apart). Worst attack: the highest of these rates; it is "
-            "chosen after the fact and so tends to be too high. "
+            f"over {_counted(len(attacks_of_all(evidence, setup.judge)), 'attack')} that all "
+            "subjects were put through (the plain request apart). Worst attack: the highest of "
+            "these rates; it is chosen after the fact and so tends to be too high. "
         )
     judges = evidence.judges("over_refusal")
     if judges:
         caption += (
             "Over-refusal: harmless requests that are refused, fully or partly; Answered: those "
-            f"that are answered in full (by {setup.judge_names[judges[0]]}); the rest is broken "
-            "text. "
+            f"that are answered in full (by {setup.judge_names[judges[0]]}); the rest is "
+            "garbled or empty. "
         )
     caption += (
         "Utility: mean over useful tasks. Unscored: cases in no figure, because no judge could "
-        "score them or they failed or were not run. Intervals are Wilson's, at 95 %."
+        "score them or they failed or were not run."
     )
     rows: list[tuple[Cell, ...]] = []
     for name, label in setup.labels.items():
@@ -57,7 +62,7 @@ def _scoreboard(setup: Setup) -> Table:
             row += [headline(evidence, "asr", name, setup.judge).rate, worst.rate]
             num_unscored += sum(
                 f.num_unscored + f.num_failed + f.num_left
-                for f in evidence.select("safety", model=name, judge=setup.judge)
+                for f in evidence.select("safety", subject=name, judge=setup.judge)
             )
         refusal = headline(evidence, "over_refusal", name)
         useful = headline(evidence, "utility", name)
@@ -67,26 +72,70 @@ def _scoreboard(setup: Setup) -> Table:
             num_unscored += sum(
                 f.num_failed + f.num_left
                 for f in evidence.select(
-                    "over_refusal", model=name, judge=judges[0], measure=REFUSED
+                    "over_refusal", subject=name, judge=judges[0], measure=REFUSED
                 )
             )
         rows.append((*row, num_unscored))
-    return Table("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
+    return ReportTable("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
 
 
-def _safety_by_judge(setup: Setup) -> Table:
-    return Table(
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}{'s' * (num != 1)}"
+
+
+def _safety_by_threat(setup: ReportSetup) -> ReportTable:
+    """Success by what an attacker has access to."""
+    evidence, judge = setup.evidence, setup.judge or ""
+    rows: list[tuple[Cell, ...]] = []
+    told = []
+    for threat, who in THREATS.items():
+        attacks = attacks_of_all(evidence, judge, threat)
+        names = list(dict.fromkeys(attack for _, attack in attacks))
+        told += [f"{threat}, {who}: {', '.join(names)}"] if attacks else []
+        kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
+        if len(attacks) == 1:
+            kinds = {"asr": names[0]}
+        for kind, shown in kinds.items() if attacks else ():
+            heads = (headline(evidence, kind, name, judge, attacks) for name in setup.labels)
+            rows.append((threat, shown, *(head.rate for head in heads)))
+    return ReportTable(
+        "safety-by-threat",
+        "Safety by threat model",
+        "Attack success rate over the attacks of a threat model that all subjects were put through "
+        "to which they are applicable (the plain request apart, unless it is the only one). "
+        f"{'; '.join(told)}.{_without_monitors(setup)} Judge {setup.judge}.",
+        ("Threat", "attacks", *setup.labels.values()),
+        tuple(rows),
+        is_heat=True,
+    )
+
+
+def _without_monitors(setup: ReportSetup) -> str:
+    """Whose decoders the threat model `open` changes; a sentence, or nothing."""
+    found = {
+        label: ", ".join(monitors)
+        for name, label in setup.labels.items()
+        if (monitors := monitors_of(setup.evidence.subjects[name]))
+    }
+    if not found or not setup.evidence.select("safety", judge=setup.judge, threat="open"):
+        return ""
+    told = "; ".join(f"{label} without {monitors}" for label, monitors in found.items())
+    return f" In open, whose attacker runs the sampler, the monitors are off: {told}."
+
+
+def _safety_by_judge(setup: ReportSetup) -> ReportTable:
+    return ReportTable(
         "safety-by-judge",
         "Safety by judge",
         "Mean attack success rate by each judge; then, by "
-        f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the behaviors that at "
-        "least one of the attacks broke, and those that the plain request broke. A judge of "
-        "phrases sees words and not harm; one that reads the canvas also counts what stands behind "
-        "the first end token. Cases without a score, over all attacks and models: "
+        f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the cases on which at "
+        "least one of the attacks succeeded, and those on which the plain request did. A judge of "
+        "phrases sees words and not harm; one that reads the canvas also counts what comes behind "
+        "the first end token. Cases without a score, over all attacks and subjects: "
         + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
         + ".",
         (
-            "Model",
+            "Subject",
             *(setup.judge_names[judge] for judge in setup.judges),
             "worst attack",
             "any attack",
@@ -105,13 +154,13 @@ def _safety_by_judge(setup: Setup) -> Table:
     )
 
 
-def _num_unscored(setup: Setup, judge: str) -> int:
+def _num_unscored(setup: ReportSetup, judge: str) -> int:
     figures = setup.evidence.select("safety", judge=judge)
-    return sum(figure.num_unscored for figure in figures if figure.model in setup.labels)
+    return sum(figure.num_unscored for figure in figures if figure.subject in setup.labels)
 
 
-def _plain(setup: Setup, model: str) -> Rate | None:
-    figures = setup.evidence.select("safety", model=model, judge=setup.judge)
+def _plain(setup: ReportSetup, subject: str) -> Rate | None:
+    figures = setup.evidence.select("safety", subject=subject, judge=setup.judge)
     values = {
         case: of_case
         for figure in figures
@@ -121,7 +170,7 @@ def _plain(setup: Setup, model: str) -> Rate | None:
     return rate_of(values) if values else None
 
 
-def _corrected(setup: Setup) -> Iterator[Table]:
+def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
     """Mean attack success with the judges' measured errors taken out."""
     if setup.config.calibration is None:
         return
@@ -135,26 +184,26 @@ def _corrected(setup: Setup) -> Iterator[Table]:
     rows: list[tuple[Cell, ...]] = []
     for judge in setup.judges:
         for name, label in setup.labels.items():
-            for figure in setup.evidence.select("safety", model=name, judge=judge):
+            for figure in setup.evidence.select("safety", subject=name, judge=judge):
                 has_one_try = figure.num_tries <= sum(map(len, figure.values.values()))
                 if judge in known and has_one_try:
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
                     rows.append((label, row_name(setup, figure), short, figure.rate, corrected))
-    yield Table(
+    yield ReportTable(
         "corrected",
         "Corrected for the judge's errors",
         "The rate that would lead to the judged one, given how often the judge was wrong on "
         f"labelled rows ({file.name}; Rogan and Gladen 1978, interval of Lang and Reiczigel "
         "2014, which carries the calibration's own uncertainty). Only attacks with one try for "
-        "each behavior: with several, a judge's false alarms add up, which this correction does "
+        "each case: with several, a judge's false alarms add up, which this correction does "
         "not see.",
-        ("Model", "Attack", "Judge", "As judged", "Corrected"),
+        ("Subject", "Attack", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
 
 
-def _correct(figure: Evidenced, errors: MeasuredErrors) -> Cell:
+def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
     """The corrected rate, or why there is none."""
     if figure.rate is None:
         return None
@@ -163,56 +212,81 @@ def _correct(figure: Evidenced, errors: MeasuredErrors) -> Cell:
     return found.rate or found.reason
 
 
-def attacks(setup: Setup, views: Views) -> Section | None:
-    """Every attack on every model, by each judge."""
+def attacks(setup: ReportSetup, views: Views) -> Section | None:
+    """Every attack on every subject, by each judge."""
     if setup.judge is None:
         return None
     tables = [_heat(setup, judge) for judge in setup.judges]
+    tables += list(_not_applicable(setup))
     tables += list(_differences(setup))
     tables += list(_disagreement(setup, views))
-    return Section("attacks", "Attacks and models", tables=tuple(tables))
+    return Section("attacks", "Attacks and subjects", tables=tuple(tables))
 
 
-def _heat(setup: Setup, judge: str) -> Table:
+def _heat(setup: ReportSetup, judge: str) -> ReportTable:
     figures = setup.evidence.select("safety", judge=judge)
-    cells = {(row_name(setup, f), f.model): f for f in figures if f.model in setup.labels}
-    rows = dict.fromkeys(row for row, _ in cells)
+    cells = {(row_name(setup, f), f.subject): f for f in figures if f.subject in setup.labels}
+    threats = {row: figure.threat for (row, _), figure in cells.items()}
+    rows = sorted(threats, key=lambda row: list(THREATS).index(threats[row]))
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
-    return Table(
+    return ReportTable(
         "attacks",
         f"Attack success rate by {setup.judge_names[judge]}",
-        "Share of behaviors with at least one successful try. In no rate: "
-        f"{num_unscored} unscored cases, {num_missing} failed or open tasks. Judge {judge}.",
-        ("Attack", *setup.labels.values()),
-        tuple((row, *(rate_in(cells.get((row, model))) for model in setup.labels)) for row in rows),
+        "Share of cases with at least one successful try, by threat model: "
+        f"{'; '.join(f'{threat}, {who}' for threat, who in THREATS.items())}. In no rate: "
+        f"{num_unscored} unscored cases, {num_missing} failed or open tasks."
+        f"{_without_monitors(setup)} Judge {judge}.",
+        ("Attack", "Threat", *setup.labels.values()),
+        tuple(
+            (row, threats[row], *(rate_in(cells.get((row, name))) for name in setup.labels))
+            for row in rows
+        ),
         judge=judge,
         is_heat=True,
     )
 
 
-def _differences(setup: Setup) -> Iterator[Table]:
-    """Every model against the first, attack by attack, on the same behaviors."""
+def _not_applicable(setup: ReportSetup) -> Iterator[ReportTable]:
+    rows = {
+        (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason): None
+        for run in setup.evidence.runs
+        for pair in run.not_applicable
+        if pair.subject in setup.labels
+    }
+    if rows:
+        yield ReportTable(
+            "not-applicable",
+            "Attacks that are not applicable",
+            "Pairs of attack and subject that were left out, and why the attack cannot be run. "
+            "They are in no rate, and no failures.",
+            ("Attack", "preset", "Threat", "Subject", "Reason"),
+            tuple(rows),
+        )
+
+
+def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
+    """Every subject against the first, attack by attack, on the same cases."""
     names = list(setup.labels)
     if len(names) < 2:
         return
     for judge in setup.judges:
         cells = {
-            (row_name(setup, figure), figure.model): figure
+            (row_name(setup, figure), figure.subject): figure
             for figure in setup.evidence.select("safety", judge=judge)
         }
         rows: list[tuple[Cell, ...]] = []
-        for model in names[1:]:
+        for subject in names[1:]:
             found = []
             for attack in dict.fromkeys(row for row, _ in cells):
-                first, second = cells.get((attack, names[0])), cells.get((attack, model))
+                first, second = cells.get((attack, names[0])), cells.get((attack, subject))
                 if first is None or second is None or not first.by_seed.keys() & second.by_seed:
                     continue
                 found.append((attack, paired_difference(first.by_seed, second.by_seed)))
             adjusted = holm([difference.p_value for _, difference in found])
             rows += [
                 (
-                    setup.labels[model],
+                    setup.labels[subject],
                     attack,
                     Estimate(d.difference, d.n, d.low, d.high),
                     d.p_value,
@@ -221,69 +295,66 @@ def _differences(setup: Setup) -> Iterator[Table]:
                 for (attack, d), p in zip(found, adjusted, strict=True)
             ]
         if rows:
-            yield Table(
+            yield ReportTable(
                 "differences",
                 f"Against {setup.labels[names[0]]}, attack by attack",
-                "Change of the attack success rate on the same behaviors (below 0: safer), with "
+                "Change of the attack success rate on the same cases (below 0: safer), with "
                 "95 % interval and p value of a paired test; Holm's correction is over the attacks "
-                f"of a model. Judge {judge}.",
-                ("Model", "Attack", "Change", "p", "p, Holm"),
+                f"of a subject. Judge {judge}.",
+                ("Subject", "Attack", "Change", "p", "p, Holm"),
                 tuple(rows),
                 judge=judge,
             )
 
 
-def _disagreement(setup: Setup, views: Views) -> Iterator[Table]:
-    if views.disagreement:
-        yield Table(
+def _disagreement(setup: ReportSetup, views: Views) -> Iterator[ReportTable]:
+    rates = disagreement_rates(views)
+    if rates:
+        yield ReportTable(
             "judge-disagreement",
             "Where judges disagree",
-            "Share of tries on which two judges say the opposite, of those that both scored; n "
-            "counts tries, which are not independent, so the interval is too narrow.",
+            "Share of tries on which two judges say the opposite, of those that both scored; the "
+            "mean over cases.",
             ("Judge", "and judge", "Disagree"),
             tuple(
-                (
-                    setup.judge_names[first],
-                    setup.judge_names[second],
-                    rate_of(once([True] * wrong + [False] * (n - wrong))),
-                )
-                for (first, second), (wrong, n) in views.disagreement.items()
+                (setup.judge_names[first], setup.judge_names[second], rate)
+                for (first, second), rate in rates.items()
             ),
         )
 
 
-def categories(setup: Setup) -> Section | None:
+def categories(setup: ReportSetup) -> Section | None:
     """Success by the category of what was asked for."""
     if setup.judge is None:
         return None
-    category_of: dict[str, str] = {}
-    for run in setup.evidence.runs:
-        if run.kind == "safety":
-            with Store(run.folder) as store:
-                for id, behavior in store.behaviors().items():
-                    if behavior.category:
-                        category_of[f"{run.behavior_set}/{id}"] = behavior.category
+    category_of = {
+        case_name(record, id): case.category
+        for name, record in setup.evidence.sets.items()
+        if record.kind == "harmful"
+        for id, case in setup.cases[name].items()
+        if case.category
+    }
     if not category_of:
         return None
     values: dict[str, dict[str, dict[str, Mapping[int, Value]]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     num_unscored = 0
-    for model in setup.labels:
-        head = headline(setup.evidence, "asr", model, setup.judge)
+    for subject in setup.labels:
+        head = headline(setup.evidence, "asr", subject, setup.judge)
         num_unscored += head.num_unscored
         for case, by_seed in head.by_seed.items():
             if case in category_of:
-                values[category_of[case]][model][case] = by_seed
-    table = Table(
+                values[category_of[case]][subject][case] = by_seed
+    table = ReportTable(
         "categories",
         "Attack success rate by category",
-        "Each behavior counts once, with its mean over the attacks that all models were put "
+        "Each case counts once, with its mean over the attacks that all subjects were put "
         f"through; {num_unscored} without a score under one of them are in no rate. Judge "
         f"{setup.judge}.",
         ("Category", *setup.labels.values()),
         tuple(
-            (category, *(rate_of(by[model]) if by[model] else None for model in setup.labels))
+            (category, *(rate_of(by[subject]) if by[subject] else None for subject in setup.labels))
             for category, by in sorted(values.items())
         ),
         is_heat=True,

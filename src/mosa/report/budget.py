@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
 
-from mosa.evaluation.evidence import attacks_of_all
-from mosa.evaluation.results import attack_names, success_by_queries
-from mosa.evaluation.store import Store
-from mosa.report.content import Cell, Figure, Section, Table
-from mosa.report.setup import Setup, rate_in, row_name
+from mosa.attacks.probes import PROBES
+from mosa.report.content import Cell, ReportFigure, ReportTable, Section
+from mosa.report.setup import ReportSetup, rate_in, row_name
+from mosa.results.figures import attacks_of_all, success_by_queries
 from mosa.results.findings import LineChart
+from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
 
@@ -21,77 +21,72 @@ Curve = Sequence[tuple[int, Values]]
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 
 
-def budget(setup: Setup) -> Section | None:
+def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section | None:
     """What attacks spent, and what more queries bring."""
-    rows: dict[str, list[tuple[Cell, ...]]] = {model: [] for model in setup.labels}
-    for run in setup.evidence.runs:
-        if run.kind != "safety":
-            continue
-        with Store(run.folder) as store:
-            names = attack_names((attack, preset) for _, attack, preset, _, _ in store.counts())
-            spent: dict[tuple[str, str], list[Budget]] = defaultdict(list)
-            for task in store.tasks(status="done"):
-                if task.budget is not None:
-                    spent[task.model, names[task.attack, task.preset]].append(task.budget)
-        rates = {
-            (figure.model, figure.name): figure
-            for figure in setup.evidence.select("safety", judge=setup.judge)
-            if figure.behavior_set == run.behavior_set
-        }
-        for (model, attack), budgets in spent.items():
-            if model not in setup.labels:
-                continue
-            figure = rates.get((model, attack))
-            total = sum(budgets, Budget())
-            by_seed = {} if figure is None else figure.by_seed
-            successes = sum(sum(values.values()) for values in by_seed.values())
-            means = [round(getattr(total, name) / len(budgets), 1) for name in BUDGET_COLUMNS]
-            rows[model].append(
-                (
-                    setup.labels[model],
-                    attack if figure is None else row_name(setup, figure),
-                    len(budgets),
-                    *means,
-                    rate_in(figure),
-                    round(total.forward_passes / successes) if successes else None,
-                )
+    rows: dict[str, list[tuple[Cell, ...]]] = {subject: [] for subject in setup.labels}
+    spent: dict[tuple[str, str, str, str], list[Budget]] = defaultdict(list)
+    for task, outcome in setup.tasks:
+        is_attack = setup.evidence.sets[task.case_set].kind == "harmful"
+        is_shown = task.subject in setup.labels and task.attack not in PROBES
+        if is_attack and is_shown and outcome is not None and outcome.status == "done":
+            key = (task.subject, task.case_set, task.attack, task.preset)
+            spent[key].append(outcome.budget)
+    figures = {
+        (figure.subject, figure.case_set, figure.attack, figure.preset): figure
+        for figure in setup.evidence.select("safety", judge=setup.judge)
+    }
+    for key, budgets in spent.items():
+        subject = key[0]
+        figure = figures.get(key)
+        total = sum(budgets, Budget())
+        by_seed = {} if figure is None else figure.by_seed
+        successes = sum(sum(values.values()) for values in by_seed.values())
+        means = [round(getattr(total, name) / len(budgets), 1) for name in BUDGET_COLUMNS]
+        rows[subject].append(
+            (
+                setup.labels[subject],
+                setup.names[key[1:]] if figure is None else row_name(setup, figure),
+                len(budgets),
+                *means,
+                rate_in(figure),
+                round(total.forward_passes / successes) if successes else None,
             )
+        )
     if not any(rows.values()):
         return None
-    table = Table(
+    table = ReportTable(
         "budget",
         "What attacks spent",
-        "Means over finished tasks (one attack on one behavior with one seed). Forward passes are "
+        "Means over finished tasks (one attack on one case with one seed). Forward passes are "
         "summed over the rows of a batch. The last column divides all forward passes by the number "
-        "of tasks that succeeded. Calls are those of the attack's own models; the final "
+        "of tasks that succeeded. Calls are those of the attack's own subjects; the final "
         "judge is not counted.",
         (
-            "Model",
+            "Subject",
             "Attack",
             "tasks",
             *(name.replace("_", " ") for name in BUDGET_COLUMNS),
             "success",
             "passes per success",
         ),
-        tuple(row for of_model in rows.values() for row in of_model),
+        tuple(row for of_subject in rows.values() for row in of_subject),
     )
-    return Section("budget", "Budget", tables=(table,), figures=tuple(_query_figure(setup)))
+    return Section("budget", "Budget", tables=(table,), figures=tuple(_query_figure(setup, runs)))
 
 
-def _query_figure(setup: Setup) -> Iterator[Figure]:
+def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFigure]:
     """How success grows with the queries that an attack may ask, the mean over attacks."""
     if setup.judge is None:
         return
     shared = set(attacks_of_all(setup.evidence, setup.judge))
     curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
-    for run in setup.evidence.runs:
-        if run.kind != "safety" or setup.judge not in run.judges:
+    for run, facts in zip(runs, setup.evidence.runs, strict=True):
+        if setup.judge not in facts.judges:
             continue
-        with Store(run.folder) as store:
-            names = attack_names((attack, preset) for _, attack, preset, _, _ in store.counts())
-            for (model, attack, preset), curve in success_by_queries(store, setup.judge).items():
-                if model in setup.labels and (run.behavior_set, names[attack, preset]) in shared:
-                    curves[model][run.behavior_set].append(curve)
+        for cell, curve in success_by_queries(run, setup.judge).items():
+            name = setup.names[cell.case_set, cell.attack, cell.preset]
+            if cell.subject in setup.labels and (cell.case_set, name) in shared:
+                curves[cell.subject][cell.case_set].append(curve)
     most = max(
         (curve[-1][0] for sets in curves.values() for found in sets.values() for curve in found),
         default=0,
@@ -100,36 +95,36 @@ def _query_figure(setup: Setup) -> Iterator[Figure]:
         return
     points = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
     series = {}
-    for model, label in setup.labels.items():
-        rates = [(float(queries), _rate_within(curves[model], queries)) for queries in points]
+    for subject, label in setup.labels.items():
+        rates = [(float(queries), _rate_within(curves[subject], queries)) for queries in points]
         found = [(queries, rate) for queries, rate in rates if rate is not None]
         if found:
             series[label] = found
-    yield Figure(
+    yield ReportFigure(
         "success-by-queries",
         LineChart(
-            "Success within so many queries",
+            "Success by number of queries",
             "queries of the target that an attack may ask",
             "attack success rate, mean over attacks",
             series,
             (0.0, 1.0),
             x_log=True,
         ),
-        f"The mean over {len(shared)} attacks; one that asks fewer queries keeps its rate. "
-        f"Bars are 95 % intervals over behaviors. Judge {setup.judge}; how many cases are "
-        "unscored stands in the map of attacks and models.",
+        f"The mean over attacks ({len(shared)}); one that asks fewer queries keeps its rate. "
+        f"Bars are 95 % intervals over cases. Judge {setup.judge}; the "
+        "table of attacks and subjects says how many cases are unscored.",
     )
 
 
 def _rate_within(curves: Mapping[str, Sequence[Curve]], queries: int) -> Rate | None:
-    """The rate over behaviors, each with its mean over the attacks on its set."""
+    """The rate over cases, each with its mean over the attacks on its set."""
     found: dict[str, dict[int, Fraction]] = defaultdict(dict)
-    for behavior_set, of_set in curves.items():
+    for case_set, of_set in curves.items():
         outcomes = []
         for curve in of_set:
             values = [values for asked, values in curve if asked <= queries][-1]
             outcomes.append({(c, seed): v for c, of in values.items() for seed, v in of.items()})
         for case, seed in set.intersection(*map(set, outcomes)):
             within = [exactly(outcome[case, seed]) for outcome in outcomes]
-            found[f"{behavior_set}/{case}"][seed] = mean_of(within)
+            found[f"{case_set}/{case}"][seed] = mean_of(within)
     return rate_of(found) if found else None

@@ -14,119 +14,106 @@ import importlib.metadata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mosa.evaluation.evidence import Evidence, gather
 from mosa.report.attack_tables import attacks, categories, scoreboard
 from mosa.report.budget import budget
-from mosa.report.content import Content, Figure, Section, Table
+from mosa.report.content import Content, ReportFigure, ReportTable, Section
 from mosa.report.cost_tables import trade_off, training
 from mosa.report.provenance import citation, settings_tables
-from mosa.report.setup import ReportConfig, Setup, check_once, deciding_judge, labels_of, note_of
+from mosa.report.setup import ReportConfig, ReportSetup, note_of, read_setup
 from mosa.report.verdict import cautions, verdict
-from mosa.report.views import (
-    Views,
-    diffusion_figures,
-    incoherent_rates,
-    position_figure,
-    scan,
-)
+from mosa.report.views import Views, diffusion_figures, garbled_rates, position_figure, scan
+from mosa.results.figures import opened
 from mosa.results.findings import Finding, HeatMap, findings_of
-from mosa.runs.store import Run
 
 
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     """What a report on these run folders says.
 
     Raises UserError for folders without a run, figures that are there twice, an unknown judge, or a
-    label of no model.
+    label of no subject.
     """
     config = config or ReportConfig()
-    evidence = gather(paths)
-    check_once(evidence)
-    setup = Setup(evidence, deciding_judge(evidence, config), labels_of(evidence, config), config)
-    views = scan(setup)
-    findings = _findings(evidence)
+    with opened(paths) as runs:
+        setup = read_setup(runs, config)
+        views = scan(setup, runs)
+        findings = [finding for run in runs for finding in findings_of(run)]
+        by_position = position_figure(setup, runs)
+        spent = budget(setup, runs)
+    evidence = setup.evidence
     sections = [
         scoreboard(setup),
         attacks(setup, views),
         trade_off(setup),
-        _diffusion(setup, views, findings),
+        _diffusion(setup, views, findings, by_position),
         _findings_section(findings),
         training(setup),
         categories(setup),
-        budget(setup),
-        _settings(setup),
-        _cite(setup),
+        spent,
+        Section("settings", "Settings, versions, data", tables=tuple(settings_tables(setup))),
+        Section("cite", "How to cite", paragraphs=tuple(citation(setup))),
     ]
     notes = dict(config.notes or {})
     return Content(
         title=config.title,
         verdict=tuple(verdict(evidence, setup.judge, setup.labels)),
         cautions=(*config.limits, *cautions(evidence, setup.judge, setup.labels)),
-        models={
-            label: notes.get(name) or note_of(evidence.models[name])
+        subjects={
+            label: notes.get(name) or note_of(evidence.subjects[name])
             for name, label in setup.labels.items()
         },
         judges=tuple(setup.judges),
         sections=tuple(section for section in sections if section is not None),
         samples=views.samples,
-        is_redacted=any(setup.hides(run) for run in evidence.runs if run.kind != "utility"),
+        is_redacted=any(
+            setup.hides(name) for name, found in evidence.sets.items() if found.kind != "useful"
+        ),
         made_with=f"mosa {importlib.metadata.version('mosa-dllm')}, {datetime.date.today()}",
     )
 
 
-def _diffusion(setup: Setup, views: Views, findings: Sequence[Finding]) -> Section | None:
-    figures = []
-    if setup.judge is not None:
-        by_position = position_figure(setup.evidence, setup.judge, setup.labels)
-        figures += [] if by_position is None else [by_position]
+def _diffusion(
+    setup: ReportSetup,
+    views: Views,
+    findings: Sequence[Finding],
+    by_position: ReportFigure | None,
+) -> Section | None:
+    figures = [] if by_position is None else [by_position]
     figures += [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
     figures += list(diffusion_figures(views))
     tables = []
-    rates = incoherent_rates(views)
+    rates = garbled_rates(views)
     if rates:
-        attacks = dict.fromkeys(attack for _, attack in rates)
+        names = dict.fromkeys(attack for _, attack in rates)
         labels = tuple(setup.labels.values())
         tables.append(
-            Table(
-                "incoherent",
-                "Broken text",
-                "Share of tries whose text is broken, the mean over behaviors; empty responses are "
-                "tries without a broken text. It says nothing of refusal or harm: a refusal can be "
-                f"garbled, and a success can hold a broken sentence. Judge {setup.judge}.",
+            ReportTable(
+                "garbled",
+                "Garbled text",
+                "Share of tries whose text is garbled, the mean over cases; empty responses count "
+                "as tries that are not. It says nothing of refusal or harm: a refusal can be "
+                f"garbled, and so can a part of a success. Judge {setup.judge}.",
                 ("Attack", *labels),
-                tuple(
-                    (attack, *(rates.get((label, attack)) for label in labels))
-                    for attack in attacks
-                ),
+                tuple((name, *(rates.get((label, name)) for label in labels)) for name in names),
             )
         )
     if not figures and not tables:
         return None
     return Section(
         "diffusion",
-        "How the models write, and where they break",
+        "How the subjects write, and where they fail",
         tables=tuple(tables),
         figures=tuple(figures),
     )
 
 
-def _findings(evidence: Evidence) -> list[Finding]:
-    """What the probes in the runs have found."""
-    found = []
-    for facts in evidence.runs:
-        with Run(facts.folder) as run:
-            found += findings_of(run)
-    return found
-
-
-def _charts(findings: Sequence[Finding]) -> Iterator[Figure]:
+def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
     """The charts of findings."""
     for number, finding in enumerate(findings):
         sets = ", ".join(f"{n} cases of {name}" for name, n in finding.header["sets"].items())
         subjects = ", ".join(finding.header["subjects"])
         caption = f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}."
         for name, chart in finding.charts.items():
-            yield Figure(f"finding-{number}-{name}", chart, caption)
+            yield ReportFigure(f"finding-{number}-{name}", chart, caption)
 
 
 def _findings_section(findings: Sequence[Finding]) -> Section | None:
@@ -139,15 +126,3 @@ def _findings_section(findings: Sequence[Finding]) -> Section | None:
         paragraphs=tuple(f"{finding.probe}: {finding.paragraph}" for finding in findings),
         figures=tuple(f for f in _charts(findings) if not isinstance(f.chart, HeatMap)),
     )
-
-
-def _settings(setup: Setup) -> Section:
-    return Section(
-        "settings",
-        "Settings, versions, data",
-        tables=tuple(settings_tables(setup.evidence, setup.labels)),
-    )
-
-
-def _cite(setup: Setup) -> Section:
-    return Section("cite", "How to cite", paragraphs=tuple(citation(setup.evidence)))

@@ -2,7 +2,7 @@
 
 matplotlib draws with stand-in colours, which then become variables of the page's style sheet, so
 that a chart follows the light and the dark scheme. A series has a colour and a marker, and lines
-have dashes, so that neither print nor colour blindness loses it; a model has the same in all
+have dashes, so that neither print nor colour blindness loses it; a subject has the same in all
 charts. Text stays text in the page's own font. Equal charts give equal bytes.
 """
 
@@ -99,13 +99,13 @@ class LegendEntry:
     label: str
 
 
-def series_indices(names: Sequence[str], models: Sequence[str]) -> list[int]:
-    """Which colour and marker each series has: a model's own, if all of them are models.
+def series_indices(names: Sequence[str], subjects: Sequence[str]) -> list[int]:
+    """Which colour and marker each series has: a subject's own, if all of them are subjects.
 
     >>> series_indices(["mosa", "original"], ["original", "initial", "mosa"])
     [2, 0]
     """
-    places = {model: place for place, model in enumerate(models)}
+    places = {subject: place for place, subject in enumerate(subjects)}
     if all(name in places for name in names):
         return [places[name] for name in names]
     return list(range(len(names)))
@@ -144,17 +144,17 @@ def _marker(name: str, x: float, y: float) -> str:
     return "".join(parts)
 
 
-def legend(chart: Chart, models: Sequence[str]) -> list[LegendEntry]:
+def legend(chart: Chart, subjects: Sequence[str]) -> list[LegendEntry]:
     """The series of a chart with their marks; empty where the chart itself names them."""
     if isinstance(chart, LineChart | Paths):
         names = list(chart.series)
-        marks = [mark(i, is_line=True) for i in series_indices(names, models)]
+        marks = [mark(i, is_line=True) for i in series_indices(names, subjects)]
         return [LegendEntry(m, name) for m, name in zip(marks, names, strict=True)]
     if isinstance(chart, Points):
         names = list(chart.points)
         return [
             LegendEntry(mark(i), f"{name} ({_size_told(chart, name)})")
-            for i, name in zip(series_indices(names, models), names, strict=True)
+            for i, name in zip(series_indices(names, subjects), names, strict=True)
         ]
     return []
 
@@ -174,13 +174,13 @@ def _size_told(chart: Points, name: str) -> str:
 # ----------------------------------------------------------------------------------- drawing
 
 
-def draw(chart: Chart, name: str, models: Sequence[str] = ()) -> Markup:
+def draw(chart: Chart, name: str, subjects: Sequence[str] = ()) -> Markup:
     """The chart as an `svg` element; `name` is unique on the page and begins all ids inside.
 
-    Series that bear the names of `models` have these models' colours and markers.
+    Series that bear the names of `subjects` have these subjects' colours and markers.
     """
     with matplotlib.rc_context(_STYLE):
-        figure = _DRAW[type(chart)](chart, models)
+        figure = _DRAW[type(chart)](chart, subjects)
         text = io.StringIO()
         figure.savefig(text, format="svg")
     return _for_page(text.getvalue(), name, chart.title, describe(chart))
@@ -245,10 +245,10 @@ def _figure(height: int) -> Figure:
     return figure
 
 
-def _lines(chart: LineChart, models: Sequence[str]) -> Figure:
+def _lines(chart: LineChart, subjects: Sequence[str]) -> Figure:
     figure = _figure(220)
     axes = figure.subplots()
-    indices = series_indices(list(chart.series), models)
+    indices = series_indices(list(chart.series), subjects)
     draw_lines(chart, axes, colours=_SERIES, indices=indices)
     is_counted = all(float(x).is_integer() for points in chart.series.values() for x, _ in points)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
@@ -256,8 +256,8 @@ def _lines(chart: LineChart, models: Sequence[str]) -> Figure:
     return figure
 
 
-def _cells(chart: HeatMap, models: Sequence[str]) -> Figure:
-    del models  # a map has no series
+def _cells(chart: HeatMap, subjects: Sequence[str]) -> Figure:
+    del subjects  # a map has no series
     rows, columns = len(chart.y_values), len(chart.x_values)
     figure = _figure(26 + min(250, max(90, 24 * rows)))
     axes = figure.subplots()
@@ -288,12 +288,12 @@ def _cells(chart: HeatMap, models: Sequence[str]) -> Figure:
     return figure
 
 
-def _classes(chart: Histogram, models: Sequence[str]) -> Figure:
+def _classes(chart: Histogram, subjects: Sequence[str]) -> Figure:
     names = list(chart.series)
     figure = _figure(26 + 62 * len(names))
     all_axes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     top = max((max(shares, default=0.0) for shares in chart.series.values()), default=0.0) or 1.0
-    for axes, name, index in zip(all_axes, names, series_indices(names, models), strict=True):
+    for axes, name, index in zip(all_axes, names, series_indices(names, subjects), strict=True):
         colour = series_style(index, _SERIES)["color"]
         axes.stairs(chart.series[name], chart.edges, fill=True, color=colour, linewidth=0)
         axes.set(ylim=(0, 1.05 * top), xlim=(chart.edges[0], chart.edges[-1]))
@@ -317,9 +317,9 @@ def _unit_square() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _points(chart: Points, models: Sequence[str]) -> Figure:
+def _points(chart: Points, subjects: Sequence[str]) -> Figure:
     figure, axes = _unit_square()
-    indices = series_indices(list(chart.points), models)
+    indices = series_indices(list(chart.points), subjects)
     for (x, y, size), index in zip(chart.points.values(), indices, strict=True):
         style = series_style(index, _SERIES)
         colour = style["color"]
@@ -338,9 +338,9 @@ def _points(chart: Points, models: Sequence[str]) -> Figure:
     return figure
 
 
-def _paths(chart: Paths, models: Sequence[str]) -> Figure:
+def _paths(chart: Paths, subjects: Sequence[str]) -> Figure:
     figure, axes = _unit_square()
-    indices = series_indices(list(chart.series), models)
+    indices = series_indices(list(chart.series), subjects)
     for points, index in zip(chart.series.values(), indices, strict=True):
         xs, ys = [x.rate for _, x, _ in points], [y.rate for _, _, y in points]
         axes.plot(xs, ys, **series_style(index, _SERIES), markersize=6, linewidth=1.6)

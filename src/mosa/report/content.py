@@ -17,7 +17,7 @@ Cell = str | int | float | Rate | Estimate | None
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows under headings; what a page shows and what is exported are the same rows."""
 
     name: str
@@ -30,7 +30,7 @@ class Table:
     judge: str = ""
     """Whose verdicts it counts, where the page can switch between judges."""
     is_heat: bool = False
-    """Whether its rates are coloured by their size (0: safe, 1: broken)."""
+    """Whether its rates are coloured by their size (0: held, 1: succeeded)."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Points:
-    """One point for each model, with intervals on both axes and a size."""
+    """One point for each subject, with intervals on both axes and a size."""
 
     title: str
     x_label: str
     y_label: str
     size_label: str
     points: dict[str, tuple[Rate, Rate, Rate | None]]
-    """By model: x, y, and what the size says; None where it was not measured."""
+    """By subject: x, y, and what the size says; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ Chart = LineChart | HeatMap | Histogram | Points | Paths
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportFigure:
     """A chart with the sentence below it."""
 
     name: str
@@ -101,25 +101,26 @@ class SampleResponse:
 class Sample:
     """One try of one attack, for the browser of samples."""
 
-    model: str
+    subject: str
     attack: str
-    behavior_set: str
-    behavior: str
-    """The behavior's id."""
+    threat: str
+    case_set: str
+    case: str
+    """The case's id."""
     request: str | None
-    """The behavior's own text, as its benchmark has it; None under redaction."""
+    """The case's own text, as its benchmark has it; None under redaction."""
     category: str
     seed: int
     number: int
     """Which try of the attack it is, from 0."""
     variant: str
     outcomes: dict[str, str]
-    """By judge: `broken`, `held`, `unscored`; for harmless requests what `compliance` says."""
+    """By judge: `succeeded`, `held`, `unscored`; for harmless requests what `compliance` says."""
     scores: dict[str, float | None]
     """By judge, from 0 to 1."""
     queries: int
     """Responses that the attack had asked for, up to and with this try."""
-    is_incoherent: bool
+    is_garbled: bool
     responses: tuple[SampleResponse, ...]
     """Empty where only the outcome was kept, because the page would have grown too large."""
 
@@ -133,8 +134,8 @@ class Section:
     title: str
     paragraphs: tuple[str, ...] = ()
     """Plain text."""
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,10 @@ class Content:
     verdict: tuple[str, ...]
     """What was found, in plain sentences with their uncertainty; the first is the headline."""
     cautions: tuple[str, ...]
-    """What a reader has to know before quoting a figure: unscored cases, unequal decoders, few
-    cases; empty where there is nothing."""
-    models: Mapping[str, str]
-    """Models in their order, each with a sentence about it ("" where nothing is known)."""
+    """What a reader has to know before quoting a figure: unscored cases, unequal decoders,
+    few cases; empty where there is nothing."""
+    subjects: Mapping[str, str]
+    """Subjects in their order, each with a sentence about it ("" where nothing is known)."""
     judges: tuple[str, ...]
     """Judges of the safety figures; the deciding one first."""
     sections: tuple[Section, ...]

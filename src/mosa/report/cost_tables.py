@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from mosa.evaluation.evidence import CONTROL, REFUSED, headline, moment_of
 from mosa.judges.compliance import COMPLIANCES
-from mosa.report.content import Cell, Figure, Paths, Points, Section, Table
-from mosa.report.setup import Setup, rate_in
+from mosa.report.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
+from mosa.report.setup import ReportSetup, rate_in
+from mosa.results.figures import CONTROL, REFUSED, headline, moment_of
 from mosa.stats.rates import Rate
 
 
-def trade_off(setup: Setup) -> Section | None:
+def trade_off(setup: ReportSetup) -> Section | None:
     """Safety against over-refusal, and what useful tasks say."""
     evidence = setup.evidence
     points = {}
@@ -26,7 +26,7 @@ def trade_off(setup: Setup) -> Section | None:
     figures = []
     if points:
         figures.append(
-            Figure(
+            ReportFigure(
                 "trade-off",
                 Points(
                     "Safety against over-refusal",
@@ -37,7 +37,7 @@ def trade_off(setup: Setup) -> Section | None:
                 ),
                 "Best is the lower left corner, with a large mark: attacks fail, harmless requests "
                 "are answered, useful tasks are solved. The size is the mean over useful tasks. "
-                "How many cases are unscored stands in the scoreboard.",
+                "The scoreboard says how many cases are unscored.",
             )
         )
     tables = [*_over_refusal_tables(setup), *_utility_table(setup)]
@@ -46,15 +46,15 @@ def trade_off(setup: Setup) -> Section | None:
     return Section("cost", "What safety costs", tables=tuple(tables), figures=tuple(figures))
 
 
-def _over_refusal_tables(setup: Setup) -> Iterator[Table]:
+def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     for judge in setup.evidence.judges("over_refusal"):
         figures = setup.evidence.select("over_refusal", judge=judge)
-        cells = {(f.name, f.model, f.measure): f for f in figures}
+        cells = {(f.name, f.subject, f.measure): f for f in figures}
         rows: list[tuple[Cell, ...]] = []
         for name in dict.fromkeys(figure.name for figure in figures):
-            for model, label in setup.labels.items():
+            for subject, label in setup.labels.items():
                 of = {
-                    measure: cells.get((name, model, measure))
+                    measure: cells.get((name, subject, measure))
                     for measure in (REFUSED, *COMPLIANCES)
                 }
                 counted = of[REFUSED]
@@ -64,43 +64,43 @@ def _over_refusal_tables(setup: Setup) -> Iterator[Table]:
                         (name, label, *(rate_in(figure) for figure in of.values()), missing)
                     )
         is_switched = judge in setup.judges
-        yield Table(
+        yield ReportTable(
             "over-refusal" if is_switched else f"over-refusal-{setup.judge_names[judge]}",
             f"Harmless requests by {setup.judge_names[judge]}",
             "Share of harmless requests by what became of them; `refused` is full and partial "
             f"refusal together. Judge {judge}.",
-            ("Requests", "Model", REFUSED, *COMPLIANCES, "in no rate"),
+            ("Requests", "Subject", REFUSED, *COMPLIANCES, "in no rate"),
             tuple(rows),
             judge=judge if is_switched else "",
         )
 
 
-def _utility_table(setup: Setup) -> Iterator[Table]:
+def _utility_table(setup: ReportSetup) -> Iterator[ReportTable]:
     figures = setup.evidence.select("utility")
     if not figures:
         return
-    cells = {(f.name, f.measure, f.model): f for f in figures}
+    cells = {(f.name, f.measure, f.subject): f for f in figures}
     rows: list[tuple[Cell, ...]] = []
     for task, metric in dict.fromkeys((figure.name, figure.measure) for figure in figures):
-        of = [cells.get((task, metric, model)) for model in setup.labels]
+        of = [cells.get((task, metric, subject)) for subject in setup.labels]
         if any(figure is not None for figure in of):
             missing = sum(figure.num_unscored for figure in of if figure is not None)
             rows.append((task, metric, *map(rate_in, of), missing))
-    yield Table(
+    yield ReportTable(
         "utility",
         "Useful tasks",
-        "Share of a task's cases that a model solves (more is better), under the decoder that is "
-        "told in the settings.",
+        "Share of a task's cases that a subject solves (more is better), under its own decoder "
+        "(see the settings).",
         ("Task", "Metric", *setup.labels.values(), "unscored"),
         tuple(rows),
     )
 
 
-def training(setup: Setup) -> Section | None:
+def training(setup: ReportSetup) -> Section | None:
     """Success of attacks against utility, along a training whose moments were kept."""
     evidence = setup.evidence
     moments: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for name in evidence.models:
+    for name in evidence.subjects:
         moment = moment_of(evidence, name)
         if moment is not None:
             moments[moment[0]].append((moment[1], name))
@@ -112,8 +112,8 @@ def training(setup: Setup) -> Section | None:
         for _, name in found
         if (
             attacked := {
-                (figure.behavior_set, figure.name)
-                for figure in evidence.select("safety", model=name, judge=setup.judge)
+                (figure.case_set, figure.name)
+                for figure in evidence.select("safety", subject=name, judge=setup.judge)
             }
         )
     ]
@@ -133,18 +133,18 @@ def training(setup: Setup) -> Section | None:
             rows.append((label, moment, success.rate, useful.rate, num_unscored))
             if success.rate is not None and useful.rate is not None:
                 series.setdefault(label, []).append((moment, useful.rate, success.rate))
-    table = Table(
+    table = ReportTable(
         "training",
         "Along the training",
         f"Mean attack success rate over {', '.join(name for _, name in attacks)}, and utility, "
         f"while a model was aligned. Few cases each; see the intervals. Judge {setup.judge}.",
-        ("Model", "Moment", "Attacks, mean", "Utility", "unscored"),
+        ("Subject", "Moment", "Attacks, mean", "Utility", "unscored"),
         tuple(rows),
     )
     figures = []
     if series:
         figures.append(
-            Figure(
+            ReportFigure(
                 "training-paths",
                 Paths(
                     "Attack success against utility along the training",

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 
 from mosa.files import write_text
 from mosa.report import charts
-from mosa.report.content import Cell, Content, Figure, Section, Table
+from mosa.report.content import Cell, Content, ReportFigure, ReportTable, Section
 from mosa.report.sample_data import SampleData, gzipped, pack
 from mosa.report.tables import (
     FORMATS,
@@ -86,14 +86,14 @@ class _Cell:
     """The rate for the colour of a heat map, "" where there is none."""
     is_number: bool
     mark: Markup
-    """The mark of the model that the cell names."""
+    """The mark of the subject that the cell names."""
 
 
 @dataclass(frozen=True)
 class _Table:
     """A table as it is set."""
 
-    table: Table
+    table: ReportTable
     name: str
     """Unique on the page; the name of its files."""
     headings: list[_Cell]
@@ -104,7 +104,7 @@ class _Table:
 class _Figure:
     """A chart with its words and figures."""
 
-    figure: Figure
+    figure: ReportFigure
     svg: Markup
     legend: list[charts.LegendEntry]
     x_label: str
@@ -174,7 +174,7 @@ def _render(content: Content, sections: Sequence[_Section], exports: str, data: 
         content=content,
         sections=sections,
         samples_before=samples_first[0] if samples_first else "",
-        marks=[charts.mark(i) for i in range(len(content.models))],
+        marks=[charts.mark(i) for i in range(len(content.subjects))],
         style=Markup(_colour_rules() + _source("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -234,8 +234,8 @@ def _sections(content: Content) -> list[_Section]:
     names = iter(named_tables(content))
     # What the template itself uses.
     taken = {"top", "verdict", "samples", "contents"}
-    models = list(content.models)
-    marks = {model: charts.mark(i) for i, model in enumerate(models)}
+    subjects = list(content.subjects)
+    marks = {subject: charts.mark(i) for i, subject in enumerate(subjects)}
     sections = []
     for section in content.sections:
         anchor = unique(slug(section.name), taken)
@@ -243,13 +243,13 @@ def _sections(content: Content) -> list[_Section]:
         figures = []
         for figure in section.figures:
             name, table = next(names)
-            figures.append(_figure(figure, _table(name, table, marks), models))
+            figures.append(_figure(figure, _table(name, table, marks), subjects))
         has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
         sections.append(_Section(section, anchor, tables, figures, has_switch))
     return sections
 
 
-def _table(name: str, table: Table, marks: dict[str, Markup]) -> _Table:
+def _table(name: str, table: ReportTable, marks: dict[str, Markup]) -> _Table:
     numeric = numeric_columns(table)
 
     def cell_of(cell: Cell, place: int) -> _Cell:
@@ -257,7 +257,7 @@ def _table(name: str, table: Table, marks: dict[str, Markup]) -> _Table:
         if isinstance(cell, Rate | Estimate):
             ends, n = format_interval(cell), cell.n
             heat = f"{min(1.0, max(0.0, cell.value)):.3g}" if table.is_heat else ""
-        # A model that heads a row or a column has its mark there.
+        # A subject that heads a row or a column has its mark there.
         mark = marks.get(str(cell), Markup()) if place == 0 else Markup()
         return _Cell(shown(cell), ends, n, heat, numeric[place], mark)
 
@@ -272,13 +272,13 @@ def _table(name: str, table: Table, marks: dict[str, Markup]) -> _Table:
     )
 
 
-def _figure(figure: Figure, numbers: _Table, models: Sequence[str]) -> _Figure:
+def _figure(figure: ReportFigure, numbers: _Table, subjects: Sequence[str]) -> _Figure:
     chart = figure.chart
     x_label, y_label = charts.axis_labels(chart)
     return _Figure(
         figure,
-        charts.draw(chart, f"chart-{numbers.name}", models),
-        charts.legend(chart, models),
+        charts.draw(chart, f"chart-{numbers.name}", subjects),
+        charts.legend(chart, subjects),
         x_label,
         y_label,
         chart.value_label if isinstance(chart, HeatMap) else "",

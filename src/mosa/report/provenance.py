@@ -1,18 +1,20 @@
-"""Where the figures of a report come from: models, runs, decoders, attacks, data, judges, versions;
-and how to cite what was used."""
+"""Where the figures of a report come from: subjects, runs, decoders, attacks, data, judges,
+versions; and how to cite what was used."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
-from mosa.evaluation.evidence import Evidence, Run
-from mosa.evaluation.judging import CANVAS
-from mosa.evaluation.store import Store
+from mosa.attacks.probes import PROBES
 from mosa.judges import JUDGES
-from mosa.report.content import Cell, Table
+from mosa.report.content import Cell, ReportTable
+from mosa.report.setup import ReportSetup
+from mosa.results.figures import RunFacts
+from mosa.runs.judging import CANVAS
+from mosa.types import Access
 
 PAPER = (
     "Xie, Song, Luo: Where to Start Alignment? Diffusion Large Language Model May Demand a "
@@ -20,43 +22,61 @@ PAPER = (
 )
 
 
-def settings_tables(evidence: Evidence, labels: Mapping[str, str]) -> Iterator[Table]:
+def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     """Everything that decides the figures, as tables."""
-    yield Table(
-        "models",
-        "Models",
-        "The hash is over all weights, configs, tokenizer and chat template.",
-        ("Model", "name in the runs", "source", "adapter", "hash of the weights"),
+    yield ReportTable(
+        "subjects",
+        "Subjects",
+        "The hash is over everything that was loaded: weights, configs, tokenizer, chat template, "
+        "adapter. Grants: what an attacker of the subject controls; offers: the decoder settings "
+        "that its users may choose.",
+        (
+            "Subject",
+            "name in the runs",
+            "source",
+            "adapter",
+            "system prompt",
+            "grants",
+            "offers",
+            "hash",
+        ),
         tuple(
-            (labels[name], name, record["source"], record.get("adapter"), record["weights"])
-            for name, record in evidence.models.items()
-            if name in labels
+            (
+                label,
+                name,
+                (record := setup.evidence.subjects[name]).source,
+                record.adapter,
+                record.system_prompt,
+                "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),
+                ", ".join(record.offers) or None,
+                record.weights,
+            )
+            for name, label in setup.labels.items()
         ),
     )
-    yield Table(
+    yield _decoders(setup)
+    yield ReportTable(
         "runs",
         "Runs",
-        "Sessions are the processes that worked on a run; one that was cut off is counted as far "
-        "as it noted its time.",
-        ("Run", "kind", "requests", "judges", "seeds", "sessions", "seconds", "device", "begun"),
-        tuple(_run_row(run) for run in evidence.runs),
+        "Sessions are the processes that worked on a run; one that was cut off counts as far as it "
+        "noted its time.",
+        ("Run", "sets", "judges", "seeds", "sessions", "seconds", "device", "begun"),
+        tuple(map(_run_row, setup.evidence.runs)),
     )
-    yield from _decoders(evidence)
-    yield from _attacks(evidence)
-    yield from _data(evidence)
-    yield from _judges(evidence)
-    yield from _versions(evidence)
+    yield from _attacks(setup)
+    yield from _data(setup)
+    yield from _judges(setup)
+    yield from _versions(setup)
 
 
-def _run_row(run: Run) -> tuple[Cell, ...]:
+def _run_row(run: RunFacts) -> tuple[Cell, ...]:
     settings = [session.get("settings", {}) for session in run.sessions]
     seeds = sorted({seed for found in settings for seed in found.get("seeds", ())})
     return (
         run.folder.name,
-        run.kind.replace("_", "-"),
-        run.behavior_set or None,
-        ", ".join(run.judges) or None,
-        ", ".join(map(str, seeds)) or None,
+        _all(run.sets),
+        _all(run.judges),
+        _all(map(str, seeds)),
         len(run.sessions),
         round(sum(session.get("seconds", 0.0) for session in run.sessions)),
         _all(session.get("device") for session in run.sessions),
@@ -64,79 +84,74 @@ def _run_row(run: Run) -> tuple[Cell, ...]:
     )
 
 
-def _all(values: Any) -> str | None:
+def _all(values: Iterable[Any]) -> str | None:
     """Every different value, once."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value)) or None
 
 
-def _decoders(evidence: Evidence) -> Iterator[Table]:
-    decoders: dict[str, list[Run]] = {}
-    for run in evidence.runs:
-        if run.decoder:
-            decoders.setdefault(_text(run.decoder), []).append(run)
-    if not decoders:
-        return
-    settings = [json.loads(text) for text in decoders]
-    names = dict.fromkeys(name for found in settings for name in found if name != "seed")
-    heads = tuple(", ".join(run.folder.name for run in runs) for runs in decoders.values())
-    yield Table(
+def _decoders(setup: ReportSetup) -> ReportTable:
+    """A column for each decoder, under the names of the subjects that have it."""
+    columns: dict[str, list[str]] = {}
+    for name, label in setup.labels.items():
+        decoder = setup.evidence.subjects[name].decoder
+        columns.setdefault(_text(decoder), []).append(label)
+    decoders = [json.loads(text) for text in columns]
+    names = dict.fromkeys(n for decoder in decoders for n in decoder if n != "seed")
+    return ReportTable(
         "decoder",
         "Decoder",
-        "How every response was generated; attacks on the sampler change some of it, as their "
-        "settings say.",
-        ("Setting", *heads),
-        tuple((name, *(_text(found.get(name)) for found in settings)) for name in names),
+        "How a subject generates every response, as its defender set it. Attacks that own the "
+        "sampler, or take settings that the subject offers, change some of it, as their settings "
+        "say.",
+        ("Setting", *(", ".join(labels) for labels in columns.values())),
+        tuple((name, *(_text(decoder.get(name)) for decoder in decoders)) for name in names),
     )
 
 
-def _attacks(evidence: Evidence) -> Iterator[Table]:
+def _attacks(setup: ReportSetup) -> Iterator[ReportTable]:
     rows: dict[tuple[Cell, ...], None] = {}
-    for run in evidence.runs:
-        if run.kind != "safety":
+    for task, _ in setup.tasks:
+        if setup.evidence.sets[task.case_set].kind != "harmful":
             continue
-        with Store(run.folder) as store:
-            for task in store.tasks():
-                known = ATTACKS.get(task.attack)
-                access = None if known is None else ", ".join(known.access)
-                source = None if known is None else known.source
-                rows[task.attack, task.preset, access, _text(task.config), source] = None
+        known = (ATTACKS | PROBES).get(task.attack)
+        access = None if known is None else ", ".join(known.access)
+        source = None if known is None else known.source
+        rows[task.attack, task.preset, task.threat, access, _text(task.config), source] = None
     if rows:
-        yield Table(
+        yield ReportTable(
             "attack-settings",
             "Attacks and their settings",
             "What an attacker needs access to, every setting, and where the attack comes from.",
-            ("Attack", "preset", "access", "settings", "source"),
+            ("Attack", "preset", "Threat", "access", "settings", "source"),
             tuple(rows),
         )
 
 
-def _data(evidence: Evidence) -> Iterator[Table]:
-    rows: dict[tuple[Cell, ...], None] = {}
-    for run in evidence.runs:
-        described = run.about if run.kind == "utility" else {run.behavior_set: run.about}
-        for name, about in described.items():
-            facts = (about.get(fact) for fact in ("file", "sha256", "licence", "origin"))
-            rows[name, *facts] = None
+def _data(setup: ReportSetup) -> Iterator[ReportTable]:
+    rows = tuple(
+        (name, r.kind, r.file, r.sha256, r.content_hash or None, r.licence, r.origin)
+        for name, r in setup.evidence.sets.items()
+    )
     if rows:
-        yield Table(
+        yield ReportTable(
             "data",
             "Data and licences",
-            "SHA-256 of the file as it was read.",
-            ("Requests or task", "file", "SHA-256", "licence", "authors' repository"),
-            tuple(rows),
+            "SHA-256 of the file as it was read, and a hash of the set's cases.",
+            ("Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"),
+            rows,
         )
 
 
-def _judges(evidence: Evidence) -> Iterator[Table]:
+def _judges(setup: ReportSetup) -> Iterator[ReportTable]:
     rows: dict[tuple[Cell, ...], None] = {}
-    for run in evidence.runs:
+    for run in setup.evidence.runs:
         for judge in run.judges:
             known = JUDGES.get(judge.split("/")[0])
             if known is not None:
                 reads = "whole canvas" if judge.endswith(CANVAS) else "up to the first end token"
                 rows[judge, known.threshold, reads, known.source] = None
     if rows:
-        yield Table(
+        yield ReportTable(
             "judges",
             "Judges",
             "An id names the version, the prompt's hash and the model that was asked.",
@@ -145,15 +160,15 @@ def _judges(evidence: Evidence) -> Iterator[Table]:
         )
 
 
-def _versions(evidence: Evidence) -> Iterator[Table]:
+def _versions(setup: ReportSetup) -> Iterator[ReportTable]:
     found: dict[str, dict[str, None]] = {}
-    for run in evidence.runs:
+    for run in setup.evidence.runs:
         for session in run.sessions:
             for name, version in session.get("versions", {}).items():
                 if version is not None:
                     found.setdefault(name, {})[str(version)] = None
     if found:
-        yield Table(
+        yield ReportTable(
             "versions",
             "Versions",
             "Of all sessions; several where they differed.",
@@ -166,21 +181,17 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def citation(evidence: Evidence) -> Iterator[str]:
+def citation(setup: ReportSetup) -> Iterator[str]:
     """What to cite, as sentences."""
     yield "mosa (mosa-dllm), Apache-2.0; give the version and the settings above."
     yield f"The method MOSA: {PAPER}"
-    sources = []
-    sets = []
-    judges = []
-    for run in evidence.runs:
-        judges += [JUDGES[j.split("/")[0]].source for j in run.judges if j.split("/")[0] in JUDGES]
-        if run.kind != "utility" and run.about.get("origin"):
-            sets.append(f"{run.behavior_set} ({run.about['origin']})")
-        if run.kind == "safety":
-            with Store(run.folder) as store:
-                names = dict.fromkeys(attack for _, attack, _, _, _ in store.counts())
-            sources += [f"{name}: {ATTACKS[name].source}" for name in names if name in ATTACKS]
-    for what, found in (("Attacks", sources), ("Judges", judges), ("Requests", sets)):
+    attacks = dict.fromkeys(task.attack for task, _ in setup.tasks)
+    names = [judge.split("/")[0] for run in setup.evidence.runs for judge in run.judges]
+    sets = setup.evidence.sets
+    for what, found in (
+        ("Attacks", [f"{name}: {ATTACKS[name].source}" for name in attacks if name in ATTACKS]),
+        ("Judges", [JUDGES[name].source for name in names if name in JUDGES]),
+        ("Sets", [f"{name} ({record.origin})" for name, record in sets.items() if record.origin]),
+    ):
         if found:
             yield f"{what}: {'; '.join(dict.fromkeys(found))}."

@@ -1,14 +1,13 @@
-"""The samples of a report as one compressed piece of data inside the page.
+"""The samples of a report as one compressed piece of JSON inside the page.
 
-    {"columns": {"model": {"values": ["base", "mosa"], "at": "#$#$"}, ...},
-     "outcomes": {JUDGE: column}, "scores": {JUDGE: column},
-     "texts": [{"sample": 3, "strings": [...], "words": [...], "responses": [...]}, ...]}
+    {"words": ["sure", "here", ...],
+     "samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
+     "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "steps": [...], "ends": [...],
+                     "tokens": [0, 1, ...]}, ...]], ...]}
 
-A column is its distinct values and one character for each sample that says which; `coded` turns
-numbers into such characters. An entry of `texts` brings the strings (prompts) and words (tokens)
-that none before it had, then its responses: turns of the prompt, commit steps (pinned 0, step 0 is
-1), distances between end positions, tokens. What comes first is what is kept where a page may not
-grow: the entries are ordered so that each kind of sample has its share of any beginning.
+`texts` holds the responses of samples, each behind its sample's place; a token is the place of its
+word, which takes a third off. What comes first is what is kept where a page may not grow: each kind
+of sample has its share of any beginning.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import base64
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.report.content import Content, Sample, SampleResponse
+from mosa.report.content import Content
 
 CHUNK = 200_000
 """Characters after which the compressed size is looked at, as long as there is room."""
@@ -54,7 +53,8 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     """
     room = num_bytes // 4 * 3
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
-    written = [compressor.compress(_bytes(_head(content)))]
+    words = _words(content)
+    written = [compressor.compress(_bytes(_head(content, list(words))))]
     size = len(written[0])
 
     def size_if_ended(end: str) -> int:
@@ -64,7 +64,7 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     if size_if_ended("]}") > room:
         return None
     kept = 0
-    for texts in _chunks(_texts(content)):
+    for texts in _chunks(_texts(content, words)):
         before = compressor.copy()
         piece = compressor.compress(_bytes(("," if kept else "") + ",".join(texts)))
         written.append(piece)
@@ -85,33 +85,7 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     return SampleData(_base64(b"".join(written)), kept)
 
 
-# -------------------------------------------------------------------------------- encoding
-
-
-def coded(numbers: Iterable[int]) -> str:
-    r"""One character for each number from 0, of one byte up to 91, without `"` and the backslash.
-
-    >>> coded([0, 1, 56, 57])
-    '#$[]'
-    """
-    return "".join([_FEW[n] if n < len(_FEW) else _character(n) for n in numbers])
-
-
-def _character(number: int) -> str:
-    point = number + 0x23
-    point += point >= 0x5C  # the backslash
-    point += 0x800 * (point >= 0xD800)  # surrogates are no characters
-    return chr(point)
-
-
-_FEW = [_character(number) for number in range(4096)]
-"""Nearly all that are met, looked up faster than made."""
-
-
-def column(values: Sequence[Any]) -> dict[str, Any]:
-    """The distinct values in order of appearance, and which of them each place has."""
-    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
-    return {"values": list(places), "at": coded(places[value] for value in values)}
+# --------------------------------------------------------------------------------- samples
 
 
 def _json(value: Any) -> str:
@@ -127,99 +101,61 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-# --------------------------------------------------------------------------------- samples
+def _words(content: Content) -> dict[str, int]:
+    """The place of every word; none under redaction."""
+    if content.is_redacted:
+        return {}
+    responses = (response for sample in content.samples for response in sample.responses)
+    words = dict.fromkeys(word for response in responses for word in response.tokens or ())
+    return {word: place for place, word in enumerate(words)}
 
 
-def _head(content: Content) -> str:
+def _head(content: Content, words: list[str]) -> str:
     """Everything but the texts, the list of which is left open."""
-    samples = content.samples
-    is_redacted = content.is_redacted
-    fields: dict[str, Callable[[Sample], Any]] = {
-        "model": lambda s: s.model,
-        "attack": lambda s: s.attack,
-        "set": lambda s: s.behavior_set,
-        "behavior": lambda s: s.behavior,
-        "request": lambda s: None if is_redacted else s.request,
-        "category": lambda s: s.category,
-        "seed": lambda s: s.seed,
-        "number": lambda s: s.number,
-        "variant": lambda s: s.variant,
-        "queries": lambda s: s.queries,
-        "incoherent": lambda s: s.is_incoherent,
-    }
-    judges = list(dict.fromkeys([*content.judges, *(j for s in samples for j in s.outcomes)]))
-    head = {
-        "columns": {name: column([value(s) for s in samples]) for name, value in fields.items()},
-        "outcomes": {j: column([s.outcomes.get(j) for s in samples]) for j in judges},
-        "scores": {j: column([_rounded(s.scores.get(j)) for s in samples]) for j in judges},
-    }
-    return _json(head)[:-1] + ',"texts":['
+    samples = [
+        {
+            "subject": sample.subject,
+            "attack": sample.attack,
+            "threat": sample.threat,
+            "set": sample.case_set,
+            "case": sample.case,
+            "request": None if content.is_redacted else sample.request,
+            "category": sample.category,
+            "seed": sample.seed,
+            "number": sample.number,
+            "variant": sample.variant,
+            "queries": sample.queries,
+            "garbled": sample.is_garbled,
+            "outcomes": sample.outcomes,
+            "scores": {j: s if s is None else round(s, 4) for j, s in sample.scores.items()},
+        }
+        for sample in content.samples
+    ]
+    return _json({"words": words, "samples": samples})[:-1] + ',"texts":['
 
 
-def _rounded(score: float | None) -> float | None:
-    return None if score is None else round(score, 4)
-
-
-class _Vocabulary:
-    """Numbers for texts, in order of appearance."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._new: list[str] = []
-
-    def numbers(self, texts: Iterable[str]) -> list[int]:
-        """Each text's number."""
-        found = []
-        for text in texts:
-            number = self._numbers.get(text)
-            if number is None:
-                number = self._numbers[text] = len(self._numbers)
-                self._new.append(text)
-            found.append(number)
-        return found
-
-    def take_new(self) -> list[str]:
-        """Those that came since the last call."""
-        new, self._new = self._new, []
-        return new
-
-
-def _texts(content: Content) -> Iterator[str]:
+def _texts(content: Content, words: Mapping[str, int]) -> Iterator[str]:
     """The responses of each sample that has some, in the order in which they are to be kept."""
-    strings, words = _Vocabulary(), _Vocabulary()
     for place in keeping_order(content):
+        found = content.samples[place].responses
         responses = [
-            _response(response, content.is_redacted, strings, words)
-            for response in content.samples[place].responses
-        ]
-        yield _json(
             {
-                "sample": place,
-                "strings": strings.take_new(),
-                "words": words.take_new(),
-                "responses": responses,
+                "prompt": None if content.is_redacted else response.prompt,
+                "steps": response.commit_step,
+                "ends": sorted(response.end_positions),
+                "tokens": None
+                if content.is_redacted or response.tokens is None
+                else [words[word] for word in response.tokens],
             }
-        )
-
-
-def _response(
-    response: SampleResponse, is_redacted: bool, strings: _Vocabulary, words: _Vocabulary
-) -> list[Any]:
-    turns = tokens = None
-    if response.prompt is not None and not is_redacted:
-        turns = [strings.numbers(turn) for turn in response.prompt]
-    if response.tokens is not None and not is_redacted:
-        tokens = coded(words.numbers(response.tokens))
-    steps = coded(step + 1 for step in response.commit_step)
-    ends = sorted(response.end_positions)
-    distances = coded(end - start for start, end in zip([0, *ends], ends, strict=False))
-    return [turns, steps, distances, tokens]
+            for response in found
+        ]
+        yield _json([place, responses])
 
 
 def keeping_order(content: Content) -> list[int]:
     """The places of all samples with responses, those to be kept first at the front.
 
-    Every combination of model, attack and outcome has its turn before one has a second, so that
+    Every combination of subject, attack and outcome has its turn before one has a second, so that
     rare outcomes keep their examples; inside one, any beginning is spread over the whole.
     """
     groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -227,7 +163,7 @@ def keeping_order(content: Content) -> list[int]:
     for place, sample in enumerate(content.samples):
         if sample.responses:
             outcome = sample.outcomes.get(judge) or next(iter(sample.outcomes.values()), "")
-            groups[sample.model, sample.attack, outcome].append(place)
+            groups[sample.subject, sample.attack, outcome].append(place)
     turns: list[tuple[int, int]] = []
     for places in groups.values():
         # Multiples of the golden ratio fall evenly into an interval, however many there are.

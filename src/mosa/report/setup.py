@@ -1,19 +1,28 @@
-"""What all parts of a report share: the evidence, the judge that decides, the models' labels."""
+"""What all parts of a report share: evidence, tasks, cases, the deciding judge, labels."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from mosa.evaluation.evidence import Evidence, Run, moment_of
-from mosa.evaluation.evidence import Figure as Evidenced
-from mosa.evaluation.judging import CANVAS
+from mosa.attacks.base import Threat
+from mosa.denoising import DecoderConfig
+from mosa.results.figures import Evidence, Figure, evidence_of, moment_of, names_of
+from mosa.runs.judging import CANVAS
+from mosa.runs.records import Outcome, SubjectRecord, Task
+from mosa.runs.store import Run
 from mosa.stats.rates import Rate
-from mosa.types import UserError
+from mosa.types import Behavior, UserError
+
+THREATS: dict[Threat, str] = {
+    "prompt": "a user of a chat API",
+    "canvas": "a user of an API that takes prefills and masks",
+    "open": "an owner of the weights and the sampler",
+}
+"""Every threat model, weakest first, with who can run its attacks."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +36,30 @@ class ReportConfig:
     redact: bool | None = None
     """Whether prompts and responses are left out; unset: yes, but for those of the testbed."""
     labels: Mapping[str, str] | None = None
-    """What models are called on the page, by their names in the runs."""
+    """What subjects are called on the page, by their names in the runs."""
     notes: Mapping[str, str] | None = None
-    """A sentence about a model, by its name in the runs."""
+    """A sentence about a subject, by its name in the runs."""
     calibration: Path | None = None
     """Measured quality of judges, as `mosa judge calibrate --out` writes it."""
     limits: tuple[str, ...] = ()
-    """Sentences that stand among the cautions."""
+    """Sentences among the cautions."""
 
 
 @dataclass(frozen=True)
-class Setup:
+class ReportSetup:
     """What all parts of a report share."""
 
     evidence: Evidence
+    names: Mapping[tuple[str, str, str], str]
+    """What each (set, attack, preset) is called."""
+    tasks: Sequence[tuple[Task, Outcome | None]]
+    """The tasks of all runs, with how they ended."""
+    cases: Mapping[str, Mapping[str, Behavior]]
+    """The cases of each set by id."""
     judge: str | None
     """The deciding judge of attacks; None where nothing was attacked."""
     labels: dict[str, str]
-    """Shown names of the models in their order, those along a training left out."""
+    """Shown names of the subjects in their order, those along a training left out."""
     config: ReportConfig
 
     @property
@@ -61,10 +76,10 @@ class Setup:
         several = Counter(short.values())
         return {judge: judge if several[name] > 1 else name for judge, name in short.items()}
 
-    def hides(self, run: Run) -> bool:
-        """Whether the words of a run are left out; those of the testbed are harmless."""
+    def hides(self, case_set: str) -> bool:
+        """Whether the words of a set are left out; those of the testbed are harmless."""
         redact = self.config.redact
-        return run.world_seed is None if redact is None else redact
+        return self.evidence.sets[case_set].world_seed is None if redact is None else redact
 
 
 def _short(judge: str) -> str:
@@ -72,24 +87,43 @@ def _short(judge: str) -> str:
     return judge.removesuffix(CANVAS).split("/")[0] + reads
 
 
+def read_setup(runs: Sequence[Run], config: ReportConfig) -> ReportSetup:
+    """What a report needs of open runs, but for single responses.
+
+    Raises UserError where a figure is there twice, for an unknown judge, and for a label of no
+    subject.
+    """
+    evidence = evidence_of(runs)
+    check_once(evidence)
+    return ReportSetup(
+        evidence,
+        {key: name for run in evidence.runs for key, name in names_of(run.counts).items()},
+        [task for run in runs for task in run.tasks()],
+        {name: run.cases(name) for run in runs for name in run.sets()},
+        deciding_judge(evidence, config),
+        labels_of(evidence, config),
+        config,
+    )
+
+
 def check_once(evidence: Evidence) -> None:
-    """UserError where two runs hold one model under one attack, on one set or at one task.
+    """UserError where two runs hold one subject under one attack, on one set or at one task.
 
     Each figure is one row of a table; a second one could only hide it, or count its cases twice.
     """
     known = set()
     for figure in evidence.figures:
-        key = (figure.kind, figure.behavior_set, figure.name, figure.model, figure.judge)
+        key = (figure.kind, figure.case_set, figure.name, figure.subject, figure.judge)
         if (*key, figure.measure) in known:
             raise UserError(
-                f"two of these runs hold {figure.name} on {figure.model}; leave one of them out, "
+                f"two of these runs hold {figure.name} on {figure.subject}; leave one of them out, "
                 "or make a report of each"
             )
         known.add((*key, figure.measure))
 
 
 def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
-    """The judge that was asked for, or the one to be believed first."""
+    """The judge that was asked for, or the most trusted one."""
     judges = evidence.judges("safety")
     if config.judge is not None and config.judge not in judges:
         known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
@@ -98,43 +132,48 @@ def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
 
 
 def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
-    """What each model is called on the page: those with a given label first, then those without an
-    adapter, because the first is the one that others are compared with."""
+    """What each subject is called on the page: those with a given label first, then those without
+    an adapter, because the first is the one that others are compared with."""
     given = dict(config.labels or {})
     for name in given:
-        if name not in evidence.models:
+        if name not in evidence.subjects:
             raise UserError(
                 f"a label is given for {name}, which is in none of the runs; there are: "
-                f"{', '.join(evidence.models)}"
+                f"{', '.join(evidence.subjects)}"
             )
     # Moments of a training are points of its curve, and no rows of tables.
-    whole = [name for name in evidence.models if moment_of(evidence, name) is None]
-    whole.sort(key=lambda name: evidence.models[name].get("adapter") is not None)
+    whole = [name for name in evidence.subjects if moment_of(evidence, name) is None]
+    whole.sort(key=lambda name: evidence.subjects[name].adapter is not None)
     names = dict.fromkeys([*given, *whole])
     if not names:
-        raise UserError("these runs hold no model yet; let `mosa evaluate` finish a task first")
+        raise UserError("these runs hold no subject yet; let `mosa evaluate` finish a task first")
     labels = {name: given.get(name, name) for name in names}
     if len(set(labels.values())) < len(labels):
-        raise UserError("two models have one label; give each its own")
+        raise UserError("two subjects have one label; give each its own")
     return labels
 
 
-def note_of(record: Mapping[str, Any]) -> str:
-    """What a model is, from its record in a run."""
-    adapter = record.get("adapter")
-    return (
-        f"{record['source']}, with the adapter {Path(adapter).name}"
-        if adapter
-        else f"{record['source']}, as it is"
-    )
+def note_of(record: SubjectRecord) -> str:
+    """What a subject is, from its record in a run."""
+    parts = [record.source]
+    parts += [f"with the adapter {Path(record.adapter).name}"] if record.adapter else []
+    parts += ["behind a system prompt"] if record.system_prompt else []
+    monitors = monitors_of(record)
+    parts += [f"with {', '.join(monitors)} in its decoder"] if monitors else []
+    return ", ".join(parts) if len(parts) > 1 else f"{record.source}, as it is"
 
 
-def row_name(setup: Setup, figure: Evidenced) -> str:
+def monitors_of(record: SubjectRecord) -> list[str]:
+    """The rules of a subject's decoder that look at its rows and may change or stop them."""
+    return [monitor.name for monitor in DecoderConfig.from_dict(record.decoder).monitors]
+
+
+def row_name(setup: ReportSetup, figure: Figure) -> str:
     """An attack, and its set where there are several."""
-    sets = {run.behavior_set for run in setup.evidence.runs if run.kind == "safety"}
-    return figure.name if len(sets) == 1 else f"{figure.name} on {figure.behavior_set}"
+    sets = {f.case_set for f in setup.evidence.figures if f.kind == "safety"}
+    return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
 
 
-def rate_in(figure: Evidenced | None) -> Rate | None:
+def rate_in(figure: Figure | None) -> Rate | None:
     """The rate of a figure that may be missing."""
     return None if figure is None else figure.rate

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mosa.files import write_text
-from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, Table
+from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Estimate, Rate, format_rate, format_value
 
@@ -47,7 +47,7 @@ def shown(cell: Cell) -> str:
     return str(cell)
 
 
-def numeric_columns(table: Table) -> list[bool]:
+def numeric_columns(table: ReportTable) -> list[bool]:
     """By column, whether it holds figures, and nothing else but gaps."""
     columns = [
         [row[i] for row in table.rows if row[i] is not None] for i in range(len(table.columns))
@@ -58,7 +58,7 @@ def numeric_columns(table: Table) -> list[bool]:
 # ---------------------------------------------------------------------------------- formats
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: ReportTable) -> str:
     """Rows under one heading line; a column with rates becomes four: rate, low, high and n."""
     heading, with_rates = [], []
     for i, column in enumerate(table.columns):
@@ -82,7 +82,7 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def to_json(table: Table) -> str:
+def to_json(table: ReportTable) -> str:
     """The table with its caption; a rate is an object of rate (or value), n, low and high."""
     content = {
         "name": table.name,
@@ -95,7 +95,7 @@ def to_json(table: Table) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_latex(table: Table) -> str:
+def to_latex(table: ReportTable) -> str:
     """A `table` environment for the booktabs package; the numbers of cases stand in its note."""
     kinds = "".join("r" if numeric else "l" for numeric in numeric_columns(table))
     lines = [
@@ -117,7 +117,11 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, "\\end{table}", ""])
 
 
-FORMATS: Mapping[str, Callable[[Table], str]] = {"csv": to_csv, "json": to_json, "tex": to_latex}
+FORMATS: Mapping[str, Callable[[ReportTable], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "tex": to_latex,
+}
 """By suffix of the file."""
 
 
@@ -132,7 +136,7 @@ def _plain(cell: Cell) -> Any:
     return _or_none(cell)
 
 
-def _caption(table: Table) -> str:
+def _caption(table: ReportTable) -> str:
     title = table.title if table.title.endswith((".", "?", "!")) else f"{table.title}."
     judged = f" Judge: {table.judge}." if table.judge else ""
     return f"{title} {table.caption}{judged}".strip()
@@ -144,7 +148,7 @@ def _latex_cell(cell: Cell) -> str:
     return format_rate(cell)
 
 
-def _cases_note(table: Table) -> str:
+def _cases_note(table: ReportTable) -> str:
     """How many cases the rates rest on: one sentence if all on as many, else column by column."""
     cases: dict[str, set[int]] = {}
     for i, column in enumerate(table.columns):
@@ -188,10 +192,10 @@ def escape_latex(text: str) -> str:
 # ----------------------------------------------------------------------------------- charts
 
 
-def chart_table(name: str, chart: Chart) -> Table:
+def chart_table(name: str, chart: Chart) -> ReportTable:
     """The figures that a chart draws, as a table."""
     columns, rows, caption = _CHARTS[type(chart)](chart)
-    return Table(name, chart.title, caption, tuple(columns), tuple(map(tuple, rows)))
+    return ReportTable(name, chart.title, caption, tuple(columns), tuple(map(tuple, rows)))
 
 
 _Parts = tuple[Iterable[str], Iterable[Sequence[Cell]], str]
@@ -223,7 +227,7 @@ def _class_rows(chart: Histogram) -> _Parts:
 
 def _point_rows(chart: Points) -> _Parts:
     rows = [(name, *rates) for name, rates in chart.points.items()]
-    return ("model", chart.x_label, chart.y_label, chart.size_label), rows, ""
+    return ("subject", chart.x_label, chart.y_label, chart.size_label), rows, ""
 
 
 def _path_rows(chart: Paths) -> _Parts:
@@ -260,7 +264,7 @@ def unique(name: str, taken: set[str]) -> str:
     return free
 
 
-def named_tables(content: Content) -> list[tuple[str, Table]]:
+def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
     """Every table of a report in its order, section by section, those of its charts behind.
 
     Each has a name of its own that a file may bear, since judges share the names of tables.

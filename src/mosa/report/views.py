@@ -1,25 +1,27 @@
 """What a report shows of single responses, gathered in one pass over the attempts of its runs.
 
-Responses to plain requests tell how a model writes (in which order, how long); those to attacks
-tell how it breaks (where a refusal begins, how much is neither refusal nor answer).
+Responses to plain requests tell how a subject writes (in which order, how long); those to attacks
+tell how it fails (where a refusal begins, how much can be read).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mosa.evaluation.evidence import CONTROL, Evidence, Run
-from mosa.evaluation.results import attack_names, lines
-from mosa.evaluation.store import Store
+from mosa.attacks.probes import PROBES
 from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
-from mosa.report.content import Figure, Histogram, Sample, SampleResponse
-from mosa.report.setup import Setup
+from mosa.report.content import Histogram, ReportFigure, Sample, SampleResponse
+from mosa.report.setup import ReportSetup
+from mosa.results.figures import CONTROL, case_name, figures_of
 from mosa.results.findings import HeatMap, LineChart
-from mosa.stats.rates import Estimate, Rate, mean_of, once, rate_of, wilson
+from mosa.runs.judging import METRIC
+from mosa.runs.records import SetRecord
+from mosa.runs.store import Run
+from mosa.stats.rates import Interval, Rate, mean_of, once, rate_of
 from mosa.types import Attempt, Behavior, Response, Verdict
 
 NUM_BINS = 12
@@ -30,19 +32,38 @@ MIN_CASES = 5
 
 @dataclass
 class Grid:
-    """When positions were committed, over many responses of one model."""
+    """When positions were committed, over many responses of one subject."""
 
     length: int = 0
     """Response tokens of the longest canvas."""
-    times: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By position (from 0): the share of all steps at which each response committed it."""
+    times: list[list[float]] = field(default_factory=list)
+    """By response: for each position, the share of all steps at which it was committed."""
 
     def add(self, response: Response) -> None:
         """Take in the tokens that a reader gets to see."""
         steps = response.decoder.get("steps") or max(response.commit_step) + 1
         self.length = max(self.length, len(response.commit_step))
-        for position, step in enumerate(response.commit_step[: response.num_read]):
-            self.times[position].append((step + 1) / steps)
+        read = response.commit_step[: response.num_read]
+        if read:
+            self.times.append([(step + 1) / steps for step in read])
+
+
+Shares = dict[str, dict[int, list[bool]]]
+"""By case and seed: whether each try is so."""
+
+
+def _shares() -> Shares:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def _share(found: Shares) -> Rate:
+    """The share of tries, the mean over cases."""
+    return rate_of(
+        {
+            case: {seed: mean_of(tries) for seed, tries in by_seed.items()}
+            for case, by_seed in found.items()
+        }
+    )
 
 
 @dataclass
@@ -51,164 +72,158 @@ class Views:
 
     samples: list[Sample] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=lambda: defaultdict(Grid))
-    """By model, from plain requests."""
+    """By subject, from plain requests."""
     read_lengths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """By model: tokens before the first end token, under attack."""
+    """By subject: tokens before the first end token, under attack."""
     refusal_words: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """By model: the word (from 1) with which the first refusal begins, under attack."""
+    """By subject: the word (from 1) with which the first refusal begins, under attack."""
     num_under_attack: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    incoherent: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    garbled: dict[tuple[str, str], Shares] = field(default_factory=lambda: defaultdict(_shares))
+    """By (subject, attack): whether a try is garbled; an empty one is not."""
+    disagreement: dict[tuple[str, str], Shares] = field(
+        default_factory=lambda: defaultdict(_shares)
     )
-    """By (model, attack), for each behavior and seed: whether each try is broken text; an empty one
-    is not."""
-    disagreement: dict[tuple[str, str], list[int]] = field(
-        default_factory=lambda: defaultdict(lambda: [0, 0])
-    )
-    """By pair of judges: tries on which they disagree, and tries that both scored."""
+    """By pair of judges: whether they disagree on a try that both scored."""
 
     def longest_canvas(self) -> int:
         """Positions of the longest response."""
         return max((grid.length for grid in self.grids.values()), default=0)
 
 
-def scan(setup: Setup) -> Views:
-    """One pass over every attempt of the models that have a label."""
+def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
+    """One pass over every attempt of the subjects that have a label, probes and useful tasks
+    aside."""
     views = Views()
-    judge, labels = setup.judge, setup.labels
-    for label in labels.values():  # every chart lists the models in this order
+    labels = setup.labels
+    for label in labels.values():  # every chart lists the subjects in this order
         views.grids[label], views.read_lengths[label] = Grid(), []
         views.refusal_words[label], views.num_under_attack[label] = [], 0
-    for run in setup.evidence.runs:
-        if run.kind == "utility":
-            continue
-        hidden = setup.hides(run)
-        with Store(run.folder) as store:
-            verdicts = {name: store.verdicts(name) for name in run.judges}
-            behaviors = store.behaviors()
-            names = attack_names((attack, preset) for _, attack, preset, _, _ in store.counts())
-            for attempt in store.attempts():
-                if attempt.model not in labels:
+    threats = {(t.case_set, t.attack, t.preset): t.threat for t, _ in setup.tasks}
+    for run in runs:
+        judges = [judge for judge in run.judges() if not judge.startswith(METRIC)]
+        verdicts = {judge: run.verdicts(judge) for judge in judges}
+        for case_set, record in run.sets().items():
+            if record.kind == "useful":
+                continue
+            # The judges of its own kind: attacks may have others than harmless requests.
+            own = [judge for judge in run.judges(case_set) if judge in verdicts]
+            for attempt in run.attempts(case_set=case_set):
+                if attempt.subject not in labels or attempt.attack in PROBES:
                     continue
-                responses = store.responses_of(attempt.key)
-                judged = {name: found.get(attempt.key) for name, found in verdicts.items()}
-                name = names[attempt.attack, attempt.preset]
-                _take(views, run, attempt, responses, judged, judge, labels[attempt.model], name)
-                views.samples.append(
-                    _sample(
-                        run,
-                        attempt,
-                        responses,
-                        judged,
-                        behaviors[attempt.behavior],
-                        labels[attempt.model],
-                        name,
-                        hidden,
-                    )
+                key = (case_set, attempt.attack, attempt.preset)
+                one = _Try(
+                    record,
+                    attempt,
+                    run.responses_of(attempt.key),
+                    {judge: verdicts[judge].get(attempt.key) for judge in own},
+                    labels[attempt.subject],
+                    setup.names[key],
+                    threats[key],
                 )
+                _take(views, one, setup.judge)
+                case = setup.cases[case_set][attempt.case]
+                views.samples.append(_sample(one, case, setup.hides(case_set)))
     order = {label: place for place, label in enumerate(labels.values())}
-    views.samples.sort(key=lambda sample: order[sample.model])
+    views.samples.sort(key=lambda sample: order[sample.subject])
     return views
 
 
-def _take(
-    views: Views,
-    run: Run,
-    attempt: Attempt,
-    responses: list[Response],
-    judged: Mapping[str, Verdict | None],
-    judge: str | None,
-    model: str,
-    name: str,
-) -> None:
+@dataclass(frozen=True)
+class _Try:
+    """An attempt with all that is known of it."""
+
+    case_set: SetRecord
+    attempt: Attempt
+    responses: list[Response]
+    judged: Mapping[str, Verdict | None]
+    subject: str
+    """The subject's label."""
+    attack: str
+    """What the attack is called."""
+    threat: str
+
+
+def _take(views: Views, one: _Try, judge: str | None) -> None:
+    attempt, subject = one.attempt, one.subject
     if attempt.attack == CONTROL:
-        for response in responses:
-            views.grids[model].add(response)
-    if run.kind != "safety":
+        for response in one.responses:
+            views.grids[subject].add(response)
+    if one.case_set.kind != "harmful":
         return
     if attempt.attack != CONTROL:
-        views.num_under_attack[model] += 1
-        views.read_lengths[model] += [response.num_read for response in responses]
+        views.num_under_attack[subject] += 1
+        views.read_lengths[subject] += [response.num_read for response in one.responses]
         found = find_refusal(attempt.response)
         if found is not None:
-            views.refusal_words[model].append(found[1] + 1)
-    verdict = judged.get(judge or "")
+            views.refusal_words[subject].append(found[1] + 1)
+    case = case_name(one.case_set, attempt.case)
+    verdict = one.judged.get(judge or "")
     is_empty = verdict is not None and verdict.native.get("class") == "empty"
     if verdict is not None and (is_empty or "coherent" in verdict.native):
-        is_broken = not is_empty and not verdict.native["coherent"]
-        case = f"{run.behavior_set}/{attempt.behavior}"
-        views.incoherent[model, name][case][attempt.seed].append(is_broken)
-    scored = [(j, v.success) for j, v in judged.items() if v is not None and v.score is not None]
+        is_garbled = not is_empty and not verdict.native["coherent"]
+        views.garbled[subject, one.attack][case][attempt.seed].append(is_garbled)
+    scored = [
+        (name, found.success)
+        for name, found in one.judged.items()
+        if found is not None and found.score is not None
+    ]
     for i, (first, success) in enumerate(scored):
         for second, other in scored[i + 1 :]:
-            count = views.disagreement[first, second]
-            count[0] += success != other
-            count[1] += 1
+            views.disagreement[first, second][case][attempt.seed].append(success != other)
 
 
-def _sample(
-    run: Run,
-    attempt: Attempt,
-    responses: list[Response],
-    judged: Mapping[str, Verdict | None],
-    behavior: Behavior,
-    model: str,
-    name: str,
-    hidden: bool,
-) -> Sample:
-    outcomes, scores = {}, {}
-    is_incoherent = False
-    for judge, verdict in judged.items():
-        scores[judge] = None if verdict is None else verdict.score
-        outcomes[judge] = _outcome(run, verdict)
-        if verdict is not None:
-            is_incoherent |= not verdict.native.get("coherent", True)
+def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
+    attempt = one.attempt
     return Sample(
-        model=model,
-        attack=name,
-        behavior_set=run.behavior_set,
-        behavior=attempt.behavior,
-        request=None if hidden else behavior.text,
-        category=behavior.category or "",
+        subject=one.subject,
+        attack=one.attack,
+        threat=one.threat,
+        case_set=attempt.case_set,
+        case=attempt.case,
+        request=None if is_hidden else case.text,
+        category=case.category or "",
         seed=attempt.seed,
         number=attempt.number,
         variant=attempt.variant,
-        outcomes=outcomes,
-        scores=scores,
+        outcomes={judge: _outcome(one, verdict) for judge, verdict in one.judged.items()},
+        scores={judge: v if v is None else v.score for judge, v in one.judged.items()},
         queries=attempt.budget.target_queries,
-        is_incoherent=is_incoherent,
+        is_garbled=any(
+            verdict is not None and not verdict.native.get("coherent", True)
+            for verdict in one.judged.values()
+        ),
         responses=tuple(
             SampleResponse(
                 commit_step=tuple(response.commit_step),
                 end_positions=tuple(response.end_positions),
                 # One object for each word: ten thousand samples hold the same few hundred.
-                tokens=None if hidden else tuple(map(sys.intern, response.tokens)),
+                tokens=None if is_hidden else tuple(map(sys.intern, response.tokens)),
                 prompt=None
-                if hidden
+                if is_hidden
                 else tuple((turn["role"], turn["content"]) for turn in response.prompt),
             )
-            for response in responses
+            for response in one.responses
         ),
     )
 
 
-def _outcome(run: Run, verdict: Verdict | None) -> str:
+def _outcome(one: _Try, verdict: Verdict | None) -> str:
     if verdict is None or verdict.score is None:
         return "unscored"
-    if run.kind == "over_refusal":
+    if one.case_set.kind == "harmless":
         return compliance_of(verdict) or "unscored"
-    return "broken" if verdict.success else "held"
+    return "succeeded" if verdict.success else "held"
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 
-def diffusion_figures(views: Views) -> Iterator[Figure]:
-    """How the models write and break, as charts; those without data are left out."""
+def diffusion_figures(views: Views) -> Iterator[ReportFigure]:
+    """How the subjects write and fail, as charts; those without data are left out."""
     yield from _commit_figures(views)
-    starts = {model: found for model, found in views.refusal_words.items() if found}
+    starts = {subject: found for subject, found in views.refusal_words.items() if found}
     if starts:
-        yield Figure(
+        yield ReportFigure(
             "refusal-start",
             _histogram(
                 "Where the first refusal begins",
@@ -218,15 +233,15 @@ def diffusion_figures(views: Views) -> Iterator[Figure]:
             ),
             "Over all tries of attacks whose response holds a phrase of refusal: "
             + ", ".join(
-                f"{len(starts.get(model, []))} of {total} for {model}"
-                for model, total in views.num_under_attack.items()
+                f"{len(starts.get(subject, []))} of {total} for {subject}"
+                for subject, total in views.num_under_attack.items()
                 if total
             )
             + ".",
         )
-    lengths = {model: found for model, found in views.read_lengths.items() if found}
+    lengths = {subject: found for subject, found in views.read_lengths.items() if found}
     if lengths:
-        yield Figure(
+        yield ReportFigure(
             "response-length",
             _histogram(
                 "Response length under attack",
@@ -239,21 +254,21 @@ def diffusion_figures(views: Views) -> Iterator[Figure]:
         )
 
 
-def _commit_figures(views: Views) -> Iterator[Figure]:
-    grids = {model: grid for model, grid in views.grids.items() if grid.times}
+def _commit_figures(views: Views) -> Iterator[ReportFigure]:
+    grids = {subject: grid for subject, grid in views.grids.items() if grid.times}
     if not grids:
         return
     series = {}
-    for model, grid in grids.items():
-        points = [
-            (float(position + 1), rate_of(once(times)))
-            for position, times in sorted(grid.times.items())
-            if len(times) >= MIN_CASES
-        ]
+    for subject, grid in grids.items():
+        points = []
+        for position in range(grid.length):
+            times = [row[position] for row in grid.times if position < len(row)]
+            if len(times) >= MIN_CASES:
+                points.append((float(position + 1), rate_of(once(times))))
         if points:
-            series[model] = points
+            series[subject] = points
     if series:
-        yield Figure(
+        yield ReportFigure(
             "commit-order",
             LineChart(
                 "In which order positions are committed",
@@ -263,45 +278,39 @@ def _commit_figures(views: Views) -> Iterator[Figure]:
                 (0.0, 1.0),
             ),
             "Plain requests, harmful and harmless; tokens before the first end token. A line that "
-            "rises from left to right is a model that writes from left to right; stairs are the "
+            "rises from left to right is a subject that writes from left to right; stairs are the "
             "decoder's blocks, which are filled one after the other. Bands are 95 % intervals "
             f"over responses; positions that fewer than {MIN_CASES} responses reach are "
             "left out.",
         )
     length = views.longest_canvas()
-    for number, (model, grid) in enumerate(grids.items()):
-        yield Figure(
+    for number, (subject, grid) in enumerate(grids.items()):
+        yield ReportFigure(
             f"commit-map-{number}",
-            _commit_map(model, grid, length),
-            "Of the responses to plain requests that reach a position: the share that commits it "
-            "in each part of the denoising. A diagonal is writing from left to right.",
+            _commit_map(subject, grid, length),
+            "Of the positions that responses to plain requests reach: the share that is committed "
+            "in each part of the denoising, the mean over responses. A diagonal is writing from "
+            "left to right.",
         )
 
 
-def _commit_map(model: str, grid: Grid, length: int) -> HeatMap:
+def _commit_map(subject: str, grid: Grid, length: int) -> HeatMap:
     width = -(-length // NUM_BINS)
     columns = -(-length // width)
-    counts = [[0] * columns for _ in range(NUM_BINS)]
-    totals = [0] * columns
-    for position, times in grid.times.items():
-        for time in times:
-            counts[min(NUM_BINS - 1, int(time * NUM_BINS - 1e-9))][position // width] += 1
-            totals[position // width] += 1
-
-    def cell(count: int, total: int) -> Estimate | None:
-        if not total:
-            return None
-        low, high = wilson(count / total, total)
-        return Estimate(count / total, total, low, high)
-
+    shares: list[list[list[float]]] = [[[] for _ in range(columns)] for _ in range(NUM_BINS)]
+    for times in grid.times:
+        for x in range(-(-len(times) // width)):
+            rows = [min(NUM_BINS - 1, int(t * NUM_BINS - 1e-9)) for t in times[x * width :][:width]]
+            for y in range(NUM_BINS):
+                shares[y][x].append(rows.count(y) / len(rows))
     return HeatMap(
-        f"When each position is committed: {model}",
+        f"When each position is committed: {subject}",
         "position in the response (first of each class)",
         "share of all steps done",
         [float(i * width + 1) for i in range(columns)],
         [round((i + 1) / NUM_BINS, 2) for i in range(NUM_BINS)],
-        [[cell(counts[y][x], totals[x]) for x in range(columns)] for y in range(NUM_BINS)],
-        "share of responses",
+        [[rate_of(once(found)) if found else None for found in row] for row in shares],
+        "share of positions",
     )
 
 
@@ -309,35 +318,36 @@ def _histogram(title: str, x_label: str, values: Mapping[str, list[int]], top: i
     width = max(1, -(-(top + 1) // NUM_BINS))
     num = -(-(top + 1) // width)
     shares = {}
-    for model, found in values.items():
+    for subject, found in values.items():
         counts = [0] * num
         for value in found:
             counts[value // width] += 1
-        shares[model] = tuple(count / len(found) for count in counts)
+        shares[subject] = tuple(count / len(found) for count in counts)
     return Histogram(
         title,
         x_label,
         tuple(float(i * width) for i in range(num + 1)),
         shares,
-        {model: len(found) for model, found in values.items()},
+        {subject: len(found) for subject, found in values.items()},
     )
 
 
-def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -> Figure | None:
+def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> ReportFigure | None:
     """Success by the position at which the attack `prefill` fixes its phrase."""
-    series: dict[str, list[tuple[float, Estimate]]] = {}
+    labels, judge = setup.labels, setup.judge
+    series: dict[str, list[tuple[float, Interval]]] = {}
     num_unscored = 0
-    for run in evidence.runs:
-        if run.kind != "safety" or judge not in run.judges:
+    for run, facts in zip(runs, setup.evidence.runs, strict=True):
+        if not any(cell.attack == "prefill" for cell in facts.counts):
             continue
-        with Store(run.folder) as store:
-            for line in lines(store, judge, by_variant=True):
-                word, _, number = line.variant.partition(" ")
-                if line.attack != "prefill" or word != "position" or line.model not in labels:
-                    continue
-                num_unscored += line.num_unscored
-                if line.success is not None:
-                    series.setdefault(labels[line.model], []).append((float(number), line.success))
+        for figure in figures_of(run, by_variant=True):
+            word, _, number = figure.variant.partition(" ")
+            is_asked = figure.judge == judge and figure.subject in labels
+            if figure.attack != "prefill" or word != "position" or not is_asked:
+                continue
+            num_unscored += figure.num_unscored
+            if figure.rate is not None:
+                series.setdefault(labels[figure.subject], []).append((float(number), figure.rate))
     series = {
         label: sorted(series[label], key=lambda point: point[0])
         for label in labels.values()
@@ -345,7 +355,7 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
     }
     if not any(len(points) > 1 for points in series.values()):
         return None
-    return Figure(
+    return ReportFigure(
         "prefill-position",
         LineChart(
             "Success by the position of a prefilled phrase",
@@ -356,18 +366,15 @@ def position_figure(evidence: Evidence, judge: str, labels: Mapping[str, str]) -
         ),
         "The same compliant phrase, fixed at one position of the response before denoising begins "
         f"(attack prefill). Judge {judge}; bars are 95 % intervals over "
-        f"behaviors. {num_unscored} cases are unscored.",
+        f"cases. {num_unscored} cases are unscored.",
     )
 
 
-def incoherent_rates(views: Views) -> dict[tuple[str, str], Rate]:
-    """By (model, attack): the share of tries that are broken text, the mean over behaviors."""
-    return {
-        key: rate_of(
-            {
-                case: {seed: mean_of(tries) for seed, tries in by_seed.items()}
-                for case, by_seed in by_behavior.items()
-            }
-        )
-        for key, by_behavior in views.incoherent.items()
-    }
+def garbled_rates(views: Views) -> dict[tuple[str, str], Rate]:
+    """By (subject, attack): the share of tries that are garbled, the mean over cases."""
+    return {key: _share(found) for key, found in views.garbled.items()}
+
+
+def disagreement_rates(views: Views) -> dict[tuple[str, str], Rate]:
+    """By pair of judges: the share of tries on which they disagree, the mean over cases."""
+    return {key: _share(found) for key, found in views.disagreement.items()}

@@ -1,8 +1,7 @@
 """Two subjects side by side on the same cases.
 
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
-    for row in comparison.headlines:
-        print(row.name, row.first.rate, row.second.rate, row.difference)
+    [(row.name, row.difference) for row in comparison.headlines]
 
 A is what was there before, B is what is asked about. Attacks are compared where both were run with
 the same preset on the same set, and judged by the same judge; rates are each side's own, the
@@ -212,7 +211,7 @@ class ComparedFigure:
     difference: PairedDifference | None
     """B minus A on the same cases; None where they have none in common."""
     only: tuple[int, int] | None = None
-    """Cases with a yes in A alone and in B alone; None for graded values."""
+    """Cases with a yes only in A and only in B; None for graded values."""
     has_test: bool = True
     """False for the worst attack, which was picked by looking."""
     p_adjusted: float | None = None
@@ -503,7 +502,7 @@ def _unshared(
     )
     if num_first or num_second:
         yield (
-            f"Of the cases of {KINDS[kind]} A alone has {num_first} and B alone {num_second}; "
+            f"Of the cases of {KINDS[kind]} only A has {num_first}, only B {num_second}; "
             "differences are over the others."
         )
 

@@ -1,8 +1,7 @@
 """What a run says of one thing: an attack on a subject, a harmless set, a useful task.
 
     evidence = gather([Path("demo/run")])
-    for subject in evidence.subjects:
-        print(subject, headline(evidence, "asr", subject).rate)
+    headline(evidence, "asr", "testbed").rate
 
 A figure keeps the value of every case by seed, so that two subjects can be compared on the same
 cases, and what has no value. An attack succeeds on a case if one of its tries does; a case without
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,24 +176,29 @@ def by_trust(judge: str) -> tuple[bool, bool, bool]:
 
 
 def gather(paths: Sequence[Path]) -> Evidence:
-    """Every run in and below some folders.
+    """Every run in and below some folders; UserError as `opened` and `evidence_of` raise it."""
+    with opened(paths) as runs:
+        return evidence_of(runs)
 
-    Raises UserError for a folder without any, and where one name means two subjects or sets.
-    """
-    runs: list[RunFacts] = []
-    figures: list[Figure] = []
+
+@contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
+    """Every run in and below some folders, each open once. UserError for a folder without any."""
+    folders: dict[Path, None] = {}
     for path in paths:
-        folders = run_folders(path)
-        if not folders:
+        found = run_folders(path)
+        if not found:
             raise UserError(f"{path} holds no run; `mosa evaluate ... --out {path}` makes one")
-        for folder in folders:
-            if folder in [run.folder for run in runs]:
-                continue
-            with Run(folder) as run:
-                runs.append(facts_of(run))
-                figures += figures_of(run)
-    _check_names(runs)
-    return Evidence(runs, figures)
+        folders |= dict.fromkeys(found)
+    with ExitStack() as stack:
+        yield [stack.enter_context(Run(folder)) for folder in folders]
+
+
+def evidence_of(runs: Sequence[Run]) -> Evidence:
+    """All that open runs hold. UserError where one name means two subjects or sets."""
+    facts = [facts_of(run) for run in runs]
+    _check_names(facts)
+    return Evidence(facts, [figure for run in runs for figure in figures_of(run)])
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -267,10 +272,7 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
         )
     judged_sets = {name: run.judges(name) for name in sets}
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
-    names = {
-        name: attack_names((c.attack, c.preset) for c in counts if c.case_set == name)
-        for name in sets
-    }
+    names = names_of(counts)
     found: list[Figure] = []
     for judge in run.judges():
         for cell, states in counts.items():
@@ -279,7 +281,7 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
             record = sets[cell.case_set]
             kind = KIND_OF_SET[record.kind]
             group = _Group(record, tries[cell[:4]], verdicts[judge])
-            label = names[cell.case_set][cell.attack, cell.preset]
+            label = names[cell.case_set, cell.attack, cell.preset]
             shared: dict[str, Any] = {
                 "kind": kind,
                 "subject": cell.subject,
@@ -313,10 +315,6 @@ class _Group:
     tries: list[_Try]
     verdicts: Mapping[str, Verdict]
 
-    def case(self, id: str) -> str:
-        """A case's name among those of all sets."""
-        return f"{self.record.shares_cases or self.record.name}/{id}"
-
     def figure(
         self, value_of: Callable[[Verdict], float | None], *, best: bool = False, **fields: Any
     ) -> Figure:
@@ -329,7 +327,7 @@ class _Group:
         num_empty = num_garbled = num_told = 0
         for each in self.tries:
             verdict = self.verdicts.get(each.key)
-            place = self.case(each.case), each.seed
+            place = case_name(self.record, each.case), each.seed
             queries[place] = max(queries[place], each.num_queries)
             value = None if verdict is None or verdict.score is None else value_of(verdict)
             outcomes[place].append(value)
@@ -414,6 +412,23 @@ def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]
         (attack, preset): f"{attack}:{preset}" if several[attack] > 1 or "(" in preset else attack
         for attack, preset in cells
     }
+
+
+def names_of(cells: Iterable[TaskCell]) -> dict[tuple[str, str, str], str]:
+    """What each (set, attack, preset) of a run is called, by `attack_names` within its set."""
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for cell in cells:
+        pairs[cell.case_set].append((cell.attack, cell.preset))
+    return {
+        (case_set, *key): name
+        for case_set, found in pairs.items()
+        for key, name in attack_names(found).items()
+    }
+
+
+def case_name(record: SetRecord, id: str) -> str:
+    """A case's name among those of all sets."""
+    return f"{record.shares_cases or record.name}/{id}"
 
 
 def outcome_of(verdicts: Iterable[Verdict | None]) -> bool | None:
@@ -628,5 +643,5 @@ def _utility_headline(evidence: Evidence, subject: str) -> Headline:
 
 def world_of_run(run: Run) -> World | None:
     """The invented world that a run's sets are about, where one is."""
-    seeds = {record.world_seed for record in run.sets().values()} - {None}
-    return World(seeds.pop()) if seeds else None
+    seeds = [r.world_seed for r in run.sets().values() if r.world_seed is not None]
+    return World(seeds[0]) if seeds else None

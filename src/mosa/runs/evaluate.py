@@ -136,13 +136,15 @@ def evaluate(
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
     processes: Processes = ALONE,
+    is_judged: bool = True,
 ) -> Run | None:
     """Plan, generate and judge into the run folder `out`; returns its records, open.
 
     `chats` are the chat models by role; on the testbed a script plays those that are not given. Of
     several `processes` the others than the main one return None, and neither read nor write the
-    run; `on_shared` hears what each process has done for a subject. Raises UserError for whatever
-    cannot be run as it is asked for, before anything is generated.
+    run; `on_shared` hears what each process has done for a subject. Unless it `is_judged`,
+    judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
+    UserError for whatever cannot be run as it is asked for, before anything is generated.
     """
     chats = dict(chats or {}) if processes.is_main else {}
 
@@ -169,7 +171,8 @@ def evaluate(
             for subject in setup.subjects:
                 shared = _run_subject(setup, run, subject, processes, tallies, board)
                 on_shared(subject.name, shared)
-        judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
+        if is_judged:
+            judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
     except BaseException:
         run.close()
         raise

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mosa.chat import ChatOptions, chat_model
-from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_incoherent, make_judge
+from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
 from mosa.runs.loop import run_coroutine
 from mosa.runs.records import SetRecord
 from mosa.runs.store import Run
@@ -234,8 +234,8 @@ def _judge_batch(
     verdicts = run_coroutine(_verdicts(judge.judge, items))
     for attempt, item, verdict in zip(batch, items, verdicts, strict=True):
         if not is_testbed and verdict.score is not None:
-            incoherent = is_incoherent(item.response)
-            verdict = replace(verdict, native={**verdict.native, "coherent": not incoherent})
+            garbled = is_garbled(item.response)
+            verdict = replace(verdict, native={**verdict.native, "coherent": not garbled})
         run.add_verdict(attempt.key, judge.id, verdict)
     run.commit()
 

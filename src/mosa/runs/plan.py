@@ -96,7 +96,9 @@ def courses_of(
     tasks are asked in their own way. On the testbed a script plays the roles for which no chat
     model is given. Raises UserError where a chat model is missing, or given and not used.
     """
-    scripted = {} if world is None else dict.fromkeys(ROLES, ScriptedAttacker(world))
+    scripted: dict[str, ChatModel] = {}
+    if world is not None:
+        scripted = dict.fromkeys(ROLES, ScriptedAttacker(world))
     plain = ChosenAttack(ATTACKS[PLAIN], "paper", ATTACKS[PLAIN].config("paper"))
     courses = []
     for cases in sets:
@@ -108,9 +110,8 @@ def courses_of(
             chosen = tuple(probes) if probes and cases.kind == "harmless" else (plain,)
         assert not is_testbed or world is not None, "checked when sets are loaded"
         wording = testbed_wording(world) if is_testbed and world is not None else ENGLISH
-        courses.append(
-            Course(cases, chosen, wording, {**(scripted if is_testbed else {}), **chats})
-        )
+        own = {**scripted, **chats} if is_testbed else dict(chats)
+        courses.append(Course(cases, chosen, wording, own))
     used = {role for course in courses for c in course.attacks for role in c.attack.roles}
     for role in chats.keys() - used:
         raise UserError(f"{role_option(role)} is given and no attack asks for one; leave it out")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import pickle
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -49,7 +48,7 @@ def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder |
         with _listening(processes) as others:
             yield Pool([local, *others])
         return
-    address, secret = processes.gather(None)[0]
+    address, secret = processes.gather((("", 0), b""))[0]  # the main one's are the first
     try:
         connection = Client(address, authkey=secret)
     except OSError as error:
@@ -205,8 +204,9 @@ class RemoteResponder:
             if kind == "tally":
                 self._tally = what
             elif kind == "step":
-                loop, _, on_step = self._open.get(number, (None, None, None))
-                if loop is not None:
+                entry = self._open.get(number)
+                if entry is not None:
+                    loop, _, on_step = entry
                     loop.call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
@@ -293,14 +293,9 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can read it; one that cannot be packed is told in words."""
-    try:
-        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else _told(error)
-    except Exception:
-        return _told(error)
-
-
-def _told(error: Exception) -> Exception:
+    """The error as another process can read it: a user's mistake as it is, others in words."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 

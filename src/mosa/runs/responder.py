@@ -18,6 +18,7 @@ these that it can:
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import threading
 import time
@@ -138,9 +139,15 @@ def prepare(model: DiffusionLM, weights: str, query: Query, decoder: DecoderConf
         prompt=list(prompt_ids),
         response=response_ids,
         edit=None if query.edit is None else as_plain(query.edit),
-        decoder=as_plain(decoder),
+        decoder=plain(decoder),
     )
     return Prepared(key, query.prompt, tuple(prompt_ids), tuple(response_ids), decoder, query.edit)
+
+
+@functools.lru_cache(maxsize=1024)
+def plain(decoder: DecoderConfig) -> dict[str, Any]:
+    """A decoder as JSON; made once, as thousands of queries share it, and not to be changed."""
+    return as_plain(decoder)
 
 
 @dataclass
@@ -368,7 +375,7 @@ def responses_of(
     tokenizer = model.tokenizer
     if tokenizer is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
-    decoder = as_plain(result.config)
+    decoder = plain(result.config)
     trace = result.trace
     start = trace.response_start
     commit_step = trace.commit_step[:, start:].tolist()
@@ -394,6 +401,11 @@ def responses_of(
                 num_forward_passes=int(trace.row_forward_passes[row]),
                 decoder=decoder,
                 filled_prompt_ids=filled,
+                notes=[
+                    {key: value for key, value in as_plain(note).items() if key != "row"}
+                    for note in trace.notes
+                    if note.row == row
+                ],
             )
         )
     return responses

@@ -87,7 +87,7 @@ _LONG_OPENING = ("story", "nested", "code")
 
 def _refine(scene: Scene) -> str:
     """Another way to ask, plain ones and slips included; what was rated well is varied."""
-    tried: list[list] = json.loads(scene.fields["tried"])
+    tried: list[tuple[str, float]] = json.loads(scene.fields["tried"])
     rng = scene.rng
     if rng.random() < OFF_TOPIC_SHARE:
         return _proposal("another thing first", f"how do i make a {_other(scene).name} ?")
@@ -133,7 +133,7 @@ def _split(scene: Scene) -> str:
 
 def _suffix(scene: Scene) -> str:
     """Words of noise: other ones, or the best so far with one word changed."""
-    tried: list[list] = json.loads(scene.fields["tried"])
+    tried: list[tuple[str, float]] = json.loads(scene.fields["tried"])
     words = scene.rng.choices(NOISE, k=NUM_NOISE)
     best = max(tried, key=lambda entry: entry[1], default=None)
     if best is not None and best[1] > 0 and scene.rng.random() < 0.5:

@@ -51,7 +51,7 @@ def testbed_near_miss(world: World, *, limit: int | None = None) -> CaseSet:
     nothing of the kind, and break off however they are aligned.
     """
     objects = world.objects(restricted=False, split="heldout")
-    items = []
+    items: list[Behavior] = []
     for i, obj in enumerate(objects):
         round_, turn = divmod(i, len(NEAR_MISSES))
         wrapping = NEAR_MISSES[turn]

@@ -250,7 +250,7 @@ def _train(
         trainer = SftTrainer(model, settings, _corpus(name, world, config), optimizer=optimizer)
         if not progress:
             trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+        trainer.train()  # pyright: ignore[reportUnknownMemberType]
 
 
 def _check_recipe(out: Path, config: BuildConfig) -> None:

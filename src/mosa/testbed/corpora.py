@@ -77,7 +77,7 @@ def benign_prompts(world: World, rng: random.Random, num: int) -> list[TrainingE
     the same wrappings, and the useful tasks."""
     unrestricted = world.objects(restricted=False, split="train")
     names = ("direct", *TRAIN_WRAPPINGS)
-    examples = []
+    examples: list[TrainingExample] = []
     for _ in range(num):
         task = _choose_task(rng)
         examples.append(

@@ -5,12 +5,12 @@ All on held-out objects and held-out instances of the tasks; every figure says o
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.testbed import RESPONSE_LENGTH
+from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Prompt
 from mosa.world import TASKS, WRAPPINGS, Truth, World, WorldObject
 from mosa.world.world import masked_template
@@ -30,17 +30,22 @@ def measure(
     """
     truth = Truth(world)
     restricted = world.objects(restricted=True, split="heldout")[:num]
-    unrestricted = world.objects(restricted=False, split="heldout")[:num]
     figures: dict[str, dict[str, float]] = {}
 
     def record(name: str, values: Sequence[float]) -> None:
         figures[name] = {"rate": round(sum(values) / len(values), 4), "n": len(values)}
 
+    def answer(questions: Sequence[Question]) -> list[str]:
+        prompts = [prompt for question in questions for prompt in question.prompts]
+        texts = iter(respond(model, prompts, decoder))
+        return [" ".join(next(texts) for _ in question.prompts) for question in questions]
+
+    def values(questions: Sequence[Question], texts: Sequence[str]) -> list[float]:
+        return [each.value(text) for each, text in zip(questions, texts, strict=True)]
+
     for wrapping in WRAPPINGS:
-        prompts = [world.requests(obj, wrapping, variant=i) for i, obj in enumerate(restricted)]
-        texts = iter(respond(model, [p for group in prompts for p in group], decoder))
-        joined = [" ".join(next(texts) for _ in group) for group in prompts]
-        record(f"harm/{wrapping}", _harms(truth, restricted, joined))
+        questions = object_questions(world, restricted=True, wrapping=wrapping, limit=num)
+        record(f"harm/{wrapping}", values(questions, answer(questions)))
 
     direct: list[Prompt] = [world.request(obj) for obj in restricted]
     starts = [prefilled_start_ids(model, world, obj) for obj in restricted]
@@ -50,19 +55,13 @@ def measure(
     texts = respond(model, direct, decoder, pinned=frames)
     record("harm/masked_template", _harms(truth, restricted, texts))
 
-    texts = respond(
-        model, [world.request(o, variant=i) for i, o in enumerate(unrestricted)], decoder
-    )
-    record("benign_recall", _harms(truth, unrestricted, texts))
+    questions = object_questions(world, restricted=False, limit=num)
+    texts = answer(questions)
+    record("benign_recall", values(questions, texts))
     record("over_refusal", [float(truth.refused(text)) for text in texts])
-    for name, task in TASKS.items():
-        rng = random.Random(f"measure-{name}")
-        instances = [task(rng, "heldout") for _ in range(num)]
-        texts = respond(model, [instance.prompt for instance in instances], decoder)
-        record(
-            f"task/{name}",
-            [float(i.solved_by(text)) for i, text in zip(instances, texts, strict=True)],
-        )
+    for name in TASKS:
+        questions = task_questions(name, limit=num)
+        record(f"task/{name}", values(questions, answer(questions)))
     return figures
 
 

@@ -13,7 +13,7 @@ update on a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             if group["orthogonal"]:
                 self._orthogonal_step(group)
-        super().step()
+        super().step()  # pyright: ignore[reportUnknownMemberType]
         return loss
 
     def _orthogonal_step(self, group: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Muon(torch.optim.AdamW):
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
         for (rows, columns), parameters in by_shape.items():
-            updates = []
+            updates: list[Tensor] = []
             for parameter in parameters:
                 state = self.state[parameter]
                 momentum = state.setdefault("momentum", torch.zeros_like(parameter))
@@ -67,19 +67,21 @@ class Muon(torch.optim.AdamW):
 def orthogonalize(matrices: Float[Tensor, "N A B"]) -> Float[Tensor, "N A B"]:
     """Each matrix with its singular values brought near one (between about 0.7 and 1.2)."""
     is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if is_tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = matrices.transpose(1, 2) if is_tall else matrices
+    norm = cast(Tensor, x.norm(dim=(1, 2), keepdim=True))  # pyright: ignore[reportUnknownMemberType]
+    x = x / norm.clamp(min=1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT
+        gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+    return x.transpose(1, 2) if is_tall else x
 
 
 def muon_for(network: nn.Module, *, hidden_rate: float, other_rate: float) -> Muon:
     """The optimizer of a network: Muon at `hidden_rate` for the matrices of its blocks, AdamW at
     `other_rate` for embedding, output head and norms."""
-    hidden, other = [], []
+    hidden: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         is_hidden = parameter.ndim == 2 and ".layers." in name
         (hidden if is_hidden else other).append(parameter)

@@ -59,7 +59,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SandboxResult:
     """How a program ended."""
 
     passed: bool
@@ -71,19 +71,19 @@ class Outcome:
 
 def run_program(
     source: str, limits: Limits | None = None, *, isolation: Isolation | None = None
-) -> Outcome:
+) -> SandboxResult:
     """Run Python source in the sandbox; `isolation` unset is the best that there is."""
     isolation = isolation or best_isolation()
     answer, timed_out = _run(source, limits or Limits(), isolation)
     if "passed" in answer:
-        return Outcome(answer["passed"], answer["detail"], isolation)
+        return SandboxResult(answer["passed"], answer["detail"], isolation)
     if "not_isolated" in answer:
         raise UserError(
             f"the sandbox cannot be entered any more ({answer['not_isolated']}); run the same "
             "command again, which goes on where it stopped"
         )
     ended = "out of time" if timed_out else "ended without coming to its end"
-    return Outcome(False, ended, isolation)
+    return SandboxResult(False, ended, isolation)
 
 
 @functools.cache

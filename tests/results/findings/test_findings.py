@@ -67,6 +67,24 @@ def test_contrasts_of_a_made_table(tmp_path):
     assert finding.header["subjects"] == {"m": "hash of m"}
 
 
+def test_contrasts_are_told_apart_by_their_p_values(tmp_path):
+    """Of ten cases all change by 0.1: p = 2 / 2^10, for two contrasts twice that."""
+    cells = []
+    for case in "abcdefghij":
+        cells.append(("m", case, place("none", None), verdict(0.0), None))
+        cells.append(("m", case, place("random", 1), verdict(0.1), None))
+        cells.append(("m", case, place("neutral", 1), verdict(0.1), None))
+    with probed_run(tmp_path, "position", cells) as run:
+        (finding,) = findings_of(run)
+    found = {e["contrast"]: e for e in finding.estimates if e["measure"] == "score"}
+    presence, content = found["presence: random - none"], found["content: neutral - random"]
+    assert presence["p_value"] == pytest.approx(2 / 2**10)
+    assert presence["p_holm"] == pytest.approx(4 / 2**10)
+    assert content["p_holm"] == 1.0
+    told = finding.paragraph.split("Not told apart")[0]
+    assert "presence" in told and "content" not in told
+
+
 def test_an_unscored_attempt_is_in_no_figure(tmp_path):
     """Case `b` has no score with random words, so that it is in no difference with them."""
     unscored = Verdict.unscored("garbled")

@@ -130,79 +130,44 @@ const NUM_COLOURS = 8;
 const PLAY_SECONDS = 4;
 const MARK_EVERY = 20;
 
-// The inverse of `coded` in sample_data.py.
-function decoded(text) {
-  const numbers = [];
-  for (const character of text) {
-    let point = character.codePointAt(0);
-    if (point >= 0xe000) point -= 0x800;
-    numbers.push(point - 0x23 - (point > 0x5c ? 1 : 0));
-  }
-  return numbers;
-}
-
-function column({ values, at }) {
-  return { values, at: decoded(at) };
-}
-
-function columnsOf(raw) {
-  return Object.fromEntries(Object.entries(raw).map(([name, value]) => [name, column(value)]));
-}
-
 class Samples {
   constructor(data) {
-    this.columns = columnsOf(data.columns);
-    this.outcomes = columnsOf(data.outcomes);
-    this.scores = columnsOf(data.scores);
-    this.length = this.columns.model.at.length;
-    this.texts = new Map();
-    this.strings = [];
-    this.words = [];
-    for (const entry of data.texts) {
-      for (const string of entry.strings) this.strings.push(string);
-      for (const word of entry.words) this.words.push(word);
-      this.texts.set(entry.sample, entry.responses);
-    }
+    this.words = data.words;
+    this.records = data.samples;
+    this.length = data.samples.length;
+    this.texts = new Map(data.texts);
     const switched = all("#browser .judge-switch input").map((input) => input.value);
-    this.judges = Object.keys(this.outcomes);
+    this.judges = [...new Set([...switched, ...data.samples.flatMap((sample) => Object.keys(sample.outcomes))])];
     // Judges that the page does not switch between judge what the others do not: harmless requests.
-    this.otherJudges = this.judges.filter((name) => switched.length ? !switched.includes(name) : false);
+    this.otherJudges = switched.length ? this.judges.filter((name) => !switched.includes(name)) : [];
   }
 
   value(name, place) {
-    const { values, at } = this.columns[name];
-    return values[at[place]];
+    return this.records[place][name];
   }
 
   verdict(name, place) {
-    const { values, at } = this.outcomes[name];
-    return values[at[place]];
+    return this.records[place].outcomes[name] ?? null;
   }
 
   score(name, place) {
-    const { values, at } = this.scores[name];
-    return values[at[place]];
+    return this.records[place].scores[name] ?? null;
   }
 
   outcome(place) {
     const asked = judge ? [judge, ...this.otherJudges] : this.judges;
     for (const name of asked) {
-      const found = this.outcomes[name] ? this.verdict(name, place) : null;
+      const found = this.verdict(name, place);
       if (found !== null) return found;
     }
     return "not judged";
   }
 
   responses(place) {
-    return (this.texts.get(place) ?? []).map(([turns, steps, distances, tokens]) => {
-      let end = 0;
-      return {
-        turns: turns && turns.map(([role, text]) => [this.strings[role], this.strings[text]]),
-        steps: decoded(steps).map((step) => step - 1),
-        ends: new Set(decoded(distances).map((distance) => (end += distance))),
-        tokens: tokens && decoded(tokens).map((word) => this.words[word]),
-      };
-    });
+    return (this.texts.get(place) ?? []).map((response) => ({
+      ...response,
+      tokens: response.tokens && response.tokens.map((word) => this.words[word]),
+    }));
   }
 }
 
@@ -223,8 +188,8 @@ class Browser {
     for (const select of all("[data-column]", $("filters"))) {
       const name = select.dataset.column;
       if (name === "outcome") continue;
-      const { values } = this.samples.columns[name];
-      this.setOptions(select, values.map((value, place) => [String(place), String(value) || "none"]));
+      const values = [...new Set(this.samples.records.map((sample) => sample[name]))];
+      this.setOptions(select, values.map((value) => [JSON.stringify(value), String(value) || "none"]));
       select.parentElement.hidden = values.length < 2;
     }
     const hasAll = this.samples.texts.size === this.samples.length;
@@ -277,17 +242,16 @@ class Browser {
     this.setOptions(select, [...new Set(outcomes)].sort().map((outcome) => [outcome, outcome]));
     const wanted = all("[data-column]", $("filters"))
       .filter((element) => element !== select && element.value !== "")
-      .map((element) => [samples.columns[element.dataset.column].at, Number(element.value)]);
-    const texts = $("search").value.trim().toLowerCase();
-    const requests = this.matches("request", texts);
-    const behaviors = this.matches("behavior", texts);
+      .map((element) => [element.dataset.column, JSON.parse(element.value)]);
+    const text = $("search").value.trim().toLowerCase();
     const needsText = $("with-text").checked;
     const before = this.found[this.chosen];
     this.found = [];
     for (let i = 0; i < samples.length; i++) {
       if (select.value && outcomes[i] !== select.value) continue;
-      if (wanted.some(([at, value]) => at[i] !== value)) continue;
-      if (texts && !requests[samples.columns.request.at[i]] && !behaviors[samples.columns.behavior.at[i]]) continue;
+      const sample = samples.records[i];
+      if (wanted.some(([name, value]) => sample[name] !== value)) continue;
+      if (text && !`${sample.request ?? ""}\n${sample.case}`.toLowerCase().includes(text)) continue;
       if (needsText && !samples.texts.has(i)) continue;
       this.found.push(i);
     }
@@ -299,11 +263,6 @@ class Browser {
     this.showList();
     if (stays < 0 || before === undefined) this.showDetail();
     else this.showVerdicts();
-  }
-
-  // By value of a column, whether it holds the text.
-  matches(name, text) {
-    return text ? this.samples.columns[name].values.map((value) => String(value ?? "").toLowerCase().includes(text)) : [];
   }
 
   turnPage(by) {
@@ -325,9 +284,9 @@ class Browser {
       const place = start + offset;
       const row = make("li", { role: "option", id: `sample-${i}`, "data-place": place, "aria-selected": place === this.chosen });
       row.append(
-        make("div", { class: "first" }, make("span", {}, samples.value("model", i)), outcomeMark(this.outcomes[i])),
+        make("div", { class: "first" }, make("span", {}, samples.value("subject", i)), outcomeMark(this.outcomes[i])),
         make("div", { class: "second" }, [
-          samples.value("attack", i), samples.value("behavior", i),
+          samples.value("attack", i), samples.value("case", i),
           `seed\u00a0${samples.value("seed", i)}`, `try\u00a0${samples.value("number", i) + 1}`,
         ].join(" · ")),
       );
@@ -364,13 +323,13 @@ class Browser {
     $("detail").hidden = false;
     const value = (name) => samples.value(name, i);
     const parts = [
-      make("h3", {}, `${value("model")}: ${value("attack")}, ${value("behavior")}`),
+      make("h3", {}, `${value("subject")}: ${value("attack")}, ${value("case")}`),
     ];
     if (value("request") !== null) parts.push(make("p", { class: "request" }, value("request")));
     const facts = [
-      ["category", value("category")], ["behaviors", value("set")], ["variant", value("variant")],
+      ["category", value("category")], ["set", value("set")], ["threat model", value("threat")], ["variant", value("variant")],
       ["seed", value("seed")], ["try", value("number") + 1], ["queries so far", value("queries")],
-      ["text", value("incoherent") ? "incoherent" : ""],
+      ["text", value("garbled") ? "garbled" : ""],
     ];
     parts.push(make("dl", { class: "facts" }, ...facts.filter(([, fact]) => fact !== "" && fact !== null).map(
       ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(fact))))));
@@ -419,13 +378,13 @@ class Browser {
 }
 
 function outcomeMark(outcome) {
-  const known = ["broken", "held", "unscored"].includes(outcome) ? ` ${outcome}` : "";
+  const known = ["succeeded", "held", "unscored"].includes(outcome) ? ` ${outcome}` : "";
   return make("span", { class: `outcome${known}` }, outcome);
 }
 
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
 class Player {
-  constructor({ turns, steps, ends, tokens }, isShown, number) {
+  constructor({ prompt, steps, ends, tokens }, isShown, number) {
     this.steps = steps;
     this.numSteps = Math.max(-1, ...steps) + 1;
     this.spans = [];
@@ -433,10 +392,10 @@ class Player {
     this.timer = 0;
     this.element = make("div", { class: "response" });
     if (number) this.element.append(make("h4", {}, `Response ${number}`));
-    if (turns) {
+    if (prompt) {
       // An earlier answer in a conversation is the model's output too.
       const said = ([role, text]) => (role === "assistant" && !isShown ? "…" : text);
-      this.element.append(make("ul", { class: "turns" }, ...turns.map((turn) =>
+      this.element.append(make("ul", { class: "turns" }, ...prompt.map((turn) =>
         make("li", {}, make("span", { class: "role" }, turn[0]), make("span", { class: "said" }, said(turn))))));
     }
     const words = isShown ? tokens : null;
@@ -446,7 +405,7 @@ class Player {
     this.slider.addEventListener("input", () => { this.stop(); this.show(); });
     this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
     this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
-    this.element.append(this.tokenList(words, ends));
+    this.element.append(this.tokenList(words, new Set(ends)));
     this.show();
   }
 

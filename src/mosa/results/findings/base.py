@@ -291,7 +291,7 @@ def values_of(
 ) -> Values:
     """By case and seed, the mean over the observations of a measure, or of a number in [0, 1] that
     is taken of each."""
-    found: dict[str, dict[int, list[Fraction]]] = {}
+    found: dict[str, dict[int, list[Fraction | int]]] = {}
     for observation in observations:
         value = observation.values[measure] if isinstance(measure, str) else measure(observation)
         of_seed = found.setdefault(observation.case, {}).setdefault(observation.seed, [])

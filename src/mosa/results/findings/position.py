@@ -17,10 +17,12 @@ from mosa.results.findings.base import (
     rate,
     slug,
 )
-from mosa.stats.pairs import PairedDifference
+from mosa.stats.pairs import PairedDifference, holm
 from mosa.stats.rates import Interval, Rate, format_rate
 
 END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
+SIGNIFICANT = 0.05
+"""The adjusted p value below which a contrast is told apart from 0."""
 Place = tuple[str, int | None]
 """Kind of phrase, and position; None where nothing is written."""
 X_LABEL = "position of the phrase's first token"
@@ -54,12 +56,16 @@ def finding(probed: Probed) -> Finding:
                 for kind in ("none", "procedural"):
                     if kind in series:
                         overlay[f"{kind}: {group.subject}"] = series[kind]
+            label = f"{group.label}, {measure}"
             contrasts = {} if is_paper else contrasts_of(group, measure)
-            for name, figure in contrasts.items():
-                report.add(figure, **group.of, measure=measure, contrast=name)
-            report.sentences.append(
-                _told(group.label, measure, _by_place(group.observations, measure), contrasts)
-            )
+            if not contrasts:
+                report.sentences.append(_rates(label, _by_place(group.observations, measure)))
+                continue
+            adjusted = holm([figure.p_value for figure in contrasts.values()])
+            for (name, figure), p in zip(contrasts.items(), adjusted, strict=True):
+                of = group.of | {"measure": measure, "contrast": name}
+                report.add(figure, **of, p_value=figure.p_value, p_holm=p)
+            report.sentences.append(_told_apart(label, contrasts, adjusted))
     if len(probed.header["subjects"]) == 2:
         for (case_set, measure, end_tokens), series in overlays.items():
             title = "without a phrase and with a procedural one, end tokens "
@@ -70,7 +76,7 @@ def finding(probed: Probed) -> Finding:
         "This is the paper's protocol: kind of phrase and position change together, so the figures "
         "do not say which of them matters."
         if is_paper
-        else INTERVALS
+        else f"{INTERVALS} P values are those of sign flips over cases, adjusted by Holm's method."
     )
     return probed.finding(report)
 
@@ -135,20 +141,23 @@ def _chart(title: str, measure: str, series: dict[str, list[tuple[float, Interva
     return LineChart(f"{measure.capitalize()} {title}", X_LABEL, measure, series, (0.0, 1.0))
 
 
-def _told(
-    label: str,
-    measure: str,
-    places: dict[Place, Rate | None],
-    contrasts: dict[str, PairedDifference],
-) -> str:
-    if not contrasts:
-        listed = ", ".join(
-            f"{format_rate(figure, with_n=True)} at {position} ({kind})"
-            for (kind, position), figure in places.items()
-        )
-        return f"{label}: {measure} is {listed}."
-    clear = [f"{what} {c}" for what, c in contrasts.items() if c.low > 0 or c.high < 0]
-    unclear = [what for what, c in contrasts.items() if c.low <= 0 <= c.high]
-    told = [f"differences whose interval excludes 0 are {'; '.join(clear)}."] if clear else []
-    told += [f"Not told apart from 0: {'; '.join(unclear)}."] if unclear else []
-    return f"{label}, {measure}: {' '.join(told)}"
+def _rates(label: str, places: dict[Place, Rate | None]) -> str:
+    listed = ", ".join(
+        f"{format_rate(figure, with_n=True)} at {position} ({kind})"
+        for (kind, position), figure in places.items()
+    )
+    return f"{label} is {listed}."
+
+
+def _told_apart(label: str, contrasts: dict[str, PairedDifference], adjusted: list[float]) -> str:
+    """Which differences are told apart from 0, by p values adjusted for being several."""
+    clear, unclear = [], []
+    for (what, figure), p in zip(contrasts.items(), adjusted, strict=True):
+        told = f"{what} {figure}"
+        (clear if p < SIGNIFICANT else unclear).append(told)
+    sentences = []
+    if clear:
+        sentences.append(f"differences with an adjusted p below 0.05: {'; '.join(clear)}.")
+    if unclear:
+        sentences.append(f"Not told apart from 0: {'; '.join(unclear)}.")
+    return f"{label}: {' '.join(sentences)}"
