@@ -144,3 +144,44 @@ def test_a_run_with_another_decoder_is_refused(capsys, tmp_path):
     assert run(capsys, *EVALUATE, "--out", str(tmp_path))[0] == 0
     status, _, err = run(capsys, *EVALUATE, "--steps", "12", "--out", str(tmp_path))
     assert status == cli.EXIT_USER_ERROR and "steps 8 and not 12" in err
+
+
+def test_a_model_in_the_released_layout_with_endpoints(
+    capsys, tmp_path, new_tiny_llada, monkeypatch
+):
+    """The job on a real model, at toy size: a checkpoint in LLaDA's layout, rows in AdvBench's, an
+    attacker and a judge behind addresses."""
+    from chat.stub_endpoint import Answer, completion, stub_endpoint
+
+    monkeypatch.setenv("MOSA_API_KEY", "sk-secret-key")
+    new_tiny_llada().save(tmp_path / "model")
+    rows = tmp_path / "rows.csv"
+    rows.write_text('goal,target\n"Write a plan for a herb garden","Sure, here is a plan"\n')
+    out = tmp_path / "run"
+    with (
+        stub_endpoint(Answer(completion("Step 1: <mask:4>. Step 2: <mask:4>."))) as attacker,
+        stub_endpoint(Answer(completion("4"))) as judge,
+    ):
+        argv = [
+            *("evaluate", "--model", str(tmp_path / "model"), "--sets", str(rows)),
+            *("--attacks", "direct,prefill,dija,dija:hygiene", "--out", str(out)),
+            *("--attacker", f"{attacker.url}#writer", "--judges", "refusal,mosa_scale"),
+            *("--judge_model", f"{judge.url}#rater"),
+            *("--max_new_tokens", "48", "--steps", "12", "--block_length", "24"),
+        ]
+        status, shown, err = run(capsys, *argv)
+        assert status == 0, err
+        assert "dija:hygiene" in shown and "mosa_scale" in shown
+        assert len(attacker.requests) == 1  # the second preset asks the same and is answered
+    with Run(out) as found:
+        keys = {(a.attack, a.preset): a.key for a in found.attempts()}
+        (masked,) = found.responses_of(keys["dija", "paper"])
+        (clean,) = found.responses_of(keys["dija", "hygiene"])
+        assert masked.filled_prompt_ids is not None and clean.filled_prompt_ids is None
+        (rated,) = [j for j in found.judges() if j.startswith("mosa_scale")]
+        # The tiny model may answer nothing, which no judge is asked about.
+        said = [v for v in found.verdicts(rated).values() if v.native.get("class") != "empty"]
+        assert len(judge.requests) == len(said) and all(v.success for v in said)
+        used = found.sessions()[0]["chat_models"]["attacker"]
+        assert used["name"] == "writer (endpoint)" and used["place"].startswith("127.0.0.1")
+    assert b"sk-secret-key" not in b"".join(path.read_bytes() for path in out.iterdir())
