@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mosa.attacks.probes import PROBES
+from mosa.probes import PROBES
 from mosa.runs.records import Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, Verdict, as_plain

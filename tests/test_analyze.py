@@ -10,9 +10,9 @@ from probed_runs import SET, probed_run, verdict
 
 from mosa.analyze import analyze, write_finding
 from mosa.attacks import GcgSearch
-from mosa.attacks.probes import PROBES
 from mosa.cli import main
 from mosa.denoising import Denoiser
+from mosa.probes import PROBES
 from mosa.report.draw import draw
 from mosa.results.findings import HeatMap, LineChart, findings_of
 from mosa.runs.evaluate import EvaluateConfig

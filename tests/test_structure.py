@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
 for part in (
     "align",
     "attacks",
+    "probes",
     "testbed",
     "utility",
     "runs",
@@ -41,7 +42,6 @@ for part in (
     "exports",
     "report",
     "analyze",
-    "analyze",
     "demo",
     "bench",
     "__init__",
@@ -49,6 +49,7 @@ for part in (
     "__main__",
 ):
     MAY_IMPORT[part] = set(MAY_IMPORT)
+MAY_IMPORT["attacks"] -= {"align"}
 MAY_IMPORT["bench"] -= {"demo"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

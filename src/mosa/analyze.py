@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.attacks.probes import PROBES
 from mosa.files import write_json, write_text, writing
+from mosa.probes import PROBES
 from mosa.report.draw import draw
 from mosa.results.findings import Chart, Finding, LineChart, findings_of
 from mosa.results.findings.base import numbers_of

@@ -37,9 +37,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mosa.align import METHODS, align, load_config
 from mosa.align.config import config_dict
-from mosa.attacks.probes import NUM_CASES
 from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json
+from mosa.probes import NUM_CASES
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables

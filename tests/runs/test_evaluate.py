@@ -17,10 +17,10 @@ from run_contents import contents, num_generated
 from run_stand_ins import DOWN, PowerCutError, ScriptedChat
 
 from mosa.attacks import ATTACKS
-from mosa.attacks.probes import PROBES
 from mosa.chat import ChatReply
 from mosa.denoising import DecoderConfig
 from mosa.families import load_model
+from mosa.probes import PROBES
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
 from mosa.runs.responder import LocalResponder
 from mosa.runs.sets import SetOptions

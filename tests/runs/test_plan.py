@@ -11,8 +11,8 @@ from made_runs import made_set
 from run_stand_ins import ScriptedChat
 
 from mosa.attacks import ATTACKS
-from mosa.attacks.probes import PROBES
 from mosa.denoising import DecoderConfig
+from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
 from mosa.runs.subject import Subject
 from mosa.testbed.behaviors import testbed_behaviors as restricted

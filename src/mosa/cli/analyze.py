@@ -26,7 +26,7 @@ def _command(name: str, summary: str) -> Command:
     """The options of a probe's settings, over a preset."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.attacks.probes import NUM_CASES, PROBES
+        from mosa.probes import NUM_CASES, PROBES
 
         config_argument(parser)
         subject_arguments(parser, taken=_taken(name))
@@ -56,7 +56,7 @@ def _command(name: str, summary: str) -> Command:
 
     def run(args: Namespace) -> None:
         from mosa.analyze import analyze
-        from mosa.attacks.probes import NUM_CASES, PROBES
+        from mosa.probes import NUM_CASES, PROBES
         from mosa.runs.evaluate import EvaluateConfig
         from mosa.runs.processes import join
         from mosa.runs.sets import SetOptions
@@ -103,7 +103,7 @@ def _command(name: str, summary: str) -> Command:
 def _taken(name: str) -> set[str]:
     """The decoder settings that the probe sets, so that they are options of the probe or none; the
     length of a response is the subject's."""
-    from mosa.attacks.probes import PROBES
+    from mosa.probes import PROBES
 
     fields = {field.name for field in dataclasses.fields(PROBES[name].config_class)}
     return fields | {*PROBES[name].takes} - {"max_new_tokens"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
 
-from mosa.attacks.probes import PROBES
+from mosa.probes import PROBES
 from mosa.report.content import Cell, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in, row_name
 from mosa.results.figures import attacks_of_all, success_by_queries

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
-from mosa.attacks.probes import PROBES
 from mosa.judges import JUDGES
+from mosa.probes import PROBES
 from mosa.report.content import Cell, ReportTable
 from mosa.report.setup import ReportSetup
 from mosa.results.figures import RunFacts

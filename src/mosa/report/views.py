@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mosa.attacks.probes import PROBES
 from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
+from mosa.probes import PROBES
 from mosa.report.content import Histogram, ReportFigure, Sample, SampleResponse
 from mosa.report.setup import ReportSetup
 from mosa.results.figures import CONTROL, case_name, figures_of

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mosa.attacks.base import Threat
-from mosa.attacks.probes import PROBES
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
+from mosa.probes import PROBES
 from mosa.runs.judging import CANVAS, METRIC, tells_refusals
 from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell, TaskStatus
 from mosa.runs.store import FILE, Run

@@ -9,9 +9,9 @@ from typing import Any
 
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.attacks.base import Backend
-from mosa.attacks.probes import PROBES
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
+from mosa.probes import PROBES
 from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import FILE, Run
 from mosa.runs.subject import Subject

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy import stats
 
-from mosa.attacks.probes.order import BASE
+from mosa.probes.order import BASE
 from mosa.results.findings.base import (
     INTERVALS,
     Bounds,

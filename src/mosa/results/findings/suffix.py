@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mosa.attacks.probes.suffix import POSITIONS
+from mosa.probes.suffix import POSITIONS
 from mosa.results.findings.base import (
     INTERVALS,
     Finding,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.attacks.probes.base import pace
+from mosa.probes.base import pace
 from mosa.types import Attempt, Behavior
 
 BASE = "base"

@@ -11,16 +11,16 @@ import torch
 from peft import LoraConfig
 from sampled_target import Sampled, factors, probe, target_of
 
-import mosa.attacks.probes
+import mosa.probes
 from mosa.attacks import ATTACKS, ENGLISH, Edit, GcgState
-from mosa.attacks.probes import NUM_CASES, PROBES, suffix
-from mosa.attacks.probes.base import chosen_ids, fitting_positions, phrase_ids, step_numbers
-from mosa.attacks.probes.depth import look, profile
-from mosa.attacks.probes.order import OrderConfig, conditions
-from mosa.attacks.probes.position import PositionConfig, cells
-from mosa.attacks.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
 from mosa.denoising import DecoderConfig
 from mosa.families import load_model
+from mosa.probes import NUM_CASES, PROBES, suffix
+from mosa.probes.base import chosen_ids, fitting_positions, phrase_ids, step_numbers
+from mosa.probes.depth import look, profile
+from mosa.probes.order import OrderConfig, conditions
+from mosa.probes.position import PositionConfig, cells
+from mosa.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
 from mosa.results.findings import FINDINGS
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import testbed_wording as wording_of
@@ -47,7 +47,7 @@ def on_testbed(model, name, behavior=REQUESTS[0], decoder=SHORT):
 
 
 def test_every_file_is_in_the_tables():
-    folder = Path(mosa.attacks.probes.__file__).parent
+    folder = Path(mosa.probes.__file__).parent
     assert {path.stem for path in folder.glob("*.py")} - {"__init__", "base"} == PROBES.keys()
     assert PROBES.keys() == FINDINGS.keys() and not PROBES.keys() & ATTACKS.keys()
     assert all(probe.name == name for name, probe in PROBES.items())

@@ -12,7 +12,7 @@ mosa/results/findings reads them, and `mosa analyze` does both.
 """
 
 from mosa.attacks.base import Attack
-from mosa.attacks.probes import depth, order, position, step, suffix
+from mosa.probes import depth, order, position, step, suffix
 
 __all__ = ["NUM_CASES", "PROBES"]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Edit, Query, Target
-from mosa.attacks.probes.base import (
+from mosa.probes.base import (
     chosen_ids,
     fitting_positions,
     pace,

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.attacks.probes.base import chosen_ids, fitting_positions, pace, phrase_ids, variant_of
+from mosa.probes.base import chosen_ids, fitting_positions, pace, phrase_ids, variant_of
 from mosa.types import Attempt, Behavior
 
 PhraseType = Literal["none", "affirmative", "procedural", "neutral", "refusing", "random"]
