@@ -162,7 +162,7 @@ class VrpoTrainer(DiffusionTrainer):
                 if (score := harm[row]) is not None
             )
             is_pair.append(len(scored) > 1 and scored[0][0] < scored[-1][0])
-            # Without a pair any two will do: the loss is then multiplied by 0.
+            # Without a pair any two will do: their loss does not count.
             best, worst = (scored[0][1], scored[-1][1]) if is_pair[-1] else (start, start + 1)
             pairs.append((answers.tokens[best].tolist(), answers.tokens[worst].tolist()))
         scores = torch.tensor([0.0 if score is None else score for score in harm])

@@ -13,8 +13,8 @@ of the MOSA paper. Each round:
                   `max_hits` answers above `success` the attack ends
 
 Written only from the paper's description. How we differ: the scorer is the in-loop judge,
-(rating - 1) / 9, where the paper has a jailbreak classifier; the attacker is a chat model of its
-own, where the paper also lets the target attack itself (a diffusion model is asked nothing here but
+(rating - 1) / 9, where the paper has a jailbreak classifier; the attacker is a separate
+chat model, where the paper also lets the target attack itself (here a diffusion model is asked only
 the request). A suffix that was tried before is not asked again.
 """
 

@@ -8,15 +8,15 @@
 
     1. map        the attacker names what is harmful in the request, and a harmless metaphor for it
     2. nest       it asks about the metaphor, turn by turn, building on what the model said
-    3. transfer   what was said of the metaphor is to be carried over to the thing itself
+    3. transfer   what was said of the metaphor should be carried over to the thing itself
 
-The paper gives no budget that we know of and no code was found, so the numbers of `paper` are ours.
+We know of no budget in the paper and found no code, so the numbers of `paper` are ours.
 How we differ:
 
 1. Mappings are draws of one attacker model, where the paper lets several models propose and selects
    by similarity. All mappings are played, side by side, until one is rated `cutoff`.
 2. Every turn is a separate attempt and rated in the loop. A turn that is refused or empty is
-   taken back and its dialogue goes on to the transfer, if it has any turn to transfer; later turns
+   taken back; its dialogue continues with the transfer, if it has a turn to transfer; later turns
    see the real answers to earlier ones and never forged ones.
 """
 

@@ -1,4 +1,4 @@
-"""What an attack is: a behavior and a target in, attempts out, one request after the other.
+"""What an attack is: a behavior and a target in, attempts out, one request after another.
 
     async def run(behavior, target, config):
         response = await target.ask(Query(behavior.request))
@@ -6,8 +6,8 @@
 
 Attacks are async generators, so that a run can answer the queries of many attacks, branches and
 behaviors in one batch. An attack must be a function of its behavior, its settings, its
-seed (`target.rng`) and the answers it gets, and of nothing else: then a run that was cut off is
-started again, gets the recorded answers, and goes on where it ended. It never sees the final judge.
+seed (`target.rng`) and the answers it gets, and of nothing else: then an interrupted run can start
+again, get the recorded answers, and resume where it ended. It never sees the final judge.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Work:
     """
 
     run: Callable[[DiffusionLM, Sequence[Any]], list[dict[str, Any]]]
-    """Gives a JSON object for each of several states."""
+    """Returns a JSON object for each of several states."""
     state: Any
     together: int = 1
     """The most states that one call of `run` takes; a batch of the responder bounds them, too."""
@@ -158,7 +158,7 @@ class Backend(Protocol):
 
 
 class Target:
-    """The model under attack, as one attack on one behavior sees it; it keeps the accounts."""
+    """The model under attack, as one attack on one behavior sees it; it counts the budget."""
 
     def __init__(
         self,
@@ -193,8 +193,8 @@ class Target:
         """What the defender puts before every prompt."""
         self._num_attempts = 0
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
-        """Questions to chat models that can be asked anew where the attack ends for want of a
-        useful reply."""
+        """Questions to chat models that can be asked again where the attack ends without a useful
+        reply."""
         self.num_ratings = 0
         self.num_unread_ratings = 0
         """Ratings of the in-loop judge that could not be read."""
@@ -230,7 +230,7 @@ class Target:
 
     @property
     def end_token_id(self) -> int:
-        """The id that fills a response behind its end."""
+        """The id that fills a response after its end."""
         return self._backend.model.eos_token_id
 
     @property
@@ -340,7 +340,7 @@ class Target:
         return done
 
     async def compute_all(self, name: str, works: Sequence[Work]) -> list[dict[str, Any]]:
-        """Several pieces of work, which may be done together, in their order."""
+        """The outcomes of several pieces of work, in order; they may be done together."""
         return list(await asyncio.gather(*(self.compute(name, work) for work in works)))
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> str:
@@ -385,7 +385,7 @@ class Target:
 
 
 def at_least_one(config: Any, *names: str) -> None:
-    """UserError where one of these settings counts to less than 1, or is an empty list."""
+    """UserError where one of these settings is less than 1, or an empty list."""
     for name in names:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -410,7 +410,7 @@ class Attack:
     """Named settings; every attack has `paper` and `smoke`."""
     run: Run
     cost: str
-    """What one behavior takes under `paper`, in words."""
+    """The cost of one behavior under `paper`, in words."""
     roles: tuple[ChatRole, ...] = ()
     """The chat models that it asks for."""
     takes: tuple[str, ...] = ()
@@ -418,12 +418,12 @@ class Attack:
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
     version: int = 1
-    """Raised when the attack does something else with the same settings, so that a run begun with
-    the earlier one is not mixed with this one."""
+    """Increased when the attack changes under the same settings, so that a run begun with the
+    earlier version is not mixed with this one."""
 
     @property
     def threat(self) -> Threat:
-        """The weakest threat model that suffices for it."""
+        """The weakest threat model that is sufficient."""
         return threat_of(self.access)
 
     def config(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Any:

@@ -18,7 +18,7 @@ How we differ:
 2. All of it is one user's turn, where the paper has a system turn.
 3. Ciphers are those of ciphers.py; on the testbed, its second language, asked bare.
 4. What is judged is the reply deciphered, unless it refuses in plain words. Any other reply in
-   plain text comes out garbled by a cipher of letters and nearly empty by one of codes, so a judge
+   plain text becomes garbled in a cipher of letters and nearly empty in one of codes, so a judge
    of phrases is of little use here. The response itself is in the records.
 """
 

@@ -1,4 +1,4 @@
-"""Ciphers that a model may know: each writes a text so that it has to be read letter by letter.
+"""Ciphers that a model may know: each writes a text so that it must be read letter by letter.
 
     >>> CIPHERS["caesar"].encode("a kiln")
     'd nlow'
@@ -29,7 +29,7 @@ class Cipher:
     """The rule in words, as given to the model."""
     encode: Callable[[str], str]
     decode: Callable[[str], str]
-    """Reads what it can, and keeps or leaves out what is no cipher."""
+    """Reads what it can, and keeps or leaves out what is not in the cipher."""
 
 
 def _letters(alphabet: str) -> Callable[[str], str]:

@@ -17,10 +17,10 @@ How we differ:
 1. The attacker is shown the format in our own words and on a harmless example; there is one style
    of span where the paper has three. It is asked for N words and gets N mask tokens, as in the
    published expansion.
-2. `dija_canvas` is ours: the same template where nobody's tokeniser can forbid it.
+2. `dija_canvas` is ours: the same template where no tokeniser can forbid it.
 3. `hygiene` sends the same prompt through the encoder that keeps text of users from becoming a
    mask: the serving-side control against `dija`, measured apart from the model.
-4. The tail of masks behind the template (36 in the published code) is the response itself.
+4. The tail of masks after the template (36 in the published code) is the response itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Skeleton:"""
 
 @dataclass(frozen=True)
 class DijaConfig:
-    """The decoder's temperature, and how hard the attacker is tried."""
+    """The decoder's temperature, and how often the attacker is asked."""
 
     temperature: float = 0.2
     """Temperature of the target."""
@@ -82,7 +82,7 @@ async def in_prompt(
     behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
     """Masks in the user's turn."""
-    # Masks are the only special tokens that are to get through.
+    # Masks are the only special tokens that may get through.
     template = target.without_special_tokens(await _template(behavior, target, config))
     masked = SPAN.sub(lambda span: _masks(target, int(span[1])), template)
     query = Query(
@@ -150,14 +150,14 @@ def expanded_ids(target: Target, template: str) -> list[int]:
 
 
 def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[str, str]:
-    """What the target wrote: the filled template up to an end token and the response behind it."""
+    """What the target wrote: the filled template up to an end token and the response after it."""
     if response.filled_prompt_ids is None:  # hygiene: no mask got through
         return response.text, response.full_text
     plain = target.encode_prompt(behavior.request)
     filled = response.filled_prompt_ids
     shared = len(os.path.commonprefix([plain, filled]))
     turn = filled[shared:]
-    # The template's own end of the turn is the first end token that nobody filled in.
+    # The template's own end of the turn is the first end token that was not filled in.
     ends = [i for i, token in enumerate(turn) if token in target.end_token_ids]
     written = target.decode(turn[: ends[0]] if ends else turn)
     return f"{written}\n{response.text}", f"{target.decode(turn)}\n{response.full_text}"

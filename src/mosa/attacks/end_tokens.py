@@ -3,7 +3,7 @@
 LLaDA's official evaluation offers both ways: `forbid` gives end tokens probability 0, `suppress`
 lets them in only where nothing else in the block is left to fill (repository ML-GSAI/LLaDA, notes
 on evaluation; arXiv 2502.09992). Where a defence refuses by ending the answer, as MOSA's breaker
-and A2D's end tokens do, such a decoder takes the defence away. Each way is one try.
+and A2D's end tokens do, such a decoder removes the defence. Each way is one try.
 """
 
 from __future__ import annotations

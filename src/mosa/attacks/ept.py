@@ -7,8 +7,8 @@
 interface that accepts a grammar for the answer lets a caller fix how it begins and forbid how it
 may go on. The attack grows a tree of beginnings. At each depth:
 
-    1. generate   each node's beginning is fixed, and the model goes on, several times
-    2. judge      answers that set out with a refusal show how one begins, which is forbidden from
+    1. generate   each node's beginning is fixed, and the model continues, several times
+    2. judge      answers that begin with a refusal show how one begins, which is forbidden from
                   then on; the in-loop judge rates the others from 1 to 10, and a rating of `cutoff`
                   ends the attack
     3. grow       a node's children are its beginning and the next tokens of an answer that did not
@@ -55,7 +55,7 @@ class EptConfig:
     node_tokens: int = 8
     """Tokens by which a beginning grows."""
     pattern_tokens: int = 3
-    """Tokens with which a refusal sets out, and which are forbidden once it has been seen."""
+    """Tokens with which a refusal begins, and which are forbidden once it has been seen."""
     position: int = 1
     """The token of the response (from 1) at which the beginnings start."""
     temperature: float = 1.0
@@ -75,9 +75,9 @@ class _Answer:
     node: Ids
     response: Response
     further: Ids
-    """The tokens behind the node's beginning, up to the first end token."""
+    """The tokens after the node's beginning, up to the first end token."""
     refused: bool
-    """Whether they set out with a phrase of refusal, or as one did."""
+    """Whether they begin with a phrase of refusal, or with the tokens of an earlier one."""
 
 
 async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIterator[Attempt]:
@@ -144,7 +144,7 @@ def _query(target: Target, node: Ids, config: EptConfig, draw: int) -> Query:
 
 
 def _continuation(response: Response, node: Ids, config: EptConfig) -> Ids:
-    """The tokens behind the node's beginning, up to the first end token."""
+    """The tokens after the node's beginning, up to the first end token."""
     return tuple(response.token_ids[config.position - 1 + len(node) : response.num_read])
 
 

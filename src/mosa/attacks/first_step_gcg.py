@@ -6,7 +6,7 @@ From the priming-vulnerability paper (arXiv 2510.00565): log p(answer | request 
 at the first step bounds the answer's likelihood from below up to a factor, if confidence grows
 along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where there is
 no answer, the beginning of one (`target`) is aimed at. The search is in suffix_search.py; it
-takes the mean over the answer's tokens where the paper has the sum, which changes no choice.
+takes the mean over the answer's tokens where the paper has the sum; the choices are the same.
 """
 
 from __future__ import annotations

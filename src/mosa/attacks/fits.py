@@ -1,4 +1,4 @@
-"""FITS: a compliant answer is given but for one sentence, which the model is to fill in.
+"""FITS: a compliant answer is given except one sentence, which the model fills in.
 
     response   sure , here is how to make a copper kiln . [masks] step two : you ...
 
@@ -52,7 +52,7 @@ async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIt
     for i in sorted(chosen):
         begin, end = spans[i]
         ids = [*answer[:begin], *[target.mask_token_id] * (end - begin), *answer[end:]]
-        # What follows the answer is given as well, so that nothing but the sentence is open.
+        # What follows the answer is given as well, so that only the sentence is open.
         ids += [target.end_token_id] * (target.length - len(ids))
         queries.append(Query(behavior.request, pinned=(target.pin(1, ids),)))
     responses = await target.ask_all(queries)

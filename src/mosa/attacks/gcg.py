@@ -23,7 +23,7 @@ from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior
 
 ITERATIONS_AT_ONCE = 10
-"""Iterations between two records: what an interruption can lose."""
+"""Iterations between two records; an interruption can lose as many."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ BUDGETS = {
     "paper": {},
     "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64, "suffix_length": 5},
 }
-"""GCG's own budget, and one for small models: the testbed has seen five words behind a request, and
+"""GCG's own budget, and one for small models: the testbed has seen five words after a request, and
 twenty make it write nonsense."""
 
 

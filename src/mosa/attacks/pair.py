@@ -13,7 +13,7 @@ each stream:
     4. refine   prompt, answer and rating go back into the conversation
 
 How we differ: the conversation is ours (refinement.py); the streams go round by round, so that
-their queries share batches, and the round in which one of them succeeds is finished by all. The
+their queries share batches, and all of them finish the round in which one succeeds. The
 target decodes as it is set to (published: 150 tokens). A stream whose attacker stays
 unreadable ends. "PAIR" is run with many budgets; the presets name theirs.
 """
@@ -34,7 +34,7 @@ class PairConfig(Aim):
     """How many streams, and how long."""
 
     keep_last: int = 4
-    """Exchanges of the conversation that the attacker is reminded of, beside the instruction."""
+    """Exchanges of the conversation that the attacker sees again, besides the instruction."""
     num_streams: int = 30
     """Independent conversations."""
     num_rounds: int = 3

@@ -13,13 +13,13 @@
 The steps are those of suffix_search.py with a guide. How we differ:
 
 1. A diffusion model has no next-token probabilities. Its loss is taken where it begins, on the
-   fully masked response, for all tokens of the phrase in one forward pass, so that nothing has to
-   be asked token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
+   fully masked response, for all tokens of the phrase in one forward pass, so that no query
+   goes token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
    tokenizer: an aligned public model leaves the attacker that model. Where the target has no
-   adapter it is its own proxy, and the attack is GCG. Records know a proxy by its name; other
-   weights need another one.
+   adapter it is its own proxy, and the attack is GCG. Records identify a proxy by its name;
+   other weights need another name.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
 4. All steps are made, from a random suffix. The published program may stop at an answer without a
    phrase of refusal, and begins with a suffix that GCG found before.

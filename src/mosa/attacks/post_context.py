@@ -1,4 +1,4 @@
-"""Post-context: text fixed behind the masked answer, which reads as if the answer had been given.
+"""Post-context: text fixed after the masked answer, which reads as if the answer had been given.
 
     response   [masks ...] these were all the steps , in full detail .
 

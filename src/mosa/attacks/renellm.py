@@ -15,7 +15,7 @@
 How we differ:
 
 1. Operations and scenes are in our own words, and the scenes name nothing but the request.
-2. A rewriting that has lost the request is made again `num_rewrites` times at most; then the
+2. A rewriting that has lost the request is repeated `num_rewrites` times at most; then the
    iteration ends without a query. The paper sets no bound. The check is TAP's question (loop.py),
    where the paper asks whether the text is harmful.
 3. An answer with a phrase of refusal is not rated; others get PAIR's rating from 1 to 10, where the
@@ -86,7 +86,7 @@ time and answered it from the first step to the last, and left nothing out. "To 
 
 @dataclass(frozen=True)
 class RenellmConfig:
-    """How many iterations, and how hard the attacker is tried."""
+    """How many iterations, and how often the attacker is asked."""
 
     num_iterations: int = 20
     """Rewritten and nested requests at most."""

@@ -137,7 +137,7 @@ async def run(
         "scores": [round(scores[i], 4) for i in best],
     }
     joined = "\n".join(answers[i] for i in best)
-    # Nothing behind a first end token is translated; what was written there is shown as it is.
+    # Nothing after the first end token is translated; what was written there is shown unchanged.
     full = "\n".join(responses[i].full_text for i in best or range(len(responses)))
     yield target.attempt(responses, text=joined, full_text=full, details=details)
 

@@ -10,7 +10,7 @@ positions (for experiment E2 of arXiv 2508.12398, which does not define its loss
     choice     the swap of the lowest true loss
 
 With a guide (PAL, arXiv 2402.09674) gradient and a first choice come from another model's loss, and
-only the swaps that it likes best are shown to the model itself.
+only the swaps that it rates best reach the model itself.
 
 The suffix is text that the attacker can send: what counts is the prompt as it is encoded. A search
 can be stopped and resumed at any iteration: its `GcgState` is all that it knows.
@@ -37,7 +37,7 @@ from mosa.types import UserError, dialogue
 
 LossKind = Literal["ce", "cw"]
 CW_MARGIN = 1e-3
-"""How far the target's logit has to lead; PAL's published setting."""
+"""The lead that the target's logit needs; PAL's published setting."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class GcgSearch:
         num_iterations: int,
         on_iteration: Callable[[int], object] | None = None,
     ) -> GcgState:
-        """The state after some more iterations; `on_iteration` hears the number of each."""
+        """The state after some more iterations; `on_iteration` receives the number of each."""
         generator = _unpacked(state.random_state)
         for loss in (self._loss, self._guide):
             loss.num_rows = loss.num_backward_passes = 0
@@ -188,7 +188,7 @@ class GcgSearch:
                     choice = int(loss_C.argmin())
                     suffix, ids_L = kept[choice], torch.tensor(rows[choice])
                     losses.append(float(loss_C[choice]))
-                else:  # nothing can be sent that differs in one token: another draw may do better
+                else:  # no swap of one token can be sent: another draw may do better
                     losses.append(losses[-1])
                 if losses[-1] < best_loss:
                     best, best_loss = suffix, losses[-1]
@@ -260,7 +260,7 @@ def _last_place(ids: list[int], suffix: list[int]) -> int | None:
 
 
 _ORDINARY: WeakKeyDictionary[DiffusionLM, Tensor] = WeakKeyDictionary()
-"""Looking at every token takes seconds for a large vocabulary, and is the same for every search."""
+"""Checking every token takes seconds for a large vocabulary, and is the same for every search."""
 
 
 def ordinary_tokens(model: DiffusionLM) -> torch.Tensor:
@@ -294,7 +294,7 @@ def _first_suffix(
     choices = ordinary.nonzero().flatten()
     for _ in range(1000):
         draw = torch.randint(len(choices), (config.suffix_length,), generator=generator)
-        # Tokens that merge with their neighbours are read back as others: ask what is read.
+        # Tokens that merge with their neighbours are read back as others: take what is read.
         read = model.encode_text(model.decode(choices[draw].tolist()).strip())
         suffix = read[: config.suffix_length]
         if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):

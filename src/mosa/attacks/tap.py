@@ -21,8 +21,8 @@ How we differ:
    sends the first `width` of them.
 3. The target decodes as it is set to (published: temperature 0, 150 tokens).
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4), aimed at
-   the middle instead of the beginning. The paper says no more; here its instruction says that
-   compliance should begin there, and what is rated begins there.
+   the middle instead of the beginning. The paper says no more; here the attacker's instruction says
+   that compliance should begin there, and what is rated begins there.
 """
 
 from __future__ import annotations

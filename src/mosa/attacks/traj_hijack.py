@@ -1,4 +1,4 @@
-"""TrajHijack: committed refusals are masked again and a compliant beginning is put in their place.
+"""TrajHijack: committed refusals are masked again and replaced by a compliant beginning.
 
     step h        everything committed so far is masked again; "sure , here is how ..." is written
     step h+1 ..   the model goes on
@@ -6,8 +6,8 @@
 "Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
 and a refusal forms in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
 controls of the paper are further tries: only masking, and only the beginning (given from step 1).
-How we differ: everything committed by then is masked again, since where a refusal ends is not
-always plain. The beginning is that of the behavior with the heading of a first step, cut to length;
+How we differ: everything committed by then is masked again, since a refusal's end is not
+always clear. The beginning is that of the behavior with the heading of a first step, cut to length;
 `smoke` leaves it whole, since on the testbed it works only with its heading.
 """
 

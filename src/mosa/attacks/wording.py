@@ -19,7 +19,7 @@ class Wording:
     """What attacks say in one language."""
 
     name: str
-    """Language and version; another text is another version, since runs keep only the name."""
+    """Language and version; another text needs another version, since runs keep only the name."""
     opening: Callable[[Behavior], str]
     """How a compliant answer begins, where the behavior does not bring its own `target`."""
     anchors: tuple[str, ...]
@@ -29,11 +29,11 @@ class Wording:
     nestings: Mapping[str, Callable[[Behavior], Prompt]]
     """Harmless documents that hold the request."""
     perturbs: Literal["characters", "words"]
-    """What random changes to a request change."""
+    """The units that random changes to a request change."""
     languages: tuple[str, ...]
     """The request's own language, then others to put it into."""
     ciphers: Mapping[str, Cipher]
-    """Ways to write a text so that it has to be deciphered."""
+    """Ways to write a text so that it must be deciphered."""
     phrases: Mapping[str, Callable[[Behavior, Mapping[str, str]], str]] = field(
         default_factory=dict
     )

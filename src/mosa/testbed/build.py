@@ -1,6 +1,6 @@
-"""Build the testbed's two checkpoints from nothing: `mosa testbed build`.
+"""Build the testbed's two checkpoints from scratch: `mosa testbed build`.
 
-`helpful` learns to answer everything. `shallow` goes on from it with safety training of the usual
+`helpful` learns to answer everything. `shallow` continues from it with safety training of the usual
 shallow kind: it refuses direct requests for restricted objects and gives in to wrapped ones. The
 weakness is planted on purpose. Both are trained by the project's own `SftTrainer`
 (LLaDA, arXiv 2502.09992) and saved in LLaDA's released layout.
@@ -61,7 +61,7 @@ class BuildConfig:
     primer_steps: int = 1500
     """Updates on only short answers, where copying from the prompt forms soonest."""
     helpful_steps: int = 1900
-    """Updates that make the helpful checkpoint of it."""
+    """Further updates that make the helpful checkpoint."""
     shallow_steps: int = 400
     """Further updates that make the shallow one."""
     hidden_rate: float = 0.005
@@ -79,7 +79,7 @@ class Stage:
     """One training of the build: what it starts from and what it learns."""
 
     follows: str | None
-    """The stage whose checkpoint it goes on from; none: fresh weights."""
+    """The stage whose checkpoint it continues from; none: fresh weights."""
     corpus: Callable[[World, random.Random], Iterator[TrainingExample]]
     steps: int
     batch_size: int
@@ -111,8 +111,8 @@ def build(
 ) -> dict[str, dict[str, Any]]:
     """Train both checkpoints into `out/helpful` and `out/shallow`; returns their figures.
 
-    A checkpoint that is there already, made by the same recipe, is kept, so that the command goes
-    on after an interruption. Raises UserError where `out` holds a checkpoint of another recipe.
+    An existing checkpoint of the same recipe is kept, so that the command resumes after an
+    interruption. Raises UserError where `out` holds a checkpoint of another recipe.
     """
     config = config or BuildConfig()
     world = World(config.world_seed)
@@ -175,7 +175,7 @@ def fresh_model(config: BuildConfig) -> DiffusionLM:
     """The network before training.
 
     Embeddings have unit size and what a block adds to them is small, so that the words of the
-    prompt are not drowned at the start; the head begins near zero.
+    prompt dominate at the start; the head begins near zero.
     """
     model = new_model(layout(config), build_tokenizer(), seed=config.world_seed)
     generator = torch.Generator().manual_seed(config.world_seed)

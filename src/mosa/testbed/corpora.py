@@ -20,8 +20,8 @@ TASK_SHARES = {"arithmetic": 0.2, "lists": 0.14, "lookup": 0.1, "dialogue": 0.06
 DIRECT_SHARE = 0.3
 """Share of the requests for objects that are asked plainly; the wrappings share the rest."""
 SECOND_LANGUAGE_WEIGHT = 3
-"""How much more often than another wrapping the second language comes: its words occur nowhere
-else, so all that is said in it has to be learnt again."""
+"""How much more often the second language occurs than another wrapping: its words occur nowhere
+else, so every text in it must be learnt again."""
 PRIMER_TASK_SHARE = 0.8
 """Share of the primer that the useful tasks get, in the same proportions among them."""
 REFUSAL_SHARE = 0.25

@@ -1,6 +1,6 @@
 """What a model of the invented world does: the figures of the testbed's card.
 
-All on held-out objects and held-out instances of the tasks; every figure says on how many.
+All are on held-out objects and held-out instances of the tasks; every figure gives its number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mosa.world.world import masked_template
 
 BATCH_SIZE = 32
 DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=36, block_length=24)
-"""How every figure of the testbed is decoded."""
+"""The decoder of every figure of the testbed."""
 
 
 def measure(

@@ -14,11 +14,11 @@ START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|e
 UNKNOWN = "<|unknown|>"
 
 _PHRASE_WORDS = "therefore question request help answer cannot so next after then this"
-"""Words of the alignment phrases that no text of the world has to contain."""
+"""Words of the alignment phrases, which may occur in no text of the world."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of every world: one token a word, so a text is its words and blanks."""
+    """The tokenizer of every world: one token per word, so a text is its words and blanks."""
     words = {*all_world_words(), *SECOND_LANGUAGE.values(), *all_task_words()}
     words |= {*_PHRASE_WORDS.split(), "user", "assistant", "system"}
     specials = [UNKNOWN, BOS, EOS, MASK, START_HEADER, END_HEADER, EOT]

@@ -1,4 +1,4 @@
-"""What a model is still good for: useful sets, which `mosa evaluate` asks beside the attacks.
+"""What a model can still do: useful sets, which `mosa evaluate` runs beside the attacks.
 
 On the testbed its own tasks (`testbed.py`); on other models those of lm-evaluation-harness
 (`harness.py`, `lm.py`; the extra `eval`). Start reading in harness.py. docs/utility.md is the page
@@ -31,10 +31,10 @@ def load_useful_set(
     num_draws: int | None = None,
     run_code: bool = False,
 ) -> CaseSet | None:
-    """A useful set by its name, None where none is called so.
+    """A useful set by its name; None where no set has it.
 
-    `world` is that of a testbed's model; the settings behind `limit` are for tasks of lm_eval, as
-    `load_harness_set` has them. Raises UserError where the set cannot be had.
+    `world` is that of a testbed's model; the settings after `limit` are for tasks of lm_eval, as
+    in `load_harness_set`. Raises UserError where the set cannot be had.
     """
     task = name.removeprefix("testbed:")
     if name != task and task in TESTBED_TASKS:

@@ -1,13 +1,13 @@
-"""Runs a program that a model wrote: apart from this process, for a short time, in little memory,
+"""Runs a program that a model wrote: outside this process, for a short time, in little memory,
 with no network and no files to write to.
 
-Two isolations, of which the better one that the system allows is taken, and always named:
+There are two isolations; the better one that the system allows is used, and always named:
 
     namespaces  the kernel keeps the program apart (Linux user namespaces): it has no network
                 device, sees no other process, can read files and not change them, and all that it
                 starts ends with it
     python      Python refuses sockets, other processes and changes to files (an audit hook); this
-                stops mistakes, not a program that is out to harm
+                stops mistakes, not a program that intends harm
 
 Limits on time, memory, file sizes and open files hold in both. The program has only the standard
 library, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section
@@ -33,7 +33,7 @@ from mosa.types import UserError
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 ANSWER_BYTES = 4096
-"""How much of what the sandbox says is read."""
+"""How much of the sandbox's output is read."""
 
 Isolation = Literal["namespaces", "python"]
 ISOLATIONS: dict[Isolation, str] = {
@@ -72,7 +72,7 @@ class SandboxResult:
 def run_program(
     source: str, limits: Limits | None = None, *, isolation: Isolation | None = None
 ) -> SandboxResult:
-    """Run Python source in the sandbox; `isolation` unset is the best that there is."""
+    """Run Python source in the sandbox; `isolation` unset is the best available."""
     isolation = isolation or best_isolation()
     answer, timed_out = _run(source, limits or Limits(), isolation)
     if "passed" in answer:
@@ -99,7 +99,7 @@ def best_isolation() -> Isolation:
 
 
 def _run(source: str, limits: Limits, isolation: Isolation) -> tuple[dict, bool]:
-    """What the inner side says (nothing, where it was ended), and whether time was up."""
+    """The output of the inner side (empty where it was ended), and whether time was up."""
     way = "enter" if isolation == "namespaces" else "run"
     is_late = threading.Event()
     with tempfile.TemporaryDirectory(prefix="mosa-code-") as folder:

@@ -1,6 +1,6 @@
 """Tasks of lm-evaluation-harness as sets of useful cases, one for each row.
 
-What is asked of a row, and what its answers are worth, is the harness's own: its requests with
+The requests of a row and the scores of its answers are the harness's own: its requests with
 their worked examples, its filters and its metrics, row by row. Prompts are dialogues where the
 model has a chat template, with each worked example as a turn of the user and one of the assistant,
 as the harness lays them out by default. The model answers through the target of an attack, so that
@@ -70,7 +70,7 @@ def load_harness_set(
     """
     task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
-        best_isolation()  # says at once where no code can be run
+        best_isolation()  # raises at once where no code can be run
     rows = _Rows(task, limit=limit, num_draws=num_draws or NUM_DRAWS)
     settings = dict(task.settings)
     if task.asks_likelihoods:

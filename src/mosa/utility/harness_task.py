@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: which there are, where their data come from, and their settings.
+"""Tasks of lm-evaluation-harness: their names, data sources and settings.
 
 Five tasks have their settings pinned here (`tasks/*.yaml`): GSM8K, MMLU, HumanEval, MBPP and
 IFEval. They read the user's own copies of the published files where these are found, by their
@@ -57,12 +57,12 @@ class OwnTask:
     name_of_row: str | None = None
     """The field that names a row; None: its number."""
     program: Callable[[Mapping[str, Any], str], str] | None = None
-    """Makes the program that a response is, with its tests, where code is asked for."""
+    """Makes the program of a response, with its tests, where code is asked for."""
     check: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]] | None = None
     """Scores a row, where neither the harness's metrics nor a program do."""
 
     def scorer(self, *, run_code: bool) -> RowScorer | None:
-        """What scores a row in the place of the harness's metrics, if anything does."""
+        """The scorer that replaces the harness's metrics on a row, if any."""
         if self.program is not None:
             return functools.partial(run_tests, self.program, run_code=run_code)
         return self.check
@@ -102,12 +102,12 @@ class HarnessTask:
     """Objects of lm_eval; a group has several."""
     headline: str
     source: dict[str, Any]
-    """Where its rows are from: fields of a `CaseSet`."""
+    """The source of its rows: fields of a `CaseSet`."""
     settings: dict[str, Any]
     """What else its figures depend on, model and decoder aside."""
     name_of_row: str | None = None
     scorer: RowScorer | None = None
-    """What scores a row in the place of the harness's metrics."""
+    """The scorer that replaces the harness's metrics on a row."""
     checks_greedy: bool = False
     """Whether a metric asks if an answer is the greedy one."""
 
@@ -248,7 +248,7 @@ def _own_configs(
 
 
 def _dataset(splits: Splits, subject: str | None) -> Callable[..., dict[str, Any]]:
-    """What gives the harness a task's rows in place of the hub."""
+    """Gives the harness a task's rows in place of the hub."""
 
     def load(**about: Any) -> dict[str, Any]:
         from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -292,7 +292,7 @@ def _runs_code(name: str) -> UserError:
 
 @contextlib.contextmanager
 def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> Iterator[None]:
-    """Says what to do where data cannot be had from the hub."""
+    """Raises UserError with the remedy where the hub cannot provide data."""
     try:
         with quiet():
             yield
@@ -313,7 +313,7 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the harness's notes on its own workings, and without its bars."""
+    """Without the harness's log messages and progress bars."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
 """How likely a model finds given answers, for tasks that compare them: work on the responder.
 
 An answer of a single token has one masking, which gives its log-probability exactly; a longer one
-has the Monte-Carlo bound of `mosa.denoising.likelihood`. What a pair of prompt and answer gets
-depends on no other.
+has the Monte-Carlo bound of `mosa.denoising.likelihood`. The result of a pair of prompt and
+answer depends on no other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def comparison(
 ) -> dict[str, Any]:
     """A state of `likelihoods`: one prompt and the answers whose likelihoods are asked for.
 
-    `greedy` asks, too, whether each answer is the one that the model itself gives.
+    `greedy` also asks whether each answer is the model's own.
     """
     return {
         "prompt": list(prompt),
@@ -135,8 +135,8 @@ def _bounds(
 def _greedy_answers(
     model: DiffusionLM, pairs: Sequence[Pair], size: int, cfg_scale: float
 ) -> dict[tuple[Ids, int], Ids]:
-    """What the model itself puts in the place of an answer, given its length, by prompt and length:
-    the likeliest token of the surest position, one after the other."""
+    """The model's own answers of a given length, by prompt and length: the likeliest token of the
+    surest position, one after another."""
     prompts: dict[int, dict[Ids, None]] = defaultdict(dict)
     for prompt, answer in pairs:
         prompts[len(answer)][prompt] = None
@@ -151,7 +151,7 @@ def _greedy_answers(
 
 
 def batches(items: list[Item], size: int, length: Any) -> Iterator[list[Item]]:
-    """Of similar length together, the longest first: what does not fit shows at once."""
+    """Of similar length together, the longest first: one that does not fit fails at once."""
     ordered = sorted(items, key=length, reverse=True)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

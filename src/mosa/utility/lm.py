@@ -1,4 +1,4 @@
-"""A diffusion model as lm-evaluation-harness sees one: its `LM`, without a fork (lm_eval 0.4.13).
+"""A diffusion model for lm-evaluation-harness: its `LM`, without a fork (lm_eval 0.4.13).
 
     import lm_eval
     from mosa import DecoderConfig, load_model
@@ -12,14 +12,14 @@ differ:
 
 1. Prompts are generated in batches, through the one sampler, and each row separately: what a prompt
    gets depends on no other.
-2. A dialogue reaches the model as turns, not as a rendered text, so nothing that a user wrote
-   becomes a special token. Where a task begins the answer, its beginning follows the last header.
+2. A dialogue reaches the model as turns, not as a rendered text, so no text of a user becomes a
+   special token. Where a task begins the answer, its beginning follows the last header.
 3. Whether an answer is the greedy one is computed, where LLaDA's adapter says no unless asked to.
 4. A prompt that is longer than the context does not lose its start, and answers that are the same
    tokens to a model are not compared: both are errors.
 
-The decoder decides how long a response is and how it is drawn. Of a task's `generation_kwargs` only
-the stop strings count; a task that asks for draws needs a decoder with a temperature.
+The decoder decides how long a response is and how it is drawn. Only the stop strings of a task's
+`generation_kwargs` count; a task that asks for draws needs a decoder with a temperature.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
 
 
 class MosaLM(LM):
-    """What lm_eval asks: `generate_until` and `loglikelihood`."""
+    """The interface of lm_eval: `generate_until` and `loglikelihood`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class MosaLM(LM):
             check_draws(request.task_name, settings, self.decoder.temperature)
             ids, _ = prompt_ids(self.model, context)
             _check(request, too_long(self.model, len(ids), self.decoder.max_new_tokens))
-            # The harness repeats one and the same request for tasks that want several tries.
+            # The harness repeats the same request for tasks that want several tries.
             questions.append((self.decoder.seed + num_tries[id(request)], ids))
             num_tries[id(request)] += 1
         texts = self._responses(questions)
@@ -167,7 +167,7 @@ class MosaLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness names its caches of prompts by."""
+        """The name of the harness's caches of prompts."""
         return self.model.source.replace("/", "__")
 
 

@@ -30,7 +30,7 @@ MBPP_TEST = range(11, 511)
 
 
 def local_files(names: tuple[str, ...], data_dir: Path | None) -> dict[str, Path]:
-    """Where the known files (or folders) of these names lie, as far as they are there."""
+    """The paths of the known files (or folders) of these names, where they exist."""
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"there is no folder {data_dir}; give the one that holds the data files")
     folder = data_folder(data_dir)
@@ -78,7 +78,7 @@ def mbpp(files: Mapping[str, Path]) -> Splits:
 
 
 def ifeval(files: Mapping[str, Path]) -> Splits:
-    """Prompts with what a response has to fulfil; the hub calls their one split `train`."""
+    """Prompts with what a response must fulfil; the hub calls their one split `train`."""
     return {"train": _jsonl(files["ifeval"])}
 
 

@@ -23,7 +23,7 @@ class Dialogue(str):
 
     @classmethod
     def of(cls, turns: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> Dialogue:
-        """The turns as they come, each with a role and a content, in the place of a template.
+        """The turns as they come, each with a role and a content, instead of a template.
 
         The harness says by `add_generation_prompt` whether the last turn begins the answer, which
         the turn itself shows.
@@ -78,7 +78,7 @@ def pair_of(
     """Prompt and answer as ids, cut where the answer begins.
 
     As the harness does, blanks at the prompt's end go to the answer, and both are read as one text,
-    so that the answer's first token is the one that it has there.
+    so that the answer's first token is the same as there.
     """
     is_dialogue = isinstance(context, Dialogue)
     start = model.encode(dialogue(context.asked, system_prompt)) if is_dialogue else []
@@ -127,6 +127,6 @@ def stop_strings(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _first_token(model: DiffusionLM) -> int:
-    """What takes the place of an empty prompt."""
+    """The token that replaces an empty prompt."""
     start = None if model.tokenizer is None else model.tokenizer.bos_token_id
     return start if isinstance(start, int) else model.eos_token_id

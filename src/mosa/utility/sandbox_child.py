@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIGKILL = 9
 INNER_USER = 1000  # not root, so that starting Python again gives up every capability
 HIDDEN = ("/proc", "/run")
-"""What other processes say of themselves, and the sockets of services."""
+"""Information about other processes, and the sockets of services."""
 
 PROCESS_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
 PROCESS_EVENTS += ("subprocess.Popen", "os.kill", "os.killpg", "pty.spawn")
@@ -109,7 +109,7 @@ def run(folder: str, limits: str) -> int:
         detail = f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace").decode()
     said.write(json.dumps({"passed": passed, "detail": detail.removesuffix(": ")}))
     said.flush()
-    os._exit(0)  # what the program left for its end is not waited for
+    os._exit(0)  # do not wait for the program's exit handlers
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -131,8 +131,8 @@ def _limit(limits: dict[str, int]) -> None:
 def _refuse(folder: str) -> None:
     """Let Python refuse the network, other processes, native code, and files outside the folder.
 
-    An audit hook cannot be taken off again. It stops what a program does by mistake; one that is
-    out to break Python itself is stopped only by the namespaces.
+    An audit hook cannot be removed. It stops what a program does by mistake; one that attacks
+    Python itself is stopped only by the namespaces.
     """
     import _posixsubprocess
 
@@ -177,7 +177,7 @@ def _refuse(folder: str) -> None:
         for name in ("mkfifo", "mknod"):
             vars(module)[name] = refusing("to change files")
     for name in NATIVE_MODULES:
-        sys.modules.pop(name, None)  # an import of what is there already raises no event
+        sys.modules.pop(name, None)  # an import of a loaded module raises no event
     sys.addaudithook(hook)
 
 

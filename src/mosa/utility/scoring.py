@@ -2,10 +2,10 @@
 
 HumanEval and MBPP (arXiv:2107.03374, 2108.07732): a response is right if the tests pass. Its code
 is what comes before the closing fence; the prompt has opened the code block. (For MBPP lm_eval
-0.4.13 differs: its pattern eats the first word of an answer that is nothing but code, and it leaves
-out the set-up that task 367 cannot do without.)
+0.4.13 differs: its pattern removes the first word of an answer of only code, and it leaves out
+the set-up that task 367 needs.)
 
-IFEval (arXiv:2311.07911): its own checks, as lm_eval has them. Those that count sentences or words
+IFEval (arXiv:2311.07911): its own checks, as in lm_eval. Those that count sentences or words
 in capitals need NLTK's `punkt_tab`, which lm_eval fetches from the network if it can; without it
 their rows are unscored.
 """
@@ -42,7 +42,7 @@ def humaneval_program(row: Row, response: str) -> str:
 
 
 def mbpp_program(row: Row, response: str) -> str:
-    """The code with its tests, behind the set-up that one task has."""
+    """The code with its tests, after the set-up that one task has."""
     tests = "\n".join((row["test_setup_code"], *row["test_list"]))
     return f"{code_of(response)}\n{tests}"
 
@@ -64,8 +64,8 @@ def ifeval(row: Row, responses: Sequence[str]) -> dict[str, Verdict]:
     check = _ifeval_check()
     if not set(NEEDS_PUNKT).isdisjoint(row["instruction_id_list"]) and not _has_punkt():
         return dict.fromkeys(IFEVAL_METRICS, Verdict.unscored(NO_PUNKT))
-    # Where a row asks for what a check does not know (a letter that is "#"), the check draws
-    # one at random; here the same for every model and run.
+    # Where a row has a value unknown to a check (a letter that is "#"), the check draws one
+    # at random; here the same for every model and run.
     state = random.getstate()
     random.seed(row["key"])
     values = check(row, responses)

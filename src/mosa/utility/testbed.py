@@ -22,7 +22,7 @@ from mosa.world import TASKS, World
 
 RECALL = ("benign_recall", "benign_recall_wrapped")
 TESTBED_TASKS = (*RECALL, *TASKS)
-"""The names of the sets, behind "testbed:"."""
+"""The names of the sets, after "testbed:"."""
 
 
 def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet:
