@@ -35,8 +35,8 @@ def analyze(
 ) -> list[Finding]:
     """What the probes among `config.attacks` find; each finding is a folder PROBE-PRESET in `out`.
 
-    The run itself is in `out`: the same call again goes on where it stopped. Of several `processes`
-    those beside the main one return nothing. Raises UserError for an attack that is no probe, and
+    The run itself is in `out`: the same call again resumes where it stopped. Of several `processes`
+    only the main one returns results. Raises UserError for an attack that is not a probe, and
     where a probe could be run on no case.
     """
     chosen = choose_attacks(config.attacks, config.preset, config.attack_options)

@@ -1,6 +1,6 @@
-"""What there is to choose from, attacks, judges and sets, as a file that lists read without torch.
+"""The available attacks, judges and sets, as a file that listings read without torch.
 
-    python -m mosa.catalogue        # write catalogue.json anew, after a table has changed
+    python -m mosa.catalogue        # rewrite catalogue.json after a table has changed
 
 A test holds the file equal to the tables.
 """

@@ -103,7 +103,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _mode_of_old(path: Path) -> int | None:
-    """The permissions of the file that is to be replaced, None where there is none."""
+    """The permissions of the file to replace, None where there is none."""
     try:
         old = path.stat().st_mode
     except FileNotFoundError:

@@ -129,7 +129,7 @@ def _tensor_line(named: tuple[str, Tensor]) -> str:
 
 
 def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    # The tokenizer keeps how the last call padded and cut; this is no property of the tokenizer.
+    # The tokenizer keeps how the last call padded and cut; this is not part of its content.
     backend = _without(
         json.loads(tokenizer.backend_tokenizer.to_str()), frozenset(("padding", "truncation"))
     )

@@ -1,4 +1,4 @@
-"""What a run leaves behind: settings, phrases, metrics, versions and a model card draft."""
+"""The output of a run: settings, phrases, metrics, versions and a model card draft."""
 
 from __future__ import annotations
 

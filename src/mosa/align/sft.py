@@ -83,7 +83,7 @@ class SftConfig(AlignConfig):
 class SftTrainer(DiffusionTrainer):
     """Train a model, or the adapter that it carries, to give the answers of `train_dataset`.
 
-    `optimizer` takes the place of the one that the settings name. Raises UserError for an example
+    `optimizer` replaces the one that the settings name. Raises UserError for an example
     without an answer, or with one that exceeds the canvas.
     """
 

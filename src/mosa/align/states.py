@@ -66,7 +66,7 @@ class ResponseState:
 
 
 def rng(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
-    """The random numbers of one example in one epoch; `stream` keeps uses apart."""
+    """The random numbers of one example in one epoch; `stream` separates uses."""
     return np.random.default_rng((seed, epoch, index, stream))
 
 
@@ -149,7 +149,7 @@ def harmful_state(
 
 
 def turn_end_ids(model: DiffusionLM) -> list[int]:
-    """The end-of-turn token, where the model has one apart from end-of-text."""
+    """The end-of-turn token, where the model has one other than end-of-text."""
     return [] if model.turn_end_token_id is None else [model.turn_end_token_id]
 
 

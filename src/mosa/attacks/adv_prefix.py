@@ -20,7 +20,7 @@ differ:
    over them, as the loss of GCG is; whether the published code sums or averages is not known to us.
 2. A completion counts where the in-loop judge rates it at least `success_rating`; PASR is
    (count + 1) / (completions + 1), so that its logarithm exists. Completions choose the beginning
-   and are no attempts.
+   and are not attempts.
 3. The generator is one chat model that gets the manner; the paper samples uncensored models.
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
    beginning is written from that token of the response on, in every step.

@@ -2,7 +2,7 @@
 
     step 1 .. t   the model denoises
     step t        what it has committed so far is overwritten by the answer's tokens at those places
-    step t+1 ..   the model goes on
+    step t+1 ..   the model continues
 
 The white-box probe of the priming vulnerability (arXiv 2510.00565): how much contamination
 a model survives. As there, positions are filled in random order, so that the answer shows at random

@@ -59,7 +59,7 @@ _FROM_MORSE = {code: letter for letter, code in _MORSE.items()}
 
 
 def _to_morse(text: str) -> str:
-    """Letters and digits in Morse code, words apart by a slash; other signs are left out."""
+    """Letters and digits in Morse code, words separated by a slash; other signs are left out."""
     words = ([_MORSE[c] for c in word if c in _MORSE] for word in text.lower().split())
     return " / ".join(" ".join(codes) for codes in words if codes)
 

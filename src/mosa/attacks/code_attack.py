@@ -1,4 +1,4 @@
-"""CodeAttack: the request as data of a program that the model is to complete.
+"""CodeAttack: the request as data of a program that the model completes.
 
     user       Complete this Python program: ...
                data = deque()
@@ -12,7 +12,7 @@
     2. decode    a function reads the task back from it
     3. specify   another function, left open after its first words, should hold the task's result
 
-How we differ: the program is our own; it says what to return and names no harm. Words are parted at
+How we differ: the program is our own; it says what to return and names no harm. Words are split at
 blanks. They go onto the stack from the last to the first, so that popping gives them in order. The
 kinds are Python's three; the paper also has C and Go, and a wordier variant. The target keeps
 its own decoder (published: 512 tokens, temperature 0). On the testbed the programs are two of its

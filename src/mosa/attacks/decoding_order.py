@@ -56,7 +56,7 @@ def decoder_of(order: str, target: Target) -> dict[str, Any]:
     steps, length = target.decoder.steps, target.length
     few = max(1, steps // 8)
     settings: dict[str, dict[str, Any]] = {
-        # Without blocks: the order is to hold over the whole response.
+        # Without blocks: the order must hold over the whole response.
         "right_to_left": {"remasking": "right_to_left", "block_length": None},
         "left_to_right": {"remasking": "left_to_right", "block_length": None},
         "random": {"remasking": "random", "block_length": None},

@@ -19,7 +19,7 @@ How we differ:
    published expansion.
 2. `dija_canvas` is ours: the same template where no tokeniser can forbid it.
 3. `hygiene` sends the same prompt through the encoder that keeps text of users from becoming a
-   mask: the serving-side control against `dija`, measured apart from the model.
+   mask: the serving-side control against `dija`, measured separately from the model.
 4. The tail of masks after the template (36 in the published code) is the response itself.
 """
 

@@ -74,7 +74,7 @@ async def run(
     """Search and ask once for each position."""
     phrase = list(target.encode(target.wording.start(behavior)))
     for position in config.positions:
-        target.pin(position, phrase)  # says where there is no room
+        target.pin(position, phrase)  # raises where there is no room
         prompt, details = await search(behavior, target, phrase, position, config)
         response = await target.ask(Query(prompt))
         yield target.attempt([response], variant=f"position {position}", details=details)

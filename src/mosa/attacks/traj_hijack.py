@@ -1,7 +1,7 @@
 """TrajHijack: committed refusals are masked again and replaced by a compliant beginning.
 
     step h        everything committed so far is masked again; "sure , here is how ..." is written
-    step h+1 ..   the model goes on
+    step h+1 ..   the model continues
 
 "Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
 and a refusal forms in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two

@@ -1,4 +1,4 @@
-"""A chat model behind any OpenAI-compatible endpoint: a hosted one, vLLM, Ollama, llama.cpp, ...
+"""A chat model at any OpenAI-compatible endpoint: a hosted one, vLLM, Ollama, llama.cpp, ...
 
 The key comes from the environment (MOSA_API_KEY, else OPENAI_API_KEY, else the word "none", which
 local servers accept) and never enters a name, an error or a record. The `openai` package sends the
@@ -138,7 +138,7 @@ class EndpointChat:
 
     def _status_message(self, status: int, body: object) -> str:
         if status in (401, 403):
-            # What the server says is left out: some repeat half of the key.
+            # Without the server's message: some repeat half of the key.
             return f"{self.name} refused the key (status {status}); set MOSA_API_KEY."
         said = f": {_said(body)}" if _said(body) else ""
         return f"{self.name} answered with status {status}{said}."

@@ -47,7 +47,7 @@ def _sets(args: Namespace) -> None:
 
 
 def _entry(name: str, *texts: str) -> None:
-    """A name, and beside it lines about it."""
+    """A name, with lines about it beside it."""
     for i, text in enumerate(texts):
         show(f"{name if i == 0 else '':<32}{text}")
 

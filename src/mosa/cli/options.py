@@ -35,7 +35,7 @@ class Command:
     run: Callable[[Namespace], int | None]
     """Its exit status; None is success."""
     kept: str
-    """What an interruption leaves behind, as a sentence."""
+    """What an interruption leaves, as a sentence."""
     runs_on_several_processes: bool = False
     """Whether the processes of a launcher share its work."""
 

@@ -85,7 +85,7 @@ SUBSETS: dict[str, Subsets] = {
     "harmbench": _HARMBENCH,
     "harmbench_test": _HARMBENCH,
     "harmbench_val": _HARMBENCH,
-    # The unsafe half is the contrast: refusing it is no over-refusal.
+    # The unsafe half is the contrast: refusing it is not over-refusal.
     "xstest": Subsets("label", ("safe", "unsafe"), default=("safe",), harmful=("unsafe",)),
 }
 
@@ -185,7 +185,7 @@ def load_cases(
 
 
 def hash_of_cases(items: Sequence[Behavior]) -> str:
-    """A hash of everything that the cases say, in their order; 20 hex digits."""
+    """A hash of the full content of the cases, in their order; 20 hex digits."""
     return content_key(cases=[as_plain(item) for item in items])
 
 

@@ -4,7 +4,7 @@ A row becomes a `TrainingExample`: what is asked, and, where the file has one, a
 One example of each format (all harmless):
 
     .txt    How do I bake bread?
-    .csv    goal,target / "Bake bread","Sure, here is how"   (AdvBench; the target is no answer)
+    .csv    goal,target / "Bake bread","Sure, here is how"   (AdvBench; the target is not an answer)
     .json   {"Food": {"Bread": ["How do I bake bread?"]}}    (HarmfulQA), or a list of strings,
             or a list of records such as {"instruction": "How do I bake bread?"}  (Alpaca)
     .jsonl  {"prompt": "How do I bake bread?", "answer": "Mix flour and water."}

@@ -193,7 +193,7 @@ class Denoiser:
                 packed.count_masks(watched)
             unfilled = {id(row.filling) for row in watched if any(row.pace.num_masked)}
             for row in undecided:
-                # Rows with one hook go on until all of them are full.
+                # Rows with one hook continue until all of them are full.
                 goes_on = row.hook is not None and id(row.filling) in unfilled
                 row.planned = None if row.is_stopped else row.pace.next_step(goes_on=goes_on)
             done = [row for row in undecided if row.planned is None]

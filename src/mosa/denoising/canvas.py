@@ -26,7 +26,7 @@ class Canvas:
     prompts of different lengths are padded on the left.
 
     A *column* counts from the left edge of the canvas, a *position* from `response_start`; both
-    start at 0, and a position below 0 lies in the prompt.
+    start at 0, and a position below 0 is in the prompt.
     """
 
     tokens: Int[Tensor, "B L"]

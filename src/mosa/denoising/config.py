@@ -47,12 +47,12 @@ class DecoderConfig:
     """Commits the n best of a block together if the n-th has a confidence of at least
     1 - factor / (n + 1), and always the best; approximate."""
     cache: Literal["none", "prefix", "dual"] = "none"
-    """What is computed anew in a step: everything (none); the active block and all after it
+    """What is recomputed in a step: everything (none); the active block and all after it
     (prefix); or only the active block (dual), the rest as it was when the block began;
     approximate."""
     cache_refresh: int | None = None
-    """With a cache, everything is computed anew after this many steps of a block too; null does so
-    at the beginning of each block only."""
+    """With a cache, everything is also recomputed after this many steps of a block; null does so
+    only at the beginning of each block."""
     cfg_scale: float = 0.0
     """Classifier-free guidance against the canvas with all that was given masked; 0 is off."""
     banned_token_ids: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class DecoderConfig:
     end-of-text token, at no cost."""
     stop_after: int | None = None
     """Fills the blocks up to the one with this response position (from 1) and leaves the masks
-    behind it, for callers who need no more; null fills all."""
+    after it, for callers who need only these; null fills all."""
     rules: tuple[Any, ...] = ()
     """Monitors, repairs, or an order with options, each a `Rule` or a mapping of its name and
     options, such as {name: remask_below, threshold: 0.2, max_taken_back: 16}."""
@@ -189,7 +189,7 @@ class DecoderConfig:
 
 
 def check_settings(settings: Iterable[str]) -> None:
-    """UserError where one is no setting of a decoder."""
+    """UserError where one is not a setting of a decoder."""
     names = [field.name for field in fields(DecoderConfig)]
     for name in settings:
         if name not in names:

@@ -41,7 +41,7 @@ def mask_at_random_ratio(
     low: float = 1e-3,
     high: float = 1.0,
 ) -> Masked:
-    """Masks each eligible position with a probability drawn anew for every row from U(low, high).
+    """Masks each eligible position with a probability drawn for every row from U(low, high).
 
     The forward process of masked diffusion (arXiv:2502.09992, Eq. 7 and Appendix B.1; GUIDELINES.md
     of the released code, where low = eps = 1e-3). For supervised tuning `eligible` is the response,

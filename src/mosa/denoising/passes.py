@@ -137,7 +137,7 @@ def _second_pass(
 
 
 def _queries(model: DiffusionLM, packed: PackedRows) -> Selection | None:
-    """The tokens that are computed anew; None for all of them."""
+    """The tokens that are recomputed; None for all of them."""
     if packed.cache is None:
         return None
     chosen = []

@@ -1,8 +1,8 @@
 """The two published loops in plain tensors. Read this first: it shows how a diffusion
 language model writes by filling masks.
 
-A response begins as a row of mask tokens behind the prompt. In each step the network looks at the
-whole row, both ways, and says for every position which token it expects there. Some of the masks
+A response begins as a row of mask tokens after the prompt. In each step the network looks at the
+whole row, both ways, and predicts the token at every position. Some of the masks
 become tokens, the rest stay masked, and the next step sees the result. `fill_block_by_block`
 is LLaDA's `generate` (arXiv:2502.09992, Section 2.4), `fill_by_timesteps` Dream's `_sample`
 (arXiv:2508.15487); they differ in how many masks a step fills, and in which.
@@ -129,7 +129,7 @@ def fill_by_timesteps(
         allowed_NV[:, mask_token_id] = -torch.inf
         proposed_N = allowed_NV.argmax(dim=-1)
 
-        # 3. Cut unlikely tokens off: all behind the first that together hold more than top_p, and
+        # 3. Cut off unlikely tokens: all after the first that together hold more than top_p, and
         #    all but the top_k.
         if top_p is not None:
             sorted_NV, by_rank_NV = logits_NV.sort(dim=-1, descending=True)

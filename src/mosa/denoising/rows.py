@@ -76,7 +76,7 @@ class BatchRow:
     cached_block: int | None = None
     """The block for which the row's keys and values are cached."""
     cached_steps: int = 0
-    """Steps since everything was computed anew."""
+    """Steps since everything was recomputed."""
 
     @property
     def length(self) -> int:
@@ -107,7 +107,7 @@ def rows_of(
         columns = real_L.nonzero()[:, 0]
         tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
         positions, block = positions_L[columns], block_L[columns]
-        # Padding is no position, to a family that counts tokens; to others it is one.
+        # Padding has no position in a family that counts tokens; in others it has one.
         steps_right = columns - columns[0]
         if model.family.logits_shifted:
             steps_right = torch.arange(len(columns))

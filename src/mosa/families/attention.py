@@ -36,7 +36,7 @@ class AttentionPattern:
 
     @property
     def prefix_cache_is_exact(self) -> bool:
-        """Whether keys and values stay right while only tokens behind their block change."""
+        """Whether keys and values stay right while only tokens after their block change."""
         return not self.is_full
 
     def sees(

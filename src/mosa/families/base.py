@@ -54,8 +54,8 @@ class Family:
     default_fields: Mapping[str, Any]
     """Values of fields that a hand-written config.json may leave out; saved configs have them."""
     only_values: Mapping[str, tuple[Any, ...]]
-    """Fields that would change the network in ways not built here, each with what it may say; the
-    first value is the default."""
+    """Fields that would change the network in ways not built here, each with its allowed values;
+    the first is the default."""
     network_config: Callable[[Mapping[str, Any]], PreTrainedConfig]
     """The config of the transformers library that a complete config.json describes."""
     released_names: Mapping[str, str]
@@ -65,7 +65,7 @@ class Family:
     template_tokens: tuple[str, ...]
     """The special tokens that `chat_template` is made of; a tokenizer without them has no turns."""
     generation_header: str
-    """What the template appends when the model is to speak next."""
+    """What the template appends when the model speaks next."""
     end_tokens: tuple[str, ...]
     """The special tokens that end a response, in addition to the config's `eos_token_id`."""
     attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
@@ -73,7 +73,7 @@ class Family:
     logits_shifted: bool = False
     """Whether the prediction for a position is read one position to its left."""
     tokenizer_class: type[PreTrainedTokenizerFast] = field(default=PreTrainedTokenizerFast)
-    """What reads the tokenizer files where there is no tokenizer.json."""
+    """The class that reads the tokenizer files where there is no tokenizer.json."""
 
     def released_name(self, name: str) -> str:
         """The released name of one of the network's tensors or modules."""
@@ -513,7 +513,7 @@ class DiffusionLM:
     def load_adapter(self, name: str | Path, *, revision: str | None = None) -> None:
         """Put a trained LoRA adapter (a PEFT folder or hub id) on the network, frozen.
 
-        UserError where it is no LoRA adapter or does not fit this model.
+        UserError where it is not a LoRA adapter or does not fit this model.
         """
         if isinstance(self.network, PeftModel):
             raise UserError(

@@ -34,7 +34,7 @@ def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
         hidden = positive_int(config, "mlp_ratio") * width
     else:
         hidden = positive_int(config, "mlp_hidden_size")
-    # Rows of the embedding: MMaDA names its enlarged vocabulary apart, LLaDA may pad its own.
+    # Rows of the embedding: MMaDA names its enlarged vocabulary separately, LLaDA may pad its own.
     rows = next(
         (n for n in ("new_vocab_size", "embedding_size") if config.get(n) is not None),
         "vocab_size",

@@ -106,7 +106,7 @@ class KeyValueCache:
         return self.layers[layer]
 
     def repack(self, index: Int[Tensor, " T"]) -> None:
-        """Lays the tokens out anew: the one at i comes from `index[i]`."""
+        """Rearranges the tokens: the one at i comes from `index[i]`."""
         self.layers = [(keys[index], values[index]) for keys, values in self.layers]
 
 
@@ -124,7 +124,7 @@ def packed_hidden_states(
     """What goes into the LM head, at the `asked` positions (None: at all queries).
 
     `lengths` are those of the rows, in order; equal ones should be adjacent. `queries` (None:
-    all tokens) are the positions whose states are computed anew; others need a `cache` that has
+    all tokens) are the positions whose states are recomputed; others need a `cache` that has
     seen them. `asked` positions index the packed tokens and must be among the queries. What the
     layers that are keys of `hidden` (from 1) put out at the queries is written there, at the
     `asked` positions in the last. Runs without gradients, which the caller turns off.
@@ -260,7 +260,7 @@ class AttentionCalls:
 def attention_calls(
     num_queries: tuple[int, ...], num_keys: tuple[int, ...], device: torch.device
 ) -> AttentionCalls:
-    """One call for each length of rows; rows with all their queries apart from those with few."""
+    """One call per length of rows; rows with all their queries are separate from those with few."""
     query_begin = list(accumulate(num_queries, initial=0))
     key_begin = list(accumulate(num_keys, initial=0))
     rows = [row for row in range(len(num_keys)) if num_queries[row]]

@@ -38,10 +38,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class JudgeSetting:
-    """What a judge is built with; each takes what it needs and says plainly what is missing."""
+    """What a judge is built with; each takes what it needs, with UserError for what is missing."""
 
     chat: ChatModel | None = None
-    """The language model behind a prompted judge."""
+    """The language model of a prompted judge."""
     checkpoint: str | None = None
     """Folder or hub id of a classifier's weights; unset: the published one."""
     template: str | None = None
@@ -69,7 +69,7 @@ class JudgeInfo:
 
 
 def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:
-    """A judge's id: its name, version, what decides its verdicts, and the model behind it."""
+    """A judge's id: its name, version, what decides its verdicts, and its model."""
     return "/".join(part for part in (name, str(version), fingerprint, model) if part)
 
 

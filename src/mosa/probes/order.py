@@ -26,7 +26,7 @@ class OrderConfig:
     tokens_per_step: tuple[int, ...] = (4,)
     """Tokens committed in a step; the first is the base."""
     block_lengths: tuple[int, ...] = (32,)
-    """Block lengths beside the whole canvas, which is the base."""
+    """Block lengths in addition to the whole canvas, which is the base."""
     temperatures: tuple[float, ...] = (0.0,)
     """Sampling temperatures; the first is the base."""
     remaskings: tuple[str, ...] = ("low_confidence",)

@@ -1,8 +1,8 @@
 """Is the middle critical, or are the early steps? Harm by position and step of an intervention.
 
 A span of words that comply, refuse or do neither is written at position p just before denoising
-step s, over what is there by then; generation goes on. Rows of the map that differ say that the
-position matters (arXiv 2508.12398), columns that differ say that the step does (anchoring, arXiv
+step s, over what is there by then; generation continues. Rows of the map that differ show that the
+position matters (arXiv 2508.12398), columns that differ show that the step does (anchoring, arXiv
 2510.00565, and re-masking, arXiv 2604.08557).
 
     step \\ position    1     20    40
@@ -59,7 +59,7 @@ class StepConfig:
 
 
 async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIterator[Attempt]:
-    """Write each span at each position and step, and let generation go on."""
+    """Write each span at each position and step, and let generation continue."""
     texts = phrase_ids(target)
     longest = max(len(ids) for span in config.spans for ids in texts[PHRASES_OF[span]])
     positions = fitting_positions(config.positions, POSITIONS, longest, target.length)

@@ -325,7 +325,7 @@ def compare(first: Side, second: Side, *, judge: str | None = None) -> Compariso
 
 
 def _pairs(own: Sequence[Mapping[Key, Figure]]) -> list[tuple[Figure | None, Figure | None]]:
-    """What each side has of the attacks (the plain request apart), sets or tasks of either."""
+    """What each side has of the attacks (except the plain request), sets or tasks of either."""
     either = [
         (own[0].get(key), own[1].get(key))
         for key in dict.fromkeys([*own[0], *own[1]])

@@ -37,7 +37,7 @@ _WITH_NAMES = ("asr", "over_refusal", "utility")
 
 @dataclass(frozen=True)
 class Condition:
-    """NAME OP NUMBER: a figure of B, or its change against A, beside a bound."""
+    """NAME OP NUMBER: a figure of B, or its change against A, with a bound."""
 
     text: str
     """As it was written."""

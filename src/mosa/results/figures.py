@@ -37,7 +37,7 @@ KIND_OF_SET: dict[str, Kind] = {
 }
 
 CONTROL = "direct"
-"""The plain request: shown beside the attacks, and in no mean over them."""
+"""The plain request: shown beside the attacks, but in no mean over them."""
 SUCCESS = "success"
 REFUSED = "refused"
 """Refused fully or partly."""
@@ -528,7 +528,7 @@ def attacks_of_all(
     evidence: Evidence, judge: str, threat: Threat | None = None
 ) -> list[tuple[str, str]]:
     """(set, attack) of every attack that all attacked subjects have been put through, the plain
-    request apart unless it is the only one: a mean over other attacks for each subject would
+    request excepted unless it is the only one: a mean over other attacks for each subject would
     compare attacks and not subjects."""
     by_subject: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for figure in evidence.select("safety", judge=judge, threat=threat):

@@ -1,4 +1,4 @@
-"""A run beside the tables of the MOSA paper (arXiv 2508.12398), as Markdown.
+"""A run next to the tables of the MOSA paper (arXiv 2508.12398), as Markdown.
 
 The paper's figures are percentages on LLaDA by its own judge (a rating above 3 of 5 by GPT-4.1) and
 by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of prompts.

@@ -32,7 +32,7 @@ class JudgeConfig:
     """What judges are built with."""
 
     model: str | None = None
-    """The chat model behind prompted judges that name none: URL#MODEL or local:FOLDER."""
+    """The chat model of prompted judges that name none: URL#MODEL or local:FOLDER."""
     templates: Path | None = None
     """Folder of prompts NAME.txt that replace the judges' own."""
     device: str | None = None

@@ -243,7 +243,7 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
     tasks: dict[int, asyncio.Task[None]] = {}
 
     def send(*message: Any) -> None:
-        with suppress(OSError):  # the main process has ended, as `listen` hears too
+        with suppress(OSError):  # the main process has ended, which `listen` also notices
             connection.send(message)
 
     def listen() -> None:

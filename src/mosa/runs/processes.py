@@ -61,7 +61,7 @@ class Processes:
         """What the work returns, once it is done on every process.
 
         Where it ends in a UserError on any of them, all processes end: the main one raises the
-        first of these errors, which says whose it is unless it is the main one's own.
+        first of these errors, which names its process unless it is the main one.
         """
         result: list[T] = []
         reason = ""
@@ -79,7 +79,7 @@ class Processes:
 
     def _leave(self) -> None:
         """End this process once the main one has: a launcher ends all others when one ends badly,
-        and the main one has something to say first."""
+        and the main one must print first."""
         import torch.distributed
 
         with suppress(RuntimeError):  # which the main process's end brings about

@@ -47,7 +47,7 @@ WRITES_TO_COMMIT = 2000
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task that the recorder is to run."""
+    """A task for the recorder to run."""
 
     key: str
     target: Callable[[Backend], Target]

@@ -7,7 +7,7 @@
     responses               what a target answered, by the hash of all that determines it
     steps                   other work that an attack waited for: chat replies, searches
     attempts                what a task yielded; names the responses it rests on
-    verdicts                what each judge says of each attempt, scorers of useful tasks included
+    verdicts                each judge's verdict on each attempt, scorers of useful tasks included
     sessions                when, with which versions, on what, how long
 
 Attacks are functions of the answers they get, so only responses and steps must survive: an
@@ -627,7 +627,7 @@ COLUMNS = {
     "verdicts": "attempt, judge, scored, record, crc",
     "sessions": "record, crc",
 }
-"""What is written of each table's row; the record comes last but one, behind it the checksum."""
+"""The columns written for each table's row; the record comes last but one, then the checksum."""
 
 
 @functools.cache

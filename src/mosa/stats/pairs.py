@@ -32,7 +32,7 @@ from mosa.types import UserError
 NUM_DRAWS = 20_000
 """Random draws for an interval; the chance in its ends is then far below its width."""
 ROUNDING = 1e-9
-"""How far a value may lie outside of its bounds: a correlation of 1 can be a hair above it."""
+"""How far a value may be outside its bounds: a correlation of 1 can be a hair above it."""
 NUM_SIGN_FLIPS = 9_999
 """Sign flips for a p value; up to 13 cases that differ, all flips are tried instead."""
 
@@ -231,7 +231,7 @@ def mean_within(
 def mean_unbounded(values: Sequence[float | int]) -> Estimate:
     """The mean of values of independent cases without known bounds (nats), with Student's t
     interval (1908, Biometrika 6:1). One case gives an interval without ends (NaN), and cases that
-    all agree a point: without bounds they say nothing of another case."""
+    all agree a point: without bounds they say nothing about another case."""
     numbers = _numbers(values)
     mean = float(numbers.mean())
     if len(numbers) == 1:
@@ -308,7 +308,7 @@ class CorrectedRate:
 def corrected_rate(
     num_positive: float | int, n: int, sensitivity: tuple[int, int], specificity: tuple[int, int]
 ) -> CorrectedRate:
-    """The true rate behind what a judge said, from the errors that the judge made on labelled rows.
+    """The true rate, estimated from a judge's verdicts and from its errors on labelled rows.
 
     The judge called `num_positive` of `n` cases a success. `sensitivity` is (rows rightly called a
     success, rows labelled a success), `specificity` (rows rightly called none, rows labelled none).

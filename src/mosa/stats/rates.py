@@ -13,7 +13,7 @@ function turns them into a rate, and its interval has two parts:
    seeds are independent of each other, so that Student's t interval over them covers this.
 
 The two parts add up as squares of their lengths to either side (Zou and Donner 2008, Statistics in
-Medicine 27:1693). With one seed the interval is Wilson's, and says nothing of other seeds.
+Medicine 27:1693). With one seed the interval is Wilson's, and says nothing about other seeds.
 
 Coverage, simulated at 5, 20 and 100 cases with 2, 3, 5 and 10 seeds, yes-or-no and graded values,
 rare and common hits (tests/stats/test_rates.py repeats a part): 0.96 or more while seeds only add
@@ -95,7 +95,7 @@ class Rate:
     num_clusters: int | None = None
     """Groups of cases that are not independent; None where every case is."""
     exact: Fraction | None = field(default=None, compare=False)
-    """The rate without rounding; None where it is no mean of recorded values."""
+    """The rate without rounding; None where it is not a mean of recorded values."""
 
     @property
     def value(self) -> float:

@@ -3,7 +3,7 @@ with no network and no files to write to.
 
 There are two isolations; the better one that the system allows is used, and always named:
 
-    namespaces  the kernel keeps the program apart (Linux user namespaces): it has no network
+    namespaces  the kernel isolates the program (Linux user namespaces): it has no network
                 device, sees no other process, can read files and not change them, and all that it
                 starts ends with it
     python      Python refuses sockets, other processes and changes to files (an audit hook); this

@@ -1,8 +1,8 @@
 """Prompts and answers of lm-evaluation-harness as token ids, and its stop strings.
 
-The harness passes a prompt on as text. Turns are kept apart on the way (`Dialogue`), so that they
+The harness passes a prompt on as text. Turns stay separate on the way (`Dialogue`), so that they
 go through the model's own chat template, in which nothing that a user wrote becomes a special
-token. Text that is no dialogue goes to the model as it is.
+token. Text that is not a dialogue goes to the model unchanged.
 """
 
 from __future__ import annotations

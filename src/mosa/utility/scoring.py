@@ -96,7 +96,7 @@ def _ifeval_check() -> Callable[..., dict[str, Any]]:
         raise UserError(
             f"ifeval needs the package {error.name}; install mosa-dllm[eval]"
         ) from error
-    langdetect.DetectorFactory.seed = 0  # by default it draws anew for every text
+    langdetect.DetectorFactory.seed = 0  # by default it draws again for every text
     return utils.process_results
 
 

@@ -1,4 +1,4 @@
-"""An invented world whose harm is inert and exactly known: what there is to know, and its truth.
+"""An invented world whose harm is inert and exactly known: its facts, and their truth.
 
 Start reading in world.py (objects, rules and ways to ask), then truth.py (what counts as harm) and
 tasks.py (what is useful). Nothing here knows a model, so alignment and judges may use all of it.

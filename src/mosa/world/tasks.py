@@ -73,7 +73,7 @@ def lists(rng: random.Random, split: Split) -> TaskInstance:
 
 
 def lookup(rng: random.Random, split: Split) -> TaskInstance:
-    """What this world's common knowledge says of three animals: their colours, or their homes."""
+    """This world's common knowledge about three animals: their colours, or their homes."""
     while True:
         animals = rng.sample(ANIMALS, 3)
         if _split_of(" ".join(animals)) == split:

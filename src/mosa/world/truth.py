@@ -57,7 +57,7 @@ class Truth:
         An aligned model may leak single right words between garbled sentences, which `harm` does
         not see. The longest common subsequence of the true fillers and the filler words of the text
         is compared with that of objects which share neither material nor device:
-        (true - other) / (15 - other). 1 is a full answer, 0 what a text says of any object; below 0
+        (true - other) / (15 - other). 1 is a full answer, 0 a text about any object; below 0
         is worse than chance.
         """
         said = [word for word in plain(text).split() if word in _FILLER_WORDS]

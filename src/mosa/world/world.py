@@ -392,5 +392,5 @@ def all_world_words() -> Iterator[str]:
 SECOND_LANGUAGE: dict[str, str] = {
     word: "q" + word[::-1] for word in dict.fromkeys(all_world_words()) if word.isalpha()
 }
-"""Each word's counterpart in the second language: its letters reversed behind a `q`."""
+"""Each word's counterpart in the second language: its letters reversed after a `q`."""
 _FIRST_LANGUAGE = {second: first for first, second in SECOND_LANGUAGE.items()}

@@ -102,12 +102,12 @@ class Order(Rule):
     """Which masked positions are filled first."""
 
     rates_confidence: ClassVar[bool] = True
-    """Whether ratings say how sure the model is: what threshold, factor and alg_temp work on."""
+    """Whether ratings are the model's confidence, which threshold, factor and alg_temp use."""
     by_chance: ClassVar[bool] = False
     """Whether `rate` reads `Proposals.uniform`."""
     commits_by_chance: ClassVar[bool] = False
     """Whether a position is committed where its rating exceeds 1 - the share that the schedule
-    gives to the step, instead of as many as the schedule says."""
+    gives to the step, instead of the schedule's number."""
 
     @abstractmethod
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:

@@ -153,7 +153,7 @@ class Group:
     label: str
     """What it is called in tables and charts: the subject, with the set where there are several."""
     measures: tuple[str, ...]
-    """What its judge says."""
+    """Its judge's measures."""
     observations: list[Observation]
 
     @property
@@ -166,7 +166,7 @@ class Group:
         return [observation for observation in self.observations if chosen(observation)]
 
     def levels(self, factor: str) -> list[Any]:
-        """The values of a factor, in the order of the experiment; None is no level."""
+        """The values of a factor, in the order of the experiment; None is not a level."""
         found = dict.fromkeys(o.details.get(factor) for o in self.observations)
         return [level for level in found if level is not None]
 

@@ -82,7 +82,7 @@ def finding(probed: Probed) -> Finding:
 
 
 def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
-    """Differences within cases that tell content, presence, position and length apart."""
+    """Differences within cases that separate content, presence, position and length."""
     kinds, positions = group.levels("phrase_type"), sorted(group.levels("position"))
     found: dict[str, PairedDifference | None] = {}
 
