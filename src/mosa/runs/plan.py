@@ -92,9 +92,10 @@ def courses_of(
 ) -> list[Course]:
     """Which attacks each set is put through, and who writes for them.
 
-    Harmful sets get all attacks. Harmless ones get the plain request and the probes, where probes
-    are all that is asked for only these. Useful tasks are asked in their own way. On the testbed a script plays the roles for which no chat
-    model is given. Raises UserError where a chat model is missing, or given and not used.
+    Harmful sets get all attacks. Harmless ones get the plain request and the probes; where only
+    probes are named, only these. Useful tasks are asked in their own way. On the testbed a script
+    plays the roles for which no chat model is given. Raises UserError where a chat model is
+    missing, or given and not used.
     """
     scripted: dict[str, ChatModel] = {}
     if world is not None:
