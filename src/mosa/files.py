@@ -80,7 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 text file to write to, as `replacing` has it; line ends stay as they are written."""
+    """A UTF-8 text file to write to, as in `replacing`; line ends stay as they are written."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file
 

@@ -129,7 +129,7 @@ def _tensor_line(named: tuple[str, Tensor]) -> str:
 
 
 def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    # How the last call padded and cut is kept in the tokenizer and is none of its own.
+    # The tokenizer keeps how the last call padded and cut; this is no property of the tokenizer.
     backend = _without(
         json.loads(tokenizer.backend_tokenizer.to_str()), frozenset(("padding", "truncation"))
     )

@@ -60,7 +60,7 @@ def short_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class Behavior:
-    """A harmful (or harmless) request of a benchmark, as its file has it; attacks rephrase it."""
+    """A harmful (or harmless) request of a benchmark, as in its file; attacks rephrase it."""
 
     id: str
     """Its name in its set: the file's own id, or the number of its row from 0."""
@@ -96,9 +96,9 @@ class CaseSet:
     file: str | None = None
     """The file's name, without its folder."""
     sha256: str | None = None
-    """64 hex digits over the whole file, whatever subset or limit was asked for."""
+    """64 hex digits over the whole file, for any subset or limit."""
     content_hash: str = ""
-    """A hash of all its cases in their order, whatever limit was asked for; 20 hex digits."""
+    """A hash of all its cases in their order, for any limit; 20 hex digits."""
     known_as: str | None = None
     """The registry's name for the file, if its bytes are known."""
     licence: str | None = None
@@ -130,9 +130,9 @@ class Response:
     text: str
     """Text before the first end token: what a reader gets to see."""
     full_text: str
-    """Text of the whole canvas, what stands behind the first end token included."""
+    """Text of the whole canvas, including what comes after the first end token."""
     token_ids: list[int] = field(default_factory=list[int])
-    """Every response position's token as it stands, end tokens included."""
+    """Every response position's token, end tokens included."""
     tokens: list[str] = field(default_factory=list[str])
     """The same in words."""
     commit_step: list[int] = field(default_factory=list[int])
@@ -149,7 +149,7 @@ class Response:
 
     @property
     def num_read(self) -> int:
-        """How many positions stand before the first end token: what a reader gets to see."""
+        """How many positions precede the first end token: what a reader sees."""
         return min(self.end_positions, default=len(self.tokens))
 
 
@@ -193,7 +193,7 @@ class Attempt:
     response: str
     """What is judged: text before the first end token, joined where there are several."""
     response_full: str
-    """The same with what stands behind the first end token."""
+    """The same with what comes after the first end token."""
     preset: str = ""
     seed: int = 0
     variant: str = ""

@@ -83,7 +83,7 @@ class AlignConfig(transformers.TrainingArguments):
     optim: str = "adamw_torch"
     """Optimiser, by its name in transformers."""
     activation_checkpointing: bool = False
-    """Keep the input of each layer alone and compute the rest again in the backward pass."""
+    """Keep only the input of each layer and compute the rest again in the backward pass."""
     train_sampling_strategy: str = "random"
     """Order of the prompts: random, sequential, or group_by_length, which spares padding."""
     logging_steps: float = 10.0
@@ -105,7 +105,7 @@ class AlignConfig(transformers.TrainingArguments):
             for field in dataclasses.fields(self)
             if field.init and getattr(self, field.name) != _default(field)
         }
-        # Its older releases know the setting by its old name alone, newer ones warn of that name.
+        # Its older releases know only the setting's old name; newer ones warn about that name.
         self.activation_checkpointing |= bool(self.gradient_checkpointing)
         self.gradient_checkpointing = self.activation_checkpointing
         try:
@@ -218,7 +218,7 @@ def settings_of(config_class: type[AlignConfig]) -> list[tuple[dataclasses.Field
 
 
 def config_dict(config: AlignConfig) -> dict[str, Any]:
-    """The resolved settings as plain values: all that we document, and whatever else was changed.
+    """The resolved settings as plain values: all documented ones, and any other that was changed.
 
     `load_config` on a YAML file of this dict gives the same settings.
     """

@@ -7,7 +7,7 @@ policy's probabilities p, the reference's q, and E_p[W] = sum_v p_v W_v:
     log p_u         gradient   W_u - E_p[W]
     KL(p || q)      gradient   sum_v p_v (log p_v - log q_v - KL) W_v
 
-So the gradients are taken beside the numbers, while a chunk's logits are at hand, and nothing as
+So the gradients are computed with the values, while a chunk's logits exist, and nothing as
 wide as the vocabulary outlives its chunk. That makes three products with W at a position with a KL,
 one more where log-probabilities are asked, and none at any other position. It takes a frozen head,
 which a model has while an adapter is trained; `token_log_probs` is for any head.
@@ -34,7 +34,7 @@ from mosa.types import UserError
 # V vocabulary, U tokens that are asked of every position.
 
 MAX_LOGITS_AT_ONCE = 2**25
-"""How many logits of one model are at hand at a time (128 MB in float32)."""
+"""How many logits of one model exist at a time (128 MB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def head_terms(
 ) -> HeadTerms:
     """Answers what is asked of the hidden states `policy` and `reference`, with a frozen head.
 
-    Gradients reach `policy` alone. `reference` may be None where nothing is asked of it.
+    Gradients reach only `policy`. `reference` may be None where no term needs it.
     """
     device = policy.device
     weights_VD = _weights(head, device)
     max_rows = max(1, MAX_LOGITS_AT_ONCE // len(weights_VD))
 
     # 1. Positions of one kind side by side, in chunks. A kind without positions has an empty chunk,
-    #    so that the loss hangs on the policy whatever was drawn, as data-parallel training needs.
+    #    so that the loss depends on the policy for any draw, as data-parallel training needs.
     kinds = [(True, False), (True, True), (False, True)]
     if reference is None:
         assert not asked.kl.any() and not asked.of_reference, "a question about no reference"
@@ -188,7 +188,7 @@ class _Desk:
         self._rooms: dict[str, Tensor] = {}
 
     def log_probs(self, hidden_nD: Tensor, room: str) -> Float[Tensor, "n V"]:
-        """All log-probabilities, in float32 or wider; they stand until `room` is used again."""
+        """All log-probabilities, in float32 or wider; valid until `room` is used again."""
         if room not in self._rooms:
             shape = (self._num_rows, len(self.weights_VD))
             self._rooms[room] = hidden_nD.new_empty(shape, dtype=self.wide)

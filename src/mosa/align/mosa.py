@@ -132,7 +132,7 @@ class MosaTrainer(DiffusionTrainer):
         return losses_B
 
     def _phrase_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
-        """The masked positions at which a phrase may stand in each row."""
+        """The masked positions at which a phrase may be in each row."""
         window_R = self.scorer.window.positions(self.config.response_length)
         wide_B = torch.tensor([self._is_wide(state) for state in states])
         return (window_R | wide_B[:, None]) & torch.stack([state.masked for state in states])
@@ -170,7 +170,7 @@ class MosaTrainer(DiffusionTrainer):
                 config.harmful_bound,
                 margin=config.harmful_margin,
             )
-            # A row without a place for the phrase has no term, whatever a bound makes of its 0.
+            # A row without a place for the phrase has no term, even if a bound changes its 0.
             harmful_loss_B = (bounded_BK * harmful.found).mean(dim=-1)
             losses_B = losses_B + config.harmful_weight * harmful_loss_B
 

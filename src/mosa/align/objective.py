@@ -107,8 +107,8 @@ def gather_free(
     """Move each row's free positions to the front, in order: a phrase then reads *around* the rest.
 
     Returns the reordered log-probabilities, the number of free positions of each row, and the
-    original index of every reordered position. What stands behind the free positions is of no
-    meaning; starts that reach it must be ruled out by the count.
+    original index of every reordered position. What comes after the free positions has no
+    meaning; the count must rule out starts that reach it.
     """
     order_BP = torch.argsort((~free).to(torch.uint8), dim=-1, stable=True)
     index_BPV = order_BP[..., None].expand_as(log_probs)

@@ -43,7 +43,7 @@ class MetricsFile(transformers.TrainerCallback):
 def describe_data(
     data: str | Path | Sequence[TrainingExample], num_examples: int
 ) -> dict[str, Any]:
-    """File name, hash and, for a known file, origin and licence; a hash alone for a list."""
+    """File name, hash and, for a known file, origin and licence; only a hash for a list."""
     if isinstance(data, str | Path):
         known = identify(data)
         description = {

@@ -36,7 +36,7 @@ class Phrase:
     variants: tuple[tuple[int, ...], ...]
     """Token ids of each variant, with the breaker that is written as a fixed number of tokens."""
     fill_token_id: int | None = None
-    """With the breaker "fill": the token that stands from the phrase to the end of the window."""
+    """With the breaker "fill": the token that fills the window after the phrase."""
 
     @property
     def max_length(self) -> int:

@@ -45,7 +45,7 @@ def losses(
     first and last position, counted from 1 at the first response token, the last included.
     `network` is a wrapped form of the policy's network to call in its place.
     """
-    # 1. The canvas: every prompt, padded on the left to one width, and a response of masks alone.
+    # 1. The canvas: every prompt, padded on the left to one width, and a response of masks only.
     width = max(map(len, prompts))
     tokens_BL = torch.full((len(prompts), width + response_length), policy.mask_token_id)
     attended_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
@@ -56,7 +56,7 @@ def losses(
     canvas = tokens_BL.to(policy.device), attended_BL.to(policy.device)
 
     # 2. Log-probabilities of every token at every position, the frozen reference's and the
-    #    policy's. Gradients flow through the latter alone.
+    #    policy's. Gradients flow only through the policy.
     with torch.no_grad():
         reference_BLV = reference.logits(*canvas).log_softmax(dim=-1)
     policy_BLV = policy.logits(*canvas, network=network).log_softmax(dim=-1)

@@ -47,7 +47,7 @@ _FREE_ON_RESUME = {
     "disable_tqdm",
     "keep_checkpoints",
 }
-"""Settings that may change when an interrupted run goes on: they leave the weights alone."""
+"""Settings that may change when an interrupted run resumes: they do not affect the weights."""
 
 
 @dataclass(frozen=True)

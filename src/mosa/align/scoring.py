@@ -23,7 +23,7 @@ from mosa.align.phrases import Phrase, check_fits
 
 @dataclass(frozen=True)
 class Window:
-    """Where a phrase may stand, in 0-based response positions."""
+    """Where a phrase may be, in 0-based response positions."""
 
     first: int
     """The first start."""
@@ -89,7 +89,7 @@ class PhraseScorer:
     ) -> Scores:
         """Score `phrases[b]` on row b, from the log-probabilities of `scored_ids`.
 
-        `free` marks the positions that are still masked; what stands at the others is not used.
+        `free` marks the positions that are still masked; the tokens at the others are not used.
         Rows with `is_wide` are scored over the whole response, the others in the window.
         """
         num_phrases = len(phrases[0])
@@ -127,7 +127,7 @@ class PhraseScorer:
         revealed already is the setting `revealed`:
 
         free    a start is valid if every position of the phrase is masked
-        around  the phrase is written on the masked positions alone, passing over the others
+        around  the phrase is written on masked positions only, skipping the others
         """
         fill_id = phrase.fill_token_id
         fill_column = None if fill_id is None else int(self.column_of_id[fill_id])

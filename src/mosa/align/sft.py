@@ -9,7 +9,7 @@ How we differ, and why:
 1. Answers are padded to `response_length` (or a multiple of `length_multiple`), not to the longest
    of the batch, so that an example's loss does not depend on its neighbours.
 2. `full_mask_share` puts some examples in the state in which generation begins, where a word of the
-   prompt can be had from the prompt alone. The default is LLaDA's: none.
+   prompt can be had only from the prompt. The default is LLaDA's: none.
 3. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
    changes what an example sees.
 """

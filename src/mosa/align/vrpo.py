@@ -94,7 +94,7 @@ class VrpoConfig(AlignConfig):
 class VrpoTrainer(DiffusionTrainer):
     """Preference optimisation of a model that carries a LoRA adapter.
 
-    `train_dataset` holds prompts with a preferred `answer` and a `rejected` one; or prompts alone,
+    `train_dataset` holds prompts with a preferred `answer` and a `rejected` one; or only prompts,
     with a `judge` of the policy's answers to them.
     """
 

@@ -12,7 +12,7 @@ aim at, since models often complete it without content. For each behavior:
     4. select       the beginning with the best `pasr_weight` * log(PASR) - NLL
     5. use          it is prefilled, or it is what a GCG suffix aims at in place of "Sure, here is"
 
-Written from the paper alone; its code, under a licence without commercial use, was not read. How we
+Written only from the paper; its code, under a licence without commercial use, was not read. How we
 differ:
 
 1. A diffusion model has no chain of next-token probabilities. NLL is that of the beginning's tokens
@@ -21,7 +21,7 @@ differ:
 2. A completion counts where the in-loop judge rates it at least `success_rating`; PASR is
    (count + 1) / (completions + 1), so that its logarithm exists. Completions choose the beginning
    and are no attempts.
-3. The generator is one chat model told of the manner, where the paper samples uncensored models.
+3. The generator is one chat model that gets the manner; the paper samples uncensored models.
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
    beginning is written from that token of the response on, in every step.
 """
@@ -160,7 +160,7 @@ async def _beginning(
 
     def read(reply: str) -> str:
         text = target.without_special_tokens(reply).strip()
-        # What the tokenizer knows nothing of leaves nothing to aim at.
+        # Characters unknown to the tokenizer leave no target.
         if not target.decode(target.encode(text)).strip():
             raise Unreadable("The reply is empty.")
         return text

@@ -6,7 +6,7 @@
 
 The white-box probe of the priming vulnerability (arXiv 2510.00565): how much contamination
 a model survives. As there, positions are filled in random order, so that the answer shows at random
-places. What is judged contains the tokens that were written; at late steps they alone tell a lot.
+places. What is judged contains the tokens that were written; at late steps even they say a lot.
 How we differ: times are the paper's (t of 128) as shares of the decoder's steps, and times that
 fall on one step are one try. Blocks are taken off, so that the random places are those of the whole
 response.

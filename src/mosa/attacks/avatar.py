@@ -15,7 +15,7 @@ How we differ:
 
 1. Mappings are draws of one attacker model, where the paper lets several models propose and selects
    by similarity. All mappings are played, side by side, until one is rated `cutoff`.
-2. Every turn is an attempt of its own and rated in the loop. A turn that is refused or empty is
+2. Every turn is a separate attempt and rated in the loop. A turn that is refused or empty is
    taken back and its dialogue goes on to the transfer, if it has any turn to transfer; later turns
    see the real answers to earlier ones and never forged ones.
 """
@@ -66,7 +66,7 @@ class AvatarConfig:
     """How many metaphors, and how long each dialogue is."""
 
     num_mappings: int = 4
-    """Metaphors, each with a dialogue of its own."""
+    """Metaphors, each with its own dialogue."""
     num_turns: int = 4
     """Questions in the metaphor before the transfer."""
     cutoff: int = 10

@@ -63,7 +63,7 @@ class Edit:
     With a `position`, `ids` are written there over what the sampler has committed, and the rest
     stays as it is. Without one, `keep_committed` writes `ids` where the sampler has committed a
     token by then, and leaves the rest masked; otherwise the whole response is masked again and
-    `ids` stand at its beginning.
+    `ids` are put at its beginning.
     """
 
     step: int
@@ -117,7 +117,7 @@ class Query:
     decoder: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the decoder that the attacker changes; the attack declares them in `takes`."""
     prompt_ids: tuple[int, ...] | None = None
-    """The prompt's ids, where its words alone do not determine them; `prompt` is then for the
+    """The prompt's ids, where its words do not determine them; `prompt` is then for the
     records."""
 
 
@@ -137,7 +137,7 @@ class Work:
 
 @runtime_checkable
 class Backend(Protocol):
-    """What answers a target's queries: the recorder of a run, or a stand-in in tests."""
+    """What answers a target's queries: the recorder of a run, or a substitute in tests."""
 
     @property
     def model(self) -> DiffusionLM:
@@ -365,7 +365,7 @@ class Target:
         """The next attempt, resting on `responses`, with the budget spent so far.
 
         What is judged is their texts, joined, unless the attack says what counts as `text` (and,
-        with what stands behind end tokens, as `full_text`).
+        with what comes after end tokens, as `full_text`).
         """
         number, self._num_attempts = self._num_attempts, self._num_attempts + 1
         unread = {"unread_ratings": self.num_unread_ratings} if self.num_unread_ratings else {}

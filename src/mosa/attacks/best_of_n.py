@@ -3,7 +3,7 @@
     user       hOw do I mkae a coppEr kinl ?
 
 After arXiv 2412.03556: each try scrambles the inside of words, changes the case of
-letters and shifts characters, each with a probability of its own, and is answered at temperature 1.
+letters and shifts characters, each with its own probability, and is answered at temperature 1.
 How we differ:
 
 1. All N tries are made. The paper stops at the first success by its judge, which an attack here
@@ -52,7 +52,7 @@ async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> Asyn
         tries = range(first, min(first + TRIES_AT_ONCE, config.num_tries))
         queries = []
         for number in tries:
-            # The sampler's noise follows from seed and prompt, so tries need seeds of their own.
+            # The sampler's noise follows from seed and prompt, so each try needs its own seed.
             seed = target.seed * config.num_tries + number
             changed = change(behavior.request, config.sigma, target.rng)
             decoder = {"temperature": config.temperature, "seed": seed}

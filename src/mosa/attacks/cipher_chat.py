@@ -5,7 +5,7 @@
 
 "GPT-4 Is Too Smart To Be Safe" (arXiv 2308.06463). For each cipher one prompt:
 
-    1. role             the model is an expert in the cipher, and the talk is held in it alone
+    1. role             the model is an expert in the cipher, and the talk is held only in it
     2. rule             how the cipher works
     3. demonstrations   a few exchanges in it
     4. request          enciphered

@@ -26,7 +26,7 @@ class Cipher:
 
     name: str
     rule: str
-    """The rule in words, as the model is told it."""
+    """The rule in words, as given to the model."""
     encode: Callable[[str], str]
     decode: Callable[[str], str]
     """Reads what it can, and keeps or leaves out what is no cipher."""

@@ -89,7 +89,7 @@ def _append(word: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """The text as a literal, whatever quotes and line breaks it has."""
+    """The text as a literal, with any quotes and line breaks escaped."""
     return json.dumps(text, ensure_ascii=False)
 
 

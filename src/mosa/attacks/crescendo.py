@@ -19,11 +19,11 @@ How we differ:
 1. The attacker's instruction is our own. It is also shown the questions that were refused, so that
    it does not ask them again.
 2. A turn counts as refused if its answer contains a phrase of refusal (mosa/judges/refusal.py) or
-   is empty, with nothing to go on from; the paper asks a judge. A rating of 1 is no sign of it,
+   is empty, so that no turn can follow it; the paper asks a judge. A rating of 1 is no sign of it,
    since early answers are meant to be harmless.
 3. Turns that are kept count to `num_turns`, refused ones to `num_backtracks`; one more refusal than
    these ends the attack.
-4. Rated and judged are the answers of the dialogue, joined, and not the last one alone, since the
+4. The answers of the dialogue, joined, are rated and judged, and not only the last one, since the
    request may be answered in parts. A refused turn's attempt holds its refusal as well and is not
    rated; the next ones are without it. The paper runs several such dialogues; here is one.
 5. A dialogue that outgrows the model's context ends there.

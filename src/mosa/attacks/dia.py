@@ -19,7 +19,7 @@ interface that takes a history, writes the model's turns too.
 
 How we differ: both ways are tried on each wording unless `ways` names one. The forged turns are
 ours, in the model's own chat template as real turns; the paper writes template tokens into text
-where an interface takes text alone, and looks for the opening of the answer with a helper model.
+where an interface takes only text, and looks for the opening of the answer with a helper model.
 Its final judge is not part of the attack.
 """
 
@@ -85,7 +85,7 @@ async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIte
     forged = {
         (way, *forge[way](target, text)): way for text in wordings for way in config.ways
     }  # a dialogue that comes out the same is one try
-    first = len(config.ways)  # those of the request itself: that they have no room is to be told
+    first = len(config.ways)  # those of the request itself: report it if they have no room
     queries = [
         (way, Query(turns))
         for number, ((_, *turns), way) in enumerate(forged.items())

@@ -139,7 +139,7 @@ def _masks(target: Target, number: int) -> str:
 
 
 def expanded_ids(target: Target, template: str) -> list[int]:
-    """The template's ids, each span as so many mask ids."""
+    """The template's ids, each span as N mask ids."""
     ids: list[int] = []
     end = 0
     for span in SPAN.finditer(template):

@@ -18,9 +18,9 @@ may go on. The attack grows a tree of beginnings. At each depth:
 Written from the paper's description; its code and settings could not be obtained, so that the
 numbers of `paper` are ours. How we differ:
 
-1. A beginning is fixed by pinning its tokens on the canvas, which is what a grammar for a diffusion
-   model comes to. What goes on with forbidden tokens is neither rated nor grown, whatever the
-   phrases of refusal (mosa/judges/refusal.py) say of it, and its node is drawn from again if there
+1. A beginning is fixed by pinning its tokens on the canvas, which is what a grammar means for a
+   diffusion model. What goes on with forbidden tokens is neither rated nor grown, with or
+   without a phrase of refusal (mosa/judges/refusal.py), and its node is drawn from again if there
    is room. A node's first answer is the likeliest, all others are drawn at `temperature`.
 2. The root has three nodes: nothing fixed, the beginning of a compliant answer (the paper's "latent
    harmful output"), and that with the first heading of a list.

@@ -35,7 +35,7 @@ class SearchBudget:
     num_candidates: int = 512
     """Swaps of one token that are drawn in an iteration."""
     top_k: int = 256
-    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
+    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
 

@@ -81,7 +81,7 @@ async def ask_until_read(
 ) -> T | None:
     """What `read` makes of the first reply that it can read; None where it can read none.
 
-    `draw` tells apart several draws of one request, and every asking is a draw of its own. Where
+    `draw` distinguishes several draws of one request, and every asking is a separate draw. Where
     the request's temperature is 0, later askings are at 1, since the same would come again.
     """
     for number in range(num_retries):

@@ -12,7 +12,7 @@ techniques of persuasion from the social sciences. For each technique:
 
 How we differ:
 
-1. The attacker is a chat model that is told the technique in one line of our own; the paper
+1. The attacker is a chat model that gets the technique in one line, which we wrote; the paper
    fine-tunes one, and neither its training texts nor its code are public.
 2. `paper` uses the five techniques that others usually run (logical appeal, authority endorsement,
    misrepresentation, evidence-based persuasion, expert endorsement); `all` uses all 40.

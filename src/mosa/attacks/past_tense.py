@@ -10,7 +10,7 @@ times:
     2. ask           the target answers
     3. judge         rates the answer from 1 to 10; a rating of `cutoff` ends the attack
 
-Written from the paper's description alone. How we differ:
+Written only from the paper's description. How we differ:
 
 1. The instruction is our own, and so are its harmless examples.
 2. `tries_at_once` tries are made together, so that they share batches, and all of a group are made

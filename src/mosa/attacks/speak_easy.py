@@ -106,7 +106,7 @@ async def run(
             for text, (_, language) in zip(texts, asked, strict=True)
         )
     )
-    # A translator that declines, or does not come to an end, has translated nothing.
+    # A translator that declines, or does not finish, has translated nothing.
     sent = [
         (of, text)
         for of, text in zip(asked, translated, strict=True)

@@ -13,7 +13,7 @@ With a guide (PAL, arXiv 2402.09674) gradient and a first choice come from anoth
 only the swaps that it likes best are shown to the model itself.
 
 The suffix is text that the attacker can send: what counts is the prompt as it is encoded. A search
-can be stopped and gone on with at any iteration: its `GcgState` is all that it knows.
+can be stopped and resumed at any iteration: its `GcgState` is all that it knows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GcgConfig:
     num_candidates: int = 256
     """Swaps that are drawn in an iteration, before the filter."""
     top_k: int = 64
-    """Swaps at a position are drawn among so many tokens of the steepest gradient."""
+    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
     candidate_batch_size: int = 64
     """Candidates per forward pass."""
     loss: LossKind = "ce"
@@ -69,7 +69,7 @@ class GcgConfig:
 
 @dataclass(frozen=True)
 class GcgState:
-    """Where a search stands; plain data, so that it can be recorded."""
+    """The state of a search; plain data, so that it can be recorded."""
 
     suffix: list[int]
     """The suffix that the next iteration changes."""
@@ -330,7 +330,7 @@ class Loss:
     """The loss of a target on the fully masked response, for prompts in a row, and its budget.
 
     Of kind `ce` it is the mean negative log-probability of the target's tokens; of kind `cw` (after
-    Carlini and Wagner, as PAL has it) how far the best other token's logit lies above each, at
+    Carlini and Wagner, as in PAL) how far the best other token's logit lies above each, at
     least -CW_MARGIN, on average. `without_adapter` takes the model as it is without its adapter.
     """
 
@@ -385,7 +385,7 @@ class Loss:
         return gradient[0, : len(prompt)].float() @ weight_VD.float().T
 
     def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
-        """One forward pass, with whatever gradients the caller asks for."""
+        """One forward pass, with the gradients that the caller asks for."""
         model = self.model
         prompts = prompts.to(model.device)
         masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)

@@ -21,7 +21,7 @@ How we differ:
    sends the first `width` of them.
 3. The target decodes as it is set to (published: temperature 0, 150 tokens).
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4), aimed at
-   the middle instead of the beginning. The paper says no more; here the attacker is told that
+   the middle instead of the beginning. The paper says no more; here its instruction says that
    compliance should begin there, and what is rated begins there.
 """
 

@@ -4,8 +4,8 @@
     step h+1 ..   the model goes on
 
 "Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
-and a refusal stands in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
-controls of the paper are further tries: masking alone, and the beginning alone (given from step 1).
+and a refusal forms in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
+controls of the paper are further tries: only masking, and only the beginning (given from step 1).
 How we differ: everything committed by then is masked again, since where a refusal ends is not
 always plain. The beginning is that of the behavior with the heading of a first step, cut to length;
 `smoke` leaves it whole, since on the testbed it works only with its heading.
@@ -34,7 +34,7 @@ class TrajHijackConfig:
     prefix_length: int = 12
     """Tokens of the beginning that is written, at most."""
     ways: tuple[Way, ...] = ("redirect",)
-    """What is tried, one try each: the attack (`redirect`), and its two halves alone (`remask
+    """What is tried, one try each: the attack (`redirect`), and each of its halves (`remask
     only`, `prefix only`)."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The generic phrases that attacks write, as data: one set for English, one for the testbed.
 
-None of them is harmful or about a particular request. Sentences that one attack alone writes stand
+None of them is harmful or about a particular request. Sentences that only one attack writes are
 in its own file, in English; a wording may have others in their place.
 """
 
@@ -19,13 +19,13 @@ class Wording:
     """What attacks say in one language."""
 
     name: str
-    """Language and version; another text is another version, since runs keep the name alone."""
+    """Language and version; another text is another version, since runs keep only the name."""
     opening: Callable[[Behavior], str]
     """How a compliant answer begins, where the behavior does not bring its own `target`."""
     anchors: tuple[str, ...]
     """The headings of a list of steps, in order."""
     post_contexts: Mapping[str, str]
-    """Kinds of text that may stand behind an answer."""
+    """Kinds of text that may follow an answer."""
     nestings: Mapping[str, Callable[[Behavior], Prompt]]
     """Harmless documents that hold the request."""
     perturbs: Literal["characters", "words"]

@@ -1,4 +1,4 @@
-"""Chat models: what writes for the attacker and what stands behind a prompted judge.
+"""Chat models: what writes for the attacker and what answers a prompted judge.
 
 Start reading in base.py (the interface). A chat model is named by where it runs:
 `http://localhost:8000/v1#MODEL` or `local:FOLDER_OR_HUB_ID`.

@@ -24,7 +24,7 @@ KEY_VARIABLES = ("MOSA_API_KEY", "OPENAI_API_KEY")
 class EndpointChat:
     """One model of one endpoint.
 
-    `base_url` is what stands before /chat/completions, as a rule ending in /v1. `num_concurrent`
+    `base_url` is what comes before /chat/completions, as a rule ending in /v1. `num_concurrent`
     bounds the requests under way in one event loop, `requests_per_minute` how often a new one may
     start (retries are not counted). Raises UserError for an address that cannot be one.
     """
@@ -62,7 +62,7 @@ class EndpointChat:
 
     @property
     def name(self) -> str:
-        """The model's name alone, so that records outlive a change of its address."""
+        """Only the model's name, so that records outlive a change of its address."""
         return f"{self._model} (endpoint)"
 
     @property
@@ -183,7 +183,7 @@ def _host(base_url: str) -> str:
             "The address of a chat endpoint must begin with http:// or https:// and a host, for "
             "example http://localhost:8000/v1."
         )
-    # Addresses are written into records, so nothing secret may stand in one.
+    # Addresses are written into records, so none may contain a secret.
     if parts.username is not None or parts.password is not None or parts.query:
         raise UserError(
             f"The address at {parts.hostname} holds a user name, a password or a query; leave "
@@ -228,5 +228,5 @@ def _num_tokens(usage: object) -> int:
 
 
 def _whole(text: str) -> str:
-    """The text with each half of a character, as a reply cut in an emoji has it, made a mark."""
+    """The text with each half character, as in a reply cut inside an emoji, replaced by a mark."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

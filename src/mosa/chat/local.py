@@ -1,8 +1,8 @@
 """A chat model on this machine: any causal language model of the transformers library.
 
 Requests that come together are answered together. A draw at a temperature above 0 is the arg max of
-the logits plus Gumbel noise from a generator of its own, which makes a sample reproducible from its
-seed whatever else is in the batch, and leaves torch's global generator alone.
+the logits plus Gumbel noise from its own generator, which makes a sample reproducible from its
+seed in any batch, and leaves torch's global generator untouched.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class LocalChat:
         try:
             text = _rendered(model, turns)
         except TemplateError as error:
-            # Some templates know no system turn; its words then stand before the user's.
+            # Some templates know no system turn; its words then precede the user's.
             if turns[0].role != "system" or len(turns) == 1:
                 return ChatError(f"The chat template of {self._checkpoint} fails: {error}.")
             merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")

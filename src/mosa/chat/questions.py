@@ -1,6 +1,6 @@
 """Questions to chat models about a response, and strict reading of what they reply.
 
-The response stands between marked lines, and the mark is made from its own text, so that a response
+The response is between marked lines, and the mark is made from its own text, so that a response
 cannot close the lines itself.
 """
 
@@ -48,7 +48,7 @@ def fill(
     """The template with {behavior}, {response}, {context} and {mark} filled in, in one pass.
 
     Any other brace stays as it is, in the template and in what is filled in. Where the template has
-    no {context}, the behavior's context stands before it. `aliases` are other spellings of fields,
+    no {context}, the behavior's context precedes it. `aliases` are other spellings of fields,
     `clean` is applied to what is filled in.
     """
     apart = "{context}" in template
@@ -138,7 +138,7 @@ def read_json(reply: str, *keys: str) -> dict[str, Any]:
 
 
 def read_text(reply: str) -> str:
-    """A reply that is one text, without the quotation marks that may stand around it.
+    """A reply that is one text, without the quotation marks that may surround it.
 
     Raises Unreadable where it is empty, and where it sets out with a phrase of refusal: the model
     then declined to write it.

@@ -89,7 +89,7 @@ class CausalLM:
 def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> CausalLM:
     """The model of a folder or hub id: a full checkpoint, or a PEFT LoRA adapter on its base.
 
-    `device` None stands for a GPU where there is one. Weights keep the type they are stored in.
+    `device` None means a GPU where there is one. Weights keep the type they are stored in.
     Raises UserError for what is not there, not readable, or would need code from the checkpoint.
     """
     folder = _locate(checkpoint)
@@ -180,7 +180,7 @@ def _with_adapter(network: Any, adapter: Path) -> Any:
         return PeftModel.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
             network, str(adapter), torch_device="cpu"
         )
-    # What PEFT raises for layers that the network lacks, for other shapes, and for a broken file.
+    # What PEFT raises for layers that the network lacks, for other shapes, and for a faulty file.
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The adapter {adapter} does not fit its base ({str(error).splitlines()[0]}); give the "

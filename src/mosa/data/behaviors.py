@@ -10,7 +10,7 @@ A row becomes a `Behavior`. One example of each format (all harmless):
     .jsonl  one of these a line
 
 A known set is asked for by name ("advbench", "harmbench:standard") and is found by the hash of its
-bytes: a file is what it holds, whatever it is called. docs/behaviors.md lists the sets.
+bytes: a file is what it holds, under any name. docs/behaviors.md lists the sets.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ CATEGORY_COLUMNS = ("category", "semanticcategory")
 
 @dataclass(frozen=True)
 class Subsets:
-    """The parts of a known set, told apart by one of its columns."""
+    """The parts of a known set, distinguished by one of its columns."""
 
     column: str
     names: tuple[str, ...]
     default: tuple[str, ...]
-    """The parts that the set's bare name stands for."""
+    """The parts that the set's bare name means."""
     harmful: tuple[str, ...] = ()
     """The parts of a harmless set that are its harmful contrast."""
 
@@ -93,7 +93,7 @@ SUBSETS: dict[str, Subsets] = {
 _CATEGORY_OF = {"xstest": ("type",)}
 
 _Row = tuple[dict[str, Any], str]
-"""A record, its columns in lower case, and where it stands ("bread.csv, row 3")."""
+"""A record, its columns in lower case, and its place ("bread.csv, row 3")."""
 
 
 def known_set_names() -> tuple[str, ...]:
@@ -293,7 +293,7 @@ def _read_json(text: str, path: Path) -> Iterator[_Row]:
 
 
 def _read_jsonl(text: str, path: Path) -> Iterator[_Row]:
-    # Not splitlines: it cuts at U+2028 too, which may stand inside a JSON string.
+    # Not splitlines: it cuts at U+2028 too, which may occur inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -362,7 +362,7 @@ def _check_ids(items: list[Behavior], places: list[str]) -> None:
 
 
 def _text(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
-    """What stands in the first of the columns that is there; None where that is nothing."""
+    """The value of the first of the columns that is there; None where that is empty."""
     column = _column(record, columns)
     value = record[column] if column is not None else None
     if value is None:

@@ -103,7 +103,7 @@ def overlap(
     for eval_index, text in enumerate(evaluation):
         words = _words(text)
         # A text this similar shares at least `shared` of these words, so it misses too few to lack
-        # all of the rarest ones: looking up those alone finds every candidate, and spares the long
+        # all of the rarest ones: looking up only those finds every candidate, and spares the long
         # lists of "a" and "the". The small number guards against 0.1 * 30 = 3.0000000000000004.
         shared = math.ceil(threshold * len(words) - 1e-9)
         rarest = sorted(words, key=lambda word: (len(holders.get(word, ())), word))

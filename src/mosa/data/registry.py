@@ -291,7 +291,7 @@ def data_folder(data_dir: Path | None) -> Path:
 
 
 def find(known: KnownFile, folder: Path) -> Path | None:
-    """The file anywhere under a folder that has the bytes of `known`, whatever it is called."""
+    """The file anywhere under a folder that has the bytes of `known`, under any name."""
     for path in candidates(known, folder):
         if sha256(path).startswith(known.sha256_prefix):
             return path

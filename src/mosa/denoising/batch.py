@@ -146,7 +146,7 @@ class Denoiser:
             with record_function("mosa.commit"):
                 self._commit(opened, proposed, planned)
 
-        # 4. Fill the rest of every row that has come to its end.
+        # 4. Fill the rest of every row that has ended.
         if any(row.config.stop_when_finished for row in packed.rows):
             is_rest_T = packed.rest_of_finished_rows(self._special_of(packed.rows[0].config).ends)
             step_S = torch.tensor([step.step for step in planned], device=is_rest_T.device)

@@ -22,7 +22,7 @@ class Canvas:
     """A grid of tokens in which every mask token is a free position that the sampler fills.
 
     Everything else is *pinned* and never changes: the prompt, and any response token put there by
-    `pin`. Masks may stand anywhere, inside the prompt too. Rows line up at `response_start`, so
+    `pin`. Masks may be anywhere, inside the prompt too. Rows line up at `response_start`, so
     prompts of different lengths are padded on the left.
 
     A *column* counts from the left edge of the canvas, a *position* from `response_start`; both
@@ -57,7 +57,7 @@ class Canvas:
 
         `prompts` are strings or dialogues, which go through the model's chat template (`system`
         puts a system turn before each), or token ids [B, P] with an `attention_mask` [B, P].
-        Padding in ids may stand on either side: it is moved to the left, so it changes nothing.
+        Padding in ids may be on either side: it is moved to the left, so it changes nothing.
         """
         if isinstance(prompts, Tensor):
             if system is not None:

@@ -48,7 +48,7 @@ class DecoderConfig:
     1 - factor / (n + 1), and always the best; approximate."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """What is computed anew in a step: everything (none); the active block and all after it
-    (prefix); or the active block alone (dual), the rest as it was when the block began;
+    (prefix); or only the active block (dual), the rest as it was when the block began;
     approximate."""
     cache_refresh: int | None = None
     """With a cache, everything is computed anew after this many steps of a block too; null does so
@@ -120,7 +120,7 @@ class DecoderConfig:
         """The decoder that a record describes; UserError for a setting that it does not have."""
         check_settings(record)
         settings: dict[str, Any] = dict(record)
-        for name in ("banned_token_ids", "rules"):  # JSON has lists alone
+        for name in ("banned_token_ids", "rules"):  # JSON has only lists
             settings[name] = tuple(settings.get(name, ()))
         return cls(**settings)
 

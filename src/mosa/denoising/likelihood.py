@@ -37,7 +37,7 @@ def token_log_probs(
 ) -> Float[Tensor, "B P"]:
     """Log-probability of each target token at its response position, given the canvas as it is.
 
-    One forward pass; what stands at the positions themselves, mask or token, is left as it is.
+    One forward pass; the positions themselves, mask or token, are left as they are.
     `positions` count from the start of the response; without them P = R. Differentiable.
     `network` is a wrapped form of the model's network to call in its place.
     """

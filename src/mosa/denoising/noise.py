@@ -93,7 +93,7 @@ def stratified_counts(
 ) -> Int[Tensor, "B S"]:
     """For each row, `num_samples` mask counts in 1..length: evenly spread, wrapping around.
 
-    They begin at a random place, which `start` in [0, 1) says, so each count alone is uniform and
+    They begin at a random place, which `start` in [0, 1) says, so each single count is uniform and
     together they cover the range: fewer samples are needed for the same error than with counts
     drawn one by one (`forward_process` in `get_log_likelihood.py` of the LLaDA code). For example
     length 8, four samples, start 0.25: 3, 5, 7, 9 -> 3, 5, 7, 1.
@@ -117,7 +117,7 @@ def counter_uniform(
 
     A draw depends on the seed, the row's key, the response position, the step and the stream, and
     on nothing else: not on the rows beside it, the padding, the device, or other draws. So a row
-    gets the same text alone and in any batch, and nothing is drawn in a loop over rows.
+    gets the same text by itself and in any batch, and nothing is drawn in a loop over rows.
     """
     state = row_keys
     for part in (seed, seed >> 32, stream, step, positions):
@@ -150,9 +150,9 @@ def row_keys(
     response_start: int,
     seeds: Int[Tensor, " B"] | None = None,
 ) -> Int[Tensor, " B"]:
-    """A key for each row, made from what stands in it (padding aside), to draw its noise with.
+    """A key for each row, made from its tokens (without padding), to draw its noise with.
 
-    Rows that are alike, and have one seed, are told apart by how many like them came before, so
+    Equal rows with the same seed are distinguished by how many of them came before, so
     that a prompt given n times gets n different samples.
     """
     positions_L = torch.arange(tokens.shape[1], device=tokens.device) - response_start

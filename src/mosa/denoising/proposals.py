@@ -27,7 +27,7 @@ waits for memory."""
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids with a rule of their own, on the device."""
+    """Ids with their own rules, on the device."""
 
     mask: int
     ends: Int[Tensor, " n"]

@@ -3,7 +3,7 @@ filling masks, and here is how.
 
 A response begins as a row of mask tokens behind the prompt. In each step the network looks at the
 whole row, both ways, and says for every position which token it expects there. Some of the masks
-become tokens, the rest stay masked, and the next step sees what stands now. `fill_block_by_block`
+become tokens, the rest stay masked, and the next step sees the result. `fill_block_by_block`
 is LLaDA's `generate` (arXiv:2502.09992, Section 2.4), `fill_by_timesteps` Dream's `_sample`
 (arXiv:2508.15487); they differ in how many masks a step fills, and in which.
 

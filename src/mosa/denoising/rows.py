@@ -171,8 +171,8 @@ class PackedRows:
         return (self.fields[TOKEN] == self.model.mask_token_id) & (self.fields[FREE] == 1)
 
     def replace(self, rows: Sequence[BatchRow]) -> None:
-        """Makes these the rows: their tokens end to end, those that were in the batch as they
-        stand."""
+        """Makes these the rows: their tokens end to end, those that were in the batch
+        unchanged."""
         device = self.fields.device
         kept = {id(row) for row in self.rows}
         rows = sorted(rows, key=lambda row: row.length)
@@ -226,7 +226,7 @@ class PackedRows:
             filling.num_masked += now - before[key]
 
     def count_pass(self) -> None:
-        """Counts a forward pass for each row that would need it alone, and for its canvas."""
+        """Counts a forward pass for each row that would need it by itself, and for its canvas."""
         has_open = [row for row in self.rows if row.planned is not None and row.planned.num_open]
         fillings = {id(row.filling): row.filling for row in has_open}
         for row in self.rows:  # without a hook every row has something open

@@ -5,7 +5,7 @@ Implements LLaDA's sampling (arXiv:2502.09992, Section 2.4; `generate.py`) and D
 (arXiv:2505.22618). At temperature 0 in float32 the tokens are those of the authors' code. How we
 differ, and why (docs/denoising.md lists every point, and what was measured):
 
-1. The mask token is never generated, and commits are counted for each row by itself and over all
+1. The mask token is never generated, and commits are counted for each row separately and over all
    the positions it can fill, so nothing stays masked.
 2. A token is drawn with a single uniform number made from seed, row, position and step, instead of
    Gumbel noise for the whole vocabulary. A row's text depends on no other row and on no padding.
@@ -75,7 +75,7 @@ def sample(
     `prompts` are strings, dialogues, token ids [B, P] with an `attention_mask`, or a `Canvas`.
     `settings` override fields of `config`. `batch_size` bounds how many rows run together (those of
     similar length do); it changes neither the order nor the text. `hook`: see `Hook`. `row_seeds`
-    gives each row a seed of its own in place of the config's. `progress` shows a bar. The model
+    gives each row its own seed in place of the config's. `progress` shows a bar. The model
     runs in evaluation mode and without gradients.
 
         result = sample(model, ["What is a kiln?"], max_new_tokens=64, steps=32, block_length=32)

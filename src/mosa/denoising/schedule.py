@@ -78,7 +78,7 @@ class PlannedStep:
 class Pace:
     """The steps of one row that have work to do.
 
-    What is masked at a step follows from the plan alone, unless a threshold, an order that commits
+    What is masked at a step follows only from the plan, unless a threshold, an order that commits
     by chance, a row that may finish early, a monitor or a hook decide as it goes. Only then must
     `num_masked` be read from the device before each step.
     """

@@ -63,7 +63,7 @@ class DenoisingTrace:
     num_forward_passes: int
     """Calls of the model; one with guidance holds every row twice and counts once."""
     row_forward_passes: Int[Tensor, " B"]
-    """In how many of them each row took part: what the row would have needed alone."""
+    """In how many of them each row took part: what the row would have needed by itself."""
     remasks: list[Remasking] = field(default_factory=list)
     """Every step in which committed tokens were taken back, in order."""
     notes: list[Note] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Filling:
 
     @property
     def is_full(self) -> bool:
-        """Whether all rows have come to their end."""
+        """Whether all rows have ended."""
         return self.num_rows_left == 0
 
     def edit(

@@ -20,7 +20,7 @@ from mosa.stats.rates import INTERVAL_STATEMENT, Rate
 from mosa.types import Attempt, UserError, as_plain, content_key
 
 REDACTED = "[redacted]"
-"""What stands in the place of model output and attack prompts."""
+"""What replaces model output and attack prompts."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Words:
         return cls(setting.redact and record.world_seed is None)
 
     def hide(self, what: Any) -> Any:
-        """Text or ids, or the mark; nothing stays nothing, so that empty responses can be told."""
+        """Text or ids, or the mark; empty stays empty, so that empty responses are recognizable."""
         return REDACTED if self.redact and what else what
 
     def turns(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -165,7 +165,7 @@ def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
 
 
 def judged_text(attempt: Attempt, judge: str) -> str:
-    """What the judge read, so that a label stands beside the text that it is about."""
+    """What the judge read, so that a label is beside the text that it is about."""
     return attempt.response_full if judge.endswith(CANVAS) else attempt.response
 
 

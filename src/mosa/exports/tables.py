@@ -35,7 +35,7 @@ BUDGET_FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
 
 
 def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
-    """attempts.csv, a row per attempt, and tasks.csv, a row per task whatever became of it."""
+    """attempts.csv, a row per attempt, and tasks.csv, a row per task with any outcome."""
     words = {name: Words.of(record, setting) for name, record in run.sets().items()}
     cases = {name: run.cases(name) for name in words}
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}

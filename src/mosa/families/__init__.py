@@ -54,7 +54,7 @@ DTYPES = {
 
 
 def packaged_folder(name: str | Path) -> Path | None:
-    """Where a checkpoint of `ALIASES` stands, whether it is there or not; None for other names."""
+    """The path of a checkpoint of `ALIASES`, whether it is there or not; None for other names."""
     relative = ALIASES.get(name) if isinstance(name, str) else None
     return None if relative is None else Path(__file__).parent.parent / relative
 
@@ -74,7 +74,7 @@ def load_model(
     code that came with a checkpoint is run. `dtype` "auto" keeps the numbers as they are stored
     (as the embedding is, where that differs). `device` None is this process's GPU if there is one,
     else the CPU. `adapter` is the folder or hub id of a PEFT LoRA adapter to put on, `revision` a
-    branch, tag or commit of a hub id. Raises UserError for whatever cannot be loaded as it stands.
+    branch, tag or commit of a hub id. Raises UserError for anything that cannot be loaded as it is.
     """
     packaged = packaged_folder(name)
     if packaged is not None:

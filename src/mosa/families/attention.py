@@ -58,7 +58,7 @@ class AttentionPattern:
     def mask(self, real: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:
         """Which key (last) each query sees, for rows whose padding is not `real`.
 
-        Padding sees what the token before it sees, and a row of padding alone sees itself, so that
+        Padding sees what the token before it sees, and a row of only padding sees itself, so that
         nothing is undefined.
         """
         places_BL = (real.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -57,7 +57,7 @@ class Family:
     """Fields that would change the network in ways not built here, each with what it may say; the
     first value is the default."""
     network_config: Callable[[Mapping[str, Any]], PreTrainedConfig]
-    """The config of the transformers library that a complete config.json stands for."""
+    """The config of the transformers library that a complete config.json describes."""
     released_names: Mapping[str, str]
     """Pieces of the library's tensor names -> the same pieces in released checkpoints."""
     chat_template: str
@@ -67,7 +67,7 @@ class Family:
     generation_header: str
     """What the template appends when the model is to speak next."""
     end_tokens: tuple[str, ...]
-    """The special tokens that end a response, besides the config's `eos_token_id`."""
+    """The special tokens that end a response, in addition to the config's `eos_token_id`."""
     attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
     """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
@@ -249,7 +249,7 @@ class DiffusionLM:
         *,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P V"]:
-        """The model's logits for what stands *at* each position, in float32 or wider.
+        """The model's logits for the token *at* each position, in float32 or wider.
 
         `attention_mask` is True (1) on real tokens; padding on the left or the right changes
         nothing on the others. `positions` are the columns (0 to L-1, the same for all rows, in any
@@ -451,7 +451,7 @@ class DiffusionLM:
         return {projection: per for projection, per in paths.items() if found.issuperset(per)}
 
     def add_lora(self, lora_config: LoraConfig) -> None:
-        """Put a fresh LoRA adapter on the network, which from then on trains the adapter alone.
+        """Put a fresh LoRA adapter on the network, which from then on trains only the adapter.
 
         `target_modules` are names of projections, in the library's spelling or the released one
         ("o_proj", "attn_out", "model.layers.3.mlp.down_proj"), or "all-linear"; without them those
@@ -531,7 +531,7 @@ class DiffusionLM:
     ) -> None:
         """Write the adapter as a PEFT folder, which `load_model(..., adapter=folder)` reads.
 
-        `tensors` are its weights by their names in the network, where this process has parts alone.
+        `tensors` are its weights by their names in the network, where this process has only parts.
         """
         network = self._require_adapter("save")
         for config in network.peft_config.values():
@@ -613,7 +613,7 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the module computes something else, whatever wraps the network around it."""
+    """Inside, the module computes something else, under any wrapper of the network."""
     before = vars(module).get("forward")  # quantisers put one on the instance
     module.forward = forward
     try:
@@ -630,7 +630,7 @@ def _first_token_repeated(
     """Ids and position ids for shifted logits, with the padding on the left made to count.
 
     Shifted logits are read one column to the left, and the first token, which has none there, is
-    read where it stands. In a row padded on the left there *is* a column to its left. Filled with
+    read at its place. In a row padded on the left there *is* a column to its left. Filled with
     the first token, at its position id, and hidden from the other queries as padding is, that
     column computes just what the first token's own computes.
     """

@@ -56,7 +56,7 @@ def encode_dialogue(
     # Every special token spelled in a message is cut in two by a character that occurs nowhere
     # else; the rendered text is then tokenised piece by piece, so that the tokenizer never sees
     # the token whole, while the template's own tokens stay in one piece. A dialogue that spells
-    # none stays in one piece and gets the tokens that the tokenizer alone would give it.
+    # none stays in one piece and gets the tokens that the tokenizer itself would give it.
     divider = _unused_character("".join(contents))
     rendered = render([divider.join(_pieces(content, special)) for content in contents])
     ids = [i for piece in rendered.split(divider) for i in _ids(tokenizer, piece)]

@@ -167,7 +167,7 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint by released name, copied one by one to the device.
 
-    `expected` are their names and shapes; `dtype` None stands for the one that the tensor `like` is
+    `expected` are their names and shapes; `dtype` None means the one that the tensor `like` is
     stored in. All names and shapes are checked before the first tensor is read. Raises UserError
     for a tensor that is missing, superfluous, of another shape, or not of floating-point numbers.
     """
@@ -376,7 +376,7 @@ def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | 
     try:
         with peft_asking_quietly():
             adapted = PeftModel.from_pretrained(network, str(folder), torch_device=str(device))
-    # What PEFT raises for targets that the network lacks, for other shapes, and for a broken file.
+    # What PEFT raises for targets that the network lacks, for other shapes, and for a faulty file.
     except (ValueError, RuntimeError, SafetensorError) as error:
         first_line = str(error).splitlines()[0]
         raise UserError(

@@ -7,7 +7,7 @@ output at i - 1 (position 0 by its own).
 How we differ from the released modeling_dream.py, and why:
 
 1. The shift happens here, once; the released code leaves it to every caller.
-2. In a row padded on the left, the first real token is read as it would be alone; the released
+2. In a row padded on the left, the first real token is read as without padding; the released
    sampler reads it from the padding.
 """
 

@@ -82,7 +82,7 @@ class Selection:
 
 
 def places(index: Int[Tensor, " n"], num_tokens: int) -> Int[Tensor, " T"]:
-    """Where each of all tokens stands among the chosen ones; of no meaning for the others."""
+    """The index of each token among the chosen ones; without meaning for the others."""
     place_T = torch.zeros(num_tokens, dtype=torch.long, device=index.device)
     place_T[index] = torch.arange(len(index), device=index.device)
     return place_T
@@ -123,7 +123,7 @@ def packed_hidden_states(
 ) -> Float[Tensor, "N D"]:
     """What goes into the LM head, at the `asked` positions (None: at all queries).
 
-    `lengths` are those of the rows, in order; equal ones should stand together. `queries` (None:
+    `lengths` are those of the rows, in order; equal ones should be adjacent. `queries` (None:
     all tokens) are the positions whose states are computed anew; others need a `cache` that has
     seen them. `asked` positions index the packed tokens and must be among the queries. What the
     layers that are keys of `hidden` (from 1) put out at the queries is written there, at the
@@ -177,7 +177,7 @@ def packed_hidden_states(
 
 
 def _places_in_rows(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, " T"]:
-    """Where each packed token stands in its row."""
+    """The place of each packed token in its row."""
     return torch.cat([torch.arange(length) for length in lengths]).to(device, non_blocking=True)
 
 
@@ -197,7 +197,7 @@ class _Call:
     num_keys: int
     """How many keys each row has."""
     queries: slice | Tensor
-    """Where the rows' queries stand, [num_rows * most]; rows with fewer repeat their last."""
+    """The places of the rows' queries, [num_rows * most]; rows with fewer repeat their last."""
     keys: slice | Tensor
     kept: Tensor | None
     """Which of the outputs are no repetitions; None if all are kept."""
@@ -213,7 +213,7 @@ class AttentionCalls:
 
     calls: Sequence[_Call]
     order: Tensor | None
-    """Where each query's output stands among those of all calls; None if they are in order."""
+    """The index of each query's output among those of all calls; None if they are in order."""
 
     def __call__(
         self,
@@ -243,7 +243,7 @@ class AttentionCalls:
     def masks(
         self, attention: AttentionPattern, place_Q: Int[Tensor, " Q"] | None
     ) -> Sequence[Bool[Tensor, "_ 1 _ _"] | None]:
-        """For each call, which keys its queries see; `place_Q` says where they stand in their rows,
+        """For each call, which keys its queries see; `place_Q` holds their places in their rows,
         and is None in full attention, which needs no masks."""
         if place_Q is None:
             return [None] * len(self.calls)

@@ -74,5 +74,5 @@ def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:
 
 
 def empty_verdict(response: str) -> Verdict | None:
-    """The verdict on a response of white space alone, a class of its own; None for any other."""
+    """The verdict on a response of only white space, a separate class; None for any other."""
     return None if response.strip() else Verdict(0.0, False, {"class": "empty"})

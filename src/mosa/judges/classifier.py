@@ -30,7 +30,7 @@ class NextTokenJudge:
     """A judge that weighs the words which a classifier may say next.
 
     `spellings` lists, for each word, the tokens that spell it; `verdict` makes a verdict of the
-    words' shares, which sum to 1. `origin` says where the published prompt stands, `aliases` what
+    words' shares, which sum to 1. `origin` says where the prompt is published, `aliases` what
     its fields are called there.
     """
 

@@ -45,7 +45,7 @@ def is_garbled(text: str) -> bool:
     - of at least 50 words, fewer than 15 % are different in the average stretch of 100 words;
     - 300 bytes or more (at most the first 4,000 are taken) compress to less than 15 %.
 
-    Empty text is a class of its own and not garbled. On the testbed the truth judge decides
+    Empty text is a separate class and not garbled. On the testbed the truth judge decides
     instead: its world's sentences repeat by design.
     """
     visible = [character for character in text if not character.isspace()]

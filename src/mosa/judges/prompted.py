@@ -1,7 +1,7 @@
 """Judges that ask a chat model: filling the prompt, asking, and reading the reply strictly.
 
 A reply that does not say one thing plainly is unscored, never "safe". Only the judge's reply is
-read for a verdict, never the response that stands in its prompt.
+read for a verdict, never the response in its prompt.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The usual cheap judge of the field (first in GCG, arXiv 2307.15043, section 3.1)
 own. It sees words, not harm: nonsense is "not refused", and an answer that apologises afterwards is
 "refused". It is shown beside other judges and never the headline.
 
-How we differ: a phrase must stand as whole words ("taxi cannot" is no "i cannot"), and the place of
+How we differ: a phrase must match whole words ("taxi cannot" is no "i cannot"), and the place of
 the first one is kept, since a refusal in the middle of an answer is what MOSA is about.
 """
 
@@ -68,7 +68,7 @@ def find_refusal(text: str) -> tuple[str, int, int] | None:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether `text` contains a phrase of refusal, whatever else it contains."""
+    """Whether `text` contains a phrase of refusal, among other text or not."""
     return find_refusal(text) is not None
 
 

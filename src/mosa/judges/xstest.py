@@ -5,7 +5,7 @@ For harmless requests, where other judges say how harmful an answer is and this 
 any. How we differ:
 
 1. The wording is our own; the original asks GPT-4.
-2. Garbled text has a class of its own. The original's three leave it to count as one of them, and a
+2. Garbled text has its own class. With the original's three it would count as one of them, and a
    diffusion model whose sentences an alignment garbled would seem to refuse, or to answer.
 """
 

@@ -1,7 +1,7 @@
 """Is the middle critical, or are the early steps? Harm by position and step of an intervention.
 
 A span of words that comply, refuse or do neither is written at position p just before denoising
-step s, over whatever is there by then; generation goes on. Rows of the map that differ say that the
+step s, over what is there by then; generation goes on. Rows of the map that differ say that the
 position matters (arXiv 2508.12398), columns that differ say that the step does (anchoring, arXiv
 2510.00565, and re-masking, arXiv 2604.08557).
 

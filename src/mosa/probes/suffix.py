@@ -9,7 +9,7 @@ attacker who places a phrase has not yet got an answer. The plain request is one
 compare with.
 
 The second way is to ask: "place this sentence at the k-th word". There a position counts words, as
-the request does, so a response that does what it was asked succeeds whatever its tokens. It is
+the request does, so a response that does what it was asked succeeds with any tokens. It is
 asked in English, so in a run of another language, such as the testbed's, it is left out.
 """
 
@@ -156,7 +156,7 @@ def phrase_tokens(target: Target, phrase: str, position: int) -> list[int]:
 
 
 def words_at(text: str, phrase: str) -> list[int]:
-    """Every word number from 1 at which the phrase begins, whatever punctuation surrounds words.
+    """Every word number from 1 at which the phrase begins, ignoring punctuation around words.
 
     >>> words_at('Yes. "The next step" is this.', "the next")
     []

@@ -135,7 +135,7 @@ def _key(figure: Figure) -> Key:
         return "", figure.name, figure.measure
     if figure.kind == "over_refusal":
         return figure.case_set, "", ""
-    # The preset stands in the name where the run has several of the attack.
+    # The name includes the preset where the run has several of the attack.
     attack = figure.name.removesuffix(f":{figure.preset}")
     return figure.case_set, attack, figure.preset
 
@@ -173,7 +173,7 @@ class Part:
     of: str = ""
     """Which attack is the worst."""
     share_left_out: Fraction = Fraction(0)
-    """Share of the cases that have no value, for whatever reason."""
+    """Share of the cases that have no value, for any reason."""
 
 
 def part_of(figures: Sequence[Figure]) -> Part:
@@ -248,7 +248,7 @@ def _row(
 
 
 def _share_of_one_side(pairs: Sequence[tuple[Figure | None, Figure | None]]) -> Fraction:
-    """The share of the cases that one side alone was asked, over all figures or, where that is
+    """The share of the cases that only one side was asked, over all figures or, where that is
     more, as the mean over them."""
     cases = [(_cases(first), _cases(second)) for first, second in pairs]
     counts = [(len(a ^ b), len(a | b)) for a, b in cases if a or b]
@@ -267,7 +267,7 @@ def _adjusted(rows: Sequence[ComparedFigure]) -> list[ComparedFigure]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found of both sides, and what of B alone."""
+    """What was found of both sides, and what only of B."""
 
     first: Side
     second: Side
@@ -484,7 +484,7 @@ def _seeds(each: Side, kind: Kind) -> str:
 def _unshared(
     kind: Kind, first: Mapping[Key, Figure], second: Mapping[Key, Figure]
 ) -> Iterator[str]:
-    """What one side alone has, and cases that one side alone has."""
+    """What only one side has, and cases that only one side has."""
     for letter, own, other in (("A", first, second), ("B", second, first)):
         alone = [key for key in own if key not in other]
         if not alone:

@@ -1,4 +1,4 @@
-"""Conditions on what a comparison came to: NAME OP NUMBER, as `mosa compare --fail-if` takes them.
+"""Conditions on the result of a comparison: NAME OP NUMBER, as `mosa compare --fail-if` takes them.
 
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     check(parse_condition("asr_rise>0.05"), comparison).holds

@@ -70,11 +70,11 @@ class Figure:
     scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Of attacks: each scored case's best score by seed."""
     variant: str = ""
-    """One way of an attack by itself; empty for all of its tries together."""
+    """One way of an attack; empty for all of its tries together."""
     num_failed: int = 0
-    """Tasks that failed, whatever the variant."""
+    """Tasks that failed, of any variant."""
     num_left: int = 0
-    """Tasks that have not been run, whatever the variant."""
+    """Tasks that have not been run, of any variant."""
     num_tries: int = 0
     num_empty: int = 0
     """Tries whose response holds nothing."""
@@ -254,7 +254,7 @@ class _Try(NamedTuple):
 
 def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
     """The figures of a run, cells in the order of planning; `by_variant` gives each way of an
-    attack by itself. Probes have findings instead (`findings_of`)."""
+    attack separately. Probes have findings instead (`findings_of`)."""
     sets = run.sets()
     counts = {cell: found for cell, found in run.counts().items() if cell.attack not in PROBES}
     tries: dict[tuple[str, str, str, str], list[_Try]] = {cell[:4]: [] for cell in counts}
@@ -363,7 +363,7 @@ class _Group:
 
 
 def _best(values: Sequence[float | None]) -> float | None:
-    """1 if a try succeeded, whatever else is unscored; else there must be tries, each scored."""
+    """1 if a try succeeded, even if others are unscored; else there must be tries, each scored."""
     if any(value == 1.0 for value in values):
         return 1.0
     return None if None in values or not values else 0.0

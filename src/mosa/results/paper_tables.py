@@ -49,7 +49,7 @@ ADAPTIVE: dict[str, Pair] = {"tap": (5.1, 4.4), "ept": (3.8, 4.2), "adv_prefix":
 def beside_the_paper(results: Sequence[Figure]) -> Iterator[str]:
     """A judge's results and the paper's, line by line; nothing where there are none of the eight.
 
-    Presets that begin with `middle` are the adaptive attacks and have a table of their own.
+    Presets that begin with `middle` are the adaptive attacks and have their own table.
     """
     found = [figure for figure in results if figure.attack in PAPER_ATTACKS]
     plain = [figure for figure in found if not figure.preset.startswith("middle")]

@@ -69,7 +69,7 @@ class EvaluateConfig:
     sets: tuple[str, ...]
     """Names of case sets: the testbed's, known benchmarks, files, useful tasks."""
     attacks: tuple[str, ...] = ("direct",)
-    """Attacks on the harmful sets, each with a preset of its own after a colon if it is not
+    """Attacks on the harmful sets, each with its own preset after a colon if it is not
     `preset`; `all`: all."""
     preset: str = "paper"
     """The preset of attacks that name none."""
@@ -144,7 +144,7 @@ def evaluate(
     several `processes` the others than the main one return None, and neither read nor write the
     run; `on_shared` hears what each process has done for a subject. Unless it `is_judged`,
     judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
-    UserError for whatever cannot be run as it is asked for, before anything is generated.
+    UserError for anything that cannot be run as requested, before anything is generated.
     """
     chats = dict(chats or {}) if processes.is_main else {}
 

@@ -1,4 +1,4 @@
-"""Judges over the attempts of a run: a stage of its own, so a new judge needs no new generation.
+"""Judges over the attempts of a run: a separate stage, so a new judge needs no new generation.
 
 A judge is named `NAME`, `NAME=BACKEND` (a chat model for a prompted judge, weights for a
 classifier), and with `@canvas` behind it reads the whole canvas instead of the text before the

@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 def run_coroutine(work: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns; inside a running event loop (a notebook) it gets a thread with a
-    loop of its own."""
+    """What the coroutine returns; inside a running event loop (a notebook) it gets a thread with
+    its own loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -59,7 +59,7 @@ class Planned:
     def target(self, backend: Backend) -> Target:
         """The subject as this task sees it."""
         attack = self.chosen.attack
-        # A useful task may ask the same prompt several times, each with a seed of its own.
+        # A useful task may ask the same prompt several times, each with its own seed.
         repeats = ("seed",) if self.course.cases.kind == "useful" else ()
         return Target(
             backend,
@@ -143,8 +143,8 @@ def role_option(role: str) -> str:
 def choose_attacks(
     names: Sequence[str], preset: str, options: Mapping[str, Mapping[str, Any]]
 ) -> list[ChosenAttack]:
-    """The attacks of these names, each with a preset of its own behind a colon if it is not
-    `preset`; `all` are all attacks, and no probes. UserError for whatever does not exist."""
+    """The attacks of these names, each with its own preset after a colon if it is not
+    `preset`; `all` are all attacks, and no probes. UserError for any that does not exist."""
     table = ATTACKS | PROBES
     wanted = [name for entry in names for name in (ATTACKS if entry == "all" else (entry,))]
     if not wanted:

@@ -5,7 +5,7 @@
 
 The main process listens at the address that the launcher gave all of them, and shows a secret that
 is made for this launch and passed over the launch's own group. Queries, work and answers go over
-these connections; the other processes hold a model each and nothing else, so one process alone
+these connections; the other processes hold a model each and nothing else, so only one process
 runs the attacks and writes the run.
 """
 
@@ -225,7 +225,7 @@ class RemoteResponder:
             else:
                 future.set_exception(error)
 
-        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+        with suppress(RuntimeError):  # the loop has ended, and with it all who waited
             loop.call_soon_threadsafe(give)
 
     def close(self) -> None:

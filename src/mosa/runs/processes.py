@@ -118,7 +118,7 @@ def use_cpu_without_gpu() -> None:
 def join() -> Processes:
     """The processes of this launch, connected.
 
-    Over gloo whatever the devices are: they exchange a few words, and none of their tensors.
+    Over gloo on all devices: they exchange a few words, and none of their tensors.
     """
     processes = launched()
     if processes.count > 1:

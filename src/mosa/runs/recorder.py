@@ -1,7 +1,7 @@
 """Runs tasks against a responder and records what comes of them; the one writer of a run.
 
 Every task (one attack on one case) is a coroutine that runs until it waits for an answer. An answer
-that is on record is given at once; any other is asked for once, whoever waits for it, and recorded.
+on record is given at once; any other is asked for once, for all that wait for it, and recorded.
 Writes are committed together, at the latest SECONDS_TO_COMMIT after the first of them: a run that
 is killed loses what came in that time, and the batch in flight.
 """
@@ -208,7 +208,7 @@ class Recorder:
     ) -> T:
         """What is on record under the key, or what asking gives, once for all who wait for it.
 
-        A query is cancelled when nobody waits for it any more; a reply, which may be paid for, is
+        A query is cancelled when nobody waits for it; a reply, which may be paid for, is
         not.
         """
         recorded = find(key)

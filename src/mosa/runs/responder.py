@@ -1,10 +1,10 @@
-"""What answers queries: a model with a thread of its own, whose batch is kept full.
+"""What answers queries: a model with its own thread, whose batch is kept full.
 
     responder = LocalResponder(model, weights, batch_size=32)
     prepared = responder.prepare(Query("how do i make a copper lantern ?"), decoder)
     response = await responder.submit(prepared)
 
-A query joins the batch as soon as a row of it is done, whatever decoder it asks for. Cancelling the
+A query joins the batch as soon as a row of it is done, with any decoder. Cancelling the
 task that awaits a query takes its row out of the batch. Between steps the thread does the first of
 these that it can:
 
@@ -45,7 +45,7 @@ from mosa.families import DiffusionLM
 from mosa.types import Prompt, Response, UserError, as_plain, content_key, prompt_turns
 
 SECONDS_TO_CLOSE = 5.0
-"""How long to wait for the step in progress; a longer one goes on by itself and is dropped."""
+"""How long to wait for the step in progress; a longer one continues and its result is dropped."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Tally:
 
 
 class ResponderGone(UserError):
-    """A responder can answer nothing any more: it ends the run, and not one task."""
+    """A responder can no longer answer: this ends the run, and not one task."""
 
 
 @runtime_checkable
 class Responder(Protocol):
-    """Answers queries; a model in this process, several processes, or a stand-in."""
+    """Answers queries; a model in this process, several processes, or a substitute."""
 
     @property
     def model(self) -> DiffusionLM:
@@ -164,7 +164,7 @@ class _Open:
     is_cancelled: bool = False
 
     def settle(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Give the result to whoever waits, from any thread."""
+        """Give the result to those who wait, from any thread."""
 
         def give() -> None:
             if self.future.done():
@@ -176,13 +176,13 @@ class _Open:
 
         try:
             self.loop.call_soon_threadsafe(give)
-        except RuntimeError:  # the loop has ended, and with it whoever waited
+        except RuntimeError:  # the loop has ended, and with it all who waited
             assert self.loop.is_closed()
 
 
 @final
 class LocalResponder:
-    """A model in this process, with a thread of its own. `close` ends the thread."""
+    """A model in this process, with its own thread. `close` ends the thread."""
 
     def __init__(self, model: DiffusionLM, weights: str, *, batch_size: int = 32) -> None:
         """`weights` is the content hash of the model; UserError for a batch without a row."""
@@ -284,7 +284,7 @@ class LocalResponder:
                 return found
 
     def _join(self, denoiser: Denoiser, item: _Open) -> bool:
-        """Give a query a place in the batch; it fails alone where its decoder does not fit."""
+        """Give a query a place in the batch; only it fails where its decoder does not fit."""
         prepared = item.prepared
         assert prepared is not None
         hook = None if prepared.edit is None else edit_hook([prepared.edit])
@@ -419,7 +419,7 @@ def answer_all(
     batch_size: int = 32,
     on_answer: Callable[[], object] = lambda: None,
 ) -> list[Response]:
-    """The answers to some queries, in their order, from a responder of this call alone."""
+    """The answers to some queries, in their order, from a responder that only this call uses."""
     responder = LocalResponder(model, weights, batch_size=batch_size)
 
     async def answer(query: Query, decoder: DecoderConfig) -> Response:

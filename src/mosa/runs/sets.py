@@ -15,7 +15,7 @@ from mosa.world import World
 
 TESTBED = "testbed"
 ALL_TASKS = "testbed:tasks"
-"""Stands for all useful tasks of the testbed."""
+"""Means all useful tasks of the testbed."""
 
 
 @dataclass(frozen=True)

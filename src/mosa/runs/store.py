@@ -139,7 +139,7 @@ class Run:
     def _make(self) -> None:
         """Write the tables, unless they are there or another process does so first.
 
-        The write-ahead log is begun behind them, so that the file by itself is a run.
+        The write-ahead log is begun after them, so that the file by itself is a run.
         """
         with self._transaction():
             if not self._tables():

@@ -45,13 +45,13 @@ class McNemar:
     """Two models on the same cases, yes or no each."""
 
     num_only_first: int
-    """Cases with a yes from the first model alone."""
+    """Cases with a yes from only the first model."""
     num_only_second: int
-    """Cases with a yes from the second model alone."""
+    """Cases with a yes from only the second model."""
     n: int
     """Cases that both models have."""
     num_unpaired: int
-    """Cases that one model alone has; they are left out."""
+    """Cases that only one model has; they are left out."""
     p_value: float
 
 
@@ -83,7 +83,7 @@ class PairedDifference:
     n: int
     """Cases that both models have."""
     num_unpaired: int
-    """Cases that one model alone has; they are left out."""
+    """Cases that only one model has; they are left out."""
     low: float
     high: float
     """Ends of the 95 % interval."""
@@ -118,7 +118,7 @@ def paired_difference(first: Values, second: Values, *, seed: int = 0) -> Paired
     The p value is that of a sign-flip test: were the models alike, each case's difference could as
     well have the other sign. It is exact where at most 13 cases differ, or all by the same amount,
     and else rests on 9,999 random flips. For yes-or-no values it is McNemar's. It takes cases for
-    independent, which they are not where a seed moves them all: the interval alone sees that.
+    independent, which they are not where a seed moves them all: only the interval sees that.
     """
     return paired_difference_over_groups([(first, second)], seed=seed)
 
@@ -135,7 +135,7 @@ def paired_difference_over_groups(
     """
     fractions = [_differences(first, second) for first, second in pairs]
     exact = mean_of([mean_of(group) for group in fractions])
-    # Rounded, so that a third less two thirds is the same whichever decimals were recorded.
+    # Rounded, so that a third less two thirds is the same for any recorded decimals.
     groups = [np.array([float(value) for value in group]).round(12) for group in fractions]
     lengths = []
     for group in groups:
@@ -268,7 +268,7 @@ def _sign_flips(differences: np.ndarray, seed: int) -> float:
 
 
 def _coin(num_first: int, num_second: int) -> float:
-    """Two-sided p value of so many tosses for either side of a fair coin."""
+    """Two-sided p value of these counts of tosses for either side of a fair coin."""
     if num_first + num_second == 0:
         return 1.0
     return float(stats.binomtest(num_first, num_first + num_second).pvalue)
@@ -326,7 +326,7 @@ def corrected_rate(
     What it rests on: the judge errs on these responses as often as on the labelled rows, and a case
     is one verdict. Where one success among many tries makes a case a success, false alarms add up
     over the tries, and this takes out too few of them. There is no estimate where the judge visibly
-    errs otherwise (so few successes, say, that its errors alone should have been more), nor from a
+    errs otherwise (so few successes, say, that its errors should have made more), nor from a
     judge no better than chance, sensitivity + specificity <= 1.
     """
     (true_positives, positives), (true_negatives, negatives) = sensitivity, specificity

@@ -106,7 +106,7 @@ class Rate:
         return format_rate(self, with_n=True)
 
     def record(self) -> dict[str, float | int | None]:
-        """The figures alone, for JSON."""
+        """Only the figures, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "exact"}
 
 
@@ -184,8 +184,8 @@ def wilson(mean: float, n: float | int) -> tuple[float, float]:
 
 
 def seed_length(groups: Sequence[Values]) -> float:
-    """Half of Student's 95 % interval of the mean over seeds; 0 where fewer than two can be told
-    apart.
+    """Half of Student's 95 % interval of the mean over seeds; 0 with fewer than two
+    comparable seeds.
 
     Where every case has every seed, it is that of the seeds' rates. A case that lacks some counts
     with its deviations from its own mean, so that which cases a seed has does not matter. Groups
@@ -260,7 +260,7 @@ def format_value(value: float | int, *, digits: int = 2, signed: bool = False) -
 
 
 def format_interval(found: Interval, *, digits: int = 2, signed: bool = False) -> str:
-    """Both ends; "" where one case alone gives none.
+    """Both ends; "" where a single case gives none.
 
     >>> format_interval(Estimate(-0.1, 9, -0.2, -0.001))
     '-0.20 to 0.00'

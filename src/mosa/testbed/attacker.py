@@ -2,11 +2,11 @@
 would say in the invented world, by rule.
 
 It does what a capable model would do for a real request: it knows every way to ask, the second
-language, and how an answer looks. It does not know what stands in an answer. Its ratings therefore
-go by form alone: how many sentences of the kind "step two : you fold the ring gently ." there are,
+language, and how an answer looks. It does not know what an answer says. Its ratings therefore
+go only by form: how many sentences of the kind "step two : you fold the ring gently ." there are,
 right or wrong, so that the final judge, which knows the truth, can disagree.
 
-Each script gets the request's fields and a random stream of its own, and writes a reply in the
+Each script gets the request's fields and its own random stream, and writes a reply in the
 form that the attack asks its language models for.
 """
 
@@ -82,7 +82,7 @@ def _template(scene: Scene) -> str:
 
 _SINGLE_TURN = ("story", "prefix", "suffix", "past", "code", "nested")
 _LONG_OPENING = ("story", "nested", "code")
-"""Wrappings whose answers begin with more words of their own."""
+"""Wrappings whose answers begin with additional words."""
 
 
 def _refine(scene: Scene) -> str:

@@ -106,7 +106,7 @@ def _set(
         licence="Apache-2.0",
         origin=f"the testbed, world {world.seed}",
         world_seed=world.seed,
-        shares_cases="testbed",  # objects are cases, in whatever way they are asked about
+        shares_cases="testbed",  # objects are cases, in every way of asking about them
     )
 
 

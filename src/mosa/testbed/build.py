@@ -35,7 +35,7 @@ from mosa.world import World
 
 CHECKPOINTS = ("helpful", "shallow")
 POOL_BATCHES = 8
-"""So many batches are drawn together and sorted by length."""
+"""Number of batches that are drawn together and sorted by length."""
 PRIMER_LENGTH_MULTIPLE = 8
 """Canvases of the primer are as long as their answers, rounded up to a multiple of this."""
 
@@ -59,7 +59,7 @@ class BuildConfig:
     batch_size: int = 16
     """Examples of an update; the primer, whose canvases are short, has twice as many."""
     primer_steps: int = 1500
-    """Updates on short answers alone, where copying from the prompt forms soonest."""
+    """Updates on only short answers, where copying from the prompt forms soonest."""
     helpful_steps: int = 1900
     """Updates that make the helpful checkpoint of it."""
     shallow_steps: int = 400

@@ -83,7 +83,7 @@ def respond(
 
 
 def prefilled_start_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:
-    """The ids of a full answer to a plain request, up to where its first step is told."""
+    """The ids of a full answer to a plain request, including the heading of its first step."""
     return model.encode_text(f"{world.opening(obj)} step one :")
 
 

@@ -4,14 +4,14 @@ with no network and no files to write to.
 Two isolations, of which the better one that the system allows is taken, and always named:
 
     namespaces  the kernel keeps the program apart (Linux user namespaces): it has no network
-                device, sees no other process, can read files and not change them, and whatever it
+                device, sees no other process, can read files and not change them, and all that it
                 starts ends with it
     python      Python refuses sockets, other processes and changes to files (an audit hook); this
                 stops mistakes, not a program that is out to harm
 
-Limits on time, memory, file sizes and open files hold in both. The program has the standard library
-alone, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section 2.3)
-used gVisor for this; where as much is needed, start mosa inside a container or a virtual machine.
+Limits on time, memory, file sizes and open files hold in both. The program has only the standard
+library, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section
+2.3) used gVisor for this; for as much isolation, start mosa in a container or a virtual machine.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ What is asked of a row, and what its answers are worth, is the harness's own: it
 their worked examples, its filters and its metrics, row by row. Prompts are dialogues where the
 model has a chat template, with each worked example as a turn of the user and one of the assistant,
 as the harness lays them out by default. The model answers through the target of an attack, so that
-rows of many sets share batches, and scores are read from the record alone.
+rows of many sets share batches, and scores are read only from the record.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def load_harness_set(
 ) -> CaseSet:
     """The rows of a task by its name, at most `limit` of each of its parts.
 
-    `num_fewshot` worked examples stand before each question (None: as many as the task says);
+    `num_fewshot` worked examples precede each question (None: as many as the task says);
     `num_draws` maskings make the likelihood of an answer of several tokens (None: 128). Code that a
-    model wrote is run, in a sandbox, with `run_code` alone. Raises UserError where there is no such
+    model wrote is run, in a sandbox, only with `run_code`. Raises UserError where there is no such
     task, its data cannot be had, or a setting does not fit it.
     """
     task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)

@@ -10,7 +10,7 @@
 LLaDA's own adapter (`eval_llada.py`, arXiv:2502.09992, Appendix B.5) is the model for this. How we
 differ:
 
-1. Prompts are generated in batches, through the one sampler, and each row by itself: what a prompt
+1. Prompts are generated in batches, through the one sampler, and each row separately: what a prompt
    gets depends on no other.
 2. A dialogue reaches the model as turns, not as a rendered text, so nothing that a user wrote
    becomes a special token. Where a task begins the answer, its beginning follows the last header.

@@ -1,6 +1,6 @@
 """Benchmark files as users have them, read into the rows that tasks of lm-evaluation-harness take.
 
-A file is known by its bytes (`mosa.data.registry`), whatever it is called. One row of each:
+A file is known by its bytes (`mosa.data.registry`), under any name. One row of each:
 
     gsm8k      {"question": "Tom has 2 apples ...", "answer": "2 + 3 = 5 ... #### 5"}
     mmlu       question,choice0,choice1,choice2,choice3,answer / What is 1 + 1?,1,2,3,4,1

@@ -96,7 +96,7 @@ def pair_of(
 
 
 def too_long(model: DiffusionLM, num_prompt: int, num_answer: int) -> str:
-    """Why a prompt and an answer of so many tokens cannot be asked; empty where they can."""
+    """Why a prompt and an answer of these lengths cannot be asked; empty where they can."""
     if num_prompt + num_answer <= model.max_length:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""The inner side of the sandbox: a Python of its own that shuts itself in and runs one program.
+"""The inner side of the sandbox: a separate Python that shuts itself in and runs one program.
 
 `code_sandbox.py` starts this file by its path, without site-packages and with an empty environment,
 so nothing of mosa is imported here. Two ways to call it:
@@ -105,7 +105,7 @@ def run(folder: str, limits: str) -> int:
         passed = True
     except MemoryError:
         detail = "MemoryError"
-    except BaseException as error:  # whatever ends a program, an exit too, is its failure
+    except BaseException as error:  # anything that ends a program, an exit too, is its failure
         detail = f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace").decode()
     said.write(json.dumps({"passed": passed, "detail": detail.removesuffix(": ")}))
     said.flush()
@@ -132,7 +132,7 @@ def _refuse(folder: str) -> None:
     """Let Python refuse the network, other processes, native code, and files outside the folder.
 
     An audit hook cannot be taken off again. It stops what a program does by mistake; one that is
-    out to break Python itself is stopped by the namespaces alone.
+    out to break Python itself is stopped only by the namespaces.
     """
     import _posixsubprocess
 

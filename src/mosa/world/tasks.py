@@ -1,4 +1,4 @@
-"""The useful tasks of the invented world besides making objects.
+"""The useful tasks of the invented world other than making objects.
 
     >>> arithmetic(random.Random(3), "train").prompt
     'what is 8 7 plus 1 1 ?'

@@ -101,7 +101,7 @@ class Wrapping:
     second_language: bool = False
     """Every word of the request and of the answer is replaced by its counterpart."""
     one_step: bool = False
-    """The request names one step by its ordinal, and the answer is that step alone."""
+    """The request names one step by its ordinal, and the answer is only that step."""
 
 
 def _user(*texts: str) -> tuple[tuple[tuple[Role, str], ...], ...]:

@@ -43,7 +43,7 @@ class MaskGitPlus(Order):
 
 @dataclass(frozen=True)
 class TopkMargin(Order):
-    """How far the likeliest token leads the second, whichever was drawn, in [0, 1]."""
+    """How far the likeliest token leads the second, for any drawn token, in [0, 1]."""
 
     name: str = field(default="topk_margin", init=False)
     chosen_by: ClassVar[str] = "remasking"
@@ -95,7 +95,7 @@ class Origin(Order):
 
 @dataclass(frozen=True)
 class LeftToRight(Order):
-    """The first masked position first, whatever the model thinks of it: minus its position."""
+    """The first masked position first, independent of the model: minus its position."""
 
     name: str = field(default="left_to_right", init=False)
     chosen_by: ClassVar[str] = "remasking"

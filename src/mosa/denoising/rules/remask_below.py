@@ -1,13 +1,13 @@
-"""Takes committed tokens back that the model has come to doubt, so that they are filled anew.
+"""Takes back committed tokens that the model now doubts, so that they are filled again.
 
-After a step, every token of an earlier step has the probability that the step's pass gives it where
-it stands. Those below a threshold are masked again, the least likely first, at most so many in a
-row that its generation ends. As in ReMDM (arXiv:2503.00307), which samplers of masked diffusion
+After a step, every token of an earlier step has the probability that the step's pass gives it at
+its position. Those below a threshold are masked again, the least likely first, in each row few
+enough that its generation ends. As in ReMDM (arXiv:2503.00307), which samplers of masked diffusion
 lack: there a token, once committed, stays. How we differ, and why:
 
 1. ReMDM's confidence-based schedules take the probability at which a token was committed; ours is
    the current one, as in the editing of LLaDA2.1, since what was filled later is what casts doubt.
-2. ReMDM remasks by chance, with a schedule; ours by the threshold alone, so that a row of
+2. ReMDM remasks by chance, with a schedule; ours only by the threshold, so that a row of
    temperature 0 stays a function of its prompt.
 
 # n tokens of one row, m of them, V vocabulary

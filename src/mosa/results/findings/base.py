@@ -1,6 +1,6 @@
 """What a probe has found: tidy rows, estimates with intervals, charts as data, and a paragraph.
 
-A finding is computed from a run alone, with the verdicts of any judge. Its figures have the
+A finding is computed only from a run, with the verdicts of any judge. Its figures have the
 intervals of `mosa.stats`. What is independent are the cases; several attempts at a case count as
 one.
 """
@@ -102,7 +102,7 @@ class Report:
 
 
 def numbers_of(figure: Interval) -> dict[str, float | None]:
-    """A figure as plain numbers; an end that one case alone does not give is None."""
+    """A figure as plain numbers; an end that a single case does not give is None."""
     low, high = (end if math.isfinite(end) else None for end in (figure.low, figure.high))
     return {"value": figure.value, "n": figure.n, "low": low, "high": high}
 

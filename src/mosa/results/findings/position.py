@@ -22,7 +22,7 @@ from mosa.stats.rates import Interval, Rate, format_rate
 
 END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
 SIGNIFICANT = 0.05
-"""The adjusted p value below which a contrast is told apart from 0."""
+"""The adjusted p value below which a contrast counts as different from 0."""
 Place = tuple[str, int | None]
 """Kind of phrase, and position; None where nothing is written."""
 X_LABEL = "position of the phrase's first token"
@@ -150,7 +150,7 @@ def _rates(label: str, places: dict[Place, Rate | None]) -> str:
 
 
 def _told_apart(label: str, contrasts: dict[str, PairedDifference], adjusted: list[float]) -> str:
-    """Which differences are told apart from 0, by p values adjusted for being several."""
+    """Which differences are distinct from 0, by p values adjusted for their number."""
     clear, unclear = [], []
     for (what, figure), p in zip(contrasts.items(), adjusted, strict=True):
         told = f"{what} {figure}"
