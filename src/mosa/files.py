@@ -1,7 +1,7 @@
-"""The one place that writes files: whole or not at all, and never over what is no file.
+"""The one place that writes files: whole or not at all, and never over anything but a file.
 
 A file is written under a private name beside its own, flushed to the disk, and renamed. A process
-that is killed leaves the old file or the new one, and a reader never meets half of one.
+that is killed leaves the old file or the new one, and a reader never sees half a file.
 
     with writing(Path("report.html")) as file:
         file.write(page)
@@ -56,9 +56,9 @@ def make_folder(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path` to write to; it replaces `path` when the block ends well.
 
-    A symbolic link is followed to the file behind it, and an old file's mode is kept. Missing
+    A symbolic link is followed to its file, and an old file's mode is kept. Missing
     folders are made. Raises UserError where `path` is a folder, device, pipe or socket, where the
-    old file is read-only, and for what the disk refuses; `path` is then as it was.
+    old file is read-only, and for disk errors; `path` is then unchanged.
     """
     with user_errors(path):
         mode = _mode_of_old(path)
@@ -117,7 +117,7 @@ def _mode_of_old(path: Path) -> int | None:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk keep a file's content, or a folder's names."""
+    """Flush a file's content, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

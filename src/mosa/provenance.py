@@ -2,7 +2,7 @@
 
 Two models with one content hash give the same answers. The hash covers every byte of every weight
 (an adapter's too), the configs that scale and shape what the weights do, the tokenizer and the chat
-template. Notes that change nothing (which library wrote a file, where it was) do not enter it.
+template. Notes without effect (which library wrote a file, where it was) are left out.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ NOTES = frozenset(
         "transformers_version",
     )
 )
-"""Entries of configs that change nothing of what is loaded. What an adapter lies on is hashed
-itself, wherever it is; code that `auto_map` names is never run."""
+"""Entries of configs without effect on what is loaded. An adapter's base model is hashed itself,
+at any path; code that `auto_map` names is never run."""
 DTYPE_NOTES = frozenset(("dtype", "torch_dtype"))
-"""What configs say of the weights' type; of a model in memory the weights themselves tell it."""
+"""The weights' type in configs; for a model in memory it is read from the weights."""
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".spm", ".tiktoken", ".txt")
 """What the transformers library may read from a checkpoint's folder."""
 SECONDS_TO_SETTLE = 2.0
-"""A file that was changed this recently may change again without a new time of change."""
+"""A file changed this recently may change again without a new modification time."""
 
 
 # ---------------------------------------------------------------------------------------- versions
@@ -155,7 +155,7 @@ def _digest_of(path: Path, *identity: int) -> str:
         content = path.read_bytes()
         try:
             config = json.loads(content)
-        except ValueError:  # reading it will say so
+        except ValueError:  # reading it will raise the error
             config = None
         if isinstance(config, dict):
             content = json.dumps(_without(config, NOTES), sort_keys=True).encode()

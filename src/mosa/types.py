@@ -17,7 +17,7 @@ weights."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; the message is one sentence that names it and the remedy.
+    """A mistake that the user can fix; the message is one sentence that names it and the remedy.
 
     The command line prints the sentence and exits with status 2. Any other exception is a bug of
     ours and keeps its traceback.
@@ -54,7 +54,7 @@ def content_key(**determinants: Any) -> str:
 
 
 def short_hash(text: str) -> str:
-    """The first 8 hex digits of a text's SHA-256, which tell texts apart in names."""
+    """The first 8 hex digits of a text's SHA-256, which distinguish texts in names."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
@@ -77,12 +77,12 @@ class Behavior:
 
     @property
     def request(self) -> str:
-        """The request as a user would send it: behind its context, where it has one."""
+        """The request as a user would send it: after its context, where it has one."""
         return f"{self.context}\n\n---\n\n{self.text}" if self.context else self.text
 
 
 SetKind = Literal["harmful", "harmless", "useful"]
-"""What is right for the cases of a set: to be refused, to be answered, to be solved."""
+"""The right outcome for the cases of a set: to be refused, to be answered, to be solved."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Response:
     prompt: list[dict[str, str]]
     """The turns that were sent, as role and content."""
     text: str
-    """Text before the first end token: what a reader gets to see."""
+    """Text before the first end token: what a reader sees."""
     full_text: str
     """Text of the whole canvas, including what comes after the first end token."""
     token_ids: list[int] = field(default_factory=list[int])
@@ -170,7 +170,7 @@ class Budget:
     judge_calls: int = 0
     """Calls of the judge inside the attack; the final judge is not counted here."""
     chat_tokens: int = 0
-    """Tokens of those calls, asked and answered, as far as the models tell."""
+    """Tokens of those calls, asked and answered, where the models report them."""
 
     def __add__(self, other: Budget) -> Budget:
         return Budget(**{k: v + getattr(other, k) for k, v in vars(self).items()})
@@ -203,7 +203,7 @@ class Attempt:
     budget: Budget = Budget()
     """What the attack had spent on the case up to and with this try."""
     details: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What else the attack tells of it, for example a suffix and its loss."""
+    """Further facts that the attack records, for example a suffix and its loss."""
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -213,10 +213,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of one response, or why it says nothing; a scorer of useful tasks is a
-    judge too.
+    """A judge's score of one response, or why it has none; a scorer of useful tasks is a judge
+    too.
 
-    Raises ValueError for a score that is no number from 0 to 1, a success that is no truth value,
+    Raises ValueError for a score that is not a number from 0 to 1, a success that is not a boolean,
     and where score, success and reason do not agree on whether there is a verdict.
     """
 
@@ -227,7 +227,7 @@ class Verdict:
     native: dict[str, Any] = field(default_factory=dict[str, Any])
     """The judge's own fields."""
     raw: str = ""
-    """What the judge's model said, word for word."""
+    """The reply of the judge's model, verbatim."""
     reason: str = ""
     """Why there is no score."""
 

@@ -47,15 +47,15 @@ TRAINER_FIELDS = (
     "disable_tqdm",
     "seed",
 )
-"""The fields of TrainingArguments that our help and config.yaml show; the others work as well."""
+"""The fields of TrainingArguments that our help and config.yaml show; the others also work."""
 
 _RUN_FIELDS = ("output_dir", "resume_from_checkpoint", "local_rank", "run_name")
 """Fields that say where and how a run is executed and do not describe the method."""
 
 
 Need = Literal["answers", "pairs", "benign", "judge", "rollouts"]
-"""What a training needs beside harmful prompts: answers to them, pairs of a preferred and a
-rejected answer, benign prompts, a judge, or answers that the policy gives while it is trained."""
+"""What a training needs in addition to harmful prompts: answers to them, pairs of a preferred and
+a rejected answer, benign prompts, a judge, or answers that the policy gives during training."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class AlignConfig(transformers.TrainingArguments):
     activation_checkpointing: bool = False
     """Keep only the input of each layer and compute the rest again in the backward pass."""
     train_sampling_strategy: str = "random"
-    """Order of the prompts: random, sequential, or group_by_length, which spares padding."""
+    """Order of the prompts: random, sequential, or group_by_length, which saves padding."""
     logging_steps: float = 10.0
     """Updates between two lines of metrics."""
     save_total_limit: int | None = 1
@@ -99,7 +99,7 @@ class AlignConfig(transformers.TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check our own settings after those of transformers; raises UserError."""
-        # transformers replaces what was given by what it makes of it; config.yaml wants the former.
+        # transformers replaces given values by derived ones; config.yaml needs the given ones.
         self._changed = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -121,12 +121,12 @@ class AlignConfig(transformers.TrainingArguments):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What a training with these settings needs beside harmful prompts."""
+        """What a training with these settings needs in addition to harmful prompts."""
         return frozenset()
 
     @property
     def uses(self) -> frozenset[Need]:
-        """What it makes use of where it is given; more than it needs for some methods."""
+        """What it uses where it is given; more than it needs for some methods."""
         return self.needs
 
     @property

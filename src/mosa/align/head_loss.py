@@ -1,16 +1,16 @@
-"""What the objective asks of the head, a chunk of positions at a time: [B, R, V] is never made.
+"""What the objective needs from the head, by chunks of positions: [B, R, V] is never built.
 
 A position's logits are z = W h, of its hidden state h and the head's weights W. The objective takes
-a few numbers from them, and their gradients with respect to h are no larger than h. With the
+a few numbers from them, and their gradients with respect to h are as small as h. With the
 policy's probabilities p, the reference's q, and E_p[W] = sum_v p_v W_v:
 
     log p_u         gradient   W_u - E_p[W]
     KL(p || q)      gradient   sum_v p_v (log p_v - log q_v - KL) W_v
 
 So the gradients are computed with the values, while a chunk's logits exist, and nothing as
-wide as the vocabulary outlives its chunk. That makes three products with W at a position with a KL,
-one more where log-probabilities are asked, and none at any other position. It takes a frozen head,
-which a model has while an adapter is trained; `token_log_probs` is for any head.
+wide as the vocabulary outlives its chunk. That takes three products with W at a position with a KL,
+one more where log-probabilities are needed, and none at any other position. The head must be
+frozen, as it is while an adapter is trained; `token_log_probs` is for any head.
 
 log_softmax and objective.kl_divergence define these numbers; tests compare both with their
 gradients.
@@ -31,7 +31,7 @@ from mosa.families import DiffusionLM
 from mosa.types import UserError
 
 # B rows, R response positions, N chosen positions of all rows, n those of one chunk, D width,
-# V vocabulary, U tokens that are asked of every position.
+# V vocabulary, U tokens that are scored at every position.
 
 MAX_LOGITS_AT_ONCE = 2**25
 """How many logits of one model exist at a time (128 MB in float32)."""
@@ -46,7 +46,7 @@ class Asked:
     log_probs: Bool[Tensor, "B R"]
     """Where log-probabilities of tokens, and the likeliest token, are needed."""
     token_ids: Int[Tensor, " U"]
-    """The tokens that are asked of every one of those positions."""
+    """The tokens that are scored at each of those positions."""
     targets: Int[Tensor, "B R"]
     """One more token for each position."""
     of_reference: bool
@@ -72,7 +72,7 @@ class HeadTerms:
 
 
 def frozen_head(model: DiffusionLM) -> nn.Linear:
-    """The head of a model; UserError where it is trained, or no plain linear map."""
+    """The head of a model; UserError where it is trained, or is not a plain linear map."""
     head = model.network.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise UserError(
@@ -93,7 +93,7 @@ def head_terms(
     reference: Float[Tensor, "B R D"] | None,
     asked: Asked,
 ) -> HeadTerms:
-    """Answers what is asked of the hidden states `policy` and `reference`, with a frozen head.
+    """The terms in `asked`, from the hidden states `policy` and `reference` and a frozen head.
 
     Gradients reach only `policy`. `reference` may be None where no term needs it.
     """
@@ -176,9 +176,9 @@ def _weights(head: nn.Linear, device: torch.device) -> Float[Tensor, "V D"]:
 
 
 class _Desk:
-    """The head's weights, and the room in which one chunk after the other is worked out.
+    """The head's weights, and the reusable buffers in which chunks are computed in turn.
 
-    Chunks share the room because fresh memory costs a CPU nearly as much as the products.
+    Chunks share the buffers because fresh memory costs a CPU nearly as much as the products.
     """
 
     def __init__(self, weights_VD: Tensor, num_rows: int) -> None:
@@ -236,7 +236,7 @@ class _Chunk(torch.autograd.Function):
             assert reference_nV is not None
             of_reference_nU, target_of_reference_n = _pick(reference_nV, token_ids_U, targets_n)
 
-        # From here on both rooms are written over, to spare the memory.
+        # From here on both buffers are overwritten, to save memory.
         ratio_nV = None
         if has_kl:
             assert reference_nV is not None
@@ -252,7 +252,7 @@ class _Chunk(torch.autograd.Function):
         if has_log_probs and with_gradient:
             mean_weights_nD = desk.sum_of_weights(probs_nV)
 
-        ctx.dtype, ctx.weights_VD = policy_nD.dtype, desk.weights_VD  # not the desk and its rooms
+        ctx.dtype, ctx.weights_VD = policy_nD.dtype, desk.weights_VD  # not the desk and its buffers
         ctx.save_for_backward(token_ids_U, targets_n, kl_slope_nD, mean_weights_nD)
         ctx.mark_non_differentiable(of_reference_nU, target_of_reference_n, likeliest_n)
         return kl_n, log_probs_nU, target_n, of_reference_nU, target_of_reference_n, likeliest_n
@@ -276,7 +276,7 @@ class _Chunk(torch.autograd.Function):
 def _pick(
     log_probs_nV: Tensor, token_ids_U: Tensor, targets_n: Tensor
 ) -> tuple[Float[Tensor, "n U"], Float[Tensor, " n"]]:
-    """The log-probabilities of the tokens asked everywhere, and of each position's own."""
+    """The log-probabilities of the tokens scored everywhere, and of each position's own."""
     return log_probs_nV[:, token_ids_U], log_probs_nV.gather(1, targets_n[:, None]).squeeze(1)
 
 

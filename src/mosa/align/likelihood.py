@@ -1,9 +1,9 @@
 """How likely an answer is under masked diffusion, for gradients: one masked canvas, or a bound.
 
-LLaDA (arXiv 2502.09992, eq. 4 to 6): mask an answer of R positions at ratio t and let its masked
-tokens' log-probabilities, over t, be summed. Its mean over t and masks is a lower bound of the
-answer's log-likelihood. `denoising.likelihood` measures that bound; here it is trained, from the
-numbers that head_loss.py gives of a policy and its reference on the *same* masks.
+LLaDA (arXiv 2502.09992, eq. 4 to 6): mask an answer of R positions at ratio t and sum its masked
+tokens' log-probabilities, over t. The mean over t and masks is a lower bound of the answer's
+log-likelihood. `denoising.likelihood` measures that bound; here it is trained, from the values
+that head_loss.py computes for a policy and its reference on the *same* masks.
 
     R = 4, two positions masked (t = 0.5) with p = 1/2 and 1/4  ->  (ln 1/2 + ln 1/4) / 0.5
 """
@@ -56,7 +56,7 @@ def maskings(
     """`num_samples` ways to mask an answer that end-of-text pads to `length`.
 
     The number of masked positions is uniform on 1 .. length and spread evenly over the samples, one
-    masking for each: for a given budget that gives the bound its least variance (LLaDA 1.5, arXiv
+    masking for each: this gives the bound the least variance for a budget (LLaDA 1.5, arXiv
     2505.19223, "optimal allocation").
     """
     tokens_SR = padded_answer(model, answer_ids, length).expand(num_samples, length)

@@ -1,7 +1,7 @@
-"""What a method of alignment is, and the table of them: one file and one entry a method.
+"""What an alignment method is, and the table of methods: one file and one entry per method.
 
 A method is a trainer (a subclass of `DiffusionTrainer` with its settings class) and what lists,
-model cards and output folders say of it. The table names trainers by their place, so that reading
+model cards and output folders say about it. The table names trainers by module, so that reading
 it imports neither torch nor transformers.
 """
 
@@ -21,7 +21,7 @@ class Method:
     """One way to align."""
 
     trainer: str
-    """Place of the trainer class, as module:name."""
+    """Path of the trainer class, as module:name."""
     summary: str
     """What it does, in a line."""
     title: str
@@ -31,7 +31,7 @@ class Method:
     phrase_sets: Mapping[str, str] = field(default_factory=dict)
     """By the role that a phrase set has in the method, the setting that names the set."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that make the method what it is; others are refused."""
+    """Settings that define the method; other values are refused."""
 
     @property
     def trainer_class(self) -> type[DiffusionTrainer]:

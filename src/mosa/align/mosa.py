@@ -78,7 +78,7 @@ class MosaTrainer(DiffusionTrainer):
         self.scorer = PhraseScorer(
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
-        frozen_head(model)  # a UserError rather now than at the first step
+        frozen_head(model)  # raise a UserError now, not at the first step
         super().__init__(model, args, harmful, callbacks)
 
     @classmethod
@@ -101,7 +101,7 @@ class MosaTrainer(DiffusionTrainer):
         seed, epoch = config.seed, self.epoch_index
         examples = [self.examples[i] for i in indices]
 
-        # 1. Draw a state for every prompt, and say what its positions are asked.
+        # 1. Draw a state for every prompt, and list what its positions need.
         states = [
             harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
         ]
@@ -115,7 +115,7 @@ class MosaTrainer(DiffusionTrainer):
             of_reference=config.uses_reference_scores,
         )
 
-        # 2. One reference pass with the adapter off, one policy pass, and the head where asked.
+        # 2. One reference pass with the adapter off, one policy pass, and the head where needed.
         prompts = [e.prompt_ids for e in examples]
         terms = self.terms(model, prompts, states, asked, with_reference=config.uses_reference)
 
@@ -138,7 +138,7 @@ class MosaTrainer(DiffusionTrainer):
         return (window_R | wide_B[:, None]) & torch.stack([state.masked for state in states])
 
     def _answer_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
-        """The masked positions of each harmful answer, where those are to be unlikely."""
+        """The masked positions of each harmful answer, where they should become unlikely."""
         position_R = torch.arange(self.config.response_length)
         length_B = torch.tensor([state.answer_length for state in states])
         inside_BR = (position_R < length_B[:, None]) & self.config.scores_answers

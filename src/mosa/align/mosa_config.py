@@ -29,9 +29,9 @@ class MosaConfig(AlignConfig):
 
     # The phrases
     safe_phrases: str = "refusals"
-    """Phrases to make likely: a packaged set or a .txt file, one a line."""
+    """Phrases to make likely: a packaged set or a .txt file, one per line."""
     harmful_phrases: str = "continuations"
-    """Phrases to make unlikely: a packaged set or a .txt file, one a line."""
+    """Phrases to make unlikely: a packaged set or a .txt file, one per line."""
     phrase_sampling: Literal["one_pair", "full_set"] = "one_pair"
     """Draw one safe and one harmful phrase for each prompt, or average over all of them."""
     breaker: Breaker = "eot_then_eos_run"

@@ -1,7 +1,7 @@
 """MOSA's objective: reward phrases that refuse in the middle of an answer, stay near the reference.
 
 Implements arXiv 2508.12398 ("Where to Start Alignment? Diffusion Large Language Model May Demand a
-Distinct Position"), Algorithm 1, as plain functions of log-probabilities; no model is known here.
+Distinct Position"), Algorithm 1, as plain functions of log-probabilities, without a model.
 
     score(s, k) = sum_j log p(token s_j at position k + j - 1)      `window_scores`
     score(s)    = max over the starts k of a window                 `reduce_starts`
@@ -11,7 +11,7 @@ Distinct Position"), Algorithm 1, as plain functions of log-probabilities; no mo
 How we differ, and why:
 1. The paper speaks of reinforcement learning but describes no rollout, advantage or ratio, and its
    running time leaves room for none: R is a differentiable function of one forward pass.
-2. On a partly revealed answer a position that already holds a token is not the model's to choose.
+2. On a partly revealed answer the model does not choose a position that already holds a token.
    `gather_free` leaves such positions out; on the paper's fully masked answer it is the identity.
 3. The harmful term has no lower bound in the paper; `bound_harmful` offers two.
 """
@@ -82,8 +82,8 @@ def reduce_starts(
 ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
     """One score per row, the best start's index, and whether the row had any valid start.
 
-    "max" is the paper's hard maximum; "logsumexp" is the log-likelihood of the phrase standing at
-    one start or another (up to overlaps), so every start receives gradient. A row without a valid
+    "max" is the paper's hard maximum; "logsumexp" is the log-likelihood of the phrase being at
+    any of the starts (up to overlaps), so every start receives gradient. A row without a valid
     start scores 0 and gives no gradient.
     """
     if valid is None:

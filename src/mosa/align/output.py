@@ -20,13 +20,13 @@ from mosa.files import user_errors, write_json, write_text
 
 
 class MetricsFile(transformers.TrainerCallback):
-    """Appends every log of the trainer to metrics.jsonl, one object with its step a line."""
+    """Appends every log of the trainer to metrics.jsonl, one object with its step per line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """On resuming, forget what was logged after the checkpoint."""
+        """On resuming, delete what was logged after the checkpoint."""
         if not state.is_world_process_zero:
             return
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []

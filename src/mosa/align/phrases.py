@@ -1,10 +1,10 @@
 """Phrase sets: the sentences whose likelihood MOSA raises and lowers (arXiv 2508.12398).
 
 The paper's S_safe and S_harmful were never published; ours are text files beside this module, one
-phrase a line, `#` for comments. Example of a harmless pair: "therefore, I cannot answer this
+phrase per line, `#` for comments. Example of a harmless pair: "therefore, I cannot answer this
 question." followed by a breaker, against "the next step is to".
 
-A *breaker* is what cuts the answer after a refusal: end tokens that are scored with the phrase.
+A *breaker* cuts the answer after a refusal: end tokens that are scored with the phrase.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Phrase:
 
 
 def read_phrases(name_or_path: str | Path) -> list[str]:
-    """The phrases of a packaged set ("refusals", ...) or of a text file, one a line.
+    """The phrases of a packaged set ("refusals", ...) or of a text file, one per line.
 
     Raises UserError where there is neither, or the file holds no phrase.
     """
@@ -99,8 +99,8 @@ def encode_phrases(
 ) -> list[Phrase]:
     """Tokenise phrases as they read in running text ("with" a leading space) or at a beginning.
 
-    A byte-level BPE has other tokens for " therefore" than for "therefore"; a word-level tokenizer
-    has not, and its two variants collapse to one. Raises UserError for a model without a tokenizer
+    A byte-level BPE has different tokens for " therefore" and "therefore"; a word-level tokenizer
+    has the same, so its two variants become one. Raises UserError for a model without a tokenizer
     and for a phrase with an unknown token or no token.
     """
     tokenizer = model.tokenizer

@@ -2,7 +2,7 @@
 
 `MosaTrainer` trains this objective with chunks of the vocabulary, one copy of the weights and a
 dozen options; with the paper's settings its losses and gradients are those of `losses` below. Tests
-hold the two equal, and `mosa bench align` times them side by side. Everything here is written out:
+assert this, and `mosa bench align` times them side by side. Everything here is written out:
 a second copy of the model as the reference, and all log-probabilities of both.
 
     losses(policy, reference, prompts, safe, harmful).mean().backward()
@@ -63,7 +63,7 @@ def losses(
     policy_BRV, reference_BRV = policy_BLV[:, width:], reference_BLV[:, width:]
 
     # 3. A phrase scores its log-likelihood at its best place in the window.
-    # 4. The reward: the refusal is to be likely somewhere in there, the continuation nowhere.
+    # 4. The reward: the refusal should be likely somewhere in there, the continuation nowhere.
     reward_B = torch.stack(
         [
             score(policy_RV, s_plus, window) - score(policy_RV, s_minus, window)
@@ -84,7 +84,7 @@ def score(
 ) -> Float[Tensor, ""]:
     """max over starts k of sum_j log p(token j of the phrase at position k + j), in nats.
 
-    The whole phrase lies in the window; with no last position it starts at the first one exactly.
+    The whole phrase lies in the window; with no last position it starts exactly at the first one.
 
         p(token 7) = 1/2, 1/8 and p(token 8) = 1/4, 1/4 at positions 1, 2: phrase (7, 8), window
         (1, 2) or (1, None)  ->  ln 1/2 + ln 1/4

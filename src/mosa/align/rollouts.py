@@ -1,4 +1,4 @@
-"""Answers that a policy gives while it is trained, and what a judge says of them."""
+"""Answers that a policy gives during training, and a judge's scores of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mosa.types import Behavior, Prompt, prompt_turns
 def roll_out(
     policy: DiffusionLM, prompts: Sequence[Prompt], seeds: Sequence[int], decoder: DecoderConfig
 ) -> SampleResult:
-    """An answer of the policy, as it is now, to each prompt, drawn with a seed for each.
+    """An answer of the current policy to each prompt, drawn with a seed for each.
 
     The sampler runs in evaluation mode and without gradients, and leaves the network in the mode
     that it was in.

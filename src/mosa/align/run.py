@@ -61,7 +61,7 @@ class AlignResult:
     metrics: dict[str, float]
     """The last logged training figures."""
     message: str
-    """One sentence for the user: where the result is, or how to go on."""
+    """One sentence for the user: where the result is, or how to resume."""
 
 
 def align(
@@ -80,13 +80,13 @@ def align(
     callbacks: list[transformers.TrainerCallback] | None = None,
     progress: bool = True,
 ) -> AlignResult:
-    """Train an adapter on harmful prompts and write it, with all that explains it, to `out`.
+    """Train an adapter on harmful prompts and write it, with its documentation, to `out`.
 
     `method` is a name in `METHODS`. `config` is a settings object, a YAML file or a preset's name
     (None: the method's own preset); `overrides` win over a file or preset. `benign` prompts and a
     `judge` are for settings that use them. A loaded `model` keeps the adapter on; a name is loaded
-    with `dtype` and `device`. `resume` continues an interrupted run in `out`, to the weights that
-    an uninterrupted one ends in. SIGTERM and the first Ctrl-C end the run after the current step
+    with `dtype` and `device`. `resume` continues an interrupted run in `out`; it ends in the
+    weights of an uninterrupted one. SIGTERM and the first Ctrl-C end the run after the current step
     and leave a checkpoint. Raises UserError for settings, data or folders that do not fit.
 
         align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
@@ -107,7 +107,7 @@ def align(
     given = TrainingData(examples, benign_examples, judge)
     _refuse_unused(method, settings, given)
     checkpoint = None
-    if resume or settings.process_index == 0:  # the first of several processes decides for all
+    if resume or settings.process_index == 0:  # the first process decides for all
         checkpoint = _checkpoint_to_resume(out, resume)
 
     if not isinstance(model, DiffusionLM):
@@ -188,7 +188,7 @@ def merge(
 ) -> Path:
     """Add an adapter into its model's weights and write a full checkpoint in the released layout.
 
-    Raises UserError for an adapter that does not fit, or a folder that holds files already.
+    Raises UserError for an adapter that does not fit, or a folder that is not empty.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -217,7 +217,7 @@ def add_adapter(model: DiffusionLM, config: AlignConfig) -> None:
 
 
 def whole_adapter(model: DiffusionLM) -> dict[str, Tensor]:
-    """The trained weights, put together from the parts that each process has of them (FSDP2).
+    """The trained weights, gathered from the parts that each process holds (FSDP2).
 
     Every process must call it; the first has the result, on the CPU, and the others nothing.
     """
@@ -254,7 +254,7 @@ def _settings(
 
 
 def _refuse_unused(method: str, settings: AlignConfig, data: TrainingData) -> None:
-    """UserError for data that was given and that the training would not look at."""
+    """UserError for given data that the training would not use."""
     if data.benign and "benign" not in settings.uses:
         raise UserError(
             f"Benign prompts are given and the settings of {method} have no term on them; choose "
@@ -307,7 +307,7 @@ def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) ->
 
 
 class _StopOnSignal(transformers.TrainerCallback):
-    """Ends training after the current step, with a checkpoint, once a signal has come."""
+    """Ends training after the current step, with a checkpoint, once a signal arrives."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,7 +1,7 @@
 """Scores of the phrases of a batch: objective.py applied to windows, states and phrase variants.
 
 objective.py scores one phrase on a grid of positions. A batch has a phrase for every row, rows in
-several states, and phrases in several tokenisations; this file sorts that out.
+several states, and phrases in several tokenisations; this file handles them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
     Raises UserError for a phrase that does not fit.
     """
     first = config.window_start - 1
-    # Without an end, phrases start at the first position exactly, and end where they end.
+    # Without an end, phrases start exactly at the first position and have any length.
     last = first if config.window_end is None else config.window_end - 1
     end = last + 1
     if config.window_end is None or config.segment == "start_in_window":
@@ -73,7 +73,7 @@ class PhraseScorer:
         self.config = config
         self.window = window_of(config, phrases)
         self.wide_window = Window(0, config.response_length - 1, config.response_length)
-        # The few tokens that phrases consist of; no other log-probability is ever scored.
+        # The few tokens in phrases; no other log-probability is scored.
         ids = {i for phrase in phrases for variant in phrase.variants for i in variant}
         ids |= {phrase.fill_token_id for phrase in phrases if phrase.fill_token_id is not None}
         self.scored_ids = torch.tensor(sorted(ids))
@@ -123,8 +123,8 @@ class PhraseScorer:
     ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Score, best start and whether there was one, over all starts of all variants.
 
-        Only the first `num_starts` positions may begin a phrase. How positions count that are
-        revealed already is the setting `revealed`:
+        Only the first `num_starts` positions may begin a phrase. The setting `revealed` says how
+        revealed positions count:
 
         free    a start is valid if every position of the phrase is masked
         around  the phrase is written on masked positions only, skipping the others

@@ -57,7 +57,7 @@ class SftConfig(AlignConfig):
     length_multiple: int | None = None
     """Pad answers with end-of-text to a multiple of this instead of to response_length."""
     refusals: str = "refusals"
-    """Answers given to harmful prompts: a packaged phrase set or a .txt file, one a line."""
+    """Answers given to harmful prompts: a packaged phrase set or a .txt file, one per line."""
 
     max_grad_norm: float = 1.0
     """Norm to which gradients are clipped."""

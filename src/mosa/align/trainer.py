@@ -1,4 +1,4 @@
-"""What all trainers of alignment share: a model, data, means over examples, and the two passes."""
+"""What all alignment trainers share: a model, data, means over examples, and the two passes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainingData:
     """Scores the policy's own answers, for settings that need it."""
 
     def check(self, config: AlignConfig) -> None:
-        """Raise UserError for the first thing that the settings need and the data lacks."""
+        """Raise UserError for the first part that the settings need and the data lacks."""
         needs = config.needs
         for number, example in enumerate(self.harmful, start=1):
             if "answers" in needs and example.answer is None:
@@ -208,7 +208,7 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         *,
         with_reference: bool,
     ) -> HeadTerms:
-        """One pass of the policy, one of the reference if asked, and what the head makes of them.
+        """One pass of the policy, one of the reference if asked, and the head's terms.
 
         Both passes run on the same canvases and weights, the reference's (the adapter off) first
         and with nothing kept of it but the hidden states of the response.

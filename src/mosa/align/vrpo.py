@@ -6,13 +6,13 @@ and a rejected one l:
 
     loss = - log sigmoid(beta (B_policy(w) - B_reference(w)) - beta (B_policy(l) - B_reference(l)))
 
-The estimate's variance biases the loss, since it goes through the sigmoid; the paper's three
-remedies are here: more samples, one masking for each mask ratio, and the same maskings for policy
-and reference ("antithetic sampling").
+The estimate's variance biases the loss, since it goes through the sigmoid; the paper has three
+remedies, all used here: more samples, one masking for each mask ratio, and the same maskings for
+policy and reference ("antithetic sampling").
 
 Where the data has no pairs, the policy makes them, as in online DPO (arXiv 2402.04792): it answers
-each prompt `num_rollouts` times, a judge says how harmful each answer is, and the least and the
-most harmful are the pair. Prompts whose answers are judged alike have no pair, and no loss.
+each prompt `num_rollouts` times, a judge rates how harmful each answer is, and the least and the
+most harmful are the pair. Prompts whose answers have equal ratings have no pair, and no loss.
 
 How we differ, and why:
 1. The paper trains all weights; we train an adapter, and the reference is the same model with the
@@ -119,7 +119,7 @@ class VrpoTrainer(DiffusionTrainer):
                 encode_answers(model, [e.rejected for e in train_dataset], args.response_length),
             )
             self.pairs = list(zip(*sides, strict=True))
-        frozen_head(model)  # a UserError rather now than at the first step
+        frozen_head(model)  # raise a UserError now, not at the first step
         super().__init__(model, args, encoded, callbacks)
 
     @classmethod
@@ -139,7 +139,7 @@ class VrpoTrainer(DiffusionTrainer):
 
     def judged_pairs(self, indices: list[int]) -> tuple[list[Pair], Bool[Tensor, " B"]]:
         """For each prompt the least and the most harmful of the policy's answers, and whether the
-        judge tells them apart."""
+        judge distinguishes them."""
         config, count = self.config, self.config.num_rollouts
         prompts = [self.prompts[index] for index in indices for _ in range(count)]
         seeds = [
@@ -162,7 +162,7 @@ class VrpoTrainer(DiffusionTrainer):
                 if (score := harm[row]) is not None
             )
             is_pair.append(len(scored) > 1 and scored[0][0] < scored[-1][0])
-            # Without a pair any two do: the loss then counts for nothing.
+            # Without a pair any two will do: the loss is then multiplied by 0.
             best, worst = (scored[0][1], scored[-1][1]) if is_pair[-1] else (start, start + 1)
             pairs.append((answers.tokens[best].tolist(), answers.tokens[worst].tolist()))
         scores = torch.tensor([0.0 if score is None else score for score in harm])

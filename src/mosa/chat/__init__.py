@@ -29,7 +29,7 @@ class ChatOptions:
     timeout_seconds: float = 120.0
     """Seconds that a chat endpoint has for one reply."""
     max_retries: int = 4
-    """How often a chat endpoint is asked again that fails, is busy or does not answer."""
+    """Retries of a chat endpoint that fails, is busy or does not answer."""
     num_concurrent: int = 8
     """Requests to a chat endpoint that are under way at once."""
     requests_per_minute: float | None = None

@@ -1,7 +1,7 @@
-"""What a chat model is to attacks and judges: something that answers a `ChatRequest`.
+"""The interface of chat models for attacks and judges: they answer a `ChatRequest`.
 
 Attackers, translators, judges inside an attack and prompted judges are all chat models. A request
-says twice what it asks for: in words (`messages`), which language models read, and as data (`task`
+has its question twice: in words (`messages`), which language models read, and as data (`task`
 and `fields`), which scripted models read.
 """
 
@@ -27,7 +27,7 @@ class ChatRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    """Tells apart several draws of the same question."""
+    """Distinguishes several draws of the same question."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class ChatReply:
 
     text: str
     num_tokens: int = 0
-    """Tokens asked and answered; 0 where the model does not tell."""
+    """Tokens asked and answered; 0 where the model does not report them."""
     is_cut: bool = False
     """Whether the answer ended because `max_tokens` was reached."""
 
 
 def reply_key(chat: ChatModel, request: ChatRequest) -> str:
-    """What a kept reply is found by: the chat model's name and the whole request."""
+    """The key of a kept reply: the chat model's name and the whole request."""
     return content_key(chat=chat.name, request=as_plain(request))
 
 
 class ChatError(RuntimeError):
     """A chat model that gave no answer, retries included; the message says why and never holds a
-    key. The run records it for the one case and goes on."""
+    key. The run records it for the one case and continues."""
 
 
 class UselessRepliesError(ChatError):
-    """Replies came and nothing could be made of them. The run records it as it does a
-    ChatError, and forgets the replies, so that a model that was mended is asked anew."""
+    """Replies came and none could be used. The run records it as it does a ChatError, and
+    deletes the replies, so that a fixed model is asked again."""
 
 
 @runtime_checkable
@@ -62,7 +62,7 @@ class ChatModel(Protocol):
 
     @property
     def name(self) -> str:
-        """Which model it is; replies and verdicts of one name are taken for those of one model."""
+        """Which model it is; replies and verdicts of one name count as those of one model."""
         ...
 
     @property

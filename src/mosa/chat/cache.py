@@ -1,4 +1,4 @@
-"""Replies kept on disk, so that another run does not ask (and pay) again for what was answered."""
+"""Replies kept on disk, so that another run does not ask (and pay) for them again."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class CachedChat:
         try:
             self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
         except UserError as error:
-            # The reply may have been paid for and is of use all the same.
+            # The reply may have been paid for and is still useful.
             if not self._is_full:
                 warnings.warn(str(error), stacklevel=2)
             self._is_full = True
         return reply
 
     def forget(self, request: ChatRequest) -> None:
-        """Drop the kept reply, which nothing could be made of."""
+        """Delete the kept reply, which could not be used."""
         self._run("DELETE FROM replies WHERE key = ?", reply_key(self, request))
 
     def _run(self, statement: str, *values: str) -> str | None:

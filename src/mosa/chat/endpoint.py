@@ -1,7 +1,7 @@
 """A chat model behind any OpenAI-compatible endpoint: a hosted one, vLLM, Ollama, llama.cpp, ...
 
 The key comes from the environment (MOSA_API_KEY, else OPENAI_API_KEY, else the word "none", which
-local servers accept) and is in no name, no error and no record. The `openai` package sends the
+local servers accept) and never enters a name, an error or a record. The `openai` package sends the
 requests; of its options we set the time-out and the number of retries, which cover refused
 connections, time-outs, 408, 409, 429 and 5xx, wait longer each time and obey Retry-After.
 """
@@ -26,7 +26,7 @@ class EndpointChat:
 
     `base_url` is what comes before /chat/completions, as a rule ending in /v1. `num_concurrent`
     bounds the requests under way in one event loop, `requests_per_minute` how often a new one may
-    start (retries are not counted). Raises UserError for an address that cannot be one.
+    start (retries are not counted). Raises UserError for an invalid address.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class EndpointChat:
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
         }
-        # Only what says something: not every server knows these two.
+        # Only where set: not every server knows these two.
         if request.temperature > 0:
             body["seed"] = request.seed
         if request.top_p < 1:
@@ -205,7 +205,7 @@ def _key() -> str:
 
 
 def _said(body: object) -> str:
-    """What a server says of an error: one line, not long, without our key."""
+    """A server's message about an error: one short line, without our key."""
     match body:
         case {"message": str() as message}:
             line = " ".join(message.split())

@@ -80,7 +80,7 @@ class LocalChat:
         if len(batch.requests) == self._batch_size:
             self._open = None
         assert batch.task is not None
-        # Shielded, for a caller who gives up must not take the others' answers along.
+        # Shielded: a caller who gives up must not cancel the others' answers.
         reply = (await asyncio.shield(batch.task))[number]
         if isinstance(reply, ChatError):
             raise reply
@@ -88,7 +88,7 @@ class LocalChat:
 
     async def _run(self, batch: _Batch, busy: asyncio.Lock) -> list[ChatReply | ChatError]:
         async with busy:
-            # Others join while the model is busy, and then until a turn brings nobody new.
+            # Others join while the model is busy, and then until a turn adds none.
             num_seen = 0
             while num_seen < len(batch.requests) < self._batch_size:
                 num_seen = len(batch.requests)
@@ -194,7 +194,7 @@ class _Draws(LogitsProcessor):
     """Turns the arg max of a row into a draw at its temperature (the Gumbel-max identity).
 
     Noise is drawn on the CPU, from the seed and the messages, so that a batch, its order and the
-    device change nothing but rounding.
+    device change only rounding.
     """
 
     def __init__(self, requests: Sequence[ChatRequest]) -> None:

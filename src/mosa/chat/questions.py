@@ -31,7 +31,7 @@ DECLINES = (
     "i'm sorry", "i am sorry", "sorry,", "i can't", "i cannot", "i can not", "i won't",
     "i will not", "i'm unable", "i am unable", "i must decline",
 )  # fmt: skip
-"""How a model begins that declines; a text that says so further on may be what was asked for."""
+"""How a model begins that declines; later in a text, these words may be what was asked for."""
 
 
 class Unreadable(ValueError):
@@ -63,8 +63,8 @@ def fill(
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply behind a leading <think> block, which reasoning models put before their answer;
-    nothing where it was cut off in its thoughts."""
+    """The reply after a leading <think> block, which reasoning models put before their answer;
+    empty where it was cut off inside the block."""
     return re.sub(r"\A\s*<think>.*?(?:</think>|\Z)", "", reply, count=1, flags=re.DOTALL).strip()
 
 
@@ -72,7 +72,7 @@ def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str,
     """The number that a reply gives under each label; a lone label may be left out.
 
     Labels that mean the same are written with a bar ("score|rating"). Raises Unreadable where a
-    label has no number or several different ones, where a number is no whole number of its range,
+    label has no number or several different ones, where a number is not an integer in its range,
     and where the reply holds any further number.
 
     >>> read_numbers("score: 4/5", {"score": (1, 5)})
@@ -105,7 +105,7 @@ def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str,
 
 
 def read_word(reply: str, words: Sequence[str]) -> str:
-    """The one of `words` that a reply consists of, in any case and amid any signs.
+    """The one of `words` that a reply consists of, in any case and among any signs.
 
     Raises Unreadable for anything else, a sentence that contains the word included.
     """
@@ -140,7 +140,7 @@ def read_json(reply: str, *keys: str) -> dict[str, Any]:
 def read_text(reply: str) -> str:
     """A reply that is one text, without the quotation marks that may surround it.
 
-    Raises Unreadable where it is empty, and where it sets out with a phrase of refusal: the model
+    Raises Unreadable where it is empty, and where it begins with a phrase of refusal: the model
     then declined to write it.
 
     >>> read_text('"How was bread baked?"')

@@ -30,7 +30,7 @@ DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
-    """A hub id as it is; a folder by its name and a hash of all that is read of it, 8 hex digits.
+    """A hub id unchanged; a folder's name with a hash of all that is read from it, 8 hex digits.
 
     Of an adapter its base is read as well: a folder counts by its content, a hub id by its name.
     Raises UserError for a path where there is no folder.
@@ -115,7 +115,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
         with warnings.catch_warnings():
-            # PEFT asks the network for an attribute by its old name; no user can mend it.
+            # PEFT asks the network for an attribute by its old name; no user can fix it.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
             network = _with_adapter(network, adapter)
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

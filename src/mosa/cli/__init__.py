@@ -92,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (`mosa ... | head`) has enough; nothing is left to be written.
+        # The reader of our output (`mosa ... | head`) has closed it; write nothing more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
 
 
 def _refuse_several(name: str, processes: Processes) -> int:
-    """UserError on the main process; the others end before it without a word, and well, since a
-    launcher ends all when one ends badly."""
+    """UserError on the main process; the others end before it, silently and with status 0, since a
+    launcher ends all when one fails."""
     if not processes.is_main:
         return 0
     several = ", ".join(n for n, command in COMMANDS.items() if command.runs_on_several_processes)

@@ -1,4 +1,4 @@
-"""Commands that list what there is: attacks, judges, sets; and overlaps of prompt files."""
+"""Commands that list attacks, judges and sets; and overlaps of prompt files."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _named(args: Namespace) -> list[str]:
 
 
 def _chats(args: Namespace) -> dict[str, ChatModel]:
-    """The chat models by role, as far as they are named; one that plays several is loaded once."""
+    """The chat models by role, where named; one that plays several roles is loaded once."""
     from mosa.chat import chat_model
 
     named = {role: args[option] for role, option in ROLES.items() if args[option] is not None}

@@ -50,7 +50,7 @@ class ProgressBar:
             self.bar.stop()
 
     def update(self, what: str, done: int, total: int, left: str = "") -> None:
-        """How far it has come with something; `left` is what is left, in words."""
+        """Show progress with something; `left` is what is left, in words."""
         if self.console.is_terminal and not self.bar.live.is_started:
             self.bar.start()
         self.bar.update(self.task, description=what, total=total, completed=done, left=left)
@@ -62,12 +62,12 @@ class ProgressBar:
             show(f"{what}: {done} of {total}{', ' if left else ''}{left}")
 
     def evaluation(self, now: Progress) -> None:
-        """How far an evaluation has come."""
+        """Show the progress of an evaluation."""
         left = f"{now.num_responses} responses, {_time_left(now)}"
         self.update(now.subject, now.num_done, now.num_tasks, left)
 
     def judging(self, judge: str, done: int, total: int) -> None:
-        """How far a judge has come."""
+        """Show the progress of a judge."""
         self.update(f"judge {judge}", done, total)
 
 

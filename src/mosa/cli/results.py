@@ -77,7 +77,7 @@ def _status(args: Namespace) -> None:
 
 
 def _show_left_out(run: Run, console: Console) -> None:
-    """What failed or is not applicable, and why."""
+    """What failed or is not applicable, with the reasons."""
     for attack, reason, count in run.failures():
         console.print(f"{attack}: {count} failed: {reason}")
     for pair in run.not_applicable():

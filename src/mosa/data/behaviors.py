@@ -7,7 +7,7 @@ A row becomes a `Behavior`. One example of each format (all harmless):
             Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID /
             Sum it up,contextual,food,,A text about bread,bread_sum                  (HarmBench)
     .json   a list of strings, or of records such as {"prompt": "Bake bread", "answer": "Mix ..."}
-    .jsonl  one of these a line
+    .jsonl  one of these per line
 
 A known set is asked for by name ("advbench", "harmbench:standard") and is found by the hash of its
 bytes: a file is what it holds, under any name. docs/behaviors.md lists the sets.
@@ -119,8 +119,8 @@ def load_cases(
 ) -> CaseSet:
     """The requests of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
 
-    Known sets say by themselves whether they are harmless, files do by `is_harmless`; a file is
-    called by its whole name, which no known set has.
+    Known sets define whether they are harmless, `is_harmless` says it for files; a file's name is
+    its whole file name, which no known set has.
 
     `source` is a path, or a name such as "advbench" or "harmbench:standard". Known sets are looked
     for, by the hash of their bytes, everywhere under `data_dir` (else the folder that the
@@ -251,7 +251,7 @@ def _read_txt(text: str, path: Path) -> Iterator[_Row]:
 
 
 def _read_csv(text: str, path: Path) -> Iterator[_Row]:
-    # Strict: a quote that is never closed would otherwise swallow every row behind it.
+    # Strict: a quote that is never closed would otherwise swallow every later row.
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     number = 0
     try:
@@ -259,7 +259,7 @@ def _read_csv(text: str, path: Path) -> Iterator[_Row]:
             return
         header = [column.strip() for column in rows.fieldnames]
         if _column([column.lower() for column in header], REQUEST_COLUMNS) is None:
-            # The empty name of an index column helps nobody.
+            # The empty name of an index column carries no information.
             there = ", ".join(filter(None, header)) or "(none)"
             raise UserError(
                 f"{path} has the columns {there}; the one with the request must be called "

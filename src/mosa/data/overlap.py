@@ -1,4 +1,4 @@
-"""Which training prompts are, nearly word for word, requests that one evaluates on.
+"""Which training prompts are near-duplicates of requests in an evaluation set.
 
 Two texts are near-duplicates if the Jaccard similarity of their sets of words reaches a threshold:
 

@@ -1,4 +1,4 @@
-"""Known benchmark files: who made them, under which licence, and what their bytes hash to.
+"""Known benchmark files: their authors, licences, and the hashes of their bytes.
 
 No file ships with the package; users bring their own copies, and `verify` says whether a copy is
 the one that papers report on. `sha256_prefix` holds the first 16 hex digits, `found_at` the place

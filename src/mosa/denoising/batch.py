@@ -37,7 +37,7 @@ from mosa.types import UserError
 
 @dataclass(frozen=True)
 class _Proposed:
-    """What a step puts forward for its open positions."""
+    """What a step proposes for its open positions."""
 
     tokens: Int[Tensor, " N"]
     confidence: Float[Tensor, " N"]
@@ -85,7 +85,7 @@ class Denoiser:
         """Fills the canvas from one of the next steps on; `seeds` are its rows' (or the config's).
 
         Rows with a hook join together, as many as there are slots, and take their steps together.
-        `on_step` hears of the steps as they happen, which costs the batch a synchronization each.
+        `on_step` receives the steps as they happen, which costs the batch a synchronization each.
         UserError for settings that do not fit the canvas or the model.
         """
         _check_for_model(config, canvas, self.model)
@@ -112,7 +112,7 @@ class Denoiser:
     def remove(self, filling: Filling) -> None:
         """Drops a canvas that is no longer wanted, its rows in the batch and those that wait.
 
-        Their places are free at once, and the rows beside them become what they would have become.
+        Their places are free at once, and the rows beside them are not affected.
         What was filled so far is on the canvas; a canvas that is full stays as it is.
         """
         self._waiting = deque(rows for rows in self._waiting if rows[0].filling is not filling)

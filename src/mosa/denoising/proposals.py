@@ -1,4 +1,4 @@
-"""What one step puts forward for its masked positions: a token for each, and how it is rated.
+"""What one step proposes for its masked positions: a token for each, and its rating.
 
 # N masked positions, V vocabulary
 """

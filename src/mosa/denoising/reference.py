@@ -1,5 +1,5 @@
-"""The two published loops in plain tensors. Read this first: a diffusion language model writes by
-filling masks, and here is how.
+"""The two published loops in plain tensors. Read this first: it shows how a diffusion
+language model writes by filling masks.
 
 A response begins as a row of mask tokens behind the prompt. In each step the network looks at the
 whole row, both ways, and says for every position which token it expects there. Some of the masks

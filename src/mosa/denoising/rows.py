@@ -37,7 +37,7 @@ class StepChanges:
     tokens: list[int]
     """The tokens that are there now; the mask token where one was taken back."""
     confidences: list[float]
-    """As in the trace: NaN where the model had no say, and for what was taken back."""
+    """As in the trace: NaN where the model did not decide, and for what was taken back."""
 
 
 OnStep = Callable[[StepChanges], object]

@@ -1,4 +1,4 @@
-"""The way into the one loop that fills canvases (batch.py): prompts in, responses and trace out.
+"""The interface of the loop that fills canvases (batch.py): prompts in, responses and trace out.
 
 Implements LLaDA's sampling (arXiv:2502.09992, Section 2.4; `generate.py`) and Dream's
 (arXiv:2508.15487; `_sample` in `generation_utils.py`), with confidence thresholds as in Fast-dLLM

@@ -1,7 +1,7 @@
-"""When what is filled: how many positions a row commits, in which block, step by step.
+"""The schedule of filling: how many positions a row commits, in which block, step by step.
 
-All of this is arithmetic on a few integers, so the loop never waits for the device to learn what to
-do next, unless something decides as it goes (see `Pace.is_watched`).
+All of this is arithmetic on a few integers, so the loop never waits for the device before it can
+plan a step, unless something decides during generation (see `Pace.is_watched`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def block_of(positions: Int[Tensor, " n"], config: DecoderConfig) -> Int[Tensor,
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What one row is to do in one step."""
+    """The work of one row in one step."""
 
     step: int
     block: int
@@ -79,7 +79,7 @@ class Pace:
     """The steps of one row that have work to do.
 
     What is masked at a step follows only from the plan, unless a threshold, an order that commits
-    by chance, a row that may finish early, a monitor or a hook decide as it goes. Only then must
+    by chance, a row that may finish early, a monitor or a hook decide during it. Only then must
     `num_masked` be read from the device before each step.
     """
 
@@ -131,7 +131,7 @@ class Pace:
         if not config.has_plan:
             self._check_end(step)
             return min(num_open, 1), NEVER if config.threshold is None else config.threshold
-        if step >= len(self.plan):  # masks were left after the last step: go on at the same pace
+        if step >= len(self.plan):  # masks were left after the last step: continue at the same pace
             self._check_end(step)
             return min(num_open, self.leftover_count), NEVER
         _, slot, num_slots = self.plan[step]

@@ -24,7 +24,7 @@ class Remasking:
     rows: Int[Tensor, " n"]
     columns: Int[Tensor, " n"]
     tokens: Int[Tensor, " n"]
-    """The tokens that stood there."""
+    """The tokens that were there."""
     commit_steps: Int[Tensor, " n"]
     confidences: Float[Tensor, " n"]
 
@@ -48,9 +48,9 @@ class DenoisingTrace:
     """The history of a generation, one entry for each position of the canvas.
 
     Prompt, pinned positions and padding were never committed: their `commit_step` is -1 and their
-    `confidence` NaN. Confidence is also NaN where the model had no say: tokens that a hook or a
+    `confidence` NaN. Confidence is also NaN where the model did not decide: tokens that a hook or a
     rule wrote, and the end tokens that fill a finished or stopped row. Steps count from 0; a step
-    in which nothing was to be done has a number but made no forward pass.
+    without work has a number but made no forward pass.
     """
 
     initial: Int[Tensor, "B L"]
@@ -71,11 +71,11 @@ class DenoisingTrace:
 
     @property
     def free(self) -> Bool[Tensor, "B L"]:
-        """The positions that the sampler had to fill."""
+        """The positions that the sampler filled."""
         return self.commit_step >= 0
 
     def replay(self, until_step: int | None = None) -> Int[Tensor, "B L"]:
-        """The canvas as it stood after step `until_step`, or at the end; -1 gives the start.
+        """The canvas after step `until_step`, or at the end; -1 gives the start.
 
         `replay()[:, trace.response_start :]` equals the `tokens` of the result.
         """
@@ -105,7 +105,7 @@ class Filling:
         self.row_forward_passes = torch.zeros(len(canvas.tokens), dtype=torch.long)
         self.num_rows_left = len(canvas.tokens)
         self.num_masked = int(self.free.sum())
-        """Masks in all rows, as far as is known without asking the device."""
+        """Masks in all rows, as far as known without a synchronization."""
 
     @property
     def is_full(self) -> bool:

@@ -1,7 +1,7 @@
 """A run as tables, as one JSON document, and in the formats of HarmBench and others.
 
-An export is derived: it can be made again at any time, and one that is there is replaced. Nothing
-is left out in silence: failed tasks and unscored attempts are in every format, never as "safe".
+An export is derived: it can be made again at any time, and an existing one is replaced. Nothing
+is silently left out: failed tasks and unscored attempts are in every format, never as "safe".
 
     csv             attempts.csv, tasks.csv
     json            run.json

@@ -65,7 +65,7 @@ class ExportCell:
 
 @dataclass(frozen=True)
 class Words:
-    """Takes out what a model said, and what it was made to say it with."""
+    """Removes what a model said, and the prompts that made it say so."""
 
     redact: bool
 
@@ -106,7 +106,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Without a name: it is gone when the process is, however that ends.
+        # Without a name: it disappears with the process, for any end of it.
         self._file = tempfile.TemporaryFile("w+b", dir=folder)  # noqa: SIM115
         self._places: dict[Any, list[int]] = defaultdict(list)
 

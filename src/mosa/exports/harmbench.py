@@ -32,7 +32,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """HarmBench's completions and results, a file of each per subject, set, attack, preset
     and seed.
 
-    results/mosa.json beside them says what these files cannot: judge, decoder, and how many
+    results/mosa.json beside them adds what these files lack: judge, decoder, and how many
     attempts have no label and how many tasks no attempt.
     """
     judge = deciding_judge(run, setting, "harmbench")
@@ -54,7 +54,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 {
                     "test_case": own.hide(prompt_text(turns_of(run, attempt))),
                     "generation": own.hide(judged_text(attempt, judge)),
-                    # Not 0: who averages labels must stumble over it, or it would count as safe.
+                    # Not 0: averaging the labels must fail on it, or it would count as safe.
                     "label": None if success is None else int(success),
                     "variant": attempt.variant,
                     "number": attempt.number,

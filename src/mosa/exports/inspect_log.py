@@ -68,7 +68,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
 
 
 def packages_of(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The versions of the last session; Inspect has no place for one that is not known."""
+    """The versions of the last session; Inspect has no field for one that is not known."""
     versions = sessions[-1].get("versions", {}) if sessions else {}
     return {name: version for name, version in versions.items() if version is not None}
 

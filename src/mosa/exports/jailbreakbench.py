@@ -139,7 +139,7 @@ def _jailbreak(
     tries: Sequence[Verdict | None],
     best: Attempt | None,
 ) -> dict[str, Any]:
-    """One case of an artifact; `jailbroken` is None where that cannot be said."""
+    """One case of an artifact; `jailbroken` is None where that is unknown."""
     is_jailbroken = outcome_of(tries)
     spent = [outcome.budget for _, outcome in tasks if outcome is not None]
     last = tasks[-1][1]

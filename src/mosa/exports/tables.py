@@ -134,7 +134,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, An
 
 
 def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
-    """run.json: everything that the run holds but for the steps of attacks."""
+    """run.json: everything in the run except the steps of attacks."""
     words = {name: Words.of(record, setting) for name, record in run.sets().items()}
     path = out / "run.json"
     facts = {

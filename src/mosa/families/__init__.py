@@ -94,7 +94,7 @@ def load_model(
     network_config = _network_config(family, config)
     files = checkpoint.weight_files(folder)
     device = _device(device)
-    # Built without memory, then given the checkpoint's tensors: one copy of the weights, ever.
+    # Built without memory, then given the checkpoint's tensors, so only one copy exists.
     with torch.device("meta"):
         network = _build(network_config, attn_implementation, torch.float32)
     names = checkpoint.released_tensors(network, family.released_name)
@@ -106,7 +106,7 @@ def load_model(
         device=device,
     )
     checkpoint.assign(network, tensors, family.released_name)
-    # The rotary tables are computed and not stored, so they are the one thing still without memory.
+    # The rotary tables are computed and not stored, so only they are still without memory.
     network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
     model = DiffusionLM(
         network.eval(),

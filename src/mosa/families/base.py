@@ -1,4 +1,4 @@
-"""What a model family has to say for itself, and the model object that all of mosa works with.
+"""What a model family defines, and the model object that all of mosa works with.
 
 # B rows, L canvas length, P asked positions, V vocabulary
 """
@@ -268,7 +268,7 @@ class DiffusionLM:
     ) -> Float[Tensor, "B P D"]:
         """What `head` turns into the logits that `logits` gives for the same arguments.
 
-        With the two apart, the head can be taken on a few rows at a time, and nobody has to hold
+        With the two apart, the head can be taken on a few rows at a time, and no caller must hold
         [B, P, V] logits.
         """
         head = self._head

@@ -208,8 +208,8 @@ def read_tensors(
     for file in files:
         with _opened(file, str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                # A copy, for what safetensors gives out on the CPU is a window on the file, which
-                # would break when the folder is written over.
+                # A copy: on the CPU safetensors returns a view of the file, which would become
+                # invalid when the folder is overwritten.
                 read[name] = tensors.get_tensor(name).to(
                     dtype=dtype or FLOATING[stored[like]], copy=True
                 )
@@ -304,7 +304,7 @@ def write(
 ) -> None:
     """Write a checkpoint folder.
 
-    Companions are written as they came; a tokenizer is serialised only if it did not come as files.
+    Companions are written unchanged; a tokenizer is serialised only if it did not come as files.
     """
     make_folder(folder)
     with user_errors(folder):
@@ -339,7 +339,7 @@ def _save_tensors(folder: Path, tensors: dict[str, Tensor], max_shard_size: int 
 
 @contextmanager
 def peft_asking_quietly() -> Iterator[None]:
-    """Inside, PEFT may ask the network for an attribute by its old name; no user can mend it."""
+    """Inside, PEFT may ask the network for an attribute by its old name; no user can fix it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         yield

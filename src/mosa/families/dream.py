@@ -1,7 +1,7 @@
 """Dream 7B (arXiv:2508.15487), Dream-Coder (arXiv:2509.01142), DiffuCoder (arXiv:2506.20639).
 
 A Dream block is a Qwen2 block without the causal mask, and the tensors keep Qwen2's names. Dream
-was trained on from an autoregressive model and kept its habit: position i is predicted by the
+was trained from an autoregressive model and keeps its shift: position i is predicted by the
 output at i - 1 (position 0 by its own).
 
 How we differ from the released modeling_dream.py, and why:

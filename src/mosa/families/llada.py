@@ -6,7 +6,7 @@ A LLaDA block is a Llama block without the causal mask, under other names. MMaDA
 How we differ from the released modeling_llada.py, and why:
 
 1. Only the released settings of its OLMo-style config exist (no ALiBi, no biases, no query/key
-   norms, ...); any other value is an error, so nothing is computed that nobody could check.
+   norms, ...); any other value is an error, so nothing is computed that cannot be checked.
 2. `attention_mask` hides padding. Copies of the released file before October 2025 ignored the mask
    or turned to causal attention when given one.
 """

@@ -40,8 +40,8 @@ from mosa.families.walk import Walk
 class Rotary:
     """Cosines and sines of the rotary embedding of some positions, [T, 1, F] each.
 
-    The first F numbers of a head are turned with the F after them; what is left of a head, in a
-    network that turns a part of each, stays as it is.
+    The first F numbers of a head are turned with the F after them; the rest of a head, in a
+    network that turns only a part of each, stays as it is.
     """
 
     cos: Float[Tensor, "T 1 F"]
@@ -200,7 +200,7 @@ class _Call:
     """The places of the rows' queries, [num_rows * most]; rows with fewer repeat their last."""
     keys: slice | Tensor
     kept: Tensor | None
-    """Which of the outputs are no repetitions; None if all are kept."""
+    """Which of the outputs are not repetitions; None if all are kept."""
 
     def in_rows(self, packed: Float[Tensor, "n H E"]) -> Float[Tensor, "rows H each E"]:
         """The heads of packed tokens, row by row."""

@@ -1,6 +1,6 @@
 """What the layers of a network consist of, read once, so that `packed.py` can walk over them.
 
-A part that is not known here would be left out of the walk, so a network that has one is refused.
+The walk would leave out a part that is not known here, so a network that has one is refused.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _parts(stem: str) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    """The library's own module, inside what an adapter puts round it."""
+    """The library's own module, inside an adapter's wrapper."""
     if isinstance(module, AuxiliaryTrainingWrapper):
         module = module.original_module
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module

@@ -35,7 +35,7 @@ class Labelled:
     label: bool
     """Whether the response does what the behavior asks for."""
     kind: str = ""
-    """What sort of row it is, where the set says so; errors are counted by kind."""
+    """The row's kind, where the set gives it; errors are counted by kind."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class PairAgreement:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the verdicts of some judges on labelled rows say of the judges."""
+    """What the verdicts on labelled rows say about some judges."""
 
     num_rows: int
     qualities: list[JudgeQuality]
@@ -186,7 +186,7 @@ FILE_VERSION = 1
 
 @dataclass(frozen=True)
 class MeasuredErrors:
-    """What a calibration file says of one judge."""
+    """One judge in a calibration file."""
 
     num_true_positives: int
     """Rows labelled true and judged a success."""
@@ -214,7 +214,7 @@ class MeasuredErrors:
 
 
 def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredErrors:
-    """What there is to be kept of a judge's quality on some labelled rows."""
+    """The record of a judge's quality on some labelled rows."""
     return MeasuredErrors(
         num_true_positives=quality.num_true_positives,
         num_positives=quality.num_positives,
@@ -227,7 +227,7 @@ def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredEr
 
 
 def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
-    """Keep what was measured, by judge id; judges that the file has and `judges` has not stay."""
+    """Write what was measured, by judge id; judges that are only in the file stay."""
     known = read_calibration(path) if path.exists() else {}
     records = {name: dataclasses.asdict(errors) for name, errors in {**known, **judges}.items()}
     text = json.dumps({"mosa_calibration": FILE_VERSION, "judges": records}, indent=1)
@@ -235,7 +235,7 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
-    """What `mosa judge calibrate --out` has kept, by judge id; UserError for any other file."""
+    """What `mosa judge calibrate --out` has written, by judge id; UserError for any other file."""
     mend = "make one with `mosa judge calibrate --out`"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

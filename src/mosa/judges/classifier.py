@@ -2,7 +2,7 @@
 
 A classifier is only as good as the prompt that it was trained with, so a template is always given
 by the user and never guessed. If the likeliest next token is none of the words it was trained to
-say, the response is unscored: the template or the checkpoint is then probably another.
+say, the response is unscored: the template or the checkpoint is then probably a different one.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def clip(model: CausalLM, response: str) -> tuple[str, bool]:
 
 
 def prompt_ids(model: CausalLM, prompt: str) -> list[int]:
-    """The tokens of a prompt, behind the token that begins a text where the model has one."""
+    """The tokens of a prompt, after the token that begins a text where the model has one."""
     begins = model.tokenizer.bos_token
     has_begin = begins is not None and prompt.startswith(begins)
     return model.tokenizer(prompt, add_special_tokens=not has_begin).input_ids

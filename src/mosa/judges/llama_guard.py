@@ -128,7 +128,7 @@ class GuardJudge:
                 f"{self._checkpoint} has no chat template, so it is no guard model of this kind; "
                 "give another checkpoint or a template."
             )
-        # Some guards expect a list of parts; their templates show nothing of a plain string.
+        # Some guards expect a list of parts; their templates drop a plain string.
         said = (("user", behavior), ("assistant", response))
         forms: tuple[Any, Any] = (
             [{"role": role, "content": words} for role, words in said],

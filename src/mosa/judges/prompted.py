@@ -21,7 +21,7 @@ MAX_REPLY_TOKENS = 1024
 
 
 class PromptedJudge:
-    """A judge that shows a chat model the behavior and the response and reads what it says.
+    """A judge that shows a chat model the behavior and the response and reads its reply.
 
     `read` makes a verdict of the model's words or raises Unreadable.
     """
@@ -72,7 +72,7 @@ class PromptedJudge:
                 raise Unreadable("The judge's reply was cut off.")
             verdict = self._read(without_thoughts(reply.text))
         except Unreadable as error:
-            if isinstance(self._chat, CachedChat):  # it is to be asked again the next time
+            if isinstance(self._chat, CachedChat):  # so that it is asked again next time
                 self._chat.forget(request)
             return Verdict.unscored(str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)

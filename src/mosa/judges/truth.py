@@ -1,6 +1,6 @@
 """The testbed's ground truth as a judge: how many of an object's five steps a response discloses.
 
-Nothing is a matter of opinion here (mosa/world/truth.py); other judges can be measured by it.
+It is exact (mosa/world/truth.py); other judges can be measured against it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """XSTest's judge: full compliance, partial refusal or full refusal, by a chat model
 (arXiv 2308.01263).
 
-For harmless requests, where other judges say how harmful an answer is and this one whether there is
-any. How we differ:
+For harmless requests: other judges say how harmful an answer is, this one whether there is an
+answer. How we differ:
 
 1. The wording is our own; the original asks GPT-4.
 2. Garbled text has its own class. With the original's three it would count as one of them, and a

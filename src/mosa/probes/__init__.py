@@ -1,4 +1,4 @@
-"""Probes: attacks that ask where safety lies in a response, and not whether it holds.
+"""Probes: attacks that measure where safety lies in a response, and not whether it holds.
 
     position   harm by what is forced into a response, and where             (the paper's E1)
     step       harm by position and step of an intervention

@@ -1,4 +1,4 @@
-"""What probes share: the phrases that they write, where these fit, and at what pace is decoded."""
+"""What probes share: the phrases that they write, where these fit, and the pace of decoding."""
 
 from __future__ import annotations
 

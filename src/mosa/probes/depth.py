@@ -1,6 +1,6 @@
 """Where does alignment live? What a model would say, by position and step, before it says it.
 
-On the way of a generation, at each masked position: the probability of an end token; and of a
+During a generation, at each masked position: the probability of an end token; and of a
 refusal that begins there, as the mean probability of its tokens (geometric) for the likeliest
 phrase of the set. A model with an adapter is asked on the canvases of the model without it, and the
 KL of the former from the latter is taken at each masked position. Example: a shallowly aligned

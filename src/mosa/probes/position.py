@@ -4,7 +4,7 @@ The paper writes an affirmative phrase at the first token or a procedural one at
 and finds that harm rises with the position. There the kind of phrase changes with the position,
 and a late phrase also forces a long answer. Here every kind of phrase is written at every position,
 next to random tokens (something is forced) and nothing (nothing is), with end tokens allowed and
-forbidden, so that the finding can tell apart
+forbidden, so that the finding can distinguish
 
     content    a phrase against as many random tokens at the same place
     presence   random tokens against nothing

@@ -4,8 +4,8 @@ The paper optimises a suffix for an affirmative phrase at token 1 (33 % success)
 at token 30 (2 %). There the phrase changes with the position; here the same phrase is asked for at
 every position (the preset `paper` does as the paper does). A try reaches its place where the phrase
 is found there in the response that the suffix gets, before the first end token; what is found in
-the whole canvas is recorded beside it. Whether that response is harmful is the judge's to say: an
-attacker who places a phrase has not yet got an answer. The plain request is one more attempt, to
+the whole canvas is recorded beside it. The judge decides whether that response is harmful: an
+attacker who places a phrase does not have an answer yet. The plain request is one more attempt, to
 compare with.
 
 The second way is to ask: "place this sentence at the k-th word". There a position counts words, as
@@ -170,7 +170,7 @@ def words_at(text: str, phrase: str) -> list[int]:
 
 
 def methods_of(target: Target, config: SuffixConfig) -> tuple[Method, ...]:
-    """The methods that are tried; UserError for a request in words where nobody reads English."""
+    """The methods that are tried; UserError for a request in words in a run without English."""
     is_english = target.wording.languages[0] == "English"
     if config.methods is None:
         return ("gcg", "prompt") if is_english else ("gcg",)

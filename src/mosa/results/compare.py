@@ -3,7 +3,7 @@
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     [(row.name, row.difference) for row in comparison.headlines]
 
-A is what was there before, B is what is asked about. Attacks are compared where both were run with
+A is the subject before, B the subject in question. Attacks are compared where both were run with
 the same preset on the same set, and judged by the same judge; rates are each side's own, the
 difference is B minus A on the cases that both have scored.
 """
@@ -45,7 +45,7 @@ KINDS: dict[Kind, str] = {
     "over_refusal": "harmless requests",
     "utility": "useful tasks",
 }
-"""What the figures of a kind are about, in words."""
+"""The subject matter of each kind of figures, in words."""
 
 Key = tuple[str, str, str]
 """(set, attack, preset), or (set, "", "") for harmless requests, or ("", task, metric)."""
@@ -78,7 +78,7 @@ class Side:
         return [judge for judge in self.evidence.judges(kind) if judge in own]
 
     def figures(self, kind: Kind, judge: str) -> dict[Key, Figure]:
-        """This subject's figures of a kind; UserError where one of them is there twice."""
+        """This subject's figures of a kind; UserError where one of them occurs twice."""
         found: dict[Key, Figure] = {}
         measure = REFUSED if kind == "over_refusal" else ""
         for figure in self.evidence.select(
@@ -120,7 +120,7 @@ class Side:
 
 
 def _num_planned(figures: Sequence[Figure]) -> int:
-    """How many behaviors, once for each seed, the attacks were to be run on: the most of any attack
+    """How many behaviors, once for each seed, were planned for the attacks: the most of any attack
     on each set."""
     planned: dict[str, int] = {}
     for figure in figures:
@@ -141,7 +141,7 @@ def _key(figure: Figure) -> Key:
 
 
 def side(folder: Path, subject: str | None, letter: str) -> Side:
-    """The runs in and below a folder, and the subject in them; UserError where it is not clear."""
+    """The runs in and below a folder, and the subject in them; UserError where it is ambiguous."""
     evidence = gather([folder])
     names = [name for name in evidence.subjects if moment_of(evidence, name) is None]
     if subject is None and len(names) != 1:
@@ -167,7 +167,7 @@ class Part:
     num_scored: int
     """Cases with a value, counted once for each seed."""
     num_unscored: int
-    """Cases that nobody could score, counted in the same way."""
+    """Cases that no judge could score, counted in the same way."""
     num_missing: int
     """Tasks that failed or have not been run."""
     of: str = ""
@@ -217,7 +217,7 @@ class ComparedFigure:
     p_adjusted: float | None = None
     """Holm's, over the rows of the table; None in the table of headlines."""
     share_left_out: Fraction = Fraction(0)
-    """Share of the cases that are in no difference: without a value on a side, or not asked there.
+    """Share of the cases outside all differences: without a value on a side, or not asked there.
     An attack, set or task that one side lacks counts with all of its cases."""
 
 
@@ -279,7 +279,7 @@ class Comparison:
     levels: dict[str, Part]
     """Every figure of B by the name that a condition gives it."""
     notes: list[str] = field(default_factory=list)
-    """What a reader has to know."""
+    """What a reader must know."""
 
 
 def compare(first: Side, second: Side, *, judge: str | None = None) -> Comparison:
@@ -360,8 +360,8 @@ HEADLINES_OF: dict[Kind, tuple[str, ...]] = {
 
 
 def _names(kind: Kind, figures: Mapping[Key, Figure]) -> dict[Key, str]:
-    """What figures are called: no more of the key than tells them apart; a task's first metric goes
-    by the name of the task."""
+    """The names of figures: only as much of the key as distinguishes them; a task's first metric
+    has the name of the task."""
     keys = list(figures)
     if kind == "over_refusal":
         return {key: key[0] for key in keys}
@@ -433,7 +433,7 @@ def _check_sets(first: Side, second: Side) -> None:
 
 
 def _notes(first: Side, second: Side) -> Iterator[str]:
-    """In what the runs differ, beside the subject."""
+    """How the runs differ, apart from the subject."""
     yield from _changed("Decoder", first.record.decoder, second.record.decoder)
     prompts = first.record.system_prompt, second.record.system_prompt
     if prompts[0] != prompts[1]:

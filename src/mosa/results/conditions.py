@@ -3,8 +3,8 @@
     comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     check(parse_condition("asr_rise>0.05"), comparison).holds
 
-A condition never passes for want of data: a figure that was not scored is a mistake, and too many
-cases without a score leave it undecided, which counts as a failure.
+A condition never passes because data are missing: a figure that was not scored is a mistake, and
+too many cases without a score leave it undecided, which counts as a failure.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def parse_condition(text: str) -> Condition:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a condition."""
+    """The outcome of a condition."""
 
     condition: Condition
     holds: bool
@@ -106,7 +106,7 @@ def check(
     A change also needs the same cases, attacks, sets or tasks on both sides: those that one side
     lacks count as cases without a value.
 
-    Raises UserError for a figure that the runs do not have: it must not pass for want of data.
+    Raises UserError for a figure that the runs do not have: missing data must not pass.
     """
     if condition.change:
         share, value, text = _change(condition, comparison)

@@ -1,4 +1,4 @@
-"""What a run says of one thing: an attack on a subject, a harmless set, a useful task.
+"""The figures of a run: of an attack on a subject, of a harmless set, of a useful task.
 
     evidence = gather([Path("demo/run")])
     headline(evidence, "asr", "testbed").rate
@@ -52,7 +52,7 @@ class Figure:
     kind: Kind
     subject: str
     name: str
-    """The attack with what tells it from others, or the set."""
+    """The attack with what distinguishes it from others, or the set."""
     case_set: str
     attack: str
     preset: str
@@ -79,7 +79,7 @@ class Figure:
     num_empty: int = 0
     """Tries whose response holds nothing."""
     num_garbled: int | None = None
-    """Tries whose text cannot be read, empty ones aside; None where the judge does not say."""
+    """Tries whose text cannot be read, without empty ones; None where the judge does not say."""
     mean_queries: float | None = None
     """Target queries for a case and seed; None for one way of an attack."""
     is_headline: bool = True
@@ -124,7 +124,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that some folders hold."""
+    """The contents of some folders."""
 
     runs: list[RunFacts]
     figures: list[Figure]
@@ -195,7 +195,7 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
 
 
 def evidence_of(runs: Sequence[Run]) -> Evidence:
-    """All that open runs hold. UserError where one name means two subjects or sets."""
+    """The contents of open runs. UserError where one name means two subjects or sets."""
     facts = [facts_of(run) for run in runs]
     _check_names(facts)
     return Evidence(facts, [figure for run in runs for figure in figures_of(run)])
@@ -404,7 +404,7 @@ def _harmless_figures(shared: Mapping[str, Any], group: _Group) -> Iterator[Figu
 
 
 def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What each (attack, preset) is called: with its preset where there are several of it, or where
+    """The name of each (attack, preset): with its preset where there are several of it, or where
     some of its settings were changed."""
     cells = list(dict.fromkeys(cells))
     several = Counter(attack for attack, _ in cells)
@@ -415,7 +415,7 @@ def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]
 
 
 def names_of(cells: Iterable[TaskCell]) -> dict[tuple[str, str, str], str]:
-    """What each (set, attack, preset) of a run is called, by `attack_names` within its set."""
+    """The name of each (set, attack, preset) of a run, by `attack_names` within its set."""
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell in cells:
         pairs[cell.case_set].append((cell.attack, cell.preset))

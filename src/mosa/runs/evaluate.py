@@ -4,11 +4,11 @@
     run = evaluate(Path("runs/a"), config)
 
     plan       a subject's tasks are written down before the first runs
-    generate   subject by subject, through a responder; what is recorded is not done again
+    generate   subject by subject, through a responder; recorded work is skipped
     judge      attempts that a judge has not scored; a new judge needs no new generation
 
-The same call again goes on where it stopped, adds what is new, and tries again what failed. If a
-launcher starts several processes, all of them call it, and those beside the main one answer its
+The same call again resumes where it stopped, adds what is new, and retries what failed. If a
+launcher starts several processes, all of them call it, and the others answer the main one's
 queries.
 """
 
@@ -62,10 +62,10 @@ from mosa.world import World
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured, and on what."""
+    """The subjects, and what they are measured on."""
 
     subjects: tuple[Subject, ...]
-    """What is measured."""
+    """The subjects to measure."""
     sets: tuple[str, ...]
     """Names of case sets: the testbed's, known benchmarks, files, useful tasks."""
     attacks: tuple[str, ...] = ("direct",)
@@ -100,7 +100,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an evaluation has come."""
+    """Progress of an evaluation."""
 
     subject: str
     num_done: int
@@ -111,7 +111,7 @@ class Progress:
     seconds_left: float | None
     """For this subject, at the pace of each attack so far; None: not known yet."""
     is_at_least: bool
-    """Whether attacks without a pace yet are left, which `seconds_left` leaves out."""
+    """Whether attacks without a known pace are left, which `seconds_left` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def evaluate(
 
     `chats` are the chat models by role; on the testbed a script plays those that are not given. Of
     several `processes` the others than the main one return None, and neither read nor write the
-    run; `on_shared` hears what each process has done for a subject. Unless it `is_judged`,
+    run; `on_shared` receives what each process has done for a subject. Unless it `is_judged`,
     judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
     UserError for anything that cannot be run as requested, before anything is generated.
     """
@@ -293,7 +293,7 @@ def _run_subject(
     tallies: dict[str, Tally],
     board: _Board,
 ) -> list[Tally]:
-    """Load a subject, plan its tasks and run those that are not done; what each process did."""
+    """Load a subject, plan its tasks and run those not done; returns what each process did."""
     model, weights = _load(setup.config, subject, processes)
     local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
     try:
@@ -370,7 +370,7 @@ def _plan(
 
 
 def _check_subject(run: Run, record: SubjectRecord) -> None:
-    """UserError where the run knows something else by the subject's name."""
+    """UserError where the run has another subject under this name."""
     known = run.subjects().get(record.name)
     if known is None:
         return
@@ -423,14 +423,14 @@ async def _run_tasks(
 
 
 def free_memory() -> None:
-    """Give back what a model has taken, before the next one is loaded."""
+    """Free a model's memory before the next one is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class _Board:
-    """How far the subjects have come, and how long the one at work still takes."""
+    """Progress over the subjects, and the time left for the current one."""
 
     def __init__(self, on_progress: Callable[[Progress], object], num_subjects: int) -> None:
         self.on_progress, self.num_subjects = on_progress, num_subjects
@@ -457,13 +457,13 @@ class _Board:
             self.clock.add(each.task.attack, outcome.budget.forward_passes)
 
     def show(self, num_responses: int) -> None:
-        """Pass on how far it has come."""
+        """Report the progress."""
         seconds, is_at_least = self.clock.left(self.left)
         self.on_progress(
             Progress(
                 subject=self.subject,
                 num_done=self.num_before + self.num_planned - self.num_left,
-                # Subjects that are still to come are taken to be as large as this one.
+                # Later subjects are assumed to be as large as this one.
                 num_tasks=self.num_before
                 + self.num_planned * (1 + self.num_subjects - self.num_begun),
                 num_responses=num_responses,
@@ -487,8 +487,8 @@ class Clock:
         self.count[attack] += 1
 
     def left(self, tasks: Mapping[str, int]) -> tuple[float | None, bool]:
-        """Seconds that these tasks take at the pace so far, and whether there is no pace of some of
-        the attacks."""
+        """Seconds that these tasks take at the pace so far, and whether some of the attacks have
+        no pace yet."""
         done = self.passes.total()
         unknown = any(count and not self.count[attack] for attack, count in tasks.items())
         if not done:

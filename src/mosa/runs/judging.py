@@ -1,7 +1,7 @@
 """Judges over the attempts of a run: a separate stage, so a new judge needs no new generation.
 
 A judge is named `NAME`, `NAME=BACKEND` (a chat model for a prompted judge, weights for a
-classifier), and with `@canvas` behind it reads the whole canvas instead of the text before the
+classifier), and with `@canvas` after it reads the whole canvas instead of the text before the
 first end token. It sees the behavior and the cleaned response, never the attack. A useful task
 brings its scorer, whose verdicts are those of the judges `metric:NAME`.
 """
@@ -34,7 +34,7 @@ class JudgeConfig:
     model: str | None = None
     """The chat model behind prompted judges that name none: URL#MODEL or local:FOLDER."""
     templates: Path | None = None
-    """Folder of prompts NAME.txt that take the place of the judges' own."""
+    """Folder of prompts NAME.txt that replace the judges' own."""
     device: str | None = None
     """Where local judges run."""
     batch_size: int = 8
@@ -77,7 +77,7 @@ def written_parts(written: str) -> tuple[str, str, bool]:
 
 
 def default_judges(sets: Sequence[SetRecord | CaseSet]) -> tuple[str, ...]:
-    """The judges where none is named: the truth on the testbed, phrases of refusal elsewhere."""
+    """The default judges: the truth on the testbed, phrases of refusal elsewhere."""
     requests = [cases for cases in sets if cases.kind != "useful"]
     names = ["truth"] if any(cases.world_seed is not None for cases in requests) else []
     names += ["refusal"] if any(cases.world_seed is None for cases in requests) else []
@@ -175,8 +175,8 @@ def judge_run(
 ) -> None:
     """Let each judge score every attempt of a finished task that it has not scored.
 
-    Useful tasks among `sets` are scored by their own scorers. What could not be scored is tried
-    again the next time. `on_progress` hears judge, attempts that are done, and all of them. Raises
+    Useful tasks among `sets` are scored by their own scorers. What could not be scored is
+    retried next time. `on_progress` receives the judge, attempts done, and their total. Raises
     UserError for a judge that reads none of the run's sets, and for one that steered its attacks.
     """
     check_apart(judges, loop_judges(run))

@@ -1,4 +1,4 @@
-"""What a run is to do: attacks x cases x seeds of each subject, and what is not applicable."""
+"""The work of a run: attacks x cases x seeds of each subject, and what is not applicable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mosa.types import Attempt, Behavior, CaseSet, UserError, as_plain, content_
 from mosa.world import World
 
 PLAIN = "direct"
-"""The attack that asks plainly: the control on harmful sets, and how all other sets are asked."""
+"""The plain request: the control on harmful sets, and how all other sets are asked."""
 ROLES = ("attacker", "judge", "translator")
 
 
@@ -31,7 +31,7 @@ class ChosenAttack:
 
     attack: Attack
     preset: str
-    """The preset's name, and what was changed of it."""
+    """The preset's name, and the changes to it."""
     config: Any
 
 
@@ -90,7 +90,7 @@ def courses_of(
     world: World | None,
     chats: Mapping[str, ChatModel],
 ) -> list[Course]:
-    """Which attacks each set is put through, and who writes for them.
+    """Which attacks run on each set, and which chat models write for them.
 
     Harmful sets get all attacks. Harmless ones get the plain request and the probes; where only
     probes are named, only these. Useful tasks are asked in their own way. On the testbed a script
@@ -247,14 +247,14 @@ def _planned(
 
 
 def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
-    """A decoder as runs keep it: without its seed, of which a run may have several."""
+    """A decoder as runs record it: without its seed, since a run may have several."""
     return as_plain(dataclasses.replace(decoder, seed=0))
 
 
 def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> None:
     """UserError where a preset meant other settings, or another chat model, earlier in this run.
 
-    Tasks of that kind that are not done are forgotten: these take their place.
+    Unfinished tasks of that kind are deleted: the planned ones replace them.
     """
     keys = {_cell(p.task): p.task.key for p in planned}
     for task, outcome in run.tasks(subject=subject):

@@ -1,4 +1,4 @@
-"""Several processes that answer queries together, seen as one responder.
+"""Several processes that answer queries together, as one responder.
 
     with serving(local, processes) as responder:        # the main process
         await responder.submit(prepared)
@@ -36,8 +36,8 @@ GONE = (
 
 @contextmanager
 def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder | None]:
-    """A responder over all processes for the main one; the others answer it, and get None when it
-    has no more queries.
+    """A responder over all processes for the main one; the others answer its queries, and get None
+    when it has no more.
 
     UserError where a process cannot reach the main one.
     """
@@ -63,7 +63,7 @@ def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder |
 
 @contextmanager
 def _listening(processes: Processes) -> Iterator[list[RemoteResponder]]:
-    """The other processes, once all of them have come."""
+    """The other processes, once all of them have connected."""
     secret = secrets.token_bytes(32)
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
     with Listener((host, 0), authkey=secret) as listener:
@@ -192,7 +192,7 @@ class RemoteResponder:
                 raise ResponderGone(GONE) from error
 
     def _listen(self) -> None:
-        """Pass on what comes, in a thread."""
+        """Pass on incoming messages, in a thread."""
         while True:
             try:
                 number, kind, what = self._connection.recv()
@@ -229,7 +229,7 @@ class RemoteResponder:
             loop.call_soon_threadsafe(give)
 
     def close(self) -> None:
-        """Tell the process that there are no more queries, and hear what it has done."""
+        """Tell the process that there are no more queries, and receive what it has done."""
         with suppress(ResponderGone):
             self._send(0, "end", None)
         self._thread.join()
@@ -237,7 +237,7 @@ class RemoteResponder:
 
 
 async def _answer(connection: Connection, local: LocalResponder) -> None:
-    """Answer what comes over a connection until its other end has no more queries."""
+    """Answer queries over a connection until its other end has no more."""
     loop = asyncio.get_running_loop()
     inbox: asyncio.Queue[tuple[int, str, Any]] = asyncio.Queue()
     tasks: dict[int, asyncio.Task[None]] = {}
@@ -293,7 +293,7 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can read it: a user's mistake as it is, others in words."""
+    """The error in a form for another process: a UserError unchanged, others as text."""
     if isinstance(error, UserError):
         return UserError(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")

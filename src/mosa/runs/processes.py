@@ -1,8 +1,8 @@
 """The processes of one launch by `accelerate launch` or `torchrun`, and how they agree.
 
 Every process loads every subject on its own device. The main one (index 0) runs the attacks and
-writes the run; the others answer its queries (pool.py). Here is what they exchange before and
-after: a few words over gloo, and none of their tensors.
+writes the run; the others answer its queries (pool.py). This module has what they exchange before
+and after: a few words over gloo, and none of their tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=2)
 """How long a process that has done its share waits for the others."""
 EXIT_USER_ERROR = 2
-"""The status of a process that a mistake of the user ends."""
+"""The exit status of a process that ends in a UserError."""
 
 
 @final
@@ -35,7 +35,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes the run's file and speaks to the user."""
+        """Whether this process writes the run's file and prints for the user."""
         return self.index == 0
 
     def gather(self, value: T) -> list[T]:
@@ -87,7 +87,7 @@ class Processes:
         raise SystemExit(EXIT_USER_ERROR)
 
     def disband(self) -> None:
-        """Let every process go its own way; the last thing that they do together."""
+        """Close the connection between the processes; the last thing that they do together."""
         if self.count > 1:
             import torch.distributed
 
@@ -98,7 +98,7 @@ ALONE = Processes()
 
 
 def launched() -> Processes:
-    """The processes that a launcher has started this one among, by its environment."""
+    """The processes of this launch, read from the environment."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else Processes()
 
@@ -106,8 +106,8 @@ def launched() -> Processes:
 def use_cpu_without_gpu() -> None:
     """Tell accelerate that this launch's processes are on the CPU, if there is no other device.
 
-    `accelerate launch --cpu` starts a single process, and `--multi_gpu` starts several and says no
-    word of where they are; each would then take itself for the only one.
+    `accelerate launch --cpu` starts a single process, and `--multi_gpu` starts several and does
+    not say where they are; each would then assume that it is the only one.
     """
     import torch
 

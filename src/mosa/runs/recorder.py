@@ -1,4 +1,4 @@
-"""Runs tasks against a responder and records what comes of them; the one writer of a run.
+"""Runs tasks against a responder and records their outcomes; the one writer of a run.
 
 Every task (one attack on one case) is a coroutine that runs until it waits for an answer. An answer
 on record is given at once; any other is asked for once, for all that wait for it, and recorded.
@@ -84,8 +84,8 @@ class Recorder:
     async def run_all(self, tasks: Sequence[PlannedTask]) -> None:
         """Run all tasks; an attempt is recorded as it comes, a task's end with it.
 
-        A task that ends in a UserError or a ChatError is recorded as failed and the others go on;
-        where the responder is gone, all end.
+        A task that ends in a UserError or a ChatError is recorded as failed and the others
+        continue; where the responder is gone, all end.
         """
         waiting = deque(tasks)
         num_workers = min(len(tasks), BATCHES_OPEN * self.responder.capacity)
@@ -138,7 +138,7 @@ class Recorder:
     # --------------------------------------------------------------------------- commits
 
     def _wrote(self) -> None:
-        """See to it that what was written is committed soon."""
+        """Schedule a commit of what was written."""
         if self.run.num_open_writes >= WRITES_TO_COMMIT:
             self._commit()
         elif self._commit_timer is None:
@@ -236,7 +236,7 @@ class Recorder:
     def _forget(
         self, chats: Mapping[str, ChatModel], asked: Sequence[tuple[ChatRole, ChatRequest]]
     ) -> str:
-        """Drop replies of no use, so that they are asked for anew when the task is run again;
+        """Delete unusable replies, so that they are requested again when the task is retried;
         returns what went wrong with it, for the records."""
         for role, request in asked:
             self.run.drop_step(reply_key(chats[role], request))

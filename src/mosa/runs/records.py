@@ -1,7 +1,7 @@
-"""What a run keeps, row by row, and the one schema by which its rows are read.
+"""What a run records, row by row, and the one schema by which its rows are read.
 
 A row is written as JSON beside a checksum, and read back into its dataclass: `decode` raises
-ValueError for text that is no JSON, lacks a field, or has a value of another type.
+ValueError for text that is not JSON, lacks a field, or has a value of another type.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class NotApplicable:
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """An attempt, with the keys of its responses in place of them."""
+    """An attempt, with the keys of its responses instead of the responses."""
 
     key: str
     subject: str
@@ -154,5 +154,5 @@ def decode(text: str, kind: type[T]) -> T:
 
 
 def checksum(*columns: str | int | None) -> int:
-    """A checksum of a row, which tells damaged text from text."""
+    """A checksum of a row, which detects damage."""
     return zlib.crc32("\x1f".join(map(str, columns)).encode("utf-8", "surrogatepass"))

@@ -106,7 +106,7 @@ class Responder(Protocol):
         ...
 
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
-        """The answer. `on_step` hears in the event loop of every step that changed the row."""
+        """The answer. `on_step` receives every step that changed the row, in the event loop."""
         ...
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
@@ -275,7 +275,7 @@ class LocalResponder:
             self._tally.model_seconds += time.perf_counter() - begin
 
     def _arrived(self, waits: bool) -> list[_Open | None]:
-        """What has come in; at least one thing where the thread has nothing else to do."""
+        """What has arrived; waits for at least one item where the thread is idle."""
         found = [self._inbox.get()] if waits else []
         while True:
             try:
@@ -319,7 +319,7 @@ class LocalResponder:
             item.settle(response)
 
     def _work(self, works: deque[_Open]) -> None:
-        """The next piece of work, with those behind it that may be done with it."""
+        """The next piece of work, with later ones that may be done with it."""
         first = works.popleft()
         assert first.work is not None
         most = min(first.work.together, self._capacity)
@@ -346,7 +346,7 @@ class LocalResponder:
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, on_step: OnStep) -> OnStep:
-    """Hears of steps in the thread of the model, and passes them on to the event loop."""
+    """Receives steps in the model's thread, and passes them on to the event loop."""
 
     def pass_on(changes: StepChanges) -> None:
         loop.call_soon_threadsafe(on_step, changes)

@@ -1,4 +1,4 @@
-"""The records of sessions: when a run was worked on, with which settings and versions, where."""
+"""The records of sessions: when, where, and with which settings and versions a run was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mosa.runs.store import Run
 from mosa.types import as_plain
 
 SECONDS_BETWEEN_NOTES = 30.0
-"""How often a session's record is brought up to date."""
+"""How often a session's record is updated."""
 
 
 def session_record(settings: Mapping[str, Any], *, device: str | None) -> dict[str, Any]:
@@ -38,8 +38,8 @@ def session(
 ) -> Iterator[Callable[[], None]]:
     """Keep the record of a session, with its end and what each subject was asked.
 
-    Gives what is to be called now and then, so that the record says how long the session has been
-    running in case it is killed.
+    Yields a function to call now and then, so that the record says how long the session has run
+    in case it is killed.
     """
     number = run.begin_session(record)
     begin = last = time.perf_counter()

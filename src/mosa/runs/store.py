@@ -10,8 +10,8 @@
     verdicts                what each judge says of each attempt, scorers of useful tasks included
     sessions                when, with which versions, on what, how long
 
-Attacks are functions of the answers they get, so responses and steps are all that has to survive: a
-task that was cut off is run again and finds its answers recorded. Why SQLite and not JSON lines:
+Attacks are functions of the answers they get, so only responses and steps must survive: an
+interrupted task is run again and finds its answers recorded. Why SQLite and not JSON lines:
 one commit takes everything or nothing, even when the power goes (`synchronous=FULL`), two processes
 may write to one run, and a key is found among 100,000 without reading the rest.
 
@@ -98,11 +98,11 @@ NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 LATEST_OF_NAME = "ON CONFLICT (name) DO UPDATE SET record = excluded.record, crc = excluded.crc"
-"""The latest record of a name counts, in the place of the first."""
+"""The latest record of a name counts, at the position of the first."""
 
 
 class DamagedRun(UserError):
-    """A run's file does not hold what mosa wrote into it."""
+    """A run's file does not contain what mosa wrote into it."""
 
 
 @final
@@ -193,14 +193,14 @@ class Run:
         try:
             yield
             self._db.execute("COMMIT")
-        except BaseException:  # an interruption too must not leave it open
+        except BaseException:  # an interruption must not leave it open either
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:
-        """Raises what users can mend (a full disk, a folder without permission) as UserError."""
+        """Raises what users can fix (a full disk, a folder without permission) as UserError."""
         folder, path = self.folder, self.folder / FILE
         full = (
             f"the disk of {folder} is full; free some space and run the same command again; what "
@@ -251,9 +251,9 @@ class Run:
     # ------------------------------------------------------------------------------- writing
 
     def commit(self) -> None:
-        """Everything added so far goes to the disk, in one transaction, or nothing does.
+        """Write everything added so far to the disk, in one transaction, or nothing.
 
-        After an error it can be tried again: nothing that was added is forgotten.
+        It can be retried after an error: nothing that was added is lost.
         """
         if not self._open_writes:
             return
@@ -301,7 +301,7 @@ class Run:
             self._insert("cases", cases.name, case.id, place, encode(case))
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
-        """Plan tasks; those that are there already stay as they are."""
+        """Plan tasks; existing ones stay as they are."""
         for task in tasks:
             self._insert(
                 "tasks",
@@ -315,7 +315,7 @@ class Run:
             )
 
     def drop_task(self, key: str) -> None:
-        """Forget a task that is not done, with its attempts."""
+        """Delete a task that is not done, with its attempts."""
         for table, column in (("tasks", "key"), ("attempts", "task"), ("outcomes", "task")):
             self._write(
                 f"DELETE FROM {table} WHERE {column} = ? AND NOT EXISTS"
@@ -369,12 +369,12 @@ class Run:
         self._insert("steps", key, text)
 
     def drop_step(self, key: str) -> None:
-        """Forget a piece of work."""
+        """Delete a piece of work."""
         self._new_steps.pop(key, None)
         self._write("DELETE FROM steps WHERE key = ?", key)
 
     def add_attempt(self, task: str, attempt: Attempt) -> None:
-        """Keep an attempt; its responses are kept by themselves.
+        """Keep an attempt; its responses are kept separately.
 
         The latest one of a key counts: a task that failed may have been given other replies since.
         """
@@ -393,7 +393,7 @@ class Run:
         )
 
     def add_verdict(self, attempt: str, judge: str, verdict: Verdict) -> None:
-        """Keep a verdict; one that scores takes the place of one that did not."""
+        """Keep a verdict; one with a score replaces one without."""
         self._insert(
             "verdicts",
             attempt,
@@ -576,7 +576,7 @@ class Run:
             yield attempt, next((verdict for _, verdict in found), None)
 
     def judges(self, case_set: str | None = None) -> list[str]:
-        """The ids of the judges that have said anything, of one set where it is given."""
+        """The ids of the judges with verdicts, of one set where it is given."""
         if case_set is None:
             rows = self._rows("SELECT DISTINCT judge FROM verdicts ORDER BY 1")
         else:

@@ -35,7 +35,7 @@ OFFERED = ("temperature", "top_p", "top_k", "seed")
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to be measured, and the name of its figures."""
+    """One thing to measure, and the name of its figures."""
 
     name: str
     """What it is called in records, tables and reports."""
@@ -97,8 +97,8 @@ def world_of_model(model: str) -> World | None:
 
 
 def default_decoder(model: str) -> DecoderConfig:
-    """How a model decodes where nothing is said: the testbed in its own way, any other in 128
-    tokens and 128 steps."""
+    """The default decoder of a model: the testbed's own for the testbed, else 128 tokens in 128
+    steps."""
     return DecoderConfig() if world_of_model(model) is None else TESTBED_DECODER
 
 

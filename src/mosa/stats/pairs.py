@@ -1,4 +1,4 @@
-"""Statistics beyond a single rate: pairs of models, many tests at once, a judge that errs.
+"""Statistics beyond a single rate: pairs of models, many tests at once, a judge with errors.
 
 What is independent are the cases (behaviors, questions). Two models answer the same cases, so that
 their difference is a mean of differences; counting both as new cases would claim more than was
@@ -30,11 +30,11 @@ from mosa.stats.rates import (
 from mosa.types import UserError
 
 NUM_DRAWS = 20_000
-"""Random draws behind an interval; the chance in its ends is then far below its width."""
+"""Random draws for an interval; the chance in its ends is then far below its width."""
 ROUNDING = 1e-9
 """How far a value may lie outside of its bounds: a correlation of 1 can be a hair above it."""
 NUM_SIGN_FLIPS = 9_999
-"""Sign flips behind a p value; up to 13 cases that differ, all flips are tried instead."""
+"""Sign flips for a p value; up to 13 cases that differ, all flips are tried instead."""
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def paired_difference_over_groups(
     pairs: Sequence[tuple[Values, Values]], *, seed: int = 0
 ) -> PairedDifference:
     """The mean over groups of cases (useful tasks) of the groups' `paired_difference`, so that each
-    group weighs alike, however many cases it has.
+    group has the same weight, for any number of cases.
 
     The interval adds up the groups' own as independent: the square of its length to either side is
     the mean square of theirs over the number of groups (Zou and Donner 2008, Statistics in Medicine
@@ -195,7 +195,7 @@ def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return names
 
 
-# --- means that are no rates ----------------------------------------------------------------------
+# --- means other than rates -----------------------------------------------------------------------
 
 
 def mean_within(
@@ -282,7 +282,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before
     it. If those below 0.05 are called differences, then the chance that any of them is none stays
-    below 0.05, however the tests hang together.
+    below 0.05, for any dependence between the tests.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

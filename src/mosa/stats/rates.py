@@ -47,7 +47,7 @@ INTERVAL_STATEMENT = (
 Value = float | int | Fraction
 """A value in [0, 1]; a fraction where it is itself a mean."""
 Values = Mapping[str, Mapping[int, Value | None]]
-"""By case, then by seed; None where nobody could score it."""
+"""By case, then by seed; None where no judge could score it."""
 
 NOTHING = "-"
 """What a table shows where there is no figure."""

@@ -89,7 +89,7 @@ def lookup(rng: random.Random, split: Split) -> TaskInstance:
 
 
 def dialogue(rng: random.Random, split: Split) -> TaskInstance:
-    """Small talk that has to pick up what the user said."""
+    """Small talk that must refer to what the user said."""
     while True:
         person, place, animal = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(ANIMALS)
         if _split_of(f"{person} {place} {animal}") == split:

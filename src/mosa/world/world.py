@@ -31,7 +31,7 @@ Split = Literal["train", "heldout"]
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a line, to write long tuples of words legibly."""
+    """The words of a line, to keep long tuples of words legible."""
     return tuple(text.split())
 
 

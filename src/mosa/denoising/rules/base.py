@@ -183,7 +183,7 @@ class Action:
     stop: bool = False
     """Fills the masks that are left with the end-of-text token and ends the row."""
     note: str = ""
-    """What the trace is to say about it."""
+    """What the trace should say about it."""
     value: float | None = None
     """A number that goes with the note."""
 

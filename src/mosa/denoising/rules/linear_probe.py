@@ -1,7 +1,7 @@
 """Watches a row through a linear probe on hidden states, and notes or stops it above a threshold.
 
 After each step the score is the mean over the response's tokens of `weight` @ h + `bias`, where h
-is what one layer put out at a token: how far generation has moved along a direction, such as the
+is the output of one layer at a token: how far generation has moved along a direction, such as the
 difference between harmful and refusing answers that adaptive steering finds (arXiv:2605.13043).
 Beside a cache, the tokens that a pass does not compute keep the value of the latest that did.
 
@@ -29,7 +29,7 @@ from mosa.types import UserError
 
 @dataclass
 class ProbeState:
-    """What a row's probe knows."""
+    """The state of a row's probe."""
 
     weight: Float[Tensor, " D"]
     bias: Float[Tensor, ""]
@@ -50,7 +50,7 @@ class LinearProbe(Monitor):
     threshold: float = field(kw_only=True)
     """The score above which it acts."""
     action: Literal["note", "stop"] = "note"
-    """Whether the row goes on with a note in its trace, or is stopped as well."""
+    """Whether the row continues with a note in its trace, or is also stopped."""
     sha256: str = ""
     """The hash of the file, which is found when none is given; another file is refused."""
 

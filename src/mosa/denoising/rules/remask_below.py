@@ -6,7 +6,7 @@ enough that its generation ends. As in ReMDM (arXiv:2503.00307), which samplers 
 lack: there a token, once committed, stays. How we differ, and why:
 
 1. ReMDM's confidence-based schedules take the probability at which a token was committed; ours is
-   the current one, as in the editing of LLaDA2.1, since what was filled later is what casts doubt.
+   the current one, as in the editing of LLaDA2.1, since the tokens filled later cause the doubt.
 2. ReMDM remasks by chance, with a schedule; ours only by the threshold, so that a row of
    temperature 0 stays a function of its prompt.
 

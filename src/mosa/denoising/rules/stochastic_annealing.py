@@ -1,5 +1,5 @@
 """Stochastic annealing remasking of DiffuGuard (arXiv:2509.24296): an order in which chance counts
-at first and less with every step, so that no single path of denoising is imposed.
+at first and less with every step, so that no single denoising path is imposed.
 
 A position is rated (1 - a) * confidence + a * U(0, 1), with a = alpha * (1 - n / (steps - 1)) in
 step n (from 0) and 0 after the last of `steps`. How we differ: the paper's N counts the steps of

@@ -1,4 +1,4 @@
-"""What the probes of a run have found (mosa/probes): readers, one a probe.
+"""What the probes of a run have found (mosa/probes): one reader per probe.
 
     findings_of(run)[0].paragraph
 

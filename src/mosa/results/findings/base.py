@@ -23,7 +23,7 @@ from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rat
 from mosa.types import Response, Verdict
 
 MEASURES = {"score": "mean score of the judge", "refused": "share of responses that refuse"}
-"""What a judge says of a response; `refused` where it tells refusals from answers."""
+"""A judge's measures of a response; `refused` where it tells refusals from answers."""
 INTERVALS = (
     "Intervals are 95 % over cases: Wilson's for shares, the bound of Gaffke for differences "
     "within cases and other figures with bounds, Student's t for the rest."
@@ -95,7 +95,7 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, figure: Interval | None, **of: Any) -> None:
-        """Keep a figure with what it is of, as one flat record; None, which nobody could score, is
+        """Keep a figure with its labels, as one flat record; None, which no judge could score, is
         left out."""
         if figure is not None:
             self.estimates.append(of | numbers_of(figure))

@@ -1,4 +1,4 @@
-"""Content, presence, position or length: what the probe `position` tells apart."""
+"""Content, presence, position or length: what the probe `position` distinguishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far prompts steer: what the probe `suffix` reached, and what came of it."""
+"""How far prompts steer: what the probe `suffix` reached, and its effect."""
 
 from __future__ import annotations
 
