@@ -109,7 +109,7 @@ class CaseSet:
     shares_cases: str = ""
     """Sets with the same value here ask about the same things under the same ids, so that one id
     counts as one case over all of them; empty: the set's own name."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What else its figures depend on: worked examples, stop strings, limits of a sandbox."""
     headline: str = ""
     """Of a useful set: the metric that represents it."""
@@ -144,7 +144,7 @@ class Response:
     decoder: dict[str, Any] = field(default_factory=dict[str, Any])
     filled_prompt_ids: list[int] | None = None
     """The prompt's tokens as they came out, where it held masks to be filled."""
-    notes: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """What decoding rules noted: rule, step, text, value, and whether the rule stopped the row."""
 
     @property

@@ -49,6 +49,12 @@ def content(tmp_path) -> Content:
     return build([runs(tmp_path, cost=False)])
 
 
+def number(cell: object) -> float:
+    """The rate of a cell."""
+    assert isinstance(cell, Rate)
+    return cell.rate
+
+
 def tables(content: Content) -> dict[str, ReportTable]:
     """By name; of those that are there for several judges, the deciding one's."""
     found: dict[str, ReportTable] = {}
@@ -367,7 +373,7 @@ def test_threat_models_are_kept_apart(tmp_path):
     )
     content = build([tmp_path])
     shown = tables(content)
-    rows = [(*row[:2], row[2].rate) for row in shown["safety-by-threat"].rows]
+    rows = [(*row[:2], number(row[2])) for row in shown["safety-by-threat"].rows]
     assert rows == [("prompt", "tap", 0.0), ("canvas", "prefill", 0.5), ("open", "gcg", 1.0)]
     attacks = [row[:2] for row in shown["attacks"].rows]
     assert attacks == [

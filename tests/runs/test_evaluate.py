@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,11 @@ def run_of(folder: Path, config: EvaluateConfig = CONFIG, **more: Any) -> Run:
     return run
 
 
-def states(run: Run) -> dict[tuple[str, str, str], Mapping[str, int]]:
-    return {(c.subject, c.case_set, c.attack): dict(n) for c, n in run.counts().items()}
+def states(run: Run) -> dict[tuple[str, str, str], dict[str, int]]:
+    return {
+        (c.subject, c.case_set, c.attack): {str(status): n for status, n in states.items()}
+        for c, states in run.counts().items()
+    }
 
 
 @pytest.fixture(scope="module")

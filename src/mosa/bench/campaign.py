@@ -13,7 +13,7 @@ import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -142,7 +142,7 @@ class Instant:
         if self._waiting or self._busy:
             asyncio.get_running_loop().call_soon(self._advance)
 
-    async def compute(self, work: Work) -> dict[str, Any]:
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         """No attack of this benchmark asks for work."""
         raise NotImplementedError
 

@@ -92,9 +92,10 @@ def courses_of(
 ) -> list[Course]:
     """Which attacks run on each set, and which chat models write for them.
 
-    Harmful sets get all attacks, harmless ones the probes or else the plain request, and useful
-    tasks are asked in their own way. On the testbed a script plays the roles for which no chat
-    model is given. Raises UserError where a chat model is missing, or given and not used.
+    Harmful sets get all attacks. Harmless ones get the plain request and the probes; where only
+    probes are named, only these. Useful tasks are asked in their own way. On the testbed a script
+    plays the roles for which no chat model is given. Raises UserError where a chat model is
+    missing, or given and not used.
     """
     scripted: dict[str, ChatModel] = {}
     if world is not None:
@@ -107,7 +108,9 @@ def courses_of(
             chosen = tuple(attacks)
         else:
             probes = [c for c in attacks if c.attack.name in PROBES]
-            chosen = tuple(probes) if probes and cases.kind == "harmless" else (plain,)
+            chosen = (plain,)
+            if probes and cases.kind == "harmless":
+                chosen = tuple(probes) if len(probes) == len(attacks) else (plain, *probes)
         assert not is_testbed or world is not None, "checked when sets are loaded"
         wording = testbed_wording(world) if is_testbed and world is not None else ENGLISH
         own = {**scripted, **chats} if is_testbed else dict(chats)

@@ -55,6 +55,12 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
+        unknown = sorted(set(self.grants) - set(ALL_ACCESS))
+        if unknown:
+            raise UserError(
+                f"{self.name} grants {unknown[0]}, which is no access; choose from "
+                f"{', '.join(ALL_ACCESS)}"
+            )
         settings = {field.name for field in dataclasses.fields(DecoderConfig)}
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
@@ -164,12 +170,6 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
             raise UserError(f"{name} of {record['name']} is {given!r}; give a list of names")
         if name in settings:
             settings[name] = tuple(given)
-    unknown = [name for name in settings.get("grants", ()) if name not in ALL_ACCESS]
-    if unknown:
-        raise UserError(
-            f"{record['name']} grants {unknown[0]}, which is no access; choose from "
-            f"{', '.join(ALL_ACCESS)}"
-        )
     decoder = settings.pop("decoder", None) or {}
     if not isinstance(decoder, dict):
         raise UserError(f"the decoder of {record['name']} is {decoder!r}; give settings by name")

@@ -31,7 +31,7 @@ def object_questions(
     """How objects are made; the score is the share of the true steps that the response gives word
     for word. Without a wrapping, the objects take in turn those that no alignment text uses."""
     truth = Truth(world)
-    found = []
+    found: list[Question] = []
     for i, obj in enumerate(world.objects(restricted=restricted, split="heldout")[:limit]):
         own = wrapping or HELDOUT_WRAPPINGS[i % len(HELDOUT_WRAPPINGS)]
         case = Behavior(
@@ -49,7 +49,7 @@ def task_questions(task: str, *, limit: int | None = None) -> list[Question]:
     """Instances of one of the world's other tasks; scored 1 where the response has the answer."""
     rng = random.Random(f"measure-{task}")
     num = NUM_INSTANCES if limit is None else min(limit, NUM_INSTANCES)
-    found = []
+    found: list[Question] = []
     for i in range(num):
         instance = TASKS[task](rng, "heldout")
         case = Behavior(str(i), instance.prompt, answer=instance.answer)
