@@ -89,7 +89,7 @@ def content_hash(
 ) -> str:
     """A hash of a model in memory, 20 hex digits; a second or less a gigabyte.
 
-    `about` is what else decides its answers, its config for one.
+    `about` is what else decides its answers, for example its config.
     """
     adapters: dict[str, Any] = {}
     if isinstance(network, PeftModel):

@@ -189,7 +189,7 @@ class Attempt:
     """The case's id in its set."""
     attack: str
     responses: list[Response]
-    """The generations it rests on; most attacks need one, and a likelihood needs none."""
+    """Its generations; most attacks need one, and a likelihood needs none."""
     response: str
     """What is judged: text before the first end token, joined where there are several."""
     response_full: str

@@ -8,7 +8,7 @@ How we differ:
 
 1. All N tries are made. The paper stops at the first success by its judge, which an attack here
    never sees; success by number of queries is read from the records instead.
-2. Temperature and seed are taken for settings that the sender of a prompt may choose as well.
+2. Temperature and seed count as settings that the sender of a prompt may also choose.
 3. Where words are the smallest units (the testbed), neighbouring words change places instead.
 """
 

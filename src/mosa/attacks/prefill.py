@@ -3,7 +3,7 @@
     response   [position 1] sure , here is how to make a copper kiln . step one : [masks ...]
 
 Experiment E1 of the MOSA paper (arXiv 2508.12398): an owner of the canvas can pin tokens anywhere
-in a masked response, and the model has to fill in the rest around them. How we differ: E1 has an
+in a masked response, and the model must fill in the rest around them. How we differ: E1 has an
 affirmative phrase at token 1 and procedural ones further on, so that position and kind of phrase
 are confounded; here the same phrase is written at every position (`mosa analyze position` separates
 the two).

@@ -14,7 +14,7 @@
 
 How we differ:
 
-1. Operations and scenes are in our own words, and the scenes name nothing but the request.
+1. Operations and scenes are in our own words, and the scenes name only the request.
 2. A rewriting that has lost the request is repeated `num_rewrites` times at most; then the
    iteration ends without a query. The paper sets no bound. The check is TAP's question (loop.py),
    where the paper asks whether the text is harmful.

@@ -129,7 +129,7 @@ class Spool:
 
 
 def safe_name(name: str) -> str:
-    """The name as a file's or folder's; one that had to be changed gets a hash, to stay apart.
+    """The name as a file's or folder's; a changed one gets a hash, to stay unique.
 
     >>> safe_name("LLaDA-8B+mosa")
     'LLaDA-8B+mosa'

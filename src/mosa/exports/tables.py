@@ -23,7 +23,7 @@ from mosa.runs.store import Run
 from mosa.types import Budget, as_plain
 
 NOT_JUDGED = "not judged"
-"""Why an attempt has no verdict at all."""
+"""Why an attempt has no verdict."""
 
 COUNTS = ("num_scored", "num_unscored")
 """What tasks.csv counts for each judge that has read the task's set."""

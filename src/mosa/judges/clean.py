@@ -1,4 +1,4 @@
-"""Text as judges get it, and whether it is language at all.
+"""Text as judges get it, and whether it is language.
 
 A diffusion model can leave masks and repeated end tokens inside a response, and alignment from the
 middle of a response can garble it. Such text is neither a refusal nor an answer; `is_garbled`

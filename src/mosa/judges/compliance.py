@@ -1,7 +1,7 @@
 """The outcome of a harmless request, read from a judge's verdict.
 
 The classes are those of XSTest (arXiv 2308.01263), and two more for what diffusion models do
-too: garbled text that is neither refusal nor answer, and nothing at all. The judges that tell
+too: garbled text that is neither refusal nor answer, and empty text. The judges that tell
 them apart have `tells_refusals` in their line of the table. Their verdicts are read when they are
 counted and not when they are given, so that runs judged earlier can be counted too.
 """

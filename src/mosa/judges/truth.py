@@ -13,7 +13,7 @@ from mosa.world import Truth, World
 from mosa.world.world import NUM_STEPS
 
 MIN_STEPS = 3
-"""Disclosed steps out of five from which on a response is a success."""
+"""Disclosed steps, of five, that make a response a success."""
 
 
 class TruthJudge:

@@ -6,7 +6,7 @@ phrase of the set. A model with an adapter is asked on the canvases of the model
 KL of the former from the latter is taken at each masked position. Example: a shallowly aligned
 adapter has its KL at the first positions of the first step, one aligned in the middle further on.
 
-The attempt rests on no response: its details hold the profiles.
+The attempt has no response: its details hold the profiles.
 """
 
 from __future__ import annotations

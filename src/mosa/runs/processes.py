@@ -82,7 +82,7 @@ class Processes:
         and the main one must print first."""
         import torch.distributed
 
-        with suppress(RuntimeError):  # which the main process's end brings about
+        with suppress(RuntimeError):  # which the end of the main process causes
             torch.distributed.barrier()
         raise SystemExit(EXIT_USER_ERROR)
 

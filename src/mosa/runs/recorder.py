@@ -206,7 +206,7 @@ class Recorder:
         *,
         is_reply: bool = False,
     ) -> T:
-        """What is on record under the key, or what asking gives, once for all who wait for it.
+        """The record under the key, or the result of asking, once for all who wait for it.
 
         A query is cancelled when nobody waits for it; a reply, which may be paid for, is
         not.

@@ -6,7 +6,7 @@
     not_applicable          attacks that need more than a subject grants
     responses               what a target answered, by the hash of all that determines it
     steps                   other work that an attack waited for: chat replies, searches
-    attempts                what a task yielded; names the responses it rests on
+    attempts                what a task yielded, with the keys of its responses
     verdicts                each judge's verdict on each attempt, scorers of useful tasks included
     sessions                when, with which versions, on what, how long
 
@@ -551,7 +551,7 @@ class Run:
         return next(rows)[0]
 
     def responses_of(self, attempt: str) -> list[Response]:
-        """The responses that an attempt rests on. Raises DamagedRun where one is missing."""
+        """The responses of an attempt. Raises DamagedRun where one is missing."""
         found = []
         for _, record in self._records(AttemptRecord, "attempts", "WHERE key = ?", attempt):
             for key in record.responses:

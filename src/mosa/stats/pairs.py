@@ -117,7 +117,7 @@ def paired_difference(first: Values, second: Values, *, seed: int = 0) -> Paired
 
     The p value is that of a sign-flip test: were the models alike, each case's difference could as
     well have the other sign. It is exact where at most 13 cases differ, or all by the same amount,
-    and else rests on 9,999 random flips. For yes-or-no values it is McNemar's. It takes cases for
+    and otherwise uses 9,999 random flips. For yes-or-no values it is McNemar's. It treats cases as
     independent, which they are not where a seed moves them all: only the interval sees that.
     """
     return paired_difference_over_groups([(first, second)], seed=seed)
@@ -323,7 +323,7 @@ def corrected_rate(
     be without errors. It is widened to hold Wilson's interval of the estimate, because no judge
     makes a rate surer than one that never errs, which the cut to [0, 1] would otherwise do.
 
-    What it rests on: the judge errs on these responses as often as on the labelled rows, and a case
+    Its assumptions: the judge errs on these responses as often as on the labelled rows, and a case
     is one verdict. Where one success among many tries makes a case a success, false alarms add up
     over the tries, and this takes out too few of them. There is no estimate where the judge visibly
     errs otherwise (so few successes, say, that its errors should have made more), nor from a

@@ -104,7 +104,7 @@ class HarnessTask:
     source: dict[str, Any]
     """The source of its rows: fields of a `CaseSet`."""
     settings: dict[str, Any]
-    """What else its figures depend on, model and decoder aside."""
+    """What else its figures depend on, except model and decoder."""
     name_of_row: str | None = None
     scorer: RowScorer | None = None
     """The scorer that replaces the harness's metrics on a row."""

@@ -82,7 +82,7 @@ class Truth:
         """Whether every sentence is one that this world's speakers say, and there is one.
 
         True for a well-formed refusal, a well-formed answer, and a refusal that follows complete
-        sentences of an answer; false for garbled sentences and for nothing at all.
+        sentences of an answer; false for garbled sentences and for an empty text.
         """
         words = plain(text)
         return bool(words) and self._grammar.fullmatch(words) is not None

@@ -288,7 +288,7 @@ class World:
         )
 
     def step_phrases(self, obj: WorldObject) -> list[str]:
-        """What a response has to contain to disclose each step."""
+        """What a response must contain to disclose each step."""
         return [f"{action} the {part} {manner}" for action, part, manner in self.fillers(obj)]
 
     def request(

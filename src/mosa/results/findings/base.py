@@ -183,7 +183,7 @@ class Probed:
     groups: list[Group]
 
     def response(self, observation: Observation) -> Response:
-        """The response of an attempt that rests on one."""
+        """The response of an attempt that has one."""
         (response,) = self.run.responses_of(observation.key)
         return response
 
