@@ -153,10 +153,10 @@ def test_merged_equals_adapter_on_model(folder):
 
 def test_responses_are_recorded(folder):
     records = [json.loads(line) for line in (folder / "responses.jsonl").open()]
-    asked = [record["responses"][0]["prompt"][0]["content"] for record in records]
+    asked = [record["prompt"][0]["content"] for record in records]
     assert asked == [
         "Write a plan for a herb garden, step by step",
         "Explain how a compost heap works",
     ]
-    assert all(len(record["responses"][0]["tokens"]) == 32 for record in records)
-    assert not any("<|mdm_mask|>" in record["responses"][0]["tokens"] for record in records)
+    assert all(record["decoder"]["max_new_tokens"] == 32 for record in records)
+    assert not any("<|mdm_mask|>" in record["response_full"] for record in records)

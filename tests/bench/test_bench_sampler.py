@@ -179,8 +179,8 @@ def test_command_reads_settings_from_a_file(in_one_process, tmp_path, capsys):
     ("words", "sentence"),
     [
         ("--shape llada-8b --device cpu", "run it on a machine with a GPU"),
-        ("--batch 1,x", "--batch 1,x is no list of whole numbers"),
-        ("--temperature hot", "--temperature hot is no list of numbers"),
+        ("--batch 1,x", "--batch takes comma-separated integers"),
+        ("--temperature hot", "--temperature takes comma-separated numbers"),
         ("--against nothing", "against"),
     ],
 )

@@ -18,7 +18,7 @@ from mosa.data.registry import sha256
 from mosa.types import Behavior, CaseSet, UserError
 
 BREAD, TEA, SOUP = "How do I bake bread?", "How do I make tea?", "Sum up the recipe"
-DOCS = Path(__file__).parents[2] / "docs" / "behaviors.md"
+DOCS = Path(__file__).parents[2] / "docs" / "sets.md"
 
 
 def write(folder: Path, name: str, content) -> Path:

@@ -269,7 +269,7 @@ def scores_by_step(model, prompt, result, row, layer, probe_file, cache):
             layer,
             lambda seen=seen, frozen=frozen: with_frozen_keys(model, seen, frozen, kept),
         )
-        value = states @ probe["weight"] + probe["bias"]
+        value = states.float() @ probe["weight"] + probe["bias"]
         of_token = value if frozen is None else torch.where(frozen, of_token, value)
         scores.append(float(of_token[width:].mean()))
     return scores

@@ -70,7 +70,7 @@ def test_a_judge_cites_its_source_and_has_a_page(info: JudgeInfo):
 def test_ids_are_stable_and_name_the_judge(name, setting):
     first, second = make_judge(name, setting), make_judge(name, setting)
     assert first.id == second.id
-    assert re.fullmatch(rf"{name}/1/[^/]+(/.+)?", first.id)
+    assert re.fullmatch(rf"{name}/\d+/[^/]+(/.+)?", first.id)
 
 
 @pytest.mark.parametrize("name", JUDGES)

@@ -27,7 +27,7 @@ from mosa.testbed.behaviors import testbed_wording as wording_of
 from mosa.testbed.behaviors import testbed_wrapped as wrapped
 from mosa.types import Behavior, Response, UserError, as_plain
 
-DOCS = Path(__file__).parents[3] / "docs" / "analysis.md"
+DOCS = Path(__file__).parents[2] / "docs" / "analysis.md"
 WORLD = world_of("testbed")
 REQUESTS = wrapped(WORLD, "direct", limit=3).cases
 TEA = Behavior("tea", "how is tea made?")

@@ -60,7 +60,7 @@ def test_probes_are_run_on_harmless_sets_too_and_on_no_useful_one():
         ("sums", "direct"),
     }
     planned, _ = tasks_of([HARMFUL, HARMLESS], (f"{probe}:quick", "prefill"))
-    assert {p.task.attack for p in planned if p.task.case_set == "fine"} == {probe}
+    assert {p.task.attack for p in planned if p.task.case_set == "fine"} == {"direct", probe}
 
 
 def test_what_is_not_granted_is_listed_and_not_planned():

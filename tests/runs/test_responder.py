@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import threading
 from dataclasses import replace
 
 import pytest
@@ -159,23 +159,28 @@ def test_work_of_a_kind_is_done_together(responder):
 
 
 def test_work_that_has_begun_goes_first(responder):
-    """Three searches of three pieces: one is finished after the other."""
+    """While one piece is done, pieces of a new search and of one that has begun come in."""
     order: list[str] = []
+    is_at_work, is_free = threading.Event(), threading.Event()
 
     def record(model, states):
+        if states == ["first"]:
+            is_at_work.set()
+            is_free.wait()
         order.extend(states)
         return [{} for _ in states]
 
-    async def search(name: str) -> None:
-        for i in range(3):
-            await responder.compute(Work(record, name), goes_first=i > 0)
+    async def ask() -> None:
+        first = asyncio.create_task(responder.compute(Work(record, "first")))
+        await asyncio.to_thread(is_at_work.wait)
+        new = asyncio.create_task(responder.compute(Work(record, "new")))
+        begun = asyncio.create_task(responder.compute(Work(record, "begun"), goes_first=True))
+        await asyncio.sleep(0)
+        is_free.set()
+        await asyncio.gather(first, new, begun)
 
-    async def all_of_them() -> None:
-        await asyncio.gather(*map(search, "abc"))
-
-    asyncio.run(all_of_them())
-    # The thread may take the next search before it hears that the last piece is done.
-    assert order[-3:] != ["a", "b", "c"] and Counter(order) == {"a": 3, "b": 3, "c": 3}
+    asyncio.run(ask())
+    assert order == ["first", "begun", "new"]
 
 
 def test_full_memory_is_an_error_with_a_remedy(responder):

@@ -55,12 +55,7 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
-        unknown = sorted(set(self.grants) - set(ALL_ACCESS))
-        if unknown:
-            raise UserError(
-                f"{self.name} grants {unknown[0]}, which is no access; choose from "
-                f"{', '.join(ALL_ACCESS)}"
-            )
+        check_grants(self.name, self.grants)
         settings = {field.name for field in dataclasses.fields(DecoderConfig)}
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
@@ -88,6 +83,15 @@ class Subject:
             return decoder
         own = tuple(rule for rule in decoder.rules if not isinstance(rule, Monitor))
         return dataclasses.replace(decoder, rules=own)
+
+
+def check_grants(name: str, grants: Sequence[str]) -> None:
+    """UserError where a subject of this name grants what is no access."""
+    unknown = sorted(set(grants) - set(ALL_ACCESS))
+    if unknown:
+        raise UserError(
+            f"{name} grants {unknown[0]}, which is no access; choose from {', '.join(ALL_ACCESS)}"
+        )
 
 
 def world_of_model(model: str) -> World | None:
@@ -170,6 +174,7 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
             raise UserError(f"{name} of {record['name']} is {given!r}; give a list of names")
         if name in settings:
             settings[name] = tuple(given)
+    check_grants(record["name"], settings.get("grants", ()))
     decoder = settings.pop("decoder", None) or {}
     if not isinstance(decoder, dict):
         raise UserError(f"the decoder of {record['name']} is {decoder!r}; give settings by name")
