@@ -14,6 +14,7 @@ from mosa.cli.options import (
     MODEL_HELP,
     Command,
     add_align_fields,
+    add_fields,
     config_argument,
     config_from,
     placement_arguments,
@@ -44,7 +45,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--show_steps", action="store_true", help="play the denoising in the terminal"
     )
-    parser.add_class_arguments(DecoderConfig, as_group=True)
+    add_fields(parser, DecoderConfig)
 
 
 def _generate(args: Namespace) -> None:
@@ -192,7 +193,7 @@ def _demo_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything it makes")
-    parser.add_class_arguments(DemoConfig, as_group=True)
+    add_fields(parser, DemoConfig)
 
 
 def _demo(args: Namespace) -> None:
@@ -211,7 +212,7 @@ def _build_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path | None, help="folder for both models; unset: runs/testbed-WORLD_SEED"
     )
-    parser.add_class_arguments(BuildConfig, as_group=True)
+    add_fields(parser, BuildConfig)
 
 
 def _build(args: Namespace) -> None:

@@ -66,28 +66,40 @@ def add_fields(
 ) -> None:
     """An option for every field of a dataclass, absent from the result unless it is given."""
     types = typing.get_type_hints(config_class)
-    described = {
-        param.arg_name.split(":")[0]: param.description or ""
-        for param in docstring_parser.parse_from_object(config_class).params
-    }
+    described = _field_texts(config_class)
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:
             continue
-        text = described.get(field.name, "").replace("%", "%%")
-        if types[field.name] is bool:
-            parser.add_argument(
-                f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text
-            )
-            continue
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        parser.add_argument(
-            f"--{field.name}",
-            type=types[field.name],
-            default=argparse.SUPPRESS,
-            help=f"{text} (default: {'unset' if default is None else default})",
-        )
+        text = described.get(field.name, "")
+        if types[field.name] is bool and field.default is False:
+            name, absent = f"--{field.name}", argparse.SUPPRESS
+            help = text.replace("%", "%%")
+            parser.add_argument(name, action="store_true", default=absent, help=help)
+        else:
+            _add_option(parser, field, types[field.name], text)
+
+
+def _add_option(
+    parser: ArgumentParser, field: dataclasses.Field[Any], type: Any, text: str
+) -> None:
+    """An option of a field's name; without a text it is left out of the help."""
+    text = text.replace("%", "%%").replace("%%%%", "%%")
+    absent = argparse.SUPPRESS
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    shown = f"{text} (default: {'unset' if default is None else default})"
+    help = shown if text else argparse.SUPPRESS
+    parser.add_argument(f"--{field.name}", type=type, default=absent, help=help)
+
+
+def _field_texts(*config_classes: type) -> dict[str, str]:
+    """What the docstrings of some classes say of their fields; later classes win."""
+    return {
+        param.arg_name.split(":")[0]: param.description or ""
+        for config_class in config_classes
+        for param in docstring_parser.parse_from_object(config_class).params
+    }
 
 
 def given_fields(
@@ -106,22 +118,12 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
     from mosa.align.config import AlignConfig, settings_of
 
     types = typing.get_type_hints(config_class)
-    described = {
-        param.arg_name.split(":")[0]: param.description
-        for base in reversed(config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1])
-        for param in docstring_parser.parse_from_object(base).params
-    }
+    own = config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1]
+    described = _field_texts(*reversed(own))
     names = []
     for field, documented in settings_of(config_class):
         text = described.get(field.name) or field.metadata.get("help") or ""
-        summary = text.replace("%", "%%").replace("%%%%", "%%")
-        default = "none" if field.default is None else field.default
-        parser.add_argument(
-            f"--{field.name}",
-            type=types[field.name],
-            default=argparse.SUPPRESS,
-            help=f"{summary} (default: {default})" if documented else argparse.SUPPRESS,
-        )
+        _add_option(parser, field, types[field.name], text if documented else "")
         names.append(field.name)
     return names
 
