@@ -179,6 +179,7 @@ def plan(
     """
     planned, left_out = [], []
     for course in courses:
+        plain_cases = [as_plain(case) for case in course.cases.cases]
         for chosen in course.attacks:
             reason = subject.missing_for(chosen.attack) or _missing_in(course.cases, chosen.attack)
             if reason:
@@ -193,10 +194,11 @@ def plan(
                     )
                 )
                 continue
+            shared = _identity(subject, weights, course, chosen)
             for seed in seeds:
                 planned += [
-                    _planned(subject, weights, course, chosen, seed, case)
-                    for case in course.cases.cases
+                    _planned(subject, {**shared, "seed": seed, "case": plain}, course, chosen, case)
+                    for case, plain in zip(course.cases.cases, plain_cases, strict=True)
                 ]
     return planned, left_out
 
@@ -207,16 +209,12 @@ def _missing_in(cases: CaseSet, attack: Attack) -> str:
     return ""
 
 
-def _planned(
-    subject: Subject,
-    weights: str,
-    course: Course,
-    chosen: ChosenAttack,
-    seed: int,
-    case: Behavior,
-) -> Planned:
-    attack, config = chosen.attack, as_plain(chosen.config)
-    identity: dict[str, Any] = {
+def _identity(
+    subject: Subject, weights: str, course: Course, chosen: ChosenAttack
+) -> dict[str, Any]:
+    """What decides the outcome of every case alike; held once, however many cases there are."""
+    attack = chosen.attack
+    return {
         "subject": subject.name,
         "weights": weights,
         "system_prompt": subject.system_prompt,
@@ -224,14 +222,22 @@ def _planned(
         "attack": attack.name,
         "version": attack.version,
         "preset": chosen.preset,
-        "config": config,
+        "config": as_plain(chosen.config),
         "case_set": course.cases.name,
-        "case": as_plain(case),
         "set_settings": dict(course.cases.settings),
-        "seed": seed,
         "wording": course.wording.name,
         "chat_models": {role: course.chats[role].name for role in attack.roles},
     }
+
+
+def _planned(
+    subject: Subject,
+    identity: dict[str, Any],
+    course: Course,
+    chosen: ChosenAttack,
+    case: Behavior,
+) -> Planned:
+    attack = chosen.attack
     task = Task(
         key=content_key(**identity),
         subject=subject.name,
@@ -239,9 +245,9 @@ def _planned(
         case=case.id,
         attack=attack.name,
         preset=chosen.preset,
-        seed=seed,
+        seed=identity["seed"],
         threat=attack.threat,
-        config=config,
+        config=identity["config"],
     )
     return Planned(task, subject, course, chosen, case, identity)
 
