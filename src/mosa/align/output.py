@@ -16,6 +16,7 @@ from mosa.align.config import AlignConfig, config_dict
 from mosa.align.method import Method
 from mosa.align.phrases import read_phrases
 from mosa.data import TrainingExample, identify
+from mosa.data.registry import sha256
 from mosa.files import user_errors, write_json, write_text
 
 
@@ -48,7 +49,7 @@ def describe_data(
         known = identify(data)
         description = {
             "file": Path(data).name,
-            "sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest(),
+            "sha256": sha256(data),
             "known_as": known.name if known else None,
             "licence": known.licence if known else None,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +113,7 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
 def _calibrate(args: Namespace) -> None:
     from rich.table import Table
 
+    from mosa.data.registry import sha256
     from mosa.judges import (
         REFUSAL_ROWS,
         calibrate,
@@ -134,13 +134,13 @@ def _calibrate(args: Namespace) -> None:
     world = world_of("testbed")
     if args.data == "testbed":
         rows = testbed_rows(world, 200 if args.num_rows is None else args.num_rows)
-        data, sha256 = f"testbed, {len(rows)} rows", sha256_of(rows)
+        data, digest = f"testbed, {len(rows)} rows", sha256_of(rows)
     elif args.num_rows is not None:
         raise UserError("--num_rows is for --data testbed; leave it out")
     else:
         file = REFUSAL_ROWS if args.data == "refusal" else Path(args.data)
         rows = load_labelled(file)
-        data, sha256 = file.name, hashlib.sha256(file.read_bytes()).hexdigest()
+        data, digest = file.name, sha256(file)
     if args.out is not None:  # before the work, so that nothing is lost
         if args.out.exists():
             read_calibration(args.out)
@@ -149,7 +149,7 @@ def _calibrate(args: Namespace) -> None:
     judges = [named.judge for named in build_judges(names, judge_config(args), world)]
     found = run_coroutine(calibrate(judges, rows))
     if args.out is not None:
-        kept = {q.judge: measured_errors(q, data, sha256) for q in found.qualities}
+        kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
         write_calibration(args.out, kept)
     table = Table(title=f"Judges against {found.num_rows} labelled rows")
     for heading in ("judge", "agreement", "false positives", "false negatives", "kappa"):

@@ -274,13 +274,13 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
     names = names_of(counts)
     found: list[Figure] = []
-    for judge in run.judges():
+    for judge, of_judge in verdicts.items():
         for cell, states in counts.items():
             if judge not in judged_sets[cell.case_set]:
                 continue
             record = sets[cell.case_set]
             kind = KIND_OF_SET[record.kind]
-            group = _Group(record, tries[cell[:4]], verdicts[judge])
+            group = _Group(record, tries[cell[:4]], of_judge)
             label = names[cell.case_set, cell.attack, cell.preset]
             shared: dict[str, Any] = {
                 "kind": kind,

@@ -358,12 +358,11 @@ def _plan(
     _check_subject(run, record)
     run.add_subject(record)
     planned, left_out = plan(subject, weights, setup.courses, setup.config.seeds)
-    check_settings(run, planned, subject.name)
+    done = check_settings(run, planned, subject.name)
     run.add_tasks(each.task for each in planned)
     for pair in left_out:
         run.add_not_applicable(pair)
     run.checkpoint()
-    done = {task.key for task, _ in run.tasks(status="done", subject=subject.name)}
     todo = [each for each in planned if each.task.key not in done]
     board.begin(subject.name, planned, todo)
     return todo

@@ -257,22 +257,28 @@ def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
     return as_plain(dataclasses.replace(decoder, seed=0))
 
 
-def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> None:
+def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> set[str]:
     """UserError where a preset meant other settings, or another chat model, earlier in this run.
 
-    Unfinished tasks of that kind are deleted: the planned ones replace them.
+    Unfinished tasks of that kind are deleted: the planned ones replace them. Returns the keys of
+    the subject's tasks that are done.
     """
     keys = {_cell(p.task): p.task.key for p in planned}
+    done: set[str] = set()
     for task, outcome in run.tasks(subject=subject):
+        is_done = outcome is not None and outcome.status == "done"
+        if is_done:
+            done.add(task.key)
         if keys.get(_cell(task), task.key) == task.key:
             continue
-        if outcome is not None and outcome.status == "done":
+        if is_done:
             raise UserError(
                 f"{run.folder / FILE} holds {task.attack}:{task.preset} on {task.case_set} with "
                 "other settings or another chat model (or of another version of mosa); name a new "
                 "folder with --out, so that results are not mixed"
             )
         run.drop_task(task.key)
+    return done
 
 
 def _cell(task: Task) -> tuple[str, str, str, str, int, str]:

@@ -25,7 +25,7 @@ from mosa.attacks import Query, Work
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone, Tally
+from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone, Tally, settle
 from mosa.types import Response, UserError
 
 GONE = (
@@ -216,17 +216,7 @@ class RemoteResponder:
         if entry is None:  # cancelled meanwhile
             return
         loop, future, _ = entry
-
-        def give() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        with suppress(RuntimeError):  # the loop has ended, and with it all who waited
-            loop.call_soon_threadsafe(give)
+        settle(loop, future, result, error)
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and receive what it has done."""

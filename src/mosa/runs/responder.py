@@ -165,19 +165,29 @@ class _Open:
 
     def settle(self, result: Any = None, error: BaseException | None = None) -> None:
         """Give the result to those who wait, from any thread."""
+        settle(self.loop, self.future, result, error)
 
-        def give() -> None:
-            if self.future.done():
-                return
-            if error is None:
-                self.future.set_result(result)
-            else:
-                self.future.set_exception(error)
 
-        try:
-            self.loop.call_soon_threadsafe(give)
-        except RuntimeError:  # the loop has ended, and with it all who waited
-            assert self.loop.is_closed()
+def settle(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: Any = None,
+    error: BaseException | None = None,
+) -> None:
+    """Give a result or an error to those who wait for a future, from any thread."""
+
+    def give() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(give)
+    except RuntimeError:  # the loop has ended, and with it all who waited
+        assert loop.is_closed()
 
 
 @final

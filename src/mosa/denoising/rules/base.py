@@ -101,6 +101,8 @@ def _of_tokens(probs_NV: Tensor, tokens_N: Tensor) -> Tensor:
 class Order(Rule):
     """Which masked positions are filled first."""
 
+    chosen_by: ClassVar[str] = "remasking"
+    """Orders with options are chosen by "rules" instead."""
     rates_confidence: ClassVar[bool] = True
     """Whether ratings are the model's confidence, which threshold, factor and alg_temp use."""
     by_chance: ClassVar[bool] = False

@@ -24,7 +24,6 @@ class LowConfidence(Order):
     """The probability that the model gives to the token, before temperature and cuts, in [0, 1]."""
 
     name: str = field(default="low_confidence", init=False)
-    chosen_by: ClassVar[str] = "remasking"
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
         return proposals.token_probs
@@ -35,7 +34,6 @@ class MaskGitPlus(Order):
     """The probability of the token in the distribution that it was drawn from, in [0, 1]."""
 
     name: str = field(default="maskgit_plus", init=False)
-    chosen_by: ClassVar[str] = "remasking"
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
         return proposals.shaped_token_probs
@@ -46,7 +44,6 @@ class TopkMargin(Order):
     """How far the likeliest token leads the second, for any drawn token, in [0, 1]."""
 
     name: str = field(default="topk_margin", init=False)
-    chosen_by: ClassVar[str] = "remasking"
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
         best_N2 = proposals.shaped_probs.topk(2, dim=-1).values
@@ -58,7 +55,6 @@ class Entropy(Order):
     """The negative entropy of the distribution in nats: at most 0, which means certain."""
 
     name: str = field(default="entropy", init=False)
-    chosen_by: ClassVar[str] = "remasking"
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
         probs_NV = proposals.shaped_probs
@@ -70,7 +66,6 @@ class AtRandom(Order):
     """A uniform number: the order is left to chance."""
 
     name: str = field(default="random", init=False)
-    chosen_by: ClassVar[str] = "remasking"
     rates_confidence: ClassVar[bool] = False
     by_chance: ClassVar[bool] = True
 
@@ -79,18 +74,12 @@ class AtRandom(Order):
 
 
 @dataclass(frozen=True)
-class Origin(Order):
+class Origin(AtRandom):
     """A uniform number again, but every position is filled with the same chance, so that the number
     filled is random as well."""
 
     name: str = field(default="origin", init=False)
-    chosen_by: ClassVar[str] = "remasking"
-    rates_confidence: ClassVar[bool] = False
-    by_chance: ClassVar[bool] = True
     commits_by_chance: ClassVar[bool] = True
-
-    def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
-        return proposals.uniform.to(proposals.logits.dtype)
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,6 @@ class LeftToRight(Order):
     """The first masked position first, independent of the model: minus its position."""
 
     name: str = field(default="left_to_right", init=False)
-    chosen_by: ClassVar[str] = "remasking"
     rates_confidence: ClassVar[bool] = False
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:
@@ -110,7 +98,6 @@ class RightToLeft(Order):
     """The last masked position first: its position."""
 
     name: str = field(default="right_to_left", init=False)
-    chosen_by: ClassVar[str] = "remasking"
     rates_confidence: ClassVar[bool] = False
 
     def rate(self, proposals: Proposals) -> Float[Tensor, " N"]:

@@ -29,6 +29,7 @@ class StochasticAnnealing(Order):
     alpha: float = 0.3
     """The share of chance in the first step."""
 
+    chosen_by: ClassVar[str] = "rules"
     rates_confidence: ClassVar[bool] = False
     by_chance: ClassVar[bool] = True
 
