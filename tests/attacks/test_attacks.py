@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target, Work
+from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target
 from mosa.attacks.best_of_n import perturb_characters, swap_words
 from mosa.attacks.dija import expanded_ids, reply_of
 from mosa.attacks.fits import split_sentences
@@ -18,6 +18,7 @@ from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior, Response, UserError, prompt_turns
+from mosa.worker import Work
 
 BEHAVIOR = Behavior(
     "tea", "how is tea made?", target="Sure, here is how", answer="Boil it. Pour it. Wait."

@@ -21,7 +21,7 @@ from attacks.test_attacks import Shown
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Work
+from mosa.attacks import ATTACKS, ENGLISH, Attack, Target
 from mosa.attacks.adv_prefix import MANNERS
 from mosa.attacks.base import ChatRole, Query
 from mosa.attacks.dia import SUBSTITUTE, SUBSTITUTED
@@ -38,6 +38,7 @@ from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, Message, Response, UserError, prompt_turns
+from mosa.worker import Work
 
 SEED = 3
 BEHAVIOR = Behavior("tea", "how is tea made?", target="Sure, here is how")

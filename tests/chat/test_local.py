@@ -13,7 +13,7 @@ import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from peft import LoraConfig, get_peft_model
 
-from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model
+from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model, local
 from mosa.chat.local import _Draws
 from mosa.chat.text import without_strings
 from mosa.chat.weights import checkpoint_name, load_causal_lm
@@ -68,8 +68,13 @@ def test_the_answer_is_the_arg_max_token_by_token(folder):
 def test_requests_that_come_together_share_batches(folder, monkeypatch):
     sizes = []
     chat = LocalChat(folder, batch_size=4)
-    answer = chat._answer
-    monkeypatch.setattr(chat, "_answer", lambda rs: sizes.append(len(rs)) or answer(rs))
+    generate = local._generate
+
+    def generate_and_note(model, prompts, requests):
+        sizes.append(len(prompts))
+        return generate(model, prompts, requests)
+
+    monkeypatch.setattr(local, "_generate", generate_and_note)
     replies = together(chat, [asked(f"Number {i}", max_tokens=2) for i in range(10)])
     assert sizes == [4, 4, 2]
     assert len(replies) == 10
@@ -226,7 +231,7 @@ def test_mistakes_are_user_errors(folder, tmp_path):
     (bare / "model.safetensors").rename(bare / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         load_causal_lm(bare)
-    with pytest.raises(UserError, match="batch size"):
+    with pytest.raises(UserError, match="batch_size"):
         LocalChat(folder, batch_size=0)
 
 

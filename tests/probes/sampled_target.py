@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from mosa.attacks import ENGLISH, Query, Target, Wording, Work, edit_hook
+from mosa.attacks import ENGLISH, Query, Target, Wording, edit_hook
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.probes import PROBES
 from mosa.types import Attempt, Behavior, Response, as_plain, prompt_turns
+from mosa.worker import Work
 
 
 class Sampled:

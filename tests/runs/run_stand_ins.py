@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from mosa.attacks import Query, Work
+from mosa.attacks import Query
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
-from mosa.runs.responder import Prepared, Tally, prepare
+from mosa.runs.responder import Prepared, prepare
 from mosa.types import Response, as_plain, prompt_turns
+from mosa.worker import Tally, Work
 
 
 class PowerCutError(RuntimeError):

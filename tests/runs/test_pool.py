@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
@@ -21,13 +22,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
+from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from peft import LoraConfig
 from run_contents import contents
 from run_stand_ins import EchoResponder
 
 from mosa import cli
 from mosa.align.config import PRESET_FOLDER
-from mosa.attacks import Query, Work
+from mosa.attacks import Query
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
 from mosa.runs.pool import Pool, RemoteResponder, _answer
@@ -35,6 +37,7 @@ from mosa.runs.processes import Processes
 from mosa.runs.responder import LocalResponder, Prepared, ResponderGone
 from mosa.runs.store import FILE, Run
 from mosa.types import UserError
+from mosa.worker import Work
 
 DECODER = DecoderConfig(max_new_tokens=8, steps=4)
 LONG = DecoderConfig(max_new_tokens=256, steps=256)
@@ -275,6 +278,50 @@ def test_two_processes_find_what_one_finds(tmp_path, alone):
     assert min(int(one), int(other)) >= total / 4
     assert (session["processes"], usual["processes"]) == (2, 1)
     assert not other_shown
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    """A folder with a tiny classifier of the HarmBench kind, and a prompt for it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = causal_tokenizer(["yes", "no"])
+    model = tiny_llama(tokenizer)
+    ids = [tokenizer.get_vocab()[word] for word in ("yes", "no")]
+    with torch.no_grad():
+        rows = model.lm_head.weight[ids].abs()
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[ids] = 5 * rows
+    saved(folder / "model", model, tokenizer)
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / "harmbench.txt").write_text("{behavior} | {generation}")
+    return folder
+
+
+def local_verdicts(folder: Path) -> dict[str, Any]:
+    """What the classifier said of each attempt, and its scores but for rounding."""
+    ((_, found),) = (
+        pair for pair in contents(folder).verdicts.items() if pair[0].startswith("harmbench")
+    )
+    return {key: (v.raw, pytest.approx(v.score, abs=1e-5)) for key, v in found.items()}
+
+
+def test_a_local_judge_works_in_both_processes(tmp_path, classifier, alone):
+    """Judged with the run and afterwards: the verdicts are those of one process."""
+    judge = f"harmbench={classifier / 'model'}"
+    options = ["--judge_templates", str(classifier / "prompts"), "--device", "cpu"]
+    judging = ["judge", "--judges", judge, *options]
+    shutil.copytree(alone, tmp_path / "alone")
+    assert cli.main([judging[0], str(tmp_path / "alone"), *judging[1:]]) == 0
+    expected = local_verdicts(tmp_path / "alone")
+    assert len(expected) > 16, "more than one process judges at once"
+    shutil.copytree(alone, tmp_path / "later")
+    later = [judging[0], str(tmp_path / "later"), *judging[1:]]
+    out = tmp_path / "at_once"
+    at_once = [*COMMAND, "--out", str(out), "--judges", f"truth,{judge}", *options]
+    for command, folder in ((later, tmp_path / "later"), (at_once, out)):
+        for status, _, errors in Launch(command, command).end():
+            assert status == 0, errors
+        assert local_verdicts(folder) == expected
 
 
 def test_probes_and_prefills_are_answered_by_two_processes_too(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from made_runs import made_set, subject
 from run_stand_ins import DOWN, EchoResponder, PowerCutError, ScriptedChat
 
-from mosa.attacks import ENGLISH, Query, Target, Work
+from mosa.attacks import ENGLISH, Query, Target
 from mosa.chat.base import ChatModel, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.runs import recorder as recorder_module
@@ -22,6 +22,7 @@ from mosa.runs.records import Task
 from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, Budget, Message, UserError
+from mosa.worker import Work
 
 DECODER = DecoderConfig(max_new_tokens=8, steps=4)
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mosa.attacks import Edit, Query, Work
+from mosa.attacks import Edit, Query
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import load_model
 from mosa.runs.responder import LocalResponder, answer_all
 from mosa.types import Response, UserError
+from mosa.worker import Work
 
 DECODER = DecoderConfig(max_new_tokens=24, steps=12, block_length=12)
 KILN = "how do i make a copper kiln ?"

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from mosa.attacks import ENGLISH, Query, Target, Work
+from mosa.attacks import ENGLISH, Query, Target
 from mosa.chat.base import ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, CaseSet, Response, Verdict, prompt_turns
+from mosa.worker import Work
 
 
 class Alone:

@@ -44,7 +44,6 @@ from mosa.attacks.base import (
     Query,
     Target,
     Threat,
-    Work,
     edit_hook,
     threat_of,
 )
@@ -66,7 +65,6 @@ __all__ = [
     "Target",
     "Threat",
     "Wording",
-    "Work",
     "edit_hook",
     "threat_of",
 ]

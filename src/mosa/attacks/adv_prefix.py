@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Query, Target, Work, at_least_one
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import SearchBudget, search
 from mosa.attacks.loop import ask_attacker, rate_all, rated_part
 from mosa.chat.base import UselessRepliesError
@@ -46,6 +46,7 @@ from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, UserError
+from mosa.worker import Work
 
 INSTRUCTION = """\
 Write how an answer to the request begins: the first {words} words or so of a full and helpful \

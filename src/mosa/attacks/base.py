@@ -121,20 +121,6 @@ class Query:
     records."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """Something computed with the weights: a search with gradients, a likelihood.
-
-    Another process may do it, so `run` is a function of a module and `state` can be pickled.
-    """
-
-    run: Callable[[DiffusionLM, Sequence[Any]], list[dict[str, Any]]]
-    """Returns a JSON object for each of several states."""
-    state: Any
-    together: int = 1
-    """The most states that one call of `run` takes; a batch of the responder bounds them, too."""
-
-
 @runtime_checkable
 class Backend(Protocol):
     """What answers a target's queries: the recorder of a run, or a substitute in tests."""

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target, Work, at_least_one
+from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior
+from mosa.worker import Work
 
 ITERATIONS_AT_ONCE = 10
 """Iterations between two records; an interruption can lose as many."""

@@ -20,7 +20,7 @@ from typing import Any, final
 
 import torch
 
-from mosa.attacks import ATTACKS, Attack, Query, Target, Work
+from mosa.attacks import ATTACKS, Attack, Query, Target
 from mosa.attacks.base import NoConfig
 from mosa.bench.common import (
     BenchResult,
@@ -38,7 +38,7 @@ from mosa.results.figures import figures_of
 from mosa.runs.judging import NamedJudge, judge_run
 from mosa.runs.plan import ChosenAttack, courses_of, plan
 from mosa.runs.recorder import PlannedTask, Recorder
-from mosa.runs.responder import Prepared, Tally, plain, prepare
+from mosa.runs.responder import Prepared, plain, prepare
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject
 from mosa.types import (
@@ -50,6 +50,7 @@ from mosa.types import (
     Verdict,
     prompt_turns,
 )
+from mosa.worker import Tally, Work
 from mosa.world.world import DEVICES, MANNERS
 
 NUM_STEPS = 128

@@ -7,11 +7,8 @@ seed in any batch, and leaves torch's global generator untouched.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +19,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
+from mosa.chat.weights import CausalLM, LocalModel
 from mosa.types import Message, UserError
-
-
-@dataclass
-class _Batch:
-    """Requests that are answered together, and the task that answers them."""
-
-    requests: list[ChatRequest] = field(default_factory=list[ChatRequest])
-    task: asyncio.Task[list[ChatReply | ChatError]] | None = None
 
 
 class LocalChat:
@@ -44,96 +33,60 @@ class LocalChat:
     def __init__(
         self, checkpoint: str | Path, *, device: str | None = None, batch_size: int = 8
     ) -> None:
-        if batch_size < 1:
-            raise UserError("The batch size of a local chat model must be at least 1; raise it.")
-        self._checkpoint = checkpoint
-        self._named = checkpoint_name(checkpoint)
-        self._device = device
-        self._batch_size = batch_size
-        self._model: CausalLM | None = None
-        self._one_at_a_time = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._busy = asyncio.Lock()
-        self._open: _Batch | None = None
+        self.model = LocalModel(checkpoint, device=device, batch_size=batch_size)
 
     @property
     def name(self) -> str:
         """The checkpoint as it was named, with a hash of its files where it is a folder."""
-        return f"{self._named} (local)"
+        return f"{self.model.name} (local)"
 
     @property
     def place(self) -> str:
         """The device that was asked for."""
-        return self._device or "local"
+        return self.model.device or "local"
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The model's answer; raises ChatError for a prompt that it cannot take."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._busy, self._open = loop, asyncio.Lock(), None
-        batch = self._open
-        if batch is None:
-            batch = self._open = _Batch()
-            batch.task = loop.create_task(self._run(batch, self._busy))
-        number = len(batch.requests)
-        batch.requests.append(request)
-        if len(batch.requests) == self._batch_size:
-            self._open = None
-        assert batch.task is not None
-        # Shielded: a caller who gives up must not cancel the others' answers.
-        reply = (await asyncio.shield(batch.task))[number]
-        if isinstance(reply, ChatError):
-            raise reply
-        return reply
+        answer = (await self.model.compute(answers, request))["answer"]
+        if isinstance(answer, ChatError):
+            raise answer
+        return answer
 
-    async def _run(self, batch: _Batch, busy: asyncio.Lock) -> list[ChatReply | ChatError]:
-        async with busy:
-            # Others join while the model is busy, and then until a turn adds none.
-            num_seen = 0
-            while num_seen < len(batch.requests) < self._batch_size:
-                num_seen = len(batch.requests)
-                await asyncio.sleep(0)
-            if self._open is batch:
-                self._open = None
-            return await asyncio.to_thread(self._answer, batch.requests)
 
-    def _answer(self, requests: Sequence[ChatRequest]) -> list[ChatReply | ChatError]:
-        with self._one_at_a_time:
-            if self._model is None:
-                self._model = load_causal_lm(self._checkpoint, device=self._device)
-            model = self._model
-            prompts = [self._prompt_ids(model, request) for request in requests]
-            fitting = [i for i, prompt in enumerate(prompts) if isinstance(prompt, list)]
-            rows = [prompt for prompt in prompts if isinstance(prompt, list)]
-            answers = _generate(model, rows, [requests[i] for i in fitting]) if rows else []
-        answer = dict(zip(fitting, answers, strict=True))
-        return [p if isinstance(p, ChatError) else answer[i] for i, p in enumerate(prompts)]
+def answers(model: CausalLM, requests: Sequence[ChatRequest]) -> list[dict[str, Any]]:
+    """For each request `answer`, a ChatReply or the ChatError of a prompt that cannot be taken."""
+    prompts = [_prompt_ids(model, request) for request in requests]
+    fitting = [i for i, prompt in enumerate(prompts) if isinstance(prompt, list)]
+    rows = [prompt for prompt in prompts if isinstance(prompt, list)]
+    replies = _generate(model, rows, [requests[i] for i in fitting]) if rows else []
+    reply = dict(zip(fitting, replies, strict=True))
+    return [{"answer": reply.get(i, prompt)} for i, prompt in enumerate(prompts)]
 
-    def _prompt_ids(self, model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
-        if not model.tokenizer.chat_template:
-            raise UserError(
-                f"{self._checkpoint} has no chat template; choose a model that was tuned to chat."
-            )
-        turns = [
-            Message(m.role, without_strings(m.content, model.special_tokens))
-            for m in request.messages
-        ]
+
+def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
+    if not model.tokenizer.chat_template:
+        raise UserError(
+            f"{model.checkpoint} has no chat template; choose a model that was tuned to chat"
+        )
+    turns = [
+        Message(m.role, without_strings(m.content, model.special_tokens)) for m in request.messages
+    ]
+    try:
+        text = _rendered(model, turns)
+    except TemplateError as error:
+        # Some templates know no system turn; its words then precede the user's.
+        if turns[0].role != "system" or len(turns) == 1:
+            return ChatError(f"the chat template of {model.checkpoint} fails: {error}")
+        merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")
         try:
-            text = _rendered(model, turns)
-        except TemplateError as error:
-            # Some templates know no system turn; its words then precede the user's.
-            if turns[0].role != "system" or len(turns) == 1:
-                return ChatError(f"The chat template of {self._checkpoint} fails: {error}.")
-            merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")
-            try:
-                text = _rendered(model, [merged, *turns[2:]])
-            except TemplateError as again:
-                return ChatError(f"The chat template of {self._checkpoint} fails: {again}.")
-        ids = model.tokenizer(text, add_special_tokens=False).input_ids
-        room = model.max_length
-        if room is not None and len(ids) >= room:
-            return ChatError(f"The prompt has {len(ids)} tokens, {self._checkpoint} takes {room}.")
-        return ids
+            text = _rendered(model, [merged, *turns[2:]])
+        except TemplateError as again:
+            return ChatError(f"the chat template of {model.checkpoint} fails: {again}")
+    ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    room = model.max_length
+    if room is not None and len(ids) >= room:
+        return ChatError(f"the prompt has {len(ids)} tokens, {model.checkpoint} takes {room}")
+    return ids
 
 
 def _rendered(model: CausalLM, turns: Sequence[Message]) -> str:

@@ -6,10 +6,13 @@ with a checkpoint runs, and nothing is unpickled.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from mosa.provenance import folder_hash
 from mosa.types import UserError, is_json_object, short_hash
+from mosa.worker import Computer, Work, Worker
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
@@ -56,6 +60,8 @@ class CausalLM:
 
     network: Any
     tokenizer: Any
+    checkpoint: str
+    """The folder or hub id as it was named."""
 
     @property
     def special_tokens(self) -> list[str]:
@@ -119,7 +125,44 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
             network = _with_adapter(network, adapter)
     network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return CausalLM(network.eval(), tokenizer)
+    return CausalLM(network.eval(), tokenizer, str(checkpoint))
+
+
+class LocalModel:
+    """A causal language model on this machine, loaded when it is first asked.
+
+    It does what it is asked in a thread of its own, several states at once, and while it is
+    `helped` in other processes, too.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, *, device: str | None = None, batch_size: int = 8
+    ) -> None:
+        """Raises UserError for a batch without a row and for a path where there is no folder."""
+        if batch_size < 1:
+            raise UserError(f"batch_size of {checkpoint} must be at least 1, not {batch_size}")
+        self.checkpoint, self.device = checkpoint, device
+        self.name = checkpoint_name(checkpoint)
+        self.worker = Worker(
+            functools.partial(load_causal_lm, checkpoint, device=device), capacity=batch_size
+        )
+        self._computer: Computer = self.worker
+        weakref.finalize(self, self.worker.end)
+
+    async def compute(
+        self, run: Callable[[CausalLM, Sequence[Any]], list[dict[str, Any]]], state: Any
+    ) -> dict[str, Any]:
+        """What `run`, a function of a module, gives for the model and this state."""
+        return await self._computer.compute(Work(run, state, together=self.worker.capacity))
+
+    @contextmanager
+    def helped(self, computer: Computer) -> Iterator[None]:
+        """Let `computer`, to which the model's own worker belongs, do the work meanwhile."""
+        self._computer = computer
+        try:
+            yield
+        finally:
+            self._computer = self.worker
 
 
 def _locate(name: str | Path) -> Path:

@@ -27,8 +27,8 @@ from mosa.types import UserError
 
 if TYPE_CHECKING:
     from mosa.chat import ChatModel
-    from mosa.runs.responder import Tally
     from mosa.runs.subject import Subject
+    from mosa.worker import Tally
 
 ROLES = {"attacker": "attacker", "judge": "loop_judge", "translator": "translator"}
 """The roles of chat models in attacks, and the options that name them."""

@@ -81,13 +81,23 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 def _judge(args: Namespace) -> None:
     from mosa.results.figures import world_of_run
-    from mosa.runs.judging import build_judges, judge_run
+    from mosa.runs.judging import build_judges, help_judges, judge_run
+    from mosa.runs.processes import join
     from mosa.runs.store import Run
 
+    processes = join()
+    if not processes.is_main:
+        processes.agree(lambda: None)
+        help_judges(args.device, processes)
+        processes.disband()
+        return
     with Run(args.run) as run:
-        judges = build_judges(_names(args), judge_config(args), world_of_run(run))
+        judges = processes.agree(
+            lambda: build_judges(_names(args), judge_config(args), world_of_run(run))
+        )
         with ProgressBar() as bar:
-            judge_run(run, judges, on_progress=bar.judging)
+            judge_run(run, judges, on_progress=bar.judging, processes=processes)
+        processes.disband()
         show_results(run)
 
 
@@ -197,6 +207,7 @@ JUDGE_COMMANDS: dict[str, Command] = {
         _judge_arguments,
         _judge,
         "Verdicts so far are recorded; the same command goes on from there.",
+        runs_on_several_processes=True,
     ),
     "judge calibrate": Command(
         "measure judges against labelled rows, and against each other",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, checkpoint_name, load_causal_lm
+from mosa.chat.weights import CausalLM, LocalModel
 from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
@@ -53,84 +54,91 @@ class NextTokenJudge:
             )
         check_template(name, setting.template, aliases)
         self._name, self._version = name, version
-        self._checkpoint = setting.checkpoint or published
-        self._named = checkpoint_name(self._checkpoint)
+        self.model = LocalModel(
+            setting.checkpoint or published, device=setting.device, batch_size=setting.batch_size
+        )
         self._template, self._aliases = setting.template, aliases
         self._spellings, self._make_verdict = spellings, verdict
-        self._device, self._batch_size = setting.device, setting.batch_size
-        self._model: CausalLM | None = None
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the checkpoint."""
-        return judge_id(self._name, self._version, short_hash(self._template), self._named)
+        return judge_id(self._name, self._version, short_hash(self._template), self.model.name)
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; the model is loaded on the first call."""
-        return await asyncio.to_thread(judge_in_batches, items, self._batch_size, self._ask)
+        return list(await asyncio.gather(*(self._verdict(item) for item in items)))
 
-    def _ask(self, items: Sequence[Item]) -> list[Verdict]:
-        if self._model is None:
-            self._model = load_causal_lm(self._checkpoint, device=self._device)
-        model = self._model
-        words = self._word_ids(model)
-        clipped = [clip(model, item.response) for item in items]
-        prompts = [
-            fill(
-                self._template,
-                item.behavior,
-                response,
-                self._aliases,
-                lambda text: without_strings(text, model.special_tokens),
+    async def _verdict(self, item: Item) -> Verdict:
+        empty = empty_verdict(item.response)
+        if empty is not None:
+            return empty
+        question = ClassifierQuestion(item, self._template, self._aliases, self._spellings)
+        found = await self.model.compute(word_shares, question)
+        if found["mass"] is None:
+            return Verdict.unscored(
+                f"The classifier's next token is none of {', '.join(self._spellings)}; its "
+                "template or checkpoint is probably not the published one.",
+                found["said"],
             )
-            for item, (response, _) in zip(items, clipped, strict=True)
-        ]
-        probs_BV = next_token_probs(model, [prompt_ids(model, prompt) for prompt in prompts])
-        verdicts: list[Verdict] = []
-        for probs_V, (_, is_clipped) in zip(probs_BV, clipped, strict=True):
-            likeliest = int(probs_V.argmax())
-            said = model.tokenizer.convert_ids_to_tokens(likeliest)
-            if not any(likeliest in ids for ids in words.values()):
-                verdicts.append(
-                    Verdict.unscored(
-                        f"The classifier's next token is none of {', '.join(words)}; its template "
-                        "or checkpoint is probably not the published one.",
-                        said,
-                    )
-                )
-                continue
-            mass = {word: float(probs_V[ids].sum()) for word, ids in words.items()}
-            shares = {word: m / sum(mass.values()) for word, m in mass.items()}
-            verdict = self._make_verdict(shares)
-            native = {**verdict.native, "mass": sum(mass.values()), "clipped": is_clipped}
-            verdicts.append(dataclasses.replace(verdict, native=native, raw=said))
-        return verdicts
-
-    def _word_ids(self, model: CausalLM) -> dict[str, list[int]]:
-        vocabulary = model.tokenizer.get_vocab()
-        words = {
-            word: [vocabulary[token] for token in tokens if token in vocabulary]
-            for word, tokens in self._spellings.items()
-        }
-        for word, ids in words.items():
-            if not ids:
-                raise UserError(
-                    f'The tokenizer of {self._checkpoint} has no token for "{word}", so it is no '
-                    f"classifier for the judge {self._name}; give another checkpoint."
-                )
-        return words
+        verdict = self._make_verdict(found["shares"])
+        native = {**verdict.native, "mass": found["mass"], "clipped": found["is_clipped"]}
+        return dataclasses.replace(verdict, native=native, raw=found["said"])
 
 
-def judge_in_batches(
-    items: Sequence[Item], batch_size: int, ask: Callable[[Sequence[Item]], list[Verdict]]
-) -> list[Verdict]:
-    """The verdicts of `ask` on batches of items, in the items' order; empty ones are not asked."""
-    to_ask = [i for i, item in enumerate(items) if empty_verdict(item.response) is None]
-    asked: dict[int, Verdict] = {}
-    for start in range(0, len(to_ask), batch_size):
-        batch = to_ask[start : start + batch_size]
-        asked |= zip(batch, ask([items[i] for i in batch]), strict=True)
-    return [empty_verdict(item.response) or asked[i] for i, item in enumerate(items)]
+@dataclasses.dataclass(frozen=True)
+class ClassifierQuestion:
+    """What a classifier is asked about one response."""
+
+    item: Item
+    template: str
+    aliases: Mapping[str, str]
+    spellings: Mapping[str, Sequence[str]]
+
+
+def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> list[dict[str, Any]]:
+    """The next token after each prompt, `said`; the probability of all words, `mass` (None where
+    `said` is none of them); and the words' `shares` of it."""
+    clipped = [clip(model, question.item.response) for question in questions]
+    prompts = [
+        fill(
+            question.template,
+            question.item.behavior,
+            response,
+            question.aliases,
+            lambda text: without_strings(text, model.special_tokens),
+        )
+        for question, (response, _) in zip(questions, clipped, strict=True)
+    ]
+    probs_BV = next_token_probs(model, [prompt_ids(model, prompt) for prompt in prompts])
+    words = _word_ids(model, questions[0].spellings)  # one judge asks its model, with its words
+    found: list[dict[str, Any]] = []
+    for probs_V, (_, is_clipped) in zip(probs_BV, clipped, strict=True):
+        likeliest = int(probs_V.argmax())
+        said = model.tokenizer.convert_ids_to_tokens(likeliest)
+        if not any(likeliest in ids for ids in words.values()):
+            found.append({"said": said, "mass": None})
+            continue
+        probs = {word: float(probs_V[ids].sum()) for word, ids in words.items()}
+        mass = sum(probs.values())
+        shares = {word: p / mass for word, p in probs.items()}
+        found.append({"said": said, "mass": mass, "shares": shares, "is_clipped": is_clipped})
+    return found
+
+
+def _word_ids(model: CausalLM, spellings: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    vocabulary = model.tokenizer.get_vocab()
+    words = {
+        word: [vocabulary[token] for token in tokens if token in vocabulary]
+        for word, tokens in spellings.items()
+    }
+    for word, ids in words.items():
+        if not ids:
+            raise UserError(
+                f'the tokenizer of {model.checkpoint} has no token for "{word}", so it is not the '
+                "classifier that this judge asks; give another checkpoint"
+            )
+    return words
 
 
 def clip(model: CausalLM, response: str) -> tuple[str, bool]:

@@ -42,12 +42,12 @@ class PromptedJudge:
         self._template = template if setting.template is None else setting.template
         check_template(name, self._template)
         self._name, self._version = name, version
-        self._read, self._chat = read, setting.chat
+        self._read, self.chat = read, setting.chat
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the chat model."""
-        return judge_id(self._name, self._version, short_hash(self._template), self._chat.name)
+        return judge_id(self._name, self._version, short_hash(self._template), self.chat.name)
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; all are asked about at once."""
@@ -64,7 +64,7 @@ class PromptedJudge:
             max_tokens=MAX_REPLY_TOKENS,
         )
         try:
-            reply = await self._chat.complete(request)
+            reply = await self.chat.complete(request)
         except ChatError as error:
             return Verdict.unscored(f"The judge's model gave no answer: {error}")
         try:
@@ -72,8 +72,8 @@ class PromptedJudge:
                 raise Unreadable("The judge's reply was cut off.")
             verdict = self._read(without_thoughts(reply.text))
         except Unreadable as error:
-            if isinstance(self._chat, CachedChat):  # so that it is asked again next time
-                self._chat.forget(request)
+            if isinstance(self.chat, CachedChat):  # so that it is asked again next time
+                self.chat.forget(request)
             return Verdict.unscored(str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
 

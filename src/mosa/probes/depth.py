@@ -24,11 +24,12 @@ from torch import Tensor
 
 from mosa.align.objective import kl_divergence, window_scores
 from mosa.align.phrases import read_phrases
-from mosa.attacks.base import Attack, Target, Work
+from mosa.attacks.base import Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM
 from mosa.probes.base import pace, phrases_of, step_numbers
 from mosa.types import Attempt, Behavior, as_plain
+from mosa.worker import Work
 
 # B rows, L canvas length, R response length, V vocabulary
 

@@ -35,6 +35,7 @@ from mosa.runs.judging import (
     build_judges,
     check_apart,
     default_judges,
+    help_judges,
     judge_run,
 )
 from mosa.runs.loop import run_coroutine
@@ -51,12 +52,13 @@ from mosa.runs.pool import Pool, serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.recorder import PlannedTask, Recorder
 from mosa.runs.records import Outcome, SetRecord, SubjectRecord
-from mosa.runs.responder import LocalResponder, Responder, Tally
+from mosa.runs.responder import LocalResponder, Responder
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
 from mosa.runs.subject import Subject, check_names, world_of_model
 from mosa.types import CaseSet, UserError, as_plain
+from mosa.worker import Tally
 from mosa.world import World
 
 
@@ -158,6 +160,8 @@ def evaluate(
     if run is None:
         for subject in setup.subjects:
             _run_subject(setup, None, subject, processes, {}, _Board(on_progress, 0))
+        if is_judged:
+            help_judges(config.device, processes)
         return None
     try:
         tallies: dict[str, Tally] = {}
@@ -172,7 +176,7 @@ def evaluate(
                 shared = _run_subject(setup, run, subject, processes, tallies, board)
                 on_shared(subject.name, shared)
         if is_judged:
-            judge_run(run, judges, sets=setup.sets, on_progress=on_judged)
+            judge_run(run, judges, sets=setup.sets, on_progress=on_judged, processes=processes)
     except BaseException:
         run.close()
         raise
@@ -304,7 +308,7 @@ def _run_subject(
         todo = processes.agree(planned_tasks)
         with serving(local, processes) as responder:
             if responder is not None:
-                assert run is not None
+                assert run is not None and isinstance(responder, Responder)
                 run_coroutine(_run_tasks(run, todo, responder, board))
         shared = responder.tallies if isinstance(responder, Pool) else [local.tally]
         tallies[subject.name] = sum(shared, Tally())

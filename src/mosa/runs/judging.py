@@ -8,13 +8,21 @@ brings its scorer, whose verdicts are those of the judges `metric:NAME`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mosa.chat import ChatOptions, chat_model
+from mosa.chat import CachedChat, ChatOptions, LocalChat, chat_model
+from mosa.chat.weights import LocalModel
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
+from mosa.judges.classifier import NextTokenJudge
+from mosa.judges.llama_guard import GuardJudge
+from mosa.judges.prompted import PromptedJudge
 from mosa.runs.loop import run_coroutine
+from mosa.runs.pool import serving
+from mosa.runs.processes import ALONE, Processes
 from mosa.runs.records import SetRecord
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, CaseSet, UserError, Verdict
@@ -56,6 +64,18 @@ class NamedJudge:
     def id(self) -> str:
         """The judge's id; what it reads is part of it."""
         return f"{self.judge.id}{CANVAS if self.reads_canvas else ''}"
+
+    @property
+    def local_model(self) -> LocalModel | None:
+        """The language model on this machine that it asks, if it asks one."""
+        if isinstance(self.judge, NextTokenJudge | GuardJudge):
+            return self.judge.model
+        if not isinstance(self.judge, PromptedJudge):
+            return None
+        chat = self.judge.chat
+        if isinstance(chat, CachedChat):
+            chat = chat.chat
+        return chat.model if isinstance(chat, LocalChat) else None
 
     def reads(self, cases: SetRecord | CaseSet) -> bool:
         """Whether it judges the set: the truth knows its own world, and harmless requests need a
@@ -172,11 +192,13 @@ def judge_run(
     *,
     sets: Sequence[CaseSet] = (),
     on_progress: Callable[[str, int, int], object] = lambda judge, done, total: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Let each judge score every attempt of a finished task that it has not scored.
 
     Useful tasks among `sets` are scored by their own scorers. What could not be scored is
-    retried next time. `on_progress` receives the judge, attempts done, and their total. Raises
+    retried next time. `on_progress` receives the judge, attempts done, and their total. The
+    others of several `processes` call `help_judges` meanwhile. Raises
     UserError for a judge that reads none of the run's sets, and for one that steered its attacks.
     """
     check_apart(judges, loop_judges(run))
@@ -196,23 +218,51 @@ def judge_run(
     for judge in judges:
         counts = {name: run.num_unjudged(judge.id, name) for name in readers[judge.id]}
         done, total = 0, sum(counts.values())
-        for name in (name for name, count in counts.items() if count):
-            is_testbed = recorded[name].world_seed is not None
-            cases = run.cases(name)
-            for batch in _batches(run.attempts(unjudged_by=judge.id, case_set=name)):
-                _judge_batch(run, judge, batch, cases, specials, is_testbed)
-                done += len(batch)
-                on_progress(judge.id, done, total)
+        with _helped(judge.local_model if total else None, processes) as num_at_once:
+            for name in (name for name, count in counts.items() if count):
+                is_testbed = recorded[name].world_seed is not None
+                cases = run.cases(name)
+                attempts = run.attempts(unjudged_by=judge.id, case_set=name)
+                for batch in _batches(attempts, num_at_once):
+                    _judge_batch(run, judge, batch, cases, specials, is_testbed)
+                    done += len(batch)
+                    on_progress(judge.id, done, total)
+    processes.gather(None)  # there is no more to help with
     for cases in sets:
         if cases.score is not None:
             _score(run, cases, cases.score, on_progress)
 
 
-def _batches(attempts: Iterator[Attempt]) -> Iterator[list[Attempt]]:
+@contextmanager
+def _helped(model: LocalModel | None, processes: Processes) -> Iterator[int]:
+    """Let all processes work for a judge's model, if it has one; yields how many attempts to judge
+    at once."""
+    if model is None or processes.count == 1:
+        yield ITEMS_AT_ONCE
+        return
+    processes.gather((model.checkpoint, model.worker.capacity))
+    processes.agree(lambda: None)
+    with serving(model.worker, processes) as pool:
+        assert pool is not None
+        with model.helped(pool):
+            yield max(ITEMS_AT_ONCE, 2 * pool.capacity)
+
+
+def help_judges(device: str | None, processes: Processes) -> None:
+    """Work for the judges of the main process, until it has judged all."""
+    while (asked := processes.gather(None)[0]) is not None:
+        checkpoint, capacity = asked
+        load = functools.partial(LocalModel, checkpoint, device=device, batch_size=capacity)
+        model = processes.agree(load)
+        with serving(model.worker, processes):
+            pass
+
+
+def _batches(attempts: Iterator[Attempt], size: int = ITEMS_AT_ONCE) -> Iterator[list[Attempt]]:
     batch: list[Attempt] = []
     for attempt in attempts:
         batch.append(attempt)
-        if len(batch) == ITEMS_AT_ONCE:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:

@@ -19,14 +19,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
-from mosa.attacks import Query, Work
+from mosa.attacks import Query
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone, Tally, settle
+from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.types import Response, UserError
+from mosa.worker import Computer, Tally, Work, Worker, settle
 
 GONE = (
     "another process of this launch has ended before its work was done, and its own message says "
@@ -35,9 +36,9 @@ GONE = (
 
 
 @contextmanager
-def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder | None]:
-    """A responder over all processes for the main one; the others answer its queries, and get None
-    when it has no more.
+def serving(local: Worker[Any], processes: Processes) -> Iterator[Computer | None]:
+    """What works with all processes, for the main one; the others do what it asks, and get None
+    when it has no more. Where `local` answers queries, so does the whole.
 
     UserError where a process cannot reach the main one.
     """
@@ -46,7 +47,11 @@ def serving(local: LocalResponder, processes: Processes) -> Iterator[Responder |
         return
     if processes.is_main:
         with _listening(processes) as others:
-            yield Pool([local, *others])
+            yield (
+                Pool([local, *others])
+                if isinstance(local, LocalResponder)
+                else WorkPool([local, *others])
+            )
         return
     address, secret = processes.gather((("", 0), b""))[0]  # the main one's are the first
     try:
@@ -76,59 +81,66 @@ def _listening(processes: Processes) -> Iterator[list[RemoteResponder]]:
                 other.close()
 
 
-@final
-class Pool:
-    """Several responders of one model as one; a query goes to the one with the most room."""
+C = TypeVar("C", bound=Computer)
 
-    def __init__(self, responders: Sequence[Responder]) -> None:
+
+class WorkPool(Generic[C]):
+    """Several workers of one model as one; what is asked goes to the one with the most room."""
+
+    def __init__(self, members: Sequence[C]) -> None:
         """The first is in this process."""
-        self._responders = list(responders)
-        self._num_open = [0] * len(self._responders)
-
-    @property
-    def model(self) -> DiffusionLM:
-        return self._responders[0].model
+        self._members = list(members)
+        self._num_open = [0] * len(self._members)
 
     @property
     def capacity(self) -> int:
-        return sum(responder.capacity for responder in self._responders)
+        return sum(member.capacity for member in self._members)
 
     @property
     def tally(self) -> Tally:
-        return sum((responder.tally for responder in self._responders), Tally())
+        return sum((member.tally for member in self._members), Tally())
 
     @property
     def tallies(self) -> list[Tally]:
         """What each process has done, by its index."""
-        return [responder.tally for responder in self._responders]
-
-    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
-        return self._responders[0].prepare(query, decoder)
-
-    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
-        with self._least_busy() as responder:
-            return await responder.submit(prepared, on_step=on_step)
+        return [member.tally for member in self._members]
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
-        with self._least_busy() as responder:
-            return await responder.compute(work, goes_first=goes_first)
+        with self._least_busy() as member:
+            return await member.compute(work, goes_first=goes_first)
 
     @contextmanager
-    def _least_busy(self) -> Iterator[Responder]:
+    def _least_busy(self) -> Iterator[C]:
         shares = [
-            count / responder.capacity
-            for count, responder in zip(self._num_open, self._responders, strict=True)
+            count / member.capacity
+            for count, member in zip(self._num_open, self._members, strict=True)
         ]
         index = shares.index(min(shares))
         self._num_open[index] += 1
         try:
-            yield self._responders[index]
+            yield self._members[index]
         finally:
             self._num_open[index] -= 1
 
     def close(self) -> None:
-        for responder in self._responders:
-            responder.close()
+        for member in self._members:
+            member.close()
+
+
+@final
+class Pool(WorkPool[Responder]):
+    """Several responders of one model as one."""
+
+    @property
+    def model(self) -> DiffusionLM:
+        return self._members[0].model
+
+    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
+        return self._members[0].prepare(query, decoder)
+
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        with self._least_busy() as member:
+            return await member.submit(prepared, on_step=on_step)
 
 
 @final
@@ -226,7 +238,7 @@ class RemoteResponder:
         self._connection.close()
 
 
-async def _answer(connection: Connection, local: LocalResponder) -> None:
+async def _answer(connection: Connection, local: Worker[Any]) -> None:
     """Answer queries over a connection until its other end has no more."""
     loop = asyncio.get_running_loop()
     inbox: asyncio.Queue[tuple[int, str, Any]] = asyncio.Queue()
@@ -253,6 +265,7 @@ async def _answer(connection: Connection, local: LocalResponder) -> None:
                 work, goes_first = what
                 result = await local.compute(work, goes_first=goes_first)
             else:
+                assert isinstance(local, LocalResponder)
                 prepared, hears_steps = what
                 on_step = None
                 if hears_steps:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
-from mosa.attacks import Query, Target, Work
+from mosa.attacks import Query, Target
 from mosa.attacks.base import Backend, ChatRole
 from mosa.chat.base import (
     ChatError,
@@ -31,6 +31,7 @@ from mosa.runs.records import Outcome
 from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Response, UserError
+from mosa.worker import Work
 
 T = TypeVar("T")
 

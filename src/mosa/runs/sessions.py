@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from mosa.provenance import versions
-from mosa.runs.responder import Tally
 from mosa.runs.store import Run
 from mosa.types import as_plain
+from mosa.worker import Tally
 
 SECONDS_BETWEEN_NOTES = 30.0
 """How often a session's record is updated."""

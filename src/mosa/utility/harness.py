@@ -16,7 +16,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from mosa.attacks import Query, Target, Work
+from mosa.attacks import Query, Target
 from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
 from mosa.utility.code_sandbox import best_isolation
 from mosa.utility.harness_task import HarnessTask, find_task, quiet
@@ -32,6 +32,7 @@ from mosa.utility.prompts import (
     stop_strings,
     too_long,
 )
+from mosa.worker import Work
 
 FEWSHOT_SEED = 1234
 """Which worked examples are drawn; the harness's own."""
