@@ -24,7 +24,7 @@ ORDER = (
     ("world", ("types",)),
     ("data", ("types", "files", "provenance")),
     ("chat", ("types", "files", "provenance", "worker")),
-    ("families", ("types", "files", "provenance")),
+    ("families", ("types", "files", "provenance", "worker")),
     ("denoising", ("types", "files", "families")),
     ("judges", ("types", "files", "provenance", "stats", "world", "chat")),
 )
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
 for part in (
     "align",
     "attacks",
+    "responder",
     "probes",
     "testbed",
     "utility",

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mosa.data import TrainingExample, load_prompts
     from mosa.denoising import Canvas, DecoderConfig, DenoisingTrace, SampleResult, sample
     from mosa.families import DiffusionLM, load_model, new_model
+    from mosa.responder import LocalResponder, Responder
     from mosa.results.figures import Evidence, Figure, gather, headline
     from mosa.runs.evaluate import EvaluateConfig, evaluate
-    from mosa.runs.responder import LocalResponder, Responder
     from mosa.runs.sets import SetOptions, load_sets
     from mosa.runs.store import Run
     from mosa.runs.subject import Subject, subjects_of
@@ -35,7 +35,7 @@ _HOMES = {
     "mosa.families": ("DiffusionLM", "load_model", "new_model"),
     "mosa.results.figures": ("Evidence", "Figure", "gather", "headline"),
     "mosa.runs.evaluate": ("EvaluateConfig", "evaluate"),
-    "mosa.runs.responder": ("LocalResponder", "Responder"),
+    "mosa.responder": ("LocalResponder", "Responder"),
     "mosa.runs.sets": ("SetOptions", "load_sets"),
     "mosa.runs.store": ("Run",),
     "mosa.runs.subject": ("Subject", "subjects_of"),

@@ -4,18 +4,20 @@
     found = await worker.compute(Work(weigh, question, together=8))
 
 Everything that needs a model on this machine runs in such a thread: the responder of a run
-(runs/responder.py), whose thread also denoises, chat models and judges.
+(responder.py), whose thread also denoises, chat models and judges.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -240,6 +242,38 @@ class Worker(Generic[M]):
         self._tally.num_works += len(group)
         for item, outcome in zip(group, found, strict=True):
             item.settle(outcome)
+
+
+def device_of(name: str | torch.device | None) -> torch.device:
+    """The device of that name; None: a GPU if there is one, each process of a launch its own.
+
+    Raises UserError where there is none of that name.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"PyTorch finds no CUDA device for {name!r} on this machine; leave the device out to "
+            "use the CPU"
+        )
+    return device
+
+
+def run_coroutine(work: Coroutine[Any, Any, M]) -> M:
+    """What the coroutine returns; inside a running event loop (a notebook) it gets a thread with
+    its own loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def readable(error: BaseException, num_rows: int) -> BaseException:

@@ -11,8 +11,8 @@ import pytest
 
 import mosa.attacks
 from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
+from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, evaluate
-from mosa.runs.responder import LocalResponder
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of

@@ -22,8 +22,8 @@ from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
 
 from mosa import cli
 from mosa.chat import ChatModel, EndpointChat
+from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, evaluate
-from mosa.runs.responder import LocalResponder
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of

@@ -9,7 +9,7 @@ from mosa.attacks import Query
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
-from mosa.runs.responder import Prepared, prepare
+from mosa.responder import Prepared, prepare
 from mosa.types import Response, as_plain, prompt_turns
 from mosa.worker import Tally, Work
 

@@ -20,8 +20,8 @@ from mosa.chat import ChatReply
 from mosa.denoising import DecoderConfig
 from mosa.families import load_model
 from mosa.probes import PROBES
+from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
-from mosa.runs.responder import LocalResponder
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import FILE, Run
 from mosa.runs.subject import Subject

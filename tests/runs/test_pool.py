@@ -32,9 +32,9 @@ from mosa.align.config import PRESET_FOLDER
 from mosa.attacks import Query
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
+from mosa.responder import LocalResponder, Prepared, ResponderGone
 from mosa.runs.pool import Pool, RemoteResponder, _answer
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, ResponderGone
 from mosa.runs.store import FILE, Run
 from mosa.types import UserError
 from mosa.worker import Work

@@ -16,10 +16,10 @@ from run_stand_ins import DOWN, EchoResponder, PowerCutError, ScriptedChat
 from mosa.attacks import ENGLISH, Query, Target
 from mosa.chat.base import ChatModel, ChatRequest
 from mosa.denoising import DecoderConfig
+from mosa.responder import Responder, ResponderGone
 from mosa.runs import recorder as recorder_module
 from mosa.runs.recorder import PlannedTask, Recorder
 from mosa.runs.records import Task
-from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, Budget, Message, UserError
 from mosa.worker import Work

@@ -12,7 +12,7 @@ import torch
 from mosa.attacks import Edit, Query
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import load_model
-from mosa.runs.responder import LocalResponder, answer_all
+from mosa.responder import LocalResponder, answer_all
 from mosa.types import Response, UserError
 from mosa.worker import Work
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from mosa.attacks import Query
 from mosa.denoising import DecoderConfig
-from mosa.runs.responder import answer_all
+from mosa.responder import answer_all
 from mosa.runs.store import Run
 
 

@@ -98,6 +98,6 @@ def test_code_is_run_later_without_asking_again(subject, files, tmp_path, monkey
     def refuse(self: Any, prepared: Any, *, on_step: Any = None) -> Any:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("mosa.runs.responder.LocalResponder.submit", refuse)
+    monkeypatch.setattr("mosa.responder.LocalResponder.submit", refuse)
     with run_of(tmp_path / "run", subject, files, "humaneval", run_code=True) as run:
         assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(0.0, "")}

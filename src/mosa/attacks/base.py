@@ -41,6 +41,7 @@ from mosa.types import (
     content_key,
     dialogue,
 )
+from mosa.worker import Work
 
 ChatRole = Literal["attacker", "judge", "translator"]
 Threat = Literal["prompt", "canvas", "open"]

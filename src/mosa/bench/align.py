@@ -41,7 +41,6 @@ from mosa.bench.common import (
     Environment,
     Ratio,
     Shape,
-    bench_device,
     bench_model,
     mebibytes,
     peak_memory,
@@ -57,6 +56,7 @@ from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
+from mosa.worker import device_of
 
 OURS = "mosa"
 BATCH = 8
@@ -231,7 +231,7 @@ def bench_align(
     `on_row` is told each row once it is measured. Raises UserError for settings that do not fit.
     """
     shape = shape_named(config.shape)
-    device = bench_device(config.device)
+    device = device_of(config.device)
     if device.type == "cuda" and device.index not in (None, 0):
         raise UserError(
             f"--device {device}: a training runs on the first visible GPU; choose it with "

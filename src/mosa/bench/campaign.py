@@ -34,11 +34,11 @@ from mosa.bench.common import (
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM, load_model
 from mosa.judges import Item
+from mosa.responder import Prepared, plain, prepare
 from mosa.results.figures import figures_of
 from mosa.runs.judging import NamedJudge, judge_run
 from mosa.runs.plan import ChosenAttack, courses_of, plan
 from mosa.runs.recorder import PlannedTask, Recorder
-from mosa.runs.responder import Prepared, plain, prepare
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject
 from mosa.types import (

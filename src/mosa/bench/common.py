@@ -89,22 +89,6 @@ def shape_named(name: str) -> Shape:
     return SHAPES[name]
 
 
-def bench_device(name: str | None) -> torch.device:
-    """The device of that name; None is a GPU if there is one, else the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"There is no device {name!r}; use cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"--device {name}: PyTorch finds no CUDA device on this machine; leave the option out "
-            "to measure on the CPU."
-        )
-    return device
-
-
 def bench_model(
     shape: Shape, device: torch.device, dtype: str | None = None, *, seed: int = 0
 ) -> DiffusionLM:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks import Query
-from mosa.bench.common import BenchResult, BenchTable, Column, Environment, bench_device, timed
+from mosa.bench.common import BenchResult, BenchTable, Column, Environment, timed
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
-from mosa.runs.responder import answer_all
+from mosa.responder import answer_all
 from mosa.stats.pairs import (
     PairedDifference,
     paired_difference,
@@ -30,6 +30,7 @@ from mosa.stats.rates import format_rate, once
 from mosa.testbed.measure import DECODER
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import UserError, as_plain
+from mosa.worker import device_of
 from mosa.world import TASKS, WRAPPINGS, World
 from mosa.world.world import refuses
 
@@ -110,7 +111,7 @@ def bench_drift(
     on_row: Callable[[str], object] = lambda row: None,
 ) -> BenchResult:
     """Compares every approximation on every adapter; a table of rates and one of differences."""
-    device = bench_device(config.device)
+    device = device_of(config.device)
     rates, differences = [], []
     for adapter in config.adapters:
         model = load_model(

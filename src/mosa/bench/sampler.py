@@ -29,7 +29,6 @@ from mosa.bench.common import (
     Ratio,
     Shape,
     bench_canvas,
-    bench_device,
     bench_model,
     forward_flop,
     limit_of,
@@ -46,6 +45,7 @@ from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 from mosa.denoising.reference import fill_block_by_block
 from mosa.families import DiffusionLM
 from mosa.types import UserError
+from mosa.worker import device_of
 
 OURS = "mosa"
 OWN_FIELDS = ("max_new_tokens", "steps", "block_length", "temperature", "seed")
@@ -233,7 +233,7 @@ def bench_sampler(
     decoder = dict(decoder or {})
     _check(config, decoder)
     shape = shape_named(config.shape)
-    device = bench_device(config.device)
+    device = device_of(config.device)
     rows, tables = [], []
     with threads(config.threads):
         model = bench_model(shape, device, config.dtype, seed=config.seed)

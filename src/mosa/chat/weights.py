@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from mosa.provenance import folder_hash
 from mosa.types import UserError, is_json_object, short_hash
-from mosa.worker import Computer, Work, Worker
+from mosa.worker import Computer, Work, Worker, device_of
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
@@ -124,7 +124,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             # PEFT asks the network for an attribute by its old name; no user can fix it.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
             network = _with_adapter(network, adapter)
-    network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network.to(device_of(device))
     return CausalLM(network.eval(), tokenizer, str(checkpoint))
 
 
@@ -156,7 +156,7 @@ class LocalModel:
         return await self._computer.compute(Work(run, state, together=self.worker.capacity))
 
     @contextmanager
-    def helped(self, computer: Computer) -> Iterator[None]:
+    def helped(self, computer: Computer) -> Generator[None]:
         """Let `computer`, to which the model's own worker belongs, do the work meanwhile."""
         self._computer = computer
         try:

@@ -135,8 +135,8 @@ def _calibrate(args: Namespace) -> None:
         write_calibration,
     )
     from mosa.runs.judging import build_judges, written_parts
-    from mosa.runs.loop import run_coroutine
     from mosa.testbed import world_of
+    from mosa.worker import run_coroutine
 
     names = _names(args)
     if any(written_parts(name)[2] for name in names):

@@ -55,7 +55,7 @@ def _generate(args: Namespace) -> None:
     from mosa.families import load_model
     from mosa.files import writing
     from mosa.report.terminal import play
-    from mosa.runs.responder import prepare, responses_of
+    from mosa.responder import prepare, responses_of
 
     if (args.prompt is None) == (args.data is None):
         raise UserError("say what to answer with either --prompt TEXT or --data FILE")

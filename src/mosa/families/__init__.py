@@ -5,7 +5,6 @@ A new family is one new file that builds a `Family`, and one line in `FAMILIES`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 from mosa.types import UserError
+from mosa.worker import device_of
 
 __all__ = [
     "ALIASES",
@@ -93,7 +93,7 @@ def load_model(
     config = family.complete_config(released)
     network_config = _network_config(family, config)
     files = checkpoint.weight_files(folder)
-    device = _device(device)
+    device = device_of(device)
     # Built without memory, then given the checkpoint's tensors, so only one copy exists.
     with torch.device("meta"):
         network = _build(network_config, attn_implementation, torch.float32)
@@ -195,14 +195,3 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is not None:
-        try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise UserError(f"There is no device {device!r}; use cpu, cuda or cuda:N.") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")

@@ -29,6 +29,7 @@ import torch
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
+from mosa.responder import LocalResponder, Responder
 from mosa.runs.judging import (
     JudgeConfig,
     NamedJudge,
@@ -38,7 +39,6 @@ from mosa.runs.judging import (
     help_judges,
     judge_run,
 )
-from mosa.runs.loop import run_coroutine
 from mosa.runs.plan import (
     Course,
     Planned,
@@ -52,13 +52,12 @@ from mosa.runs.pool import Pool, serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.recorder import PlannedTask, Recorder
 from mosa.runs.records import Outcome, SetRecord, SubjectRecord
-from mosa.runs.responder import LocalResponder, Responder
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
 from mosa.runs.subject import Subject, check_names, world_of_model
 from mosa.types import CaseSet, UserError, as_plain
-from mosa.worker import Tally
+from mosa.worker import Tally, run_coroutine
 from mosa.world import World
 
 

@@ -20,12 +20,12 @@ from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, ma
 from mosa.judges.classifier import NextTokenJudge
 from mosa.judges.llama_guard import GuardJudge
 from mosa.judges.prompted import PromptedJudge
-from mosa.runs.loop import run_coroutine
 from mosa.runs.pool import serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.records import SetRecord
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, CaseSet, UserError, Verdict
+from mosa.worker import run_coroutine
 from mosa.world import World
 
 CANVAS = "@canvas"
@@ -240,7 +240,7 @@ def _helped(model: LocalModel | None, processes: Processes) -> Iterator[int]:
     if model is None or processes.count == 1:
         yield ITEMS_AT_ONCE
         return
-    processes.gather((model.checkpoint, model.worker.capacity))
+    processes.gather((str(model.checkpoint), model.worker.capacity))
     processes.agree(lambda: None)
     with serving(model.worker, processes) as pool:
         assert pool is not None
@@ -250,7 +250,8 @@ def _helped(model: LocalModel | None, processes: Processes) -> Iterator[int]:
 
 def help_judges(device: str | None, processes: Processes) -> None:
     """Work for the judges of the main process, until it has judged all."""
-    while (asked := processes.gather(None)[0]) is not None:
+    nothing: tuple[str, int] | None = None
+    while (asked := processes.gather(nothing)[0]) is not None:
         checkpoint, capacity = asked
         load = functools.partial(LocalModel, checkpoint, device=device, batch_size=capacity)
         model = processes.agree(load)

@@ -24,8 +24,8 @@ from typing import Any, Generic, TypeVar, final
 from mosa.attacks import Query
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
+from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.runs.processes import Processes
-from mosa.runs.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.types import Response, UserError
 from mosa.worker import Computer, Tally, Work, Worker, settle
 

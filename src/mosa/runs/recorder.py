@@ -27,8 +27,8 @@ from mosa.chat.base import (
 from mosa.chat.cache import CachedChat
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
+from mosa.responder import Responder, ResponderGone
 from mosa.runs.records import Outcome
-from mosa.runs.responder import Responder, ResponderGone
 from mosa.runs.store import Run
 from mosa.types import Attempt, Response, UserError
 from mosa.worker import Work

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.attacks import Query
+from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
+from mosa.responder import answer_all
 from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Prompt
@@ -74,12 +76,13 @@ def respond(
 ) -> list[str]:
     """The responses up to their first end token; `pinned` writes ids from each row's first position
     on, mask ids among them left free."""
-    canvas = Canvas.from_prompts(model, prompts, max_new_tokens=decoder.max_new_tokens)
-    for row, ids in enumerate(pinned or ()):
-        canvas = canvas.pin(0, ids, rows=row)
-    result = sample(model, canvas, decoder, batch_size=BATCH_SIZE)
-    assert result.text is not None
-    return result.text
+    starts = pinned or [()] * len(prompts)
+    queries = [
+        (Query(prompt, pinned=((0, tuple(ids)),) if ids else ()), decoder)
+        for prompt, ids in zip(prompts, starts, strict=True)
+    ]
+    found = answer_all(model, model.content_hash(), queries, batch_size=BATCH_SIZE)
+    return [response.text for response in found]
 
 
 def prefilled_start_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:

@@ -24,15 +24,18 @@ The decoder decides how long a response is and how it is drawn. Only the stop st
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import Any
 
-from mosa.denoising import DecoderConfig, sample
+from mosa.attacks import Query
+from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
+from mosa.responder import LocalResponder, answer_all, with_responder
 from mosa.types import UserError
 from mosa.utility.harness_task import NO_HARNESS
-from mosa.utility.likelihoods import NUM_DRAWS, Ids, batches, comparison, left_padded, likelihoods
+from mosa.utility.likelihoods import NUM_DRAWS, Ids, comparison, likelihoods
 from mosa.utility.prompts import (
     SAME_TOKENS,
     Dialogue,
@@ -43,6 +46,7 @@ from mosa.utility.prompts import (
     stop_strings,
     too_long,
 )
+from mosa.worker import Work
 
 try:
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
@@ -97,18 +101,14 @@ class MosaLM(LM):
 
     def _responses(self, questions: list[tuple[int, Ids]]) -> dict[tuple[int, Ids], str]:
         """The response to each seed and prompt."""
-        by_seed: dict[int, dict[Ids, None]] = defaultdict(dict)
-        for seed, ids in questions:
-            by_seed[seed][ids] = None
-        found: dict[tuple[int, Ids], str] = {}
-        for seed, prompts in by_seed.items():
-            for batch in batches(list(prompts), self.batch_size, len):
-                ids, real = left_padded(batch, self.model.pad_token_id)
-                decoder = replace(self.decoder, seed=seed)
-                result = sample(self.model, ids, decoder, attention_mask=real)
-                assert result.text is not None
-                found |= {(seed, p): text for p, text in zip(batch, result.text, strict=True)}
-        return found
+        asked = list(dict.fromkeys(questions))
+        queries = [
+            (Query("", prompt_ids=ids), replace(self.decoder, seed=seed)) for seed, ids in asked
+        ]
+        found = answer_all(
+            self.model, self.model.content_hash(), queries, batch_size=self.batch_size
+        )
+        return {question: response.text for question, response in zip(asked, found, strict=True)}
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
@@ -131,24 +131,33 @@ class MosaLM(LM):
             pairs.append(pair)
             answers[pair[0]][pair[1]] = None
         found: dict[tuple[Ids, Ids], tuple[float, bool]] = {}
-        for prompts in batches(list(answers), self.batch_size, len):
-            states = [
+        works = [
+            Work(
+                likelihoods,
                 comparison(
                     prompt,
-                    list(answers[prompt]),
+                    list(rows),
                     self.decoder,
                     num_draws=self.num_draws,
                     greedy=self.checks_greedy,
-                )
-                for prompt in prompts
-            ]
-            for prompt, outcome in zip(prompts, likelihoods(self.model, states), strict=True):
-                values = outcome["log_likelihoods"]
-                greedy = outcome.get("is_greedy") or [False] * len(values)
-                for answer, value in zip(
-                    answers[prompt], zip(values, greedy, strict=True), strict=True
-                ):
-                    found[prompt, answer] = value
+                ),
+                together=self.batch_size,
+            )
+            # The longest first: what does not fit into memory fails at once.
+            for prompt, rows in sorted(answers.items(), key=lambda pair: -len(pair[0]))
+        ]
+
+        async def ask(responder: LocalResponder) -> list[dict[str, Any]]:
+            return list(await asyncio.gather(*map(responder.compute, works)))
+
+        outcomes = with_responder(
+            self.model, self.model.content_hash(), ask, batch_size=self.batch_size
+        )
+        for work, outcome in zip(works, outcomes, strict=True):
+            prompt, values = tuple(work.state["prompt"]), outcome["log_likelihoods"]
+            greedy = outcome.get("is_greedy") or [False] * len(values)
+            for answer, *value in zip(answers[prompt], values, greedy, strict=True):
+                found[prompt, answer] = (value[0], value[1])
         return [found[pair] for pair in pairs]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:

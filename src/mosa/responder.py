@@ -20,9 +20,9 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 
@@ -40,7 +40,9 @@ from mosa.denoising import (
 )
 from mosa.families import DiffusionLM
 from mosa.types import Prompt, Response, UserError, as_plain, content_key, prompt_turns
-from mosa.worker import Computer, Waiting, Worker, readable
+from mosa.worker import Computer, Waiting, Worker, readable, run_coroutine
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -268,26 +270,32 @@ def responses_of(
     return responses
 
 
+def with_responder(
+    model: DiffusionLM,
+    weights: str,
+    ask: Callable[[LocalResponder], Coroutine[Any, Any, T]],
+    *,
+    batch_size: int = 32,
+) -> T:
+    """What `ask` returns for a responder that only this call uses."""
+    responder = LocalResponder(model, weights, batch_size=batch_size)
+    try:
+        return run_coroutine(ask(responder))
+    finally:
+        responder.close()
+
+
 def answer_all(
     model: DiffusionLM,
     weights: str,
     queries: Sequence[tuple[Query, DecoderConfig]],
     *,
     batch_size: int = 32,
-    on_answer: Callable[[], object] = lambda: None,
 ) -> list[Response]:
-    """The answers to some queries, in their order, from a responder that only this call uses."""
-    responder = LocalResponder(model, weights, batch_size=batch_size)
+    """The answers to some queries, in their order."""
 
-    async def answer(query: Query, decoder: DecoderConfig) -> Response:
-        response = await responder.submit(responder.prepare(query, decoder))
-        on_answer()
-        return response
+    async def ask(responder: LocalResponder) -> list[Response]:
+        prepared = [responder.prepare(*query) for query in queries]
+        return list(await asyncio.gather(*map(responder.submit, prepared)))
 
-    async def answer_each() -> list[Response]:
-        return list(await asyncio.gather(*(answer(*asked) for asked in queries)))
-
-    try:
-        return asyncio.run(answer_each())
-    finally:
-        responder.close()
+    return with_responder(model, weights, ask, batch_size=batch_size)
