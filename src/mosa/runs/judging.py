@@ -250,9 +250,11 @@ def _helped(model: LocalModel | None, processes: Processes) -> Iterator[int]:
 
 def help_judges(device: str | None, processes: Processes) -> None:
     """Work for the judges of the main process, until it has judged all."""
-    nothing: tuple[str, int] | None = None
-    while (asked := processes.gather(nothing)[0]) is not None:
-        checkpoint, capacity = asked
+    while True:
+        asked: list[tuple[str, int] | None] = processes.gather(None)
+        if asked[0] is None:
+            return
+        checkpoint, capacity = asked[0]
         load = functools.partial(LocalModel, checkpoint, device=device, batch_size=capacity)
         model = processes.agree(load)
         with serving(model.worker, processes):
