@@ -252,8 +252,7 @@ def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
     if known is None:
         return
     place = run.folder / FILE
-    source = "content_hash" if cases.content_hash else "sha256"
-    for name in ("kind", source, "world_seed", "settings"):
+    for name in ("kind", "content_hash", "world_seed", "settings"):
         before, now = getattr(known, name), getattr(cases, name)
         if before != (dict(now) if name == "settings" else now):
             raise UserError(

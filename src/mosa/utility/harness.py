@@ -79,6 +79,7 @@ def load_harness_set(
         name=name,
         kind="useful",
         cases=tuple(_case(id, row) for id, row in rows.by_id.items()),
+        content_hash=task.content_hash(),
         settings=settings,
         headline=task.headline,
         ask=rows.ask,

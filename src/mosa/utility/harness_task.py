@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
-import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, files_of
+from mosa.data import hash_of_cases
+from mosa.data.registry import KNOWN_FILES, data_folder, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
 from mosa.utility import local_data
 from mosa.utility.code_sandbox import Limits
@@ -116,6 +115,15 @@ class HarnessTask:
         """Whether it asks how likely given answers are."""
         return any(part.OUTPUT_TYPE != "generate_until" for part in self.parts)
 
+    def content_hash(self) -> str:
+        """The hash of its rows, targets and tests included, and of the worked examples' rows."""
+        shown = [part for part in self.parts if part.config.num_fewshot]
+        with quiet():
+            return hash_of_cases(
+                _plain_rows(row for part in self.parts for row in part.eval_docs),
+                examples=_plain_rows(row for part in shown for row in part.fewshot_docs() or ()),
+            )
+
     def case_id(self, part: Any, row: Mapping[str, Any], number: int) -> str:
         """A row's name in the records, the same for every model."""
         name = str(number) if self.name_of_row is None else str(row[self.name_of_row])
@@ -154,7 +162,7 @@ def find_task(
         name=name,
         parts=parts,
         headline=own.headline,
-        source=_hub_source(parts) if splits is None else _known_source(own.files, files),
+        source={"origin": _hub_place(parts)} if splits is None else _known_source(own.files, files),
         settings={
             **_shown_settings(parts[0]),
             "config": content_key(config=config),
@@ -173,7 +181,7 @@ def _hub_task(name: str, num_fewshot: int | None) -> HarnessTask:
         name=name,
         parts=tuple(parts),
         headline=_first_metric(parts[0]),
-        source=_hub_source(parts),
+        source={"origin": _hub_place(parts)},
         settings={
             **_shown_settings(parts[0]),
             "config": content_key(parts=[_plain_config(part) for part in parts]),
@@ -265,9 +273,7 @@ def _dataset(splits: Splits, subject: str | None) -> Callable[..., dict[str, Any
 def _hub_parts(name: str) -> list[Any]:
     manager = _manager(include_defaults=True)
     if name not in manager.task_index:
-        near = difflib.get_close_matches(name, {*OWN_TASKS, *manager.all_tasks}, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"there is no task {name}, here or in lm_eval{hint}")
+        raise UserError(f"there is no task {name}, here or in lm_eval; check the name")
     if (manager.task_index[name].cfg or {}).get("unsafe_code"):
         raise _runs_code(name)
     with _hub_errors_named(name, None, None):
@@ -299,8 +305,7 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
     except (OSError, ImportError) as error:
         remedy = "check the network, or leave the task out"
         if own is not None:
-            known = [KNOWN_FOLDERS.get(file) or KNOWN_FILES[file] for file in own.files]
-            places = " and ".join(f"github.com/{k.found_at}" for k in known)
+            places = " and ".join(f"github.com/{KNOWN_FILES[file].found_at}" for file in own.files)
             remedy = (
                 f"no file under {data_folder(data_dir)} has its bytes either: put copies of "
                 f"{places} there, or name their folder with --data_dir or MOSA_DATA"
@@ -348,28 +353,22 @@ def _asks_for_greedy(part: Any) -> bool:
 
 def _known_source(names: Sequence[str], files: Mapping[str, Path]) -> dict[str, str]:
     """Which files a task's rows are from, with one hash over the bytes of all."""
-    digest = hashlib.sha256()
-    for name in names:
-        folder = KNOWN_FOLDERS.get(name)
-        for path in [files[name]] if folder is None else files_of(folder, files[name]):
-            digest.update(path.read_bytes())
-    known = KNOWN_FOLDERS.get(names[0]) or KNOWN_FILES[names[0]]
+    known = KNOWN_FILES[names[0]]
     return {
         "file": ", ".join(files[name].name for name in names),
-        "sha256": digest.hexdigest(),
+        "sha256": sha256(*(f for name in names for f in KNOWN_FILES[name].files_at(files[name]))),
         "known_as": ", ".join(names),
         "licence": known.licence,
         "origin": known.origin,
     }
 
 
-def _hub_source(parts: Sequence[Any]) -> dict[str, str]:
-    """Where on the hub a task's rows are from, with a hash over all that can be asked."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for row in part.eval_docs:
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return {"origin": f"hub: {parts[0].config.dataset_path}", "sha256": digest.hexdigest()}
+def _hub_place(parts: Sequence[Any]) -> str:
+    return f"hub: {parts[0].config.dataset_path}"
+
+
+def _plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [json.loads(json.dumps(row, default=str)) for row in rows]
 
 
 def _plain_config(part: Any) -> dict[str, Any]:

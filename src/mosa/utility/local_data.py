@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, find, find_folder
+from mosa.data.registry import KNOWN_FILES, data_folder, find
 from mosa.types import UserError
 
 Row = dict[str, Any]
@@ -33,16 +33,8 @@ def local_files(names: tuple[str, ...], data_dir: Path | None) -> dict[str, Path
     """The paths of the known files (or folders) of these names, where they exist."""
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"there is no folder {data_dir}; give the one that holds the data files")
-    folder = data_folder(data_dir)
-    found = {}
-    for name in names:
-        if name in KNOWN_FOLDERS:
-            path = find_folder(KNOWN_FOLDERS[name], folder)
-        else:
-            path = find(KNOWN_FILES[name], folder)
-        if path is not None:
-            found[name] = path
-    return found
+    found = {name: find(KNOWN_FILES[name], data_folder(data_dir)) for name in names}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def gsm8k(files: Mapping[str, Path]) -> Splits:
