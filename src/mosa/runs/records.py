@@ -73,6 +73,11 @@ class Task:
     config: dict[str, Any]
     """The attack's settings."""
 
+    @property
+    def cell(self) -> TaskCell:
+        """Where it belongs."""
+        return TaskCell(self.subject, self.case_set, self.attack, self.preset, self.threat)
+
 
 class TaskCell(NamedTuple):
     """One attack with one preset on one set, with one subject."""
