@@ -25,7 +25,7 @@ ORDER = (
     ("chat", ("types", "files", "provenance")),
     ("families", ("types", "files", "provenance")),
     ("denoising", ("types", "files", "families")),
-    ("judges", ("types", "files", "provenance", "stats", "world", "chat")),
+    ("judges", ("types", "files", "provenance", "stats", "world", "data", "chat")),
 )
 """The parts at the bottom, each with what it may import."""
 MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}

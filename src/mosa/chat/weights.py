@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -76,14 +78,11 @@ class CausalLM:
 
     def left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of prompts, both [B, L], padding on the left."""
-        length = max(len(row) for row in rows)
-        ids_BL = torch.full((len(rows), length), self.pad_token_id)
-        mask_BL = torch.zeros_like(ids_BL)
-        for i, row in enumerate(rows):
-            ids_BL[i, length - len(row) :] = torch.tensor(row)
-            mask_BL[i, length - len(row) :] = 1
+        ids = [torch.tensor(row) for row in rows]
+        mask = [torch.ones_like(row) for row in ids]
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
         device = self.network.device
-        return ids_BL.to(device), mask_BL.to(device)
+        return pad(ids, padding_value=self.pad_token_id).to(device), pad(mask).to(device)
 
 
 def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> CausalLM:

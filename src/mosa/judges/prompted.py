@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mosa.chat.base import ChatError, ChatRequest
 from mosa.chat.cache import CachedChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
-from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
+from mosa.judges.base import Item, JudgeInfo, JudgeSetting, empty_verdict, judge_id
 from mosa.types import Message, UserError, Verdict, short_hash
 
 MAX_REPLY_TOKENS = 1024
@@ -76,6 +76,25 @@ class PromptedJudge:
                 self._chat.forget(request)
             return Verdict.unscored(str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
+
+
+def prompted_judge(
+    name: str,
+    version: int,
+    template: str,
+    read: Callable[[str], Verdict],
+    *,
+    summary: str,
+    source: str,
+    threshold: str,
+    tells_refusals: bool = False,
+) -> JudgeInfo:
+    """A prompted judge's line of the table; arguments as of `PromptedJudge` and `JudgeInfo`."""
+
+    def make(setting: JudgeSetting) -> PromptedJudge:
+        return PromptedJudge(name, version, template, read, setting)
+
+    return JudgeInfo(name, summary, source, "chat model", threshold, make, tells_refusals)
 
 
 def check_template(name: str, template: str, aliases: Mapping[str, str] | None = None) -> None:
