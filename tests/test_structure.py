@@ -18,12 +18,13 @@ PACKAGE = ROOT / "src" / "mosa"
 ORDER = (
     ("types", ()),
     ("files", ("types",)),
+    ("hub", ("types",)),
     ("provenance", ("types",)),
     ("stats", ("types",)),
     ("world", ("types",)),
     ("data", ("types", "files", "provenance")),
-    ("chat", ("types", "files", "provenance")),
-    ("families", ("types", "files", "provenance")),
+    ("chat", ("types", "files", "hub", "provenance")),
+    ("families", ("types", "files", "hub", "provenance")),
     ("denoising", ("types", "files", "families")),
     ("judges", ("types", "files", "provenance", "stats", "world", "data", "chat")),
 )

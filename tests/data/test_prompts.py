@@ -90,8 +90,12 @@ def test_dialogues(tmp_path):
             '{"prompt": "Bake", "answer": 3}\n',
             "has 3 as its answer; write it as text",
         ),
-        ("a.jsonl", '{"messages": []}\n', "must be a list of turns"),
-        ("a.jsonl", '{"messages": [{"role": "robot", "content": "x"}]}\n', "needs a role"),
+        ("a.jsonl", '{"messages": []}\n', "last turn must be"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "robot", "content": "x"}]}\n',
+            "turns, each with a role",
+        ),
         ("a.jsonl", '{"messages": [{"role": "system", "content": "x"}]}\n', "last turn must be"),
     ],
 )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-import mosa.judges as judges
-from mosa.judges import Item, JudgeSetting, Labelled, load_labelled, make_judge
-from mosa.judges.calibrate import calibrate
+import mosa.judges.calibrate as judges
+from mosa.judges import Item, JudgeSetting, make_judge
+from mosa.judges.calibrate import Labelled, calibrate, load_labelled
 from mosa.types import Behavior, UserError, Verdict
 from mosa.world import World
 

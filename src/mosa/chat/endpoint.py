@@ -208,7 +208,7 @@ def _key() -> str:
         if key:
             # Such a key could not be sent, and the error that says so would quote it.
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise UserError(f"{variable} holds characters that no key has; set it again.")
+                raise UserError(f"{variable} holds characters that no key has; correct it.")
             return key
     return "none"
 

@@ -9,8 +9,8 @@ A row becomes a `Behavior`. One example of each format (all harmless):
     .json   a list of strings, or of records such as {"prompt": "Bake bread", "answer": "Mix ..."}
     .jsonl  one of these per line
 
-A known set is asked for by name ("advbench", "harmbench:standard") and is found by the hash of its
-bytes: a file is what it holds, under any name. docs/behaviors.md lists the sets.
+A name ("advbench", "harmbench:standard") stands for a known set. The hash of its bytes finds its
+file: the content counts, and not the name. docs/behaviors.md lists the sets.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ def load_cases(
 ) -> CaseSet:
     """The requests of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
 
-    Known sets define whether they are harmless, `is_harmless` says it for files; a file's name is
-    its whole file name, which no known set has.
+    Known sets define whether they are harmless, `is_harmless` says it for files. The set of a file
+    has the whole file name, which no known set has.
 
-    `source` is a path, or a name such as "advbench" or "harmbench:standard". Known sets are looked
-    for, by the hash of their bytes, everywhere under `data_dir` (else the folder that the
-    environment variable MOSA_DATA names, else ./data). The path of a known file gives the set that
+    `source` is a path, or a name such as "advbench" or "harmbench:standard". The hash of its bytes
+    finds a known set everywhere under `data_dir` (else the folder that the environment variable
+    MOSA_DATA names, else ./data). The path of a known file gives the set that
     its bare name gives. Raises UserError for an unknown name, a set that is not there, or a file
     that cannot be read, with the row.
     """
@@ -194,7 +194,7 @@ def _check_part(base: str, part: str | None) -> None:
     if part is None:
         return
     if base not in SUBSETS:
-        raise UserError(f"{base} has no subsets; ask for {base} alone.")
+        raise UserError(f"{base} has no subsets; name {base} without one.")
     names = SUBSETS[base].names
     if part not in names:
         raise UserError(

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mosa.data.rows import FORMATS, lowered, read_rows, text_of
 from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
 
@@ -114,18 +116,13 @@ def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
-    if not is_json_list(messages) or not messages:
-        raise UserError(f"{where}: `messages` must be a list of turns with role and content.")
-    turns: list[Message] = []
-    for turn in messages:
-        role = turn.get("role") if is_json_object(turn) else None
-        content = turn.get("content") if is_json_object(turn) else None
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            raise UserError(
-                f"{where}: a turn needs a role (system, user or assistant) and text content, "
-                f"not {json.dumps(turn)}."
-            )
-        turns.append(Message(role, content))
-    if turns[-1].role != "user":
+    try:
+        turns = msgspec.convert(messages, tuple[Message, ...])
+    except msgspec.ValidationError as error:
+        raise UserError(
+            f"{where}: `messages` must be a list of turns, each with a role (system, user or "
+            f"assistant) and a text as content ({error})."
+        ) from error
+    if not turns or turns[-1].role != "user":
         raise UserError(f"{where}: the last turn must be the user's; put the reply under `answer`.")
-    return tuple(turns)
+    return turns

@@ -72,7 +72,7 @@ def sha256(*paths: str | Path) -> str:
 
 
 def data_folder(data_dir: Path | None) -> Path:
-    """Where known files are looked for: `data_dir`, else what MOSA_DATA names, else ./data."""
+    """The folder that holds known files: `data_dir`, else what MOSA_DATA names, else ./data."""
     return data_dir or Path(os.environ.get("MOSA_DATA") or "data").expanduser()
 
 

@@ -39,7 +39,7 @@ def read_rows(path: Path, suffix: str, *, is_nested: bool = False) -> list[Row]:
     if suffix == ".csv":
         rows = list(_csv(text, path))
     elif suffix == ".json":
-        content = _parsed(text, str(path)) if text.strip() else []
+        content = _parsed(text if text.strip() else "[]", str(path))
         if is_json_list(content):
             rows = [(item, f"{path}, row {number}") for number, item in enumerate(content, start=1)]
         elif is_nested:

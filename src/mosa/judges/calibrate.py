@@ -110,7 +110,7 @@ class Calibration:
 async def calibrate(judges: Sequence[Judge], rows: Sequence[Labelled]) -> Calibration:
     """Judge the labelled rows with every judge. Raises UserError for no rows or one judge twice."""
     if not rows:
-        raise UserError("There is no labelled row to calibrate with; give a file that has some.")
+        raise UserError("The file holds no labelled row; give one that has some.")
     ids = [judge.id for judge in judges]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
@@ -308,8 +308,8 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
     kinds = ("answer", "refusal", "late refusal", "garbled", "other object")
     if not 1 <= num <= len(objects) * len(kinds):
         raise UserError(
-            f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
-            "a number in between."
+            f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; choose "
+            "a number in this range."
         )
     truth, rng = Truth(world), random.Random(seed)
     rows: list[Labelled] = []

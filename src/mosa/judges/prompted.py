@@ -36,7 +36,7 @@ class PromptedJudge:
     ) -> None:
         if setting.chat is None:
             raise UserError(
-                f"The judge {name} asks a chat model and none is set; name one, for example "
+                f"The judge {name} asks a chat model, and none is set; name one, for example "
                 "http://localhost:8000/v1#MODEL or local:FOLDER."
             )
         self._template = template if setting.template is None else setting.template
@@ -107,5 +107,5 @@ def check_template(name: str, template: str, aliases: Mapping[str, str] | None =
         if not any(f"{{{spelling}}}" in template for spelling in spellings):
             raise UserError(
                 f"The template of the judge {name} lacks {{{wanted}}}; write it where the "
-                f"{wanted} is to stand."
+                f"{wanted} belongs."
             )

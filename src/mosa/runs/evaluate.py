@@ -55,7 +55,8 @@ from mosa.runs.responder import LocalResponder, Responder, Tally
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, check_names, world_of_model
+from mosa.runs.subject import Subject, check_names
+from mosa.testbed import find_world
 from mosa.types import CaseSet, UserError, as_plain
 from mosa.world import World
 
@@ -181,7 +182,7 @@ def evaluate(
 
 def _world_of(config: EvaluateConfig) -> World | None:
     """The world that the subjects know; UserError where they know different ones."""
-    worlds = {subject.model: world_of_model(subject.model) for subject in config.subjects}
+    worlds = {subject.model: find_world(subject.model) for subject in config.subjects}
     seeds = {None if world is None else world.seed for world in worlds.values()}
     if len(seeds) > 1 and any(map(is_testbed_set, config.sets)):
         raise UserError(

@@ -29,7 +29,7 @@ class SetOptions:
     """How sets are read."""
 
     limit: int | None = None
-    """Use only the first N cases of each set (of each subject, where a task has such)."""
+    """Use only the first N cases of each set (of each subject of a task that has several)."""
     data_dir: Path | None = None
     """Folder with known benchmark files; unset: MOSA_DATA, else ./data."""
     is_harmless: bool = False
@@ -62,7 +62,7 @@ def load_sets(
         tasks = tuple(f"testbed:{task}" for task in TESTBED_TASKS)
         wanted += tasks if name == ALL_TASKS else (name,)
     if not wanted:
-        raise UserError("no set is named; name some with --sets, for example testbed,gsm8k")
+        raise UserError("--sets names no set; give some, for example testbed,gsm8k")
     found = [_load(name, world, options) for name in wanted]
     known = [cases.name for cases in found]
     twice = [name for name in known if known.count(name) > 1]
@@ -123,8 +123,10 @@ def _check_used(sets: Sequence[CaseSet], options: SetOptions) -> None:
         if getattr(options, name) not in (None, False) and not any(
             setting in cases.settings for cases in sets
         ):
-            raise UserError(f"--{name} is given and none of the sets uses it; leave it out")
+            raise UserError(f"no set uses --{name}; leave it out")
     if options.data_dir is not None and all(cases.world_seed is not None for cases in sets):
-        raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
+        raise UserError(
+            "--data_dir is for benchmark files, which the testbed does not read; leave it out"
+        )
     if options.is_harmless and all(cases.known_as or not cases.file for cases in sets):
-        raise UserError("--is_harmless is for files of your own, and none is named; leave it out")
+        raise UserError("--is_harmless is for your own files, and no set is one; leave it out")

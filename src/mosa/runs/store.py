@@ -205,7 +205,7 @@ class Run:
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:
-        """Raises what users can fix (a full disk, a folder without permission) as UserError."""
+        """Turns what users can fix (a full disk, a folder without permission) into UserErrors."""
         folder, path = self.folder, self.folder / FILE
         try:
             yield

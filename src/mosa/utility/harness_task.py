@@ -25,9 +25,8 @@ import yaml
 from mosa.data import hash_of_cases
 from mosa.data.registry import KNOWN_FILES, data_folder, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
-from mosa.utility import local_data
 from mosa.utility.code_sandbox import Limits
-from mosa.utility.local_data import Splits
+from mosa.utility.local_data import Splits, local_files, read_rows_of
 from mosa.utility.prompts import stop_strings
 from mosa.utility.scoring import (
     humaneval_program,
@@ -48,9 +47,8 @@ FOLDER = Path(__file__).parent / "tasks"
 class OwnTask:
     """A task whose settings are pinned in a file here."""
 
-    files: tuple[str, ...]
-    """The registry's names of its data."""
-    read: Callable[[Mapping[str, Path]], Splits]
+    splits: dict[str, str]
+    """The registry's names of its data, by the names that its splits have on the hub."""
     headline: str
     """The metric, with its filter, that represents the task."""
     name_of_row: str | None = None
@@ -59,6 +57,11 @@ class OwnTask:
     """Makes the program of a response, with its tests, where code is asked for."""
     check: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]] | None = None
     """Scores a row, where neither the harness's metrics nor a program do."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The registry's names of its data, each once."""
+        return tuple(dict.fromkeys(self.splits.values()))
 
     def scorer(self, *, run_code: bool) -> RowScorer | None:
         """The scorer that replaces the harness's metrics on a row, if any."""
@@ -69,22 +72,18 @@ class OwnTask:
 
 OWN_TASKS: dict[str, OwnTask] = {
     "gsm8k": OwnTask(
-        ("gsm8k_train", "gsm8k_test"), local_data.gsm8k, "exact_match,flexible-extract"
+        {"train": "gsm8k_train", "test": "gsm8k_test"}, "exact_match,flexible-extract"
     ),
-    "mmlu": OwnTask(("mmlu",), local_data.mmlu, "acc,none"),
+    "mmlu": OwnTask({"dev": "mmlu", "test": "mmlu"}, "acc,none"),
     "humaneval": OwnTask(
-        ("humaneval",),
-        local_data.humaneval,
+        {"test": "humaneval"},
         "pass@1,none",
         name_of_row="task_id",
         program=humaneval_program,
     ),
-    "mbpp": OwnTask(
-        ("mbpp",), local_data.mbpp, "pass@1,none", name_of_row="task_id", program=mbpp_program
-    ),
+    "mbpp": OwnTask({"test": "mbpp"}, "pass@1,none", name_of_row="task_id", program=mbpp_program),
     "ifeval": OwnTask(
-        ("ifeval",),
-        local_data.ifeval,
+        {"train": "ifeval"},
         "prompt_level_strict_acc,none",
         name_of_row="key",
         check=ifeval,
@@ -136,7 +135,7 @@ class HarnessTask:
 
 
 def is_task(name: str) -> bool:
-    """Whether there is such a task, here or in the harness, where that is installed."""
+    """Whether a task of this name exists, here or in the harness, where that is installed."""
     if name in OWN_TASKS:
         return True
     return find_spec("lm_eval") is not None and name in _manager(include_defaults=True).task_index
@@ -145,13 +144,15 @@ def is_task(name: str) -> bool:
 def find_task(
     name: str, *, data_dir: Path | None, num_fewshot: int | None, run_code: bool
 ) -> HarnessTask:
-    """A task by its name; UserError where there is none, or its data cannot be had."""
+    """A task by its name; UserError where it does not exist, or its data cannot be loaded."""
     harness()
     own = OWN_TASKS.get(name)
     if own is None:
         return _hub_task(name, num_fewshot)
-    files = local_data.local_files(own.files, data_dir)
-    splits = own.read(files) if len(files) == len(own.files) else None
+    files = local_files(own.files, data_dir)
+    splits = None
+    if len(files) == len(own.files):
+        splits = {s: read_rows_of(name, s, files[file]) for s, file in own.splits.items()}
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     scorer = own.scorer(run_code=run_code)
     manager = _manager(include_defaults=False)
@@ -235,7 +236,7 @@ def _manager(*, include_defaults: bool) -> Any:
 def _own_configs(
     name: str, config: Mapping[str, Any], splits: Splits | None, scorer: RowScorer | None
 ) -> list[dict[str, Any]]:
-    """The settings of a task as the harness takes them; one for each subject, if it has such."""
+    """The settings of a task as the harness takes them; one for each subject, if it has several."""
     config = copy.deepcopy(dict(config))
     if scorer is not None:
         config["process_results"] = lambda row, responses: {
@@ -312,7 +313,7 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
             )
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the data of {name} cannot be had from the hub ({reason}); {remedy}"
+            f"the hub does not provide the data of {name} ({reason}); {remedy}"
         ) from error
 
 
@@ -333,7 +334,7 @@ def _set_num_fewshot(name: str, parts: Sequence[Any], wanted: int | None) -> Non
     for part in parts:
         own = part.config.num_fewshot
         if wanted is not None and own == 0 and wanted != 0:
-            raise UserError(f"{name} is asked without examples; leave --num_fewshot out for it")
+            raise UserError(f"{name} takes no worked examples; leave --num_fewshot out")
         part.set_config(key="num_fewshot", value=(own or 0) if wanted is None else wanted)
 
 
