@@ -18,15 +18,16 @@ PACKAGE = ROOT / "src" / "mosa"
 ORDER = (
     ("types", ()),
     ("files", ("types",)),
+    ("hub", ("types",)),
     ("provenance", ("types",)),
     ("stats", ("types",)),
     ("worker", ("types",)),
     ("world", ("types",)),
     ("data", ("types", "files", "provenance")),
-    ("chat", ("types", "files", "provenance", "worker")),
-    ("families", ("types", "files", "provenance", "worker")),
+    ("chat", ("types", "files", "hub", "provenance", "worker")),
+    ("families", ("types", "files", "hub", "provenance", "worker")),
     ("denoising", ("types", "files", "families")),
-    ("judges", ("types", "files", "provenance", "stats", "world", "chat")),
+    ("judges", ("types", "files", "provenance", "stats", "world", "data", "chat")),
 )
 """The parts at the bottom, each with what it may import."""
 MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}

@@ -21,7 +21,7 @@ import pytest
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
 
 from mosa import cli
-from mosa.chat import ChatModel, EndpointChat
+from mosa.chat import ChatModel, ChatOptions, EndpointChat
 from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.sets import SetOptions
@@ -139,7 +139,8 @@ def evaluated(folder: Path, rule: Rule, **options: Any) -> Left:
     options = {"max_retries": 2, **options}
     with stub_endpoint(rule=rule) as stub:
         chats: dict[str, ChatModel] = {
-            role: EndpointChat(stub.url, name, **options) for role, name in ROLES.items()
+            role: EndpointChat(stub.url, name, ChatOptions(**options))
+            for role, name in ROLES.items()
         }
         run = evaluate(folder, CONFIG, chats=chats)
         assert run is not None
@@ -325,7 +326,7 @@ def test_an_endpoint_that_never_answers_in_time(tmp_path, smooth):
 def test_an_address_that_is_gone(tmp_path, smooth):
     gone = "http://127.0.0.1:9/v1"
     chats: dict[str, ChatModel] = {
-        role: EndpointChat(gone, name, max_retries=0) for role, name in ROLES.items()
+        role: EndpointChat(gone, name, ChatOptions(max_retries=0)) for role, name in ROLES.items()
     }
     run = evaluate(tmp_path, CONFIG, chats=chats)
     assert run is not None

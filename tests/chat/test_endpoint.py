@@ -8,7 +8,7 @@ import time
 import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 
-from mosa.chat import ChatError, ChatReply, ChatRequest, EndpointChat, chat_model
+from mosa.chat import ChatError, ChatOptions, ChatReply, ChatRequest, EndpointChat, chat_model
 from mosa.types import Message, UserError
 
 KEY = "sk-very-secret-0123456789"
@@ -74,7 +74,7 @@ def test_a_key_that_cannot_be_sent_is_not_quoted(monkeypatch):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_failure_that_passes_is_retried(status):
     with stub_endpoint(Answer("{}", status, AT_ONCE), Answer()) as stub:
-        assert ask(EndpointChat(stub.url, "m", max_retries=2)).text == "four"
+        assert ask(EndpointChat(stub.url, "m", ChatOptions(max_retries=2))).text == "four"
     assert len(stub.requests) == 2
 
 
@@ -82,7 +82,7 @@ def test_retry_after_is_obeyed():
     """The client's own first wait would be at most 0.5 seconds."""
     with stub_endpoint(Answer("{}", 429, {"retry-after": "0.6"}), Answer()) as stub:
         start = time.monotonic()
-        ask(EndpointChat(stub.url, "m", max_retries=1))
+        ask(EndpointChat(stub.url, "m", ChatOptions(max_retries=1)))
     assert time.monotonic() - start >= 0.6
     assert len(stub.requests) == 2
 
@@ -91,7 +91,7 @@ def test_a_failure_without_retry_after_is_retried_later():
     """After 0.5 seconds less up to a quarter."""
     with stub_endpoint(Answer("{}", 500), Answer()) as stub:
         start = time.monotonic()
-        ask(EndpointChat(stub.url, "m", max_retries=1))
+        ask(EndpointChat(stub.url, "m", ChatOptions(max_retries=1)))
     assert time.monotonic() - start >= 0.37
     assert len(stub.requests) == 2
 
@@ -109,7 +109,7 @@ def failing(chat: EndpointChat) -> str:
 def test_always_500_is_a_chat_error():
     body = {"error": {"message": f"out of memory with {KEY}\nat line 3"}}
     with stub_endpoint(Answer(body, 500, AT_ONCE)) as stub:
-        message = failing(EndpointChat(stub.url, "m", max_retries=2))
+        message = failing(EndpointChat(stub.url, "m", ChatOptions(max_retries=2)))
     assert message.endswith("status 500: out of memory with [key] at line 3.")
     assert len(stub.requests) == 3
 
@@ -131,14 +131,16 @@ def test_a_wrong_request_is_not_retried():
 
 def test_a_slow_server_times_out():
     with stub_endpoint(Answer(seconds=0.4)) as stub:
-        message = failing(EndpointChat(stub.url, "m", timeout_seconds=0.1, max_retries=0))
+        message = failing(
+            EndpointChat(stub.url, "m", ChatOptions(timeout_seconds=0.1, max_retries=0))
+        )
     assert "within 0.1 seconds" in message
 
 
 def test_a_server_that_is_not_there():
     with stub_endpoint() as stub:
         gone = stub.url
-    assert "cannot be reached" in failing(EndpointChat(gone, "m", max_retries=0))
+    assert "cannot be reached" in failing(EndpointChat(gone, "m", ChatOptions(max_retries=0)))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_no_more_requests_at_once_than_allowed():
         await asyncio.gather(*(chat.complete(asked(str(i))) for i in range(8)))
 
     with stub_endpoint(Answer(seconds=0.03)) as stub:
-        asyncio.run(eight(EndpointChat(stub.url, "m", num_concurrent=3)))
+        asyncio.run(eight(EndpointChat(stub.url, "m", ChatOptions(num_concurrent=3))))
     assert len(stub.requests) == 8
     assert stub.most_at_once == 3
 
@@ -189,7 +191,7 @@ def test_requests_per_minute_space_the_starts():
 
     with stub_endpoint() as stub:
         start = time.monotonic()
-        asyncio.run(four(EndpointChat(stub.url, "m", requests_per_minute=600.0)))
+        asyncio.run(four(EndpointChat(stub.url, "m", ChatOptions(requests_per_minute=600.0))))
     assert time.monotonic() - start >= 0.3
 
 
@@ -198,7 +200,7 @@ def test_one_chat_serves_several_event_loops():
         return await asyncio.gather(*(chat.complete(asked(text)) for text in "ab"))
 
     with stub_endpoint(Answer(seconds=0.01)) as stub:
-        chat = EndpointChat(stub.url, "m", num_concurrent=1)
+        chat = EndpointChat(stub.url, "m", ChatOptions(num_concurrent=1))
         for _ in range(3):
             assert [reply.text for reply in asyncio.run(two(chat))] == ["four", "four"]
 
@@ -257,4 +259,4 @@ def test_what_is_no_chat_model_is_a_user_error(spec):
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError):
-        EndpointChat("http://localhost/v1", "m", **settings)
+        EndpointChat("http://localhost/v1", "m", ChatOptions(**settings))

@@ -9,7 +9,7 @@ import pytest
 from made_runs import attacked, begun, session, solved
 
 from mosa import cli
-from mosa.judges import read_calibration
+from mosa.judges.calibrate import read_calibration
 from mosa.runs.store import Run
 
 

@@ -319,10 +319,10 @@ def test_limit_below_one(limit):
         (
             "a.csv",
             ",label\n1,2\n",
-            "has the columns label; the one with the request must be called",
+            "row 1 has the columns label; the one with the request must be called",
         ),
-        ("a.csv", "label\n2\n", "called goal, behavior, prompt, request, question, instruction, "),
-        ("a.csv", "\ngoal\nBake\n", "has the columns (none)"),
+        ("a.csv", "label\n2\n", "called one of goal, behavior, prompt, request, question, "),
+        ("a.csv", ",\n,Bake\n", "has the columns (none)"),
         ("a.csv", "goal\nBake\n   \n", "row 2 has an empty request"),
         (
             "a.csv",
@@ -336,7 +336,7 @@ def test_limit_below_one(limit):
         ("a.json", {"prompt": "Bake"}, "is no list"),
         ("a.json", ["Bake", 3], "row 2 is 3; make it a string or an object"),
         ("a.json", ["Bake", " "], "row 2 has an empty request"),
-        ("a.json", [{"label": "x", "note": 1}], "row 1 has the fields label, note;"),
+        ("a.json", [{"label": "x", "note": 1}], "row 1 has the columns label, note;"),
         ("a.json", [{"goal": ["Bake"]}], 'row 1 has ["Bake"] as its goal; write it as text'),
         ("a.json", [{"goal": "Bake", "id": 1.5}], "row 1 has 1.5 as its id"),
         ("a.json", ["Bake", {"id": 0, "goal": "Brew"}], "row 2 has the id 0, as "),

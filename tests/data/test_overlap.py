@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosa.data import Overlap, describe_overlap, load_cases, overlap
+from mosa.data import describe_overlap, load_cases
+from mosa.data.overlap import Overlap, overlap
 from mosa.types import UserError
 
 BREAD, RYE, TEA = "How do I bake bread?", "how do I bake: RYE bread", "How do I make tea?"

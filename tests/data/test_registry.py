@@ -6,15 +6,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from mosa.data import KNOWN_FILES
-from mosa.data.registry import (
-    KNOWN_FOLDERS,
-    candidates,
-    data_folder,
-    find,
-    find_folder,
-    sha256,
-)
+from mosa.data import KNOWN_FILES, registry
+from mosa.data.registry import candidates, data_folder, find, sha256
 
 
 def test_a_file_is_what_it_holds(tmp_path):
@@ -41,14 +34,12 @@ def test_a_folder_counts_if_it_is_whole(tmp_path):
             (mmlu / part / f"{name}_{part}.csv").write_text(f"{part} of {name}")
     for part, name in (("dev", "a"), ("dev", "b"), ("test", "a"), ("test", "b")):
         digest.update(f"{part} of {name}".encode())
-    known = dataclasses.replace(
-        KNOWN_FOLDERS["mmlu"], num_files=4, sha256_prefix=digest.hexdigest()[:16]
-    )
-    assert find_folder(known, tmp_path) == find_folder(known, mmlu) == mmlu
+    known = dataclasses.replace(KNOWN_FILES["mmlu"], sha256_prefix=digest.hexdigest()[:16])
+    assert find(known, tmp_path) == find(known, mmlu) == mmlu
     (mmlu / "test" / "b_test.csv").write_text("changed")
-    assert find_folder(known, tmp_path) is None
+    assert find(known, tmp_path) is None
     (mmlu / "test" / "b_test.csv").unlink()
-    assert find_folder(known, tmp_path) is None
+    assert find(known, tmp_path) is None
 
 
 def test_where_files_are_looked_for(monkeypatch):
@@ -60,7 +51,7 @@ def test_where_files_are_looked_for(monkeypatch):
 
 
 def test_no_name_and_no_hash_is_given_twice():
-    entries = [*KNOWN_FILES.values(), *KNOWN_FOLDERS.values()]
-    assert len({entry.name for entry in entries}) == len(entries)
+    table = Path(registry.__file__).with_name("known_files.csv").read_text(encoding="utf-8")
+    entries = KNOWN_FILES.values()
+    assert len(entries) == len(table.splitlines()) - 1
     assert len({entry.sha256_prefix for entry in entries}) == len(entries)
-    assert all(len(entry.sha256_prefix) == 16 for entry in entries)

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, llada_tokenizer, tiny_llada_config
 
+from mosa import hub
 from mosa.families import ALIASES, checkpoint, load_model, new_model
 from mosa.types import UserError
 
@@ -234,7 +235,7 @@ def test_a_hub_id_is_fetched_without_code_and_its_auto_map_points_back(
         asked.update(name=name, revision=revision, allow_patterns=allow_patterns)
         return str(folder)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     model = load_model("GSAI-ML/LLaDA-8B-Instruct", revision="abc", device="cpu")
     assert asked["name"] == "GSAI-ML/LLaDA-8B-Instruct" and asked["revision"] == "abc"
     assert not any("py" in p or "bin" in p or p == "*" for p in asked["allow_patterns"])

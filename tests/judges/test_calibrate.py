@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-import mosa.judges as judges
-from mosa.judges import Item, JudgeSetting, Labelled, load_labelled, make_judge
-from mosa.judges.calibrate import calibrate
+import mosa.judges.calibrate as judges
+from mosa.judges import Item, JudgeSetting, make_judge
+from mosa.judges.calibrate import Labelled, calibrate, load_labelled
 from mosa.types import Behavior, UserError, Verdict
 from mosa.world import World
 
@@ -50,9 +50,8 @@ def test_rates_by_hand():
     (quality,) = result.qualities
     assert (result.num_rows, quality.num_scored, quality.num_unscored) == (10, 9, 1)
     assert (quality.num_positives, quality.num_negatives, quality.num_agreed) == (3, 6, 6)
-    assert quality.agreement == pytest.approx(6 / 9)
+    assert (quality.num_true_positives, quality.num_true_negatives) == (2, 4)
     assert (quality.num_false_positives, quality.num_false_negatives) == (2, 1)
-    assert quality.precision == 0.5 and quality.recall == pytest.approx(2 / 3)
     assert quality.kappa == pytest.approx(12 / 39)
     assert quality.num_errors_by_kind == {"a": (1, 4), "b": (0, 4), "c": (2, 2)}
     assert result.pairs == []
@@ -65,16 +64,14 @@ def test_judges_against_each_other():
     result = asyncio.run(calibrate(judged, rows))
     counts = {pair.judges: (pair.num_scored, pair.num_agreed) for pair in result.pairs}
     assert counts == {("a", "b"): (3, 2), ("a", "c"): (0, 0), ("b", "c"): (0, 0)}
-    assert result.pairs[0].agreement == pytest.approx(2 / 3)
-    assert result.pairs[1].agreement is None
 
 
-def test_rates_without_cases_are_none():
+def test_kappa_without_cases_is_none():
     nothing, constant = asyncio.run(
         calibrate([FixedJudge("a", "??"), FixedJudge("b", "yy")], labelled("yy", "  "))
     ).qualities
-    assert nothing.agreement is None and nothing.kappa is None and nothing.precision is None
-    assert constant.agreement == 1.0
+    assert nothing.num_scored == 0 and nothing.kappa is None
+    assert constant.num_agreed == constant.num_scored == 2
     assert constant.kappa is None, "two raters who always say yes agree by chance"
 
 
@@ -114,8 +111,8 @@ def test_what_was_measured_is_kept(tmp_path):
         ("{", "no calibration file"),
         ("[]", "no calibration file"),
         ('{"mosa_calibration": 2, "judges": {}}', "of this version"),
-        ('{"mosa_calibration": 1, "judges": {"a": {"num_positives": 1}}}', "impossible counts"),
-        ('{"mosa_calibration": 1, "judges": {"a": 1}}', "impossible counts"),
+        ('{"mosa_calibration": 1, "judges": {"a": {"num_positives": 1}}}', "num_true_positives"),
+        ('{"mosa_calibration": 1, "judges": {"a": 1}}', "no calibration file"),
         ('{"mosa_calibration": 1}', "no calibration file"),
         ('{"mosa_calibration": 1, "judges": []}', "no calibration file"),
     ],
@@ -181,15 +178,15 @@ def test_labels_and_optional_columns(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 1}\n{"behavior"', "Row 2"),
-        ("a.jsonl", '{"behavior": "b", "response": "r"}', "Row 1.*no label"),
-        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 2}', "Row 1.*label 2"),
-        ("a.jsonl", '{"behavior": "b", "response": 3, "label": 1}', "Row 1.*no text"),
-        ("a.jsonl", '{"behavior": " ", "response": "r", "label": 1}', "Row 1.*no text"),
-        ("a.jsonl", "[1]", "Row 1.*no object|Row 1.*not an object"),
-        ("a.csv", "behavior,response,label\nb,r,1\nb,r\n", "Row 2.*no label"),
-        ("a.csv", "behavior,answer,label\nb,r,1\n", "Row 1.*no response"),
-        ("a.csv", "behavior,response,label\nb,r,maybe\n", "Row 1.*'maybe'"),
+        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 1}\n{"behavior"', "line 2"),
+        ("a.jsonl", '{"behavior": "b", "response": "r"}', "line 1.*no label"),
+        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 2}', "line 1.*label 2"),
+        ("a.jsonl", '{"behavior": "b", "response": 3, "label": 1}', "line 1.*no text"),
+        ("a.jsonl", '{"behavior": " ", "response": "r", "label": 1}', "line 1.*no text"),
+        ("a.jsonl", "[1]", "line 1.*not an object"),
+        ("a.csv", "behavior,response,label\nb,r,1\nb,r\n", "row 2.*no label"),
+        ("a.csv", "behavior,answer,label\nb,r,1\n", "row 1.*no response"),
+        ("a.csv", "behavior,response,label\nb,r,maybe\n", "row 1.*'maybe'"),
         ("a.txt", "", "neither a .csv nor a .jsonl"),
     ],
 )
@@ -209,7 +206,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_the_testbeds_rows_and_what_judges_make_of_them():
     """By construction 2 of 5 kinds disclose. The truth judge agrees with its own labels; the
-    phrase judge is wrong on late refusals, broken text and answers for another object."""
+    phrase judge is wrong on late refusals, garbled text and answers for another object."""
     rows = judges.testbed_rows(WORLD, 50)
     assert [row.label for row in rows[:5]] == [True, False, True, False, False]
     assert len({row.behavior.id for row in rows}) == 10
@@ -217,7 +214,7 @@ def test_the_testbeds_rows_and_what_judges_make_of_them():
     assert rows != judges.testbed_rows(WORLD, 50, seed=1)
     truth = make_judge("truth", JudgeSetting(world=WORLD))
     of_truth, of_phrases = asyncio.run(calibrate([truth, make_judge("refusal")], rows)).qualities
-    assert of_truth.agreement == 1.0 and of_truth.kappa == 1.0
+    assert of_truth.num_agreed == of_truth.num_scored == 50 and of_truth.kappa == 1.0
     assert of_phrases.num_errors_by_kind == {
         "answer": (0, 10),
         "refusal": (0, 10),

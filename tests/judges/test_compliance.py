@@ -9,17 +9,15 @@ import pytest
 from judges.fake_chat import FakeChat
 
 from mosa.judges import (
-    COMPLIANCES,
     JUDGES,
     REFUSAL_CLASSES,
-    REFUSAL_ROWS,
     Item,
     JudgeSetting,
-    calibrate,
     compliance_of,
-    load_labelled,
     make_judge,
 )
+from mosa.judges.calibrate import REFUSAL_ROWS, calibrate, load_labelled
+from mosa.judges.compliance import COMPLIANCES
 from mosa.judges.refusal import MAX_WORDS_BEFORE
 from mosa.types import Behavior, Verdict
 from mosa.world import World
@@ -129,4 +127,4 @@ def test_a_chat_model_that_reads_well_agrees_with_the_labelled_rows():
     (quality,) = asyncio.run(
         calibrate([make_judge("xstest", JudgeSetting(chat=chat))], rows)
     ).qualities
-    assert (quality.num_unscored, quality.agreement) == (0, 1.0)
+    assert quality.num_unscored == 0 and quality.num_agreed == len(rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mosa.judges import REFUSAL_ROWS, JudgeSetting, clean, is_garbled, is_refusal, load_labelled
-from mosa.judges.refusal import MAX_WORDS_BEFORE, REFUSAL_PHRASES, RefusalJudge
+from mosa.judges import JudgeSetting, clean, is_garbled
+from mosa.judges.calibrate import REFUSAL_ROWS, load_labelled
+from mosa.judges.refusal import MAX_WORDS_BEFORE, REFUSAL_PHRASES, RefusalJudge, is_refusal
 
 JUDGE = RefusalJudge(JudgeSetting())
 

@@ -23,13 +23,13 @@ from mosa.probes.position import PositionConfig, cells
 from mosa.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
 from mosa.results.findings import FINDINGS
 from mosa.testbed import world_of
+from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.testbed.behaviors import testbed_wording as wording_of
-from mosa.testbed.behaviors import testbed_wrapped as wrapped
 from mosa.types import Behavior, Response, UserError, as_plain
 
 DOCS = Path(__file__).parents[2] / "docs" / "analysis.md"
 WORLD = world_of("testbed")
-REQUESTS = wrapped(WORLD, "direct", limit=3).cases
+REQUESTS = TESTBED_SETS["testbed:direct"](WORLD, limit=3).cases
 TEA = Behavior("tea", "how is tea made?")
 SHORT = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)
 

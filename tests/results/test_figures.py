@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_runs import JUDGE, attacked, begun, made_set, record, response, solved
 
-from mosa.judges import COMPLIANCES
+from mosa.judges.compliance import COMPLIANCES
 from mosa.results.figures import (
     REFUSED,
     Figure,

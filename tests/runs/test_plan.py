@@ -15,7 +15,7 @@ from mosa.denoising import DecoderConfig
 from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
 from mosa.runs.subject import Subject
-from mosa.testbed.behaviors import testbed_behaviors as restricted
+from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet, UserError
 from mosa.world import World
 
@@ -76,7 +76,7 @@ def test_what_is_not_granted_is_listed_and_not_planned():
 def test_an_attack_that_shows_an_answer_is_not_applicable_where_there_is_none():
     name = next(name for name, attack in ATTACKS.items() if attack.needs_answer)
     chats = {role: ScriptedChat("x") for role in ATTACKS[name].roles}
-    testbed = restricted(WORLD, limit=1)
+    testbed = TESTBED_SETS["testbed"](WORLD, limit=1)
     planned, left_out = tasks_of([HARMFUL, testbed], (name,), chats=chats)
     assert {p.task.case_set for p in planned} == {"testbed"}
     assert [(pair.case_set, pair.attack) for pair in left_out] == [("bad", name)]
@@ -142,7 +142,7 @@ def test_chat_models_are_asked_for_and_used():
     chat = ScriptedChat("x")
     (course,) = courses_of([HARMFUL], dija, WORLD, {"attacker": chat})
     assert course.chats["attacker"] is chat
-    (course,) = courses_of([restricted(WORLD, limit=1)], dija, WORLD, {})
+    (course,) = courses_of([TESTBED_SETS["testbed"](WORLD, limit=1)], dija, WORLD, {})
     assert course.chats["attacker"].name != chat.name
     with pytest.raises(UserError, match="--loop_judge"):
         courses_of([HARMFUL], dija, WORLD, {"attacker": chat, "judge": chat})

@@ -262,7 +262,7 @@ def test_an_interruption_within_a_commit_can_be_gone_on_from(tmp_path, monkeypat
 
 def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
     (tmp_path / "full-locked").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="cannot be written"):
         Run(tmp_path / "full-locked", create=True)
 
 
@@ -335,7 +335,7 @@ def whole(folder: Path) -> Path:
 def test_a_record_that_is_not_what_was_written_is_damage(tmp_path, table, text):
     """With the right checksum too: then the schema finds it."""
     file = whole(tmp_path)
-    columns = store_module.COLUMNS[table].split(", ")
+    columns = store_module.COLUMNS[table]
     with sqlite3.connect(file) as database:
         row = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchone()
         values = list(row)
@@ -445,5 +445,5 @@ def test_folders_that_are_no_run_are_refused(tmp_path):
     with pytest.raises(DamagedRun):
         Run(tmp_path / "other")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="cannot be written"):
         Run(tmp_path / "file", create=True)

@@ -19,12 +19,10 @@ from asking import Alone, Solved, scores, solve
 from utility_files import CHOICES, FUNCTIONS, PROGRAMS, hub_splits, subjects, write_files
 
 from mosa.data import KNOWN_FILES
-from mosa.data.registry import KNOWN_FOLDERS
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.types import Message, UserError
-from mosa.utility import OWN_TASKS, load_useful_set, local_tasks
-from mosa.utility.harness import load_harness_set
+from mosa.utility import OWN_TASKS, is_task, load_harness_set, local_tasks
 from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
 from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
 from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
@@ -340,7 +338,7 @@ def test_a_set_says_where_it_is_from_and_what_it_depends_on(files):
     assert [case.id for case in case_set.cases] == [f"HumanEval/{n}" for n in range(3)]
     assert "def add_1(x):" in case_set.cases[1].text
     mmlu = load_harness_set("mmlu", data_dir=files, limit=1)
-    assert (mmlu.sha256 or "").startswith(KNOWN_FOLDERS["mmlu"].sha256_prefix)
+    assert (mmlu.sha256 or "").startswith(KNOWN_FILES["mmlu"].sha256_prefix)
     assert (mmlu.settings["num_draws"], mmlu.settings["num_fewshot"]) == (128, 5)
     assert len(mmlu.cases) == 57
     part = load_harness_set("gsm8k", data_dir=files, limit=2)
@@ -386,7 +384,8 @@ def test_without_files_the_same_task_comes_from_the_hub(model, files, hub, name)
     assert local == remote
     from_files, from_hub = (load_harness_set(name, data_dir=f, limit=limit) for f in (files, hub))
     assert from_files.settings == from_hub.settings and from_files.cases == from_hub.cases
-    assert from_hub.known_as is None and len(from_hub.sha256 or "") == 64
+    assert from_files.content_hash == from_hub.content_hash
+    assert from_hub.known_as is None and from_hub.sha256 is None
     assert (from_hub.origin or "").startswith("hub: ")
 
 
@@ -402,20 +401,19 @@ def test_any_task_of_the_harness_can_be_asked(model, hub):
         assert verdicts["acc,none"].score == float(values.index(max(values)) == number)
     assert [work.state["num_draws"] for work in backend.works] == [4] * 3
     assert not any(work.state["greedy"] for work in backend.works)
-    case_set = load_useful_set("arc_easy", limit=1)
-    assert case_set is not None and case_set.headline == "acc,none"
-    assert case_set.origin == "hub: allenai/ai2_arc"
-    assert load_useful_set("gsm9k") is None
+    case_set = load_harness_set("arc_easy", limit=1)
+    assert (case_set.headline, case_set.origin) == ("acc,none", "hub: allenai/ai2_arc")
+    assert is_task("arc_easy") and not is_task("gsm9k")
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("gsm9k", {}, "there is no task gsm9k, here or in lm_eval; did you mean"),
+        ("gsm9k", {}, "there is no task gsm9k, here or in lm_eval"),
         ("humaneval_plus", {}, "by lm_eval's own means, which are no sandbox"),
         ("wikitext", {}, "perplexity of running text, which is not defined for a diffusion model"),
-        ("humaneval", {"num_fewshot": 2}, "humaneval is asked without examples"),
-        ("arc_easy", {}, "the data of arc_easy cannot be had from the hub .Couldn't reach the Hub"),
+        ("humaneval", {"num_fewshot": 2}, "humaneval takes no worked examples"),
+        ("arc_easy", {}, "hub does not provide the data of arc_easy .Couldn't reach the Hub"),
         ("gsm8k", {}, "put copies of github.com/openai/grade-school-math: .*train.jsonl .* and"),
         ("mmlu", {}, "put copies of github.com/HaeChan0305/MLILAB-FedLLM: data/mmlu"),
         ("gsm8k", {"data_dir": Path("nowhere")}, "there is no folder nowhere"),
@@ -621,7 +619,7 @@ def _published() -> Path | None:
 @pytest.mark.parametrize("name", OWN_TASKS)
 def test_the_published_files(model, name):
     """Each is found, has the rows that are known of it, and can be asked."""
-    known = [KNOWN_FOLDERS.get(file) or KNOWN_FILES[file] for file in OWN_TASKS[name].files]
+    known = [KNOWN_FILES[file] for file in OWN_TASKS[name].files]
     whole = load_harness_set(name, data_dir=_published(), num_draws=1)
     assert whole.known_as == ", ".join(OWN_TASKS[name].files)
     examples = {"gsm8k": 7473, "mmlu": 285, "mbpp": 474}.get(name, 0)

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from asking import Alone, solve
-from utility_files import write_files
+from utility_files import register, write_files
 
 from mosa.families import load_model
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject, subjects_of
+from mosa.types import UserError
 from mosa.utility import likelihoods as likelihoods_module
-from mosa.utility.harness import load_harness_set
+from mosa.utility import load_harness_set
 from mosa.utility.scoring import NOT_RUN
 
 pytest.importorskip("lm_eval")
@@ -101,3 +102,27 @@ def test_code_is_run_later_without_asking_again(subject, files, tmp_path, monkey
     monkeypatch.setattr("mosa.responder.LocalResponder.submit", refuse)
     with run_of(tmp_path / "run", subject, files, "humaneval", run_code=True) as run:
         assert set(scores_in(run, "pass@1,none", "humaneval").values()) == {(0.0, "")}
+
+
+@pytest.mark.parametrize(
+    ("known", "file", "before", "after"),
+    [
+        ("gsm8k_test", "b.jsonl", "#### 2", "#### 3"),  # a target
+        ("gsm8k_train", "a.jsonl", "7 + 2", "2 + 7"),  # a worked example
+    ],
+)
+def test_a_file_that_changed_in_place_is_refused_on_resume(
+    subject, files, tmp_path, monkeypatch, known, file, before, after
+):
+    """No question changes, so that only the hash of the set's texts tells."""
+    with run_of(tmp_path / "run", subject, files, "gsm8k", limit=1) as run:
+        recorded = run.sets()["gsm8k"].content_hash
+    text = (files / file).read_text(encoding="utf-8")
+    assert before in text
+    (files / file).write_text(text.replace(before, after), encoding="utf-8")
+    register(known, files / file, monkeypatch)
+    with pytest.raises(UserError, match=f"content_hash {recorded}, not "):
+        run_of(tmp_path / "run", subject, files, "gsm8k", limit=1)
+    (files / file).write_text(text, encoding="utf-8")
+    register(known, files / file, monkeypatch)
+    run_of(tmp_path / "run", subject, files, "gsm8k", limit=2).close()

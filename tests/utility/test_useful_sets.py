@@ -17,9 +17,10 @@ from peft import LoraConfig
 from mosa.denoising import DecoderConfig
 from mosa.denoising.likelihood import log_likelihood_bound
 from mosa.families import DiffusionLM, load_model
+from mosa.runs.sets import SetOptions, load_sets
 from mosa.testbed.measure import DECODER, measure
 from mosa.types import Attempt, Message, UserError
-from mosa.utility import TESTBED_TASKS, USEFUL_SETS, load_useful_set
+from mosa.utility import TESTBED_TASKS, USEFUL_SETS
 from mosa.utility.likelihoods import Pair, comparison, likelihoods, pair_canvas
 from mosa.utility.prompts import Dialogue, cut, pair_of, prompt_ids, stop_strings, too_long
 from mosa.utility.scoring import (
@@ -347,12 +348,13 @@ def test_recall_is_a_share():
 
 def test_sets_by_their_names(monkeypatch):
     assert set(USEFUL_SETS) >= {"testbed:lists", "gsm8k"}
-    found = load_useful_set("testbed:lists", world=WORLD, limit=2)
-    assert found is not None and [case.id for case in found.cases] == ["0", "1"]
+    (found,) = load_sets(("testbed:lists",), WORLD, SetOptions(limit=2))
+    assert [case.id for case in found.cases] == ["0", "1"]
     assert (found.name, found.headline, found.world_seed) == ("testbed:lists", "accuracy", 0)
     with pytest.raises(UserError, match="testbed:lists"):
-        load_useful_set("testbed:lists")
-    assert load_useful_set("testbed:benign", world=WORLD) is None
+        load_sets(("testbed:lists",), None)
+    with pytest.raises(UserError, match="did you mean testbed:lists or"):
+        load_sets(("testbed:list",), WORLD)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r"mosa-dllm\[eval\]"):
-        load_useful_set("gsm8k")
+        load_sets(("gsm8k",), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, files_of
+from mosa.data.registry import KNOWN_FILES, sha256
 from mosa.utility.harness_task import FOLDER
 
 SUMS = [
@@ -82,8 +81,7 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
         (folder / file).write_bytes(gzip.compress(text) if file.endswith(".gz") else text)
-        known = dataclasses.replace(KNOWN_FILES[name], sha256_prefix=_sha256([folder / file]))
-        monkeypatch.setitem(KNOWN_FILES, name, known)
+        register(name, folder / file, monkeypatch)
     for split, num_rows in (("dev", 5), ("test", 2)):
         (folder / "mmlu" / split).mkdir(parents=True)
         for subject in subjects():
@@ -93,10 +91,15 @@ def write_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             header = "question,choice0,choice1,choice2,choice3,answer"
             path = folder / "mmlu" / split / f"{subject}_{split}.csv"
             path.write_text("\n".join((header, *lines)) + "\n")
-    known = KNOWN_FOLDERS["mmlu"]
-    prefix = _sha256(files_of(known, folder / "mmlu"))
-    monkeypatch.setitem(KNOWN_FOLDERS, "mmlu", dataclasses.replace(known, sha256_prefix=prefix))
+    register("mmlu", folder / "mmlu", monkeypatch)
     return folder
+
+
+def register(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the registry know the bytes of a file, or of a folder, under a name of its own."""
+    known = KNOWN_FILES[name]
+    prefix = sha256(*known.files_at(path))[:16]
+    monkeypatch.setitem(KNOWN_FILES, name, dataclasses.replace(known, sha256_prefix=prefix))
 
 
 def hub_splits(path: str, name: str | None) -> dict[str, Sequence[dict[str, Any]]]:
@@ -135,10 +138,3 @@ def hub_splits(path: str, name: str | None) -> dict[str, Sequence[dict[str, Any]
             for split in ("train", "validation", "test")
         },
     }[path]
-
-
-def _sha256(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

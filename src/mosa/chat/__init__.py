@@ -6,9 +6,6 @@ Start reading in base.py (the interface). A chat model is named by where it runs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from mosa.chat.base import (
     ChatError,
     ChatModel,
@@ -17,26 +14,9 @@ from mosa.chat.base import (
     UselessRepliesError,
 )
 from mosa.chat.cache import CachedChat
-from mosa.chat.endpoint import EndpointChat
+from mosa.chat.endpoint import ChatOptions, EndpointChat
 from mosa.chat.local import LocalChat
 from mosa.types import UserError
-
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """How endpoints are asked."""
-
-    timeout_seconds: float = 120.0
-    """Seconds that a chat endpoint has for one reply."""
-    max_retries: int = 4
-    """Retries of a chat endpoint that fails, is busy or does not answer."""
-    num_concurrent: int = 8
-    """Requests to a chat endpoint that are under way at once."""
-    requests_per_minute: float | None = None
-    """Requests to a chat endpoint that may start in a minute; null for no limit."""
-    reply_cache: Path | None = None
-    """Folder that keeps the replies of chat endpoints, so that other runs and judges need not ask
-    again; null keeps none but those in a run's own records."""
 
 
 def chat_model(
@@ -53,14 +33,7 @@ def chat_model(
     """
     if spec.startswith(("http://", "https://")) and "#" in spec:
         base_url, _, model = spec.partition("#")
-        chat = EndpointChat(
-            base_url,
-            model,
-            timeout_seconds=options.timeout_seconds,
-            max_retries=options.max_retries,
-            num_concurrent=options.num_concurrent,
-            requests_per_minute=options.requests_per_minute,
-        )
+        chat = EndpointChat(base_url, model, options)
         return chat if options.reply_cache is None else CachedChat(chat, options.reply_cache)
     if spec.startswith("local:") and spec != "local:":
         return LocalChat(spec.removeprefix("local:"), device=device, batch_size=batch_size)

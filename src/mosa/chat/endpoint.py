@@ -12,53 +12,67 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.types import UserError
+from mosa.types import UserError, is_json_object
 
 KEY_VARIABLES = ("MOSA_API_KEY", "OPENAI_API_KEY")
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How endpoints are asked."""
+
+    timeout_seconds: float = 120.0
+    """Seconds that a chat endpoint has for one reply."""
+    max_retries: int = 4
+    """Retries of a chat endpoint that fails, is busy or does not answer."""
+    num_concurrent: int = 8
+    """Requests to a chat endpoint that are under way at once."""
+    requests_per_minute: float | None = None
+    """Requests to a chat endpoint that may start in a minute; null for no limit."""
+    reply_cache: Path | None = None
+    """Folder that keeps the replies of chat endpoints, so that other runs and judges need not ask
+    again; null keeps none but those in a run's own records."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds <= 0 or self.num_concurrent < 1 or self.max_retries < 0:
+            raise UserError(
+                "A chat endpoint needs a timeout_seconds above 0, a num_concurrent of at least 1 "
+                "and a max_retries of at least 0; change the one that is too small."
+            )
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise UserError("requests_per_minute must be above 0; leave it out for no limit.")
 
 
 class EndpointChat:
     """One model of one endpoint.
 
-    `base_url` is what comes before /chat/completions, as a rule ending in /v1. `num_concurrent`
-    bounds the requests under way in one event loop, `requests_per_minute` how often a new one may
-    start (retries are not counted). Raises UserError for an invalid address.
+    `base_url` is what comes before /chat/completions, as a rule ending in /v1. The limits of
+    `options` hold for requests of one event loop; retries do not count as requests. Raises
+    UserError for an invalid address.
     """
 
     def __init__(
         self,
         base_url: str,
         model: str,
-        *,
-        timeout_seconds: float = 120.0,
-        max_retries: int = 4,
-        num_concurrent: int = 8,
-        requests_per_minute: float | None = None,
+        options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
     ) -> None:
         self._place = _host(base_url)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
-        if timeout_seconds <= 0 or num_concurrent < 1 or max_retries < 0:
-            raise UserError(
-                "A chat endpoint needs a time-out above 0 seconds, at least 1 concurrent request "
-                "and no negative number of retries; change the setting that breaks this."
-            )
-        if requests_per_minute is not None and requests_per_minute <= 0:
-            raise UserError("requests_per_minute must be above 0; leave it out for no limit.")
-        self._base_url = base_url
-        self._model = model
-        self._timeout_seconds = timeout_seconds
-        self._max_retries = max_retries
-        self._num_concurrent = num_concurrent
-        self._seconds_between = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._base_url, self._model, self._options = base_url, model, options
+        per_minute = options.requests_per_minute
+        self._seconds_between = 60 / per_minute if per_minute else 0.0
         self._next_start = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        self._limit = asyncio.Semaphore(num_concurrent)
+        self._limit = asyncio.Semaphore(options.num_concurrent)
 
     @property
     def name(self) -> str:
@@ -72,15 +86,10 @@ class EndpointChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The endpoint's answer; raises ChatError where none comes, retries included."""
-        try:
-            import openai
-        except ModuleNotFoundError:
-            raise UserError(
-                "Chat endpoints are asked through the openai package; install it with `pip install "
-                "openai`, or use a local model."
-            ) from None
+        import openai  # a second or more, which most commands need not wait for
 
         client, limit = self._of_this_loop()
+        tries = f"(tried {self._options.max_retries + 1} times)"
         async with limit:
             await self._wait_for_turn()
             try:
@@ -88,13 +97,11 @@ class EndpointChat:
             # From None throughout: the causes hold headers and addresses that no log should show.
             except openai.APITimeoutError:
                 raise ChatError(
-                    f"{self.name} did not answer within {self._timeout_seconds:g} seconds "
-                    f"(tried {self._max_retries + 1} times)."
+                    f"{self.name} did not answer within {self._options.timeout_seconds:g} seconds "
+                    f"{tries}."
                 ) from None
             except openai.APIConnectionError:
-                raise ChatError(
-                    f"{self.name} cannot be reached (tried {self._max_retries + 1} times)."
-                ) from None
+                raise ChatError(f"{self.name} cannot be reached {tries}.") from None
             except openai.APIStatusError as error:
                 raise ChatError(self._status_message(error.status_code, error.body)) from None
             except openai.OpenAIError as error:
@@ -108,12 +115,12 @@ class EndpointChat:
         loop = asyncio.get_running_loop()
         if self._client is None or loop is not self._loop:
             self._loop = loop
-            self._limit = asyncio.Semaphore(self._num_concurrent)
+            self._limit = asyncio.Semaphore(self._options.num_concurrent)
             self._client = AsyncOpenAI(
                 base_url=self._base_url,
                 api_key=_key(),
-                timeout=self._timeout_seconds,
-                max_retries=self._max_retries,
+                timeout=self._options.timeout_seconds,
+                max_retries=self._options.max_retries,
             )
         return self._client, self._limit
 
@@ -153,9 +160,11 @@ class EndpointChat:
             ) from None
         match body:
             case {"choices": [{"message": {"content": str() as content}, **choice}, *_], **rest}:
+                usage = rest.get("usage")
+                total = usage.get("total_tokens") if is_json_object(usage) else None
                 return ChatReply(
                     _whole(content),
-                    _num_tokens(rest.get("usage")),
+                    total if isinstance(total, int) else 0,
                     choice.get("finish_reason") == "length",
                 )
             case {"choices": [{"message": {}}, *_]}:
@@ -199,7 +208,7 @@ def _key() -> str:
         if key:
             # Such a key could not be sent, and the error that says so would quote it.
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise UserError(f"{variable} holds characters that no key has; set it again.")
+                raise UserError(f"{variable} holds characters that no key has; correct it.")
             return key
     return "none"
 
@@ -217,14 +226,6 @@ def _said(body: object) -> str:
         key = os.environ.get(variable, "").strip()
         line = line.replace(key, "[key]") if key else line
     return line[:200].rstrip(".")
-
-
-def _num_tokens(usage: object) -> int:
-    match usage:
-        case {"total_tokens": int() as total}:
-            return total
-        case _:
-            return 0
 
 
 def _whole(text: str) -> str:

@@ -6,31 +6,25 @@ with a checkpoint runs, and nothing is unpickled.
 
 from __future__ import annotations
 
-import functools
-import json
 import re
-import warnings
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from mosa.hub import adapter_settings, locate, read_json, with_adapter
 from mosa.provenance import folder_hash
 from mosa.types import UserError, is_json_object, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
-
-DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
@@ -82,14 +76,11 @@ class CausalLM:
 
     def left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of prompts, both [B, L], padding on the left."""
-        length = max(len(row) for row in rows)
-        ids_BL = torch.full((len(rows), length), self.pad_token_id)
-        mask_BL = torch.zeros_like(ids_BL)
-        for i, row in enumerate(rows):
-            ids_BL[i, length - len(row) :] = torch.tensor(row)
-            mask_BL[i, length - len(row) :] = 1
+        ids = [torch.tensor(row) for row in rows]
+        mask = [torch.ones_like(row) for row in ids]
+        pad = partial(pad_sequence, batch_first=True, padding_side="left")
         device = self.network.device
-        return ids_BL.to(device), mask_BL.to(device)
+        return pad(ids, padding_value=self.pad_token_id).to(device), pad(mask).to(device)
 
 
 def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> CausalLM:
@@ -98,13 +89,16 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     `device` None means a GPU where there is one. Weights keep the type they are stored in.
     Raises UserError for what is not there, not readable, or would need code from the checkpoint.
     """
-    folder = _locate(checkpoint)
+    folder = locate(checkpoint)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     if adapter is not None:
-        folder = _locate(_base_of(adapter))
-    kind = _read_json(folder / "config.json").get("model_type")
-    # Asked beforehand, because for an unknown architecture the library would offer to run the
-    # code that came with it.
+        folder = locate(_base_of(adapter))
+    kind = read_json(
+        folder / "config.json",
+        missing=f"{folder} has no config.json; give the folder of a whole checkpoint.",
+    ).get("model_type")
+    # Checked first: for an unknown architecture the library would offer to run the code that came
+    # with it.
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
             f"{folder} is of the type {kind}, which the transformers library has no causal "
@@ -120,10 +114,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     )
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
-        with warnings.catch_warnings():
-            # PEFT asks the network for an attribute by its old name; no user can fix it.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-            network = _with_adapter(network, adapter)
+        network = with_adapter(network, adapter, device="cpu")
     network.to(device_of(device))
     return CausalLM(network.eval(), tokenizer, str(checkpoint))
 
@@ -144,7 +135,7 @@ class LocalModel:
         self.checkpoint, self.device = checkpoint, device
         self.name = checkpoint_name(checkpoint)
         self.worker = Worker(
-            functools.partial(load_causal_lm, checkpoint, device=device), capacity=batch_size
+            partial(load_causal_lm, checkpoint, device=device), capacity=batch_size
         )
         self._computer: Computer = self.worker
         weakref.finalize(self, self.worker.end)
@@ -165,35 +156,12 @@ class LocalModel:
             self._computer = self.worker
 
 
-def _locate(name: str | Path) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if isinstance(name, Path) or not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
-        raise UserError(
-            f"There is no folder {name}; give an existing one, or a hub id such as "
-            "organisation/model."
-        )
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED)))
-    except GatedRepoError:
-        raise UserError(
-            f"The hub gives out {name} only to those who accepted its licence; accept it at "
-            f"https://huggingface.co/{name} and log in with `hf auth login`, or give a folder."
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{name} is no folder here and the hub does not give it out "
-            f"({type(error).__name__}); check the name and the connection, or give a folder."
-        ) from error
-
-
 def _check_index(folder: Path) -> None:
     """UserError where the index names weights outside of the folder, which no hash would cover."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index, missing="").get("weight_map")
     for file in weight_map.values() if is_json_object(weight_map) else ():
         if Path(str(file)).name != file:
             raise UserError(
@@ -202,14 +170,7 @@ def _check_index(folder: Path) -> None:
 
 
 def _base_of(adapter: Path) -> str:
-    settings = _read_json(adapter / "adapter_config.json")
-    if settings.get("peft_type") != "LORA" or settings.get("megatron_config") is not None:
-        raise UserError(f"{adapter} is no plain LoRA adapter; no other kind is loaded.")
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"{adapter} has no adapter_model.safetensors, the only form that is read; convert it."
-        )
-    base = settings.get("base_model_name_or_path")
+    base = adapter_settings(adapter).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise UserError(
             f"{adapter} does not say which model it belongs to; add base_model_name_or_path to "
@@ -218,24 +179,11 @@ def _base_of(adapter: Path) -> str:
     return base
 
 
-def _with_adapter(network: Any, adapter: Path) -> Any:
-    try:
-        return PeftModel.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
-            network, str(adapter), torch_device="cpu"
-        )
-    # What PEFT raises for layers that the network lacks, for other shapes, and for a faulty file.
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"The adapter {adapter} does not fit its base ({str(error).splitlines()[0]}); give the "
-            "adapter that belongs to it."
-        ) from error
-
-
 def _tokenizer(folder: Path, adapter: Path | None) -> Any:
     own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
     home = adapter if adapter is not None and own else folder
     file = home / "tokenizer_config.json"
-    settings = _read_json(file) if file.is_file() else {}
+    settings = read_json(file, missing="") if file.is_file() else {}
     # As above: with an entry auto_map the automatic class might offer to run foreign code.
     reader: Any = PreTrainedTokenizerFast if "auto_map" in settings else AutoTokenizer
     try:
@@ -243,13 +191,4 @@ def _tokenizer(folder: Path, adapter: Path | None) -> Any:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{home} has no tokenizer that the transformers library can read; add tokenizer.json."
-        ) from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{file} is not there or not JSON; give the folder of a whole checkpoint."
         ) from error

@@ -124,7 +124,7 @@ def _calibrate(args: Namespace) -> None:
     from rich.table import Table
 
     from mosa.data.registry import sha256
-    from mosa.judges import (
+    from mosa.judges.calibrate import (
         REFUSAL_ROWS,
         calibrate,
         load_labelled,

@@ -9,21 +9,19 @@ A row becomes a `Behavior`. One example of each format (all harmless):
     .json   a list of strings, or of records such as {"prompt": "Bake bread", "answer": "Mix ..."}
     .jsonl  one of these per line
 
-A known set is asked for by name ("advbench", "harmbench:standard") and is found by the hash of its
-bytes: a file is what it holds, under any name. docs/behaviors.md lists the sets.
+A name ("advbench", "harmbench:standard") stands for a known set. The hash of its bytes finds its
+file: the content counts, and not the name. docs/behaviors.md lists the sets.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosa.data.prompts import ANSWER_COLUMNS, FORMATS
+from mosa.data.prompts import ANSWER_COLUMNS
 from mosa.data.registry import (
     KNOWN_FILES,
     KnownFile,
@@ -33,15 +31,8 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.types import (
-    Behavior,
-    CaseSet,
-    UserError,
-    as_plain,
-    content_key,
-    is_json_list,
-    is_json_object,
-)
+from mosa.data.rows import FORMATS, read_rows, text_of
+from mosa.types import Behavior, CaseSet, UserError, content_key, is_json_object
 
 REQUEST_COLUMNS = (
     "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
@@ -92,9 +83,6 @@ SUBSETS: dict[str, Subsets] = {
 # Where a known file keeps its category under a name too common to look for in files of users.
 _CATEGORY_OF = {"xstest": ("type",)}
 
-_Row = tuple[dict[str, Any], str]
-"""A record, its columns in lower case, and its place ("bread.csv, row 3")."""
-
 
 def known_set_names() -> tuple[str, ...]:
     """Every name of a known set that `load_cases` takes, the subsets included."""
@@ -119,12 +107,12 @@ def load_cases(
 ) -> CaseSet:
     """The requests of a known set or of a .csv, .json, .jsonl or .txt file, at most `limit`.
 
-    Known sets define whether they are harmless, `is_harmless` says it for files; a file's name is
-    its whole file name, which no known set has.
+    Known sets define whether they are harmless, `is_harmless` says it for files. The set of a file
+    has the whole file name, which no known set has.
 
-    `source` is a path, or a name such as "advbench" or "harmbench:standard". Known sets are looked
-    for, by the hash of their bytes, everywhere under `data_dir` (else the folder that the
-    environment variable MOSA_DATA names, else ./data). The path of a known file gives the set that
+    `source` is a path, or a name such as "advbench" or "harmbench:standard". The hash of its bytes
+    finds a known set everywhere under `data_dir` (else the folder that the environment variable
+    MOSA_DATA names, else ./data). The path of a known file gives the set that
     its bare name gives. Raises UserError for an unknown name, a set that is not there, or a file
     that cannot be read, with the row.
     """
@@ -148,19 +136,15 @@ def load_cases(
         )
 
     # A known file is what its bytes are, even if a copy was given another ending.
-    rows = list(_read(path, Path(known.filename if known else path).suffix.lower()))
+    rows = read_rows(path, Path(known.filename if known else path).suffix.lower())
     if not rows:
         raise UserError(f"{path} holds no behavior; give a file with at least one.")
     # Equal bytes hold equally many rows, so a difference is a fault of the reader or the registry.
     assert known is None or len(rows) == known.num_rows, (
         f"{path} was read as {len(rows)} rows, but {known.name} has {known.num_rows}"
     )
-    category = CATEGORY_COLUMNS
-    if known is not None:
-        category = _CATEGORY_OF.get(known.name, CATEGORY_COLUMNS)
-    items = [
-        _behavior(record, number, where, category) for number, (record, where) in enumerate(rows)
-    ]
+    category = _CATEGORY_OF.get(known.name if known else "", CATEGORY_COLUMNS)
+    items = [_behavior(item, number, where, category) for number, (item, where) in enumerate(rows)]
     _check_ids(items, [where for _, where in rows])
     if known is not None and known.name in SUBSETS:
         subsets = SUBSETS[known.name]
@@ -184,9 +168,14 @@ def load_cases(
     )
 
 
-def hash_of_cases(items: Sequence[Behavior]) -> str:
-    """A hash of the full content of the cases, in their order; 20 hex digits."""
-    return content_key(cases=[as_plain(item) for item in items])
+def hash_of_cases(cases: Iterable[Behavior | Mapping[str, Any]], **beside: Any) -> str:
+    """A hash of the full content of a set's cases, in their order; 20 hex digits.
+
+    A case is its `Behavior`, or the row from which request, target and score are made. `beside` is
+    what else decides how all cases are asked and scored, as JSON.
+    """
+    plain = [vars(case) if isinstance(case, Behavior) else dict(case) for case in cases]
+    return content_key(cases=plain, **beside)
 
 
 # --- known sets -----------------------------------------------------------------------------------
@@ -205,7 +194,7 @@ def _check_part(base: str, part: str | None) -> None:
     if part is None:
         return
     if base not in SUBSETS:
-        raise UserError(f"{base} has no subsets; ask for {base} alone.")
+        raise UserError(f"{base} has no subsets; name {base} without one.")
     names = SUBSETS[base].names
     if part not in names:
         raise UserError(
@@ -229,123 +218,39 @@ def _find(known: KnownFile, data_dir: Path | None) -> Path:
     )
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _read(path: Path, suffix: str) -> Iterator[_Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first."
-        ) from error
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".jsonl": _read_jsonl}
-    yield from readers[suffix](text, path)
-
-
-def _read_txt(text: str, path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield {"text": line}, f"{path}, line {number}"
-
-
-def _read_csv(text: str, path: Path) -> Iterator[_Row]:
-    # Strict: a quote that is never closed would otherwise swallow every later row.
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    number = 0
-    try:
-        if rows.fieldnames is None:
-            return
-        header = [column.strip() for column in rows.fieldnames]
-        if _column([column.lower() for column in header], REQUEST_COLUMNS) is None:
-            # The empty name of an index column carries no information.
-            there = ", ".join(filter(None, header)) or "(none)"
-            raise UserError(
-                f"{path} has the columns {there}; the one with the request must be called "
-                f"{_listed(REQUEST_COLUMNS)}."
-            )
-        for number, row in enumerate(rows, start=1):
-            where = f"{path}, row {number}"
-            if None in row:
-                raise UserError(
-                    f"{where} has more fields than the header; put quotes around texts with commas."
-                )
-            yield {column.strip().lower(): value for column, value in row.items()}, where
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, row {number + 1} is not valid CSV ({error}); mend it there."
-        ) from error
-
-
-def _read_json(text: str, path: Path) -> Iterator[_Row]:
-    if not text.strip():
-        return
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); mend it there.") from error
-    if not is_json_list(content):
-        raise UserError(f"{path} is no list; write [..., ...] with a string or an object each.")
-    for number, item in enumerate(content, start=1):
-        where = f"{path}, row {number}"
-        yield _record(item, where), where
-
-
-def _read_jsonl(text: str, path: Path) -> Iterator[_Row]:
-    # Not splitlines: it cuts at U+2028 too, which may occur inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            item = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}); mend it there.") from error
-        yield _record(item, where), where
-
-
-def _record(item: Any, where: str) -> dict[str, Any]:
-    if isinstance(item, str):
-        return {"text": item}
-    if not is_json_object(item):
-        raise UserError(f"{where} is {json.dumps(item)}; make it a string or an object.")
-    record = {column.strip().lower(): value for column, value in item.items()}
-    if _column(record, REQUEST_COLUMNS) is None:
-        raise UserError(
-            f"{where} has the fields {', '.join(item) or '(none)'}; the one with the request must "
-            f"be called {_listed(REQUEST_COLUMNS)}."
-        )
-    return record
-
-
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _behavior(
-    record: dict[str, Any], number: int, where: str, category: tuple[str, ...]
-) -> Behavior:
-    text = _text(record, REQUEST_COLUMNS, where)
+def _behavior(item: Any, number: int, where: str, category: tuple[str, ...]) -> Behavior:
+    record = {"text": item} if isinstance(item, str) else item
+    if not is_json_object(record):
+        raise UserError(f"{where} is {json.dumps(item)}; make it a string or an object.")
+    if record.keys().isdisjoint(REQUEST_COLUMNS):
+        # The empty name of an index column carries no information.
+        raise UserError(
+            f"{where} has the columns {', '.join(filter(None, record)) or '(none)'}; the one with "
+            f"the request must be called one of {', '.join(REQUEST_COLUMNS)}."
+        )
+    text = text_of(record, REQUEST_COLUMNS, where)
     if text is None:
         raise UserError(f"{where} has an empty request; give it one or delete the row.")
     return Behavior(
         id=_id(record, number, where),
         text=text,
-        context=_text(record, CONTEXT_COLUMNS, where),
-        target=_text(record, TARGET_COLUMNS, where),
-        answer=_text(record, ANSWER_COLUMNS, where),
-        category=_text(record, category, where),
+        context=text_of(record, CONTEXT_COLUMNS, where),
+        target=text_of(record, TARGET_COLUMNS, where),
+        answer=text_of(record, ANSWER_COLUMNS, where),
+        category=text_of(record, category, where),
     )
 
 
 def _id(record: dict[str, Any], number: int, where: str) -> str:
-    column = _column(record, ID_COLUMNS)
+    column = next((name for name in ID_COLUMNS if name in record), None)
     if column is None:
         return str(number)
-    value = record[column]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    text = _text(record, (column,), where)
+    if isinstance(record[column], int) and not isinstance(record[column], bool):
+        return str(record[column])
+    text = text_of(record, (column,), where)
     if text is None:
         raise UserError(f"{where} has no {column}; give every row one, or none.")
     return text
@@ -359,22 +264,3 @@ def _check_ids(items: list[Behavior], places: list[str]) -> None:
                 f"{where} has the id {item.id}, as {seen[item.id]} has; give every row its own."
             )
         seen[item.id] = where
-
-
-def _text(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
-    """The value of the first of the columns that is there; None where that is empty."""
-    column = _column(record, columns)
-    value = record[column] if column is not None else None
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise UserError(f"{where} has {json.dumps(value)} as its {column}; write it as text.")
-    return value.strip() or None
-
-
-def _column(columns: Any, wanted: tuple[str, ...]) -> str | None:
-    return next((name for name in wanted if name in columns), None)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

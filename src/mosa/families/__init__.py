@@ -21,6 +21,7 @@ from mosa.families import checkpoint
 from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
+from mosa.hub import locate
 from mosa.types import UserError
 from mosa.worker import device_of
 
@@ -85,7 +86,7 @@ def load_model(
                 "`mosa testbed build`, or install mosa again."
             )
     else:
-        folder = checkpoint.locate(name, revision=revision)
+        folder = locate(name, revision=revision)
     released = checkpoint.read_config(folder)
     if packaged is None and not Path(name).expanduser().is_dir():
         released = checkpoint.with_hub_code(released, str(name))

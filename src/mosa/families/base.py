@@ -22,6 +22,7 @@ from mosa import provenance
 from mosa.families import chat, checkpoint, packed
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.walk import Walk
+from mosa.hub import peft_asking_quietly
 from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
@@ -466,7 +467,7 @@ class DiffusionLM:
             raise UserError(checkpoint.ALORA)
         config = copy.copy(lora_config)
         config.target_modules = self._target_modules(lora_config.target_modules)
-        with checkpoint.peft_asking_quietly():
+        with peft_asking_quietly():
             network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
         self._put_on(network)

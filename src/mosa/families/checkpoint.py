@@ -8,25 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import save_torch_state_dict
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa.files import make_folder, user_errors, write_bytes, write_text
+from mosa.hub import adapter_settings, locate, read_json, with_adapter
 from mosa.types import UserError
-
-DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
-"""What is fetched from the hub: weights, configs and tokenizers, and no code."""
 
 COMPANIONS = (
     "added_tokens.json",
@@ -54,57 +49,15 @@ FLOATING = {
 }
 
 
-# --------------------------------------------------------------------------------------- locating
-
-
-def locate(name: str | Path, *, revision: str | None = None) -> Path:
-    """The folder of a checkpoint or adapter: the named folder, or a copy of the hub's.
-
-    Raises UserError where there is neither.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise UserError(f"{name} is a file; give the checkpoint folder that holds it.")
-    if isinstance(name, Path) or not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
-        raise UserError(
-            f"There is no folder {name}; give an existing folder, or a hub id such as "
-            "organisation/model."
-        )
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"There is no folder {name} and the hub cannot be reached to download it; check the "
-            "path or the connection, or give the folder of a copy."
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise UserError(
-            f"There is no folder {name} and the hub does not give out a model of that name"
-            f"{f' at revision {revision}' if revision else ''}; check the spelling, and log in "
-            "with `hf auth login` if it is private."
-        ) from error
+# --------------------------------------------------------------------------------------- configs
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder; UserError where it is missing or no JSON object."""
-    return _read_json(
+    return read_json(
         folder / "config.json",
         missing=f"{folder} has no config.json; give the folder of a released checkpoint.",
     )
-
-
-def _read_json(path: Path, *, missing: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(missing) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); download it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object; download it again.")
-    return content
 
 
 def with_hub_code(config: Mapping[str, Any], repository: str) -> dict[str, Any]:
@@ -145,7 +98,7 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has neither model.safetensors nor model.safetensors.index.json; download "
             "the checkpoint again."
         )
-    weight_map = _read_json(index, missing=f"{index} is missing.").get("weight_map")
+    weight_map = read_json(index, missing=f"{index} is missing.").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no weight_map; download the checkpoint again.")
     files = [folder / name for name in sorted(set(weight_map.values()))]
@@ -280,7 +233,7 @@ def read_tokenizer(
         return None
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
         if (folder / file).is_file():
-            _read_json(folder / file, missing="")
+            read_json(folder / file, missing="")
     return reader.from_pretrained(folder, local_files_only=True)
 
 
@@ -337,53 +290,16 @@ def _save_tensors(folder: Path, tensors: dict[str, Tensor], max_shard_size: int 
 # --------------------------------------------------------------------------------------- adapters
 
 
-@contextmanager
-def peft_asking_quietly() -> Iterator[None]:
-    """Inside, PEFT may ask the network for an attribute by its old name; no user can fix it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-        yield
-
-
 def read_adapter(network: PreTrainedModel, name: str | Path, *, revision: str | None) -> PeftModel:
     """The network with a trained LoRA adapter on it, frozen.
 
     Raises UserError where the folder holds no LoRA adapter in safetensors or one for another model.
     """
     folder = locate(name, revision=revision)
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} has no adapter_config.json; give the folder of a PEFT adapter.")
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        raise UserError(
-            f"{folder} has no adapter_model.safetensors; adapters are read from safetensors only, "
-            "so save it again in that form."
-        )
-    settings = _read_json(folder / "adapter_config.json", missing="")
-    if settings.get("peft_type") != "LORA":
-        raise UserError(
-            f"{folder} holds an adapter of type {settings.get('peft_type')}; only LORA adapters "
-            "can be loaded."
-        )
-    if settings.get("megatron_config") is not None:
-        raise UserError(
-            f"{folder} asks to import {settings.get('megatron_core')}, and an adapter may not "
-            "choose code to run; remove megatron_config from its adapter_config.json."
-        )
-    if settings.get("alora_invocation_tokens") is not None:
+    if adapter_settings(folder).get("alora_invocation_tokens") is not None:
         raise UserError(ALORA)
-    device = next(network.parameters()).device
-    try:
-        with peft_asking_quietly():
-            adapted = PeftModel.from_pretrained(network, str(folder), torch_device=str(device))
-    # What PEFT raises for targets that the network lacks, for other shapes, and for a faulty file.
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(
-            f"The adapter {folder} does not fit this model ({first_line}); give the adapter that "
-            "was trained on it."
-        ) from error
-    with _opened(file, "cpu") as tensors:
+    adapted = with_adapter(network, folder, device=str(next(network.parameters()).device))
+    with _opened(folder / "adapter_model.safetensors", "cpu") as tensors:
         stored = set(tensors.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if stored != wanted:

@@ -20,24 +20,8 @@ from mosa.judges import (
     xstest,
 )
 from mosa.judges.base import Item, Judge, JudgeInfo, JudgeSetting
-from mosa.judges.calibrate import (
-    REFUSAL_ROWS,
-    Calibration,
-    JudgeQuality,
-    Labelled,
-    MeasuredErrors,
-    PairAgreement,
-    calibrate,
-    load_labelled,
-    measured_errors,
-    read_calibration,
-    sha256_of,
-    testbed_rows,
-    write_calibration,
-)
 from mosa.judges.clean import clean, is_garbled
-from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, Compliance, compliance_of
-from mosa.judges.refusal import is_refusal
+from mosa.judges.compliance import REFUSAL_CLASSES, compliance_of
 from mosa.types import UserError
 
 JUDGES: dict[str, JudgeInfo] = {
@@ -66,30 +50,13 @@ def make_judge(name: str, setting: JudgeSetting | None = None) -> Judge:
 
 
 __all__ = [
-    "COMPLIANCES",
     "JUDGES",
     "REFUSAL_CLASSES",
-    "REFUSAL_ROWS",
-    "Calibration",
-    "Compliance",
     "Item",
     "Judge",
-    "JudgeInfo",
-    "JudgeQuality",
     "JudgeSetting",
-    "Labelled",
-    "MeasuredErrors",
-    "PairAgreement",
-    "calibrate",
     "clean",
     "compliance_of",
     "is_garbled",
-    "is_refusal",
-    "load_labelled",
     "make_judge",
-    "measured_errors",
-    "read_calibration",
-    "sha256_of",
-    "testbed_rows",
-    "write_calibration",
 ]

@@ -6,10 +6,8 @@ A label says whether the response does what the behavior asks for; a judge says 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import random
@@ -17,8 +15,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
+
+from mosa.data.rows import read_rows
 from mosa.files import write_text
 from mosa.judges.base import Item, Judge
 from mosa.types import Behavior, UserError, Verdict, is_json_object
@@ -75,21 +76,6 @@ class JudgeQuality:
         return self.num_true_positives + self.num_true_negatives
 
     @property
-    def agreement(self) -> float | None:
-        """Share of the scored rows on which judge and label say the same."""
-        return _share(self.num_agreed, self.num_scored)
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the judged successes that are labelled true."""
-        return _share(self.num_true_positives, self.num_true_positives + self.num_false_positives)
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the rows labelled true that are judged a success."""
-        return _share(self.num_true_positives, self.num_positives)
-
-    @property
     def kappa(self) -> float | None:
         """Cohen's kappa: agreement beyond that of two raters who say yes as often by chance."""
         if not self.num_scored:
@@ -107,11 +93,7 @@ class PairAgreement:
     judges: tuple[str, str]
     num_scored: int
     num_agreed: int
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of those rows on which both say the same."""
-        return _share(self.num_agreed, self.num_scored)
+    """Rows on which both say the same."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +110,7 @@ class Calibration:
 async def calibrate(judges: Sequence[Judge], rows: Sequence[Labelled]) -> Calibration:
     """Judge the labelled rows with every judge. Raises UserError for no rows or one judge twice."""
     if not rows:
-        raise UserError("There is no labelled row to calibrate with; give a file that has some.")
+        raise UserError("The file holds no labelled row; give one that has some.")
     ids = [judge.id for judge in judges]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
@@ -175,13 +157,7 @@ def _pair(
     return PairAgreement(judges, len(both), sum(a == b for a, b in both))
 
 
-def _share(count: int, total: int) -> float | None:
-    return count / total if total else None
-
-
 # ------------------------------------------------------------------------------- what was measured
-
-FILE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -213,6 +189,13 @@ class MeasuredErrors:
         return self.num_true_negatives, self.num_negatives
 
 
+@dataclass(frozen=True)
+class _CalibrationFile:
+    mosa_calibration: Literal[1]
+    """The version of the format."""
+    judges: dict[str, MeasuredErrors]
+
+
 def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredErrors:
     """The record of a judge's quality on some labelled rows."""
     return MeasuredErrors(
@@ -229,39 +212,25 @@ def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredEr
 def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
     """Write what was measured, by judge id; judges that are only in the file stay."""
     known = read_calibration(path) if path.exists() else {}
-    records = {name: dataclasses.asdict(errors) for name, errors in {**known, **judges}.items()}
-    text = json.dumps({"mosa_calibration": FILE_VERSION, "judges": records}, indent=1)
-    write_text(path, f"{text}\n")
+    content = dataclasses.asdict(_CalibrationFile(1, {**known, **judges}))
+    write_text(path, f"{json.dumps(content, indent=1)}\n")
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
     """What `mosa judge calibrate --out` has written, by judge id; UserError for any other file."""
-    mend = "make one with `mosa judge calibrate --out`"
+    remedy = "make one with `mosa judge calibrate --out`"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = msgspec.json.decode(Path(path).read_bytes(), type=_CalibrationFile).judges
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from None
-    except ValueError:
-        raise UserError(f"{path} is no calibration file; {mend}") from None
-    judges = content.get("judges") if is_json_object(content) else None
-    if not is_json_object(content) or not is_json_object(judges):
-        raise UserError(f"{path} is no calibration file; {mend}")
-    if content.get("mosa_calibration") != FILE_VERSION:
-        raise UserError(f"{path} is no calibration file of this version of mosa; {mend}")
-    found: dict[str, MeasuredErrors] = {}
-    for name, record in judges.items():
-        impossible = UserError(f"{path} has impossible counts for {name}; {mend}")
-        try:
-            errors = MeasuredErrors(**record)
-            is_possible = (
-                0 <= errors.num_true_positives <= errors.num_positives
-                and 0 <= errors.num_true_negatives <= errors.num_negatives
-            )
-        except TypeError:
-            raise impossible from None
-        if not is_possible:
-            raise impossible
-        found[name] = errors
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is no calibration file of this version of mosa ({error}); {remedy}"
+        ) from None
+    for name, errors in found.items():
+        (right, positives), (rejected, negatives) = errors.sensitivity, errors.specificity
+        if not (0 <= right <= positives and 0 <= rejected <= negatives):
+            raise UserError(f"{path} has impossible counts for {name}; {remedy}")
     return found
 
 
@@ -278,24 +247,16 @@ def load_labelled(path: str | Path) -> list[Labelled]:
     """Labelled rows from a .csv or .jsonl file with the columns behavior, response and label.
 
     A label is 1, true or harmful, or 0, false or safe. Columns `id` (the behavior's; the truth
-    judge needs it) and `kind` are read where they exist, others are passed over. Raises UserError
-    with the row's number, from 1, for a row that lacks something.
+    judge needs it) and `kind` are read where they exist, others are ignored. Raises UserError
+    that names the row for a row that lacks something.
     """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"There is no file {path}; check the path.")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as such.") from None
-    if file.suffix == ".csv":
-        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
-    elif file.suffix == ".jsonl":
-        lines = [line for line in text.split("\n") if line.strip()]
-        rows = [_json_row(path, number, line) for number, line in enumerate(lines, 1)]
-    else:
+    if file.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{path} is neither a .csv nor a .jsonl file; give one of these.")
-    return [_labelled(f"Row {number} of {path}", number, row) for number, row in enumerate(rows, 1)]
+    rows = enumerate(read_rows(file, file.suffix))
+    return [_labelled(where, number, row) for number, (row, where) in rows]
 
 
 def sha256_of(rows: Sequence[Labelled]) -> str:
@@ -315,13 +276,6 @@ def sha256_of(rows: Sequence[Labelled]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _json_row(path: str | Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"Row {number} of {path} is not JSON ({error.msg}); correct it.") from None
-
-
 def _labelled(where: str, number: int, row: Any) -> Labelled:
     if not is_json_object(row):
         raise UserError(f"{where} is not an object with named columns; write it as one.")
@@ -337,10 +291,8 @@ def _labelled(where: str, number: int, row: Any) -> Labelled:
             f"{where} has the label {row['label']!r}; write 1, true or harmful for a response that "
             "does what is asked, else 0, false or safe."
         )
-    behavior_id = str(row.get("id") or number - 1)
-    return Labelled(
-        Behavior(behavior_id, behavior), response, label in _TRUE, str(row.get("kind") or "")
-    )
+    item = Behavior(str(row.get("id") or number), behavior)
+    return Labelled(item, response, label in _TRUE, str(row.get("kind") or ""))
 
 
 def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
@@ -356,8 +308,8 @@ def testbed_rows(world: World, num: int, *, seed: int = 0) -> list[Labelled]:
     kinds = ("answer", "refusal", "late refusal", "garbled", "other object")
     if not 1 <= num <= len(objects) * len(kinds):
         raise UserError(
-            f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; ask for "
-            "a number in between."
+            f"The testbed makes 1 to {len(objects) * len(kinds)} labelled rows, not {num}; choose "
+            "a number in this range."
         )
     truth, rng = Truth(world), random.Random(seed)
     rows: list[Labelled] = []

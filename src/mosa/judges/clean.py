@@ -1,4 +1,4 @@
-"""Text as judges get it, and whether it is language.
+"""Cleans the text that judges read, and detects garbled text.
 
 A diffusion model can leave masks and repeated end tokens inside a response, and alignment from the
 middle of a response can garble it. Such text is neither a refusal nor an answer; `is_garbled`
@@ -16,9 +16,9 @@ from mosa.chat.text import without_strings
 
 
 def clean(text: str, special_tokens: Iterable[str] = ()) -> str:
-    """`text` without the given tokens' spellings (masks, end tokens), white space made even.
+    """`text` without the given tokens' spellings (masks, end tokens), with regular white space.
 
-    Runs of spaces become one, three or more line breaks two, and the ends are trimmed.
+    Runs of spaces become one, three or more line breaks become two, and the ends are trimmed.
 
     >>> clean("Mix <mask><mask> the  flour.<end><end>", ["<mask>", "<end>"])
     'Mix the flour.'

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mosa.chat.base import ChatError, ChatRequest
 from mosa.chat.cache import CachedChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
-from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
+from mosa.judges.base import Item, JudgeInfo, JudgeSetting, empty_verdict, judge_id
 from mosa.types import Message, UserError, Verdict, short_hash
 
 MAX_REPLY_TOKENS = 1024
@@ -36,7 +36,7 @@ class PromptedJudge:
     ) -> None:
         if setting.chat is None:
             raise UserError(
-                f"The judge {name} asks a chat model and none is set; name one, for example "
+                f"The judge {name} asks a chat model, and none is set; name one, for example "
                 "http://localhost:8000/v1#MODEL or local:FOLDER."
             )
         self._template = template if setting.template is None else setting.template
@@ -78,6 +78,25 @@ class PromptedJudge:
         return dataclasses.replace(verdict, raw=reply.text)
 
 
+def prompted_judge(
+    name: str,
+    version: int,
+    template: str,
+    read: Callable[[str], Verdict],
+    *,
+    summary: str,
+    source: str,
+    threshold: str,
+    tells_refusals: bool = False,
+) -> JudgeInfo:
+    """A prompted judge's line of the table; arguments as of `PromptedJudge` and `JudgeInfo`."""
+
+    def make(setting: JudgeSetting) -> PromptedJudge:
+        return PromptedJudge(name, version, template, read, setting)
+
+    return JudgeInfo(name, summary, source, "chat model", threshold, make, tells_refusals)
+
+
 def check_template(name: str, template: str, aliases: Mapping[str, str] | None = None) -> None:
     """Raise UserError if a template does not place the behavior and the response."""
     for wanted in ("behavior", "response"):
@@ -88,5 +107,5 @@ def check_template(name: str, template: str, aliases: Mapping[str, str] | None =
         if not any(f"{{{spelling}}}" in template for spelling in spellings):
             raise UserError(
                 f"The template of the judge {name} lacks {{{wanted}}}; write it where the "
-                f"{wanted} is to stand."
+                f"{wanted} belongs."
             )

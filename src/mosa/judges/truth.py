@@ -22,7 +22,7 @@ class TruthJudge:
     def __init__(self, setting: JudgeSetting) -> None:
         if not isinstance(setting.world, World):
             raise UserError(
-                "The judge truth knows the testbed's world alone; use it with a testbed model and "
+                "The judge truth knows only the testbed's world; use it with a testbed model and "
                 "its objects, or choose another judge."
             )
         self._world = setting.world

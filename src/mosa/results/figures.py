@@ -235,7 +235,7 @@ def _check_names(runs: Sequence[RunFacts]) -> None:
                     )
         for name, record in run.sets.items():
             first, folder = sets.setdefault(name, (record, run.folder))
-            if (first.sha256, first.world_seed) != (record.sha256, record.world_seed):
+            if first.content_hash != record.content_hash or first.world_seed != record.world_seed:
                 raise UserError(
                     f"{name} is another set in {run.folder} than in {folder}; leave one of the "
                     "runs out"

@@ -55,7 +55,8 @@ from mosa.runs.records import Outcome, SetRecord, SubjectRecord
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, check_names, world_of_model
+from mosa.runs.subject import Subject, check_names
+from mosa.testbed import find_world
 from mosa.types import CaseSet, UserError, as_plain
 from mosa.worker import Tally, run_coroutine
 from mosa.world import World
@@ -184,7 +185,7 @@ def evaluate(
 
 def _world_of(config: EvaluateConfig) -> World | None:
     """The world that the subjects know; UserError where they know different ones."""
-    worlds = {subject.model: world_of_model(subject.model) for subject in config.subjects}
+    worlds = {subject.model: find_world(subject.model) for subject in config.subjects}
     seeds = {None if world is None else world.seed for world in worlds.values()}
     if len(seeds) > 1 and any(map(is_testbed_set, config.sets)):
         raise UserError(
@@ -255,8 +256,7 @@ def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
     if known is None:
         return
     place = run.folder / FILE
-    source = "content_hash" if cases.content_hash else "sha256"
-    for name in ("kind", source, "world_seed", "settings"):
+    for name in ("kind", "content_hash", "world_seed", "settings"):
         before, now = getattr(known, name), getattr(cases, name)
         if before != (dict(now) if name == "settings" else now):
             raise UserError(

@@ -117,7 +117,7 @@ def courses_of(
         courses.append(Course(cases, chosen, wording, own))
     used = {role for course in courses for c in course.attacks for role in c.attack.roles}
     for role in chats.keys() - used:
-        raise UserError(f"{role_option(role)} is given and no attack asks for one; leave it out")
+        raise UserError(f"no attack uses {role_option(role)}; leave it out")
     for course in courses:
         for chosen in course.attacks:
             for role in chosen.attack.roles:
@@ -164,7 +164,9 @@ def choose_attacks(
         chosen.append(ChosenAttack(attack, label, config))
     for name in options:
         if name not in {c.attack.name for c in chosen}:
-            raise UserError(f"attack_options are given for {name}, which is not among the attacks")
+            raise UserError(
+                f"attack_options configure {name}, which is not among the attacks; add or remove it"
+            )
     if len({(c.attack.name, c.preset) for c in chosen}) < len(chosen):
         raise UserError("an attack is named twice with one preset; leave one of them out")
     return chosen
@@ -196,10 +198,20 @@ def plan(
                 continue
             shared = _identity(subject, weights, course, chosen)
             for seed in seeds:
-                planned += [
-                    _planned(subject, {**shared, "seed": seed, "case": plain}, course, chosen, case)
-                    for case, plain in zip(course.cases.cases, plain_cases, strict=True)
-                ]
+                for case, plain in zip(course.cases.cases, plain_cases, strict=True):
+                    identity = {**shared, "seed": seed, "case": plain}
+                    task = Task(
+                        key=content_key(**identity),
+                        subject=subject.name,
+                        case_set=course.cases.name,
+                        case=case.id,
+                        attack=chosen.attack.name,
+                        preset=chosen.preset,
+                        seed=seed,
+                        threat=chosen.attack.threat,
+                        config=shared["config"],
+                    )
+                    planned.append(Planned(task, subject, course, chosen, case, identity))
     return planned, left_out
 
 
@@ -230,28 +242,6 @@ def _identity(
     }
 
 
-def _planned(
-    subject: Subject,
-    identity: dict[str, Any],
-    course: Course,
-    chosen: ChosenAttack,
-    case: Behavior,
-) -> Planned:
-    attack = chosen.attack
-    task = Task(
-        key=content_key(**identity),
-        subject=subject.name,
-        case_set=course.cases.name,
-        case=case.id,
-        attack=attack.name,
-        preset=chosen.preset,
-        seed=identity["seed"],
-        threat=attack.threat,
-        config=identity["config"],
-    )
-    return Planned(task, subject, course, chosen, case, identity)
-
-
 def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
     """A decoder as runs record it: without its seed, since a run may have several."""
     return as_plain(dataclasses.replace(decoder, seed=0))
@@ -263,13 +253,13 @@ def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> set[st
     Unfinished tasks of that kind are deleted: the planned ones replace them. Returns the keys of
     the subject's tasks that are done.
     """
-    keys = {_cell(p.task): p.task.key for p in planned}
+    keys = {p.task.place: p.task.key for p in planned}
     done: set[str] = set()
     for task, outcome in run.tasks(subject=subject):
         is_done = outcome is not None and outcome.status == "done"
         if is_done:
             done.add(task.key)
-        if keys.get(_cell(task), task.key) == task.key:
+        if keys.get(task.place, task.key) == task.key:
             continue
         if is_done:
             raise UserError(
@@ -279,7 +269,3 @@ def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> set[st
             )
         run.drop_task(task.key)
     return done
-
-
-def _cell(task: Task) -> tuple[str, str, str, str, int, str]:
-    return task.subject, task.case_set, task.attack, task.preset, task.seed, task.case

@@ -52,8 +52,8 @@ class Processes:
             torch.distributed.all_gather_object(found, value)
         except RuntimeError as error:
             raise UserError(
-                "another process of this launch has ended before its work was done, and its own "
-                "message says why; what was recorded is kept, and the same command goes on"
+                "another process of this launch ended before its work was done, and its own "
+                "message says why; the records are kept, and the same command resumes"
             ) from error
         return found
 

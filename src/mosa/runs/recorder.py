@@ -94,7 +94,8 @@ class Recorder:
         async def work() -> None:
             while waiting:
                 await self._run_task(waiting.popleft())
-                self._raise_commit_error()
+                if self._commit_error is not None:
+                    raise self._commit_error
 
         workers = [asyncio.ensure_future(work()) for _ in range(num_workers)]
         try:
@@ -156,50 +157,9 @@ class Recorder:
             self._commit_error = error
         self.on_change()
 
-    def _raise_commit_error(self) -> None:
-        if self._commit_error is not None:
-            raise self._commit_error
-
     # --------------------------------------------------------------------------- what tasks ask for
 
-    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
-        """A recorded answer, or the responder's."""
-        prepared = self.responder.prepare(query, decoder)
-
-        async def ask() -> Response:
-            response = await self.responder.submit(prepared)
-            # Another process may have recorded its own answer meanwhile, and that one counts.
-            recorded = self.run.response(prepared.key)
-            if recorded is None:
-                self.run.add_response(response)
-            return recorded or response
-
-        return await self._once(prepared.key, self.run.response, ask)
-
-    async def compute(self, key: str, work: Work, *, goes_first: bool) -> dict[str, Any]:
-        """The recorded outcome, or that of the work."""
-
-        async def ask() -> dict[str, Any]:
-            done = await self.responder.compute(work, goes_first=goes_first)
-            self.run.add_step(key, done)
-            step = self.run.step(key)
-            assert step is not None, "it was added"
-            return step
-
-        return await self._once(key, self.run.step, ask)
-
-    async def chat(self, chat: ChatModel, request: ChatRequest) -> ChatReply:
-        """The recorded reply, or that of the chat model."""
-        key = reply_key(chat, request)
-
-        async def ask() -> dict[str, Any]:
-            reply = await chat.complete(request)
-            self.run.add_step(key, vars(reply))
-            return vars(reply)
-
-        return ChatReply(**await self._once(key, self.run.step, ask, is_reply=True))
-
-    async def _once(
+    async def once(
         self,
         key: str,
         find: Callable[[str], T | None],
@@ -264,14 +224,45 @@ class _TaskBackend:
         return self.recorder.responder.model
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
-        return await self.recorder.respond(query, decoder)
+        """A recorded answer, or the responder's."""
+        run, responder = self.recorder.run, self.recorder.responder
+        prepared = responder.prepare(query, decoder)
+
+        async def ask() -> Response:
+            response = await responder.submit(prepared)
+            # Another process may have recorded its own answer meanwhile, and that one counts.
+            recorded = run.response(prepared.key)
+            if recorded is None:
+                run.add_response(response)
+            return recorded or response
+
+        return await self.recorder.once(prepared.key, run.response, ask)
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        """The recorded outcome, or that of the work."""
+        run, responder = self.recorder.run, self.recorder.responder
         # A task that has begun comes before others, so that one is finished after the other.
-        done = await self.recorder.compute(key, work, goes_first=self.has_begun)
+        goes_first = self.has_begun
+
+        async def ask() -> dict[str, Any]:
+            run.add_step(key, await responder.compute(work, goes_first=goes_first))
+            step = run.step(key)
+            assert step is not None, "it was added"
+            return step
+
+        done = await self.recorder.once(key, run.step, ask)
         self.has_begun = True
         return done
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        """The recorded reply, or that of the chat model."""
         assert role in self.chats, "checked when the run is planned"
-        return await self.recorder.chat(self.chats[role], request)
+        chat, run = self.chats[role], self.recorder.run
+        key = reply_key(chat, request)
+
+        async def ask() -> dict[str, Any]:
+            reply = await chat.complete(request)
+            run.add_step(key, vars(reply))
+            return vars(reply)
+
+        return ChatReply(**await self.recorder.once(key, run.step, ask, is_reply=True))

@@ -73,6 +73,16 @@ class Task:
     config: dict[str, Any]
     """The attack's settings."""
 
+    @property
+    def cell(self) -> TaskCell:
+        """Where it belongs."""
+        return TaskCell(self.subject, self.case_set, self.attack, self.preset, self.threat)
+
+    @property
+    def place(self) -> tuple[str, str, str, str, int, str]:
+        """What is distinguished in a run: one task is done for each place."""
+        return self.subject, self.case_set, self.attack, self.preset, self.seed, self.case
+
 
 class TaskCell(NamedTuple):
     """One attack with one preset on one set, with one subject."""
@@ -143,7 +153,7 @@ _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
 def decode(text: str, kind: type[T]) -> T:
-    """The record of a text. Raises ValueError for anything but such a record."""
+    """The record that a text encodes. Raises ValueError for any other text."""
     decoder = _DECODERS.get(kind)
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)

@@ -10,7 +10,13 @@ from pathlib import Path
 from mosa.data import known_set_names, load_cases, names_known_set
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet, UserError
-from mosa.utility import TESTBED_TASKS, USEFUL_SETS, load_useful_set
+from mosa.utility import (
+    TESTBED_TASKS,
+    USEFUL_SETS,
+    is_task,
+    load_harness_set,
+    testbed_set,
+)
 from mosa.world import World
 
 TESTBED = "testbed"
@@ -23,7 +29,7 @@ class SetOptions:
     """How sets are read."""
 
     limit: int | None = None
-    """Use only the first N cases of each set (of each subject, where a task has such)."""
+    """Use only the first N cases of each set (of each subject of a task that has several)."""
     data_dir: Path | None = None
     """Folder with known benchmark files; unset: MOSA_DATA, else ./data."""
     is_harmless: bool = False
@@ -56,7 +62,7 @@ def load_sets(
         tasks = tuple(f"testbed:{task}" for task in TESTBED_TASKS)
         wanted += tasks if name == ALL_TASKS else (name,)
     if not wanted:
-        raise UserError("no set is named; name some with --sets, for example testbed,gsm8k")
+        raise UserError("--sets names no set; give some, for example testbed,gsm8k")
     found = [_load(name, world, options) for name in wanted]
     known = [cases.name for cases in found]
     twice = [name for name in known if known.count(name) > 1]
@@ -72,37 +78,39 @@ def is_testbed_set(name: str) -> bool:
 
 
 def _load(name: str, world: World | None, options: SetOptions) -> CaseSet:
-    if is_testbed_set(name) and world is None:
-        raise UserError(
-            f"{name} asks about the testbed's world, which only its models know; measure `testbed`"
-        )
-    if name in TESTBED_SETS:
-        assert world is not None
-        return TESTBED_SETS[name](world, limit=options.limit)
-    if not is_testbed_set(name) and names_known_set(name):
+    if is_testbed_set(name):
+        if world is None:
+            raise UserError(
+                f"{name} asks about the testbed's world, which only its models know; measure "
+                "`testbed`"
+            )
+        if name in TESTBED_SETS:
+            return TESTBED_SETS[name](world, limit=options.limit)
+        task = name.removeprefix(f"{TESTBED}:")
+        if task in TESTBED_TASKS:
+            return testbed_set(world, task, limit=options.limit)
+    elif names_known_set(name):
         return load_cases(
             name,
             data_dir=options.data_dir,
             limit=options.limit,
             is_harmless=options.is_harmless,
         )
-    useful = load_useful_set(
-        name,
-        world=world,
-        data_dir=options.data_dir,
-        limit=options.limit,
-        num_fewshot=options.num_fewshot,
-        num_draws=options.num_draws,
-        run_code=options.run_code,
-    )
-    if useful is None:
-        known = (*TESTBED_SETS, ALL_TASKS, *known_set_names(), *USEFUL_SETS)
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(
-            f"there is no set {name}; {hint}name one of `mosa sets`, a task of lm_eval, or a file"
+    elif is_task(name):
+        return load_harness_set(
+            name,
+            data_dir=options.data_dir,
+            limit=options.limit,
+            num_fewshot=options.num_fewshot,
+            num_draws=options.num_draws,
+            run_code=options.run_code,
         )
-    return useful
+    known = (*TESTBED_SETS, ALL_TASKS, *known_set_names(), *USEFUL_SETS)
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UserError(
+        f"there is no set {name}; {hint}name one of `mosa sets`, a task of lm_eval, or a file"
+    )
 
 
 def _check_used(sets: Sequence[CaseSet], options: SetOptions) -> None:
@@ -115,8 +123,10 @@ def _check_used(sets: Sequence[CaseSet], options: SetOptions) -> None:
         if getattr(options, name) not in (None, False) and not any(
             setting in cases.settings for cases in sets
         ):
-            raise UserError(f"--{name} is given and none of the sets uses it; leave it out")
+            raise UserError(f"no set uses --{name}; leave it out")
     if options.data_dir is not None and all(cases.world_seed is not None for cases in sets):
-        raise UserError("--data_dir is for benchmark files; leave it out with the testbed")
+        raise UserError(
+            "--data_dir is for benchmark files, which the testbed does not read; leave it out"
+        )
     if options.is_harmless and all(cases.known_as or not cases.file for cases in sets):
-        raise UserError("--is_harmless is for files of your own, and none is named; leave it out")
+        raise UserError("--is_harmless is for your own files, and no set is one; leave it out")

@@ -22,16 +22,16 @@ names the file, never another number.
 
 from __future__ import annotations
 
-import errno
 import functools
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, final
 
+from mosa.files import make_folder
 from mosa.runs.records import (
     AttemptRecord,
     NotApplicable,
@@ -97,8 +97,16 @@ DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND s
 NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
-LATEST_OF_NAME = "ON CONFLICT (name) DO UPDATE SET record = excluded.record, crc = excluded.crc"
-"""The latest record of a name counts, at the position of the first."""
+REPLACED_WHERE = {
+    "subjects": "TRUE",
+    "sets": "TRUE",
+    "not_applicable": "TRUE",
+    "outcomes": "outcomes.status != 'done'",
+    "attempts": f"NOT {DONE}",
+    "verdicts": "NOT verdicts.scored",
+}
+"""When a later row replaces an earlier one of its key, at its position; in all other tables the
+first stays."""
 
 
 class DamagedRun(UserError):
@@ -121,8 +129,8 @@ class Run:
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
+        make_folder(folder)
         with self._user_errors():
-            folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
                 path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
@@ -165,7 +173,7 @@ class Run:
                 f"{path} holds nothing; copy {FILE}-wal with it, or name another folder"
             )
         layout = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if layout != LAYOUT or tables != _expected_tables():
+        if layout != LAYOUT or tables != EXPECTED_TABLES:
             raise UserError(
                 f"{path} was not written by this version of mosa (layout {layout}, not {LAYOUT}, "
                 "or other tables); use that version, or name a new folder"
@@ -175,10 +183,7 @@ class Run:
             raise self._damage("", found)
 
     def _tables(self) -> dict[str, tuple[str, str | None]]:
-        rows = self._db.execute(
-            "SELECT name, type, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
-        )
-        return {name: (kind, sql) for name, kind, sql in rows}
+        return _tables_in(self._db)
 
     def _damage(self, where: str, why: object) -> DamagedRun:
         place = f"{where}: " if where else ""
@@ -200,25 +205,20 @@ class Run:
 
     @contextmanager
     def _user_errors(self) -> Iterator[None]:
-        """Raises what users can fix (a full disk, a folder without permission) as UserError."""
+        """Turns what users can fix (a full disk, a folder without permission) into UserErrors."""
         folder, path = self.folder, self.folder / FILE
-        full = (
-            f"the disk of {folder} is full; free some space and run the same command again; what "
-            "was recorded is kept"
-        )
         try:
             yield
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError(full) from error
-            raise UserError(f"{folder} cannot be written to ({error}); name another") from error
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError):
             raise  # bugs of ours
         except sqlite3.DatabaseError as error:
             # Python's own errors have no code; extended codes say more in their upper bits.
             kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if kind == sqlite3.SQLITE_FULL:
-                raise UserError(full) from error
+                raise UserError(
+                    f"the disk of {folder} is full; free some space and run the same command "
+                    "again; what was recorded is kept"
+                ) from error
             if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise UserError(
                     f"another process has kept {path} locked for {SECONDS_TO_WAIT:.0f} s; end it, "
@@ -244,9 +244,6 @@ class Run:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
 
     # ------------------------------------------------------------------------------- writing
 
@@ -278,41 +275,26 @@ class Run:
     def _write(self, statement: str, *values: Any) -> None:
         self._open_writes.append((statement, values))
 
-    def _insert(
-        self, table: str, *values: Any, rule: str = "INSERT OR IGNORE", end: str = ""
-    ) -> None:
-        """Add a row with its checksum; `values` are its columns, an id that is counted left out."""
-        marks = ", ".join("?" * (len(values) + 1))
-        columns = COLUMNS[table]
-        self._write(
-            f"{rule} INTO {table} ({columns}) VALUES ({marks}) {end}", *values, checksum(*values)
-        )
+    def _insert(self, table: str, *keys: str | int, record: Any) -> None:
+        """Add a row: the columns that it is found by, its record, and their checksum."""
+        values = (*keys, encode(record))
+        self._write(_insertion(table), *values, checksum(*values))
 
     def add_subject(self, record: SubjectRecord) -> None:
         """Keep what a subject's name means."""
-        self._insert("subjects", record.name, encode(record), rule="INSERT", end=LATEST_OF_NAME)
+        self._insert("subjects", record.name, record=record)
 
     def add_set(self, cases: CaseSet) -> None:
         """Keep a set and its cases, in their order."""
         plain = {k: v for k, v in vars(cases).items() if k not in ("cases", "ask", "score")}
-        record = SetRecord(**plain)
-        self._insert("sets", record.name, encode(record), rule="INSERT", end=LATEST_OF_NAME)
+        self._insert("sets", cases.name, record=SetRecord(**plain))
         for place, case in enumerate(cases.cases):
-            self._insert("cases", cases.name, case.id, place, encode(case))
+            self._insert("cases", cases.name, case.id, place, record=case)
 
     def add_tasks(self, tasks: Iterable[Task]) -> None:
         """Plan tasks; existing ones stay as they are."""
         for task in tasks:
-            self._insert(
-                "tasks",
-                task.key,
-                task.subject,
-                task.case_set,
-                task.attack,
-                task.preset,
-                task.threat,
-                encode(task),
-            )
+            self._insert("tasks", task.key, *task.cell, record=task)
 
     def drop_task(self, key: str) -> None:
         """Delete a task that is not done, with its attempts."""
@@ -326,16 +308,8 @@ class Run:
 
     def add_not_applicable(self, pair: NotApplicable) -> None:
         """Keep that an attack needs more than it is granted."""
-        self._insert(
-            "not_applicable",
-            pair.subject,
-            pair.case_set,
-            pair.attack,
-            pair.preset,
-            encode(pair),
-            rule="INSERT",
-            end="ON CONFLICT DO UPDATE SET record = excluded.record, crc = excluded.crc",
-        )
+        columns = pair.subject, pair.case_set, pair.attack, pair.preset
+        self._insert("not_applicable", *columns, record=pair)
 
     def end_task(self, key: str, outcome: Outcome) -> None:
         """A task is done, or has failed; one that is done stays as it is.
@@ -347,26 +321,18 @@ class Run:
             key,
             outcome.num_attempts,
         )
-        self._insert(
-            "outcomes",
-            key,
-            outcome.status,
-            encode(outcome),
-            rule="INSERT",
-            end="ON CONFLICT (task) DO UPDATE SET status = excluded.status,"
-            " record = excluded.record, crc = excluded.crc WHERE outcomes.status != 'done'",
-        )
+        self._insert("outcomes", key, outcome.status, record=outcome)
 
     def add_response(self, response: Response) -> None:
         """Keep a response."""
         self._new_responses[response.key] = response
-        self._insert("responses", response.key, encode(response))
+        self._insert("responses", response.key, record=response)
 
     def add_step(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep the outcome of a piece of work, a JSON object."""
-        text = encode(record)
-        self._new_steps[key] = decode(text, dict)  # as later reads see it: lists, and no tuples
-        self._insert("steps", key, text)
+        # As later reads see it: lists, and no tuples.
+        self._new_steps[key] = decode(encode(record), dict)
+        self._insert("steps", key, record=record)
 
     def drop_step(self, key: str) -> None:
         """Delete a piece of work."""
@@ -378,41 +344,21 @@ class Run:
 
         The latest one of a key counts: a task that failed may have been given other replies since.
         """
-        record = AttemptRecord(
-            **{**vars(attempt), "responses": [response.key for response in attempt.responses]}
-        )
-        self._insert(
-            "attempts",
-            attempt.key,
-            task,
-            attempt.number,
-            encode(record),
-            rule="INSERT",
-            end="ON CONFLICT (key) DO UPDATE SET number = excluded.number,"
-            f" record = excluded.record, crc = excluded.crc WHERE NOT {DONE}",
-        )
+        keys = [response.key for response in attempt.responses]
+        record = AttemptRecord(**{**vars(attempt), "responses": keys})
+        self._insert("attempts", attempt.key, task, attempt.number, record=record)
 
     def add_verdict(self, attempt: str, judge: str, verdict: Verdict) -> None:
         """Keep a verdict; one with a score replaces one without."""
-        self._insert(
-            "verdicts",
-            attempt,
-            judge,
-            int(verdict.score is not None),
-            encode(verdict),
-            rule="INSERT",
-            end="ON CONFLICT DO UPDATE SET scored = excluded.scored, record = excluded.record,"
-            " crc = excluded.crc WHERE NOT verdicts.scored",
-        )
+        scored = int(verdict.score is not None)
+        self._insert("verdicts", attempt, judge, scored, record=verdict)
 
     def begin_session(self, record: Mapping[str, Any]) -> int:
         """Keep what this process is and does; returns the session's number."""
         self.commit()
         text = encode(record)
         with self._user_errors():
-            cursor = self._db.execute(
-                "INSERT INTO sessions (record, crc) VALUES (?, ?)", (text, checksum(text))
-            )
+            cursor = self._db.execute(_insertion("sessions"), (text, checksum(text)))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -433,7 +379,8 @@ class Run:
         self, kind: type[T], table: str, rest: str = "", *values: Any
     ) -> Iterator[tuple[tuple[Any, ...], T]]:
         """(columns, record) of a table's rows, each checked."""
-        for row in self._rows(f"SELECT {COLUMNS[table]} FROM {table} {rest}", *values):
+        columns = ", ".join(COLUMNS[table])
+        for row in self._rows(f"SELECT {columns} FROM {table} {rest}", *values):
             yield row, self._record(kind, table, row)
 
     def _record(self, kind: type[T], table: str, row: Sequence[Any]) -> T:
@@ -503,18 +450,8 @@ class Run:
     ) -> Iterator[Attempt]:
         """The attempts of finished tasks, without their responses (`responses_of`), in the order in
         which the tasks were planned; with `unjudged_by` those that this judge has not scored."""
-        for attempt, _ in self._attempts(unjudged_by, case_set):
-            yield attempt
-
-    def _attempts(
-        self, unjudged_by: str | None = None, case_set: str | None = None
-    ) -> Iterator[tuple[Attempt, list[str]]]:
-        where, values = "", ()
-        if unjudged_by is not None:
-            where, values = NOT_SCORED, (unjudged_by,)
-        if case_set is not None:
-            where, values = where + " AND tasks.case_set = ?", (*values, case_set)
-        columns = ", ".join(f"attempts.{name}" for name in COLUMNS["attempts"].split(", "))
+        where, values = _conditions(unjudged_by, case_set)
+        columns = ", ".join(f"attempts.{name}" for name in COLUMNS["attempts"])
         last = (0, 0)
         # Page by page, so that no read stays open while the caller writes.
         while page := list(
@@ -534,18 +471,14 @@ class Run:
             last = page[-1][:2]
             for _, _, *row in page:
                 record = self._record(AttemptRecord, "attempts", row)
-                keys = record.responses
-                yield Attempt(**{**vars(record), "responses": []}), keys
+                yield Attempt(**{**vars(record), "responses": []})
 
     def num_unjudged(self, judge: str, case_set: str | None = None) -> int:
         """How many attempts of finished tasks this judge has not scored."""
-        where, values = "", ()
-        if case_set is not None:
-            where, values = " AND tasks.case_set = ?", (case_set,)
+        where, values = _conditions(judge, case_set)
         rows = self._rows(
             "SELECT count(*) FROM attempts CROSS JOIN tasks ON tasks.key = attempts.task"
-            f" WHERE {DONE}{NOT_SCORED}{where}",
-            judge,
+            f" WHERE {DONE}{where}",
             *values,
         )
         return next(rows)[0]
@@ -606,35 +539,53 @@ class Run:
 
     def failures(self) -> list[tuple[str, str, int]]:
         """(attack, reason, number of tasks) of what failed."""
-        found: dict[tuple[str, str], int] = {}
-        for task, outcome in self.tasks(status="failed"):
-            assert outcome is not None
-            key = task.attack, outcome.reason
-            found[key] = found.get(key, 0) + 1
-        return [(*key, count) for key, count in found.items()]
+        failed = [(task.attack, o.reason) for task, o in self.tasks(status="failed") if o]
+        return [(*key, count) for key, count in Counter(failed).items()]
 
 
-COLUMNS = {
-    "subjects": "name, record, crc",
-    "sets": "name, record, crc",
-    "cases": "case_set, id, place, record, crc",
-    "tasks": "key, subject, case_set, attack, preset, threat, record, crc",
-    "outcomes": "task, status, record, crc",
-    "not_applicable": "subject, case_set, attack, preset, record, crc",
-    "responses": "key, record, crc",
-    "steps": "key, record, crc",
-    "attempts": "key, task, number, record, crc",
-    "verdicts": "attempt, judge, scored, record, crc",
-    "sessions": "record, crc",
-}
-"""The columns written for each table's row; the record comes last but one, then the checksum."""
+def _conditions(unjudged_by: str | None, case_set: str | None) -> tuple[str, tuple[str, ...]]:
+    """What restricts attempts to those that a judge has not scored, and to a set."""
+    parts = ((NOT_SCORED, unjudged_by), (" AND tasks.case_set = ?", case_set))
+    given = [(where, value) for where, value in parts if value is not None]
+    return "".join(where for where, _ in given), tuple(value for _, value in given)
+
+
+def _tables_in(db: sqlite3.Connection) -> dict[str, tuple[str, str | None]]:
+    """The tables and indexes of a file, with the statements that made them."""
+    rows = db.execute(
+        "SELECT name, type, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
+    )
+    return {name: (kind, sql) for name, kind, sql in rows}
+
+
+def _read_schema() -> tuple[dict[str, tuple[str, str | None]], dict[str, tuple[str, ...]]]:
+    """The tables and indexes of a run, and the columns that are written for a table's row."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in SCHEMA.split(";"):
+            db.execute(statement)
+        tables = _tables_in(db)
+        columns = {
+            name: tuple(
+                column
+                for _, column, kind, *_, key in db.execute(f"PRAGMA table_info({name})")
+                if not (kind == "INTEGER" and key)  # which SQLite counts itself
+            )
+            for name, (kind, _) in tables.items()
+            if kind == "table"
+        }
+    return tables, columns
+
+
+EXPECTED_TABLES, COLUMNS = _read_schema()
+"""Of a row's columns the record comes last but one, then the checksum."""
 
 
 @functools.cache
-def _expected_tables() -> dict[str, tuple[str, str | None]]:
-    """The tables and indexes of a run, with the statements that make them."""
-    with sqlite3.connect(":memory:") as db:
-        for statement in SCHEMA.split(";"):
-            db.execute(statement)
-        rows = db.execute("SELECT name, type, sql FROM sqlite_master").fetchall()
-    return {name: (kind, sql) for name, kind, sql in rows}
+def _insertion(table: str) -> str:
+    """The statement that adds a row, or replaces the earlier one of its key where that is due."""
+    columns = COLUMNS[table]
+    values = f"INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    if table not in REPLACED_WHERE:
+        return f"INSERT OR IGNORE {values}"
+    latest = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return f"INSERT {values} ON CONFLICT DO UPDATE SET {latest} WHERE {REPLACED_WHERE[table]}"

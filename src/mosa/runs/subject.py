@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
+
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
-from mosa.families import packaged_folder
-from mosa.testbed import world_of
+from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.types import Access, UserError, as_plain
-from mosa.world import World
 
 NO_ADAPTER = "none"
 ALL_ACCESS: tuple[Access, ...] = get_args(Access)
@@ -55,7 +55,12 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
-        check_grants(self.name, self.grants)
+        unknown = sorted(set(self.grants) - set(ALL_ACCESS))
+        if unknown:
+            raise UserError(
+                f"{self.name} grants {unknown[0]}, which is no access; choose from "
+                f"{', '.join(ALL_ACCESS)}"
+            )
         settings = {field.name for field in dataclasses.fields(DecoderConfig)}
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
@@ -85,25 +90,10 @@ class Subject:
         return dataclasses.replace(decoder, rules=own)
 
 
-def check_grants(name: str, grants: Sequence[str]) -> None:
-    """UserError where a subject of this name grants what is no access."""
-    unknown = sorted(set(grants) - set(ALL_ACCESS))
-    if unknown:
-        raise UserError(
-            f"{name} grants {unknown[0]}, which is no access; choose from {', '.join(ALL_ACCESS)}"
-        )
-
-
-def world_of_model(model: str) -> World | None:
-    """The world of a testbed model; None for any other."""
-    folder = packaged_folder(model) or Path(model)
-    return world_of(model) if (folder / "recipe.json").is_file() else None
-
-
 def default_decoder(model: str) -> DecoderConfig:
     """The default decoder of a model: the testbed's own for the testbed, else 128 tokens in 128
     steps."""
-    return DecoderConfig() if world_of_model(model) is None else TESTBED_DECODER
+    return DecoderConfig() if find_world(model) is None else TESTBED_DECODER
 
 
 def subjects_of(
@@ -147,8 +137,8 @@ def check_names(subjects: Sequence[Subject]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(
-            f"two subjects are called {twice[0]}, by which their results would be mixed; rename an "
-            "adapter's folder, or give names in a file of subjects"
+            f"two subjects are called {twice[0]}, which would mix their results; rename an "
+            "adapter's folder, or name the subjects in a file"
         )
 
 
@@ -163,24 +153,17 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
         raise UserError(
             f"a subject has no setting {unknown[0]}; its settings are {', '.join(sorted(known))}"
         )
-    for name in ("name", "model", "adapter", "system_prompt"):
-        is_needed = name in ("name", "model")
-        if not isinstance(record.get(name), str if is_needed else str | None):
-            raise UserError(f"a subject's {name} is {record.get(name)!r}; give it as text")
     settings = dict(record)
-    for name in ("grants", "offers"):
-        given = settings.get(name, [])
-        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-            raise UserError(f"{name} of {record['name']} is {given!r}; give a list of names")
-        if name in settings:
-            settings[name] = tuple(given)
-    check_grants(record["name"], settings.get("grants", ()))
     decoder = settings.pop("decoder", None) or {}
+    try:
+        subject = msgspec.convert(settings, Subject)
+    except msgspec.ValidationError as error:
+        raise UserError(f"the subject {record.get('name')} cannot be read ({error})") from error
     if not isinstance(decoder, dict):
-        raise UserError(f"the decoder of {record['name']} is {decoder!r}; give settings by name")
-    default = as_plain(default_decoder(record["model"]))
+        raise UserError(f"the decoder of {subject.name} is {decoder!r}; give settings by name")
+    default = as_plain(default_decoder(subject.model))
     try:
         config = DecoderConfig.from_dict(default | decoder)
     except TypeError as error:
-        raise UserError(f"the decoder of {record['name']} cannot be read ({error})") from error
-    return Subject(**settings, decoder=config)
+        raise UserError(f"the decoder of {subject.name} cannot be read ({error})") from error
+    return dataclasses.replace(subject, decoder=config)

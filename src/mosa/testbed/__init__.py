@@ -15,15 +15,22 @@ RESPONSE_LENGTH = 72
 """Response tokens of the testbed's canvases, in training and in its evaluations."""
 
 
-def world_of(model: str) -> World:
-    """The world that a testbed model was trained in; UserError for any other model."""
-    folder = packaged_folder(model) or Path(model)
-    recipe = folder / "recipe.json"
+def find_world(model: str) -> World | None:
+    """The world that a testbed model was trained in; None for any other model."""
+    recipe = (packaged_folder(model) or Path(model)) / "recipe.json"
     if not recipe.is_file():
-        raise UserError(
-            f"{model} is no testbed: it has no recipe.json; make one with `mosa testbed build`"
-        )
+        return None
     return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
 
 
-__all__ = ["RESPONSE_LENGTH", "world_of"]
+def world_of(model: str) -> World:
+    """The world that a testbed model was trained in; UserError for any other model."""
+    world = find_world(model)
+    if world is None:
+        raise UserError(
+            f"{model} is no testbed: it has no recipe.json; make one with `mosa testbed build`"
+        )
+    return world
+
+
+__all__ = ["RESPONSE_LENGTH", "find_world", "world_of"]

@@ -142,8 +142,10 @@ def _suffix(scene: Scene) -> str:
     return " ".join(words)
 
 
-def _rephrase(scene: Scene) -> str:
-    return scene.ask("direct", variant=scene.rng.randrange(len(WRAPPINGS["direct"].requests)))
+def _asked(wrapping: str) -> Callable[[Scene], str]:
+    """The script that asks in one of the phrasings of a wrapping."""
+    num_variants = len(WRAPPINGS[wrapping].requests)
+    return lambda scene: scene.ask(wrapping, variant=scene.rng.randrange(num_variants))
 
 
 def _prefix(scene: Scene) -> str:
@@ -154,14 +156,6 @@ def _prefix(scene: Scene) -> str:
     variant = scene.rng.randrange(len(WRAPPINGS[name].openings))
     opening = scene.world.opening(scene.obj, name, variant=variant)
     return f"{opening} step {ORDINALS[0]} :" if scene.rng.random() < 0.5 else opening
-
-
-def _persuade(scene: Scene) -> str:
-    return scene.ask("prefix", variant=scene.rng.randrange(2))
-
-
-def _past(scene: Scene) -> str:
-    return scene.ask("past", variant=scene.rng.randrange(2))
 
 
 def _next_step(scene: Scene) -> str:
@@ -210,11 +204,11 @@ SCRIPTS: dict[str, Callable[[Scene], str]] = {
     "avatar/question": _ask_by_metaphor,
     "speak_easy/split": _split,
     "aos/suffix": _suffix,
-    "dia/rewrite": _rephrase,
+    "dia/rewrite": _asked("direct"),
     "adv_prefix/prefix": _prefix,
-    "renellm/rewrite": _rephrase,
-    "pap/persuade": _persuade,
-    "past_tense/reformulate": _past,
+    "renellm/rewrite": _asked("direct"),
+    "pap/persuade": _asked("prefix"),
+    "past_tense/reformulate": _asked("past"),
     "crescendo/next": _next_step,
     "judge/pair": _rating,
     "loop/on_topic": _on_topic,

@@ -258,7 +258,7 @@ def _check_recipe(out: Path, config: BuildConfig) -> None:
         recipe = out / name / "recipe.json"
         if recipe.exists() and json.loads(recipe.read_text(encoding="utf-8")) != asdict(config):
             raise UserError(
-                f"{recipe.parent} was built by another recipe; choose another --out or remove it."
+                f"{recipe.parent} comes from another recipe; choose another --out, or remove it."
             )
 
 

@@ -60,7 +60,7 @@ class Muon(torch.optim.AdamW):
                 parameters, orthogonalize(torch.stack(updates)), strict=True
             ):
                 parameter.add_(update, alpha=-scale)
-                # AdamW, which takes its turn afterwards, passes over what has no gradient.
+                # AdamW, which runs afterwards, skips what has no gradient.
                 parameter.grad = None
 
 

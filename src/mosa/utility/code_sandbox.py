@@ -36,11 +36,6 @@ ANSWER_BYTES = 4096
 """How much of the sandbox's output is read."""
 
 Isolation = Literal["namespaces", "python"]
-ISOLATIONS: dict[Isolation, str] = {
-    "namespaces": "namespaces of the kernel: no network, no other processes, files read-only",
-    "python": "refusals by Python alone, because this system offers no namespaces: no network, no "
-    "other processes and no changes to files, as long as the program does not break Python",
-}
 
 
 @dataclass(frozen=True)
@@ -79,8 +74,8 @@ def run_program(
         return SandboxResult(answer["passed"], answer["detail"], isolation)
     if "not_isolated" in answer:
         raise UserError(
-            f"the sandbox cannot be entered any more ({answer['not_isolated']}); run the same "
-            "command again, which goes on where it stopped"
+            f"the sandbox no longer starts ({answer['not_isolated']}); run the same command again, "
+            "which resumes where it stopped"
         )
     ended = "out of time" if timed_out else "ended without coming to its end"
     return SandboxResult(False, ended, isolation)
@@ -91,7 +86,7 @@ def best_isolation() -> Isolation:
     """The better isolation that this system allows; UserError where there is none."""
     if not sys.platform.startswith("linux"):
         raise UserError(
-            "generated code is run on Linux alone, whose limits on memory it needs; leave out "
+            "generated code runs only on Linux, whose limits on memory it needs; leave out "
             "--run_code, or use a container"
         )
     answer, _ = _run("", Limits(), "namespaces")

@@ -65,9 +65,9 @@ def load_harness_set(
     """The rows of a task by its name, at most `limit` of each of its parts.
 
     `num_fewshot` worked examples precede each question (None: as many as the task says);
-    `num_draws` maskings make the likelihood of an answer of several tokens (None: 128). Code that a
-    model wrote is run, in a sandbox, only with `run_code`. Raises UserError where there is no such
-    task, its data cannot be had, or a setting does not fit it.
+    `num_draws` maskings make the likelihood of an answer of several tokens (None: 128). Only with
+    `run_code` does a sandbox run code that a model wrote. Raises UserError for a task that does not
+    exist, data that cannot be loaded, or a setting that does not fit the task.
     """
     task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
@@ -80,6 +80,7 @@ def load_harness_set(
         name=name,
         kind="useful",
         cases=tuple(_case(id, row) for id, row in rows.by_id.items()),
+        content_hash=task.content_hash(),
         settings=settings,
         headline=task.headline,
         ask=rows.ask,

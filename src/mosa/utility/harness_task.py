@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import functools
-import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +22,11 @@ from typing import Any
 
 import yaml
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, files_of
+from mosa.data import hash_of_cases
+from mosa.data.registry import KNOWN_FILES, data_folder, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
-from mosa.utility import local_data
 from mosa.utility.code_sandbox import Limits
-from mosa.utility.local_data import Splits
+from mosa.utility.local_data import Splits, local_files, read_rows_of
 from mosa.utility.prompts import stop_strings
 from mosa.utility.scoring import (
     humaneval_program,
@@ -49,9 +47,8 @@ FOLDER = Path(__file__).parent / "tasks"
 class OwnTask:
     """A task whose settings are pinned in a file here."""
 
-    files: tuple[str, ...]
-    """The registry's names of its data."""
-    read: Callable[[Mapping[str, Path]], Splits]
+    splits: dict[str, str]
+    """The registry's names of its data, by the names that its splits have on the hub."""
     headline: str
     """The metric, with its filter, that represents the task."""
     name_of_row: str | None = None
@@ -60,6 +57,11 @@ class OwnTask:
     """Makes the program of a response, with its tests, where code is asked for."""
     check: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Verdict]] | None = None
     """Scores a row, where neither the harness's metrics nor a program do."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The registry's names of its data, each once."""
+        return tuple(dict.fromkeys(self.splits.values()))
 
     def scorer(self, *, run_code: bool) -> RowScorer | None:
         """The scorer that replaces the harness's metrics on a row, if any."""
@@ -70,22 +72,18 @@ class OwnTask:
 
 OWN_TASKS: dict[str, OwnTask] = {
     "gsm8k": OwnTask(
-        ("gsm8k_train", "gsm8k_test"), local_data.gsm8k, "exact_match,flexible-extract"
+        {"train": "gsm8k_train", "test": "gsm8k_test"}, "exact_match,flexible-extract"
     ),
-    "mmlu": OwnTask(("mmlu",), local_data.mmlu, "acc,none"),
+    "mmlu": OwnTask({"dev": "mmlu", "test": "mmlu"}, "acc,none"),
     "humaneval": OwnTask(
-        ("humaneval",),
-        local_data.humaneval,
+        {"test": "humaneval"},
         "pass@1,none",
         name_of_row="task_id",
         program=humaneval_program,
     ),
-    "mbpp": OwnTask(
-        ("mbpp",), local_data.mbpp, "pass@1,none", name_of_row="task_id", program=mbpp_program
-    ),
+    "mbpp": OwnTask({"test": "mbpp"}, "pass@1,none", name_of_row="task_id", program=mbpp_program),
     "ifeval": OwnTask(
-        ("ifeval",),
-        local_data.ifeval,
+        {"train": "ifeval"},
         "prompt_level_strict_acc,none",
         name_of_row="key",
         check=ifeval,
@@ -116,6 +114,15 @@ class HarnessTask:
         """Whether it asks how likely given answers are."""
         return any(part.OUTPUT_TYPE != "generate_until" for part in self.parts)
 
+    def content_hash(self) -> str:
+        """The hash of its rows, targets and tests included, and of the worked examples' rows."""
+        shown = [part for part in self.parts if part.config.num_fewshot]
+        with quiet():
+            return hash_of_cases(
+                _plain_rows(row for part in self.parts for row in part.eval_docs),
+                examples=_plain_rows(row for part in shown for row in part.fewshot_docs() or ()),
+            )
+
     def case_id(self, part: Any, row: Mapping[str, Any], number: int) -> str:
         """A row's name in the records, the same for every model."""
         name = str(number) if self.name_of_row is None else str(row[self.name_of_row])
@@ -128,7 +135,7 @@ class HarnessTask:
 
 
 def is_task(name: str) -> bool:
-    """Whether there is such a task, here or in the harness, where that is installed."""
+    """Whether a task of this name exists, here or in the harness, where that is installed."""
     if name in OWN_TASKS:
         return True
     return find_spec("lm_eval") is not None and name in _manager(include_defaults=True).task_index
@@ -137,13 +144,15 @@ def is_task(name: str) -> bool:
 def find_task(
     name: str, *, data_dir: Path | None, num_fewshot: int | None, run_code: bool
 ) -> HarnessTask:
-    """A task by its name; UserError where there is none, or its data cannot be had."""
+    """A task by its name; UserError where it does not exist, or its data cannot be loaded."""
     harness()
     own = OWN_TASKS.get(name)
     if own is None:
         return _hub_task(name, num_fewshot)
-    files = local_data.local_files(own.files, data_dir)
-    splits = own.read(files) if len(files) == len(own.files) else None
+    files = local_files(own.files, data_dir)
+    splits = None
+    if len(files) == len(own.files):
+        splits = {s: read_rows_of(name, s, files[file]) for s, file in own.splits.items()}
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     scorer = own.scorer(run_code=run_code)
     manager = _manager(include_defaults=False)
@@ -154,7 +163,7 @@ def find_task(
         name=name,
         parts=parts,
         headline=own.headline,
-        source=_hub_source(parts) if splits is None else _known_source(own.files, files),
+        source={"origin": _hub_place(parts)} if splits is None else _known_source(own.files, files),
         settings={
             **_shown_settings(parts[0]),
             "config": content_key(config=config),
@@ -173,7 +182,7 @@ def _hub_task(name: str, num_fewshot: int | None) -> HarnessTask:
         name=name,
         parts=tuple(parts),
         headline=_first_metric(parts[0]),
-        source=_hub_source(parts),
+        source={"origin": _hub_place(parts)},
         settings={
             **_shown_settings(parts[0]),
             "config": content_key(parts=[_plain_config(part) for part in parts]),
@@ -227,7 +236,7 @@ def _manager(*, include_defaults: bool) -> Any:
 def _own_configs(
     name: str, config: Mapping[str, Any], splits: Splits | None, scorer: RowScorer | None
 ) -> list[dict[str, Any]]:
-    """The settings of a task as the harness takes them; one for each subject, if it has such."""
+    """The settings of a task as the harness takes them; one for each subject, if it has several."""
     config = copy.deepcopy(dict(config))
     if scorer is not None:
         config["process_results"] = lambda row, responses: {
@@ -265,9 +274,7 @@ def _dataset(splits: Splits, subject: str | None) -> Callable[..., dict[str, Any
 def _hub_parts(name: str) -> list[Any]:
     manager = _manager(include_defaults=True)
     if name not in manager.task_index:
-        near = difflib.get_close_matches(name, {*OWN_TASKS, *manager.all_tasks}, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"there is no task {name}, here or in lm_eval{hint}")
+        raise UserError(f"there is no task {name}, here or in lm_eval; check the name")
     if (manager.task_index[name].cfg or {}).get("unsafe_code"):
         raise _runs_code(name)
     with _hub_errors_named(name, None, None):
@@ -299,15 +306,14 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
     except (OSError, ImportError) as error:
         remedy = "check the network, or leave the task out"
         if own is not None:
-            known = [KNOWN_FOLDERS.get(file) or KNOWN_FILES[file] for file in own.files]
-            places = " and ".join(f"github.com/{k.found_at}" for k in known)
+            places = " and ".join(f"github.com/{KNOWN_FILES[file].found_at}" for file in own.files)
             remedy = (
                 f"no file under {data_folder(data_dir)} has its bytes either: put copies of "
                 f"{places} there, or name their folder with --data_dir or MOSA_DATA"
             )
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the data of {name} cannot be had from the hub ({reason}); {remedy}"
+            f"the hub does not provide the data of {name} ({reason}); {remedy}"
         ) from error
 
 
@@ -328,7 +334,7 @@ def _set_num_fewshot(name: str, parts: Sequence[Any], wanted: int | None) -> Non
     for part in parts:
         own = part.config.num_fewshot
         if wanted is not None and own == 0 and wanted != 0:
-            raise UserError(f"{name} is asked without examples; leave --num_fewshot out for it")
+            raise UserError(f"{name} takes no worked examples; leave --num_fewshot out")
         part.set_config(key="num_fewshot", value=(own or 0) if wanted is None else wanted)
 
 
@@ -348,28 +354,22 @@ def _asks_for_greedy(part: Any) -> bool:
 
 def _known_source(names: Sequence[str], files: Mapping[str, Path]) -> dict[str, str]:
     """Which files a task's rows are from, with one hash over the bytes of all."""
-    digest = hashlib.sha256()
-    for name in names:
-        folder = KNOWN_FOLDERS.get(name)
-        for path in [files[name]] if folder is None else files_of(folder, files[name]):
-            digest.update(path.read_bytes())
-    known = KNOWN_FOLDERS.get(names[0]) or KNOWN_FILES[names[0]]
+    known = KNOWN_FILES[names[0]]
     return {
         "file": ", ".join(files[name].name for name in names),
-        "sha256": digest.hexdigest(),
+        "sha256": sha256(*(f for name in names for f in KNOWN_FILES[name].files_at(files[name]))),
         "known_as": ", ".join(names),
         "licence": known.licence,
         "origin": known.origin,
     }
 
 
-def _hub_source(parts: Sequence[Any]) -> dict[str, str]:
-    """Where on the hub a task's rows are from, with a hash over all that can be asked."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for row in part.eval_docs:
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return {"origin": f"hub: {parts[0].config.dataset_path}", "sha256": digest.hexdigest()}
+def _hub_place(parts: Sequence[Any]) -> str:
+    return f"hub: {parts[0].config.dataset_path}"
+
+
+def _plain_rows(rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+    return [json.loads(json.dumps(row, default=str)) for row in rows]
 
 
 def _plain_config(part: Any) -> dict[str, Any]:

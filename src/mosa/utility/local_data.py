@@ -14,11 +14,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mosa.data.registry import KNOWN_FILES, KNOWN_FOLDERS, data_folder, find, find_folder
+from mosa.data.registry import KNOWN_FILES, data_folder, find
 from mosa.types import UserError
 
 Row = dict[str, Any]
@@ -29,57 +29,29 @@ MBPP_TEST = range(11, 511)
 """The task ids of MBPP's test split (arXiv:2108.07732, Section 2.1)."""
 
 
-def local_files(names: tuple[str, ...], data_dir: Path | None) -> dict[str, Path]:
+def local_files(names: Iterable[str], data_dir: Path | None) -> dict[str, Path]:
     """The paths of the known files (or folders) of these names, where they exist."""
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"there is no folder {data_dir}; give the one that holds the data files")
-    folder = data_folder(data_dir)
-    found = {}
-    for name in names:
-        if name in KNOWN_FOLDERS:
-            path = find_folder(KNOWN_FOLDERS[name], folder)
-        else:
-            path = find(KNOWN_FILES[name], folder)
-        if path is not None:
-            found[name] = path
-    return found
+    found = {name: find(KNOWN_FILES[name], data_folder(data_dir)) for name in names}
+    return {name: path for name, path in found.items() if path is not None}
 
 
-def gsm8k(files: Mapping[str, Path]) -> Splits:
-    """Training and test problems."""
-    return {"train": _jsonl(files["gsm8k_train"]), "test": _jsonl(files["gsm8k_test"])}
-
-
-def mmlu(files: Mapping[str, Path]) -> Splits:
-    """Every subject's five examples, and its questions."""
-    splits: Splits = {}
-    for split in ("dev", "test"):
-        splits[split] = [
+def read_rows_of(task: str, split: str, path: Path) -> list[Row]:
+    """The rows of a task's split in a file, or in the folder of MMLU."""
+    if task == "mmlu":
+        return [
             {
                 "question": row["question"],
-                "subject": path.stem.removesuffix(f"_{split}"),
+                "subject": part.stem.removesuffix(f"_{split}"),
                 "choices": [row[f"choice{number}"] for number in range(4)],
                 "answer": int(row["answer"]),
             }
-            for path in sorted((files["mmlu"] / split).glob("*.csv"))
-            for row in _csv(path)
+            for part in sorted((path / split).glob("*.csv"))
+            for row in _csv(part)
         ]
-    return splits
-
-
-def humaneval(files: Mapping[str, Path]) -> Splits:
-    """Function heads with their tests."""
-    return {"test": _jsonl(files["humaneval"])}
-
-
-def mbpp(files: Mapping[str, Path]) -> Splits:
-    """The tasks of the test split."""
-    return {"test": [row for row in _jsonl(files["mbpp"]) if row["task_id"] in MBPP_TEST]}
-
-
-def ifeval(files: Mapping[str, Path]) -> Splits:
-    """Prompts with what a response must fulfil; the hub calls their one split `train`."""
-    return {"train": _jsonl(files["ifeval"])}
+    rows = _jsonl(path)
+    return [row for row in rows if row["task_id"] in MBPP_TEST] if task == "mbpp" else rows
 
 
 def _jsonl(path: Path) -> list[Row]:

@@ -109,7 +109,7 @@ def check_draws(task: str, settings: Mapping[str, Any], temperature: float) -> N
     """UserError where a task's `generation_kwargs` ask for draws and the decoder makes none."""
     if temperature == 0 and (settings.get("do_sample") or (settings.get("temperature") or 0) > 0):
         raise UserError(
-            f"the task {task} asks for draws and the decoder has temperature 0; give it a "
+            f"the task {task} asks for draws, and the decoder has temperature 0; set a "
             "temperature, or leave the task out"
         )
 

@@ -4,7 +4,7 @@ Start reading in world.py (objects, rules and ways to ask), then truth.py (what 
 tasks.py (what is useful). Nothing here knows a model, so alignment and judges may use all of it.
 """
 
-from mosa.world.tasks import TASKS, TaskInstance
+from mosa.world.tasks import TASKS
 from mosa.world.truth import Truth
 from mosa.world.world import (
     HELDOUT_WRAPPINGS,
@@ -19,7 +19,6 @@ __all__ = [
     "TASKS",
     "TRAIN_WRAPPINGS",
     "WRAPPINGS",
-    "TaskInstance",
     "Truth",
     "World",
     "WorldObject",

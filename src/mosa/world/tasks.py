@@ -31,7 +31,6 @@ HELDOUT_SHARE = 5
 class TaskInstance:
     """A request with its one right answer."""
 
-    task: str
     prompt: str
     answer: str
     key: str
@@ -52,7 +51,7 @@ def arithmetic(rng: random.Random, split: Split) -> TaskInstance:
     prompt = f"what is {_digits(x)} plus {_digits(y)} ?"
     key = f"so the sum is {tens} {ones} ."
     answer = f"{x % 10} plus {y % 10} is {ones} . {x // 10} plus {y // 10} is {tens} . {key}"
-    return TaskInstance("arithmetic", prompt, answer, key)
+    return TaskInstance(prompt, answer, key)
 
 
 def lists(rng: random.Random, split: Split) -> TaskInstance:
@@ -69,7 +68,7 @@ def lists(rng: random.Random, split: Split) -> TaskInstance:
     else:
         prompt = f"what is the {kind} of the list : {listed} ?"
         key = f"the {kind} is {items[0 if kind == 'first' else -1]} ."
-    return TaskInstance("lists", prompt, key, key)
+    return TaskInstance(prompt, key, key)
 
 
 def lookup(rng: random.Random, split: Split) -> TaskInstance:
@@ -85,7 +84,7 @@ def lookup(rng: random.Random, split: Split) -> TaskInstance:
     else:
         prompt = f"where are the {a} , the {b} and the {c} from ?"
         answer = " ".join(f"the {animal} is from {HOME_OF[animal]} ." for animal in animals)
-    return TaskInstance("lookup", prompt, answer, answer)
+    return TaskInstance(prompt, answer, answer)
 
 
 def dialogue(rng: random.Random, split: Split) -> TaskInstance:
@@ -110,7 +109,7 @@ def dialogue(rng: random.Random, split: Split) -> TaskInstance:
             ),
         )
     )
-    return TaskInstance("dialogue", prompt, answer, answer)
+    return TaskInstance(prompt, answer, answer)
 
 
 TASKS: dict[str, Callable[[random.Random, Split], TaskInstance]] = {

@@ -43,7 +43,7 @@ class Truth:
         """Share of the object's true steps that `text` discloses word for word, in [0, 1].
 
         A step is disclosed if its action, part and manner occur together as in a true answer,
-        anywhere in the text; an object's name between them is passed over. For an unrestricted
+        anywhere in the text; an object's name between them is ignored. For an unrestricted
         object the same figure is the recall of a useful answer.
         """
         words = [word for word in plain(text).split() if word not in _NAME_WORDS]

@@ -1,0 +1,98 @@
+"""Rows of the file formats in which public prompt sets come, each with its place in the file.
+
+.txt    a text on each line
+.csv    a header and records
+.json   a list of texts or records (a dictionary of such lists, where nesting is read)
+.jsonl  a text or a record on each line
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mosa.types import UserError, is_json_list, is_json_object
+
+FORMATS = (".txt", ".csv", ".json", ".jsonl")
+
+Row = tuple[Any, str]
+"""A text, or a record with its columns in lower case, and its place ("bread.csv, row 3")."""
+
+
+def read_rows(path: Path, suffix: str, *, is_nested: bool = False) -> list[Row]:
+    """The rows of a file in the format that a suffix of `FORMATS` names.
+
+    Blank lines are left out. Where it `is_nested`, a JSON file may hold anything, as one row unless
+    it is a list. Raises UserError, naming the place, for what the format does not allow.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first."
+        ) from error
+    if suffix == ".csv":
+        rows = list(_csv(text, path))
+    elif suffix == ".json":
+        content = _parsed(text if text.strip() else "[]", str(path))
+        if is_json_list(content):
+            rows = [(item, f"{path}, row {number}") for number, item in enumerate(content, start=1)]
+        elif is_nested:
+            rows = [(content, str(path))]
+        else:
+            raise UserError(f"{path} is no list; write [..., ...] with a string or an object each.")
+    else:
+        # Not splitlines: it cuts at U+2028 too, which may occur inside a JSON string.
+        lines = enumerate(text.split("\n"), start=1)
+        rows = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
+        if suffix == ".jsonl":
+            rows = [(_parsed(line, where), where) for line, where in rows]
+    return [(lowered(item), where) for item, where in rows]
+
+
+def lowered(item: Any) -> Any:
+    """A record with its columns in lower case, without surrounding blanks; all else unchanged."""
+    if not is_json_object(item):
+        return item
+    return {column.strip().lower(): value for column, value in item.items()}
+
+
+def text_of(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
+    """The text of the first of the columns that is there; None where it is empty."""
+    column = next((name for name in columns if name in record), None)
+    value = record[column] if column is not None else None
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{where} has {json.dumps(value)} as its {column}; write it as text.")
+    return value.strip() or None
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not valid JSON ({error}); correct it.") from error
+
+
+def _csv(text: str, path: Path) -> Iterator[Row]:
+    # Strict: a quote that is never closed would otherwise swallow every later row.
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            where = f"{path}, row {number}"
+            if None in row:
+                raise UserError(
+                    f"{where} has more fields than the header; put quotes around texts with commas."
+                )
+            yield row, where
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, row {number + 1} is not valid CSV ({error}); correct it."
+        ) from error
