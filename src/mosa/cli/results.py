@@ -215,7 +215,7 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
             figure.threat,
             format_rate(figure.rate),
             "0" if figure.rate is None else str(figure.rate.n),
-            "-" if figure.score is None else format_value(figure.score.rate),
+            "-" if figure.score is None else format_value(figure.score.value),
             "-" if figure.mean_queries is None else f"{figure.mean_queries:.0f}",
             garbled,
             f"{figure.num_empty}/{figure.num_tries}",
@@ -247,7 +247,7 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
         rates = {measure: figure.rate for measure, figure in own.items()}
         refused = rates[REFUSED]
         bare = [
-            "-" if rate is None else format_value(rate.rate)
+            "-" if rate is None else format_value(rate.value)
             for rate in map(rates.get, ("full refusal", "partial refusal", "garbled", "empty"))
         ]
         table.add_row(
@@ -339,7 +339,7 @@ def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
                     shown.append("-")
                 else:
                     rate = format_rate(figure.rate, with_n=True)
-                    shown.append(f"{rate}; {format_value(figure.score.rate)}")
+                    shown.append(f"{rate}; {format_value(figure.score.value)}")
             label = f"{name} on {case_set}" if several else name
             show(f"| {label} | {threat} | {' | '.join(shown)} |")
         _show_sum_left_out(found)
@@ -382,7 +382,7 @@ def _show_queries(run: Run, *, only: str | None) -> None:
         show(f"\njudge {judge}: success within N queries of the target\n")
         for cell, curve in success_by_queries(run, judge).items():
             points = ", ".join(
-                f"{queries}: {format_value(rate_of(values).rate)}" for queries, values in curve
+                f"{queries}: {format_value(rate_of(values).value)}" for queries, values in curve
             )
             show(f"{cell.subject}  {cell.attack}:{cell.preset} on {cell.case_set}  {points}")
 

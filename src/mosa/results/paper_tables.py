@@ -123,7 +123,7 @@ def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
 def _own(figure: Figure | None) -> str:
     if figure is None or figure.score is None:
         return NOTHING
-    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.rate)}"
+    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.value)}"
 
 
 def _published(pairs: Sequence[Pair]) -> str:
