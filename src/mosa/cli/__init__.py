@@ -26,7 +26,7 @@ from mosa.cli.compare import COMPARE_COMMANDS
 from mosa.cli.evaluate import EVALUATE_COMMANDS
 from mosa.cli.judge import JUDGE_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
-from mosa.cli.options import Command, show
+from mosa.cli.options import Command, HelpFormatter, show
 from mosa.cli.report import REPORT_COMMANDS
 from mosa.cli.results import RESULTS_COMMANDS
 from mosa.runs.processes import (
@@ -141,6 +141,8 @@ def _parser(name: str, command: Command) -> ArgumentParser:
         prog=f"mosa {name}",
         usage=f"mosa {name} [options]",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        formatter_class=HelpFormatter,
+        print_config=None,
         exit_on_error=False,
     )
     command.add_arguments(parser)
@@ -173,5 +175,6 @@ def _with_underscores(option: str) -> str:
 
 
 def _one_line(error: ArgumentError) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".").removeprefix("argument ")
+    text = text.replace(": takes ", " takes ", 1)
     return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")

@@ -87,7 +87,7 @@ def _table(
         key=lambda row: (PAPER_ATTACKS.index(row[0]), row[1]),
     )
     for attack, preset in rows:
-        own = [_own(cells.get((attack, preset, subject))) for subject in subjects]
+        own = [cell_of(cells.get((attack, preset, subject))) for subject in subjects]
         blank = [NOTHING] * len(paper)
         yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
     if means:
@@ -120,7 +120,8 @@ def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
     return means
 
 
-def _own(figure: Figure | None) -> str:
+def cell_of(figure: Figure | None) -> str:
+    """Success rate and mean score of a figure, as a table shows it; `NOTHING` without one."""
     if figure is None or figure.score is None:
         return NOTHING
     return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.value)}"
