@@ -116,11 +116,6 @@ def _results_arguments(parser: ArgumentParser) -> None:
         "--by_variant", action="store_true", help="show each variant of an attack in its own row"
     )
     parser.add_argument(
-        "--by_queries",
-        action="store_true",
-        help="show success within 1, 2, 4, ... queries of the target",
-    )
-    parser.add_argument(
         "--matrix",
         action="store_true",
         help="show a Markdown table with a row for each attack and a column for each subject",
@@ -145,28 +140,24 @@ def _results(args: Namespace) -> None:
     from mosa.runs.store import Run
 
     if (args.export is None) != (args.out is None):
-        raise UserError("--export and --out go together; give both or neither")
-    ways = [name for name in ("export", "matrix", "by_queries", "paper") if args[name]]
+        raise UserError("--export and --out need each other; give both or neither")
+    ways = [name for name in ("export", "matrix", "paper") if args[name]]
     if len(ways) > 1 or (args.by_variant and ways not in ([], ["matrix"])):
         raise UserError(
-            "--export, --matrix, --by_queries and --paper exclude each other, and --by_variant "
-            "goes with the plain table and the matrix; leave some out"
+            "--export, --matrix and --paper exclude each other, and --by_variant goes with the "
+            "plain table and --matrix; leave some out"
         )
     if args.no_redact and args.export is None:
-        raise UserError("--no_redact is about exports; leave it out, or name one with --export")
+        raise UserError("--no_redact needs --export; add an export or leave --no_redact out")
     with Run(args.run) as run:
         if args.judge is not None and args.judge not in run.judges():
             known = ", ".join(run.judges()) or "none yet"
-            raise UserError(f"no judge {args.judge} has judged {args.run}; there are: {known}")
+            raise UserError(f"{args.judge} has not judged {args.run}; judges that have: {known}")
         if args.export is not None:
             _export(run, args)
-        elif not run.judges():
-            show_results(run)
-        elif args.by_queries:
-            _show_queries(run, only=args.judge)
-        elif args.paper:
+        elif args.paper and run.judges():
             _show_paper(run, only=args.judge)
-        elif args.matrix:
+        elif args.matrix and run.judges():
             _show_matrix(run, by_variant=args.by_variant, only=args.judge)
         else:
             show_results(run, by_variant=args.by_variant, only=args.judge)
@@ -355,22 +346,6 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show("\n".join(table))
         _show_sum_left_out(found)
-
-
-def _show_queries(run: Run, *, only: str | None) -> None:
-    """How success grows with the queries that an attack may ask."""
-    from mosa.results.figures import success_by_queries
-    from mosa.runs.judging import METRIC
-    from mosa.stats.rates import format_value, rate_of
-
-    judges = [judge for judge in run.judges() if not judge.startswith(METRIC)]
-    for judge in judges if only is None else [only]:
-        show(f"\njudge {judge}: success within N queries of the target\n")
-        for cell, curve in success_by_queries(run, judge).items():
-            points = ", ".join(
-                f"{queries}: {format_value(rate_of(values).value)}" for queries, values in curve
-            )
-            show(f"{cell.subject}  {cell.attack}:{cell.preset} on {cell.case_set}  {points}")
 
 
 RESULTS_COMMANDS: dict[str, Command] = {

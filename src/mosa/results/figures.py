@@ -183,41 +183,34 @@ def gather(paths: Sequence[Path]) -> Evidence:
 
 @contextmanager
 def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
-    """Every run in and below some folders, each open once. UserError for a folder without any."""
+    """Every run in and below some folders, each open once, outer ones first. UserError for a folder
+    without any."""
     folders: dict[Path, None] = {}
     for path in paths:
-        found = run_folders(path)
+        found = [file.parent for file in path.rglob(FILE)]
         if not found:
             raise UserError(f"{path} holds no run; `mosa evaluate ... --out {path}` makes one")
-        folders |= dict.fromkeys(found)
+        folders |= dict.fromkeys(sorted(found, key=lambda f: (len(f.parts), str(f))))
     with ExitStack() as stack:
         yield [stack.enter_context(Run(folder)) for folder in folders]
 
 
 def evidence_of(runs: Sequence[Run]) -> Evidence:
     """The contents of open runs. UserError where one name means two subjects or sets."""
-    facts = [facts_of(run) for run in runs]
+    facts = [
+        RunFacts(
+            folder=run.folder,
+            subjects=run.subjects(),
+            sets=run.sets(),
+            judges=tuple(judge for judge in run.judges() if not judge.startswith(METRIC)),
+            sessions=tuple(run.sessions()),
+            counts=run.counts(),
+            not_applicable=tuple(run.not_applicable()),
+        )
+        for run in runs
+    ]
     _check_names(facts)
     return Evidence(facts, [figure for run in runs for figure in figures_of(run)])
-
-
-def run_folders(path: Path) -> list[Path]:
-    """The folders in and below a path that hold a run, that of the path itself first."""
-    found = [file.parent for file in path.rglob(FILE)]
-    return sorted(found, key=lambda folder: (len(folder.parts), str(folder)))
-
-
-def facts_of(run: Run) -> RunFacts:
-    """What a run is about."""
-    return RunFacts(
-        folder=run.folder,
-        subjects=run.subjects(),
-        sets=run.sets(),
-        judges=tuple(judge for judge in run.judges() if not judge.startswith(METRIC)),
-        sessions=tuple(run.sessions()),
-        counts=run.counts(),
-        not_applicable=tuple(run.not_applicable()),
-    )
 
 
 def _check_names(runs: Sequence[RunFacts]) -> None:
@@ -403,26 +396,14 @@ def _harmless_figures(shared: Mapping[str, Any], group: _Group) -> Iterator[Figu
         yield group.figure(value_of, **{**shared, "measure": measure})
 
 
-def attack_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """The name of each (attack, preset): with its preset where there are several of it, or where
-    some of its settings were changed."""
-    cells = list(dict.fromkeys(cells))
-    several = Counter(attack for attack, _ in cells)
-    return {
-        (attack, preset): f"{attack}:{preset}" if several[attack] > 1 or "(" in preset else attack
-        for attack, preset in cells
-    }
-
-
 def names_of(cells: Iterable[TaskCell]) -> dict[tuple[str, str, str], str]:
-    """The name of each (set, attack, preset) of a run, by `attack_names` within its set."""
-    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for cell in cells:
-        pairs[cell.case_set].append((cell.attack, cell.preset))
+    """The name of each (set, attack, preset) of a run: the attack, with its preset where the set
+    has several of it, or where some of its settings were changed."""
+    keys = dict.fromkeys((cell.case_set, cell.attack, cell.preset) for cell in cells)
+    several = Counter(key[:2] for key in keys)
     return {
-        (case_set, *key): name
-        for case_set, found in pairs.items()
-        for key, name in attack_names(found).items()
+        key: f"{key[1]}:{key[2]}" if several[key[:2]] > 1 or "(" in key[2] else key[1]
+        for key in keys
     }
 
 
