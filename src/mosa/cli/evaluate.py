@@ -72,10 +72,29 @@ def evaluation_arguments(
 ) -> None:
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
+    from mosa.denoising import DecoderConfig
     from mosa.runs.sets import SetOptions
 
     config_argument(parser)
-    subject_arguments(parser, taken)
+    parser.add_argument("--model", type=str | None, help=MODEL_HELP)
+    parser.add_argument(
+        "--adapter",
+        type=str,
+        nargs="+",
+        default=["none"],
+        help="folders of adapters, one subject each; `none` is the model without an adapter",
+    )
+    parser.add_argument(
+        "--system_prompt", type=str | None, help="system prompt of the defender, before every turn"
+    )
+    parser.add_argument(
+        "--subjects",
+        type=list[dict[str, Any]] | None,
+        sub_configs=True,
+        help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
+        "system_prompt, decoder, grants, offers",
+    )
+    add_fields(parser, DecoderConfig, leave_out=("seed", *taken))
     parser.add_argument(
         "--sets",
         type=list_of(str),
@@ -125,33 +144,8 @@ def evaluation_config(
     )
 
 
-def subject_arguments(parser: ArgumentParser, taken: Collection[str]) -> None:
-    """The subjects and how they decode."""
-    from mosa.denoising import DecoderConfig
-
-    parser.add_argument("--model", type=str | None, help=MODEL_HELP)
-    parser.add_argument(
-        "--adapter",
-        type=str,
-        nargs="+",
-        default=["none"],
-        help="folders of adapters, one subject each; `none` is the model without an adapter",
-    )
-    parser.add_argument(
-        "--system_prompt", type=str | None, help="system prompt of the defender, before every turn"
-    )
-    parser.add_argument(
-        "--subjects",
-        type=list[dict[str, Any]] | None,
-        sub_configs=True,
-        help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
-        "system_prompt, decoder, grants, offers",
-    )
-    add_fields(parser, DecoderConfig, leave_out=("seed", *taken))
-
-
 def _subjects(args: Namespace, taken: Collection[str]) -> tuple[Subject, ...]:
-    """The subjects that the options describe, as `subject_arguments` has asked for them."""
+    """The subjects that the options describe, as `evaluation_arguments` has asked for them."""
     from mosa.denoising import DecoderConfig
     from mosa.runs.subject import subject_from, subjects_of
 

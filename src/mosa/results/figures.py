@@ -550,9 +550,15 @@ def headline(
         for figure in evidence.select(kind, subject=subject, judge=judge)
         if (figure.case_set, figure.name) in chosen
     ]
-    if name == "worst_asr":
-        return _worst(figures)
-    return headline_of(*_by_case(figures, _mean if name == "asr" else _best))
+    if name == "asr":
+        return mean_over_attacks(figures)
+    return _worst(figures) if name == "worst_asr" else headline_of(*_by_case(figures, _best))
+
+
+def mean_over_attacks(figures: Sequence[Figure]) -> Headline:
+    """The mean over cases of each case's mean over the attacks on its set; a case without a score
+    under one of them is unscored."""
+    return headline_of(*_by_case(figures, _mean))
 
 
 def _worst(figures: Sequence[Figure]) -> Headline:

@@ -43,10 +43,8 @@ NUM_SIGN_FLIPS = 9_999
 @dataclass(frozen=True)
 class PairedDifference(Interval):
     """How far the second of two models is above the first: the mean over the `n` cases that both
-    have of second minus first, with its 95 % interval."""
+    have of second minus first, with its 95 % interval. Cases that one model lacks are left out."""
 
-    num_unpaired: int
-    """Cases that only one model has; they are left out."""
     p_value: float
     exact: Fraction
     """The difference without rounding."""
@@ -108,7 +106,6 @@ def paired_difference_over_groups(
         sum(map(len, groups)),
         max(-1.0, float(exact) - below),
         min(1.0, float(exact) + above),
-        sum(len(case_means(first).keys() ^ case_means(second).keys()) for first, second in pairs),
         _sign_flips(weighed, seed),
         exact,
     )
