@@ -71,7 +71,7 @@ def test_commands_are_the_probes():
     named = {name.removeprefix("analyze ") for name in COMMANDS if name.startswith("analyze ")}
     assert named == PROBES.keys()
     for name in named:
-        assert COMMANDS[f"analyze {name}"].summary == PROBES[name].summary
+        assert COMMANDS[f"analyze {name}"].summary == f"measure {PROBES[name].summary}"
 
 
 def test_mistakes_are_named(tmp_path, capsys):

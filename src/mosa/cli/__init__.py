@@ -155,7 +155,7 @@ def _overview(group: str = "") -> str:
     lines = [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
     return "\n".join(
         [
-            "usage: mosa COMMAND [options]      (mosa COMMAND --help tells the options)",
+            "usage: mosa COMMAND [options]      (mosa COMMAND --help lists the options)",
             "",
             "mosa aligns, attacks and measures diffusion language models.",
             "",

@@ -28,7 +28,7 @@ def _command(name: str, summary: str) -> Command:
             "sets another number of cases",
             taken=_taken(name),
         )
-        add_fields(parser, PROBES[name].config_class)
+        add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
 
     def run(args: Namespace) -> None:
         from mosa.analyze import analyze
@@ -78,6 +78,6 @@ def _taken(name: str) -> set[str]:
 
 
 ANALYZE_COMMANDS: dict[str, Command] = {
-    f"analyze {probe['name']}": _command(probe["name"], probe["summary"])
+    f"analyze {probe['name']}": _command(probe["name"], f"measure {probe['summary']}")
     for probe in read_catalogue()["probes"]
 }

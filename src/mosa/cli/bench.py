@@ -100,7 +100,8 @@ def _command(name: str, summary: str, load: Callable[[], Bench]) -> Command:
             from mosa.denoising import DecoderConfig
 
             names = {field.name for field in dataclasses.fields(DecoderConfig)}
-            add_fields(parser, DecoderConfig, leave_out=names - set(bench.decoder_settings))
+            left_out = names - set(bench.decoder_settings)
+            add_fields(parser, DecoderConfig, leave_out=left_out, group="decoder")
 
     def run(args: Namespace) -> None:
         bench = load()

@@ -29,7 +29,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--subject_a", type=str | None, help="subject A, where run_a has several")
     parser.add_argument("--subject_b", type=str | None, help="subject B, where run_b has several")
     parser.add_argument(
-        "--judge", type=str | None, help="id of the judge; unset: the most trusted that both have"
+        "--judge", type=str | None, help="judge by its id; unset: the most trusted that both have"
     )
     parser.add_argument(
         "--fail_if",

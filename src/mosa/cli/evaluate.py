@@ -13,10 +13,10 @@ from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
+    ListOf,
     add_fields,
     config_argument,
     given_fields,
-    list_of,
     placement_arguments,
     show,
 )
@@ -43,7 +43,7 @@ def _arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attacks",
-        type=list_of(str),
+        type=ListOf(str),
         default="direct",
         help="comma-separated attacks on the harmful sets (`mosa attacks` lists them), or all; "
         "NAME:PRESET takes another preset for one",
@@ -94,10 +94,9 @@ def evaluation_arguments(
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )
-    add_fields(parser, DecoderConfig, leave_out=("seed", *taken))
     parser.add_argument(
         "--sets",
-        type=list_of(str),
+        type=ListOf(str),
         required=True,
         help=f"comma-separated {sets_help} (`mosa sets` lists them), each a name or {FILES}",
     )
@@ -105,16 +104,17 @@ def evaluation_arguments(
     parser.add_argument("--preset", type=str, default=preset, help=preset_help)
     parser.add_argument(
         "--judges",
-        type=list_of(str),
+        type=ListOf(str),
         help=f"{JUDGES_HELP}; unset: truth on the testbed, refusal elsewhere",
     )
     judge_options(parser)
     add_fields(parser, SetOptions)
-    parser.add_argument("--seeds", type=list_of(int), default="0", help="comma-separated seeds")
+    parser.add_argument("--seeds", type=ListOf(int), default="0", help="comma-separated seeds")
     parser.add_argument(
         "--batch_size", type=int, default=32, help="responses per forward pass in each process"
     )
     placement_arguments(parser)
+    add_fields(parser, DecoderConfig, leave_out=("seed", *taken), group="decoder of the subjects")
 
 
 def evaluation_config(
@@ -129,6 +129,7 @@ def evaluation_config(
     from mosa.runs.evaluate import EvaluateConfig
     from mosa.runs.sets import SetOptions
 
+    sets: dict[str, Any] = {"limit": limit, **given_fields(SetOptions, args)}
     return EvaluateConfig(
         subjects=_subjects(args, taken),
         sets=args.sets,
@@ -137,7 +138,7 @@ def evaluation_config(
         attack_options=attack_options,
         judges=args.judges,
         seeds=args.seeds,
-        options=SetOptions(**{"limit": limit} | given_fields(SetOptions, args)),
+        options=SetOptions(**sets),
         batch_size=args.batch_size,
         dtype=args.dtype,
         device=args.device,

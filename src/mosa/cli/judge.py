@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, add_fields, given_fields, list_of, run_argument
+from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar, wide_console
 from mosa.cli.results import show_results
 from mosa.types import UserError
@@ -36,7 +36,7 @@ def judge_options(parser: ArgumentParser) -> None:
         type=Path | None,
         help="folder of prompts, each a file NAME.txt that replaces that judge's own",
     )
-    add_fields(parser, ChatOptions)
+    add_fields(parser, ChatOptions, group="chat endpoints")
 
 
 def chat_options(args: Namespace, others: Sequence[str] = ()) -> ChatOptions:
@@ -68,7 +68,7 @@ def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
 
 def _named_judges(parser: ArgumentParser) -> None:
     """Which judges, how they are built, and where."""
-    parser.add_argument("--judges", type=list_of(str, num_least=1), required=True, help=JUDGES_HELP)
+    parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
     judge_options(parser)
     parser.add_argument("--device", type=str | None, help="device of local judges")
 

@@ -46,7 +46,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--show_steps", action="store_true", help="show every step of the denoising"
     )
-    add_fields(parser, DecoderConfig)
+    add_fields(parser, DecoderConfig, group="decoder")
 
 
 def _generate(args: Namespace) -> None:

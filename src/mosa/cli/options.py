@@ -46,14 +46,15 @@ class HelpFormatter(DefaultHelpFormatter):
         about = f"{about[:1].upper()}{about[1:]}"
         if action.required and action.option_strings:
             return f"{about} (required)"
-        if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
+        default = " ".join(action.default) if isinstance(action.default, list) else action.default
+        if default in (None, False, "", {}, argparse.SUPPRESS):
             return about
-        return f"{about} (default: %(default)s)"
+        return f"{about} (default: {default})"
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        kind = (self._get_type_str(action) or "").removesuffix(" | null")
-        if kind.startswith("<function list_of"):
+        if isinstance(action.type, ListOf):
             return "A,B,..."
+        kind = (self._get_type_str(action) or "").removesuffix(" | null")
         known = {"int": "N", "float": "X", "str": "TEXT", "Path": "PATH", "<class 'Path'>": "PATH"}
         return known.get(kind, "VALUE")
 
@@ -71,33 +72,37 @@ def no_arguments(parser: ArgumentParser) -> None:
 def placement_arguments(parser: ArgumentParser) -> None:
     """Where a model runs, and in which number format."""
     parser.add_argument("--dtype", type=str, default="auto", help=DTYPE_HELP)
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; unset: a GPU if any")
+    parser.add_argument(
+        "--device", type=str | None, help="device: cpu, cuda, ...; unset: a GPU if any"
+    )
 
 
 def config_argument(parser: ArgumentParser) -> None:
     """A file of options."""
-    parser.add_argument("--config", action="config", help="YAML file with options by name")
+    parser.add_argument("--config", action="config", metavar="PATH", help="YAML file of options")
 
 
 def add_fields(
-    parser: ArgumentParser, config_class: type, *, leave_out: Collection[str] = ()
+    parser: ArgumentParser, config_class: type, *, leave_out: Collection[str] = (), group: str = ""
 ) -> None:
-    """An option for every field of a dataclass, absent from the result unless it is given."""
+    """An option for every field of a dataclass, absent from the result unless it is given; the help
+    lists them under the title `group`, where one is given."""
     types = typing.get_type_hints(config_class)
     described = _field_texts(config_class)
+    add = parser.add_argument_group(group).add_argument if group else parser.add_argument
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:
             continue
         text = described.get(field.name, "")
         if types[field.name] is bool and field.default is False:
-            absent = argparse.SUPPRESS
-            parser.add_argument(f"--{field.name}", action="store_true", default=absent, help=text)
+            text = text.rstrip(".")
+            add(f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text)
         else:
-            _add_option(parser, field, types[field.name], text)
+            _add_option(add, field, types[field.name], text)
 
 
 def _add_option(
-    parser: ArgumentParser, field: dataclasses.Field[Any], type: Any, text: str
+    add: Callable[..., Any], field: dataclasses.Field[Any], type: Any, text: str
 ) -> None:
     """An option of a field's name; without a text it is left out of the help."""
     default = field.default
@@ -107,8 +112,7 @@ def _add_option(
         default = ",".join(map(str, default))
     shown = text.rstrip(".") + ("" if default in (None, "") else f" (default: {default})")
     absent = argparse.SUPPRESS
-    help = shown if text else absent
-    parser.add_argument(f"--{field.name}", type=_option_type(type), default=absent, help=help)
+    add(f"--{field.name}", type=_option_type(type), default=absent, help=shown if text else absent)
 
 
 def _option_type(hint: Any) -> Any:
@@ -117,31 +121,35 @@ def _option_type(hint: Any) -> Any:
         if typing.get_origin(part) is tuple:
             kind = typing.get_args(part)[0]
             if kind in (int, float, str) or typing.get_origin(kind) is Literal:
-                return list_of(kind)
+                return ListOf(kind)
     return hint
 
 
-def list_of(kind: Any, *, num_least: int = 0) -> Callable[[Any], tuple[Any, ...]]:
-    """The type of an option that takes a list: with commas, as in 0,1,2, or as a list in YAML.
+@dataclass(frozen=True)
+class ListOf:
+    """The type of an option that takes a list: with commas, as in 0,1,2, or as a list in YAML."""
 
-    The entries, at least `num_least`, are integers, numbers, words, or the words of a `Literal`.
-    """
-    choices = typing.get_args(kind)
-    names = {int: "integers, for example 0,1,2", float: "numbers, for example 0,0.5", str: "names"}
-    expected = f"comma-separated {f'words among {choices}' if choices else names[kind]}"
+    kind: Any
+    """Of its entries: int, float, str, or a `Literal` of words."""
+    num_least: int = 0
+    """How many entries it has at least."""
 
-    def read(given: Any) -> tuple[Any, ...]:
+    def __call__(self, given: Any) -> tuple[Any, ...]:
         words = given if isinstance(given, list | tuple) else str(given).strip("[]").split(",")
         entries = [word.strip() if isinstance(word, str) else word for word in words]
+        choices = typing.get_args(self.kind)
         try:
-            found = tuple(word if choices else kind(word) for word in entries if word != "")
+            found = tuple(word if choices else self.kind(word) for word in entries if word != "")
         except ValueError:
             found = None
-        if found is None or (choices and not set(found) <= set(choices)) or len(found) < num_least:
-            raise argparse.ArgumentTypeError(f"takes {expected}; {given!r} is something else")
+        is_known = found is not None and (not choices or set(found) <= set(choices))
+        if found is None or not is_known or len(found) < self.num_least:
+            names = {int: "integers, for example 0,1,2", float: "numbers, for example 0,0.5"}
+            words = f"words of {', '.join(choices)}" if choices else names.get(self.kind, "names")
+            raise argparse.ArgumentTypeError(
+                f"takes comma-separated {words}; {given!r} is something else"
+            )
         return found
-
-    return read
 
 
 def _field_texts(*config_classes: type) -> dict[str, str]:
@@ -173,7 +181,7 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
     described = _field_texts(*reversed(own))
     for field, documented in settings_of(config_class):
         text = described.get(field.name) or field.metadata.get("help") or ""
-        _add_option(parser, field, types[field.name], text if documented else "")
+        _add_option(parser.add_argument, field, types[field.name], text if documented else "")
 
 
 def config_from(config_class: type[Config], args: Namespace) -> Config:

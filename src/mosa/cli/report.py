@@ -30,7 +30,11 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no_redact", action="store_true", help="show prompts and responses, even of real models"
     )
-    parser.add_argument("--judge", type=str | None, help="id of the judge whose verdicts count")
+    parser.add_argument(
+        "--judge",
+        type=str | None,
+        help="id of the judge that counts; unset: the most trusted",
+    )
     parser.add_argument("--title", type=str | None, help="heading of the page")
     parser.add_argument(
         "--label",

@@ -111,7 +111,7 @@ def _show_left_out(run: Run, console: Console) -> None:
 def _results_arguments(parser: ArgumentParser) -> None:
     exports = ", ".join(export["name"] for export in read_catalogue()["exports"])
     run_argument(parser)
-    parser.add_argument("--judge", type=str | None, help="id of one judge; unset: all")
+    parser.add_argument("--judge", type=str | None, help="show only the judge of this id")
     parser.add_argument(
         "--by_variant", action="store_true", help="show each variant of an attack in its own row"
     )
@@ -191,7 +191,7 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
     _show_missing(found, console)
     _show_left_out(run, console)
     if any(f.judge.startswith("refusal/") for f in found):
-        console.print("The judge `refusal` sees phrases and no harm; `mosa judge` adds another.")
+        console.print("The judge `refusal` finds phrases, not harm; `mosa judge` adds others.")
     for kind in dict.fromkeys(f.kind for f in found):
         console.print(EXPLANATIONS[kind])
     console.print(f"Run: {run.folder}.")
