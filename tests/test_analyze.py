@@ -17,7 +17,7 @@ from mosa.report.draw import draw
 from mosa.results.findings import HeatMap, LineChart, findings_of
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.subject import subjects_of
-from mosa.stats.rates import Estimate
+from mosa.stats.rates import Interval
 from mosa.types import UserError
 
 TOY = {
@@ -29,8 +29,8 @@ TOY = {
 }
 FEW_STEPS = {name: ["--tokens_per_step", "18"] for name in TOY} | {"order": []}
 CHARTS = (
-    LineChart("Lines", "x", "y", {"a": [(1.0, Estimate(0.5, 2, 0.1, 0.9))]}, (0.0, 1.0)),
-    HeatMap("Cells", "x", "y", [1.0, 2.0], [0.0], [[Estimate(0.5, 2, 0.1, 0.9), None]], "score"),
+    LineChart("Lines", "x", "y", {"a": [(1.0, Interval(0.5, 2, 0.1, 0.9))]}, (0.0, 1.0)),
+    HeatMap("Cells", "x", "y", [1.0, 2.0], [0.0], [[Interval(0.5, 2, 0.1, 0.9), None]], "score"),
 )
 
 
@@ -71,7 +71,7 @@ def test_commands_are_the_probes():
     named = {name.removeprefix("analyze ") for name in COMMANDS if name.startswith("analyze ")}
     assert named == PROBES.keys()
     for name in named:
-        assert COMMANDS[f"analyze {name}"].summary == PROBES[name].summary
+        assert COMMANDS[f"analyze {name}"].summary == f"measure {PROBES[name].summary}"
 
 
 def test_mistakes_are_named(tmp_path, capsys):

@@ -7,7 +7,6 @@ findings = analyze(Path("runs/order"), config)
 from __future__ import annotations
 
 import csv
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 from mosa.files import write_json, write_text, writing
 from mosa.probes import PROBES
 from mosa.report.draw import draw
-from mosa.results.findings import Chart, Finding, LineChart, findings_of
+from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
 from mosa.results.findings.base import numbers_of
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
 from mosa.runs.judging import JudgeConfig
 from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
+from mosa.stats.rates import Interval
 from mosa.types import UserError
 
 
@@ -73,9 +73,13 @@ def write_finding(folder: Path, finding: Finding) -> None:
     _write_csv(folder / "data.csv", finding.rows)
     _write_csv(folder / "estimates.csv", finding.estimates)
     write_json(folder / "header.json", finding.header)
-    charts = {name: _plain(chart) for name, chart in finding.charts.items()}
-    result = {"header": finding.header, "estimates": finding.estimates, "charts": charts}
-    write_json(folder / "result.json", result | {"paragraph": finding.paragraph})
+    result = {
+        "header": finding.header,
+        "estimates": finding.estimates,
+        "charts": _plain(finding.charts),
+        "paragraph": finding.paragraph,
+    }
+    write_json(folder / "result.json", result)
     write_text(folder / "finding.md", f"{finding.paragraph}\n")
     for name, chart in finding.charts.items():
         draw(chart, folder / name)
@@ -90,18 +94,12 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _plain(chart: Chart) -> dict[str, Any]:
-    """A chart as JSON."""
-    content = {field.name: getattr(chart, field.name) for field in dataclasses.fields(chart)}
-    content["kind"] = type(chart).__name__
-    if isinstance(chart, LineChart):
-        content["series"] = {
-            name: [[x, numbers_of(figure)] for x, figure in line]
-            for name, line in chart.series.items()
-        }
-    else:
-        content["cells"] = [
-            [None if figure is None else numbers_of(figure) for figure in row]
-            for row in chart.cells
-        ]
-    return content
+def _plain(value: Any) -> Any:
+    """A chart, or a part of one, as JSON."""
+    if isinstance(value, Interval):
+        return numbers_of(value)
+    if isinstance(value, LineChart | HeatMap):
+        return {name: _plain(v) for name, v in vars(value).items()} | {"kind": type(value).__name__}
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""The available attacks, judges and sets, as a file that listings read without torch.
+"""Attacks, probes, judges, sets and exports in a file that the command line reads without torch.
 
     python -m mosa.catalogue        # rewrite catalogue.json after a table has changed
 
@@ -18,62 +18,52 @@ Catalogue = dict[str, list[dict[str, Any]]]
 
 
 def read_catalogue() -> Catalogue:
-    """The lists `attacks`, `judges` and `sets`, an object for each entry."""
+    """The lists `attacks`, `probes`, `judges`, `sets` and `exports`, an object for each entry."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def make_catalogue() -> Catalogue:
     """The same from the tables themselves."""
     from mosa.attacks import ATTACKS
-    from mosa.data import KNOWN_FILES, known_set_names
+    from mosa.data import KNOWN_FILES
+    from mosa.data.behaviors import is_harmless_part, known_set_names
+    from mosa.exports import EXPORTS
     from mosa.judges import JUDGES
+    from mosa.probes import PROBES
     from mosa.runs.sets import ALL_TASKS
+    from mosa.testbed import world_of
     from mosa.testbed.behaviors import TESTBED_SETS
     from mosa.utility import USEFUL_SETS
 
+    facts = ("name", "summary", "source", "threat", "access", "takes", "roles", "needs_answer")
     attacks = [
-        {
-            "name": attack.name,
-            "summary": attack.summary,
-            "source": attack.source,
-            "threat": attack.threat,
-            "access": list(attack.access),
-            "takes": list(attack.takes),
-            "roles": list(attack.roles),
-            "needs_answer": attack.needs_answer,
-            "presets": list(attack.presets),
-            "cost": attack.cost,
-        }
+        _entry(attack, *facts) | {"presets": [*attack.presets], "cost": attack.cost}
         for attack in ATTACKS.values()
     ]
-    judges = [
-        {
-            "name": judge.name,
-            "summary": judge.summary,
-            "source": judge.source,
-            "needs": judge.needs,
-            "threshold": judge.threshold,
-            "tells_refusals": judge.tells_refusals,
-        }
-        for judge in JUDGES.values()
+    facts = ("name", "summary", "source", "needs", "threshold", "tells_refusals")
+    judges = [_entry(judge, *facts) for judge in JUDGES.values()]
+    world = world_of("testbed")
+    sets = [
+        {"name": name, "kind": make(world, limit=1).kind} for name, make in TESTBED_SETS.items()
     ]
-    sets: list[dict[str, Any]] = []
-    for name in TESTBED_SETS:
-        is_harmless = name in ("testbed:benign", "testbed:near_miss")
-        sets.append({"name": name, "kind": "harmless" if is_harmless else "harmful"})
     for name in known_set_names():
-        known = KNOWN_FILES[name.partition(":")[0]]
-        is_harmless = known.role == "benign" and name != "xstest:unsafe"
-        sets.append(
-            {
-                "name": name,
-                "kind": "harmless" if is_harmless else "harmful",
-                "licence": known.licence,
-                "origin": known.origin,
-            }
-        )
+        base, _, part = name.partition(":")
+        kind = "harmless" if is_harmless_part(KNOWN_FILES[base], part) else "harmful"
+        sets.append({"name": name, "kind": kind} | _entry(KNOWN_FILES[base], "licence", "origin"))
     sets += [{"name": name, "kind": "useful"} for name in (ALL_TASKS, *USEFUL_SETS)]
-    return {"attacks": attacks, "judges": judges, "sets": sets}
+    return {
+        "attacks": attacks,
+        "probes": [_entry(probe, "name", "summary") for probe in PROBES.values()],
+        "judges": judges,
+        "sets": sets,
+        "exports": [{"name": name, "summary": each.summary} for name, each in EXPORTS.items()],
+    }
+
+
+def _entry(of: object, *names: str) -> dict[str, Any]:
+    """Some facts about an entry of a table, as JSON has them."""
+    found = {name: getattr(of, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}
 
 
 if __name__ == "__main__":

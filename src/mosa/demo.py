@@ -351,7 +351,7 @@ def closing_lines(out: Path, config: DemoConfig) -> list[str]:
     def line(title: str, measure: str) -> str:
         rates = {model: headline(evidence, measure, name).rate for model, name in names.items()}
         shown = ", ".join(
-            f"{LABELS[model]} {'-' if rate is None else f'{rate.rate:.2f}'}"
+            f"{LABELS[model]} {'-' if rate is None else f'{rate.value:.2f}'}"
             for model, rate in rates.items()
         )
         n = {rate.n for rate in rates.values() if rate is not None}

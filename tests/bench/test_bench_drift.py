@@ -41,9 +41,9 @@ def test_differences_are_approximate_minus_exact():
         )
 
     drift = drift_of(answers(0.2, 1.0, 4, 6.0), answers(0.6, 0.0, 5, 2.0))
-    assert drift.harm.difference == pytest.approx(0.2)
-    assert drift.utility.difference == pytest.approx(-0.5)
-    assert drift.refused.difference == 0
+    assert drift.harm.value == pytest.approx(0.2)
+    assert drift.utility.value == pytest.approx(-0.5)
+    assert drift.refused.value == 0
     assert (drift.tokens_equal, drift.texts_equal, drift.times_as_fast) == (0.75, 0.5, 3.0)
 
 

@@ -9,19 +9,19 @@ import pytest
 
 from mosa import cli
 from mosa.align import METHODS
-from mosa.cli.options import add_align_fields
+from mosa.cli.options import add_align_fields, given_fields
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_options_are_the_fields_of_the_settings(method):
     """Only what was given comes back, typed; the help shows our fields with their defaults."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    names = add_align_fields(parser, METHODS[method].trainer_class.config_class)
+    config_class = METHODS[method].trainer_class.config_class
+    add_align_fields(parser, config_class)
     given = parser.parse_args(["--learning_rate", "1e-3", "--logging_steps", "5"])
-    overrides = {name: given[name] for name in names if name in given}
-    assert overrides == {"learning_rate": 1e-3, "logging_steps": 5.0}
+    assert given_fields(config_class, given) == {"learning_rate": 1e-3, "logging_steps": 5.0}
     text = " ".join(parser.format_help().split())
-    assert "--lora_r" in text and "Rank of the LoRA adapter. (default: 32)" in text
+    assert "--lora_r" in text and "Rank of the LoRA adapter (default: 32)" in text
     assert "--hub_token" not in text and "--trackio" not in text
 
 

@@ -67,8 +67,6 @@ def test_other_ways_to_see_a_run(capsys, folder):
     status, out, _ = run(capsys, "results", str(folder), "--matrix", "--by_variant")
     assert status == 0 and "| tap | prompt | 0.50 (" in out
     assert "In no rate: 1 unscored cases, 1 failed and 0 open tasks." in out
-    status, out, _ = run(capsys, "results", str(folder), "--by_queries")
-    assert status == 0 and "m  tap:smoke on made up  1: 0.50" in out and "sums" not in out
     status, out, _ = run(capsys, "results", str(folder), "--paper")
     assert status == 0 and "| tap" in out
 
@@ -84,7 +82,7 @@ def test_a_run_without_verdicts_says_how_to_get_some(capsys, tmp_path):
     with begun(tmp_path, ["m"]) as found:
         found.add_set(made_set("made up", "harmful", ["a"]))
         record(found, "k", "made up", "a", subject="m")
-    for way in ((), ("--paper",), ("--matrix",), ("--by_queries",)):
+    for way in ((), ("--paper",), ("--matrix",)):
         status, out, _ = run(capsys, "results", str(tmp_path), *way)
         assert status == 0 and "`mosa judge` adds them" in " ".join(out.split())
 
@@ -93,7 +91,7 @@ def test_mistakes(capsys, tmp_path, folder):
     for where, *argv in (
         (tmp_path,),
         (folder, "--judge", "nobody"),
-        (folder, "--by_variant", "--by_queries"),
+        (folder, "--by_variant", "--paper"),
         (folder, "--matrix", "--paper"),
         (folder, "--export", "csv"),
         (folder, "--out", str(tmp_path / "x")),

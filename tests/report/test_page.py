@@ -53,7 +53,7 @@ from mosa.report.tables import (
     write_tables,
 )
 from mosa.results.findings import HeatMap, LineChart
-from mosa.stats.rates import Estimate, Rate
+from mosa.stats.rates import Interval, Rate
 from mosa.types import UserError
 
 VOID = {"meta", "input", "br", "img", "hr", "link"}
@@ -165,7 +165,7 @@ def test_text_from_outside_is_shown_as_it_is(page, content):
 
 def test_hostile_names_everywhere():
     """A subject, a judge, a title, a label and a section of that name break nothing."""
-    chart = LineChart(HOSTILE, HOSTILE, "$x_2$", {HOSTILE: [(1.0, Estimate(0.5, 4, 0.2, 0.8))]})
+    chart = LineChart(HOSTILE, HOSTILE, "$x_2$", {HOSTILE: [(1.0, Interval(0.5, 4, 0.2, 0.8))]})
     table = ReportTable(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),), judge=HOSTILE)
     section = Section(
         HOSTILE, HOSTILE, (HOSTILE,), (table,), (ReportFigure(HOSTILE, chart, HOSTILE),)
@@ -207,9 +207,8 @@ def test_equal_content_gives_equal_bytes(html):
 
 def cell_text(cell) -> str:
     """A cell as a reader should see it, written down a second time."""
-    if isinstance(cell, Rate | Estimate):
-        mean = cell.rate if isinstance(cell, Rate) else cell.value
-        return f"{mean:.2f} | {cell.low:.2f} to {cell.high:.2f}, n={cell.n}"
+    if isinstance(cell, Interval):
+        return f"{cell.value:.2f} | {cell.low:.2f} to {cell.high:.2f}, n={cell.n}"
     if cell is None:
         return "–"
     if isinstance(cell, float):
@@ -236,7 +235,7 @@ def test_heat_cells_carry_their_rate(html, content):
     (table,) = [t for s in content.sections for t in s.tables if t.is_heat and t.judge == JUDGES[0]]
     part = html.split('id="table-attacks-truth-1-world-0"')[1].split("</table>")[0]
     carried = [float(value) for value in re.findall(r'style="--v: ([\d.]+)"', part)]
-    rates = [cell.rate for row in table.rows for cell in row[1:] if isinstance(cell, Rate)]
+    rates = [cell.value for row in table.rows for cell in row[1:] if isinstance(cell, Rate)]
     assert carried == pytest.approx(rates, abs=5e-4)
     assert len(carried) == len(ATTACKS) * len(SUBJECTS) - 1
 
@@ -275,7 +274,7 @@ def test_csv_parses_back(content):
                 assert four == [""] * 4
             else:
                 assert isinstance(cell, Rate)
-                assert [float(x) for x in four] == [cell.rate, cell.low, cell.high, cell.n]
+                assert [float(x) for x in four] == [cell.value, cell.low, cell.high, cell.n]
 
 
 def test_json_parses_back(content):
@@ -285,7 +284,7 @@ def test_json_parses_back(content):
         assert read["judge"] == (table.judge or None)
         for row, cells in zip(table.rows, read["rows"], strict=True):
             for cell, found in zip(row, cells, strict=True):
-                if isinstance(cell, Rate | Estimate):
+                if isinstance(cell, Interval):
                     assert type(cell)(**found) == cell
                 else:
                     assert found == cell
@@ -328,7 +327,7 @@ def test_latex_escapes_all_that_latex_reads():
 
 def test_one_case_has_no_interval():
     """An estimate of one case; the ends are not numbers, and JSON has no word for that."""
-    lone = Estimate(0.25, 1, float("nan"), float("nan"))
+    lone = Interval(0.25, 1, float("nan"), float("nan"))
     table = ReportTable("lone", "Lone", "", ("x", "y"), (("a", lone),))
     assert "a & 0.25 \\\\" in to_latex(table)
     assert to_csv(table) == "x,y,y low,y high,y n\na,0.25,,,1\n"
@@ -366,7 +365,7 @@ def test_tables_of_one_name_get_files_of_their_own():
         (-0.001, "-0.001"),
         (12.5, "12.50"),
         (3, "3"),
-        (Estimate(-0.001, 5, -0.1, 0.1), "0.00"),
+        (Interval(-0.001, 5, -0.1, 0.1), "0.00"),
     ],
 )
 def test_cells_are_shown(cell, text):
@@ -588,11 +587,11 @@ def test_points_and_paths_place_their_marks(content):
         svg = charts.draw(chart, "x", list(SUBJECTS))
         (kx, x0), (ky, _) = axis(svg, "x"), axis(svg, "y")
         if isinstance(chart, Points):
-            wanted = [[(x.rate, y.rate)] for x, y, _ in chart.points.values()]
+            wanted = [[(x.value, y.value)] for x, y, _ in chart.points.values()]
             first, hollow = 0, [1]
         else:
             assert isinstance(chart, Paths)
-            wanted = [[(x.rate, y.rate) for _, x, y in p] for p in chart.series.values()]
+            wanted = [[(x.value, y.value) for _, x, y in p] for p in chart.series.values()]
             first, hollow = 1, []
         offset = None
         for index, points in enumerate(wanted, start=first):
@@ -611,8 +610,8 @@ def test_points_and_paths_place_their_marks(content):
 def test_map_colours_its_cells_by_size():
     """2 x 2: 0, 1/2, 1 and nothing; three depths of colour, one of them of a cell at 0."""
 
-    def cell(value: float) -> Estimate:
-        return Estimate(value, 4, 0.0, 1.0)
+    def cell(value: float) -> Interval:
+        return Interval(value, 4, 0.0, 1.0)
 
     chart = HeatMap(
         "m", "x", "y", [1.0, 2.0], [1.0, 2.0], [[cell(0.0), cell(0.5)], [cell(1.0), None]], "harm"
@@ -636,7 +635,7 @@ def test_bars_are_as_high_as_their_shares():
 
 
 def test_a_series_without_points_is_no_obstacle():
-    chart = LineChart("t", "x", "y", {"a": [], "b": [(1.0, Estimate(0.5, 4, 0.2, 0.8))]})
+    chart = LineChart("t", "x", "y", {"a": [], "b": [(1.0, Interval(0.5, 4, 0.2, 0.8))]})
     svg = charts.draw(chart, "t")
     assert marks(svg, 0) == []
     assert len(marks(svg, 1)) == 1

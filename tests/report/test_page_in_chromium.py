@@ -143,7 +143,7 @@ def test_judge_switch_of_any_section_switches_all(visit, content):
             for row, cells in zip(table.rows, shown[f"table-{name}"][1:], strict=True):
                 for cell, text in zip(row[1:], cells[1:], strict=True):
                     if type(cell).__name__ == "Rate":
-                        assert text.startswith(f"{cell.rate:.2f}{cell.low:.2f} to ")  # pyright: ignore
+                        assert text.startswith(f"{cell.value:.2f}{cell.low:.2f} to ")  # pyright: ignore
         outcomes = page.locator("#list .outcome").all_inner_texts()
         assert outcomes == [outcome_of(s, judge) for s in content.samples[:20]]
 

@@ -52,7 +52,7 @@ def content(tmp_path) -> Content:
 def number(cell: object) -> float:
     """The rate of a cell."""
     assert isinstance(cell, Rate)
-    return cell.rate
+    return cell.value
 
 
 def tables(content: Content) -> dict[str, ReportTable]:
@@ -102,15 +102,15 @@ def test_scoreboard_has_every_headline(content):
     board = tables(content)["scoreboard"]
     base, safe = (dict(zip(board.columns, row, strict=True)) for row in board.rows)
     assert base["Subject"] == "base" and safe["Subject"] == "safe"
-    assert isinstance(base["Worst attack"], Rate) and base["Worst attack"].rate == 1.0
-    assert isinstance(safe["Utility"], Rate) and safe["Utility"].rate == 1.0
+    assert isinstance(base["Worst attack"], Rate) and base["Worst attack"].value == 1.0
+    assert isinstance(safe["Utility"], Rate) and safe["Utility"].value == 1.0
     assert base["Unscored"] == 0
     by_judge = tables(content)["safety-by-judge"]
     base = dict(zip(by_judge.columns, by_judge.rows[0], strict=True))
     assert base["worst attack"] == "tap (and 1 more)"
-    assert isinstance(base["truth"], Rate) and base["truth"].rate == 1.0
-    assert isinstance(base["any attack"], Rate) and base["any attack"].rate == 1.0
-    assert isinstance(base["plain request"], Rate) and base["plain request"].rate == 0.0
+    assert isinstance(base["truth"], Rate) and base["truth"].value == 1.0
+    assert isinstance(base["any attack"], Rate) and base["any attack"].value == 1.0
+    assert isinstance(base["plain request"], Rate) and base["plain request"].value == 0.0
 
 
 def test_heat_map_and_differences_are_those_of_the_runs(content):
@@ -120,7 +120,9 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
         and heat.judge == JUDGE
         and heat.is_heat
     )
-    shown = {row[0]: [cell.rate for cell in row[2:] if isinstance(cell, Rate)] for row in heat.rows}
+    shown = {
+        row[0]: [cell.value for cell in row[2:] if isinstance(cell, Rate)] for row in heat.rows
+    }
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
@@ -134,7 +136,7 @@ def test_trade_off_has_a_point_for_each_subject(content):
     (figure,) = section.figures
     assert isinstance(figure.chart, Points)
     x, y, size = figure.chart.points["base"]
-    assert (x.rate, y.rate) == (0.0, 1.0) and size is not None and size.rate == 1.0
+    assert (x.value, y.value) == (0.0, 1.0) and size is not None and size.value == 1.0
 
 
 def test_sections_stand_in_their_order(content):
@@ -292,7 +294,7 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
             verdicts={JUDGE: empty},
         )
     (row,) = tables(build([tmp_path]))["garbled"].rows
-    assert isinstance(row[1], Rate) and (row[1].rate, row[1].n) == (0.75, 2)
+    assert isinstance(row[1], Rate) and (row[1].value, row[1].n) == (0.75, 2)
 
 
 def test_a_difference_that_unscored_cases_could_make_is_doubted(tmp_path):
@@ -351,8 +353,8 @@ def test_rates_are_corrected_by_a_judges_measured_errors(tmp_path):
     write_calibration(calibration, {JUDGE: errors})
     corrected = tables(build([tmp_path], ReportConfig(calibration=calibration)))["corrected"]
     ((*_, judged, rate),) = corrected.rows
-    assert isinstance(judged, Rate) and judged.rate == 0.5
-    assert isinstance(rate, Rate) and rate.rate == pytest.approx(0.4 / 0.7)
+    assert isinstance(judged, Rate) and judged.value == 0.5
+    assert isinstance(rate, Rate) and rate.value == pytest.approx(0.4 / 0.7)
     assert rate.low < judged.low and rate.high > judged.high
     write_calibration(calibration.with_name("other.json"), {"another/1/judge": errors})
     with pytest.raises(UserError, match="knows none of the judges"):

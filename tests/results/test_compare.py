@@ -19,7 +19,6 @@ from mosa.results.figures import figures_of
 from mosa.runs.judging import METRIC
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
-from mosa.stats.pairs import mcnemar
 from mosa.stats.rates import case_means, format_interval, format_rate, once, rate_of
 from mosa.types import Budget, UserError, Verdict
 
@@ -57,8 +56,8 @@ def test_attacks_by_hand(pair):
     in A alone, 2 / 2^5. direct: no difference. Holm: 3 * 2/128, 2 * 2/32, 1."""
     comparison = of(*pair)
     tap, dia, direct = (row_of(comparison, name) for name in ("tap", "dia", "direct"))
-    assert (tap.first.rate.rate, tap.second.rate.rate) == (7 / 8, 0.0)
-    assert tap.difference.difference == -7 / 8 and tap.only == (7, 0)
+    assert (tap.first.rate.value, tap.second.rate.value) == (7 / 8, 0.0)
+    assert tap.difference.value == -7 / 8 and tap.only == (7, 0)
     assert tap.difference.p_value == pytest.approx(2 / 128)
     assert tap.p_adjusted == pytest.approx(3 * 2 / 128)
     assert dia.only == (5, 0) and dia.p_adjusted == pytest.approx(2 * 2 / 32)
@@ -71,15 +70,13 @@ def test_headlines_by_hand(pair):
     """Means over tap and dia, the plain request apart: 7/8 in A; in B a and b have 1/2, so 1/8."""
     comparison = of(*pair)
     asr, worst, any_ = (row_of(comparison, n) for n in ("asr", "worst_asr", "any_asr"))
-    assert (asr.first.rate.rate, asr.second.rate.rate) == (7 / 8, 1 / 8)
-    assert asr.difference.difference == pytest.approx(-6 / 8)
+    assert (asr.first.rate.value, asr.second.rate.value) == (7 / 8, 1 / 8)
+    assert asr.difference.value == pytest.approx(-6 / 8)
     assert asr.only is None, "graded values have no yes and no"
-    assert worst.second.of == "dia" and worst.second.rate.rate == 2 / 8
+    assert worst.second.of == "dia" and worst.second.rate.value == 2 / 8
     assert not worst.has_test
-    assert any_.second.rate.rate == 2 / 8 and any_.only == (5, 0)
-    parts = any_.first, any_.second
-    yes = [{c: v == 1 for c, v in case_means(part.values).items()} for part in parts]
-    assert any_.difference.p_value == mcnemar(yes[0], yes[1]).p_value
+    assert any_.second.rate.value == 2 / 8 and any_.only == (5, 0)
+    assert any_.difference.p_value == pytest.approx(2 / 2**5)
 
 
 def test_tasks_weigh_alike(tmp_path):
@@ -89,8 +86,8 @@ def test_tasks_weigh_alike(tmp_path):
     solved(tmp_path / "new", {"m": {"x": {"1": 0.0}, "y": y}})
     comparison = of(tmp_path / "old", tmp_path / "new")
     utility = row_of(comparison, "utility")
-    assert utility.first.rate.rate == pytest.approx((1 + 2 / 3) / 2)
-    assert utility.difference.difference == pytest.approx(-1 / 2)
+    assert utility.first.rate.value == pytest.approx((1 + 2 / 3) / 2)
+    assert utility.difference.value == pytest.approx(-1 / 2)
     assert utility.difference.n == 4
     assert check(parse_condition("utility_drop>=0.5"), comparison).holds
     assert not check(parse_condition("utility_drop>0.5"), comparison).holds
@@ -109,7 +106,7 @@ def test_over_refusal(tmp_path):
         )
     comparison = of(tmp_path / "old", tmp_path / "new")
     row = row_of(comparison, "over_refusal")
-    assert (row.first.rate.rate, row.second.rate.rate) == (0.0, 1.0)
+    assert (row.first.rate.value, row.second.rate.value) == (0.0, 1.0)
     for text in ("over_refusal>0.5", "over_refusal_rise:harmless things>0.5"):
         assert check(parse_condition(text), comparison).holds
     with pytest.raises(UserError, match="no figure asr was scored"):
@@ -133,7 +130,7 @@ def test_moments_of_a_training_are_no_other_subject(tmp_path):
     attacked(tmp_path, {"m": {"tap": YES}, "m@30": {"tap": NO}})
     assert side(tmp_path, None, "a").subject == "m"
     comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "m@30", "b"))
-    assert row_of(comparison, "asr").second.rate.rate == 0.0
+    assert row_of(comparison, "asr").second.rate.value == 0.0
 
 
 def test_judges_have_to_be_the_same(tmp_path, pair):
@@ -184,7 +181,7 @@ def test_what_a_reader_has_to_know(tmp_path):
     assert "B alone has pap (smoke): not compared." in notes
     assert "only A has 7, only B 1" in notes
     tap = row_of(comparison, "tap")
-    assert tap.difference.n == 1 and tap.difference.num_unpaired == 8
+    assert tap.difference.n == 1
     assert [row.name for row in comparison.tables["safety"]] == ["tap"]
 
 
@@ -211,7 +208,7 @@ def test_levels_are_of_all_that_b_has(tmp_path):
     old = attacked(tmp_path / "old", {"m": {"tap": NO}})
     new = attacked(tmp_path / "new", {"m": {"tap": NO, "pap": YES}})
     comparison = of(old, new)
-    assert row_of(comparison, "worst_asr").second.rate.rate == 0.0
+    assert row_of(comparison, "worst_asr").second.rate.value == 0.0
     assert check(parse_condition("worst_asr>0.5"), comparison).holds
     assert check(parse_condition("asr:pap>0.5"), comparison).holds
     with pytest.raises(UserError, match="both runs have asr:tap$"):

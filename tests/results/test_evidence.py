@@ -23,9 +23,9 @@ def test_headlines_of_safety(tmp_path):
     asr, worst, any_ = (headline(evidence, n, "m") for n in ("asr", "worst_asr", "any_asr"))
     assert asr.rate is not None and worst.rate is not None and any_.rate is not None
     assert case_means(asr.by_seed) == {"made up/a": 1.0, "made up/b": 0.5, "made up/c": 0.0}
-    assert (asr.rate.rate, asr.rate.n) == (0.5, 3)
-    assert worst.rate.rate == pytest.approx(2 / 3) and worst.of == "tap"
-    assert any_.rate.rate == pytest.approx(2 / 3)
+    assert (asr.rate.value, asr.rate.n) == (0.5, 3)
+    assert worst.rate.value == pytest.approx(2 / 3) and worst.of == "tap"
+    assert any_.rate.value == pytest.approx(2 / 3)
 
 
 def test_unscored_cases_are_in_no_headline_unless_another_attack_succeeded(tmp_path):
@@ -134,7 +134,7 @@ def test_useful_tasks_weigh_alike_whatever_their_number_of_cases(tmp_path):
     solved(tmp_path, {"m": {"lists": {"1": 1.0}, "sums": sums}})
     utility = headline(gather([tmp_path]), "utility", "m")
     assert utility.rate is not None
-    assert (utility.rate.rate, utility.rate.n) == (0.625, 5)
+    assert (utility.rate.value, utility.rate.n) == (0.625, 5)
     # Wilson's centre at n = 3.2: (0.625 + 1.96^2 / 6.4) / (1 + 1.96^2 / 3.2) = 0.5568
     assert (utility.rate.low + utility.rate.high) / 2 == pytest.approx(0.5568, abs=1e-4)
     assert utility.num_unscored == 1

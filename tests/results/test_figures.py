@@ -95,7 +95,7 @@ def test_shares_of_harmless_requests_by_hand(tmp_path):
         assert list(values[measure].values()) == expected, measure
         assert list(values[measure]) == [f"tea/{case}" for case in "abcd"]
     refused = found[REFUSED]
-    assert refused.rate is not None and (refused.rate.rate, refused.rate.n) == (0.5, 4)
+    assert refused.rate is not None and (refused.rate.value, refused.rate.n) == (0.5, 4)
     assert refused.unscored == {("tea/d", 1), ("tea/e", 0), ("tea/e", 1)}
     assert refused.reasons == {"lost": 2, "not judged yet": 1}
     assert (refused.num_tries, refused.num_garbled, refused.num_empty) == (10, 2, 0)
@@ -119,7 +119,7 @@ def test_one_object_in_two_sets_is_one_case(tmp_path):
     asked(tmp_path, {"harp": [phrase("none")]}, name="tea")
     found = headline(gather([tmp_path]), "over_refusal", "m")
     assert case_means(found.by_seed) == {"testbed/harp": 0.5, "tea/harp": 0.0}
-    assert found.rate is not None and (found.rate.rate, found.rate.n) == (0.25, 2)
+    assert found.rate is not None and (found.rate.value, found.rate.n) == (0.25, 2)
 
 
 def test_several_seeds_have_one_interval(tmp_path):
@@ -130,7 +130,7 @@ def test_several_seeds_have_one_interval(tmp_path):
     (figure,) = gather([tmp_path]).figures
     values = {f"made up/{case}": {0: 1.0, 1: 0.0} for case in "abcd"}
     assert figure.by_seed == values and figure.rate == rate_of(values)
-    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.5, 4)
+    assert figure.rate is not None and (figure.rate.value, figure.rate.n) == (0.5, 4)
     assert headline(gather([tmp_path]), "asr", "m").rate == figure.rate
 
 
@@ -138,7 +138,7 @@ def test_a_seed_without_a_score_is_counted_and_in_no_rate(tmp_path):
     attacked(tmp_path, {"m": {"tap": {"a": True, "b": False}}})
     attacked(tmp_path, {"m": {"tap": {"a": None, "b": None}}}, seed=1)
     (figure,) = gather([tmp_path]).figures
-    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.5, 2)
+    assert figure.rate is not None and (figure.rate.value, figure.rate.n) == (0.5, 2)
     assert figure.unscored == {("made up/a", 1), ("made up/b", 1)}
 
 
@@ -152,7 +152,7 @@ def test_useful_tasks_have_the_metric_as_their_measure(tmp_path):
         "sums",
     )
     assert figure.is_headline and figure.num_unscored == 1
-    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (0.75, 2)
+    assert figure.rate is not None and (figure.rate.value, figure.rate.n) == (0.75, 2)
 
 
 def test_failed_and_open_tasks_are_counted_and_in_no_rate(tmp_path):
@@ -162,7 +162,7 @@ def test_failed_and_open_tasks_are_counted_and_in_no_rate(tmp_path):
         run.add_tasks([Task("l", "m", "made up", "a", "tap", "smoke", 8, "prompt", {})])
     (figure,) = gather([tmp_path]).figures
     assert (figure.num_failed, figure.num_left, figure.num_tries) == (1, 1, 1)
-    assert figure.rate is not None and (figure.rate.rate, figure.rate.n) == (1.0, 1)
+    assert figure.rate is not None and (figure.rate.value, figure.rate.n) == (1.0, 1)
 
 
 def test_outcomes_by_hand():
@@ -196,7 +196,7 @@ def test_success_by_queries_by_hand(tmp_path):
         run.commit()
         ((cell, curve),) = success_by_queries(run, JUDGE).items()
     assert cell[:4] == ("m", "made up", "best_of_n", "smoke")
-    rates = [(queries, rate_of(values).rate) for queries, values in curve]
+    rates = [(queries, rate_of(values).value) for queries, values in curve]
     assert rates == [
         (1, 0.0),
         (2, pytest.approx(1 / 3)),

@@ -14,7 +14,7 @@ from statsmodels.stats import proportion
 
 from mosa.stats.rates import (
     Z_95,
-    Estimate,
+    Interval,
     exactly,
     format_interval,
     format_rate,
@@ -39,7 +39,7 @@ def test_half_of_four_by_hand():
     """p = 1/2, n = 4, z^2 = 3.8415: centre = 1/2; half = z / (1 + z^2/4) * sqrt(1/16 + z^2/64)
     = 1.95996 / 1.96036 * sqrt(0.0625 + 0.0600228) = 0.349965."""
     rate = rate_of(once([1.0, 0.0, 1.0, 0.0]))
-    assert rate.rate == 0.5
+    assert rate.value == 0.5
     assert (rate.n, rate.num_seeds, rate.num_unscored, rate.num_clusters) == (4, 1, 0, None)
     assert rate.low == pytest.approx(0.5 - 0.349965, abs=2e-5)
     assert rate.high == pytest.approx(0.5 + 0.349965, abs=2e-5)
@@ -83,14 +83,14 @@ def test_nothing_scored_is_an_error():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_one_seed_is_wilson(values):
     rate = rate_of(once(values))
-    assert (rate.low, rate.high) == wilson(rate.rate, len(values))
-    assert rate.rate == pytest.approx(math.fsum(values) / len(values), abs=1e-12)
-    assert 0 <= rate.low <= rate.rate + 1e-12 and rate.rate - 1e-12 <= rate.high <= 1
+    assert (rate.low, rate.high) == wilson(rate.value, len(values))
+    assert rate.value == pytest.approx(math.fsum(values) / len(values), abs=1e-12)
+    assert 0 <= rate.low <= rate.value + 1e-12 and rate.value - 1e-12 <= rate.high <= 1
 
 
 def test_unscored_cases_are_counted_and_in_no_rate():
     rate = rate_of({"a": {0: 1.0, 1: None}, "b": {0: 0.0, 1: 0.0}, "c": {0: None, 1: None}})
-    assert (rate.rate, rate.n, rate.num_seeds, rate.num_unscored) == (0.5, 2, 2, 3)
+    assert (rate.value, rate.n, rate.num_seeds, rate.num_unscored) == (0.5, 2, 2, 3)
 
 
 def test_means_are_exact():
@@ -121,7 +121,7 @@ def test_cases_and_seeds_by_hand():
     sqrt(0.122476 + 0.385684) = 0.712853, which [0, 1] cuts; with half of it in 0.1 steps:
     """
     found = rate_of(by_seed([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]))
-    assert (found.rate, found.low, found.high) == (0.5, 0.0, 1.0)
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
     length = seed_length([by_seed([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]])])
     assert length == pytest.approx(0.25 / math.sqrt(3) * stats.t.ppf(0.975, 2))
     assert length == pytest.approx(0.621035, abs=1e-5)
@@ -133,7 +133,7 @@ def test_cases_and_seeds_by_hand():
 def test_two_seeds_that_move_all_cases_say_nothing():
     """Ten cases, seed 0 hits them all and seed 1 none. The cases alone would not show it."""
     found = rate_of(by_seed([[1.0, 0.0]] * 10))
-    assert (found.rate, found.low, found.high) == (0.5, 0.0, 1.0)
+    assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
     assert rate_of(once([0.5] * 10)).low > 0.2
 
 
@@ -142,7 +142,7 @@ def test_a_case_with_fewer_seeds_counts_in_the_rate():
     for seed 1 in the cases that have both, a standard deviation of sqrt(1/2); seed 0 has the share
     1/2 * 2/3 + 1/3 = 2/3 of the mean, seed 1 1/3. One degree of freedom: 12.7062."""
     values = {"a": {0: 1.0, 1: 0.0}, "b": {0: 1.0, 1: 0.0}, "c": {0: 1.0}}
-    assert rate_of(values).rate == pytest.approx(2 / 3)
+    assert rate_of(values).value == pytest.approx(2 / 3)
     expected = 12.7062 * math.sqrt(1 / 2) * math.hypot(2 / 3, 1 / 3)
     assert seed_length([values]) == pytest.approx(expected, rel=1e-5)
     assert seed_length([{"a": {0: 1.0}, "b": {1: 0.0}}]) == 0.0, "seeds and cases are one"
@@ -254,8 +254,8 @@ def test_one_format_of_a_rate():
     assert format_rate(None) == "-"
     twins = rate_of(once([1.0, 0.0]), clusters={"0": "x", "1": "x"})
     assert str(twins) == "0.50 (0.05 to 0.95, n=2 in 1 clusters)"
-    assert format_rate(Estimate(0.5, 1, math.nan, math.nan), with_n=True) == "0.50 (n=1)"
-    assert format_rate(Estimate(0.5, 1, math.nan, math.nan)) == "0.50"
+    assert format_rate(Interval(0.5, 1, math.nan, math.nan), with_n=True) == "0.50 (n=1)"
+    assert format_rate(Interval(0.5, 1, math.nan, math.nan)) == "0.50"
 
 
 def test_nothing_has_no_minus_sign():
@@ -263,4 +263,4 @@ def test_nothing_has_no_minus_sign():
         assert format_value(value) == "0.00"
         assert format_value(value, signed=True) == "+0.00"
     assert format_value(-0.006, signed=True) == "-0.01"
-    assert format_interval(Estimate(0.0, 5, -0.004, 0.5), signed=True) == "+0.00 to +0.50"
+    assert format_interval(Interval(0.0, 5, -0.004, 0.5), signed=True) == "+0.00 to +0.50"

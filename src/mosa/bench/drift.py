@@ -51,7 +51,7 @@ BASE_SETTINGS = ("max_new_tokens", "steps", "block_length", "temperature")
 class DriftConfig:
     """What `mosa bench drift` compares."""
 
-    adapters: tuple[str, ...] = ("none",)
+    adapter: tuple[str, ...] = ("none",)
     """Adapters of the testbed's model, each compared by itself; none is the model as it is."""
     approximations: tuple[Mapping[str, float | int | str], ...] = APPROXIMATIONS
     """Settings of the decoder, each compared with the decoder without them."""
@@ -113,7 +113,7 @@ def bench_drift(
     """Compares every approximation on every adapter; a table of rates and one of differences."""
     device = device_of(config.device)
     rates, differences = [], []
-    for adapter in config.adapters:
+    for adapter in config.adapter:
         model = load_model(
             "testbed",
             adapter=None if adapter == "none" else adapter,

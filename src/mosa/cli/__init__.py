@@ -26,7 +26,7 @@ from mosa.cli.compare import COMPARE_COMMANDS
 from mosa.cli.evaluate import EVALUATE_COMMANDS
 from mosa.cli.judge import JUDGE_COMMANDS
 from mosa.cli.models import MODEL_COMMANDS
-from mosa.cli.options import Command, show
+from mosa.cli.options import Command, HelpFormatter, show
 from mosa.cli.report import REPORT_COMMANDS
 from mosa.cli.results import RESULTS_COMMANDS
 from mosa.runs.processes import (
@@ -141,6 +141,8 @@ def _parser(name: str, command: Command) -> ArgumentParser:
         prog=f"mosa {name}",
         usage=f"mosa {name} [options]",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        formatter_class=HelpFormatter,
+        print_config=None,
         exit_on_error=False,
     )
     command.add_arguments(parser)
@@ -153,7 +155,7 @@ def _overview(group: str = "") -> str:
     lines = [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
     return "\n".join(
         [
-            "usage: mosa COMMAND [options]      (mosa COMMAND --help tells the options)",
+            "usage: mosa COMMAND [options]      (mosa COMMAND --help lists the options)",
             "",
             "mosa aligns, attacks and measures diffusion language models.",
             "",
@@ -173,5 +175,6 @@ def _with_underscores(option: str) -> str:
 
 
 def _one_line(error: ArgumentError) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".").removeprefix("argument ")
+    text = text.replace(": takes ", " takes ", 1)
     return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")

@@ -1,24 +1,15 @@
-"""`mosa analyze NAME`: a probe on one or several subjects, and what it has found."""
+"""`mosa analyze NAME`: runs a probe on one or several subjects, and shows what it has found."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.evaluate import running_arguments, subject_arguments, subjects_from
-from mosa.cli.judge import judge_config, judge_options
-from mosa.cli.options import (
-    FILES,
-    Command,
-    add_fields,
-    config_argument,
-    entries,
-    given_fields,
-    integers,
-    show,
-)
+from mosa.catalogue import read_catalogue
+from mosa.cli.evaluate import evaluation_arguments, evaluation_config
+from mosa.cli.judge import judge_config
+from mosa.cli.options import Command, add_fields, given_fields, show
 from mosa.cli.progress import ProgressBar
 
 
@@ -28,57 +19,34 @@ def _command(name: str, summary: str) -> Command:
     def add_arguments(parser: ArgumentParser) -> None:
         from mosa.probes import NUM_CASES, PROBES
 
-        config_argument(parser)
-        subject_arguments(parser, taken=_taken(name))
-        parser.add_argument(
-            "--sets",
-            type=str,
-            required=True,
-            help=f"harmful or harmless sets with commas (`mosa sets`), or {FILES}",
+        cases = ", ".join(f"{preset} ({num} cases)" for preset, num in NUM_CASES[name].items())
+        evaluation_arguments(
+            parser,
+            sets_help="harmful or harmless sets",
+            preset="quick",
+            preset_help=f"settings of the probe: {cases}; options given beside it win, and --limit "
+            "sets another number of cases",
+            taken=_taken(name),
         )
-        parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-        cases = ", ".join(f"{preset} {num}" for preset, num in NUM_CASES[name].items())
-        parser.add_argument(
-            "--preset",
-            type=str,
-            default="quick",
-            help="named settings, with a limit of cases unless --limit says another: "
-            f"{cases}; single options win over it",
-        )
-        parser.add_argument(
-            "--judges",
-            type=str | None,
-            help="names with commas (`mosa judges`); unset: truth on the testbed, else refusal",
-        )
-        judge_options(parser)
-        running_arguments(parser)
-        add_fields(parser, PROBES[name].config_class)
+        add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
 
     def run(args: Namespace) -> None:
         from mosa.analyze import analyze
         from mosa.probes import NUM_CASES, PROBES
         from mosa.runs.evaluate import EvaluateConfig
         from mosa.runs.processes import join
-        from mosa.runs.sets import SetOptions
 
         processes = join()
 
         def settings() -> EvaluateConfig:
             options = given_fields(PROBES[name].config_class, args)
             PROBES[name].config(args.preset, options)  # before its number of cases is looked up
-            sets = {"limit": NUM_CASES[name][args.preset], **given_fields(SetOptions, args)}
-            return EvaluateConfig(
-                subjects=subjects_from(args, taken=_taken(name)),
-                sets=entries(args.sets),
+            return evaluation_config(
+                args,
                 attacks=(name,),
-                preset=args.preset,
                 attack_options={name: options} if options else {},
-                judges=None if args.judges is None else entries(args.judges),
-                seeds=integers("--seeds", args.seeds),
-                options=SetOptions(**sets),
-                batch_size=args.batch_size,
-                dtype=args.dtype,
-                device=args.device,
+                taken=_taken(name),
+                limit=NUM_CASES[name][args.preset],
             )
 
         config = processes.agree(settings)
@@ -96,7 +64,7 @@ def _command(name: str, summary: str) -> Command:
             show(finding.paragraph)
             show(f"Data and figures are in {args.out / finding.name}.")
 
-    kept = "All but the batch in flight is recorded; the same command goes on from there."
+    kept = "All but the batch in flight is recorded; the same command resumes the run."
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
 
 
@@ -110,12 +78,6 @@ def _taken(name: str) -> set[str]:
 
 
 ANALYZE_COMMANDS: dict[str, Command] = {
-    f"analyze {name}": _command(name, summary)
-    for name, summary in (
-        ("position", "harm by what is forced into a response, and where"),
-        ("suffix", "how far an optimised prompt steers a position"),
-        ("order", "in which order positions are committed"),
-        ("step", "harm by position and step of an intervention"),
-        ("depth", "where and when a model puts refusals"),
-    )
+    f"analyze {probe['name']}": _command(probe["name"], f"measure {probe['summary']}")
+    for probe in read_catalogue()["probes"]
 }

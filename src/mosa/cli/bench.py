@@ -4,218 +4,139 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import (
-    Command,
-    add_fields,
-    config_argument,
-    entries,
-    given_fields,
-    integers,
-    numbers,
-    show,
-)
+from mosa.cli.options import Command, add_fields, config_argument, config_from, show
 
 if TYPE_CHECKING:
     from mosa.bench.common import BenchResult
-    from mosa.bench.sampler import SamplerRow
-
-LISTS = ("batch", "temperature", "sizes")
-"""Settings that are written with commas."""
-KEPT = "Nothing is written before all is measured; start it again."
 
 
-def _output_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path | None, help="also write what is shown to this file")
-    parser.add_argument("--json", type=Path | None, help="also write the numbers to this file")
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark as a command runs it."""
+
+    config_class: type
+    run: Callable[..., BenchResult]
+    """Of the config, the given settings of the decoder, the command, and what to do with a row."""
+    about: Callable[[Any], str]
+    """What is shown of a row as soon as it is measured."""
+    decoder_settings: Collection[str] = ()
+    """The fields of `DecoderConfig` that are options too."""
 
 
-def _command(name: str, args: Namespace) -> str:
+def _sampler() -> Bench:
+    from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig, bench_sampler
+    from mosa.denoising import DecoderConfig
+
+    return Bench(
+        SamplerBenchConfig,
+        bench_sampler,
+        lambda row: (
+            f"batch {row.batch}, temperature {row.temperature:g}, {row.sampler}: "
+            f"{row.seconds:.3f} s"
+        ),
+        {field.name for field in dataclasses.fields(DecoderConfig)} - set(OWN_FIELDS),
+    )
+
+
+def _align() -> Bench:
+    from mosa.bench.align import AlignBenchConfig, bench_align
+
+    return Bench(
+        AlignBenchConfig,
+        lambda config, _, **more: bench_align(config, **more),
+        lambda row: f"{row.step}: {row.seconds:.3f} s",
+    )
+
+
+def _campaign() -> Bench:
+    from mosa.bench.campaign import CampaignBenchConfig, bench_campaign
+
+    return Bench(
+        CampaignBenchConfig,
+        lambda config, _, **more: bench_campaign(config, **more),
+        lambda row: f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each",
+    )
+
+
+def _report() -> Bench:
+    from mosa.bench.report import ReportBenchConfig, bench_report
+
+    return Bench(
+        ReportBenchConfig,
+        lambda config, _, **more: bench_report(config, **more),
+        lambda row: f"{row.num_attempts} attempts: {row.read_seconds + row.draw_seconds:.1f} s",
+    )
+
+
+def _drift() -> Bench:
+    from mosa.bench.drift import DriftConfig, bench_drift
+    from mosa.denoising.config import APPROXIMATE_SETTINGS
+
+    def run(config: DriftConfig, settings: dict[str, Any], **more: Any) -> BenchResult:
+        if settings:
+            config = dataclasses.replace(config, approximations=(settings,))
+        return bench_drift(config, **more)
+
+    return Bench(DriftConfig, run, str, APPROXIMATE_SETTINGS)
+
+
+def _command(name: str, summary: str, load: Callable[[], Bench]) -> Command:
+    """`mosa bench NAME`."""
+
+    def add_arguments(parser: ArgumentParser) -> None:
+        bench = load()
+        config_argument(parser)
+        parser.add_argument("--out", type=Path | None, help="file that also gets what is shown")
+        parser.add_argument("--json", type=Path | None, help="file that also gets the numbers")
+        add_fields(parser, bench.config_class, leave_out=("approximations",))
+        if bench.decoder_settings:
+            from mosa.denoising import DecoderConfig
+
+            names = {field.name for field in dataclasses.fields(DecoderConfig)}
+            left_out = names - set(bench.decoder_settings)
+            add_fields(parser, DecoderConfig, leave_out=left_out, group="decoder")
+
+    def run(args: Namespace) -> None:
+        bench = load()
+        result = bench.run(
+            config_from(bench.config_class, args),
+            {name: args[name] for name in bench.decoder_settings if name in args},
+            command=_written(name, args),
+            on_row=lambda row: show(bench.about(row)),
+        )
+        show(result.text().rstrip())
+        result.write(args.out, args.json)
+
+    return Command(summary, add_arguments, run, "Nothing is recorded; start the benchmark again.")
+
+
+def _written(name: str, args: Namespace) -> str:
     """The command with the options that were given."""
     words = ["mosa", "bench", name]
     for option, value in args.as_dict().items():
         if value is True:
             words.append(f"--{option}")
-        elif isinstance(value, list):  # of files of options, which are among the others
-            continue
-        elif value is not None:
+        elif isinstance(value, tuple):
+            words += [f"--{option}", ",".join(map(str, value))]
+        elif value is not None and not isinstance(value, list):  # a list: the files of options
             words += [f"--{option}", str(value)]
     return shlex.join(words)
 
 
-def _finish(result: BenchResult, args: Namespace) -> None:
-    show(result.text().rstrip())
-    result.write(args.out, args.json)
-
-
-# --- sampler --------------------------------------------------------------------------------------
-
-
-def _sampler_arguments(parser: ArgumentParser) -> None:
-    from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig
-    from mosa.denoising import DecoderConfig
-
-    config_argument(parser)
-    _output_arguments(parser)
-    parser.add_argument("--batch", type=str | None, help="rows that run together, as in 1,8,32")
-    parser.add_argument("--temperature", type=str | None, help="temperatures, as in 0,1")
-    add_fields(parser, SamplerBenchConfig, leave_out=LISTS)
-    add_fields(parser, DecoderConfig, leave_out=OWN_FIELDS)
-
-
-def _sampler(args: Namespace) -> None:
-    from mosa.bench.sampler import OWN_FIELDS, SamplerBenchConfig, bench_sampler
-    from mosa.denoising import DecoderConfig
-
-    given = given_fields(SamplerBenchConfig, args, leave_out=LISTS)
-    if args.batch is not None:
-        given["batch"] = integers("--batch", args.batch)
-    if args.temperature is not None:
-        given["temperature"] = numbers("--temperature", args.temperature)
-    decoder = given_fields(DecoderConfig, args, leave_out=OWN_FIELDS)
-
-    def tell(row: SamplerRow) -> None:
-        show(
-            f"batch {row.batch}, temperature {row.temperature:g}, {row.sampler}: "
-            f"{row.seconds:.3f} s"
-        )
-
-    command = _command("sampler", args)
-    _finish(bench_sampler(SamplerBenchConfig(**given), decoder, command=command, on_row=tell), args)
-
-
-# --- align ----------------------------------------------------------------------------------------
-
-
-def _align_arguments(parser: ArgumentParser) -> None:
-    from mosa.bench.align import AlignBenchConfig
-
-    _output_arguments(parser)
-    add_fields(parser, AlignBenchConfig)
-
-
-def _align(args: Namespace) -> None:
-    from mosa.bench.align import AlignBenchConfig, AlignRow, bench_align
-
-    def tell(row: AlignRow) -> None:
-        show(f"{row.step}: {row.seconds:.3f} s")
-
-    config = AlignBenchConfig(**given_fields(AlignBenchConfig, args))
-    _finish(bench_align(config, command=_command("align", args), on_row=tell), args)
-
-
-# --- campaign and report --------------------------------------------------------------------------
-
-SIZES_HELP = "numbers of attempts, each measured by itself, as in 1200,12000"
-
-
-def _campaign_arguments(parser: ArgumentParser) -> None:
-    from mosa.bench.campaign import CampaignBenchConfig
-
-    config_argument(parser)
-    _output_arguments(parser)
-    parser.add_argument("--sizes", type=str | None, help=SIZES_HELP)
-    add_fields(parser, CampaignBenchConfig, leave_out=LISTS)
-
-
-def _campaign(args: Namespace) -> None:
-    from mosa.bench.campaign import CampaignBenchConfig, CampaignRow, bench_campaign
-
-    def tell(row: CampaignRow) -> None:
-        show(f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each")
-
-    given = given_fields(CampaignBenchConfig, args, leave_out=LISTS)
-    config = CampaignBenchConfig(**given, **_sizes(args))
-    _finish(bench_campaign(config, command=_command("campaign", args), on_row=tell), args)
-
-
-def _report_arguments(parser: ArgumentParser) -> None:
-    config_argument(parser)
-    _output_arguments(parser)
-    parser.add_argument("--sizes", type=str | None, help=SIZES_HELP)
-
-
-def _report(args: Namespace) -> None:
-    from mosa.bench.report import ReportBenchConfig, ReportRow, bench_report
-
-    def tell(row: ReportRow) -> None:
-        show(f"{row.num_attempts} attempts: {row.read_seconds + row.draw_seconds:.1f} s")
-
-    config = ReportBenchConfig(**_sizes(args))
-    _finish(bench_report(config, command=_command("report", args), on_row=tell), args)
-
-
-# --- drift ----------------------------------------------------------------------------------------
-
-
-def _drift_arguments(parser: ArgumentParser) -> None:
-    from mosa.bench.drift import DriftConfig
-    from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
-
-    config_argument(parser)
-    _output_arguments(parser)
-    parser.add_argument(
-        "--adapter",
-        type=str,
-        default="none",
-        help="adapters with commas, each compared by itself; none is the model without one",
-    )
-    add_fields(parser, DriftConfig, leave_out=("adapters", "approximations"))
-    names = (field.name for field in dataclasses.fields(DecoderConfig))
-    add_fields(
-        parser, DecoderConfig, leave_out=tuple(n for n in names if n not in APPROXIMATE_SETTINGS)
-    )
-
-
-def _drift(args: Namespace) -> None:
-    from mosa.bench.drift import DriftConfig, bench_drift
-    from mosa.denoising import DecoderConfig
-
-    given = given_fields(DriftConfig, args, leave_out=LISTS)
-    settings = given_fields(DecoderConfig, args)
-    if settings:
-        given["approximations"] = (settings,)
-    config = DriftConfig(adapters=entries(args.adapter), **given)
-    _finish(bench_drift(config, command=_command("drift", args), on_row=show), args)
-
-
-def _sizes(args: Namespace) -> dict[str, Any]:
-    return {} if args.sizes is None else {"sizes": integers("--sizes", args.sizes)}
-
-
 BENCH_COMMANDS: dict[str, Command] = {
-    "bench sampler": Command(
-        "time our sampler beside the published loop, with its memory and where the time goes",
-        _sampler_arguments,
-        _sampler,
-        KEPT,
-    ),
-    "bench align": Command(
-        "time a training step beside a plain one, with its memory and where the time goes",
-        _align_arguments,
-        _align,
-        KEPT,
-    ),
-    "bench drift": Command(
-        "compare approximate decoders with the exact one on the testbed: harm, utility, tokens",
-        _drift_arguments,
-        _drift,
-        KEPT,
-    ),
-    "bench campaign": Command(
-        "time a campaign with a target that takes no time: how its cost grows with the attempts",
-        _campaign_arguments,
-        _campaign,
-        KEPT,
-    ),
-    "bench report": Command(
-        "time the report of made-up runs: how its cost grows with the attempts",
-        _report_arguments,
-        _report,
-        KEPT,
-    ),
+    f"bench {name}": _command(name, summary, load)
+    for name, summary, load in (
+        ("sampler", "time our sampler beside the published loop, and measure its memory", _sampler),
+        ("align", "time a training step beside a plain one, and measure its memory", _align),
+        ("drift", "measure how far approximate decoders change harm, utility and tokens", _drift),
+        ("campaign", "time the recording of attempts as their number grows", _campaign),
+        ("report", "time the report of made-up runs as they grow", _report),
+    )
 }

@@ -9,6 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 from mosa.catalogue import read_catalogue
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments, show
 
+UNCHANGED = "Nothing is written."
+
 
 def _attacks(args: Namespace) -> None:
     del args
@@ -21,7 +23,7 @@ def _attacks(args: Namespace) -> None:
             attack["summary"],
             f"threat model: {attack['threat']}; needs access to: {', '.join(attack['access'])}"
             f"{takes}{chats}{answer}",
-            f"presets: {', '.join(attack['presets'])}; paper takes {attack['cost']} a case",
+            f"presets: {', '.join(attack['presets'])}; paper costs {attack['cost']} per case",
             f"source: {attack['source']}",
         )
 
@@ -43,7 +45,7 @@ def _sets(args: Namespace) -> None:
     for each in read_catalogue()["sets"]:
         origin = f"; {each['licence']}; {each['origin']}" if "origin" in each else ""
         _entry(each["name"], f"{each['kind']}{origin}")
-    show("\nEvery file of requests and every task of lm_eval is a set too.")
+    show("\nFiles of requests and tasks of lm_eval are sets, too.")
 
 
 def _entry(name: str, *texts: str) -> None:
@@ -54,12 +56,14 @@ def _entry(name: str, *texts: str) -> None:
 
 def _overlap_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("train", type=Path, help=f"training prompts: {FILES}")
-    parser.add_argument("evaluation", type=str, help=f"a known set of requests, or {FILES}")
+    parser.add_argument(
+        "evaluation", type=str, help=f"case set: a name (`mosa sets` lists them) or {FILES}"
+    )
     parser.add_argument(
         "--threshold",
         type=float,
         default=0.7,
-        help="share of common words at which two requests count as near-duplicates",
+        help="share of common words from which two requests count as near-duplicates",
     )
     parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
 
@@ -81,13 +85,13 @@ def _overlap(args: Namespace) -> None:
 
 
 CATALOGUE_COMMANDS: dict[str, Command] = {
-    "attacks": Command("list the attacks", no_arguments, _attacks, "Nothing is written."),
-    "judges": Command("list the judges", no_arguments, _judges, "Nothing is written."),
-    "sets": Command("list the case sets", no_arguments, _sets, "Nothing is written."),
+    "attacks": Command("list the attacks", no_arguments, _attacks, UNCHANGED),
+    "judges": Command("list the judges", no_arguments, _judges, UNCHANGED),
+    "sets": Command("list the case sets", no_arguments, _sets, UNCHANGED),
     "data overlap": Command(
-        "find training prompts that recur in a set of cases",
+        "find training prompts that are also in a case set",
         _overlap_arguments,
         _overlap,
-        "Nothing is written.",
+        UNCHANGED,
     ),
 }

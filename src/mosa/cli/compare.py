@@ -20,30 +20,31 @@ EXIT_CONDITION_HOLDS = 1
 def _compare_arguments(parser: ArgumentParser) -> None:
     from mosa.results.conditions import MAX_UNSCORED
 
-    parser.add_argument("run_a", type=Path, help="folder of runs: what there was before")
-    parser.add_argument("run_b", type=Path, help="folder of runs: what is asked about")
     parser.add_argument(
-        "--subject_a", type=str | None, help="which subject of A, if it has several"
+        "run_a", type=Path, help="folder of runs with subject A, the subject before"
     )
     parser.add_argument(
-        "--subject_b", type=str | None, help="which subject of B, if it has several"
+        "run_b", type=Path, help="folder of runs with subject B, the subject in question"
     )
+    parser.add_argument("--subject_a", type=str | None, help="subject A, where run_a has several")
+    parser.add_argument("--subject_b", type=str | None, help="subject B, where run_b has several")
     parser.add_argument(
-        "--judge", type=str | None, help="id of the judge; unset: the best that both have"
+        "--judge", type=str | None, help="judge by its id; unset: the most trusted that both have"
     )
     parser.add_argument(
         "--fail_if",
         type=str,
         action="append",
         default=[],
-        help="condition under which the exit status is 1, such as 'asr>0.10' or "
-        "'utility_drop>0.02' (docs/compare.md); may be given several times",
+        help="condition that sets the exit status to 1, such as 'asr>0.10' or "
+        "'utility_drop>0.02' (docs/compare.md); can be given several times",
     )
     parser.add_argument(
         "--max_unscored",
         type=float,
         default=MAX_UNSCORED,
-        help="share of cases without a score beyond which a condition fails undecided",
+        help="largest share of cases without a score; above it a condition counts as undecided and "
+        "sets the exit status to 1",
     )
 
 
@@ -87,9 +88,10 @@ def _show_comparison(found: Comparison) -> None:
         show(f"\n### {KINDS[kind][0].upper()}{KINDS[kind][1:]}\n")
         _show_table(rows)
     show(
-        "\nRates with their 95 % interval and number of cases; B - A on the cases that both have "
-        "scored; p by McNemar's test (yes or no) or sign flips, and by Holm for the table; cases "
-        "with a yes on one side alone; cases without a score (and tasks without a result) in A, B."
+        "\nA, B: rate with its 95 % interval and number of cases. B - A: on the cases scored in "
+        "both. p: McNemar's test (yes or no) or sign flips; p (Holm): adjusted for the rows of the "
+        "table. only A, only B: cases with a yes in one of them. left out: cases without a score "
+        "in A, B (+ tasks without a result)."
     )
 
 
@@ -99,19 +101,14 @@ def _show_table(rows: Sequence[ComparedFigure]) -> None:
     show(f"| | A | B | B - A | p |{holm} only A, only B | left out |")
     show(f"|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
     for row in rows:
-        difference = "-"
-        p_value = p_adjusted = "-"
-        if row.difference is not None:
-            difference = str(row.difference)
-            p_value = _format_p(row.difference.p_value) if row.has_test else "-"
-            p_adjusted = "-" if row.p_adjusted is None else _format_p(row.p_adjusted)
+        p_value = row.difference.p_value if row.difference is not None and row.has_test else None
         cells = [
             row.name,
             _format_part(row.first),
             _format_part(row.second),
-            difference,
-            p_value,
-            *([p_adjusted] if is_adjusted else []),
+            "-" if row.difference is None else str(row.difference),
+            _format_p(p_value),
+            *([_format_p(row.p_adjusted)] if is_adjusted else []),
             "-" if row.only is None else f"{row.only[0]}, {row.only[1]}",
             f"{_format_left_out(row.first)}, {_format_left_out(row.second)}",
         ]
@@ -128,15 +125,17 @@ def _format_left_out(part: Part) -> str:
     return str(part.num_unscored) + (f" (+{part.num_missing})" if part.num_missing else "")
 
 
-def _format_p(p_value: float) -> str:
+def _format_p(p_value: float | None) -> str:
+    if p_value is None:
+        return "-"
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 COMPARE_COMMANDS: dict[str, Command] = {
     "compare": Command(
-        "put two runs side by side on the same requests, and fail where a condition holds",
+        "compare two subjects on the same cases, and exit with 1 where a condition holds",
         _compare_arguments,
         _compare,
-        "The runs are as they were.",
+        "The runs are unchanged.",
     ),
 }

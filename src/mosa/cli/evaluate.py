@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.judge import CHAT_HELP, chat_options, judge_config, judge_options
+from mosa.cli.judge import CHAT_HELP, JUDGES_HELP, chat_options, judge_config, judge_options
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
+    ListOf,
     add_fields,
     config_argument,
-    entries,
     given_fields,
-    integers,
     placement_arguments,
     show,
 )
@@ -27,6 +26,7 @@ from mosa.types import UserError
 
 if TYPE_CHECKING:
     from mosa.chat import ChatModel
+    from mosa.runs.evaluate import EvaluateConfig
     from mosa.runs.subject import Subject
     from mosa.worker import Tally
 
@@ -35,123 +35,143 @@ ROLES = {"attacker": "attacker", "judge": "loop_judge", "translator": "translato
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    config_argument(parser)
-    subject_arguments(parser)
-    parser.add_argument(
-        "--sets",
-        type=str,
-        required=True,
-        help=f"case sets with commas (`mosa sets`): harmful, harmless or useful; or {FILES}",
+    evaluation_arguments(
+        parser,
+        sets_help="harmful, harmless or useful case sets",
+        preset="paper",
+        preset_help="preset of the attacks; `mosa attacks` lists those of each",
     )
     parser.add_argument(
         "--attacks",
-        type=str,
+        type=ListOf(str),
         default="direct",
-        help="attacks on the harmful sets, with commas, or all; NAME:PRESET for another preset "
-        "(see `mosa attacks`)",
+        help="comma-separated attacks on the harmful sets (`mosa attacks` lists them), or all; "
+        "NAME:PRESET takes another preset for one",
     )
-    parser.add_argument("--preset", type=str, default="paper", help="preset of attacks")
     parser.add_argument(
         "--attack_options",
         type=dict[str, dict[str, Any]],
         default={},
-        help='settings over a preset, by attack: {"prefill": {"positions": [1, 30]}}',
+        help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument(
-        "--judges",
-        type=str | None,
-        help="names with commas (`mosa judges`); NAME=BACKEND, NAME@canvas; unset: truth on the "
-        "testbed, else refusal",
-    )
-    judge_options(parser)
     for role, of in (
         ("attacker", "writes for attacks that need a writer"),
         ("loop_judge", "rates tries inside attacks that need a judge"),
-        ("translator", "translates for attacks that need it"),
+        ("translator", "translates for attacks that need translations"),
     ):
-        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; {of}")
-    running_arguments(parser)
+        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; it {of}")
 
 
-def subject_arguments(parser: ArgumentParser, *, taken: Collection[str] = ()) -> None:
-    """What is measured, and how it decodes, without the decoder settings that are `taken`."""
+def evaluation_arguments(
+    parser: ArgumentParser,
+    *,
+    sets_help: str,
+    preset: str,
+    preset_help: str,
+    taken: Collection[str] = (),
+) -> None:
+    """What is measured, on which cases, by which judges, and where; the decoder's settings are
+    options but for those that are `taken`."""
     from mosa.denoising import DecoderConfig
+    from mosa.runs.sets import SetOptions
 
+    config_argument(parser)
     parser.add_argument("--model", type=str | None, help=MODEL_HELP)
     parser.add_argument(
         "--adapter",
         type=str,
         nargs="+",
         default=["none"],
-        help="folders of adapters, one subject each; `none` is the model as it is",
+        help="folders of adapters, one subject each; `none` is the model without an adapter",
     )
     parser.add_argument(
-        "--system_prompt", type=str | None, help="what the defender puts before every prompt"
+        "--system_prompt", type=str | None, help="system prompt of the defender, before every turn"
     )
     parser.add_argument(
         "--subjects",
         type=list[dict[str, Any]] | None,
         sub_configs=True,
-        help="YAML file with a list of subjects in place of --model: name, model, adapter, "
+        help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )
-    add_fields(parser, DecoderConfig, leave_out=("seed", *taken))
-
-
-def running_arguments(parser: ArgumentParser) -> None:
-    """How much is run, and where."""
-    from mosa.runs.sets import SetOptions
-
-    add_fields(parser, SetOptions)
-    parser.add_argument("--seeds", type=str, default="0", help="seeds with commas")
     parser.add_argument(
-        "--batch_size", type=int, default=32, help="responses per forward pass, in each process"
+        "--sets",
+        type=ListOf(str),
+        required=True,
+        help=f"comma-separated {sets_help} (`mosa sets` lists them), each a name or {FILES}",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--preset", type=str, default=preset, help=preset_help)
+    parser.add_argument(
+        "--judges",
+        type=ListOf(str),
+        help=f"{JUDGES_HELP}; unset: truth on the testbed, refusal elsewhere",
+    )
+    judge_options(parser)
+    add_fields(parser, SetOptions)
+    parser.add_argument("--seeds", type=ListOf(int), default="0", help="comma-separated seeds")
+    parser.add_argument(
+        "--batch_size", type=int, default=32, help="responses per forward pass in each process"
     )
     placement_arguments(parser)
+    add_fields(parser, DecoderConfig, leave_out=("seed", *taken), group="decoder of the subjects")
 
 
-def subjects_from(args: Namespace, *, taken: Collection[str] = ()) -> tuple[Subject, ...]:
-    """The subjects that the options describe, as `subject_arguments` has asked for them."""
+def evaluation_config(
+    args: Namespace,
+    *,
+    attacks: tuple[str, ...],
+    attack_options: dict[str, dict[str, Any]],
+    taken: Collection[str] = (),
+    limit: int | None = None,
+) -> EvaluateConfig:
+    """What the options of `evaluation_arguments` describe; `limit` holds where none was given."""
+    from mosa.runs.evaluate import EvaluateConfig
+    from mosa.runs.sets import SetOptions
+
+    sets: dict[str, Any] = {"limit": limit, **given_fields(SetOptions, args)}
+    return EvaluateConfig(
+        subjects=_subjects(args, taken),
+        sets=args.sets,
+        attacks=attacks,
+        preset=args.preset,
+        attack_options=attack_options,
+        judges=args.judges,
+        seeds=args.seeds,
+        options=SetOptions(**sets),
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+        device=args.device,
+    )
+
+
+def _subjects(args: Namespace, taken: Collection[str]) -> tuple[Subject, ...]:
+    """The subjects that the options describe, as `evaluation_arguments` has asked for them."""
     from mosa.denoising import DecoderConfig
     from mosa.runs.subject import subject_from, subjects_of
 
-    decoder = given_fields(DecoderConfig, args, leave_out=tuple(taken))
+    decoder = given_fields(DecoderConfig, args, leave_out=taken)
     if args.subjects is None:
         if args.model is None:
-            raise UserError("nothing is named to be measured; give --model, or --subjects FILE")
+            raise UserError("no subject is named; give --model, or --subjects FILE")
         return subjects_of(
             args.model, args.adapter, decoder=decoder, system_prompt=args.system_prompt
         )
-    alone = [f"--{name}" for name in ("model", "system_prompt") if args[name] is not None]
-    alone += ["--adapter"] if args.adapter != ["none"] else []
-    alone += [f"--{name}" for name in decoder]
-    if alone:
-        raise UserError(f"{alone[0]} and --subjects exclude each other; put it into the file")
+    given = [name for name in ("model", "system_prompt") if args[name] is not None]
+    given += ["adapter"] if args.adapter != ["none"] else []
+    for name in (*given, *decoder):
+        raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
     return tuple(subject_from(record) for record in args.subjects)
 
 
 def _evaluate(args: Namespace) -> int | None:
-    from mosa.runs.evaluate import EvaluateConfig, evaluate
+    from mosa.runs.evaluate import evaluate
     from mosa.runs.processes import join
-    from mosa.runs.sets import SetOptions
 
     processes = join()
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
-        config = EvaluateConfig(
-            subjects=subjects_from(args),
-            sets=entries(args.sets),
-            attacks=entries(args.attacks),
-            preset=args.preset,
-            attack_options=args.attack_options,
-            judges=None if args.judges is None else entries(args.judges),
-            seeds=integers("--seeds", args.seeds),
-            options=SetOptions(**given_fields(SetOptions, args)),
-            batch_size=args.batch_size,
-            dtype=args.dtype,
-            device=args.device,
-        )
+        config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
         return config, _chats(args) if processes.is_main else {}
 
     config, chats = processes.agree(settings)
@@ -160,7 +180,7 @@ def _evaluate(args: Namespace) -> int | None:
             args.out,
             config,
             chats=chats,
-            judge_config=judge_config(args, _named(args)),
+            judge_config=judge_config(args, list(_named(args).values())),
             on_progress=bar.evaluation,
             on_judged=bar.judging,
             on_shared=_show_shares,
@@ -182,19 +202,19 @@ EXIT_NOTHING_DONE = 3
 """The status of an evaluation in which every task failed."""
 
 
-def _named(args: Namespace) -> list[str]:
-    """The models that attacks ask, as they were written."""
-    return [args[option] for option in ROLES.values() if args[option] is not None]
+def _named(args: Namespace) -> dict[str, str]:
+    """The models that attacks ask, as they were written, by role."""
+    return {role: args[option] for role, option in ROLES.items() if args[option] is not None}
 
 
 def _chats(args: Namespace) -> dict[str, ChatModel]:
     """The chat models by role, where named; one that plays several roles is loaded once."""
     from mosa.chat import chat_model
 
-    named = {role: args[option] for role, option in ROLES.items() if args[option] is not None}
+    named = _named(args)
     if not named:
         return {}
-    options = chat_options(args, [*named.values(), args.judge_model or "", args.judges or ""])
+    options = chat_options(args, list(named.values()))
     chats = {spec: chat_model(spec, options, device=args.device) for spec in set(named.values())}
     return {role: chats[spec] for role, spec in named.items()}
 
@@ -208,10 +228,10 @@ def _show_shares(subject: str, shares: Sequence[Tally]) -> None:
 
 EVALUATE_COMMANDS: dict[str, Command] = {
     "evaluate": Command(
-        "measure models: attacks, harmless requests and useful tasks, judged, in one run",
+        "attack models, ask them harmless requests and useful tasks, and judge the responses",
         _arguments,
         _evaluate,
-        "All but the batch in flight is recorded; the same command goes on from there.",
+        "All but the batch in flight is recorded; the same command resumes the run.",
         runs_on_several_processes=True,
     ),
 }

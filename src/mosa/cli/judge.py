@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, add_fields, entries, given_fields, run_argument
+from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar, wide_console
 from mosa.cli.results import show_results
 from mosa.types import UserError
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from mosa.chat import ChatOptions
     from mosa.runs.judging import JudgeConfig
 
-CHAT_HELP = "chat model: URL#MODEL (the key from MOSA_API_KEY) or local:FOLDER"
+CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER"
+JUDGES_HELP = (
+    "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
+    "NAME@canvas reads what comes after the first end token, too"
+)
 
 
 def judge_options(parser: ArgumentParser) -> None:
@@ -25,21 +29,23 @@ def judge_options(parser: ArgumentParser) -> None:
     from mosa.chat import ChatOptions
 
     parser.add_argument(
-        "--judge_model", type=str | None, help=f"{CHAT_HELP}, for judges that ask one"
+        "--judge_model", type=str | None, help=f"{CHAT_HELP}; judges that need one ask it"
     )
     parser.add_argument(
         "--judge_templates",
         type=Path | None,
-        help="folder of prompts NAME.txt that take the place of the judges' own",
+        help="folder of prompts, each a file NAME.txt that replaces that judge's own",
     )
-    add_fields(parser, ChatOptions)
+    add_fields(parser, ChatOptions, group="chat endpoints")
 
 
-def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
-    """How endpoints are asked; UserError where that is set and none of the `named` is one."""
+def chat_options(args: Namespace, others: Sequence[str] = ()) -> ChatOptions:
+    """How endpoints are asked; UserError where that is set and neither the judges' models nor
+    `others` are one."""
     from mosa.chat import ChatOptions
 
     given = given_fields(ChatOptions, args)
+    named = [args.judge_model or "", *(args.judges or ()), *others]
     if given and not any("http://" in spec or "https://" in spec for spec in named):
         raise UserError(
             f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
@@ -56,27 +62,20 @@ def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
         model=args.judge_model,
         templates=args.judge_templates,
         device=args.device,
-        chat=chat_options(args, [args.judge_model or "", args.judges or "", *others]),
+        chat=chat_options(args, others),
     )
 
 
-def _names(args: Namespace) -> tuple[str, ...]:
-    names = entries(args.judges)
-    if not names:
-        raise UserError("--judges names no judge; `mosa judges` lists them")
-    return names
+def _named_judges(parser: ArgumentParser) -> None:
+    """Which judges, how they are built, and where."""
+    parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
+    judge_options(parser)
+    parser.add_argument("--device", type=str | None, help="device of local judges")
 
 
 def _judge_arguments(parser: ArgumentParser) -> None:
     run_argument(parser)
-    parser.add_argument(
-        "--judges",
-        type=str,
-        required=True,
-        help="names with commas (`mosa judges` lists them); NAME=BACKEND, NAME@canvas",
-    )
-    judge_options(parser)
-    parser.add_argument("--device", type=str | None, help="where local judges run")
+    _named_judges(parser)
 
 
 def _judge(args: Namespace) -> None:
@@ -93,7 +92,7 @@ def _judge(args: Namespace) -> None:
         return
     with Run(args.run) as run:
         judges = processes.agree(
-            lambda: build_judges(_names(args), judge_config(args), world_of_run(run))
+            lambda: build_judges(args.judges, judge_config(args), world_of_run(run))
         )
         with ProgressBar() as bar:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
@@ -102,22 +101,23 @@ def _judge(args: Namespace) -> None:
 
 
 def _calibrate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--judges", type=str, required=True, help="names with commas")
+    _named_judges(parser)
     parser.add_argument(
         "--data",
         type=str,
         required=True,
-        help="labelled rows: a .csv or .jsonl file with behavior, response and label; testbed; or "
-        "refusal (the rows that come with that judge)",
+        help="labelled rows: a .csv or .jsonl file with behavior, response and label; testbed, "
+        "which makes them; or refusal, those that come with that judge",
     )
-    parser.add_argument("--num_rows", type=int | None, help="rows that testbed makes (unset: 200)")
+    parser.add_argument(
+        "--num_rows", type=int | None, help="number of rows that testbed makes; unset: 200"
+    )
     parser.add_argument(
         "--out",
         type=Path | None,
-        help="JSON file that keeps the counts, to correct rates by; judges that it has stay in it",
+        help="JSON file to keep the counts in, which `mosa report --calibration` corrects rates "
+        "by; other judges in it stay",
     )
-    judge_options(parser)
-    parser.add_argument("--device", type=str | None, help="where local judges run")
 
 
 def _calibrate(args: Namespace) -> None:
@@ -138,8 +138,7 @@ def _calibrate(args: Namespace) -> None:
     from mosa.testbed import world_of
     from mosa.worker import run_coroutine
 
-    names = _names(args)
-    if any(written_parts(name)[2] for name in names):
+    if any(written_parts(name)[2] for name in args.judges):
         raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
     world = world_of("testbed")
     if args.data == "testbed":
@@ -155,8 +154,10 @@ def _calibrate(args: Namespace) -> None:
         if args.out.exists():
             read_calibration(args.out)
         elif not args.out.parent.is_dir():
-            raise UserError(f"there is no folder {args.out.parent}; make it or name another --out")
-    judges = [named.judge for named in build_judges(names, judge_config(args), world)]
+            raise UserError(
+                f"the folder {args.out.parent} is missing; make it or name another --out"
+            )
+    judges = [named.judge for named in build_judges(args.judges, judge_config(args), world)]
     found = run_coroutine(calibrate(judges, rows))
     if args.out is not None:
         kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
@@ -178,7 +179,7 @@ def _calibrate(args: Namespace) -> None:
     console.print(table)
     for pair in found.pairs:
         console.print(
-            f"{pair.judges[0]} and {pair.judges[1]} say the same: "
+            f"{pair.judges[0]} and {pair.judges[1]} agree: "
             f"{_share(pair.num_agreed, pair.num_scored)}"
         )
     for quality in found.qualities:
@@ -203,10 +204,10 @@ def _share(count: int, total: int) -> str:
 
 JUDGE_COMMANDS: dict[str, Command] = {
     "judge": Command(
-        "let a judge score the responses of a run, without generating again",
+        "score the responses of a run again, without generating them again",
         _judge_arguments,
         _judge,
-        "Verdicts so far are recorded; the same command goes on from there.",
+        "Verdicts so far are recorded; the same command judges the rest.",
         runs_on_several_processes=True,
     ),
     "judge calibrate": Command(

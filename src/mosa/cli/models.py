@@ -17,6 +17,7 @@ from mosa.cli.options import (
     add_fields,
     config_argument,
     config_from,
+    given_fields,
     placement_arguments,
     show,
 )
@@ -30,22 +31,22 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-    parser.add_argument("--adapter", type=str | None, help="folder of an adapter to put on it")
+    parser.add_argument("--adapter", type=str | None, help="folder of an adapter for the model")
     placement_arguments(parser)
-    parser.add_argument("--prompt", type=str | None, help="one user turn to answer")
-    parser.add_argument("--system", type=str | None, help="a system turn to put before it")
-    parser.add_argument("--data", type=str | None, help=f"prompts to answer instead: {FILES}")
-    parser.add_argument("--limit", type=int | None, help="only the first so many rows of --data")
+    parser.add_argument("--prompt", type=str | None, help="prompt to answer, one user turn")
+    parser.add_argument("--system", type=str | None, help="system prompt, before every prompt")
+    parser.add_argument("--data", type=str | None, help=f"file of prompts to answer: {FILES}")
+    parser.add_argument("--limit", type=int | None, help="answer only the first N rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
         "--out",
         type=Path | None,
-        help="also write the responses as JSON lines to this new file, once all are there",
+        help="new file for the responses as JSON lines; it appears when all are done",
     )
     parser.add_argument(
-        "--show_steps", action="store_true", help="play the denoising in the terminal"
+        "--show_steps", action="store_true", help="show every step of the denoising"
     )
-    add_fields(parser, DecoderConfig)
+    add_fields(parser, DecoderConfig, group="decoder")
 
 
 def _generate(args: Namespace) -> None:
@@ -58,7 +59,7 @@ def _generate(args: Namespace) -> None:
     from mosa.responder import prepare, responses_of
 
     if (args.prompt is None) == (args.data is None):
-        raise UserError("say what to answer with either --prompt TEXT or --data FILE")
+        raise UserError("one of --prompt and --data is needed; give --prompt TEXT or --data FILE")
     if args.limit is not None and args.data is None:
         raise UserError("--limit counts rows of --data; leave it out with --prompt")
     if args.batch_size < 1:
@@ -123,16 +124,17 @@ def _align_command(method: str) -> Command:
         parser.add_argument(
             "--benign",
             type=str | None,
-            help="benign prompts and answers, for settings that use them",
+            help="harmless prompts and their answers, for settings that use them",
         )
         parser.add_argument(
             "--judge",
             type=str | None,
-            help="NAME or NAME=URL#MODEL (`mosa judges`), for settings that have answers judged",
+            help="judge of answers, for settings that need one: NAME or NAME=URL#MODEL "
+            "(`mosa judges` lists the names)",
         )
         parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
-            "--resume", action="store_true", help="continue the interrupted run in --out"
+            "--resume", action="store_true", help="resume the interrupted training in --out"
         )
         placement_arguments(parser)
         add_align_fields(parser, chosen.trainer_class.config_class)
@@ -140,7 +142,6 @@ def _align_command(method: str) -> Command:
     def run(args: Namespace) -> None:
         from mosa.align import align
 
-        own = {"config", "model", "data", "benign", "judge", "out", "resume", "dtype", "device"}
         judge = None
         if args.judge is not None:
             from mosa.runs.judging import JudgeConfig, build_judges
@@ -154,7 +155,7 @@ def _align_command(method: str) -> Command:
             benign=args.benign,
             judge=judge,
             config=args.config,
-            overrides={k: v for k, v in args.as_dict().items() if k not in own},
+            overrides=given_fields(METHODS[method].trainer_class.config_class, args),
             resume=args.resume,
             dtype=args.dtype,
             device=args.device,
@@ -163,7 +164,9 @@ def _align_command(method: str) -> Command:
             raise KeyboardInterrupt(result.message)
         show(result.message)
 
-    kept = "What was trained since the last checkpoint in --out is lost; --resume goes on from it."
+    kept = (
+        "Training since the last checkpoint in --out is lost; --resume starts from that checkpoint."
+    )
     summary = METHODS[method].summary
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
 
@@ -174,7 +177,9 @@ def _align_command(method: str) -> Command:
 def _merge_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
     parser.add_argument("--adapter", type=str, required=True, help="folder of the adapter")
-    parser.add_argument("--out", type=str, required=True, help="folder for the full checkpoint")
+    parser.add_argument(
+        "--out", type=str, required=True, help="folder to write the full checkpoint to"
+    )
     placement_arguments(parser)
 
 
@@ -192,7 +197,9 @@ def _demo_arguments(parser: ArgumentParser) -> None:
     from mosa.demo import DemoConfig
 
     config_argument(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything it makes")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for adapters, runs and report"
+    )
     add_fields(parser, DemoConfig)
 
 
@@ -210,7 +217,7 @@ def _build_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument(
-        "--out", type=Path | None, help="folder for both models; unset: runs/testbed-WORLD_SEED"
+        "--out", type=Path | None, help="folder for the models; unset: runs/testbed-WORLD_SEED"
     )
     add_fields(parser, BuildConfig)
 
@@ -229,28 +236,28 @@ def _build(args: Namespace) -> None:
 
 MODEL_COMMANDS: dict[str, Command] = {
     "generate": Command(
-        "answer a prompt, or a file of prompts",
+        "answer a prompt or a file of prompts",
         _generate_arguments,
         _generate,
-        "What was printed stays, and --out is not written; start it again.",
+        "--out is not written; start the command again.",
     ),
     **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(
-        "write a model with its adapter as a full checkpoint",
+        "merge an adapter into its model and write the full checkpoint",
         _merge_arguments,
         _merge,
-        "The model and the adapter are as they were; remove the unfinished --out folder.",
+        "The model and the adapter are unchanged; remove the unfinished --out folder.",
     ),
     "demo": Command(
         "align the testbed, attack it, and write a report (no GPU needed)",
         _demo_arguments,
         _demo,
-        "Finished adapters and responses stay; the same command goes on from them.",
+        "Finished adapters and responses are kept; the same command resumes.",
     ),
     "testbed build": Command(
-        "train the testbed's two models from nothing (no GPU needed)",
+        "train the testbed's two models from scratch (no GPU needed)",
         _build_arguments,
         _build,
-        "A finished model stays; the same command goes on with the other one.",
+        "A finished model is kept; the same command trains the other.",
     ),
 }

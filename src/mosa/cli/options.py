@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import docstring_parser
-from jsonargparse import ArgumentParser, Namespace
-
-from mosa.types import UserError
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 if TYPE_CHECKING:
     from mosa.align.config import AlignConfig
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 FILES = "a .txt, .csv, .json or .jsonl file"
-MODEL_HELP = "folder, hub id, or `testbed` (a tiny model that comes with mosa)"
-DTYPE_HELP = "weights in this type: auto (the checkpoint's), float32, bfloat16 or float16"
-DATA_DIR_HELP = "folder with known benchmark files (unset: MOSA_DATA, else ./data)"
+MODEL_HELP = "folder, Hugging Face id, or `testbed` (a tiny model that comes with mosa)"
+DTYPE_HELP = "type of the weights: auto (the checkpoint's), float32, bfloat16 or float16"
+DATA_DIR_HELP = "folder of published benchmark files; unset: MOSA_DATA, else ./data"
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,27 @@ class Command:
     """Whether the processes of a launcher share its work."""
 
 
+class HelpFormatter(DefaultHelpFormatter):
+    """Help for readers: what an option takes and does, and its default, without Python's types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        about = action.help or ""
+        about = f"{about[:1].upper()}{about[1:]}"
+        if action.required and action.option_strings:
+            return f"{about} (required)"
+        default = " ".join(action.default) if isinstance(action.default, list) else action.default
+        if default in (None, False, "", {}, argparse.SUPPRESS):
+            return about
+        return f"{about} (default: {default})"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if isinstance(action.type, ListOf):
+            return "A,B,..."
+        kind = (self._get_type_str(action) or "").removesuffix(" | null")
+        known = {"int": "N", "float": "X", "str": "TEXT", "Path": "PATH", "<class 'Path'>": "PATH"}
+        return known.get(kind, "VALUE")
+
+
 def run_argument(parser: ArgumentParser) -> None:
     """The folder of a run."""
     parser.add_argument("run", type=Path, help="folder of a run")
@@ -53,44 +72,84 @@ def no_arguments(parser: ArgumentParser) -> None:
 def placement_arguments(parser: ArgumentParser) -> None:
     """Where a model runs, and in which number format."""
     parser.add_argument("--dtype", type=str, default="auto", help=DTYPE_HELP)
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, ...; unset: a GPU if any")
+    parser.add_argument(
+        "--device", type=str | None, help="device: cpu, cuda, ...; unset: a GPU if any"
+    )
 
 
 def config_argument(parser: ArgumentParser) -> None:
     """A file of options."""
-    parser.add_argument("--config", action="config", help="YAML file with options by name")
+    parser.add_argument("--config", action="config", metavar="PATH", help="YAML file of options")
 
 
 def add_fields(
-    parser: ArgumentParser, config_class: type, *, leave_out: tuple[str, ...] = ()
+    parser: ArgumentParser, config_class: type, *, leave_out: Collection[str] = (), group: str = ""
 ) -> None:
-    """An option for every field of a dataclass, absent from the result unless it is given."""
+    """An option for every field of a dataclass, absent from the result unless it is given; the help
+    lists them under the title `group`, where one is given."""
     types = typing.get_type_hints(config_class)
     described = _field_texts(config_class)
+    add = parser.add_argument_group(group).add_argument if group else parser.add_argument
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:
             continue
         text = described.get(field.name, "")
         if types[field.name] is bool and field.default is False:
-            name, absent = f"--{field.name}", argparse.SUPPRESS
-            help = text.replace("%", "%%")
-            parser.add_argument(name, action="store_true", default=absent, help=help)
+            text = text.rstrip(".")
+            add(f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text)
         else:
-            _add_option(parser, field, types[field.name], text)
+            _add_option(add, field, types[field.name], text)
 
 
 def _add_option(
-    parser: ArgumentParser, field: dataclasses.Field[Any], type: Any, text: str
+    add: Callable[..., Any], field: dataclasses.Field[Any], type: Any, text: str
 ) -> None:
     """An option of a field's name; without a text it is left out of the help."""
-    text = text.replace("%", "%%").replace("%%%%", "%%")
-    absent = argparse.SUPPRESS
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    shown = f"{text} (default: {'unset' if default is None else default})"
-    help = shown if text else argparse.SUPPRESS
-    parser.add_argument(f"--{field.name}", type=type, default=absent, help=help)
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = text.rstrip(".") + ("" if default in (None, "") else f" (default: {default})")
+    absent = argparse.SUPPRESS
+    add(f"--{field.name}", type=_option_type(type), default=absent, help=shown if text else absent)
+
+
+def _option_type(hint: Any) -> Any:
+    """Lists of numbers and words are written with commas, all else as jsonargparse has it."""
+    for part in (hint, *typing.get_args(hint)):
+        if typing.get_origin(part) is tuple:
+            kind = typing.get_args(part)[0]
+            if kind in (int, float, str) or typing.get_origin(kind) is Literal:
+                return ListOf(kind)
+    return hint
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """The type of an option that takes a list: with commas, as in 0,1,2, or as a list in YAML."""
+
+    kind: Any
+    """Of its entries: int, float, str, or a `Literal` of words."""
+    num_least: int = 0
+    """How many entries it has at least."""
+
+    def __call__(self, given: Any) -> tuple[Any, ...]:
+        words = given if isinstance(given, list | tuple) else str(given).strip("[]").split(",")
+        entries = [word.strip() if isinstance(word, str) else word for word in words]
+        choices = typing.get_args(self.kind)
+        try:
+            found = tuple(word if choices else self.kind(word) for word in entries if word != "")
+        except ValueError:
+            found = None
+        is_known = found is not None and (not choices or set(found) <= set(choices))
+        if found is None or not is_known or len(found) < self.num_least:
+            names = {int: "integers, for example 0,1,2", float: "numbers, for example 0,0.5"}
+            words = f"words of {', '.join(choices)}" if choices else names.get(self.kind, "names")
+            raise argparse.ArgumentTypeError(
+                f"takes comma-separated {words}; {given!r} is something else"
+            )
+        return found
 
 
 def _field_texts(*config_classes: type) -> dict[str, str]:
@@ -103,15 +162,15 @@ def _field_texts(*config_classes: type) -> dict[str, str]:
 
 
 def given_fields(
-    config_class: type, args: Namespace, *, leave_out: tuple[str, ...] = ()
+    config_class: type, args: Namespace, *, leave_out: Collection[str] = ()
 ) -> dict[str, Any]:
     """The options that are fields of a dataclass and were given."""
     names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
     return {name: value for name, value in args.as_dict().items() if name in names}
 
 
-def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> list[str]:
-    """An option for every field of a method's settings, absent unless it is given; their names.
+def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> None:
+    """An option for every field of a method's settings, absent unless it is given.
 
     The help shows our own fields, and of the trainer's those that we document.
     """
@@ -120,42 +179,14 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
     types = typing.get_type_hints(config_class)
     own = config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1]
     described = _field_texts(*reversed(own))
-    names = []
     for field, documented in settings_of(config_class):
         text = described.get(field.name) or field.metadata.get("help") or ""
-        _add_option(parser, field, types[field.name], text if documented else "")
-        names.append(field.name)
-    return names
+        _add_option(parser.add_argument, field, types[field.name], text if documented else "")
 
 
 def config_from(config_class: type[Config], args: Namespace) -> Config:
     """The dataclass built from the options that are its fields, defaults for those not given."""
     return config_class(**given_fields(config_class, args))
-
-
-def entries(text: str | None) -> tuple[str, ...]:
-    """The entries of a list with commas."""
-    return tuple(entry.strip() for entry in (text or "").split(",") if entry.strip())
-
-
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers of a list with commas; UserError where it holds anything else."""
-    try:
-        return tuple(int(word) for word in entries(text))
-    except ValueError:
-        raise UserError(
-            f"{option} takes comma-separated integers, for example 0,1,2; {text} is something else"
-        ) from None
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """The numbers of a list with commas; UserError where it holds anything else."""
-    try:
-        return tuple(float(word) for word in entries(text))
-    except ValueError:
-        raise UserError(
-            f"{option} takes comma-separated numbers, for example 0,1; {text} is something else"
-        ) from None
 
 
 def show(*lines: str | Iterable[str]) -> None:

@@ -16,31 +16,38 @@ def _report_arguments(parser: ArgumentParser) -> None:
         "runs",
         type=Path,
         nargs="+",
-        help="folders of runs and analyses; those below them count too",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the page, for example report.html")
-    parser.add_argument(
-        "--tables", type=Path | None, help="folder for its tables: CSV, JSON, LaTeX"
+        help="folders of runs; runs in folders below them are included",
     )
     parser.add_argument(
-        "--redact", action="store_true", help="leave out prompts and responses, the testbed's too"
+        "--out", type=Path, required=True, help="file for the page, for example report.html"
     )
     parser.add_argument(
-        "--no_redact", action="store_true", help="show prompts and responses of real models too"
+        "--tables", type=Path | None, help="folder for the tables as CSV, JSON and LaTeX"
     )
-    parser.add_argument("--judge", type=str | None, help="id of the judge that decides")
+    parser.add_argument(
+        "--redact", action="store_true", help="leave out prompts and responses, even the testbed's"
+    )
+    parser.add_argument(
+        "--no_redact", action="store_true", help="show prompts and responses, even of real models"
+    )
+    parser.add_argument(
+        "--judge",
+        type=str | None,
+        help="id of the judge that counts; unset: the most trusted",
+    )
     parser.add_argument("--title", type=str | None, help="heading of the page")
     parser.add_argument(
         "--label",
         type=str,
         nargs="+",
         default=[],
-        help="what models are called on the page, each NAME=LABEL; the first is compared with",
+        help="subjects on the page and their labels, each NAME=LABEL; others are compared with the "
+        "first",
     )
     parser.add_argument(
         "--calibration",
         type=Path | None,
-        help="measured errors of judges (`mosa judge calibrate --out`), to correct rates by",
+        help="file of judges' errors (`mosa judge calibrate --out`), by which rates are corrected",
     )
 
 
@@ -80,16 +87,18 @@ def _labels(written: Sequence[str]) -> dict[str, str]:
     for entry in written:
         name, sign, label = entry.partition("=")
         if not sign or not name or not label or name in labels:
-            raise UserError(f"--label {entry} is not of the form NAME=LABEL, once for each model")
+            raise UserError(
+                f"--label {entry} is not NAME=LABEL with a new NAME; label each subject once"
+            )
         labels[name] = label
     return labels
 
 
 REPORT_COMMANDS: dict[str, Command] = {
     "report": Command(
-        "make one self-contained page of runs: safety, over-refusal, utility, samples",
+        "write a self-contained HTML page about runs: safety, over-refusal, utility, samples",
         _report_arguments,
         _report,
-        "The runs are as they were.",
+        "The runs are unchanged.",
     ),
 }

@@ -154,7 +154,7 @@ def load_cases(
             for item, (record, _) in zip(items, rows, strict=True)
             if record[subsets.column] in wanted
         ]
-    is_harmless = is_harmless if known is None else _is_harmless(known, part)
+    is_harmless = is_harmless if known is None else is_harmless_part(known, part)
     return CaseSet(
         name=name,
         kind="harmless" if is_harmless else "harmful",
@@ -185,7 +185,8 @@ def _known_sets() -> dict[str, KnownFile]:
     return {n: known for n, known in KNOWN_FILES.items() if known.role in ("harmful", "benign")}
 
 
-def _is_harmless(known: KnownFile, part: str) -> bool:
+def is_harmless_part(known: KnownFile, part: str) -> bool:
+    """Whether the requests of a known set, or of its subset `part`, are harmless."""
     is_contrast = known.name in SUBSETS and part in SUBSETS[known.name].harmful
     return known.role == "benign" and not is_contrast
 

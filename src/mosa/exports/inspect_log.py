@@ -228,7 +228,7 @@ def _eval_score(
         ):
             rate = rate_of(once(values))
             about = rate_record(rate)
-            metrics[name] = log.EvalMetric(name=name, value=rate.rate, metadata=about)
+            metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=about)
     return log.EvalScore(
         name=judge,
         scorer=judge,

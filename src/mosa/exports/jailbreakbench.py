@@ -90,7 +90,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     "model": cell.subject,
                     "attack_type": access,
                     "defense": None,
-                    "attack_success_rate": None if rate is None else rate.rate,
+                    "attack_success_rate": None if rate is None else rate.value,
                     "total_number_of_jailbreaks": sum(outcomes),
                     "number_of_submitted_prompts": sum(j["prompt"] is not None for j in jailbreaks),
                     "total_number_of_queries": sum(j["number_of_queries"] for j in jailbreaks),

@@ -23,7 +23,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mosa.align.objective import kl_divergence, window_scores
-from mosa.align.phrases import read_phrases
 from mosa.attacks.base import Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM
@@ -39,10 +38,8 @@ CASES_TOGETHER = 8
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Which moments of a generation are looked at, and which words count as refusal."""
+    """Which moments of a generation are looked at."""
 
-    refusals: str | None = None
-    """Refusals: a packaged phrase set or a .txt file; unset: `refusing` in the run's wording."""
     step_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     """Moments: before the step at this share of all steps."""
     tokens_per_step: int = 2
@@ -55,14 +52,11 @@ async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncI
     """Look at the canvases of one generation."""
     settings = pace(target.length, config.tokens_per_step, config.block_length)
     decoder = dataclasses.replace(target.decoder, **settings)
-    texts = (
-        phrases_of(target, "refusing") if config.refusals is None else read_phrases(config.refusals)
-    )
     state = {
         "prompt": target.encode_prompt(behavior.request),
         "decoder": as_plain(decoder),
         "steps": step_numbers(config.step_shares, decoder.steps),
-        "refusals": [list(target.encode(text)) for text in texts],
+        "refusals": [list(target.encode(text)) for text in phrases_of(target, "refusing")],
     }
     found = await target.compute("profiles", Work(look, state, together=CASES_TOGETHER))
     yield target.attempt([], details={"profiles": found["profiles"]})

@@ -208,7 +208,7 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
     if figure.rate is None:
         return None
     n = figure.rate.n
-    found = corrected_rate(figure.rate.rate * n, n, errors.sensitivity, errors.specificity)
+    found = corrected_rate(figure.rate.value * n, n, errors.sensitivity, errors.specificity)
     return found.rate or found.reason
 
 

@@ -323,14 +323,14 @@ def _points(chart: Points, subjects: Sequence[str]) -> Figure:
     for (x, y, size), index in zip(chart.points.values(), indices, strict=True):
         style = series_style(index, _SERIES)
         colour = style["color"]
-        axes.hlines([y.rate], x.low, x.high, color=colour, alpha=0.5, lw=1.4)
-        axes.vlines([x.rate], y.low, y.high, color=colour, alpha=0.5, lw=1.4)
+        axes.hlines([y.value], x.low, x.high, color=colour, alpha=0.5, lw=1.4)
+        axes.vlines([x.value], y.low, y.high, color=colour, alpha=0.5, lw=1.4)
         axes.plot(
-            [x.rate],
-            [y.rate],
+            [x.value],
+            [y.value],
             color=colour,
             marker=style["marker"],
-            markersize=9.0 if size is None else 5.0 + 10.0 * math.sqrt(size.rate),
+            markersize=9.0 if size is None else 5.0 + 10.0 * math.sqrt(size.value),
             markerfacecolor="none" if size is None else colour,
             markeredgewidth=1.8,
             alpha=0.9,
@@ -342,7 +342,7 @@ def _paths(chart: Paths, subjects: Sequence[str]) -> Figure:
     figure, axes = _unit_square()
     indices = series_indices(list(chart.series), subjects)
     for points, index in zip(chart.series.values(), indices, strict=True):
-        xs, ys = [x.rate for _, x, _ in points], [y.rate for _, _, y in points]
+        xs, ys = [x.value for _, x, _ in points], [y.value for _, _, y in points]
         axes.plot(xs, ys, **series_style(index, _SERIES), markersize=6, linewidth=1.6)
     return figure
 

@@ -140,7 +140,7 @@ def _lost_tasks(evidence: Evidence, first: str, second: str) -> dict[str, Paired
     return {
         task: difference
         for (task, difference), p in zip(found.items(), corrected, strict=True)
-        if difference.difference < 0 and p < SIGNIFICANT
+        if difference.value < 0 and p < SIGNIFICANT
     }
 
 
@@ -182,7 +182,7 @@ def _headline(
 
     def success(comparison: AgainstFirst) -> float:
         rate = headline(evidence, "asr", comparison.name, judge).rate
-        return 1.0 if rate is None else rate.rate
+        return 1.0 if rate is None else rate.value
 
     free = [c for c in safer if c.is_measured and not c.costs]
     if free:
@@ -209,8 +209,7 @@ def _headline(
 
 
 def _has_many_unscored(head: Headline) -> bool:
-    scored = sum(map(len, head.by_seed.values()))
-    return head.num_unscored > MANY_UNSCORED * (scored + head.num_unscored)
+    return head.num_unscored > MANY_UNSCORED * (head.num_scored + head.num_unscored)
 
 
 def _about(
@@ -235,7 +234,7 @@ def _about(
             f"{change(comparison and comparison.success)}."
         )
         worst = headline(evidence, "worst_asr", name, judge)
-        if worst.rate is not None and worst.rate.rate > 0:
+        if worst.rate is not None and worst.rate.value > 0:
             yield f"The worst, {worst.of}, succeeds in {format_rate(worst.rate)}."
         yield from _by_threat(evidence, judge, name)
     else:

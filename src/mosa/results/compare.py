@@ -22,10 +22,12 @@ from mosa.results.figures import (
     REFUSED,
     Evidence,
     Figure,
+    Headline,
     Kind,
     RunFacts,
     gather,
     headline,
+    headline_of,
     moment_of,
     task_pairs,
 )
@@ -33,11 +35,10 @@ from mosa.runs.records import SubjectRecord
 from mosa.stats.pairs import (
     PairedDifference,
     holm,
-    mcnemar,
     paired_difference,
     paired_difference_over_groups,
 )
-from mosa.stats.rates import Rate, Value, case_means, mean_of, rate_of
+from mosa.stats.rates import case_means, mean_of
 from mosa.types import UserError
 
 KINDS: dict[Kind, str] = {
@@ -102,20 +103,15 @@ class Side:
             for figure in figures.values()
             if figure.kind != "safety" or (figure.case_set, figure.name) in attacks
         ]
-        own = replace(self.evidence, figures=of)
-        found = headline(own, name, self.subject, attacks=attacks)
-        num_scored = sum(map(len, found.by_seed.values()))
+        found = headline(replace(self.evidence, figures=of), name, self.subject, attacks=attacks)
         parts = [part_of([figure]) for figure in of]
+        num_missing = sum(part.num_missing for part in parts)
+        num_scored, num_out = found.num_scored, _num_planned(of) - found.num_scored
+        if name not in ("asr", "any_asr"):
+            num_scored = sum(part.num_scored for part in parts)
+            num_out = num_missing + sum(part.num_unscored for part in parts)
         return Part(
-            rate=found.rate,
-            values=found.by_seed,
-            num_scored=num_scored,
-            num_unscored=found.num_unscored,
-            num_missing=sum(part.num_missing for part in parts),
-            of=found.of,
-            share_left_out=_share(_num_planned(of) - num_scored, num_scored)
-            if name in ("asr", "any_asr")
-            else _left_out_of_all(parts),
+            **vars(found), num_missing=num_missing, share_left_out=_share(num_out, num_scored)
         )
 
 
@@ -157,48 +153,28 @@ def side(folder: Path, subject: str | None, letter: str) -> Side:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Headline):
     """One side of a figure."""
 
-    rate: Rate | None
-    """None where nothing was scored."""
-    values: Mapping[str, Mapping[int, Value]]
-    """Each scored case's values by seed."""
-    num_scored: int
-    """Cases with a value, counted once for each seed."""
-    num_unscored: int
-    """Cases that no judge could score, counted in the same way."""
-    num_missing: int
+    num_missing: int = 0
     """Tasks that failed or have not been run."""
-    of: str = ""
-    """Which attack is the worst."""
     share_left_out: Fraction = Fraction(0)
     """Share of the cases that have no value, for any reason."""
 
 
 def part_of(figures: Sequence[Figure]) -> Part:
     """Figures of other cases each, taken together."""
-    values = {case: of for figure in figures for case, of in figure.by_seed.items()}
-    num_scored = sum(map(len, values.values()))
-    num_unscored = sum(figure.num_unscored for figure in figures)
-    num_missing = sum(figure.num_failed + figure.num_left for figure in figures)
-    return Part(
-        rate=replace(rate_of(values), num_unscored=num_unscored) if values else None,
-        values=values,
-        num_scored=num_scored,
-        num_unscored=num_unscored,
-        num_missing=num_missing,
-        share_left_out=_share(num_unscored + num_missing, num_scored),
+    found = headline_of(
+        {case: of for figure in figures for case, of in figure.by_seed.items()},
+        sum(figure.num_unscored for figure in figures),
     )
+    num_missing = sum(figure.num_failed + figure.num_left for figure in figures)
+    left_out = _share(found.num_unscored + num_missing, found.num_scored)
+    return Part(**vars(found), num_missing=num_missing, share_left_out=left_out)
 
 
 def _share(num_out: int, num_in: int) -> Fraction:
     return Fraction(num_out, num_out + num_in) if num_out else Fraction(0)
-
-
-def _left_out_of_all(parts: Sequence[Part]) -> Fraction:
-    num_out = sum(part.num_unscored + part.num_missing for part in parts)
-    return _share(num_out, sum(part.num_scored for part in parts))
 
 
 @dataclass(frozen=True)
@@ -230,7 +206,7 @@ def _row(
     has_test: bool = True,
 ) -> ComparedFigure:
     """One figure of both sides; `pairs` are what each side has of all that it is about."""
-    shared = first.values.keys() & second.values.keys()
+    shared = first.by_seed.keys() & second.by_seed.keys()
     left_out = max(first.share_left_out, second.share_left_out, _share_of_one_side(pairs))
     if not shared:
         return ComparedFigure(name, first, second, None, has_test=has_test, share_left_out=left_out)
@@ -238,12 +214,11 @@ def _row(
         num_cases = len(set().union(*(_cases(f) for pair in pairs for f in pair)))
         left_out = max(left_out, _share(num_cases - len(shared), len(shared)))
     only = None
-    means = [case_means({case: part.values[case] for case in shared}) for part in (first, second)]
-    if has_test and all(value in (0, 1) for of_side in means for value in of_side.values()):
-        yes = [{case: value == 1 for case, value in of_side.items()} for of_side in means]
-        test = mcnemar(yes[0], yes[1])
-        only = test.num_only_first, test.num_only_second
-    difference = paired_difference(first.values, second.values)
+    if has_test:
+        a, b = (case_means({c: part.by_seed[c] for c in shared}) for part in (first, second))
+        if {*a.values(), *b.values()} <= {0, 1}:
+            only = sum(a[c] > b[c] for c in shared), sum(b[c] > a[c] for c in shared)
+    difference = paired_difference(first.by_seed, second.by_seed)
     return ComparedFigure(name, first, second, difference, only, has_test, share_left_out=left_out)
 
 
@@ -401,9 +376,6 @@ def _judge(
 ) -> tuple[str | None, str | None]:
     """Whose verdicts of A and of B are taken; None for a side without a figure of this kind."""
     judges = first.judges(kind), second.judges(kind)
-    if kind == "utility":
-        has = [bool(each.evidence.select(kind, subject=each.subject)) for each in (first, second)]
-        return "" if has[0] else None, "" if has[1] else None
     if not judges[0] or not judges[1]:
         alone = [wanted if wanted in own else next(iter(own), None) for own in judges]
         return alone[0], alone[1]

@@ -32,7 +32,7 @@ _CONDITION = re.compile(
     r"(?P<operator>>=|<=|>|<)\s*(?P<bound>[+-]?(\d+\.?\d*|\.\d+))\s*"
 )
 _WORDS = tuple(word for words in HEADLINES_OF.values() for word in words)
-_WITH_NAMES = ("asr", "over_refusal", "utility")
+_WITH_NAMES = tuple(words[0] for words in HEADLINES_OF.values())
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
-from mosa.results.figures import Figure
-from mosa.stats.rates import NOTHING, Rate, exactly, format_rate, format_value, mean_of, rate_of
+from mosa.results.figures import Figure, mean_over_attacks
+from mosa.stats.rates import NOTHING, Rate, format_rate, format_value
 
 Pair = tuple[float, float]
 """By the paper's own judge, and by StrongREJECT."""
@@ -87,7 +85,7 @@ def _table(
         key=lambda row: (PAPER_ATTACKS.index(row[0]), row[1]),
     )
     for attack, preset in rows:
-        own = [_own(cells.get((attack, preset, subject))) for subject in subjects]
+        own = [cell_of(cells.get((attack, preset, subject))) for subject in subjects]
         blank = [NOTHING] * len(paper)
         yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
     if means:
@@ -96,34 +94,22 @@ def _table(
 
 
 def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
-    """The mean of each model that has all eight attacks once. A behavior counts once, with its mean
-    over the attacks with each seed, so that the interval is one over behaviors and seeds; those
-    that an attack has no score for are left out."""
+    """The mean of each model that has all eight attacks once: of its cases that all have a score
+    for, so that the interval is one over cases and seeds."""
     means = {}
     for subject in dict.fromkeys(figure.subject for figure in found):
         rows = [figure for figure in found if figure.subject == subject]
-        if sorted(figure.attack for figure in rows) != sorted(PAPER_ATTACKS):
-            continue
-        outcomes = [
-            {
-                (name, seed): exactly(v)
-                for name, of in figure.by_seed.items()
-                for seed, v in of.items()
-            }
-            for figure in rows
-        ]
-        values: dict[str, dict[int, Fraction]] = defaultdict(dict)
-        for name, seed in sorted(set.intersection(*map(set, outcomes))):
-            values[name][seed] = mean_of([outcome[name, seed] for outcome in outcomes])
-        if values:
-            means[subject] = rate_of(values)
+        rate = mean_over_attacks(rows).rate
+        if sorted(figure.attack for figure in rows) == sorted(PAPER_ATTACKS) and rate is not None:
+            means[subject] = rate
     return means
 
 
-def _own(figure: Figure | None) -> str:
+def cell_of(figure: Figure | None) -> str:
+    """Success rate and mean score of a figure, as a table shows it; `NOTHING` without one."""
     if figure is None or figure.score is None:
         return NOTHING
-    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.rate)}"
+    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.value)}"
 
 
 def _published(pairs: Sequence[Pair]) -> str:

@@ -18,7 +18,7 @@ from scipy import stats
 
 from mosa.stats.rates import (
     Z_95,
-    Estimate,
+    Interval,
     Rate,
     Values,
     case_means,
@@ -41,66 +41,17 @@ NUM_SIGN_FLIPS = 9_999
 
 
 @dataclass(frozen=True)
-class McNemar:
-    """Two models on the same cases, yes or no each."""
+class PairedDifference(Interval):
+    """How far the second of two models is above the first: the mean over the `n` cases that both
+    have of second minus first, with its 95 % interval. Cases that one model lacks are left out."""
 
-    num_only_first: int
-    """Cases with a yes from only the first model."""
-    num_only_second: int
-    """Cases with a yes from only the second model."""
-    n: int
-    """Cases that both models have."""
-    num_unpaired: int
-    """Cases that only one model has; they are left out."""
-    p_value: float
-
-
-def mcnemar(first: Mapping[str, bool], second: Mapping[str, bool]) -> McNemar:
-    """The exact McNemar test (1947, Psychometrika 12:153) of whether two models differ.
-
-    Cases on which the models agree say nothing about which one is ahead. Of those on which they
-    differ, a coin would give each model half: the p value is that of the two-sided binomial test.
-    Without such a case it is 1: nothing speaks for a difference.
-    """
-    names = _paired(first, second)
-    num_only_first = sum(first[name] and not second[name] for name in names)
-    num_only_second = sum(second[name] and not first[name] for name in names)
-    return McNemar(
-        num_only_first,
-        num_only_second,
-        len(names),
-        len(first.keys() ^ second.keys()),
-        _coin(num_only_first, num_only_second),
-    )
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """How far the second of two models is above the first on the same cases."""
-
-    difference: float
-    """Mean over the cases of second minus first."""
-    n: int
-    """Cases that both models have."""
-    num_unpaired: int
-    """Cases that only one model has; they are left out."""
-    low: float
-    high: float
-    """Ends of the 95 % interval."""
     p_value: float
     exact: Fraction
     """The difference without rounding."""
 
-    @property
-    def value(self) -> float:
-        """The difference, under the name that it has in an `Estimate`."""
-        return self.difference
-
     def __neg__(self) -> PairedDifference:
         """How far the first is above the second."""
-        return replace(
-            self, difference=-self.difference, low=-self.high, high=-self.low, exact=-self.exact
-        )
+        return replace(self, value=-self.value, low=-self.high, high=-self.low, exact=-self.exact)
 
     def __str__(self) -> str:
         return format_rate(self, with_n=True, signed=True)
@@ -117,8 +68,10 @@ def paired_difference(first: Values, second: Values, *, seed: int = 0) -> Paired
 
     The p value is that of a sign-flip test: were the models alike, each case's difference could as
     well have the other sign. It is exact where at most 13 cases differ, or all by the same amount,
-    and otherwise uses 9,999 random flips. For yes-or-no values it is McNemar's. It treats cases as
-    independent, which they are not where a seed moves them all: only the interval sees that.
+    and otherwise uses 9,999 random flips. For yes-or-no values it is that of McNemar's exact test
+    (1947, Psychometrika 12:153): cases on which the models agree say nothing about which one is
+    ahead, and of the others a coin would give each model half. It treats cases as independent,
+    which they are not where a seed moves them all: only the interval sees that.
     """
     return paired_difference_over_groups([(first, second)], seed=seed)
 
@@ -151,7 +104,6 @@ def paired_difference_over_groups(
     return PairedDifference(
         float(exact),
         sum(map(len, groups)),
-        sum(len(case_means(first).keys() ^ case_means(second).keys()) for first, second in pairs),
         max(-1.0, float(exact) - below),
         min(1.0, float(exact) + above),
         _sign_flips(weighed, seed),
@@ -200,7 +152,7 @@ def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 def mean_within(
     values: Sequence[float | int], least: float, most: float, *, seed: int = 0
-) -> Estimate:
+) -> Interval:
     """The mean of values of independent cases that cannot leave [`least`, `most`].
 
     The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
@@ -225,20 +177,20 @@ def mean_within(
     total, weighed = weights.sum(axis=1) + extra, weights @ levels
     low = np.quantile((weighed + least * extra) / total, 0.025)
     high = np.quantile((weighed + most * extra) / total, 0.975)
-    return Estimate(float(numbers.mean()), len(numbers), float(low), float(high))
+    return Interval(float(numbers.mean()), len(numbers), float(low), float(high))
 
 
-def mean_unbounded(values: Sequence[float | int]) -> Estimate:
+def mean_unbounded(values: Sequence[float | int]) -> Interval:
     """The mean of values of independent cases without known bounds (nats), with Student's t
     interval (1908, Biometrika 6:1). One case gives an interval without ends (NaN), and cases that
     all agree a point: without bounds they say nothing about another case."""
     numbers = _numbers(values)
     mean = float(numbers.mean())
     if len(numbers) == 1:
-        return Estimate(mean, 1, math.nan, math.nan)
+        return Interval(mean, 1, math.nan, math.nan)
     error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
     half = float(stats.t.ppf(0.975, len(numbers) - 1)) * error
-    return Estimate(mean, len(numbers), mean - half, mean + half)
+    return Interval(mean, len(numbers), mean - half, mean + half)
 
 
 def _numbers(values: Sequence[float | int]) -> np.ndarray:

@@ -34,7 +34,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the standard normal distribution."""
@@ -53,26 +52,13 @@ NOTHING = "-"
 """What a table shows where there is no figure."""
 
 
-@runtime_checkable
-class Interval(Protocol):
-    """A figure with a 95 % interval from `low` to `high`, over `n` cases."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A figure with its number of independent cases and its 95 % interval."""
 
     value: float
     n: int
+    """Cases with a value."""
     low: float
     high: float
 
@@ -81,14 +67,9 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A mean of values in [0, 1] over cases, with its 95 % interval."""
+class Rate(Interval):
+    """A mean of values in [0, 1] over cases."""
 
-    rate: float
-    n: int
-    """Cases with a value."""
-    low: float
-    high: float
     num_seeds: int = 1
     num_unscored: int = 0
     """Cases without a value, counted once for each seed; they are not in the rate."""
@@ -97,17 +78,12 @@ class Rate:
     exact: Fraction | None = field(default=None, compare=False)
     """The rate without rounding; None where it is not a mean of recorded values."""
 
-    @property
-    def value(self) -> float:
-        """The rate, under the name that it has in an `Estimate`."""
-        return self.rate
-
-    def __str__(self) -> str:
-        return format_rate(self, with_n=True)
-
     def record(self) -> dict[str, float | int | None]:
-        """Only the figures, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "exact"}
+        """Only the figures, for JSON; the value is called `rate`."""
+        figures = {
+            name: value for name, value in vars(self).items() if name not in ("value", "exact")
+        }
+        return {"rate": self.value, **figures}
 
 
 # --- one rate -------------------------------------------------------------------------------------
@@ -126,7 +102,7 @@ def rate_of(values: Values, *, clusters: Mapping[str, str] | None = None) -> Rat
     where no case has a value, and for values outside of [0, 1].
 
     >>> rate_of(once([True] * 8 + [False] * 2))
-    Rate(rate=0.8, n=10, low=0.4901..., high=0.9433..., ..., exact=Fraction(4, 5))
+    Rate(value=0.8, n=10, low=0.4901..., high=0.9433..., ..., exact=Fraction(4, 5))
     """
     means = case_means(values)
     if clusters is None:
@@ -262,7 +238,7 @@ def format_value(value: float | int, *, digits: int = 2, signed: bool = False) -
 def format_interval(found: Interval, *, digits: int = 2, signed: bool = False) -> str:
     """Both ends; "" where a single case gives none.
 
-    >>> format_interval(Estimate(-0.1, 9, -0.2, -0.001))
+    >>> format_interval(Interval(-0.1, 9, -0.2, -0.001))
     '-0.20 to 0.00'
     """
     if not (math.isfinite(found.low) and math.isfinite(found.high)):

@@ -2,7 +2,7 @@
 
     findings_of(run)[0].paragraph
 
-Each takes the attempts of its probe with the verdicts of one judge and gives a `Finding`: rows,
+Each takes the attempts of its probe with the verdicts of one judge and fills a `Finding`: rows,
 estimates with intervals, charts as data, a paragraph. No model is needed.
 """
 
@@ -16,14 +16,14 @@ from mosa.runs.store import Run
 
 __all__ = ["FINDINGS", "Chart", "Finding", "HeatMap", "LineChart", "findings_of"]
 
-FINDINGS: dict[str, Callable[[Probed], Finding]] = {
-    "position": position.finding,
-    "suffix": suffix.finding,
-    "order": order.finding,
-    "step": step.finding,
-    "depth": depth.finding,
+FINDINGS: dict[str, Callable[[Probed], None]] = {
+    "position": position.read,
+    "suffix": suffix.read,
+    "order": order.read,
+    "step": step.read,
+    "depth": depth.read,
 }
-"""The reader of every probe, by the probe's name."""
+"""The reader of every probe, by the probe's name; it fills the finding."""
 
 
 def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
@@ -32,4 +32,7 @@ def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
     `judge` is a judge's id; unset, and where it has not read a set: the most trusted one of the set
     (the testbed's truth before judges that read, these before phrases).
     """
-    return [FINDINGS[probed.probe](probed) for probed in probed_of(run, FINDINGS, judge)]
+    found = probed_of(run, FINDINGS, judge)
+    for probed in found:
+        FINDINGS[probed.finding.probe](probed)
+    return [probed.finding for probed in found]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -22,8 +22,6 @@ from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, pair
 from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
 from mosa.types import Response, Verdict
 
-MEASURES = {"score": "mean score of the judge", "refused": "share of responses that refuse"}
-"""A judge's measures of a response; `refused` where it tells refusals from answers."""
 INTERVALS = (
     "Intervals are 95 % over cases: Wilson's for shares, the bound of Gaffke for differences "
     "within cases and other figures with bounds, Student's t for the rest."
@@ -62,21 +60,21 @@ class HeatMap:
 Chart = LineChart | HeatMap
 
 
-@dataclass(frozen=True)
+@dataclass
 class Finding:
-    """What one probe, with one preset, has found in a run."""
+    """What one probe, with one preset, has found in a run; the probe's reader fills it."""
 
     probe: str
     preset: str
     header: dict[str, Any]
     """Every setting, the subjects' weights, the sets, the judges and the versions."""
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] = field(default_factory=list)
     """The data, one row per attempt (or per position)."""
-    estimates: list[dict[str, Any]]
+    estimates: list[dict[str, Any]] = field(default_factory=list)
     """One record per figure: what it is of, and value, n, low, high."""
-    charts: dict[str, Chart]
+    charts: dict[str, Chart] = field(default_factory=dict)
     """By a name that can be a file's."""
-    paragraph: str
+    sentences: list[str] = field(default_factory=list)
     """What was found, with intervals."""
 
     @property
@@ -84,15 +82,10 @@ class Finding:
         """Probe and preset, as a file's name."""
         return slug(f"{self.probe} {self.preset}")
 
-
-@dataclass
-class Report:
-    """A finding while it is being written."""
-
-    estimates: list[dict[str, Any]] = field(default_factory=list)
-    charts: dict[str, Chart] = field(default_factory=dict)
-    sentences: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    @property
+    def paragraph(self) -> str:
+        """Its sentences."""
+        return " ".join(self.sentences)
 
     def add(self, figure: Interval | None, **of: Any) -> None:
         """Keep a figure with its labels, as one flat record; None, which no judge could score, is
@@ -173,31 +166,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Probed:
-    """All attempts of one probe, with one preset, in a run."""
+    """All attempts of one probe, with one preset, in a run, and what its reader finds in them."""
 
     run: Run
-    probe: str
-    preset: str
-    settings: dict[str, Any]
-    header: dict[str, Any]
     groups: list[Group]
+    finding: Finding
 
     def response(self, observation: Observation) -> Response:
         """The response of an attempt that has one."""
         (response,) = self.run.responses_of(observation.key)
         return response
-
-    def finding(self, report: Report) -> Finding:
-        """The finding, as it has been written."""
-        return Finding(
-            self.probe,
-            self.preset,
-            self.header,
-            report.rows,
-            report.estimates,
-            report.charts,
-            " ".join(report.sentences),
-        )
 
 
 def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
@@ -212,7 +190,10 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
             settings.setdefault((task.attack, task.preset), task.config)
     if not settings:
         return []
-    judges = {name: _judge_of(run.judges(name), judge) for name in run.sets()}
+    judges: dict[str, str | None] = {}
+    for name in run.sets():
+        known = run.judges(name)
+        judges[name] = judge if judge in known else min(known, key=by_trust, default=None)
     found: dict[tuple[str, str], dict[tuple[str, str], list[Observation]]] = {}
     for case_set, name in judges.items():
         pairs = ((a, None) for a in run.attempts(case_set=case_set))
@@ -229,46 +210,31 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
                 )
                 cells = found.setdefault((attempt.attack, attempt.preset), {})
                 cells.setdefault((attempt.subject, case_set), []).append(observation)
-    return [_probed(run, *key, settings[key], groups, judges) for key, groups in found.items()]
-
-
-def _probed(
-    run: Run,
-    probe: str,
-    preset: str,
-    settings: dict[str, Any],
-    found: dict[tuple[str, str], list[Observation]],
-    judges: dict[str, str | None],
-) -> Probed:
-    subjects = {subject: run.subjects()[subject].weights for subject, _ in found}
-    sets = {case_set: len({o.case for o in found[s, case_set]}) for s, case_set in found}
-    groups = [
-        Group(
-            subject,
-            case_set,
-            subject if len(sets) == 1 else f"{subject}, {case_set}",
-            _measures(judges[case_set]),
-            observations,
-        )
-        for (subject, case_set), observations in sorted(
-            found.items(), key=lambda item: (list(sets).index(item[0][1]),)
-        )
-    ]
-    header = {
-        "probe": probe,
-        "preset": preset,
-        "settings": settings,
-        "subjects": subjects,
-        "sets": sets,
-        "judges": {case_set: judges[case_set] for case_set in sets},
-        "versions": [session.get("versions") for session in run.sessions()][-1:],
-    }
-    return Probed(run, probe, preset, settings, header, groups)
-
-
-def _judge_of(judges: Sequence[str], wanted: str | None) -> str | None:
-    """The wanted judge, else the most trusted one."""
-    return wanted if wanted in judges else min(judges, key=by_trust, default=None)
+    versions = [session.get("versions") for session in run.sessions()][-1:]
+    probed = []
+    for (probe, preset), cells in found.items():
+        sets = {name: len({o.case for o in cells[s, name]}) for s, name in cells}
+        groups = [
+            Group(
+                subject,
+                case_set,
+                subject if len(sets) == 1 else f"{subject}, {case_set}",
+                _measures(judges[case_set]),
+                cells[subject, case_set],
+            )
+            for subject, case_set in sorted(cells, key=lambda cell: list(sets).index(cell[1]))
+        ]
+        header = {
+            "probe": probe,
+            "preset": preset,
+            "settings": settings[probe, preset],
+            "subjects": {subject: run.subjects()[subject].weights for subject, _ in cells},
+            "sets": sets,
+            "judges": {case_set: judges[case_set] for case_set in sets},
+            "versions": versions,
+        }
+        probed.append(Probed(run, groups, Finding(probe, preset, header)))
+    return probed
 
 
 def _measures(judge: str | None) -> tuple[str, ...]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from mosa.results.findings.base import (
     INTERVALS,
     Bounds,
-    Finding,
     Group,
     HeatMap,
     LineChart,
     Probed,
-    Report,
     mean,
     per_case,
     slug,
@@ -27,36 +25,43 @@ Grid = dict[tuple[str, str, int, int], Interval]
 """By group, measure, step and position (from 1)."""
 
 
-def finding(probed: Probed) -> Finding:
+def read(probed: Probed) -> None:
     """Every measure by step and position, and how it looks before the first step."""
-    report = Report(rows=[row for group in probed.groups for row in _rows(group)])
+    finding = probed.finding
+    finding.rows += [row for group in probed.groups for row in _rows(group)]
     grid: Grid = {}
     for group in probed.groups:
         for (measure, step, position), figure in _grid_of(group).items():
             grid[group.label, measure, step, position] = figure
-            report.add(figure, **group.of, measure=measure, step=step, position=position)
+            finding.add(figure, **group.of, measure=measure, step=step, position=position)
     steps = sorted({step for _, _, step, _ in grid})
     positions = sorted({position for _, _, _, position in grid})
-    for measure, meaning in MEASURES.items():
-        series = {}
-        for group in probed.groups:
-            line = [
-                (float(p), grid[key])
-                for p in positions
-                if (key := (group.label, measure, steps[0], p)) in grid
-            ]
+    first: dict[str, dict[str, dict[int, Interval]]] = {measure: {} for measure in MEASURES}
+    for group in probed.groups:
+        for measure, meaning in MEASURES.items():
+            keys = {p: (group.label, measure, steps[0], p) for p in positions}
+            line = {p: grid[key] for p, key in keys.items() if key in grid}
             if line:
-                series[group.label] = line
-        if series:
-            report.charts[slug(measure, "first step")] = LineChart(
+                first[measure][group.label] = line
+                most = max(line, key=lambda p, of=line: of[p].value)
+                finding.sentences.append(
+                    f"{group.label}, before the first step: the {meaning} is highest at position "
+                    f"{most}, {format_rate(line[most], with_n=True)}."
+                )
+    for measure, meaning in MEASURES.items():
+        if first[measure]:
+            finding.charts[slug(measure, "first step")] = LineChart(
                 f"Before the first step: {meaning}",
                 "position",
                 measure,
-                series,
+                {
+                    label: [(float(p), y) for p, y in of.items()]
+                    for label, of in first[measure].items()
+                },
                 None if measure == "kl" else (0.0, 1.0),
             )
-        for label in series if measure != "kl" else ():
-            report.charts[slug(measure, label)] = HeatMap(
+        for label in first[measure] if measure != "kl" else ():
+            finding.charts[slug(measure, label)] = HeatMap(
                 f"{meaning.capitalize()}: {label}",
                 "position",
                 "denoising step",
@@ -65,21 +70,7 @@ def finding(probed: Probed) -> Finding:
                 [[grid.get((label, measure, step, p)) for p in positions] for step in steps],
                 measure,
             )
-    for group in probed.groups:
-        for measure, meaning in MEASURES.items():
-            found = {
-                p: grid[key]
-                for p in positions
-                if (key := (group.label, measure, steps[0], p)) in grid
-            }
-            if found:
-                most = max(found, key=lambda p, f=found: f[p].value)
-                report.sentences.append(
-                    f"{group.label}, before the first step: the {meaning} is highest at position "
-                    f"{most}, {format_rate(found[most], with_n=True)}."
-                )
-    report.sentences.append(INTERVALS)
-    return probed.finding(report)
+    finding.sentences.append(INTERVALS)
 
 
 def _rows(group: Group) -> list[dict[str, object]]:

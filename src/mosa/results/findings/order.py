@@ -10,7 +10,6 @@ blocks. Example, four positions, one a step:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from mosa.results.findings.base import (
     Group,
     LineChart,
     Probed,
-    Report,
     mean,
     per_case,
     points,
@@ -37,69 +35,55 @@ from mosa.types import Response
 # R response positions
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A figure that is taken of each response."""
-
-    meaning: str
-    bounds: Bounds
-
-
-MEASURES = {
-    "kendall_tau": Measure("Kendall's tau-b of position and step", (-1.0, 1.0)),
-    "kendall_tau_in_block": Measure("the same within each block, mean over blocks", (-1.0, 1.0)),
-    "kendall_tau_text": Measure("the same before the first end token", (-1.0, 1.0)),
-    "spearman_rho": Measure("Spearman's rank correlation of position and step", (-1.0, 1.0)),
-    "slope": Measure("slope of the mean position of new tokens by step, in positions", None),
-    "r_squared": Measure("share of that curve's variance that the line explains", (0.0, 1.0)),
-    "leftmost_share": Measure(
-        "share of commits among the leftmost masks, as many as were committed", (0.0, 1.0)
-    ),
-    "spread": Measure(
-        "standard deviation of the positions committed in one step, mean over steps", None
-    ),
-    "end_from_right": Measure(
-        "share of end tokens that were committed at the rightmost masks", (0.0, 1.0)
-    ),
+MEASURES: dict[str, Bounds] = {
+    "kendall_tau": (-1.0, 1.0),  # tau-b of position and step
+    "kendall_tau_in_block": (-1.0, 1.0),  # the same within each block, mean over blocks
+    "kendall_tau_text": (-1.0, 1.0),  # the same before the first end token
+    "spearman_rho": (-1.0, 1.0),  # rank correlation of position and step
+    "slope": None,  # of the mean position of new tokens by step, in positions
+    "r_squared": (0.0, 1.0),  # share of that curve's variance that the line explains
+    "leftmost_share": (0.0, 1.0),  # commits among the leftmost masks, as many as were committed
+    "spread": None,  # standard deviation of the positions committed in a step, mean over steps
+    "end_from_right": (0.0, 1.0),  # share of end tokens committed at the rightmost masks
 }
-"""What is taken of each response; NaN where it is not defined (no end token, one commit)."""
+"""What is taken of each response, with its bounds; NaN where it is not defined (no end token, one
+commit)."""
 
 Taken = dict[tuple[str, str, str], dict[str, dict[str, float]]]
 """By subject, set and condition: by measure, the value of each case where it is defined."""
 
 
-def finding(probed: Probed) -> Finding:
+def read(probed: Probed) -> None:
     """The mean of every measure under every condition, and the mean position by step."""
-    report = Report()
+    finding = probed.finding
     taken: Taken = {}
     curves: dict[str, dict[str, list[tuple[float, Interval]]]] = {}
     for group in probed.groups:
         for condition in group.levels("condition"):
-            here = _taken(probed, group, condition, report, curves)
+            here = _taken(probed, group, condition, finding, curves)
             taken[group.subject, group.case_set, condition] = here
             for measure, values in here.items():
-                report.add(
-                    mean(values.values(), MEASURES[measure].bounds),
+                finding.add(
+                    mean(values.values(), MEASURES[measure]),
                     **group.of,
                     condition=condition,
                     measure=measure,
                 )
-    _add_changes(report, probed, taken)
+    _add_changes(finding, taken)
     for condition, series in curves.items():
         if condition == BASE or condition.startswith("block"):
             title = "one block" if condition == BASE else f"blocks of {condition.split()[1]}"
-            report.charts[slug("order", condition)] = LineChart(
+            finding.charts[slug("order", condition)] = LineChart(
                 f"Mean position of newly committed tokens, {title}", "step", "position", series
             )
-    _add_sentences(report, probed, taken)
-    return probed.finding(report)
+    _add_sentences(finding, probed, taken)
 
 
 def _taken(
     probed: Probed,
     group: Group,
     condition: str,
-    report: Report,
+    finding: Finding,
     curves: dict[str, dict[str, list[tuple[float, Interval]]]],
 ) -> dict[str, dict[str, float]]:
     """The measures of every response under a condition; adds its rows and its curve."""
@@ -108,7 +92,7 @@ def _taken(
     for observation in group.where(lambda o: o["condition"] == condition):
         response = probed.response(observation)
         measures = measures_of(*commits_of(response))
-        report.rows.append(observation.row() | measures)
+        finding.rows.append(observation.row() | measures)
         for name, value in measures.items():
             if not math.isnan(value):
                 found[name].append((observation.case, value))
@@ -189,39 +173,37 @@ def _nan_mean(values: list[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def _add_changes(report: Report, probed: Probed, taken: Taken) -> None:
+def _add_changes(finding: Finding, taken: Taken) -> None:
     """Of two subjects: each measure of the second less that of the first, within cases."""
-    if len(probed.header["subjects"]) != 2:
+    if len(finding.header["subjects"]) != 2:
         return
-    first, second = probed.header["subjects"]
-    for case_set in probed.header["sets"]:
+    first, second = finding.header["subjects"]
+    for case_set in finding.header["sets"]:
         conditions = [c for s, name, c in taken if (s, name) == (first, case_set)]
         for condition in conditions:
             if (second, case_set, condition) not in taken:
                 continue
-            for measure, about in MEASURES.items():
+            for measure, of_one in MEASURES.items():
                 a = taken[first, case_set, condition][measure]
                 b = taken[second, case_set, condition][measure]
-                width = None if about.bounds is None else about.bounds[1] - about.bounds[0]
-                bounds = None if width is None else (-width, width)
+                width = 0.0 if of_one is None else of_one[1] - of_one[0]
+                bounds = None if of_one is None else (-width, width)
                 change = mean((b[case] - a[case] for case in a if case in b), bounds)
                 of = {"subject": f"{second} - {first}", "case_set": case_set}
-                report.add(change, **of, condition=condition, measure=measure)
+                finding.add(change, **of, condition=condition, measure=measure)
                 if change is not None and (condition, measure) == (BASE, "kendall_tau"):
                     told = format_rate(change, with_n=True, signed=True)
-                    report.sentences.append(
+                    finding.sentences.append(
                         f"From {first} to {second}, on {case_set}, tau changes by {told}."
                     )
 
 
-def _add_sentences(report: Report, probed: Probed, taken: Taken) -> None:
+def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
     def told(key: tuple[str, str, str], measure: str) -> str | None:
         values = taken.get(key, {}).get(measure)
-        return (
-            format_rate(mean(values.values(), MEASURES[measure].bounds), with_n=True)
-            if values
-            else None
-        )
+        if not values:
+            return None
+        return format_rate(mean(values.values(), MEASURES[measure]), with_n=True)
 
     sentences = []
     for group in probed.groups:
@@ -244,5 +226,5 @@ def _add_sentences(report: Report, probed: Probed, taken: Taken) -> None:
                 f"With {condition} the same figure is {tau}, of which the blocks' own order is a "
                 f"part by construction; within a block it is {inside}."
             )
-    report.sentences[:0] = sentences
-    report.sentences.append(INTERVALS)
+    finding.sentences[:0] = sentences
+    finding.sentences.append(INTERVALS)

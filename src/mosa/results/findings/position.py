@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from mosa.results.findings.base import (
     INTERVALS,
-    Finding,
     Group,
     LineChart,
     Observation,
     Probed,
-    Report,
     difference,
     points,
     rate,
@@ -28,10 +26,11 @@ Place = tuple[str, int | None]
 X_LABEL = "position of the phrase's first token"
 
 
-def finding(probed: Probed) -> Finding:
+def read(probed: Probed) -> None:
     """Rates by kind of phrase and position, and the contrasts between them."""
-    report = Report(rows=[o.row() for group in probed.groups for o in group.observations])
-    is_paper = probed.settings["paper"]
+    finding = probed.finding
+    finding.rows += [o.row() for group in probed.groups for o in group.observations]
+    is_paper = finding.header["settings"]["paper"]
     overlays: dict[tuple[str, str, str], dict[str, list[tuple[float, Interval]]]] = {}
     for group in probed.groups:
         for measure in group.measures:
@@ -39,7 +38,7 @@ def finding(probed: Probed) -> Finding:
                 alike = group.where(lambda o, e=end_tokens: o["end_tokens"] == e)
                 places = _by_place(alike, measure)
                 for (kind, position), figure in places.items():
-                    report.add(
+                    finding.add(
                         figure,
                         **group.of,
                         measure=measure,
@@ -51,7 +50,7 @@ def finding(probed: Probed) -> Finding:
                 title = f"by forced phrase and its position, end tokens {END_TOKENS[end_tokens]}"
                 series = {k: _series(k, places) for k in dict.fromkeys(k for k, _ in places)}
                 chart = _chart(f"{title}: {group.label}", measure, series)
-                report.charts[slug(measure, group.label, "end tokens", end_tokens)] = chart
+                finding.charts[slug(measure, group.label, "end tokens", end_tokens)] = chart
                 overlay = overlays.setdefault((group.case_set, measure, end_tokens), {})
                 for kind in ("none", "procedural"):
                     if kind in series:
@@ -59,26 +58,25 @@ def finding(probed: Probed) -> Finding:
             label = f"{group.label}, {measure}"
             contrasts = {} if is_paper else contrasts_of(group, measure)
             if not contrasts:
-                report.sentences.append(_rates(label, _by_place(group.observations, measure)))
+                finding.sentences.append(_rates(label, _by_place(group.observations, measure)))
                 continue
             adjusted = holm([figure.p_value for figure in contrasts.values()])
             for (name, figure), p in zip(contrasts.items(), adjusted, strict=True):
                 of = group.of | {"measure": measure, "contrast": name}
-                report.add(figure, **of, p_value=figure.p_value, p_holm=p)
-            report.sentences.append(_told_apart(label, contrasts, adjusted))
-    if len(probed.header["subjects"]) == 2:
+                finding.add(figure, **of, p_value=figure.p_value, p_holm=p)
+            finding.sentences.append(_told_apart(label, contrasts, adjusted))
+    if len(finding.header["subjects"]) == 2:
         for (case_set, measure, end_tokens), series in overlays.items():
             title = "without a phrase and with a procedural one, end tokens "
             title += f"{END_TOKENS[end_tokens]}, on {case_set}"
             name = slug(measure, "both", case_set, "end tokens", end_tokens)
-            report.charts[name] = _chart(title, measure, series)
-    report.sentences.append(
+            finding.charts[name] = _chart(title, measure, series)
+    finding.sentences.append(
         "This is the paper's protocol: kind of phrase and position change together, so the figures "
         "do not say which of them matters."
         if is_paper
         else f"{INTERVALS} P values are those of sign flips over cases, adjusted by Holm's method."
     )
-    return probed.finding(report)
 
 
 def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:

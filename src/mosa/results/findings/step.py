@@ -8,7 +8,6 @@ from mosa.results.findings.base import (
     Group,
     HeatMap,
     Probed,
-    Report,
     rate,
     slug,
 )
@@ -17,31 +16,31 @@ from mosa.stats.rates import Rate, format_rate
 FACTORS = ("position", "step")
 
 
-def finding(probed: Probed) -> Finding:
+def read(probed: Probed) -> None:
     """A map of rates for each span, and how far they move by position and by step."""
-    report = Report(rows=[o.row() for group in probed.groups for o in group.observations])
+    finding = probed.finding
+    finding.rows += [o.row() for group in probed.groups for o in group.observations]
     for group in probed.groups:
         for measure in group.measures:
-            _add_maps(report, group, measure)
-            _add_sentences(report, group, measure)
-    report.sentences.append(INTERVALS)
-    return probed.finding(report)
+            _add_maps(finding, group, measure)
+            _add_sentences(finding, group, measure)
+    finding.sentences.append(INTERVALS)
 
 
-def _add_maps(report: Report, group: Group, measure: str) -> None:
+def _add_maps(finding: Finding, group: Group, measure: str) -> None:
     grid: dict[tuple[str, int | None, int | None], Rate | None] = {}
     places = dict.fromkeys((o["span"], o["position"], o["step"]) for o in group.observations)
     for place in places:
         here = group.where(lambda o, p=place: (o["span"], o["position"], o["step"]) == p)
         grid[place] = rate(here, measure)
         span, position, step = place
-        report.add(
+        finding.add(
             grid[place], **group.of, measure=measure, span=span, position=position, step=step
         )
     for span in _spans(group):
         xs = sorted({p for s, p, _ in grid if s == span and p is not None})
         ys = sorted({t for s, _, t in grid if s == span and t is not None})
-        report.charts[slug(measure, span, group.label)] = HeatMap(
+        finding.charts[slug(measure, span, group.label)] = HeatMap(
             f"{measure.capitalize()}, {span} span written during generation: {group.label}",
             "position of the span's first token",
             "denoising step before which it is written",
@@ -52,11 +51,11 @@ def _add_maps(report: Report, group: Group, measure: str) -> None:
         )
 
 
-def _add_sentences(report: Report, group: Group, measure: str) -> None:
+def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
     """How much the position moves a measure, and how much the step does: spread of the means."""
     without = rate(group.where(lambda o: o["span"] == "none"), measure)
     told = format_rate(without, with_n=True)
-    report.sentences.append(f"{group.label}: {measure} without a span is {told}.")
+    finding.sentences.append(f"{group.label}: {measure} without a span is {told}.")
     for span in _spans(group):
         ends = []
         for factor in FACTORS:
@@ -79,7 +78,7 @@ def _add_sentences(report: Report, group: Group, measure: str) -> None:
                     f"goes by {factor} from {means[least]} at {least} to {means[most]} at {most}"
                 )
         if ends:
-            report.sentences.append(f"With a {span} span it {' and '.join(ends)}.")
+            finding.sentences.append(f"With a {span} span it {' and '.join(ends)}.")
 
 
 def _spans(group: Group) -> list[str]:

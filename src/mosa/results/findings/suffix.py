@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mosa.probes.suffix import POSITIONS
 from mosa.results.findings.base import (
     INTERVALS,
@@ -10,7 +13,6 @@ from mosa.results.findings.base import (
     LineChart,
     Observation,
     Probed,
-    Report,
     difference,
     mean,
     per_case,
@@ -24,26 +26,27 @@ REACHED = ("in_place", "in_whole_canvas", "anywhere")
 Lines = dict[str, list[tuple[float, Interval]]]
 
 
-def finding(probed: Probed) -> Finding:
+def read(probed: Probed) -> None:
     """Shares of responses with the phrase, losses, and the judge's measures before and after."""
-    report = Report(rows=[o.row({"losses"}) for group in probed.groups for o in group.observations])
+    finding = probed.finding
+    finding.rows += [o.row({"losses"}) for group in probed.groups for o in group.observations]
     reached: Lines = {}
     best: Lines = {}
     for group in probed.groups:
         curves: Lines = {}
         for method in group.levels("method"):
             if method != "none":
-                _add_method(report, group, method, reached, best, curves)
+                _add_method(finding, group, method, reached, best, curves)
         if curves:
-            report.charts[slug("loss", group.label)] = LineChart(
+            finding.charts[slug("loss", group.label)] = LineChart(
                 f"Loss of the optimised suffix: {group.label}",
                 "iteration",
                 "nats per target token",
                 curves,
             )
-        if (left := _left_out(probed, group)) is not None:
-            report.sentences.append(left)
-    report.charts["in-place"] = LineChart(
+        if (left := _left_out(finding.header["settings"], group)) is not None:
+            finding.sentences.append(left)
+    finding.charts["in-place"] = LineChart(
         "Phrase in its place, by position",
         "position of the phrase's first token (prompt: word)",
         "share of responses",
@@ -51,18 +54,17 @@ def finding(probed: Probed) -> Finding:
         (0.0, 1.0),
     )
     if best:
-        report.charts["best-loss"] = LineChart(
+        finding.charts["best-loss"] = LineChart(
             "Best loss by position",
             "position of the phrase's first token",
             "nats per target token",
             best,
         )
-    report.sentences.append(INTERVALS)
-    return probed.finding(report)
+    finding.sentences.append(INTERVALS)
 
 
 def _add_method(
-    report: Report, group: Group, method: str, reached: Lines, best: Lines, curves: Lines
+    finding: Finding, group: Group, method: str, reached: Lines, best: Lines, curves: Lines
 ) -> None:
     plain = group.where(lambda o: o["method"] == "none")
     series = f"{group.label}, {method}"
@@ -72,11 +74,11 @@ def _add_method(
         of = {**group.of, "method": method, "position": position}
         shares = {name: rate(here, lambda o, n=name: float(o[n])) for name in REACHED}
         for name, figure in shares.items():
-            report.add(figure, **of, measure=name)
+            finding.add(figure, **of, measure=name)
         for measure in group.measures:
-            report.add(rate(plain, measure), **of, measure=f"{measure}_before")
-            report.add(rate(here, measure), **of, measure=f"{measure}_after")
-            report.add(difference(plain, here, measure), **of, measure=f"{measure}_change")
+            finding.add(rate(plain, measure), **of, measure=f"{measure}_before")
+            finding.add(rate(here, measure), **of, measure=f"{measure}_after")
+            finding.add(difference(plain, here, measure), **of, measure=f"{measure}_change")
         told = f"{series}, {'token' if method == 'gcg' else 'word'} {position}: the phrase is "
         told += f"there in {format_rate(shares['in_place'], with_n=True)} of responses"
         for measure in group.measures:
@@ -85,11 +87,11 @@ def _add_method(
         reached.setdefault(series, []).extend(points([(float(position), shares["in_place"])]))
         if method == "gcg":
             loss = mean(per_case((o.case, o["best_loss"]) for o in here).values())
-            report.add(loss, **of, measure="best_loss")
+            finding.add(loss, **of, measure="best_loss")
             best.setdefault(series, []).extend(points([(float(position), loss)]))
             told += f"; best loss {format_rate(loss)} nats a token"
             curves[f"position {position}"] = _curve(here)
-        report.sentences.append(f"{told}.")
+        finding.sentences.append(f"{told}.")
 
 
 def _curve(observations: list[Observation]) -> list[tuple[float, Interval]]:
@@ -101,9 +103,9 @@ def _curve(observations: list[Observation]) -> list[tuple[float, Interval]]:
     )
 
 
-def _left_out(probed: Probed, group: Group) -> str | None:
+def _left_out(settings: Mapping[str, Any], group: Group) -> str | None:
     """Which default positions leave no room for the phrase."""
-    if probed.settings["positions"] is not None or probed.settings["paper"]:
+    if settings["positions"] is not None or settings["paper"]:
         return None
     left = sorted(set(POSITIONS) - set(group.levels("position")))
     if not left:
