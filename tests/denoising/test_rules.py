@@ -22,6 +22,7 @@ from mosa.denoising.rules import RULES, Action, Monitor, RowView, Rule, rule_fro
 from mosa.denoising.rules.linear_probe import LinearProbe
 from mosa.denoising.rules.remask_below import RemaskBelow
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
+from mosa.families.attention import FULL
 from mosa.types import UserError, as_plain
 
 PROMPTS = torch.randint(0, 250, (2, 6), generator=torch.Generator().manual_seed(11))
@@ -137,7 +138,7 @@ def test_rules_that_do_not_go_together(probe_file):
     probe = LinearProbe(file=probe_file, layer=1, threshold=0.5)
     assert DecoderConfig(rules=(annealing, probe, repair)).order == annealing
     assert DecoderConfig(rules=(annealing, probe, repair)).monitors == (probe, repair)
-    assert DecoderConfig(rules=(probe,), cache="dual").approximations == ("cache",)
+    assert DecoderConfig(rules=(probe,), cache="dual").approximations(FULL) == ("cache",)
 
 
 def test_an_order_with_options_is_used(tiny_llada):

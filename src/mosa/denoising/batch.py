@@ -29,7 +29,7 @@ from mosa.denoising.noise import Draws
 from mosa.denoising.passes import Opened, PassStates, run_pass
 from mosa.denoising.proposals import SpecialTokens, propose
 from mosa.denoising.rows import BLOCK, KEY, POSITION, SEED, BatchRow, OnStep, PackedRows, rows_of
-from mosa.denoising.schedule import PlannedStep, block_of
+from mosa.denoising.schedule import PlannedStep, blocks_of, wanted_blocks
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
@@ -101,10 +101,10 @@ class Denoiser:
                 f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
             )
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
-        positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
-        is_wanted_L = block_of(positions_L, config) <= config.last_block
-        filling = Filling(canvas, canvas.free & is_wanted_L.to(canvas.tokens.device))
-        rows = rows_of(self.model, filling, config, seeds, hook, on_step)
+        block_BL = blocks_of(canvas, config, self.model.attention)
+        is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
+        filling = Filling(canvas, canvas.free & is_wanted_BL)
+        rows = rows_of(self.model, filling, config, block_BL.cpu(), seeds, hook, on_step)
         size = 1 if hook is None else self.num_slots
         self._waiting.extend(rows[i : i + size] for i in range(0, num_rows, size))
         return filling

@@ -18,7 +18,7 @@ from mosa.denoising.config import DecoderConfig
 from mosa.denoising.hooks import Hook
 from mosa.denoising.noise import row_keys
 from mosa.denoising.rules import Monitor
-from mosa.denoising.schedule import Pace, PlannedStep, block_of
+from mosa.denoising.schedule import Pace, PlannedStep
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import KeyValueCache
@@ -91,6 +91,7 @@ def rows_of(
     model: DiffusionLM,
     filling: Filling,
     config: DecoderConfig,
+    blocks: Int[Tensor, "B L"],
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
@@ -98,7 +99,6 @@ def rows_of(
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
     canvas = filling.canvas
     positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
-    block_L = block_of(positions_L, config)
     host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
     seeds_B = torch.tensor(seeds, dtype=torch.long)
     keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
@@ -106,7 +106,7 @@ def rows_of(
     for number, real_L in enumerate(host.attention_mask):
         columns = real_L.nonzero()[:, 0]
         tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
-        positions, block = positions_L[columns], block_L[columns]
+        positions, block = positions_L[columns], blocks[number, columns]
         # Padding has no position in a family that counts tokens; in others it has one.
         steps_right = columns - columns[0]
         if model.family.logits_shifted:
@@ -123,7 +123,8 @@ def rows_of(
                 seeds_B[number].expand_as(tokens),
             ]
         )
-        num_masked = torch.bincount(block[free], minlength=config.num_blocks).tolist()
+        num_blocks = int(blocks[number, -1]) + 1
+        num_masked = torch.bincount(block[free], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(
                 filling=filling,
@@ -219,7 +220,8 @@ class PackedRows:
         for row in rows:
             before[id(row.filling)] = before.get(id(row.filling), 0) + sum(row.pace.num_masked)
             blocks = row.host_block[is_masked[row.place]]
-            row.pace.num_masked = torch.bincount(blocks, minlength=row.config.num_blocks).tolist()
+            num_blocks = len(row.pace.num_masked)
+            row.pace.num_masked = torch.bincount(blocks, minlength=num_blocks).tolist()
         fillings = {id(row.filling): row.filling for row in rows}
         for key, filling in fillings.items():
             now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
