@@ -87,25 +87,31 @@ def test_fewer_tokens_are_computed_with_a_cache(tiny_llada):
 def test_a_factor_commits_the_best_together_while_they_are_sure_enough(tiny_llada):
     """The n-th best needs a confidence of 1 - factor / (n + 1); as the hook sees the steps."""
     factor = 2.9
-    states = []
+    mask, counts, num_steps = tiny_llada.mask_token_id, set(), [0] * len(PROMPTS)
+
+    def look(row):
+        num_steps[row.number] += 1
+        before = row.tokens.masked_fill(row.commit_step == row.step, mask)
+        block = int(row.positions[before == mask].min()) // 6
+        is_open = (before == mask) & (row.positions < 6 * (block + 1))
+        probs = row.logits(is_open.nonzero()[:, 0]).softmax(dim=-1)
+        probs_but_mask = probs.index_fill(1, torch.tensor(mask), 0)
+        ranked = probs_but_mask.amax(dim=-1).sort(descending=True)
+        n = 0
+        while n < len(ranked.values) and ranked.values[n] >= 1 - factor / (n + 2):
+            n += 1
+        n = max(n, 1)
+        expected = torch.zeros_like(ranked.indices, dtype=torch.bool)
+        expected[ranked.indices[:n]] = True
+        assert torch.equal((row.commit_step == row.step)[is_open], expected)
+        counts.add(n)
+
     result = sample(
-        tiny_llada, PROMPTS, max_new_tokens=12, block_length=6, factor=factor, hook=states.append
+        tiny_llada, PROMPTS, max_new_tokens=12, block_length=6, factor=factor, hook=look
     )
-    counts = set()
-    for state in states:
-        for row in range(len(PROMPTS)):
-            ranked = state.confidence[row].sort(descending=True)
-            ranked_real = ranked.values[ranked.values > -torch.inf].tolist()
-            n = 0
-            while n < len(ranked_real) and ranked_real[n] >= 1 - factor / (n + 2):
-                n += 1
-            n = max(n, min(1, len(ranked_real)))
-            expected = torch.zeros_like(ranked.indices, dtype=torch.bool)
-            expected[ranked.indices[:n]] = True
-            assert torch.equal(state.committed[row][state.columns], expected)
-            counts.add(n)
     assert len(counts) > 1
-    assert result.num_forward_passes == len(states) < 12
+    assert result.trace.row_forward_passes.tolist() == num_steps
+    assert max(num_steps) < 12
 
 
 def test_settings_that_do_not_go_together(tiny_llada):

@@ -133,16 +133,13 @@ class Pace:
         self.num_taken = 0
         """Steps so far, those without work included."""
 
-    def next_step(self, *, goes_on: bool = False) -> PlannedStep | None:
-        """The next step with work, or None if the row is full.
-
-        With a hook every planned step is taken, for the hook to see, and later ones as long as a
-        row beside this one `goes_on`.
-        """
+    def next_step(self) -> PlannedStep | None:
+        """The next step with work, or None if the row is full; with a hook every planned step is
+        taken, for the hook to see."""
         while True:
             step = self.num_taken
             is_planned = step < len(self.plan)
-            if not any(self.num_masked) and not (self.has_hook and (is_planned or goes_on)):
+            if not any(self.num_masked) and not (self.has_hook and is_planned):
                 return None
             self.num_taken += 1
             if is_planned:
