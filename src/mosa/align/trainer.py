@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import transformers
@@ -57,19 +57,6 @@ class TrainingData:
             )
         if "judge" in needs and self.judge is None:
             raise UserError("The settings need a judge and none is given; name one.")
-
-
-class PromptDataset(torch.utils.data.Dataset):
-    """Encoded prompts by index; all else about an example is drawn when its loss is taken."""
-
-    def __init__(self, examples: Sequence[EncodedExample]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"index": index, "input_ids": self.examples[index].prompt_ids}
 
 
 def collate_prompts(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -131,10 +118,12 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         self.diffusion_model = model
         self.examples = examples
         self._tracked: dict[str, Tensor] = {}
+        # All else about an example is drawn when its loss is taken.
+        rows = [{"index": i, "input_ids": e.prompt_ids} for i, e in enumerate(examples)]
         super().__init__(
             model=model.network,
             args=args,
-            train_dataset=PromptDataset(examples),
+            train_dataset=cast(torch.utils.data.Dataset, rows),
             data_collator=collate_prompts,
             callbacks=callbacks,
             optimizers=(optimizer, None),

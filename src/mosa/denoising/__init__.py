@@ -3,7 +3,7 @@
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound, token_log_probs
+from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
 from mosa.denoising.rows import Hook, OnStep, StepChanges
 from mosa.denoising.rules import RULES, Action, RowView, rule_from_dict
@@ -34,5 +34,4 @@ __all__ = [
     "result_of",
     "rule_from_dict",
     "sample",
-    "token_log_probs",
 ]

@@ -133,23 +133,6 @@ class Canvas:
         tokens_BL[rows_A[:, None], columns_n] = ids_n
         return replace(self, tokens=tokens_BL)
 
-    def mask(
-        self,
-        positions: Int[Tensor, " n"] | Bool[Tensor, "B R"],
-        rows: int | Sequence[int] | Tensor | None = None,
-    ) -> Canvas:
-        """A canvas with response positions masked (free) again.
-
-        `positions` are indices [n], for all rows or the given ones, or a boolean grid [B, R].
-        """
-        if positions.dtype == torch.bool:
-            if rows is not None:
-                raise UserError("A boolean grid already says which rows to mask; leave out rows.")
-            masked_BR = self.response.masked_fill(positions, self.mask_token_id)
-            prompt_BP = self.tokens[:, : self.response_start]
-            return replace(self, tokens=torch.cat([prompt_BP, masked_BR], dim=1))
-        return self.pin(positions, [self.mask_token_id] * positions.numel(), rows)
-
     def select(self, rows: Tensor) -> Canvas:
         """The canvas of some rows, without the columns on the left that are padding in all."""
         real_AL = self.attention_mask[rows]
