@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from open_masks import open_masks
 
 from mosa.denoising import DecoderConfig, sample
 from mosa.families.attention import FULL
@@ -87,16 +88,12 @@ def test_fewer_tokens_are_computed_with_a_cache(tiny_llada):
 def test_a_factor_commits_the_best_together_while_they_are_sure_enough(tiny_llada):
     """The n-th best needs a confidence of 1 - factor / (n + 1); as the hook sees the steps."""
     factor = 2.9
-    mask, counts, num_steps = tiny_llada.mask_token_id, set(), [0] * len(PROMPTS)
+    counts, num_steps = set(), [0] * len(PROMPTS)
 
     def look(row):
         num_steps[row.number] += 1
-        before = row.tokens.masked_fill(row.commit_step == row.step, mask)
-        block = int(row.positions[before == mask].min()) // 6
-        is_open = (before == mask) & (row.positions < 6 * (block + 1))
-        probs = row.logits(is_open.nonzero()[:, 0]).softmax(dim=-1)
-        probs_but_mask = probs.index_fill(1, torch.tensor(mask), 0)
-        ranked = probs_but_mask.amax(dim=-1).sort(descending=True)
+        is_open, confidence = open_masks(row, 6)
+        ranked = confidence.sort(descending=True)
         n = 0
         while n < len(ranked.values) and ranked.values[n] >= 1 - factor / (n + 2):
             n += 1

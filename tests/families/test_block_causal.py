@@ -7,6 +7,7 @@ mistake in how blocks are counted cannot hide in its own test.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -241,7 +242,7 @@ def test_the_sampler_fills_the_sequences_blocks(model, from_sequence, oracle, ro
     mask, (ids, real) = model.mask_token_id, padded(rows, "left")
     expected = [filled_by_the_sequences_blocks(oracle, row, 10, mask) for row in rows]
     # Below any confidence the threshold commits the best of a block alone, step by step.
-    settings = {"max_new_tokens": 10, "block_length": BLOCK, "threshold": 1.1}
+    settings: dict[str, Any] = {"max_new_tokens": 10, "block_length": BLOCK, "threshold": 1.1}
     found = sample(from_sequence, ids, attention_mask=real, **settings)
     assert found.tokens.tolist() == expected
     cached = sample(from_sequence, ids, attention_mask=real, **settings, cache="prefix")
@@ -253,7 +254,7 @@ def test_the_sampler_fills_the_sequences_blocks(model, from_sequence, oracle, ro
 
 def test_the_plan_covers_the_sequences_blocks(from_sequence):
     """A prompt of 10 leaves 2 tokens to the first of three blocks, which share 6 steps evenly."""
-    settings = {"max_new_tokens": 8, "block_length": BLOCK}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "block_length": BLOCK}
     result = sample(from_sequence, prompts_of(10), **settings, steps=6)
     steps = result.trace.commit_step[:, 10:]
     for columns, own in ((slice(0, 2), [0, 1]), (slice(2, 6), [2, 3]), (slice(6, 8), [4, 5])):
