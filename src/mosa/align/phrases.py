@@ -127,13 +127,3 @@ def encode_phrases(
         variants = tuple((*ids, *suffix) for ids in words)
         encoded.append(Phrase(text, words, variants, fill_token_id))
     return encoded
-
-
-def check_fits(phrases: Sequence[Phrase], num_positions: int, what: str) -> None:
-    """Raise UserError for the first phrase that is longer than `num_positions` tokens."""
-    for phrase in phrases:
-        if phrase.max_length > num_positions:
-            raise UserError(
-                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker "
-                f"and {what} has {num_positions}; shorten it or widen the window."
-            )

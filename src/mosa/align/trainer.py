@@ -98,7 +98,12 @@ class DiffusionTrainer(transformers.Trainer, ABC):
     ) -> Any:
         """The loss of one micro-batch, as the trainer asks for it."""
         losses = self.example_losses(model, inputs["index"].tolist())
-        loss = self.mean_over_update(losses, num_items_in_batch)
+        if num_items_in_batch is None:  # outside of training, for example in evaluate()
+            loss = losses.mean()
+        else:
+            # This micro-batch's part of the mean over all examples of the update. Data-parallel
+            # training averages the gradients of its processes; we want their sum.
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def __init__(
@@ -154,15 +159,6 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         total = self.accelerator.reduce(values, reduction="sum")
         assert isinstance(total, Tensor)
         return total
-
-    def mean_over_update(
-        self, losses: Float[Tensor, " B"], num_examples: Tensor | int | None
-    ) -> Tensor:
-        """This micro-batch's part of the mean loss over all examples of the update."""
-        if num_examples is None:  # outside of training, for example in evaluate()
-            return losses.mean()
-        # Data-parallel training averages the gradients of its processes; we want their sum.
-        return losses.sum() * self.accelerator.num_processes / num_examples
 
     def track(self, name: str, values: Tensor, counted: Bool[Tensor, " B"] | None = None) -> None:
         """Add rows to the mean that is logged as `name`; rows not `counted` are left out.
