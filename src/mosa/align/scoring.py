@@ -54,8 +54,8 @@ def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
     for phrase in phrases:
         if phrase.max_length > end - first:
             raise UserError(
-                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker and "
-                f"the window has {end - first}; shorten it or widen the window."
+                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker, "
+                f"but the window has {end - first}; shorten it or widen the window."
             )
     return Window(first, last, end)
 

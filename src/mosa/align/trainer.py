@@ -42,21 +42,21 @@ class TrainingData:
         for number, example in enumerate(self.harmful, start=1):
             if "answers" in needs and example.answer is None:
                 raise UserError(
-                    f"The settings need harmful answers and harmful prompt {number} has none; give "
-                    "data with an `answer`, or a preset that needs prompts alone."
+                    f"The settings need harmful answers, but harmful prompt {number} has none; "
+                    "give data with an `answer`, or a preset that needs prompts alone."
                 )
             if "pairs" in needs and (example.answer is None or example.rejected is None):
                 raise UserError(
-                    f"The settings need pairs of answers and prompt {number} has none; give data "
+                    f"The settings need pairs of answers, but prompt {number} has none; give data "
                     "with `chosen` and `rejected`."
                 )
         if "benign" in needs and not self.benign:
             raise UserError(
-                "The settings have a term on benign prompts and no benign prompts are given; give "
-                "some, or set benign_beta=0."
+                "The settings have a term on benign prompts, but none are given; give some, or set "
+                "benign_beta=0."
             )
         if "judge" in needs and self.judge is None:
-            raise UserError("The settings need a judge and none is given; name one.")
+            raise UserError("The settings need a judge, but none is given; name one.")
 
 
 def collate_prompts(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

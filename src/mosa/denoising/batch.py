@@ -91,7 +91,8 @@ class Denoiser:
         _check_for_model(config, canvas, self.model)
         if hook is not None and config.cache != "none":
             raise UserError(
-                "A hook that edits the canvas does not go with a cache; set cache to none."
+                "A hook does not work beside a cache, as it may edit what the cache holds; set "
+                "cache to none."
             )
         num_rows = len(canvas.tokens)
         if seeds is None:
@@ -298,8 +299,8 @@ def _ranks(
 def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
     if canvas.mask_token_id != model.mask_token_id:
         raise UserError(
-            f"The canvas has mask token {canvas.mask_token_id} and the model {model.mask_token_id};"
-            " make the canvas for this model."
+            f"The canvas has mask token {canvas.mask_token_id}, but the model has "
+            f"{model.mask_token_id}; make the canvas for this model."
         )
     lowest, highest = int(canvas.tokens.min()), int(canvas.tokens.max())
     if lowest < 0 or highest >= model.vocab_size:

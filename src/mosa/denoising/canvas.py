@@ -62,15 +62,15 @@ class Canvas:
         if isinstance(prompts, Tensor):
             if system is not None:
                 raise UserError(
-                    "A system turn needs a chat template: give the prompts as text, or put the "
+                    "A system turn needs a chat template; give the prompts as text, or put the "
                     "turn into the ids."
                 )
             ids_BP, real_BP = _left_aligned(prompts, attention_mask)
         else:
             if attention_mask is not None:
                 raise UserError(
-                    "attention_mask goes with prompts given as token ids; text prompts are padded "
-                    "and masked here."
+                    "attention_mask belongs to prompts given as token ids; leave it out, as text "
+                    "prompts are padded and masked here."
                 )
             ids_BP, real_BP = _encoded(model, prompts, system)
         if max_new_tokens < 1:
