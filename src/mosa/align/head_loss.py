@@ -8,8 +8,8 @@ policy's probabilities p, the reference's q, and E_p[W] = sum_v p_v W_v:
     KL(p || q)      gradient   sum_v p_v (log p_v - log q_v - KL) W_v
 
 So the gradients are computed with the values, while a chunk's logits exist, and nothing as
-wide as the vocabulary outlives its chunk. That takes three products with W at a position with a KL,
-one more where log-probabilities are needed, and none at any other position. The head must be
+wide as the vocabulary is kept after its chunk. That takes three products with W at a position with
+a KL, one more where log-probabilities are needed, and none at any other position. The head must be
 frozen, as it is while an adapter is trained; `token_log_probs` is for any head.
 
 log_softmax and objective.kl_divergence define these numbers; tests compare both with their

@@ -111,7 +111,7 @@ class Denoiser:
     def remove(self, filling: Filling) -> None:
         """Drops a canvas that is no longer wanted, its rows in the batch and those that wait.
 
-        Their places are free at once, and the rows beside them are not affected.
+        Their places are free for the next step, and the rows beside them are not affected.
         What was filled so far is on the canvas; a canvas that is full stays as it is.
         """
         self._waiting = deque(row for row in self._waiting if row.filling is not filling)
@@ -155,7 +155,8 @@ class Denoiser:
 
         # 5. Let monitors and hooks look, take back, write, stop and note.
         for row, step in zip(packed.rows, planned, strict=True):
-            show_to_watchers(packed, row, states if step.num_open else None)
+            if row.monitors or row.hook is not None:
+                show_to_watchers(packed, row, states if step.num_open else None)
 
         # 6. Report what has changed.
         changes = [(row.on_step, packed.changes_of(row, before_T)) for row in heard]
@@ -192,7 +193,7 @@ class Denoiser:
             packed.replace([row for row in packed.rows if row.planned is not None])
 
     def _admit(self) -> None:
-        """Lets rows in where there is room for them."""
+        """Adds waiting rows to the batch while it has room for them."""
         rows = list(self._packed.rows)
         while self._waiting and len(rows) < self.num_slots:
             rows.append(self._waiting.popleft())

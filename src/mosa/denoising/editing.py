@@ -1,4 +1,4 @@
-"""How monitors and hooks see a row after a step, and how the row takes over what they ask for."""
+"""How monitors and hooks see a row after a step, and how their actions change it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED = range(8)
 
 @dataclass
 class BatchRow:
-    """One row of a canvas on its way through the batch."""
+    """One row of a canvas, in the batch or waiting for it."""
 
     filling: Filling
     number: int
@@ -268,7 +268,7 @@ class PackedRows:
         trace.confidence[number, row.columns] = self.confidence_T[row.place]
 
     def edit(self, row: BatchRow, editor: str, edited: Int[Tensor, " n"]) -> None:
-        """Takes over a row's tokens from an editor (its hook, or a rule); UserError if it changed
+        """Makes the tokens of an editor (its hook, or a rule) the row's; UserError if it changed
         what is pinned."""
         assert row.planned is not None
         # Views: what is written to them is written to the batch.
