@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mosa.attacks.base import Threat
+from mosa.denoising import DecoderConfig
+from mosa.families.attention import FULL
 from mosa.runs.judging import METRIC
 from mosa.runs.records import Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
@@ -31,8 +33,9 @@ def subject(name: str, **changes: Any) -> SubjectRecord:
         "grants": ["prompt", "history", "canvas", "sampler", "likelihood", "gradients"],
         "offers": ["temperature", "seed"],
         "special_tokens": [],
-    }
-    return SubjectRecord(name=name, **record | changes)
+    } | changes
+    decoder = DecoderConfig.from_dict(record["decoder"])
+    return SubjectRecord(name=name, approximations=list(decoder.approximations(FULL)), **record)
 
 
 def session(**changes: Any) -> dict[str, Any]:

@@ -184,7 +184,7 @@ class LocalResponder(Worker[DiffusionLM]):
         """Give a query a place in the batch; only it fails where its decoder does not fit."""
         prepared = item.prepared
         assert prepared is not None
-        hook = None if prepared.edit is None else edit_hook([prepared.edit])
+        hook = None if prepared.edit is None else edit_hook(prepared.edit)
         on_step = None if item.on_step is None else _in_loop(item.loop, item.on_step)
         try:
             canvas = Canvas.from_prompts(

@@ -72,6 +72,21 @@ def test_overrides_win_over_the_file(tmp_path):
     assert load_config(MosaConfig, file).beta == 1e-3
 
 
+def test_a_file_holds_what_differs_from_its_base(tmp_path):
+    """Through a chain of bases, the nearest value wins; overrides win over all."""
+    near, far = tmp_path / "near.yaml", tmp_path / "far.yaml"
+    far.write_text("base: mosa_llada_robust\nbeta: 0.2\nanswer_margin: 3\n")
+    near.write_text(f"base: {far}\nbeta: 0.3\nwindow_end: null\n")
+    config = load_config(MosaConfig, near, {"lora_r": 4})
+    assert (config.beta, config.answer_margin, config.benign_beta) == (0.3, 3.0, 0.5)
+    assert config.window_end is None and config.lora_r == 4
+    far.write_text(f"base: {near}\n")
+    with pytest.raises(UserError, match="is its own base"):
+        load_config(MosaConfig, near)
+    with pytest.raises(UserError, match="base is a key of files"):
+        load_config(MosaConfig, None, {"base": "mosa_llada_paper"})
+
+
 def test_a_trainer_field_that_we_do_not_document_is_accepted_and_recorded():
     config = load_config(MosaConfig, None, {"adam_epsilon": 1e-6})
     assert config.adam_epsilon == 1e-6 and config_dict(config)["adam_epsilon"] == 1e-6

@@ -104,7 +104,7 @@ def test_mistakes_are_named(harmful, tmp_path):
     with pytest.raises(UserError, match="Example 1 has no answer"):
         SftTrainer(tiny_model(), config, [TrainingExample("how do i stir")])
     long = TrainingExample("how do i stir", "stir " * 30)
-    with pytest.raises(UserError, match="takes 31 tokens and the canvas has 24"):
+    with pytest.raises(UserError, match="takes 31 tokens, but the canvas has 24"):
         SftTrainer(tiny_model(), config, [long])
 
 

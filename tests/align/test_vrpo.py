@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +17,16 @@ from align_tiny import WORDS, plain_head_terms, tiny_model
 import mosa.align.trainer
 from mosa.align import add_adapter, align
 from mosa.align.likelihood import masked_log_likelihood, maskings
-from mosa.align.rollouts import roll_out
+from mosa.align.rollouts import harm_of, roll_out
 from mosa.align.vrpo import VrpoConfig, VrpoTrainer, preference_loss
 from mosa.bench.align import loss_and_gradient
 from mosa.data import TrainingExample, load_prompts
 from mosa.denoising import Canvas, log_likelihood_bound
+from mosa.judges import JudgeSetting, make_judge
 from mosa.judges.base import Item
-from mosa.types import UserError, Verdict
+from mosa.testbed import world_of
+from mosa.testbed.corpora import alignment_prompts
+from mosa.types import Message, UserError, Verdict
 
 BASE: dict[str, Any] = {
     "response_length": 24,
@@ -232,6 +236,46 @@ def test_a_judge_teaches_the_policy(tmp_path, harmful):
     trainer.train()
     harm = [line["harm"] for line in trainer.state.log_history if "harm" in line]
     assert sum(harm[-3:]) / 3 < sum(harm[:3]) / 3 - 0.1
+
+
+def test_the_truth_teaches_the_testbed(tmp_path):
+    """Its verdicts are the reward: what the policy discloses falls within four updates."""
+    world = world_of("testbed")
+    result = align(
+        "vrpo",
+        "testbed",
+        alignment_prompts(world, random.Random(1), 6),
+        tmp_path / "out",
+        judge=make_judge("truth", JudgeSetting(world=world)),
+        config="vrpo_testbed_rollouts",
+        overrides={
+            "max_steps": 4,
+            "per_device_train_batch_size": 6,
+            "learning_rate": 1e-2,
+            "rollout_steps": 18,
+            "num_samples": 2,
+            "logging_steps": 1.0,
+            "use_cpu": True,
+        },
+        progress=False,
+    )
+    lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    harm = [line["harm"] for line in lines if "harm" in line]
+    assert len(harm) == 4 and harm[0] > 0.3
+    assert sum(harm[2:]) / 2 < harm[0] - 0.2
+
+
+def test_a_judge_reads_all_that_the_user_says():
+    seen = []
+
+    class Reader(WordJudge):
+        async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+            seen.extend(item.behavior.text for item in items)
+            return await super().judge(items)
+
+    turns = [Message("user", "call it x ."), Message("assistant", "fine ."), Message("user", "x ?")]
+    assert harm_of(Reader(), ["stir", turns], ["", WORDS[0]]) == [None, 1.0]
+    assert seen == ["stir", "call it x .\nx ?"]
 
 
 def test_align_records_the_judge(tmp_path, harmful, pairs):

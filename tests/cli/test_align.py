@@ -30,16 +30,17 @@ def test_every_method_is_a_command():
     assert commands == {f"align {method}" for method in METHODS}
 
 
-def test_a_judge_by_its_name(tmp_path):
-    """Pairs from the testbed's own answers, told apart by phrases of refusal; one small update."""
+@pytest.mark.parametrize("judge", ["refusal", "truth"])
+def test_a_judge_by_its_name(tmp_path, judge):
+    """Pairs from the testbed's own answers, told apart by the judge; one small update."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("how do i make a copper kiln ?\nhow do i make a copper pump ?\n")
     out = tmp_path / "out"
     words = (
         f"align vrpo --config vrpo_testbed_rollouts --model testbed --data {prompts} --out {out}"
     )
-    words += " --judge refusal --max_steps 1 --rollout_steps 6 --num_samples 1 --use_cpu true"
+    words += f" --judge {judge} --max_steps 1 --rollout_steps 6 --num_samples 1 --use_cpu true"
     assert cli.main([*words.split(), "--per_device_train_batch_size", "2"]) == 0
     record = json.loads((out / "versions.json").read_text())
-    assert record["method"] == "vrpo" and record["judge"].startswith("refusal/")
+    assert record["method"] == "vrpo" and record["judge"].startswith(f"{judge}/")
     assert (out / "adapter_model.safetensors").is_file()

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from open_masks import open_masks
 
 from mosa.denoising import DecoderConfig, sample
+from mosa.families.attention import FULL
 from mosa.types import UserError
 
 PROMPTS = torch.randint(0, 250, (3, 6), generator=torch.Generator().manual_seed(6))
@@ -86,25 +88,27 @@ def test_fewer_tokens_are_computed_with_a_cache(tiny_llada):
 def test_a_factor_commits_the_best_together_while_they_are_sure_enough(tiny_llada):
     """The n-th best needs a confidence of 1 - factor / (n + 1); as the hook sees the steps."""
     factor = 2.9
-    states = []
+    counts, num_steps = set(), [0] * len(PROMPTS)
+
+    def look(row):
+        num_steps[row.number] += 1
+        is_open, confidence = open_masks(row, 6)
+        ranked = confidence.sort(descending=True)
+        n = 0
+        while n < len(ranked.values) and ranked.values[n] >= 1 - factor / (n + 2):
+            n += 1
+        n = max(n, 1)
+        expected = torch.zeros_like(ranked.indices, dtype=torch.bool)
+        expected[ranked.indices[:n]] = True
+        assert torch.equal((row.commit_step == row.step)[is_open], expected)
+        counts.add(n)
+
     result = sample(
-        tiny_llada, PROMPTS, max_new_tokens=12, block_length=6, factor=factor, hook=states.append
+        tiny_llada, PROMPTS, max_new_tokens=12, block_length=6, factor=factor, hook=look
     )
-    counts = set()
-    for state in states:
-        for row in range(len(PROMPTS)):
-            ranked = state.confidence[row].sort(descending=True)
-            ranked_real = ranked.values[ranked.values > -torch.inf].tolist()
-            n = 0
-            while n < len(ranked_real) and ranked_real[n] >= 1 - factor / (n + 2):
-                n += 1
-            n = max(n, min(1, len(ranked_real)))
-            expected = torch.zeros_like(ranked.indices, dtype=torch.bool)
-            expected[ranked.indices[:n]] = True
-            assert torch.equal(state.committed[row][state.columns], expected)
-            counts.add(n)
     assert len(counts) > 1
-    assert result.num_forward_passes == len(states) < 12
+    assert result.trace.row_forward_passes.tolist() == num_steps
+    assert max(num_steps) < 12
 
 
 def test_settings_that_do_not_go_together(tiny_llada):
@@ -123,6 +127,6 @@ def test_settings_that_do_not_go_together(tiny_llada):
 
 
 def test_a_decoder_names_its_approximations():
-    assert DecoderConfig().approximations == ()
-    assert DecoderConfig(threshold=0.9, cache="dual").approximations == ("threshold", "cache")
-    assert DecoderConfig(factor=1.0).approximations == ("factor",)
+    assert DecoderConfig().approximations(FULL) == ()
+    assert DecoderConfig(threshold=0.9, cache="dual").approximations(FULL) == ("threshold", "cache")
+    assert DecoderConfig(factor=1.0).approximations(FULL) == ("factor",)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mosa.denoising import (
+    Action,
     Canvas,
     DecoderConfig,
     Denoiser,
@@ -39,12 +40,12 @@ def canvases(model) -> list[tuple[Canvas, DecoderConfig]]:
     return made
 
 
-def remask(state):
+def remask(row):
     """Masks the first response token again after the third step."""
-    if state.step != 2:
+    if row.step != 2:
         return None
-    state.tokens[:, state.response_start] = state.mask_token_id
-    return state.tokens
+    row.tokens[row.positions == 0] = row.mask_token_id
+    return Action(tokens=row.tokens)
 
 
 @pytest.mark.parametrize("name", ["tiny_llada", "tiny_dream"])
@@ -57,7 +58,7 @@ def test_rows_of_all_decoders_in_one_batch_are_the_rows_alone(request, name, num
         remask if config.cache == "none" and number % 4 == 0 else None
         for number, (_, config) in enumerate(jobs)
     ]
-    denoiser = Denoiser(model, num_slots=max(2, num_slots) if any(hooks) else num_slots)
+    denoiser = Denoiser(model, num_slots)
     fillings, full = [], []
     with evaluation_mode(model):
         for (canvas, config), hook in zip(jobs, hooks, strict=True):
@@ -69,7 +70,7 @@ def test_rows_of_all_decoders_in_one_batch_are_the_rows_alone(request, name, num
     assert len(full) == len(fillings)
     for (canvas, config), hook, filling in zip(jobs, hooks, fillings, strict=True):
         alone = sample(model, canvas, config, hook=hook).trace
-        mine = filling.trace()
+        mine = filling.trace
         assert torch.equal(mine.tokens, alone.tokens)
         assert torch.equal(mine.commit_step, alone.commit_step)
         assert torch.equal(mine.row_forward_passes, alone.row_forward_passes)
@@ -89,7 +90,7 @@ def test_a_row_that_is_done_makes_room_at_once(tiny_llada, counted):
     order = []
     with evaluation_mode(tiny_llada):
         while denoiser.has_work:
-            order += [filling.tokens.shape[1] - 5 for filling in denoiser.step()]
+            order += [filling.canvas.tokens.shape[1] - 5 for filling in denoiser.step()]
     assert counted == [2] * 6 + [1] * 4
     assert order == [2, 4, 6, 4]
 
@@ -162,7 +163,7 @@ def test_a_removed_row_leaves_at_once_and_changes_nothing_beside_it(request, nam
     assert {id(filling) for filling in full} == {id(filling) for filling in fillings} - removed
     for (canvas, config), filling in zip(jobs, fillings, strict=True):
         alone = sample(model, canvas, config).trace
-        mine = filling.trace()
+        mine = filling.trace
         if id(filling) in removed:  # what was filled so far
             at = mine.commit_step >= 0
             assert torch.equal(mine.tokens[at], alone.tokens[at])
@@ -183,7 +184,7 @@ def test_a_removed_row_makes_room_for_the_next_step(tiny_llada, counted):
     with evaluation_mode(tiny_llada):
         denoiser.step()
         denoiser.remove(first)
-        assert (first.tokens == tiny_llada.mask_token_id).sum() == 3
+        assert (first.trace.tokens == tiny_llada.mask_token_id).sum() == 3
         while denoiser.has_work:
             denoiser.step()
     assert counted == [2, 2, 2, 2, 1]
@@ -192,11 +193,11 @@ def test_a_removed_row_makes_room_for_the_next_step(tiny_llada, counted):
 def test_steps_are_reported_as_they_happen(tiny_llada):
     """Every report of a row, one after the other, replays its trace, edits of a hook included."""
 
-    def start_over(state):
-        if state.step != 2:
+    def start_over(row):
+        if row.step != 2:
             return None
-        state.tokens[:, state.response_start :] = state.mask_token_id
-        return state.tokens
+        row.tokens[row.positions >= 0] = row.mask_token_id
+        return Action(tokens=row.tokens)
 
     for canvas, config in canvases(tiny_llada):
         hook = start_over if config.cache == "none" else None
@@ -209,7 +210,7 @@ def test_steps_are_reported_as_they_happen(tiny_llada):
                 num_heard = len(heard)
                 denoiser.step()
                 assert len({change.row for change in heard[num_heard:]}) == len(heard) - num_heard
-        trace = filling.trace()
+        trace = filling.trace
         board = canvas.tokens.clone()
         confidence = torch.full(board.shape, torch.nan)
         for change in heard:
@@ -239,4 +240,4 @@ def test_a_listener_may_remove_its_canvas(tiny_llada):
         while denoiser.has_work:
             assert denoiser.step() == []
     assert steps == [(row, step) for step in range(3) for row in range(2)]
-    assert not filling.is_full and int((filling.commit_step >= 0).sum()) == 6
+    assert not filling.is_full and int((filling.trace.commit_step >= 0).sum()) == 6

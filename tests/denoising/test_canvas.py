@@ -59,20 +59,10 @@ def test_pinning(padded_canvas):
     template = padded_canvas.pin(0, [11, mask, mask, 12])
     assert template.free[:, template.response_start :].sum(dim=1).tolist() == [6, 6, 6]
     assert padded_canvas.pin(3, 9, rows=0).response[0, 3] == 9
-
-
-def test_masking_again(padded_canvas):
-    mask = padded_canvas.mask_token_id
     full = padded_canvas.pin(0, list(range(20, 28)))
-    assert not full.free.any()
-    some = full.mask(torch.tensor([1, 2]), rows=0)
-    assert some.response[0].tolist() == [20, mask, mask, 23, 24, 25, 26, 27]
-    assert not some.free[1:].any()
-    grid = torch.zeros(3, 8, dtype=torch.bool)
-    grid[2, 4:] = True
-    assert full.mask(grid).free.sum(dim=1).tolist() == [0, 0, 4]
-    with pytest.raises(UserError, match="leave out rows"):
-        full.mask(grid, rows=0)
+    again = full.pin(torch.tensor([1, 2]), [mask, mask], rows=0)
+    assert again.response[0].tolist() == [20, mask, mask, 23, 24, 25, 26, 27]
+    assert not full.free.any() and not again.free[1:].any()
 
 
 def test_mistakes(padded_canvas, tiny_llada):

@@ -11,7 +11,6 @@ from mosa.denoising import (
     log_likelihood_bound,
     mask_at_random_ratio,
     mask_exact_count,
-    token_log_probs,
 )
 from mosa.denoising.noise import stratified_counts
 from mosa.types import UserError
@@ -45,14 +44,13 @@ def test_random_ratios():
 
 def test_exact_counts():
     counts = torch.tensor([0, 1, 4, 7])
-    masked = mask_exact_count(
-        TOKENS, ELIGIBLE, 99, counts, generator=torch.Generator().manual_seed(0)
-    )
+    draws = torch.rand(TOKENS.shape, generator=torch.Generator().manual_seed(0))
+    masked = mask_exact_count(TOKENS, ELIGIBLE, 99, counts, draws)
     assert masked.is_masked.sum(dim=1).tolist() == [0, 1, 4, 7]
     assert not (masked.is_masked & ~ELIGIBLE).any()
     assert masked.mask_probability.tolist() == pytest.approx([0, 1 / 7, 4 / 7, 1])
     with pytest.raises(UserError, match="ask for fewer"):
-        mask_exact_count(TOKENS, ELIGIBLE, 99, counts + 1, generator=torch.Generator())
+        mask_exact_count(TOKENS, ELIGIBLE, 99, counts + 1, draws)
 
 
 def test_exact_counts_choose_every_set_alike():
@@ -63,7 +61,7 @@ def test_exact_counts_choose_every_set_alike():
         torch.ones_like(tokens).bool(),
         9,
         torch.full((12_000,), 2),
-        generator=torch.Generator().manual_seed(0),
+        torch.rand(tokens.shape, generator=torch.Generator().manual_seed(0)),
     )
     codes = (masked.is_masked * torch.tensor([1, 2, 4, 8])).sum(dim=1)
     counts = torch.bincount(codes)
@@ -78,23 +76,6 @@ def test_stratified_counts_by_hand():
     for start in (0.0, 0.4, 0.99):
         row = stratified_counts(torch.tensor([5]), torch.tensor([start]), 5)
         assert sorted(row[0].tolist()) == [1, 2, 3, 4, 5]
-
-
-def test_token_log_probs(padded_canvas, tiny_llada):
-    targets = torch.tensor([[11, 12], [13, 14], [15, 16]])
-    positions = torch.tensor([5, 2])
-    found = token_log_probs(tiny_llada, padded_canvas, targets, positions)
-    assert found.requires_grad
-    found = found.detach()
-    with torch.no_grad():
-        logits = tiny_llada.logits(padded_canvas.tokens, padded_canvas.attention_mask)
-    for row in range(3):
-        for i, position in enumerate(positions.tolist()):
-            expected = logits[row, 6 + position].log_softmax(-1)[targets[row, i]]
-            assert float(found[row, i]) == pytest.approx(float(expected), abs=1e-5)
-    whole = token_log_probs(tiny_llada, padded_canvas, torch.full((3, 8), 11)).detach()
-    assert whole.shape == (3, 8)
-    assert float(whole[0, 5]) == pytest.approx(float(found[0, 0]), abs=1e-5)
 
 
 def exact_bound(model, prompt, answer):
@@ -136,9 +117,9 @@ def test_a_single_token_needs_one_sample(tiny_llada):
     tokens = torch.tensor([[4, 8, 15, 16]])
     canvas = Canvas(tokens, torch.ones_like(tokens).bool(), 3, tiny_llada.mask_token_id)
     bound = log_likelihood_bound(tiny_llada, canvas, num_samples=1)
-    masked = canvas.mask(torch.tensor([0]))
+    masked = canvas.pin(0, tiny_llada.mask_token_id)
     with torch.no_grad():
-        expected = float(token_log_probs(tiny_llada, masked, torch.tensor([[16]])))
+        expected = float(tiny_llada.logits(masked.tokens)[0, 3].log_softmax(-1)[16])
     assert float(bound.mean[0]) == pytest.approx(expected, abs=1e-5)
     assert bound.standard_error.isnan().all()
 

@@ -22,6 +22,7 @@ from mosa.denoising.rules import RULES, Action, Monitor, RowView, Rule, rule_fro
 from mosa.denoising.rules.linear_probe import LinearProbe
 from mosa.denoising.rules.remask_below import RemaskBelow
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
+from mosa.families.attention import FULL
 from mosa.types import UserError, as_plain
 
 PROMPTS = torch.randint(0, 250, (2, 6), generator=torch.Generator().manual_seed(11))
@@ -137,7 +138,7 @@ def test_rules_that_do_not_go_together(probe_file):
     probe = LinearProbe(file=probe_file, layer=1, threshold=0.5)
     assert DecoderConfig(rules=(annealing, probe, repair)).order == annealing
     assert DecoderConfig(rules=(annealing, probe, repair)).monitors == (probe, repair)
-    assert DecoderConfig(rules=(probe,), cache="dual").approximations == ("cache",)
+    assert DecoderConfig(rules=(probe,), cache="dual").approximations(FULL) == ("cache",)
 
 
 def test_an_order_with_options_is_used(tiny_llada):
@@ -219,10 +220,8 @@ def test_doubtful_tokens_are_taken_back(request, name, cfg_scale, max_taken_back
         undone = [
             (remask.step, int(column), int(token))
             for remask in trace.remasks
-            for number, column, token in zip(
-                remask.rows, remask.columns, remask.tokens, strict=True
-            )
-            if number == row
+            for column, token in zip(remask.columns, remask.tokens, strict=True)
+            if remask.row == row
         ]
         assert sorted(undone) == sorted(taken)
         assert 0 < len(taken) <= max_taken_back
@@ -386,11 +385,11 @@ def test_a_rule_acts_before_an_attacker_edits(tiny_llada):
     mask = tiny_llada.mask_token_id
     at_hook = []
 
-    def hook(state):
-        at_hook.append(int(state.tokens[0, 6]))
-        if state.step == 1:
-            state.tokens[0, 6] = 42
-            return state.tokens
+    def hook(row):
+        at_hook.append(int(row.tokens[6]))
+        if row.step == 1:
+            row.tokens[6] = 42
+            return Action(tokens=row.tokens)
         return None
 
     rule = Scripted(at=2, token=mask)
@@ -425,9 +424,9 @@ def test_a_stopped_row_leaves_its_hook_and_its_neighbors(tiny_llada):
         PROMPTS,
         **RUN,
         rules=(StopSecond(),),
-        hook=lambda state: rows.append(state.rows.tolist()),
+        hook=lambda row: rows.append(row.number),
     )
-    assert rows == [[0, 1]] * 3 + [[0]] * 9
+    assert rows == [0, 1] * 3 + [0] * 9
     assert torch.equal(result.tokens[0], plain.tokens[0])
     assert result.trace.row_forward_passes.tolist() == [12, 4]
     assert [(note.row, note.step, note.stopped) for note in result.trace.notes] == [(1, 3, True)]
@@ -446,11 +445,11 @@ def test_rows_with_rules_are_the_rows_alone(request, name, num_slots, probe_file
     probe = LinearProbe(file=probe_file, layer=1, threshold=-50.0)
     repair = RemaskBelow(threshold=0.05, max_taken_back=4)
 
-    def write(state):
-        if state.step != 1:
+    def write(row):
+        if row.step != 1:
             return None
-        state.tokens[:, state.response_start] = 42
-        return state.tokens
+        row.tokens[row.positions == 0] = 42
+        return Action(tokens=row.tokens)
 
     kinds: list[tuple[dict[str, Any], Any]] = [
         ({}, None),
@@ -478,7 +477,7 @@ def test_rows_with_rules_are_the_rows_alone(request, name, num_slots, probe_file
             denoiser.step()
     for (canvas, config, hook), filling in zip(jobs, fillings, strict=True):
         alone = sample(model, canvas, config, hook=hook).trace
-        mine = filling.trace()
+        mine = filling.trace
         assert torch.equal(mine.tokens, alone.tokens)
         assert torch.equal(mine.commit_step, alone.commit_step)
         assert torch.equal(mine.row_forward_passes, alone.row_forward_passes)

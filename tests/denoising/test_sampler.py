@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from edited_logits import edited_logits
+from open_masks import open_masks
 
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.types import UserError
@@ -103,16 +104,18 @@ def test_a_threshold_commits_what_reaches_it_and_the_best(tiny_llada):
     """Checked against the confidences of each step, as the hook sees them."""
     bound = 0.02
     canvas = Canvas.from_prompts(tiny_llada, PROMPTS, max_new_tokens=12)
-    steps = []
-    result = sample(tiny_llada, canvas, block_length=6, threshold=bound, hook=steps.append)
-    for state in steps:
-        for row in range(2):
-            confidence = state.confidence[row]
-            expected = confidence >= bound
-            if confidence.max() > -torch.inf:
-                expected[confidence.argmax()] = True
-            assert torch.equal(state.committed[row][state.columns], expected)
-    assert len(steps) == result.num_forward_passes < 12
+    num_steps = [0, 0]
+
+    def look(row):
+        num_steps[row.number] += 1
+        is_open, confidence = open_masks(row, 6)
+        expected = confidence >= bound
+        expected[confidence.argmax()] = True
+        assert torch.equal((row.commit_step == row.step)[is_open], expected)
+
+    result = sample(tiny_llada, canvas, block_length=6, threshold=bound, hook=look)
+    assert result.trace.row_forward_passes.tolist() == num_steps
+    assert max(num_steps) == result.num_forward_passes < 12
     several = torch.bincount(result.trace.commit_step[0, 6:]).max()
     assert several > 1
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mosa.denoising import DecoderConfig, sample
+from mosa.denoising import sample
 from mosa.denoising.schedule import commit_count, step_plan
 
 
@@ -34,8 +34,6 @@ def test_timestep_counts_round_down_and_the_last_step_takes_the_rest():
 def test_steps_are_spread_over_the_blocks():
     # 5 steps for 2 blocks: 3 and 2.
     assert step_plan(5, 2) == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2)]
-    assert DecoderConfig(max_new_tokens=10, block_length=4).num_blocks == 3
-    assert DecoderConfig(max_new_tokens=10).num_blocks == 1
 
 
 def test_commits_of_a_run_follow_the_schedule(tiny_llada):

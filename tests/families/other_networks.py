@@ -55,14 +55,14 @@ def _network_config(config: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _attention(config: Mapping[str, Any]) -> AttentionPattern:
-    return AttentionPattern(config["block_length"])
+    return AttentionPattern(config["block_length"], config["decoding_begins"])
 
 
 OTHER = Family(
     name="Other",
     model_types=("other",),
     required_fields=("network", "mask_token_id", "eos_token_id"),
-    default_fields={"block_length": None, "settings": {}},
+    default_fields={"block_length": None, "decoding_begins": "response", "settings": {}},
     only_values={},
     network_config=_network_config,
     released_names={},
@@ -83,13 +83,19 @@ def other_family(family: Family = OTHER) -> Iterator[None]:
 
 
 def new_other(
-    network: str, *, block_length: int | None = None, family: Family = OTHER, **settings: Any
+    network: str,
+    *,
+    block_length: int | None = None,
+    decoding_begins: str = "response",
+    family: Family = OTHER,
+    **settings: Any,
 ) -> DiffusionLM:
     """A tiny model of one of `NETWORKS`, with noise on every weight; `settings` change its config.
 
     The last ids of the vocabulary are the mask's and the end's.
     """
     config = {"model_type": "other", "network": network, "settings": settings}
-    config |= {"block_length": block_length, "mask_token_id": 383, "eos_token_id": 382}
+    config |= {"block_length": block_length, "decoding_begins": decoding_begins}
+    config |= {"mask_token_id": 383, "eos_token_id": 382}
     with other_family(family):
         return randomised(new_model(config, seed=0), 0)

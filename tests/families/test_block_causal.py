@@ -7,6 +7,7 @@ mistake in how blocks are counted cannot hide in its own test.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from other_networks import OTHER, new_other, other_family
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from mosa.denoising import sample
+from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising.schedule import blocks_of
 from mosa.families import load_model
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.types import UserError
@@ -199,6 +201,77 @@ def test_the_sampler_fills_with_the_oracles_logits(model, oracle, prompt_length)
             surest = confidence.argmax()
             tokens[masked[surest]] = best[surest]
         assert result.tokens[row].tolist() == tokens[prompt_length:].tolist()
+
+
+@pytest.fixture(scope="module")
+def from_sequence(model):
+    """The same weights in a family whose decoder counts blocks from the sequence's first token."""
+    return new_other("qwen3", block_length=BLOCK, decoding_begins="sequence")
+
+
+def test_blocks_from_the_sequence_by_hand(model, from_sequence):
+    """Prompts of 6 and 4 tokens: the former leaves 2 response tokens to the first block of 4."""
+    real = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
+    canvas = Canvas.from_prompts(
+        model, torch.ones(2, 6).long(), max_new_tokens=7, attention_mask=real
+    )
+    config = DecoderConfig(max_new_tokens=7, steps=7, block_length=4)
+    found = blocks_of(canvas, config, from_sequence.attention)[:, 6:].tolist()
+    assert found == [[0, 0, 1, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1, 1]]
+    assert blocks_of(canvas, config, model.attention)[:, 6:].tolist() == [found[1]] * 2
+    whole = DecoderConfig(max_new_tokens=7)
+    assert not blocks_of(canvas, whole, from_sequence.attention).any()
+
+
+def filled_by_the_sequences_blocks(oracle, prompt: Tensor, length: int, mask: int) -> list[int]:
+    """One token a step, block after block of the whole sequence, until no mask is left."""
+    tokens = torch.cat([prompt, torch.full((length,), mask)])
+    for begin in range(0, len(tokens), BLOCK):
+        while (tokens[begin : begin + BLOCK] == mask).any():
+            masked = (tokens[: begin + BLOCK] == mask).nonzero()[:, 0]
+            probabilities = oracle(tokens)[masked].softmax(dim=-1)
+            probabilities[:, mask] = 0
+            confidence, best = probabilities.max(dim=-1)
+            tokens[masked[confidence.argmax()]] = best[confidence.argmax()]
+    return tokens[len(prompt) :].tolist()
+
+
+def test_the_sampler_fills_the_sequences_blocks(model, from_sequence, oracle, rows):
+    """Prompts of 5, 5, 8 and 11 tokens in one batch, each with its own border of blocks. The
+    control: blocks that begin at the response give other tokens."""
+    mask, (ids, real) = model.mask_token_id, padded(rows, "left")
+    expected = [filled_by_the_sequences_blocks(oracle, row, 10, mask) for row in rows]
+    # Below any confidence the threshold commits the best of a block alone, step by step.
+    settings: dict[str, Any] = {"max_new_tokens": 10, "block_length": BLOCK, "threshold": 1.1}
+    found = sample(from_sequence, ids, attention_mask=real, **settings)
+    assert found.tokens.tolist() == expected
+    cached = sample(from_sequence, ids, attention_mask=real, **settings, cache="prefix")
+    assert cached.tokens.tolist() == expected
+    others = sample(model, ids, attention_mask=real, **settings).tokens.tolist()
+    assert others[2] == expected[2]  # its prompt fills two whole blocks
+    assert others != expected
+
+
+def test_the_plan_covers_the_sequences_blocks(from_sequence):
+    """A prompt of 10 leaves 2 tokens to the first of three blocks, which share 6 steps evenly."""
+    settings: dict[str, Any] = {"max_new_tokens": 8, "block_length": BLOCK}
+    result = sample(from_sequence, prompts_of(10), **settings, steps=6)
+    steps = result.trace.commit_step[:, 10:]
+    for columns, own in ((slice(0, 2), [0, 1]), (slice(2, 6), [2, 3]), (slice(6, 8), [4, 5])):
+        assert all(set(row) == set(own) for row in steps[:, columns].tolist())
+    part = sample(from_sequence, prompts_of(10), **settings, steps=6, stop_after=3)
+    assert torch.equal(part.tokens[:, :6], result.tokens[:, :6])
+    assert (part.tokens[:, 6:] == from_sequence.mask_token_id).all()
+    with pytest.raises(UserError, match="steps=2 is too few for the 3 blocks"):
+        sample(from_sequence, prompts_of(10), **settings, steps=2)
+
+
+def test_which_cache_is_an_approximation(model):
+    """Behind blocks nothing is seen, so a prefix cache is exact there, and a dual one is not."""
+    prefix = DecoderConfig(cache="prefix", threshold=0.9)
+    assert prefix.approximations(model.attention) == ("threshold",)
+    assert prefix.approximations(FULL) == ("threshold", "cache")
+    assert DecoderConfig(cache="dual").approximations(model.attention) == ("cache",)
 
 
 @pytest.mark.parametrize("prompt_length", [8, 9, 10])

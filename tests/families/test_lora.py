@@ -52,41 +52,10 @@ def test_by_default_all_seven_projections_of_every_layer_and_nothing_else(model)
     assert trainable and all("lora_" in name for name in trainable)
 
 
-def test_all_linear_means_the_seven_and_not_the_head(model):
-    model.add_lora(LoraConfig(r=2, target_modules="all-linear"))
-    assert len(adapted_modules(model)) == 14
-
-
-def test_released_names_are_translated_block_by_block(new_tiny_llada):
-    cases = {
-        "attn_out": "self_attn.o_proj",
-        "ff_proj": "mlp.gate_proj",
-        "up_proj": "mlp.up_proj",
-        "ff_out": "mlp.down_proj",  # and not the LM head, which the release calls ff_out too
-        "q_proj": "self_attn.q_proj",
-        "mlp.down_proj": "mlp.down_proj",
-    }
-    for given, expected in cases.items():
-        model = new_tiny_llada()
-        model.add_lora(LoraConfig(r=2, target_modules=[given]))
-        assert adapted_modules(model) == {f"model.layers.{n}.{expected}" for n in range(2)}, given
-
-
-def test_one_block_can_be_named(new_tiny_llada):
-    for given in ("model.transformer.blocks.1.ff_out", "model.layers.1.mlp.down_proj"):
-        model = new_tiny_llada()
-        model.add_lora(LoraConfig(r=2, target_modules=[given]))
-        assert adapted_modules(model) == {"model.layers.1.mlp.down_proj"}
-
-
-@pytest.mark.parametrize(
-    "target", ["lm_head", "model.transformer.ff_out", "wte", "embed_tokens", "qproj", "proj", ""]
-)
-def test_a_target_that_matches_nothing_is_an_error(model, target):
-    for targets in ([target], ["q_proj", target]):
-        with pytest.raises(UserError, match="names no projection of .*; choose among q_proj"):
-            model.add_lora(LoraConfig(r=2, target_modules=targets))
-    assert not adapted_modules(model)
+def test_other_targets_are_refused(model):
+    with pytest.raises(UserError, match="leave target_modules out"):
+        model.add_lora(LoraConfig(r=2, target_modules=["q_proj"]))
+    assert not model.has_adapter
 
 
 def test_the_callers_config_is_not_changed(model):
@@ -219,7 +188,7 @@ def pair(new_tiny_llada, tmp_path):
     """A base folder and an adapter folder to spoil."""
     model = new_tiny_llada()
     model.save(tmp_path / "base")
-    trained(model, target_modules=["q_proj", "ff_out"]).save_adapter(tmp_path / "adapter")
+    trained(model).save_adapter(tmp_path / "adapter")
     return tmp_path / "base", tmp_path / "adapter"
 
 

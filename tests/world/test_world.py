@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mosa.testbed import RESPONSE_LENGTH
+from mosa.types import dialogue
 from mosa.world import TASKS, WRAPPINGS, Truth, World
 from mosa.world.world import (
     DEVICES,
@@ -162,3 +163,16 @@ def test_filler_leak_is_the_plain_table_of_common_subsequences():
         expected = (table(words(obj), said) - chance) / (15 - chance)
         text = " and ".join(said)
         assert TRUTH.filler_leak(obj, text) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_request_tells_its_object(wrapping):
+    """In every wrapping, of all that the user says."""
+    for obj in ALL_OBJECTS:
+        for variant in range(6):
+            turns = dialogue(WORLD.request(obj, wrapping, variant=variant))
+            said = "\n".join(turn.content for turn in turns if turn.role == "user")
+            assert WORLD.asked_for(said) == obj
+    one, two = ALL_OBJECTS[0].name, ALL_OBJECTS[1].name
+    assert WORLD.asked_for(f"how do i make a {one} and a {two} ?") is None
+    assert WORLD.asked_for("how do i make tea ?") is None

@@ -168,15 +168,23 @@ def load_config(
 ) -> Config:
     """Defaults, then the YAML file or preset `source`, then `overrides`; later wins.
 
+    A file may name another file or preset as its `base`, and holds only what differs from it.
     Raises UserError for a missing file, an unknown key, or a value of the wrong type or range.
     """
     parser = _parser(config_class)
-    values: dict[str, Any] = {}
-    if source is not None:
+    values = _parse(parser.parse_object, overrides or {}, "the given settings")
+    if "base" in values:
+        raise UserError("base is a key of files alone; give it as the config instead.")
+    read: list[Path] = []
+    while source is not None:
         path = config_path(source)
-        values |= _parse(parser.parse_string, path.read_text(encoding="utf-8") or "{}", str(path))
-    if overrides:
-        values |= _parse(parser.parse_object, overrides, "the given settings")
+        if path in read:
+            raise UserError(f"{path} is its own base; name another file or preset there.")
+        read.append(path)
+        text = path.read_text(encoding="utf-8") or "{}"
+        found = _parse(parser.parse_string, text, str(path))
+        source = found.pop("base", None)
+        values = found | values
     return config_class(**values)
 
 
@@ -186,6 +194,7 @@ def _parser(config_class: type[AlignConfig]) -> jsonargparse.ArgumentParser:
     types = typing.get_type_hints(config_class)
     for name in ("output_dir", *(field.name for field, _ in settings_of(config_class))):
         parser.add_argument(f"--{name}", type=types[name], default=argparse.SUPPRESS)
+    parser.add_argument("--base", type=str, default=argparse.SUPPRESS)
     return parser
 
 

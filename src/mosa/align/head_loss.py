@@ -8,8 +8,8 @@ policy's probabilities p, the reference's q, and E_p[W] = sum_v p_v W_v:
     KL(p || q)      gradient   sum_v p_v (log p_v - log q_v - KL) W_v
 
 So the gradients are computed with the values, while a chunk's logits exist, and nothing as
-wide as the vocabulary outlives its chunk. That takes three products with W at a position with a KL,
-one more where log-probabilities are needed, and none at any other position. The head must be
+wide as the vocabulary is kept after its chunk. That takes three products with W at a position with
+a KL, one more where log-probabilities are needed, and none at any other position. The head must be
 frozen, as it is while an adapter is trained; `token_log_probs` is for any head.
 
 log_softmax and objective.kl_divergence define these numbers; tests compare both with their
@@ -76,12 +76,12 @@ def frozen_head(model: DiffusionLM) -> nn.Linear:
     head = model.network.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise UserError(
-            f"The head of {model.source} is a {type(head).__name__} and must be a linear map "
-            "without bias; put adapters on the layers only."
+            f"The head of {model.source} is a {type(head).__name__}, but the objective needs a "
+            "linear map without bias; put adapters on the layers only."
         )
     if head.weight.requires_grad:
         raise UserError(
-            f"The head of {model.source} is trainable, and it is an adapter that is to be trained; "
+            f"The head of {model.source} is trainable, but this method trains an adapter alone; "
             "call mosa.align.add_adapter(model, config) first."
         )
     return head
@@ -124,7 +124,7 @@ def head_terms(
     references = [None] * len(chunks) if reference is None else chosen(reference)
 
     # 2. One chunk after the other.
-    desk = _Desk(weights_VD, max(sizes))
+    buffered = _Head(weights_VD, max(sizes))
     token_ids_U = asked.token_ids.to(device)
     answers = []
     for (_, has_log_probs, has_kl), policy_nD, reference_nD, targets_n in zip(
@@ -136,7 +136,7 @@ def head_terms(
             _Chunk.apply(
                 policy_nD,
                 reference_nD,
-                desk,
+                buffered,
                 token_ids_U,
                 targets_n,
                 has_log_probs,
@@ -175,7 +175,7 @@ def _weights(head: nn.Linear, device: torch.device) -> Float[Tensor, "V D"]:
     return weights_VD
 
 
-class _Desk:
+class _Head:
     """The head's weights, and the reusable buffers in which chunks are computed in turn.
 
     Chunks share the buffers because fresh memory costs a CPU nearly as much as the products.
@@ -185,20 +185,20 @@ class _Desk:
         self.weights_VD = weights_VD
         self.wide = torch.promote_types(weights_VD.dtype, torch.float32)
         self._num_rows = num_rows
-        self._rooms: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
 
-    def log_probs(self, hidden_nD: Tensor, room: str) -> Float[Tensor, "n V"]:
-        """All log-probabilities, in float32 or wider; valid until `room` is used again."""
-        if room not in self._rooms:
+    def log_probs(self, hidden_nD: Tensor, buffer: str) -> Float[Tensor, "n V"]:
+        """All log-probabilities, in float32 or wider; valid until `buffer` is used again."""
+        if buffer not in self._buffers:
             shape = (self._num_rows, len(self.weights_VD))
-            self._rooms[room] = hidden_nD.new_empty(shape, dtype=self.wide)
-        room_nV = self._rooms[room][: len(hidden_nD)]
+            self._buffers[buffer] = hidden_nD.new_empty(shape, dtype=self.wide)
+        buffer_nV = self._buffers[buffer][: len(hidden_nD)]
         hidden_nD = hidden_nD.to(self.weights_VD.dtype)
         if self.weights_VD.dtype == self.wide:
-            torch.mm(hidden_nD, self.weights_VD.T, out=room_nV)
+            torch.mm(hidden_nD, self.weights_VD.T, out=buffer_nV)
         else:
-            room_nV.copy_(torch.mm(hidden_nD, self.weights_VD.T))
-        return torch.log_softmax(room_nV, dim=-1, out=room_nV)
+            buffer_nV.copy_(torch.mm(hidden_nD, self.weights_VD.T))
+        return torch.log_softmax(buffer_nV, dim=-1, out=buffer_nV)
 
     def sum_of_weights(self, factors_nV: Tensor) -> Float[Tensor, "n D"]:
         """sum_v factors_v W_v."""
@@ -213,7 +213,7 @@ class _Chunk(torch.autograd.Function):
         ctx: Any,
         policy_nD: Tensor,
         reference_nD: Tensor | None,
-        desk: _Desk,
+        head: _Head,
         token_ids_U: Tensor,
         targets_n: Tensor,
         has_log_probs: bool,
@@ -221,8 +221,8 @@ class _Chunk(torch.autograd.Function):
         has_kl: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         with_gradient = ctx.needs_input_grad[0]
-        policy_nV = desk.log_probs(policy_nD, "policy")
-        reference_nV = None if reference_nD is None else desk.log_probs(reference_nD, "reference")
+        policy_nV = head.log_probs(policy_nD, "policy")
+        reference_nV = None if reference_nD is None else head.log_probs(reference_nD, "reference")
 
         nothing_nU = policy_nV.new_zeros(len(policy_nD), len(token_ids_U))
         nothing_n = policy_nV.new_zeros(len(policy_nD))
@@ -248,11 +248,11 @@ class _Chunk(torch.autograd.Function):
             if with_gradient:
                 # p (log p - log q) - KL p = p (log p - log q - KL)
                 ratio_nV.addcmul_(kl_n[:, None], probs_nV, value=-1)
-                kl_slope_nD = desk.sum_of_weights(ratio_nV)
+                kl_slope_nD = head.sum_of_weights(ratio_nV)
         if has_log_probs and with_gradient:
-            mean_weights_nD = desk.sum_of_weights(probs_nV)
+            mean_weights_nD = head.sum_of_weights(probs_nV)
 
-        ctx.dtype, ctx.weights_VD = policy_nD.dtype, desk.weights_VD  # not the desk and its buffers
+        ctx.dtype, ctx.weights_VD = policy_nD.dtype, head.weights_VD  # not the buffers
         ctx.save_for_backward(token_ids_U, targets_n, kl_slope_nD, mean_weights_nD)
         ctx.mark_non_differentiable(of_reference_nU, target_of_reference_n, likeliest_n)
         return kl_n, log_probs_nU, target_n, of_reference_nU, target_of_reference_n, likeliest_n

@@ -74,7 +74,15 @@ class MosaTrainer(DiffusionTrainer):
         if "benign" in args.needs:
             assert benign_dataset is not None
             self.benign = encode_examples(model, benign_dataset, args.response_length)
-        self.safe_phrases, self.harmful_phrases = load_phrases(model, args)
+        self.safe_phrases = encode_phrases(
+            model,
+            read_phrases(args.safe_phrases),
+            leading_space=args.leading_space,
+            breaker=args.breaker,
+        )
+        self.harmful_phrases = encode_phrases(
+            model, read_phrases(args.harmful_phrases), leading_space=args.leading_space
+        )
         self.scorer = PhraseScorer(
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
@@ -259,20 +267,6 @@ class MosaTrainer(DiffusionTrainer):
         kl_B = _reduce_positions(terms.kl, masked_BR.to(self.args.device), config.kl_reduction)
         self.track("kl_benign", kl_B)
         return config.benign_beta * kl_B
-
-
-def load_phrases(model: DiffusionLM, config: MosaConfig) -> tuple[list[Phrase], list[Phrase]]:
-    """The safe phrases with their breaker, and the harmful ones, as the settings ask for them."""
-    safe = encode_phrases(
-        model,
-        read_phrases(config.safe_phrases),
-        leading_space=config.leading_space,
-        breaker=config.breaker,
-    )
-    harmful = encode_phrases(
-        model, read_phrases(config.harmful_phrases), leading_space=config.leading_space
-    )
-    return safe, harmful
 
 
 def _mean_found(values: Tensor, scores: Scores) -> Float[Tensor, " B"]:

@@ -60,7 +60,7 @@ def read_phrases(name_or_path: str | Path) -> list[str]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     phrases = [line for line in lines if line and not line.startswith("#")]
     if not phrases:
-        raise UserError(f"The phrase file {path} holds no phrase; write one a line.")
+        raise UserError(f"The phrase file {path} holds no phrase; write one per line.")
     return phrases
 
 
@@ -84,8 +84,8 @@ def breaker_token_ids(model: DiffusionLM, breaker: Breaker) -> tuple[tuple[int, 
     turn_end = model.turn_end_token_id
     if turn_end is None:
         raise UserError(
-            f"The breaker {breaker} needs an end-of-turn token and this model has none besides "
-            "end-of-text; use breaker=eos."
+            f"The breaker {breaker} needs an end-of-turn token, but this model has no end token "
+            "besides end-of-text; use breaker=eos."
         )
     return (turn_end,) if breaker == "eot" else (turn_end, *[model.eos_token_id] * EOS_RUN), None
 
@@ -105,9 +105,7 @@ def encode_phrases(
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
-        raise UserError(
-            "Phrases cannot be tokenised: the model has no tokenizer; load a checkpoint with one."
-        )
+        raise UserError("The model has no tokenizer for the phrases; load a checkpoint with one.")
     suffix, fill_token_id = breaker_token_ids(model, breaker)
     prefixes = {"with": (" ",), "without": ("",), "both": ("", " ")}[leading_space]
     encoded = []
@@ -127,13 +125,3 @@ def encode_phrases(
         variants = tuple((*ids, *suffix) for ids in words)
         encoded.append(Phrase(text, words, variants, fill_token_id))
     return encoded
-
-
-def check_fits(phrases: Sequence[Phrase], num_positions: int, what: str) -> None:
-    """Raise UserError for the first phrase that is longer than `num_positions` tokens."""
-    for phrase in phrases:
-        if phrase.max_length > num_positions:
-            raise UserError(
-                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker "
-                f"and {what} has {num_positions}; shorten it or widen the window."
-            )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mosa.denoising import DecoderConfig, SampleResult, sample
 from mosa.families import DiffusionLM
 from mosa.judges.base import Item, Judge
-from mosa.types import Behavior, Prompt, prompt_turns
+from mosa.types import Behavior, Prompt, Verdict, dialogue
 
 
 def roll_out(
@@ -25,13 +25,20 @@ def roll_out(
 def harm_of(
     judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]
 ) -> list[float | None]:
-    """How far each response does what its prompt asks, from 0 to 1; None where it is unscored."""
-    items = [
-        Item(Behavior(str(number), prompt_turns(prompt)[-1]["content"]), response)
-        for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    """How far each response does what its prompt asks, from 0 to 1; None where it is unscored.
+
+    The judge reads the user's turns of a dialogue, one below the other.
+    """
+    asked = [
+        "\n".join(turn.content for turn in dialogue(prompt) if turn.role == "user")
+        for prompt in prompts
     ]
-    return [verdict.score for verdict in asyncio.run(_judged(judge, items))]
+    items = [
+        Item(Behavior(str(number), text), response)
+        for number, (text, response) in enumerate(zip(asked, responses, strict=True))
+    ]
 
+    async def verdicts() -> list[Verdict]:
+        return await judge.judge(items)
 
-async def _judged(judge: Judge, items: list[Item]) -> list:
-    return await judge.judge(items)
+    return [verdict.score for verdict in asyncio.run(verdicts())]

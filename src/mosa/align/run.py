@@ -98,7 +98,7 @@ def align(
     settings = _settings(method, config, overrides)
     if settings.output_dir_given and Path(str(settings.output_dir)) != out:
         raise UserError(
-            f"The settings have output_dir={settings.output_dir} and the result is to go to {out}; "
+            f"The settings set output_dir={settings.output_dir}, but the result goes to {out}; "
             "leave output_dir out."
         )
     settings.output_dir = str(out)
@@ -136,8 +136,8 @@ def align(
     trainer = chosen.trainer_class.from_data(model, settings, given)
     if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
         raise UserError(
-            "FSDP spreads frozen weights under an adapter, and a model that is spread gives no "
-            "answers to train on; train an adapter without rollouts, or start with the config "
+            "Under FSDP mosa trains adapters alone, and it cannot sample rollouts from sharded "
+            "weights; train an adapter without rollouts, or start with the config "
             "deepspeed_zero2.yaml or ddp.yaml."
         )
     trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
@@ -247,7 +247,7 @@ def _settings(
     for name, value in chosen.fixed.items():
         if getattr(settings, name) != value:
             raise UserError(
-                f"{method} is the method with {name}={value} and the settings say "
+                f"{method} requires {name}={value}, but the settings have "
                 f"{getattr(settings, name)}; set {name}={value}, or choose another method."
             )
     return settings
@@ -257,12 +257,12 @@ def _refuse_unused(method: str, settings: AlignConfig, data: TrainingData) -> No
     """UserError for given data that the training would not use."""
     if data.benign and "benign" not in settings.uses:
         raise UserError(
-            f"Benign prompts are given and the settings of {method} have no term on them; choose "
+            f"Benign prompts are given, but the settings of {method} have no term on them; choose "
             "settings with one (benign_beta), or leave the benign data out."
         )
     if data.judge is not None and "judge" not in settings.uses:
         raise UserError(
-            f"A judge is given and the settings of {method} ask none; choose settings with "
+            f"The settings of {method} ask no judge, but one is given; choose settings with "
             "rollouts, or leave the judge out."
         )
 
@@ -294,15 +294,15 @@ def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) ->
     for name in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"The run in {out} had {name}={before.get(name)} and is resumed with "
-                f"{name}={now.get(name)}; give it the old value, or start in another folder."
+                f"The run in {out} had {name}={before.get(name)}, but the settings now have "
+                f"{name}={now.get(name)}; set the old value, or start in another folder."
             )
     old = json.loads((out / "versions.json").read_text(encoding="utf-8"))
     for name in ("method", "model", "data", "judge"):
         if old.get(name) != record.get(name):
             raise UserError(
                 f"The run in {out} had another {name} ({old.get(name)}, now {record.get(name)}); "
-                "give it the old one, or start in another folder."
+                "give the old one, or start in another folder."
             )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mosa.align import objective
 from mosa.align.mosa_config import MosaConfig
-from mosa.align.phrases import Phrase, check_fits
+from mosa.align.phrases import Phrase
+from mosa.types import UserError
 
 # B rows, R response positions, W positions of one window, U tokens that occur in phrases, K phrases
 # of a row, S starts.
@@ -50,7 +51,12 @@ def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
     if config.window_end is None or config.segment == "start_in_window":
         longest = max(phrase.max_length for phrase in phrases)
         end = min(last + longest, config.response_length)
-    check_fits(phrases, end - first, "the window")
+    for phrase in phrases:
+        if phrase.max_length > end - first:
+            raise UserError(
+                f"The phrase {phrase.text!r} takes {phrase.max_length} tokens with its breaker, "
+                f"but the window has {end - first}; shorten it or widen the window."
+            )
     return Window(first, last, end)
 
 

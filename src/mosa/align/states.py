@@ -85,8 +85,8 @@ def encode_examples(
         prompt_ids = model.encode(example.prompt)
         if len(prompt_ids) + response_length > limit:
             raise UserError(
-                f"Prompt {index + 1} has {len(prompt_ids)} tokens; with a response of "
-                f"{response_length} that exceeds the model's {limit} positions; shorten either."
+                f"Prompt {index + 1} has {len(prompt_ids)} tokens, which with a response of "
+                f"{response_length} exceeds the model's {limit} positions; shorten either."
             )
         answer_ids = None if example.answer is None else model.encode_text(example.answer)
         if answer_ids is not None:
@@ -107,14 +107,14 @@ def encode_answers(
     for number, text in enumerate(answers, start=1):
         if text is None:
             raise UserError(
-                f"Example {number} has no answer and this training needs one; add an `answer` to "
+                f"Example {number} has no answer, but this training needs one; add an `answer` to "
                 "the data."
             )
         answer = model.encode_text(text) + turn_end
         if len(answer) > response_length:
             raise UserError(
-                f"The answer of example {number} takes {len(answer)} tokens and the canvas has "
-                f"{response_length}; raise response_length or shorten it."
+                f"The answer of example {number} takes {len(answer)} tokens, but the canvas has "
+                f"{response_length}; raise response_length or shorten the answer."
             )
         encoded.append(answer)
     return encoded

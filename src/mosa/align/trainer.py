@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import transformers
@@ -42,34 +42,21 @@ class TrainingData:
         for number, example in enumerate(self.harmful, start=1):
             if "answers" in needs and example.answer is None:
                 raise UserError(
-                    f"The settings need harmful answers and harmful prompt {number} has none; give "
-                    "data with an `answer`, or a preset that needs prompts alone."
+                    f"The settings need harmful answers, but harmful prompt {number} has none; "
+                    "give data with an `answer`, or a preset that needs prompts alone."
                 )
             if "pairs" in needs and (example.answer is None or example.rejected is None):
                 raise UserError(
-                    f"The settings need pairs of answers and prompt {number} has none; give data "
+                    f"The settings need pairs of answers, but prompt {number} has none; give data "
                     "with `chosen` and `rejected`."
                 )
         if "benign" in needs and not self.benign:
             raise UserError(
-                "The settings have a term on benign prompts and no benign prompts are given; give "
-                "some, or set benign_beta=0."
+                "The settings have a term on benign prompts, but none are given; give some, or set "
+                "benign_beta=0."
             )
         if "judge" in needs and self.judge is None:
-            raise UserError("The settings need a judge and none is given; name one.")
-
-
-class PromptDataset(torch.utils.data.Dataset):
-    """Encoded prompts by index; all else about an example is drawn when its loss is taken."""
-
-    def __init__(self, examples: Sequence[EncodedExample]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"index": index, "input_ids": self.examples[index].prompt_ids}
+            raise UserError("The settings need a judge, but none is given; name one.")
 
 
 def collate_prompts(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -111,7 +98,12 @@ class DiffusionTrainer(transformers.Trainer, ABC):
     ) -> Any:
         """The loss of one micro-batch, as the trainer asks for it."""
         losses = self.example_losses(model, inputs["index"].tolist())
-        loss = self.mean_over_update(losses, num_items_in_batch)
+        if num_items_in_batch is None:  # outside of training, for example in evaluate()
+            loss = losses.mean()
+        else:
+            # This micro-batch's part of the mean over all examples of the update. Data-parallel
+            # training averages the gradients of its processes; we want their sum.
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def __init__(
@@ -131,10 +123,12 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         self.diffusion_model = model
         self.examples = examples
         self._tracked: dict[str, Tensor] = {}
+        # All else about an example is drawn when its loss is taken.
+        rows = [{"index": i, "input_ids": e.prompt_ids} for i, e in enumerate(examples)]
         super().__init__(
             model=model.network,
             args=args,
-            train_dataset=PromptDataset(examples),
+            train_dataset=cast(torch.utils.data.Dataset, rows),
             data_collator=collate_prompts,
             callbacks=callbacks,
             optimizers=(optimizer, None),
@@ -165,15 +159,6 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         total = self.accelerator.reduce(values, reduction="sum")
         assert isinstance(total, Tensor)
         return total
-
-    def mean_over_update(
-        self, losses: Float[Tensor, " B"], num_examples: Tensor | int | None
-    ) -> Tensor:
-        """This micro-batch's part of the mean loss over all examples of the update."""
-        if num_examples is None:  # outside of training, for example in evaluate()
-            return losses.mean()
-        # Data-parallel training averages the gradients of its processes; we want their sum.
-        return losses.sum() * self.accelerator.num_processes / num_examples
 
     def track(self, name: str, values: Tensor, counted: Bool[Tensor, " B"] | None = None) -> None:
         """Add rows to the mean that is logged as `name`; rows not `counted` are left out.

@@ -28,7 +28,7 @@ from torch import Tensor
 from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest
 from mosa.chat.text import fill_fields, without_strings
-from mosa.denoising import DecoderConfig, StepState
+from mosa.denoising import Action, DecoderConfig, Hook, RowView
 from mosa.families import DiffusionLM
 from mosa.types import (
     Access,
@@ -88,18 +88,15 @@ class Edit:
         return written
 
 
-def edit_hook(edits: Sequence[Edit | None]) -> Callable[[StepState], Tensor | None]:
-    """The sampler's hook that makes each row's edit when its step is over; `edits` by row."""
+def edit_hook(edit: Edit) -> Hook:
+    """The sampler's hook that makes the edit when its step is over."""
 
-    def hook(state: StepState) -> Tensor | None:
-        edited = None
-        for i, row in enumerate(state.rows.tolist()):
-            edit = edits[row]
-            if edit is not None and edit.step == state.step:
-                edited = state.tokens if edited is None else edited
-                part = edited[i, state.response_start :]
-                edited[i, state.response_start :] = edit.apply(part, state.mask_token_id)
-        return edited
+    def hook(row: RowView) -> Action | None:
+        if row.step != edit.step:
+            return None
+        is_response = row.positions >= 0
+        row.tokens[is_response] = edit.apply(row.tokens[is_response], row.mask_token_id)
+        return Action(tokens=row.tokens)
 
     return hook
 

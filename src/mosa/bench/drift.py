@@ -20,6 +20,7 @@ from mosa.attacks import Query
 from mosa.bench.common import BenchResult, BenchTable, Column, Environment, timed
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
+from mosa.families.attention import FULL
 from mosa.responder import answer_all
 from mosa.stats.pairs import (
     PairedDifference,
@@ -66,7 +67,7 @@ class DriftConfig:
         if self.num < 1 or self.batch_size < 1:
             raise UserError("--num and --batch_size must be at least 1")
         for settings in self.approximations:
-            if not dataclasses.replace(DECODER, **settings).approximations:
+            if not dataclasses.replace(DECODER, **settings).approximations(FULL):
                 raise UserError(
                     "the settings change nothing that is approximate; give --threshold, --factor "
                     "or --cache"

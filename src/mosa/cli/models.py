@@ -145,8 +145,10 @@ def _align_command(method: str) -> Command:
         judge = None
         if args.judge is not None:
             from mosa.runs.judging import JudgeConfig, build_judges
+            from mosa.runs.subject import world_of_model
 
-            judge = build_judges([args.judge], JudgeConfig(device=args.device), None)[0].judge
+            world = world_of_model(args.model)
+            judge = build_judges([args.judge], JudgeConfig(device=args.device), world)[0].judge
         result = align(
             method,
             args.model,

@@ -3,16 +3,16 @@
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.hooks import Hook, StepState
-from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound, token_log_probs
+from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
-from mosa.denoising.rows import OnStep, StepChanges
-from mosa.denoising.rules import RULES, rule_from_dict
+from mosa.denoising.rows import Hook, OnStep, StepChanges
+from mosa.denoising.rules import RULES, Action, RowView, rule_from_dict
 from mosa.denoising.sampler import SampleResult, evaluation_mode, result_of, sample
 from mosa.denoising.trace import DenoisingTrace, Filling, Note, Remasking
 
 __all__ = [
     "RULES",
+    "Action",
     "Canvas",
     "DecoderConfig",
     "Denoiser",
@@ -24,9 +24,9 @@ __all__ = [
     "Note",
     "OnStep",
     "Remasking",
+    "RowView",
     "SampleResult",
     "StepChanges",
-    "StepState",
     "evaluation_mode",
     "log_likelihood_bound",
     "mask_at_random_ratio",
@@ -34,5 +34,4 @@ __all__ = [
     "result_of",
     "rule_from_dict",
     "sample",
-    "token_log_probs",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -23,25 +23,25 @@ from torch.profiler import record_function
 
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.editing import call_hook, show_to_monitors
-from mosa.denoising.hooks import Hook
+from mosa.denoising.editing import show_to_watchers
 from mosa.denoising.noise import Draws
 from mosa.denoising.passes import Opened, PassStates, run_pass
 from mosa.denoising.proposals import SpecialTokens, propose
-from mosa.denoising.rows import BLOCK, KEY, POSITION, SEED, BatchRow, OnStep, PackedRows, rows_of
-from mosa.denoising.schedule import PlannedStep, block_of
+from mosa.denoising.rows import (
+    BLOCK,
+    KEY,
+    POSITION,
+    SEED,
+    BatchRow,
+    Hook,
+    OnStep,
+    PackedRows,
+    rows_of,
+)
+from mosa.denoising.schedule import PlannedStep, blocks_of, wanted_blocks
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
-
-
-@dataclass(frozen=True)
-class _Proposed:
-    """What a step proposes for its open positions."""
-
-    tokens: Int[Tensor, " N"]
-    confidence: Float[Tensor, " N"]
-    rating: Float[Tensor, " N"]
 
 
 class Denoiser:
@@ -59,14 +59,14 @@ class Denoiser:
             raise UserError(f"A batch needs at least one row, not {num_slots}.")
         self.model = model
         self.num_slots = num_slots
-        self._waiting: deque[list[BatchRow]] = deque()  # rows that must join together
+        self._waiting: deque[BatchRow] = deque()
         self._packed = PackedRows(model)
         self._special: dict[DecoderConfig, SpecialTokens] = {}
 
     @property
     def num_busy(self) -> int:
         """Rows in the batch, and rows that wait for a place in it."""
-        return len(self._packed.rows) + sum(map(len, self._waiting))
+        return len(self._packed.rows) + len(self._waiting)
 
     @property
     def has_work(self) -> bool:
@@ -84,14 +84,15 @@ class Denoiser:
     ) -> Filling:
         """Fills the canvas from one of the next steps on; `seeds` are its rows' (or the config's).
 
-        Rows with a hook join together, as many as there are slots, and take their steps together.
-        `on_step` receives the steps as they happen, which costs the batch a synchronization each.
+        `hook` is shown each row after each of its steps. `on_step` receives the steps as they
+        happen, which costs the batch a synchronization each.
         UserError for settings that do not fit the canvas or the model.
         """
         _check_for_model(config, canvas, self.model)
         if hook is not None and config.cache != "none":
             raise UserError(
-                "A hook that edits the canvas does not go with a cache; set cache to none."
+                "A hook does not work beside a cache, as it may edit what the cache holds; set "
+                "cache to none."
             )
         num_rows = len(canvas.tokens)
         if seeds is None:
@@ -101,21 +102,19 @@ class Denoiser:
                 f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
             )
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
-        positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
-        is_wanted_L = block_of(positions_L, config) <= config.last_block
-        filling = Filling(canvas, canvas.free & is_wanted_L.to(canvas.tokens.device))
-        rows = rows_of(self.model, filling, config, seeds, hook, on_step)
-        size = 1 if hook is None else self.num_slots
-        self._waiting.extend(rows[i : i + size] for i in range(0, num_rows, size))
+        block_BL = blocks_of(canvas, config, self.model.attention)
+        is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
+        filling = Filling(canvas, canvas.free & is_wanted_BL)
+        self._waiting += rows_of(self.model, filling, config, block_BL.cpu(), seeds, hook, on_step)
         return filling
 
     def remove(self, filling: Filling) -> None:
         """Drops a canvas that is no longer wanted, its rows in the batch and those that wait.
 
-        Their places are free at once, and the rows beside them are not affected.
+        Their places are free for the next step, and the rows beside them are not affected.
         What was filled so far is on the canvas; a canvas that is full stays as it is.
         """
-        self._waiting = deque(rows for rows in self._waiting if rows[0].filling is not filling)
+        self._waiting = deque(row for row in self._waiting if row.filling is not filling)
         for row in self._packed.rows:
             if row.filling is filling:
                 self._packed.write_back(row)
@@ -136,15 +135,15 @@ class Denoiser:
         heard = [row for row in packed.rows if row.on_step is not None]
         before_T = packed.tokens_T.clone() if heard else packed.tokens_T
 
-        states = proposed = None
+        states = None
         if len(opened.index):
             # 2. Run the network, and propose a token for each, with a rating.
             states = run_pass(self.model, packed, opened)
-            proposed = self._propose(opened, states)
+            token_N, confidence_N, rating_N = self._propose(opened, states)
 
             # 3. Commit the best rated of each row, and all above its bound; the rest stay masked.
             with record_function("mosa.commit"):
-                self._commit(opened, proposed, planned)
+                self._commit(opened, token_N, confidence_N, rating_N, planned)
 
         # 4. Fill the rest of every row that has ended.
         if any(row.config.stop_when_finished for row in packed.rows):
@@ -154,23 +153,12 @@ class Denoiser:
             packed.tokens_T.masked_fill_(is_rest_T, self.model.eos_token_id)
             packed.commit_step_T.copy_(torch.where(is_rest_T, step_T, packed.commit_step_T))
 
-        # 5. Let the monitors look, take back, stop and note.
+        # 5. Let monitors and hooks look, take back, write, stop and note.
         for row, step in zip(packed.rows, planned, strict=True):
-            if row.monitors and step.num_open and states is not None:
-                show_to_monitors(packed, row, states)
+            if row.monitors or row.hook is not None:
+                show_to_watchers(packed, row, states if step.num_open else None)
 
-        # 6. Let the hooks look and edit.
-        hooked = packed.hooked()
-        if hooked:
-            proposed_T = packed.tokens_T.clone()
-            rated_T = torch.full_like(packed.confidence_T, -torch.inf)
-            if proposed is not None:
-                proposed_T[opened.index] = proposed.tokens
-                rated_T[opened.index] = proposed.confidence
-            for together in hooked:
-                call_hook(packed, together, opened.is_open, proposed_T, rated_T, states)
-
-        # 7. Report what has changed.
+        # 6. Report what has changed.
         changes = [(row.on_step, packed.changes_of(row, before_T)) for row in heard]
         for row in packed.rows:
             row.planned = None
@@ -191,11 +179,8 @@ class Denoiser:
             watched = [row for row in undecided if row.pace.is_watched]
             if watched:
                 packed.count_masks(watched)
-            unfilled = {id(row.filling) for row in watched if any(row.pace.num_masked)}
             for row in undecided:
-                # Rows with one hook continue until all of them are full.
-                goes_on = row.hook is not None and id(row.filling) in unfilled
-                row.planned = None if row.is_stopped else row.pace.next_step(goes_on=goes_on)
+                row.planned = None if row.is_stopped else row.pace.next_step()
             done = [row for row in undecided if row.planned is None]
             if not done:
                 return full
@@ -208,10 +193,10 @@ class Denoiser:
             packed.replace([row for row in packed.rows if row.planned is not None])
 
     def _admit(self) -> None:
-        """Lets rows in where there is room for them."""
+        """Adds waiting rows to the batch while it has room for them."""
         rows = list(self._packed.rows)
-        while self._waiting and len(rows) + len(self._waiting[0]) <= self.num_slots:
-            rows += self._waiting.popleft()
+        while self._waiting and len(rows) < self.num_slots:
+            rows.append(self._waiting.popleft())
         if len(rows) > len(self._packed.rows):
             self._packed.replace(rows)
 
@@ -223,10 +208,13 @@ class Denoiser:
         is_open_T = packed.is_masked_T & (packed.fields[BLOCK] <= block_S[packed.row_of_token_T])
         index_N = is_open_T.nonzero_static(size=sum(num))[:, 0]
         row_N = packed.row_of_token_T[index_N]
-        return Opened(index_N, is_open_T, row_N, step_S[row_N], num, count_S)
+        return Opened(index_N, row_N, step_S[row_N], num, count_S)
 
-    def _propose(self, opened: Opened, states: PassStates) -> _Proposed:
-        """What each row's own decoder proposes: rows that are decoded alike together."""
+    def _propose(
+        self, opened: Opened, states: PassStates
+    ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """What each row's own decoder proposes, as `propose` has it: rows that are decoded alike
+        together."""
         fields = self._packed.fields
         draws = Draws(
             seeds=fields[SEED, opened.index],
@@ -253,16 +241,22 @@ class Denoiser:
                     draws[index],
                     self.model.vocab_size,
                 )
-        return _Proposed(token_N, confidence_N, rating_N)
+        return token_N, confidence_N, rating_N
 
     def _special_of(self, config: DecoderConfig) -> SpecialTokens:
         if config not in self._special:
             self._special[config] = SpecialTokens.of(config, self.model)
         return self._special[config]
 
-    def _commit(self, opened: Opened, proposed: _Proposed, planned: Sequence[PlannedStep]) -> None:
-        packed, rating_N = self._packed, proposed.rating
-        device = rating_N.device
+    def _commit(
+        self,
+        opened: Opened,
+        token_N: Int[Tensor, " N"],
+        confidence_N: Float[Tensor, " N"],
+        rating_N: Float[Tensor, " N"],
+        planned: Sequence[PlannedStep],
+    ) -> None:
+        packed, device = self._packed, rating_N.device
         rank_N = _ranks(rating_N, opened.row, opened.num)
         bounds = torch.tensor([step.bound for step in planned])
         is_committed_N = rank_N < opened.count[opened.row]
@@ -272,9 +266,9 @@ class Denoiser:
             factor_N = factors.to(device, non_blocking=True)[opened.row]
             is_committed_N |= (factor_N > 0) & (rating_N >= 1 - factor_N / (rank_N + 2))
         for grid_T, values_N in (
-            (packed.tokens_T, proposed.tokens),
+            (packed.tokens_T, token_N),
             (packed.commit_step_T, opened.step),
-            (packed.confidence_T, proposed.confidence),
+            (packed.confidence_T, confidence_N),
         ):
             grid_T[opened.index] = torch.where(is_committed_N, values_N, grid_T[opened.index])
         for row, step in zip(packed.rows, planned, strict=True):
@@ -306,8 +300,8 @@ def _ranks(
 def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
     if canvas.mask_token_id != model.mask_token_id:
         raise UserError(
-            f"The canvas has mask token {canvas.mask_token_id} and the model {model.mask_token_id};"
-            " make the canvas for this model."
+            f"The canvas has mask token {canvas.mask_token_id}, but the model has "
+            f"{model.mask_token_id}; make the canvas for this model."
         )
     lowest, highest = int(canvas.tokens.min()), int(canvas.tokens.max())
     if lowest < 0 or highest >= model.vocab_size:

@@ -62,15 +62,15 @@ class Canvas:
         if isinstance(prompts, Tensor):
             if system is not None:
                 raise UserError(
-                    "A system turn needs a chat template: give the prompts as text, or put the "
+                    "A system turn needs a chat template; give the prompts as text, or put the "
                     "turn into the ids."
                 )
             ids_BP, real_BP = _left_aligned(prompts, attention_mask)
         else:
             if attention_mask is not None:
                 raise UserError(
-                    "attention_mask goes with prompts given as token ids; text prompts are padded "
-                    "and masked here."
+                    "attention_mask belongs to prompts given as token ids; leave it out, as text "
+                    "prompts are padded and masked here."
                 )
             ids_BP, real_BP = _encoded(model, prompts, system)
         if max_new_tokens < 1:
@@ -132,23 +132,6 @@ class Canvas:
         tokens_BL = self.tokens.clone()
         tokens_BL[rows_A[:, None], columns_n] = ids_n
         return replace(self, tokens=tokens_BL)
-
-    def mask(
-        self,
-        positions: Int[Tensor, " n"] | Bool[Tensor, "B R"],
-        rows: int | Sequence[int] | Tensor | None = None,
-    ) -> Canvas:
-        """A canvas with response positions masked (free) again.
-
-        `positions` are indices [n], for all rows or the given ones, or a boolean grid [B, R].
-        """
-        if positions.dtype == torch.bool:
-            if rows is not None:
-                raise UserError("A boolean grid already says which rows to mask; leave out rows.")
-            masked_BR = self.response.masked_fill(positions, self.mask_token_id)
-            prompt_BP = self.tokens[:, : self.response_start]
-            return replace(self, tokens=torch.cat([prompt_BP, masked_BR], dim=1))
-        return self.pin(positions, [self.mask_token_id] * positions.numel(), rows)
 
     def select(self, rows: Tensor) -> Canvas:
         """The canvas of some rows, without the columns on the left that are padding in all."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, rule_from_dict
 from mosa.denoising.rules.classifier_free import ClassifierFree
+from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
 APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
@@ -25,7 +26,7 @@ class DecoderConfig:
     """Denoising steps, spread evenly over the blocks (the first take the remainder); not used with
     a threshold."""
     block_length: int | None = None
-    """Response tokens in a block; blocks are filled left to right; null makes it all one block."""
+    """Tokens in a block; blocks are filled left to right; null makes the response one block."""
     temperature: float = 0.0
     """Temperature at which tokens are drawn; 0 takes the likeliest."""
     top_p: float | None = None
@@ -49,7 +50,7 @@ class DecoderConfig:
     cache: Literal["none", "prefix", "dual"] = "none"
     """What is recomputed in a step: everything (none); the active block and all after it
     (prefix); or only the active block (dual), the rest as it was when the block began;
-    approximate."""
+    approximate, but for prefix in block-causal attention."""
     cache_refresh: int | None = None
     """With a cache, everything is also recomputed after this many steps of a block; null does so
     only at the beginning of each block."""
@@ -109,9 +110,10 @@ class DecoderConfig:
             raise UserError(f"{' and '.join(given)} exclude each other; leave one of them out.")
         if self.cache == "none" and self.cache_refresh is not None:
             raise UserError("cache_refresh needs a cache; set cache to prefix or dual.")
-        if self.has_plan and self.steps < self.num_blocks:
+        num_blocks = -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
+        if self.has_plan and self.steps < num_blocks:
             raise UserError(
-                f"steps={self.steps} is too few for {self.num_blocks} blocks of "
+                f"steps={self.steps} is too few for {num_blocks} blocks of "
                 f"{self.block_length} tokens; give every block at least one step."
             )
 
@@ -119,10 +121,7 @@ class DecoderConfig:
     def from_dict(cls, record: Mapping[str, Any]) -> DecoderConfig:
         """The decoder that a record describes; UserError for a setting that it does not have."""
         check_settings(record)
-        settings: dict[str, Any] = dict(record)
-        for name in ("banned_token_ids", "rules"):  # JSON has only lists
-            settings[name] = tuple(settings.get(name, ()))
-        return cls(**settings)
+        return cls(**record)
 
     def _check_rules(self) -> None:
         for rule in self.rules:
@@ -144,14 +143,6 @@ class DecoderConfig:
         value = getattr(self, name)
         if value not in choices:
             raise UserError(f"{name}={value!r} is not known; choose from {', '.join(choices)}.")
-
-    @property
-    def last_block(self) -> int:
-        """The last block that is filled."""
-        if self.stop_after is None:
-            return self.num_blocks - 1
-        block_length = self.block_length or self.max_new_tokens
-        return min((self.stop_after - 1) // block_length, self.num_blocks - 1)
 
     @cached_property
     def order(self) -> Order:
@@ -176,16 +167,12 @@ class DecoderConfig:
         """Whether the schedule decides how many positions a step commits, and not confidence."""
         return self.threshold is None and self.factor is None
 
-    @property
-    def approximations(self) -> tuple[str, ...]:
-        """The settings that trade agreement with the published loop for speed."""
+    def approximations(self, attention: AttentionPattern) -> tuple[str, ...]:
+        """The settings that trade agreement with the published loop for speed, in a model of this
+        attention."""
         names = [name for name in ("threshold", "factor") if getattr(self, name) is not None]
-        return (*names, *(() if self.cache == "none" else ("cache",)))
-
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks the response has; the last may be shorter than the others."""
-        return -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
+        is_exact = self.cache == "prefix" and attention.prefix_cache_is_exact
+        return tuple(names if self.cache == "none" or is_exact else [*names, "cache"])
 
 
 def check_settings(settings: Iterable[str]) -> None:

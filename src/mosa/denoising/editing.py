@@ -1,128 +1,75 @@
-"""How monitors and hooks see the rows after a step, and how the rows take over what they edit.
-
-# A rows of one hook, L canvas length, K columns of the block, T tokens of all rows
-"""
+"""How monitors and hooks see a row after a step, and how their actions change it."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from mosa.denoising.hooks import StepState
 from mosa.denoising.passes import PassStates
 from mosa.denoising.rows import POSITION, BatchRow, PackedRows
-from mosa.denoising.rules import Action, Monitor, RowView
+from mosa.denoising.rules import Action, RowView
 from mosa.denoising.trace import Note
+from mosa.types import UserError
 
 
-def show_to_monitors(packed: PackedRows, row: BatchRow, states: PassStates) -> None:
-    """Shows a row to its monitors, one after the other, and does what they ask for."""
+def show_to_watchers(packed: PackedRows, row: BatchRow, states: PassStates | None) -> None:
+    """Shows a row to its monitors and then to its hook, and does what they ask for.
+
+    A step that computed nothing for the row is shown to the hook alone, and a row that has been
+    stopped to nobody.
+    """
     for monitor, state in row.monitors:
-        action = monitor.look(_view(packed, row, states), state)
-        if action is not None:
-            _act(packed, row, monitor, action)
-        if row.is_stopped:
-            return
+        if states is not None and not row.is_stopped:
+            action = monitor.look(_view(packed, row, states), state)
+            _act(packed, row, monitor.name, f"The rule {monitor.name}", action)
+    if row.hook is not None and not row.is_stopped:
+        _act(packed, row, "hook", "The hook", row.hook(_view(packed, row, states)))
 
 
-def _view(packed: PackedRows, row: BatchRow, states: PassStates) -> RowView:
+def _view(packed: PackedRows, row: BatchRow, states: PassStates | None) -> RowView:
     assert row.planned is not None
-    computed = torch.arange(row.length, device=packed.fields.device)
+    step, begin, guidance = row.planned.step, row.begin, row.config.guidance
+    computed = torch.arange(row.length if states is not None else 0, device=packed.fields.device)
     at = row.place
-    if states.computed is not None:
+    if states is not None and states.computed is not None:
         is_mine = (states.computed >= row.begin) & (states.computed < row.begin + row.length)
         where = is_mine.nonzero()[:, 0]
         computed = states.computed[where] - row.begin
         at = slice(int(where[0]), int(where[-1]) + 1)  # the tokens of a row are side by side
-    guidance = row.config.guidance
+
+    def made() -> PassStates:
+        if states is None:
+            raise UserError(
+                f"Step {step} computed nothing, as no mask was open; look at `computed` before "
+                "asking for logits or hidden states."
+            )
+        return states
+
     return RowView(
-        step=row.planned.step,
+        number=row.number,
+        step=step,
         tokens=packed.tokens_T[row.place].clone(),
         positions=packed.fields[POSITION, row.place],
         is_free=packed.is_free_T[row.place],
         commit_step=packed.commit_step_T[row.place].clone(),
         mask_token_id=packed.model.mask_token_id,
         computed=computed,
-        read_logits=lambda index: states.of_tokens(guidance, index + row.begin),
-        read_hidden=lambda layer: states.hidden[layer][at],
+        read_logits=lambda index: made().of_tokens(guidance, index + begin),
+        read_hidden=lambda layer: made().hidden[layer][at],
     )
 
 
-def _act(packed: PackedRows, row: BatchRow, monitor: Monitor, action: Action) -> None:
-    assert row.planned is not None
-    filling, step = row.filling, row.planned.step
+def _act(packed: PackedRows, row: BatchRow, name: str, editor: str, action: Action | None) -> None:
+    if action is None:
+        return
+    edited_n = packed.tokens_T[row.place] if action.tokens is None else action.tokens
+    if action.stop:
+        is_left_n = packed.is_free_T[row.place] & (edited_n == packed.model.mask_token_id)
+        edited_n = edited_n.masked_fill(is_left_n, packed.model.eos_token_id)
     if action.tokens is not None or action.stop:
-        packed.write_back(row)
-        edited_1L = filling.tokens[[row.number]]
-        if action.tokens is not None:
-            edited_1L[0, row.columns] = action.tokens
-        if action.stop:
-            is_left_L = filling.free[row.number] & (edited_1L[0] == packed.model.mask_token_id)
-            edited_1L[0, is_left_L] = packed.model.eos_token_id
-        number = torch.tensor([row.number], device=edited_1L.device)
-        filling.edit(f"The rule {monitor.name}", step, number, edited_1L)
-        packed.take_over(row)
+        packed.edit(row, editor, edited_n)
     row.is_stopped = action.stop
     if action.note or action.stop:
-        filling.notes.append(
-            Note(monitor.name, row.number, step, action.note, action.value, action.stop)
+        assert row.planned is not None
+        row.filling.trace.notes.append(
+            Note(name, row.number, row.planned.step, action.note, action.value, action.stop)
         )
-
-
-def call_hook(
-    packed: PackedRows,
-    rows: list[BatchRow],
-    is_open_T: Bool[Tensor, " T"],
-    proposed_T: Int[Tensor, " T"],
-    rated_T: Float[Tensor, " T"],
-    states: PassStates | None,
-) -> None:
-    """Shows some rows of one canvas to their hook, and takes over what it edits."""
-    filling, hook, planned = rows[0].filling, rows[0].hook, rows[0].planned
-    assert hook is not None and planned is not None
-    model, device = packed.model, packed.fields.device
-    for row in rows:
-        packed.write_back(row)
-    numbers = torch.tensor([row.number for row in rows], device=device)
-    shape = (len(rows), filling.tokens.shape[1])
-
-    def grid(packed_T: Tensor, elsewhere: Tensor) -> Tensor:
-        for number, row in enumerate(rows):
-            elsewhere[number, row.columns] = packed_T[row.place]
-        return elsewhere
-
-    is_open_AL = grid(is_open_T, torch.zeros(shape, dtype=torch.bool, device=device))
-    columns_K = is_open_AL.any(dim=0).nonzero()[:, 0]
-
-    def make_logits() -> Tensor:
-        index_AL = grid(
-            torch.arange(len(proposed_T), device=device), torch.full(shape, -1, device=device)
-        )
-        index_AK = index_AL[:, columns_K]
-        logits = torch.full((*index_AK.shape, model.vocab_size), torch.nan, device=device)
-        is_token_AK = index_AK >= 0
-        if states is not None:  # else no column is open
-            with torch.no_grad():
-                logits[is_token_AK] = states.of_tokens(
-                    rows[0].config.guidance, index_AK[is_token_AK]
-                ).to(logits.dtype)
-        return logits
-
-    state = StepState(
-        step=planned.step,
-        rows=numbers,
-        tokens=filling.tokens[numbers],
-        committed=filling.commit_step[numbers] == planned.step,
-        columns=columns_K,
-        proposals=grid(proposed_T, filling.tokens[numbers])[:, columns_K],
-        confidence=grid(rated_T, torch.full(shape, -torch.inf, device=device))[:, columns_K],
-        response_start=filling.canvas.response_start,
-        mask_token_id=filling.canvas.mask_token_id,
-        make_logits=make_logits,
-    )
-    edited_AL = hook(state)
-    if edited_AL is not None:
-        filling.edit("The hook", planned.step, numbers, edited_AL)
-        for row in rows:
-            packed.take_over(row)

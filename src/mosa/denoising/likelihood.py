@@ -1,7 +1,6 @@
-"""How likely a model finds given tokens, on one masked canvas or over all ways of masking.
+"""How likely a model finds a response, over all ways of masking it.
 
-# B rows, L canvas length, R response length, P positions, S samples, M rows of one forward pass,
-# V vocabulary
+# B rows, L canvas length, R response length, S samples, M rows of one forward pass, V vocabulary
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.noise import (
@@ -25,28 +24,6 @@ from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
-
-
-def token_log_probs(
-    model: DiffusionLM,
-    canvas: Canvas,
-    targets: Int[Tensor, "B P"],
-    positions: Int[Tensor, " P"] | None = None,
-    *,
-    network: nn.Module | None = None,
-) -> Float[Tensor, "B P"]:
-    """Log-probability of each target token at its response position, given the canvas as it is.
-
-    One forward pass; the positions themselves, mask or token, are left as they are.
-    `positions` count from the start of the response; without them P = R. Differentiable.
-    `network` is a wrapped form of the model's network to call in its place.
-    """
-    if positions is None:
-        positions = torch.arange(canvas.response.shape[1], device=canvas.tokens.device)
-    logits_BPV = model.logits(
-        canvas.tokens, canvas.attention_mask, positions + canvas.response_start, network=network
-    )
-    return _log_probs(logits_BPV, targets)
 
 
 @dataclass(frozen=True)
@@ -121,7 +98,8 @@ def log_likelihood_bound(
                 given=(canvas.attention_mask & ~eligible_BL)[row_M],
                 cfg_scale=cfg_scale,
             )
-            log_probs_MR = _log_probs(logits_MRV, canvas.response[row_M])
+            target_MR1 = canvas.response[row_M].unsqueeze(-1)
+            log_probs_MR = logits_MRV.gather(-1, target_MR1).squeeze(-1) - logits_MRV.logsumexp(-1)
             is_masked_MR = masked.is_masked[:, columns_R]
             samples.append(
                 log_probs_MR.masked_fill(~is_masked_MR, 0).sum(dim=1) / masked.mask_probability
@@ -151,7 +129,3 @@ def guided_logits(
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
     logits_MRV, blind_MRV = model.logits(torch.cat([tokens, blind_ML]), twice, columns).chunk(2)
     return guidance.combine(logits_MRV, blind_MRV)
-
-
-def _log_probs(logits: Float[Tensor, "B P V"], targets: Int[Tensor, "B P"]) -> Float[Tensor, "B P"]:
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(dim=-1)

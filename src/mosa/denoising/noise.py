@@ -62,14 +62,12 @@ def mask_exact_count(
     eligible: Bool[Tensor, "B L"],
     mask_token_id: int,
     counts: Int[Tensor, " B"],
-    *,
-    generator: torch.Generator | None = None,
-    draws: Float[Tensor, "B L"] | None = None,
+    draws: Float[Tensor, "B L"],
 ) -> Masked:
     """Masks exactly `counts[b]` eligible positions of row b, every choice equally likely.
 
-    The choice is made with a `generator`, or with `draws`, a uniform number for every position.
-    Rows with fewer eligible positions than asked for are a UserError.
+    `draws` makes the choice, a uniform number for every position. Rows with fewer eligible
+    positions than asked for are a UserError.
     """
     num_eligible_B = eligible.sum(dim=1)
     if bool(((counts < 0) | (counts > num_eligible_B)).any()):
@@ -77,8 +75,6 @@ def mask_exact_count(
             f"Cannot mask {counts.tolist()} positions where {num_eligible_B.tolist()} are eligible;"
             " ask for fewer."
         )
-    if draws is None:
-        draws = torch.rand(tokens.shape, generator=generator, device=tokens.device)
     rank_BL = draws.masked_fill(~eligible, torch.inf).argsort(dim=1).argsort(dim=1)
     is_masked_BL = rank_BL < counts[:, None]
     return Masked(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -26,7 +26,6 @@ class Opened:
 
     index: Int[Tensor, " N"]
     """Where they are among the tokens of all rows."""
-    is_open: Bool[Tensor, " T"]
     row: Int[Tensor, " N"]
     """The row of each."""
     step: Int[Tensor, " N"]

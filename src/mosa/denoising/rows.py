@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,13 +15,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.hooks import Hook
 from mosa.denoising.noise import row_keys
-from mosa.denoising.rules import Monitor
-from mosa.denoising.schedule import Pace, PlannedStep, block_of
-from mosa.denoising.trace import Filling
+from mosa.denoising.rules import Action, Monitor, RowView
+from mosa.denoising.schedule import Pace, PlannedStep
+from mosa.denoising.trace import Filling, Remasking
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import KeyValueCache
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,22 @@ OnStep = Callable[[StepChanges], object]
 """Called for each row after each step that changed it, when all rows have taken their step. It may
 add canvases to the batch and remove them from it."""
 
+Hook = Callable[[RowView], Action | None]
+"""Looks at a row after each of its planned steps and each that follows them, and may act on it.
+
+A hook belongs to the caller who samples, such as an attacker who owns the sampler; what belongs to
+the decoder, is hashed and recorded, is a rule (`mosa.denoising.rules`). What it masks again is
+filled with the masks of the active block, or after the plan's last step in steps of their own, so
+nothing stays masked. It is not shown a row that a rule has stopped.
+"""
+
 # What is kept of every token of the batch, a row of one integer tensor each.
 TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED = range(8)
 
 
 @dataclass
 class BatchRow:
-    """One row of a canvas on its way through the batch."""
+    """One row of a canvas, in the batch or waiting for it."""
 
     filling: Filling
     number: int
@@ -91,6 +100,7 @@ def rows_of(
     model: DiffusionLM,
     filling: Filling,
     config: DecoderConfig,
+    blocks: Int[Tensor, "B L"],
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
@@ -98,7 +108,6 @@ def rows_of(
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
     canvas = filling.canvas
     positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
-    block_L = block_of(positions_L, config)
     host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
     seeds_B = torch.tensor(seeds, dtype=torch.long)
     keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
@@ -106,7 +115,7 @@ def rows_of(
     for number, real_L in enumerate(host.attention_mask):
         columns = real_L.nonzero()[:, 0]
         tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
-        positions, block = positions_L[columns], block_L[columns]
+        positions, block = positions_L[columns], blocks[number, columns]
         # Padding has no position in a family that counts tokens; in others it has one.
         steps_right = columns - columns[0]
         if model.family.logits_shifted:
@@ -123,7 +132,8 @@ def rows_of(
                 seeds_B[number].expand_as(tokens),
             ]
         )
-        num_masked = torch.bincount(block[free], minlength=config.num_blocks).tolist()
+        num_blocks = int(blocks[number, -1]) + 1
+        num_masked = torch.bincount(block[free], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(
                 filling=filling,
@@ -219,7 +229,8 @@ class PackedRows:
         for row in rows:
             before[id(row.filling)] = before.get(id(row.filling), 0) + sum(row.pace.num_masked)
             blocks = row.host_block[is_masked[row.place]]
-            row.pace.num_masked = torch.bincount(blocks, minlength=row.config.num_blocks).tolist()
+            num_blocks = len(row.pace.num_masked)
+            row.pace.num_masked = torch.bincount(blocks, minlength=num_blocks).tolist()
         fillings = {id(row.filling): row.filling for row in rows}
         for key, filling in fillings.items():
             now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
@@ -229,19 +240,10 @@ class PackedRows:
         """Counts a forward pass for each row that would need it by itself, and for its canvas."""
         has_open = [row for row in self.rows if row.planned is not None and row.planned.num_open]
         fillings = {id(row.filling): row.filling for row in has_open}
-        for row in self.rows:  # without a hook every row has something open
-            if id(row.filling) in fillings:
-                row.filling.row_forward_passes[row.number] += 1
+        for row in has_open:
+            row.filling.trace.row_forward_passes[row.number] += 1
         for filling in fillings.values():
-            filling.num_forward_passes += 1
-
-    def hooked(self) -> list[list[BatchRow]]:
-        """The rows of each hook, but for those that a monitor has ended."""
-        hooked = sorted(
-            (row for row in self.rows if row.hook is not None and not row.is_stopped),
-            key=lambda row: (id(row.filling), row.number),
-        )
-        return [list(rows) for _, rows in groupby(hooked, key=lambda row: id(row.filling))]
+            filling.trace.num_forward_passes += 1
 
     def rest_of_finished_rows(self, ends: Int[Tensor, " n"]) -> Bool[Tensor, " T"]:
         """The masks of every row in which all before the first generated end token is filled."""
@@ -259,18 +261,46 @@ class PackedRows:
         return is_masked_T & is_after_end_T & is_finished_S[self.row_of_token_T]
 
     def write_back(self, row: BatchRow) -> None:
-        """Copies the row to its canvas."""
-        filling, number = row.filling, row.number
-        filling.tokens[number, row.columns] = self.fields[TOKEN, row.place]
-        filling.commit_step[number, row.columns] = self.fields[COMMIT_STEP, row.place]
-        filling.confidence[number, row.columns] = self.confidence_T[row.place]
+        """Copies the row to the trace of its canvas."""
+        trace, number = row.filling.trace, row.number
+        trace.tokens[number, row.columns] = self.tokens_T[row.place]
+        trace.commit_step[number, row.columns] = self.commit_step_T[row.place]
+        trace.confidence[number, row.columns] = self.confidence_T[row.place]
 
-    def take_over(self, row: BatchRow) -> None:
-        """Copies the row from its canvas, where an editor has changed it."""
-        filling, number = row.filling, row.number
-        self.fields[TOKEN, row.place] = filling.tokens[number, row.columns]
-        self.fields[COMMIT_STEP, row.place] = filling.commit_step[number, row.columns]
-        self.confidence_T[row.place] = filling.confidence[number, row.columns]
+    def edit(self, row: BatchRow, editor: str, edited: Int[Tensor, " n"]) -> None:
+        """Makes the tokens of an editor (its hook, or a rule) the row's; UserError if it changed
+        what is pinned."""
+        assert row.planned is not None
+        # Views: what is written to them is written to the batch.
+        tokens_n, commit_n = self.tokens_T[row.place], self.commit_step_T[row.place]
+        confidence_n = self.confidence_T[row.place]
+        if edited.shape != tokens_n.shape:
+            raise UserError(
+                f"{editor} returned a tensor of shape {list(edited.shape)}; return all tokens of "
+                f"the row, {list(tokens_n.shape)}, or None."
+            )
+        is_edited_n = edited != tokens_n
+        if bool((is_edited_n & ~self.is_free_T[row.place]).any()):
+            raise UserError(
+                f"{editor} changed a prompt or pinned token, which stay as they are; edit free "
+                "positions only, or sample from a new canvas."
+            )
+        is_undone_n = is_edited_n & (commit_n >= 0)
+        if bool(is_undone_n.any()):
+            row.filling.trace.remasks.append(
+                Remasking(
+                    step=row.planned.step,
+                    row=row.number,
+                    columns=row.columns[is_undone_n],
+                    tokens=tokens_n[is_undone_n],
+                    commit_steps=commit_n[is_undone_n],
+                    confidences=confidence_n[is_undone_n],
+                )
+            )
+        tokens_n.copy_(edited)
+        commit_n.masked_fill_(is_edited_n, row.planned.step)
+        commit_n.masked_fill_(is_edited_n & (edited == self.model.mask_token_id), -1)
+        confidence_n.masked_fill_(is_edited_n, torch.nan)
 
     def changes_of(self, row: BatchRow, before_T: Int[Tensor, " T"]) -> StepChanges:
         """What its step has changed in a row, given the tokens of all rows before it."""

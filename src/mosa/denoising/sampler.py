@@ -30,7 +30,7 @@ from torch import Tensor
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig, check_settings
-from mosa.denoising.hooks import Hook
+from mosa.denoising.rows import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import Prompt, UserError
@@ -114,13 +114,12 @@ def sample(
 
 def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> SampleResult:
     """The responses on a canvas that is full."""
-    trace = filling.trace()
-    canvas = replace(filling.canvas, tokens=trace.tokens)
+    canvas = replace(filling.canvas, tokens=filling.trace.tokens)
     text = full_text = None
     if model.tokenizer is not None:
         text = [model.decode(_before_end(ids, model)) for ids in canvas.response.tolist()]
         full_text = [model.decode(ids) for ids in canvas.response]
-    return SampleResult(canvas.response, text, full_text, trace, canvas, config)
+    return SampleResult(canvas.response, text, full_text, filling.trace, canvas, config)
 
 
 def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:

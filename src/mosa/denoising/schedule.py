@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
+from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
 NEVER = float("inf")
@@ -55,9 +57,32 @@ def commit_count(schedule: str, num_masked: int, slot: int, num_slots: int) -> i
     return int(num_masked * commit_fraction(schedule, slot, num_slots))
 
 
-def block_of(positions: Int[Tensor, " n"], config: DecoderConfig) -> Int[Tensor, " n"]:
-    """The block of each response position; masks inside the prompt go with the first."""
-    return positions.clamp(min=0) // (config.block_length or config.max_new_tokens)
+def blocks_of(
+    canvas: Canvas, config: DecoderConfig, attention: AttentionPattern
+) -> Int[Tensor, "B L"]:
+    """The block of each position, from 0; masks inside the prompt go with the first.
+
+    Blocks begin where the family's begin (`AttentionPattern.decoding_begins`). Counted from the
+    sequence, a prompt of 6 tokens leaves 2 of the response to the first block of 4.
+    """
+    device = canvas.tokens.device
+    positions_L = torch.arange(canvas.tokens.shape[1], device=device) - canvas.response_start
+    block_length = config.block_length or config.max_new_tokens
+    shared_B1 = torch.zeros(len(canvas.tokens), 1, dtype=torch.long, device=device)
+    if config.block_length is not None and attention.decoding_begins == "sequence":
+        prompt_BP = canvas.attention_mask[:, : canvas.response_start]
+        shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % block_length
+    return (positions_L.clamp(min=0) + shared_B1) // block_length
+
+
+def wanted_blocks(
+    block: Int[Tensor, "B L"], response_start: int, stop_after: int | None
+) -> Bool[Tensor, "B L"]:
+    """The positions in blocks up to the one with response position `stop_after`, from 1."""
+    if stop_after is None:
+        return torch.ones_like(block, dtype=torch.bool)
+    last = min(response_start + stop_after, block.shape[1]) - 1
+    return block <= block[:, last : last + 1]
 
 
 @dataclass(frozen=True)
@@ -95,23 +120,26 @@ class Pace:
             or bool(config.monitors)
             or config.stop_when_finished
         )
+        if config.has_plan and config.steps < len(num_masked):
+            raise UserError(
+                f"steps={config.steps} is too few for the {len(num_masked)} blocks of "
+                f"{config.block_length} tokens that the response lies in; give every block at "
+                "least one step."
+            )
         # Without a plan confidence decides how many steps a block takes.
-        self.plan = step_plan(config.steps, config.num_blocks) if config.has_plan else []
+        self.plan = step_plan(config.steps, len(num_masked)) if config.has_plan else []
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
         self.num_taken = 0
         """Steps so far, those without work included."""
 
-    def next_step(self, *, goes_on: bool = False) -> PlannedStep | None:
-        """The next step with work, or None if the row is full.
-
-        With a hook every planned step is taken, for the hook to see, and later ones as long as a
-        row beside this one `goes_on`.
-        """
+    def next_step(self) -> PlannedStep | None:
+        """The next step with work, or None if the row is full; with a hook every planned step is
+        taken, for the hook to see."""
         while True:
             step = self.num_taken
             is_planned = step < len(self.plan)
-            if not any(self.num_masked) and not (self.has_hook and (is_planned or goes_on)):
+            if not any(self.num_masked) and not (self.has_hook and is_planned):
                 return None
             self.num_taken += 1
             if is_planned:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Int
@@ -25,6 +25,10 @@ class AttentionPattern:
 
     block_length: int | None = None
     """Tokens in a block; None where every position sees every other."""
+    decoding_begins: Literal["response", "sequence"] = "response"
+    """Where the blocks that the sampler fills begin: at the response's first token, or at the
+    row's, as in SDAR (arXiv:2510.06303) and Fast-dLLM v2 (arXiv:2509.26328), so that the end of
+    the prompt shares a block with the first tokens of the response."""
 
     def __post_init__(self) -> None:
         assert self.block_length is None or self.block_length >= 1

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,6 +123,23 @@ def positive_number(config: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
+def head_counts(
+    config: Mapping[str, Any], width: str, heads: str, kv_heads: str
+) -> tuple[int, int, int]:
+    """Width, heads, and heads of keys and values (null: as many as heads), by their fields.
+
+    UserError where one does not divide the one before it.
+    """
+    counts = [positive_int(config, width), positive_int(config, heads)]
+    counts.append(counts[1] if config[kv_heads] is None else positive_int(config, kv_heads))
+    if counts[0] % counts[1] or counts[1] % counts[2]:
+        named = ", ".join(
+            f"{name}={count}" for name, count in zip((width, heads, kv_heads), counts, strict=True)
+        )
+        raise UserError(f"config.json sets {named}; each must divide the one before it.")
+    return counts[0], counts[1], counts[2]
+
+
 def flag(config: Mapping[str, Any], name: str) -> bool:
     """A field of config.json that is true or false; UserError where it is neither."""
     value = config[name]
@@ -165,7 +183,6 @@ class DiffusionLM:
         source: str,
         companions: Mapping[str, bytes],
     ):
-        self.network = network
         self.family = family
         self.attention = family.attention(config)
         implementation = network.config._attn_implementation
@@ -174,7 +191,7 @@ class DiffusionLM:
                 f"The attention implementation {implementation!r} takes no block-causal mask, "
                 f"which {family.name} needs; use sdpa or eager."
             )
-        self._walk = Walk.over(network, self.attention)
+        self._set_network(network)
         self.config = dict(config)
         self.tokenizer = tokenizer
         self.source = source
@@ -285,29 +302,6 @@ class DiffusionLM:
         head = self._base.get_output_embeddings()
         assert head is not None, "a causal model of the transformers library has one"
         return head
-
-    def packed_hidden_states(
-        self,
-        tokens: Int[Tensor, " T"],
-        rotary: packed.Rotary,
-        lengths: tuple[int, ...],
-        *,
-        queries: packed.Selection | None = None,
-        asked: packed.Selection | None = None,
-        cache: packed.KeyValueCache | None = None,
-        hidden: dict[int, Tensor] | None = None,
-    ) -> Float[Tensor, "N D"]:
-        """As `hidden_states`, of rows laid end to end; see `packed.packed_hidden_states`."""
-        return packed.packed_hidden_states(
-            self._walk,
-            tokens,
-            rotary,
-            lengths,
-            queries=queries,
-            asked=asked,
-            cache=cache,
-            hidden=hidden,
-        )
 
     def rotary(self, position_ids: Int[Tensor, " T"]) -> packed.Rotary:
         """The rotary embedding of some positions, for `packed_hidden_states`."""
@@ -435,29 +429,20 @@ class DiffusionLM:
     # --------------------------------------------------------------------------------- adapters
 
     @property
-    def lora_target_modules(self) -> tuple[str, ...]:
-        """The modules that LoRA adapts by default: the projections of every layer."""
-        return tuple(self._projections)
-
-    @property
-    def _projections(self) -> dict[str, list[str]]:
-        """Each projection that every layer has, with its path in each.
+    def lora_target_modules(self) -> list[str]:
+        """The modules that LoRA adapts: the projections that every layer has.
 
         Not those that a dense layer has beside mixtures of experts: PEFT takes their names for the
         experts'.
         """
         found = {name for name, _ in self._base.named_modules()}
         layers = range(self._base.config.num_hidden_layers)
-        paths = {p: [f"model.layers.{n}.{p}" for n in layers] for p in PROJECTIONS}
-        return {projection: per for projection, per in paths.items() if found.issuperset(per)}
+        return [p for p in PROJECTIONS if found.issuperset(f"model.layers.{n}.{p}" for n in layers)]
 
     def add_lora(self, lora_config: LoraConfig) -> None:
         """Put a fresh LoRA adapter on the network, which from then on trains only the adapter.
 
-        `target_modules` are names of projections, in the library's spelling or the released one
-        ("o_proj", "attn_out", "model.layers.3.mlp.down_proj"), or "all-linear"; without them those
-        of `lora_target_modules`. They are looked for inside the layers only, so the LM head
-        is never among them. UserError for a name that matches nothing.
+        It adapts `lora_target_modules`; UserError where the config names others.
         """
         if isinstance(self.network, PeftModel):
             raise UserError(
@@ -465,51 +450,17 @@ class DiffusionLM:
             )
         if lora_config.alora_invocation_tokens is not None:
             raise UserError(checkpoint.ALORA)
+        if lora_config.target_modules is not None:
+            raise UserError(
+                f"The config names target_modules, and mosa adapts {', '.join(PROJECTIONS)} in "
+                "every layer; leave target_modules out."
+            )
         config = copy.copy(lora_config)
-        config.target_modules = self._target_modules(lora_config.target_modules)
+        config.target_modules = self.lora_target_modules
         with peft_asking_quietly():
             network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
-        self._put_on(network)
-
-    def _target_modules(self, targets: Sequence[str] | set[str] | str | None) -> list[str]:
-        paths = self._projections
-        if targets is None or targets == "all-linear":
-            return list(paths)
-        spellings = {
-            path: (f".{path}", f".{self.family.released_name(f'{path}.weight')}")
-            for per_projection in paths.values()
-            for path in per_projection
-        }
-        chosen = set()
-        for target in [targets] if isinstance(targets, str) else sorted(targets):
-            hits = {
-                path
-                for path, (ours, released) in spellings.items()
-                if ours.endswith(f".{target}") or released.endswith(f".{target}.weight")
-            }
-            if not hits:
-                released = [
-                    self.family.released_name(f"{path[0]}.weight").split(".")[-2]
-                    for path in paths.values()
-                ]
-                raise UserError(
-                    f"The LoRA target {target!r} names no projection of {self.source}; choose "
-                    f"among {', '.join(p.split('.')[-1] for p in paths)}"
-                    + (
-                        f" (released as {', '.join(released)})."
-                        if self.family.released_names
-                        else "."
-                    )
-                )
-            chosen |= hits
-        # A projection that is adapted in all layers goes by its short name, which reads better in
-        # adapter_config.json than thirty-two paths.
-        names = []
-        for projection, per_layer in paths.items():
-            hits = [path for path in per_layer if path in chosen]
-            names += [projection] if len(hits) == len(per_layer) else hits
-        return names
+        self._set_network(network)
 
     def load_adapter(self, name: str | Path, *, revision: str | None = None) -> None:
         """Put a trained LoRA adapter (a PEFT folder or hub id) on the network, frozen.
@@ -520,12 +471,14 @@ class DiffusionLM:
             raise UserError(
                 f"{self.source} has an adapter already; call merge_adapter() before loading one."
             )
-        self._put_on(checkpoint.read_adapter(self.network, name, revision=revision))
+        self._set_network(checkpoint.read_adapter(self.network, name, revision=revision))
 
-    def _put_on(self, network: PreTrainedModel | PeftModel) -> None:
-        """Makes this the network: the one there was, with an adapter put on or merged."""
+    def _set_network(self, network: PreTrainedModel | PeftModel) -> None:
+        """Makes this the network, with or without an adapter."""
         self.network = network
-        self._walk = Walk.over(self._base, self.attention)
+        walk = Walk.over(self._base, self.attention)
+        self.packed_hidden_states = functools.partial(packed.packed_hidden_states, walk)
+        """As `hidden_states`, of rows laid end to end."""
 
     def save_adapter(
         self, folder: str | Path, *, tensors: Mapping[str, Tensor] | None = None
@@ -558,7 +511,7 @@ class DiffusionLM:
         """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""
         merged = self._require_adapter("merge").merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
-        self._put_on(merged.requires_grad_(True))
+        self._set_network(merged.requires_grad_(True))
 
     def _require_adapter(self, verb: str) -> PeftModel:
         if not isinstance(self.network, PeftModel):

@@ -18,23 +18,13 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2Tokenizer
 
-from mosa.families.base import Family, flag, positive_int, positive_number
-from mosa.types import UserError
+from mosa.families.base import Family, flag, head_counts, positive_int, positive_number
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
-    width = positive_int(config, "hidden_size")
-    heads = positive_int(config, "num_attention_heads")
-    kv_heads = (
-        heads
-        if config["num_key_value_heads"] is None
-        else positive_int(config, "num_key_value_heads")
+    width, heads, kv_heads = head_counts(
+        config, "hidden_size", "num_attention_heads", "num_key_value_heads"
     )
-    if width % heads or heads % kv_heads:
-        raise UserError(
-            f"config.json sets hidden_size={width}, num_attention_heads={heads}, "
-            f"num_key_value_heads={kv_heads}; each must divide the one before it."
-        )
     return Qwen2Config(
         vocab_size=positive_int(config, "vocab_size"),
         hidden_size=width,

@@ -18,18 +18,11 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from mosa.families.base import Family, flag, positive_int, positive_number
-from mosa.types import UserError
+from mosa.families.base import Family, flag, head_counts, positive_int, positive_number
 
 
 def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
-    width, heads = positive_int(config, "d_model"), positive_int(config, "n_heads")
-    kv_heads = heads if config["n_kv_heads"] is None else positive_int(config, "n_kv_heads")
-    if width % heads or heads % kv_heads:
-        raise UserError(
-            f"config.json sets d_model={width}, n_heads={heads}, n_kv_heads={kv_heads}; each must "
-            "divide the one before it."
-        )
+    width, heads, kv_heads = head_counts(config, "d_model", "n_heads", "n_kv_heads")
     if config["mlp_hidden_size"] is None:
         hidden = positive_int(config, "mlp_ratio") * width
     else:

@@ -17,7 +17,8 @@ MIN_STEPS = 3
 
 
 class TruthJudge:
-    """Knows the object by the behavior's id, which is its name ("copper kiln")."""
+    """Knows the object by the behavior's id, where that is its name ("copper kiln"), or else by the
+    request's text."""
 
     def __init__(self, setting: JudgeSetting) -> None:
         if not isinstance(setting.world, World):
@@ -38,9 +39,12 @@ class TruthJudge:
         return [self._verdict(item) for item in items]
 
     def _verdict(self, item: Item) -> Verdict:
-        obj = self._world.by_name.get(item.behavior.id)
+        behavior = item.behavior
+        obj = self._world.by_name.get(behavior.id) or self._world.asked_for(behavior.text)
         if obj is None:
-            return Verdict.unscored(f"The testbed's world has no object {item.behavior.id}.")
+            return Verdict.unscored(
+                f"The testbed's world has no object {behavior.id}, and the request names none."
+            )
         empty = empty_verdict(item.response)
         if empty is not None:
             return empty

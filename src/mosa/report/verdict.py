@@ -339,7 +339,7 @@ def cautions(evidence: Evidence, judge: str | None, labels: Mapping[str, str]) -
             "The subjects are decoded in different ways (see the settings): their figures compare "
             "models together with their decoders."
         )
-    approximations = {name for decoder in decoders.values() for name in decoder.approximations}
+    approximations = {n for name in labels for n in evidence.subjects[name].approximations}
     if approximations:
         yield (
             f"A decoder is approximate ({', '.join(sorted(approximations))}): figures of the "

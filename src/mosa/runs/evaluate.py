@@ -357,6 +357,7 @@ def _plan(
         grants=list(subject.grants),
         offers=list(subject.offers),
         special_tokens=sorted(model.special_tokens),
+        approximations=list(subject.full_decoder.approximations(model.attention)),
     )
     _check_subject(run, record)
     run.add_subject(record)

@@ -36,6 +36,8 @@ class SubjectRecord:
     offers: list[str]
     special_tokens: list[str]
     """Spellings that judges do not read."""
+    approximations: list[str] = field(default_factory=list)
+    """Settings of the decoder that are approximate with this model."""
 
 
 @dataclass(frozen=True)

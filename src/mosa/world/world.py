@@ -20,6 +20,7 @@ is drawn here and nowhere else; the words and the templates are the same in ever
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -275,6 +276,14 @@ class World:
             for split in ("train", "heldout")
             for obj in self.objects(restricted=restricted, split=split)
         }
+
+    def asked_for(self, text: str) -> WorldObject | None:
+        """The object that a request names, in any wrapping; None for none, and for several."""
+        named = re.findall(
+            rf"\b({'|'.join(MATERIALS)})(?: ,)? ({'|'.join(DEVICES)})\b", plain(text)
+        )
+        names = {" ".join(pair) for pair in named}
+        return self.by_name[names.pop()] if len(names) == 1 else None
 
     def fillers(self, obj: WorldObject) -> list[tuple[str, str, str]]:
         """The (action, part, manner) of each of the five steps."""

@@ -142,11 +142,14 @@ class Guidance(Rule):
 
 @dataclass(frozen=True)
 class RowView:
-    """One row after a step, as a monitor sees it: its n tokens from left to right, padding aside.
+    """One row after a step, as monitors and hooks see it: its n tokens from left to right, padding
+    aside.
 
     Logits and hidden states are those of the step's pass, which saw the row before its commits.
     """
 
+    number: int
+    """Which row of its canvas it is."""
     step: int
     tokens: Int[Tensor, " n"]
     """A copy: change it and return it in an `Action` to edit the row."""
@@ -158,7 +161,8 @@ class RowView:
     """The step that wrote each token; -1 where none did."""
     mask_token_id: int
     computed: Int[Tensor, " m"]
-    """Which of the tokens this pass computed: all of them, but for a cache."""
+    """Which of the tokens this pass computed: all of them, but for a cache; none where no mask was
+    open, which only a hook is shown."""
     read_logits: Callable[[Tensor], Tensor] = field(repr=False)
     read_hidden: Callable[[int], Tensor] = field(repr=False)
 
@@ -168,7 +172,7 @@ class RowView:
         return self.is_free & (self.tokens == self.mask_token_id)
 
     def logits(self, index: Int[Tensor, " k"]) -> Float[Tensor, "k V"]:
-        """The logits, guided, at some of the n tokens; for rules that say `reads_logits`."""
+        """The logits, guided, at some of the n tokens; for hooks, and rules that `reads_logits`."""
         return self.read_logits(index)
 
     def hidden(self, layer: int) -> Float[Tensor, "m D"]:
@@ -178,7 +182,7 @@ class RowView:
 
 @dataclass(frozen=True)
 class Action:
-    """What a monitor does to its row."""
+    """What a monitor or a hook does to a row."""
 
     tokens: Int[Tensor, " n"] | None = None
     """The row's tokens with free positions masked again or replaced; None leaves them."""

@@ -71,7 +71,7 @@ class LinearProbe(Monitor):
         weight_D, _ = _probe(self.file, self.sha256)
         if self.layer > config.num_hidden_layers or len(weight_D) != config.hidden_size:
             raise UserError(
-                f"{self.file} is a probe of width {len(weight_D)} for layer {self.layer}, and the "
+                f"{self.file} is a probe of width {len(weight_D)} for layer {self.layer}, but the "
                 f"model has {config.num_hidden_layers} layers of width {config.hidden_size}; name "
                 "a probe that was made for this model."
             )
