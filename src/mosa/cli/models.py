@@ -145,9 +145,9 @@ def _align_command(method: str) -> Command:
         judge = None
         if args.judge is not None:
             from mosa.runs.judging import JudgeConfig, build_judges
-            from mosa.runs.subject import world_of_model
+            from mosa.testbed import find_world
 
-            world = world_of_model(args.model)
+            world = find_world(args.model)
             judge = build_judges([args.judge], JudgeConfig(device=args.device), world)[0].judge
         result = align(
             method,
