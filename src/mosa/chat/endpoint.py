@@ -42,13 +42,17 @@ class EndpointChat:
         self._place = _host(base_url)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
-        if timeout_seconds <= 0 or num_concurrent < 1 or max_retries < 0:
-            raise UserError(
-                "A chat endpoint needs a time-out above 0 seconds, at least 1 concurrent request "
-                "and no negative number of retries; change the setting that breaks this."
-            )
+        if timeout_seconds <= 0:
+            raise UserError(f"timeout_seconds must be above 0, not {timeout_seconds}.")
+        if max_retries < 0:
+            raise UserError(f"max_retries must be at least 0, not {max_retries}.")
+        if num_concurrent < 1:
+            raise UserError(f"num_concurrent must be at least 1, not {num_concurrent}.")
         if requests_per_minute is not None and requests_per_minute <= 0:
-            raise UserError("requests_per_minute must be above 0; leave it out for no limit.")
+            raise UserError(
+                f"requests_per_minute must be above 0, not {requests_per_minute}; leave it out for "
+                "no limit."
+            )
         self._base_url = base_url
         self._model = model
         self._timeout_seconds = timeout_seconds

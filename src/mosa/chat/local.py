@@ -45,7 +45,7 @@ class LocalChat:
         self, checkpoint: str | Path, *, device: str | None = None, batch_size: int = 8
     ) -> None:
         if batch_size < 1:
-            raise UserError("The batch size of a local chat model must be at least 1; raise it.")
+            raise UserError(f"batch_size of a chat model must be at least 1, not {batch_size}.")
         self._checkpoint = checkpoint
         self._named = checkpoint_name(checkpoint)
         self._device = device

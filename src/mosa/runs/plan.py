@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,8 +166,10 @@ def choose_attacks(
     for name in options:
         if name not in {c.attack.name for c in chosen}:
             raise UserError(f"attack_options are given for {name}, which is not among the attacks")
-    if len({(c.attack.name, c.preset) for c in chosen}) < len(chosen):
-        raise UserError("an attack is named twice with one preset; leave one of them out")
+    counts = Counter(f"{c.attack.name}:{c.preset}" for c in chosen)
+    for name, count in counts.items():
+        if count > 1:
+            raise UserError(f"the attack {name} is named twice; leave one of them out")
     return chosen
 
 

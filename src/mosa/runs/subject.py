@@ -166,7 +166,8 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
     for name in ("name", "model", "adapter", "system_prompt"):
         is_needed = name in ("name", "model")
         if not isinstance(record.get(name), str if is_needed else str | None):
-            raise UserError(f"a subject's {name} is {record.get(name)!r}; give it as text")
+            whose = "a subject" if name == "name" else f"the subject {record['name']}"
+            raise UserError(f"the {name} of {whose} is {record.get(name)!r}; give it as text")
     settings = dict(record)
     for name in ("grants", "offers"):
         given = settings.get(name, [])
