@@ -82,7 +82,7 @@ def test_mistakes(padded_canvas, tiny_llada):
         padded_canvas.pin(torch.tensor([0, 1]), [1, 2, 3])
     with refuses("response"):
         Canvas(torch.ones(1, 3).long(), torch.ones(1, 3).bool(), 3, 0)
-    with refuses("prompt"):
+    with refuses("[rows, length]", "[4]"):
         Canvas.from_prompts(tiny_llada, torch.ones(4), max_new_tokens=2)
     with refuses("prompt"):
         Canvas.from_prompts(tiny_llada, torch.ones(0, 4).long(), max_new_tokens=2)

@@ -250,27 +250,27 @@ def test_conditions_are_read(text, parts):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("", "is no condition"),
-        ("asr", "is no condition"),
-        ("asr=0.1", "is no condition"),
-        ("asr>0.1>0.2", "is no condition"),
-        ("asr>10%", "is no condition"),
-        ("asr>nan", "is no condition"),
-        ("asr:>0.1", "is no condition"),
-        ("ASR>0.1", "is no condition"),
-        ("harm>0.1", "names no figure"),
-        ("asr_fall>0.1", "names no figure"),
-        ("worst_asr:tap>0.1", "names no figure"),
-        ("asr>10", "always or never"),
-        ("asr>1", "always or never"),
-        ("asr<0", "always or never"),
-        ("asr>-0.1", "always or never"),
-        ("asr_rise<-1", "always or never"),
+        "",
+        "asr",
+        "asr=0.1",
+        "asr>0.1>0.2",
+        "asr>10%",
+        "asr>nan",
+        "asr:>0.1",
+        "ASR>0.1",
+        "harm>0.1",
+        "asr_fall>0.1",
+        "worst_asr:tap>0.1",
+        "asr>10",
+        "asr>1",
+        "asr<0",
+        "asr>-0.1",
+        "asr_rise<-1",
     ],
 )
-def test_conditions_that_are_none(text, words):
+def test_conditions_that_are_none(text):
     with refuses(text or repr(text)):
         parse_condition(text)
 

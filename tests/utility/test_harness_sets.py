@@ -577,7 +577,7 @@ def test_what_the_adapter_refuses(tiny_llada):
             lm.generate_until([Request(("make", settings))])
     with refuses("row 0", "t", "512"):
         lm.generate_until([Request(("tea " * 600, {}))])
-    with refuses("tea"):
+    with refuses("row 0", "t", "answers"):
         lm.loglikelihood([Request(("make", " tea")), Request(("make ", "tea"))])
     with refuses("batch_size"):
         MosaLM(tiny_llada, batch_size=0)
