@@ -1,6 +1,7 @@
 """The shape of the project: imports, tables and the README's tree, read from the source."""
 
 import ast
+import functools
 import graphlib
 import re
 import shlex
@@ -224,14 +225,15 @@ def test_every_folder_of_tests_has_a_part():
             assert (PACKAGE / folder.name).is_dir() or (PACKAGE / f"{folder.name}.py").exists()
 
 
-def errors_that_users_read() -> set[str]:
+@functools.cache
+def errors_that_users_read() -> frozenset[str]:
     """UserError, ChatError and what is derived from them, by name."""
     derived = {"UserError", "ChatError"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and derived & set(map(ast.unparse, node.bases)):
                 derived.add(node.name)
-    return derived
+    return frozenset(derived)
 
 
 def sentences_checked(source: str) -> list[int]:
@@ -239,7 +241,7 @@ def sentences_checked(source: str) -> list[int]:
     errors = errors_that_users_read()
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("raises"):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "raises":
             words = {word.id for word in ast.walk(node) if isinstance(word, ast.Name)}
             found += [node.lineno] if words & errors else []
     return found

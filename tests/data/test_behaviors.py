@@ -306,11 +306,11 @@ def test_limit_below_one(limit):
 @pytest.mark.parametrize(
     ("name", "content", "names"),
     [
-        ("a.csv", "", ("behavior",)),
-        ("a.csv", "goal,target\n", ("behavior",)),
-        ("a.txt", "\n \n", ("behavior",)),
-        ("a.json", "", ("behavior",)),
-        ("a.json", [], ("behavior",)),
+        ("a.csv", "", ()),
+        ("a.csv", "goal,target\n", ()),
+        ("a.txt", "\n \n", ()),
+        ("a.json", "", ()),
+        ("a.json", [], ()),
         (
             "a.csv",
             ",label\n1,2\n",

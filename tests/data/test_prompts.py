@@ -75,8 +75,8 @@ def test_dialogues(tmp_path):
     ("name", "content", "names"),
     [
         ("a.xlsx", "x", (".xlsx", ".jsonl")),
-        ("a.txt", "\n \n", ("prompt",)),
-        ("a.csv", "", ("prompt",)),
+        ("a.txt", "\n \n", ()),
+        ("a.csv", "", ()),
         ("a.csv", "id,label\n1,2\n", ("id", "label")),
         ("a.csv", "goal\nBake\n   \n", ("row 2", "prompt")),
         ("a.json", "[", ("JSON",)),
