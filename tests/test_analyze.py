@@ -7,6 +7,7 @@ import json
 
 import pytest
 from probed_runs import SET, probed_run, verdict
+from refusals import cli_refuses, refuses
 
 from mosa.analyze import analyze, write_finding
 from mosa.attacks import GcgSearch
@@ -18,7 +19,6 @@ from mosa.results.findings import HeatMap, LineChart, findings_of
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.subject import subjects_of
 from mosa.stats.rates import Interval
-from mosa.types import UserError
 
 TOY = {
     "position": ["--positions", "[1,30]", "--phrase_types", "[none,procedural,random]"],
@@ -76,14 +76,14 @@ def test_commands_are_the_probes():
 
 def test_mistakes_are_named(tmp_path, capsys):
     argv = ["analyze", "order", "--model", "testbed", "--sets", "testbed:direct"]
-    assert main([*argv, "--out", str(tmp_path), "--preset", "huge"]) == 2
-    assert "quick, full" in capsys.readouterr().err
+    huge = [*argv, "--out", str(tmp_path), "--preset", "huge"]
+    cli_refuses(capsys, huge, "order", "huge", "quick", "full")
     config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("pap",))
-    with pytest.raises(UserError, match="no probe"):
+    with refuses("pap", *PROBES):
         analyze(tmp_path / "other", config)
     argv = ["analyze", "step", "--model", "testbed", "--sets", "testbed:direct", "--limit", "1"]
-    assert main([*argv, "--out", str(tmp_path / "step"), "--positions", "[71]"]) == 2
-    assert "position 71 leaves no room" in capsys.readouterr().err
+    late = [*argv, "--out", str(tmp_path / "step"), "--positions", "[71]"]
+    cli_refuses(capsys, late, "step", "position 71", "72", "max_new_tokens")
 
 
 def test_csv_has_a_column_for_every_name(tmp_path):

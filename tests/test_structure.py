@@ -1,6 +1,7 @@
 """The shape of the project: imports, tables and the README's tree, read from the source."""
 
 import ast
+import functools
 import graphlib
 import re
 import shlex
@@ -225,6 +226,43 @@ def test_every_folder_of_tests_has_a_part():
     for folder in (ROOT / "tests").iterdir():
         if folder.is_dir() and not folder.name.startswith(("_", ".")):
             assert (PACKAGE / folder.name).is_dir() or (PACKAGE / f"{folder.name}.py").exists()
+
+
+@functools.cache
+def errors_that_users_read() -> frozenset[str]:
+    """UserError, ChatError and what is derived from them, by name."""
+    derived = {"UserError", "ChatError"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and derived & set(map(ast.unparse, node.bases)):
+                derived.add(node.name)
+    return frozenset(derived)
+
+
+def sentences_checked(source: str) -> list[int]:
+    """Lines on which `pytest.raises` itself expects an error that users read."""
+    errors = errors_that_users_read()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "raises":
+            words = {word.id for word in ast.walk(node) if isinstance(word, ast.Name)}
+            found += [node.lineno] if words & errors else []
+    return found
+
+
+def test_the_wording_of_a_message_is_free():
+    """Tests expect a UserError or ChatError by `refuses` of tests/refusals.py, by names in it."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        lines = sentences_checked(path.read_text(encoding="utf-8"))
+        assert not lines, f"{path.relative_to(ROOT)}:{lines}: use refuses(names)"
+
+
+def test_the_check_sees_a_sentence():
+    assert errors_that_users_read() > {"UserError", "DamagedRun", "UselessRepliesError"}
+    code = 'with pytest.raises({}, match="at least 1"):\n    pass\n'
+    for error in ("UserError", "DamagedRun", "(UserError, OSError)"):
+        assert sentences_checked(code.format(error)) == [1]
+    assert sentences_checked(code.format("KeyError")) == []
 
 
 # --- README ---------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import yaml
+from refusals import refuses
 
 from mosa.align import METHODS, AlignConfig, MosaConfig, load_config, presets
 from mosa.align.config import PRESET_FOLDER, config_dict
 from mosa.align.output import config_text
-from mosa.types import UserError
 
 
 def class_of(preset: str) -> type[AlignConfig]:
@@ -94,33 +94,32 @@ def test_a_trainer_field_that_we_do_not_document_is_accepted_and_recorded():
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "names"),
     [
-        ("bta: 0.1\n", "bta"),
-        ("beta: much\n", "beta"),
-        ("breaker: bang\n", "breaker"),
-        ("window_start: [1\n", "mine.yaml"),
-        ("window_start: 0\n", "window_start is 0 and must be at least 1"),
-        ("window_end: 10\n", "window_end is 10 and must be between window_start"),
-        ("response_length: 50\n", "window_end is 60"),
-        ("beta: -1\n", "beta is -1.0 and must be at least 0"),
-        ("lora_r: 0\n", "lora_r is 0"),
-        ("fully_masked_weight: 0\n", "fully_masked_weight"),
-        ("{breaker: fill, window_end: null}\n", "needs a window to fill"),
-        ("lr_scheduler_type: zigzag\n", "zigzag"),
-        ("optim: wishes\n", "wishes"),
+        ("bta: 0.1\n", ("mine.yaml", "bta")),
+        ("beta: much\n", ("mine.yaml", "beta", "much")),
+        ("breaker: bang\n", ("mine.yaml", "breaker", "bang")),
+        ("window_start: [1\n", ("mine.yaml",)),
+        ("window_start: 0\n", ("window_start", 0)),
+        ("window_end: 10\n", ("window_end", 10, "window_start")),
+        ("response_length: 50\n", ("window_end", 60, "response_length")),
+        ("beta: -1\n", ("beta", -1.0)),
+        ("lora_r: 0\n", ("lora_r", 0)),
+        ("fully_masked_weight: 0\n", ("fully_masked_weight", 0)),
+        ("{breaker: fill, window_end: null}\n", ("breaker", "window_end")),
+        ("lr_scheduler_type: zigzag\n", ("zigzag",)),
+        ("optim: wishes\n", ("wishes",)),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, sentence):
+def test_a_mistake_is_one_sentence_that_names_it(tmp_path, text, names):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
-    with pytest.raises(UserError) as error:
+    with refuses(*names):
         load_config(MosaConfig, file)
-    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(UserError, match="mosa_llada_paper"):
+    with refuses("nope", "mosa_llada_paper"):
         load_config(MosaConfig, "nope")
 
 

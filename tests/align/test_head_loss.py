@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from align_tiny import tiny_model
+from refusals import refuses
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mosa.align import head_loss, objective
 from mosa.align.head_loss import Asked, frozen_head, head_terms, token_log_probs
-from mosa.types import UserError
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 3, 5, 4, 11
 
@@ -170,5 +170,5 @@ def test_token_log_probs_train_the_head_too(monkeypatch, positions_at_once):
 
 
 def test_a_trained_head_is_refused():
-    with pytest.raises(UserError, match=r"call mosa.align.add_adapter\(model, config\) first"):
+    with refuses("LLaDA", "add_adapter"):
         frozen_head(tiny_model())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from align_tiny import tiny_model
+from refusals import refuses
 from torch import nn
 
 from mosa.align import (
@@ -24,7 +25,6 @@ from mosa.align import (
 )
 from mosa.align.states import encode_examples
 from mosa.families import DiffusionLM
-from mosa.types import UserError
 
 
 @dataclass
@@ -96,12 +96,12 @@ def test_a_method_is_a_class_and_an_entry(tmp_path, monkeypatch, phrase_files, h
         with model.adapter_disabled():
             before = model.logits(canvas).softmax(-1)[0, -4, model.eos_token_id]
     assert share > 1.2 * before
-    with pytest.raises(UserError, match="response_length"):
+    with refuses("end", "response_length"):
         align(
             "end", tiny_model(), harmful, tmp_path / "b", config=preset,
             overrides={"response_length": 20},
         )  # fmt: skip
-    with pytest.raises(UserError, match="benign"):
+    with refuses("end", "benign", "benign_beta"):
         align("end", tiny_model(), harmful, tmp_path / "b", benign=harmful, config=preset)
 
 

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 import transformers
 from align_tiny import tiny_model
+from refusals import refuses
 
 from mosa.align import AlignResult, MosaConfig, SftConfig, align, load_config, merge
 from mosa.align.config import config_dict
 from mosa.families import load_model
-from mosa.types import UserError
 
 SMALL: dict[str, Any] = {
     "response_length": 24,
@@ -111,7 +111,7 @@ def test_merge_writes_a_full_checkpoint(run, checkpoint, tmp_path):
     ids = torch.tensor([merged.encode("how do i bake bread")])
     with torch.no_grad():
         torch.testing.assert_close(merged.logits(ids), aligned.logits(ids), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="is not empty"):
+    with refuses("merged"):
         merge(checkpoint, result.out, tmp_path / "merged")
 
 
@@ -130,7 +130,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, number):
     assert not stopped.finished and stopped.num_steps == 2
     assert "step 2 of 4" in stopped.message and "--resume" in stopped.message
     assert not (stopped.out / "adapter_model.safetensors").exists()
-    with pytest.raises(UserError, match="holds an unfinished run; add --resume"):
+    with refuses("out", "--resume"):
         run("out")
     resumed = run("out", resume=True)
     assert resumed.finished
@@ -143,9 +143,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, number):
 
 def test_resuming_another_run_is_refused(run, harmful):
     run("out", callbacks=[Interrupt(1, signal.SIGTERM)])
-    with pytest.raises(UserError, match="had beta=0.05 and is resumed with beta=0.5"):
+    with refuses("out", "beta=0.05", "beta=0.5"):
         run("out", resume=True, overrides={"beta": 0.5})
-    with pytest.raises(UserError, match="had another data"):
+    with refuses("out", "data"):
         run("out", resume=True, data=harmful[:4])
     assert run("out", resume=True, overrides={"save_steps": 1}).finished
 
@@ -153,9 +153,9 @@ def test_resuming_another_run_is_refused(run, harmful):
 def test_a_folder_with_files_is_left_alone(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty"):
+    with refuses("out", "result"):
         run("out")
-    with pytest.raises(UserError, match="no checkpoint to resume from"):
+    with refuses("elsewhere", "--resume"):
         run("elsewhere", resume=True)
 
 
@@ -172,7 +172,7 @@ def test_initial_alignment_trains_at_the_first_token(run):
     lines = (result.out / "metrics.jsonl").read_text().splitlines()
     starts = [json.loads(line).get("best_start") for line in lines]
     assert starts[:4] == [1.0] * 4
-    with pytest.raises(UserError, match="set window_start=1"):
+    with refuses("initial", "window_start=1"):
         run("other", method="initial")
 
 
@@ -190,7 +190,7 @@ def test_sft_baseline_teaches_refusals(tmp_path, checkpoint, phrase_files, harmf
     result = align("sft", checkpoint, harmful, out, benign=benign[:2], **arguments)
     assert result.finished and "accuracy" in (out / "metrics.jsonl").read_text()
     assert (out / "phrases" / "refusals.txt").is_file()
-    with pytest.raises(UserError, match="has no answer"):
+    with refuses("9", "answer"):
         align("sft", checkpoint, harmful, tmp_path / "b", benign=benign, **arguments)
 
 
@@ -220,15 +220,15 @@ def test_tensorboard_and_kept_checkpoints(run):
 
 
 def test_mistakes(run, tmp_path, benign):
-    with pytest.raises(UserError, match="There is no method nothing"):
+    with refuses("nothing", "method"):
         run(method="nothing")
-    with pytest.raises(UserError, match="no term on them"):
+    with refuses("benign", "benign_beta"):
         run(benign=benign)
-    with pytest.raises(UserError, match="no prompt file"):
+    with refuses(tmp_path / "nothing.csv"):
         run(data=tmp_path / "nothing.csv")
-    with pytest.raises(UserError, match="sft takes a SftConfig"):
+    with refuses("sft", "SftConfig", "MosaConfig"):
         align("sft", tiny_model(), [], tmp_path / "x", config=MosaConfig())
-    with pytest.raises(UserError, match="leave output_dir out"):
+    with refuses("output_dir=y", tmp_path / "x"):
         align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(output_dir="y"))
-    with pytest.raises(UserError, match="set the config object's fields"):
+    with refuses("seed"):
         align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1})

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from align_tiny import tiny_model
+from refusals import refuses
 
 from mosa.align.mosa_config import MosaConfig
 from mosa.align.phrases import breaker_token_ids, encode_phrases, read_phrases
 from mosa.align.scoring import PhraseScorer, window_of
 from mosa.families import DiffusionLM
-from mosa.types import UserError
 
 RESPONSE = 12
 
@@ -69,10 +69,10 @@ def test_without_an_end_phrases_start_at_the_first_position_exactly(model):
 
 def test_phrase_longer_than_the_window_is_an_error(model):
     (phrase,) = phrases(model, "therefore i cannot answer this question .")
-    with pytest.raises(UserError, match="takes 7 tokens .* the window has 6"):
+    with refuses("therefore i cannot answer this question .", "7", "6"):
         window_of(settings(), [phrase])
     (phrase,) = phrases(model, "we stop here", breaker="eot_then_eos_run")
-    with pytest.raises(UserError, match="takes 7 tokens with its breaker"):
+    with refuses("we stop here", "7", "6"):
         window_of(settings(), [phrase])
 
 
@@ -168,23 +168,23 @@ def test_variants_compete_for_the_start(model):
 
 
 def test_unknown_words_are_named(model):
-    with pytest.raises(UserError, match="unknown: quantum"):
+    with refuses("we stop quantum", "quantum"):
         phrases(model, "we stop quantum")
 
 
 def test_phrases_need_a_tokenizer():
-    with pytest.raises(UserError, match="no tokenizer"):
+    with refuses("tokenizer"):
         phrases(tiny_model(with_tokenizer=False), "we stop")
 
 
 def test_packaged_phrase_sets_read():
     for name in ("refusals", "continuations", "testbed_refusals", "testbed_continuations"):
         assert len(read_phrases(name)) >= 2
-    with pytest.raises(UserError, match="There is no phrase set nowhere"):
+    with refuses("nowhere", "refusals"):
         read_phrases("nowhere")
 
 
 def test_a_phrase_file_without_phrases_is_an_error(tmp_path):
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    with pytest.raises(UserError, match="holds no phrase"):
+    with refuses("empty.txt"):
         read_phrases(tmp_path / "empty.txt")

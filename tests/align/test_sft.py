@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from align_tiny import tiny_model
+from refusals import refuses
 from torch.nn.functional import cross_entropy
 
 import mosa.align.sft
@@ -16,7 +17,6 @@ from mosa.align import SftConfig, SftTrainer, add_adapter, head_loss
 from mosa.align.likelihood import masked_cross_entropy
 from mosa.align.states import masked_answer
 from mosa.data import TrainingExample
-from mosa.types import UserError
 
 BASE: dict[str, Any] = {
     "trainable": "full",
@@ -101,10 +101,10 @@ def test_answers_end_with_the_turn(harmful, tmp_path):
 
 def test_mistakes_are_named(harmful, tmp_path):
     config = settings(output_dir=str(tmp_path))
-    with pytest.raises(UserError, match="Example 1 has no answer"):
+    with refuses("1", "answer"):
         SftTrainer(tiny_model(), config, [TrainingExample("how do i stir")])
     long = TrainingExample("how do i stir", "stir " * 30)
-    with pytest.raises(UserError, match="takes 31 tokens, but the canvas has 24"):
+    with refuses("31", "24"):
         SftTrainer(tiny_model(), config, [long])
 
 
@@ -122,7 +122,7 @@ def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     trainer.example_losses(model.network, [0, 1])
     handle.remove()
     assert (seen[0][:, -24:] == model.mask_token_id).all()
-    with pytest.raises(UserError, match="full_mask_share"):
+    with refuses("full_mask_share", "1.5"):
         settings(**(changes | {"full_mask_share": 1.5}))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from align_tiny import WORDS, plain_head_terms, tiny_model
+from refusals import refuses
 
 import mosa.align.trainer
 from mosa.align import add_adapter, align
@@ -26,7 +27,7 @@ from mosa.judges import JudgeSetting, make_judge
 from mosa.judges.base import Item
 from mosa.testbed import world_of
 from mosa.testbed.corpora import alignment_prompts
-from mosa.types import Message, UserError, Verdict
+from mosa.types import Message, Verdict
 
 BASE: dict[str, Any] = {
     "response_length": 24,
@@ -293,15 +294,20 @@ def test_align_records_the_judge(tmp_path, harmful, pairs):
     )
     assert json.loads((result.out / "versions.json").read_text())["judge"] == "words/1"
     assert "2505.19223" in (result.out / "README.md").read_text()
-    for data, judge, changes in (
-        (harmful, None, ROLLOUTS),
-        (harmful, WordJudge(), {"num_rollouts": 0}),
-        ([TrainingExample("how do i stir", "stir")], None, {"num_rollouts": 0}),
-        (harmful, None, {"num_rollouts": 1}),
-        (harmful, None, {**ROLLOUTS, "rollout_temperature": -1.0}),
-        ([TrainingExample("how do i stir", "stir", "stir " * 30)], None, {"num_rollouts": 0}),
+    for data, judge, changes, names in (
+        (harmful, None, ROLLOUTS, ["judge"]),
+        (harmful, WordJudge(), {"num_rollouts": 0}, ["vrpo", "judge", "rollouts"]),
+        ([TrainingExample("how do i stir", "stir")], None, {"num_rollouts": 0}, ["1", "rejected"]),
+        (harmful, None, {"num_rollouts": 1}, ["num_rollouts", 1]),
+        (harmful, None, {**ROLLOUTS, "rollout_temperature": -1.0}, ["rollout_temperature", -1.0]),
+        (
+            [TrainingExample("how do i stir", "stir", "stir " * 30)],
+            None,
+            {"num_rollouts": 0},
+            ["1", 31, 24],
+        ),
     ):
-        with pytest.raises(UserError):
+        with refuses(*names):
             align(
                 "vrpo",
                 tiny_model(),

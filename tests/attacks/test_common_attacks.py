@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from attacks.test_attacks import BEHAVIOR, Shown, attack, target_of
+from refusals import refuses
 
 from mosa.attacks import ATTACKS, ENGLISH, Query
 from mosa.attacks.cipher_chat import DEMONSTRATIONS
@@ -23,7 +24,7 @@ from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.testbed.behaviors import testbed_wording as wording_of
-from mosa.types import Attempt, Behavior, Response, UserError, prompt_turns
+from mosa.types import Attempt, Behavior, Response, prompt_turns
 from mosa.world import World
 
 REFUSAL = "I'm sorry, I can't help with that."
@@ -325,9 +326,7 @@ def test_paraphrases_that_do_not_fit_into_the_context_are_left_out(tiny_llada):
 def test_cipher_chat_names_its_ciphers(tiny_llada):
     backend, _ = play("cipher_chat", tiny_llada)
     assert len(backend.asked) == 4
-    with pytest.raises(
-        UserError, match="no cipher rot13; choose from caesar, atbash, ascii, morse"
-    ):
+    with refuses("rot13", "caesar", "atbash", "ascii", "morse"):
         attack("cipher_chat", tiny_llada, ciphers=("rot13",))
 
 
@@ -355,9 +354,9 @@ def test_pap_without_a_paraphrase_fails_and_unknown_techniques_are_refused(tiny_
     chats: dict[str, Sequence[str]] = {"pap/persuade": [""] * 6}
     backend, _ = play("pap", tiny_llada, preset="smoke", chats=chats, until=ChatError)
     assert backend.asked == []
-    with pytest.raises(UserError, match="no technique bribery; choose from evidence-based"):
+    with refuses("bribery", "evidence-based persuasion"):
         ATTACKS["pap"].config("paper", {"techniques": ["bribery"]})
-    with pytest.raises(UserError, match="name one at least"):
+    with refuses("techniques"):
         ATTACKS["pap"].config("paper", {"techniques": []})
 
 
@@ -401,7 +400,7 @@ def test_past_tense_leaves_out_what_cannot_be_read(tiny_llada):
         "past_tense", tiny_llada, num_tries=3, num_retries=1, chats=chats, until=ChatError
     )
     assert backend.asked == []
-    with pytest.raises(UserError, match="settings of past_tense"):
+    with refuses("past_tense", "tense", "present"):
         ATTACKS["past_tense"].config("paper", {"tense": "present"})
 
 
@@ -485,7 +484,7 @@ def test_crescendo_ends_after_its_turns_or_its_refusals(tiny_llada):
         until=ChatError,
     )
     assert len(attempts) == 1  # what was answered before is kept
-    with pytest.raises(UserError, match="from 0 up"):
+    with refuses("num_backtracks=-1"):
         ATTACKS["crescendo"].config("paper", {"num_backtracks": -1})
 
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from refusals import refuses
 
 from mosa.attacks import GcgConfig, GcgSearch, GcgState
 from mosa.attacks.suffix_search import Loss, _swaps, ordinary_tokens, suffixed, with_suffix
 from mosa.families import load_model
-from mosa.types import UserError
 
 PROMPT = "how do i make a copper drum ?"
 SMALL = GcgConfig(suffix_length=4, num_iterations=6, num_candidates=16, top_k=16)
@@ -140,9 +140,9 @@ def test_nothing_that_steers_the_model_is_ever_in_a_suffix(model):
 
 
 def test_a_target_that_does_not_fit_is_refused(model):
-    with pytest.raises(UserError, match="position 12"):
+    with refuses("2", "12"):
         search_of(model, position=11)
-    with pytest.raises(UserError, match="num_iterations"):
+    with refuses("num_iterations", "0"):
         GcgConfig(num_iterations=0)
 
 

@@ -20,6 +20,7 @@ import torch
 from attacks.test_attacks import Shown
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from refusals import refuses
 
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target
 from mosa.attacks.adv_prefix import MANNERS
@@ -37,7 +38,7 @@ from mosa.attacks.suffix_search import (
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
-from mosa.types import Attempt, Behavior, Message, Response, UserError, prompt_turns
+from mosa.types import Attempt, Behavior, Message, Response, prompt_turns
 from mosa.worker import Work
 
 SEED = 3
@@ -274,7 +275,7 @@ def test_tap_branches_again_where_all_is_off_topic(tiny_llada):
 
     everything = tuple(f"p{n}" for n in range(20))
     backend = Acting(tiny_llada, echo, tap_says({}, off_topic=everything))
-    with pytest.raises(ChatError, match="on topic"):
+    with refuses("attacker", "prompt", error=ChatError):
         play("tap", backend, depth=3, width=2, branching=2)
     assert backend.asked == []
 
@@ -296,7 +297,7 @@ def test_tap_asks_again_for_what_it_cannot_read_and_drops_the_branch(tiny_llada)
     assert len({r.seed for r in backend.requests("refine")}) == 8
 
     backend = Acting(tiny_llada, echo, {**says, "refine": lambda r: REFUSAL})
-    with pytest.raises(ChatError, match="no prompt that can be read"):
+    with refuses("attacker", "prompt", error=ChatError):
         play("tap", backend, depth=1, width=2, branching=2)
 
 
@@ -467,7 +468,7 @@ def test_avatar_reads_mappings_strictly_and_waits_for_a_question(tiny_llada):
     assert backend.prompts[0] == [Message("user", "question 1")]
 
     backend = Acting(tiny_llada, last_turn, {**says, "avatar/entities": lambda r: "tea ="})
-    with pytest.raises(ChatError, match="named no metaphor in 2 tries"):
+    with refuses("attacker", "metaphor", 2, error=ChatError):
         play("avatar", backend, num_mappings=2, num_retries=2)
 
 
@@ -487,7 +488,7 @@ def test_avatar_transfers_nothing_where_nothing_was_said(tiny_llada):
 def test_avatar_an_attacker_without_a_question_is_told_of(tiny_llada):
     says = avatar_says(["tea = soup"], questions=lambda r: REFUSAL)
     backend = Acting(tiny_llada, last_turn, says)
-    with pytest.raises(ChatError):
+    with refuses("attacker", "question", error=ChatError):
         play("avatar", backend, num_mappings=1, num_turns=2)
 
 
@@ -613,7 +614,7 @@ def test_speak_easy_split_is_asked_for_until_there_are_enough(tiny_llada):
     assert [r.temperature for r in backend.requests("speak_easy/split")] == [0.0, 1.0]
 
     backend = Acting(tiny_llada, tagged, {**says, "speak_easy/split": lambda r: REFUSAL})
-    with pytest.raises(ChatError, match="no 3 questions in 3 tries"):
+    with refuses("attacker", "3 questions", error=ChatError):
         play("speak_easy", backend)
     assert backend.asked == []
 
@@ -706,13 +707,13 @@ def test_aos_goes_on_after_a_round_without_a_suffix(tiny_llada):
     assert attempts[0].variant == "round 2" and attempts[0].budget.attacker_calls == 2 * 2 + 2
 
     backend = Acting(tiny_llada, echo, {**says, "aos/suffix": lambda r: "\n"})
-    with pytest.raises(ChatError, match="wrote no suffix in 2 rounds"):
+    with refuses("attacker", "suffix", 2, error=ChatError):
         play("aos", backend, num_rounds=2, batch_size=2)
 
 
 def test_aos_a_suffix_of_special_tokens_alone_is_none(tiny_llada):
     backend = Acting(tiny_llada, echo, aos_says(lambda r: "<|eot_id|>", {}))
-    with pytest.raises(ChatError):
+    with refuses("attacker", "suffix", 1, error=ChatError):
         play("aos", backend, num_rounds=1, batch_size=1)
     assert backend.asked == []
 
@@ -778,7 +779,7 @@ def test_dia_one_way_and_none(tiny_llada):
     attempts = play("dia", backend, preset="dia_2", num_rewrites=0)
     assert [a.variant for a in attempts] == ["defer"] and len(backend.prompts) == 1
     assert play("dia", backend, num_rewrites=0, ways=["continue"])[0].variant == "continue"
-    with pytest.raises(UserError, match="settings of dia leave nothing"):
+    with refuses("dia"):
         play("dia", backend, num_rewrites=0, ways=[])
 
 
@@ -925,7 +926,7 @@ def test_ept_beginnings_stay_within_the_response(tiny_llada):
     for query, _ in backend.asked:
         assert len(query.pinned[0][1]) < room.max_new_tokens if query.pinned else True
     short = replace(DECODER, max_new_tokens=len(start))
-    with pytest.raises(UserError, match="do not fit into a response"):
+    with refuses("12", "1", "8", "max_new_tokens"):
         play("ept", backend, decoder=short)
 
 
@@ -1049,10 +1050,10 @@ def test_adv_prefix_drops_repeated_refusing_and_unreadable_beginnings(tiny_llada
     assert attempt.budget.attacker_calls == 5 + 2
 
     backend = Acting(tiny_llada, echo, adv_says(lambda r: REFUSAL))
-    with pytest.raises(ChatError, match="no beginning of an answer that is not a refusal"):
+    with refuses("generator", error=ChatError):
         play("adv_prefix", backend, **FEW)
     backend = Acting(tiny_llada, echo, adv_says(lambda r: "boil the water"))
-    with pytest.raises(UserError, match="do not fit into a response"):
+    with refuses("33", "48", "max_new_tokens"):
         play("adv_prefix", backend, **FEW, position=48)
 
 
@@ -1062,18 +1063,18 @@ def test_adv_prefix_a_beginning_says_something(tiny_llada, name):
     its likelihood ends the whole run in an IndexError."""
     model = tiny_llada if name == "tiny" else load_model("testbed", dtype="float32")
     backend = Acting(model, echo, adv_says(lambda r: "<|eot_id|> <|eot_id|>"))
-    with pytest.raises(ChatError):
+    with refuses("generator", error=ChatError):
         play("adv_prefix", backend, **FEW, uses=["prefill"])
     assert backend.asked == []
 
 
 def test_adv_prefix_some_use_is_made_of_the_beginning(tiny_llada):
-    with pytest.raises(UserError):
+    with refuses("uses"):
         ATTACKS["adv_prefix"].config("paper", {"uses": []})
 
 
 def test_adv_prefix_there_are_four_manners(tiny_llada):
-    with pytest.raises(UserError):
+    with refuses("num_per_manner"):
         ATTACKS["adv_prefix"].config("paper", {"num_per_manner": [1, 1, 1, 1, 50]})
 
 
@@ -1318,12 +1319,12 @@ def test_pal_with_a_proxy_of_its_own(tmp_path, new_tiny_llada, new_tiny_dream):
     assert attempt.details["proxy_passes"] == state.guide_passes
 
     new_tiny_dream().save(tmp_path / "dream")
-    with pytest.raises(UserError, match="reads text as other tokens"):
+    with refuses("dream"):
         play("pal", backend, proxy=str(tmp_path / "dream"), **settings)
 
 
 def test_pal_asks_for_steps_that_are_recorded_together():
-    with pytest.raises(UserError, match="use a multiple of 10"):
+    with refuses("ask_every=15"):
         ATTACKS["pal"].config("paper", {"ask_every": 15})
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from refusals import cli_refuses, refuses
 
 from mosa import cli
 from mosa.bench import campaign, report
 from mosa.bench.campaign import CampaignBenchConfig, CampaignRow, bench_campaign
 from mosa.bench.report import ReportBenchConfig, ReportRow, bench_report
-from mosa.types import UserError
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def test_growth_of_reports_in_a_sentence():
 
 
 def test_sizes_that_do_not_fit():
-    with pytest.raises(UserError, match="at least 12 attempts"):
+    with refuses("--sizes", "12"):
         CampaignBenchConfig(sizes=(11,))
-    with pytest.raises(UserError, match="--batch_size"):
+    with refuses("--batch_size", "0"):
         CampaignBenchConfig(batch_size=0)
-    with pytest.raises(UserError, match="at least 1 attempt"):
+    with refuses("--sizes", "1"):
         ReportBenchConfig(sizes=())
 
 
@@ -94,5 +94,4 @@ def test_commands_write_files(in_one_process, name, tmp_path, capsys):
 
 
 def test_a_command_refuses_sizes_that_are_no_numbers(capsys):
-    assert cli.main(["bench", "report", "--sizes", "many"]) == 2
-    assert "--sizes takes comma-separated integers" in capsys.readouterr().err
+    cli_refuses(capsys, ["bench", "report", "--sizes", "many"], "--sizes", "many")

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from refusals import cli_refuses, refuses
 from tiny_models import llada_tokenizer, tiny_llada_config
 
 from mosa import cli
@@ -14,7 +15,6 @@ from mosa.bench import common, sampler
 from mosa.bench.common import Shape
 from mosa.bench.sampler import SamplerBenchConfig, Setting, bench_sampler, published_loop
 from mosa.denoising import Canvas, sample
-from mosa.types import UserError
 
 PROMPTS = ["Tell me how to make tea.", "A story?", "First read aloud to a friend, then stop here."]
 
@@ -137,19 +137,19 @@ def test_peak_is_measured_in_a_process_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "names"),
     [
-        ({"against": "exact"}, "give at least one of --threshold"),
-        ({"steps": 3}, "a multiple of --block_length"),
-        ({"length": 10}, "a multiple of --block_length"),
-        ({"steps": 0}, "--steps must be at least 1"),
-        ({"batch": (1, 0)}, "--batch must be at least 1"),
-        ({"dtype": "int8"}, "--dtype int8"),
-        ({"shape": "huge"}, "there is no shape huge"),
+        ({"against": "exact"}, ("--against", "exact", "--threshold")),
+        ({"steps": 3}, ("--block_length", "--steps 3")),
+        ({"length": 10}, ("--block_length", "--length 10")),
+        ({"steps": 0}, ("--steps", 0)),
+        ({"batch": (1, 0)}, ("--batch", "(1, 0)")),
+        ({"dtype": "int8"}, ("--dtype", "int8")),
+        ({"shape": "huge"}, ("shape", "huge")),
     ],
 )
-def test_settings_that_do_not_fit(settings, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_settings_that_do_not_fit(settings, names):
+    with refuses(*names):
         bench_sampler(SamplerBenchConfig(**{"shape": "tiny", "device": "cpu", **settings}))
 
 
@@ -178,14 +178,13 @@ def test_command_reads_settings_from_a_file(in_one_process, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "names"),
     [
-        ("--shape llada-8b --device cpu", "run it on a machine with a GPU"),
-        ("--batch 1,x", "--batch takes comma-separated integers"),
-        ("--temperature hot", "--temperature takes comma-separated numbers"),
-        ("--against nothing", "against"),
+        ("--shape llada-8b --device cpu", ("llada-8b", "--device cuda")),
+        ("--batch 1,x", ("--batch", "1,x")),
+        ("--temperature hot", ("--temperature", "hot")),
+        ("--against nothing", ("against", "nothing")),
     ],
 )
-def test_command_refuses(words, sentence, capsys):
-    assert cli.main(["bench", "sampler", *words.split()]) == 2
-    assert sentence in capsys.readouterr().err
+def test_command_refuses(words, names, capsys):
+    cli_refuses(capsys, ["bench", "sampler", *words.split()], *names)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
+from refusals import refuses
 
 from mosa.chat import CachedChat, ChatError, ChatOptions, ChatRequest, chat_model
 from mosa.chat.cache import FILE
-from mosa.types import Message, UserError
+from mosa.types import Message
 
 KEY = "sk-secret-of-the-cache"
 REQUEST = ChatRequest((Message("user", "two and two?"),), "test", temperature=1.0)
@@ -55,7 +55,7 @@ def test_a_forgotten_reply_is_asked_for_again(tmp_path):
 
 def test_errors_are_not_kept(tmp_path):
     with stub_endpoint(Answer({"error": {"message": "no"}}, status=400), Answer()) as stub:
-        with pytest.raises(ChatError):
+        with refuses("m", 400, error=ChatError):
             asked(stub.url, tmp_path, REQUEST, max_retries=0)
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "four"
 
@@ -66,5 +66,5 @@ def test_without_a_folder_nothing_is_kept():
 
 def test_a_file_that_is_no_cache(tmp_path):
     (tmp_path / FILE).write_text("a long text that is no database at all " * 50)
-    with stub_endpoint() as stub, pytest.raises(UserError, match="name another folder"):
+    with stub_endpoint() as stub, refuses("replies.sqlite", "--reply_cache"):
         asked(stub.url, tmp_path, REQUEST)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from peft import LoraConfig, get_peft_model
+from refusals import refuses
 
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model, local
 from mosa.chat.local import _Draws
 from mosa.chat.text import without_strings
 from mosa.chat.weights import checkpoint_name, load_causal_lm
-from mosa.types import Message, UserError
+from mosa.types import Message
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_an_unknown_architecture_is_refused_and_its_code_not_run(folder, tmp_pat
         auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
     )
     (copy / "code.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(UserError, match="code from a checkpoint is never run"):
+    with refuses("copy", "mine"):
         load_causal_lm(copy)
 
 
@@ -220,18 +221,18 @@ def test_code_beside_a_known_architecture_is_not_run(folder, tmp_path):
 
 
 def test_mistakes_are_user_errors(folder, tmp_path):
-    with pytest.raises(UserError, match="no folder"):
+    with refuses("absent"):
         load_causal_lm(tmp_path / "absent")
-    with pytest.raises(UserError, match="config.json"):
+    with refuses("config.json"):
         load_causal_lm(tmp_path)
     bare = changed(folder, tmp_path, "tokenizer_config.json", chat_template=None)
     (bare / "chat_template.jinja").unlink(missing_ok=True)
-    with pytest.raises(UserError, match="chat template"):
+    with refuses("copy", "chat template"):
         together(LocalChat(bare), [asked("Hi")])
     (bare / "model.safetensors").rename(bare / "pytorch_model.bin")
-    with pytest.raises(UserError, match="safetensors"):
+    with refuses("copy", "safetensors"):
         load_causal_lm(bare)
-    with pytest.raises(UserError, match="batch_size"):
+    with refuses("batch_size"):
         LocalChat(folder, batch_size=0)
 
 
@@ -306,7 +307,7 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path):
     for place in ("../m.safetensors", str(tmp_path / "m.safetensors"), "a/m.safetensors"):
         index.write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
         for read in (checkpoint_name, load_causal_lm):
-            with pytest.raises(UserError, match=place):
+            with refuses(index, place):
                 read(folder)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from refusals import cli_refuses
 
 from mosa import cli
 from mosa.cli.evaluate import EXIT_NOTHING_DONE
-from mosa.runs.store import Run
+from mosa.runs.store import FILE, Run
 
 QUICK = ("--max_new_tokens", "24", "--steps", "8", "--block_length", "24")
 EVALUATE = [
@@ -73,11 +74,9 @@ def test_subjects_from_a_file(capsys, tmp_path):
         assert plain.decoder["rules"] == [] and len(api.decoder["rules"]) == 1
         assert [(p.subject, p.attack) for p in found.not_applicable()] == [("api", "prefill")]
     for more in (("--model", "testbed"), ("--steps", "4"), ("--system_prompt", "x")):
-        status, _, err = run(capsys, *argv, *more)
-        assert status == cli.EXIT_USER_ERROR and more[0] in err
+        cli_refuses(capsys, [*argv, *more], more[0], "--subjects")
     file.write_text("- {name: plain, model: testbed, weight: 3}\n")
-    status, _, err = run(capsys, *argv)
-    assert status == cli.EXIT_USER_ERROR and "weight" in err
+    cli_refuses(capsys, argv, "weight")
 
 
 def test_a_run_in_which_all_failed_says_why_and_ends_with_3(capsys, tmp_path):
@@ -102,48 +101,49 @@ def test_refused_requests_of_the_users_own(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv",
+    ("argv", "names"),
     [
-        ["--judges", "strongreject"],
-        ["--judges", "truth,truth"],
-        ["--judges", "oracle"],
-        ["--judges", "truth=x"],
-        ["--judges", ","],
-        ["--seeds", "0,one"],
-        ["--seeds", "9223372036854775808"],
-        ["--seeds", "99999999999999999999999"],
-        ["--batch_size", "0"],
-        ["--limit", "0"],
-        ["--steps", "0"],
-        ["--judge_model", "local:x/y"],
-        ["--attacks", ""],
-        ["--attacks", "direct:gigantic"],
-        ["--attacker", "nonsense"],
-        ["--data_dir", "data"],
-        ["--num_fewshot", "2"],
-        ["--adapter", "no/such/folder"],
-        ["--sets", "advbench"],
-        ["--sets", "testbed,testbed"],
-        ["--sets", "testbed:benign", "--attacks", "prefill"],
-        ["--judges", "pair=http://a.org/v1#m", "--loop_judge", "http://b.org/v1/#m"],
-        ["--reply_cache", "x"],
+        (["--judges", "strongreject"], ("strongreject", "--judge_model")),
+        (["--judges", "truth,truth"], ("judge", "truth")),
+        (["--judges", "oracle"], ("judge", "oracle")),
+        (["--judges", "truth=x"], ("truth", "=x")),
+        (["--judges", ","], ("judge",)),
+        (["--seeds", "0,one"], ("--seeds", "0,one")),
+        (["--seeds", "9223372036854775808"], ("seeds", 9223372036854775808)),
+        (["--seeds", "99999999999999999999999"], ("seeds", 99999999999999999999999)),
+        (["--batch_size", "0"], ("batch_size", 0)),
+        (["--limit", "0"], ("limit", 0)),
+        (["--steps", "0"], ("steps", 0)),
+        (["--judge_model", "local:x/y"], ("--judge_model",)),
+        (["--attacks", ""], ("attack",)),
+        (["--attacks", "direct:gigantic"], ("direct", "gigantic")),
+        (["--attacker", "nonsense"], ("--attacker", "URL#MODEL")),
+        (["--data_dir", "data"], ("--data_dir",)),
+        (["--num_fewshot", "2"], ("--num_fewshot",)),
+        (["--adapter", "no/such/folder"], ("adapter", "no/such/folder")),
+        (["--sets", "advbench"], ("advbench", "MOSA_DATA")),
+        (["--sets", "testbed,testbed"], ("sets", "testbed")),
+        (["--sets", "testbed:benign", "--attacks", "prefill"], ("prefill",)),
+        (
+            ["--judges", "pair=http://a.org/v1#m", "--loop_judge", "http://b.org/v1/#m"],
+            ("--loop_judge",),
+        ),
+        (["--reply_cache", "x"], ("--reply_cache",)),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_is_done(
-    capsys, tmp_path: Path, monkeypatch, argv
+    capsys, tmp_path: Path, monkeypatch, argv, names
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOSA_DATA", raising=False)
-    status, _, err = run(capsys, *EVALUATE, *argv, "--out", str(tmp_path / "run"))
-    assert status == cli.EXIT_USER_ERROR
-    assert err.startswith("mosa: ") and err.count("\n") == 1
+    cli_refuses(capsys, [*EVALUATE, *argv, "--out", str(tmp_path / "run")], *names)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_another_decoder_is_refused(capsys, tmp_path):
     assert run(capsys, *EVALUATE, "--out", str(tmp_path))[0] == 0
-    status, _, err = run(capsys, *EVALUATE, "--steps", "12", "--out", str(tmp_path))
-    assert status == cli.EXIT_USER_ERROR and "steps 8 and not 12" in err
+    again = [*EVALUATE, "--steps", "12", "--out", str(tmp_path)]
+    cli_refuses(capsys, again, "steps", 8, 12, tmp_path / FILE)
 
 
 def test_a_model_in_the_released_layout_with_endpoints(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import attacked, begun, session, solved
+from refusals import cli_refuses
 
 from mosa import cli
 from mosa.judges.calibrate import read_calibration
@@ -48,18 +49,16 @@ def test_mistakes(capsys, folder, tmp_path):
     with begun(steered, ["m"]) as found:
         found.begin_session(session(chat_models={"judge": {"name": "m (endpoint)"}}))
     pair = ("--judges", "pair", "--judge_model", "http://elsewhere.org/v1#m")
-    for where, *argv in (
-        (tmp_path, "--judges", "refusal"),
-        (folder, "--judges", ""),
-        (folder, "--judges", "oracle"),
-        (folder, "--judges", "truth"),
-        (folder, "--judges", "pair"),
-        (tmp_path / "useful", "--judges", "refusal"),
-        (steered, *pair),
+    for where, argv, names in (
+        (tmp_path, ("--judges", "refusal"), [tmp_path]),
+        (folder, ("--judges", ""), ["--judges"]),
+        (folder, ("--judges", "oracle"), ["judge", "oracle"]),
+        (folder, ("--judges", "truth"), ["truth"]),
+        (folder, ("--judges", "pair"), ["pair", "--judge_model"]),
+        (tmp_path / "useful", ("--judges", "refusal"), ["refusal", "sums"]),
+        (steered, pair, ["pair"]),
     ):
-        status, _, err = run(capsys, "judge", str(where), *argv)
-        assert status == cli.EXIT_USER_ERROR, argv
-        assert err.startswith("mosa: ") and err.count("\n") == 1
+        cli_refuses(capsys, ["judge", str(where), *argv], *names)
 
 
 def test_calibrate(capsys, tmp_path):
@@ -85,18 +84,17 @@ def test_calibrate_keeps_what_it_measured(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("judges", "data", "out"),
+    ("judges", "data", "out", "name"),
     [
-        (",", "refusal", "judges.json"),
-        ("refusal@canvas", "refusal", "judges.json"),
-        ("refusal", "refusal", "absent/judges.json"),
-        ("refusal", "refusal", "other.json"),
-        ("refusal", "none.csv", "judges.json"),
+        (",", "refusal", "judges.json", "--judges"),
+        ("refusal@canvas", "refusal", "judges.json", "@canvas"),
+        ("refusal", "refusal", "absent/judges.json", "absent"),
+        ("refusal", "refusal", "other.json", "other.json"),
+        ("refusal", "none.csv", "judges.json", "none.csv"),
     ],
 )
-def test_mistakes_about_calibration(capsys, tmp_path, judges, data, out):
+def test_mistakes_about_calibration(capsys, tmp_path, judges, data, out, name):
     (tmp_path / "other.json").write_text("{}")
     command = ("judge", "calibrate", "--judges", judges, "--data", data)
-    status, _, err = run(capsys, *command, "--out", str(tmp_path / out))
-    assert status == cli.EXIT_USER_ERROR and err.count("\n") == 1
+    cli_refuses(capsys, [*command, "--out", str(tmp_path / out)], name)
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]

@@ -6,6 +6,7 @@ import csv
 
 import pytest
 from made_runs import attacked, solved
+from refusals import cli_refuses
 
 from mosa.cli import main
 
@@ -44,28 +45,25 @@ def test_words_are_shown_when_asked_for(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "names"),
     [
-        (["--redact", "--no-redact"], "exclude each other"),
-        (["--label", "Ours"], "NAME=LABEL"),
-        (["--label", "nobody=Ours"], "in none of the runs"),
-        (["--judge", "nobody"], "no judge nobody"),
-        (["--calibration", "nothing.json"], "nothing.json cannot be read"),
+        (["--redact", "--no-redact"], ("--redact", "--no_redact")),
+        (["--label", "Ours"], ("--label", "Ours")),
+        (["--label", "nobody=Ours"], ("nobody", "m", "n")),
+        (["--judge", "nobody"], ("judge", "nobody")),
+        (["--calibration", "nothing.json"], ("nothing.json",)),
     ],
 )
-def test_mistakes_are_one_sentence(run, tmp_path, capsys, options, said):
+def test_mistakes_are_one_sentence(run, tmp_path, capsys, options, names):
     page = tmp_path / "r.html"
-    assert main(["report", str(run), "--out", str(page), *options]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    cli_refuses(capsys, ["report", str(run), "--out", str(page), *options], *names)
     assert not page.exists()
 
 
 def test_a_folder_is_no_page(run, tmp_path, capsys):
-    assert main(["report", str(run), "--out", str(tmp_path)]) == 2
-    assert "name a file" in capsys.readouterr().err
+    cli_refuses(capsys, ["report", str(run), "--out", str(tmp_path)], tmp_path)
 
 
 def test_a_folder_without_runs_is_told_of(tmp_path, capsys):
-    assert main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    argv = ["report", str(tmp_path), "--out", str(tmp_path / "r.html")]
+    cli_refuses(capsys, argv, tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import JUDGE, attacked, begun, made_set, record, solved
+from refusals import cli_refuses
 
 from mosa import cli
 from mosa.runs.records import NotApplicable
@@ -88,17 +89,15 @@ def test_a_run_without_verdicts_says_how_to_get_some(capsys, tmp_path):
 
 
 def test_mistakes(capsys, tmp_path, folder):
-    for where, *argv in (
-        (tmp_path,),
-        (folder, "--judge", "nobody"),
-        (folder, "--by_variant", "--paper"),
-        (folder, "--matrix", "--paper"),
-        (folder, "--export", "csv"),
-        (folder, "--out", str(tmp_path / "x")),
-        (folder, "--export", "xml", "--out", str(tmp_path / "x")),
-        (folder, "--no_redact"),
+    for where, argv, names in (
+        (tmp_path, (), [tmp_path]),
+        (folder, ("--judge", "nobody"), ["nobody"]),
+        (folder, ("--by_variant", "--paper"), ["--by_variant", "--paper"]),
+        (folder, ("--matrix", "--paper"), ["--matrix", "--paper"]),
+        (folder, ("--export", "csv"), ["--export", "--out"]),
+        (folder, ("--out", str(tmp_path / "x")), ["--out", "--export"]),
+        (folder, ("--export", "xml", "--out", str(tmp_path / "x")), ["export", "xml"]),
+        (folder, ("--no_redact",), ["--no_redact"]),
     ):
-        status, _, err = run(capsys, "results", str(where), *argv)
-        assert status == cli.EXIT_USER_ERROR, argv
-        assert err.startswith("mosa: ") and err.count("\n") == 1
-    assert run(capsys, "status", str(tmp_path))[0] == cli.EXIT_USER_ERROR
+        cli_refuses(capsys, ["results", str(where), *argv], *names)
+    cli_refuses(capsys, ["status", str(tmp_path)], tmp_path)

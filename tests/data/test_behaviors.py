@@ -12,10 +12,11 @@ import os
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from mosa.data import KNOWN_FILES, hash_of_cases, known_set_names, load_cases, load_prompts
 from mosa.data.registry import sha256
-from mosa.types import Behavior, CaseSet, UserError
+from mosa.types import Behavior, CaseSet
 
 BREAD, TEA, SOUP = "How do I bake bread?", "How do I make tea?", "Sum up the recipe"
 DOCS = Path(__file__).parents[2] / "docs" / "sets.md"
@@ -259,19 +260,14 @@ def test_the_folder(tmp_path, known, monkeypatch):
 
 
 def test_a_missing_set_says_what_to_fetch(tmp_path):
-    with pytest.raises(UserError) as error:
+    with refuses("xstest", tmp_path / "nowhere", "xstest_prompts.csv", "d7bb5bd", "MOSA_DATA"):
         load_cases("xstest", data_dir=tmp_path / "nowhere")
-    sentence = str(error.value)
-    assert f"No file under {tmp_path / 'nowhere'} is xstest;" in sentence
-    assert "github.com/paul-rottger/exaggerated-safety: xstest_prompts.csv @ d7bb5bd" in sentence
-    assert "MOSA_DATA" in sentence
 
 
 def test_a_name_is_not_trusted(tmp_path):
     path = write(tmp_path, "harmful_behaviors.csv", ADVBENCH)
-    with pytest.raises(UserError) as error:
+    with refuses("advbench", path):
         load_cases("advbench", data_dir=tmp_path)
-    assert f"({path} has its name but other bytes)" in str(error.value)
 
 
 def test_a_wrong_count_of_a_known_file_is_our_fault(tmp_path, known):
@@ -285,76 +281,74 @@ def test_a_wrong_count_of_a_known_file_is_our_fault(tmp_path, known):
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"),
+    ("source", "names"),
     [
-        ("advbanch", "advbanch is neither a known set (advbench, advbench_50, "),
-        ("harmfulqa", "harmfulqa is neither a known set"),
-        ("prompts.xlsx", "nor a file that ends in .txt, .csv, .json, .jsonl"),
-        ("harmbench:contexts", "no subset contexts; ask for harmbench:standard, harmbench:cont"),
-        ("harmbench:", "harmbench has no subset (nothing)"),
-        ("advbench:standard", "advbench has no subsets; ask for advbench alone"),
-        ("nothing.csv", "There is no file of behaviors nothing.csv"),
+        ("advbanch", ("advbanch", "advbench", "advbench_50")),
+        ("harmfulqa", ("harmfulqa", "advbench")),
+        ("prompts.xlsx", ("prompts.xlsx", ".txt", ".csv", ".json", ".jsonl")),
+        ("harmbench:contexts", ("harmbench", "contexts", "harmbench:contextual")),
+        ("harmbench:", ("harmbench", "harmbench:standard")),
+        ("advbench:standard", ("advbench",)),
+        ("nothing.csv", ("nothing.csv",)),
     ],
 )
-def test_unknown_sources(source, sentence):
-    with pytest.raises(UserError) as error:
+def test_unknown_sources(source, names):
+    with refuses(*names):
         load_cases(source)
-    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_limit_below_one(limit):
-    with pytest.raises(UserError, match=f"The limit is {limit}; ask for one behavior at least"):
+    with refuses("limit", limit):
         load_cases("advbench", limit=limit)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "sentence"),
+    ("name", "content", "names"),
     [
-        ("a.csv", "", "holds no behavior"),
-        ("a.csv", "goal,target\n", "holds no behavior"),
-        ("a.txt", "\n \n", "holds no behavior"),
-        ("a.json", "", "holds no behavior"),
-        ("a.json", [], "holds no behavior"),
+        ("a.csv", "", ()),
+        ("a.csv", "goal,target\n", ()),
+        ("a.txt", "\n \n", ()),
+        ("a.json", "", ()),
+        ("a.json", [], ()),
         (
             "a.csv",
             ",label\n1,2\n",
-            "row 1 has the columns label; the one with the request must be called",
+            ("label", "goal"),
         ),
-        ("a.csv", "label\n2\n", "called one of goal, behavior, prompt, request, question, "),
-        ("a.csv", ",\n,Bake\n", "has the columns (none)"),
-        ("a.csv", "goal\nBake\n   \n", "row 2 has an empty request"),
+        ("a.csv", "label\n2\n", ("label", "goal", "behavior", "prompt")),
+        ("a.csv", ",\n,Bake\n", ("columns", "goal")),
+        ("a.csv", "goal\nBake\n   \n", ("row 2", "request")),
         (
             "a.csv",
             "goal,target\nBake bread, please, now\n",
-            "row 1 has more fields than the header",
+            ("row 1", "header"),
         ),
-        ("a.csv", 'goal\nBake\n"Brew\nBoil\n', "row 2 is not valid CSV (unexpected end of data)"),
-        ("a.csv", "id,goal\nx,Bake\n,Brew\n", "row 2 has no id; give every row one, or none"),
-        ("a.csv", "BehaviorID,goal\nx,Bake\ny,Brew\nx,Boil\n", "row 3 has the id x, as "),
-        ("a.json", "[", "is not valid JSON"),
-        ("a.json", {"prompt": "Bake"}, "is no list"),
-        ("a.json", ["Bake", 3], "row 2 is 3; make it a string or an object"),
-        ("a.json", ["Bake", " "], "row 2 has an empty request"),
-        ("a.json", [{"label": "x", "note": 1}], "row 1 has the columns label, note;"),
-        ("a.json", [{"goal": ["Bake"]}], 'row 1 has ["Bake"] as its goal; write it as text'),
-        ("a.json", [{"goal": "Bake", "id": 1.5}], "row 1 has 1.5 as its id"),
-        ("a.json", ["Bake", {"id": 0, "goal": "Brew"}], "row 2 has the id 0, as "),
-        ("a.jsonl", '"Bake"\n\n{oops\n', "line 3 is not valid JSON"),
-        ("a.jsonl", '{"goal": null}\n', "line 1 has an empty request"),
+        ("a.csv", 'goal\nBake\n"Brew\nBoil\n', ("row 2", "CSV")),
+        ("a.csv", "id,goal\nx,Bake\n,Brew\n", ("row 2", "id")),
+        ("a.csv", "BehaviorID,goal\nx,Bake\ny,Brew\nx,Boil\n", ("row 3", "id x")),
+        ("a.json", "[", ("JSON",)),
+        ("a.json", {"prompt": "Bake"}, ("list",)),
+        ("a.json", ["Bake", 3], ("row 2", "3")),
+        ("a.json", ["Bake", " "], ("row 2", "request")),
+        ("a.json", [{"label": "x", "note": 1}], ("row 1", "label", "note")),
+        ("a.json", [{"goal": ["Bake"]}], ("row 1", '["Bake"]', "goal")),
+        ("a.json", [{"goal": "Bake", "id": 1.5}], ("row 1", "1.5", "id")),
+        ("a.json", ["Bake", {"id": 0, "goal": "Brew"}], ("row 2", "id 0")),
+        ("a.jsonl", '"Bake"\n\n{oops\n', ("line 3", "JSON")),
+        ("a.jsonl", '{"goal": null}\n', ("line 1", "request")),
     ],
 )
-def test_mistakes_name_file_and_row(tmp_path, name, content, sentence):
+def test_mistakes_name_file_and_row(tmp_path, name, content, names):
     path = write(tmp_path, name, content)
-    with pytest.raises(UserError) as error:
+    with refuses(path, *names):
         load_cases(str(path))
-    assert sentence in str(error.value) and str(path) in str(error.value)
 
 
 def test_undecodable(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("Brot\nKäse".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin.txt, line 2 is not UTF-8 text"):
+    with refuses("latin.txt", "line 2"):
         load_cases(str(path))
 
 

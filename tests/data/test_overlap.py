@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refuses
 
 from mosa.data import describe_overlap, load_cases
 from mosa.data.overlap import Overlap, overlap
-from mosa.types import UserError
 
 BREAD, RYE, TEA = "How do I bake bread?", "how do I bake: RYE bread", "How do I make tea?"
 
@@ -51,7 +51,7 @@ def test_without_words():
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.01])
 def test_threshold_out_of_range(threshold):
-    with pytest.raises(UserError, match="choose one above 0 and at most 1"):
+    with refuses("threshold", threshold):
         overlap([BREAD], [BREAD], threshold)
 
 

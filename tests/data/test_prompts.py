@@ -6,10 +6,11 @@ import json
 from dataclasses import asdict
 
 import pytest
+from refusals import refuses
 
 from mosa.data import KNOWN_FILES, TrainingExample, identify, load_prompts, verify
 from mosa.data.registry import sha256
-from mosa.types import Message, UserError
+from mosa.types import Message
 
 BREAD, TEA = "How do I bake bread?", "How do I make tea?"
 
@@ -71,57 +72,56 @@ def test_dialogues(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "sentence"),
+    ("name", "content", "names"),
     [
-        ("a.xlsx", "x", "ends in .xlsx"),
-        ("a.txt", "\n \n", "holds no prompt"),
-        ("a.csv", "", "holds no prompt"),
-        ("a.csv", "id,label\n1,2\n", "row 1 has no prompt among its columns id, label"),
-        ("a.csv", "goal\nBake\n   \n", "row 2 has no prompt"),
-        ("a.csv", "goal\nBake bread, please\n", "row 1 has more fields than the header"),
-        ("a.json", "[", "not valid JSON"),
-        ("a.json", [{"label": "x"}], "row 1 has no prompt among its columns label"),
-        ("a.json", ["Bake", 3], "row 2 is 3; a prompt must be text"),
-        ("a.json", ["Bake", " "], "row 2 is an empty string"),
-        ("a.jsonl", '{"prompt": "Bake"}\n{oops\n', "line 2 is not valid JSON"),
-        ("a.jsonl", '{"prompt": 3}\n', "line 1 has no prompt"),
-        (
-            "a.jsonl",
-            '{"prompt": "Bake", "answer": 3}\n',
-            "has 3 as its answer; write it as text",
-        ),
-        ("a.jsonl", '{"messages": []}\n', "last turn must be"),
+        ("a.xlsx", "x", (".xlsx", ".jsonl")),
+        ("a.txt", "\n \n", ()),
+        ("a.csv", "", ()),
+        ("a.csv", "id,label\n1,2\n", ("id", "label")),
+        ("a.csv", "goal\nBake\n   \n", ("row 2", "prompt")),
+        ("a.csv", "goal\nBake bread, please\n", ("row 1", "header")),
+        ("a.json", "[", ("JSON",)),
+        ("a.json", [{"label": "x"}], ("row 1", "prompt")),
+        ("a.json", ["Bake", 3], ("row 2", "3")),
+        ("a.json", ["Bake", " "], ("row 2",)),
+        ("a.jsonl", '{"prompt": "Bake"}\n{oops\n', ("line 2", "JSON")),
+        ("a.jsonl", '{"prompt": 3}\n', ("line 1", "prompt")),
+        ("a.jsonl", '{"prompt": "Bake", "answer": 3}\n', ("line 1", "answer", "3")),
+        ("a.jsonl", '{"messages": []}\n', ("line 1", "messages")),
         (
             "a.jsonl",
             '{"messages": [{"role": "robot", "content": "x"}]}\n',
-            "turns, each with a role",
+            ("line 1", "role"),
         ),
-        ("a.jsonl", '{"messages": [{"role": "system", "content": "x"}]}\n', "last turn must be"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "system", "content": "x"}]}\n',
+            ("line 1", "last turn"),
+        ),
     ],
 )
-def test_mistakes_name_file_and_row(tmp_path, name, content, sentence):
+def test_mistakes_name_file_and_row(tmp_path, name, content, names):
     file = write(tmp_path, name, content)
-    with pytest.raises(UserError) as error:
+    with refuses(file, *names):
         load_prompts(file)
-    assert sentence in str(error.value) and file in str(error.value)
 
 
 def test_missing_and_undecodable_files(tmp_path):
-    with pytest.raises(UserError, match="There is no prompt file"):
+    with refuses(tmp_path / "nothing.txt"):
         load_prompts(tmp_path / "nothing.txt")
     (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8"):
+    with refuses(tmp_path / "latin.txt", "UTF-8"):
         load_prompts(tmp_path / "latin.txt")
 
 
 def test_verify_names_a_mismatch(tmp_path, monkeypatch):
     file = write(tmp_path, "mine.csv", f"goal\n{BREAD}\n")
     assert identify(file) is None
-    with pytest.raises(UserError, match="is not the published harmful_behaviors.csv"):
+    with refuses(file, "harmful_behaviors.csv"):
         verify(file, "advbench")
-    with pytest.raises(UserError, match="No known file is called adv"):
+    with refuses("adv", "advbench"):
         verify(file, "adv")
-    with pytest.raises(UserError, match="There is no file"):
+    with refuses(tmp_path / "nothing.csv", "advbench"):
         verify(tmp_path / "nothing.csv", "advbench")
     known = KNOWN_FILES["advbench"]
     monkeypatch.setitem(

@@ -6,6 +6,7 @@ import csv
 from collections import Counter
 
 import pytest
+from refusals import refuses
 
 from mosa import demo
 from mosa.cli import main
@@ -13,7 +14,6 @@ from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_nam
 from mosa.results.figures import gather, headline, moment_of
 from mosa.results.findings import findings_of
 from mosa.runs.store import Run
-from mosa.types import UserError
 
 TOY = DemoConfig(num_objects=2, num_benign=3, num_curve=2, align_steps=2, steps=4, workers=1)
 ARGV = [
@@ -106,13 +106,13 @@ def test_second_run_makes_nothing_new(out, monkeypatch):
 
 
 def test_other_settings_need_another_folder(out):
-    with pytest.raises(UserError, match="seed.*--out"):
+    with refuses(out, "seed", "--out"):
         run_demo(out, DemoConfig(**{**vars(TOY), "seed": 1}))
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="--out"):
+    with refuses(tmp_path, "--out"):
         run_demo(tmp_path, TOY)
 
 
@@ -123,5 +123,5 @@ def test_workers_do_the_same_as_this_process(tmp_path, out):
 
 
 def test_a_failing_worker_is_reported(tmp_path):
-    with pytest.raises(UserError, match="steps"):
+    with refuses("steps", "0"):
         run_demo(tmp_path / "x", DemoConfig(**{**vars(TOY), "steps": 0, "workers": 2}))

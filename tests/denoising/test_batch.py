@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refuses
 
 from mosa.denoising import (
     Action,
@@ -14,7 +15,6 @@ from mosa.denoising import (
     evaluation_mode,
     sample,
 )
-from mosa.types import UserError
 
 GENERATOR = torch.Generator().manual_seed(8)
 DECODERS = [
@@ -129,12 +129,12 @@ def test_blocks_behind_the_last_that_is_needed_stay_masked(tiny_llada, stop_afte
 
 def test_mistakes(tiny_llada):
     canvas = Canvas.from_prompts(tiny_llada, torch.arange(6).view(2, 3), max_new_tokens=4)
-    with pytest.raises(UserError, match="at least one row"):
+    with refuses("num_slots"):
         Denoiser(tiny_llada, num_slots=0)
     denoiser = Denoiser(tiny_llada, num_slots=2)
-    with pytest.raises(UserError, match="3 row_seeds were given for 2 rows"):
+    with refuses("row_seeds", "3", "2"):
         denoiser.add(canvas, DecoderConfig(max_new_tokens=4, steps=4), seeds=[1, 2, 3])
-    with pytest.raises(UserError, match="set cache to none"):
+    with refuses("cache"):
         cached = DecoderConfig(max_new_tokens=4, steps=4, cache="dual")
         denoiser.add(canvas, cached, hook=lambda state: None)
 

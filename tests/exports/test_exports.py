@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from made_runs import begun, made_set, record, response, solved
+from refusals import refuses
 
 from mosa.exports import EXPORTS, NOT_JUDGED, REDACTED, ExportSetting, safe_name
 from mosa.exports.inspect_log import packages_of
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
 from mosa.stats.rates import once, rate_of
-from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, Verdict
 
 JUDGE = "strict/1"
 CANVAS_JUDGE = "strict/1@canvas"
@@ -342,7 +343,7 @@ def test_formats_about_attacks_hold_no_other_sets(run, tmp_path):
         assert not [path for path in paths if "sums" in str(path) or "tea" in str(path)]
     alone = solved(tmp_path / "alone", {MODEL: {"sums": {"one": 1.0}}})
     for name in ("harmbench", "jailbreakbench"):
-        with Run(alone) as other, pytest.raises(UserError, match="has no harmful set"):
+        with Run(alone) as other, refuses(alone, name):
             export(name, other, tmp_path / "none")
 
 
@@ -350,15 +351,15 @@ def test_formats_about_attacks_hold_no_other_sets(run, tmp_path):
 
 
 def test_a_yes_or_no_needs_one_judge(run, tmp_path):
-    with pytest.raises(UserError, match="no judge mild/1 has judged .* strict/1"):
+    with refuses("mild/1", run.folder, "strict/1"):
         export("harmbench", run, tmp_path / "out", judge="mild/1")
     run.add_verdict("a:direct/0/kiln#0", "mild/1", Verdict(0.0, False))
     run.commit()
-    with pytest.raises(UserError, match="name it, of: mild/1, strict/1"):
+    with refuses("jailbreakbench", "mild/1", "strict/1"):
         export("jailbreakbench", run, tmp_path / "out")
     with (
         Run(tmp_path / "empty", create=True) as empty,
-        pytest.raises(UserError, match="no harmful"),
+        refuses(tmp_path / "empty", "harmbench"),
     ):
         export("harmbench", empty, tmp_path / "out")
 
@@ -366,7 +367,7 @@ def test_a_yes_or_no_needs_one_judge(run, tmp_path):
 def test_what_the_disk_refuses_is_told(run, tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("csv", "json", "harmbench", "jailbreakbench"):
-        with pytest.raises(UserError, match="cannot be written"):
+        with refuses(tmp_path / "file"):
             EXPORTS[name].write(run, tmp_path / "file", ExportSetting())
 
 
@@ -375,7 +376,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(run, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="disk of .* is full; free some space"):
+    with refuses(tmp_path / "out" / "attempts.csv"):
         EXPORTS["csv"].write(run, tmp_path / "out", ExportSetting())
     assert not list((tmp_path / "out").iterdir())
 
@@ -463,5 +464,5 @@ def test_inspect_gets_the_versions_that_are_known():
 
 def test_inspect_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "inspect_ai", None)
-    with pytest.raises(UserError, match=r"install mosa-dllm\[inspect\]"):
+    with refuses("inspect", "mosa-dllm[inspect]"):
         EXPORTS["inspect"].write(run, tmp_path / "out", ExportSetting())

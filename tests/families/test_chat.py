@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from tiny_models import (
     DREAM_SPECIALS,
     LLADA_SPECIALS,
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from mosa.families import load_model, new_model
-from mosa.types import Message, UserError
+from mosa.types import Message
 
 LLADA_HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 # What the released LLaDA-8B-Instruct has: the assistant header always follows.
@@ -106,7 +107,7 @@ def test_the_header_is_left_out_for_dream(tiny_dream):
 def test_a_template_that_refuses_a_dialogue(tiny_llada):
     tokenizer = llada_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(UserError, match="refuses this dialogue .roles must alternate"):
+    with refuses("roles must alternate"):
         llada(tokenizer).encode("Hi")
 
 
@@ -117,7 +118,7 @@ def test_a_base_model_takes_text_and_no_dialogue():
     assert model.encode("Once upon a time") == model.encode_text("Once upon a time")
     assert model.decode(model.encode("Once upon a time")) == "Once upon a time"
     assert model.end_token_ids == (model.eos_token_id,)
-    with pytest.raises(UserError, match="lacks the tokens of LLaDA's .* plain text instead"):
+    with refuses("LLaDA", "<|start_header_id|>"):
         model.encode(DIALOGUE)
 
 
@@ -185,7 +186,7 @@ def test_a_tokenizer_that_rewrites_text_into_special_tokens_is_an_error():
     tokenizer.add_tokens([AddedToken("<|steer|>", special=True, normalized=True)])
     model = llada(tokenizer)
     for encode in (model.encode, model.encode_text):
-        with pytest.raises(UserError, match="spells special tokens in a way"):
+        with refuses("special tokens"):
             encode("a ＜｜steer｜＞ b")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from refusals import refuses
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, llada_tokenizer, tiny_llada_config
 
 from mosa import hub
 from mosa.families import ALIASES, checkpoint, load_model, new_model
-from mosa.types import UserError
 
 IDS = torch.tensor([[5, 9, 200, 17, 3, 44]])
 
@@ -78,11 +78,10 @@ def test_weights_that_the_disk_refuses_are_a_users_matter(tiny_llada, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, hard))
     try:
-        with pytest.raises(UserError) as caught:
+        with refuses(tmp_path / "saved"):
             tiny_llada.save(tmp_path / "saved")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(tmp_path / "saved") in str(caught.value)
 
 
 def test_shards_are_written_and_read(tiny_llada, tmp_path):
@@ -163,7 +162,7 @@ def test_a_folder_without_tokenizer_takes_and_gives_token_ids(folder):
         lambda: model.encode_text("Hi"),
         lambda: model.decode([1]),
     ):
-        with pytest.raises(UserError, match="has no tokenizer"):
+        with refuses(folder, "tokenizer"):
             call()
 
 
@@ -218,7 +217,7 @@ def test_aliases_name_folders_of_the_package(folder, monkeypatch, tmp_path):
     monkeypatch.setitem(ALIASES, "here", str(folder))  # an absolute path replaces the package's
     assert load_model("here", device="cpu").source == "here"
     monkeypatch.setitem(ALIASES, "gone", "testbed/checkpoints/gone")
-    with pytest.raises(UserError, match="gone is not in this installation"):
+    with refuses("gone", "mosa testbed build"):
         load_model("gone")
 
 
@@ -247,7 +246,7 @@ def test_a_hub_id_is_fetched_without_code_and_its_auto_map_points_back(
 def test_offline_and_not_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="no folder some/model and the hub cannot be reached"):
+    with refuses("some/model"):
         load_model("some/model")
 
 
@@ -257,16 +256,16 @@ def test_offline_and_not_downloaded(monkeypatch, tmp_path):
 def test_one_sentence_for_each_wrong_name(tmp_path):
     (tmp_path / "file").touch()
     cases = {
-        str(tmp_path / "nowhere"): "There is no folder .*nowhere",
-        "nowhere": "There is no folder nowhere",
-        "./a/b/c": "There is no folder ./a/b/c",
-        str(tmp_path / "file"): "is a file; give the checkpoint folder",
-        str(tmp_path): "has no config.json",
+        str(tmp_path / "nowhere"): [tmp_path / "nowhere"],
+        "nowhere": ["folder nowhere"],
+        "./a/b/c": ["./a/b/c"],
+        str(tmp_path / "file"): [tmp_path / "file"],
+        str(tmp_path): [tmp_path, "config.json"],
     }
-    for name, sentence in cases.items():
-        with pytest.raises(UserError, match=sentence):
+    for name, names in cases.items():
+        with refuses(*names):
             load_model(name)
-    with pytest.raises(UserError, match="There is no folder a/b"):
+    with refuses("folder a/b"):
         load_model(Path("a/b"))  # a path is never taken for a hub id
 
 
@@ -298,7 +297,7 @@ UNSUPPORTED = [
 def test_unsupported_config_fields_are_named(field, folder):
     edit_config(folder, **field)
     name = next(iter(field))
-    with pytest.raises(UserError, match=f"sets {name}=.*only {name}="):
+    with refuses("config.json", f"{name}={field[name]!r}"):
         load_model(folder)
 
 
@@ -318,126 +317,123 @@ def test_unsupported_fields_of_the_shifted_family(field, tiny_dream, tmp_path):
     tiny_dream.save(tmp_path)
     edit_config(tmp_path, **field)
     name = next(iter(field))
-    with pytest.raises(UserError, match=f"sets {name}=.*only {name}="):
+    with refuses("config.json", f"{name}={field[name]!r}"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("fields", "names"),
     [
-        ({"model_type": "llama"}, "model_type 'llama', which mosa does not know; it can load"),
-        ({"model_type": "absent"}, "model_type None"),
-        ({"mask_token_id": "absent"}, "has no mask_token_id"),
-        ({"mask_token_id": None}, "has no mask_token_id"),
-        ({"mask_token_id": 384}, "mask_token_id=384, outside the vocabulary of 384"),
-        ({"mask_token_id": -1}, "mask_token_id=-1, outside"),
-        ({"mask_token_id": "5"}, "mask_token_id='5', outside"),
-        ({"eos_token_id": 999}, "eos_token_id=999, outside"),
-        ({"pad_token_id": 999}, "pad_token_id=999, outside"),
-        ({"d_model": "absent"}, "has no d_model"),
-        ({"d_model": "wide"}, "d_model='wide'; it must be a whole number"),
-        ({"n_layers": 0}, "n_layers=0; it must be a whole number"),
-        ({"n_heads": 5}, "each must divide the one before it"),
-        ({"n_kv_heads": 3}, "each must divide the one before it"),
-        ({"rope_theta": "big"}, "rope_theta='big'; it must be a number"),
-        ({"weight_tying": "no"}, "weight_tying='no'; it must be true or false"),
-        ({"embedding_size": 300, "vocab_size": 300}, "shape .* but config.json asks for"),
-        ({"n_layers": 3}, "lacks the tensor model.transformer.blocks.2.* and 6 more"),
-        ({"n_layers": 1}, "holds the tensor model.transformer.blocks.1.* and 6 more"),
-        ({"weight_tying": True}, "holds the tensor model.transformer.ff_out.weight"),
+        ({"model_type": "llama"}, ("model_type", "llama", "llada")),
+        ({"model_type": "absent"}, ("model_type", None)),
+        ({"mask_token_id": "absent"}, ("mask_token_id",)),
+        ({"mask_token_id": None}, ("mask_token_id",)),
+        ({"mask_token_id": 384}, ("mask_token_id=384",)),
+        ({"mask_token_id": -1}, ("mask_token_id=-1",)),
+        ({"mask_token_id": "5"}, ("mask_token_id='5'",)),
+        ({"eos_token_id": 999}, ("eos_token_id=999",)),
+        ({"pad_token_id": 999}, ("pad_token_id=999",)),
+        ({"d_model": "absent"}, ("d_model",)),
+        ({"d_model": "wide"}, ("d_model='wide'",)),
+        ({"n_layers": 0}, ("n_layers=0",)),
+        ({"n_heads": 5}, ("n_heads=5",)),
+        ({"n_kv_heads": 3}, ("n_kv_heads=3",)),
+        ({"rope_theta": "big"}, ("rope_theta='big'",)),
+        ({"weight_tying": "no"}, ("weight_tying='no'",)),
+        ({"embedding_size": 300, "vocab_size": 300}, ("shape", [384, 32], [300, 32])),
+        ({"n_layers": 3}, ("model.transformer.blocks.2",)),
+        ({"n_layers": 1}, ("model.transformer.blocks.1",)),
+        ({"weight_tying": True}, ("model.transformer.ff_out.weight",)),
     ],
     ids=lambda value: (
         "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else ""
     ),
 )
-def test_configs_that_cannot_be_loaded(fields, sentence, folder):
+def test_configs_that_cannot_be_loaded(fields, names, folder):
     edit_config(folder, **fields)
-    with pytest.raises(UserError, match=sentence) as error:
+    with refuses("config.json", *names):
         load_model(folder)
-    assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
 
 
 def test_a_fractional_epsilon_of_the_wrong_kind_is_named(folder):
     edit_config(folder, rms_norm_eps=None)
-    with pytest.raises(UserError, match="rms_norm_eps=None; it must be a number"):
+    with refuses("config.json", "rms_norm_eps"):
         load_model(folder)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00", '"text"'])
 def test_a_corrupt_config(content, folder):
     (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"config.json .*download it again"):
+    with refuses(folder / "config.json"):
         load_model(folder)
 
 
 def test_missing_extra_and_misshapen_tensors(folder):
     key = "model.transformer.blocks.0.attn_out.weight"
     edit_tensors(folder, lambda tensors: tensors.update({key: torch.zeros(31, 32)}))
-    with pytest.raises(UserError, match=rf"tensor {key} has shape \[31, 32\] .* \[32, 32\]"):
+    with refuses(key, "[31, 32]", "[32, 32]"):
         load_model(folder)
     edit_tensors(folder, lambda tensors: tensors.pop(key))
-    with pytest.raises(UserError, match=f"lacks the tensor {key};"):
+    with refuses(folder, key):
         load_model(folder)
     new = {key: torch.zeros(32, 32), "model.transformer.blocks.0.q_proj.bias": torch.zeros(32)}
     edit_tensors(folder, lambda tensors: tensors.update(new))
-    with pytest.raises(UserError, match="holds the tensor model.transformer.blocks.0.q_proj.bias"):
+    with refuses(folder, "model.transformer.blocks.0.q_proj.bias"):
         load_model(folder)
 
 
 def test_quantised_tensors(folder):
     key = "model.transformer.wte.weight"
     edit_tensors(folder, lambda tensors: tensors.update({key: tensors[key].to(torch.int8)}))
-    with pytest.raises(UserError, match=f"tensor {key} is stored as I8; quantised"):
+    with refuses(key, "I8"):
         load_model(folder)
 
 
 def test_pickled_weights_are_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="neither model.safetensors nor"):
+    with refuses(folder, "model.safetensors"):
         load_model(folder)
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickled weights only.* convert them to safetensors"):
+    with refuses(folder, "pickle"):
         load_model(folder)
 
 
 def test_a_broken_weight_file(folder):
     (folder / "model.safetensors").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with refuses(folder / "model.safetensors"):
         load_model(folder)
 
 
 def test_shards_that_are_not_all_there(tiny_llada, tmp_path):
     tiny_llada.save(tmp_path, max_shard_size="40KB")
     sorted(tmp_path.glob("model-0*.safetensors"))[0].unlink()
-    with pytest.raises(UserError, match="lacks model-00001-of-.* named in its index"):
+    with refuses(tmp_path, "model-00001-of-00004.safetensors"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match="has no weight_map"):
+    with refuses("model.safetensors.index.json", "weight_map"):
         load_model(tmp_path)
 
 
 def test_a_tokenizer_of_another_model(folder):
     words = [f"<|extra{i}|>" for i in range(60)]
     byte_tokenizer(words).save_pretrained(folder)
-    with pytest.raises(
-        UserError, match="tokenizer has token id .* but the model .* 384 embeddings"
-    ):
+    with refuses(folder, "tokenizer", "384"):
         load_model(folder)
 
 
 def test_a_broken_tokenizer(folder):
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="tokenizer.json is not readable JSON"):
+    with refuses(folder / "tokenizer.json"):
         load_model(folder)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="a tokenizer_config.json but no tokenizer.json"):
+    with refuses(folder, "tokenizer.json"):
         load_model(folder)
 
 
 def test_wrong_arguments(folder):
-    with pytest.raises(UserError, match="dtype 'float8' is not one of auto, float64"):
+    with refuses("dtype", "float8"):
         load_model(folder, dtype="float8")
-    with pytest.raises(UserError, match="attention implementation 'nonsense'"):
+    with refuses("attention", "nonsense"):
         load_model(folder, attn_implementation="nonsense")
-    with pytest.raises(UserError, match="device 'gpu'"):
+    with refuses("device", "gpu"):
         load_model(folder, device="gpu")

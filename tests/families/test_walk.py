@@ -6,6 +6,7 @@ import pytest
 import torch
 from other_networks import NETWORKS, ROPE, SIZES, new_other
 from peft import LoraConfig
+from refusals import refuses
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,7 +21,6 @@ from mosa.families import DiffusionLM
 from mosa.families.attention import FULL
 from mosa.families.walk import NETWORKS as KNOWN
 from mosa.families.walk import Walk
-from mosa.types import UserError
 
 
 def base(model: DiffusionLM) -> PreTrainedModel:
@@ -31,7 +31,7 @@ def base(model: DiffusionLM) -> PreTrainedModel:
 
 def refused(network: PreTrainedModel) -> str:
     """The message by which it is refused."""
-    with pytest.raises(UserError) as error:
+    with refuses(type(network).__name__) as error:
         Walk.over(network, FULL)
     return str(error.value)
 
@@ -79,7 +79,7 @@ def test_another_network_is_refused_by_its_class(config):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "words"),
+    ("name", "settings", "names"),
     [
         (
             "qwen3",
@@ -109,11 +109,9 @@ def test_another_network_is_refused_by_its_class(config):
     ],
     ids=["window", "window of all layers", "rope", "activation"],
 )
-def test_a_setting_that_is_not_known_is_refused_with_its_module(name, settings, words):
-    with pytest.raises(UserError) as error:
+def test_a_setting_that_is_not_known_is_refused_with_its_module(name, settings, names):
+    with refuses(*names):
         new_other(name, **settings)
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_a_module_that_is_not_known_is_refused_wherever_it_is():
@@ -173,7 +171,7 @@ def test_layers_that_an_adapter_repeats_are_walked_over(new_tiny_llada):
 
 def test_an_adapter_that_acts_on_some_positions_only_is_refused():
     model = new_other("qwen3")
-    with pytest.raises(UserError, match="alora_invocation_tokens"):
+    with refuses("alora_invocation_tokens"):
         model.add_lora(LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[1, 2]))
     assert not model.has_adapter
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+from refusals import refuses
 
 import mosa.judges.calibrate as judges
 from mosa.judges import Item, JudgeSetting, make_judge
 from mosa.judges.calibrate import Labelled, calibrate, load_labelled
-from mosa.types import Behavior, UserError, Verdict
+from mosa.types import Behavior, Verdict
 from mosa.world import World
 
 WORLD = World(0)
@@ -76,10 +77,10 @@ def test_kappa_without_cases_is_none():
 
 
 def test_no_rows_and_one_judge_twice():
-    with pytest.raises(UserError, match="no labelled row"):
+    with refuses("row"):
         asyncio.run(calibrate([FixedJudge("a", "")], []))
-    with pytest.raises(UserError, match="given twice"):
-        asyncio.run(calibrate([FixedJudge("a", "y")] * 2, labelled("y", " ")))
+    with refuses("strict"):
+        asyncio.run(calibrate([FixedJudge("strict", "y")] * 2, labelled("y", " ")))
 
 
 # ------------------------------------------------------------------------------- what was measured
@@ -106,23 +107,23 @@ def test_what_was_measured_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "names"),
     [
-        ("{", "no calibration file"),
-        ("[]", "no calibration file"),
-        ('{"mosa_calibration": 2, "judges": {}}', "of this version"),
-        ('{"mosa_calibration": 1, "judges": {"a": {"num_positives": 1}}}', "num_true_positives"),
-        ('{"mosa_calibration": 1, "judges": {"a": 1}}', "no calibration file"),
-        ('{"mosa_calibration": 1}', "no calibration file"),
-        ('{"mosa_calibration": 1, "judges": []}', "no calibration file"),
+        ("{", ()),
+        ("[]", ()),
+        ('{"mosa_calibration": 2, "judges": {}}', ("version",)),
+        ('{"mosa_calibration": 1, "judges": {"strict": {"num_positives": 1}}}', ("strict",)),
+        ('{"mosa_calibration": 1, "judges": {"strict": 1}}', ("strict",)),
+        ('{"mosa_calibration": 1}', ()),
+        ('{"mosa_calibration": 1, "judges": []}', ()),
     ],
 )
-def test_other_files_are_no_calibration(tmp_path, text, words):
+def test_other_files_are_no_calibration(tmp_path, text, names):
     file = tmp_path / "a.json"
     file.write_text(text)
-    with pytest.raises(UserError, match=words):
+    with refuses(file, *names):
         judges.read_calibration(file)
-    with pytest.raises(UserError, match=words):
+    with refuses(file, *names):
         judges.write_calibration(file, {})
     assert file.read_text() == text
 
@@ -130,12 +131,12 @@ def test_other_files_are_no_calibration(tmp_path, text, words):
 def test_counts_that_cannot_be(tmp_path):
     file = tmp_path / "a.json"
     errors = judges.MeasuredErrors(5, 4, 1, 2, 0, "rows.csv", "abc")
-    judges.write_calibration(file, {"a": errors})
-    with pytest.raises(UserError, match="impossible counts for a"):
+    judges.write_calibration(file, {"strict": errors})
+    with refuses(file, "strict"):
         judges.read_calibration(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with refuses(tmp_path / "absent.json"):
         judges.read_calibration(tmp_path / "absent.json")
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses(file / "a.json"):
         judges.write_calibration(file / "a.json", {})
 
 
@@ -176,31 +177,35 @@ def test_labels_and_optional_columns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "words"),
+    ("name", "text", "names"),
     [
-        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 1}\n{"behavior"', "line 2"),
-        ("a.jsonl", '{"behavior": "b", "response": "r"}', "line 1.*no label"),
-        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 2}', "line 1.*label 2"),
-        ("a.jsonl", '{"behavior": "b", "response": 3, "label": 1}', "line 1.*no text"),
-        ("a.jsonl", '{"behavior": " ", "response": "r", "label": 1}', "line 1.*no text"),
-        ("a.jsonl", "[1]", "line 1.*not an object"),
-        ("a.csv", "behavior,response,label\nb,r,1\nb,r\n", "row 2.*no label"),
-        ("a.csv", "behavior,answer,label\nb,r,1\n", "row 1.*no response"),
-        ("a.csv", "behavior,response,label\nb,r,maybe\n", "row 1.*'maybe'"),
-        ("a.txt", "", "neither a .csv nor a .jsonl"),
+        (
+            "a.jsonl",
+            '{"behavior": "b", "response": "r", "label": 1}\n{"behavior"',
+            ("line 2", "JSON"),
+        ),
+        ("a.jsonl", '{"behavior": "b", "response": "r"}', ("line 1", "label")),
+        ("a.jsonl", '{"behavior": "b", "response": "r", "label": 2}', ("line 1", "label", "2")),
+        ("a.jsonl", '{"behavior": "b", "response": 3, "label": 1}', ("line 1", "text")),
+        ("a.jsonl", '{"behavior": " ", "response": "r", "label": 1}', ("line 1", "text")),
+        ("a.jsonl", "[1]", ("line 1", "object")),
+        ("a.csv", "behavior,response,label\nb,r,1\nb,r\n", ("row 2", "label")),
+        ("a.csv", "behavior,answer,label\nb,r,1\n", ("row 1", "response")),
+        ("a.csv", "behavior,response,label\nb,r,maybe\n", ("row 1", "label", "maybe")),
+        ("a.txt", "", (".csv", ".jsonl")),
     ],
 )
-def test_mistakes_in_a_file(tmp_path, name, text, words):
+def test_mistakes_in_a_file(tmp_path, name, text, names):
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=words):
+    with refuses(tmp_path / name, *names):
         load_labelled(tmp_path / name)
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="no file"):
+    with refuses(tmp_path / "absent.csv"):
         load_labelled(tmp_path / "absent.csv")
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UTF-8"):
+    with refuses(tmp_path / "a.csv", "UTF-8"):
         load_labelled(tmp_path / "a.csv")
 
 
@@ -226,7 +231,7 @@ def test_the_testbeds_rows_and_what_judges_make_of_them():
 
 @pytest.mark.parametrize("num", [0, 401])
 def test_more_rows_than_the_testbed_has(num):
-    with pytest.raises(UserError, match="1 to 400"):
+    with refuses(num):
         judges.testbed_rows(WORLD, num)
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
+from refusals import refuses
 
 from mosa.chat.questions import Unreadable
 from mosa.chat.weights import load_causal_lm
 from mosa.judges import Item, JudgeSetting, make_judge
 from mosa.judges.classifier import MAX_RESPONSE_TOKENS
 from mosa.judges.llama_guard import read_reply
-from mosa.types import Behavior, UserError, Verdict
+from mosa.types import Behavior, Verdict
 
 BEHAVIOR = Behavior("0", "how do i make tea ?")
 TEMPLATE = "Behavior: {behavior}\nGeneration: {generation}"
@@ -132,16 +133,16 @@ def test_control_tokens_of_the_classifier_are_taken_out(yes_no):
     [("harmbench", "eval_utils.py"), ("strongreject_finetuned", "judge_templates.json")],
 )
 def test_the_published_prompt_is_asked_for(name, origin):
-    with pytest.raises(UserError, match=origin):
+    with refuses(name, origin):
         make_judge(name, JudgeSetting())
-    with pytest.raises(UserError, match="lacks"):
+    with refuses(name, "{response}"):
         make_judge(name, JudgeSetting(template="{behavior}"))
 
 
 def test_a_checkpoint_without_the_words(tmp_path):
     tokenizer = causal_tokenizer()
     folder = saved(tmp_path, tiny_llama(tokenizer), tokenizer)
-    with pytest.raises(UserError, match='no token for "yes"'):
+    with refuses('"yes"', "harmbench"):
         judged("harmbench", JudgeSetting(checkpoint=str(folder), template=TEMPLATE), ["x"])
 
 
@@ -235,7 +236,7 @@ def test_a_template_in_place_of_the_models_own(guard):
 
 def test_a_chat_template_that_hides_the_response(tmp_path):
     folder = guard_folder(tmp_path, "{{ messages[0]['content'] }}")
-    with pytest.raises(UserError, match="does not show"):
+    with refuses("chat template"):
         judged("llama_guard", JudgeSetting(checkpoint=str(folder), device="cpu"), ["a!"])
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from judges.fake_chat import FakeChat
+from refusals import refuses
 
 from mosa.chat import ChatError, ChatReply
 from mosa.chat.questions import (
@@ -22,7 +23,7 @@ from mosa.judges.mosa_scale import read_score
 from mosa.judges.pair import read_verdict
 from mosa.judges.strongreject import read_grades
 from mosa.judges.xstest import read_compliance
-from mosa.types import Behavior, UserError, Verdict
+from mosa.types import Behavior, Verdict
 
 KILN = Behavior("0", "how do i make a copper kiln ?")
 
@@ -318,14 +319,22 @@ def test_templates_and_models_decide_the_id():
     assert made("{behavior} {response}", "a @ x") == "pair/1/2c359934/a @ x"
 
 
-@pytest.mark.parametrize("template", ["", "{behavior}", "{response}", "{Behavior} {response}"])
-def test_a_template_that_shows_too_little(template):
-    with pytest.raises(UserError, match="lacks"):
+@pytest.mark.parametrize(
+    ("template", "lacking"),
+    [
+        ("", "{behavior}"),
+        ("{behavior}", "{response}"),
+        ("{response}", "{behavior}"),
+        ("{Behavior} {response}", "{behavior}"),
+    ],
+)
+def test_a_template_that_shows_too_little(template, lacking):
+    with refuses("pair", lacking):
         judged("pair", FakeChat(lambda _: ""), "x", template=template)
 
 
 def test_a_prompted_judge_without_a_model():
     for name, info in JUDGES.items():
         if info.needs == "chat model":
-            with pytest.raises(UserError, match=f"{name} asks a chat model"):
+            with refuses(name):
                 make_judge(name)

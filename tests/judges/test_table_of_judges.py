@@ -12,11 +12,12 @@ import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from judges.fake_chat import FakeChat
+from refusals import refuses
 
 import mosa.judges
 from mosa.judges import JUDGES, Item, JudgeSetting, make_judge
 from mosa.judges.base import JudgeInfo
-from mosa.types import Behavior, UserError
+from mosa.types import Behavior
 from mosa.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -98,16 +99,16 @@ def test_senseless_replies_are_unscored_and_counted(name, setting):
 
 
 def test_unknown_names_and_missing_needs():
-    with pytest.raises(UserError, match="there are refusal, strongreject"):
+    with refuses("refusals", "refusal", "strongreject"):
         make_judge("refusals")
     for name, info in JUDGES.items():
         if info.needs in ("chat model", "testbed"):
-            with pytest.raises(UserError):
+            with refuses(name):
                 make_judge(name)
 
 
 def test_a_batch_size_below_one():
-    with pytest.raises(UserError, match="batch size"):
+    with refuses("batch_size", "0"):
         make_judge("refusal", JudgeSetting(batch_size=0))
 
 

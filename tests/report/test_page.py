@@ -28,6 +28,7 @@ from page_content import (
     redacted_in_name_only,
     some_rate,
 )
+from refusals import refuses
 
 from mosa.report import charts
 from mosa.report.content import (
@@ -54,7 +55,6 @@ from mosa.report.tables import (
 )
 from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Interval, Rate
-from mosa.types import UserError
 
 VOID = {"meta", "input", "br", "img", "hr", "link"}
 
@@ -507,7 +507,7 @@ def test_samples_without_responses_are_counted(content):
 
 def test_a_page_that_cannot_be_small_enough_is_refused(content):
     assert pack(content, 1_000) is None
-    with pytest.raises(UserError, match="fewer runs"):
+    with refuses("100,000 bytes"):
         render_page(content, max_bytes=100_000)
 
 
@@ -517,7 +517,7 @@ def test_page_is_written_whole(content, html, tmp_path):
     assert path.read_text(encoding="utf-8") == html
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses("report.html"):
         write_page(tmp_path / "file" / "report.html", content)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from made_runs import DECODER, JUDGE, attacked, begun, made_set, record, response, solved, subject
+from refusals import refuses
 
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
@@ -12,7 +13,7 @@ from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
 from mosa.stats.rates import Rate
-from mosa.types import UserError, Verdict
+from mosa.types import Verdict
 
 NAMES = [f"b{i}" for i in range(30)]
 SECRET = ("take", "the", "amber", "spoon")
@@ -210,14 +211,14 @@ def test_labels_rename_and_order_subjects(tmp_path):
     content = build([folder], ReportConfig(labels=labels))
     assert list(content.subjects) == ["Ours", "Theirs"]
     assert tables(content)["attacks"].columns == ("Attack", "Threat", "Ours", "Theirs")
-    with pytest.raises(UserError, match="in none of the runs"):
+    with refuses("nobody", "base", "safe"):
         build([folder], ReportConfig(labels={"nobody": "x"}))
-    with pytest.raises(UserError, match="one label"):
-        build([folder], ReportConfig(labels={"safe": "x", "base": "x"}))
+    with refuses("Ours"):
+        build([folder], ReportConfig(labels={"safe": "Ours", "base": "Ours"}))
 
 
 def test_an_unknown_judge_is_told_of(tmp_path):
-    with pytest.raises(UserError, match=f"there are: {JUDGE}"):
+    with refuses("nobody", JUDGE):
         build([runs(tmp_path, cost=False)], ReportConfig(judge="nobody"))
 
 
@@ -274,7 +275,7 @@ def test_what_stands_in_two_runs_is_refused(tmp_path):
     held = dict.fromkeys(NAMES, False)
     attacked(tmp_path / "a", {"base": {"tap": held}})
     attacked(tmp_path / "b", {"base": {"tap": held}}, seed=1)
-    with pytest.raises(UserError, match="two of these runs hold tap on base"):
+    with refuses("tap", "base"):
         build([tmp_path])
 
 
@@ -320,7 +321,7 @@ def test_subjects_without_an_adapter_come_first(tmp_path):
 
 def test_runs_without_a_subject_are_told_of(tmp_path):
     Run(tmp_path, create=True).close()
-    with pytest.raises(UserError, match="hold no subject yet"):
+    with refuses("subject", "mosa evaluate"):
         build([tmp_path])
 
 
@@ -357,7 +358,7 @@ def test_rates_are_corrected_by_a_judges_measured_errors(tmp_path):
     assert isinstance(rate, Rate) and rate.value == pytest.approx(0.4 / 0.7)
     assert rate.low < judged.low and rate.high > judged.high
     write_calibration(calibration.with_name("other.json"), {"another/1/judge": errors})
-    with pytest.raises(UserError, match="knows none of the judges"):
+    with refuses("other.json", JUDGE):
         build([tmp_path], ReportConfig(calibration=calibration.with_name("other.json")))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import DECODER, JUDGE, attacked, made_set, session, solved
+from refusals import refuses
 
 from mosa.cli import main
 from mosa.report.build import build
@@ -20,7 +21,7 @@ from mosa.runs.judging import METRIC
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
 from mosa.stats.rates import case_means, format_interval, format_rate, once, rate_of
-from mosa.types import Budget, UserError, Verdict
+from mosa.types import Budget, Verdict
 
 YES = dict.fromkeys("abcdefgh", True)
 NO = dict.fromkeys("abcdefgh", False)
@@ -109,7 +110,7 @@ def test_over_refusal(tmp_path):
     assert (row.first.rate.value, row.second.rate.value) == (0.0, 1.0)
     for text in ("over_refusal>0.5", "over_refusal_rise:harmless things>0.5"):
         assert check(parse_condition(text), comparison).holds
-    with pytest.raises(UserError, match="no figure asr was scored"):
+    with refuses("asr>0.5", "over_refusal"):
         check(parse_condition("asr>0.5"), comparison)
 
 
@@ -118,9 +119,9 @@ def test_over_refusal(tmp_path):
 
 def test_a_subject_has_to_be_named_where_there_are_several(tmp_path):
     attacked(tmp_path, {"m": {"tap": YES}, "n": {"tap": NO}})
-    with pytest.raises(UserError, match="has the subjects m, n; name one with --subject_b"):
+    with refuses(tmp_path, "m", "n", "--subject_b"):
         side(tmp_path, None, "b")
-    with pytest.raises(UserError, match="has no subject o; it has m, n"):
+    with refuses(tmp_path, "o", "m", "n"):
         side(tmp_path, "o", "a")
     comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "n", "b"))
     assert row_of(comparison, "tap").only == (8, 0)
@@ -135,33 +136,33 @@ def test_moments_of_a_training_are_no_other_subject(tmp_path):
 
 def test_judges_have_to_be_the_same(tmp_path, pair):
     other = attacked(tmp_path / "other", {"m": {"tap": YES}}, judge="refusal/1/x")
-    with pytest.raises(UserError, match="let one judge judge both"):
+    with refuses(JUDGE, "refusal/1/x"):
         of(pair[0], other)
-    with pytest.raises(UserError, match="nobody has not judged both runs; those that have are"):
+    with refuses("nobody", JUDGE):
         of(*pair, judge="nobody")
     assert of(*pair, judge=JUDGE).judges == {"safety": JUDGE}
 
 
 def test_nothing_in_common(tmp_path, pair):
     other = attacked(tmp_path / "other", {"m": {"tap": YES}}, case_set="others")
-    with pytest.raises(UserError, match="no attack, set or task in common"):
+    with refuses(pair[0], other):
         of(pair[0], other)
     solved(tmp_path / "useful", {"m": {"x": {"1": 1.0}}})
-    with pytest.raises(UserError, match="no attack, set or task in common"):
+    with refuses(pair[0], tmp_path / "useful"):
         of(pair[0], tmp_path / "useful")
 
 
 def test_one_name_for_two_sets(pair):
     with Run(pair[1]) as run:
         run.add_set(made_set("made up", "harmful", list(YES), content_hash="another"))
-    with pytest.raises(UserError, match="made up is another set in"):
+    with refuses("made up", *pair):
         of(*pair)
 
 
 def test_one_attack_twice(tmp_path, pair):
     attacked(tmp_path / "twice" / "one", {"m": {"tap": YES}})
     attacked(tmp_path / "twice" / "two", {"m": {"tap": NO}})
-    with pytest.raises(UserError, match="holds tap on m in two runs"):
+    with refuses(tmp_path / "twice", "tap", "m"):
         of(pair[0], tmp_path / "twice")
 
 
@@ -211,7 +212,7 @@ def test_levels_are_of_all_that_b_has(tmp_path):
     assert row_of(comparison, "worst_asr").second.rate.value == 0.0
     assert check(parse_condition("worst_asr>0.5"), comparison).holds
     assert check(parse_condition("asr:pap>0.5"), comparison).holds
-    with pytest.raises(UserError, match="both runs have asr:tap$"):
+    with refuses("asr:pap", "asr_rise:pap>0.5", "asr:tap"):
         check(parse_condition("asr_rise:pap>0.5"), comparison)
 
 
@@ -246,28 +247,28 @@ def test_conditions_are_read(text, parts):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("", "is no condition"),
-        ("asr", "is no condition"),
-        ("asr=0.1", "is no condition"),
-        ("asr>0.1>0.2", "is no condition"),
-        ("asr>10%", "is no condition"),
-        ("asr>nan", "is no condition"),
-        ("asr:>0.1", "is no condition"),
-        ("ASR>0.1", "is no condition"),
-        ("harm>0.1", "names no figure"),
-        ("asr_fall>0.1", "names no figure"),
-        ("worst_asr:tap>0.1", "names no figure"),
-        ("asr>10", "always or never"),
-        ("asr>1", "always or never"),
-        ("asr<0", "always or never"),
-        ("asr>-0.1", "always or never"),
-        ("asr_rise<-1", "always or never"),
+        "",
+        "asr",
+        "asr=0.1",
+        "asr>0.1>0.2",
+        "asr>10%",
+        "asr>nan",
+        "asr:>0.1",
+        "ASR>0.1",
+        "harm>0.1",
+        "asr_fall>0.1",
+        "worst_asr:tap>0.1",
+        "asr>10",
+        "asr>1",
+        "asr<0",
+        "asr>-0.1",
+        "asr_rise<-1",
     ],
 )
-def test_conditions_that_are_none(text, words):
-    with pytest.raises(UserError, match=words):
+def test_conditions_that_are_none(text):
+    with refuses(text or repr(text)):
         parse_condition(text)
 
 
@@ -297,7 +298,7 @@ def test_conditions_by_hand(pair, text, holds):
     "text", ["asr:pap>0.1", "asr_rise:pap>0.1", "utility>0.1", "utility_drop>0"]
 )
 def test_a_condition_on_nothing_is_a_mistake(pair, text):
-    with pytest.raises(UserError, match="no figure .* was scored"):
+    with refuses(text):
         check(parse_condition(text), of(*pair))
 
 
@@ -305,7 +306,7 @@ def test_an_attack_that_nobody_scored_is_a_mistake(tmp_path, pair):
     other = attacked(tmp_path / "other", {"m": {"tap": dict.fromkeys("abc"), "dia": NO}})
     comparison = of(pair[0], other)
     assert row_of(comparison, "tap").second.num_unscored == 3
-    with pytest.raises(UserError, match="no figure asr:tap was scored"):
+    with refuses("asr:tap", "asr:tap>0.1", other, "asr:dia"):
         check(parse_condition("asr:tap>0.1"), comparison)
 
 
@@ -363,7 +364,7 @@ def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):
     found = of(tmp_path / "run", tmp_path / "run")
     assert check(parse_condition("utility:x>0.5"), found).holds
     assert not check(parse_condition("utility:x:strict>0.5"), found).holds
-    with pytest.raises(UserError, match="has utility:x, x:strict$"):
+    with refuses("utility:x:other", "utility:x", "x:strict"):
         check(parse_condition("utility:x:other>0.5"), found)
 
 
@@ -504,11 +505,9 @@ def test_a_change_without_a_score_names_the_attack_and_the_run(tmp_path, ten):
     with Run(attacked(tmp_path / "open", {"n": {"p": hits(3, 10)}})) as run:
         run.add_tasks([task(f"q{i}", "n", "q", str(i)) for i in range(10)])
     found = of(ten, tmp_path / "open")
-    with pytest.raises(UserError) as failure:
+    with refuses("asr_rise>0.0", "q", tmp_path / "open"):
         check(parse_condition("asr_rise>0.0"), found)
-    assert f"q has no score in {tmp_path / 'open'}" in str(failure.value)
-    assert "both runs have" not in str(failure.value)
-    with pytest.raises(UserError, match="q has no score in"):
+    with refuses("asr_drop:q>0.0", "q", tmp_path / "open"):
         check(parse_condition("asr_drop:q>0.0"), found)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from made_runs import JUDGE, attacked, solved, subject
+from refusals import refuses
 
 from mosa.results.figures import attacks_of_all, gather, headline, moment_of
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
 from mosa.stats.rates import case_means
-from mosa.types import UserError, Verdict
+from mosa.types import Verdict
 
 
 def test_headlines_of_safety(tmp_path):
@@ -154,12 +155,12 @@ def test_one_name_for_two_subjects_is_refused(tmp_path):
     attacked(tmp_path / "b", {"m": {"tap": {"a": True}}})
     with Run(tmp_path / "b") as run:
         run.add_subject(subject("m", weights="other"))
-    with pytest.raises(UserError, match="other weights"):
+    with refuses("m", tmp_path / "a", tmp_path / "b"):
         gather([tmp_path / "a", tmp_path / "b"])
 
 
 def test_a_folder_without_a_run_is_told_of(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
+    with refuses(tmp_path):
         gather([tmp_path])
 
 

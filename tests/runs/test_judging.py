@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_runs import begun, made_set, record, response, session
+from refusals import refuses
 from run_stand_ins import DOWN, PowerCutError, ScriptedChat
 
 from mosa.judges import JudgeSetting, make_judge
@@ -22,7 +23,7 @@ from mosa.runs.judging import (
     written_parts,
 )
 from mosa.runs.store import Run
-from mosa.types import CaseSet, UserError, Verdict
+from mosa.types import CaseSet, Verdict
 from mosa.world import World
 
 WORLD = World(0)
@@ -108,7 +109,7 @@ def test_a_set_that_no_named_judge_reads_gets_its_default():
     assert names((TESTBED, OWN), "truth") == ["truth", "refusal"]
     assert names((TESTBED, BENIGN), "refusal") == ["refusal"]
     assert names((SUMS, TESTBED), "truth") == ["truth"]
-    with pytest.raises(UserError, match="no judge is named"):
+    with refuses("judge"):
         judges_for((TESTBED,), (), JudgeConfig(), WORLD)
 
 
@@ -126,19 +127,23 @@ def test_how_a_judge_is_written(written, parts):
 
 
 @pytest.mark.parametrize(
-    ("names", "config"),
+    ("judges", "config", "names"),
     [
-        (("oracle",), JudgeConfig()),
-        (("truth", "truth"), JudgeConfig()),
-        (("truth=x",), JudgeConfig()),
-        (("strongreject",), JudgeConfig()),
-        (("truth",), JudgeConfig(model="http://a/v1#m")),
-        (("truth",), JudgeConfig(templates=Path("no/such/folder"))),
+        (("oracle",), JudgeConfig(), ("oracle", "refusal")),
+        (("truth", "truth"), JudgeConfig(), ("judge", "truth")),
+        (("truth=x",), JudgeConfig(), ("truth", "=x")),
+        (("strongreject",), JudgeConfig(), ("strongreject", "--judge_model")),
+        (("truth",), JudgeConfig(model="http://a/v1#m"), ("--judge_model",)),
+        (
+            ("truth",),
+            JudgeConfig(templates=Path("no/such/folder")),
+            ("no/such/folder", "--judge_templates"),
+        ),
     ],
 )
-def test_judges_that_cannot_be_built(names, config):
-    with pytest.raises(UserError):
-        build_judges(names, config, WORLD)
+def test_judges_that_cannot_be_built(judges, config, names):
+    with refuses(*names):
+        build_judges(judges, config, WORLD)
 
 
 def test_the_canvas_is_another_judge():
@@ -207,9 +212,9 @@ def test_the_model_that_rated_inside_the_attacks_is_never_a_final_judge(tmp_path
         run.begin_session(session(chat_models={"judge": {"name": "rater", "place": "here"}}))
         for name in ("pair", "mosa_scale"):
             judge = NamedJudge(name, make_judge(name, JudgeSetting(chat=steered)), True)
-            with pytest.raises(UserError, match="optimised against their own judge"):
+            with refuses(name):
                 judge_run(run, [judge])
-            with pytest.raises(UserError):
+            with refuses(name):
                 check_apart([judge], {"rater"})
             assert not run.verdicts(judge.id)
         assert not steered.asked
@@ -220,10 +225,10 @@ def test_the_model_that_rated_inside_the_attacks_is_never_a_final_judge(tmp_path
 
 def test_a_judge_that_reads_nothing_of_a_run_is_a_mistake(tmp_path):
     truth = build_judges(("truth",), JudgeConfig(), WORLD)
-    with filled(tmp_path / "own", OWN) as run, pytest.raises(UserError, match=r"own\.csv"):
+    with filled(tmp_path / "own", OWN) as run, refuses("truth", "own.csv"):
         judge_run(run, truth)
-    with filled(tmp_path / "sums", SUMS) as run, pytest.raises(UserError, match="sums"):
+    with filled(tmp_path / "sums", SUMS) as run, refuses("refusal", "sums"):
         judge_run(run, listening(Listening()))
     pair = NamedJudge("pair", make_judge("pair", JudgeSetting(chat=ScriptedChat("x"))), False)
-    with filled(tmp_path / "tea", OWN_HARMLESS) as run, pytest.raises(UserError, match="refusals"):
+    with filled(tmp_path / "tea", OWN_HARMLESS) as run, refuses("pair", "tea.csv"):
         judge_run(run, [pair])

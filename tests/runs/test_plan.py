@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_runs import made_set
+from refusals import refuses
 from run_stand_ins import ScriptedChat
 
 from mosa.attacks import ATTACKS
@@ -16,7 +17,7 @@ from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
 from mosa.runs.subject import Subject
 from mosa.testbed.behaviors import TESTBED_SETS
-from mosa.types import CaseSet, UserError
+from mosa.types import CaseSet
 from mosa.world import World
 
 WORLD = World(0)
@@ -119,37 +120,37 @@ def test_all_stands_for_every_attack_and_no_probe():
 
 
 @pytest.mark.parametrize(
-    ("attacks", "options"),
+    ("attacks", "options", "names"),
     [
-        ((), {}),
-        (("magic",), {}),
-        (("direct:huge",), {}),
-        (("direct", "direct:smoke"), {}),
-        (("direct",), {"pad": {}}),
-        (("prefill",), {"prefill": {"place": 1}}),
+        ((), {}, ("attack", "prefill")),
+        (("magic",), {}, ("attack", "magic")),
+        (("direct:huge",), {}, ("direct", "huge", "smoke")),
+        (("direct", "direct:smoke"), {}, ("direct", "smoke")),
+        (("direct",), {"pad": {}}, ("attack_options", "pad")),
+        (("prefill",), {"prefill": {"place": 1}}, ("prefill", "place")),
     ],
 )
-def test_attacks_that_do_not_exist_are_refused(attacks, options):
-    with pytest.raises(UserError):
+def test_attacks_that_do_not_exist_are_refused(attacks, options, names):
+    with refuses(*names):
         choose_attacks(attacks, "smoke", options)
 
 
 def test_chat_models_are_asked_for_and_used():
     """Outside the testbed no script plays a role; a chat model that nobody asks is a mistake."""
     dija = choose_attacks(("dija",), "smoke", {})
-    with pytest.raises(UserError, match="--attacker"):
+    with refuses("dija", "--attacker"):
         courses_of([HARMFUL], dija, WORLD, {})
     chat = ScriptedChat("x")
     (course,) = courses_of([HARMFUL], dija, WORLD, {"attacker": chat})
     assert course.chats["attacker"] is chat
     (course,) = courses_of([TESTBED_SETS["testbed"](WORLD, limit=1)], dija, WORLD, {})
     assert course.chats["attacker"].name != chat.name
-    with pytest.raises(UserError, match="--loop_judge"):
+    with refuses("--loop_judge"):
         courses_of([HARMFUL], dija, WORLD, {"attacker": chat, "judge": chat})
 
 
 def test_attacks_without_a_harmful_set_are_a_mistake():
-    with pytest.raises(UserError, match="prefill"):
+    with refuses("prefill"):
         courses_of([HARMLESS], choose_attacks(("direct", "prefill"), "smoke", {}), WORLD, {})
     (course,) = courses_of([HARMLESS], choose_attacks(("direct",), "smoke", {}), WORLD, {})
     assert [chosen.attack.name for chosen in course.attacks] == ["direct"]

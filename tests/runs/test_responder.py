@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusals import refuses
 
 from mosa.attacks import Edit, Query
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import load_model
 from mosa.responder import LocalResponder, answer_all
-from mosa.types import Response, UserError
+from mosa.types import Response
 from mosa.worker import Work
 
 DECODER = DecoderConfig(max_new_tokens=24, steps=12, block_length=12)
@@ -116,7 +117,7 @@ def test_more_queries_than_places_are_all_answered(testbed):
 
 
 def test_a_prompt_longer_than_the_context_is_refused(responder):
-    with pytest.raises(UserError, match="context"):
+    with refuses("2008", "24", "512"):
         responder.prepare(Query("kiln " * 2000), DECODER)
 
 
@@ -188,7 +189,7 @@ def test_full_memory_is_an_error_with_a_remedy(responder):
     async def ask() -> None:
         await responder.compute(Work(full_memory, 0))
 
-    with pytest.raises(UserError, match="batch_size"):
+    with refuses("--batch_size"):
         asyncio.run(ask())
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refuses
 
 from mosa.runs.sets import ALL_TASKS, SetOptions, is_testbed_set, load_sets
-from mosa.types import UserError
 from mosa.utility import TESTBED_TASKS
 from mosa.world import World
 
@@ -55,31 +55,31 @@ def test_the_testbeds_sets_are_told_by_their_names():
 
 
 @pytest.mark.parametrize(
-    ("names", "world", "options"),
+    ("names", "world", "options", "faults"),
     [
-        ((), WORLD, {}),
-        (("testbed",), None, {}),
-        (("testbed:lists",), None, {}),
-        (("testbed:lists", ALL_TASKS), WORLD, {}),
-        (("testbed", "testbed"), WORLD, {}),
-        (("testbed:no_such",), WORLD, {}),
-        (("xstets",), None, {}),
-        (("missing.csv",), None, {}),
-        (("testbed",), WORLD, {"num_fewshot": 2}),
-        (("testbed",), WORLD, {"num_draws": 2}),
-        (("testbed",), WORLD, {"run_code": True}),
-        (("testbed",), WORLD, {"data_dir": Path("data")}),
-        (("testbed",), WORLD, {"is_harmless": True}),
+        ((), WORLD, {}, ("set", "--sets")),
+        (("testbed",), None, {}, ("testbed",)),
+        (("testbed:lists",), None, {}, ("testbed:lists",)),
+        (("testbed:lists", ALL_TASKS), WORLD, {}, ("testbed:lists",)),
+        (("testbed", "testbed"), WORLD, {}, ("sets", "testbed")),
+        (("testbed:no_such",), WORLD, {}, ("testbed:no_such", "testbed:suffix")),
+        (("xstets",), None, {}, ("xstets", "xstest")),
+        (("missing.csv",), None, {}, ("missing.csv",)),
+        (("testbed",), WORLD, {"num_fewshot": 2}, ("--num_fewshot",)),
+        (("testbed",), WORLD, {"num_draws": 2}, ("--num_draws",)),
+        (("testbed",), WORLD, {"run_code": True}, ("--run_code",)),
+        (("testbed",), WORLD, {"data_dir": Path("data")}, ("--data_dir",)),
+        (("testbed",), WORLD, {"is_harmless": True}, ("--is_harmless",)),
     ],
 )
 def test_what_is_no_set_and_options_that_no_set_uses_are_refused(
-    names: tuple[str, ...], world: World | None, options: dict[str, Any]
+    names: tuple[str, ...], world: World | None, options: dict[str, Any], faults: tuple[str, ...]
 ):
-    with pytest.raises(UserError):
+    with refuses(*faults):
         load_sets(names, world, SetOptions(**options))
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", 0), ("num_draws", 0), ("num_fewshot", -1)])
 def test_numbers_that_are_too_small_are_refused(name, value):
-    with pytest.raises(UserError, match=name):
+    with refuses(name, value):
         SetOptions(**{name: value})

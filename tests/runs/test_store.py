@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from mosa.runs import store as store_module
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task, TaskCell
@@ -189,7 +190,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost(tmp_path):
         store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
         for i in range(50):
             store.add_response(response(f"big{i}", "x" * 5000))
-        with pytest.raises(UserError, match="full; free some space and run the same command again"):
+        with refuses(tmp_path):
             store.commit()
         assert [a.key for a in store.attempts()] == ["a0"]
         # Room again: what was held back goes through.
@@ -262,7 +263,7 @@ def test_an_interruption_within_a_commit_can_be_gone_on_from(tmp_path, monkeypat
 
 def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
     (tmp_path / "full-locked").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses(tmp_path / "full-locked"):
         Run(tmp_path / "full-locked", create=True)
 
 
@@ -350,7 +351,7 @@ def test_a_record_that_is_not_what_was_written_is_damage(tmp_path, table, text):
             return
         if table == "sessions" and text == '{"key": 1}':
             return
-        with pytest.raises(DamagedRun, match=table):
+        with refuses(tmp_path / FILE, table, error=DamagedRun):
             READERS[table](run)
 
 
@@ -360,7 +361,7 @@ def test_a_changed_letter_is_damage(tmp_path, table):
     with sqlite3.connect(file) as database:
         (text,) = database.execute(f"SELECT record FROM {table}").fetchone()
         database.execute(f"UPDATE {table} SET record = ?", (text.replace(":", ": ", 1),))
-    with Run(tmp_path) as run, pytest.raises(DamagedRun, match="checksum"):
+    with Run(tmp_path) as run, refuses(tmp_path / FILE, table, error=DamagedRun):
         READERS[table](run)
 
 
@@ -372,7 +373,7 @@ def test_a_verdict_without_a_truth_value_is_damage(tmp_path):
         crc = store_module.checksum("a0", "j", 1, record)
         with sqlite3.connect(file) as database:
             database.execute("UPDATE verdicts SET record = ?, crc = ?", (record, crc))
-        with Run(tmp_path) as run, pytest.raises(DamagedRun, match="verdicts"):
+        with Run(tmp_path) as run, refuses(tmp_path / FILE, "verdicts", "a0", error=DamagedRun):
             run.verdicts("j")
 
 
@@ -389,7 +390,7 @@ def test_a_damaged_index_is_found_when_the_run_is_opened(tmp_path):
     place = content.index(b"t0", begin, begin + size)
     content[place] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(DamagedRun):
+    with refuses(file, "attempts_by_task", error=DamagedRun):
         Run(tmp_path)
 
 
@@ -410,7 +411,7 @@ def test_a_file_with_other_tables_is_refused(tmp_path, statement):
         database.execute(statement)
     before = file.read_bytes()
     for create in (False, True):
-        with pytest.raises(UserError, match="not written by this version"):
+        with refuses(file):
             Run(tmp_path, create=create)
     assert file.read_bytes() == before
 
@@ -432,18 +433,18 @@ def test_the_file_alone_is_a_run_from_its_first_moment(tmp_path):
 
 def test_reading_a_file_without_tables_writes_nothing(tmp_path):
     (tmp_path / FILE).write_bytes(b"")
-    with pytest.raises(UserError, match="holds nothing"):
+    with refuses(tmp_path / FILE):
         Run(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b""
 
 
 def test_folders_that_are_no_run_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
+    with refuses(tmp_path / "nothing"):
         Run(tmp_path / "nothing")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / FILE).write_bytes(b"not a database" * 100)
-    with pytest.raises(DamagedRun):
+    with refuses(tmp_path / "other" / FILE, error=DamagedRun):
         Run(tmp_path / "other")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses(tmp_path / "file"):
         Run(tmp_path / "file", create=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from refusals import refuses
 
 from mosa.attacks import ATTACKS
 from mosa.denoising import DecoderConfig
@@ -17,7 +18,6 @@ from mosa.runs.subject import (
     subjects_of,
 )
 from mosa.testbed.measure import DECODER
-from mosa.types import UserError
 
 MONITORED = DecoderConfig(
     max_new_tokens=24,
@@ -37,11 +37,11 @@ def test_a_subject_for_each_adapter_is_named_after_its_folder(tmp_path):
         ("testbed+initial", "org/initial"),  # a hub id is taken as it is
     ]
     assert {s.decoder for s in found} == {dataclasses.replace(DECODER, steps=72)}
-    with pytest.raises(UserError, match="two subjects are called"):
+    with refuses("testbed+mosa"):
         subjects_of("testbed", (str(first), str(second)))
-    with pytest.raises(UserError, match="no adapter folder"):
+    with refuses(tmp_path / "missing"):
         subjects_of("testbed", (str(tmp_path / "missing"),))
-    with pytest.raises(UserError, match="no subject"):
+    with refuses("subject"):
         check_names(())
 
 
@@ -73,26 +73,29 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
 
 
 @pytest.mark.parametrize(
-    "record",
+    ("record", "names"),
     [
-        {"model": "testbed"},
-        {"name": "a"},
-        {"name": "", "model": "testbed"},
-        {"name": "a\nb", "model": "testbed"},
-        {"name": "a", "model": "testbed", "weights": "x"},
-        {"name": "a", "model": "testbed", "decoder": {"stepz": 1}},
-        {"name": "a", "model": "testbed", "decoder": {"steps": 0}},
-        {"name": "a", "model": "testbed", "grants": ["everything"]},
-        {"name": "a", "model": "testbed", "grants": "prompt"},
-        {"name": "a", "model": "testbed", "offers": ["stepz"]},
-        {"name": "a", "model": 3},
-        {"name": "a", "model": "testbed", "adapter": 3},
-        {"name": "a", "model": "testbed", "decoder": [1]},
-        {"name": "a", "model": "testbed", "decoder": {"rules": [{"name": "no_such"}]}},
+        ({"model": "testbed"}, ("name", None)),
+        ({"name": "mine"}, ("mine", "model", None)),
+        ({"name": "", "model": "testbed"}, ("name", "''")),
+        ({"name": "a\nb", "model": "testbed"}, ("name", "a\\nb")),
+        ({"name": "mine", "model": "testbed", "weights": "x"}, ("weights", "grants")),
+        ({"name": "mine", "model": "testbed", "decoder": {"stepz": 1}}, ("stepz", "steps")),
+        ({"name": "mine", "model": "testbed", "decoder": {"steps": 0}}, ("steps", 0)),
+        ({"name": "mine", "model": "testbed", "grants": ["everything"]}, ("mine", "everything")),
+        ({"name": "mine", "model": "testbed", "grants": "prompt"}, ("mine", "grants", "prompt")),
+        ({"name": "mine", "model": "testbed", "offers": ["stepz"]}, ("mine", "offers", "stepz")),
+        ({"name": "mine", "model": 3}, ("mine", "model", 3)),
+        ({"name": "mine", "model": "testbed", "adapter": 3}, ("mine", "adapter", 3)),
+        ({"name": "mine", "model": "testbed", "decoder": [1]}, ("mine", "decoder", [1])),
+        (
+            {"name": "mine", "model": "testbed", "decoder": {"rules": [{"name": "x"}]}},
+            ("rule", "x"),
+        ),
     ],
 )
-def test_a_record_that_is_no_subject_is_refused(record):
-    with pytest.raises(UserError):
+def test_a_record_that_is_no_subject_is_refused(record, names):
+    with refuses(*names):
         subject_from(record)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from refusals import refuses
 
-from mosa.types import UserError
 from mosa.utility import code_sandbox
 from mosa.utility.code_sandbox import (
     CHILD,
@@ -217,7 +217,7 @@ def test_elsewhere_than_on_linux_nothing_is_run(monkeypatch):
     monkeypatch.setattr(code_sandbox.sys, "platform", "darwin")
     best_isolation.cache_clear()
     try:
-        with pytest.raises(UserError, match="on Linux alone"):
+        with refuses("Linux", "--run_code"):
             run_program("assert True")
     finally:
         best_isolation.cache_clear()
@@ -234,7 +234,7 @@ def test_a_system_without_namespaces_falls_back_and_says_so(monkeypatch, tmp_pat
     best_isolation.cache_clear()
     try:
         assert run_program("assert True", QUICK).isolation == "python"
-        with pytest.raises(UserError, match="no longer starts"):
+        with refuses("unshare"):
             run_program("assert True", QUICK, isolation="namespaces")
     finally:
         best_isolation.cache_clear()

@@ -16,13 +16,15 @@ import pytest
 import torch
 import yaml
 from asking import Alone, Solved, scores, solve
+from refusals import refuses
 from utility_files import CHOICES, FUNCTIONS, PROGRAMS, hub_splits, subjects, write_files
 
 from mosa.data import KNOWN_FILES
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
-from mosa.types import Message, UserError
-from mosa.utility import OWN_TASKS, is_task, load_harness_set, local_tasks
+from mosa.types import Message
+from mosa.utility import OWN_TASKS, is_task, local_tasks
+from mosa.utility.harness import load_harness_set
 from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
 from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
 from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
@@ -311,7 +313,7 @@ def test_base_models_are_asked_in_plain_text(model, files, monkeypatch):
     assert isinstance(text, str) and not isinstance(turns, str)
     assert text.count("Question:") == 2 and text.endswith("\nAnswer:")
     assert " ".join(turn.content for turn in turns).count("Question:") == 2
-    with pytest.raises(UserError, match="system prompt"):
+    with refuses("system prompt"):
         solve(backend, case_set, DECODER, system_prompt="Be kind.")
 
 
@@ -350,7 +352,7 @@ def test_without_the_published_bytes_a_file_is_none(files, monkeypatch):
     changed = (files / "b.jsonl").read_text().replace("Ann", "Bob")
     (files / "b.jsonl").write_text(changed)
     monkeypatch.setattr("datasets.load_dataset", _no_hub)
-    with pytest.raises(UserError, match="gsm8k"):
+    with refuses("gsm8k", "MOSA_DATA"):
         load_harness_set("gsm8k", data_dir=files)
 
 
@@ -407,19 +409,19 @@ def test_any_task_of_the_harness_can_be_asked(model, hub):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
+    ("name", "settings", "names"),
     [
-        ("gsm9k", {}, "there is no task gsm9k, here or in lm_eval"),
-        ("humaneval_plus", {}, "by lm_eval's own means, which are no sandbox"),
-        ("wikitext", {}, "perplexity of running text, which is not defined for a diffusion model"),
-        ("humaneval", {"num_fewshot": 2}, "humaneval takes no worked examples"),
-        ("arc_easy", {}, "hub does not provide the data of arc_easy .Couldn't reach the Hub"),
-        ("gsm8k", {}, "put copies of github.com/openai/grade-school-math: .*train.jsonl .* and"),
-        ("mmlu", {}, "put copies of github.com/HaeChan0305/MLILAB-FedLLM: data/mmlu"),
-        ("gsm8k", {"data_dir": Path("nowhere")}, "there is no folder nowhere"),
+        ("gsm9k", {}, ("gsm9k", "gsm8k")),
+        ("humaneval_plus", {}, ("humaneval_plus", "sandbox")),
+        ("wikitext", {}, ("wikitext", "perplexity")),
+        ("humaneval", {"num_fewshot": 2}, ("humaneval", "--num_fewshot")),
+        ("arc_easy", {}, ("arc_easy", "Hub")),
+        ("gsm8k", {}, ("gsm8k", "github.com/openai/grade-school-math")),
+        ("mmlu", {}, ("mmlu", "github.com/HaeChan0305/MLILAB-FedLLM")),
+        ("gsm8k", {"data_dir": Path("nowhere")}, ("folder nowhere",)),
     ],
 )
-def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, message):
+def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, names):
     def load(path: str, *args: Any, **kwargs: Any) -> Any:
         import datasets
 
@@ -430,7 +432,7 @@ def test_tasks_that_cannot_be_had(tmp_path, monkeypatch, name, settings, message
 
     monkeypatch.setattr("datasets.load_dataset", load)
     monkeypatch.setenv("MOSA_DATA", str(tmp_path))
-    with pytest.raises(UserError, match=message):
+    with refuses(*names):
         load_harness_set(name, **settings)
 
 
@@ -552,7 +554,7 @@ def test_simple_evaluate_takes_the_adapter_and_our_tasks(model, files):
         bootstrap_iters=0,
     )
     assert found["results"]["gsm8k"]["exact_match,strict-match"] == 0.0
-    with pytest.raises(UserError, match="arc_easy"):
+    with refuses("arc_easy"):
         local_tasks(["arc_easy"])
 
 
@@ -567,16 +569,16 @@ class Request:
 
 def test_what_the_adapter_refuses(tiny_llada):
     lm = MosaLM(tiny_llada, DECODER, num_draws=2)
-    with pytest.raises(UserError, match="perplexity"):
+    with refuses("perplexity"):
         lm.loglikelihood_rolling([Request(("text",))])
     for settings in ({"do_sample": True}, {"temperature": 0.7}):
-        with pytest.raises(UserError, match="temperature 0"):
+        with refuses("temperature"):
             lm.generate_until([Request(("make", settings))])
-    with pytest.raises(UserError, match="row 0 of t .*512"):
+    with refuses("row 0", "t", "512"):
         lm.generate_until([Request(("tea " * 600, {}))])
-    with pytest.raises(UserError, match="the same tokens"):
+    with refuses("row 0", "t", "answers"):
         lm.loglikelihood([Request(("make", " tea")), Request(("make ", "tea"))])
-    with pytest.raises(UserError, match="batch_size"):
+    with refuses("batch_size"):
         MosaLM(tiny_llada, batch_size=0)
     assert (lm.rank, lm.world_size) == (0, 1)
 

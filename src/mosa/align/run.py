@@ -234,7 +234,8 @@ def _settings(
     if isinstance(config, AlignConfig):
         if overrides:
             raise UserError(
-                "Overrides change a file or preset; set the config object's fields instead."
+                f"Overrides ({', '.join(overrides)}) change a file or preset; set the config "
+                "object's fields instead."
             )
         settings = config
     else:

@@ -88,6 +88,8 @@ class VrpoConfig(AlignConfig):
         require(self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
         rollouts = self.num_rollouts
         require(rollouts == 0 or rollouts >= 2, "num_rollouts", rollouts, "0, or at least 2")
+        temperature = self.rollout_temperature
+        require(0 <= temperature < float("inf"), "rollout_temperature", temperature, "0 or above")
         _ = self.decoder  # a UserError for what the sampler does not take
 
 

@@ -64,8 +64,9 @@ class DriftConfig:
     """cpu, cuda, ...; null takes a GPU if there is one."""
 
     def __post_init__(self):
-        if self.num < 1 or self.batch_size < 1:
-            raise UserError("--num and --batch_size must be at least 1")
+        for name in ("num", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
         for settings in self.approximations:
             if not dataclasses.replace(DECODER, **settings).approximations(FULL):
                 raise UserError(

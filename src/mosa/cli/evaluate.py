@@ -215,7 +215,13 @@ def _chats(args: Namespace) -> dict[str, ChatModel]:
     if not named:
         return {}
     options = chat_options(args, list(named.values()))
-    chats = {spec: chat_model(spec, options, device=args.device) for spec in set(named.values())}
+    chats: dict[str, ChatModel] = {}
+    for role, spec in named.items():
+        if spec not in chats:
+            try:
+                chats[spec] = chat_model(spec, options, device=args.device)
+            except UserError as error:
+                raise UserError(f"--{ROLES[role]}: {error}") from error
     return {role: chats[spec] for role, spec in named.items()}
 
 

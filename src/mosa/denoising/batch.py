@@ -56,7 +56,7 @@ class Denoiser:
 
     def __init__(self, model: DiffusionLM, num_slots: int) -> None:
         if num_slots < 1:
-            raise UserError(f"A batch needs at least one row, not {num_slots}.")
+            raise UserError(f"num_slots must be at least 1, not {num_slots}.")
         self.model = model
         self.num_slots = num_slots
         self._waiting: deque[BatchRow] = deque()
@@ -319,6 +319,6 @@ def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) 
     if config.end_tokens == "forbid":
         never.update(model.end_token_ids)
     if len(never) >= model.vocab_size:
-        raise UserError("All tokens are banned; leave at least one to generate.")
+        raise UserError("banned_token_ids bans all tokens; leave at least one to generate.")
     for rule in config.rules:
         rule.check_model(model)

@@ -125,8 +125,8 @@ class Canvas:
             int(columns_n.min()) >= 0 and int(columns_n.max()) < self.tokens.shape[1]
         ):
             raise UserError(
-                f"A pinned position lies outside the response of {self.response.shape[1]} tokens; "
-                "raise max_new_tokens or pin earlier."
+                f"The pinned positions {position.tolist()} are not all in the response of "
+                f"{self.response.shape[1]} tokens; raise max_new_tokens or pin earlier."
             )
         rows_A = _row_index(rows, len(self.tokens), device)
         tokens_BL = self.tokens.clone()

@@ -55,8 +55,9 @@ def log_likelihood_bound(
     are not counted. Counts are spread evenly over all samples of a row, where the reference spreads
     them within each batch of 16. `batch_size` bounds the canvases of one forward pass.
     """
-    if num_samples < 1 or batch_size < 1:
-        raise UserError("num_samples and batch_size must be at least 1.")
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
     if bool(canvas.free.any()):
         raise UserError("The canvas has masks left; give the whole text whose likelihood is meant.")
     canvas = canvas.to(model.device)

@@ -45,7 +45,7 @@ def make_judge(name: str, setting: JudgeSetting | None = None) -> Judge:
         raise UserError(f"No judge is called {name}; there are {', '.join(JUDGES)}.")
     setting = setting or JudgeSetting()
     if setting.batch_size < 1:
-        raise UserError("The batch size of a judge must be at least 1; raise it.")
+        raise UserError(f"batch_size of a judge must be at least 1, not {setting.batch_size}.")
     return JUDGES[name].make(setting)
 
 

@@ -148,8 +148,9 @@ def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
     if not names:
         raise UserError("these runs hold no subject yet; let `mosa evaluate` finish a task first")
     labels = {name: given.get(name, name) for name in names}
-    if len(set(labels.values())) < len(labels):
-        raise UserError("two subjects have one label; give each its own")
+    twice = [label for label, count in Counter(labels.values()).items() if count > 1]
+    if twice:
+        raise UserError(f"two subjects have the label {twice[0]}; give each its own")
     return labels
 
 

@@ -9,6 +9,7 @@ brings its scorer, whose verdicts are those of the judges `metric:NAME`.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -147,9 +148,9 @@ def build_judges(
         judges.append(NamedJudge(name, make_judge(name, setting), reads_canvas))
     if config.model is not None and not asks_default:
         raise UserError("--judge_model is given and no judge asks it; leave it out or add a judge")
-    ids = [judge.id for judge in judges]
-    if len(set(ids)) < len(ids):
-        raise UserError("a judge is named twice; leave one of them out")
+    for name, count in Counter(judge.id for judge in judges).items():
+        if count > 1:
+            raise UserError(f"the judge {name} is named twice; leave one of them out")
     return judges
 
 

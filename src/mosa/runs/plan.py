@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,8 +168,10 @@ def choose_attacks(
             raise UserError(
                 f"attack_options configure {name}, which is not among the attacks; add or remove it"
             )
-    if len({(c.attack.name, c.preset) for c in chosen}) < len(chosen):
-        raise UserError("an attack is named twice with one preset; leave one of them out")
+    counts = Counter(f"{c.attack.name}:{c.preset}" for c in chosen)
+    for name, count in counts.items():
+        if count > 1:
+            raise UserError(f"the attack {name} is named twice; leave one of them out")
     return chosen
 
 

@@ -391,7 +391,8 @@ class Run:
                 raise ValueError("the checksum differs")
             return decode(columns[-1], kind)
         except (ValueError, TypeError) as error:
-            raise self._damage(f"{table}, {columns[0]}", error) from error
+            key = str(columns[0])[:100]  # a session has none, and its whole record stands there
+            raise self._damage(f"{table}, {key}", error) from error
 
     def subjects(self) -> dict[str, SubjectRecord]:
         """What each subject's name means, in the order of first use."""

@@ -1,0 +1,56 @@
+"""What the user is told of a mistake: the names in it are checked, its wording is free."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from mosa import cli
+from mosa.chat import ChatError
+from mosa.types import UserError
+
+MOST_CHARACTERS = 1000
+"""Of a message; the longest ones list every choice."""
+
+
+@contextmanager
+def refuses(
+    *names: object, error: type[UserError] | type[ChatError] = UserError
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expects an error whose message has each name (field, option, value, file) as whole words.
+
+    What it yields holds the error, `value`, for tests that need more of it.
+    """
+    with pytest.raises(error) as caught:
+        yield caught
+    check_message(str(caught.value), *names)
+
+
+def cli_refuses(capsys: pytest.CaptureFixture[str], argv: Sequence[str], *names: object) -> str:
+    """The message of a command that ends with 2, prints nothing else, and has each name in it."""
+    status = cli.main(list(argv))
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (cli.EXIT_USER_ERROR, ""), captured
+    assert captured.err.startswith("mosa: ") and captured.err.endswith("\n"), captured.err
+    message = captured.err.removeprefix("mosa: ").removesuffix("\n")
+    check_message(message, *names)
+    return message
+
+
+def check_message(message: str, *names: object) -> None:
+    """A message is one line with each name in it, of a length that a terminal can show."""
+    assert message.strip() and message == message.strip(), repr(message)
+    assert len(message.splitlines()) == 1, message
+    assert len(message) <= MOST_CHARACTERS, message
+    assert "Traceback" not in message, message
+    assert names and all(map(str, names)), f"name what is at fault in: {message}"
+    for name in map(str, names):
+        assert holds(message, name), f"{name!r} is not named in: {message}"
+
+
+def holds(message: str, name: str) -> bool:
+    """Whether a name stands in a message as whole words: `steps` is not in `max_steps`."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
