@@ -21,7 +21,7 @@ def wide_console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=110)
+    return console if console.is_terminal else Console(highlight=False, width=130)
 
 
 class ProgressBar:
