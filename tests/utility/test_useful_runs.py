@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asking import Alone, solve
+from refusals import refuses
 from utility_files import register, write_files
 
 from mosa.families import load_model
@@ -16,7 +17,6 @@ from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject, subjects_of
-from mosa.types import UserError
 from mosa.utility import likelihoods as likelihoods_module
 from mosa.utility import load_harness_set
 from mosa.utility.scoring import NOT_RUN
@@ -121,7 +121,7 @@ def test_a_file_that_changed_in_place_is_refused_on_resume(
     assert before in text
     (files / file).write_text(text.replace(before, after), encoding="utf-8")
     register(known, files / file, monkeypatch)
-    with pytest.raises(UserError, match=f"content_hash {recorded}, not "):
+    with refuses("content_hash", recorded):
         run_of(tmp_path / "run", subject, files, "gsm8k", limit=1)
     (files / file).write_text(text, encoding="utf-8")
     register(known, files / file, monkeypatch)
