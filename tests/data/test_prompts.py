@@ -87,7 +87,7 @@ def test_dialogues(tmp_path):
         ("a.jsonl", '{"prompt": "Bake"}\n{oops\n', ("line 2", "JSON")),
         ("a.jsonl", '{"prompt": 3}\n', ("line 1", "prompt")),
         ("a.jsonl", '{"prompt": "Bake", "answer": 3}\n', ("line 1", "answer", "3")),
-        ("a.jsonl", '{"messages": []}\n', ("line 1", "messages")),
+        ("a.jsonl", '{"messages": []}\n', ("line 1", "last turn")),
         (
             "a.jsonl",
             '{"messages": [{"role": "robot", "content": "x"}]}\n',

@@ -142,7 +142,7 @@ def test_the_published_prompt_is_asked_for(name, origin):
 def test_a_checkpoint_without_the_words(tmp_path):
     tokenizer = causal_tokenizer()
     folder = saved(tmp_path, tiny_llama(tokenizer), tokenizer)
-    with refuses('"yes"', "harmbench"):
+    with refuses('"yes"', folder):
         judged("harmbench", JudgeSetting(checkpoint=str(folder), template=TEMPLATE), ["x"])
 
 
