@@ -143,7 +143,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, number):
 
 def test_resuming_another_run_is_refused(run, harmful):
     run("out", callbacks=[Interrupt(1, signal.SIGTERM)])
-    with pytest.raises(UserError, match="had beta=0.05 and is resumed with beta=0.5"):
+    with pytest.raises(UserError, match="had beta=0.05, but the settings now have beta=0.5"):
         run("out", resume=True, overrides={"beta": 0.5})
     with pytest.raises(UserError, match="had another data"):
         run("out", resume=True, data=harmful[:4])
