@@ -121,7 +121,10 @@ class DecoderConfig:
     def from_dict(cls, record: Mapping[str, Any]) -> DecoderConfig:
         """The decoder that a record describes; UserError for a setting that it does not have."""
         check_settings(record)
-        return cls(**record)
+        settings: dict[str, Any] = dict(record)
+        for name in ("banned_token_ids", "rules"):  # JSON has only lists
+            settings[name] = tuple(settings.get(name, ()))
+        return cls(**settings)
 
     def _check_rules(self) -> None:
         for rule in self.rules:
