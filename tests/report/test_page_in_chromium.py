@@ -193,7 +193,7 @@ def test_filters(visit, content):
         ("subject", "MOSA (paper)", lambda s: s.subject == "MOSA (paper)"),
         ("attack", "prefill", lambda s: s.attack == "prefill"),
         ("category", "kilns", lambda s: s.category == "kilns"),
-        ("set", "harmless", lambda s: s.case_set == "harmless"),
+        ("case_set", "harmless", lambda s: s.case_set == "harmless"),
         ("seed", "1", lambda s: s.seed == 1),
         ("outcome", "succeeded", lambda s: outcome_of(s, FIRST) == "succeeded"),
         ("outcome", "complied", lambda s: outcome_of(s, FIRST) == "complied"),
@@ -551,7 +551,7 @@ def test_every_control_is_reached_with_the_tabulator(visit):
         "threat",
         "outcome",
         "category",
-        "set",
+        "case_set",
         "seed",
         "search",
     ]

@@ -22,7 +22,6 @@ from mosa.cli.options import (
 
 if TYPE_CHECKING:
     from mosa.bench.common import BenchResult
-    from mosa.bench.sampler import SamplerRow
 
 LISTS = ("batch", "temperature", "sizes")
 """Settings that are written with commas."""
@@ -78,14 +77,8 @@ def _sampler(args: Namespace) -> None:
         given["temperature"] = numbers("--temperature", args.temperature)
     decoder = given_fields(DecoderConfig, args, leave_out=OWN_FIELDS)
 
-    def tell(row: SamplerRow) -> None:
-        show(
-            f"batch {row.batch}, temperature {row.temperature:g}, {row.sampler}: "
-            f"{row.seconds:.3f} s"
-        )
-
     command = _command("sampler", args)
-    _finish(bench_sampler(SamplerBenchConfig(**given), decoder, command=command, on_row=tell), args)
+    _finish(bench_sampler(SamplerBenchConfig(**given), decoder, command=command, tell=show), args)
 
 
 # --- align ----------------------------------------------------------------------------------------
@@ -99,13 +92,10 @@ def _align_arguments(parser: ArgumentParser) -> None:
 
 
 def _align(args: Namespace) -> None:
-    from mosa.bench.align import AlignBenchConfig, AlignRow, bench_align
-
-    def tell(row: AlignRow) -> None:
-        show(f"{row.step}: {row.seconds:.3f} s")
+    from mosa.bench.align import AlignBenchConfig, bench_align
 
     config = AlignBenchConfig(**given_fields(AlignBenchConfig, args))
-    _finish(bench_align(config, command=_command("align", args), on_row=tell), args)
+    _finish(bench_align(config, command=_command("align", args), tell=show), args)
 
 
 # --- campaign and report --------------------------------------------------------------------------
@@ -123,14 +113,11 @@ def _campaign_arguments(parser: ArgumentParser) -> None:
 
 
 def _campaign(args: Namespace) -> None:
-    from mosa.bench.campaign import CampaignBenchConfig, CampaignRow, bench_campaign
-
-    def tell(row: CampaignRow) -> None:
-        show(f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each")
+    from mosa.bench.campaign import CampaignBenchConfig, bench_campaign
 
     given = given_fields(CampaignBenchConfig, args, leave_out=LISTS)
     config = CampaignBenchConfig(**given, **_sizes(args))
-    _finish(bench_campaign(config, command=_command("campaign", args), on_row=tell), args)
+    _finish(bench_campaign(config, command=_command("campaign", args), tell=show), args)
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
@@ -140,13 +127,10 @@ def _report_arguments(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> None:
-    from mosa.bench.report import ReportBenchConfig, ReportRow, bench_report
-
-    def tell(row: ReportRow) -> None:
-        show(f"{row.num_attempts} attempts: {row.read_seconds + row.draw_seconds:.1f} s")
+    from mosa.bench.report import ReportBenchConfig, bench_report
 
     config = ReportBenchConfig(**_sizes(args))
-    _finish(bench_report(config, command=_command("report", args), on_row=tell), args)
+    _finish(bench_report(config, command=_command("report", args), tell=show), args)
 
 
 # --- drift ----------------------------------------------------------------------------------------
@@ -180,7 +164,7 @@ def _drift(args: Namespace) -> None:
     if settings:
         given["approximations"] = (settings,)
     config = DriftConfig(adapters=entries(args.adapter), **given)
-    _finish(bench_drift(config, command=_command("drift", args), on_row=show), args)
+    _finish(bench_drift(config, command=_command("drift", args), tell=show), args)
 
 
 def _sizes(args: Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Interval, Rate
@@ -136,6 +136,12 @@ class Section:
     """Plain text."""
     tables: tuple[ReportTable, ...] = ()
     figures: tuple[ReportFigure, ...] = ()
+
+    def filled(self) -> Section | None:
+        """The section without tables that have no rows; None where nothing is left."""
+        tables = tuple(table for table in self.tables if table.rows)
+        is_empty = not (self.paragraphs or tables or self.figures)
+        return None if is_empty else replace(self, tables=tables)
 
 
 @dataclass(frozen=True)
