@@ -79,7 +79,7 @@ ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
     "mosa": ("mosa", "mosa_testbed_paper"),
     "mosa_robust": ("mosa", "mosa_testbed_robust"),
 }
-"""Aligned models, the method of each and its preset; `original` is the testbed as it comes."""
+"""The method and preset of each aligned model; `original` is the testbed without an adapter."""
 LABELS = {
     "original": "Original",
     "initial": "Initial alignment",
@@ -152,7 +152,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
-    world = world_of(config.testbed)  # a wrong folder is told of before anything is made
+    world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
     _claim(out, config)
     # The robust alignment takes longest, so it comes first and the others share the other worker.
     jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
@@ -166,7 +166,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
 
 
 def write_demo_report(out: Path, config: DemoConfig) -> None:
-    """The report on what is recorded, and its tables."""
+    """Write the report on the records, and its tables."""
     names = shown_names(config)
     content = build(
         [run_folder(out)],
@@ -182,12 +182,12 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
 
 
 def run_folder(out: Path) -> Path:
-    """Where the demo's records stand."""
+    """The folder of the demo's records."""
     return out / "run"
 
 
 def shown_names(config: DemoConfig) -> dict[str, str]:
-    """What each model of the demo is called in its records."""
+    """The name of each model of the demo in its records."""
     original = _subject(config, None).name
     return {"original": original} | {name: f"{original}+{name}" for name in ALIGNED}
 
@@ -269,12 +269,12 @@ def _subject(config: DemoConfig, adapter: Path | None) -> Subject:
 
 
 def adapter_folder(out: Path, name: str) -> Path:
-    """Where a model's adapter stands."""
+    """The folder of a model's adapter."""
     return out / "adapters" / name
 
 
 def _adapter(job: ModelJob, emit: Emit) -> Path:
-    """The folder of the model's adapter, which is trained unless a finished one is there."""
+    """The folder of the model's adapter; trains it unless a finished one is there."""
     folder = adapter_folder(job.out, job.name)
     method, preset = ALIGNED[job.name]
     overrides: dict[str, Any] = {"seed": job.config.seed}
@@ -337,7 +337,7 @@ class _Snapshots(transformers.TrainerCallback):
 
 
 def snapshots(adapter: Path) -> list[Path]:
-    """The adapters that were kept while this one was trained, by step."""
+    """The adapters at moments of this one's training, by step."""
     folders = (adapter / "curve").glob(f"*{MOMENT}*")
     return sorted(folders, key=lambda folder: int(folder.name.partition(MOMENT)[2]))
 
@@ -374,7 +374,7 @@ def closing_lines(out: Path, config: DemoConfig) -> list[str]:
 def _run_jobs(
     jobs: Sequence[ModelJob], num_workers: int, receive: Callable[[str, str, Any], None]
 ) -> None:
-    """Run the jobs, in this process or in workers, and hand on what they emit.
+    """Run the jobs, in this process or in workers, and pass on what they emit.
 
     `receive` is called in this process alone, with the job's name. Any failure or interruption ends
     the workers; what they have recorded stays.
@@ -403,7 +403,7 @@ def _run_jobs(
                 receive(*news.get())
         except BrokenProcessPool as error:
             raise UserError(
-                "The system ended a worker of the demo, most likely for want of memory; "
+                "The system ended a worker of the demo, most likely because memory ran out; "
                 "--workers 1 needs less"
             ) from error
         finally:
@@ -451,7 +451,7 @@ class _Board:
             self.progress.stop()
 
     def show(self, name: str, kind: str, content: Any) -> None:
-        """Take in one message of a job."""
+        """Show one message of a job."""
         task = self.tasks[name]
         if kind == "advance":
             done, total = content

@@ -142,7 +142,7 @@ def test_peak_is_that_of_the_run():
 
 
 def test_a_process_that_is_ended():
-    with pytest.raises(UserError, match="want of memory"):
+    with pytest.raises(UserError, match="memory ran out"):
         in_own_process(end_process)
 
 

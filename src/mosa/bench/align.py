@@ -56,14 +56,6 @@ from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
 
 OURS = "mosa"
-BATCH = 8
-"""Prompts of an update."""
-BATCHES = {"testbed": 16}
-"""The same for shapes with a number of their own."""
-ACCELERATOR_BATCH = 4
-"""The same where the network is that of a released model: its activations then fit beside it."""
-PRESETS = {"testbed": "mosa_testbed_paper"}
-"""Settings, by shape; the others take those of the paper."""
 NUM_PROMPTS = 3000
 """Prompts of the paper's run, which is one epoch (arXiv 2508.12398)."""
 NUM_PROJECTED_STEPS = 50
@@ -92,9 +84,9 @@ class AlignBenchConfig:
     against: Literal["plain", "none"] = "plain"
     """What to compare with: a plain step with a second copy of the model, or nothing."""
     settings: str | None = None
-    """Settings of the training, a preset or YAML file; null takes the paper's."""
+    """Settings of the training, a preset or YAML file; null takes the shape's."""
     batch: int | None = None
-    """Prompts of an update; null takes what suits the shape."""
+    """Prompts of an update; null takes the shape's."""
     prompt: int | None = None
     """Prompt tokens of a row, drawn at random; null takes 64, for the testbed its requests."""
     length: int | None = None
@@ -147,7 +139,7 @@ class AlignSetting:
         )
 
     def config(self, num_steps: int) -> MosaConfig:
-        """The settings of a training of so many steps that leaves nothing behind."""
+        """The settings of a training of `num_steps` that writes no files."""
         overrides = {
             **self.overrides,
             "per_device_train_batch_size": self.batch,
@@ -230,14 +222,13 @@ def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Al
         overrides["response_length"] = config.length
     if device.type == "cpu":
         overrides["use_cpu"] = True
-    usual = ACCELERATOR_BATCH if shape.needs_accelerator else BATCH
     return AlignSetting(
         shape=shape,
         dtype=config.dtype or shape.dtype,
-        batch=config.batch or BATCHES.get(shape.name, usual),
+        batch=config.batch or shape.update,
         prompt=config.prompt or 64,
         seed=config.seed,
-        source=config.settings or PRESETS.get(shape.name, "mosa_llada_paper"),
+        source=config.settings or shape.settings,
         overrides=overrides,
     )
 

@@ -39,7 +39,7 @@ from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
 STAGE = "mosa."
-"""How the labels begin by which a profile tells stages apart (`torch.profiler.record_function`)."""
+"""The beginning of the labels of stages in a profile (`torch.profiler.record_function`)."""
 OUTSIDE = "outside"
 """The row of a profile for what no label covers."""
 NUM_OPERATORS = 8
@@ -62,6 +62,10 @@ class Shape:
     block_length: int
     steps: int
     repeats: int
+    update: int = 8
+    """Prompts of an update in training."""
+    settings: str = "mosa_llada_paper"
+    """Preset of the training."""
     prompt: int | None = None
     """Prompt tokens of each row; None: as long as the requests of the checkpoint's world are."""
     config: Mapping[str, Any] | None = None
@@ -277,7 +281,7 @@ def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "The system ended a process of the benchmark, most likely for want of memory; "
+                "The system ended a process of the benchmark, most likely because memory ran out; "
                 "choose smaller sizes."
             ) from error
 

@@ -46,7 +46,7 @@ APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
 BASE_SETTINGS = ("max_new_tokens", "steps", "block_length", "temperature")
 NAMED = {"adapter": "", "decoder": ""}
 MEASURES = ("harm", "refused", "utility")
-"""Columns of both tables: what a row is about, and what is measured."""
+"""Columns of both tables: the subject of a row, and the measures."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ def _mean(values: Mapping[str, float]) -> float:
 
 
 def _written(value: float | PairedDifference) -> float | str:
-    return value if isinstance(value, float) else format_rate(value, digits=3, signed=True)
+    if isinstance(value, PairedDifference):
+        return format_rate(value, digits=3, signed=True)
+    return value
 
 
 def _rates(answers: Answers) -> dict[str, float]:
@@ -181,7 +183,7 @@ def drift_of(exact: Answers, approximate: Answers) -> dict[str, float | PairedDi
 
 
 def _questions(num: int) -> Iterator[tuple[str, str, Question]]:
-    """(harm or the name of a task, a case's name, the question) of everything that is asked."""
+    """(harm or the name of a task, a case's name, the question) of every question."""
     world = World()
     for wrapping in WRAPPINGS:
         asked = object_questions(world, restricted=True, wrapping=wrapping, limit=num)

@@ -74,7 +74,7 @@ class SamplerBenchConfig:
     repeats: int | None = None
     """Rounds in which each contestant has one turn; null takes the shape's."""
     max_seconds: float | None = None
-    """No further round of a setting begins after so many seconds; null means no bound."""
+    """Seconds after which no further round of a setting begins; null means no bound."""
     device: str | None = None
     """cpu, cuda, ...; null takes a GPU if there is one."""
     dtype: str | None = None
@@ -121,7 +121,7 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """All but the batch, the temperature and what is approximate, in two lines."""
+        """The setting without batch, temperature and approximations, in two lines."""
         prompts = "requests" if self.prompt is None else f"{self.prompt} tokens"
         decoder = self.decoder
         return (
@@ -273,7 +273,7 @@ def _measured(
 
 
 def contestant(name: str, setting: Setting, model: DiffusionLM) -> Callable[[], Filled]:
-    """A run of the reference, of ours, or of ours without what is approximate."""
+    """A run of the reference, of ours, or of ours without approximations."""
     canvas, decoder = setting.canvas(model), setting.decoder
     if name == "reference":
         return lambda: published_loop(model, canvas, setting)

@@ -16,7 +16,7 @@ from mosa.types import UserError
 
 
 def scoreboard(setup: ReportSetup) -> Section:
-    """What each subject comes to, in one row."""
+    """The headlines of each subject in one row, and what they are made of."""
     tables = [_scoreboard(setup)]
     if setup.judge is not None:
         tables += [_safety_by_threat(setup), _safety_by_judge(setup)]

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from matplotlib.transforms import Affine2D
 
@@ -89,7 +90,7 @@ def _style(text: str, soft: str, grid: str, colours: Sequence[str]) -> dict[Any,
         "axes.facecolor": "none",
         "axes.linewidth": 0.8,
         "axes.grid": True,
-        "axes.prop_cycle": matplotlib.cycler(color=colours),
+        "axes.prop_cycle": cycler(color=colours),
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -179,7 +180,7 @@ def legend(chart: Chart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
 
 
 def axis_labels(chart: Chart) -> tuple[str, str]:
-    """What stands below a chart and above it, set by the page: text in an SVG cannot wrap."""
+    """The labels of both axes, which the page sets: text in an SVG cannot wrap."""
     if isinstance(chart, Histogram):
         return chart.x_label, "share of cases"
     return chart.x_label, chart.y_label
@@ -196,7 +197,7 @@ def _size_told(chart: Points, name: str) -> str:
 def draw(chart: Chart, name: str, subjects: Collection[str] = ()) -> Markup:
     """The chart as an `svg` element; `name` is unique on the page and begins all ids inside.
 
-    Series that bear the names of `subjects` have these subjects' colours and markers.
+    Series with the names of `subjects` have the colours and markers of these subjects.
     """
     with matplotlib.rc_context(_style(_TEXT, _SOFT, _GRID, (*_SERIES, _HEAT))):
         figure = _DRAW[type(chart)](chart, subjects)
@@ -225,7 +226,7 @@ def save(chart: LineChart | HeatMap, path: FilePath) -> None:
 
 
 def describe(chart: Chart) -> str:
-    """What a chart shows, for those who do not see it; its figures stand in a table beside it."""
+    """What a chart shows, for readers who do not see it; a table beside it has the figures."""
     return _DESCRIBE[type(chart)](chart)
 
 
@@ -411,7 +412,7 @@ def _paths(chart: Paths, subjects: Collection[str]) -> Figure:
     return figure
 
 
-_DRAW: Mapping[type, Callable[[Any, Sequence[str]], Figure]] = {
+_DRAW: Mapping[type, Callable[[Any, Collection[str]], Figure]] = {
     LineChart: _lines,
     HeatMap: _cells,
     Histogram: _classes,

@@ -1,9 +1,9 @@
 """A report as one HTML file that needs nothing else: no network, no other file, no server.
 
-Tables, charts and sentences are plain HTML and can be read without JavaScript; the script adds the
-switch between judges, the saving of tables and the browser of samples. A content security policy
-forbids the page to fetch anything. With `is_redacted`, words of prompts and responses are not in
-the file at all, whatever the samples hold.
+Tables, charts and sentences are plain HTML and need no JavaScript; the script adds the switch
+between judges, the saving of tables and the browser of samples. A content security policy forbids
+the page to fetch anything. With `is_redacted`, the file has no word of prompts and responses,
+whatever the samples hold.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from mosa.stats.rates import INTERVAL_STATEMENT, Interval, format_interval
 from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
-"""Of a page, unless asked otherwise: small enough to be sent by mail."""
+"""The default limit of a page: small enough for a mail."""
 SETTINGS = "settings"
-"""The section before which the samples stand; without it they stand last."""
+"""The section behind the samples; without it the samples come last."""
 NUM_STEP_COLOURS = 8
 """Classes of commit step that have a colour of their own."""
 LONG_TABLE = 16
-"""Rows beyond which a table on the screen shows only its first 12, until it is asked for all."""
+"""A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
 COLOURS = {
     # Light and dark scheme, as variables of the style sheet.
@@ -82,7 +82,7 @@ class _Part:
     section: Section
     anchor: str
     tables: list[tuple[str, ReportTable]]
-    """Each with its name, unique on the page, which its files bear too."""
+    """Each with its name, unique on the page and in the names of its files."""
     figures: list[tuple[str, ReportFigure, Markup, ReportTable]]
     """Name, figure, drawing, and the table of its numbers."""
     has_switch: bool
@@ -90,9 +90,9 @@ class _Part:
 
 
 def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
-    """Write the report; there is never half a file.
+    """Write the report, whole or not at all.
 
-    Raises UserError where the disk refuses, or where the page cannot be made small enough.
+    Raises UserError where the disk refuses, or where the page cannot be small enough.
     """
     page = render_page(content, max_bytes=max_bytes)
     write_text(path, page)
@@ -101,8 +101,8 @@ def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> N
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
     """The page as text of at most `max_bytes` bytes.
 
-    Where it would be larger, only some samples keep their responses, which the page then says;
-    their outcomes are all there.
+    Where it would be larger, only some samples keep their responses, and the page says so; it has
+    the outcomes of all.
     """
     parts = _parts(content)
     exports = _exports(named_tables(content))
@@ -177,7 +177,7 @@ def _heat(cell: Interval) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """A sentence in which `commands` stand between backticks."""
+    """A sentence, its `commands` between backticks set as code."""
     return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
 
 

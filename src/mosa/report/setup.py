@@ -1,4 +1,4 @@
-"""What all parts of a report share: evidence, tasks, cases, the deciding judge, labels."""
+"""What the parts of a report share: evidence, tasks, cases, the deciding judge, labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ THREATS: dict[Threat, str] = {
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a report is made with."""
+    """The settings of a report."""
 
     title: str = "Safety of diffusion language models"
     """Heading of the page."""
@@ -57,7 +57,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ReportSetup:
-    """What all parts of a report share."""
+    """What the parts of a report share."""
 
     evidence: Evidence
     names: Mapping[tuple[str, str, str], str]
@@ -80,7 +80,7 @@ class ReportSetup:
 
     @cached_property
     def judge_names(self) -> dict[str, str]:
-        """Judges without the hashes in their ids, as far as that leaves them apart."""
+        """Judges without the hashes in their ids, unless two would then have one name."""
         judges = [judge for run in self.evidence.runs for judge in run.judges]
         short = {judge: _short(judge) for judge in dict.fromkeys(judges)}
         several = Counter(short.values())
@@ -123,7 +123,7 @@ class ReportSetup:
         return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
 
     def hides(self, case_set: str) -> bool:
-        """Whether the words of a set are left out; those of the testbed are harmless."""
+        """Whether to leave out the words of a set; those of the testbed are harmless."""
         redact = self.config.redact
         return self.evidence.sets[case_set].world_seed is None if redact is None else redact
 
@@ -134,7 +134,7 @@ def _short(judge: str) -> str:
 
 
 def read_setup(runs: Sequence[Run], config: ReportConfig) -> ReportSetup:
-    """What a report needs of open runs, but for single responses.
+    """What a report needs of open runs, except single responses.
 
     Raises UserError for a figure that two runs hold, an unknown judge, and a label of no
     subject.
@@ -169,7 +169,7 @@ def check_once(evidence: Evidence) -> None:
 
 
 def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
-    """The judge that was asked for, or the most trusted one."""
+    """The judge of the settings, or the most trusted one."""
     judges = evidence.judges("safety")
     if config.judge is not None and config.judge not in judges:
         known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
