@@ -354,7 +354,7 @@ def test_a_yes_or_no_needs_one_judge(run, tmp_path):
         export("harmbench", run, tmp_path / "out", judge="mild/1")
     run.add_verdict("a:direct/0/kiln#0", "mild/1", Verdict(0.0, False))
     run.commit()
-    with pytest.raises(UserError, match="name it, of: mild/1, strict/1"):
+    with pytest.raises(UserError, match="name one with --judge, of: mild/1, strict/1"):
         export("jailbreakbench", run, tmp_path / "out")
     with (
         Run(tmp_path / "empty", create=True) as empty,
