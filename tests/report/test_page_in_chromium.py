@@ -610,6 +610,6 @@ def test_page_can_be_read_without_javascript(visit, content):
     assert page.locator("#table-budget tbody tr").nth(23).is_visible()
     for control in (".judge-switch", ".saves", "#browser", ".theme"):
         assert not any(element.is_visible() for element in page.locator(control).all()), control
-    assert "with JavaScript" in page.inner_text("#samples noscript")
+    assert "needs JavaScript" in page.inner_text("#samples noscript")
     assert page.is_visible(".side a")
     assert all(subject in page.inner_text("#verdict") for subject in SUBJECTS)
