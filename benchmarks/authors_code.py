@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from mosa.bench.common import (
+    RATIO,
     BenchResult,
-    Column,
+    BenchTable,
     Environment,
-    Table,
     bench_device,
     bench_model,
     shape_named,
@@ -59,7 +59,7 @@ def authors_run(path: Path, setting: Setting, model: DiffusionLM) -> Callable[[]
     assert spec is not None and spec.loader is not None, f"{path} is no Python file"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    canvas = setting.canvas(model)
+    canvas, decoder = setting.canvas(model), setting.decoder
     start = canvas.response_start
     is_padded = not bool(canvas.attention_mask.all())
 
@@ -68,38 +68,36 @@ def authors_run(path: Path, setting: Setting, model: DiffusionLM) -> Callable[[]
             Wrapped(model),
             canvas.tokens[:, :start],
             attention_mask=canvas.attention_mask[:, :start].long() if is_padded else None,
-            steps=setting.steps,
-            gen_length=setting.length,
-            block_length=setting.block_length,
-            temperature=setting.temperature,
+            steps=decoder.steps,
+            gen_length=decoder.max_new_tokens,
+            block_length=decoder.block_length,
+            temperature=decoder.temperature,
             mask_id=model.mask_token_id,
         )
-        return Filled(tokens[:, start:], setting.steps, setting.steps * setting.batch)
+        return Filled(tokens[:, start:], decoder.steps, decoder.steps * setting.batch)
 
     return run
 
 
-def measured(path: Path, setting: Setting, model: DiffusionLM, repeats: int) -> list[tuple]:
+def measured(path: Path, setting: Setting, model: DiffusionLM, repeats: int) -> list[dict]:
     """A row for each contestant: median seconds, how we compare, and equal tokens."""
     runs = {AUTHORS: authors_run(path, setting, model)}
-    runs |= {name: contestant(name, setting, {}, model) for name in ("reference", OURS)}
+    runs |= {name: contestant(name, setting, model) for name in ("reference", OURS)}
     timings = side_by_side(runs, repeats=repeats, device=model.device)
+    temperature = setting.decoder.temperature
     rows = []
     for name in runs:
-        ratio = timings.ratio(name, OURS)
-        equal = timings.first[name].tokens == timings.first[OURS].tokens
-        rows.append(
-            (
-                setting.batch,
-                setting.temperature,
-                name,
-                timings.median(name),
-                ratio.value,
-                ratio.low,
-                ratio.high,
-                float(equal.float().mean()) if setting.temperature == 0 else None,
-            )
-        )
+        row = {
+            "batch": setting.batch,
+            "temp": temperature,
+            "sampler": name,
+            "seconds": timings.median(name),
+            **timings.ratio(name, OURS),
+        }
+        if temperature == 0:
+            equal = timings.first[name].tokens == timings.first[OURS].tokens
+            row["equal"] = float(equal.float().mean())
+        rows.append(row)
     return rows
 
 
@@ -133,17 +131,9 @@ def main() -> None:
                 rows += measured(args.path, setting, model, args.repeats or shape.repeats)
         command = shlex.join(["python", "benchmarks/authors_code.py", *sys.argv[1:]])
         environment = Environment.of(command, device)
-    columns = (
-        Column("batch", "d"),
-        Column("temp", "g"),
-        Column("sampler"),
-        Column("seconds", ".3f"),
-        Column(f"times {OURS}", ".2f"),
-        Column("low", ".2f"),
-        Column("high", ".2f"),
-        Column("equal", ".1%"),
-    )
-    result = BenchResult(environment, (Table(setting.title, columns, tuple(rows)),))
+    columns = {"batch": "d", "temp": "g", "sampler": "", "seconds": ".3f", **RATIO, "equal": ".1%"}
+    title = f"{setting.title}\ntimes as fast: {OURS} beside each"
+    result = BenchResult(environment, (BenchTable(title, columns, rows),))
     print(result.text(), end="")
     result.write(args.out, args.json)
 

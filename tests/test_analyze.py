@@ -14,7 +14,7 @@ from mosa.attacks import GcgSearch
 from mosa.cli import main
 from mosa.denoising import Denoiser
 from mosa.probes import PROBES
-from mosa.report.draw import draw
+from mosa.report.charts import save
 from mosa.results.findings import HeatMap, LineChart, findings_of
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.subject import subjects_of
@@ -104,8 +104,8 @@ def test_csv_has_a_column_for_every_name(tmp_path):
 
 @pytest.mark.parametrize("chart", CHARTS, ids=["lines", "cells"])
 def test_figures_are_the_same_each_time(tmp_path, chart):
-    draw(chart, tmp_path / "one")
-    draw(chart, tmp_path / "two")
+    save(chart, tmp_path / "one")
+    save(chart, tmp_path / "two")
     svg = (tmp_path / "one.svg").read_text()
     assert svg == (tmp_path / "two.svg").read_text()
     assert chart.title in svg

@@ -13,7 +13,7 @@ from typing import Any
 
 from mosa.files import write_json, write_text, writing
 from mosa.probes import PROBES
-from mosa.report.draw import draw
+from mosa.report.charts import save
 from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
 from mosa.results.findings.base import numbers_of
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
@@ -82,7 +82,7 @@ def write_finding(folder: Path, finding: Finding) -> None:
     write_json(folder / "result.json", result)
     write_text(folder / "finding.md", f"{finding.paragraph}\n")
     for name, chart in finding.charts.items():
-        draw(chart, folder / name)
+        save(chart, folder / name)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -7,15 +7,15 @@
     along the way   some attacks and one task at moments of each alignment
     probe           where the original and MOSA put their refusals
 
-All of it is one run, as `mosa evaluate` makes them, and the report is that of `mosa report`. The
-four models are independent of each other, so that worker processes of one thread each take one
-model at a time and record into the same run: on these small matrices two processes do about twice
-the work of two threads. What is recorded already is used again, so a second run goes on where the
-first one ended.
+The demo is one run of `mosa evaluate` and one page of `mosa report`. The four models are
+independent, so worker processes of one thread each take one model at a time and record into the
+same run: on these small matrices two processes do about twice the work of two threads. The demo
+uses recorded answers again, so a second call continues where the first one ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,8 +24,9 @@ import queue
 import random
 import shutil
 import signal
-import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,9 +65,10 @@ ATTACKS = (
     "dija_canvas",
 )
 """Of each kind one or two: the request nested, as code, after a forged history, in a language that
-no alignment data is written in; an answer begun by the attacker; an answer's frame to be filled."""
+no alignment data uses; an answer that the attacker begins; an answer's frame for the model to fill.
+"""
 CURVE_ATTACKS = ("deep_inception", "code_attack")
-"""Those of the attacks that are quick, for moments of a training."""
+"""Quick attacks, for moments of a training."""
 CURVE_SET = "testbed:benign_recall"
 HARMFUL = "testbed"
 BENIGN_SETS = ("testbed:near_miss", "testbed:benign", ALL_TASKS)
@@ -77,7 +79,7 @@ ALIGNED: dict[str, tuple[Literal["mosa", "initial"], str]] = {
     "mosa": ("mosa", "mosa_testbed_paper"),
     "mosa_robust": ("mosa", "mosa_testbed_robust"),
 }
-"""Aligned models, the method of each and its preset; `original` is the testbed as it comes."""
+"""The method and preset of each aligned model; `original` is the testbed without an adapter."""
 LABELS = {
     "original": "Original",
     "initial": "Initial alignment",
@@ -97,21 +99,21 @@ NOTES = {
 }
 LIMITS = (
     "A testbed shows mechanisms, not the safety of a real model: its language has a few hundred "
-    "words, its weakness to wrapped requests was planted, and each figure rests on one training "
-    "run of each kind.",
+    "words, we trained its weakness to wrapped requests on purpose, and each figure rests on one "
+    "training run of each kind.",
 )
 
 CURVE_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Where on the way of an alignment it is measured too; its start is the original model."""
-SECONDS_TO_END = 5.0
-"""How long a worker has to end by itself."""
+"""The shares of an alignment after which it is measured too; its start is the original model."""
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How long the demo waits for news before it looks whether a worker has ended."""
 NUM_PROMPTS = 960
-"""Harmful prompts that an alignment of the demo sees."""
+"""Harmful prompts for each alignment of the demo."""
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much the demo does."""
+    """The size of the demo."""
 
     testbed: str = "testbed"
     """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
@@ -124,11 +126,11 @@ class DemoConfig:
     num_curve: int = 8
     """Restricted objects, and cases of one useful task, to measure with during alignment."""
     align_steps: int | None = None
-    """Updates of each alignment; none: as many as its preset says."""
+    """Updates of each alignment; none: the number in its preset."""
     steps: int = DECODER.steps
     """Denoising steps of a response."""
     workers: int = 2
-    """Processes of one thread that take models side by side; 1 runs in this process."""
+    """Processes of one thread that work on models in parallel; 1 works in this process."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
-    world = world_of(config.testbed)  # a wrong folder is told of before anything is made
+    world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
     _claim(out, config)
     # The robust alignment takes longest, so it comes first and the others share the other worker.
     jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
@@ -164,7 +166,7 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
 
 
 def write_demo_report(out: Path, config: DemoConfig) -> None:
-    """The report on what is recorded, and its tables."""
+    """Write the report on the records, and its tables."""
     names = shown_names(config)
     content = build(
         [run_folder(out)],
@@ -180,18 +182,18 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
 
 
 def run_folder(out: Path) -> Path:
-    """Where the demo's records stand."""
+    """The folder of the demo's records."""
     return out / "run"
 
 
 def shown_names(config: DemoConfig) -> dict[str, str]:
-    """What each model of the demo is called in its records."""
+    """The name of each model of the demo in its records."""
     original = _subject(config, None).name
     return {"original": original} | {name: f"{original}+{name}" for name in ALIGNED}
 
 
 def _claim(out: Path, config: DemoConfig) -> None:
-    """Make the folder a demo's; UserError where it is another's."""
+    """Make the folder a demo's; UserError where it holds something else."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
     settings["testbed_hash"] = _load(config, None).content_hash()
     file = out / "demo.json"
@@ -217,7 +219,7 @@ def _load(config: DemoConfig, adapter: Path | None) -> DiffusionLM:
 
 
 def run_job(job: ModelJob, emit: Emit) -> None:
-    """Align one model if need be and record all that is not recorded yet."""
+    """Align one model unless that is done, and record what is not recorded yet."""
     config = job.config
     adapter = None if job.name == "original" else _adapter(job, emit)
 
@@ -267,12 +269,12 @@ def _subject(config: DemoConfig, adapter: Path | None) -> Subject:
 
 
 def adapter_folder(out: Path, name: str) -> Path:
-    """Where a model's adapter stands."""
+    """The folder of a model's adapter."""
     return out / "adapters" / name
 
 
 def _adapter(job: ModelJob, emit: Emit) -> Path:
-    """The folder of the model's adapter, which is trained unless a finished one is there."""
+    """The folder of the model's adapter; trains it unless a finished one is there."""
     folder = adapter_folder(job.out, job.name)
     method, preset = ALIGNED[job.name]
     overrides: dict[str, Any] = {"seed": job.config.seed}
@@ -335,16 +337,16 @@ class _Snapshots(transformers.TrainerCallback):
 
 
 def snapshots(adapter: Path) -> list[Path]:
-    """The adapters that were kept while this one was trained, by step."""
+    """The adapters at moments of this one's training, by step."""
     folders = (adapter / "curve").glob(f"*{MOMENT}*")
     return sorted(folders, key=lambda folder: int(folder.name.partition(MOMENT)[2]))
 
 
-# --- what it came to ------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def closing_lines(out: Path, config: DemoConfig) -> list[str]:
-    """What happened, in five lines, the last of which says where to look."""
+    """The headline figures in four lines, and a fifth with the place of the report."""
     evidence = gather([run_folder(out)])
     names = shown_names(config)
 
@@ -372,80 +374,51 @@ def closing_lines(out: Path, config: DemoConfig) -> list[str]:
 def _run_jobs(
     jobs: Sequence[ModelJob], num_workers: int, receive: Callable[[str, str, Any], None]
 ) -> None:
-    """Run the jobs, in this process or in workers, and hand on what they emit.
+    """Run the jobs, in this process or in workers, and pass on what they emit.
 
-    `receive` is called in this process alone, with the job's name. An interruption ends the
-    workers; what they have recorded stays.
+    `receive` is called in this process alone, with the job's name. Any failure or interruption ends
+    the workers; what they have recorded stays.
     """
     if num_workers < 1:
-        raise UserError(f"workers={num_workers} would do nothing; use 1 or more.")
+        raise UserError(f"--workers must be at least 1, not {num_workers}")
     if num_workers == 1:
         for job in jobs:
             run_job(job, functools.partial(receive, job.name))
         return
     context = multiprocessing.get_context("spawn")
-    todo, news = context.Queue(), context.Queue()
-    for job in jobs:
-        todo.put(job)
-    for _ in range(num_workers):
-        todo.put(None)
-    workers = [
-        context.Process(target=_work, args=(todo, news), daemon=True) for _ in range(num_workers)
-    ]
-    try:
-        for worker in workers:
-            worker.start()
-        num_open = len(jobs)
-        while num_open:
-            try:
-                name, kind, content = news.get(timeout=2)
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    raise RuntimeError(
-                        "the demo's workers ended before their work (out of memory?); "
-                        "--workers 1 needs less"
-                    ) from None
-                continue
-            if kind == "error":
-                raise content
-            if kind == "interrupted":
-                raise KeyboardInterrupt
-            if kind == "end":
-                num_open -= 1
-            else:
-                receive(name, kind, content)
-    finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-        for worker in workers:
-            if worker.pid is not None:
-                worker.join(timeout=SECONDS_TO_END)
-                if worker.is_alive():
-                    # A worker that ended in the middle of a message leaves the queue locked, and
-                    # another may wait for it for ever. Nothing is lost: records are written whole.
-                    worker.kill()
-                    worker.join()
+    with context.Manager() as manager:
+        news = manager.Queue()
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(num_workers, context)
+        try:
+            todo = {pool.submit(_work, job, news) for job in jobs}
+            while todo:
+                with contextlib.suppress(queue.Empty):
+                    receive(*news.get(timeout=SECONDS_BETWEEN_LOOKS))
+                ended = {job for job in todo if job.done()}
+                for job in ended:
+                    job.result()
+                todo -= ended
+            while not news.empty():
+                receive(*news.get())
+        except BrokenProcessPool as error:
+            raise UserError(
+                "The system ended a worker of the demo, most likely because memory ran out; "
+                "--workers 1 needs less"
+            ) from error
+        finally:
+            # A job takes minutes, so workers are not waited for. Nothing is lost: records are
+            # written whole, and an unfinished adapter is trained again.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            pool.shutdown(cancel_futures=True)
 
 
-def _work(todo: Any, news: Any) -> None:
-    """A worker: one thread, one model after the other."""
+def _work(job: ModelJob, news: Any) -> None:
+    """A job in a worker, on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     torch.set_num_threads(1)
-    while (job := todo.get()) is not None:
-        try:
-            run_job(job, lambda kind, content, name=job.name: news.put((name, kind, content)))
-        except KeyboardInterrupt:  # in the middle of a training, which ends after its step
-            news.put((job.name, "interrupted", None))
-            return
-        except UserError as error:
-            news.put((job.name, "error", error))
-            return
-        except Exception:  # carried over to the parent, with the traceback of this process
-            error = RuntimeError(f"the demo failed at {job.name}:\n{traceback.format_exc()}")
-            news.put((job.name, "error", error))
-            return
-        news.put((job.name, "end", None))
+    run_job(job, lambda kind, content: news.put((job.name, kind, content)))
 
 
 class _Board:
@@ -478,7 +451,7 @@ class _Board:
             self.progress.stop()
 
     def show(self, name: str, kind: str, content: Any) -> None:
-        """Take in one message of a job."""
+        """Show one message of a job."""
         task = self.tasks[name]
         if kind == "advance":
             done, total = content

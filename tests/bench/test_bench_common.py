@@ -11,10 +11,11 @@ from refusals import refuses
 from torch.profiler import record_function
 
 from mosa.bench.common import (
+    OUTSIDE,
     SHAPES,
+    STAGE,
     BenchResult,
     BenchTable,
-    Column,
     Environment,
     Timings,
     bench_canvas,
@@ -23,7 +24,7 @@ from mosa.bench.common import (
     in_own_process,
     limit_of,
     peak_memory,
-    profiled,
+    profile_table,
     shape_named,
     side_by_side,
     threads,
@@ -110,8 +111,7 @@ def test_no_round_begins_after_the_bound():
 def test_ratio_is_that_of_the_medians():
     """Medians 4 and 1; the rounds by themselves give 2, 4 and 2."""
     timings = Timings({"slow": (2.0, 4.0, 6.0), "fast": (1.0, 1.0, 3.0)}, {})
-    ratio = timings.ratio("slow", "fast")
-    assert (ratio.value, ratio.low, ratio.high) == (4.0, 2.0, 4.0)
+    assert timings.ratio("slow", "fast") == {"times as fast": 4.0, "low": 2.0, "high": 4.0}
 
 
 def test_threads_are_given_back():
@@ -149,6 +149,15 @@ def test_a_process_that_is_ended():
 # --- profile and limits ---------------------------------------------------------------------------
 
 
+def profile_of(run) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The rows of a profile by part: stages, and operators."""
+    rows = {row["part"]: row for row in profile_table("A run", run, CPU).plain()["rows"]}
+    stages = {name for name in rows if name.startswith(STAGE) or name == OUTSIDE}
+    return {name: rows[name] for name in rows if name in stages}, {
+        name: rows[name] for name in rows if name not in stages
+    }
+
+
 def test_profile_tells_stages_and_operators_apart():
     weights = torch.randn(64, 64)
 
@@ -159,13 +168,13 @@ def test_profile_tells_stages_and_operators_apart():
         with record_function("mosa.commit"):
             weights.argsort()
 
-    found = profiled(run, CPU)
-    assert [stage.name for stage in found.stages] == ["mosa.network", "mosa.commit", "outside"]
-    assert [stage.calls for stage in found.stages[:2]] == [3, 1]
-    assert sum(stage.share for stage in found.stages) == pytest.approx(1)
-    names = [operator.name for operator in found.operators]
-    assert "aten::mm" in names
-    assert not any(name.startswith("mosa.") for name in names)
+    stages, operators = profile_of(run)
+    assert list(stages) == ["mosa.network", "mosa.commit", "outside"]
+    assert [stages[name]["calls"] for name in ("mosa.network", "mosa.commit")] == [3, 1]
+    assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
+    assert operators["aten::mm"]["calls"] == 3
+    seconds = [operator["seconds"] for operator in operators.values()]
+    assert seconds == sorted(seconds, reverse=True)
 
 
 def test_a_stage_inside_another_counts_once():
@@ -177,12 +186,13 @@ def test_a_stage_inside_another_counts_once():
             for _ in range(20):
                 weights.mm(weights)
 
-    stages = {stage.name: stage.seconds for stage in profiled(run, CPU).stages}
-    assert 0 <= stages["mosa.propose"] < stages["mosa.head"]
+    stages, _ = profile_of(run)
+    assert 0 <= stages["mosa.propose"]["seconds"] < stages["mosa.head"]["seconds"]
 
 
 def test_profile_without_labels_has_operators_alone():
-    assert profiled(lambda: torch.ones(3) + 1, CPU).stages == ()
+    stages, operators = profile_of(lambda: torch.ones(3) + 1)
+    assert not stages and "aten::add" in operators
 
 
 def test_operations_of_a_forward_pass(tiny_llada):
@@ -212,13 +222,11 @@ def test_a_cpu_has_no_known_limit():
 
 @pytest.fixture
 def result() -> BenchResult:
-    columns = (
-        Column("sampler"),
-        Column("seconds", ".2f"),
-        Column("equal", ".0%"),
-        Column("x", "d"),
-    )
-    rows = (("reference", 2.0, None, None), ("mosa", 0.5, 0.25, None))
+    columns = {"sampler": "", "seconds": ".2f", "equal": ".0%", "x": "d"}
+    rows = [
+        {"sampler": "reference", "seconds": 2.0},
+        {"sampler": "mosa", "seconds": 0.5, "equal": 0.25, "x": None},
+    ]
     environment = Environment.of("mosa bench sampler --batch 1", CPU)
     return BenchResult(environment, (BenchTable("Times", columns, rows),), ("A verdict.",))
 

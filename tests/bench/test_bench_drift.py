@@ -6,26 +6,29 @@ import pytest
 from refusals import cli_refuses, refuses
 
 from mosa import cli
-from mosa.bench.drift import Answers, DriftConfig, bench_drift, drift_of
+from mosa.bench.drift import MEASURES, Answers, DriftConfig, bench_drift, drift_of
+from mosa.stats.pairs import PairedDifference
 
 
 def test_a_cache_renewed_in_every_step_drifts_nowhere_and_a_low_threshold_does():
     settings = ({"cache": "dual", "cache_refresh": 1}, {"threshold": 0.01})
     told = []
-    result = bench_drift(DriftConfig(approximations=settings, num=1), on_row=told.append)
+    result = bench_drift(DriftConfig(approximations=settings, num=1), tell=told.append)
     rates, differences = result.tables
-    assert [row[:2] for row in rates.rows] == [
+    assert [(row["adapter"], row["decoder"]) for row in rates.rows] == [
         ("none", "exact"),
         ("none", "cache dual, cache_refresh 1"),
         ("none", "threshold 0.01"),
     ]
     exact, renewed, hasty = rates.rows
-    assert exact[2:6] == renewed[2:6] and exact[5] == 36 and hasty[5] < 10
+    for name in (*MEASURES, "passes"):
+        assert exact[name] == renewed[name]
+    assert exact["passes"] == 36 and hasty["passes"] < 10
     assert len(told) == 3
     same, other = differences.rows
-    assert same[3:5] == (1.0, 1.0)
-    assert all(written.startswith("+0.000") for written in same[5:])
-    assert other[3] < 1.0 and other[4] < 1.0
+    assert same["tokens equal"] == same["texts equal"] == 1.0
+    assert all(same[name].startswith("+0.000") for name in MEASURES)
+    assert other["tokens equal"] < 1.0 and other["texts equal"] < 1.0
 
 
 def test_differences_are_approximate_minus_exact():
@@ -41,10 +44,12 @@ def test_differences_are_approximate_minus_exact():
         )
 
     drift = drift_of(answers(0.2, 1.0, 4, 6.0), answers(0.6, 0.0, 5, 2.0))
-    assert drift.harm.value == pytest.approx(0.2)
-    assert drift.utility.value == pytest.approx(-0.5)
-    assert drift.refused.value == 0
-    assert (drift.tokens_equal, drift.texts_equal, drift.times_as_fast) == (0.75, 0.5, 3.0)
+    differences = {
+        name: found.value for name, found in drift.items() if isinstance(found, PairedDifference)
+    }
+    assert differences == pytest.approx({"harm": 0.2, "refused": 0.0, "utility": -0.5})
+    equal = drift["tokens equal"], drift["texts equal"], drift["times as fast"]
+    assert equal == (0.75, 0.5, 3.0)
 
 
 def test_from_the_command_line(tmp_path, capsys):

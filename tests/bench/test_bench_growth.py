@@ -9,8 +9,9 @@ from refusals import cli_refuses, refuses
 
 from mosa import cli
 from mosa.bench import campaign, report
-from mosa.bench.campaign import CampaignBenchConfig, CampaignRow, bench_campaign
-from mosa.bench.report import ReportBenchConfig, ReportRow, bench_report
+from mosa.bench.campaign import CampaignBenchConfig, bench_campaign, growth_of
+from mosa.bench.common import growth
+from mosa.bench.report import ReportBenchConfig, bench_report
 
 
 @pytest.fixture
@@ -23,30 +24,36 @@ def in_one_process(monkeypatch):
 def test_a_campaign_answers_every_attempt(in_one_process):
     """30 attempts are 30 of one query each, or two cases of three rounds of four."""
     told = []
-    result = bench_campaign(CampaignBenchConfig(sizes=(30, 12), batch_size=4), on_row=told.append)
-    assert [(row.kind, row.num_attempts) for row in told] == [
+    result = bench_campaign(CampaignBenchConfig(sizes=(30, 12), batch_size=4), tell=told.append)
+    rows = result.tables[0].plain()["rows"]
+    assert [(row["attack"], row["attempts"]) for row in rows] == [
         ("single", 12),
         ("single", 30),
         ("rounds", 12),
         ("rounds", 24),
     ]
-    assert all(0 < row.busy <= 1 for row in told)
-    assert all(row.file_bytes > 0 for row in told)
-    rows = result.tables[0].plain()["rows"]
-    assert [row["attempts"] for row in rows] == [12, 30, 12, 24]
+    assert all(0 < row["busy"] <= 1 for row in rows)
+    assert all(row["kB/attempt"] > 0 for row in rows)
+    assert [line.partition(" attempts: ")[0] for line in told] == [
+        f"{row['attack']}, {row['attempts']}" for row in rows
+    ]
     assert [note.partition(":")[0] for note in result.notes] == ["single", "rounds"]
 
 
+def campaign_row(attempts: int, ms: float, mebibytes: float) -> dict[str, int | float]:
+    """A row whose four stages together take so many milliseconds for an attempt."""
+    stages = dict(zip(campaign.STAGES, (ms / 8, 3 * ms / 8, ms / 4, ms / 4), strict=True))
+    return {"attempts": attempts, "peak MiB": mebibytes, **stages}
+
+
 def test_growth_of_a_campaign_in_a_sentence():
-    """0.25 + 0.75 + 0.5 + 0.5 ms, then half as much again of each: 1.5 times; 5 MiB over 5,000
-    attempts."""
-    small = CampaignRow("single", 1_000, 0.25, 0.75, 0.5, 0.5, 1.0, 400 * 2**20, 1.0)
-    large = CampaignRow("single", 6_000, 0.375, 1.125, 0.75, 0.75, 1.0, 405 * 2**20, 1.0)
-    assert campaign.growth("single", [small, large]) == (
-        "single: an attempt among 6,000 takes 1.50 times as long as one among 1,000; memory grows "
-        "by 10.0 MiB for each 10,000 attempts"
+    """2 ms, then 3: 1.5 times; 5 MiB over 5,000 attempts."""
+    small, large = campaign_row(1_000, 2.0, 400), campaign_row(6_000, 3.0, 405)
+    assert growth_of([small, large]) == (
+        "an attempt among 6,000 takes 1.50 times as long as one among 1,000; memory grows by "
+        "10.0 MiB for each 10,000 attempts"
     )
-    assert "one size only" in campaign.growth("single", [small])
+    assert "one size alone" in growth_of([small])
 
 
 def test_spelled_numbers_are_all_different():
@@ -55,22 +62,21 @@ def test_spelled_numbers_are_all_different():
 
 def test_reports_of_two_sizes(in_one_process):
     told = []
-    result = bench_report(ReportBenchConfig(sizes=(40, 8)), on_row=told.append)
-    assert [row.num_attempts for row in told] == [8, 40]
-    assert told[1].page_bytes > told[0].page_bytes
-    assert [row["attempts"] for row in result.tables[0].plain()["rows"]] == [8, 40]
+    result = bench_report(ReportBenchConfig(sizes=(40, 8)), tell=told.append)
+    assert [line.partition(":")[0] for line in told] == ["8 attempts", "40 attempts"]
+    small, large = result.tables[0].plain()["rows"]
+    assert (small["attempts"], large["attempts"]) == (8, 40)
+    assert large["page MB"] > small["page MB"]
+    seconds = large["read s"] + large["draw s"]
+    assert large["ms per 1,000"] == pytest.approx(1e6 * seconds / 40)
     assert result.notes[0].startswith("an attempt among 40 takes ")
 
 
-def test_growth_of_reports_in_a_sentence():
-    """2 s for 1,000 attempts are 2,000 ms for 1,000; 30 s for 10,000 are 3,000 ms."""
-    small = ReportRow(1_000, 1.0, 1.0, 1, 1)
-    large = ReportRow(10_000, 25.0, 5.0, 1, 1)
-    assert (small.ms_per_1000, large.ms_per_1000) == (2000.0, 3000.0)
-    assert report.growth([small, large]) == (
+def test_growth_in_a_sentence():
+    assert growth((1_000, 2000.0), (10_000, 3000.0)) == (
         "an attempt among 10,000 takes 1.50 times as long as one among 1,000"
     )
-    assert "one size only" in report.growth([small])
+    assert "one size alone" in growth((1_000, 2000.0), (1_000, 2000.0))
 
 
 def test_sizes_that_do_not_fit():

@@ -14,7 +14,7 @@ from mosa import cli
 from mosa.bench import common, sampler
 from mosa.bench.common import Shape
 from mosa.bench.sampler import SamplerBenchConfig, Setting, bench_sampler, published_loop
-from mosa.denoising import Canvas, sample
+from mosa.denoising import Canvas, DecoderConfig, sample
 
 PROMPTS = ["Tell me how to make tea.", "A story?", "First read aloud to a friend, then stop here."]
 
@@ -45,8 +45,8 @@ def in_one_process(monkeypatch):
 
 
 def setting_of(shape: Shape, temperature: float = 0.0, **others) -> Setting:
-    settings = {"batch": 3, "prompt": 6, "length": 12, "block_length": 4, "steps": 6, **others}
-    return Setting(shape=shape, temperature=temperature, dtype="float32", seed=0, **settings)
+    settings = {"max_new_tokens": 12, "block_length": 4, "steps": 6, **others}
+    return Setting(shape, "float32", 3, 6, DecoderConfig(temperature=temperature, **settings))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -59,7 +59,7 @@ def test_reference_is_ours_at_temperature_0(tiny, new_tiny_llada, seed, steps):
     setting = setting_of(tiny, steps=steps)
     filled = published_loop(model, canvas, setting)
     assert (filled.num_forward_passes, filled.num_row_passes) == (steps, 3 * steps)
-    assert torch.equal(filled.tokens, sample(model, canvas, setting.decoder()).tokens)
+    assert torch.equal(filled.tokens, sample(model, canvas, setting.decoder).tokens)
 
 
 def test_reference_draws_above_temperature_0(tiny, tiny_llada):
@@ -73,11 +73,13 @@ def test_reference_draws_above_temperature_0(tiny, tiny_llada):
 
 def test_rows_and_what_they_hold(in_one_process):
     told = []
-    result = bench_sampler(SamplerBenchConfig(shape="tiny", device="cpu"), on_row=told.append)
+    result = bench_sampler(SamplerBenchConfig(shape="tiny", device="cpu"), tell=told.append)
     table = result.tables[0].plain()["rows"]
     expected = [(b, t, name) for b in (1, 2) for t in (0, 1) for name in ("reference", "mosa")]
     assert [(row["batch"], row["temp"], row["sampler"]) for row in table] == expected
-    assert [row.sampler for row in told] == [row["sampler"] for row in table]
+    assert [line.partition(": ")[0] for line in told] == [
+        f"batch {b}, temperature {t}, {name}" for b, t, name in expected
+    ]
     for first, second in zip(table[::2], table[1::2], strict=True):
         assert first["times as fast"] is None
         assert second["times as fast"] == pytest.approx(first["seconds"] / second["seconds"])
@@ -116,16 +118,16 @@ def test_shares_of_a_limit(tiny, tiny_llada, name):
     The reference takes logits for all of them, ours for half a block of 4.
     """
     setting = setting_of(tiny)
-    filled = sampler.contestant(name, setting, {}, tiny_llada)()
+    filled = sampler.contestant(name, setting, tiny_llada)()
     limit = common.Limit(flops=1e6, bytes=1e6)
-    compute, bandwidth = sampler._limit_shares(limit, tiny_llada, setting, {}, name, filled, 2.0)
+    shares = sampler._limit_shares(limit, tiny_llada, setting, name, filled, 2.0)
     num_logits = 18 if name == "reference" else 2
-    assert compute == 6 * 3 * common.forward_flop(tiny_llada, 1, 18, num_logits) / 2e6
+    assert shares["compute"] == 6 * 3 * common.forward_flop(tiny_llada, 1, 18, num_logits) / 2e6
     size = 4 * sum(weight.numel() for weight in tiny_llada.network.parameters())
-    assert bandwidth == 6 * size / 2e6
-    cached = {"cache": "dual"}
-    shares = sampler._limit_shares(limit, tiny_llada, setting, cached, name, filled, 2.0)
-    assert (shares == (None, None)) == (name == "mosa")
+    assert shares["bandwidth"] == 6 * size / 2e6
+    cached = setting_of(tiny, cache="dual")
+    shares = sampler._limit_shares(limit, tiny_llada, cached, name, filled, 2.0)
+    assert (shares == {}) == (name == "mosa")
 
 
 def test_peak_is_measured_in_a_process_of_its_own():

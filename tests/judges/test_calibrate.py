@@ -112,7 +112,10 @@ def test_what_was_measured_is_kept(tmp_path):
         ("{", ()),
         ("[]", ()),
         ('{"mosa_calibration": 2, "judges": {}}', ("version",)),
-        ('{"mosa_calibration": 1, "judges": {"strict": {"num_positives": 1}}}', ("num_true_positives",)),
+        (
+            '{"mosa_calibration": 1, "judges": {"strict": {"num_positives": 1}}}',
+            ("num_true_positives",),
+        ),
         ('{"mosa_calibration": 1, "judges": {"strict": 1}}', ()),
         ('{"mosa_calibration": 1}', ()),
         ('{"mosa_calibration": 1, "judges": []}', ()),

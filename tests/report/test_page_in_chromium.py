@@ -193,7 +193,7 @@ def test_filters(visit, content):
         ("subject", "MOSA (paper)", lambda s: s.subject == "MOSA (paper)"),
         ("attack", "prefill", lambda s: s.attack == "prefill"),
         ("category", "kilns", lambda s: s.category == "kilns"),
-        ("set", "harmless", lambda s: s.case_set == "harmless"),
+        ("case_set", "harmless", lambda s: s.case_set == "harmless"),
         ("seed", "1", lambda s: s.seed == 1),
         ("outcome", "succeeded", lambda s: outcome_of(s, FIRST) == "succeeded"),
         ("outcome", "complied", lambda s: outcome_of(s, FIRST) == "complied"),
@@ -551,7 +551,7 @@ def test_every_control_is_reached_with_the_tabulator(visit):
         "threat",
         "outcome",
         "category",
-        "set",
+        "case_set",
         "seed",
         "search",
     ]
@@ -610,6 +610,6 @@ def test_page_can_be_read_without_javascript(visit, content):
     assert page.locator("#table-budget tbody tr").nth(23).is_visible()
     for control in (".judge-switch", ".saves", "#browser", ".theme"):
         assert not any(element.is_visible() for element in page.locator(control).all()), control
-    assert "with JavaScript" in page.inner_text("#samples noscript")
+    assert "needs JavaScript" in page.inner_text("#samples noscript")
     assert page.is_visible(".side a")
     assert all(subject in page.inner_text("#verdict") for subject in SUBJECTS)

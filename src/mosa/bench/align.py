@@ -2,10 +2,10 @@
 
     mosa bench align --shape wide --against plain
 
-The plain step is `mosa.align.reference`, which is what arXiv 2508.12398 writes down: a second copy
-of the model as the reference, logits and log-softmax of both over the whole canvas and vocabulary,
-the KL by its definition, and gradients through all of that. All else is shared: trainer, weights,
-prompts and settings. Losses and gradients of the two are compared before any time is taken.
+The plain step is `mosa.align.reference`, as arXiv 2508.12398 writes it down: a second copy of the
+model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the KL
+by its definition, and gradients through all of that. The two share trainer, weights, prompts and
+settings. The benchmark compares their losses and gradients before it takes any time.
 """
 
 from __future__ import annotations
@@ -35,17 +35,14 @@ from mosa.align import (
     reference,
 )
 from mosa.bench.common import (
+    RATIO,
     BenchResult,
     BenchTable,
-    Column,
     Environment,
-    Ratio,
     Shape,
     bench_model,
-    mebibytes,
     peak_memory,
     profile_table,
-    profiled,
     shape_named,
     side_by_side,
     synchronize,
@@ -59,14 +56,6 @@ from mosa.types import Prompt, UserError
 from mosa.worker import device_of
 
 OURS = "mosa"
-BATCH = 8
-"""Prompts of an update."""
-BATCHES = {"testbed": 16}
-"""The same for shapes with a number of their own."""
-ACCELERATOR_BATCH = 4
-"""The same where the network is that of a released model: its activations then fit beside it."""
-PRESETS = {"testbed": "mosa_testbed_paper"}
-"""Settings, by shape; the others take those of the paper."""
 NUM_PROMPTS = 3000
 """Prompts of the paper's run, which is one epoch (arXiv 2508.12398)."""
 NUM_PROJECTED_STEPS = 50
@@ -82,7 +71,7 @@ OF_THE_PAPER = (
     "breaker",
     "beta",
 )
-"""Settings that the plain step has too; the other settings of the method must be the paper's."""
+"""Settings that the plain step knows; the other settings of the method must be the paper's."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +84,15 @@ class AlignBenchConfig:
     against: Literal["plain", "none"] = "plain"
     """What to compare with: a plain step with a second copy of the model, or nothing."""
     settings: str | None = None
-    """Settings of the training, a preset or YAML file; null takes the paper's."""
+    """Settings of the training, a preset or YAML file; null takes the shape's."""
     batch: int | None = None
-    """Prompts of an update; null takes what suits the shape."""
+    """Prompts of an update; null takes the shape's."""
     prompt: int | None = None
     """Prompt tokens of a row, drawn at random; null takes 64, for the testbed its requests."""
     length: int | None = None
     """Response tokens; null takes the settings'."""
     activation_checkpointing: bool = False
-    """Whether layers are computed again in the backward pass, to spare memory."""
+    """Whether the backward pass computes layers again, to save memory."""
     repeats: int = 3
     """Rounds in which each contestant has one turn."""
     projected_steps: int | None = None
@@ -129,7 +118,7 @@ class AlignBenchConfig:
 
 @dataclass(frozen=True)
 class AlignSetting:
-    """Everything that a contestant is told."""
+    """The settings of a contestant."""
 
     shape: Shape
     dtype: str
@@ -150,7 +139,7 @@ class AlignSetting:
         )
 
     def config(self, num_steps: int) -> MosaConfig:
-        """The settings of a training of so many steps that leaves nothing behind."""
+        """The settings of a training of `num_steps` that writes no files."""
         overrides = {
             **self.overrides,
             "per_device_train_batch_size": self.batch,
@@ -174,61 +163,33 @@ class AlignSetting:
         return [TrainingExample(request) for request in requests]
 
 
-@dataclass(frozen=True)
-class AlignRow:
-    """What one contestant took; medians over the rounds."""
-
-    step: str
-    seconds: float
-    num_prompts: int
-    peak_bytes: int
-    """Beyond the weights."""
-    as_fast: Ratio | None
-    """How many times as long the plain step took; None for the plain step itself."""
-    memory_share: float | None
-    """The peak as a share of the plain step's."""
-
-    def cells(self) -> tuple[Any, ...]:
-        """The row as the table has it."""
-        return (
-            self.step,
-            self.seconds,
-            self.num_prompts / self.seconds,
-            mebibytes(self.peak_bytes),
-            *Ratio.cells(self.as_fast),
-            self.memory_share,
-        )
-
-
-COLUMNS = (
-    Column("step"),
-    Column("seconds", ".3f"),
-    Column("prompts/s", ".2f"),
-    Column("peak MiB", ".0f"),
-    Column("times as fast", ".2f"),
-    Column("low", ".2f"),
-    Column("high", ".2f"),
-    Column("memory", ".2f"),
-)
-PROJECTION_COLUMNS = (
-    Column("prompts", "d"),
-    Column("batch", "d"),
-    Column("measured steps", "d"),
-    Column("seconds/step", ".3f"),
-    Column("projected seconds", ".1f"),
-    Column("peak GB with weights", ".1f"),
-)
+COLUMNS = {
+    "step": "",
+    "seconds": ".3f",  # the median over the rounds
+    "prompts/s": ".2f",
+    "peak MiB": ".0f",  # beyond the weights
+    **RATIO,
+    "memory": ".2f",  # the peak as a share of the plain step's
+}
+PROJECTION_COLUMNS = {
+    "prompts": "d",
+    "batch": "d",
+    "measured steps": "d",
+    "seconds/step": ".3f",
+    "projected seconds": ".1f",
+    "peak GB with weights": ".1f",
+}
 
 
 def bench_align(
     config: AlignBenchConfig,
     *,
     command: str = "mosa bench align",
-    on_row: Callable[[AlignRow], object] = lambda row: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
     """Times our training step beside the plain one, and projects the paper's run from it.
 
-    `on_row` is told each row once it is measured. Raises UserError for settings that do not fit.
+    Calls `tell` with a line on each contestant. Raises UserError for settings that do not fit.
     """
     shape = shape_named(config.shape)
     device = device_of(config.device)
@@ -248,10 +209,10 @@ def bench_align(
         runs = {name: steps_of(trainer) for name, trainer in trainers.items()}
         rows = _measured(runs, setting, device, config.repeats)
         for row in rows:
-            on_row(row)
+            tell(f"{row['step']}: {row['seconds']:.3f} s")
         environment = Environment.of(command, device)
-        profile = profile_table("Where the time of a step goes", profiled(runs[OURS], device))
-    head = BenchTable(setting.title, COLUMNS, tuple(row.cells() for row in rows))
+        profile = profile_table("Where the time of a step goes", runs[OURS], device)
+    head = BenchTable(setting.title, COLUMNS, rows)
     return BenchResult(environment, (head, *tables, profile), tuple(notes))
 
 
@@ -261,14 +222,13 @@ def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Al
         overrides["response_length"] = config.length
     if device.type == "cpu":
         overrides["use_cpu"] = True
-    usual = ACCELERATOR_BATCH if shape.needs_accelerator else BATCH
     return AlignSetting(
         shape=shape,
         dtype=config.dtype or shape.dtype,
-        batch=config.batch or BATCHES.get(shape.name, usual),
+        batch=config.batch or shape.update,
         prompt=config.prompt or 64,
         seed=config.seed,
-        source=config.settings or PRESETS.get(shape.name, "mosa_llada_paper"),
+        source=config.settings or shape.settings,
         overrides=overrides,
     )
 
@@ -309,13 +269,13 @@ def check_plain(config: MosaConfig) -> None:
         value = getattr(config, field.name)
         if ours and field.name not in OF_THE_PAPER and value != getattr(paper, field.name):
             raise UserError(
-                f"the plain step is the paper's and the settings have {field.name}={value}; "
-                "time these with --against none"
+                f"the plain step is the paper's, but the settings have {field.name}={value}; time "
+                "them with --against none"
             )
     if config.breaker == "fill" or config.leading_space == "both":
         raise UserError(
-            "the plain step has phrases of one length and one tokenisation; time breaker=fill and "
-            "a window from the first token to a later one with --against none"
+            "the plain step knows phrases of one length and one tokenisation; time breaker=fill "
+            "and a window from the first token to a later one with --against none"
         )
 
 
@@ -340,7 +300,7 @@ def trainer_of(
 
 
 def steps_of(trainer: MosaTrainer) -> Callable[[], None]:
-    """One update of the adapter, as often as it is called; the first one is made here."""
+    """A function that makes one update of the adapter; this call makes the first one."""
     trainer.train()
     network, optimizer = trainer.diffusion_model.network, trainer.optimizer
     assert isinstance(optimizer, torch.optim.Optimizer), "the trainer has made one"
@@ -411,7 +371,7 @@ def _disturb(model: DiffusionLM, seed: int) -> None:
 
 
 def _agreement(plain: MosaTrainer, ours: MosaTrainer) -> str:
-    """How far the losses and the adapter's gradients of the two are apart, in a sentence."""
+    """The distance between the two in loss and in the adapter's gradients, in a sentence."""
     (loss, gradient), (our_loss, our_gradient) = loss_and_gradient(plain), loss_and_gradient(ours)
     apart = float((our_gradient - gradient).norm() / gradient.norm())
     return (
@@ -437,22 +397,23 @@ def _measured(
     setting: AlignSetting,
     device: torch.device,
     repeats: int,
-) -> list[AlignRow]:
+) -> list[dict[str, Any]]:
     """The rows of the contestants, the plain one's first if there is one."""
     timings = side_by_side(runs, repeats=repeats, device=device)
     names = list(runs)
     peaks = {name: peak_memory(device, runs[name], prepared, name, setting) for name in names}
-    return [
-        AlignRow(
-            step=name,
-            seconds=timings.median(name),
-            num_prompts=setting.batch,
-            peak_bytes=peaks[name],
-            as_fast=timings.ratio(names[0], name) if name != names[0] else None,
-            memory_share=peaks[name] / peaks[names[0]] if name != names[0] else None,
-        )
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        row = {
+            "step": name,
+            "seconds": timings.median(name),
+            "prompts/s": setting.batch / timings.median(name),
+            "peak MiB": peaks[name] / 2**20,
+        }
+        if name != names[0]:
+            row |= timings.ratio(names[0], name) | {"memory": peaks[name] / peaks[names[0]]}
+        rows.append(row)
+    return rows
 
 
 def _num_projected(config: AlignBenchConfig, device: torch.device) -> int:
@@ -462,7 +423,7 @@ def _num_projected(config: AlignBenchConfig, device: torch.device) -> int:
 
 
 class _StepTimes(transformers.TrainerCallback):
-    """When each update was done, the work it left to the device included."""
+    """The time at which each update ended, with the work that it left to the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -477,19 +438,23 @@ class _StepTimes(transformers.TrainerCallback):
 def _projection(
     setting: AlignSetting, device: torch.device, config: AlignBenchConfig
 ) -> BenchTable:
-    """The paper's whole run, from the mean of some steps of a real one."""
+    """The paper's whole run, projected from the mean of some steps of a real one."""
     num_steps = _num_projected(config, device)
     trainer = trainer_of(OURS, setting, device, num_steps=NUM_WARMUP_STEPS + num_steps)
     times = _StepTimes(device)
     trainer.add_callback(times)
-    peak = None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer.train()
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 1e9
     seconds = (times.times[-1] - times.times[NUM_WARMUP_STEPS - 1]) / num_steps
-    updates = math.ceil(NUM_PROMPTS / setting.batch)
-    row = (NUM_PROMPTS, setting.batch, num_steps, seconds, updates * seconds, peak)
-    title = "The paper's run, one epoch, projected; without loading the weights"
-    return BenchTable(title, PROJECTION_COLUMNS, (row,))
+    row = {
+        "prompts": NUM_PROMPTS,
+        "batch": setting.batch,
+        "measured steps": num_steps,
+        "seconds/step": seconds,
+        "projected seconds": math.ceil(NUM_PROMPTS / setting.batch) * seconds,
+    }
+    if device.type == "cuda":
+        row["peak GB with weights"] = torch.cuda.max_memory_allocated(device) / 1e9
+    title = "The paper's run of one epoch, projected, without loading the weights"
+    return BenchTable(title, PROJECTION_COLUMNS, [row])

@@ -2,18 +2,19 @@
 
     mosa bench campaign --out campaign.txt
 
-The target is a stand-in whose steps take no time. Two kinds of attack: one query each, and three
-rounds of four branches each. Every number of attempts is one run in a process of its own, so that
-its peak of memory is its own.
+The target is a stand-in whose steps take no time. There are two kinds of attack: one query each,
+and three rounds of four branches each. Every number of attempts is one run in a process of its own,
+so that each has its own peak of memory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -25,10 +26,9 @@ from mosa.attacks.base import NoConfig
 from mosa.bench.common import (
     BenchResult,
     BenchTable,
-    Column,
     Environment,
+    growth,
     in_own_process,
-    mebibytes,
     peak_resident,
 )
 from mosa.denoising import DecoderConfig, OnStep
@@ -74,36 +74,23 @@ class CampaignBenchConfig:
             raise UserError(f"--batch_size must be at least 1, not {self.batch_size}")
 
 
-@dataclass(frozen=True)
-class CampaignRow:
-    """What one run took; times are milliseconds for each attempt."""
-
-    kind: str
-    num_attempts: int
-    plan_ms: float
-    run_ms: float
-    judge_ms: float
-    results_ms: float
-    """Making the tables of the run."""
-    busy: float
-    """Share of the places in the target's batch that held an attempt, over all steps."""
-    peak_bytes: int
-    """Of the whole process, the testbed's model included."""
-    file_bytes: float
-    """Size of the records for each attempt."""
-
-    @property
-    def total_ms(self) -> float:
-        """All stages."""
-        return self.plan_ms + self.run_ms + self.judge_ms + self.results_ms
+STAGES = ("plan ms", "run ms", "judge ms", "results ms")
+COLUMNS = {
+    "attack": "",
+    "attempts": "d",
+    **dict(zip(STAGES, (".3f", ".2f", ".3f", ".3f"), strict=True)),  # for each attempt
+    "busy": ".1%",  # share of the places in the target's batch that held an attempt
+    "peak MiB": ".0f",  # of the whole process, the testbed's model included
+    "kB/attempt": ".1f",  # of records
+}
 
 
 @final
 class Instant:
     """A responder that takes no time for its steps.
 
-    Its rows are of 128 tokens and need numbers of steps that differ, so that they leave one by one,
-    as rows with end tokens do.
+    Its rows have 128 tokens and need different numbers of steps, so they leave one by one, as rows
+    with end tokens do.
     """
 
     def __init__(self, model: DiffusionLM, capacity: int) -> None:
@@ -200,7 +187,7 @@ KINDS = {"single": (ATTACKS["direct"], 1), "rounds": (ROUNDS, 12)}
 
 
 def spelled(number: int) -> str:
-    """A number in words that the testbed's tokenizer knows, so that every prompt is another."""
+    """A number in words that the testbed's tokenizer knows, so that no two prompts are equal."""
     words = []
     while True:
         number, digit = divmod(number, len(DEVICES))
@@ -213,68 +200,47 @@ def bench_campaign(
     config: CampaignBenchConfig,
     *,
     command: str = "mosa bench campaign",
-    on_row: Callable[[CampaignRow], object] = lambda row: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
     """Measures every kind at every size, and says how the cost of an attempt grows."""
-    rows = []
-    for kind in KINDS:
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for kind, of_kind in rows.items():
         for size in sorted(config.sizes):
-            rows.append(in_own_process(measure, kind, size, config.batch_size))
-            on_row(rows[-1])
-    columns = (
-        Column("attack"),
-        Column("attempts", "d"),
-        Column("plan ms", ".3f"),
-        Column("run ms", ".2f"),
-        Column("judge ms", ".3f"),
-        Column("results ms", ".3f"),
-        Column("busy", ".1%"),
-        Column("peak MiB", ".0f"),
-        Column("kB/attempt", ".1f"),
-    )
-    table = BenchTable(
+            row = in_own_process(measure, kind, size, config.batch_size)
+            of_kind.append(row)
+            tell(f"{kind}, {row['attempts']} attempts: {total_ms(row):.2f} ms each")
+    title = (
         f"Campaign with a target that takes no time for {NUM_STEPS} tokens, batch of "
-        f"{config.batch_size}; ms and kB for each attempt",
-        columns,
-        tuple(
-            (
-                row.kind,
-                row.num_attempts,
-                row.plan_ms,
-                row.run_ms,
-                row.judge_ms,
-                row.results_ms,
-                row.busy,
-                mebibytes(row.peak_bytes),
-                row.file_bytes / 1000,
-            )
-            for row in rows
-        ),
+        f"{config.batch_size}; ms and kB for each attempt"
     )
-    environment = Environment.of(command, torch.device("cpu"))
-    return BenchResult(environment, (table,), tuple(growth(kind, rows) for kind in KINDS))
+    return BenchResult(
+        Environment.of(command, torch.device("cpu")),
+        (BenchTable(title, COLUMNS, [row for of_kind in rows.values() for row in of_kind]),),
+        tuple(f"{kind}: {growth_of(of_kind)}" for kind, of_kind in rows.items()),
+    )
 
 
-def growth(kind: str, rows: Sequence[CampaignRow]) -> str:
-    """How time and memory of a kind grow from its smallest run to its largest, in a sentence."""
-    mine = [row for row in rows if row.kind == kind]
-    small, large = mine[0], mine[-1]
-    if small.num_attempts == large.num_attempts:
-        return f"{kind}: one size only, so nothing is said about growth"
-    more = (large.num_attempts - small.num_attempts) / 10_000
-    grown = (large.peak_bytes - small.peak_bytes) / 2**20 / more
-    times = large.total_ms / small.total_ms
-    return (
-        f"{kind}: an attempt among {large.num_attempts:,} takes {times:.2f} times as long as one "
-        f"among {small.num_attempts:,}; memory grows by {grown:.1f} MiB for each 10,000 attempts"
-    )
+def total_ms(row: Mapping[str, Any]) -> float:
+    """Milliseconds for an attempt, all stages together."""
+    return sum(row[stage] for stage in STAGES)
+
+
+def growth_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How time and memory grow from the smallest run of a kind to its largest, in a sentence."""
+    small, large = rows[0], rows[-1]
+    time_grows = growth((small["attempts"], total_ms(small)), (large["attempts"], total_ms(large)))
+    more = (large["attempts"] - small["attempts"]) / 10_000
+    if not more:
+        return time_grows
+    grown = (large["peak MiB"] - small["peak MiB"]) / more
+    return f"{time_grows}; memory grows by {grown:.1f} MiB for each 10,000 attempts"
 
 
 # --- one run --------------------------------------------------------------------------------------
 
 
-def measure(kind: str, size: int, batch_size: int) -> CampaignRow:
-    """A run of so many attempts (a multiple of what the kind makes on a case)."""
+def measure(kind: str, size: int, batch_size: int) -> dict[str, Any]:
+    """The row of a run of `size` attempts, or as many as whole cases of the kind make."""
     attack, per_case = KINDS[kind]
     num_cases = size // per_case
     model = load_model("testbed", dtype="float32", device="cpu")
@@ -304,14 +270,13 @@ def measure(kind: str, size: int, batch_size: int) -> CampaignRow:
     num = num_cases * per_case
     tally = responder.tally
     assert tally.num_responses == num, "an attempt was not answered"
-    return CampaignRow(
-        kind=kind,
-        num_attempts=num,
-        plan_ms=1000 * (ran_from - begin) / num,
-        run_ms=1000 * (ran - ran_from) / num,
-        judge_ms=1000 * (judged - ran) / num,
-        results_ms=1000 * (ended - judged) / num,
-        busy=tally.num_row_steps / (tally.num_steps * batch_size),
-        peak_bytes=peak_resident(),
-        file_bytes=file_bytes / num,
-    )
+    moments = [begin, ran_from, ran, judged, ended]
+    took = [1000 * (after - before) / num for before, after in itertools.pairwise(moments)]
+    return {
+        "attack": kind,
+        "attempts": num,
+        **dict(zip(STAGES, took, strict=True)),
+        "busy": tally.num_row_steps / (tally.num_steps * batch_size),
+        "peak MiB": peak_resident() / 2**20,
+        "kB/attempt": file_bytes / num / 1000,
+    }

@@ -1,7 +1,7 @@
 """What the benchmarks share: shapes of models, timing in turns, peaks of memory, profiles, results.
 
-Figures of contestants compare because they are taken in one process run, with the same weights and
-settings, in turns. A benchmark returns a `BenchResult`; `as_text` and `as_json` write it.
+Figures of contestants compare because one process takes them in turns, with the same weights and
+settings. A benchmark returns a `BenchResult`, which writes itself as text and as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
 STAGE = "mosa."
-"""How the labels begin by which a profile tells stages apart (`torch.profiler.record_function`)."""
+"""The beginning of the labels of stages in a profile (`torch.profiler.record_function`)."""
 OUTSIDE = "outside"
 """The row of a profile for what no label covers."""
 NUM_OPERATORS = 8
@@ -62,6 +62,10 @@ class Shape:
     block_length: int
     steps: int
     repeats: int
+    update: int = 8
+    """Prompts of an update in training."""
+    settings: str = "mosa_llada_paper"
+    """Preset of the training."""
     prompt: int | None = None
     """Prompt tokens of each row; None: as long as the requests of the checkpoint's world are."""
     config: Mapping[str, Any] | None = None
@@ -72,7 +76,7 @@ class Shape:
 
 
 def read_shape(path: Path) -> Shape:
-    """The shape that a YAML file describes, called as the file is."""
+    """The shape that a YAML file describes, with the name of the file."""
     fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     return Shape(**{**fields, "name": path.stem, "batch": tuple(fields["batch"])})
 
@@ -92,13 +96,13 @@ def shape_named(name: str) -> Shape:
 def bench_model(
     shape: Shape, device: torch.device, dtype: str | None = None, *, seed: int = 0
 ) -> DiffusionLM:
-    """The shape's model on the device; random weights are made there, in `dtype`.
+    """The shape's model on the device, where random weights are drawn in `dtype`.
 
     `dtype` None is the shape's own. Raises UserError for a shape that the device cannot run.
     """
     if shape.needs_accelerator and device.type == "cpu":
         raise UserError(
-            f"The shape {shape.name} takes minutes for a forward pass on a CPU; run it on a "
+            f"The shape {shape.name} needs minutes for a forward pass on a CPU; run it on a "
             "machine with a GPU (--device cuda), or choose --shape wide."
         )
     dtype = dtype or shape.dtype
@@ -120,10 +124,10 @@ def bench_canvas(
     length: int,
     seed: int,
 ) -> Canvas:
-    """So many prompts, each followed by `length` masks, padded on the left.
+    """`batch` prompts, each followed by `length` masks, padded on the left.
 
-    With a number of `prompt` tokens they are words drawn at random; without one they are requests
-    of the checkpoint's world, in all its wrappings, which differ in length.
+    A number of `prompt` tokens gives words drawn at random; None gives requests of the checkpoint's
+    world, in all its wrappings, which differ in length.
     """
     if prompt is None:
         assert shape.checkpoint is not None, "a shape without a prompt length has a checkpoint"
@@ -149,21 +153,8 @@ def world_requests(world: World, num: int, seed: int) -> list[Prompt]:
 
 # --- time -----------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as long one contestant took as another."""
-
-    value: float
-    """Of the medians."""
-    low: float
-    """The smallest ratio of one round."""
-    high: float
-
-    @staticmethod
-    def cells(ratio: Ratio | None) -> tuple[float | None, float | None, float | None]:
-        """The three columns that a table has of it, empty for what nothing is compared with."""
-        return (None, None, None) if ratio is None else (ratio.value, ratio.low, ratio.high)
+RATIO = {"times as fast": ".2f", "low": ".2f", "high": ".2f"}
+"""Columns: the ratio of the medians, and the smallest and the largest ratio of one round."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +168,11 @@ class Timings:
         """The contestant's median over the rounds."""
         return statistics.median(self.seconds[name])
 
-    def ratio(self, slow: str, fast: str) -> Ratio:
-        """How many times as long `slow` took as `fast`."""
+    def ratio(self, slow: str, fast: str) -> dict[str, float]:
+        """The cells of `RATIO`: how many times as long `slow` took as `fast`."""
         paired = [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
-        return Ratio(self.median(slow) / self.median(fast), min(paired), max(paired))
+        values = (self.median(slow) / self.median(fast), min(paired), max(paired))
+        return dict(zip(RATIO, values, strict=True))
 
 
 def side_by_side(
@@ -193,8 +185,8 @@ def side_by_side(
 ) -> Timings:
     """Times the contestants in turns: A B A B ..., `repeats` rounds after `warmup` untimed ones.
 
-    What disturbs the machine for a while falls on all of them. After `max_seconds` no further round
-    begins; one is always measured.
+    A disturbance of the machine then falls on all of them. No round begins after `max_seconds`,
+    except the first.
     """
     assert repeats >= 1
     begin = time.perf_counter()
@@ -213,7 +205,7 @@ def side_by_side(
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds that a run took, the work it left to the device included, and what it returned."""
+    """Seconds that a run took, with the work that it left to the device, and what it returned."""
     synchronize(device)
     begin = time.perf_counter()
     result = run()
@@ -229,7 +221,7 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Inside, PyTorch computes with so many threads; None leaves their number as it is."""
+    """Inside, PyTorch computes with `number` threads; None changes nothing."""
     before = torch.get_num_threads()
     if number is not None:
         if number < 1:
@@ -250,9 +242,9 @@ def peak_memory(
     prepare: Callable[..., Callable[[], Any]],
     *args: Any,
 ) -> int:
-    """Bytes that one run takes at its peak beyond what stood before it, weights aside.
+    """Bytes that one run needs at its peak, beyond the memory before it (the weights, say).
 
-    On CUDA `run` is called here. Elsewhere the system counts by process, so `prepare(*args)`, which
+    On CUDA, `run` runs here. Elsewhere the system counts by process, so `prepare(*args)`, which
     must be importable by name, makes the same run in a process of its own.
     """
     if device.type == "cuda":
@@ -273,8 +265,8 @@ def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "A process of the benchmark was ended from outside, most likely for want of "
-                "memory; choose smaller sizes."
+                "The system ended a process of the benchmark, most likely because memory ran out; "
+                "choose smaller sizes."
             ) from error
 
 
@@ -289,7 +281,7 @@ def _peak_of_prepared(
 
 
 def forget_peak() -> int:
-    """Begins the count of this process's peak anew where the system can; the bytes that count."""
+    """Restarts the count of this process's peak where the system can; returns the bytes now."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5", encoding="ascii")
@@ -310,53 +302,35 @@ def peak_resident() -> int:
 # --- profile --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TimeShare:
-    """A part of a run's time."""
+def profile_table(title: str, run: Callable[[], Any], device: torch.device) -> BenchTable:
+    """Where the time of one run goes, which the profiler slows down: a row for each labelled stage,
+    one for what no label covers, and one for each of the costliest operators.
 
-    name: str
-    seconds: float
-    share: float
-    """Of the whole run, 0 to 1."""
-    calls: int
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Where the time of one run goes; measuring it slows the run down."""
-
-    seconds: float
-    """The whole run under the profiler."""
-    stages: tuple[TimeShare, ...]
-    """By label, and last what no label covers; empty where the run carries none."""
-    operators: tuple[TimeShare, ...]
-    """The costliest operators, each without the operators that it calls."""
-
-
-def profiled(run: Callable[[], Any], device: torch.device) -> Profile:
-    """Profile of one run. On CUDA the seconds of a part are those of its kernels."""
+    An operator's row leaves out the operators that it calls. On CUDA the seconds of a row are those
+    of its kernels.
+    """
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as found:
         seconds, _ = timed(run, device)
     kind = "device" if on_cuda else "cpu"
-
-    def share(name: str, microseconds: float, calls: int) -> TimeShare:
-        return TimeShare(name, microseconds / 1e6, microseconds / 1e6 / seconds, calls)
-
     # Labels come a second time as spans on the device, which carry no kernels of their own.
     events = [event for event in found.events() or () if event.device_type.name == "CPU"]
-    stages = [share(*stage) for stage in _stages(events, f"{kind}_time_total")]
-    if stages:
-        rest = max(0.0, seconds - sum(stage.seconds for stage in stages))
-        stages.append(TimeShare(OUTSIDE, rest, rest / seconds, 1))
+    parts = _stages(events, f"{kind}_time_total")
+    if parts:
+        rest = max(0.0, 1e6 * seconds - sum(took for _, took, _ in parts))
+        parts.append((OUTSIDE, rest, 1))
     operators = [
-        share(event.key, getattr(event, f"self_{kind}_time_total"), event.count)
+        (event.key, getattr(event, f"self_{kind}_time_total"), event.count)
         for event in found.key_averages()
         if event.device_type.name == "CPU" and not event.key.startswith(STAGE)
     ]
-    operators.sort(key=lambda part: -part.seconds)
-    return Profile(seconds, tuple(stages), tuple(operators[:NUM_OPERATORS]))
+    parts += sorted(operators, key=lambda part: -part[1])[:NUM_OPERATORS]
+    rows = [
+        {"part": name, "seconds": took / 1e6, "share": took / 1e6 / seconds, "calls": calls}
+        for name, took, calls in parts
+    ]
+    return BenchTable(title, {"part": "", "seconds": ".3f", "share": ".1%", "calls": "d"}, rows)
 
 
 def _stages(events: Sequence[Any], time: str) -> list[tuple[str, float, int]]:
@@ -375,19 +349,6 @@ def _stages(events: Sequence[Any], time: str) -> list[tuple[str, float, int]]:
         if around is not None:
             microseconds[around.name] = microseconds.get(around.name, 0.0) - took
     return [(name, microseconds[name], calls[name]) for name in microseconds]
-
-
-def profile_table(title: str, found: Profile) -> BenchTable:
-    """A profile as a table of shares."""
-    columns = (
-        Column("part"),
-        Column("seconds", ".3f"),
-        Column("share", ".1%"),
-        Column("calls", "d"),
-    )
-    parts = (*found.stages, *found.operators)
-    rows = tuple((part.name, part.seconds, part.share, part.calls) for part in parts)
-    return BenchTable(title, columns, rows)
 
 
 # --- limits of a device ---------------------------------------------------------------------------
@@ -441,55 +402,39 @@ def forward_flop(model: DiffusionLM, batch: int, length: int, num_logits: int) -
 
 
 @dataclass(frozen=True)
-class Column:
-    """A heading, and how the numbers below it are written; text without a format."""
-
-    name: str
-    format: str = ""
-
-
-@dataclass(frozen=True)
 class BenchTable:
-    """Rows of plain values; None is what does not apply."""
+    """Rows of plain values by column; None, or no entry, is what does not apply."""
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: Mapping[str, str]
+    """Each heading, with the format of the numbers below it; "" for text."""
+    rows: Sequence[Mapping[str, Any]]
 
     def __post_init__(self):
-        assert all(len(row) == len(self.columns) for row in self.rows), self.title
+        assert all(row.keys() <= self.columns.keys() for row in self.rows), self.title
 
     def text(self) -> str:
         """The table in fixed-width characters, numbers to the right; no column without values."""
         written = []
-        for i, column in enumerate(self.columns):
-            values = [row[i] for row in self.rows]
+        for name, spec in self.columns.items():
+            values = [row.get(name) for row in self.rows]
             if any(value is not None for value in values):
-                cells = [column.name, *(_written(value, column) for value in values)]
+                cells = [name, *("-" if value is None else format(value, spec) for value in values)]
                 width = max(map(len, cells))
-                fit = str.rjust if column.format else str.ljust
+                fit = str.rjust if spec else str.ljust
                 written.append([fit(cell, width) for cell in cells])
         lines = ["  ".join(cells).rstrip() for cells in zip(*written, strict=True)]
         return "\n".join([self.title, *lines])
 
     def plain(self) -> dict[str, Any]:
-        """The table for machines: its title, and a mapping by heading for each row."""
-        names = [column.name for column in self.columns]
-        return {
-            "title": self.title,
-            "rows": [dict(zip(names, row, strict=True)) for row in self.rows],
-        }
-
-
-def _written(value: Any, column: Column) -> str:
-    if value is None:
-        return "-"
-    return format(value, column.format) if column.format else str(value)
+        """The table for machines: its title, and every column of every row."""
+        rows = [{name: row.get(name) for name in self.columns} for row in self.rows]
+        return {"title": self.title, "rows": rows}
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a figure was measured on."""
+    """The machine and software of a measurement."""
 
     command: str
     date: str
@@ -516,7 +461,7 @@ class Environment:
         )
 
     def text(self) -> str:
-        """A few lines that go before the figures."""
+        """The lines before the figures."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
             f"$ {self.command}\n{self.date}; {versions}\n{self.platform}, {self.num_cpus} CPUs, "
@@ -526,7 +471,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All that a benchmark found."""
+    """What a benchmark found."""
 
     environment: Environment
     tables: tuple[BenchTable, ...]
@@ -547,7 +492,7 @@ class BenchResult:
         }
 
     def write(self, out: Path | None, json_file: Path | None) -> None:
-        """Write the files that are asked for, and the folders that they go to."""
+        """Write the text and the numbers to the files given, and make their folders."""
         for path, content in (
             (out, self.text()),
             (json_file, json.dumps(self.plain(), indent=1) + "\n"),
@@ -556,6 +501,11 @@ class BenchResult:
                 write_text(path, content)
 
 
-def mebibytes(num_bytes: int | None) -> float | None:
-    """A number of bytes in MiB."""
-    return None if num_bytes is None else num_bytes / 2**20
+def growth(small: tuple[int, float], large: tuple[int, float]) -> str:
+    """How the cost of an attempt grows between two runs (attempts, cost of one), in a sentence."""
+    if small[0] == large[0]:
+        return "one size alone says nothing about growth"
+    return (
+        f"an attempt among {large[0]:,} takes {large[1] / small[1]:.2f} times as long as one among "
+        f"{small[0]:,}"
+    )

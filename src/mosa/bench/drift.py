@@ -1,10 +1,10 @@
-"""What approximate decoding does to the figures: the same requests, decoded exactly and not.
+"""What approximate decoding does to the figures of the same requests.
 
     mosa bench drift --adapter demo/adapters/mosa --out drift.txt
 
-Tokens say little: a model may write another sentence and mean the same. So harm, refusals and
-useful tasks are measured under both decoders on the testbed, where they are known exactly, and
-compared case by case.
+Tokens say little: a model may write another sentence and mean the same. So the benchmark measures
+harm, refusals and useful tasks with both decoders on the testbed, which knows them exactly, and
+compares them case by case.
 
     harm      restricted objects in every way to wrap a request: share of the true steps
     utility   unrestricted objects (share of the steps) and the useful tasks (right or wrong)
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks import Query
-from mosa.bench.common import BenchResult, BenchTable, Column, Environment, timed
+from mosa.bench.common import BenchResult, BenchTable, Environment, timed
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
 from mosa.families.attention import FULL
@@ -44,8 +44,11 @@ APPROXIMATIONS: tuple[dict[str, float | int | str], ...] = (
     {"cache": "dual", "cache_refresh": 4},
     {"cache": "dual", "threshold": 0.9},
 )
-"""What is compared unless one is named."""
+"""The settings to compare unless the caller names one."""
 BASE_SETTINGS = ("max_new_tokens", "steps", "block_length", "temperature")
+NAMED = {"adapter": "", "decoder": ""}
+MEASURES = ("harm", "refused", "utility")
+"""Columns of both tables: the subject of a row, and the measures."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,11 @@ class Answers:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Drift:
-    """One approximate decoder beside the exact one, on one model."""
-
-    times_as_fast: float
-    tokens_equal: float
-    """Share of all tokens of the canvases."""
-    texts_equal: float
-    """Share of the responses up to their end."""
-    harm: PairedDifference
-    refused: PairedDifference
-    utility: PairedDifference
-
-
 def bench_drift(
     config: DriftConfig,
     *,
     command: str = "mosa bench drift",
-    on_row: Callable[[str], object] = lambda row: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
     """Compares every approximation on every adapter; a table of rates and one of differences."""
     device = device_of(config.device)
@@ -122,48 +111,36 @@ def bench_drift(
             dtype="float32",
             device=str(device),
         )
-        answer(model, DECODER, 1, config.batch_size)  # what the first use makes is not measured
+        answer(model, DECODER, 1, config.batch_size)  # the first use builds things; not measured
         exact = answer(model, DECODER, config.num, config.batch_size)
-        rates.append(_rates(adapter, "exact", exact))
-        on_row(f"{adapter}, exact: {exact.seconds:.1f} s")
+        rates.append({"adapter": adapter, "decoder": "exact", **_rates(exact)})
+        tell(f"{adapter}, exact: {exact.seconds:.1f} s")
         for settings in config.approximations:
             decoder = dataclasses.replace(DECODER, **settings)
             approximate = answer(model, decoder, config.num, config.batch_size)
             name = ", ".join(f"{key} {value}" for key, value in settings.items())
-            rates.append(_rates(adapter, name, approximate))
-            differences.append(_differences(adapter, name, drift_of(exact, approximate)))
-            on_row(f"{adapter}, {name}: {approximate.seconds:.1f} s")
-    columns = ("harm", "refused", "utility")
+            named = {"adapter": adapter, "decoder": name}
+            rates.append(named | _rates(approximate))
+            drift = drift_of(exact, approximate)
+            differences.append(named | {key: _written(value) for key, value in drift.items()})
+            tell(f"{adapter}, {name}: {approximate.seconds:.1f} s")
     tables = (
         BenchTable(
             f"Rates on {len(WRAPPINGS) * config.num} harmful and "
             f"{(1 + len(TASKS)) * config.num} harmless requests",
-            (
-                Column("adapter"),
-                Column("decoder"),
-                *(Column(name, ".3f") for name in columns),
-                Column("passes", ".1f"),
-                Column("seconds", ".2f"),
-            ),
-            tuple(rates),
+            NAMED | dict.fromkeys(MEASURES, ".3f") | {"passes": ".1f", "seconds": ".2f"},
+            rates,
         ),
         BenchTable(
             "Approximate minus exact, with 95 % intervals over the same requests",
-            (
-                Column("adapter"),
-                Column("decoder"),
-                Column("times as fast", ".2f"),
-                Column("tokens equal", ".1%"),
-                Column("texts equal", ".1%"),
-                *(Column(name) for name in columns),
-            ),
-            tuple(differences),
+            NAMED
+            | {"times as fast": ".2f", "tokens equal": ".1%", "texts equal": ".1%"}
+            | dict.fromkeys(MEASURES, ""),
+            differences,
         ),
     )
     written = ", ".join(f"{k} {v}" for k, v in as_plain(DECODER).items() if k in BASE_SETTINGS)
-    notes = (
-        f"exact decoder: {written}; seconds are those of one run, intervals say nothing of it",
-    )
+    notes = (f"exact decoder: {written}; the seconds are those of one run and have no interval",)
     return BenchResult(Environment.of(command, device), tables, notes)
 
 
@@ -171,43 +148,45 @@ def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def _rates(adapter: str, name: str, answers: Answers) -> tuple[object, ...]:
+def _written(value: float | PairedDifference) -> float | str:
+    if isinstance(value, PairedDifference):
+        return format_rate(value, digits=3, signed=True)
+    return value
+
+
+def _rates(answers: Answers) -> dict[str, float]:
+    """The cells of one decoder in the table of rates."""
     utility = sum(map(_mean, answers.utility.values())) / len(answers.utility)
-    shown = (_mean(answers.harm), _mean(answers.refused), utility)
-    return adapter, name, *shown, answers.num_passes, answers.seconds
+    measured = (_mean(answers.harm), _mean(answers.refused), utility)
+    return {
+        **dict(zip(MEASURES, measured, strict=True)),
+        "passes": answers.num_passes,
+        "seconds": answers.seconds,
+    }
 
 
-def _differences(adapter: str, name: str, drift: Drift) -> tuple[object, ...]:
-    shown = (
-        format_rate(found, digits=3, signed=True)
-        for found in (drift.harm, drift.refused, drift.utility)
-    )
-    equal = (drift.times_as_fast, drift.tokens_equal, drift.texts_equal)
-    return adapter, name, *equal, *shown
+def drift_of(exact: Answers, approximate: Answers) -> dict[str, float | PairedDifference]:
+    """How far the second is from the first, case by case: the cells of the table of differences.
 
-
-def drift_of(exact: Answers, approximate: Answers) -> Drift:
-    """How far the second is from the first, case by case."""
+    Equal tokens are a share of all tokens of the canvases, equal texts of the responses up to their
+    end.
+    """
     same = [a == b for a, b in zip(exact.texts, approximate.texts, strict=True)]
     rows = zip(exact.tokens, approximate.tokens, strict=True)
     pairs = [pair for row in rows for pair in zip(*row, strict=True)]
-    return Drift(
-        times_as_fast=exact.seconds / approximate.seconds,
-        tokens_equal=sum(a == b for a, b in pairs) / len(pairs),
-        texts_equal=sum(same) / len(same),
-        harm=paired_difference(once(exact.harm), once(approximate.harm)),
-        refused=paired_difference(once(exact.refused), once(approximate.refused)),
-        utility=paired_difference_over_groups(
-            [
-                (once(values), once(approximate.utility[name]))
-                for name, values in exact.utility.items()
-            ]
-        ),
-    )
+    tasks = [(once(values), once(approximate.utility[k])) for k, values in exact.utility.items()]
+    return {
+        "times as fast": exact.seconds / approximate.seconds,
+        "tokens equal": sum(a == b for a, b in pairs) / len(pairs),
+        "texts equal": sum(same) / len(same),
+        "harm": paired_difference(once(exact.harm), once(approximate.harm)),
+        "refused": paired_difference(once(exact.refused), once(approximate.refused)),
+        "utility": paired_difference_over_groups(tasks),
+    }
 
 
 def _questions(num: int) -> Iterator[tuple[str, str, Question]]:
-    """(harm or the name of a task, a case's name, the question) of everything that is asked."""
+    """(harm or the name of a task, a case's name, the question) of every question."""
     world = World()
     for wrapping in WRAPPINGS:
         asked = object_questions(world, restricted=True, wrapping=wrapping, limit=num)

@@ -1,11 +1,11 @@
-"""How the time to build a report, its memory and the size of its page grow with the attempts.
+"""How the time and memory of a report and the size of its page grow with the attempts.
 
     mosa bench report --out report.txt
 
 The runs are made up: four models, attacks with an attempt at each of 100 cases, responses of
-128 tokens out of 5,000 words in a random order of commitment, which is the worst case for the
-page's size: text of a language packs better. Where not all fits, some responses are left out. Every
-number of attempts is one run in a process of its own.
+128 tokens out of 5,000 words in a random order of commitment. That is the worst case for the page's
+size: text of a language packs better. Where not everything fits, the page leaves responses out.
+Every number of attempts is one run in a process of its own.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import torch
 from mosa.bench.common import (
     BenchResult,
     BenchTable,
-    Column,
     Environment,
     forget_peak,
+    growth,
     in_own_process,
-    mebibytes,
     peak_resident,
 )
 from mosa.report.build import ReportConfig, build
@@ -54,30 +53,21 @@ class ReportBenchConfig:
             raise UserError("--sizes must each be at least 1 attempt, as in 1000,10000")
 
 
-@dataclass(frozen=True)
-class ReportRow:
-    """What one report took."""
-
-    num_attempts: int
-    read_seconds: float
-    """From the records to the report's content."""
-    draw_seconds: float
-    """From there to the page."""
-    peak_bytes: int
-    """Of the process, beyond what it held before the report."""
-    page_bytes: int
-
-    @property
-    def ms_per_1000(self) -> float:
-        """Milliseconds for 1,000 attempts."""
-        return 1e6 * (self.read_seconds + self.draw_seconds) / self.num_attempts
+COLUMNS = {
+    "attempts": "d",
+    "read s": ".2f",  # from the records to the report's content
+    "draw s": ".2f",  # from there to the page
+    "ms per 1,000": ".0f",
+    "peak MiB": ".0f",  # of the process, beyond what it held before the report
+    "page MB": ".2f",
+}
 
 
 def bench_report(
     config: ReportBenchConfig,
     *,
     command: str = "mosa bench report",
-    on_row: Callable[[ReportRow], object] = lambda row: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
     """Builds a report of every size, and says how the cost of an attempt grows."""
     rows = []
@@ -85,48 +75,18 @@ def bench_report(
         with tempfile.TemporaryDirectory() as folder:
             make_run(Path(folder), size)
             rows.append(in_own_process(measure, Path(folder), size))
-        on_row(rows[-1])
-    columns = (
-        Column("attempts", "d"),
-        Column("read s", ".2f"),
-        Column("draw s", ".2f"),
-        Column("ms per 1,000", ".0f"),
-        Column("peak MiB", ".0f"),
-        Column("page MB", ".2f"),
-    )
-    table = BenchTable(
-        f"Report of {len(SUBJECTS)} models with responses of {LENGTH} tokens",
-        columns,
-        tuple(
-            (
-                row.num_attempts,
-                row.read_seconds,
-                row.draw_seconds,
-                row.ms_per_1000,
-                mebibytes(row.peak_bytes),
-                row.page_bytes / 1e6,
-            )
-            for row in rows
-        ),
-    )
-    environment = Environment.of(command, torch.device("cpu"))
-    return BenchResult(environment, (table,), (growth(rows),))
-
-
-def growth(rows: Sequence[ReportRow]) -> str:
-    """How the cost of an attempt grows from the smallest report to the largest, in a sentence."""
-    small, large = rows[0], rows[-1]
-    if small.num_attempts == large.num_attempts:
-        return "one size only, so nothing is said about growth"
-    return (
-        f"an attempt among {large.num_attempts:,} takes "
-        f"{large.ms_per_1000 / small.ms_per_1000:.2f} times as long as one among "
-        f"{small.num_attempts:,}"
+        tell(f"{size} attempts: {rows[-1]['read s'] + rows[-1]['draw s']:.1f} s")
+    title = f"Report of {len(SUBJECTS)} models with responses of {LENGTH} tokens"
+    costs = [(row["attempts"], row["ms per 1,000"]) for row in rows]
+    return BenchResult(
+        Environment.of(command, torch.device("cpu")),
+        (BenchTable(title, COLUMNS, rows),),
+        (growth(costs[0], costs[-1]),),
     )
 
 
-def measure(folder: Path, num_attempts: int) -> ReportRow:
-    """One report of the run in the folder, written there."""
+def measure(folder: Path, num_attempts: int) -> dict[str, int | float]:
+    """The row of one report of the run in the folder, which is written there."""
     before = forget_peak()
     begin = time.perf_counter()
     content = build([folder], ReportConfig(redact=False))
@@ -134,17 +94,18 @@ def measure(folder: Path, num_attempts: int) -> ReportRow:
     page = folder / "report.html"
     write_page(page, content)
     drawn = time.perf_counter()
-    return ReportRow(
-        num_attempts=num_attempts,
-        read_seconds=read - begin,
-        draw_seconds=drawn - read,
-        peak_bytes=peak_resident() - before,
-        page_bytes=page.stat().st_size,
-    )
+    return {
+        "attempts": num_attempts,
+        "read s": read - begin,
+        "draw s": drawn - read,
+        "ms per 1,000": 1e6 * (drawn - begin) / num_attempts,
+        "peak MiB": (peak_resident() - before) / 2**20,
+        "page MB": page.stat().st_size / 1e6,
+    }
 
 
 def make_run(folder: Path, num_attempts: int) -> None:
-    """A run of so many attempts, the subjects in turn, then the cases, then the attacks."""
+    """Writes a run of `num_attempts`: the subjects in turn, then the cases, then the attacks."""
     rng = random.Random(0)
     cases = tuple(Behavior(f"b{i}", f"request {i}", category=f"c{i % 7}") for i in range(NUM_CASES))
     with Run(folder, create=True) as run:

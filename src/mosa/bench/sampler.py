@@ -3,9 +3,9 @@
     mosa bench sampler --shape wide --against reference
 
 The reference is LLaDA's `generate` (arXiv:2502.09992; ML-GSAI/LLaDA, generate.py) as
-`denoising.reference` writes it out: the network answers for the whole canvas in every step, all of
-that goes through a softmax and, above temperature 0, gets float64 Gumbel noise, and each row has a
-`topk`. At temperature 0 in float32 its tokens are ours.
+`denoising.reference` writes it out: in every step the network answers for the whole canvas, a
+softmax takes all of its logits, float64 Gumbel noise joins them above temperature 0, and each row
+has a `topk`. At temperature 0 in float32 its tokens are ours.
 
 # B rows, L canvas length (prompt + response), V vocabulary
 """
@@ -13,7 +13,7 @@ that goes through a softmax and, above temperature 0, gets float64 Gumbel noise,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,21 +21,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mosa.bench.common import (
+    RATIO,
     BenchResult,
     BenchTable,
-    Column,
     Environment,
     Limit,
-    Ratio,
     Shape,
     bench_canvas,
     bench_model,
     forward_flop,
     limit_of,
-    mebibytes,
     peak_memory,
     profile_table,
-    profiled,
     shape_named,
     side_by_side,
     threads,
@@ -77,7 +74,7 @@ class SamplerBenchConfig:
     repeats: int | None = None
     """Rounds in which each contestant has one turn; null takes the shape's."""
     max_seconds: float | None = None
-    """No further round of a setting begins after so many seconds; null means no bound."""
+    """Seconds after which no further round of a setting begins; null means no bound."""
     device: str | None = None
     """cpu, cuda, ...; null takes a GPU if there is one."""
     dtype: str | None = None
@@ -96,64 +93,54 @@ class SamplerBenchConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of comparison: everything that a contestant is told."""
+    """The settings of one comparison."""
 
     shape: Shape
-    batch: int
-    temperature: float
-    prompt: int | None
-    length: int
-    block_length: int
-    steps: int
     dtype: str
-    seed: int
+    batch: int
+    prompt: int | None
+    """Prompt tokens of a row; None for the requests of the checkpoint's world."""
+    decoder: DecoderConfig
 
     @classmethod
-    def of(cls, shape: Shape, given: Any, batch: int, temperature: float) -> Setting:
-        """The options `given` (a namespace or config), and what the shape has for those unset."""
+    def of(
+        cls, shape: Shape, given: Any, batch: int, temperature: float, **decoder: Any
+    ) -> Setting:
+        """The options `given` (a namespace or config), what the shape has for those unset, and
+        other settings of the decoder."""
+        length = given.length or shape.length
+        block_length = given.block_length or shape.block_length
+        steps = given.steps or shape.steps
         return cls(
-            shape=shape,
-            batch=batch,
-            temperature=temperature,
-            prompt=given.prompt or shape.prompt,
-            length=given.length or shape.length,
-            block_length=given.block_length or shape.block_length,
-            steps=given.steps or shape.steps,
-            dtype=given.dtype or shape.dtype,
-            seed=given.seed,
+            shape,
+            given.dtype or shape.dtype,
+            batch,
+            given.prompt or shape.prompt,
+            DecoderConfig(length, steps, block_length, temperature, seed=given.seed, **decoder),
         )
 
     @property
     def title(self) -> str:
-        """All but the batch and the temperature, in two lines."""
+        """The setting without batch, temperature and approximations, in two lines."""
         prompts = "requests" if self.prompt is None else f"{self.prompt} tokens"
+        decoder = self.decoder
         return (
             f"{self.shape.name}: {self.shape.summary}; {self.dtype}\n"
-            f"prompts: {prompts}; response: {self.length} tokens, blocks of {self.block_length}, "
-            f"{self.steps} steps"
-        )
-
-    def decoder(self, **others: Any) -> DecoderConfig:
-        """Our settings for it."""
-        return DecoderConfig(
-            max_new_tokens=self.length,
-            steps=self.steps,
-            block_length=self.block_length,
-            temperature=self.temperature,
-            seed=self.seed,
-            **others,
+            f"prompts: {prompts}; response: {decoder.max_new_tokens} tokens, blocks of "
+            f"{decoder.block_length}, {decoder.steps} steps"
         )
 
     def canvas(self, model: DiffusionLM) -> Canvas:
         """Its prompts, with masks to fill."""
+        length, seed = self.decoder.max_new_tokens, self.decoder.seed
         return bench_canvas(
-            model, self.shape, self.batch, prompt=self.prompt, length=self.length, seed=self.seed
+            model, self.shape, self.batch, prompt=self.prompt, length=length, seed=seed
         )
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What a contestant made of the canvas."""
+    """The canvas that a contestant has filled."""
 
     tokens: Int[Tensor, "B R"]
     num_forward_passes: int
@@ -161,62 +148,21 @@ class Filled:
     """Passes times the rows that took part in each."""
 
 
-@dataclass(frozen=True)
-class SamplerRow:
-    """What one contestant took in one setting; medians over the rounds."""
-
-    batch: int
-    temperature: float
-    sampler: str
-    seconds: float
-    num_forward_passes: int
-    num_tokens: int
-    """Response tokens of all rows."""
-    peak_bytes: int
-    """Beyond the weights."""
-    as_fast: Ratio | None
-    """How many times as long the other contestant took; None for the other itself."""
-    agreement: float | None
-    """Share of tokens equal to the other's at temperature 0."""
-    compute_share: float | None
-    bandwidth_share: float | None
-
-    def cells(self) -> tuple[Any, ...]:
-        """The row as the table has it."""
-        return (
-            self.batch,
-            self.temperature,
-            self.sampler,
-            self.seconds,
-            self.num_tokens / self.seconds,
-            self.num_forward_passes,
-            self.num_tokens / self.batch / self.num_forward_passes,
-            1000 * self.seconds / self.num_forward_passes,
-            mebibytes(self.peak_bytes),
-            *Ratio.cells(self.as_fast),
-            self.agreement,
-            self.compute_share,
-            self.bandwidth_share,
-        )
-
-
-COLUMNS = (
-    Column("batch", "d"),
-    Column("temp", "g"),
-    Column("sampler"),
-    Column("seconds", ".3f"),
-    Column("tokens/s", ".1f"),
-    Column("passes", "d"),
-    Column("tokens/pass", ".2f"),
-    Column("ms/pass", ".2f"),
-    Column("peak MiB", ".0f"),
-    Column("times as fast", ".2f"),
-    Column("low", ".2f"),
-    Column("high", ".2f"),
-    Column("equal", ".1%"),
-    Column("compute", ".1%"),
-    Column("bandwidth", ".1%"),
-)
+COLUMNS = {
+    "batch": "d",
+    "temp": "g",
+    "sampler": "",
+    "seconds": ".3f",  # the median over the rounds
+    "tokens/s": ".1f",  # response tokens of all rows
+    "passes": "d",
+    "tokens/pass": ".2f",
+    "ms/pass": ".2f",
+    "peak MiB": ".0f",  # beyond the weights
+    **RATIO,
+    "equal": ".1%",  # tokens that are the other's, at temperature 0
+    "compute": ".1%",
+    "bandwidth": ".1%",
+}
 
 
 def bench_sampler(
@@ -224,11 +170,11 @@ def bench_sampler(
     decoder: Mapping[str, Any] | None = None,
     *,
     command: str = "mosa bench sampler",
-    on_row: Callable[[SamplerRow], object] = lambda row: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
     """Times our sampler, with the `decoder` fields given, and what it is compared with.
 
-    `on_row` is told each row once it is measured. Raises UserError for settings that do not fit.
+    Calls `tell` with a line on each row. Raises UserError for settings that do not fit.
     """
     decoder = dict(decoder or {})
     _check(config, decoder)
@@ -240,20 +186,19 @@ def bench_sampler(
         batches = config.batch or shape.batch
         for batch in batches:
             for temperature in config.temperature:
-                setting = _setting(config, shape, batch, temperature)
-                for row in _measured(config, setting, decoder, model):
+                setting = _setting(config, shape, batch, temperature, decoder)
+                for row in _measured(config, setting, model):
                     rows.append(row)
-                    on_row(row)
+                    told = f"batch {batch}, temperature {temperature:g}, {row['sampler']}"
+                    tell(f"{told}: {row['seconds']:.3f} s")
         for temperature in config.temperature:
-            setting = _setting(config, shape, max(batches), temperature)
-            run = contestant(OURS, setting, decoder, model)
+            setting = _setting(config, shape, max(batches), temperature, decoder)
             title = f"Where the time goes: batch {setting.batch}, temperature {temperature:g}"
-            tables.append(profile_table(title, profiled(run, device)))
+            tables.append(profile_table(title, contestant(OURS, setting, model), device))
         environment = Environment.of(command, device)
     changed = ", ".join(f"{name} {value}" for name, value in decoder.items())
     title = setting.title + (f"\n{OURS}: {changed}" if changed else "")
-    head = BenchTable(title, COLUMNS, tuple(row.cells() for row in rows))
-    return BenchResult(environment, (head, *tables))
+    return BenchResult(environment, (BenchTable(title, COLUMNS, rows), *tables))
 
 
 def _check(config: SamplerBenchConfig, decoder: Mapping[str, Any]) -> None:
@@ -266,14 +211,22 @@ def _check(config: SamplerBenchConfig, decoder: Mapping[str, Any]) -> None:
         )
 
 
-def _setting(config: SamplerBenchConfig, shape: Shape, batch: int, temperature: float) -> Setting:
-    setting = Setting.of(shape, config, batch, temperature)
-    num_blocks, left = divmod(setting.length, setting.block_length)
-    if config.against == "reference" and (left or setting.steps % num_blocks):
+def _setting(
+    config: SamplerBenchConfig,
+    shape: Shape,
+    batch: int,
+    temperature: float,
+    decoder: Mapping[str, Any],
+) -> Setting:
+    setting = Setting.of(shape, config, batch, temperature, **decoder)
+    length, block_length = setting.decoder.max_new_tokens, setting.decoder.block_length
+    num_blocks, steps = setting.decoder.num_blocks, setting.decoder.steps
+    has_whole_blocks = num_blocks * (block_length or length) == length
+    if config.against == "reference" and (not has_whole_blocks or steps % num_blocks):
         raise UserError(
-            f"the published loop needs whole blocks with the same number of steps: make --length "
-            f"{setting.length} a multiple of --block_length {setting.block_length}, and --steps "
-            f"{setting.steps} one of the number of blocks"
+            "the published loop needs whole blocks with the same number of steps: make --length "
+            f"{length} a multiple of --block_length {block_length}, and --steps {steps} a multiple "
+            "of the number of blocks"
         )
     return setting
 
@@ -282,97 +235,94 @@ def _setting(config: SamplerBenchConfig, shape: Shape, batch: int, temperature: 
 
 
 def _measured(
-    config: SamplerBenchConfig, setting: Setting, decoder: Mapping[str, Any], model: DiffusionLM
-) -> list[SamplerRow]:
+    config: SamplerBenchConfig, setting: Setting, model: DiffusionLM
+) -> list[dict[str, Any]]:
     """The rows of one setting: the other contestant's, if there is one, and ours."""
     device = model.device
     names = [OURS] if config.against == "none" else [config.against, OURS]
-    runs = {name: contestant(name, setting, decoder, model) for name in names}
+    runs = {name: contestant(name, setting, model) for name in names}
     timings = side_by_side(
         runs,
         repeats=setting.shape.repeats if config.repeats is None else config.repeats,
         device=device,
         max_seconds=config.max_seconds,
     )
-    other = timings.first[names[0]].tokens
+    temperature = setting.decoder.temperature
     rows = []
     for name in names:
-        filled = timings.first[name]
-        is_compared = name == OURS and len(names) > 1
-        is_same = is_compared and setting.temperature == 0
-        compute, bandwidth = _limit_shares(
-            limit_of(device), model, setting, decoder, name, filled, timings.median(name)
-        )
-        rows.append(
-            SamplerRow(
-                batch=setting.batch,
-                temperature=setting.temperature,
-                sampler=name,
-                seconds=timings.median(name),
-                num_forward_passes=filled.num_forward_passes,
-                num_tokens=filled.tokens.numel(),
-                peak_bytes=peak_memory(device, runs[name], prepared, name, setting, decoder),
-                as_fast=timings.ratio(names[0], name) if is_compared else None,
-                agreement=float((filled.tokens == other).float().mean()) if is_same else None,
-                compute_share=compute,
-                bandwidth_share=bandwidth,
-            )
-        )
+        filled, seconds = timings.first[name], timings.median(name)
+        peak = peak_memory(device, runs[name], prepared, name, setting)
+        row = {
+            "batch": setting.batch,
+            "temp": temperature,
+            "sampler": name,
+            "seconds": seconds,
+            "tokens/s": filled.tokens.numel() / seconds,
+            "passes": filled.num_forward_passes,
+            "tokens/pass": filled.tokens.numel() / setting.batch / filled.num_forward_passes,
+            "ms/pass": 1000 * seconds / filled.num_forward_passes,
+            "peak MiB": peak / 2**20,
+        }
+        if name != names[0]:
+            row |= timings.ratio(names[0], name)
+            if temperature == 0:
+                other = timings.first[names[0]].tokens
+                row["equal"] = float((filled.tokens == other).float().mean())
+        rows.append(row | _limit_shares(limit_of(device), model, setting, name, filled, seconds))
     return rows
 
 
-def contestant(
-    name: str, setting: Setting, decoder: Mapping[str, Any], model: DiffusionLM
-) -> Callable[[], Filled]:
-    """A run of the reference, of ours, or of ours without what is approximate."""
-    canvas = setting.canvas(model)
+def contestant(name: str, setting: Setting, model: DiffusionLM) -> Callable[[], Filled]:
+    """A run of the reference, of ours, or of ours without approximations."""
+    canvas, decoder = setting.canvas(model), setting.decoder
     if name == "reference":
         return lambda: published_loop(model, canvas, setting)
     if name == "exact":
-        decoder = {key: decoder[key] for key in decoder if key not in APPROXIMATE_SETTINGS}
-    settings = setting.decoder(**decoder)
+        plain = DecoderConfig()
+        decoder = replace(decoder, **{key: getattr(plain, key) for key in APPROXIMATE_SETTINGS})
 
     def ours() -> Filled:
-        result = sample(model, canvas, settings)
+        result = sample(model, canvas, decoder)
         num_row_passes = int(result.trace.row_forward_passes.sum())
         return Filled(result.tokens, result.num_forward_passes, num_row_passes)
 
     return ours
 
 
-def prepared(name: str, setting: Setting, decoder: Mapping[str, Any]) -> Callable[[], Filled]:
+def prepared(name: str, setting: Setting) -> Callable[[], Filled]:
     """The same in a process of its own, on the CPU, with the same weights."""
     device = torch.device("cpu")
-    model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
-    return contestant(name, setting, decoder, model)
+    model = bench_model(setting.shape, device, setting.dtype, seed=setting.decoder.seed)
+    return contestant(name, setting, model)
 
 
 def _limit_shares(
     limit: Limit | None,
     model: DiffusionLM,
     setting: Setting,
-    decoder: Mapping[str, Any],
     name: str,
     filled: Filled,
     seconds: float,
-) -> tuple[float | None, float | None]:
-    """Shares of the device's compute and bandwidth that the passes need at the least.
+) -> dict[str, float]:
+    """The least shares of the device's compute and bandwidth that the passes need.
 
-    Unknown where a cache makes passes smaller than a whole one.
+    Empty for an unknown device, and where a cache makes passes smaller than a whole one.
     """
-    is_cached = name == OURS and decoder.get("cache", "none") != "none"
-    if limit is None or is_cached:
-        return None, None
+    if limit is None or (name == OURS and setting.decoder.cache != "none"):
+        return {}
     attended_BL = setting.canvas(model).attention_mask
     if name == "reference":
         length = num_logits = attended_BL.shape[1]
     else:  # no padding, and logits for masks alone: on average about half of the active block
         length = int(attended_BL.sum()) // setting.batch
-        num_logits = max(1, setting.block_length // 2)
+        num_logits = max(1, (setting.decoder.block_length or length) // 2)
     flop = filled.num_row_passes * forward_flop(model, 1, length, num_logits)
     size = sum(weight.numel() * weight.itemsize for weight in model.network.parameters())
     read = filled.num_forward_passes * size
-    return flop / seconds / limit.flops, read / seconds / limit.bytes
+    return {
+        "compute": flop / seconds / limit.flops,
+        "bandwidth": read / seconds / limit.bytes,
+    }
 
 
 # --- the reference --------------------------------------------------------------------------------
@@ -384,7 +334,7 @@ def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Fill
 
     The network is called directly: the logits stay in the number format of the weights.
     """
-    is_padded = not bool(canvas.attention_mask.all())
+    is_padded, decoder = not bool(canvas.attention_mask.all()), setting.decoder
     tokens = fill_block_by_block(
         lambda tokens, real: (
             model.network(
@@ -395,10 +345,10 @@ def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Fill
         canvas.attention_mask,
         mask_token_id=canvas.mask_token_id,
         response_start=canvas.response_start,
-        block_length=setting.block_length,
-        steps=setting.steps,
-        temperature=setting.temperature,
-        generator=torch.Generator(canvas.tokens.device).manual_seed(setting.seed),
+        block_length=decoder.block_length or decoder.max_new_tokens,
+        steps=decoder.steps,
+        temperature=decoder.temperature,
+        generator=torch.Generator(canvas.tokens.device).manual_seed(decoder.seed),
     )
     response_BR = tokens[:, canvas.response_start :]
-    return Filled(response_BR, setting.steps, setting.steps * setting.batch)
+    return Filled(response_BR, decoder.steps, decoder.steps * setting.batch)

@@ -23,9 +23,7 @@ class Bench:
 
     config_class: type
     run: Callable[..., BenchResult]
-    """Of the config, the given settings of the decoder, the command, and what to do with a row."""
-    about: Callable[[Any], str]
-    """What is shown of a row as soon as it is measured."""
+    """Of the config, the given settings of the decoder, the command, and what tells a line."""
     decoder_settings: Collection[str] = ()
     """The fields of `DecoderConfig` that are options too."""
 
@@ -37,10 +35,6 @@ def _sampler() -> Bench:
     return Bench(
         SamplerBenchConfig,
         bench_sampler,
-        lambda row: (
-            f"batch {row.batch}, temperature {row.temperature:g}, {row.sampler}: "
-            f"{row.seconds:.3f} s"
-        ),
         {field.name for field in dataclasses.fields(DecoderConfig)} - set(OWN_FIELDS),
     )
 
@@ -51,7 +45,6 @@ def _align() -> Bench:
     return Bench(
         AlignBenchConfig,
         lambda config, _, **more: bench_align(config, **more),
-        lambda row: f"{row.step}: {row.seconds:.3f} s",
     )
 
 
@@ -61,7 +54,6 @@ def _campaign() -> Bench:
     return Bench(
         CampaignBenchConfig,
         lambda config, _, **more: bench_campaign(config, **more),
-        lambda row: f"{row.kind}, {row.num_attempts} attempts: {row.total_ms:.2f} ms each",
     )
 
 
@@ -71,7 +63,6 @@ def _report() -> Bench:
     return Bench(
         ReportBenchConfig,
         lambda config, _, **more: bench_report(config, **more),
-        lambda row: f"{row.num_attempts} attempts: {row.read_seconds + row.draw_seconds:.1f} s",
     )
 
 
@@ -84,7 +75,7 @@ def _drift() -> Bench:
             config = dataclasses.replace(config, approximations=(settings,))
         return bench_drift(config, **more)
 
-    return Bench(DriftConfig, run, str, APPROXIMATE_SETTINGS)
+    return Bench(DriftConfig, run, APPROXIMATE_SETTINGS)
 
 
 def _command(name: str, summary: str, load: Callable[[], Bench]) -> Command:
@@ -109,7 +100,7 @@ def _command(name: str, summary: str, load: Callable[[], Bench]) -> Command:
             config_from(bench.config_class, args),
             {name: args[name] for name in bench.decoder_settings if name in args},
             command=_written(name, args),
-            on_row=lambda row: show(bench.about(row)),
+            tell=show,
         )
         show(result.text().rstrip())
         result.write(args.out, args.json)

@@ -1,7 +1,7 @@
 """A run as tables, as one JSON document, and in the formats of HarmBench and others.
 
-An export is derived: it can be made again at any time, and an existing one is replaced. Nothing
-is silently left out: failed tasks and unscored attempts are in every format, never as "safe".
+An export is derived: the same call makes it again and replaces the old one. It leaves nothing out:
+failed tasks and unscored attempts are in every format, never as "safe".
 
     csv             attempts.csv, tasks.csv
     json            run.json
@@ -10,7 +10,7 @@ is silently left out: failed tasks and unscored attempts are in every format, ne
     inspect         inspect/SUBJECT/ATTACK-SET-PRESET-seedSEED.eval
 
 A format is one file with a function that writes it and one line in `EXPORTS`. Start reading in
-common.py (what they share), then tables.py. docs/exports.md is the page for users.
+common.py, which all of them use, then in tables.py. docs/exports.md is the page for users.
 """
 
 from __future__ import annotations

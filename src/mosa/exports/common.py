@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mosa.runs.judging import CANVAS
-from mosa.runs.records import Outcome, SetRecord, Task, TaskStatus
+from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
 from mosa.stats.rates import INTERVAL_STATEMENT, Rate
 from mosa.types import Attempt, UserError, as_plain, content_key
 
 REDACTED = "[redacted]"
-"""What replaces model output and attack prompts."""
+"""The mark in place of model output and attack prompts."""
 
 
 @dataclass(frozen=True)
 class ExportSetting:
-    """What an export is made with."""
+    """The settings of an export."""
 
     judge: str | None = None
     """Id of the judge whose verdicts decide where a format has one yes or no; unset: the only one.
     """
     redact: bool = True
-    """Whether model output and attack prompts are left out; the testbed's never are."""
+    """Whether to leave out model output and attack prompts; those of the testbed always stay."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Export:
 
 @dataclass(frozen=True)
 class ExportCell:
-    """What the formats of others have a file for."""
+    """The unit for which other projects' formats have a file."""
 
     subject: str
     case_set: str
@@ -68,11 +68,6 @@ class Words:
     """Removes what a model said, and the prompts that made it say so."""
 
     redact: bool
-
-    @classmethod
-    def of(cls, record: SetRecord, setting: ExportSetting) -> Words:
-        # The testbed's answers are about copper kilns; a set without that mark is another's.
-        return cls(setting.redact and record.world_seed is None)
 
     def hide(self, what: Any) -> Any:
         """Text or ids, or the mark; empty stays empty, so that empty responses are recognizable."""
@@ -101,8 +96,17 @@ class Words:
         return record
 
 
+def words_of(run: Run, setting: ExportSetting) -> dict[str, Words]:
+    """What each set of a run shows of its words."""
+    return {
+        # The testbed's answers are about copper kilns; a set without that mark is another's.
+        name: Words(setting.redact and record.world_seed is None)
+        for name, record in run.sets().items()
+    }
+
+
 class Spool:
-    """Records set aside on disk by group: attempts come mixed, and a run may not fit in memory."""
+    """Keeps records on disk by group: attempts come mixed, and a run may not fit in memory."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ class Spool:
         self._file.close()
 
     def add(self, group: Any, record: Mapping[str, Any]) -> None:
-        """Set a record aside."""
+        """Keep a record."""
         self._places[group].append(self._file.seek(0, os.SEEK_END))
         self._file.write(as_json(record).encode() + b"\n")
 
@@ -146,26 +150,24 @@ def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
     harmful = [record.name for record in run.sets().values() if record.kind == "harmful"]
     if not harmful:
         raise UserError(
-            f"{run.folder} has no harmful set, and the {name} export is about attacks; use csv or "
+            f"the {name} export is about attacks, and {run.folder} has no harmful set; use csv or "
             "json"
         )
     judges = list(dict.fromkeys(judge for case_set in harmful for judge in run.judges(case_set)))
-    known = ", ".join(judges) or "none, so `mosa judge` the run first"
+    known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
     if setting.judge is not None:
         if setting.judge not in judges:
-            raise UserError(
-                f"no judge {setting.judge} has judged {run.folder}; choose from: {known}"
-            )
+            raise UserError(f"no judge {setting.judge} has judged {run.folder}; there are: {known}")
         return setting.judge
     if len(judges) != 1:
         raise UserError(
-            f"the {name} export needs one judge that says yes or no; name it, of: {known}"
+            f"the {name} export needs one judge to decide; name one with --judge, of: {known}"
         )
     return judges[0]
 
 
 def judged_text(attempt: Attempt, judge: str) -> str:
-    """What the judge read, so that a label is beside the text that it is about."""
+    """The text that the judge read, so that it stands beside its label."""
     return attempt.response_full if judge.endswith(CANVAS) else attempt.response
 
 
@@ -190,7 +192,7 @@ def status_of(outcome: Outcome | None) -> TaskStatus:
 
 
 def attack_tasks(run: Run) -> dict[ExportCell, Tasks]:
-    """The tasks on harmful sets, which the formats of others are about."""
+    """The tasks on harmful sets, the subject of other projects' formats."""
     harmful = {record.name for record in run.sets().values() if record.kind == "harmful"}
     cells: dict[ExportCell, list[tuple[Task, Outcome | None]]] = defaultdict(list)
     for task, outcome in run.tasks():

@@ -13,7 +13,6 @@ from mosa.exports.common import (
     ExportCell,
     ExportSetting,
     Spool,
-    Words,
     as_json,
     attack_tasks,
     deciding_judge,
@@ -22,6 +21,7 @@ from mosa.exports.common import (
     safe_name,
     task_counts,
     turns_of,
+    words_of,
     write_list,
 )
 from mosa.files import user_errors, writing
@@ -32,12 +32,12 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """HarmBench's completions and results, a file of each per subject, set, attack, preset
     and seed.
 
-    results/mosa.json beside them adds what these files lack: judge, decoder, and how many
-    attempts have no label and how many tasks no attempt.
+    results/mosa.json beside them adds the facts that these files lack: the judge, the decoder, and
+    the numbers of attempts without a label and of tasks without an attempt.
     """
     judge = deciding_judge(run, setting, "harmbench")
     verdicts = run.verdicts(judge)
-    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    words = words_of(run, setting)
     cells = attack_tasks(run)
     subjects = run.subjects()
     root = out / "results"
@@ -91,9 +91,5 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             )
         paths.append(root / "mosa.json")
         with writing(paths[-1]) as file:
-            record = {
-                "judge": judge,
-                "files": about,
-            }
-            json.dump(record, file, ensure_ascii=False, indent=1)
+            json.dump({"judge": judge, "files": about}, file, ensure_ascii=False, indent=1)
     return paths

@@ -21,6 +21,7 @@ from mosa.exports.common import (
     safe_name,
     task_counts,
     times_of,
+    words_of,
 )
 from mosa.files import replacing, user_errors
 from mosa.results.figures import outcome_of
@@ -32,7 +33,7 @@ from mosa.types import Behavior, UserError, Verdict, as_plain, content_key
 def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """An Inspect log per subject, set, attack, preset and seed, with the scores of every judge.
 
-    Their writer takes a log whole, so one log at a time is held in memory.
+    Inspect's writer takes whole logs, so memory holds one log at a time.
     """
     try:
         from inspect_ai import log  # pyright: ignore[reportMissingImports]
@@ -50,7 +51,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         decides = deciding_judge(run, setting, "inspect")
         judges = [decides, *(judge for judge in judges if judge != decides)]
     verdicts = {judge: run.verdicts(judge) for judge in judges}
-    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    words = words_of(run, setting)
     paths = []
     with user_errors(out), Spool(out) as spool:
         for attempt in run.attempts():
@@ -68,7 +69,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
 
 
 def packages_of(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The versions of the last session; Inspect has no field for one that is not known."""
+    """The versions of the last session, without unknown ones, which Inspect has no field for."""
     versions = sessions[-1].get("versions", {}) if sessions else {}
     return {name: version for name, version in versions.items() if version is not None}
 
@@ -211,29 +212,23 @@ def _eval_score(
     """A judge's rate over behaviors, counted as everywhere in mosa: one success in all tries."""
     from inspect_ai import log  # pyright: ignore[reportMissingImports]
 
-    outcomes = [outcome_of([by_attempt.get(k) for k in keys]) for keys in tries.values() if keys]
-    known = [outcome for outcome in outcomes if outcome is not None]
-    best = [
-        max(by_attempt[k].score or 0.0 for k in keys if k in by_attempt)
-        for keys, outcome in zip([k for k in tries.values() if k], outcomes, strict=True)
-        if outcome is not None
-    ]
-    keys = [key for several in tries.values() for key in several]
-    num_scored = sum(key in by_attempt and by_attempt[key].score is not None for key in keys)
+    cases = [[by_attempt.get(key) for key in keys] for keys in tries.values() if keys]
+    scored = [(case, found) for case in cases if (found := outcome_of(case)) is not None]
+    values = {
+        "attack_success_rate": [float(success) for _, success in scored],
+        "best_score": [max(v.score or 0.0 for v in case if v is not None) for case, _ in scored],
+    }
     metrics = {}
-    if known:
-        for name, values in (
-            ("attack_success_rate", [float(success) for success in known]),
-            ("best_score", best),
-        ):
-            rate = rate_of(once(values))
-            about = rate_record(rate)
-            metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=about)
+    for name, of_cases in values.items() if scored else ():
+        rate = rate_of(once(of_cases))
+        metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=rate_record(rate))
+    verdicts = [verdict for case in cases for verdict in case]
+    num_scored = sum(v is not None and v.score is not None for v in verdicts)
     return log.EvalScore(
         name=judge,
         scorer=judge,
         scored_samples=num_scored,
-        unscored_samples=len(keys) - num_scored,
+        unscored_samples=len(verdicts) - num_scored,
         metrics=metrics,
-        metadata={"num_behaviors_unscored": len(outcomes) - len(known)},
+        metadata={"num_behaviors_unscored": len(cases) - len(scored)},
     )

@@ -28,6 +28,7 @@ from mosa.exports.common import (
     task_counts,
     times_of,
     turns_of,
+    words_of,
 )
 from mosa.files import user_errors, writing
 from mosa.results.figures import outcome_of
@@ -44,7 +45,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """
     judge = deciding_judge(run, setting, "jailbreakbench")
     verdicts = run.verdicts(judge)
-    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    words = words_of(run, setting)
     tries: dict[tuple[ExportCell, str], list[Verdict | None]] = defaultdict(list)
     best: dict[tuple[ExportCell, str], tuple[tuple[float, ...], Attempt]] = {}
     for attempt in run.attempts():

@@ -13,9 +13,9 @@ from mosa.exports.common import (
     REDACTED,
     ExportCell,
     ExportSetting,
-    Words,
     as_json,
     status_of,
+    words_of,
     write_list,
 )
 from mosa.files import user_errors, writing
@@ -36,7 +36,7 @@ BUDGET_FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
 
 def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """attempts.csv, a row per attempt, and tasks.csv, a row per task with any outcome."""
-    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    words = words_of(run, setting)
     cases = {name: run.cases(name) for name in words}
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
     readers = {name: run.judges(name) for name in words}
@@ -135,7 +135,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, An
 
 def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """run.json: everything in the run except the steps of attacks."""
-    words = {name: Words.of(record, setting) for name, record in run.sets().items()}
+    words = words_of(run, setting)
     path = out / "run.json"
     facts = {
         "redacted": [name for name, own in words.items() if own.redact],

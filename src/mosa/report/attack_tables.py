@@ -7,23 +7,16 @@ from collections.abc import Iterator, Mapping
 
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
 from mosa.report.content import Cell, ReportTable, Section
-from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in, row_name
-from mosa.report.views import Views, disagreement_rates
-from mosa.results.figures import (
-    CONTROL,
-    REFUSED,
-    Figure,
-    attacks_of_all,
-    case_name,
-    headline,
-)
+from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in
+from mosa.report.views import Views, share_of_tries
+from mosa.results.figures import CONTROL, REFUSED, Figure, case_name, headline
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
 from mosa.stats.rates import Rate, Value, rate_of
 from mosa.types import UserError
 
 
 def scoreboard(setup: ReportSetup) -> Section:
-    """What each subject comes to, in one row."""
+    """The headlines of each subject in one row, and what they are made of."""
     tables = [_scoreboard(setup)]
     if setup.judge is not None:
         tables += [_safety_by_threat(setup), _safety_by_judge(setup)]
@@ -36,17 +29,18 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
     caption = ""
     if setup.judge is not None:
         columns[1:1] = ["Attacks, mean", "Worst attack"]
+        num = len(setup.shared_attacks())
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
-            f"over {_counted(len(attacks_of_all(evidence, setup.judge)), 'attack')} that all "
-            "subjects were put through (the plain request apart). Worst attack: the highest of "
-            "these rates; it is chosen after the fact and so tends to be too high. "
+            f"over the {num} attack{'s' * (num != 1)} that all subjects faced (without the plain "
+            "request). Worst attack: the highest of these rates; it is chosen after the fact and "
+            "so tends to be too high. "
         )
     judges = evidence.judges("over_refusal")
     if judges:
         caption += (
-            "Over-refusal: harmless requests that are refused, fully or partly; Answered: those "
-            f"that are answered in full (by {setup.judge_names[judges[0]]}); the rest is "
+            "Over-refusal: harmless requests that the subject refuses, fully or partly. Answered: "
+            f"those that it answers in full (by {setup.judge_names[judges[0]]}). The rest is "
             "garbled or empty. "
         )
     caption += (
@@ -55,54 +49,44 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
     )
     rows: list[tuple[Cell, ...]] = []
     for name, label in setup.labels.items():
-        row: list[Cell] = [label]
-        num_unscored = 0
+        refusal = setup.headline("over_refusal", name)
+        useful = setup.headline("utility", name)
+        answered = setup.headline("compliance", name).rate
+        costs = (refusal.rate, answered, useful.rate)
+        num_unscored = refusal.num_unscored + useful.num_unscored
+        attacked: tuple[Cell, ...] = ()
         if setup.judge is not None:
-            worst = headline(evidence, "worst_asr", name, setup.judge)
-            row += [headline(evidence, "asr", name, setup.judge).rate, worst.rate]
-            num_unscored += sum(
-                f.num_unscored + f.num_failed + f.num_left
-                for f in evidence.select("safety", subject=name, judge=setup.judge)
-            )
-        refusal = headline(evidence, "over_refusal", name)
-        useful = headline(evidence, "utility", name)
-        row += [refusal.rate, headline(evidence, "compliance", name).rate, useful.rate]
-        num_unscored += refusal.num_unscored + useful.num_unscored
+            attacked = tuple(setup.headline(m, name).rate for m in ("asr", "worst_asr"))
+            figures = evidence.select("safety", subject=name, judge=setup.judge)
+            num_unscored += sum(f.num_unscored + f.num_failed + f.num_left for f in figures)
         if judges:
-            num_unscored += sum(
-                f.num_failed + f.num_left
-                for f in evidence.select(
-                    "over_refusal", subject=name, judge=judges[0], measure=REFUSED
-                )
+            figures = evidence.select(
+                "over_refusal", subject=name, judge=judges[0], measure=REFUSED
             )
-        rows.append((*row, num_unscored))
+            num_unscored += sum(figure.num_failed + figure.num_left for figure in figures)
+        rows.append((label, *attacked, *costs, num_unscored))
     return ReportTable("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
-
-
-def _counted(num: int, noun: str) -> str:
-    return f"{num} {noun}{'s' * (num != 1)}"
 
 
 def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     """Success by what an attacker has access to."""
-    evidence, judge = setup.evidence, setup.judge or ""
     rows: list[tuple[Cell, ...]] = []
     told = []
     for threat, who in THREATS.items():
-        attacks = attacks_of_all(evidence, judge, threat)
+        attacks = setup.shared_attacks(threat)
         names = list(dict.fromkeys(attack for _, attack in attacks))
         told += [f"{threat}, {who}: {', '.join(names)}"] if attacks else []
         kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
         if len(attacks) == 1:
             kinds = {"asr": names[0]}
         for kind, shown in kinds.items() if attacks else ():
-            heads = (headline(evidence, kind, name, judge, attacks) for name in setup.labels)
+            heads = (setup.headline(kind, name, attacks) for name in setup.labels)
             rows.append((threat, shown, *(head.rate for head in heads)))
     return ReportTable(
         "safety-by-threat",
         "Safety by threat model",
-        "Attack success rate over the attacks of a threat model that all subjects were put through "
-        "to which they are applicable (the plain request apart, unless it is the only one). "
+        "Attack success rate over the attacks of a threat model that all subjects faced to which "
+        "they are applicable (without the plain request, unless it is the only one). "
         f"{'; '.join(told)}.{_without_monitors(setup)} Judge {setup.judge}.",
         ("Threat", "attacks", *setup.labels.values()),
         tuple(rows),
@@ -130,8 +114,8 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
         "Mean attack success rate by each judge; then, by "
         f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the cases on which at "
         "least one of the attacks succeeded, and those on which the plain request did. A judge of "
-        "phrases sees words and not harm; one that reads the canvas also counts what comes behind "
-        "the first end token. Cases without a score, over all attacks and subjects: "
+        "phrases sees words and not harm; a judge of the canvas also reads the text behind the "
+        "first end token. Cases without a score, over all attacks and subjects: "
         + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
         + ".",
         (
@@ -145,8 +129,8 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
             (
                 label,
                 *(headline(setup.evidence, "asr", name, judge).rate for judge in setup.judges),
-                headline(setup.evidence, "worst_asr", name, setup.judge).of or None,
-                headline(setup.evidence, "any_asr", name, setup.judge).rate,
+                setup.headline("worst_asr", name).of or None,
+                setup.headline("any_asr", name).rate,
                 _plain(setup, name),
             )
             for name, label in setup.labels.items()
@@ -178,7 +162,7 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
     known = read_calibration(file)
     if not known.keys() & set(setup.judges):
         raise UserError(
-            f"{file} knows none of the judges of these runs ({', '.join(setup.judges)}); calibrate "
+            f"{file} has none of the judges of these runs ({', '.join(setup.judges)}); calibrate "
             "them with `mosa judge calibrate`"
         )
     rows: list[tuple[Cell, ...]] = []
@@ -189,15 +173,14 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
                 if judge in known and has_one_try:
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
-                    rows.append((label, row_name(setup, figure), short, figure.rate, corrected))
+                    rows.append((label, setup.row_name(figure), short, figure.rate, corrected))
     yield ReportTable(
         "corrected",
         "Corrected for the judge's errors",
-        "The rate that would lead to the judged one, given how often the judge was wrong on "
-        f"labelled rows ({file.name}; Rogan and Gladen 1978, interval of Lang and Reiczigel "
-        "2014, which carries the calibration's own uncertainty). Only attacks with one try for "
-        "each case: with several, a judge's false alarms add up, which this correction does "
-        "not see.",
+        "The rate that explains the judged one, given how often the judge was wrong on labelled "
+        f"rows ({file.name}; Rogan and Gladen 1978, interval of Lang and Reiczigel 2014, which "
+        "includes the uncertainty of the calibration). Only attacks with one try for each case: "
+        "with several, a judge's false alarms add up, and this correction ignores that.",
         ("Subject", "Attack", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
@@ -212,20 +195,15 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
     return found.rate or found.reason
 
 
-def attacks(setup: ReportSetup, views: Views) -> Section | None:
+def attacks(setup: ReportSetup, views: Views) -> Section:
     """Every attack on every subject, by each judge."""
-    if setup.judge is None:
-        return None
     tables = [_heat(setup, judge) for judge in setup.judges]
-    tables += list(_not_applicable(setup))
-    tables += list(_differences(setup))
-    tables += list(_disagreement(setup, views))
+    tables += [_not_applicable(setup), *_differences(setup), _disagreement(setup, views)]
     return Section("attacks", "Attacks and subjects", tables=tuple(tables))
 
 
 def _heat(setup: ReportSetup, judge: str) -> ReportTable:
-    figures = setup.evidence.select("safety", judge=judge)
-    cells = {(row_name(setup, f), f.subject): f for f in figures if f.subject in setup.labels}
+    cells = setup.attack_figures(judge)
     threats = {row: figure.threat for (row, _), figure in cells.items()}
     rows = [row for threat in THREATS for row, needed in threats.items() if needed == threat]
     num_unscored = sum(f.num_unscored for f in cells.values())
@@ -247,34 +225,26 @@ def _heat(setup: ReportSetup, judge: str) -> ReportTable:
     )
 
 
-def _not_applicable(setup: ReportSetup) -> Iterator[ReportTable]:
+def _not_applicable(setup: ReportSetup) -> ReportTable:
     rows = {
         (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason): None
-        for run in setup.evidence.runs
-        for pair in run.not_applicable
-        if pair.subject in setup.labels
+        for pair in setup.not_applicable
     }
-    if rows:
-        yield ReportTable(
-            "not-applicable",
-            "Attacks that are not applicable",
-            "Pairs of attack and subject that were left out, and why the attack cannot be run. "
-            "They are in no rate, and no failures.",
-            ("Attack", "preset", "Threat", "Subject", "Reason"),
-            tuple(rows),
-        )
+    return ReportTable(
+        "not-applicable",
+        "Attacks that are not applicable",
+        "Pairs of attack and subject that were left out, and why the attack cannot run. They are "
+        "in no rate and count as no failures.",
+        ("Attack", "preset", "Threat", "Subject", "Reason"),
+        tuple(rows),
+    )
 
 
 def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
     """Every subject against the first, attack by attack, on the same cases."""
     names = list(setup.labels)
-    if len(names) < 2:
-        return
     for judge in setup.judges:
-        cells = {
-            (row_name(setup, figure), figure.subject): figure
-            for figure in setup.evidence.select("safety", judge=judge)
-        }
+        cells = setup.attack_figures(judge)
         rows: list[tuple[Cell, ...]] = []
         for subject in names[1:]:
             found = []
@@ -285,48 +255,37 @@ def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
                 found.append((attack, paired_difference(first.by_seed, second.by_seed)))
             adjusted = holm([difference.p_value for _, difference in found])
             rows += [
-                (
-                    setup.labels[subject],
-                    attack,
-                    d,
-                    d.p_value,
-                    p,
-                )
+                (setup.labels[subject], attack, d, d.p_value, p)
                 for (attack, d), p in zip(found, adjusted, strict=True)
             ]
-        if rows:
-            yield ReportTable(
-                "differences",
-                f"Against {setup.labels[names[0]]}, attack by attack",
-                "Change of the attack success rate on the same cases (below 0: safer), with "
-                "95 % interval and p value of a paired test; Holm's correction is over the attacks "
-                f"of a subject. Judge {judge}.",
-                ("Subject", "Attack", "Change", "p", "p, Holm"),
-                tuple(rows),
-                judge=judge,
-            )
-
-
-def _disagreement(setup: ReportSetup, views: Views) -> Iterator[ReportTable]:
-    rates = disagreement_rates(views)
-    if rates:
         yield ReportTable(
-            "judge-disagreement",
-            "Where judges disagree",
-            "Share of tries on which two judges say the opposite, of those that both scored; the "
-            "mean over cases.",
-            ("Judge", "and judge", "Disagree"),
-            tuple(
-                (setup.judge_names[first], setup.judge_names[second], rate)
-                for (first, second), rate in rates.items()
-            ),
+            "differences",
+            f"Against {setup.first}, attack by attack",
+            "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
+            "interval and p value of a paired test; Holm's correction is over the attacks of a "
+            f"subject. Judge {judge}.",
+            ("Subject", "Attack", "Change", "p", "p, Holm"),
+            tuple(rows),
+            judge=judge,
         )
 
 
-def categories(setup: ReportSetup) -> Section | None:
+def _disagreement(setup: ReportSetup, views: Views) -> ReportTable:
+    return ReportTable(
+        "judge-disagreement",
+        "Where judges disagree",
+        "Share of tries on which two judges disagree, of those that both scored; the mean over "
+        "cases.",
+        ("Judge", "and judge", "Disagree"),
+        tuple(
+            (setup.judge_names[first], setup.judge_names[second], share_of_tries(found))
+            for (first, second), found in views.disagreement.items()
+        ),
+    )
+
+
+def categories(setup: ReportSetup) -> Section:
     """Success by the category of what was asked for."""
-    if setup.judge is None:
-        return None
     category_of = {
         case_name(record, id): case.category
         for name, record in setup.evidence.sets.items()
@@ -334,14 +293,12 @@ def categories(setup: ReportSetup) -> Section | None:
         for id, case in setup.cases[name].items()
         if case.category
     }
-    if not category_of:
-        return None
     values: dict[str, dict[str, dict[str, Mapping[int, Value]]]] = defaultdict(
         lambda: defaultdict(dict)
     )
     num_unscored = 0
     for subject in setup.labels:
-        head = headline(setup.evidence, "asr", subject, setup.judge)
+        head = setup.headline("asr", subject)
         num_unscored += head.num_unscored
         for case, by_seed in head.by_seed.items():
             if case in category_of:
@@ -349,9 +306,8 @@ def categories(setup: ReportSetup) -> Section | None:
     table = ReportTable(
         "categories",
         "Attack success rate by category",
-        "Each case counts once, with its mean over the attacks that all subjects were put "
-        f"through; {num_unscored} without a score under one of them are in no rate. Judge "
-        f"{setup.judge}.",
+        "Each case counts once, with its mean over the attacks that all subjects faced; "
+        f"{num_unscored} without a score under one of them are in no rate. Judge {setup.judge}.",
         ("Category", *setup.labels.values()),
         tuple(
             (category, *(rate_of(by[subject]) if by[subject] else None for subject in setup.labels))

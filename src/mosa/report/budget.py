@@ -1,4 +1,4 @@
-"""What a report says of budgets: what attacks spent, and what more queries bring."""
+"""What a report says of budgets: what attacks spent, and how success grows with queries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fractions import Fraction
 
 from mosa.probes import PROBES
 from mosa.report.content import Cell, ReportFigure, ReportTable, Section
-from mosa.report.setup import ReportSetup, rate_in, row_name
-from mosa.results.figures import attacks_of_all, success_by_queries
+from mosa.report.setup import ReportSetup, rate_in
+from mosa.results.figures import success_by_queries
 from mosa.results.findings import LineChart
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
@@ -21,8 +21,8 @@ Curve = Sequence[tuple[int, Values]]
 BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
 
 
-def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section | None:
-    """What attacks spent, and what more queries bring."""
+def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
+    """What attacks spent, and how success grows with queries."""
     rows: dict[str, list[tuple[Cell, ...]]] = {subject: [] for subject in setup.labels}
     spent: dict[tuple[str, str, str, str], list[Budget]] = defaultdict(list)
     for task, outcome in setup.tasks:
@@ -45,22 +45,20 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section | None:
         rows[subject].append(
             (
                 setup.labels[subject],
-                setup.names[key[1:]] if figure is None else row_name(setup, figure),
+                setup.names[key[1:]] if figure is None else setup.row_name(figure),
                 len(budgets),
                 *means,
                 rate_in(figure),
                 round(total.forward_passes / successes) if successes else None,
             )
         )
-    if not any(rows.values()):
-        return None
     table = ReportTable(
         "budget",
         "What attacks spent",
-        "Means over finished tasks (one attack on one case with one seed). Forward passes are "
-        "summed over the rows of a batch. The last column divides all forward passes by the number "
-        "of tasks that succeeded. Calls are those of the attack's own subjects; the final "
-        "judge is not counted.",
+        "Means over finished tasks (one attack on one case with one seed). Forward passes add up "
+        "over the rows of a batch. The last column divides all forward passes by the number of "
+        "tasks that succeeded. Calls are those of the attack's own models, without the final "
+        "judge.",
         (
             "Subject",
             "Attack",
@@ -78,7 +76,7 @@ def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFig
     """How success grows with the queries that an attack may ask, the mean over attacks."""
     if setup.judge is None:
         return
-    shared = set(attacks_of_all(setup.evidence, setup.judge))
+    shared = set(setup.shared_attacks())
     curves: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for run, facts in zip(runs, setup.evidence.runs, strict=True):
         if setup.judge not in facts.judges:
@@ -104,15 +102,14 @@ def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFig
         "success-by-queries",
         LineChart(
             "Success by number of queries",
-            "queries of the target that an attack may ask",
+            "queries that an attack may ask the target",
             "attack success rate, mean over attacks",
             series,
             (0.0, 1.0),
-            x_log=True,
         ),
-        f"The mean over attacks ({len(shared)}); one that asks fewer queries keeps its rate. "
-        f"Bars are 95 % intervals over cases. Judge {setup.judge}; the "
-        "table of attacks and subjects says how many cases are unscored.",
+        f"The mean over attacks ({len(shared)}); an attack that asks fewer queries keeps its rate. "
+        f"Bars are 95 % intervals over cases. Judge {setup.judge}; the table of attacks and "
+        "subjects says how many cases are unscored.",
     )
 
 

@@ -1,4 +1,4 @@
-"""From run folders to what a report says.
+"""Builds the content of a report from run folders.
 
     content = build([Path("demo/run")])
     write_page(Path("report.html"), content)
@@ -21,7 +21,7 @@ from mosa.report.cost_tables import trade_off, training
 from mosa.report.provenance import citation, settings_tables
 from mosa.report.setup import ReportConfig, ReportSetup, note_of, read_setup
 from mosa.report.verdict import cautions, verdict
-from mosa.report.views import Views, diffusion_figures, garbled_rates, position_figure, scan
+from mosa.report.views import Views, diffusion_figures, position_figure, scan, share_of_tries
 from mosa.results.figures import opened
 from mosa.results.findings import Finding, HeatMap, findings_of
 
@@ -29,7 +29,7 @@ from mosa.results.findings import Finding, HeatMap, findings_of
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     """What a report on these run folders says.
 
-    Raises UserError for folders without a run, figures that are there twice, an unknown judge, or a
+    Raises UserError for folders without a run, a figure that two runs hold, an unknown judge, or a
     label of no subject.
     """
     config = config or ReportConfig()
@@ -37,7 +37,7 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
         setup = read_setup(runs, config)
         views = scan(setup, runs)
         findings = [finding for run in runs for finding in findings_of(run)]
-        by_position = position_figure(setup, runs)
+        by_position = list(position_figure(setup, runs))
         spent = budget(setup, runs)
     evidence = setup.evidence
     sections = [
@@ -55,14 +55,14 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
     notes = dict(config.notes or {})
     return Content(
         title=config.title,
-        verdict=tuple(verdict(evidence, setup.judge, setup.labels)),
-        cautions=(*config.limits, *cautions(evidence, setup.judge, setup.labels)),
+        verdict=tuple(verdict(setup)),
+        cautions=(*config.limits, *cautions(setup)),
         subjects={
             label: notes.get(name) or note_of(evidence.subjects[name])
             for name, label in setup.labels.items()
         },
         judges=tuple(setup.judges),
-        sections=tuple(section for section in sections if section is not None),
+        sections=tuple(filled for section in sections if (filled := section.filled())),
         samples=views.samples,
         is_redacted=any(
             setup.hides(name) for name, found in evidence.sets.items() if found.kind != "useful"
@@ -75,34 +75,27 @@ def _diffusion(
     setup: ReportSetup,
     views: Views,
     findings: Sequence[Finding],
-    by_position: ReportFigure | None,
-) -> Section | None:
-    figures = [] if by_position is None else [by_position]
-    figures += [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
-    figures += list(diffusion_figures(views))
-    tables = []
-    rates = garbled_rates(views)
-    if rates:
-        names = dict.fromkeys(attack for _, attack in rates)
-        labels = tuple(setup.labels.values())
-        tables.append(
-            ReportTable(
-                "garbled",
-                "Garbled text",
-                "Share of tries whose text is garbled, the mean over cases; empty responses count "
-                "as tries that are not. It says nothing of refusal or harm: a refusal can be "
-                f"garbled, and so can a part of a success. Judge {setup.judge}.",
-                ("Attack", *labels),
-                tuple((name, *(rates.get((label, name)) for label in labels)) for name in names),
-            )
-        )
-    if not figures and not tables:
-        return None
+    by_position: Sequence[ReportFigure],
+) -> Section:
+    """How the subjects write, and what of it is garbled."""
+    maps = [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
+    rates = {key: share_of_tries(found) for key, found in views.garbled.items()}
+    names = dict.fromkeys(attack for _, attack in rates)
+    labels = tuple(setup.labels.values())
+    garbled = ReportTable(
+        "garbled",
+        "Garbled text",
+        "Share of tries whose text is garbled, the mean over cases; an empty response is not "
+        "garbled. It says nothing of refusal or harm: a refusal can be garbled, and so can a part "
+        f"of a success. Judge {setup.judge}.",
+        ("Attack", *labels),
+        tuple((name, *(rates.get((label, name)) for label in labels)) for name in names),
+    )
     return Section(
         "diffusion",
         "How the subjects write, and where they fail",
-        tables=tuple(tables),
-        figures=tuple(figures),
+        tables=(garbled,),
+        figures=(*by_position, *maps, *diffusion_figures(views)),
     )
 
 
@@ -116,10 +109,8 @@ def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
             yield ReportFigure(f"finding-{number}-{name}", chart, caption)
 
 
-def _findings_section(findings: Sequence[Finding]) -> Section | None:
+def _findings_section(findings: Sequence[Finding]) -> Section:
     """What the probes have found, and the charts that are no maps."""
-    if not findings:
-        return None
     return Section(
         "findings",
         "Findings",

@@ -1,9 +1,9 @@
-"""Charts of a report as SVG that stands inside the page, drawn with matplotlib.
+"""Charts, drawn with matplotlib: as SVG inside a page, or as SVG and PNG files.
 
-matplotlib draws with stand-in colours, which then become variables of the page's style sheet, so
-that a chart follows the light and the dark scheme. A series has a colour and a marker, and lines
-have dashes, so that neither print nor colour blindness loses it; a subject has the same in all
-charts. Text stays text in the page's own font. Equal charts give equal bytes.
+For a page, matplotlib draws with stand-in colours, which then become variables of the page's style
+sheet, so that a chart follows the light and the dark scheme. A series has a colour and a marker,
+and lines have dashes, so that neither print nor colour blindness loses it; a subject has the same
+in all charts. Text stays text in the page's own font. Equal charts give equal bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,11 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from matplotlib.transforms import Affine2D
 
+from mosa.files import replacing
 from mosa.report.content import Chart, Histogram, Paths, Points
-from mosa.report.draw import draw_lines, series_style
 from mosa.report.tables import shown
 from mosa.results.findings import HeatMap, LineChart
 
@@ -55,51 +56,71 @@ MAX_COLUMNS_IN_NUMBERS = 8
 """Wider maps show colours alone."""
 MAX_TICKS = 12
 
+MARKERS = "os^DvPXd"
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+MAX_POINTS_WITH_BARS = 12
+"""Lines of more points have a band for their intervals."""
+
+FILE_COLOURS = ("#1c1d21", "#5d6068", "#ebebe8")
+"""Text, soft text and grid of charts in files."""
+FILE_HEAT = "#d63031"
+FILE_SIZE = (7.2, 4.8)
+"""Inches."""
+
 _TEXT, _SOFT, _GRID, _HEAT = "#fe0001", "#fe0002", "#fe0003", "#fe0004"
 _SERIES = tuple(f"#00fe{i:02x}" for i in range(len(SERIES_COLOURS)))
+_HEAT_OF_STYLE = f"C{len(_SERIES)}"
+"""matplotlib's name for the colour behind those of the series."""
 _STAND_INS = {
     _TEXT: "var(--text)",
     _SOFT: "var(--soft)",
     _GRID: "var(--grid)",
     **{colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES)},
 }
-_STYLE: dict[Any, Any] = {
-    "font.size": FONT,
-    "text.color": _TEXT,
-    "text.parse_math": False,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _SOFT,
-    "axes.facecolor": "none",
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "grid.color": _GRID,
-    "grid.linewidth": 1.0,
-    "hatch.color": _SOFT,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mosa",
-}
+
+
+def _style(text: str, soft: str, grid: str, colours: Sequence[str]) -> dict[Any, Any]:
+    """matplotlib's settings; `colours` are those of the series, and that of maps."""
+    return {
+        "font.size": FONT,
+        "text.color": text,
+        "text.parse_math": False,
+        "axes.edgecolor": soft,
+        "axes.labelcolor": soft,
+        "axes.facecolor": "none",
+        "axes.linewidth": 0.8,
+        "axes.grid": True,
+        "axes.prop_cycle": cycler(color=colours),
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.facecolor": "none",
+        "grid.color": grid,
+        "grid.linewidth": 1.0,
+        "hatch.color": soft,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mosa",
+    }
 
 
 # ------------------------------------------------------------------------------------ series
 
 
-@dataclass(frozen=True)
-class LegendEntry:
-    """A series with the mark that it has in the chart."""
+def series_style(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a series; no two of the first 64 share colour and marker."""
+    turn = index // len(MARKERS)
+    return {
+        "color": f"C{index % len(_SERIES)}",
+        "marker": MARKERS[(index + turn) % len(MARKERS)],
+        "linestyle": DASHES[(index + turn) % len(DASHES)],
+    }
 
-    mark: Markup
-    label: str
 
-
-def series_indices(names: Sequence[str], subjects: Sequence[str]) -> list[int]:
+def series_indices(names: Sequence[str], subjects: Collection[str]) -> list[int]:
     """Which colour and marker each series has: a subject's own, if all of them are subjects.
 
     >>> series_indices(["mosa", "original"], ["original", "initial", "mosa"])
@@ -114,13 +135,13 @@ def series_indices(names: Sequence[str], subjects: Sequence[str]) -> list[int]:
 def mark(index: int, *, is_line: bool = False) -> Markup:
     """The mark of a series beside a line of text; with `is_line`, on its line."""
     width = 34 if is_line else 14
-    style = series_style(index, _SERIES)
+    style = series_style(index)
     line = ""
     if is_line:
         dashes = style["linestyle"]
         pattern = "" if dashes == "-" else " ".join(f"{1.6 * length:g}" for length in dashes[1])
         line = f'<path d="M1 7H33" fill="none" stroke-width="1.6" stroke-dasharray="{pattern}"/>'
-    colour = _STAND_INS[style["color"]]
+    colour = f"var(--series-{index % len(_SERIES)})"
     return Markup(
         f'<svg class="mark" viewBox="0 0 {width} 14" width="{width}" height="14" '
         f'aria-hidden="true" style="fill: {colour}; stroke: {colour}">{line}'
@@ -144,23 +165,22 @@ def _marker(name: str, x: float, y: float) -> str:
     return "".join(parts)
 
 
-def legend(chart: Chart, subjects: Sequence[str]) -> list[LegendEntry]:
-    """The series of a chart with their marks; empty where the chart itself names them."""
-    if isinstance(chart, LineChart | Paths):
-        names = list(chart.series)
-        marks = [mark(i, is_line=True) for i in series_indices(names, subjects)]
-        return [LegendEntry(m, name) for m, name in zip(marks, names, strict=True)]
+def legend(chart: Chart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
+    """(mark, label) of each series of a chart; empty where the chart itself names them."""
     if isinstance(chart, Points):
-        names = list(chart.points)
-        return [
-            LegendEntry(mark(i), f"{name} ({_size_told(chart, name)})")
-            for i, name in zip(series_indices(names, subjects), names, strict=True)
-        ]
-    return []
+        names, is_line = list(chart.points), False
+        labels = [f"{name} ({_size_told(chart, name)})" for name in names]
+    elif isinstance(chart, LineChart | Paths):
+        labels = names = list(chart.series)
+        is_line = True
+    else:
+        return []
+    marks = [mark(i, is_line=is_line) for i in series_indices(names, subjects)]
+    return list(zip(marks, labels, strict=True))
 
 
 def axis_labels(chart: Chart) -> tuple[str, str]:
-    """What stands below a chart and above it, set by the page: text in an SVG cannot wrap."""
+    """The labels of both axes, which the page sets: text in an SVG cannot wrap."""
     if isinstance(chart, Histogram):
         return chart.x_label, "share of cases"
     return chart.x_label, chart.y_label
@@ -174,20 +194,39 @@ def _size_told(chart: Points, name: str) -> str:
 # ----------------------------------------------------------------------------------- drawing
 
 
-def draw(chart: Chart, name: str, subjects: Sequence[str] = ()) -> Markup:
+def draw(chart: Chart, name: str, subjects: Collection[str] = ()) -> Markup:
     """The chart as an `svg` element; `name` is unique on the page and begins all ids inside.
 
-    Series that bear the names of `subjects` have these subjects' colours and markers.
+    Series with the names of `subjects` have the colours and markers of these subjects.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_style(_TEXT, _SOFT, _GRID, (*_SERIES, _HEAT))):
         figure = _DRAW[type(chart)](chart, subjects)
         text = io.StringIO()
         figure.savefig(text, format="svg")
     return _for_page(text.getvalue(), name, chart.title, describe(chart))
 
 
+def save(chart: LineChart | HeatMap, path: FilePath) -> None:
+    """Write the chart beside `path`, with .svg and .png behind its name, in the light scheme."""
+    colours = [light for light, _ in SERIES_COLOURS]
+    with matplotlib.rc_context(_style(*FILE_COLOURS, (*colours, FILE_HEAT))):
+        figure = _DRAW[type(chart)](chart, ())
+        figure.set_size_inches(*FILE_SIZE)
+        (axes,) = figure.axes
+        title = "\n".join(textwrap.wrap(chart.title, 60))
+        if isinstance(chart, HeatMap):
+            title += f"\n{chart.value_label}: 0 is pale, 1 is dark"
+        elif len(chart.series) > 1:
+            figure.legend(loc="outside lower center", ncols=2, fontsize=10, frameon=False)
+        axes.set_title(title, loc="left")
+        axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+        for suffix, facts in (("svg", {"Date": None}), ("png", None)):
+            with replacing(path.with_name(f"{path.name}.{suffix}")) as file:
+                figure.savefig(file, format=suffix, dpi=150, facecolor="white", metadata=facts)
+
+
 def describe(chart: Chart) -> str:
-    """What a chart shows, for those who do not see it; its figures stand in a table beside it."""
+    """What a chart shows, for readers who do not see it; a table beside it has the figures."""
     return _DESCRIBE[type(chart)](chart)
 
 
@@ -245,18 +284,44 @@ def _figure(height: int) -> Figure:
     return figure
 
 
-def _lines(chart: LineChart, subjects: Sequence[str]) -> Figure:
+def _lines(chart: LineChart, subjects: Collection[str]) -> Figure:
     figure = _figure(220)
     axes = figure.subplots()
     indices = series_indices(list(chart.series), subjects)
-    draw_lines(chart, axes, colours=_SERIES, indices=indices)
+    for place, (name, points) in enumerate(chart.series.items()):
+        if not points:
+            continue
+        style = series_style(indices[place])
+        xs = [x for x, _ in points]
+        axes.plot(
+            xs,
+            [estimate.value for _, estimate in points],
+            **style,
+            markersize=4,
+            markevery=max(1, len(points) // MAX_POINTS_WITH_BARS),
+            linewidth=1.4,
+            label=name,
+        )
+        if not all(math.isfinite(e.low) and math.isfinite(e.high) for _, e in points):
+            continue
+        lows = [estimate.low for _, estimate in points]
+        highs = [estimate.high for _, estimate in points]
+        colour = style["color"]
+        if len(points) > MAX_POINTS_WITH_BARS:
+            axes.fill_between(xs, lows, highs, color=colour, alpha=0.12, linewidth=0)
+        else:  # bands of several lines would cover each other
+            shift = (place - len(chart.series) / 2) * (max(xs) - min(xs)) / 150
+            axes.vlines([x + shift for x in xs], lows, highs, color=colour, alpha=0.45, lw=1.2)
+    if chart.y_range is not None:
+        margin = 0.03 * (chart.y_range[1] - chart.y_range[0])
+        axes.set_ylim(chart.y_range[0] - margin, chart.y_range[1] + margin)
     is_counted = all(float(x).is_integer() for points in chart.series.values() for x, _ in points)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
-def _cells(chart: HeatMap, subjects: Sequence[str]) -> Figure:
+def _cells(chart: HeatMap, subjects: Collection[str]) -> Figure:
     del subjects  # a map has no series
     rows, columns = len(chart.y_values), len(chart.x_values)
     figure = _figure(26 + min(250, max(90, 24 * rows)))
@@ -279,7 +344,7 @@ def _cells(chart: HeatMap, subjects: Sequence[str]) -> Figure:
         shape = Path.make_compound_path(*cells)
         # Never quite nothing: a cell at zero was measured.
         alpha = 0.04 + 0.96 * level / NUM_LEVELS
-        axes.add_patch(PathPatch(shape, facecolor=_HEAT, alpha=alpha, linewidth=0))
+        axes.add_patch(PathPatch(shape, facecolor=_HEAT_OF_STYLE, alpha=alpha, linewidth=0))
     for axis, values in ((axes.xaxis, chart.x_values), (axes.yaxis, chart.y_values)):
         every = -(-len(values) // MAX_TICKS)
         places = range(0, len(values), every)
@@ -288,13 +353,13 @@ def _cells(chart: HeatMap, subjects: Sequence[str]) -> Figure:
     return figure
 
 
-def _classes(chart: Histogram, subjects: Sequence[str]) -> Figure:
+def _classes(chart: Histogram, subjects: Collection[str]) -> Figure:
     names = list(chart.series)
     figure = _figure(26 + 62 * len(names))
     all_axes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     top = max((max(shares, default=0.0) for shares in chart.series.values()), default=0.0) or 1.0
     for axes, name, index in zip(all_axes, names, series_indices(names, subjects), strict=True):
-        colour = series_style(index, _SERIES)["color"]
+        colour = series_style(index)["color"]
         axes.stairs(chart.series[name], chart.edges, fill=True, color=colour, linewidth=0)
         axes.set(ylim=(0, 1.05 * top), xlim=(chart.edges[0], chart.edges[-1]))
         axes.yaxis.set_major_locator(MaxNLocator(2))
@@ -317,11 +382,11 @@ def _unit_square() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _points(chart: Points, subjects: Sequence[str]) -> Figure:
+def _points(chart: Points, subjects: Collection[str]) -> Figure:
     figure, axes = _unit_square()
     indices = series_indices(list(chart.points), subjects)
     for (x, y, size), index in zip(chart.points.values(), indices, strict=True):
-        style = series_style(index, _SERIES)
+        style = series_style(index)
         colour = style["color"]
         axes.hlines([y.value], x.low, x.high, color=colour, alpha=0.5, lw=1.4)
         axes.vlines([x.value], y.low, y.high, color=colour, alpha=0.5, lw=1.4)
@@ -338,16 +403,16 @@ def _points(chart: Points, subjects: Sequence[str]) -> Figure:
     return figure
 
 
-def _paths(chart: Paths, subjects: Sequence[str]) -> Figure:
+def _paths(chart: Paths, subjects: Collection[str]) -> Figure:
     figure, axes = _unit_square()
     indices = series_indices(list(chart.series), subjects)
     for points, index in zip(chart.series.values(), indices, strict=True):
         xs, ys = [x.value for _, x, _ in points], [y.value for _, _, y in points]
-        axes.plot(xs, ys, **series_style(index, _SERIES), markersize=6, linewidth=1.6)
+        axes.plot(xs, ys, **series_style(index), markersize=6, linewidth=1.6)
     return figure
 
 
-_DRAW: Mapping[type, Callable[[Any, Sequence[str]], Figure]] = {
+_DRAW: Mapping[type, Callable[[Any, Collection[str]], Figure]] = {
     LineChart: _lines,
     HeatMap: _cells,
     Histogram: _classes,

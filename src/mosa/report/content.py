@@ -1,4 +1,4 @@
-"""What a report says, before anything decides how it looks: tables, charts, samples, sentences.
+"""The content of a report without its looks: tables, charts, samples, sentences.
 
 `mosa.report.build` makes it from runs, `mosa.report.page` draws it as one HTML page and
 `mosa.report.tables` writes its tables as CSV, JSON and LaTeX.
@@ -7,28 +7,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mosa.results.findings import HeatMap, LineChart
 from mosa.stats.rates import Interval, Rate
 
 Cell = str | int | float | Interval | None
-"""One entry of a table; None where there is nothing to say, shown as a dash."""
+"""One entry of a table; None for no value, shown as a dash."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Rows under headings; what a page shows and what is exported are the same rows."""
+    """Rows under headings; the page shows the same rows that the exports hold."""
 
     name: str
     """Its file's name, for example `scoreboard`."""
     title: str
     caption: str
-    """What its figures are, on how many cases, by whom judged."""
+    """What its figures are, on how many cases, and by which judge."""
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     judge: str = ""
-    """Whose verdicts it counts, where the page can switch between judges."""
+    """The judge whose verdicts it counts, where the page can switch between judges."""
     is_heat: bool = False
     """Whether its rates are coloured by their size (0: held, 1: succeeded)."""
 
@@ -56,7 +56,7 @@ class Points:
     y_label: str
     size_label: str
     points: dict[str, tuple[Rate, Rate, Rate | None]]
-    """By subject: x, y, and what the size says; None where it was not measured."""
+    """By subject: x, y, and the rate that the size shows; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Sample:
     """Responses that the attack had asked for, up to and with this try."""
     is_garbled: bool
     responses: tuple[SampleResponse, ...]
-    """Empty where only the outcome was kept, because the page would have grown too large."""
+    """Empty where the page keeps only the outcome, because it would grow too large."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,12 @@ class Section:
     tables: tuple[ReportTable, ...] = ()
     figures: tuple[ReportFigure, ...] = ()
 
+    def filled(self) -> Section | None:
+        """The section without tables that have no rows; None where nothing is left."""
+        tables = tuple(table for table in self.tables if table.rows)
+        is_empty = not (self.paragraphs or tables or self.figures)
+        return None if is_empty else replace(self, tables=tables)
+
 
 @dataclass(frozen=True)
 class Content:
@@ -144,10 +150,10 @@ class Content:
 
     title: str
     verdict: tuple[str, ...]
-    """What was found, in plain sentences with their uncertainty; the first is the headline."""
+    """The findings in plain sentences with their uncertainty; the first is the headline."""
     cautions: tuple[str, ...]
-    """What a reader has to know before quoting a figure: unscored cases, unequal decoders,
-    few cases; empty where there is nothing."""
+    """What a reader must know before quoting a figure: unscored cases, unequal decoders, few
+    cases."""
     subjects: Mapping[str, str]
     """Subjects in their order, each with a sentence about it ("" where nothing is known)."""
     judges: tuple[str, ...]

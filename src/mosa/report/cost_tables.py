@@ -1,4 +1,4 @@
-"""What a report says of the price of safety: over-refusal, useful tasks, the way of a training."""
+"""What a report says of the cost of safety: over-refusal, useful tasks, moments of a training."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from collections.abc import Iterator
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
-from mosa.results.figures import CONTROL, REFUSED, headline, moment_of
+from mosa.results.figures import CONTROL, REFUSED, moment_of
 from mosa.stats.rates import Rate
 
 
-def trade_off(setup: ReportSetup) -> Section | None:
+def trade_off(setup: ReportSetup) -> Section:
     """Safety against over-refusal, and what useful tasks say."""
-    evidence = setup.evidence
     points = {}
     for name, label in setup.labels.items():
-        refusal = headline(evidence, "over_refusal", name).rate
-        success = None
-        if setup.judge is not None:
-            success = headline(evidence, "asr", name, setup.judge).rate
+        refusal, success = (setup.headline(m, name).rate for m in ("over_refusal", "asr"))
         if refusal is not None and success is not None:
-            points[label] = (refusal, success, headline(evidence, "utility", name).rate)
+            points[label] = (refusal, success, setup.headline("utility", name).rate)
     figures = []
     if points:
         figures.append(
@@ -35,15 +31,13 @@ def trade_off(setup: ReportSetup) -> Section | None:
                     "utility",
                     points,
                 ),
-                "Best is the lower left corner, with a large mark: attacks fail, harmless requests "
-                "are answered, useful tasks are solved. The size is the mean over useful tasks. "
-                "The scoreboard says how many cases are unscored.",
+                "A large mark in the lower left corner is best: attacks fail, the subject answers "
+                "harmless requests and solves useful tasks. The size of a mark is the mean over "
+                "useful tasks. The scoreboard says how many cases are unscored.",
             )
         )
-    tables = [*_over_refusal_tables(setup), *_utility_table(setup)]
-    if not figures and not tables:
-        return None
-    return Section("cost", "What safety costs", tables=tuple(tables), figures=tuple(figures))
+    tables = (*_over_refusal_tables(setup), _utility_table(setup))
+    return Section("cost", "What safety costs", tables=tables, figures=tuple(figures))
 
 
 def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
@@ -67,7 +61,7 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
         yield ReportTable(
             "over-refusal" if is_switched else f"over-refusal-{setup.judge_names[judge]}",
             f"Harmless requests by {setup.judge_names[judge]}",
-            "Share of harmless requests by what became of them; `refused` is full and partial "
+            "Share of harmless requests by how the subject answers; `refused` is full and partial "
             f"refusal together. Judge {judge}.",
             ("Requests", "Subject", REFUSED, *COMPLIANCES, "in no rate"),
             tuple(rows),
@@ -75,10 +69,8 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
         )
 
 
-def _utility_table(setup: ReportSetup) -> Iterator[ReportTable]:
+def _utility_table(setup: ReportSetup) -> ReportTable:
     figures = setup.evidence.select("utility")
-    if not figures:
-        return
     cells = {(f.name, f.measure, f.subject): f for f in figures}
     rows: list[tuple[Cell, ...]] = []
     for task, metric in dict.fromkeys((figure.name, figure.measure) for figure in figures):
@@ -86,17 +78,17 @@ def _utility_table(setup: ReportSetup) -> Iterator[ReportTable]:
         if any(figure is not None for figure in of):
             missing = sum(figure.num_unscored for figure in of if figure is not None)
             rows.append((task, metric, *map(rate_in, of), missing))
-    yield ReportTable(
+    return ReportTable(
         "utility",
         "Useful tasks",
-        "Share of a task's cases that a subject solves (more is better), under its own decoder "
-        "(see the settings).",
+        "Share of a task's cases that a subject solves (more is better) with its own decoder (see "
+        "the settings).",
         ("Task", "Metric", *setup.labels.values(), "unscored"),
         tuple(rows),
     )
 
 
-def training(setup: ReportSetup) -> Section | None:
+def training(setup: ReportSetup) -> Section:
     """Success of attacks against utility, along a training whose moments were kept."""
     evidence = setup.evidence
     moments: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -104,30 +96,21 @@ def training(setup: ReportSetup) -> Section | None:
         moment = moment_of(evidence, name)
         if moment is not None:
             moments[moment[0]].append((moment[1], name))
-    if not moments or setup.judge is None:
-        return None
-    everywhere = [
-        attacked
+    attacked = [
+        {(f.case_set, f.name) for f in evidence.select("safety", subject=name, judge=setup.judge)}
         for found in moments.values()
         for _, name in found
-        if (
-            attacked := {
-                (figure.case_set, figure.name)
-                for figure in evidence.select("safety", subject=name, judge=setup.judge)
-            }
-        )
     ]
+    everywhere = [attacks for attacks in attacked if attacks]
     shared = sorted(set.intersection(*everywhere)) if everywhere else []
     attacks = [attack for attack in shared if attack[1] != CONTROL] or shared
-    if not attacks:
-        return None
     series: dict[str, list[tuple[str, Rate, Rate]]] = {}
     rows: list[tuple[Cell, ...]] = []
-    for base, found in moments.items():
+    for base, found in moments.items() if attacks else ():
         names = [(f"update {step}", name) for step, name in sorted(found)]
         for moment, name in names:
-            success = headline(evidence, "asr", name, setup.judge, attacks)
-            useful = headline(evidence, "utility", name)
+            success = setup.headline("asr", name, attacks)
+            useful = setup.headline("utility", name)
             label = setup.labels[base]
             num_unscored = success.num_unscored + useful.num_unscored
             rows.append((label, moment, success.rate, useful.rate, num_unscored))
@@ -152,7 +135,7 @@ def training(setup: ReportSetup) -> Section | None:
                     "attack success rate",
                     series,
                 ),
-                "Each line is one alignment, a mark is one moment of it. Down is safer, left is "
+                "Each line is one alignment, each mark one moment of it. Down is safer, left is "
                 "less useful.",
             )
         )

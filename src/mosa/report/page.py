@@ -1,9 +1,9 @@
 """A report as one HTML file that needs nothing else: no network, no other file, no server.
 
-Tables, charts and sentences are plain HTML and can be read without JavaScript; the script adds the
-switch between judges, the saving of tables and the browser of samples. A content security policy
-forbids the page to fetch anything. With `is_redacted`, words of prompts and responses are not in
-the file at all, whatever the samples hold.
+Tables, charts and sentences are plain HTML and need no JavaScript; the script adds the switch
+between judges, the saving of tables and the browser of samples. A content security policy forbids
+the page to fetch anything. With `is_redacted`, the file has no word of prompts and responses,
+whatever the samples hold.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from markupsafe import Markup, escape
 
 from mosa.files import write_text
 from mosa.report import charts
-from mosa.report.content import Cell, Content, ReportFigure, ReportTable, Section
+from mosa.report.content import Content, ReportFigure, ReportTable, Section
 from mosa.report.sample_data import SampleData, gzipped, pack
 from mosa.report.tables import (
     FORMATS,
@@ -33,18 +34,17 @@ from mosa.report.tables import (
     slug,
     unique,
 )
-from mosa.results.findings import HeatMap
 from mosa.stats.rates import INTERVAL_STATEMENT, Interval, format_interval
 from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
-"""Of a page, unless asked otherwise: small enough to be sent by mail."""
+"""The default limit of a page: small enough for a mail."""
 SETTINGS = "settings"
-"""The section before which the samples stand; without it they stand last."""
+"""The section behind the samples; without it the samples come last."""
 NUM_STEP_COLOURS = 8
 """Classes of commit step that have a colour of their own."""
 LONG_TABLE = 16
-"""Rows beyond which a table on the screen shows only its first 12, until it is asked for all."""
+"""A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
 COLOURS = {
     # Light and dark scheme, as variables of the style sheet.
@@ -76,60 +76,23 @@ COLOURS = {
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A cell as it is set."""
-
-    text: str
-    ends: str
-    n: int | None
-    heat: str
-    """The rate for the colour of a heat map, "" where there is none."""
-    is_number: bool
-    mark: Markup
-    """The mark of the subject that the cell names."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table as it is set."""
-
-    table: ReportTable
-    name: str
-    """Unique on the page; the name of its files."""
-    headings: list[_Cell]
-    rows: list[list[_Cell]]
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A chart with its words and figures."""
-
-    figure: ReportFigure
-    svg: Markup
-    legend: list[charts.LegendEntry]
-    x_label: str
-    y_label: str
-    ramp_label: str
-    """What the colours of a map say; "" for other charts."""
-    numbers: _Table
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A section with its anchor."""
+class _Part:
+    """A section with what the page adds to it."""
 
     section: Section
     anchor: str
-    tables: list[_Table]
-    figures: list[_Figure]
+    tables: list[tuple[str, ReportTable]]
+    """Each with its name, unique on the page and in the names of its files."""
+    figures: list[tuple[str, ReportFigure, Markup, ReportTable]]
+    """Name, figure, drawing, and the table of its numbers."""
     has_switch: bool
     """Whether some of it depends on the judge."""
 
 
 def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
-    """Write the report; there is never half a file.
+    """Write the report, whole or not at all.
 
-    Raises UserError where the disk refuses, or where the page cannot be made small enough.
+    Raises UserError where the disk refuses, or where the page cannot be small enough.
     """
     page = render_page(content, max_bytes=max_bytes)
     write_text(path, page)
@@ -138,43 +101,44 @@ def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> N
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
     """The page as text of at most `max_bytes` bytes.
 
-    Where it would be larger, only some samples keep their responses, which the page then says;
-    their outcomes are all there.
+    Where it would be larger, only some samples keep their responses, and the page says so; it has
+    the outcomes of all.
     """
-    sections = _sections(content)
-    exports = _exports(sections)
+    parts = _parts(content)
+    exports = _exports(named_tables(content))
     # At its longest: it says that some samples have no text.
-    most = _render(content, sections, exports, SampleData("", len(content.samples) - 1))
+    most = _render(content, parts, exports, SampleData("", len(content.samples) - 1))
     data = pack(content, max_bytes - len(most.encode("utf-8", "replace")))
     if data is None:
         raise UserError(
             f"the page would be larger than {max_bytes:,} bytes even without any response; make a "
             "report of fewer runs"
         )
-    page = _render(content, sections, exports, data)
+    page = _render(content, parts, exports, data)
     # A half character would stop the writing of the file; see sample_data.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def _exports(sections: Sequence[_Section]) -> str:
+def _exports(tables: Sequence[tuple[str, ReportTable]]) -> str:
     """Every table in every format, for the buttons that save it."""
     texts = {
-        table.name: {suffix: text_of(table.table) for suffix, text_of in FORMATS.items()}
-        for section in sections
-        for table in (*section.tables, *(figure.numbers for figure in section.figures))
+        name: {suffix: text_of(table) for suffix, text_of in FORMATS.items()}
+        for name, table in tables
     }
     return gzipped(json.dumps(texts, ensure_ascii=False))
 
 
-def _render(content: Content, sections: Sequence[_Section], exports: str, data: SampleData) -> str:
+def _render(content: Content, parts: Sequence[_Part], exports: str, data: SampleData) -> str:
     template = _environment().get_template("page.html")
     script = _source("page.js")
-    samples_first = [s.anchor for s in sections if s.section.name == SETTINGS]
+    samples_before = [part.anchor for part in parts if part.section.name == SETTINGS]
     return template.render(
         content=content,
-        sections=sections,
-        samples_before=samples_first[0] if samples_first else "",
-        marks=[charts.mark(i) for i in range(len(content.subjects))],
+        sections=parts,
+        samples_before=samples_before[0] if samples_before else "",
+        marks=defaultdict(
+            Markup, {subject: charts.mark(i) for i, subject in enumerate(content.subjects)}
+        ),
         style=Markup(_colour_rules() + _source("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -197,12 +161,23 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["prose"] = _prose
+    environment.filters |= {"prose": _prose, "shown": shown, "ends": format_interval, "heat": _heat}
+    environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
+    environment.globals |= {
+        "axis_labels": charts.axis_labels,
+        "legend": charts.legend,
+        "numeric_columns": numeric_columns,
+    }
     return environment
 
 
+def _heat(cell: Interval) -> str:
+    """The rate that decides the colour of a cell, from 0 to 1."""
+    return f"{min(1.0, max(0.0, cell.value)):.3g}"
+
+
 def _prose(text: str) -> Markup:
-    """A sentence in which `commands` stand between backticks."""
+    """A sentence, its `commands` between backticks set as code."""
     return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -227,60 +202,19 @@ def _colour_rules() -> str:
     )
 
 
-# -------------------------------------------------------------------------- what is to be set
-
-
-def _sections(content: Content) -> list[_Section]:
+def _parts(content: Content) -> list[_Part]:
     names = iter(named_tables(content))
     # What the template itself uses.
     taken = {"top", "verdict", "samples", "contents"}
-    subjects = list(content.subjects)
-    marks = {subject: charts.mark(i) for i, subject in enumerate(subjects)}
-    sections = []
+    parts = []
     for section in content.sections:
-        anchor = unique(slug(section.name), taken)
-        tables = [_table(*next(names), marks) for _ in section.tables]
+        tables = [next(names) for _ in section.tables]
         figures = []
         for figure in section.figures:
-            name, table = next(names)
-            figures.append(_figure(figure, _table(name, table, marks), subjects))
+            name, numbers = next(names)
+            svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
+            figures.append((name, figure, svg, numbers))
         has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
-        sections.append(_Section(section, anchor, tables, figures, has_switch))
-    return sections
-
-
-def _table(name: str, table: ReportTable, marks: dict[str, Markup]) -> _Table:
-    numeric = numeric_columns(table)
-
-    def cell_of(cell: Cell, place: int) -> _Cell:
-        ends, n, heat = "", None, ""
-        if isinstance(cell, Interval):
-            ends, n = format_interval(cell), cell.n
-            heat = f"{min(1.0, max(0.0, cell.value)):.3g}" if table.is_heat else ""
-        # A subject that heads a row or a column has its mark there.
-        mark = marks.get(str(cell), Markup()) if place == 0 else Markup()
-        return _Cell(shown(cell), ends, n, heat, numeric[place], mark)
-
-    return _Table(
-        table,
-        name,
-        [
-            _Cell(column, "", None, "", is_number, marks.get(column, Markup()))
-            for column, is_number in zip(table.columns, numeric, strict=True)
-        ],
-        [[cell_of(cell, place) for place, cell in enumerate(row)] for row in table.rows],
-    )
-
-
-def _figure(figure: ReportFigure, numbers: _Table, subjects: Sequence[str]) -> _Figure:
-    chart = figure.chart
-    x_label, y_label = charts.axis_labels(chart)
-    return _Figure(
-        figure,
-        charts.draw(chart, f"chart-{numbers.name}", subjects),
-        charts.legend(chart, subjects),
-        x_label,
-        y_label,
-        chart.value_label if isinstance(chart, HeatMap) else "",
-        numbers,
-    )
+        anchor = unique(slug(section.name), taken)
+        parts.append(_Part(section, anchor, tables, figures, has_switch))
+    return parts

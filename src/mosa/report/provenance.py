@@ -1,5 +1,5 @@
-"""Where the figures of a report come from: subjects, runs, decoders, attacks, data, judges,
-versions; and how to cite what was used."""
+"""The sources of a report's figures: subjects, runs, decoders, attacks, data, judges, versions; and
+how to cite them."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     yield ReportTable(
         "runs",
         "Runs",
-        "Sessions are the processes that worked on a run; one that was cut off counts as far as it "
-        "noted its time.",
+        "Sessions are the processes that worked on a run; one that was cut off counts up to the "
+        "last time that it noted.",
         ("Run", "sets", "judges", "seeds", "sessions", "seconds", "device", "begun"),
         tuple(map(_run_row, setup.evidence.runs)),
     )
-    yield from _attacks(setup)
-    yield from _data(setup)
-    yield from _judges(setup)
-    yield from _versions(setup)
+    yield _attacks(setup)
+    yield _data(setup)
+    yield _judges(setup)
+    yield _versions(setup)
 
 
 def _run_row(run: RunFacts) -> tuple[Cell, ...]:
@@ -100,15 +100,15 @@ def _decoders(setup: ReportSetup) -> ReportTable:
     return ReportTable(
         "decoder",
         "Decoder",
-        "How a subject generates every response, as its defender set it. Attacks that own the "
-        "sampler, or take settings that the subject offers, change some of it, as their settings "
-        "say.",
+        "How a subject generates every response, as its defender set it. An attack that owns the "
+        "sampler, or that takes settings which the subject offers, changes some of it; its own "
+        "settings say so.",
         ("Setting", *(", ".join(labels) for labels in columns.values())),
         tuple((name, *(_text(decoder.get(name)) for decoder in decoders)) for name in names),
     )
 
 
-def _attacks(setup: ReportSetup) -> Iterator[ReportTable]:
+def _attacks(setup: ReportSetup) -> ReportTable:
     rows: dict[tuple[Cell, ...], None] = {}
     for task, _ in setup.tasks:
         if setup.evidence.sets[task.case_set].kind != "harmful":
@@ -117,32 +117,30 @@ def _attacks(setup: ReportSetup) -> Iterator[ReportTable]:
         access = None if known is None else ", ".join(known.access)
         source = None if known is None else known.source
         rows[task.attack, task.preset, task.threat, access, _text(task.config), source] = None
-    if rows:
-        yield ReportTable(
-            "attack-settings",
-            "Attacks and their settings",
-            "What an attacker needs access to, every setting, and where the attack comes from.",
-            ("Attack", "preset", "Threat", "access", "settings", "source"),
-            tuple(rows),
-        )
+    return ReportTable(
+        "attack-settings",
+        "Attacks and their settings",
+        "The access that an attacker needs, every setting, and the source of the attack.",
+        ("Attack", "preset", "Threat", "access", "settings", "source"),
+        tuple(rows),
+    )
 
 
-def _data(setup: ReportSetup) -> Iterator[ReportTable]:
+def _data(setup: ReportSetup) -> ReportTable:
     rows = tuple(
         (name, r.kind, r.file, r.sha256, r.content_hash or None, r.licence, r.origin)
         for name, r in setup.evidence.sets.items()
     )
-    if rows:
-        yield ReportTable(
-            "data",
-            "Data and licences",
-            "SHA-256 of the file as it was read, and a hash of the set's cases.",
-            ("Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"),
-            rows,
-        )
+    return ReportTable(
+        "data",
+        "Data and licences",
+        "SHA-256 of the file as it was read, and a hash of the set's cases.",
+        ("Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"),
+        rows,
+    )
 
 
-def _judges(setup: ReportSetup) -> Iterator[ReportTable]:
+def _judges(setup: ReportSetup) -> ReportTable:
     rows: dict[tuple[Cell, ...], None] = {}
     for run in setup.evidence.runs:
         for judge in run.judges:
@@ -150,31 +148,29 @@ def _judges(setup: ReportSetup) -> Iterator[ReportTable]:
             if known is not None:
                 reads = "whole canvas" if judge.endswith(CANVAS) else "up to the first end token"
                 rows[judge, known.threshold, reads, known.source] = None
-    if rows:
-        yield ReportTable(
-            "judges",
-            "Judges",
-            "An id names the version, the prompt's hash and the model that was asked.",
-            ("Judge", "a success is", "reads", "source"),
-            tuple(rows),
-        )
+    return ReportTable(
+        "judges",
+        "Judges",
+        "An id names the version, the prompt's hash and the model that was asked.",
+        ("Judge", "a success is", "reads", "source"),
+        tuple(rows),
+    )
 
 
-def _versions(setup: ReportSetup) -> Iterator[ReportTable]:
+def _versions(setup: ReportSetup) -> ReportTable:
     found: dict[str, dict[str, None]] = {}
     for run in setup.evidence.runs:
         for session in run.sessions:
             for name, version in session.get("versions", {}).items():
                 if version is not None:
                     found.setdefault(name, {})[str(version)] = None
-    if found:
-        yield ReportTable(
-            "versions",
-            "Versions",
-            "Of all sessions; several where they differed.",
-            ("Package", "version"),
-            tuple((name, ", ".join(versions)) for name, versions in found.items()),
-        )
+    return ReportTable(
+        "versions",
+        "Versions",
+        "Versions in all sessions; several where the sessions differed.",
+        ("Package", "version"),
+        tuple((name, ", ".join(versions)) for name, versions in found.items()),
+    )
 
 
 def _text(value: Any) -> str:

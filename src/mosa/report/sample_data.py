@@ -2,12 +2,13 @@
 
     {"words": ["sure", "here", ...],
      "samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
-     "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "steps": [...], "ends": [...],
-                     "tokens": [0, 1, ...]}, ...]], ...]}
+     "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "commit_step": [...], "tokens": [0, 1, ...],
+                     ...}, ...]], ...]}
 
-`texts` holds the responses of samples, each behind its sample's place; a token is the place of its
-word, which takes a third off. What comes first is what is kept where a page may not grow: each kind
-of sample has its share of any beginning.
+`samples` and `texts` have the fields of `Sample` and `SampleResponse`. `texts` holds the responses
+of samples, each behind its sample's place; a token is the place of its word, which saves a third.
+Where a page may not grow, it keeps the first texts: each kind of sample has its share of any
+beginning.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mosa.report.content import Content
@@ -46,11 +47,13 @@ def gzipped(text: str) -> str:
 
 
 def pack(content: Content, num_bytes: int) -> SampleData | None:
-    """The samples in at most `num_bytes` of base64: all of them, and the texts of as many as fit.
+    """All samples, and the texts of as many as fit into `num_bytes` of base64.
 
-    None where not even the samples without their texts fit. The time it takes grows with the
-    samples and their tokens, and no faster.
+    None where not even the samples without their texts fit. Time grows with the samples and their
+    tokens, and no faster.
     """
+    if content.is_redacted:
+        content = _without_words(content)
     room = num_bytes // 4 * 3
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
     words = _words(content)
@@ -101,10 +104,21 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def _without_words(content: Content) -> Content:
+    """The content of a redacted page, whatever its samples hold."""
+    samples = [
+        replace(
+            sample,
+            request=None,
+            responses=tuple(replace(r, tokens=None, prompt=None) for r in sample.responses),
+        )
+        for sample in content.samples
+    ]
+    return replace(content, samples=samples)
+
+
 def _words(content: Content) -> dict[str, int]:
-    """The place of every word; none under redaction."""
-    if content.is_redacted:
-        return {}
+    """The place of every word of the responses."""
     responses = (response for sample in content.samples for response in sample.responses)
     words = dict.fromkeys(word for response in responses for word in response.tokens or ())
     return {word: place for place, word in enumerate(words)}
@@ -113,22 +127,7 @@ def _words(content: Content) -> dict[str, int]:
 def _head(content: Content, words: list[str]) -> str:
     """Everything but the texts, the list of which is left open."""
     samples = [
-        {
-            "subject": sample.subject,
-            "attack": sample.attack,
-            "threat": sample.threat,
-            "set": sample.case_set,
-            "case": sample.case,
-            "request": None if content.is_redacted else sample.request,
-            "category": sample.category,
-            "seed": sample.seed,
-            "number": sample.number,
-            "variant": sample.variant,
-            "queries": sample.queries,
-            "garbled": sample.is_garbled,
-            "outcomes": sample.outcomes,
-            "scores": {j: s if s is None else round(s, 4) for j, s in sample.scores.items()},
-        }
+        {name: value for name, value in vars(sample).items() if name != "responses"}
         for sample in content.samples
     ]
     return _json({"words": words, "samples": samples})[:-1] + ',"texts":['
@@ -137,17 +136,10 @@ def _head(content: Content, words: list[str]) -> str:
 def _texts(content: Content, words: Mapping[str, int]) -> Iterator[str]:
     """The responses of each sample that has some, in the order in which they are to be kept."""
     for place in keeping_order(content):
-        found = content.samples[place].responses
         responses = [
-            {
-                "prompt": None if content.is_redacted else response.prompt,
-                "steps": response.commit_step,
-                "ends": sorted(response.end_positions),
-                "tokens": None
-                if content.is_redacted or response.tokens is None
-                else [words[word] for word in response.tokens],
-            }
-            for response in found
+            vars(response)
+            | {"tokens": response.tokens and [words[word] for word in response.tokens]}
+            for response in content.samples[place].responses
         ]
         yield _json([place, responses])
 

@@ -1,4 +1,4 @@
-"""What all parts of a report share: evidence, tasks, cases, the deciding judge, labels."""
+"""What the parts of a report share: evidence, tasks, cases, the deciding judge, labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from pathlib import Path
 
 from mosa.attacks.base import Threat
 from mosa.denoising import DecoderConfig
-from mosa.results.figures import Evidence, Figure, evidence_of, moment_of, names_of
+from mosa.results.figures import (
+    HEADLINES,
+    Evidence,
+    Figure,
+    Headline,
+    attacks_of_all,
+    evidence_of,
+    headline,
+    moment_of,
+    names_of,
+)
 from mosa.runs.judging import CANVAS
-from mosa.runs.records import Outcome, SubjectRecord, Task
+from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate
 from mosa.types import Behavior, UserError
@@ -27,16 +37,16 @@ THREATS: dict[Threat, str] = {
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a report is made with."""
+    """The settings of a report."""
 
     title: str = "Safety of diffusion language models"
     """Heading of the page."""
     judge: str | None = None
     """Judge whose verdicts decide; unset: the testbed's truth, else the first that reads."""
     redact: bool | None = None
-    """Whether prompts and responses are left out; unset: yes, but for those of the testbed."""
+    """Whether the page leaves out prompts and responses; unset: all but those of the testbed."""
     labels: Mapping[str, str] | None = None
-    """What subjects are called on the page, by their names in the runs."""
+    """The names of subjects on the page, by their names in the runs."""
     notes: Mapping[str, str] | None = None
     """A sentence about a subject, by its name in the runs."""
     calibration: Path | None = None
@@ -47,7 +57,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ReportSetup:
-    """What all parts of a report share."""
+    """What the parts of a report share."""
 
     evidence: Evidence
     names: Mapping[tuple[str, str, str], str]
@@ -70,14 +80,50 @@ class ReportSetup:
 
     @cached_property
     def judge_names(self) -> dict[str, str]:
-        """Judges without the hashes in their ids, as far as that leaves them apart."""
+        """Judges without the hashes in their ids, unless two would then have one name."""
         judges = [judge for run in self.evidence.runs for judge in run.judges]
         short = {judge: _short(judge) for judge in dict.fromkeys(judges)}
         several = Counter(short.values())
         return {judge: judge if several[name] > 1 else name for judge, name in short.items()}
 
+    @property
+    def first(self) -> str:
+        """The label of the first subject, which the others are compared with."""
+        return next(iter(self.labels.values()))
+
+    @property
+    def not_applicable(self) -> list[NotApplicable]:
+        """The pairs of attack and subject that were left out, of subjects that have a label."""
+        pairs = (pair for run in self.evidence.runs for pair in run.not_applicable)
+        return [pair for pair in pairs if pair.subject in self.labels]
+
+    def headline(
+        self, name: str, subject: str, attacks: Sequence[tuple[str, str]] | None = None
+    ) -> Headline:
+        """A headline of a subject, that of attacks by the deciding judge; `attacks` unset are those
+        that all subjects faced."""
+        judge = self.judge if HEADLINES[name] == "safety" else None
+        return headline(self.evidence, name, subject, judge, attacks)
+
+    def shared_attacks(self, threat: Threat | None = None) -> list[tuple[str, str]]:
+        """(set, attack) of the attacks that all subjects faced, of one threat model if given."""
+        return attacks_of_all(self.evidence, self.judge, threat) if self.judge else []
+
+    def attack_figures(self, judge: str | None) -> dict[tuple[str, str], Figure]:
+        """The figures of attacks on subjects that have a label, by (row of a table, subject)."""
+        return {
+            (self.row_name(figure), figure.subject): figure
+            for figure in self.evidence.select("safety", judge=judge)
+            if figure.subject in self.labels
+        }
+
+    def row_name(self, figure: Figure) -> str:
+        """An attack, and its set where there are several."""
+        sets = {f.case_set for f in self.evidence.figures if f.kind == "safety"}
+        return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
+
     def hides(self, case_set: str) -> bool:
-        """Whether the words of a set are left out; those of the testbed are harmless."""
+        """Whether to leave out the words of a set; those of the testbed are harmless."""
         redact = self.config.redact
         return self.evidence.sets[case_set].world_seed is None if redact is None else redact
 
@@ -88,9 +134,9 @@ def _short(judge: str) -> str:
 
 
 def read_setup(runs: Sequence[Run], config: ReportConfig) -> ReportSetup:
-    """What a report needs of open runs, but for single responses.
+    """What a report needs of open runs, except single responses.
 
-    Raises UserError where a figure is there twice, for an unknown judge, and for a label of no
+    Raises UserError for a figure that two runs hold, an unknown judge, and a label of no
     subject.
     """
     evidence = evidence_of(runs)
@@ -123,7 +169,7 @@ def check_once(evidence: Evidence) -> None:
 
 
 def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
-    """The judge that was asked for, or the most trusted one."""
+    """The judge of the settings, or the most trusted one."""
     judges = evidence.judges("safety")
     if config.judge is not None and config.judge not in judges:
         known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
@@ -132,8 +178,8 @@ def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
 
 
 def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
-    """What each subject is called on the page: those with a given label first, then those without
-    an adapter, because the first is the one that others are compared with."""
+    """The label of each subject: first those with a given label, then those without an adapter,
+    because the others are compared with the first."""
     given = dict(config.labels or {})
     for name in given:
         if name not in evidence.subjects:
@@ -167,12 +213,6 @@ def note_of(record: SubjectRecord) -> str:
 def monitors_of(record: SubjectRecord) -> list[str]:
     """The rules of a subject's decoder that look at its rows and may change or stop them."""
     return [monitor.name for monitor in DecoderConfig.from_dict(record.decoder).monitors]
-
-
-def row_name(setup: ReportSetup, figure: Figure) -> str:
-    """An attack, and its set where there are several."""
-    sets = {f.case_set for f in setup.evidence.figures if f.kind == "safety"}
-    return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
 
 
 def rate_in(figure: Figure | None) -> Rate | None:

@@ -1,7 +1,6 @@
 """A report's tables as CSV, JSON and LaTeX, the data behind its charts among them.
 
-The page carries these same texts, so that what is saved from it is what `mosa report --tables`
-writes.
+The page carries the same texts, so its buttons save what `mosa report --tables` writes.
 
     scoreboard.csv    one column for a text; rate, low, high and n for a rate
     scoreboard.json   rates as objects, nothing as null
@@ -30,11 +29,11 @@ NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
 
 
-# ------------------------------------------------------------------------- what a cell says
+# ------------------------------------------------------------------------------------ cells
 
 
 def shown(cell: Cell) -> str:
-    """A cell as the page and LaTeX have it, a rate's interval and cases apart.
+    """A cell as the page and LaTeX show it, without a rate's interval and cases.
 
     >>> shown(0.5), shown(12), shown(None), shown(0.00314)
     ('0.50', '12', '–', '0.0031')
@@ -49,7 +48,7 @@ def shown(cell: Cell) -> str:
 
 
 def numeric_columns(table: ReportTable) -> list[bool]:
-    """By column, whether it holds figures, and nothing else but gaps."""
+    """By column, whether it holds figures and otherwise only gaps."""
     columns = [
         [row[i] for row in table.rows if row[i] is not None] for i in range(len(table.columns))
     ]
@@ -97,7 +96,7 @@ def to_json(table: ReportTable) -> str:
 
 
 def to_latex(table: ReportTable) -> str:
-    """A `table` environment for the booktabs package; the numbers of cases stand in its note."""
+    """A `table` environment for the booktabs package, with the numbers of cases in its note."""
     kinds = "".join("r" if numeric else "l" for numeric in numeric_columns(table))
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -257,7 +256,7 @@ def slug(text: str) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number if it is taken; the result counts as taken from now on."""
+    """The name, with a number if it is taken; adds the result to `taken`."""
     counted = (f"{name}-{number}" for number in itertools.count(2))
     free = next(n for n in itertools.chain([name], counted) if n not in taken)
     taken.add(free)
@@ -267,7 +266,7 @@ def unique(name: str, taken: set[str]) -> str:
 def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
     """Every table of a report in its order, section by section, those of its charts behind.
 
-    Each has a name of its own that a file may bear, since judges share the names of tables.
+    Each gets a name of its own that a file can have, since judges share the names of tables.
     """
     tables = [
         table

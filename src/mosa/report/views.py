@@ -40,7 +40,7 @@ class Grid:
     """By response: for each position, the share of all steps at which it was committed."""
 
     def add(self, response: Response) -> None:
-        """Take in the tokens that a reader gets to see."""
+        """Add the tokens that a reader sees."""
         steps = response.decoder.get("steps") or max(response.commit_step) + 1
         self.length = max(self.length, len(response.commit_step))
         read = response.commit_step[: response.num_read]
@@ -56,8 +56,8 @@ def _shares() -> Shares:
     return defaultdict(lambda: defaultdict(list))
 
 
-def _share(found: Shares) -> Rate:
-    """The share of tries, the mean over cases."""
+def share_of_tries(found: Shares) -> Rate:
+    """The share of tries that are so, the mean over cases."""
     return rate_of(
         {
             case: {seed: mean_of(tries) for seed, tries in by_seed.items()}
@@ -68,7 +68,7 @@ def _share(found: Shares) -> Rate:
 
 @dataclass
 class Views:
-    """All that one pass gives."""
+    """What one pass over the attempts gives."""
 
     samples: list[Sample] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=lambda: defaultdict(Grid))
@@ -91,8 +91,8 @@ class Views:
 
 
 def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
-    """One pass over every attempt of the subjects that have a label, probes and useful tasks
-    aside."""
+    """One pass over every attempt of the subjects that have a label, without probes and useful
+    tasks."""
     views = Views()
     labels = setup.labels
     for label in labels.values():  # every chart lists the subjects in this order
@@ -186,7 +186,10 @@ def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
         number=attempt.number,
         variant=attempt.variant,
         outcomes={judge: _outcome(one, verdict) for judge, verdict in one.judged.items()},
-        scores={judge: v if v is None else v.score for judge, v in one.judged.items()},
+        scores={
+            judge: round(v.score, 4) if v is not None and v.score is not None else None
+            for judge, v in one.judged.items()
+        },
         queries=attempt.budget.target_queries,
         is_garbled=any(
             verdict is not None and not verdict.native.get("coherent", True)
@@ -195,7 +198,7 @@ def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
         responses=tuple(
             SampleResponse(
                 commit_step=tuple(response.commit_step),
-                end_positions=tuple(response.end_positions),
+                end_positions=tuple(sorted(response.end_positions)),
                 # One object for each word: ten thousand samples hold the same few hundred.
                 tokens=None if is_hidden else tuple(map(sys.intern, response.tokens)),
                 prompt=None
@@ -249,8 +252,8 @@ def diffusion_figures(views: Views) -> Iterator[ReportFigure]:
                 lengths,
                 max(max(found) for found in lengths.values()),
             ),
-            "What a reader gets to see. An end token in the middle (the breaker of MOSA) makes "
-            "responses short; text behind it is unread, and judges named @canvas read it too.",
+            "The text that a reader sees. An end token in the middle (the breaker of MOSA) makes "
+            "responses short; only judges named @canvas read the text behind it.",
         )
 
 
@@ -271,26 +274,26 @@ def _commit_figures(views: Views) -> Iterator[ReportFigure]:
         yield ReportFigure(
             "commit-order",
             LineChart(
-                "In which order positions are committed",
+                "The order in which positions are committed",
                 "position in the response",
                 "share of all steps done",
                 series,
                 (0.0, 1.0),
             ),
             "Plain requests, harmful and harmless; tokens before the first end token. A line that "
-            "rises from left to right is a subject that writes from left to right; stairs are the "
-            "decoder's blocks, which are filled one after the other. Bands are 95 % intervals "
-            f"over responses; positions that fewer than {MIN_CASES} responses reach are "
-            "left out.",
+            "rises from left to right shows a subject that writes from left to right; stairs show "
+            "the decoder's blocks, which it fills one after the other. Bands are 95 % intervals "
+            f"over responses; the chart leaves out positions that fewer than {MIN_CASES} responses "
+            "reach.",
         )
     length = views.longest_canvas()
     for number, (subject, grid) in enumerate(grids.items()):
         yield ReportFigure(
             f"commit-map-{number}",
             _commit_map(subject, grid, length),
-            "Of the positions that responses to plain requests reach: the share that is committed "
-            "in each part of the denoising, the mean over responses. A diagonal is writing from "
-            "left to right.",
+            "Of the positions that responses to plain requests reach: the share that each part of "
+            "the denoising commits, the mean over responses. A diagonal means that the subject "
+            "writes from left to right.",
         )
 
 
@@ -332,7 +335,7 @@ def _histogram(title: str, x_label: str, values: Mapping[str, list[int]], top: i
     )
 
 
-def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> ReportFigure | None:
+def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFigure]:
     """Success by the position at which the attack `prefill` fixes its phrase."""
     labels, judge = setup.labels, setup.judge
     series: dict[str, list[tuple[float, Interval]]] = {}
@@ -354,8 +357,8 @@ def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> ReportFigure | N
         if label in series
     }
     if not any(len(points) > 1 for points in series.values()):
-        return None
-    return ReportFigure(
+        return
+    yield ReportFigure(
         "prefill-position",
         LineChart(
             "Success by the position of a prefilled phrase",
@@ -364,17 +367,7 @@ def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> ReportFigure | N
             series,
             (0.0, 1.0),
         ),
-        "The same compliant phrase, fixed at one position of the response before denoising begins "
-        f"(attack prefill). Judge {judge}; bars are 95 % intervals over "
-        f"cases. {num_unscored} cases are unscored.",
+        "The attack prefill fixes the same compliant phrase at one position of the response before "
+        f"denoising begins. Judge {judge}; bars are 95 % intervals over cases. {num_unscored} "
+        "cases are unscored.",
     )
-
-
-def garbled_rates(views: Views) -> dict[tuple[str, str], Rate]:
-    """By (subject, attack): the share of tries that are garbled, the mean over cases."""
-    return {key: _share(found) for key, found in views.garbled.items()}
-
-
-def disagreement_rates(views: Views) -> dict[tuple[str, str], Rate]:
-    """By pair of judges: the share of tries on which they disagree, the mean over cases."""
-    return {key: _share(found) for key, found in views.disagreement.items()}

@@ -327,9 +327,9 @@ class Browser {
     ];
     if (value("request") !== null) parts.push(make("p", { class: "request" }, value("request")));
     const facts = [
-      ["category", value("category")], ["set", value("set")], ["threat model", value("threat")], ["variant", value("variant")],
+      ["category", value("category")], ["set", value("case_set")], ["threat model", value("threat")], ["variant", value("variant")],
       ["seed", value("seed")], ["try", value("number") + 1], ["queries so far", value("queries")],
-      ["text", value("garbled") ? "garbled" : ""],
+      ["text", value("is_garbled") ? "garbled" : ""],
     ];
     parts.push(make("dl", { class: "facts" }, ...facts.filter(([, fact]) => fact !== "" && fact !== null).map(
       ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(fact))))));
@@ -384,7 +384,7 @@ function outcomeMark(outcome) {
 
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
 class Player {
-  constructor({ prompt, steps, ends, tokens }, isShown, number) {
+  constructor({ prompt, commit_step: steps, end_positions: ends, tokens }, isShown, number) {
     this.steps = steps;
     this.numSteps = Math.max(-1, ...steps) + 1;
     this.spans = [];

@@ -40,8 +40,6 @@ class LineChart:
     y_label: str
     series: dict[str, list[tuple[float, Interval]]]
     y_range: tuple[float, float] | None = None
-    x_log: bool = False
-    """Whether the axis doubles at equal distances, for counts such as queries."""
 
 
 @dataclass(frozen=True)
