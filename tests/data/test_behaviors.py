@@ -292,7 +292,7 @@ def test_a_wrong_count_of_a_known_file_is_our_fault(tmp_path, known):
         ("prompts.xlsx", "nor a file that ends in .txt, .csv, .json, .jsonl"),
         ("harmbench:contexts", "no subset contexts; ask for harmbench:standard, harmbench:cont"),
         ("harmbench:", "harmbench has no subset (nothing)"),
-        ("advbench:standard", "advbench has no subsets; ask for advbench alone"),
+        ("advbench:standard", "advbench has no subsets; name advbench without one"),
         ("nothing.csv", "There is no file of behaviors nothing.csv"),
     ],
 )
