@@ -219,10 +219,11 @@ def _setting(
     decoder: Mapping[str, Any],
 ) -> Setting:
     setting = Setting.of(shape, config, batch, temperature, **decoder)
-    length, block_length = setting.decoder.max_new_tokens, setting.decoder.block_length
-    num_blocks, steps = setting.decoder.num_blocks, setting.decoder.steps
-    has_whole_blocks = num_blocks * (block_length or length) == length
-    if config.against == "reference" and (not has_whole_blocks or steps % num_blocks):
+    length, steps = setting.decoder.max_new_tokens, setting.decoder.steps
+    block_length = setting.decoder.block_length or length
+    if config.against == "reference" and (
+        length % block_length or steps % (length // block_length)
+    ):
         raise UserError(
             "the published loop needs whole blocks with the same number of steps: make --length "
             f"{length} a multiple of --block_length {block_length}, and --steps {steps} a multiple "

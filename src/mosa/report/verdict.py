@@ -153,7 +153,7 @@ def _headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> st
 
 def _success(setup: ReportSetup, name: str) -> float:
     rate = setup.headline("asr", name).rate
-    return 1.0 if rate is None else rate.rate
+    return 1.0 if rate is None else rate.value
 
 
 def _without_cost(setup: ReportSetup, name: str, found: AgainstFirst) -> str:
