@@ -61,6 +61,7 @@ def main(folder: Path, out: Path) -> None:
     tensors = whole_adapter(model)
     if rank == 0:
         model.save_adapter(out, tensors=tensors)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

@@ -411,7 +411,7 @@ def test_any_task_of_the_harness_can_be_asked(model, hub):
 @pytest.mark.parametrize(
     ("name", "settings", "names"),
     [
-        ("gsm9k", {}, ("gsm9k", "gsm8k")),
+        ("gsm9k", {}, ("gsm9k",)),
         ("humaneval_plus", {}, ("humaneval_plus", "sandbox")),
         ("wikitext", {}, ("wikitext", "perplexity")),
         ("humaneval", {"num_fewshot": 2}, ("humaneval", "--num_fewshot")),

@@ -158,7 +158,7 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
     try:
         subject = msgspec.convert(settings, Subject)
     except msgspec.ValidationError as error:
-        raise UserError(f"the subject {record.get('name')} cannot be read ({error})") from error
+        raise UserError(f"the subject {record.get('name')!r} cannot be read ({error})") from error
     if not isinstance(decoder, dict):
         raise UserError(f"the decoder of {subject.name} is {decoder!r}; give settings by name")
     default = as_plain(default_decoder(subject.model))
