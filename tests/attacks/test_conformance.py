@@ -118,6 +118,22 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
             assert all(later[k] >= earlier[k] for k in earlier)
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_try_that_decides_is_the_one_that_the_table_says(name, attempts):
+    """A loop selects a try from the first one on; attacks without one select none."""
+    decides = ATTACKS[name].decides
+    for case in {attempt.case for attempt in attempts[name]}:
+        mine = sorted((a for a in attempts[name] if a.case == case), key=lambda a: a.number)
+        selected = [a.selected for a in mine]
+        if decides == "best rated":
+            assert all(s is not None and s <= a.number for s, a in zip(selected, mine, strict=True))
+            changes = [a.number for a in mine if a.selected == a.number]
+            assert changes and selected[-1] == changes[-1]
+        else:
+            assert set(selected) == {None}
+        assert decides != "only" or len(mine) == 1
+
+
 def test_each_attack_says_which_settings_of_the_decoder_it_takes(folder, attempts):
     """Those that differ from the defender's in its responses, under all attempts."""
     for name, found in attempts.items():

@@ -1359,3 +1359,82 @@ def test_roles_that_are_asked_are_those_of_the_table(tiny_llada):
         for roles in backend.roles.values():
             asked |= roles  # type: ignore[arg-type]
         assert asked == set(ATTACKS[name].roles), name
+
+
+def selected_of(attempts: list[Attempt]) -> list[int | None]:
+    return [attempt.selected for attempt in attempts]
+
+
+def test_each_try_names_the_one_that_the_loop_selects_so_far(tiny_llada):
+    """The best rated up to and with it; of equals the last."""
+    ratings = {"p4": 3, "p5": 1, "p8": 3, "p9": 6}
+    backend = Acting(tiny_llada, echo, tap_says(ratings))
+    attempts = play("tap", backend, depth=2, width=1, branching=2)
+    rated = [a.details["rating"] for a in attempts]
+    best: list[int | None] = [max(range(i + 1), key=lambda k: (rated[k], k)) for i in range(4)]
+    assert selected_of(attempts) == best and len(set(best)) > 1
+
+    says = {"refine": attacker_by_draw, "judge/pair": tap_says({"p0": 4, "p3": 4})["judge/pair"]}
+    attempts = play("pair", Acting(tiny_llada, echo, says), num_streams=2, num_rounds=2)
+    assert [a.details["rating"] for a in attempts] == [4, 2, 2, 4]
+    assert selected_of(attempts) == [0, 0, 0, 3]
+
+    says = {"past_tense/reformulate": lambda r: f"p{draw_of(r)}", **tap_says({"p1": 5, "p3": 5})}
+    attempts = play("past_tense", Acting(tiny_llada, echo, says), num_tries=5)
+    assert selected_of(attempts) == [0, 1, 1, 3, 3]
+
+    says = avatar_says(["tea = soup"], lambda text: 7 if "number 1" in text else 2)
+    attempts = play("avatar", Acting(tiny_llada, last_turn, says), num_mappings=1, num_turns=2)
+    assert [a.variant for a in attempts] == ["turn 1", "turn 2", "transfer"]
+    assert selected_of(attempts) == [0, 1, 1]
+
+    says = aos_says(lambda r: f"s{draw_of(r)}", {"s1": 4, "s2": 3})
+    attempts = play("aos", Acting(tiny_llada, echo, says), num_rounds=2, batch_size=2)
+    assert selected_of(attempts) == [0, 1, 1, 1]
+
+    answers = {"": "first write", "Sure": " boil", "Sure Step 1:": " pour"}
+
+    def by_node(query: Query, decoder: DecoderConfig) -> str:
+        return answers[tiny_llada.decode(query.pinned[0][1]) if query.pinned else ""]
+
+    backend = Acting(tiny_llada, by_node, ept_judge({"boil": 6, "pour": 4}))
+    sure = replace(BEHAVIOR, target="Sure")
+    attempts = play("ept", backend, behavior=sure, depth=1, branching=1)
+    assert selected_of(attempts) == [0, 1, 1]
+
+
+def test_a_refused_turn_is_selected_only_where_there_is_no_other(tiny_llada):
+    """Crescendo and ReNeLLM do not rate refusals."""
+    questions = {0: "one?", 1: "two?", 2: "three?"}
+    says: dict[str, Callable[[ChatRequest], str]] = {
+        "crescendo/next": lambda r: questions[draw_of(r)],
+        "judge/pair": lambda r: "rating: 2",
+    }
+
+    def answers(query: Query, decoder: DecoderConfig) -> str:
+        return "fine" if content(query.prompt)[-1][1] == "two?" else REFUSAL
+
+    backend = Acting(tiny_llada, answers, says)
+    attempts = play("crescendo", backend, num_turns=2, num_backtracks=1)
+    assert [a.variant for a in attempts] == ["backtracked", "turn 1", "backtracked"]
+    assert selected_of(attempts) == [0, 1, 1]
+
+    says = {
+        "renellm/rewrite": lambda r: f"p{draw_of(r)}",
+        "loop/on_topic": lambda r: "yes",
+        "judge/pair": lambda r: "rating: 2",
+    }
+    answered = iter([REFUSAL, "fine", REFUSAL, "fine"])
+    backend = Acting(tiny_llada, lambda q, d: next(answered), says)
+    attempts = play("renellm", backend, num_iterations=4)
+    assert [a.details["rating"] for a in attempts] == [None, 2, None, 2]
+    assert selected_of(attempts) == [0, 1, 1, 3]
+
+
+def test_pal_selects_the_suffix_of_least_loss(adapted):
+    """It sends a suffix only where it is better than those before."""
+    settings: Any = {**LITTLE, "num_target_queries": 3, "num_iterations": 20, "ask_every": 10}
+    attempts = play("pal", Acting(adapted, echo, {}), **settings)
+    losses = [a.details["best_loss"] for a in attempts]
+    assert losses == sorted(losses, reverse=True)
+    assert selected_of(attempts) == list(range(len(attempts)))

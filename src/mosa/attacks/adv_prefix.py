@@ -260,5 +260,6 @@ ATTACK = Attack(
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    decides="any",
     cost="2,502 responses, 300 attacker calls, 2,500 judge calls, and a search as of gcg",
 )

@@ -73,6 +73,7 @@ ATTACK = Attack(
     config_class=AnchoringConfig,
     presets={"paper": {}, "smoke": {"times": (1, 8, 32)}},
     run=run,
+    decides="any",
     cost="up to 5 responses",
     needs_answer=True,
 )

@@ -100,7 +100,9 @@ async def run(behavior: Behavior, target: Target, config: AosConfig) -> AsyncIte
         for suffix, response, rating in zip(suffixes, responses, ratings, strict=True):
             scores[suffix] = (rating - 1) / 9
             details = {"suffix": suffix, "score": round(scores[suffix], 4)}
-            yield target.attempt([response], variant=f"round {number + 1}", details=details)
+            yield target.attempt(
+                [response], variant=f"round {number + 1}", details=details, rating=rating
+            )
             num_hits += scores[suffix] > config.success
         # 5. feed back
         if num_hits > config.max_hits:
@@ -159,5 +161,6 @@ ATTACK = Attack(
     config_class=AosConfig,
     presets={"paper": {}, "smoke": {"num_rounds": 2, "batch_size": 4}},
     run=run,
+    decides="best rated",
     cost="up to 400 responses, as many attacker and judge calls",
 )

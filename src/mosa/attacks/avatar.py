@@ -127,7 +127,7 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
             is_last = turn == config.num_turns
             details = {"mapping": dialogue.mapping, "rating": rating}
             variant = "transfer" if is_last else f"turn {turn + 1}"
-            yield target.attempt([response], variant=variant, details=details)
+            yield target.attempt([response], variant=variant, details=details, rating=rating)
         if any(rating >= config.cutoff for rating in ratings):
             return
     if not has_asked:
@@ -208,5 +208,6 @@ ATTACK = Attack(
     config_class=AvatarConfig,
     presets={"paper": {}, "smoke": {"num_mappings": 2, "num_turns": 1}},
     run=run,
+    decides="best rated",
     cost="up to 20 responses, as many attacker and judge calls",
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import random
 from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -192,6 +193,7 @@ class Target:
         self.system_prompt = system_prompt
         """What the defender puts before every prompt."""
         self._num_attempts = 0
+        self._selected: tuple[float, int | None] = (-math.inf, None)
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked again where the attack ends without a useful
         reply."""
@@ -361,13 +363,17 @@ class Target:
         text: str | None = None,
         full_text: str | None = None,
         details: Mapping[str, Any] | None = None,
+        rating: int | float | None = None,
     ) -> Attempt:
         """The next attempt, resting on `responses`, with the budget spent so far.
 
         What is judged is their texts, joined, unless the attack says what counts as `text` (and,
-        with what comes after end tokens, as `full_text`).
+        with what comes after end tokens, as `full_text`). `rating` is how well the attack's own
+        loop finds that the try went: it selects the best one, the last of equals.
         """
         number, self._num_attempts = self._num_attempts, self._num_attempts + 1
+        if rating is not None and rating >= self._selected[0]:
+            self._selected = rating, number
         unread = {"unread_ratings": self.num_unread_ratings} if self.num_unread_ratings else {}
         joined = "\n".join(response.text for response in responses)
         joined_full = "\n".join(response.full_text for response in responses)
@@ -380,6 +386,7 @@ class Target:
             number=number,
             budget=self.budget,
             details={**(details or {}), **unread},
+            selected=self._selected[1],
             **self._labels,
         )
 
@@ -394,6 +401,10 @@ def at_least_one(config: Any, *names: str) -> None:
 
 
 Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
+Decides = Literal["best rated", "only", "any"]
+"""Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
+of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
+papers count a case as broken by one success in N."""
 
 
 @dataclass(frozen=True)
@@ -409,6 +420,7 @@ class Attack:
     presets: Mapping[str, Mapping[str, Any]]
     """Named settings; every attack has `paper` and `smoke`."""
     run: Run
+    decides: Decides
     cost: str
     """The cost of one behavior under `paper`, in words."""
     roles: tuple[ChatRole, ...] = ()

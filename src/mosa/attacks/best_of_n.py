@@ -103,5 +103,6 @@ ATTACK = Attack(
     config_class=BestOfNConfig,
     presets={"paper": {}, "smoke": {"num_tries": 8}},
     run=run,
+    decides="any",
     cost="10,000 responses",
 )

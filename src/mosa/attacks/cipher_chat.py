@@ -103,5 +103,6 @@ ATTACK = Attack(
     config_class=CipherChatConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="4 responses",
 )

@@ -104,5 +104,6 @@ ATTACK = Attack(
         "smoke": {"kinds": ("python_stack", "python_list")},
     },
     run=run,
+    decides="any",
     cost="1 response",
 )

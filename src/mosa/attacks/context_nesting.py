@@ -48,5 +48,6 @@ ATTACK = Attack(
     config_class=ContextNestingConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="5 responses",
 )

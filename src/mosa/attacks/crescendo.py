@@ -117,6 +117,7 @@ async def run(
             answers,
             variant="backtracked" if refused else f"turn {len(history)}",
             details={"rating": rating, "backtracked": refused},
+            rating=rating or 0,
         )
         if rating is not None and rating >= config.cutoff:
             return
@@ -171,5 +172,6 @@ ATTACK = Attack(
     config_class=CrescendoConfig,
     presets={"paper": {}, "smoke": {"num_turns": 3, "num_backtracks": 1}},
     run=run,
+    decides="best rated",
     cost="up to 20 responses, as many attacker calls, up to 10 judge calls",
 )

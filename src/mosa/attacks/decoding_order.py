@@ -82,5 +82,6 @@ ATTACK = Attack(
     config_class=DecodingOrderConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="up to 7 responses",
 )

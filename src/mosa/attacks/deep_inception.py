@@ -64,5 +64,6 @@ ATTACK = Attack(
     config_class=DeepInceptionConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="only",
     cost="1 response",
 )

@@ -142,5 +142,6 @@ ATTACK = Attack(
         "dia_2": {"ways": ("defer",)},
     },
     run=run,
+    decides="any",
     cost="up to 20 responses, 9 attacker calls",
 )

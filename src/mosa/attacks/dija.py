@@ -173,6 +173,7 @@ DIJA = Attack(
     config_class=PromptDijaConfig,
     presets={"paper": {}, "smoke": {}, "hygiene": {"hygiene": True}},
     run=in_prompt,
+    decides="only",
     version=2,
     cost="1 response, 1 to 3 attacker calls",
 )
@@ -186,6 +187,7 @@ DIJA_CANVAS = Attack(
     config_class=DijaConfig,
     presets={"paper": {}, "smoke": {}},
     run=on_canvas,
+    decides="only",
     version=2,
     cost="1 response, 1 to 3 attacker calls",
 )

@@ -24,5 +24,6 @@ ATTACK = Attack(
     config_class=NoConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="only",
     cost="1 response",
 )

@@ -42,5 +42,6 @@ ATTACK = Attack(
     config_class=EndTokensConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="2 responses",
 )

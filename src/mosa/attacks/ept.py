@@ -117,7 +117,9 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
                 "rating": rating,
                 "refused": answer.refused,
             }
-            yield target.attempt([answer.response], variant=f"depth {depth}", details=details)
+            yield target.attempt(
+                [answer.response], variant=f"depth {depth}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for rating in ratings):
             return
         # 3. grow
@@ -164,5 +166,6 @@ ATTACK = Attack(
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    decides="best rated",
     cost="up to 76 responses, as many judge calls",
 )

@@ -34,6 +34,7 @@ ATTACK = Attack(
     config_class=SearchBudget,
     presets=BUDGETS,
     run=run,
+    decides="only",
     version=2,
     cost="1 response, 500 backward and at most 256,500 forward passes",
 )

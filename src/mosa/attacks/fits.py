@@ -80,6 +80,7 @@ ATTACK = Attack(
     config_class=FitsConfig,
     presets={"paper": {"num_sentences": 1}, "smoke": {}},
     run=run,
+    decides="only",
     cost="1 response",
     needs_answer=True,
 )

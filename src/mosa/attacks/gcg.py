@@ -169,6 +169,7 @@ ATTACK = Attack(
     config_class=GcgAttackConfig,
     presets=BUDGETS,
     run=run,
+    decides="any",
     version=2,
     cost="2 responses, 1,000 backward and at most 513,000 forward passes",
 )

@@ -64,5 +64,6 @@ ATTACK = Attack(
     config_class=PadConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="2 responses",
 )

@@ -63,7 +63,9 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         rated = await query_and_rate(target, proposals, config)
         for leaf, response, rating in rated:
             details = {"rating": rating, "improvement": leaf.improvement}
-            yield target.attempt([response], variant=f"round {number + 1}", details=details)
+            yield target.attempt(
+                [response], variant=f"round {number + 1}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for _, _, rating in rated):
             return
         streams = [leaf for leaf, _, _ in rated]
@@ -83,5 +85,6 @@ ATTACK = Attack(
         "official": {"num_streams": 3},
     },
     run=run,
+    decides="best rated",
     cost="up to 90 responses, as many attacker and judge calls",
 )

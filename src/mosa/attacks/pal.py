@@ -90,7 +90,9 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
                 "best_loss": state.best_loss,
                 "proxy_passes": state.guide_passes,
             }
-            yield target.attempt([response], variant=f"step {done}", details=details)
+            yield target.attempt(
+                [response], variant=f"step {done}", details=details, rating=-state.best_loss
+            )
 
 
 def _guided(model: DiffusionLM, aim: Mapping[str, Any]) -> GcgSearch:
@@ -143,5 +145,6 @@ ATTACK = Attack(
         },
     },
     run=run,
+    decides="best rated",
     cost="up to 16 responses, 24,961 forward passes of the target, 780 steps of the proxy",
 )

@@ -171,5 +171,6 @@ ATTACK = Attack(
         "all": {"techniques": tuple(TECHNIQUES)},
     },
     run=run,
+    decides="any",
     cost="5 responses, 5 to 15 attacker calls",
 )

@@ -95,7 +95,7 @@ async def run(
         # 3. judge
         ratings = await rate_all(target, [response.text for response in responses])
         for response, rating in zip(responses, ratings, strict=True):
-            yield target.attempt([response], details={"rating": rating})
+            yield target.attempt([response], details={"rating": rating}, rating=rating)
         if any(rating >= config.cutoff for rating in ratings):
             return
     if not num_asked:
@@ -127,5 +127,6 @@ ATTACK = Attack(
     config_class=PastTenseConfig,
     presets={"paper": {}, "smoke": {"num_tries": 4, "tries_at_once": 2}},
     run=run,
+    decides="best rated",
     cost="up to 20 responses, as many judge calls, as many attacker calls or more",
 )

@@ -50,5 +50,6 @@ ATTACK = Attack(
     config_class=PostContextConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    decides="any",
     cost="6 responses",
 )

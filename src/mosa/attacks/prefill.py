@@ -60,5 +60,6 @@ ATTACK = Attack(
     config_class=PrefillConfig,
     presets={"paper": {"positions": (1, 40, 80, 120)}, "smoke": {"positions": (1, 20)}},
     run=run,
+    decides="any",
     cost="up to 4 responses",
 )

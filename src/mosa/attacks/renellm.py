@@ -121,7 +121,7 @@ async def run(behavior: Behavior, target: Target, config: RenellmConfig) -> Asyn
         # 5. evaluate
         rating = None if is_refusal(response.text) else await rate(target, response.text)
         details = {"operations": operations, "rating": rating}
-        yield target.attempt([response], variant=scene, details=details)
+        yield target.attempt([response], variant=scene, details=details, rating=rating or 0)
         if rating is not None and rating >= config.cutoff:
             return
     if not num_asked:
@@ -173,5 +173,6 @@ ATTACK = Attack(
     config_class=RenellmConfig,
     presets={"paper": {}, "smoke": {"num_iterations": 4, "num_rewrites": 2}},
     run=run,
+    decides="best rated",
     cost="up to 20 responses; for each, 1 to 6 attacker calls and 2 judge calls or more",
 )

@@ -202,5 +202,6 @@ ATTACK = Attack(
     config_class=SpeakEasyConfig,
     presets={"paper": {}, "smoke": {"num_questions": 5, "num_languages": 2}},
     run=run,
+    decides="only",
     cost="18 responses, 31 attacker and translator calls, up to 18 judge calls",
 )

@@ -76,7 +76,9 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         num_asked += len(rated)
         for leaf, response, rating in rated:
             details = {"rating": rating, "improvement": leaf.improvement}
-            yield target.attempt([response], variant=f"depth {depth}", details=details)
+            yield target.attempt(
+                [response], variant=f"depth {depth}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for _, _, rating in rated):
             return
         # 4. prune to the best
@@ -102,5 +104,6 @@ ATTACK = Attack(
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    decides="best rated",
     cost="up to 340 responses, as many attacker calls, twice as many judge calls",
 )

@@ -71,5 +71,6 @@ ATTACK = Attack(
         "ablation": {"ways": ("redirect", "remask only", "prefix only")},
     },
     run=run,
+    decides="any",
     cost="1 response",
 )

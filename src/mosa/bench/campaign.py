@@ -192,6 +192,7 @@ ROUNDS = Attack(
     config_class=NoConfig,
     presets={"paper": {}},
     run=rounds,
+    decides="any",
     cost="12 responses",
 )
 KINDS = {"single": (ATTACKS["direct"], 1), "rounds": (ROUNDS, 12)}

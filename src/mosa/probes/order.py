@@ -84,6 +84,7 @@ ATTACK = Attack(
         },
     },
     run=run,
+    decides="any",
     cost="up to 15 responses",
 )
 NUM_CASES = {"quick": 12, "full": 50}

@@ -139,6 +139,7 @@ ATTACK = Attack(
         "paper": {"paper": True},
     },
     run=run,
+    decides="any",
     cost="up to 144 responses",
 )
 NUM_CASES = {"quick": 8, "full": 25, "paper": 100}

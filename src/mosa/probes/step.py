@@ -100,6 +100,7 @@ ATTACK = Attack(
         "full": {},
     },
     run=run,
+    decides="any",
     cost="up to 136 responses",
 )
 NUM_CASES = {"quick": 6, "full": 25}

@@ -195,6 +195,7 @@ ATTACK = Attack(
         "paper": {"paper": True},
     },
     run=run,
+    decides="any",
     cost="up to 13 responses, 300 backward and at most 38,700 forward passes",
 )
 NUM_CASES = {"quick": 2, "full": 6, "paper": 10}
