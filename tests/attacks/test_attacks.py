@@ -12,7 +12,7 @@ import torch
 from mosa.attacks import ATTACKS, ENGLISH, Edit, Query, Target, Work
 from mosa.attacks.best_of_n import perturb_characters, swap_words
 from mosa.attacks.dija import expanded_ids, reply_of
-from mosa.attacks.fits import split_sentences
+from mosa.attacks.fits import sentence_ends
 from mosa.attacks.pad import anchor_positions
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
@@ -148,7 +148,8 @@ def test_direct_sends_the_request_with_its_context(tiny_llada):
 def test_prefill_pins_the_phrase_at_each_position(tiny_llada):
     backend, attempts = attack("prefill", tiny_llada, positions=(1, 7))
     ids = tuple(tiny_llada.encode_text("Sure, here is how Step 1:"))
-    assert [query.pinned for query, _ in backend.asked] == [((0, ids),), ((6, ids),)]
+    inside = tuple(tiny_llada.encode_text(" Sure, here is how Step 1:"))
+    assert [query.pinned for query, _ in backend.asked] == [((0, ids),), ((6, inside),)]
     assert [a.variant for a in attempts] == ["position 1", "position 7"]
     backend, _ = attack("prefill", tiny_llada, positions=(1,), with_heading=False)
     assert backend.asked[0][0].pinned[0][1] == tuple(tiny_llada.encode_text("Sure, here is how"))
@@ -166,7 +167,7 @@ def test_pad_spreads_headings(tiny_llada):
     two, three = (query.pinned for query, _ in backend.asked)
     assert [position for position, _ in two] == [0, 24]
     assert [position for position, _ in three] == [0, 8, 16]
-    assert [tiny_llada.decode(ids) for _, ids in three] == ["Step 1:", "Step 2:", "Step 3:"]
+    assert [tiny_llada.decode(ids) for _, ids in three] == ["Step 1:", " Step 2:", " Step 3:"]
     with pytest.raises(UserError, match="num_anchors=6: there are headings for 2 to 5"):
         attack("pad", tiny_llada, num_anchors=(6,))
 
@@ -176,7 +177,7 @@ def test_post_context_ends_where_the_response_ends(tiny_llada):
     assert [a.variant for a in attempts] == list(ENGLISH.post_contexts)
     for (query, _), text in zip(backend.asked, ENGLISH.post_contexts.values(), strict=True):
         ((position, ids),) = query.pinned
-        assert position + len(ids) == 96 and tiny_llada.decode(ids) == text
+        assert position + len(ids) == 96 and tiny_llada.decode(ids) == f" {text}"
     with pytest.raises(UserError, match="no post-context rhyme"):
         attack("post_context", tiny_llada, kinds=("rhyme",))
 
@@ -243,22 +244,50 @@ def test_expanded_ids(tiny_llada):
 
 
 def test_fits_masks_one_sentence_at_a_time(tiny_llada):
-    assert split_sentences("Mix 1.5 cups. Wait! Done") == ["Mix 1.5 cups.", "Wait!", "Done"]
-    backend, (attempt,) = attack("fits", tiny_llada, preset="smoke")
-    boil, pour, wait = (tiny_llada.encode_text(s) for s in ("Boil it.", "Pour it.", "Wait."))
-    answer = [*boil, *pour, *wait]
+    """The answer has the tokens of one text, and each sentence those that end in it: the blank
+    before a sentence is its own, as in a byte-level tokenizer's " Pour"."""
+    assert sentence_ends("Mix 1.5 cups. Wait! Done ") == [13, 19, 24]
+    backend, (attempt,) = attack("fits", tiny_llada, num_sentences=3)
+    answer = tiny_llada.encode_text("Boil it. Pour it. Wait.")
+    parts = [tiny_llada.encode_text(s) for s in ("Boil it.", " Pour it.", " Wait.")]
+    boil, pour, wait = parts
+    assert answer == [*boil, *pour, *wait], "the tokenizer reads a blank with what follows it"
+    assert answer != [
+        i for s in ("Boil it.", "Pour it.", "Wait.") for i in tiny_llada.encode_text(s)
+    ]
     end, mask = tiny_llada.eos_token_id, tiny_llada.mask_token_id
     assert len(backend.asked) == 3
     ((position, ids),) = backend.asked[1][0].pinned
     masked = [*boil, *[mask] * len(pour), *wait]
     assert position == 0 and list(ids) == masked + [end] * (48 - len(answer))
     # What is judged is what the target wrote, and none of what it was given.
-    assert attempt.response == "\n".join("!" * len(s) for s in (boil, pour, wait))
+    assert attempt.response == "\n".join("!" * len(s) for s in parts)
     # One sentence: the middle one.
     backend, _ = attack("fits", tiny_llada)
     assert len(backend.asked) == 1 and backend.asked[0][0].pinned[0][1] == ids
     with pytest.raises(UserError, match="longer than a response of 2"):
         attack("fits", tiny_llada, length=2, steps=2)
+
+
+def test_fits_cuts_an_answer_that_spells_special_tokens(tiny_llada):
+    behavior = Behavior("b", "how?", answer="Say <|eot_id|> now. Then stop.")
+    backend, _ = attack("fits", tiny_llada, behavior=behavior, num_sentences=2)
+    (_, first), (_, second) = (query.pinned[0] for query, _ in backend.asked)
+    mask, end = tiny_llada.mask_token_id, tiny_llada.eos_token_id
+    said = tiny_llada.encode_text("Say <|eot_id|> now. Then stop.")
+    given = [[i for i in ids if i not in (mask, end)] for ids in (first, second)]
+    assert given[1] + given[0] == said
+    assert tiny_llada.decode(given[1]) == "Say <|eot_id|> now."
+
+
+def test_phrases_inside_a_response_have_the_tokens_of_its_middle(tiny_llada, tiny_dream):
+    """A byte-level tokenizer has other tokens for a word that follows a blank."""
+    for model in (tiny_llada, tiny_dream):
+        target = target_of(Shown(model))
+        first, inside = (target.phrase_ids("Sure, here", position) for position in (1, 2))
+        text = tuple(model.encode_text("I cannot help with that. Sure, here"))
+        assert text[-len(inside) :] == inside and text[-len(first) :] != first
+        assert model.decode(first) == "Sure, here" and model.decode(inside) == " Sure, here"
 
 
 def test_anchoring_times_are_shares_of_the_steps(tiny_llada):

@@ -202,8 +202,8 @@ def test_tap_goes_level_by_level_and_keeps_the_best(tiny_llada):
     backend = Acting(tiny_llada, echo, tap_says(ratings, off_topic=("p11", "p13")))
     attempts = play("tap", backend, depth=3, width=2, branching=2)
 
-    # Each level is asked at once; what is off topic never; of three tied at the top the first two
-    # stay, so that level 3 branches from p9 (12, 13) and p10 (14, 15).
+    # Each level is asked at once; what is off topic never; p9 and p10 are tied at the top, and in
+    # either order level 3 branches from both.
     levels = [["p4", "p5"], ["p8", "p9", "p10"], ["p12", "p14", "p15"]]
     assert [[query.prompt for query in level] for level in backend.rounds] == levels
     assert all(query == Query(query.prompt) for query, _ in backend.asked)
@@ -212,10 +212,8 @@ def test_tap_goes_level_by_level_and_keeps_the_best(tiny_llada):
     assert [a.details["rating"] for a in attempts] == [3, 1, 4, 6, 6, 2, 2, 2]
     assert attempts[3].details["improvement"] == "because p9"
     parents = [json.loads(r.fields["tried"])[-1:] for r in backend.requests("refine")]
-    assert (
-        parents
-        == [[]] * 2 + [[["p4", 3]]] * 2 + [[["p5", 1]]] * 2 + [[["p9", 6]]] * 2 + [[["p10", 6]]] * 2
-    )
+    assert parents[:6] == [[]] * 2 + [[["p4", 3]]] * 2 + [[["p5", 1]]] * 2
+    assert sorted(parents[6:]) == [[["p10", 6]]] * 2 + [[["p9", 6]]] * 2
 
     # Of a level: the proposals together, then the checks of topic, then the ratings.
     tasks = [(len(chats), chats[0].task) for chats in backend.chat_rounds]
@@ -232,6 +230,41 @@ def test_tap_goes_level_by_level_and_keeps_the_best(tiny_llada):
     last = attempts[-1].budget
     assert (last.target_queries, last.attacker_calls, last.judge_calls) == (8, 10, 10 + 8)
     assert last.chat_tokens == 7 * 28 and attempts[0].budget.attacker_calls == 2
+
+
+def test_tap_ties_leave_no_branch_alone(tiny_llada):
+    """All tries rated 1, as usual in the beginning: if the first of equals stayed, the 8 leaves of
+    depth 4 would all descend from p12, the first prompt of depth 1 (worked by hand for width 4 and
+    branching 3: 3, 9 cut to 4, 12 cut to 4). Shuffled, several seeds keep several branches."""
+    kept: set[tuple[str, ...]] = set()
+    for seed in range(4):
+        backend = Acting(tiny_llada, echo, {**tap_says({}), "judge/pair": lambda r: "rating: 1"})
+        draws = {
+            "refine": lambda r, s=seed: json.dumps(
+                {"improvement": "x", "prompt": f"p{r.seed // 100 - s * 10_000}"}
+            )
+        }
+        backend.says = {**backend.says, **draws}
+        play("tap", backend, depth=4, width=4, branching=3, seed=seed)
+        last = backend.requests("refine")[-12:]
+        roots = {json.loads(r.fields["tried"])[0][0] for r in last}
+        kept.add(tuple(sorted(roots)))
+        assert roots <= {"p12", "p13", "p14"}
+    assert any(len(roots) > 1 for roots in kept) and len(kept) > 1
+
+
+def test_ept_ties_keep_every_root_alive(tiny_llada):
+    """Nothing is refused and all is rated alike: the roots' children come in random order."""
+    firsts: set[tuple[int, ...]] = set()
+    for seed in range(8):
+        backend = Acting(
+            tiny_llada,
+            lambda q, d: " boil the water" if q.pinned else "first write a story",
+            ept_judge({}),
+        )
+        play("ept", backend, depth=2, width=1, branching=1, seed=seed)
+        firsts.add(backend.rounds[1][0].pinned[0][1])
+    assert len(firsts) == 3
 
 
 def test_tap_shows_the_attacker_its_own_branch_and_its_last_exchanges(tiny_llada):
@@ -529,9 +562,9 @@ def test_speak_easy_asks_every_part_in_every_language_and_joins_the_best(tiny_ll
     grades = {
         "R-boil-English": graded(2, 5),  # sqrt(1/4 x 1) = 1/2
         "English<R-boil-Chinese>": graded(4, 4),  # 3/4
-        "English<R-boil-Turkish>": graded(5, 1),  # 0: one of the two is missing
+        "English<R-boil-Turkish>": graded(5, 1),  # 0: one of the two is at its lowest
         "R-pour-English": graded(3, 3),  # 1/2
-        "English<R-pour-Chinese>": graded(2, 5),  # 1/2 too, and later
+        "English<R-pour-Chinese>": graded(2, 5),  # 1/2 too, with the higher sum
         "English<R-pour-Turkish>": "actionable: 5",  # unreadable: 0
     }
     backend = Acting(tiny_llada, tagged, speak_easy_says(grades))
@@ -544,14 +577,14 @@ def test_speak_easy_asks_every_part_in_every_language_and_joins_the_best(tiny_ll
     ]
     assert [[query.prompt for query in level] for level in backend.rounds] == [expected]
     assert all(decoder == DECODER for _, decoder in backend.asked)
-    assert attempt.response == "English<R-boil-Chinese>\nR-pour-English"
+    assert attempt.response == "English<R-boil-Chinese>\nEnglish<R-pour-Chinese>"
     assert attempt.details == {
         "questions": ["boil?", "pour?"],
-        "languages": ["Chinese", "English"],
+        "languages": ["Chinese", "Chinese"],
         "scores": [0.75, 0.5],
         "unread_ratings": 1,
     }
-    assert attempt.response_full == f"{attempt.responses[1].full_text}\nR-pour-English#"
+    assert attempt.response_full == "R-boil-Chinese#\nR-pour-Chinese#"
     # Split, there, back, grades: each together, by the role that it is for.
     tasks = [(len(chats), chats[0].task) for chats in backend.chat_rounds]
     assert tasks == [
@@ -585,8 +618,30 @@ def test_speak_easy_drops_refusals_and_empty_answers_unasked(tiny_llada):
     backend = Acting(tiny_llada, answers, speak_easy_says(grades))
     (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=2)
     assert [r.fields["response"] for r in backend.requests("speak_easy/score")] == list(grades)
-    assert attempt.response == "English<R-boil-Chinese>", "a score of 0 is not joined"
-    assert attempt.details["scores"] == [0.25] and len(attempt.responses) == 4
+    # An answer that is no refusal is joined, even at a score of 0.
+    assert attempt.response == "English<R-boil-Chinese>\nEnglish<R-pour-Chinese>"
+    assert attempt.details["scores"] == [0.25, 0.0] and len(attempt.responses) == 4
+
+
+def test_speak_easy_drops_refusals_only(tiny_llada):
+    """Scores of 0 are ranked by the sum of both grades; unreadable grades come last of all."""
+    grades = {
+        "R-boil-English": graded(1, 2),
+        "English<R-boil-Chinese>": graded(1, 5),
+        "English<R-boil-Turkish>": graded(4, 1),
+        "R-pour-English": "hard to say",
+    }
+
+    def answers(query: Query, decoder: DecoderConfig) -> str:
+        answer = tagged(query, decoder)
+        return answer if answer in grades or "boil" in answer else REFUSAL
+
+    backend = Acting(tiny_llada, answers, speak_easy_says(grades))
+    (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=3)
+    # Translated back, a refusal says that it is a translation; so it is dropped by its words.
+    assert attempt.details["languages"] == ["Chinese", "English"]
+    assert attempt.response == "English<R-boil-Chinese>\nR-pour-English"
+    assert attempt.details["scores"] == [0.0, 0.0]
 
 
 def test_speak_easy_all_refused_is_an_attempt_without_text(tiny_llada):
@@ -827,7 +882,7 @@ def test_ept_grows_where_the_model_does_not_refuse(tiny_llada):
         node = query.pinned[0][1] if query.pinned else ()
         return texts.get((node, int(decoder.temperature > 0)), " tea tea tea tea")
 
-    backend = Acting(tiny_llada, answers, ept_judge({"boil": 3, "pour": 7, "wait": 5, "write": 3}))
+    backend = Acting(tiny_llada, answers, ept_judge({"boil": 2, "pour": 7, "wait": 5, "write": 3}))
     attempts = play("ept", backend, depth=2, width=3, branching=2, node_tokens=3)
     first, second = backend.rounds
     assert [pins(query) for query in first] == [
@@ -836,9 +891,9 @@ def test_ept_grows_where_the_model_does_not_refuse(tiny_llada):
         *[(0, heading)] * 2,
     ]
     assert {query.prompt for query, _ in backend.asked} == {"how is tea made?"}
-    # A refusal is neither rated nor grown; the others by their rating, ties as they came.
+    # A refusal is neither rated nor grown; the others by their rating.
     assert [a.details["refused"] for a in attempts[:6]] == [True, False, False, False, False, True]
-    assert [a.details["rating"] for a in attempts[:6]] == [1, 3, 3, 7, 5, 1]
+    assert [a.details["rating"] for a in attempts[:6]] == [1, 3, 2, 7, 5, 1]
     assert [a.details["prefix"] for a in attempts[1:3]] == ["", "Sure, here is how"]
     ids = tiny_llada.encode_text
     poured = start + tuple(ids(" pour it over the leaves")[:3])
@@ -898,8 +953,8 @@ def test_ept_a_pattern_is_kept_out_where_no_phrase_gives_it_away(tiny_llada):
 
 def test_ept_in_the_middle_pins_and_rates_there(tiny_llada):
     """From the ninth token on: what stands before is the model's, and is not rated."""
-    start = tuple(tiny_llada.encode_text("Sure, here is how"))
-    backend = Acting(tiny_llada, lambda q, d: " boil the water", ept_judge({"boil": 4}))
+    start = tuple(tiny_llada.encode_text(" Sure, here is how"))
+    backend = Acting(tiny_llada, lambda q, d: " boil the water", ept_judge({"1:": 3, "boil": 4}))
     attempts = play(
         "ept", backend, preset="middle_smoke", position=9, depth=2, width=1, branching=1
     )
@@ -908,7 +963,7 @@ def test_ept_in_the_middle_pins_and_rates_there(tiny_llada):
     # At the root the answer stands at the beginning and ends before the ninth token.
     assert attempts[0].details["rating"] == 1
     rated = [request.fields["response"] for request in backend.requests("judge/pair")]
-    assert rated[0] == "Sure, here is how boil the water"
+    assert rated[0] == " Sure, here is how boil the water"
     assert attempts[1].response == "!" * 8 + rated[0]
     child = start + tuple(tiny_llada.encode_text(" boil the water")[:8])
     assert [pins(query) for query in backend.rounds[1]] == [(8, child)]
@@ -983,7 +1038,8 @@ BEGINNINGS = {
 def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position, weight, decides):
     """PASR is (count + 1) / (completions + 1); the best of weight x log(PASR) - NLL is used."""
     texts = list(BEGINNINGS.values())
-    ids = {text: tuple(tiny_llada.encode_text(text)) for text in texts}
+    blank = "" if position == 1 else " "  # inside a response, a word follows a blank
+    ids = {text: tuple(tiny_llada.encode_text(f"{blank}{text}")) for text in texts}
     nll = {text: nll_by_hand(tiny_llada, ids[text], position, 48) for text in texts}
     kept = sorted(texts, key=lambda text: nll[text])[:4]
     counts = dict(zip(kept, (0, 1, 3, 2), strict=True))
@@ -991,7 +1047,7 @@ def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position, weig
 
     def ratings(text: str) -> int:
         """Eight for the first so many completions of a beginning, the best for none but these."""
-        begin = next(b for b in BEGINNINGS.values() if text.startswith(b))
+        begin = next(b for b in BEGINNINGS.values() if text.lstrip().startswith(b))
         seen[begin] = seen.get(begin, 0) + 1
         return 8 if seen[begin] <= counts.get(begin, 0) else 7
 
@@ -1019,7 +1075,7 @@ def test_adv_prefix_selects_by_success_and_likelihood(tiny_llada, position, weig
     assert decoders[-1] == DECODER
     # What is rated begins with the beginning.
     rated = {request.fields["response"] for request in backend.requests("judge/pair")}
-    assert rated == {f"{text}, then read it." for text in kept}
+    assert rated == {f"{blank}{text}, then read it." for text in kept}
     assert backend.roles == {"adv_prefix/prefix": {"attacker"}, "judge/pair": {"judge"}}
     budget = attempt.budget
     assert (budget.target_queries, budget.attacker_calls, budget.judge_calls) == (13, 5, 12)
@@ -1081,7 +1137,7 @@ def test_adv_prefix_suffix_aims_at_the_selected_beginning(tiny_llada):
     search: Any = {"num_iterations": 3, "num_candidates": 8, "top_k": 8, "suffix_length": 3}
     backend = Acting(tiny_llada, echo, adv_says(lambda r: "boil the water"))
     prefill, gcg = play("adv_prefix", backend, **FEW, **search, position=5)
-    ids = tiny_llada.encode_text("boil the water")
+    ids = tiny_llada.encode_text(" boil the water")
     by_hand = GcgSearch(
         tiny_llada,
         BEHAVIOR.request,
@@ -1145,7 +1201,9 @@ class Watched:
 
 
 def pal_search(model: DiffusionLM, loss: Any = "cw", **settings: Any) -> GcgSearch:
-    config = GcgConfig(**{**LITTLE, "num_target_queries": 3, "loss": loss, **settings})
+    config = GcgConfig(
+        **{**LITTLE, "num_target_queries": 3, "loss": loss, "skip_visited": True, **settings}
+    )
     return GcgSearch(
         model,
         PROMPT,
@@ -1247,6 +1305,38 @@ def test_pal_of_a_model_without_an_adapter_is_gcg(tiny_llada):
         assert (found.suffix, found.losses) == (expected.suffix, pytest.approx(expected.losses))
 
 
+def test_pal_asks_every_target_for_as_many_losses(tiny_llada, adapted):
+    """Three candidates a step and the first suffix, with an adapter or without one; a target that
+    is its own proxy has white-box access, and the record says so."""
+    settings: Any = {**LITTLE, "num_target_queries": 3, "num_iterations": 5, "ask_every": 10}
+    for model, proxy in (
+        (adapted, "the target without its adapter"),
+        (tiny_llada, "the target itself"),
+    ):
+        (attempt,) = play("pal", Acting(model, echo, {}), **settings)
+        assert attempt.budget.forward_passes == 1 + 5 * 3 + DECODER.steps
+        assert attempt.budget.backward_passes == 0
+        assert attempt.details["proxy"] == proxy
+        forward, backward = attempt.details["proxy_passes"]
+        assert backward == 5 and 5 * 3 < forward <= 5 * (8 + 1)
+
+
+def test_pal_tries_no_suffix_twice(tiny_llada):
+    """Without a memory a search with few swaps goes to and fro."""
+    settings: Any = {"suffix_length": 2, "top_k": 12, "num_candidates": 40, "num_target_queries": 1}
+    met = {}
+    for skips in (False, True):
+        search = pal_search(tiny_llada, skip_visited=skips, **settings)
+        state, suffixes = search.begin(), []
+        for _ in range(12):
+            state = search.advance(state, 1)
+            suffixes.append(tuple(state.suffix))
+        met[skips] = suffixes
+    moved = [b for a, b in zip(met[True], met[True][1:], strict=False) if a != b]
+    assert len(moved) == len(set(moved))
+    assert len(set(met[True])) > len(set(met[False]))
+
+
 def test_pal_sends_the_best_so_far_where_it_is_another_one(adapted):
     settings: Any = {**LITTLE, "num_target_queries": 3, "num_iterations": 25, "ask_every": 10}
     backend = Acting(adapted, echo, {})
@@ -1265,6 +1355,7 @@ def test_pal_sends_the_best_so_far_where_it_is_another_one(adapted):
         assert attempt.details == {
             "first_loss": then.losses[0],
             "best_loss": then.best_loss,
+            "proxy": "the target without its adapter",
             "proxy_passes": then.guide_passes,
         }
         at = attempts.index(attempt) + 1

@@ -123,7 +123,9 @@ async def run(
         )
     )
     # 2. preprocess
-    cut = dict.fromkeys(target.encode(text)[: config.prefix_tokens] for text in written if text)
+    cut = dict.fromkeys(
+        target.phrase_ids(text, config.position)[: config.prefix_tokens] for text in written if text
+    )
     candidates = [ids for ids in cut if not is_refusal(target.decode(ids))]
     if not candidates:
         raise UselessRepliesError(
@@ -136,7 +138,7 @@ async def run(
     # 4. select
     chosen = max(kept, key=lambda ids: config.pasr_weight * math.log(pasr[ids]) - nll[ids])
     details: dict[str, Any] = {
-        "prefix": target.decode(chosen),
+        "prefix": target.decode(chosen).strip(),
         "pasr": round(pasr[chosen], 4),
         "nll": round(nll[chosen], 4),
         "num_evaluated": len(kept),
@@ -260,6 +262,7 @@ ATTACK = Attack(
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    version=2,
     decides="any",
     cost="2,502 responses, 300 attacker calls, 2,500 judge calls, and a search as of gcg",
 )

@@ -244,13 +244,25 @@ class Target:
         """The ids of bare text."""
         return tuple(self._backend.model.encode_text(text))
 
+    def phrase_ids(self, phrase: str, position: int) -> tuple[int, ...]:
+        """The ids of a phrase that is written at 1-based `position` of the response: after the
+        first with the space before it, since byte-level tokenizers write a word inside a text with
+        other tokens than one that begins it."""
+        return self.encode(phrase if position == 1 else f" {phrase}")
+
+    def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
+        """The ids of bare text, each with the place in it at which its characters end."""
+        return self._backend.model.encode_with_ends(text)
+
     def without_special_tokens(self, text: str) -> str:
         """The text without the spellings of special tokens."""
         return without_strings(text, self._backend.model.special_tokens)
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]:
         """The ids of a prompt in the chat template, the subject's system prompt included."""
-        return self._backend.model.encode(self._with_system(prompt))
+        return self._backend.model.encode(
+            self._with_system(prompt), allow_special_tokens=allow_special_tokens
+        )
 
     def _with_system(self, prompt: Prompt) -> Prompt:
         return prompt if self.system_prompt is None else dialogue(prompt, self.system_prompt)

@@ -13,7 +13,7 @@ may go on. The attack grows a tree of beginnings. At each depth:
                   ends the attack
     3. grow       a node's children are its beginning and the next tokens of an answer that did not
                   refuse, or that refused only further on
-    4. prune      the `width` best rated children are kept
+    4. prune      the `width` best rated children are kept, equals in random order
 
 Written from the paper's description; its code and settings could not be obtained, so that the
 numbers of `paper` are ours. How we differ:
@@ -35,7 +35,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import rate_all, rated_part
+from mosa.attacks.loop import best_of, rate_all, rated_part
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Response
 
@@ -83,7 +83,8 @@ class _Answer:
 async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIterator[Attempt]:
     """One attempt for each answer, level by level."""
     start = target.wording.start(behavior)
-    nodes: list[Ids] = [(), *map(target.encode, (start, f"{start} {target.wording.anchors[0]}"))]
+    begun = (start, f"{start} {target.wording.anchors[0]}")
+    nodes: list[Ids] = [(), *(target.phrase_ids(text, config.position) for text in begun)]
     forbidden: set[Ids] = set()
     num_drawn: Counter[Ids] = Counter()
     for depth in range(1, config.depth + 1):
@@ -130,7 +131,7 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
             if not answer.refused and child != answer.node and has_room:
                 grown[child] = max(rating, grown.get(child, 0))
         # 4. prune; where too few have grown, earlier nodes are drawn from again
-        best = sorted(grown, key=lambda child: -grown[child])
+        best = best_of(target, list(grown.items()), len(grown))
         nodes = list(dict.fromkeys([*best, *nodes]))[: config.width]
 
 
@@ -166,6 +167,7 @@ ATTACK = Attack(
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    version=2,
     decides="best rated",
     cost="up to 76 responses, as many judge calls",
 )

@@ -72,8 +72,8 @@ async def run(
     behavior: Behavior, target: Target, config: GcgAttackConfig
 ) -> AsyncIterator[Attempt]:
     """Search and ask once for each position."""
-    phrase = list(target.encode(target.wording.start(behavior)))
     for position in config.positions:
+        phrase = list(target.phrase_ids(target.wording.start(behavior), position))
         target.pin(position, phrase)  # raises where there is no room
         prompt, details = await search(behavior, target, phrase, position, config)
         response = await target.ask(Query(prompt))
@@ -170,6 +170,6 @@ ATTACK = Attack(
     presets=BUDGETS,
     run=run,
     decides="any",
-    version=2,
+    version=3,
     cost="2 responses, 1,000 backward and at most 513,000 forward passes",
 )

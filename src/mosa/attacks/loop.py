@@ -139,6 +139,16 @@ async def rate_all(target: Target, responses: Sequence[str]) -> list[int]:
     return list(await asyncio.gather(*(rate(target, response) for response in responses)))
 
 
+def best_of(target: Target, rated: Sequence[tuple[T, int | float]], number: int) -> list[T]:
+    """The `number` best rated, best first, equals in random order.
+
+    In the order in which they came, the first of many equals would win at every depth of a tree,
+    and all that follows would descend from it.
+    """
+    shuffled = target.rng.sample(rated, len(rated))
+    return [item for item, _ in sorted(shuffled, key=lambda pair: -pair[1])[:number]]
+
+
 def rated_part(target: Target, response: Response, position: int) -> str:
     """What is read of a response from the 1-based `position` on."""
     if position == 1:

@@ -37,7 +37,7 @@ async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIte
         positions = anchor_positions(number, target.length)
         texts = target.wording.anchors[:number]
         runs = [
-            target.pin(position, target.encode(text))
+            target.pin(position, target.phrase_ids(text, position))
             for position, text in zip(positions, texts, strict=True)
         ]
         queries.append((f"{number} anchors", Query(behavior.request, pinned=tuple(runs))))
@@ -64,6 +64,7 @@ ATTACK = Attack(
     config_class=PadConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    version=2,
     decides="any",
     cost="2 responses",
 )

@@ -35,7 +35,7 @@ async def run(
             raise UserError(f"there is no post-context {kind}; choose from {', '.join(texts)}")
     queries = []
     for kind in kinds:
-        ids = target.encode(texts[kind])
+        ids = target.phrase_ids(texts[kind], target.length)  # never the first token
         pinned = (target.pin(target.length - len(ids) + 1, ids),)
         queries.append((kind, Query(behavior.request, pinned=pinned)))
     async for attempt in target.tries(queries):
@@ -50,6 +50,7 @@ ATTACK = Attack(
     config_class=PostContextConfig,
     presets={"paper": {}, "smoke": {}},
     run=run,
+    version=2,
     decides="any",
     cost="6 responses",
 )
