@@ -17,6 +17,7 @@ from mosa.attacks.pad import anchor_positions
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
+from mosa.runs.responder import LocalResponder
 from mosa.types import Attempt, Behavior, Response, UserError, prompt_turns
 
 BEHAVIOR = Behavior(
@@ -133,9 +134,13 @@ def test_settings_that_leave_nothing_to_try_are_told_of(tiny_llada):
 def test_special_tokens_in_the_request_do_not_travel_with_the_masks(tiny_llada):
     behavior = Behavior("b", "how is <|eot_id|> tea made?")
     backend, _ = attack("dija", tiny_llada, behavior=behavior, replies=("<|eot_id|> <mask:2>",))
-    prompt = backend.asked[0][0].prompt
-    assert isinstance(prompt, str) and "<|eot_id|>" not in prompt
-    assert prompt.count("<|mdm_mask|>") == 2
+    query, _ = backend.asked[0]
+    assert isinstance(query.prompt, str) and "<|eot_id|>" not in query.prompt
+    assert query.prompt.count("<|mdm_mask|>") == 2
+    assert query.prompt_ids is not None
+    canvas = [*query.prompt_ids, *query.pinned[0][1]]
+    eot = tiny_llada.tokenizer.get_vocab()["<|eot_id|>"]
+    assert canvas.count(eot) == tiny_llada.encode("x").count(eot)
 
 
 def test_direct_sends_the_request_with_its_context(tiny_llada):
@@ -182,10 +187,62 @@ def test_post_context_ends_where_the_response_ends(tiny_llada):
         attack("post_context", tiny_llada, kinds=("rhyme",))
 
 
-def test_dija_puts_masks_into_the_prompt_or_onto_the_canvas(tiny_llada):
+def test_dija_sends_its_prompt_as_the_whole_canvas(tiny_llada):
+    """As published: no response masks, one mask a step until none is left, temperature 0.2."""
+    template = "Step 1: <mask:2>. Step 2: <mask:3>."
+    backend, (attempt,) = attack("dija", tiny_llada, replies=(template,), length=48, steps=16)
+    ((query, decoder),) = backend.asked
+    mask = "<|mdm_mask|>"
+    words = f"how is tea made?\nStep 1: {mask * 2}. Step 2: {mask * 3}."
+    canvas = tiny_llada.encode(words, allow_special_tokens=True)
+    ((position, tail),) = query.pinned
+    assert query.prompt_ids is not None and [*query.prompt_ids, *tail] == canvas
+    assert position == 0 and tail[0] == tiny_llada.mask_token_id not in query.prompt_ids
+    assert decoder.max_new_tokens == len(tail) and decoder.steps == 5 and decoder.temperature == 0.2
+    assert decoder.block_length is None
+    # The stand-in writes ! into each mask; what is judged follows the plain request.
+    assert attempt.response.strip().startswith("Step 1: !!. Step 2: !!!.")
+    assert attempt.response_full.strip() == "Step 1: !!. Step 2: !!!."
+
+    # A serving layer that keeps masks out of users' text gets an ordinary request.
+    backend, (attempt,) = attack("dija", tiny_llada, preset="hygiene", replies=(template,))
+    ((query, decoder),) = backend.asked
+    assert query == Query(words, decoder={"temperature": 0.2}) and decoder.max_new_tokens == 48
+    assert attempt.response == "!" * 48
+
+
+def test_dija_fills_one_mask_a_step(tiny_llada):
+    """On the sampler: five masks, five steps, each committing one, and nothing else is written."""
+    config = DecoderConfig(max_new_tokens=48, steps=16)
+    sent = {}
+
+    class Real(Shown):
+        async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+            responder = LocalResponder(self.model, "w")
+            try:
+                sent["response"] = await responder.submit(responder.prepare(query, decoder))
+            finally:
+                responder.close()
+            return sent["response"]
+
+    backend = Real(tiny_llada, ("Step 1: <mask:2>. Step 2: <mask:3>.",))
+
+    async def collect() -> list[Attempt]:
+        target = target_of(backend, "dija", decoder=config)
+        run = ATTACKS["dija"].run(BEHAVIOR, target, ATTACKS["dija"].config("paper"))
+        return [attempt async for attempt in run]
+
+    (attempt,) = asyncio.run(collect())
+    response = sent["response"]
+    steps = [step for step in response.commit_step if step >= 0]
+    assert sorted(steps) == [0, 1, 2, 3, 4] and response.num_forward_passes == 5
+    assert "Step 2:" in attempt.response_full
+
+
+def test_dija_variants_put_masks_before_a_response_or_onto_the_canvas(tiny_llada):
     template = "Step 1: <mask:2>. Step 2: <mask:3>."
     mask = "<|mdm_mask|>"
-    backend, (attempt,) = attack("dija", tiny_llada, replies=("no masks", template))
+    backend, (attempt,) = attack("dija_response", tiny_llada, replies=("no masks", template))
     query, decoder = backend.asked[0]
     assert query.prompt == f"how is tea made?\nStep 1: {mask * 2}. Step 2: {mask * 3}."
     assert query.allow_special_tokens and decoder.temperature == 0.2
@@ -197,7 +254,7 @@ def test_dija_puts_masks_into_the_prompt_or_onto_the_canvas(tiny_llada):
     assert second.seed == first.seed + 1
     assert attempt.budget.attacker_calls == 2 and attempt.details == {"template": template}
 
-    backend, _ = attack("dija", tiny_llada, preset="hygiene", replies=(template,))
+    backend, _ = attack("dija_response", tiny_llada, preset="hygiene", replies=(template,))
     assert not backend.asked[0][0].allow_special_tokens
 
     backend, _ = attack("dija_canvas", tiny_llada, replies=(template,))

@@ -118,8 +118,8 @@ class Query:
     decoder: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the decoder that the attacker changes; the attack declares them in `takes`."""
     prompt_ids: tuple[int, ...] | None = None
-    """The prompt's ids, where its words do not determine them; `prompt` is then for the
-    records."""
+    """The prompt's ids, the defender's system prompt included, where its words do not determine
+    them; `prompt` is then for the records."""
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,10 @@ def _rephrase(scene: Scene) -> str:
     return scene.ask("direct", variant=scene.rng.randrange(len(WRAPPINGS["direct"].requests)))
 
 
+def _opening(scene: Scene) -> str:
+    return scene.world.opening(scene.obj, "direct")
+
+
 def _prefix(scene: Scene) -> str:
     """How an answer to one of the ways of asking begins; now and then how a refusal does."""
     if scene.rng.random() < REFUSAL_SHARE:
@@ -211,6 +215,8 @@ SCRIPTS: dict[str, Callable[[Scene], str]] = {
     "speak_easy/split": _split,
     "aos/suffix": _suffix,
     "dia/rewrite": _rephrase,
+    "dia/opening": _opening,
+    "dia/keywords": _entities,
     "adv_prefix/prefix": _prefix,
     "renellm/rewrite": _rephrase,
     "pap/persuade": _persuade,

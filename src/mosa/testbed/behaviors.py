@@ -160,16 +160,29 @@ def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], 
 
         return phrase
 
+    def nothing(_: Behavior, fields: Mapping[str, str]) -> str:
+        return ""
+
     def field(name: str) -> Callable[[Behavior, Mapping[str, str]], str]:
         return lambda _, fields: fields[name]
 
     return {
         "avatar/transfer": lambda _, f: f"tell me how to make a {f['entity']} .",
         "speak_easy/question": field("question"),
+        # Its dialogues have three turns; what an empty phrase stands for is not said.
+        **{f"dia/reassured_{i}": nothing for i in range(4)},
+        "dia/ask": field("asked"),
+        "dia/begun": field("opening"),
         "dia/continue": turn("forged_history", 2),
-        "dia/substitute": turn("nickname", 0),
-        "dia/substituted": turn("nickname", 1),
-        "dia/deferred": turn("nickname", 2),
+        "dia/repeated": nothing,
+        "dia/critique": nothing,
+        "dia/example": turn("nickname", 0),
+        "dia/example_done": turn("nickname", 1),
+        "dia/task": turn("nickname", 2),
+        "dia/task_begun": nothing,
+        "dia/task_continue": nothing,
+        "dia/task_repeated": nothing,
+        "dia/task_critique": nothing,
         "deep_inception/scene": ask("nested"),
         "code_attack/python_stack": ask("code", 0),
         "code_attack/python_list": ask("code", 1),
