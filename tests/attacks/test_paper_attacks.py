@@ -425,7 +425,7 @@ def test_avatar_leads_each_metaphor_up_to_its_transfer(tiny_llada):
     backend = Acting(
         tiny_llada, last_turn, avatar_says(["tea = soup", "tea = ink\ncup = pot", "tea = soup"])
     )
-    attempts = play("avatar", backend, num_mappings=3, num_turns=2)
+    attempts = play("avatar", backend, num_proposals=3, num_mappings=3, num_turns=2)
     # The third mapping is the first once more: it has no dialogue of its own.
     assert [len(level) for level in backend.rounds] == [2, 2, 2]
     soup = [
@@ -456,6 +456,22 @@ def test_avatar_leads_each_metaphor_up_to_its_transfer(tiny_llada):
     assert "user: what is soup number 0?\nassistant: on what is soup number 0?" in second
 
 
+def test_avatar_plays_the_closest_metaphors(tiny_llada):
+    """Five proposals, four of them different, of which two are played; a rating that cannot be
+    read is the lowest."""
+    close = {"soup": "rating: 4", "ink": "rating: 9", "sand": "very close", "milk": "rating: 7"}
+    mappings = [f"tea = {other}" for other in ("soup", "ink", "soup", "sand", "milk")]
+    says = avatar_says(mappings)
+    says["avatar/closeness"] = lambda r: close[r.fields["pairs"].partition(",")[0]]
+    backend = Acting(tiny_llada, last_turn, says)
+    attempts = play("avatar", backend, num_proposals=5, num_mappings=2, num_turns=1)
+    played = [a.details["mapping"][0][1] for a in attempts if a.variant == "turn 1"]
+    assert played == ["ink", "milk"]
+    asked = backend.requests("avatar/closeness")
+    assert len(asked) == 4 and backend.roles["avatar/closeness"] == {"judge"}
+    assert "soup, in place of tea" in asked[0].messages[0].content
+
+
 def test_avatar_takes_a_refused_turn_back_and_goes_on_to_the_transfer(tiny_llada):
     """The soup is refused at its second question, the ink never."""
 
@@ -464,7 +480,7 @@ def test_avatar_takes_a_refused_turn_back_and_goes_on_to_the_transfer(tiny_llada
         return REFUSAL if asked == "what is soup number 1?" else f"on {asked}"
 
     backend = Acting(tiny_llada, answers, avatar_says(["tea = soup", "tea = ink"]))
-    attempts = play("avatar", backend, num_mappings=2, num_turns=3)
+    attempts = play("avatar", backend, num_proposals=2, num_mappings=2, num_turns=3)
     assert [len(level) for level in backend.rounds] == [2, 2, 1, 2]
     assert content(backend.rounds[2][0].prompt)[-1][1] == "what is ink number 2?"
     assert content(backend.rounds[3][0].prompt) == [
@@ -482,7 +498,7 @@ def test_avatar_ends_with_the_turn_that_reaches_the_cutoff(tiny_llada):
         last_turn,
         avatar_says(["tea = soup", "tea = ink"], lambda text: 10 if "ink number 1" in text else 2),
     )
-    attempts = play("avatar", backend, num_mappings=2, num_turns=3)
+    attempts = play("avatar", backend, num_proposals=2, num_mappings=2, num_turns=3)
     assert len(backend.rounds) == 2
     assert [a.details["rating"] for a in attempts] == [2, 2, 2, 10]
 
@@ -500,14 +516,14 @@ def test_avatar_reads_mappings_strictly_and_waits_for_a_question(tiny_llada):
 
     says = {**avatar_says([], questions=questions), "avatar/entities": entities}
     backend = Acting(tiny_llada, last_turn, says)
-    attempts = play("avatar", backend, num_mappings=1, num_turns=2)
+    attempts = play("avatar", backend, num_proposals=1, num_mappings=1, num_turns=2)
     assert read == [0, 1, 2] and attempts[0].details["mapping"] == [("tea", "soup")]
     assert [a.variant for a in attempts] == ["turn 2", "transfer"]
     assert backend.prompts[0] == [Message("user", "question 1")]
 
     backend = Acting(tiny_llada, last_turn, {**says, "avatar/entities": lambda r: "tea ="})
     with pytest.raises(ChatError, match="named no metaphor in 2 tries"):
-        play("avatar", backend, num_mappings=2, num_retries=2)
+        play("avatar", backend, num_proposals=2, num_mappings=2, num_retries=2)
 
 
 def test_avatar_transfers_nothing_where_nothing_was_said(tiny_llada):
@@ -519,7 +535,7 @@ def test_avatar_transfers_nothing_where_nothing_was_said(tiny_llada):
         lambda q, d: answers[content(q.prompt)[-1][1]],
         avatar_says(["tea = soup", "tea = ink"]),
     )
-    attempts = play("avatar", backend, num_mappings=2, num_turns=2)
+    attempts = play("avatar", backend, num_proposals=2, num_mappings=2, num_turns=2)
     assert [a.variant for a in attempts] == ["turn 1", "turn 1"]
 
 
@@ -527,7 +543,7 @@ def test_avatar_an_attacker_without_a_question_is_told_of(tiny_llada):
     says = avatar_says(["tea = soup"], questions=lambda r: REFUSAL)
     backend = Acting(tiny_llada, last_turn, says)
     with pytest.raises(ChatError):
-        play("avatar", backend, num_mappings=1, num_turns=2)
+        play("avatar", backend, num_proposals=1, num_mappings=1, num_turns=2)
 
 
 # ------------------------------------------------------------------------------------- Speak Easy
@@ -1546,7 +1562,13 @@ def test_each_try_names_the_one_that_the_loop_selects_so_far(tiny_llada):
     assert selected_of(attempts) == [0, 1, 1, 3, 3]
 
     says = avatar_says(["tea = soup"], lambda text: 7 if "number 1" in text else 2)
-    attempts = play("avatar", Acting(tiny_llada, last_turn, says), num_mappings=1, num_turns=2)
+    attempts = play(
+        "avatar",
+        Acting(tiny_llada, last_turn, says),
+        num_proposals=1,
+        num_mappings=1,
+        num_turns=2,
+    )
     assert [a.variant for a in attempts] == ["turn 1", "turn 2", "transfer"]
     assert selected_of(attempts) == [0, 1, 1]
 

@@ -211,6 +211,7 @@ SCRIPTS: dict[str, Callable[[Scene], str]] = {
     "dija/template": _template,
     "refine": _refine,
     "avatar/entities": _entities,
+    "avatar/closeness": lambda scene: "rating: 5",  # every nickname is as good
     "avatar/question": _ask_by_metaphor,
     "speak_easy/split": _split,
     "aos/suffix": _suffix,
