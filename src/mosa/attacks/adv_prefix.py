@@ -31,14 +31,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Query, Target, Work, at_least_one
-from mosa.attacks.gcg import SearchBudget, search
-from mosa.attacks.loop import ask_attacker, rate_all, rated_part
+from mosa.attacks.base import Attack, Bound, Query, Target, Work, at_least_one
+from mosa.attacks.gcg import SearchBudget, search, search_bound
+from mosa.attacks.loop import NUM_RETRIES, ask_attacker, rate_all, rated_part
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.text import fill_fields
@@ -238,6 +239,20 @@ async def _pasr(target: Target, kept: list[Ids], config: AdvPrefixConfig) -> dic
     return {ids: (count + 1) / (config.num_completions + 1) for ids, count in counts.items()}
 
 
+def bound(config: AdvPrefixConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    written = sum(config.num_per_manner)
+    completions = min(config.num_kept, written) * config.num_completions
+    searches = search_bound(config, config.uses.count("gcg"))
+    return replace(
+        searches,
+        target=completions + len(config.uses),
+        attacker=written * NUM_RETRIES,
+        judge=completions,
+        forward_passes=searches.forward_passes + 1,
+    )
+
+
 SMOKE = {
     "num_per_manner": (2, 1, 1, 2),
     "num_kept": 3,
@@ -257,12 +272,19 @@ ATTACK = Attack(
     config_class=AdvPrefixConfig,
     presets={
         "paper": {},
+        "reduced": {
+            "num_per_manner": (15, 15, 15, 15),
+            "num_kept": 20,
+            "num_completions": 5,
+            "num_iterations": 250,
+            "num_candidates": 256,
+        },
         "smoke": SMOKE,
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    bound=bound,
     version=2,
     decides="any",
-    cost="2,502 responses, 300 attacker calls, 2,500 judge calls, and a search as of gcg",
 )

@@ -25,8 +25,9 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate_all
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_list, read_text
 from mosa.chat.text import fill_fields
@@ -152,6 +153,12 @@ async def _suffix(
     )
 
 
+def bound(config: AosConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = config.num_rounds * config.batch_size
+    return Bound(total, attacker=total * config.num_retries, judge=total)
+
+
 ATTACK = Attack(
     name="aos",
     summary="an attacker model optimises a suffix from the scores of earlier ones",
@@ -159,8 +166,12 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge"),
     config_class=AosConfig,
-    presets={"paper": {}, "smoke": {"num_rounds": 2, "batch_size": 4}},
+    presets={
+        "paper": {},
+        "reduced": {"num_rounds": 15},
+        "smoke": {"num_rounds": 2, "batch_size": 4},
+    },
     run=run,
+    bound=bound,
     decides="best rated",
-    cost="up to 400 responses, as many attacker and judge calls",
 )

@@ -29,8 +29,9 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import UNREADABLE_RATING, ask_attacker, best_of, question, rate_all
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable, read_list, read_text
 from mosa.chat.rating import read_rating
@@ -229,6 +230,18 @@ async def _ask(target: Target, asked: Sequence[tuple[_Dialogue, str]]) -> list[R
     return responses
 
 
+def bound(config: AvatarConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    turns = config.num_mappings * (config.num_turns + 1)
+    chooses = config.num_proposals > config.num_mappings
+    return Bound(
+        turns,
+        attacker=config.num_retries
+        * (config.num_proposals + config.num_mappings * config.num_turns),
+        judge=turns + config.num_proposals * chooses,
+    )
+
+
 ATTACK = Attack(
     name="avatar",
     summary="a harmless name for the harmful thing, in a dialogue that leads up to the request",
@@ -236,9 +249,13 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge"),
     config_class=AvatarConfig,
-    presets={"paper": {}, "smoke": {"num_proposals": 2, "num_mappings": 2, "num_turns": 1}},
+    presets={
+        "paper": {},
+        "reduced": {"num_proposals": 4, "num_mappings": 2, "num_turns": 3},
+        "smoke": {"num_proposals": 2, "num_mappings": 2, "num_turns": 1},
+    },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 20 responses, as many attacker and judge calls",
 )

@@ -413,6 +413,33 @@ def at_least_one(config: Any, *names: str) -> None:
 
 
 Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that an attack asks for one case, by whom it asks; every retry is counted."""
+
+    target: int
+    """Responses of the target."""
+    attacker: int = 0
+    """Replies of the attacker."""
+    translator: int = 0
+    """Replies of the translator."""
+    judge: int = 0
+    """Replies of the in-loop judge."""
+    forward_passes: int = 0
+    """Forward passes of the target in searches, in rows; those of responses come on top."""
+    backward_passes: int = 0
+    """Backward passes of the target, in rows."""
+    proxy_passes: int = 0
+    """Forward passes of a proxy, in rows."""
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """What is asked at all, by its name."""
+        return {name: number for name, number in vars(self).items() if number}
+
+
 Decides = Literal["best rated", "only", "any"]
 """Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
 of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
@@ -430,11 +457,11 @@ class Attack:
     access: tuple[Access, ...]
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
-    """Named settings; every attack has `paper` and `smoke`."""
+    """Named settings; every attack has `paper`, `reduced` and `smoke`."""
     run: Run
     decides: Decides
-    cost: str
-    """The cost of one behavior under `paper`, in words."""
+    bound: Callable[[Any, Wording], Bound] | None = None
+    """The most that it asks under its settings in a wording; probes state none."""
     roles: tuple[ChatRole, ...] = ()
     """The chat models that it asks for."""
     takes: tuple[str, ...] = ()

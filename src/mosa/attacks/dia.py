@@ -41,8 +41,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
+from mosa.attacks.wording import Wording
 from mosa.chat.questions import Unreadable, read_list, read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Message, UserError
@@ -309,6 +310,14 @@ def _deferred(
     )
 
 
+def bound(config: DiaConfig, wording: Wording) -> Bound:
+    """The most that is asked for one case."""
+    wordings = config.num_rewrites + 1
+    prepared = wordings * (1 + ("defer" in config.ways))
+    asked = (config.num_rewrites + prepared) * config.num_retries
+    return Bound(wordings * len(config.ways), attacker=asked)
+
+
 ATTACK = Attack(
     name="dia",
     summary="a forged history in which the model has begun to comply, or half done a harmless task",
@@ -318,12 +327,13 @@ ATTACK = Attack(
     config_class=DiaConfig,
     presets={
         "paper": {},
+        "reduced": {"num_rewrites": 2},
         "smoke": {"num_rewrites": 1},
         "dia_1": {"ways": ("continue",)},
         "dia_2": {"ways": ("defer",)},
     },
     run=run,
+    bound=bound,
     decides="any",
     version=2,
-    cost="up to 20 responses, 9 attacker calls",
 )

@@ -35,7 +35,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
@@ -211,7 +211,7 @@ def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[st
     return f"{written}\n{response.text}", f"{target.decode(turn)}\n{response.full_text}"
 
 
-HYGIENE = {"paper": {}, "smoke": {}, "hygiene": {"hygiene": True}}
+HYGIENE = {"paper": {}, "reduced": {}, "smoke": {}, "hygiene": {"hygiene": True}}
 DIJA = Attack(
     name="dija",
     summary="an answer's structure with its content masked, in a prompt that is the whole canvas",
@@ -222,9 +222,9 @@ DIJA = Attack(
     config_class=PromptDijaConfig,
     presets=HYGIENE,
     run=as_canvas,
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
     version=3,
-    cost="1 response, 1 to 3 attacker calls",
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",
@@ -236,8 +236,8 @@ DIJA_RESPONSE = Attack(
     config_class=PromptDijaConfig,
     presets=HYGIENE,
     run=in_prompt,
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
-    cost="1 response, 1 to 3 attacker calls",
 )
 DIJA_CANVAS = Attack(
     name="dija_canvas",
@@ -247,9 +247,9 @@ DIJA_CANVAS = Attack(
     takes=("temperature",),
     roles=("attacker",),
     config_class=DijaConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=on_canvas,
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
     version=2,
-    cost="1 response, 1 to 3 attacker calls",
 )

@@ -34,12 +34,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import best_of, rate_all, rated_part
+from mosa.attacks.wording import Wording
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Response
 
 Ids = tuple[int, ...]
+NUM_ROOTS = 3
+"""Nothing fixed, the beginning of a compliant answer, and that with a heading."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,12 @@ def _continuation(response: Response, node: Ids, config: EptConfig) -> Ids:
     return tuple(response.token_ids[config.position - 1 + len(node) : response.num_read])
 
 
+def bound(config: EptConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    nodes = NUM_ROOTS + (config.depth - 1) * config.width
+    return Bound(nodes * config.branching, judge=nodes * config.branching)
+
+
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
 ATTACK = Attack(
     name="ept",
@@ -162,12 +171,13 @@ ATTACK = Attack(
     config_class=EptConfig,
     presets={
         "paper": {},
+        "reduced": {"depth": 3},
         "smoke": SMOKE,
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 76 responses, as many judge calls",
 )

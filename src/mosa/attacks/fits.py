@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
@@ -79,10 +79,10 @@ ATTACK = Attack(
     source="FITS, A2D, arXiv 2509.23286",
     access=("prompt", "canvas"),
     config_class=FitsConfig,
-    presets={"paper": {}, "smoke": {"num_sentences": 8}},
+    presets={"paper": {}, "reduced": {}, "smoke": {"num_sentences": 8}},
     run=run,
+    bound=lambda config, _: Bound(config.num_sentences),
     version=2,
     decides="only",
-    cost="1 response",
     needs_answer=True,
 )

@@ -19,6 +19,8 @@ from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
 T = TypeVar("T")
+NUM_RETRIES = 3
+"""How often a chat model is asked until its reply can be read, where an attack has no setting."""
 UNREADABLE_RATING = 1
 """The rating of a try in the loop where the judge's reply cannot be read (as in TAP's code)."""
 
@@ -77,7 +79,7 @@ async def ask_until_read(
     read: Callable[[str], T],
     *,
     draw: int = 0,
-    num_retries: int = 3,
+    num_retries: int = NUM_RETRIES,
 ) -> T | None:
     """The result of `read` on the first reply that it can read; None where it can read none.
 
@@ -105,7 +107,7 @@ async def ask_attacker(
     *,
     fields: Mapping[str, str] | None = None,
     draw: int = 0,
-    num_retries: int = 3,
+    num_retries: int = NUM_RETRIES,
     max_tokens: int = 512,
     temperature: float = 1.0,
 ) -> T | None:

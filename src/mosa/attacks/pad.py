@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -62,9 +62,9 @@ ATTACK = Attack(
     source="PAD, arXiv 2507.19227; positions from arXiv 2510.00565 and 2509.24296",
     access=("prompt", "canvas"),
     config_class=PadConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
+    bound=lambda config, _: Bound(len(config.num_anchors)),
     version=2,
     decides="any",
-    cost="2 responses",
 )

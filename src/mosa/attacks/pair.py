@@ -25,8 +25,9 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Target, at_least_one
 from mosa.attacks.refinement import APPROACHES, Aim, Leaf, propose_all, query_and_rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
@@ -78,6 +79,12 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         streams = [leaf for leaf, _, _ in rated]
 
 
+def bound(config: PairConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = config.num_streams * config.num_rounds
+    return Bound(total, attacker=total * config.num_retries, judge=total)
+
+
 ATTACK = Attack(
     name="pair",
     summary="an attacker model refines a prompt in several streams",
@@ -87,12 +94,13 @@ ATTACK = Attack(
     config_class=PairConfig,
     presets={
         "paper": {},
+        "reduced": {"num_streams": 6},
         "smoke": {"num_streams": 2, "num_rounds": 2},
         "harmbench": {"num_streams": 20},
         "official": {"num_streams": 3},
     },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 90 responses, as many attacker and judge calls",
 )

@@ -35,9 +35,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
 from mosa.attacks.suffix_search import GcgSearch
+from mosa.attacks.wording import Wording
 from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, UserError
 
@@ -132,6 +133,15 @@ def _vocabulary(model: DiffusionLM) -> tuple[str | None, int, int]:
     return words, model.vocab_size, model.mask_token_id
 
 
+def bound(config: PalConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    return Bound(
+        -(-config.num_iterations // config.ask_every),
+        forward_passes=1 + config.num_iterations * config.num_target_queries,
+        proxy_passes=config.num_iterations * (config.num_candidates + 1),
+    )
+
+
 ATTACK = Attack(
     name="pal",
     summary="a suffix found with a proxy's gradients and chosen by the target's loss",
@@ -140,6 +150,7 @@ ATTACK = Attack(
     config_class=PalConfig,
     presets={
         "paper": {},
+        "reduced": {"num_iterations": 200},
         "smoke": {
             "num_iterations": 10,
             "num_candidates": 64,
@@ -150,7 +161,7 @@ ATTACK = Attack(
         },
     },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 16 responses, 24,961 forward passes of the target, 780 steps of the proxy",
 )

@@ -28,8 +28,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate_all
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -122,6 +123,12 @@ async def _reformulated(target: Target, config: PastTenseConfig, draw: int) -> s
     )
 
 
+def bound(config: PastTenseConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = config.num_tries
+    return Bound(total, attacker=total * config.num_retries, judge=total)
+
+
 ATTACK = Attack(
     name="past_tense",
     summary="the request asked by a chat model as a question about earlier times",
@@ -130,9 +137,13 @@ ATTACK = Attack(
     takes=("temperature",),
     roles=("attacker", "judge"),
     config_class=PastTenseConfig,
-    presets={"paper": {}, "smoke": {"num_tries": 4, "tries_at_once": 2}},
+    presets={
+        "paper": {},
+        "reduced": {"num_tries": 8},
+        "smoke": {"num_tries": 4, "tries_at_once": 2},
+    },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 20 responses, as many judge calls, as many attacker calls or more",
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -48,9 +48,11 @@ ATTACK = Attack(
     source="TrustLDM, arXiv 2606.00023",
     access=("prompt", "canvas"),
     config_class=PostContextConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
+    bound=lambda config, wording: Bound(
+        len(wording.post_contexts if config.kinds is None else config.kinds)
+    ),
     version=2,
     decides="any",
-    cost="6 responses",
 )

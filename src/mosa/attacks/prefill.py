@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -58,9 +58,13 @@ ATTACK = Attack(
     source="MOSA E1, arXiv 2508.12398",
     access=("prompt", "canvas"),
     config_class=PrefillConfig,
-    presets={"paper": {"positions": (1, 40, 80, 120)}, "smoke": {"positions": (1, 20)}},
+    presets={
+        "paper": {"positions": (1, 40, 80, 120)},
+        "reduced": {"positions": (1, 40)},
+        "smoke": {"positions": (1, 20)},
+    },
     run=run,
+    bound=lambda config, _: Bound(len(config.positions)),
     version=2,
     decides="any",
-    cost="up to 4 responses",
 )

@@ -28,8 +28,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, question, translate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import (
     Unreadable,
@@ -211,6 +212,14 @@ async def _harm_score(target: Target, asked: str, answer: str) -> tuple[float, f
     return (actionable * informative) ** 0.5, actionable + informative
 
 
+def bound(config: SpeakEasyConfig, wording: Wording) -> Bound:
+    """The most that is asked for one case."""
+    others = min(config.num_languages, len(wording.languages)) - 1
+    asked = config.num_questions * (others + 1)
+    translated = 2 * config.num_questions * others
+    return Bound(asked, attacker=config.num_retries, translator=translated, judge=asked)
+
+
 ATTACK = Attack(
     name="speak_easy",
     summary="the request in parts and in several languages, the best answers joined",
@@ -218,9 +227,13 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge", "translator"),
     config_class=SpeakEasyConfig,
-    presets={"paper": {}, "smoke": {"num_questions": 5, "num_languages": 2}},
+    presets={
+        "paper": {},
+        "reduced": {"num_languages": 3},
+        "smoke": {"num_questions": 5, "num_languages": 2},
+    },
     run=run,
+    bound=bound,
     version=2,
     decides="only",
-    cost="18 responses, 31 attacker and translator calls, up to 18 judge calls",
 )

@@ -31,9 +31,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Target, at_least_one
 from mosa.attacks.loop import asks_the_same, best_of
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
@@ -88,6 +89,15 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         raise UselessRepliesError("the attacker wrote no prompt that can be read and is on topic")
 
 
+def bound(config: TapConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    leaves, total = 1, 0
+    for _ in range(config.depth):
+        total += leaves * config.branching
+        leaves = min(config.width, leaves * config.branching)
+    return Bound(total, attacker=total * config.num_retries, judge=2 * total)
+
+
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
 ATTACK = Attack(
     name="tap",
@@ -98,13 +108,14 @@ ATTACK = Attack(
     config_class=TapConfig,
     presets={
         "paper": {},
+        "reduced": {"depth": 5, "width": 5, "branching": 2},
         "smoke": SMOKE,
         "harmbench": {},
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
+    bound=bound,
     version=2,
     decides="best rated",
-    cost="up to 340 responses, as many attacker calls, twice as many judge calls",
 )

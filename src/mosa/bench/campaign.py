@@ -193,7 +193,6 @@ ROUNDS = Attack(
     presets={"paper": {}},
     run=rounds,
     decides="any",
-    cost="12 responses",
 )
 KINDS = {"single": (ATTACKS["direct"], 1), "rounds": (ROUNDS, 12)}
 """The attacks, each with the attempts that it makes on a case."""

@@ -161,6 +161,5 @@ ATTACK = Attack(
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,
     decides="any",
-    cost="no response; the forward passes of one, and up to 24 more",
 )
 NUM_CASES = {"quick": 12, "full": 25}

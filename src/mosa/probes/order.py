@@ -85,6 +85,5 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    cost="up to 15 responses",
 )
 NUM_CASES = {"quick": 12, "full": 50}

@@ -140,6 +140,5 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    cost="up to 144 responses",
 )
 NUM_CASES = {"quick": 8, "full": 25, "paper": 100}

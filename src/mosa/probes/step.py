@@ -101,6 +101,5 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    cost="up to 136 responses",
 )
 NUM_CASES = {"quick": 6, "full": 25}

@@ -196,6 +196,5 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    cost="up to 13 responses, 300 backward and at most 38,700 forward passes",
 )
 NUM_CASES = {"quick": 2, "full": 6, "paper": 10}
