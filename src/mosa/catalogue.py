@@ -24,11 +24,11 @@ def read_catalogue() -> Catalogue:
 
 def make_catalogue() -> Catalogue:
     """The same from the tables themselves."""
-    from mosa.attacks import ATTACKS
+    from mosa.attacks import ATTACKS, ENGLISH
     from mosa.data import KNOWN_FILES, known_set_names
     from mosa.judges import JUDGES
     from mosa.runs.sets import ALL_TASKS
-    from mosa.testbed.behaviors import TESTBED_SETS
+    from mosa.testbed.behaviors import TESTBED_SETS, in_alignment_data
     from mosa.utility import USEFUL_SETS
 
     attacks = [
@@ -41,8 +41,13 @@ def make_catalogue() -> Catalogue:
             "takes": list(attack.takes),
             "roles": list(attack.roles),
             "needs_answer": attack.needs_answer,
-            "presets": list(attack.presets),
-            "cost": attack.cost,
+            "decides": attack.decides,
+            "bounds": {
+                preset: attack.bound(attack.config(preset), ENGLISH).asked
+                for preset in attack.presets
+                if attack.bound is not None
+            },
+            "in_alignment_data": in_alignment_data(attack.name),
         }
         for attack in ATTACKS.values()
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal
 
 from mosa.attacks import Cipher, Wording
 from mosa.data import hash_of_cases
 from mosa.types import Behavior, CaseSet, Prompt, SetKind, UserError
-from mosa.world import WRAPPINGS, World, WorldObject
+from mosa.world import TRAIN_WRAPPINGS, WRAPPINGS, World, WorldObject
 from mosa.world.world import ORDINALS, from_second_language, to_second_language
 
 NESTINGS = ("code", "nested")
@@ -16,6 +17,38 @@ NESTINGS = ("code", "nested")
 NEAR_MISSES = ("story", "code", "prefix", "nested", "suffix", "second_language", "past")
 """The wrappings of `testbed:near_miss`: those that ask for a whole answer in one turn."""
 LANGUAGES = ("first language", "second language")
+ATTACK_WRAPPINGS: Mapping[str, tuple[str, ...]] = {
+    "avatar": ("nickname",),
+    "tap": ("story", "prefix", "suffix", "past", "code", "nested"),
+    "speak_easy": ("splitting", "second_language"),
+    "aos": ("suffix",),
+    "pal": ("suffix",),
+    "dia": ("forged_history", "nickname"),
+    "adv_prefix": ("suffix",),
+    "pair": ("story", "prefix", "suffix", "past", "code", "nested"),
+    "renellm": ("code", "nested", "story"),
+    "deep_inception": ("nested",),
+    "code_attack": ("code",),
+    "cipher_chat": ("second_language",),
+    "pap": ("prefix",),
+    "past_tense": ("past",),
+    "crescendo": ("splitting",),
+    "context_nesting": NESTINGS,
+    "gcg": ("suffix",),
+    "first_step_gcg": ("suffix",),
+}
+"""The wrappings that attacks come to in this world, by the attack's name. All others ask plainly,
+or steer canvas and sampler."""
+
+
+def in_alignment_data(attack: str) -> Literal["all", "some", "none"]:
+    """How many of the wrappings that an attack comes to here stand in the testbed's alignment
+    data; where it is not none, a low rate shows what was trained, and not that it generalises."""
+    wrappings = ATTACK_WRAPPINGS.get(attack, ())
+    trained = [name for name in wrappings if name in TRAIN_WRAPPINGS]
+    if not trained:
+        return "none"
+    return "all" if len(trained) == len(wrappings) else "some"
 
 
 def testbed_behaviors(world: World, *, limit: int | None = None) -> CaseSet:
