@@ -92,7 +92,7 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
 def bound(config: TapConfig, _: Wording) -> Bound:
     """The most that is asked for one case."""
     leaves, total = 1, 0
-    for _ in range(config.depth):
+    for _depth in range(config.depth):
         total += leaves * config.branching
         leaves = min(config.width, leaves * config.branching)
     return Bound(total, attacker=total * config.num_retries, judge=2 * total)
