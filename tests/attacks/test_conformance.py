@@ -122,7 +122,7 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_try_that_decides_is_the_one_that_the_table_says(name, attempts):
+def test_runs_on_the_testbed_and_selects_as_the_table_says(name, attempts):
     """A loop selects a try from the first one on; attacks without one select none."""
     decides = ATTACKS[name].decides
     for case in {attempt.case for attempt in attempts[name]}:
@@ -146,7 +146,7 @@ def ways_to_ask(obj: WorldObject, wrapping: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_the_wrappings_that_tables_mark_are_those_that_are_sent(name, attempts):
+def test_runs_on_the_testbed_in_the_wrappings_that_tables_mark(name, attempts):
     """Every prompt is plain, or one of the attack's wrappings; of those each is sent by some
     attack. Suffixes differ, and a model's proposals lose sight of the object now and then."""
     known = ATTACK_WRAPPINGS.get(name, ())
