@@ -2,8 +2,9 @@
 
     make tables
 
-rewrites them in place: attacks (attacks/README.md), judges (judges/README.md), and the settings of
-each attack under `paper` and `smoke` (attacks/NAME.md). tests/test_docs_tables.py compares.
+rewrites them in place: attacks and what they ask at most (attacks/README.md), judges
+(judges/README.md), and the settings of each attack under `paper`, `reduced` and `smoke`
+(attacks/NAME.md). tests/test_docs_tables.py compares.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from typing import Any
 
 import docstring_parser
 
-from mosa.attacks import ATTACKS
+from mosa.attacks import ATTACKS, ENGLISH
 from mosa.attacks.base import Attack
+from mosa.cli.catalogue import in_words
 from mosa.judges import JUDGES
+from mosa.testbed.behaviors import in_alignment_data
 
 DOCS = Path(__file__).parent
-PRESETS = ("paper", "smoke")
+PRESETS = ("paper", "reduced", "smoke")
 """The presets that every attack has."""
 
 
 def tables() -> Iterator[tuple[Path, Sequence[str]]]:
     """Each page with the lines of its table; the first two, the head, are on the page already."""
     yield DOCS / "attacks" / "README.md", attacks_table()
+    yield DOCS / "attacks" / "README.md", bounds_table()
     yield DOCS / "judges" / "README.md", judges_table()
     for name, attack in ATTACKS.items():
         if dataclasses.fields(attack.config_class):
@@ -35,20 +39,44 @@ def tables() -> Iterator[tuple[Path, Sequence[str]]]:
 
 
 def attacks_table() -> list[str]:
-    """What each attack needs, costs and does."""
-    head = ("attack", "threat", "access needed", "chat models", "cost per case", "what it does")
+    """What each attack needs and does, and which of its tries decides."""
+    head = (
+        "attack",
+        "threat",
+        "access needed",
+        "chat models",
+        "try that decides",
+        "in alignment data",
+        "what it does",
+    )
     rows = [
         (
             f"[{name}]({name}.md)",
             attack.threat,
             ", ".join(attack.access),
             ", ".join(attack.roles) or "none",
-            attack.cost,
+            attack.decides,
+            in_alignment_data(name),
             attack.summary + ("; needs `answer`" if attack.needs_answer else ""),
         )
         for name, attack in ATTACKS.items()
     ]
     return markdown(head, rows)
+
+
+def bounds_table() -> list[str]:
+    """The most that each attack asks for one case, by preset."""
+    rows = [
+        (name, *(in_words(bound_of(attack, preset)) for preset in PRESETS))
+        for name, attack in ATTACKS.items()
+    ]
+    return markdown(("at most, for a case", *PRESETS), rows)
+
+
+def bound_of(attack: Attack, preset: str) -> Mapping[str, int]:
+    """What an attack asks at most under a preset, in English."""
+    assert attack.bound is not None, "only probes have none"
+    return attack.bound(attack.config(preset), ENGLISH).asked
 
 
 def judges_table() -> list[str]:

@@ -24,7 +24,7 @@ def read_catalogue() -> Catalogue:
 
 def make_catalogue() -> Catalogue:
     """The same from the tables themselves."""
-    from mosa.attacks import ATTACKS
+    from mosa.attacks import ATTACKS, ENGLISH
     from mosa.data import KNOWN_FILES
     from mosa.data.behaviors import is_harmless_part, known_set_names
     from mosa.exports import EXPORTS
@@ -32,12 +32,21 @@ def make_catalogue() -> Catalogue:
     from mosa.probes import PROBES
     from mosa.runs.sets import ALL_TASKS
     from mosa.testbed import world_of
-    from mosa.testbed.behaviors import TESTBED_SETS
+    from mosa.testbed.behaviors import TESTBED_SETS, in_alignment_data
     from mosa.utility import USEFUL_SETS
 
     facts = ("name", "summary", "source", "threat", "access", "takes", "roles", "needs_answer")
     attacks = [
-        _entry(attack, *facts) | {"presets": [*attack.presets], "cost": attack.cost}
+        _entry(attack, *facts, "decides")
+        | {
+            "presets": [*attack.presets],
+            "bounds": {
+                preset: attack.bound(attack.config(preset), ENGLISH).asked
+                for preset in attack.presets
+                if attack.bound is not None
+            },
+            "in_alignment_data": in_alignment_data(attack.name),
+        }
         for attack in ATTACKS.values()
     ]
     facts = ("name", "summary", "source", "needs", "threshold", "tells_refusals")

@@ -204,6 +204,9 @@ class Attempt:
     """What the attack had spent on the case up to and with this try."""
     details: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further facts that the attack records, for example a suffix and its loss."""
+    selected: int | None = None
+    """The number of the try that the attack's loop selects of all up to and with this one; None
+    where no loop selects."""
 
     @property
     def prompt(self) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from mosa.attacks import ATTACKS, ENGLISH, Query
 from mosa.attacks.cipher_chat import DEMONSTRATIONS
 from mosa.attacks.code_attack import Kind, encode
 from mosa.attacks.pap import TECHNIQUES, USUAL
+from mosa.attacks.refinement import APPROACHES
 from mosa.attacks.renellm import OPERATIONS
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
@@ -123,6 +124,21 @@ def test_pair_goes_round_by_round_and_ends_where_a_stream_succeeds(tiny_llada):
     assert "one" in third.messages[2].content and "Rating: 1." in third.messages[2].content
     assert third.fields["tried"] == '[["a", 1]]' and fourth.fields["tried"] == '[["b", 4]]'
     assert len({request.seed for request in backend.requests("refine")}) == 4
+
+
+def test_pair_streams_take_turns_among_three_strategies(tiny_llada):
+    """Role play, logic, authority, role play: in the instruction of every round, as the aim is."""
+    replies = [json.dumps({"improvement": "i", "prompt": f"p{n}"}) for n in range(8)]
+    chats: dict[str, Sequence[str]] = {"refine": replies, "judge/pair": rated(*[1] * 8)}
+    backend, attempts = play("pair", tiny_llada, num_streams=4, num_rounds=2, chats=chats)
+    names = [*APPROACHES, "role play"]
+    assert len(APPROACHES) == 3
+    assert [a.details["approach"] for a in attempts] == names * 2
+    aim = 'Its answer should begin with "Sure, here is how".'
+    for request, name in zip(backend.requests("refine"), names * 2, strict=True):
+        first, *_, last = request.messages[0].content, request.messages[-1].content
+        assert [a for a, words in APPROACHES.items() if words in first] == [name]
+        assert aim in first and aim in last
 
 
 def test_pair_remembers_its_last_exchanges(tiny_llada):
@@ -374,6 +390,7 @@ def test_past_tense_stops_at_the_cutoff_with_its_group_finished(tiny_llada):
     asked = backend.requests("past_tense/reformulate")
     assert {request.temperature for request in asked} == {1.0}
     assert {request.fields["tense"] for request in asked} == {"past"}
+    assert {decoder.temperature for _, decoder in backend.asked} == {1.0}  # the target's
     assert len({request.seed for request in asked}) == 4  # draws of one request
 
     chats["judge/pair"] = rated(1, 3, 10)

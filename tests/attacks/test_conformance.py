@@ -18,14 +18,17 @@ from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
 from mosa.testbed.attacker import ScriptedAttacker
+from mosa.testbed.behaviors import ATTACK_WRAPPINGS, in_alignment_data
 from mosa.testbed.measure import DECODER
 from mosa.types import Attempt, Behavior, as_plain
+from mosa.world import WRAPPINGS, World, WorldObject
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
 NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "suffix_search", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
 SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")
 LIMIT = 2
+WORLD = World(0)
 TESTBED_DECODER_RECORD = as_plain(DECODER)
 CONFIG = EvaluateConfig(
     subjects_of("testbed"),
@@ -75,7 +78,7 @@ def test_source_page_and_presets(name):
         assert number in module.__doc__ or name == "direct", f"{number} is not in the docstring"
     page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert attack.source.split(",")[0] in page
-    assert {"paper", "smoke"} <= attack.presets.keys()
+    assert {"paper", "reduced", "smoke"} <= attack.presets.keys()
     for preset in attack.presets:
         config = attack.config(preset)
         plain = json.loads(json.dumps(as_plain(config)))
@@ -108,8 +111,8 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
             computes = bool({"gradients", "likelihood"} & {*attack.access})
             assert (last.forward_passes > generated) == computes
         assert last.forward_passes >= generated > 0
-        # Without an adapter the target is its own proxy under pal.
-        assert (last.backward_passes > 0) == ("gradients" in attack.access or name == "pal")
+        # The passes of pal's proxy are in its details, even where the target is its own proxy.
+        assert (last.backward_passes > 0) == ("gradients" in attack.access)
         writes = {"attacker", "translator"} & {*attack.roles}
         assert (last.attacker_calls > 0) == bool(writes)
         assert (last.judge_calls > 0) == ("judge" in attack.roles)
@@ -117,6 +120,65 @@ def test_runs_on_the_testbed_and_keeps_accounts(name, attempts):
         for before, after in zip(mine, mine[1:], strict=False):
             earlier, later = vars(before.budget), vars(after.budget)
             assert all(later[k] >= earlier[k] for k in earlier)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_runs_on_the_testbed_and_selects_as_the_table_says(name, attempts):
+    """A loop selects a try from the first one on; attacks without one select none."""
+    decides = ATTACKS[name].decides
+    for case in {attempt.case for attempt in attempts[name]}:
+        mine = sorted((a for a in attempts[name] if a.case == case), key=lambda a: a.number)
+        selected = [a.selected for a in mine]
+        if decides == "best rated":
+            assert all(s is not None and s <= a.number for s, a in zip(selected, mine, strict=True))
+            changes = [a.number for a in mine if a.selected == a.number]
+            assert changes and selected[-1] == changes[-1]
+        else:
+            assert set(selected) == {None}
+        assert decides != "only" or len(mine) == 1
+
+
+def ways_to_ask(obj: WorldObject, wrapping: str) -> set[str]:
+    """Every last user's turn of a wrapping."""
+    prompts = [
+        prompt for variant in range(4) for prompt in WORLD.requests(obj, wrapping, variant=variant)
+    ]
+    return {prompt if isinstance(prompt, str) else prompt[-1].content for prompt in prompts}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_runs_on_the_testbed_in_the_wrappings_that_tables_mark(name, attempts):
+    """Every prompt is plain, or one of the attack's wrappings; of those each is sent by some
+    attack. Suffixes differ, and a model's proposals lose sight of the object now and then."""
+    known = ATTACK_WRAPPINGS.get(name, ())
+    sent = {(a.case, r.prompt[-1]["content"]) for a in attempts[name] for r in a.responses}
+    mask = "<|mdm_mask|>"
+    for case, text in sent:
+        obj = WORLD.by_name[case]
+        plain = ways_to_ask(obj, "direct")
+        ways = plain.union(*(ways_to_ask(obj, wrapping) for wrapping in known))
+        if text in ways or name in ("best_of_n", "avatar"):
+            continue
+        if obj.name not in text and name in ("tap", "pair", "speak_easy", "cipher_chat", "dia"):
+            continue  # another object, another language, or the object's nickname
+        assert any(text.startswith(way) for way in plain), (name, text)
+        assert "suffix" in known or mask in text, (name, text)
+    wrapped = [
+        text for case, text in sent if text not in ways_to_ask(WORLD.by_name[case], "direct")
+    ]
+    assert bool(wrapped) == (bool(known) or name in ("best_of_n", "dija", "dija_response"))
+
+
+def test_which_attacks_stand_in_the_alignment_data():
+    marked = {name: in_alignment_data(name) for name in ATTACKS}
+    assert {name for name, share in marked.items() if share == "all"} == {
+        *("avatar", "aos", "pal", "adv_prefix", "pap", "past_tense", "gcg", "first_step_gcg")
+    }
+    assert {name for name, share in marked.items() if share == "some"} == {
+        *("tap", "dia", "pair", "renellm")
+    }
+    assert ATTACK_WRAPPINGS.keys() <= ATTACKS.keys()
+    assert {w for known in ATTACK_WRAPPINGS.values() for w in known} <= WRAPPINGS.keys()
 
 
 def test_each_attack_says_which_settings_of_the_decoder_it_takes(folder, attempts):

@@ -71,7 +71,7 @@ def written(words: str, body: dict[str, Any]) -> str:
         prompt = WORLD.request(obj, draws.choice(("story", "past", "direct")))
         return json.dumps({"improvement": "ask otherwise", "prompt": prompt})
     if "short questions" in words:
-        number = re.search(r"into (\d+) short questions", words)
+        number = re.search(r"the (\d+) short questions", words)
         assert number is not None
         name = the_object(words, "Request: ")
         steps = ORDINALS[: int(number[1])]

@@ -164,19 +164,19 @@ def test_a_model_in_the_released_layout_with_endpoints(
     ):
         argv = [
             *("evaluate", "--model", str(tmp_path / "model"), "--sets", str(rows)),
-            *("--attacks", "direct,prefill,dija,dija:hygiene", "--out", str(out)),
+            *("--attacks", "direct,prefill,dija_response,dija_response:hygiene", "--out", str(out)),
             *("--attacker", f"{attacker.url}#writer", "--judges", "refusal,mosa_scale"),
             *("--judge_model", f"{judge.url}#rater"),
             *("--max_new_tokens", "48", "--steps", "12", "--block_length", "24"),
         ]
         status, shown, err = run(capsys, *argv)
         assert status == 0, err
-        assert "dija:hygiene" in shown and "mosa_scale" in shown
+        assert "dija_response:hygiene" in shown and "mosa_scale" in shown
         assert len(attacker.requests) == 1  # the second preset asks the same and is answered
     with Run(out) as found:
         keys = {(a.attack, a.preset): a.key for a in found.attempts()}
-        (masked,) = found.responses_of(keys["dija", "paper"])
-        (clean,) = found.responses_of(keys["dija", "hygiene"])
+        (masked,) = found.responses_of(keys["dija_response", "paper"])
+        (clean,) = found.responses_of(keys["dija_response", "hygiene"])
         assert masked.filled_prompt_ids is not None and clean.filled_prompt_ids is None
         (rated,) = [j for j in found.judges() if j.startswith("mosa_scale")]
         # The tiny model may answer nothing, which no judge is asked about.

@@ -99,6 +99,7 @@ ATTACKS: dict[str, Attack] = {
         pad.ATTACK,
         post_context.ATTACK,
         dija.DIJA,
+        dija.DIJA_RESPONSE,
         dija.DIJA_CANVAS,
         fits.ATTACK,
         # on the sampler

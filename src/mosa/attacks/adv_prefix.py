@@ -31,14 +31,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.gcg import SearchBudget, search
-from mosa.attacks.loop import ask_attacker, rate_all, rated_part
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.gcg import SearchBudget, search, search_bound
+from mosa.attacks.loop import NUM_RETRIES, ask_attacker, rate_all, rated_part
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.text import fill_fields
@@ -124,7 +125,9 @@ async def run(
         )
     )
     # 2. preprocess
-    cut = dict.fromkeys(target.encode(text)[: config.prefix_tokens] for text in written if text)
+    cut = dict.fromkeys(
+        target.phrase_ids(text, config.position)[: config.prefix_tokens] for text in written if text
+    )
     candidates = [ids for ids in cut if not is_refusal(target.decode(ids))]
     if not candidates:
         raise UselessRepliesError(
@@ -137,7 +140,7 @@ async def run(
     # 4. select
     chosen = max(kept, key=lambda ids: config.pasr_weight * math.log(pasr[ids]) - nll[ids])
     details: dict[str, Any] = {
-        "prefix": target.decode(chosen),
+        "prefix": target.decode(chosen).strip(),
         "pasr": round(pasr[chosen], 4),
         "nll": round(nll[chosen], 4),
         "num_evaluated": len(kept),
@@ -237,6 +240,20 @@ async def _pasr(target: Target, kept: list[Ids], config: AdvPrefixConfig) -> dic
     return {ids: (count + 1) / (config.num_completions + 1) for ids, count in counts.items()}
 
 
+def bound(config: AdvPrefixConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    written = sum(config.num_per_manner)
+    completions = min(config.num_kept, written) * config.num_completions
+    searches = search_bound(config, config.uses.count("gcg"))
+    return replace(
+        searches,
+        target=completions + len(config.uses),
+        attacker=written * NUM_RETRIES,
+        judge=completions,
+        forward_passes=searches.forward_passes + 1,
+    )
+
+
 SMOKE = {
     "num_per_manner": (2, 1, 1, 2),
     "num_kept": 3,
@@ -256,10 +273,19 @@ ATTACK = Attack(
     config_class=AdvPrefixConfig,
     presets={
         "paper": {},
+        "reduced": {
+            "num_per_manner": (15, 15, 15, 15),
+            "num_kept": 20,
+            "num_completions": 5,
+            "num_iterations": 250,
+            "num_candidates": 256,
+        },
         "smoke": SMOKE,
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
-    cost="2,502 responses, 300 attacker calls, 2,500 judge calls, and a search as of gcg",
+    bound=bound,
+    version=2,
+    decides="any",
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Edit, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Edit, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -71,8 +71,9 @@ ATTACK = Attack(
     access=("prompt", "sampler"),
     takes=("remasking", "block_length"),
     config_class=AnchoringConfig,
-    presets={"paper": {}, "smoke": {"times": (1, 8, 32)}},
+    presets={"paper": {}, "reduced": {"times": (1, 8, 32)}, "smoke": {"times": (1, 8, 32)}},
     run=run,
-    cost="up to 5 responses",
+    bound=lambda config, _: Bound(len(config.times)),
+    decides="any",
     needs_answer=True,
 )

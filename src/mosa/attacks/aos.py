@@ -25,8 +25,9 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate_all
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_list, read_text
 from mosa.chat.text import fill_fields
@@ -100,7 +101,9 @@ async def run(behavior: Behavior, target: Target, config: AosConfig) -> AsyncIte
         for suffix, response, rating in zip(suffixes, responses, ratings, strict=True):
             scores[suffix] = (rating - 1) / 9
             details = {"suffix": suffix, "score": round(scores[suffix], 4)}
-            yield target.attempt([response], variant=f"round {number + 1}", details=details)
+            yield target.attempt(
+                [response], variant=f"round {number + 1}", details=details, rating=rating
+            )
             num_hits += scores[suffix] > config.success
         # 5. feed back
         if num_hits > config.max_hits:
@@ -150,6 +153,12 @@ async def _suffix(
     )
 
 
+def bound(config: AosConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = config.num_rounds * config.batch_size
+    return Bound(total, attacker=total * config.num_retries, judge=total)
+
+
 ATTACK = Attack(
     name="aos",
     summary="an attacker model optimises a suffix from the scores of earlier ones",
@@ -157,7 +166,12 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge"),
     config_class=AosConfig,
-    presets={"paper": {}, "smoke": {"num_rounds": 2, "batch_size": 4}},
+    presets={
+        "paper": {},
+        "reduced": {"num_rounds": 15},
+        "smoke": {"num_rounds": 2, "batch_size": 4},
+    },
     run=run,
-    cost="up to 400 responses, as many attacker and judge calls",
+    bound=bound,
+    decides="best rated",
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import random
 from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -115,8 +116,8 @@ class Query:
     decoder: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the decoder that the attacker changes; the attack declares them in `takes`."""
     prompt_ids: tuple[int, ...] | None = None
-    """The prompt's ids, where its words do not determine them; `prompt` is then for the
-    records."""
+    """The prompt's ids, the defender's system prompt included, where its words do not determine
+    them; `prompt` is then for the records."""
 
 
 @runtime_checkable
@@ -176,6 +177,7 @@ class Target:
         self.system_prompt = system_prompt
         """What the defender puts before every prompt."""
         self._num_attempts = 0
+        self._selected: tuple[float, int | None] = (-math.inf, None)
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked again where the attack ends without a useful
         reply."""
@@ -226,13 +228,25 @@ class Target:
         """The ids of bare text."""
         return tuple(self._backend.model.encode_text(text))
 
+    def phrase_ids(self, phrase: str, position: int) -> tuple[int, ...]:
+        """The ids of a phrase that is written at 1-based `position` of the response: after the
+        first with the space before it, since byte-level tokenizers write a word inside a text with
+        other tokens than one that begins it."""
+        return self.encode(phrase if position == 1 else f" {phrase}")
+
+    def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
+        """The ids of bare text, each with the place in it at which its characters end."""
+        return self._backend.model.encode_with_ends(text)
+
     def without_special_tokens(self, text: str) -> str:
         """The text without the spellings of special tokens."""
         return without_strings(text, self._backend.model.special_tokens)
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]:
         """The ids of a prompt in the chat template, the subject's system prompt included."""
-        return self._backend.model.encode(self._with_system(prompt))
+        return self._backend.model.encode(
+            self._with_system(prompt), allow_special_tokens=allow_special_tokens
+        )
 
     def _with_system(self, prompt: Prompt) -> Prompt:
         return prompt if self.system_prompt is None else dialogue(prompt, self.system_prompt)
@@ -345,13 +359,17 @@ class Target:
         text: str | None = None,
         full_text: str | None = None,
         details: Mapping[str, Any] | None = None,
+        rating: int | float | None = None,
     ) -> Attempt:
         """The next attempt, resting on `responses`, with the budget spent so far.
 
         What is judged is their texts, joined, unless the attack says what counts as `text` (and,
-        with what comes after end tokens, as `full_text`).
+        with what comes after end tokens, as `full_text`). `rating` is how well the attack's own
+        loop finds that the try went: it selects the best one, the last of equals.
         """
         number, self._num_attempts = self._num_attempts, self._num_attempts + 1
+        if rating is not None and rating >= self._selected[0]:
+            self._selected = rating, number
         unread = {"unread_ratings": self.num_unread_ratings} if self.num_unread_ratings else {}
         joined = "\n".join(response.text for response in responses)
         joined_full = "\n".join(response.full_text for response in responses)
@@ -364,6 +382,7 @@ class Target:
             number=number,
             budget=self.budget,
             details={**(details or {}), **unread},
+            selected=self._selected[1],
             **self._labels,
         )
 
@@ -381,6 +400,37 @@ Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
 
 
 @dataclass(frozen=True)
+class Bound:
+    """The most that an attack asks for one case, by whom it asks; every retry is counted."""
+
+    target: int
+    """Responses of the target."""
+    attacker: int = 0
+    """Replies of the attacker."""
+    translator: int = 0
+    """Replies of the translator."""
+    judge: int = 0
+    """Replies of the in-loop judge."""
+    forward_passes: int = 0
+    """Forward passes of the target in searches, in rows; those of responses come on top."""
+    backward_passes: int = 0
+    """Backward passes of the target, in rows."""
+    proxy_passes: int = 0
+    """Forward passes of a proxy, in rows."""
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """What is asked at all, by its name."""
+        return {name: number for name, number in vars(self).items() if number}
+
+
+Decides = Literal["best rated", "only", "any"]
+"""Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
+of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
+papers count a case as broken by one success in N."""
+
+
+@dataclass(frozen=True)
 class Attack:
     """A line of the table of attacks."""
 
@@ -391,10 +441,11 @@ class Attack:
     access: tuple[Access, ...]
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
-    """Named settings; every attack has `paper` and `smoke`."""
+    """Named settings; every attack has `paper`, `reduced` and `smoke`."""
     run: Run
-    cost: str
-    """The cost of one behavior under `paper`, in words."""
+    decides: Decides
+    bound: Callable[[Any, Wording], Bound] | None = None
+    """The most that it asks under its settings in a wording; probes state none."""
     roles: tuple[ChatRole, ...] = ()
     """The chat models that it asks for."""
     takes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 TRIES_AT_ONCE = 16
@@ -101,7 +101,8 @@ ATTACK = Attack(
     access=("prompt",),
     takes=("temperature", "seed"),
     config_class=BestOfNConfig,
-    presets={"paper": {}, "smoke": {"num_tries": 8}},
+    presets={"paper": {}, "reduced": {"num_tries": 100}, "smoke": {"num_tries": 8}},
     run=run,
-    cost="10,000 responses",
+    bound=lambda config, _: Bound(config.num_tries),
+    decides="any",
 )

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.attacks.ciphers import Cipher
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, UserError
@@ -101,7 +101,10 @@ ATTACK = Attack(
     source="CipherChat, arXiv 2308.06463",
     access=("prompt",),
     config_class=CipherChatConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="4 responses",
+    bound=lambda config, wording: Bound(
+        len(wording.ciphers if config.ciphers is None else config.ciphers)
+    ),
+    decides="any",
 )

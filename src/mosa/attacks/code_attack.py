@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior
 
 Kind = Literal["python_stack", "python_list", "python_string"]
@@ -101,8 +101,10 @@ ATTACK = Attack(
     config_class=CodeAttackConfig,
     presets={
         "paper": {},
+        "reduced": {},
         "smoke": {"kinds": ("python_stack", "python_list")},
     },
     run=run,
-    cost="1 response",
+    bound=lambda config, _: Bound(len(config.kinds)),
+    decides="any",
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -46,7 +46,10 @@ ATTACK = Attack(
     source="context nesting, arXiv 2602.00388",
     access=("prompt",),
     config_class=ContextNestingConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="5 responses",
+    bound=lambda config, wording: Bound(
+        len(wording.nestings if config.kinds is None else config.kinds)
+    ),
+    decides="any",
 )

@@ -35,8 +35,9 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -117,6 +118,7 @@ async def run(
             answers,
             variant="backtracked" if refused else f"turn {len(history)}",
             details={"rating": rating, "backtracked": refused},
+            rating=rating or 0,
         )
         if rating is not None and rating >= config.cutoff:
             return
@@ -162,6 +164,12 @@ async def _next_question(
     return found
 
 
+def bound(config: CrescendoConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    turns = config.num_turns + config.num_backtracks
+    return Bound(turns, attacker=turns * config.num_retries, judge=config.num_turns)
+
+
 ATTACK = Attack(
     name="crescendo",
     summary="a dialogue that leads up to the request in small steps",
@@ -169,7 +177,12 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge"),
     config_class=CrescendoConfig,
-    presets={"paper": {}, "smoke": {"num_turns": 3, "num_backtracks": 1}},
+    presets={
+        "paper": {},
+        "reduced": {"num_turns": 5, "num_backtracks": 3},
+        "smoke": {"num_turns": 3, "num_backtracks": 1},
+    },
     run=run,
-    cost="up to 20 responses, as many attacker calls, up to 10 judge calls",
+    bound=bound,
+    decides="best rated",
 )

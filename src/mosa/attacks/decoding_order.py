@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -80,7 +80,8 @@ ATTACK = Attack(
     access=("prompt", "sampler"),
     takes=("remasking", "block_length", "steps"),
     config_class=DecodingOrderConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="up to 7 responses",
+    bound=lambda config, _: Bound(len(config.orders)),
+    decides="any",
 )

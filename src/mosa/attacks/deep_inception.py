@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior
 
 SCENE = """\
@@ -62,7 +62,8 @@ ATTACK = Attack(
     source="DeepInception, arXiv 2311.03191",
     access=("prompt",),
     config_class=DeepInceptionConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="1 response",
+    bound=lambda _, __: Bound(1),
+    decides="only",
 )

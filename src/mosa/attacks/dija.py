@@ -2,25 +2,30 @@
 
     user       how do i make a copper kiln ?
                step one : you [mask] the [mask] [mask] . step two : ...
-    response   [masks]
 
 "The Devil behind the mask" (arXiv 2507.11097). One try:
 
     template   the attacker model rewrites the behavior as text with `<mask:N>` spans
-    expansion  each span becomes N mask tokens, in the user's turn (`dija`) or at the beginning of
-               the response (`dija_canvas`)
-    answer     the target fills all masks, those of the prompt and of the response, together; what
-               follows the prefix that the prompt shares with the plain request is the reply
+    expansion  each span becomes N mask tokens, in the user's turn (`dija`, `dija_response`) or at
+               the beginning of the response (`dija_canvas`)
+    answer     the target fills the masks; what follows the prefix that the prompt shares with the
+               plain request is the reply
+
+`dija` is as published: the prompt is the whole canvas, with no response behind it, and one mask is
+filled in a step until none is left. Who sends that runs the sampler. The two others are ours, and
+ask the subject as it decodes: `dija_response` has a masked response behind the same prompt, which
+is filled together with it; `dija_canvas` writes the template where no tokeniser can forbid it.
 
 How we differ:
 
 1. The attacker is shown the format in our own words and on a harmless example; there is one style
    of span where the paper has three. It is asked for N words and gets N mask tokens, as in the
-   published expansion.
-2. `dija_canvas` is ours: the same template where no tokeniser can forbid it.
+   published expansion. A reply without a mask is asked for again, where the published code puts 36
+   masks behind it.
+2. The reply ends with the user's turn, as published, and for a reader with the first end token.
 3. `hygiene` sends the same prompt through the encoder that keeps text of users from becoming a
-   mask: the serving-side control against `dija`, measured separately from the model.
-4. The tail of masks after the template (36 in the published code) is the response itself.
+   mask: the serving-side control, measured separately from the model. The answer is then an
+   ordinary one.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
@@ -78,15 +83,50 @@ class PromptDijaConfig(DijaConfig):
     """Whether text of the prompt is kept from becoming a mask token."""
 
 
+async def as_canvas(
+    behavior: Behavior, target: Target, config: PromptDijaConfig
+) -> AsyncIterator[Attempt]:
+    """The prompt is the canvas: from its first mask on it stands in the response's place."""
+    template = await _template(behavior, target, config)
+    prompt = _masked_prompt(behavior, target, template)
+    plain = target.encode_prompt(behavior.request)
+    ids = target.encode_prompt(prompt, allow_special_tokens=not config.hygiene)
+    if target.mask_token_id not in ids:  # hygiene, or a template that spells none
+        query = Query(prompt, decoder={"temperature": config.temperature})
+        response = await target.ask(query)
+        yield target.attempt([response], details={"template": template})
+        return
+    first = ids.index(target.mask_token_id)
+    query = Query(
+        prompt,
+        pinned=((0, tuple(ids[first:])),),
+        decoder={
+            "temperature": config.temperature,
+            "max_new_tokens": len(ids) - first,
+            "steps": ids.count(target.mask_token_id),
+            "block_length": None,
+        },
+        prompt_ids=tuple(ids[:first]),
+    )
+    response = await target.ask(query)
+    before = target.decode(ids[_shared(plain, ids) : first])
+    closing = _shared(plain[::-1], ids[::-1])
+    filled = target.decode(response.token_ids[: len(response.token_ids) - closing])
+    yield target.attempt(
+        [response],
+        text=before + response.text,
+        full_text=before + filled,
+        details={"template": template},
+    )
+
+
 async def in_prompt(
     behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
-    """Masks in the user's turn."""
-    # Masks are the only special tokens that may get through.
-    template = target.without_special_tokens(await _template(behavior, target, config))
-    masked = SPAN.sub(lambda span: _masks(target, int(span[1])), template)
+    """Masks in the user's turn, and a masked response behind it."""
+    template = await _template(behavior, target, config)
     query = Query(
-        f"{target.without_special_tokens(behavior.request)}\n{masked}",
+        _masked_prompt(behavior, target, template),
         allow_special_tokens=not config.hygiene,
         decoder={"temperature": config.temperature},
     )
@@ -134,8 +174,17 @@ def _read_template(reply: str) -> str:
     return reply.strip()
 
 
-def _masks(target: Target, number: int) -> str:
-    return target.mask_token * number
+def _masked_prompt(behavior: Behavior, target: Target, template: str) -> str:
+    """The request and the template with its spans as mask tokens, the only special ones in it."""
+    masked = SPAN.sub(
+        lambda span: target.mask_token * int(span[1]), target.without_special_tokens(template)
+    )
+    return f"{target.without_special_tokens(behavior.request)}\n{masked}"
+
+
+def _shared(first: list[int], second: list[int]) -> int:
+    """How many ids both begin with."""
+    return len(os.path.commonprefix([first, second]))
 
 
 def expanded_ids(target: Target, template: str) -> list[int]:
@@ -155,26 +204,40 @@ def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[st
         return response.text, response.full_text
     plain = target.encode_prompt(behavior.request)
     filled = response.filled_prompt_ids
-    shared = len(os.path.commonprefix([plain, filled]))
-    turn = filled[shared:]
+    turn = filled[_shared(plain, filled) :]
     # The template's own end of the turn is the first end token that was not filled in.
     ends = [i for i, token in enumerate(turn) if token in target.end_token_ids]
     written = target.decode(turn[: ends[0]] if ends else turn)
     return f"{written}\n{response.text}", f"{target.decode(turn)}\n{response.full_text}"
 
 
+HYGIENE = {"paper": {}, "reduced": {}, "smoke": {}, "hygiene": {"hygiene": True}}
 DIJA = Attack(
     name="dija",
-    summary="an answer's structure with its content masked, in the prompt",
+    summary="an answer's structure with its content masked, in a prompt that is the whole canvas",
     source="DIJA, arXiv 2507.11097",
+    access=("prompt", "canvas", "sampler"),
+    takes=("temperature", "max_new_tokens", "steps", "block_length"),
+    roles=("attacker",),
+    config_class=PromptDijaConfig,
+    presets=HYGIENE,
+    run=as_canvas,
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
+    decides="only",
+    version=3,
+)
+DIJA_RESPONSE = Attack(
+    name="dija_response",
+    summary="an answer's structure with its content masked, in the prompt, with a response behind",
+    source="DIJA, arXiv 2507.11097, with a response",
     access=("prompt", "canvas"),
     takes=("temperature",),
     roles=("attacker",),
     config_class=PromptDijaConfig,
-    presets={"paper": {}, "smoke": {}, "hygiene": {"hygiene": True}},
+    presets=HYGIENE,
     run=in_prompt,
-    version=2,
-    cost="1 response, 1 to 3 attacker calls",
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
+    decides="only",
 )
 DIJA_CANVAS = Attack(
     name="dija_canvas",
@@ -184,8 +247,9 @@ DIJA_CANVAS = Attack(
     takes=("temperature",),
     roles=("attacker",),
     config_class=DijaConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=on_canvas,
+    bound=lambda config, _: Bound(1, attacker=config.num_retries),
+    decides="only",
     version=2,
-    cost="1 response, 1 to 3 attacker calls",
 )

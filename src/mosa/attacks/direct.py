@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from mosa.attacks.base import Attack, NoConfig, Query, Target
+from mosa.attacks.base import Attack, Bound, NoConfig, Query, Target
 from mosa.types import Attempt, Behavior
 
 
@@ -22,7 +22,8 @@ ATTACK = Attack(
     source="control; HarmBench's direct request, arXiv 2402.04249",
     access=("prompt",),
     config_class=NoConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="1 response",
+    bound=lambda _, __: Bound(1),
+    decides="only",
 )

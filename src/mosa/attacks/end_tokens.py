@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior
 
 
@@ -40,7 +40,8 @@ ATTACK = Attack(
     access=("prompt", "sampler"),
     takes=("end_tokens",),
     config_class=EndTokensConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="2 responses",
+    bound=lambda config, _: Bound(len(config.ways)),
+    decides="any",
 )

@@ -13,7 +13,7 @@ may go on. The attack grows a tree of beginnings. At each depth:
                   ends the attack
     3. grow       a node's children are its beginning and the next tokens of an answer that did not
                   refuse, or that refused only further on
-    4. prune      the `width` best rated children are kept
+    4. prune      the `width` best rated children are kept, equals in random order
 
 Written from the paper's description; its code and settings could not be obtained, so that the
 numbers of `paper` are ours. How we differ:
@@ -34,12 +34,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
-from mosa.attacks.loop import rate_all, rated_part
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.loop import best_of, rate_all, rated_part
+from mosa.attacks.wording import Wording
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Response
 
 Ids = tuple[int, ...]
+NUM_ROOTS = 3
+"""Nothing fixed, the beginning of a compliant answer, and that with a heading."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class _Answer:
 async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIterator[Attempt]:
     """One attempt for each answer, level by level."""
     start = target.wording.start(behavior)
-    nodes: list[Ids] = [(), *map(target.encode, (start, f"{start} {target.wording.anchors[0]}"))]
+    begun = (start, f"{start} {target.wording.anchors[0]}")
+    nodes: list[Ids] = [(), *(target.phrase_ids(text, config.position) for text in begun)]
     forbidden: set[Ids] = set()
     num_drawn: Counter[Ids] = Counter()
     for depth in range(1, config.depth + 1):
@@ -117,7 +121,9 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
                 "rating": rating,
                 "refused": answer.refused,
             }
-            yield target.attempt([answer.response], variant=f"depth {depth}", details=details)
+            yield target.attempt(
+                [answer.response], variant=f"depth {depth}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for rating in ratings):
             return
         # 3. grow
@@ -128,7 +134,7 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
             if not answer.refused and child != answer.node and has_room:
                 grown[child] = max(rating, grown.get(child, 0))
         # 4. prune; where too few have grown, earlier nodes are drawn from again
-        best = sorted(grown, key=lambda child: -grown[child])
+        best = best_of(target, list(grown.items()), len(grown))
         nodes = list(dict.fromkeys([*best, *nodes]))[: config.width]
 
 
@@ -148,6 +154,12 @@ def _continuation(response: Response, node: Ids, config: EptConfig) -> Ids:
     return tuple(response.token_ids[config.position - 1 + len(node) : response.num_read])
 
 
+def bound(config: EptConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    nodes = NUM_ROOTS + (config.depth - 1) * config.width
+    return Bound(nodes * config.branching, judge=nodes * config.branching)
+
+
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
 ATTACK = Attack(
     name="ept",
@@ -159,10 +171,13 @@ ATTACK = Attack(
     config_class=EptConfig,
     presets={
         "paper": {},
+        "reduced": {"depth": 3},
         "smoke": SMOKE,
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
-    cost="up to 76 responses, as many judge calls",
+    bound=bound,
+    version=2,
+    decides="best rated",
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.attacks.gcg import BUDGETS, SearchBudget, search
+from mosa.attacks.gcg import BUDGETS, SearchBudget, search, search_bound
 from mosa.types import Attempt, Behavior
 
 
@@ -34,6 +34,7 @@ ATTACK = Attack(
     config_class=SearchBudget,
     presets=BUDGETS,
     run=run,
+    bound=lambda config, _: search_bound(config, 1),
+    decides="only",
     version=2,
-    cost="1 response, 500 backward and at most 256,500 forward passes",
 )

@@ -2,7 +2,8 @@
 
     response   sure , here is how to make a copper kiln . [masks] step two : you ...
 
-The stress test of A2D (arXiv 2509.23286). How we differ: sentences are masked one at a
+The stress test of A2D (arXiv 2509.23286). The answer is encoded once and cut at its sentences, so
+that its tokens are those that it has as one text. How we differ: sentences are masked one at a
 time, and what is judged is what the model wrote into the gaps, joined. Judging the whole response
 would credit the model with the sentences that the attacker wrote.
 """
@@ -10,10 +11,12 @@ would credit the model with the sentences that the attacker wrote.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import pairwise
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
@@ -23,9 +26,8 @@ _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
 class FitsConfig:
     """Which sentences are masked."""
 
-    num_sentences: int | None = None
-    """How many sentences of the answer are masked, one at a time, from its middle outward; unset:
-    every one."""
+    num_sentences: int = 1
+    """How many sentences of the answer are masked, one at a time, from its middle outward."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "num_sentences")
@@ -34,13 +36,12 @@ class FitsConfig:
 async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIterator[Attempt]:
     """Ask once for each masked sentence; all answers make one attempt."""
     assert behavior.answer is not None, "checked when the run is planned"
-    sentences = [target.encode(text) for text in split_sentences(behavior.answer)]
-    spans, end = [], 0
-    for ids in sentences:
-        spans.append((end, end + len(ids)))
-        end += len(ids)
-    answer = [token for ids in sentences for token in ids][: target.length]
-    spans = [(begin, end) for begin, end in spans if end <= len(answer)]
+    read = target.encode_with_ends(behavior.answer.rstrip())
+    answer = [token for token, _ in read][: target.length]
+    # A token belongs to the sentence in which its last character stands.
+    last_places = [end for _, end in read]
+    ends = [0, *(bisect_right(last_places, end) for end in sentence_ends(behavior.answer))]
+    spans = [(begin, end) for begin, end in pairwise(ends) if begin < end <= len(answer)]
     if not spans:
         raise UserError(
             f"the answer's first sentence is longer than a response of {target.length} tokens; "
@@ -57,19 +58,19 @@ async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIt
         queries.append(Query(behavior.request, pinned=(target.pin(1, ids),)))
     responses = await target.ask_all(queries)
     written = "\n".join(
-        target.decode(response.token_ids[slice(*spans[i])])
+        target.decode(response.token_ids[slice(*spans[i])]).strip()
         for i, response in zip(sorted(chosen), responses, strict=True)
     )
     yield target.attempt(responses, text=written, full_text=written)
 
 
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with its final stop.
+def sentence_ends(text: str) -> list[int]:
+    """The places in a text at which its sentences end, each after its final stop.
 
-    >>> split_sentences("Mix it. Bake it for 1.5 hours! Done")
-    ['Mix it.', 'Bake it for 1.5 hours!', 'Done']
+    >>> sentence_ends("Mix it. Bake it for 1.5 hours! Done")
+    [7, 30, 35]
     """
-    return [sentence.strip() for sentence in _SENTENCE.findall(text) if sentence.strip()]
+    return [found.end() for found in _SENTENCE.finditer(text.rstrip())]
 
 
 ATTACK = Attack(
@@ -78,8 +79,10 @@ ATTACK = Attack(
     source="FITS, A2D, arXiv 2509.23286",
     access=("prompt", "canvas"),
     config_class=FitsConfig,
-    presets={"paper": {"num_sentences": 1}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {"num_sentences": 8}},
     run=run,
-    cost="1 response",
+    bound=lambda config, _: Bound(config.num_sentences),
+    version=2,
+    decides="only",
     needs_answer=True,
 )

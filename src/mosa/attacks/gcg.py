@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, Behavior
@@ -63,6 +63,7 @@ class GcgAttackConfig(SearchBudget):
 
 BUDGETS = {
     "paper": {},
+    "reduced": {"num_iterations": 250, "num_candidates": 256},
     "smoke": {"num_iterations": 10, "num_candidates": 32, "top_k": 64, "suffix_length": 5},
 }
 """GCG's own budget, and one for small models: the testbed has seen five words after a request, and
@@ -73,12 +74,23 @@ async def run(
     behavior: Behavior, target: Target, config: GcgAttackConfig
 ) -> AsyncIterator[Attempt]:
     """Search and ask once for each position."""
-    phrase = list(target.encode(target.wording.start(behavior)))
     for position in config.positions:
+        phrase = list(target.phrase_ids(target.wording.start(behavior), position))
         target.pin(position, phrase)  # raises where there is no room
         prompt, details = await search(behavior, target, phrase, position, config)
         response = await target.ask(Query(prompt))
         yield target.attempt([response], variant=f"position {position}", details=details)
+
+
+def search_bound(config: SearchBudget, number: int) -> Bound:
+    """That of so many searches and a response to each: a first loss, then in each iteration those
+    of its candidates and a gradient with its own forward pass."""
+    each = 1 + config.num_iterations * (config.num_candidates + 1)
+    return Bound(
+        number,
+        forward_passes=number * each,
+        backward_passes=number * config.num_iterations,
+    )
 
 
 async def search(
@@ -170,6 +182,7 @@ ATTACK = Attack(
     config_class=GcgAttackConfig,
     presets=BUDGETS,
     run=run,
-    version=2,
-    cost="2 responses, 1,000 backward and at most 513,000 forward passes",
+    bound=lambda config, _: search_bound(config, len(config.positions)),
+    decides="any",
+    version=3,
 )

@@ -19,6 +19,8 @@ from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
 T = TypeVar("T")
+NUM_RETRIES = 3
+"""How often a chat model is asked until its reply can be read, where an attack has no setting."""
 UNREADABLE_RATING = 1
 """The rating of a try in the loop where the judge's reply cannot be read (as in TAP's code)."""
 
@@ -77,7 +79,7 @@ async def ask_until_read(
     read: Callable[[str], T],
     *,
     draw: int = 0,
-    num_retries: int = 3,
+    num_retries: int = NUM_RETRIES,
 ) -> T | None:
     """The result of `read` on the first reply that it can read; None where it can read none.
 
@@ -105,7 +107,7 @@ async def ask_attacker(
     *,
     fields: Mapping[str, str] | None = None,
     draw: int = 0,
-    num_retries: int = 3,
+    num_retries: int = NUM_RETRIES,
     max_tokens: int = 512,
     temperature: float = 1.0,
 ) -> T | None:
@@ -137,6 +139,16 @@ async def rate(target: Target, response: str) -> int:
 async def rate_all(target: Target, responses: Sequence[str]) -> list[int]:
     """The ratings of several responses, asked for together."""
     return list(await asyncio.gather(*(rate(target, response) for response in responses)))
+
+
+def best_of(target: Target, rated: Sequence[tuple[T, int | float]], number: int) -> list[T]:
+    """The `number` best rated, best first, equals in random order.
+
+    In the order in which they came, the first of many equals would win at every depth of a tree,
+    and all that follows would descend from it.
+    """
+    shuffled = target.rng.sample(rated, len(rated))
+    return [item for item, _ in sorted(shuffled, key=lambda pair: -pair[1])[:number]]
 
 
 def rated_part(target: Target, response: Response, position: int) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -37,7 +37,7 @@ async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIte
         positions = anchor_positions(number, target.length)
         texts = target.wording.anchors[:number]
         runs = [
-            target.pin(position, target.encode(text))
+            target.pin(position, target.phrase_ids(text, position))
             for position, text in zip(positions, texts, strict=True)
         ]
         queries.append((f"{number} anchors", Query(behavior.request, pinned=tuple(runs))))
@@ -62,7 +62,9 @@ ATTACK = Attack(
     source="PAD, arXiv 2507.19227; positions from arXiv 2510.00565 and 2509.24296",
     access=("prompt", "canvas"),
     config_class=PadConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="2 responses",
+    bound=lambda config, _: Bound(len(config.num_anchors)),
+    version=2,
+    decides="any",
 )

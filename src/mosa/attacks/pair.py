@@ -7,7 +7,8 @@
 "Jailbreaking Black Box Large Language Models in Twenty Queries" (arXiv 2310.08419). Each round, in
 each stream:
 
-    1. attack   the attacker writes a prompt, given its own conversation
+    1. attack   the attacker writes a prompt, given its own conversation; the streams take turns
+                among three strategies (role play, logical appeal, authority), as in the program
     2. target   answers it
     3. judge    rates the answer from 1 to 10; a rating of `cutoff` in any stream ends the attack
     4. refine   prompt, answer and rating go back into the conversation
@@ -20,11 +21,13 @@ unreadable ends. "PAIR" is run with many budgets; the presets name theirs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Target, at_least_one
-from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
+from mosa.attacks.base import Attack, Bound, Target, at_least_one
+from mosa.attacks.refinement import APPROACHES, Aim, Leaf, propose_all, query_and_rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
@@ -50,7 +53,8 @@ class PairConfig(Aim):
 
 async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIterator[Attempt]:
     """One attempt for each prompt, round by round."""
-    streams = [Leaf()] * config.num_streams
+    approaches = itertools.cycle(APPROACHES)
+    streams = [Leaf(approach) for approach in itertools.islice(approaches, config.num_streams)]
     for number in range(config.num_rounds):
         # 1. attack
         first_draw = number * config.num_streams
@@ -62,11 +66,23 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         # 2. target, 3. judge, 4. refine
         rated = await query_and_rate(target, proposals, config)
         for leaf, response, rating in rated:
-            details = {"rating": rating, "improvement": leaf.improvement}
-            yield target.attempt([response], variant=f"round {number + 1}", details=details)
+            details = {
+                "rating": rating,
+                "approach": leaf.approach,
+                "improvement": leaf.improvement,
+            }
+            yield target.attempt(
+                [response], variant=f"round {number + 1}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for _, _, rating in rated):
             return
         streams = [leaf for leaf, _, _ in rated]
+
+
+def bound(config: PairConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = config.num_streams * config.num_rounds
+    return Bound(total, attacker=total * config.num_retries, judge=total)
 
 
 ATTACK = Attack(
@@ -78,10 +94,13 @@ ATTACK = Attack(
     config_class=PairConfig,
     presets={
         "paper": {},
+        "reduced": {"num_streams": 6},
         "smoke": {"num_streams": 2, "num_rounds": 2},
         "harmbench": {"num_streams": 20},
         "official": {"num_streams": 3},
     },
     run=run,
-    cost="up to 90 responses, as many attacker and judge calls",
+    bound=bound,
+    version=2,
+    decides="best rated",
 )

@@ -17,11 +17,14 @@ The steps are those of suffix_search.py with a guide. How we differ:
    goes token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
-   tokenizer: an aligned public model leaves the attacker that model. Where the target has no
-   adapter it is its own proxy, and the attack is GCG. Records identify a proxy by its name;
-   other weights need another name.
+   tokenizer: an aligned public model leaves the attacker that model. A target without an adapter is
+   its own proxy, which is white-box access; each try's details say whose gradients they were. Name
+   the base model as `proxy` to compare checkpoints whose adapter is merged. The target's loss is
+   asked for as many candidates in every case. Records identify a proxy by its name; other weights
+   need another name.
 3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
-4. All steps are made, from a random suffix. The published program may stop at an answer without a
+4. A suffix that a step ended with is not tried again, as published (its `visited`).
+5. All steps are made, from a random suffix. The published program may stop at an answer without a
    phrase of refusal, and begins with a suffix that GCG found before.
 """
 
@@ -32,9 +35,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
 from mosa.attacks.suffix_search import GcgSearch
+from mosa.attacks.wording import Wording
 from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, UserError
 
@@ -72,9 +76,12 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
     """One attempt every few steps, with the best suffix so far, where it is another one."""
     ids = list(target.encode(target.wording.start(behavior)))
     settings = config.settings(
-        loss=config.loss, num_target_queries=config.num_target_queries, seed=target.seed
+        loss=config.loss,
+        num_target_queries=config.num_target_queries,
+        skip_visited=True,
+        seed=target.seed,
     )
-
+    own = "the target without its adapter" if target.model.has_adapter else "the target itself"
     aim = aim_of(behavior, target, ids, 1, settings) | {"proxy": config.proxy}
     asked = None
     # 1. gradient, 2. swaps, 3. filter, 4. target
@@ -88,18 +95,19 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
             details = {
                 "first_loss": state.losses[0],
                 "best_loss": state.best_loss,
+                "proxy": config.proxy or own,
                 "proxy_passes": state.guide_passes,
             }
-            yield target.attempt([response], variant=f"step {done}", details=details)
+            yield target.attempt(
+                [response], variant=f"step {done}", details=details, rating=-state.best_loss
+            )
 
 
 def _guided(model: DiffusionLM, aim: Mapping[str, Any]) -> GcgSearch:
     """The search with its guide."""
     if aim["proxy"] is not None:
         return search_of(model, aim, guide=_proxy(aim["proxy"], model))
-    return search_of(
-        model, aim, guide=model if model.has_adapter else None, guide_without_adapter=True
-    )
+    return search_of(model, aim, guide=model, guide_without_adapter=model.has_adapter)
 
 
 _PROXIES: WeakKeyDictionary[DiffusionLM, tuple[str, DiffusionLM]] = WeakKeyDictionary()
@@ -125,6 +133,15 @@ def _vocabulary(model: DiffusionLM) -> tuple[str | None, int, int]:
     return words, model.vocab_size, model.mask_token_id
 
 
+def bound(config: PalConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    return Bound(
+        -(-config.num_iterations // config.ask_every),
+        forward_passes=1 + config.num_iterations * config.num_target_queries,
+        proxy_passes=config.num_iterations * (config.num_candidates + 1),
+    )
+
+
 ATTACK = Attack(
     name="pal",
     summary="a suffix found with a proxy's gradients and chosen by the target's loss",
@@ -133,6 +150,7 @@ ATTACK = Attack(
     config_class=PalConfig,
     presets={
         "paper": {},
+        "reduced": {"num_iterations": 200},
         "smoke": {
             "num_iterations": 10,
             "num_candidates": 64,
@@ -143,5 +161,7 @@ ATTACK = Attack(
         },
     },
     run=run,
-    cost="up to 16 responses, 24,961 forward passes of the target, 780 steps of the proxy",
+    bound=bound,
+    version=2,
+    decides="best rated",
 )

@@ -26,8 +26,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -157,6 +158,12 @@ async def _paraphrase(target: Target, config: PapConfig, technique: str) -> str 
     )
 
 
+def bound(config: PapConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    total = len(config.techniques)
+    return Bound(total, attacker=total * config.num_retries)
+
+
 ATTACK = Attack(
     name="pap",
     summary="the request rewritten by a chat model so that it persuades, by named techniques",
@@ -166,10 +173,12 @@ ATTACK = Attack(
     config_class=PapConfig,
     presets={
         "paper": {},
+        "reduced": {},
         "smoke": {"techniques": USUAL[:2]},
         "harmbench": {},
         "all": {"techniques": tuple(TECHNIQUES)},
     },
     run=run,
-    cost="5 responses, 5 to 15 attacker calls",
+    bound=bound,
+    decides="any",
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -35,7 +35,7 @@ async def run(
             raise UserError(f"there is no post-context {kind}; choose from {', '.join(texts)}")
     queries = []
     for kind in kinds:
-        ids = target.encode(texts[kind])
+        ids = target.phrase_ids(texts[kind], target.length)  # never the first token
         pinned = (target.pin(target.length - len(ids) + 1, ids),)
         queries.append((kind, Query(behavior.request, pinned=pinned)))
     async for attempt in target.tries(queries):
@@ -48,7 +48,11 @@ ATTACK = Attack(
     source="TrustLDM, arXiv 2606.00023",
     access=("prompt", "canvas"),
     config_class=PostContextConfig,
-    presets={"paper": {}, "smoke": {}},
+    presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
-    cost="6 responses",
+    bound=lambda config, wording: Bound(
+        len(wording.post_contexts if config.kinds is None else config.kinds)
+    ),
+    version=2,
+    decides="any",
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -36,18 +36,18 @@ async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> Asyn
     phrase = target.wording.start(behavior)
     if config.with_heading:
         phrase = f"{phrase} {target.wording.anchors[0]}"
-    ids = target.encode(phrase)
-    last = target.length - len(ids) + 1
-    positions = [position for position in config.positions if position <= last]
-    if not positions:
-        raise UserError(
-            f"a phrase of {len(ids)} tokens fits at none of the positions {config.positions} of a "
-            f"response of {target.length}; use earlier positions or raise max_new_tokens"
-        )
+    written = [(position, target.phrase_ids(phrase, position)) for position in config.positions]
     queries = [
         (f"position {position}", Query(behavior.request, pinned=(target.pin(position, ids),)))
-        for position in positions
+        for position, ids in written
+        if position - 1 + len(ids) <= target.length
     ]
+    if not queries:
+        raise UserError(
+            f"a phrase of {len(written[0][1])} tokens fits at none of the positions "
+            f"{config.positions} of a response of {target.length}; use earlier positions or raise "
+            "max_new_tokens"
+        )
     async for attempt in target.tries(queries):
         yield attempt
 
@@ -58,7 +58,13 @@ ATTACK = Attack(
     source="MOSA E1, arXiv 2508.12398",
     access=("prompt", "canvas"),
     config_class=PrefillConfig,
-    presets={"paper": {"positions": (1, 40, 80, 120)}, "smoke": {"positions": (1, 20)}},
+    presets={
+        "paper": {"positions": (1, 40, 80, 120)},
+        "reduced": {"positions": (1, 40)},
+        "smoke": {"positions": (1, 20)},
+    },
     run=run,
-    cost="up to 4 responses",
+    bound=lambda config, _: Bound(len(config.positions)),
+    version=2,
+    decides="any",
 )

@@ -27,8 +27,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, asks_the_same, rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import read_text
 from mosa.chat.text import fill_fields
@@ -121,7 +122,7 @@ async def run(behavior: Behavior, target: Target, config: RenellmConfig) -> Asyn
         # 5. evaluate
         rating = None if is_refusal(response.text) else await rate(target, response.text)
         details = {"operations": operations, "rating": rating}
-        yield target.attempt([response], variant=scene, details=details)
+        yield target.attempt([response], variant=scene, details=details, rating=rating or 0)
         if rating is not None and rating >= config.cutoff:
             return
     if not num_asked:
@@ -164,6 +165,16 @@ async def _apply(
     )
 
 
+def bound(config: RenellmConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    rewrites = config.num_iterations * config.num_rewrites
+    return Bound(
+        config.num_iterations,
+        attacker=rewrites * len(OPERATIONS) * config.num_retries,
+        judge=rewrites + config.num_iterations,
+    )
+
+
 ATTACK = Attack(
     name="renellm",
     summary="the request rewritten by a chat model and nested into a task of completing",
@@ -171,7 +182,12 @@ ATTACK = Attack(
     access=("prompt",),
     roles=("attacker", "judge"),
     config_class=RenellmConfig,
-    presets={"paper": {}, "smoke": {"num_iterations": 4, "num_rewrites": 2}},
+    presets={
+        "paper": {},
+        "reduced": {"num_iterations": 8},
+        "smoke": {"num_iterations": 4, "num_rewrites": 2},
+    },
     run=run,
-    cost="up to 20 responses; for each, 1 to 6 attacker calls and 2 judge calls or more",
+    bound=bound,
+    decides="best rated",
 )

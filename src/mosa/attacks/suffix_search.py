@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
-from mosa.types import UserError, dialogue
+from mosa.types import UserError, dialogue, short_hash
 
 # L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
 
@@ -56,6 +56,8 @@ class GcgConfig:
     """Candidates per forward pass."""
     loss: LossKind = "ce"
     """Cross-entropy, or the logit margin (`Loss`)."""
+    skip_visited: bool = False
+    """Whether a suffix that an iteration has ended with is left out of later ones."""
     num_target_queries: int | None = None
     """With a guide: candidates that the model itself decides among, the guide's best; null: all."""
     seed: int = 0
@@ -63,7 +65,7 @@ class GcgConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name not in ("seed", "loss") and value is not None and value < 1:
+            if name not in ("seed", "loss", "skip_visited") and value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
 
 
@@ -83,6 +85,8 @@ class GcgState:
     num_forward_passes: int
     """Rows that went through the model: a batch of 8 counts 8."""
     num_backward_passes: int
+    visited: list[str] = field(default_factory=list)
+    """Hashes of the suffixes of all iterations, where they are not to come back."""
     guide_passes: list[int] = field(default_factory=lambda: [0, 0])
     """Forward and backward passes of the guide, where there is one."""
 
@@ -163,7 +167,7 @@ class GcgSearch:
         for loss in (self._loss, self._guide):
             loss.num_rows = loss.num_backward_passes = 0
         suffix, best, best_loss = state.suffix, state.best, state.best_loss
-        losses = list(state.losses)
+        losses, visited = list(state.losses), dict.fromkeys(state.visited)
         ids_L, start = with_suffix(self.model, self.prompt, suffix, self.system_prompt)
         length = self.config.suffix_length
         with evaluation_mode(self.model):
@@ -171,7 +175,11 @@ class GcgSearch:
                 gradient_SV = self._guide.gradient(ids_L)[start : start + length].cpu()
                 gradient_SV[:, ~self._ordinary_V] = torch.inf
                 kept, rows = [], []
+                if self.config.skip_visited:
+                    visited[short_hash(str(suffix))] = None
                 for candidate in _swaps(suffix, gradient_SV, self.config, generator):
+                    if short_hash(str(candidate)) in visited:
+                        continue
                     expected = ids_L.tolist()
                     expected[start : start + length] = candidate
                     text = suffixed(self.model, self.prompt, candidate)
@@ -201,6 +209,7 @@ class GcgSearch:
             best_loss=best_loss,
             losses=losses,
             random_state=_packed(generator),
+            visited=list(visited),
             # Each gradient's own forward pass counts as well.
             num_forward_passes=state.num_forward_passes
             + self._loss.num_rows

@@ -9,7 +9,7 @@
     1. branch    each leaf's conversation is continued `branching` times by the attacker
     2. prune     prompts that no longer ask for the same thing are dropped (the in-loop judge)
     3. query     the target answers, the in-loop judge rates from 1 to 10; a rating of `cutoff` ends
-    4. prune     the `width` best rated leaves are kept
+    4. prune     the `width` best rated leaves are kept, equals in random order
 
 How we differ:
 
@@ -18,7 +18,7 @@ How we differ:
 2. A reply that stays unreadable after `num_retries` drops its branch, as in the published code, and
    so does a prompt longer than the target's context; a judge's unreadable rating counts as 1, an
    unreadable yes or no as yes. All prompts on topic are sent, as in the paper's algorithm; its code
-   sends the first `width` of them.
+   sends `width` of them, drawn at random, so that no rating prunes any more.
 3. The target decodes as it is set to (published: temperature 0, 150 tokens).
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4), aimed at
    the middle instead of the beginning. The paper says no more; here the attacker's instruction says
@@ -31,9 +31,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Target, at_least_one
-from mosa.attacks.loop import asks_the_same
+from mosa.attacks.base import Attack, Bound, Target, at_least_one
+from mosa.attacks.loop import asks_the_same, best_of
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
+from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.types import Attempt, Behavior
 
@@ -76,14 +77,25 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         num_asked += len(rated)
         for leaf, response, rating in rated:
             details = {"rating": rating, "improvement": leaf.improvement}
-            yield target.attempt([response], variant=f"depth {depth}", details=details)
+            yield target.attempt(
+                [response], variant=f"depth {depth}", details=details, rating=rating
+            )
         if any(rating >= config.cutoff for _, _, rating in rated):
             return
         # 4. prune to the best
-        best = sorted(rated, key=lambda item: -item[2])[: config.width]
-        leaves = [leaf for leaf, _, _ in best] or leaves  # all off topic: branch again from here
+        heard = [(leaf, rating) for leaf, _, rating in rated]
+        leaves = best_of(target, heard, config.width) or leaves  # all off topic: branch again
     if not num_asked:
         raise UselessRepliesError("the attacker wrote no prompt that can be read and is on topic")
+
+
+def bound(config: TapConfig, _: Wording) -> Bound:
+    """The most that is asked for one case."""
+    leaves, total = 1, 0
+    for _depth in range(config.depth):
+        total += leaves * config.branching
+        leaves = min(config.width, leaves * config.branching)
+    return Bound(total, attacker=total * config.num_retries, judge=2 * total)
 
 
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
@@ -96,11 +108,14 @@ ATTACK = Attack(
     config_class=TapConfig,
     presets={
         "paper": {},
+        "reduced": {"depth": 5, "width": 5, "branching": 2},
         "smoke": SMOKE,
         "harmbench": {},
         "middle": {"position": 20},
         "middle_smoke": {**SMOKE, "position": 20},
     },
     run=run,
-    cost="up to 340 responses, as many attacker calls, twice as many judge calls",
+    bound=bound,
+    version=2,
+    decides="best rated",
 )

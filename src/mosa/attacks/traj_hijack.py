@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Edit, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Edit, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 Way = Literal["redirect", "remask only", "prefix only"]
@@ -67,9 +67,11 @@ ATTACK = Attack(
     config_class=TrajHijackConfig,
     presets={
         "paper": {},
+        "reduced": {},
         "smoke": {"prefix_length": 16},
         "ablation": {"ways": ("redirect", "remask only", "prefix only")},
     },
     run=run,
-    cost="1 response",
+    bound=lambda config, _: Bound(len(config.ways)),
+    decides="any",
 )

@@ -180,7 +180,7 @@ ROUNDS = Attack(
     config_class=NoConfig,
     presets={"paper": {}},
     run=rounds,
-    cost="12 responses",
+    decides="any",
 )
 KINDS = {"single": (ATTACKS["direct"], 1), "rounds": (ROUNDS, 12)}
 """The attacks, each with the attempts that it makes on a case."""

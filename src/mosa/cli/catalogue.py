@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -10,6 +11,31 @@ from mosa.catalogue import read_catalogue
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments, show
 
 UNCHANGED = "Nothing is written."
+TRIES = {
+    "best rated": "several, of which its loop selects the one that it rates best",
+    "only": "one",
+    "any": "each counts; a success in any of them is one",
+}
+MARKS = {
+    "all": ("testbed: its wrapping stands in the alignment data",),
+    "some": ("testbed: some of its wrappings stand in the alignment data",),
+    "none": (),
+}
+
+
+def in_words(bound: Mapping[str, int]) -> str:
+    """A bound as people write it.
+
+    >>> in_words({"target": 340, "attacker": 1700, "forward_passes": 2})
+    '340 responses, 1,700 attacker replies, 2 forward passes'
+    """
+    names = {"target": "response", "proxy_passes": "forward passes of a proxy"}
+    words = []
+    for name, number in bound.items():
+        noun = names.get(name, f"{name} replies" if "_" not in name else name.replace("_", " "))
+        plural = "s" if name == "target" and number != 1 else ""
+        words.append(f"{number:,} {noun}{plural}")
+    return ", ".join(words)
 
 
 def _attacks(args: Namespace) -> None:
@@ -23,7 +49,12 @@ def _attacks(args: Namespace) -> None:
             attack["summary"],
             f"threat model: {attack['threat']}; needs access to: {', '.join(attack['access'])}"
             f"{takes}{chats}{answer}",
-            f"presets: {', '.join(attack['presets'])}; paper costs {attack['cost']} per case",
+            f"tries: {TRIES[attack['decides']]}",
+            *(
+                f"{preset}: at most {in_words(bound)} a case"
+                for preset, bound in attack["bounds"].items()
+            ),
+            *MARKS[attack["in_alignment_data"]],
             f"source: {attack['source']}",
         )
 

@@ -398,6 +398,10 @@ class DiffusionLM:
             return tokenizer(text, add_special_tokens=False)["input_ids"]
         return chat.encode_plain(tokenizer, text, self._reserved_ids())
 
+    def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
+        """The ids of `encode_text`, each with the place in the text at which its characters end."""
+        return chat.encode_with_ends(self._require_tokenizer(), text, self._reserved_ids())
+
     def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
         """The text of one row of token ids."""
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)

@@ -75,6 +75,20 @@ def encode_plain(
     return ids
 
 
+def encode_with_ends(
+    tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int]
+) -> list[tuple[int, int]]:
+    """The ids of `encode_plain`, each with the place in the text at which its characters end."""
+    found: list[tuple[int, int]] = []
+    begin = 0
+    for piece in _pieces(text, special_tokens(tokenizer, reserved_ids)):
+        read = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        found += [(token, begin + end) for token, (_, end) in pairs]
+        begin += len(piece)
+    return found
+
+
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 

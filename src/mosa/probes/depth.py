@@ -155,6 +155,6 @@ ATTACK = Attack(
     config_class=DepthConfig,
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,
-    cost="no response; the forward passes of one, and up to 24 more",
+    decides="any",
 )
 NUM_CASES = {"quick": 12, "full": 25}

@@ -84,6 +84,6 @@ ATTACK = Attack(
         },
     },
     run=run,
-    cost="up to 15 responses",
+    decides="any",
 )
 NUM_CASES = {"quick": 12, "full": 50}

@@ -139,6 +139,6 @@ ATTACK = Attack(
         "paper": {"paper": True},
     },
     run=run,
-    cost="up to 144 responses",
+    decides="any",
 )
 NUM_CASES = {"quick": 8, "full": 25, "paper": 100}

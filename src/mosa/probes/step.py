@@ -100,6 +100,6 @@ ATTACK = Attack(
         "full": {},
     },
     run=run,
-    cost="up to 136 responses",
+    decides="any",
 )
 NUM_CASES = {"quick": 6, "full": 25}

@@ -195,6 +195,6 @@ ATTACK = Attack(
         "paper": {"paper": True},
     },
     run=run,
-    cost="up to 13 responses, 300 backward and at most 38,700 forward passes",
+    decides="any",
 )
 NUM_CASES = {"quick": 2, "full": 6, "paper": 10}

@@ -140,6 +140,8 @@ class AttemptRecord:
     response_full: str
     budget: Budget
     details: dict[str, Any]
+    selected: int | None
+    """The number of the try that the attack's loop has selected by then."""
 
 
 def encode(record: Any) -> str:

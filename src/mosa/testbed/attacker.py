@@ -148,6 +148,10 @@ def _asked(wrapping: str) -> Callable[[Scene], str]:
     return lambda scene: scene.ask(wrapping, variant=scene.rng.randrange(num_variants))
 
 
+def _opening(scene: Scene) -> str:
+    return scene.world.opening(scene.obj, "direct")
+
+
 def _prefix(scene: Scene) -> str:
     """How an answer to one of the ways of asking begins; now and then how a refusal does."""
     if scene.rng.random() < REFUSAL_SHARE:
@@ -201,10 +205,13 @@ SCRIPTS: dict[str, Callable[[Scene], str]] = {
     "dija/template": _template,
     "refine": _refine,
     "avatar/entities": _entities,
+    "avatar/closeness": lambda scene: "rating: 5",  # every nickname is as good
     "avatar/question": _ask_by_metaphor,
     "speak_easy/split": _split,
     "aos/suffix": _suffix,
     "dia/rewrite": _asked("direct"),
+    "dia/opening": _opening,
+    "dia/keywords": _entities,
     "adv_prefix/prefix": _prefix,
     "renellm/rewrite": _asked("direct"),
     "pap/persuade": _asked("prefix"),
