@@ -34,7 +34,7 @@ def test_the_paper_preset_is_the_paper():
     config = load_config(MosaConfig, "mosa_llada_paper")
     assert (config.window_start, config.window_end) == (20, 60)
     assert (config.start_reduction, config.token_reduction) == ("max", "sum")
-    assert config.breaker == "eot_then_eos_run" and config.harmful_bound == "none"
+    assert config.breaker == "eos" and config.harmful_bound == "none"
     assert config.beta == 0.05 and config.benign_beta == 0.0
     assert (config.lora_r, config.lora_alpha) == (32, 64)
     assert (config.learning_rate, config.max_grad_norm) == (5e-5, 0.01)

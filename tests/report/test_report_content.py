@@ -9,7 +9,7 @@ from refusals import refuses
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, ReportTable
-from mosa.runs.records import NotApplicable, Task
+from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
 from mosa.stats.rates import Rate
@@ -158,6 +158,26 @@ def test_redaction_leaves_no_word_of_a_response_or_a_prompt(tmp_path):
     sample = hidden.samples[0]
     assert sample.responses[0].commit_step == (0, 1, 2, 3)
     assert sample.responses[0].tokens is None and sample.request is None
+
+
+def test_a_reward_outside_of_the_papers_band_is_told(tmp_path):
+    """The last fifth of ten points decides: 16 is in the band of 15 to 18, (80 + 96) / 2 is not."""
+    attacked(tmp_path, {name: {"tap": dict.fromkeys(NAMES, False)} for name in ("in", "out")})
+    with Run(tmp_path) as run:
+        for name, rewards in (("in", [-90.0] * 8 + [16.0] * 2), ("out", [16.0] * 8 + [80.0, 96.0])):
+            points = [TrainingPoint(10 * i, r, 0.25, 7.0) for i, r in enumerate(rewards, start=1)]
+            run.add_subject(subject(name, training=points))
+        run.checkpoint()
+    content = build([tmp_path])
+    assert tables(content)["reward"].rows == (
+        ("in", 100, "16.0", "inside", "0.25", "7.0"),
+        ("out", 100, "88.0", "outside", "0.25", "7.0"),
+    )
+    (section,) = [section for section in content.sections if section.name == "training"]
+    (told,) = section.paragraphs
+    assert told.startswith("out: the reward ends at 88.0 nats") and "15 to 18" in told
+    (figure,) = section.figures
+    assert figure.name == "training-reward" and set(figure.chart.series) == {"in", "out"}
 
 
 def test_moments_of_a_training_are_a_curve_and_no_subjects(tmp_path):

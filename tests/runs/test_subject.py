@@ -9,6 +9,7 @@ from refusals import refuses
 
 from mosa.attacks import ATTACKS
 from mosa.denoising import DecoderConfig
+from mosa.runs.records import TrainingPoint
 from mosa.runs.subject import (
     ALL_ACCESS,
     Subject,
@@ -16,6 +17,7 @@ from mosa.runs.subject import (
     default_decoder,
     subject_from,
     subjects_of,
+    training_of,
 )
 from mosa.testbed.measure import DECODER
 
@@ -70,6 +72,19 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
     bare = subject_from({"name": "m", "model": "no/such/model"})
     assert bare.decoder == default_decoder("no/such/model") == DecoderConfig()
     assert (bare.adapter, bare.grants) == (None, ALL_ACCESS)
+
+
+def test_a_training_is_read_from_the_adapters_log(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    assert training_of(None) == training_of(str(tmp_path)) == []
+    log.write_text(
+        '{"step": 10, "reward": -3.5, "kl": 2.0, "loss": 1.0}\n{"step": 20, "train_runtime": 9.0}\n'
+    )
+    assert training_of(str(tmp_path)) == [TrainingPoint(10, -3.5, None, 2.0)]
+    for damage in ('{"step": 10, "reward": NaN}', '{"step": 10', '{"step": "x", "reward": 1.0}'):
+        log.write_text(damage)
+        with refuses(log):
+            training_of(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,10 @@ def config_path(source: str | Path) -> Path:
     if path.suffix not in (".yaml", ".yml"):
         path = PRESET_FOLDER / f"{source}.yaml"
     if not path.is_file():
+        known = [name for name in presets() if "_ablate_" not in name]
         raise UserError(
-            f"There is no config {source}; give a .yaml file or one of {', '.join(presets())}."
+            f"There is no config {source}; give a .yaml file or one of {', '.join(known)}, or an "
+            f"ablation from {PRESET_FOLDER}."
         )
     return path
 

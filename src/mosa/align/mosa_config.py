@@ -34,7 +34,7 @@ class MosaConfig(AlignConfig):
     """Phrases to make unlikely: a packaged set or a .txt file, one per line."""
     phrase_sampling: Literal["one_pair", "full_set"] = "one_pair"
     """Draw one safe and one harmful phrase for each prompt, or average over all of them."""
-    breaker: Breaker = "eot_then_eos_run"
+    breaker: Breaker = "eos"
     """End tokens scored after a safe phrase, so that the answer is cut there."""
 
     # The score

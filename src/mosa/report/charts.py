@@ -312,6 +312,8 @@ def _lines(chart: LineChart, subjects: Collection[str]) -> Figure:
         else:  # bands of several lines would cover each other
             shift = (place - len(chart.series) / 2) * (max(xs) - min(xs)) / 150
             axes.vlines([x + shift for x in xs], lows, highs, color=colour, alpha=0.45, lw=1.2)
+    if chart.band is not None:
+        axes.axhspan(*chart.band, color="#888888", alpha=0.18, linewidth=0)
     if chart.y_range is not None:
         margin = 0.03 * (chart.y_range[1] - chart.y_range[0])
         axes.set_ylim(chart.y_range[0] - margin, chart.y_range[1] + margin)

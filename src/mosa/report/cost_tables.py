@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
+from statistics import fmean
 
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
 from mosa.results.figures import CONTROL, REFUSED, moment_of
-from mosa.stats.rates import Rate
+from mosa.results.findings import LineChart
+from mosa.stats.rates import Interval, Rate
 
 
 def trade_off(setup: ReportSetup) -> Section:
@@ -139,4 +142,80 @@ def training(setup: ReportSetup) -> Section:
                 "less useful.",
             )
         )
-    return Section("training", "Along the training", tables=(table,), figures=tuple(figures))
+    rewards, lines, left = _rewards(setup)
+    if lines.series:
+        figures.append(
+            ReportFigure(
+                "training-reward",
+                lines,
+                f"Each mark is a mean since the mark before; the grey band is where the reward of "
+                f"MOSA settles in its paper ({BAND[0]:g} to {BAND[1]:g} nats).",
+            )
+        )
+    return Section(
+        "training",
+        "Along the training",
+        paragraphs=tuple(left),
+        tables=(table, rewards),
+        figures=tuple(figures),
+    )
+
+
+BAND = (15.0, 18.0)
+"""Where the reward settles in the paper, in nats (arXiv 2508.12398, section 4)."""
+SHARE_AT_THE_END = 0.2
+"""The part of a training's log that says where it has settled."""
+
+
+def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
+    """The reward of each training beside the paper's, and a sentence for each outside of it."""
+    series: dict[str, list[tuple[float, Interval]]] = {}
+    rows: list[tuple[Cell, ...]] = []
+    left: list[str] = []
+    for name, label in setup.labels.items():
+        points = setup.evidence.subjects[name].training
+        if not points:
+            continue
+        end = points[-max(1, round(SHARE_AT_THE_END * len(points))) :]
+        reward = fmean(point.reward for point in end)
+        is_inside = BAND[0] <= reward <= BAND[1]
+        shares = [point.refusal_share for point in end if point.refusal_share is not None]
+        kls = [point.kl for point in end if point.kl is not None]
+        rows.append(
+            (
+                label,
+                points[-1].step,
+                f"{reward:.1f}",
+                "inside" if is_inside else "outside",
+                f"{fmean(shares):.2f}" if shares else None,
+                f"{fmean(kls):.1f}" if kls else None,
+            )
+        )
+        series[label] = [
+            (float(p.step), Interval(p.reward, 1, -math.inf, math.inf)) for p in points
+        ]
+        if not is_inside:
+            left.append(
+                f"{label}: the reward ends at {reward:.1f} nats, outside of the paper's "
+                f"{BAND[0]:g} to {BAND[1]:g}; its figures are not about the paper's regime."
+            )
+    table = ReportTable(
+        "reward",
+        "Reward of the training",
+        f"Means over the last {SHARE_AT_THE_END:.0%} of the log. The reward is the log-likelihood "
+        "of a refusal minus that of a harmful phrase, in nats; refusals first is the share of "
+        "fully masked prompts with a refusal in the window in the first step; the KL is from the "
+        "original, on harmful prompts, in nats.",
+        ("Subject", "Updates", "Reward", "Paper's band", "Refusals first", "KL"),
+        tuple(rows),
+    )
+    top = max((point.value for line in series.values() for _, point in line), default=BAND[1])
+    lines = LineChart(
+        "Reward of the training",
+        "update",
+        "reward, nats",
+        series,
+        y_range=(0.0, max(30.0, top)),
+        band=BAND,
+    )
+    return table, lines, left

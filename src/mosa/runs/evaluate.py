@@ -55,7 +55,7 @@ from mosa.runs.records import Outcome, SetRecord, SubjectRecord
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, check_names
+from mosa.runs.subject import Subject, check_names, training_of
 from mosa.testbed import find_world
 from mosa.types import CaseSet, UserError, as_plain
 from mosa.worker import Tally, run_coroutine
@@ -358,6 +358,7 @@ def _plan(
         offers=list(subject.offers),
         special_tokens=sorted(model.special_tokens),
         approximations=list(subject.full_decoder.approximations(model.attention)),
+        training=training_of(subject.adapter),
     )
     _check_subject(run, record)
     run.add_subject(record)

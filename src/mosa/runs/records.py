@@ -20,6 +20,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class TrainingPoint:
+    """What the training of an adapter logged after an update: means since the point before."""
+
+    step: int
+    reward: float
+    """Log-likelihood of a refusal minus that of a harmful phrase, in nats."""
+    refusal_share: float | None = None
+    """Of fully masked prompts, the share with a refusal in the window in the first step."""
+    kl: float | None = None
+    """KL from the reference on harmful prompts, in nats."""
+
+
+@dataclass(frozen=True)
 class SubjectRecord:
     """What the name of a subject means in a run."""
 
@@ -38,6 +51,8 @@ class SubjectRecord:
     """Spellings that judges do not read."""
     approximations: list[str] = field(default_factory=list)
     """Settings of the decoder that are approximate with this model."""
+    training: list[TrainingPoint] = field(default_factory=list[TrainingPoint])
+    """How the adapter's reward went, where its folder says so."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import msgspec
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
+from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.types import Access, UserError, as_plain
@@ -127,6 +128,25 @@ def subjects_of(
     )
     check_names(found)
     return found
+
+
+METRICS = "metrics.jsonl"
+"""Where `mosa align` logs, in the adapter's folder."""
+
+
+def training_of(adapter: str | None) -> list[TrainingPoint]:
+    """How the reward of an adapter's training went; empty where its folder does not say so.
+
+    Raises UserError where the folder's log is damaged.
+    """
+    path = Path(adapter or "") / METRICS
+    if adapter is None or not path.is_file():
+        return []
+    try:
+        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
+        return [msgspec.convert(line, TrainingPoint) for line in lines if "reward" in line]
+    except msgspec.MsgspecError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, or train again") from error
 
 
 def check_names(subjects: Sequence[Subject]) -> None:

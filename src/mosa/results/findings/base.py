@@ -40,6 +40,8 @@ class LineChart:
     y_label: str
     series: dict[str, list[tuple[float, Interval]]]
     y_range: tuple[float, float] | None = None
+    band: tuple[float, float] | None = None
+    """Values of y that are marked: where others have seen the figure."""
 
 
 @dataclass(frozen=True)
