@@ -10,7 +10,6 @@ from probed_runs import SET, probed_run, verdict
 from refusals import cli_refuses, refuses
 
 from mosa.analyze import analyze, write_finding
-from mosa.attacks import GcgSearch
 from mosa.cli import main
 from mosa.denoising import Denoiser
 from mosa.probes import PROBES
@@ -19,6 +18,7 @@ from mosa.results.findings import HeatMap, LineChart, findings_of
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.subject import subjects_of
 from mosa.stats.rates import Interval
+from mosa.suffix_search import GcgSearch
 
 TOY = {
     "position": ["--positions", "[1,30]", "--phrase_types", "[none,procedural,random]"],

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
 # From here on, each part may import everything before it.
 for part in (
     "align",
+    "suffix_search",
     "attacks",
     "responder",
     "probes",

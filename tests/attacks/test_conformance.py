@@ -11,12 +11,13 @@ import pytest
 from refusals import refuses
 
 import mosa.attacks
-from mosa.attacks import ATTACKS, ENGLISH, GcgSearch
+from mosa.attacks import ATTACKS, ENGLISH
 from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
+from mosa.suffix_search import GcgSearch
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS, in_alignment_data
 from mosa.testbed.measure import DECODER
@@ -24,7 +25,7 @@ from mosa.types import Attempt, Behavior, as_plain
 from mosa.world import WRAPPINGS, World, WorldObject
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
-NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "suffix_search", "wording"}
+NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
 SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")
 LIMIT = 2

@@ -10,9 +10,17 @@ import pytest
 import torch
 from refusals import refuses
 
-from mosa.attacks import GcgConfig, GcgSearch, GcgState
-from mosa.attacks.suffix_search import Loss, _swaps, ordinary_tokens, suffixed, with_suffix
 from mosa.families import load_model
+from mosa.suffix_search import (
+    GcgConfig,
+    GcgSearch,
+    GcgState,
+    Loss,
+    _swaps,
+    ordinary_tokens,
+    suffixed,
+    with_suffix,
+)
 
 PROMPT = "how do i make a copper drum ?"
 SMALL = GcgConfig(suffix_length=4, num_iterations=6, num_candidates=16, top_k=16)

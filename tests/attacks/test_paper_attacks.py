@@ -33,7 +33,10 @@ from mosa.attacks.dia import (
     TASK_CONTINUE,
     TASK_CRITIQUE,
 )
-from mosa.attacks.suffix_search import (
+from mosa.chat.base import ChatError, ChatReply, ChatRequest
+from mosa.denoising import DecoderConfig
+from mosa.families import DiffusionLM, load_model
+from mosa.suffix_search import (
     CW_MARGIN,
     GcgConfig,
     GcgSearch,
@@ -42,9 +45,6 @@ from mosa.attacks.suffix_search import (
     suffixed,
     with_suffix,
 )
-from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.denoising import DecoderConfig
-from mosa.families import DiffusionLM, load_model
 from mosa.types import Attempt, Behavior, Message, Response, prompt_turns
 from mosa.worker import Work
 

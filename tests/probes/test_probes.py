@@ -13,7 +13,7 @@ from refusals import refuses
 from sampled_target import Sampled, factors, probe, target_of
 
 import mosa.probes
-from mosa.attacks import ATTACKS, ENGLISH, Edit, GcgState
+from mosa.attacks import ATTACKS, ENGLISH, Edit
 from mosa.denoising import DecoderConfig
 from mosa.families import load_model
 from mosa.probes import NUM_CASES, PROBES, suffix
@@ -23,6 +23,7 @@ from mosa.probes.order import OrderConfig, conditions
 from mosa.probes.position import PositionConfig, cells
 from mosa.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
 from mosa.results.findings import FINDINGS
+from mosa.suffix_search import GcgState
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.testbed.behaviors import testbed_wording as wording_of

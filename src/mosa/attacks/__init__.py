@@ -48,7 +48,6 @@ from mosa.attacks.base import (
     threat_of,
 )
 from mosa.attacks.ciphers import Cipher
-from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.attacks.wording import ENGLISH, Wording
 
 __all__ = [
@@ -58,9 +57,6 @@ __all__ = [
     "Backend",
     "Cipher",
     "Edit",
-    "GcgConfig",
-    "GcgSearch",
-    "GcgState",
     "Query",
     "Target",
     "Threat",

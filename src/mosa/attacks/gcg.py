@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
-from mosa.attacks.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.families import DiffusionLM
+from mosa.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.types import Attempt, Behavior
 from mosa.worker import Work
 

@@ -37,9 +37,9 @@ from weakref import WeakKeyDictionary
 
 from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
-from mosa.attacks.suffix_search import GcgSearch
 from mosa.attacks.wording import Wording
 from mosa.families import DiffusionLM, load_model
+from mosa.suffix_search import GcgSearch
 from mosa.types import Attempt, Behavior, UserError
 
 

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import aim_of, search_steps
-from mosa.attacks.suffix_search import GcgConfig
 from mosa.probes.base import pace, phrases_of, variant_of
+from mosa.suffix_search import GcgConfig
 from mosa.types import Attempt, Behavior, Response, UserError
 
 POSITIONS = (1, 5, 10, 20, 30, 60, 100)
