@@ -29,6 +29,8 @@ WRITES = {
     "speak_easy/split": {"number": "5"},
     "aos/suffix": {"tried": "[]"},
     "dia/rewrite": {},
+    "dia/opening": {},
+    "dia/keywords": {},
     "adv_prefix/prefix": {},
     "renellm/rewrite": {},
     "pap/persuade": {},
