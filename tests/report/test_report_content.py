@@ -118,7 +118,7 @@ def test_scoreboard_has_every_headline(content):
 def test_heat_map_and_differences_are_those_of_the_runs(content):
     heat = tables(content)["attacks"]
     assert (
-        heat.columns == ("Attack", "Threat", "base", "safe")
+        heat.columns == ("Attack", "Threat", "By", "Tokens", "base", "safe")
         and heat.judge == JUDGE
         and heat.is_heat
     )
@@ -126,6 +126,7 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
         row[0]: [cell.value for cell in row[2:] if isinstance(cell, Rate)] for row in heat.rows
     }
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
+    assert {row[2:4] for row in heat.rows} == {("1", "4")}
     changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
     assert isinstance(difference, PairedDifference) and difference.value == -1.0
@@ -211,7 +212,14 @@ def test_labels_rename_and_order_subjects(tmp_path):
     labels = {"safe": "Ours", "base": "Theirs"}
     content = build([folder], ReportConfig(labels=labels))
     assert list(content.subjects) == ["Ours", "Theirs"]
-    assert tables(content)["attacks"].columns == ("Attack", "Threat", "Ours", "Theirs")
+    assert tables(content)["attacks"].columns == (
+        "Attack",
+        "Threat",
+        "By",
+        "Tokens",
+        "Ours",
+        "Theirs",
+    )
     with refuses("nobody", "base", "safe"):
         build([folder], ReportConfig(labels={"nobody": "x"}))
     with refuses("Ours"):
