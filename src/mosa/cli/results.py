@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 EXPLANATIONS = {
     "safety": "success: share of the n scored cases on which the try that decides succeeded, with "
     "its 95 % interval; by: which try that is, of the most on one case: the one that the attack's "
-    "loop selected, or any; any try: share of the cases with a success in any, where one was "
-    "selected; score: mean of the scores of the tries that decide, the best of several; tokens: "
-    "length of a response; garbled, empty: tries whose text cannot be read, or that hold nothing; "
-    "unscored: in no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes "
-    "prefills and masks), open (weights and sampler).",
+    "loop selected (below it, without a name, the rate if any of them counted), or any; score: "
+    "mean of the scores of the tries that decide, the best of several; tokens: length of a "
+    "response; garbled, empty: tries whose text cannot be read, or that hold nothing; unscored: in "
+    "no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes prefills and "
+    "masks), open (weights and sampler).",
     "over_refusal": "refused: share of the n scored requests that are refused in full or in part, "
     "with its 95 % interval; garbled: text that neither refuses nor answers.",
     "utility": "value: mean over the n scored cases, with its 95 % interval.",
@@ -202,28 +202,33 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
 
 def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None:
     from mosa.results.labels import legend, length_of, marked, tries_of
-    from mosa.stats.rates import NOTHING, format_rate, format_value
+    from mosa.stats.rates import format_rate, format_value
 
     several = len({figure.case_set for figure in found}) > 1
-    rows = [
-        (
-            figure.subject,
-            marked(f"{figure.name}{f' on {figure.case_set}' if several else ''}", figure),
-            figure.threat,
-            format_rate(figure.rate),
-            tries_of([figure]),
-            format_rate(figure.any_rate) if figure.decides == "best rated" else NOTHING,
-            _num_scored(figure),
-            "-" if figure.score is None else format_value(figure.score.value),
-            "-" if figure.mean_queries is None else f"{figure.mean_queries:.0f}",
-            length_of([figure]),
-            "-" if figure.num_garbled is None else f"{figure.num_garbled}/{figure.num_tries}",
-            f"{figure.num_empty}/{figure.num_tries}",
-            str(figure.num_unscored),
+    rows = []
+    for figure in found:
+        name = f"{figure.name}{f' on {figure.case_set}' if several else ''}"
+        rows.append(
+            (
+                figure.subject,
+                marked(name, figure),
+                figure.threat,
+                format_rate(figure.rate),
+                tries_of([figure]),
+                _num_scored(figure),
+                "-" if figure.score is None else format_value(figure.score.value),
+                "-" if figure.mean_queries is None else f"{figure.mean_queries:.0f}",
+                length_of([figure]),
+                "-" if figure.num_garbled is None else f"{figure.num_garbled}/{figure.num_tries}",
+                f"{figure.num_empty}/{figure.num_tries}",
+                str(figure.num_unscored),
+            )
         )
-        for figure in found
-    ]
-    names = ("attack", "threat", "success", "by", "any try")
+        if figure.decides == "best rated":
+            num_scored = "0" if figure.any_rate is None else str(figure.any_rate.n)
+            beside = (format_rate(figure.any_rate), f"any of {figure.most_tries}", num_scored)
+            rows.append((figure.subject, "", "", *beside, *[""] * 6))
+    names = ("attack", "threat", "success", "by")
     numbers = ("n", "score", "queries", "tokens", "garbled", "empty", "unscored")
     _show_table(console, f"attacks, judge {judge}", names, numbers, rows)
     if told := legend(found):
@@ -343,7 +348,8 @@ def _attacks_by_judge(
 def _show_legend(told: str) -> None:
     """Behind a Markdown table, what the marks in it mean."""
     if told:
-        show(f"\n{told}")
+        escaped = told.replace("*", "\\*")
+        show(f"\n{escaped}")
 
 
 def _show_sum_left_out(found: Sequence[Figure]) -> None:

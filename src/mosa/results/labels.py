@@ -11,8 +11,8 @@ from mosa.stats.rates import NOTHING
 MARKS = {"all": "*", "some": "(*)", "none": ""}
 """By how many of an attack's wrappings stand in the testbed's alignment data."""
 LEGENDS = {
-    "all": "every wrapping of this attack stands in the testbed's alignment data",
-    "some": "some of its wrappings do",
+    "all": "every wrapping of the attack stands in the testbed's alignment data",
+    "some": "some wrappings of the attack stand in the testbed's alignment data",
 }
 
 
@@ -27,7 +27,7 @@ def legend(figures: Iterable[Figure]) -> str:
     told = [f"{MARKS[how]} {text}" for how, text in LEGENDS.items() if how in found]
     if not told:
         return ""
-    return f"{'; '.join(told)}: a low rate there shows what was trained, not that it generalises."
+    return f"{'; '.join(told)}. There a low rate shows what was trained, not that it generalises."
 
 
 def tries_of(figures: Iterable[Figure]) -> str:
