@@ -306,6 +306,7 @@ def test_every_export_names_the_try_that_decides(tmp_path):
         from inspect_ai import log  # pyright: ignore[reportMissingImports]
 
         written = log.read_eval_log(str(export("inspect", run, tmp_path / "inspect")[0]))
+        assert written.results is not None and written.samples is not None
         metrics = written.results.scores[0].metrics
         assert metrics["attack_success_rate"].value == 0.0
         assert metrics["any_try_success_rate"].value == 1.0

@@ -127,11 +127,32 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
     }
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     assert {row[2:4] for row in heat.rows} == {("1", "4")}
-    changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
+    changes = {row[1]: row[3:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
     assert isinstance(difference, PairedDifference) and difference.value == -1.0
     assert isinstance(p, float) and isinstance(adjusted, float) and p < adjusted < 1e-6
     assert changes["direct"][1] == 1.0
+
+
+def test_any_of_n_stands_beside_the_selected_try(tmp_path):
+    """The loop selected the second try, which failed, after the first had succeeded."""
+    with begun(tmp_path, ["m"]) as run:
+        run.add_set(made_set("testbed", "harmful", ["a"], world_seed=0))
+        for number, success in enumerate((True, False)):
+            verdict = Verdict(float(success), success)
+            about = {"subject": "m", "attack": "tap", "number": number, "selected": number}
+            record(
+                run, "k", "testbed", "a", num_queries=number + 1, **about, verdicts={JUDGE: verdict}
+            )
+    shown = tables(build([tmp_path]))
+    (selected,), (beside,) = shown["attacks"].rows, shown["any-of-n"].rows
+    assert selected[:4] == ("tap(*)", "prompt", "selected of 2", "4")
+    assert beside[:3] == ("tap(*)", 2, "4")
+    assert isinstance(selected[4], Rate) and isinstance(beside[3], Rate)
+    assert (selected[4].value, beside[3].value) == (0.0, 1.0)
+    assert "(*)" in shown["attacks"].caption and "(*)" in shown["any-of-n"].caption
+    board = shown["scoreboard"].rows[0]
+    assert isinstance(board[1], Rate) and board[1].value == 0.0
 
 
 def test_trade_off_has_a_point_for_each_subject(content):

@@ -176,7 +176,8 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
                     row = marked(setup.row_name(figure), figure)
-                    rows.append((label, row, short, figure.rate, corrected))
+                    length = length_of([figure])
+                    rows.append((label, row, length, short, figure.rate, corrected))
     yield ReportTable(
         "corrected",
         "Corrected for the judge's errors",
@@ -185,7 +186,7 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
         "includes the uncertainty of the calibration). Only attacks of which one try decides on "
         "each case: where any of several does, a judge's false alarms add up, and this correction "
         f"ignores that. {_legend(setup, judge=None)}".rstrip(),
-        ("Subject", "Attack", "Judge", "As judged", "Corrected"),
+        ("Subject", "Attack", "Tokens", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
 
@@ -233,11 +234,12 @@ def _any_try(setup: ReportSetup, judge: str) -> ReportTable:
         "of cases with a success in any of up to N tries. It grows with N and with the judge's "
         "false alarms, so it compares with no published rate of these attacks. "
         f"{_legend(setup, judge)}Judge {judge}.",
-        ("Attack", "N", *setup.labels.values()),
+        ("Attack", "N", "Tokens", *setup.labels.values()),
         tuple(
             (
                 row,
                 max(figure.most_tries for figure in own.values()),
+                length_of(own.values()),
                 *(own[name].any_rate if name in own else None for name in setup.labels),
             )
             for row, own in _by_row(setup, judge).items()
@@ -304,11 +306,12 @@ def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
                 first, second = cells.get((attack, names[0])), cells.get((attack, subject))
                 if first is None or second is None or not first.by_seed.keys() & second.by_seed:
                     continue
-                found.append((attack, paired_difference(first.by_seed, second.by_seed)))
-            adjusted = holm([difference.p_value for _, difference in found])
+                difference = paired_difference(first.by_seed, second.by_seed)
+                found.append((attack, length_of([first, second]), difference))
+            adjusted = holm([difference.p_value for *_, difference in found])
             rows += [
-                (setup.labels[subject], attack, d, d.p_value, p)
-                for (attack, d), p in zip(found, adjusted, strict=True)
+                (setup.labels[subject], attack, length, d, d.p_value, p)
+                for (attack, length, d), p in zip(found, adjusted, strict=True)
             ]
         yield ReportTable(
             "differences",
@@ -316,7 +319,7 @@ def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
             "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
             "interval and p value of a paired test; Holm's correction is over the attacks of a "
             f"subject. {_legend(setup, judge)}Judge {judge}.",
-            ("Subject", "Attack", "Change", "p", "p, Holm"),
+            ("Subject", "Attack", "Tokens", "Change", "p", "p, Holm"),
             tuple(rows),
             judge=judge,
         )

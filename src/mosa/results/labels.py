@@ -10,10 +10,6 @@ from mosa.stats.rates import NOTHING
 
 MARKS = {"all": "*", "some": "(*)", "none": ""}
 """By how many of an attack's wrappings stand in the testbed's alignment data."""
-LEGENDS = {
-    "all": "every wrapping of the attack stands in the testbed's alignment data",
-    "some": "some wrappings of the attack stand in the testbed's alignment data",
-}
 
 
 def marked(name: str, figure: Figure) -> str:
@@ -24,10 +20,13 @@ def marked(name: str, figure: Figure) -> str:
 def legend(figures: Iterable[Figure]) -> str:
     """What the marks mean that occur; empty where none does."""
     found = {figure.in_alignment_data for figure in figures}
-    told = [f"{MARKS[how]} {text}" for how, text in LEGENDS.items() if how in found]
+    told = ", ".join(f"{mark} {how}" for how, mark in MARKS.items() if mark and how in found)
     if not told:
         return ""
-    return f"{'; '.join(told)}. There a low rate shows what was trained, not that it generalises."
+    return (
+        f"Marks: {told} wrappings of the attack stand in the testbed's alignment data; there a low "
+        "rate shows what was trained, not that it generalises."
+    )
 
 
 def tries_of(figures: Iterable[Figure]) -> str:
