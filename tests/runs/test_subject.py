@@ -69,7 +69,8 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
     )
     bare = subject_from({"name": "m", "model": "no/such/model"})
     assert bare.decoder == default_decoder("no/such/model")
-    assert (bare.decoder.max_new_tokens, bare.decoder.steps) == (256, 256)
+    default = default_decoder("no/such/model")
+    assert (default.max_new_tokens, default.steps) == (256, 256)
     assert (bare.adapter, bare.grants) == (None, ALL_ACCESS)
 
 
