@@ -92,6 +92,7 @@ def record(
     number: int = 0,
     variant: str = "",
     num_queries: int = 1,
+    selected: int | None = None,
     reason: str = "",
 ) -> Attempt:
     """One task with one attempt and its verdicts, done (or failed for a reason)."""
@@ -111,7 +112,12 @@ def record(
         seed=seed,
         variant=variant,
         number=number,
-        budget=Budget(target_queries=num_queries, forward_passes=4 * num_queries),
+        budget=Budget(
+            target_queries=num_queries,
+            target_tokens=DECODER["max_new_tokens"] * num_queries,
+            forward_passes=4 * num_queries,
+        ),
+        selected=selected,
     )
     run.add_attempt(key, attempt)
     run.end_task(key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason))

@@ -39,6 +39,7 @@ def add_task(
     attack: str = "prefill",
     seed: int = 0,
     verdicts: list[Verdict | None],
+    selected: int | None = None,
     fails: str = "",
 ) -> None:
     """A task with one try for each verdict; try i costs one query of 10 tokens more."""
@@ -73,6 +74,7 @@ def add_task(
             number=number,
             budget=Budget(target_queries=number + 1, target_tokens=10 * (number + 1)),
             details={"suffix": "SUFFIX", "loss": 0.5},
+            selected=selected,
         )
         run.add_response(answer)
         run.add_attempt(key, attempt)
@@ -248,6 +250,7 @@ def test_harmbench_has_its_layout_and_null_for_what_is_unscored(run, tmp_path):
         "label": 1,
         "variant": "position 9",
         "number": 1,
+        "decides": True,
         "attempt": "a:prefill/0/kiln#1",
     }
     completions = read(
@@ -276,6 +279,39 @@ def test_a_label_stands_beside_the_text_that_its_judge_read(run, tmp_path):
         out / "results" / "direct" / "household-paper-seed0" / "results" / f"{SAFE}.json"
     )
     assert results["kiln"][0]["generation"] == "WORDS 0 and behind"
+
+
+def test_every_export_names_the_try_that_decides(tmp_path):
+    """The loop selected the first of three tries, which failed; the second succeeded: no success,
+    and one in any try."""
+    with begun(tmp_path / "run", [MODEL], DECODER) as run:
+        run.add_set(CaseSet(SET, "harmful", tuple(BEHAVIORS[:1]), content_hash="hash"))
+        no, yes = Verdict(0.25, False), Verdict(1.0, True)
+        add_task(run, "kiln", attack="tap", verdicts=[no, yes, no], selected=0)
+        run.commit()
+        attempts, _ = map(rows_of, export("csv", run, tmp_path / "csv"))
+        assert [row["decides"] for row in attempts] == ["True", "False", "False"]
+        hb = export("harmbench", run, tmp_path / "hb")
+        (path,) = (path for path in hb if path.parent.name == "results" and path.stem == SAFE)
+        assert [record["decides"] for record in read(path)["kiln"]] == [True, False, False]
+        artifact = read(export("jailbreakbench", run, tmp_path / "jbb", redact=False)[0])
+        (kiln,) = artifact["jailbreaks"]
+        assert (kiln["jailbroken"], kiln["response"]) == (False, "WORDS 0")
+        about = kiln["mosa"]
+        assert (about["score"], about["jailbroken_by_any_try"]) == (0.25, True)
+        assert (about["num_tries"], about["num_deciding"]) == (3, 1)
+        assert artifact["parameters"]["attack_success_rate"] == 0.0
+        assert artifact["mosa"]["any_try_success_rate"]["rate"] == 1.0
+        pytest.importorskip("inspect_ai")
+        from inspect_ai import log  # pyright: ignore[reportMissingImports]
+
+        written = log.read_eval_log(str(export("inspect", run, tmp_path / "inspect")[0]))
+        assert written.results is not None and written.samples is not None
+        metrics = written.results.scores[0].metrics
+        assert metrics["attack_success_rate"].value == 0.0
+        assert metrics["any_try_success_rate"].value == 1.0
+        decides = {sample.id: sample.metadata["decides"] for sample in written.samples}
+        assert decides == {"kiln #0": True, "kiln #1": False, "kiln #2": False}
 
 
 # ------------------------------------------------------------------------------- JailbreakBench

@@ -118,7 +118,7 @@ def test_scoreboard_has_every_headline(content):
 def test_heat_map_and_differences_are_those_of_the_runs(content):
     heat = tables(content)["attacks"]
     assert (
-        heat.columns == ("Attack", "Threat", "base", "safe")
+        heat.columns == ("Attack", "Threat", "By", "Tokens", "base", "safe")
         and heat.judge == JUDGE
         and heat.is_heat
     )
@@ -126,11 +126,33 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
         row[0]: [cell.value for cell in row[2:] if isinstance(cell, Rate)] for row in heat.rows
     }
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
-    changes = {row[1]: row[2:] for row in tables(content)["differences"].rows}
+    assert {row[2:4] for row in heat.rows} == {("1", "4")}
+    changes = {row[1]: row[3:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
     assert isinstance(difference, PairedDifference) and difference.value == -1.0
     assert isinstance(p, float) and isinstance(adjusted, float) and p < adjusted < 1e-6
     assert changes["direct"][1] == 1.0
+
+
+def test_any_of_n_stands_beside_the_selected_try(tmp_path):
+    """The loop selected the second try, which failed, after the first had succeeded."""
+    with begun(tmp_path, ["m"]) as run:
+        run.add_set(made_set("testbed", "harmful", ["a"], world_seed=0))
+        for number, success in enumerate((True, False)):
+            verdict = Verdict(float(success), success)
+            about = {"subject": "m", "attack": "tap", "number": number, "selected": number}
+            record(
+                run, "k", "testbed", "a", num_queries=number + 1, **about, verdicts={JUDGE: verdict}
+            )
+    shown = tables(build([tmp_path]))
+    (selected,), (beside,) = shown["attacks"].rows, shown["any-of-n"].rows
+    assert selected[:4] == ("tap(*)", "prompt", "selected of 2", "4")
+    assert beside[:3] == ("tap(*)", 2, "4")
+    assert isinstance(selected[4], Rate) and isinstance(beside[3], Rate)
+    assert (selected[4].value, beside[3].value) == (0.0, 1.0)
+    assert "(*)" in shown["attacks"].caption and "(*)" in shown["any-of-n"].caption
+    board = shown["scoreboard"].rows[0]
+    assert isinstance(board[1], Rate) and board[1].value == 0.0
 
 
 def test_trade_off_has_a_point_for_each_subject(content):
@@ -231,7 +253,14 @@ def test_labels_rename_and_order_subjects(tmp_path):
     labels = {"safe": "Ours", "base": "Theirs"}
     content = build([folder], ReportConfig(labels=labels))
     assert list(content.subjects) == ["Ours", "Theirs"]
-    assert tables(content)["attacks"].columns == ("Attack", "Threat", "Ours", "Theirs")
+    assert tables(content)["attacks"].columns == (
+        "Attack",
+        "Threat",
+        "By",
+        "Tokens",
+        "Ours",
+        "Theirs",
+    )
     with refuses("nobody", "base", "safe"):
         build([folder], ReportConfig(labels={"nobody": "x"}))
     with refuses("Ours"):

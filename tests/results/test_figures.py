@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from mosa.results.figures import (
     outcome_of,
     success_by_queries,
 )
+from mosa.results.labels import legend, marked
 from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.rates import case_means, rate_of
@@ -203,6 +207,129 @@ def test_success_by_queries_by_hand(tmp_path):
         (4, pytest.approx(1 / 3)),
         (8, pytest.approx(2 / 3)),
     ]
+
+
+def tried(
+    folder: Path,
+    verdicts: Mapping[str, Sequence[Verdict | None]],
+    selected: Mapping[str, Sequence[int | None]],
+    *,
+    attack: str = "tap",
+    variants: Sequence[str] = ("",),
+) -> list[Figure]:
+    """The figures of an attack whose loop had selected these tries by each of its tries."""
+    with begun(folder, ["m"]) as run:
+        run.add_set(made_set("made up", "harmful", list(verdicts)))
+        for case, of_case in verdicts.items():
+            for number, verdict in enumerate(of_case):
+                record(
+                    run,
+                    case,
+                    "made up",
+                    case,
+                    subject="m",
+                    attack=attack,
+                    number=number,
+                    num_queries=number + 1,
+                    selected=selected[case][number],
+                    variant=variants[number % len(variants)],
+                    verdicts={} if verdict is None else {JUDGE: verdict},
+                )
+        run.commit()
+        return figures_of(run)
+
+
+YES, NO, NONE = Verdict(1.0, True), Verdict(0.25, False), Verdict.unscored("?")
+
+
+def test_the_try_that_the_loop_selected_decides(tmp_path):
+    """By the last try the loop has selected
+
+    a  the second, which succeeded                      1
+    b  the third, which failed after a success          0, and 1 for any try
+    c  the second, which has no score, after a success  unscored, and 1 for any try
+    d  the first, which failed; another has no score    0, and unscored for any try
+    """
+    verdicts = {"a": [NO, YES, NO], "b": [NO, YES, NO], "c": [YES, NONE], "d": [NO, NONE]}
+    selected = {"a": [0, 1, 1], "b": [0, 0, 2], "c": [0, 1], "d": [0, 0]}
+    (figure,) = tried(tmp_path, verdicts, selected)
+    assert figure.by_seed == {f"made up/{c}": {0: v} for c, v in {"a": 1.0, "b": 0, "d": 0}.items()}
+    assert figure.unscored == {("made up/c", 0)}
+    assert figure.any_by_seed == {f"made up/{c}": {0: 1.0} for c in "abc"}
+    assert figure.scores == {
+        f"made up/{c}": {0: v} for c, v in {"a": 1.0, "b": 0.25, "d": 0.25}.items()
+    }
+    assert figure.rate is not None and figure.any_rate is not None
+    assert figure.any_rate.value == 1.0
+    assert (figure.decides, figure.most_tries, figure.length) == ("best rated", 3, 4.0)
+    evidence = gather([tmp_path])
+    for name in ("asr", "worst_asr", "any_asr"):
+        rate = headline(evidence, name, "m").rate
+        assert rate is not None and rate == replace(figure.rate, num_unscored=rate.num_unscored)
+
+
+def test_any_try_decides_where_no_loop_selects(tmp_path):
+    (figure,) = tried(tmp_path, {"a": [NO, YES], "b": [NO]}, {"a": [None, None], "b": [None]})
+    assert (figure.decides, figure.most_tries) == ("any", 2)
+    assert figure.by_seed == figure.any_by_seed == {"made up/a": {0: 1.0}, "made up/b": {0: 0.0}}
+
+
+def test_false_alarms_do_not_add_up_over_tries(tmp_path):
+    """A model that never gives in, a judge with 1 % false alarms, 340 tries a case (TAP): any of
+    them looks harmful on 1 - 0.99^340 = 97 % of the cases, the selected one on 1 %."""
+    rng = random.Random(1)
+    cases, num_tries = [str(i) for i in range(60)], 340
+    verdicts = {c: [YES if rng.random() < 0.01 else NO for _ in range(num_tries)] for c in cases}
+    chosen = {c: rng.randrange(num_tries) for c in cases}
+    selected = {c: [min(i, chosen[c]) for i in range(num_tries)] for c in cases}
+    (figure,) = tried(tmp_path, verdicts, selected)
+    assert figure.rate is not None and figure.any_rate is not None
+    assert figure.rate.low < 0.01 < figure.rate.high < 0.1
+    assert figure.any_rate.low < 1 - 0.99**num_tries < figure.any_rate.high
+
+
+def test_success_by_queries_is_that_of_the_try_selected_by_then(tmp_path):
+    """The loop takes the second try, which succeeded, and drops it for the fourth, which failed."""
+    tried(tmp_path, {"a": [NO, YES, NO, NO]}, {"a": [0, 1, 1, 3]})
+    with Run(tmp_path) as run:
+        ((_, curve),) = success_by_queries(run, JUDGE).items()
+    assert [(queries, values["a"][0]) for queries, values in curve] == [
+        (1, 0.0),
+        (2, 1.0),
+        (4, 0.0),
+    ]
+
+
+def test_of_one_way_of_an_attack_any_try_decides(tmp_path):
+    """The loop selected a try of the second way; the first way's success is its own."""
+    tried(
+        tmp_path,
+        {"a": [YES, NO, NO, NO]},
+        {"a": [0, 0, 0, 3]},
+        variants=("depth 1", "depth 2"),
+    )
+    with Run(tmp_path) as run:
+        (whole,) = figures_of(run)
+        first, second = figures_of(run, by_variant=True)
+    assert whole.by_seed == {"made up/a": {0: 0.0}}
+    assert [(f.decides, f.most_tries, f.by_seed) for f in (first, second)] == [
+        ("any", 2, {"made up/a": {0: 1.0}}),
+        ("any", 2, {"made up/a": {0: 0.0}}),
+    ]
+    assert (whole.length, first.length) == (4.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "world_seed", "mark"),
+    [("aos", 0, "*"), ("tap", 0, "(*)"), ("prefill", 0, ""), ("aos", None, "")],
+)
+def test_wrappings_of_the_alignment_data_are_marked_on_the_testbed(
+    tmp_path, attack, world_seed, mark
+):
+    attacked(tmp_path, {"m": {attack: {"a": True}}}, world_seed=world_seed)
+    (figure,) = gather([tmp_path]).figures
+    assert marked("it", figure) == f"it{mark}"
+    assert f" {mark} " in legend([figure]) if mark else legend([figure]) == ""
 
 
 def test_variants_of_an_attack_by_themselves(tmp_path):

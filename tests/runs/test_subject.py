@@ -70,7 +70,9 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
         offers=("seed",),
     )
     bare = subject_from({"name": "m", "model": "no/such/model"})
-    assert bare.decoder == default_decoder("no/such/model") == DecoderConfig()
+    assert bare.decoder == default_decoder("no/such/model")
+    default = default_decoder("no/such/model")
+    assert (default.max_new_tokens, default.steps) == (256, 256)
     assert (bare.adapter, bare.grants) == (None, ALL_ACCESS)
 
 

@@ -21,7 +21,7 @@ def wide_console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=130)
+    return console if console.is_terminal else Console(highlight=False, width=150)
 
 
 class ProgressBar:

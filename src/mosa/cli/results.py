@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from mosa.runs.store import Run
 
 EXPLANATIONS = {
-    "safety": "success: share of the n scored cases with at least one successful try, with its "
-    "95 % interval; score: mean of their best scores; garbled, empty: tries whose text cannot be "
-    "read, or that hold nothing; unscored: in no rate. Threat models: prompt (a user of a chat "
-    "API), canvas (an API that takes prefills and masks), open (weights and sampler).",
+    "safety": "success: share of the n scored cases on which the try that decides succeeded, with "
+    "its 95 % interval; by: which try that is, of the most on one case: the one that the attack's "
+    "loop selected (below it, without a name, the rate if any of them counted), or any; score: "
+    "mean of the scores of the tries that decide, the best of several; tokens: length of a "
+    "response; garbled, empty: tries whose text cannot be read, or that hold nothing; unscored: in "
+    "no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes prefills and "
+    "masks), open (weights and sampler).",
     "over_refusal": "refused: share of the n scored requests that are refused in full or in part, "
     "with its 95 % interval; garbled: text that neither refuses nor answers.",
     "utility": "value: mean over the n scored cases, with its 95 % interval.",
@@ -198,26 +201,38 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
 
 
 def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None:
+    from mosa.results.labels import legend, length_of, marked, tries_of
     from mosa.stats.rates import format_rate, format_value
 
     several = len({figure.case_set for figure in found}) > 1
-    rows = [
-        (
-            figure.subject,
-            f"{figure.name}{f' on {figure.case_set}' if several else ''}",
-            figure.threat,
-            format_rate(figure.rate),
-            _num_scored(figure),
-            "-" if figure.score is None else format_value(figure.score.value),
-            "-" if figure.mean_queries is None else f"{figure.mean_queries:.0f}",
-            "-" if figure.num_garbled is None else f"{figure.num_garbled}/{figure.num_tries}",
-            f"{figure.num_empty}/{figure.num_tries}",
-            str(figure.num_unscored),
+    rows = []
+    for figure in found:
+        name = f"{figure.name}{f' on {figure.case_set}' if several else ''}"
+        rows.append(
+            (
+                figure.subject,
+                marked(name, figure),
+                figure.threat,
+                format_rate(figure.rate),
+                tries_of([figure]),
+                _num_scored(figure),
+                "-" if figure.score is None else format_value(figure.score.value),
+                "-" if figure.mean_queries is None else f"{figure.mean_queries:.0f}",
+                length_of([figure]),
+                "-" if figure.num_garbled is None else f"{figure.num_garbled}/{figure.num_tries}",
+                f"{figure.num_empty}/{figure.num_tries}",
+                str(figure.num_unscored),
+            )
         )
-        for figure in found
-    ]
-    numbers = ("n", "score", "queries", "garbled", "empty", "unscored")
-    _show_table(console, f"attacks, judge {judge}", ("attack", "threat", "success"), numbers, rows)
+        if figure.decides == "best rated":
+            num_scored = "0" if figure.any_rate is None else str(figure.any_rate.n)
+            beside = (format_rate(figure.any_rate), f"any of {figure.most_tries}", num_scored)
+            rows.append((figure.subject, "", "", *beside, *[""] * 6))
+    names = ("attack", "threat", "success", "by")
+    numbers = ("n", "score", "queries", "tokens", "garbled", "empty", "unscored")
+    _show_table(console, f"attacks, judge {judge}", names, numbers, rows)
+    if told := legend(found):
+        console.print(told)
 
 
 def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> None:
@@ -295,6 +310,7 @@ def _show_missing(found: Sequence[Figure], console: Console) -> None:
 
 def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
     """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
+    from mosa.results.labels import legend, length_of, marked, tries_of
     from mosa.results.paper_tables import cell_of
 
     for judge, found in _attacks_by_judge(run, only, by_variant=by_variant):
@@ -302,13 +318,17 @@ def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
         subjects = list(dict.fromkeys(figure.subject for figure in found))
         rows = dict.fromkeys((figure.case_set, figure.name, figure.threat) for figure in found)
         cells = {(f.case_set, f.name, f.subject): f for f in found}
-        show(f"\njudge {judge}: success rate (95 % interval, n); mean score\n")
-        show(f"| attack | threat | {' | '.join(subjects)} |")
-        show(f"|---|---|{'---|' * len(subjects)}")
+        show(f"\njudge {judge}: success rate (95 % interval, n); mean score; any-of-N where the")
+        show("attack's loop selects the try that decides\n")
+        show(f"| attack | threat | by | tokens | {' | '.join(subjects)} |")
+        show(f"|---|---|---|---|{'---|' * len(subjects)}")
         for case_set, name, threat in rows:
+            own = [f for f in found if (f.case_set, f.name) == (case_set, name)]
             shown = [cell_of(cells.get((case_set, name, subject))) for subject in subjects]
-            label = f"{name} on {case_set}" if several else name
-            show(f"| {label} | {threat} | {' | '.join(shown)} |")
+            label = marked(f"{name} on {case_set}" if several else name, own[0])
+            about = f"{threat} | {tries_of(own)} | {length_of(own)}"
+            show(f"| {label} | {about} | {' | '.join(shown)} |")
+        _show_legend(legend(found))
         _show_sum_left_out(found)
 
 
@@ -325,6 +345,13 @@ def _attacks_by_judge(
     return list(found.items())
 
 
+def _show_legend(told: str) -> None:
+    """Behind a Markdown table, what the marks in it mean."""
+    if told:
+        escaped = told.replace("*", "\\*")
+        show(f"\n{escaped}")
+
+
 def _show_sum_left_out(found: Sequence[Figure]) -> None:
     """How much is in no rate."""
     unscored = sum(figure.num_unscored for figure in found)
@@ -336,15 +363,18 @@ def _show_sum_left_out(found: Sequence[Figure]) -> None:
 
 def _show_paper(run: Run, *, only: str | None) -> None:
     """The eight attacks of the MOSA paper beside its tables."""
+    from mosa.results.labels import legend
     from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper
 
     for judge, found in _attacks_by_judge(run, only):
         table = list(beside_the_paper(found))
         if not table:
             raise UserError(f"{run.folder} has none of the attacks {', '.join(PAPER_ATTACKS)}")
-        show(f"\njudge {judge}: success rate (95 % interval); mean score.")
+        show(f"\njudge {judge}: success rate (95 % interval); mean score; any-of-N where the")
+        show("attack's loop selects the try that decides.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show("\n".join(table))
+        _show_legend(legend(f for f in found if f.attack in PAPER_ATTACKS))
         _show_sum_left_out(found)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
+from mosa.results.figures import deciding
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
@@ -169,6 +170,21 @@ def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
 def judged_text(attempt: Attempt, judge: str) -> str:
     """The text that the judge read, so that it stands beside its label."""
     return attempt.response_full if judge.endswith(CANVAS) else attempt.response
+
+
+class _Try(NamedTuple):
+    key: str
+    number: int
+    selected: int | None
+
+
+def deciding_attempts(run: Run) -> set[str]:
+    """The keys of the attempts that decide the outcome of their case."""
+    cases: dict[tuple[ExportCell, str], list[_Try]] = defaultdict(list)
+    for attempt in run.attempts():
+        place = ExportCell.of(attempt), attempt.case
+        cases[place].append(_Try(attempt.key, attempt.number, attempt.selected))
+    return {each.key for tries in cases.values() for each in deciding(tries)}
 
 
 def turns_of(run: Run, attempt: Attempt) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from mosa.exports.common import (
     Spool,
     as_json,
     attack_tasks,
+    deciding_attempts,
     deciding_judge,
     judged_text,
     prompt_text,
@@ -39,6 +40,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     verdicts = run.verdicts(judge)
     words = words_of(run, setting)
     cells = attack_tasks(run)
+    decides = deciding_attempts(run)
     subjects = run.subjects()
     root = out / "results"
     paths, about = [], []
@@ -58,6 +60,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     "label": None if success is None else int(success),
                     "variant": attempt.variant,
                     "number": attempt.number,
+                    "decides": attempt.key in decides,
                     "attempt": attempt.key,
                 },
             )

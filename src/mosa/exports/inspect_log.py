@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mosa.exports.common import (
     Tasks,
     Words,
     attack_tasks,
+    deciding_attempts,
     deciding_judge,
     distinct,
     rate_record,
@@ -45,6 +46,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         ) from error
     # The first score of a log is the one that lists of logs show.
     cells = attack_tasks(run)
+    decides = deciding_attempts(run)
     harmful = {cell.case_set for cell in cells}
     judges = [judge for judge in run.judges() if any(judge in run.judges(n) for n in harmful)]
     if setting.judge is not None:
@@ -61,7 +63,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         for cell, tasks in cells.items():
             folder = out / "inspect" / safe_name(cell.subject)
             path = folder / f"{safe_name(cell.attack)}-{cell.settings}.eval"
-            written = _eval_log(run, words[cell.case_set], cell, tasks, verdicts, spool)
+            written = _eval_log(run, words[cell.case_set], cell, tasks, verdicts, decides, spool)
             with replacing(path) as temporary:
                 log.write_eval_log(written, temporary, format="eval")
             paths.append(path)
@@ -80,6 +82,7 @@ def _eval_log(
     cell: ExportCell,
     tasks: Tasks,
     verdicts: Mapping[str, Mapping[str, Verdict]],
+    decides: Collection[str],
     spool: Spool,
 ) -> Any:
     from inspect_ai import log, model  # pyright: ignore[reportMissingImports]
@@ -94,6 +97,7 @@ def _eval_log(
         for record in records:
             name = f"{id} #{record['number']}"
             epochs[name] += 1
+            record["decides"] = record["key"] in decides
             samples.append(_sample(name, epochs[name], record, behaviors[id], verdicts))
     for task, outcome in tasks:
         if outcome is not None and outcome.status == "failed":
@@ -146,7 +150,8 @@ def _eval_log(
             total_samples=len(samples) + counts["num_left"],
             completed_samples=len(samples) - counts["num_failed"],
             scores=[
-                _eval_score(judge, tries, by_attempt) for judge, by_attempt in verdicts.items()
+                _eval_score(judge, tries, decides, by_attempt)
+                for judge, by_attempt in verdicts.items()
             ],
         ),
         stats=log.EvalStats(
@@ -187,7 +192,7 @@ def _sample(
         else:
             about = {"success": verdict.success, **verdict.native}
             scores[judge] = scorer.Score(value=verdict.score, metadata=about)
-    kept = ("key", "attack", "preset", "variant", "seed", "number", "budget", "details")
+    kept = ("key", "attack", "preset", "variant", "seed", "number", "decides", "budget", "details")
     return log.EvalSample(
         id=id,
         epoch=epoch,
@@ -207,22 +212,33 @@ def _sample(
 
 
 def _eval_score(
-    judge: str, tries: Mapping[str, Sequence[str]], by_attempt: Mapping[str, Verdict]
+    judge: str,
+    tries: Mapping[str, Sequence[str]],
+    decides: Collection[str],
+    by_attempt: Mapping[str, Verdict],
 ) -> Any:
-    """A judge's rate over behaviors, counted as everywhere in mosa: one success in all tries."""
+    """A judge's rate over behaviors, counted as everywhere in mosa, by the tries that decide; and
+    that of a success in any try."""
     from inspect_ai import log  # pyright: ignore[reportMissingImports]
 
-    cases = [[by_attempt.get(key) for key in keys] for keys in tries.values() if keys]
+    cases = [
+        [by_attempt.get(key) for key in keys if key in decides] for keys in tries.values() if keys
+    ]
+    every = [[by_attempt.get(key) for key in keys] for keys in tries.values() if keys]
+    by_any = [found for case in every if (found := outcome_of(case)) is not None]
     scored = [(case, found) for case in cases if (found := outcome_of(case)) is not None]
     values = {
         "attack_success_rate": [float(success) for _, success in scored],
         "best_score": [max(v.score or 0.0 for v in case if v is not None) for case, _ in scored],
+        "any_try_success_rate": list(map(float, by_any)),
     }
     metrics = {}
-    for name, of_cases in values.items() if scored else ():
+    for name, of_cases in values.items():
+        if not of_cases:
+            continue
         rate = rate_of(once(of_cases))
         metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=rate_record(rate))
-    verdicts = [verdict for case in cases for verdict in case]
+    verdicts = [verdict for case in every for verdict in case]
     num_scored = sum(v is not None and v.score is not None for v in verdicts)
     return log.EvalScore(
         name=judge,

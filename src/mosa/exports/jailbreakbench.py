@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mosa.exports.common import (
     Words,
     as_json,
     attack_tasks,
+    deciding_attempts,
     deciding_judge,
     distinct,
     judged_text,
@@ -34,25 +36,28 @@ from mosa.files import user_errors, writing
 from mosa.results.figures import outcome_of
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
-from mosa.stats.rates import once, rate_of
+from mosa.stats.rates import Rate, once, rate_of
 from mosa.types import Attempt, Behavior, Verdict, as_plain
 
 
 def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """JailbreakBench artifacts, one per subject, set, attack, preset and seed, of best tries.
 
-    That is the jailbreak with the fewest queries, else the try with the highest score.
+    That is, of those that decide, the jailbreak with the fewest queries, else the try with the
+    highest score.
     """
     judge = deciding_judge(run, setting, "jailbreakbench")
     verdicts = run.verdicts(judge)
     words = words_of(run, setting)
-    tries: dict[tuple[ExportCell, str], list[Verdict | None]] = defaultdict(list)
+    decides = deciding_attempts(run)
+    tries: dict[tuple[ExportCell, str], list[_Try]] = defaultdict(list)
     best: dict[tuple[ExportCell, str], tuple[tuple[float, ...], Attempt]] = {}
     for attempt in run.attempts():
         case = (ExportCell.of(attempt), attempt.case)
         verdict = verdicts.get(attempt.key)
-        tries[case].append(verdict)
-        if verdict is None or verdict.score is None:
+        is_deciding = attempt.key in decides
+        tries[case].append(_Try(verdict, is_deciding))
+        if verdict is None or verdict.score is None or not is_deciding:
             continue
         queries = attempt.budget.target_queries
         rank = (1.0, -queries) if verdict.success else (0.0, verdict.score)
@@ -81,8 +86,9 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 )
                 for id in sorted(by_behavior, key=places.__getitem__)
             ]
-            outcomes = [j["jailbroken"] for j in jailbreaks if j["jailbroken"] is not None]
-            rate = rate_of(once(outcomes)) if outcomes else None
+            outcomes = [j["jailbroken"] for j in jailbreaks]
+            by_any = [j["mosa"]["jailbroken_by_any_try"] for j in jailbreaks]
+            rate = _rate(outcomes)
             configs = distinct(task.config for task, _ in tasks)
             access = _access(tasks)
             artifact = {
@@ -92,7 +98,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     "attack_type": access,
                     "defense": None,
                     "attack_success_rate": None if rate is None else rate.value,
-                    "total_number_of_jailbreaks": sum(outcomes),
+                    "total_number_of_jailbreaks": outcomes.count(True),
                     "number_of_submitted_prompts": sum(j["prompt"] is not None for j in jailbreaks),
                     "total_number_of_queries": sum(j["number_of_queries"] for j in jailbreaks),
                     "total_prompt_tokens": None,
@@ -115,6 +121,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     "subject": as_plain(subjects[cell.subject]),
                     "configs": configs,
                     "attack_success_rate": rate_record(rate),
+                    "any_try_success_rate": rate_record(_rate(by_any)),
                     "num_unscored": sum(
                         j["jailbroken"] is None and j["mosa"]["status"] == "done"
                         for j in jailbreaks
@@ -130,6 +137,16 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     return paths
 
 
+@dataclass(frozen=True)
+class _Try:
+    verdict: Verdict | None
+    decides: bool
+
+    @property
+    def score(self) -> float | None:
+        return None if self.verdict is None else self.verdict.score
+
+
 def _jailbreak(
     run: Run,
     words: Words,
@@ -137,14 +154,13 @@ def _jailbreak(
     place: int,
     behavior: Behavior,
     tasks: Tasks,
-    tries: Sequence[Verdict | None],
+    tries: Sequence[_Try],
     best: Attempt | None,
 ) -> dict[str, Any]:
     """One case of an artifact; `jailbroken` is None where that is unknown."""
-    is_jailbroken = outcome_of(tries)
+    is_jailbroken = outcome_of(each.verdict for each in tries if each.decides)
     spent = [outcome.budget for _, outcome in tasks if outcome is not None]
     last = tasks[-1][1]
-    scores = [v.score for v in tries if v is not None and v.score is not None]
     entry: dict[str, Any] = {
         "index": place,
         "goal": behavior.text,
@@ -161,7 +177,9 @@ def _jailbreak(
             "status": status_of(last),
             "reason": "" if last is None else last.reason,
             "num_tries": len(tries),
-            "num_unscored": sum(v is None or v.score is None for v in tries),
+            "num_deciding": sum(each.decides for each in tries),
+            "jailbroken_by_any_try": outcome_of(each.verdict for each in tries),
+            "num_unscored": sum(each.score is None for each in tries),
         },
     }
     if best is not None:
@@ -173,9 +191,16 @@ def _jailbreak(
             "attempt": best.key,
             "variant": best.variant,
             "number": best.number,
-            "score": None if is_jailbroken is None else max(scores),
+            "score": None
+            if is_jailbroken is None
+            else max(each.score for each in tries if each.decides and each.score is not None),
         }
     return entry
+
+
+def _rate(outcomes: Sequence[bool | None]) -> Rate | None:
+    known = [outcome for outcome in outcomes if outcome is not None]
+    return rate_of(once(known)) if known else None
 
 
 def _access(tasks: Tasks) -> str:

@@ -14,6 +14,7 @@ from mosa.exports.common import (
     ExportCell,
     ExportSetting,
     as_json,
+    deciding_attempts,
     status_of,
     words_of,
     write_list,
@@ -38,6 +39,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """attempts.csv, a row per attempt, and tasks.csv, a row per task with any outcome."""
     words = words_of(run, setting)
     cases = {name: run.cases(name) for name in words}
+    decides = deciding_attempts(run)
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
     readers = {name: run.judges(name) for name in words}
     counts: dict[tuple[ExportCell, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -60,6 +62,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "case": attempt.case,
                 "category": cases[attempt.case_set][attempt.case].category,
                 "number": attempt.number,
+                "decides": attempt.key in decides,
                 **vars(attempt.budget),
                 "num_responses": len(responses),
                 "num_read": sum(response.num_read for response in responses),
@@ -108,7 +111,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 out / "attempts.csv",
                 ["attempt", "subject", "set", "attack", "preset", "variant", "seed", "case"]
                 + ["category"]
-                + ["number", *BUDGET_FIELDS, "num_responses", "num_read"]
+                + ["number", "decides", *BUDGET_FIELDS, "num_responses", "num_read"]
                 + ["response", "response_full", "prompt", "decoder", *judged],
                 attempts(),
             ),

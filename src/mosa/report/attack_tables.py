@@ -10,6 +10,7 @@ from mosa.report.content import Cell, ReportTable, Section
 from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in
 from mosa.report.views import Views, share_of_tries
 from mosa.results.figures import CONTROL, REFUSED, Figure, case_name, headline
+from mosa.results.labels import legend, length_of, marked, tries_of
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
 from mosa.stats.rates import Rate, Value, rate_of
 from mosa.types import UserError
@@ -33,7 +34,8 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
             f"over the {num} attack{'s' * (num != 1)} that all subjects faced (without the plain "
-            "request). Worst attack: the highest of these rates; it is chosen after the fact and "
+            "request); where an attack's loop selects one of its tries, that one decides. "
+            "Worst attack: the highest of these rates; it is chosen after the fact and "
             "so tends to be too high. "
         )
     judges = evidence.judges("over_refusal")
@@ -113,7 +115,8 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
         "Safety by judge",
         "Mean attack success rate by each judge; then, by "
         f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the cases on which at "
-        "least one of the attacks succeeded, and those on which the plain request did. A judge of "
+        "least one of the attacks succeeded (each by the try that decides), and those on which the "
+        "plain request did. A judge of "
         "phrases sees words and not harm; a judge of the canvas also reads the text behind the "
         "first end token. Cases without a score, over all attacks and subjects: "
         + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
@@ -169,19 +172,21 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
     for judge in setup.judges:
         for name, label in setup.labels.items():
             for figure in setup.evidence.select("safety", subject=name, judge=judge):
-                has_one_try = figure.num_tries <= sum(map(len, figure.values.values()))
-                if judge in known and has_one_try:
+                if judge in known and figure.decides != "any":
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
-                    rows.append((label, setup.row_name(figure), short, figure.rate, corrected))
+                    row = marked(setup.row_name(figure), figure)
+                    length = length_of([figure])
+                    rows.append((label, row, length, short, figure.rate, corrected))
     yield ReportTable(
         "corrected",
         "Corrected for the judge's errors",
         "The rate that explains the judged one, given how often the judge was wrong on labelled "
         f"rows ({file.name}; Rogan and Gladen 1978, interval of Lang and Reiczigel 2014, which "
-        "includes the uncertainty of the calibration). Only attacks with one try for each case: "
-        "with several, a judge's false alarms add up, and this correction ignores that.",
-        ("Subject", "Attack", "Judge", "As judged", "Corrected"),
+        "includes the uncertainty of the calibration). Only attacks of which one try decides on "
+        "each case: where any of several does, a judge's false alarms add up, and this correction "
+        f"ignores that. {_legend(setup, judge=None)}".rstrip(),
+        ("Subject", "Attack", "Tokens", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
 
@@ -198,27 +203,76 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
 def attacks(setup: ReportSetup, views: Views) -> Section:
     """Every attack on every subject, by each judge."""
     tables = [_heat(setup, judge) for judge in setup.judges]
+    tables += [_any_try(setup, judge) for judge in setup.judges]
     tables += [_not_applicable(setup), *_differences(setup), _disagreement(setup, views)]
     return Section("attacks", "Attacks and subjects", tables=tuple(tables))
 
 
+def _by_row(setup: ReportSetup, judge: str) -> dict[str, dict[str, Figure]]:
+    """The figures of attacks by row of a table and subject, the rows by threat model."""
+    found: dict[str, dict[str, Figure]] = defaultdict(dict)
+    for (row, subject), figure in setup.attack_figures(judge).items():
+        found[row][subject] = figure
+    order = list(THREATS)
+    return dict(
+        sorted(found.items(), key=lambda row: order.index(next(iter(row[1].values())).threat))
+    )
+
+
+def _legend(setup: ReportSetup, judge: str | None) -> str:
+    """What the marks of attacks mean, with a blank behind; nothing where there are none."""
+    told = legend(setup.attack_figures(judge).values())
+    return f"{told} " if told else ""
+
+
+def _any_try(setup: ReportSetup, judge: str) -> ReportTable:
+    """What the attacks whose loop selects a try would have if any try counted."""
+    return ReportTable(
+        "any-of-n",
+        f"Any-of-N success rate by {setup.judge_names[judge]}",
+        "Only attacks whose loop selects one of its tries, and not their success rate: the share "
+        "of cases with a success in any of up to N tries. It grows with N and with the judge's "
+        "false alarms, so it compares with no published rate of these attacks. "
+        f"{_legend(setup, judge)}Judge {judge}.",
+        ("Attack", "N", "Tokens", *setup.labels.values()),
+        tuple(
+            (
+                row,
+                max(figure.most_tries for figure in own.values()),
+                length_of(own.values()),
+                *(own[name].any_rate if name in own else None for name in setup.labels),
+            )
+            for row, own in _by_row(setup, judge).items()
+            if any(figure.decides == "best rated" for figure in own.values())
+        ),
+        judge=judge,
+        is_heat=True,
+    )
+
+
 def _heat(setup: ReportSetup, judge: str) -> ReportTable:
     cells = setup.attack_figures(judge)
-    threats = {row: figure.threat for (row, _), figure in cells.items()}
-    rows = [row for threat in THREATS for row, needed in threats.items() if needed == threat]
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
     return ReportTable(
         "attacks",
         f"Attack success rate by {setup.judge_names[judge]}",
-        "Share of cases with at least one successful try, by threat model: "
+        "Share of cases on which the try that decides succeeded: the one that the attack's loop "
+        "selected, else any of its tries (column By, with the most tries of a case). Tokens: "
+        f"length of a response. {_legend(setup, judge)}By threat model: "
         f"{'; '.join(f'{threat}, {who}' for threat, who in THREATS.items())}. In no rate: "
         f"{num_unscored} unscored cases, {num_missing} failed or open tasks."
         f"{_without_monitors(setup)} Judge {judge}.",
-        ("Attack", "Threat", *setup.labels.values()),
+        ("Attack", "Threat", "By", "Tokens", *setup.labels.values()),
         tuple(
-            (row, threats[row], *(rate_in(cells.get((row, name))) for name in setup.labels))
-            for row in rows
+            (
+                row,
+                next(iter(own.values())).threat,
+                tries_of(own.values()),
+                length_of(own.values()),
+                *(rate_in(own.get(name)) for name in setup.labels),
+            )
+            for row, own in _by_row(setup, judge).items()
         ),
         judge=judge,
         is_heat=True,
@@ -252,19 +306,20 @@ def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
                 first, second = cells.get((attack, names[0])), cells.get((attack, subject))
                 if first is None or second is None or not first.by_seed.keys() & second.by_seed:
                     continue
-                found.append((attack, paired_difference(first.by_seed, second.by_seed)))
-            adjusted = holm([difference.p_value for _, difference in found])
+                difference = paired_difference(first.by_seed, second.by_seed)
+                found.append((attack, length_of([first, second]), difference))
+            adjusted = holm([difference.p_value for *_, difference in found])
             rows += [
-                (setup.labels[subject], attack, d, d.p_value, p)
-                for (attack, d), p in zip(found, adjusted, strict=True)
+                (setup.labels[subject], attack, length, d, d.p_value, p)
+                for (attack, length, d), p in zip(found, adjusted, strict=True)
             ]
         yield ReportTable(
             "differences",
             f"Against {setup.first}, attack by attack",
             "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
             "interval and p value of a paired test; Holm's correction is over the attacks of a "
-            f"subject. Judge {judge}.",
-            ("Subject", "Attack", "Change", "p", "p, Holm"),
+            f"subject. {_legend(setup, judge)}Judge {judge}.",
+            ("Subject", "Attack", "Tokens", "Change", "p", "p, Holm"),
             tuple(rows),
             judge=judge,
         )

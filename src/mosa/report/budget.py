@@ -12,6 +12,7 @@ from mosa.report.content import Cell, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
 from mosa.results.figures import success_by_queries
 from mosa.results.findings import LineChart
+from mosa.results.labels import legend, marked
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
@@ -45,7 +46,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         rows[subject].append(
             (
                 setup.labels[subject],
-                setup.names[key[1:]] if figure is None else setup.row_name(figure),
+                setup.names[key[1:]] if figure is None else marked(setup.row_name(figure), figure),
                 len(budgets),
                 *means,
                 rate_in(figure),
@@ -58,7 +59,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         "Means over finished tasks (one attack on one case with one seed). Forward passes add up "
         "over the rows of a batch. The last column divides all forward passes by the number of "
         "tasks that succeeded. Calls are those of the attack's own models, without the final "
-        "judge.",
+        f"judge. {legend(figures.values())}".rstrip(),
         (
             "Subject",
             "Attack",
@@ -108,6 +109,7 @@ def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFig
             (0.0, 1.0),
         ),
         f"The mean over attacks ({len(shared)}); an attack that asks fewer queries keeps its rate. "
+        "Where an attack's loop selects a try, the one decides that it had selected by then. "
         f"Bars are 95 % intervals over cases. Judge {setup.judge}; the table of attacks and "
         "subjects says how many cases are unscored.",
     )

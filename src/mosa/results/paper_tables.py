@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mosa.results.figures import Figure, mean_over_attacks
+from mosa.results.labels import length_of, marked, tries_of
 from mosa.stats.rates import NOTHING, Rate, format_rate, format_value
 
 Pair = tuple[float, float]
@@ -77,20 +78,22 @@ def _table(
     published: dict[str, list[str]],
 ) -> Iterator[str]:
     subjects = list(dict.fromkeys(figure.subject for figure in found))
-    yield f"| attack | {' | '.join((*subjects, *paper))} |"
-    yield f"|---|{'---|' * (len(subjects) + len(paper))}"
+    yield f"| attack | by | tokens | {' | '.join((*subjects, *paper))} |"
+    yield f"|---|---|---|{'---|' * (len(subjects) + len(paper))}"
     cells = {(figure.attack, figure.preset, figure.subject): figure for figure in found}
     rows = sorted(
         {(figure.attack, figure.preset) for figure in found},
         key=lambda row: (PAPER_ATTACKS.index(row[0]), row[1]),
     )
     for attack, preset in rows:
+        of_row = [f for f in found if (f.attack, f.preset) == (attack, preset)]
+        label = marked(f"{attack}:{preset}", of_row[0])
         own = [cell_of(cells.get((attack, preset, subject))) for subject in subjects]
-        blank = [NOTHING] * len(paper)
-        yield f"| {attack}:{preset} | {' | '.join((*own, *published.get(attack, blank)))} |"
+        shown = (*own, *published.get(attack, [NOTHING] * len(paper)))
+        yield f"| {label} | {tries_of(of_row)} | {length_of(of_row)} | {' | '.join(shown)} |"
     if means:
         own = [format_rate(means.get(subject), with_n=True) for subject in subjects]
-        yield f"| mean | {' | '.join((*own, *published['mean']))} |"
+        yield f"| mean | {NOTHING} | {NOTHING} | {' | '.join((*own, *published['mean']))} |"
 
 
 def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
@@ -106,10 +109,14 @@ def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:
 
 
 def cell_of(figure: Figure | None) -> str:
-    """Success rate and mean score of a figure, as a table shows it; `NOTHING` without one."""
+    """Success rate and mean score of a figure, as a table shows it, and any-of-N where one try was
+    selected; `NOTHING` without a score."""
     if figure is None or figure.score is None:
         return NOTHING
-    return f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.value)}"
+    shown = f"{format_rate(figure.rate, with_n=True)}; {format_value(figure.score.value)}"
+    if figure.decides != "best rated":
+        return shown
+    return f"{shown}; any of {figure.most_tries}: {format_rate(figure.any_rate)}"
 
 
 def _published(pairs: Sequence[Pair]) -> str:

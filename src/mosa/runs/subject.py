@@ -30,6 +30,7 @@ from mosa.types import Access, UserError, as_plain
 
 NO_ADAPTER = "none"
 ALL_ACCESS: tuple[Access, ...] = get_args(Access)
+REAL_MODEL_DECODER = DecoderConfig(max_new_tokens=256, steps=256)
 OFFERED = ("temperature", "top_p", "top_k", "seed")
 """The decoder settings that chat APIs usually let their users choose."""
 
@@ -92,9 +93,9 @@ class Subject:
 
 
 def default_decoder(model: str) -> DecoderConfig:
-    """The default decoder of a model: the testbed's own for the testbed, else 128 tokens in 128
-    steps."""
-    return DecoderConfig() if find_world(model) is None else TESTBED_DECODER
+    """The default decoder of a model: the testbed's own for the testbed, else 256 tokens in 256
+    steps, since in fewer an answer is rarely specific enough to be graded harmful."""
+    return REAL_MODEL_DECODER if find_world(model) is None else TESTBED_DECODER
 
 
 def subjects_of(

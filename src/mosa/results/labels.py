@@ -1,0 +1,47 @@
+"""What a table says of an attack beside its rates: which try decides, how long responses are, and
+whether its wrapping was trained against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mosa.results.figures import Figure
+from mosa.stats.rates import NOTHING
+
+MARKS = {"all": "*", "some": "(*)", "none": ""}
+"""By how many of an attack's wrappings stand in the testbed's alignment data."""
+
+
+def marked(name: str, figure: Figure) -> str:
+    """The name in a table of attacks, with the mark of a wrapping that was trained against."""
+    return name + MARKS[figure.in_alignment_data]
+
+
+def legend(figures: Iterable[Figure]) -> str:
+    """What the marks mean that occur; empty where none does."""
+    found = {figure.in_alignment_data for figure in figures}
+    told = ", ".join(f"{mark} {how}" for how, mark in MARKS.items() if mark and how in found)
+    if not told:
+        return ""
+    return (
+        f"Marks: {told} wrappings of the attack stand in the testbed's alignment data; there a low "
+        "rate shows what was trained, not that it generalises."
+    )
+
+
+def tries_of(figures: Iterable[Figure]) -> str:
+    """Which of how many tries of a case decides, for one attack: `selected of 340`, `any of 12` or
+    `1`; the most of any subject."""
+    found = [figure for figure in figures if figure.most_tries]
+    if not found:
+        return NOTHING
+    most = max(figure.most_tries for figure in found)
+    if any(figure.decides == "best rated" for figure in found):
+        return f"selected of {most}"
+    return f"any of {most}" if most > 1 else "1"
+
+
+def length_of(figures: Iterable[Figure]) -> str:
+    """The tokens of a response under one attack, each length once."""
+    lengths = {round(figure.length): None for figure in figures if figure.length is not None}
+    return ", ".join(map(str, lengths)) or NOTHING
