@@ -35,10 +35,9 @@ def test_end_of_text_alone_can_be_forbidden(tiny_llada, favouring, temperature):
     turn instead."""
     run: dict[str, Any] = {"max_new_tokens": 8, "steps": 8, "temperature": temperature}
     eos, turn_end = tiny_llada.eos_token_id, tiny_llada.turn_end_token_id
-    with favouring(tiny_llada, [eos, turn_end], 20.0) as model:
-        with favouring(model, [eos], 20.0):
-            allowed = sample(model, PROMPTS, **run)
-            forbidden = sample(model, PROMPTS, end_tokens="forbid_eos", **run)
+    with favouring(tiny_llada, [eos, turn_end], 20.0) as model, favouring(model, [eos], 20.0):
+        allowed = sample(model, PROMPTS, **run)
+        forbidden = sample(model, PROMPTS, end_tokens="forbid_eos", **run)
     assert (allowed.tokens == eos).all()
     assert (forbidden.tokens == turn_end).all()
 
