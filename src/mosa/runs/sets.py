@@ -17,6 +17,7 @@ from mosa.utility import (
     USEFUL_SETS,
     is_task,
     load_harness_set,
+    tasks_of,
     testbed_set,
 )
 from mosa.world import World
@@ -40,6 +41,9 @@ class SetOptions:
     """Whether the requests of the user's own files are harmless; known sets say so themselves."""
     num_fewshot: int | None = None
     """Worked examples before each question of a useful task; unset: as many as the task says."""
+    decoder_of_task: str | None = None
+    """Also asks useful tasks under the decoders that LLaDA's authors publish for each: authors,
+    authors_blocks or authors_1.5; unset: under the subject's alone."""
     num_draws: int | None = None
     """Maskings of an answer of several tokens whose likelihood is asked for; unset: 128."""
     run_code: bool = False
@@ -63,12 +67,20 @@ def load_sets(
     set that is named twice, the testbed's sets without its model, and an option that no set uses.
     """
     options = options or SetOptions()
+    beside = () if options.decoder_of_task is None else tasks_of(options.decoder_of_task)
     wanted: list[str] = []
     for name in names:
         tasks = tuple(f"testbed:{task}" for task in TESTBED_TASKS)
         wanted += tasks if name == ALL_TASKS else (name,)
+        if name in beside:
+            wanted.append(f"{name}:{options.decoder_of_task}")
     if not wanted:
         raise UserError("--sets names no set; give some, for example testbed,gsm8k")
+    if beside and not set(beside) & set(names):
+        raise UserError(
+            f"no set uses --decoder_of_task {options.decoder_of_task}; name one of "
+            f"{', '.join(beside)}, or leave it out"
+        )
     found = [_load(name, world, options) for name in wanted]
     if options.sample_seed is not None:
         assert options.limit is not None, "checked with the options"
