@@ -52,9 +52,9 @@ class LlamaFloat32RotaryAttention(LlamaAttention):
         )
         turned = apply_rotary_pos_emb(queries, keys, *position_embeddings)
         queries, keys = (heads.to(values.dtype) for heads in turned)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        assert implementation is not None, "chosen when the network is built"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         mixed, weights = attend(
             self,
             queries,
@@ -77,4 +77,5 @@ def turn_in_float32(network: PreTrainedModel) -> None:
     assert isinstance(network, LlamaForCausalLM)
     network.model.rotary_emb.__class__ = LlamaFloat32RotaryEmbedding
     for layer in network.model.layers:
-        layer.self_attn.__class__ = LlamaFloat32RotaryAttention
+        attention: Any = layer.self_attn
+        attention.__class__ = LlamaFloat32RotaryAttention
