@@ -1,7 +1,7 @@
 """Rotary position embedding in float32, whatever the number format of the weights.
 
 The transformers library rounds angles to the format of the weights and turns queries and keys in
-it. LLaDA's released code (modeling_llada.py, `rope_full_precision`) keeps both in float32 and
+it. The released code of some families (a setting `rope_full_precision`) keeps both in float32 and
 rounds only what was turned. Under bfloat16 the difference is as large as the format's own error of
 the attention scores; under float32 there is none.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -40,11 +40,10 @@ class LlamaFloat32RotaryAttention(LlamaAttention):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """As the library's, without its cache of a causal model."""
-        assert past_key_values is None, "every forward pass sees the whole canvas"
+        """As the library's, but for the format of what is turned."""
         shape = hidden_states.shape[:-1]
         queries, keys, values = (
             projection(hidden_states).view(*shape, -1, self.head_dim).transpose(1, 2)
@@ -52,6 +51,8 @@ class LlamaFloat32RotaryAttention(LlamaAttention):
         )
         turned = apply_rotary_pos_emb(queries, keys, *position_embeddings)
         queries, keys = (heads.to(values.dtype) for heads in turned)
+        if past_key_values is not None:
+            keys, values = past_key_values.update(keys, values, self.layer_idx)
         implementation = self.config._attn_implementation
         assert implementation is not None, "chosen when the network is built"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
