@@ -74,6 +74,39 @@ def test_commands_are_the_probes():
         assert COMMANDS[f"analyze {name}"].summary == f"measure {PROBES[name].summary}"
 
 
+def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
+    """100 random cases and 256 tokens, where nothing else is given, in a file of subjects too."""
+    seen: list[EvaluateConfig] = []
+    monkeypatch.setattr("mosa.analyze.analyze", lambda out, config, **_: seen.append(config) or [])
+    subjects = tmp_path / "subjects.yaml"
+    subjects.write_text(
+        "- {name: a, model: testbed}\n- {name: b, model: testbed, decoder: {max_new_tokens: 96}}\n"
+    )
+    sets = ["--sets", "testbed:direct", "--out", str(tmp_path / "run"), "--preset"]
+    model = ["--model", "testbed"]
+    for argv in (
+        ["position", *model, *sets, "paper"],
+        ["suffix", *model, *sets, "paper", "--limit", "5", "--max_new_tokens", "168"],
+        ["position", "--subjects", str(subjects), *sets, "paper"],
+        ["position", *model, *sets, "quick"],
+    ):
+        assert main(["analyze", *argv]) == 0
+    found = [
+        (
+            c.options.limit,
+            c.options.sample_seed,
+            [s.full_decoder.max_new_tokens for s in c.subjects],
+        )
+        for c in seen
+    ]
+    assert found == [
+        (100, 0, [256]),
+        (5, 0, [168]),
+        (100, 0, [256, 96]),
+        (8, None, [72]),
+    ]
+
+
 def test_mistakes_are_named(tmp_path, capsys):
     argv = ["analyze", "order", "--model", "testbed", "--sets", "testbed:direct"]
     huge = [*argv, "--out", str(tmp_path), "--preset", "huge"]

@@ -40,7 +40,7 @@ from mosa.align import METHODS, align, load_config
 from mosa.align.config import config_dict
 from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json
-from mosa.probes import NUM_CASES
+from mosa.probes import PROTOCOLS
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables
@@ -251,7 +251,7 @@ def run_job(job: ModelJob, emit: Emit) -> None:
     measure(adapter, BENIGN_SETS, ["direct"], "smoke", config.num_benign)
     if job.name in PROBED:
         emit("stage", "probe")
-        num = min(NUM_CASES[PROBE]["quick"], config.num_objects)
+        num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
         measure(adapter, [HARMFUL], [PROBE], "quick", num)
     if adapter is not None:
         emit("stage", "along the training")

@@ -14,7 +14,7 @@ import transformers
 from align_tiny import tiny_model
 from refusals import refuses
 
-from mosa.align import AlignResult, MosaConfig, SftConfig, align, load_config, merge
+from mosa.align import AlignResult, MosaConfig, MosaTrainer, SftConfig, align, load_config, merge
 from mosa.align.config import config_dict
 from mosa.families import load_model
 
@@ -210,6 +210,28 @@ def test_prompts_come_from_files_and_are_recorded(run, tmp_path):
     data = json.loads((result.out / "versions.json").read_text())["data"]["harmful"]
     assert data["file"] == "prompts.txt" and data["num_examples"] == 2
     assert "prompts.txt" in (result.out / "README.md").read_text()
+
+
+def test_prompts_are_drawn_by_the_seed(run, tmp_path, monkeypatch):
+    """The training gets the drawn ones alone, and the record says how many."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("".join(f"how do i bake {number} loaves\n" for number in range(50)))
+    trained = []
+    from_data = MosaTrainer.from_data.__func__
+
+    def watched(cls, model, config, data):
+        trained.append([example.prompt for example in data.harmful])
+        return from_data(cls, model, config, data)
+
+    monkeypatch.setattr(MosaTrainer, "from_data", classmethod(watched))
+    for out in ("one", "two"):
+        result = run(out, data=file, overrides={"num_prompts": 5, "max_steps": 1})
+    data = json.loads((result.out / "versions.json").read_text())["data"]["harmful"]
+    assert data["num_examples"] == 5
+    assert trained[0] == trained[1] and len(set(trained[0])) == 5
+    assert trained[0] != [f"how do i bake {number} loaves" for number in range(5)]
+    with refuses("num_prompts", "51", "50"):
+        run("three", data=file, overrides={"num_prompts": 51})
 
 
 def test_tensorboard_and_kept_checkpoints(run):

@@ -8,7 +8,15 @@ from dataclasses import asdict
 import pytest
 from refusals import refuses
 
-from mosa.data import KNOWN_FILES, TrainingExample, identify, load_prompts, verify
+from mosa.data import (
+    KNOWN_FILES,
+    TrainingExample,
+    draw_prompts,
+    identify,
+    load_cases,
+    load_prompts,
+    verify,
+)
 from mosa.data.registry import sha256
 from mosa.types import Message
 
@@ -69,6 +77,43 @@ def test_dialogues(tmp_path):
     turns = [asdict(turn) for turn in expected]
     file = write(tmp_path, "a.jsonl", json.dumps({"messages": turns, "answer": "Boil water."}))
     assert load_prompts(file) == [TrainingExample(expected, "Boil water.")]
+
+
+def test_sorry_benchs_own_rows(tmp_path):
+    """The text is under `turns`; the style of the request is kept."""
+    rows = [
+        {"question_id": 1, "category": "4", "turns": [BREAD], "prompt_style": "base"},
+        {"question_id": 1, "category": "4", "turns": [f" {TEA} "], "prompt_style": "slang"},
+    ]
+    file = write(tmp_path, "question.jsonl", "\n".join(map(json.dumps, rows)))
+    assert load_prompts(file) == [
+        TrainingExample(BREAD, style="base"),
+        TrainingExample(TEA, style="slang"),
+    ]
+    cases = load_cases(file).cases
+    assert [(case.id, case.text, case.category) for case in cases] == [
+        ("1-base", BREAD, "4"),
+        ("1-slang", TEA, "4"),
+    ]
+
+
+@pytest.mark.parametrize("turns", ["Bake", [], ["Bake", "Eat"], [3], [" "]])
+def test_turns_are_one_text(tmp_path, turns):
+    file = write(tmp_path, "question.jsonl", json.dumps({"question_id": 1, "turns": turns}))
+    for read in (load_prompts, load_cases):
+        with refuses(file, "line 1", "turns"):
+            read(file)
+
+
+def test_a_sample_is_drawn_by_its_seed():
+    """In the order of the file, and nothing twice."""
+    examples = [TrainingExample(f"{number}") for number in range(1000)]
+    drawn = draw_prompts(examples, 300, seed=42)
+    assert drawn == draw_prompts(examples, 300, seed=42) != draw_prompts(examples, 300, seed=43)
+    numbers = [int(str(example.prompt)) for example in drawn]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 300 and numbers[-1] > 900
+    with refuses("num_prompts", "1001", "1000"):
+        draw_prompts(examples, 1001, seed=42)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def configs(draw):
         "schedule": draw(st.sampled_from(["even", "timesteps"])),
         "threshold": threshold,
         "cfg_scale": draw(st.sampled_from([0.0, 1.0])),
-        "end_tokens": draw(st.sampled_from(["allow", "forbid", "suppress"])),
+        "end_tokens": draw(st.sampled_from(["allow", "forbid", "forbid_eos", "suppress"])),
         "stop_when_finished": draw(st.booleans()),
         "banned_token_ids": draw(st.sampled_from([(), (3, 7)])),
         "seed": draw(st.integers(0, 2**40)),
@@ -92,6 +92,8 @@ def test_every_run_keeps_its_promises(tiny_llada, grid, drawn):
         assert not (out[free] == banned).any()
     if config.end_tokens == "forbid" and not config.stop_when_finished:
         assert not torch.isin(out[free], torch.tensor(tiny_llada.end_token_ids)).any()
+    if config.end_tokens == "forbid_eos" and not config.stop_when_finished:
+        assert not (out[free] == tiny_llada.eos_token_id).any()
     # The blocks are filled from left to right.
     if config.block_length is not None and not config.stop_when_finished:
         block = (torch.arange(WIDTH + LENGTH) - WIDTH).clamp(min=0) // config.block_length

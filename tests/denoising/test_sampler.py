@@ -30,6 +30,19 @@ def test_end_tokens_can_be_forbidden(tiny_llada, favouring, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_end_of_text_alone_can_be_forbidden(tiny_llada, favouring, temperature):
+    """As LLaDA's `logits_eos_inf`: the model, which would write end-of-text everywhere, ends its
+    turn instead."""
+    run: dict[str, Any] = {"max_new_tokens": 8, "steps": 8, "temperature": temperature}
+    eos, turn_end = tiny_llada.eos_token_id, tiny_llada.turn_end_token_id
+    with favouring(tiny_llada, [eos, turn_end], 20.0) as model, favouring(model, [eos], 20.0):
+        allowed = sample(model, PROMPTS, **run)
+        forbidden = sample(model, PROMPTS, end_tokens="forbid_eos", **run)
+    assert (allowed.tokens == eos).all()
+    assert (forbidden.tokens == turn_end).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
 @pytest.mark.parametrize("rule", ["low_confidence", "entropy", "random"])
 def test_suppressed_end_tokens_come_last(tiny_llada, favouring, temperature, rule):
     """At every second position the model is sure of the end token, elsewhere it shuns it."""

@@ -23,6 +23,7 @@ class Sampled:
     def __init__(self, model: DiffusionLM) -> None:
         self.model = model
         self.asked: list[tuple[Query, DecoderConfig]] = []
+        self.computed: list[Work] = []
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         self.asked.append((query, decoder))
@@ -48,6 +49,7 @@ class Sampled:
         )
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        self.computed.append(work)
         (done,) = work.run(self.model, [json.loads(json.dumps(work.state))])
         return json.loads(json.dumps(done))
 

@@ -16,12 +16,12 @@ import mosa.probes
 from mosa.attacks import ATTACKS, ENGLISH, Edit
 from mosa.denoising import DecoderConfig
 from mosa.families import load_model
-from mosa.probes import NUM_CASES, PROBES, suffix
-from mosa.probes.base import chosen_ids, fitting_positions, phrase_ids, step_numbers
+from mosa.probes import PROBES, PROTOCOLS, suffix
+from mosa.probes.base import chosen_ids, fitting_positions, step_numbers
 from mosa.probes.depth import look, profile
 from mosa.probes.order import OrderConfig, conditions
 from mosa.probes.position import PositionConfig, cells
-from mosa.probes.suffix import SuffixConfig, methods_of, phrase_tokens, reached, words_at
+from mosa.probes.suffix import SuffixConfig, methods_of, reached, words_at
 from mosa.results.findings import FINDINGS
 from mosa.suffix_search import GcgState
 from mosa.testbed import world_of
@@ -59,7 +59,7 @@ def test_every_file_is_in_the_tables():
 def test_source_presets_and_page(name):
     probe = PROBES[name]
     assert re.search(r"\d{4}\.\d{5}", probe.source)
-    assert {"quick", "full"} <= probe.presets.keys() == NUM_CASES[name].keys()
+    assert {"quick", "full"} <= probe.presets.keys() == PROTOCOLS[name].keys()
     for preset in probe.presets:
         config = probe.config(preset)
         assert probe.config(preset, json.loads(json.dumps(as_plain(config)))) == config
@@ -128,18 +128,42 @@ def test_random_tokens_are_ordinary_and_as_many(model):
     special = {*model.end_token_ids, model.mask_token_id, *model.tokenizer.all_special_ids}
     for behavior in REQUESTS:
         target = on_testbed(model, "position", behavior)
-        texts = phrase_ids(target)
-        ids = chosen_ids(target, texts, "random")
-        assert len(ids) == len(chosen_ids(target, texts, "procedural"))
+        ids = chosen_ids(target, "random", 9)
+        assert len(ids) == len(chosen_ids(target, "procedural", 9))
         assert not special & set(ids)
-        assert ids == chosen_ids(target, texts, "random")
+        assert ids == chosen_ids(target, "random", 9)
+
+
+@pytest.mark.parametrize("name", ["position", "step", "depth"])
+def test_phrases_have_the_tokens_of_their_place(tiny_llada, name):
+    """Of a byte-level tokenizer, where a space belongs to the word that follows it."""
+    backend = Sampled(tiny_llada)
+    target = target_of(backend, name, TEA, DecoderConfig(max_new_tokens=48, steps=6))
+    options = {
+        "position": {"phrase_types": ("neutral",), "positions": (1, 9), "end_tokens": ("allow",)},
+        "step": {"spans": ("neutral",), "positions": (1, 9), "step_shares": (0.0, 0.5)},
+        "depth": OPTIONS["depth"],
+    }[name]
+    found = probe(target, name, **options, tokens_per_step=8)
+    if name == "depth":
+        (work,) = backend.computed
+        for at_first, further_on in work.state["refusals"]:
+            assert tiny_llada.decode(further_on) == f" {tiny_llada.decode(at_first)}"
+        return
+    written = {}
+    for attempt, (query, _) in zip(found, backend.asked, strict=True):
+        ids = query.pinned[0][1] if query.pinned else query.edit and query.edit.ids
+        if ids:
+            written.setdefault(attempt.details["position"], set()).add(tiny_llada.decode(ids))
+    ((first,), (later,)) = written[1], written[9]
+    assert later == f" {first}"
 
 
 def test_phrases_are_in_their_place(model):
     target = on_testbed(model, "position")
     options = {"phrase_types": ("none", "neutral"), "positions": (1, 30), "tokens_per_step": 36}
     found = probe(target, "position", **options)
-    ids = chosen_ids(target, phrase_ids(target), "neutral")
+    ids = list(chosen_ids(target, "neutral", 30))
     assert [factors(a, "phrase_type", "position", "end_tokens") for a in found] == [
         (kind, position, end_tokens)
         for end_tokens in ("allow", "forbid")
@@ -168,7 +192,7 @@ def test_spans_are_written_when_and_where_they_are_due(model):
     target = on_testbed(model, "step")
     options = {"spans": ("neutral",), "positions": (3, 40), "step_shares": (0.0, 0.5)}
     found = probe(target, "step", **options, tokens_per_step=9)
-    ids = chosen_ids(target, phrase_ids(target), "neutral")
+    ids = list(chosen_ids(target, "neutral", 40))
     assert [factors(a, "position", "step") for a in found] == [
         (None, None),
         (3, 0),
@@ -258,16 +282,6 @@ def test_words_are_counted_as_the_request_counts_them(tiny_llada):
     assert len(tiny_llada.encode_text("Here is your answer: ")) > 4
 
 
-def test_a_phrase_inside_a_text_has_the_tokens_it_has_there(tiny_llada, model):
-    """Of a byte-level tokenizer, where a space belongs to the word that follows it."""
-    target = target_of(Sampled(tiny_llada), "suffix", TEA, SHORT)
-    inside = phrase_tokens(target, "the story", 5)
-    assert tiny_llada.decode(inside) == " the story"
-    assert inside != phrase_tokens(target, "the story", 1)
-    target = on_testbed(model, "suffix")
-    assert phrase_tokens(target, PHRASE, 5) == phrase_tokens(target, PHRASE, 1)
-
-
 def test_suffix_names_what_does_not_fit_or_cannot_be_said(model):
     target = on_testbed(model, "suffix")
     with refuses("position 72", "5", "72", "max_new_tokens"):
@@ -307,7 +321,10 @@ def test_a_phrase_that_the_model_writes_anyway_is_reached(model, monkeypatch):
 
 def test_profile_against_the_definition(model):
     """Two refusals, one position filled: every start worked out by hand."""
-    refusals = [model.encode_text("i cannot"), model.encode_text("sorry")]
+    refusals = [
+        (model.encode_text("i cannot"), model.encode_text("i will not")),
+        (model.encode_text("sorry"), model.encode_text("sorry")),
+    ]
     generator = torch.Generator().manual_seed(0)
     log_probs = torch.randn(1, 6, model.vocab_size, generator=generator).log_softmax(-1)
     masked = torch.tensor([[True, True, False, True, True, True]])
@@ -320,7 +337,8 @@ def test_profile_against_the_definition(model):
         ends = sum(log_probs[0, position, i].exp() for i in model.end_token_ids)
         assert found["end"][0, position].item() == pytest.approx(float(ends), rel=1e-5)
         best = 0.0
-        for ids in refusals:
+        for at_first, further_on in refusals:
+            ids = further_on if position else at_first
             places = range(position, position + len(ids))
             if places[-1] < 6 and all(masked[0, p] for p in places):
                 logs = [float(log_probs[0, p, i]) for p, i in zip(places, ids, strict=True)]
@@ -334,7 +352,7 @@ def looked_at(model, prompts):
             "prompt": model.encode(prompt),
             "decoder": as_plain(DecoderConfig(max_new_tokens=12, steps=4)),
             "steps": [0, 2],
-            "refusals": [model.encode_text("no")],
+            "refusals": [[model.encode_text("no"), model.encode_text(" no")]],
         }
         for prompt in prompts
     ]

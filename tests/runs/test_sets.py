@@ -49,6 +49,27 @@ def test_a_limit_is_no_other_set(name):
     assert one.content_hash and one.cases == two.cases[:1]
 
 
+def test_a_sample_is_drawn_by_its_seed():
+    """The same cases each time, others by another seed, and a larger sample holds a smaller one;
+    what a run compares is the same as without."""
+
+    def ids(**options) -> list[str]:
+        (cases,) = load_sets(("testbed:benign",), WORLD, SetOptions(**options))
+        assert (cases.content_hash, dict(cases.settings)) == known
+        return [case.id for case in cases.cases]
+
+    (whole,) = load_sets(("testbed:benign",), WORLD)
+    known = whole.content_hash, dict(whole.settings)
+    every = [case.id for case in whole.cases]
+    drawn = ids(limit=10, sample_seed=0)
+    assert len(drawn) == 10 and drawn != every[:10] and drawn == sorted(drawn, key=every.index)
+    assert drawn == ids(limit=10, sample_seed=0) != ids(limit=10, sample_seed=1)
+    assert set(drawn) < set(ids(limit=20, sample_seed=0))
+    assert ids(limit=1000, sample_seed=0) == every
+    with refuses("sample_seed", "limit"):
+        SetOptions(sample_seed=0)
+
+
 def test_the_testbeds_sets_are_told_by_their_names():
     names = ["testbed", "testbed:near_miss", "testbeds", "xstest", "./testbed.csv"]
     assert [is_testbed_set(name) for name in names] == [True, True, False, False, False]

@@ -15,6 +15,7 @@ from mosa.chat.base import ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.types import Attempt, CaseSet, Response, Verdict, prompt_turns
+from mosa.utility import DECODER
 from mosa.worker import Work
 
 
@@ -84,7 +85,7 @@ def solve(
                 attack="direct",
                 preset="paper",
                 seed=0,
-                takes=("seed",),
+                takes=("seed", *case_set.settings.get(DECODER, ())),
                 system_prompt=system_prompt,
             )
             (attempt,) = [attempt async for attempt in ask(case, target)]

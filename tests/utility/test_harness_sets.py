@@ -22,8 +22,10 @@ from utility_files import CHOICES, FUNCTIONS, PROGRAMS, hub_splits, subjects, wr
 from mosa.data import KNOWN_FILES
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
+from mosa.runs.sets import SetOptions, load_sets
 from mosa.types import Message
 from mosa.utility import OWN_TASKS, is_task, local_tasks
+from mosa.utility.authors_decoders import AUTHORS_DECODERS
 from mosa.utility.harness import load_harness_set
 from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
 from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
@@ -173,6 +175,69 @@ def test_mmlu(model, files):
     words = model.decode(backend.works[subjects().index("anatomy")].state["prompt"])
     assert "The following are multiple choice questions (with answers) about anatomy" in words
     assert words.count("in anatomy?") == 6 and "in astronomy?" not in words
+
+
+# --- the decoders of LLaDA's authors --------------------------------------------------------------
+
+
+def test_the_table_of_decoders():
+    """Every line is a decoder of a task that we have, with the figures of EVAL.md."""
+    for (name, task), one in AUTHORS_DECODERS.items():
+        assert (one.decoder, one.task) == (name, task) and task in OWN_TASKS and one.source
+        decoder = DecoderConfig(**one.settings)
+        assert decoder.steps == decoder.max_new_tokens >= (decoder.block_length or 0)
+    figures = {t: one.figure for (n, t), one in AUTHORS_DECODERS.items() if n == "authors"}
+    assert figures == {"gsm8k": 69.4, "mmlu": 65.5, "humaneval": 49.4, "mbpp": 41.0, "ifeval": None}
+
+
+def test_a_task_is_asked_under_its_own_decoder(model, files):
+    """Beside the same task under the subject's, whose other settings do not reach it."""
+    options = SetOptions(data_dir=files, limit=1, decoder_of_task="authors", num_fewshot=0)
+    shared, own = load_sets(("gsm8k",), None, options)
+    assert (shared.name, own.name) == ("gsm8k", "gsm8k:authors")
+    assert [case.id for case in shared.cases] == [case.id for case in own.cases]
+    assert "decoder" not in shared.settings and own.settings["decoder"]["max_new_tokens"] == 512
+    backend = Alone(model, lambda prompt: "#### 2")
+    subject = dataclasses.replace(DECODER, threshold=0.5, seed=3, banned_token_ids=(7,))
+    for case_set in (shared, own):
+        found = solve(backend, case_set, subject)
+        assert scores(found, "exact_match,flexible-extract") == {"0": 1.0}
+    (_, first), (_, second) = backend.queries
+    assert first == subject
+    assert second == DecoderConfig(
+        max_new_tokens=512,
+        steps=512,
+        block_length=512,
+        end_tokens="suppress",
+        seed=3,
+        banned_token_ids=(7,),
+    )
+
+
+def test_mmlu_is_generated_where_the_authors_generate_it(model, files):
+    """Of each subject's two questions the right letters are A and B; the first letter that stands
+    by itself counts."""
+    case_set = load_harness_set("mmlu:authors", data_dir=files, limit=2, num_fewshot=0)
+    assert case_set.settings["decoder"]["steps"] == 3 and "num_draws" not in case_set.settings
+    backend = Alone(model, lambda prompt: "Answer: B, not A")
+    found = solve(backend, case_set, DECODER)
+    assert not backend.works and len(backend.queries) == len(case_set.cases) == 114
+    values = list(scores(found, case_set.headline).values())
+    assert values == [0.0, 1.0] * 57
+    long = dataclasses.replace(DECODER, max_new_tokens=4000, steps=4000)
+    found = solve(backend, case_set, long)  # which its own decoder replaces
+    assert None not in scores(found, case_set.headline).values()
+    unread = solve(Alone(model, lambda prompt: "Both"), case_set, DECODER)
+    assert set(scores(unread, case_set.headline).values()) == {0.0}
+
+
+def test_own_decoders_name_what_they_lack(files):
+    with refuses("mmlu:authors_1.5", "mmlu:authors"):
+        load_harness_set("mmlu:authors_1.5", data_dir=files)
+    with refuses("decoder_of_task", "ours", "authors"):
+        load_sets(("gsm8k",), None, SetOptions(decoder_of_task="ours"))
+    with refuses("decoder_of_task", "authors_blocks", "gsm8k"):
+        load_sets(("mbpp",), None, SetOptions(decoder_of_task="authors_blocks"))
 
 
 def test_answers_that_a_model_cannot_tell_apart_are_unscored(model, files, monkeypatch):

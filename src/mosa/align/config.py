@@ -69,6 +69,8 @@ class AlignConfig(transformers.TrainingArguments):
     lora_alpha: int = 64
     """LoRA scale numerator; the update is scaled by lora_alpha / lora_r."""
 
+    num_prompts: int | None = None
+    """Number of training prompts that are drawn at random, by `seed`; none: all in their file."""
     keep_checkpoints: bool = False
     """Keep the checkpoints of a finished run, with their optimiser state."""
 
@@ -138,6 +140,8 @@ class AlignConfig(transformers.TrainingArguments):
         """Raise UserError for a setting outside its range."""
         require(self.response_length >= 1, "response_length", self.response_length, "at least 1")
         require(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
+        num_prompts = self.num_prompts
+        require(num_prompts is None or num_prompts >= 1, "num_prompts", num_prompts, "at least 1")
         require(not self.remove_unused_columns, "remove_unused_columns", True, "false")
 
 

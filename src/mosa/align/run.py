@@ -29,7 +29,7 @@ from mosa.align.output import (
     write_settings,
 )
 from mosa.align.trainer import TrainingData
-from mosa.data import TrainingExample, load_prompts
+from mosa.data import TrainingExample, draw_prompts, load_prompts
 from mosa.families import DiffusionLM, load_model
 from mosa.judges.base import Judge
 from mosa.provenance import versions
@@ -103,6 +103,8 @@ def align(
         )
     settings.output_dir = str(out)
     examples = load_prompts(data) if isinstance(data, str | Path) else list(data)
+    if settings.num_prompts is not None:
+        examples = draw_prompts(examples, settings.num_prompts, seed=settings.seed)
     benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
     given = TrainingData(examples, benign_examples, judge)
     _refuse_unused(method, settings, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -12,19 +13,22 @@ from mosa.cli.judge import judge_config
 from mosa.cli.options import Command, add_fields, given_fields, show
 from mosa.cli.progress import ProgressBar
 
+if TYPE_CHECKING:
+    from mosa.probes.base import Protocol
+
 
 def _command(name: str, summary: str) -> Command:
     """The options of a probe's settings, over a preset."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.probes import NUM_CASES, PROBES
+        from mosa.probes import PROBES, PROTOCOLS
 
-        cases = ", ".join(f"{preset} ({num} cases)" for preset, num in NUM_CASES[name].items())
+        meant = ", ".join(f"{preset} ({_told(of)})" for preset, of in PROTOCOLS[name].items())
         evaluation_arguments(
             parser,
             sets_help="harmful or harmless sets",
             preset="quick",
-            preset_help=f"settings of the probe: {cases}; options given beside it win, and --limit "
+            preset_help=f"settings of the probe: {meant}; options given beside it win, and --limit "
             "sets another number of cases",
             taken=_taken(name),
         )
@@ -32,7 +36,7 @@ def _command(name: str, summary: str) -> Command:
 
     def run(args: Namespace) -> None:
         from mosa.analyze import analyze
-        from mosa.probes import NUM_CASES, PROBES
+        from mosa.probes import PROBES, PROTOCOLS
         from mosa.runs.evaluate import EvaluateConfig
         from mosa.runs.processes import join
 
@@ -40,13 +44,16 @@ def _command(name: str, summary: str) -> Command:
 
         def settings() -> EvaluateConfig:
             options = given_fields(PROBES[name].config_class, args)
-            PROBES[name].config(args.preset, options)  # before its number of cases is looked up
+            PROBES[name].config(args.preset, options)  # before its protocol is looked up
+            meant = PROTOCOLS[name][args.preset]
+            length = meant.max_new_tokens
             return evaluation_config(
                 args,
                 attacks=(name,),
                 attack_options={name: options} if options else {},
                 taken=_taken(name),
-                limit=NUM_CASES[name][args.preset],
+                set_defaults={"limit": meant.num_cases, "sample_seed": meant.sample_seed},
+                decoder_defaults={} if length is None else {"max_new_tokens": length},
             )
 
         config = processes.agree(settings)
@@ -66,6 +73,14 @@ def _command(name: str, summary: str) -> Command:
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
+
+
+def _told(protocol: Protocol) -> str:
+    """What a preset is meant to be run on, in words."""
+    drawn = "" if protocol.sample_seed is None else "random "
+    length = protocol.max_new_tokens
+    tokens = "" if length is None else f" of {length} tokens"
+    return f"{protocol.num_cases} {drawn}cases{tokens}"
 
 
 def _taken(name: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,15 +123,16 @@ def evaluation_config(
     attacks: tuple[str, ...],
     attack_options: dict[str, dict[str, Any]],
     taken: Collection[str] = (),
-    limit: int | None = None,
+    set_defaults: Mapping[str, Any] | None = None,
+    decoder_defaults: Mapping[str, Any] | None = None,
 ) -> EvaluateConfig:
-    """What the options of `evaluation_arguments` describe; `limit` holds where none was given."""
+    """What the options of `evaluation_arguments` describe; defaults hold where none was given."""
     from mosa.runs.evaluate import EvaluateConfig
     from mosa.runs.sets import SetOptions
 
-    sets: dict[str, Any] = {"limit": limit, **given_fields(SetOptions, args)}
+    sets = {**(set_defaults or {}), **given_fields(SetOptions, args)}
     return EvaluateConfig(
-        subjects=_subjects(args, taken),
+        subjects=_subjects(args, taken, decoder_defaults or {}),
         sets=args.sets,
         attacks=attacks,
         preset=args.preset,
@@ -145,8 +146,11 @@ def evaluation_config(
     )
 
 
-def _subjects(args: Namespace, taken: Collection[str]) -> tuple[Subject, ...]:
-    """The subjects that the options describe, as `evaluation_arguments` has asked for them."""
+def _subjects(
+    args: Namespace, taken: Collection[str], defaults: Mapping[str, Any]
+) -> tuple[Subject, ...]:
+    """The subjects that the options describe, as `evaluation_arguments` has asked for them, with
+    `defaults` for settings of the decoder that are not given."""
     from mosa.denoising import DecoderConfig
     from mosa.runs.subject import subject_from, subjects_of
 
@@ -154,14 +158,15 @@ def _subjects(args: Namespace, taken: Collection[str]) -> tuple[Subject, ...]:
     if args.subjects is None:
         if args.model is None:
             raise UserError("no subject is named; give --model, or --subjects FILE")
+        settings = {**defaults, **decoder}
         return subjects_of(
-            args.model, args.adapter, decoder=decoder, system_prompt=args.system_prompt
+            args.model, args.adapter, decoder=settings, system_prompt=args.system_prompt
         )
     given = [name for name in ("model", "system_prompt") if args[name] is not None]
     given += ["adapter"] if args.adapter != ["none"] else []
     for name in (*given, *decoder):
         raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
-    return tuple(subject_from(record) for record in args.subjects)
+    return tuple(subject_from(record, decoder=defaults) for record in args.subjects)
 
 
 def _evaluate(args: Namespace) -> int | None:

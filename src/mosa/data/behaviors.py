@@ -7,7 +7,8 @@ A row becomes a `Behavior`. One example of each format (all harmless):
             Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID /
             Sum it up,contextual,food,,A text about bread,bread_sum                  (HarmBench)
     .json   a list of strings, or of records such as {"prompt": "Bake bread", "answer": "Mix ..."}
-    .jsonl  one of these per line
+    .jsonl  one of these per line, or {"question_id": 1, "category": "4", "turns": ["Bake bread"],
+            "prompt_style": "base"}                                               (SORRY-Bench)
 
 A name ("advbench", "harmbench:standard") stands for a known set. The hash of its bytes finds its
 file: the content counts, and not the name. docs/behaviors.md lists the sets.
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosa.data.prompts import ANSWER_COLUMNS
+from mosa.data.prompts import ANSWER_COLUMNS, STYLE_COLUMNS, only_turn
 from mosa.data.registry import (
     KNOWN_FILES,
     KnownFile,
@@ -46,7 +47,10 @@ REQUEST_COLUMNS = (
 )
 """Names of the column that holds the request, in order of preference; case does not matter."""
 
-ID_COLUMNS = ("id", "behaviorid")
+TURNS = "turns"
+"""The column that holds the request as a list of one text (SORRY-Bench)."""
+
+ID_COLUMNS = ("id", "behaviorid", "question_id")
 CONTEXT_COLUMNS = ("context", "contextstring")
 TARGET_COLUMNS = ("target",)
 CATEGORY_COLUMNS = ("category", "semanticcategory")
@@ -226,13 +230,15 @@ def _behavior(item: Any, number: int, where: str, category: tuple[str, ...]) -> 
     record = {"text": item} if isinstance(item, str) else item
     if not is_json_object(record):
         raise UserError(f"{where} is {json.dumps(item)}; make it a string or an object.")
-    if record.keys().isdisjoint(REQUEST_COLUMNS):
+    if TURNS not in record and record.keys().isdisjoint(REQUEST_COLUMNS):
         # The empty name of an index column carries no information.
         raise UserError(
             f"{where} has the columns {', '.join(filter(None, record)) or '(none)'}; the one with "
             f"the request must be called one of {', '.join(REQUEST_COLUMNS)}."
         )
     text = text_of(record, REQUEST_COLUMNS, where)
+    if text is None and TURNS in record:
+        text = only_turn(record[TURNS], where)
     if text is None:
         raise UserError(f"{where} has an empty request; give it one or delete the row.")
     return Behavior(
@@ -249,12 +255,15 @@ def _id(record: dict[str, Any], number: int, where: str) -> str:
     column = next((name for name in ID_COLUMNS if name in record), None)
     if column is None:
         return str(number)
+    # A request in several styles has one number in SORRY-Bench.
+    style = text_of(record, STYLE_COLUMNS, where)
+    suffix = "" if style is None else f"-{style}"
     if isinstance(record[column], int) and not isinstance(record[column], bool):
-        return str(record[column])
+        return f"{record[column]}{suffix}"
     text = text_of(record, (column,), where)
     if text is None:
         raise UserError(f"{where} has no {column}; give every row one, or none.")
-    return text
+    return f"{text}{suffix}"
 
 
 def _check_ids(items: list[Behavior], places: list[str]) -> None:

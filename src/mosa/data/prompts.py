@@ -9,13 +9,15 @@ One example of each format (all harmless):
             or a list of records such as {"instruction": "How do I bake bread?"}  (Alpaca)
     .jsonl  {"prompt": "How do I bake bread?", "answer": "Mix flour and water."}
             {"messages": [{"role": "user", "content": "How do I bake bread?"}]}
+            {"turns": ["How do I bake bread?"], "prompt_style": "slang"}     (SORRY-Bench)
             {"prompt": "How do I bake bread?", "chosen": "Mix and bake.", "rejected": "Buy it."}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,9 @@ PROMPT_COLUMNS = (
 ANSWER_COLUMNS = ("answer", "response", "completion", "output", "chosen")
 """Names of the column that holds an answer. `target` is none: AdvBench's is a beginning only."""
 
+STYLE_COLUMNS = ("prompt_style",)
+"""Names of the column that says how a request is worded."""
+
 REJECTED_COLUMNS = ("rejected",)
 """Names of the column that holds the rejected answer of a pair."""
 
@@ -54,6 +59,8 @@ class TrainingExample:
     the preferred answer."""
     rejected: str | None = None
     """A pair: the answer to which `answer` is preferred."""
+    style: str | None = None
+    """How the request is worded, in the set's own words (SORRY-Bench: base, slang, caesar, ...)."""
 
 
 def load_prompts(path: str | Path) -> list[TrainingExample]:
@@ -76,6 +83,22 @@ def load_prompts(path: str | Path) -> list[TrainingExample]:
     return examples
 
 
+def draw_prompts(
+    examples: Sequence[TrainingExample], number: int, *, seed: int
+) -> list[TrainingExample]:
+    """So many of the examples, drawn at random without putting back, in their order.
+
+    Raises UserError where there are fewer.
+    """
+    if number > len(examples):
+        raise UserError(
+            f"num_prompts is {number}, but the data has {len(examples)} prompts; lower it, or "
+            "leave it out to take all."
+        )
+    drawn = random.Random(seed).sample(range(len(examples)), number)
+    return [examples[place] for place in sorted(drawn)]
+
+
 def _walk(item: Any, where: str) -> Iterator[TrainingExample]:
     """Every prompt of nested dicts and lists; a dict with a prompt or a text is one record."""
     if isinstance(item, str):
@@ -87,18 +110,25 @@ def _walk(item: Any, where: str) -> Iterator[TrainingExample]:
             yield from _walk(lowered(part), f"{where}, row {number}")
     elif not is_json_object(item):
         raise UserError(f"{where} is {json.dumps(item)}; a prompt must be text.")
-    elif "messages" in item or not all(isinstance(v, list | dict) for v in item.values()):
+    elif "messages" in item or "turns" in item or _holds_no_parts(item):
         yield _from_record(item, where)
     else:
         for key, part in item.items():
             yield from _walk(lowered(part), f"{where}, {key}")
 
 
+def _holds_no_parts(item: dict[str, Any]) -> bool:
+    return not all(isinstance(value, list | dict) for value in item.values())
+
+
 def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
     answer = text_of(record, ANSWER_COLUMNS, where)
     rejected = text_of(record, REJECTED_COLUMNS, where)
+    style = text_of(record, STYLE_COLUMNS, where)
     if "messages" in record:
-        return TrainingExample(_messages(record["messages"], where), answer, rejected)
+        return TrainingExample(_messages(record["messages"], where), answer, rejected, style)
+    if "turns" in record:
+        return TrainingExample(only_turn(record["turns"], where), answer, rejected, style)
     texts = {name: str(value).strip() for name, value in record.items() if isinstance(value, str)}
     column = next((name for name in PROMPT_COLUMNS if texts.get(name)), None)
     if column is None:
@@ -112,7 +142,19 @@ def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
         prompt = f"{texts['contextstring']}\n\n---\n\n{prompt}"
     if column == "instruction" and texts.get("input"):
         prompt = f"{prompt}\n\n{texts['input']}"
-    return TrainingExample(prompt, answer, rejected)
+    return TrainingExample(prompt, answer, rejected, style)
+
+
+def only_turn(turns: Any, where: str) -> str:
+    """The request of a row that holds the user's turns; UserError unless it is one text."""
+    if not is_json_list(turns) or len(turns) != 1 or not isinstance(turns[0], str):
+        raise UserError(
+            f"{where} has {json.dumps(turns)} as its turns; it must be a list of one text (write a "
+            "dialogue as `messages`)."
+        )
+    if not turns[0].strip():
+        raise UserError(f"{where} has an empty text among its turns; every prompt needs text.")
+    return turns[0].strip()
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:

@@ -26,7 +26,7 @@ from mosa.denoising.config import DecoderConfig
 from mosa.denoising.editing import show_to_watchers
 from mosa.denoising.noise import Draws
 from mosa.denoising.passes import Opened, PassStates, run_pass
-from mosa.denoising.proposals import SpecialTokens, propose
+from mosa.denoising.proposals import SpecialTokens, banned_ids, propose
 from mosa.denoising.rows import (
     BLOCK,
     KEY,
@@ -315,9 +315,7 @@ def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) 
                 f"banned_token_ids names {token_id}, outside the model's vocabulary of "
                 f"{model.vocab_size}; leave it out."
             )
-    never = {model.mask_token_id, *config.banned_token_ids}
-    if config.end_tokens == "forbid":
-        never.update(model.end_token_ids)
+    never = {model.mask_token_id, *banned_ids(config, model)}
     if len(never) >= model.vocab_size:
         raise UserError("banned_token_ids bans all tokens; leave at least one to generate.")
     for rule in config.rules:

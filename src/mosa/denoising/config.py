@@ -58,9 +58,9 @@ class DecoderConfig:
     """Classifier-free guidance against the canvas with all that was given masked; 0 is off."""
     banned_token_ids: tuple[int, ...] = ()
     """Tokens that are never generated."""
-    end_tokens: Literal["allow", "forbid", "suppress"] = "allow"
-    """Whether end tokens may be generated, or (suppress) only once nothing else in the block is
-    left to fill."""
+    end_tokens: Literal["allow", "forbid", "forbid_eos", "suppress"] = "allow"
+    """Whether end tokens may be generated: all (allow), none (forbid), all but end-of-text
+    (forbid_eos), or (suppress) only once nothing else in the block is left to fill."""
     stop_when_finished: bool = False
     """Once all before a generated end token is filled, fills the rest of the row with the
     end-of-text token, at no cost."""
@@ -96,7 +96,7 @@ class DecoderConfig:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         self._check_choice("remasking", tuple(ORDERS))
         self._check_choice("schedule", ("even", "timesteps"))
-        self._check_choice("end_tokens", ("allow", "forbid", "suppress"))
+        self._check_choice("end_tokens", ("allow", "forbid", "forbid_eos", "suppress"))
         self._check_choice("cache", ("none", "prefix", "dual"))
         self._check_rules()
         if not self.order.rates_confidence and (not self.has_plan or self.alg_temp):

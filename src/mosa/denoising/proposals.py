@@ -36,9 +36,7 @@ class SpecialTokens:
     @classmethod
     def of(cls, config: DecoderConfig, model: DiffusionLM) -> SpecialTokens:
         """The ids of a model, with what the config bans."""
-        banned = [*config.banned_token_ids]
-        if config.end_tokens == "forbid":
-            banned += model.end_token_ids
+        banned = banned_ids(config, model)
         if config.temperature > 0:
             banned.append(model.mask_token_id)
         return cls(
@@ -46,6 +44,17 @@ class SpecialTokens:
             ends=torch.tensor(model.end_token_ids, device=model.device),
             banned=torch.tensor(banned, dtype=torch.long, device=model.device),
         )
+
+
+def banned_ids(config: DecoderConfig, model: DiffusionLM) -> list[int]:
+    """The ids that a model never generates under this config, its mask token aside.
+
+    Of the end tokens `forbid` bans all, as an attacker's decoder does, and `forbid_eos` end-of-text
+    alone, as `logits_eos_inf` of LLaDA's evaluation (repository ML-GSAI/LLaDA, EVAL.md): an answer
+    ends with its turn, and is not padded.
+    """
+    banned_ends = {"forbid": model.end_token_ids, "forbid_eos": (model.eos_token_id,)}
+    return [*config.banned_token_ids, *banned_ends.get(config.end_tokens, ())]
 
 
 def propose(

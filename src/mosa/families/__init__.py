@@ -21,6 +21,7 @@ from mosa.families import checkpoint
 from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
+from mosa.families.rotary import turn_in_float32
 from mosa.hub import locate
 from mosa.types import UserError
 from mosa.worker import device_of
@@ -97,7 +98,7 @@ def load_model(
     device = device_of(device)
     # Built without memory, then given the checkpoint's tensors, so only one copy exists.
     with torch.device("meta"):
-        network = _build(network_config, attn_implementation, torch.float32)
+        network = _build(family, network_config, attn_implementation, torch.float32)
     names = checkpoint.released_tensors(network, family.released_name)
     tensors = checkpoint.read_tensors(
         files,
@@ -141,7 +142,7 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # Not `.to(dtype)`, which would round the rotary frequencies too.
-        network = _build(_network_config(family, complete), "sdpa", dtype)
+        network = _build(family, _network_config(family, complete), "sdpa", dtype)
     return DiffusionLM(
         network.eval(),
         family,
@@ -175,10 +176,10 @@ def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConf
 
 
 def _build(
-    config: PreTrainedConfig, attn_implementation: str, dtype: torch.dtype
+    family: Family, config: PreTrainedConfig, attn_implementation: str, dtype: torch.dtype
 ) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_config(
+        network = AutoModelForCausalLM.from_config(
             config, attn_implementation=attn_implementation, dtype=dtype
         )
     except (ImportError, ValueError) as error:
@@ -186,6 +187,9 @@ def _build(
             f"The attention implementation {attn_implementation!r} cannot be used here ({error}); "
             "use sdpa or eager."
         ) from error
+    if family.turns_in_float32:
+        turn_in_float32(network)
+    return network
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:

@@ -74,6 +74,8 @@ class Family:
     """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
     """Whether the prediction for a position is read one position to its left."""
+    turns_in_float32: bool = False
+    """Whether queries and keys are turned by their positions in float32 under lower formats."""
     tokenizer_class: type[PreTrainedTokenizerFast] = field(default=PreTrainedTokenizerFast)
     """The class that reads the tokenizer files where there is no tokenizer.json."""
 

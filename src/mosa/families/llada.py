@@ -91,6 +91,7 @@ LLADA = Family(
         "scale_logits": (False,),
     },
     network_config=_network_config,
+    turns_in_float32=True,  # rope_full_precision
     # `ff_out` is both each block's down projection and the LM head.
     released_names={
         "model.embed_tokens.": "model.transformer.wte.",

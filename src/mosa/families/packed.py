@@ -59,7 +59,9 @@ class Rotary:
         return Rotary(self.cos[index], self.sin[index])
 
     def __call__(self, heads: Float[Tensor, "T H E"]) -> Float[Tensor, "T H E"]:
-        """The heads turned by the angles of their positions."""
+        """The heads turned by the angles of their positions, in the format of the angles."""
+        if heads.dtype != self.cos.dtype:
+            return self(heads.to(self.cos.dtype)).to(heads.dtype)
         half = self.cos.shape[-1]
         sizes = (half, half, heads.shape[-1] - 2 * half)
         first, second, rest = heads.split(sizes, dim=-1)

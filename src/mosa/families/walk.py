@@ -92,21 +92,22 @@ def _parts(stem: str) -> dict[str, dict[str, tuple[str, ...]]]:
     mixture = NETWORKS[stem]
     norm, linear = (f"{stem}RMSNorm",), ("Linear",)
     projections = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), linear)
+    attentions = (f"{stem}Attention", f"{stem}Float32RotaryAttention")
     return {
         f"{stem}ForCausalLM": {"model": (f"{stem}Model",), "lm_head": linear},
         f"{stem}Model": {
             "embed_tokens": ("Embedding",),
             "layers": ("ModuleList",),
             "norm": norm,
-            "rotary_emb": (f"{stem}RotaryEmbedding",),
+            "rotary_emb": (f"{stem}RotaryEmbedding", f"{stem}Float32RotaryEmbedding"),
         },
         f"{stem}DecoderLayer": {
             "input_layernorm": norm,
-            "self_attn": (f"{stem}Attention",),
+            "self_attn": attentions,
             "post_attention_layernorm": norm,
             "mlp": (f"{stem}MLP",) if mixture is None else (f"{stem}MLP", mixture),
         },
-        f"{stem}Attention": {**projections, "q_norm": norm, "k_norm": norm},
+        **dict.fromkeys(attentions, {**projections, "q_norm": norm, "k_norm": norm}),
         f"{stem}MLP": {
             **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), linear),
             "act_fn": ("SiLUActivation",),

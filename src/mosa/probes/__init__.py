@@ -13,12 +13,15 @@ mosa/results/findings reads them, and `mosa analyze` does both.
 
 from mosa.attacks.base import Attack
 from mosa.probes import depth, order, position, step, suffix
+from mosa.probes.base import Protocol
 
-__all__ = ["NUM_CASES", "PROBES"]
+__all__ = ["PROBES", "PROTOCOLS"]
 
 _MODULES = (position, suffix, order, step, depth)
 
 PROBES: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _MODULES}
 """Every probe by its name."""
-NUM_CASES: dict[str, dict[str, int]] = {module.ATTACK.name: module.NUM_CASES for module in _MODULES}
-"""How many cases each preset of a probe is meant for."""
+PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    module.ATTACK.name: module.PROTOCOLS for module in _MODULES
+}
+"""What each preset of a probe is meant to be run on."""

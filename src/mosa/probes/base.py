@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mosa.align.phrases import read_phrases
@@ -14,37 +15,48 @@ PHRASE_TYPES = ("affirmative", "procedural", "neutral", "refusing")
 """The packaged sets of phrases, in English and in the testbed's words."""
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What a preset of a probe is meant to be run on; options that are given win."""
+
+    num_cases: int
+    """Cases of each set."""
+    sample_seed: int | None = None
+    """The seed with which they are drawn; None: the first ones."""
+    max_new_tokens: int | None = None
+    """The length of a response; None: the subject's."""
+
+
+PAPER_PROTOCOL = Protocol(100, sample_seed=0, max_new_tokens=256)
+"""100 random cases, 256 tokens (arXiv 2508.12398, E1 and E2)."""
+
+
 def phrases_of(target: Target, phrase_type: str) -> list[str]:
     """The phrases of a packaged set in the run's wording."""
     return read_phrases(f"{target.wording.phrase_sets}{phrase_type}")
 
 
-def phrase_ids(target: Target) -> dict[str, list[list[int]]]:
-    """The token ids of the phrases of each packaged set."""
-    return {
-        phrase_type: [list(target.encode(text)) for text in phrases_of(target, phrase_type)]
-        for phrase_type in PHRASE_TYPES
-    }
+def longest_phrase(target: Target, phrase_types: Iterable[str] = PHRASE_TYPES) -> int:
+    """The tokens of the longest phrase of these sets, wherever it is written."""
+    texts = [text for phrase_type in phrase_types for text in phrases_of(target, phrase_type)]
+    return max(len(target.phrase_ids(text, position)) for text in texts for position in (1, 2))
 
 
-def chosen_ids(
-    target: Target, texts: Mapping[str, Sequence[list[int]]], phrase_type: str
-) -> list[int]:
-    """What is written for the target's behavior: the same phrase at every position.
+def chosen_ids(target: Target, phrase_type: str, position: int) -> tuple[int, ...]:
+    """What is written at 1-based `position` for the target's behavior: the same phrase at every
+    position, with the tokens that it has there.
 
     Random tokens are as many as the behavior's procedural phrase has; none of them is special.
     """
-    if phrase_type == "none":
-        return []
     rng = random.Random(f"{target.seed}-{target.behavior.id}")
-    drawn = {name: rng.choice(texts[name]) for name in sorted(texts)}
+    drawn = {name: rng.choice(phrases_of(target, name)) for name in sorted(PHRASE_TYPES)}
     if phrase_type != "random":
-        return drawn[phrase_type]
+        return target.phrase_ids(drawn[phrase_type], position)
     tokenizer = target.model.tokenizer
     assert tokenizer is not None, "phrases were encoded with it"
     ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
     ordinary = [i for i in ordinary if i not in (target.mask_token_id, *target.end_token_ids)]
-    return [rng.choice(ordinary) for _ in drawn["procedural"]]
+    return tuple(rng.choice(ordinary) for _ in target.phrase_ids(drawn["procedural"], position))
 
 
 def pace(length: int, tokens_per_step: int, block_length: int | None = None) -> dict[str, Any]:

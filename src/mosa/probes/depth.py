@@ -26,11 +26,15 @@ from mosa.align.objective import kl_divergence, window_scores
 from mosa.attacks.base import Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM
-from mosa.probes.base import pace, phrases_of, step_numbers
+from mosa.probes.base import Protocol, pace, phrases_of, step_numbers
 from mosa.types import Attempt, Behavior, as_plain
 from mosa.worker import Work
 
 # B rows, L canvas length, R response length, V vocabulary
+
+Refusals = Sequence[Sequence[Sequence[int]]]
+"""Each refusal as the tokens that it has at the first position, and those that it has further on:
+byte-level tokenizers write a word inside a text with other tokens than one that begins it."""
 
 CASES_TOGETHER = 8
 """Cases whose canvases share a batch; the log-probabilities of two models are held for all."""
@@ -56,7 +60,10 @@ async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncI
         "prompt": target.encode_prompt(behavior.request),
         "decoder": as_plain(decoder),
         "steps": step_numbers(config.step_shares, decoder.steps),
-        "refusals": [list(target.encode(text)) for text in phrases_of(target, "refusing")],
+        "refusals": [
+            [list(target.phrase_ids(text, position)) for position in (1, 2)]
+            for text in phrases_of(target, "refusing")
+        ],
     }
     found = await target.compute("profiles", Work(look, state, together=CASES_TOGETHER))
     yield target.attempt([], details={"profiles": found["profiles"]})
@@ -78,7 +85,7 @@ def _look(
     prompts: Sequence[Sequence[int]],
     decoder: DecoderConfig,
     steps: Sequence[int],
-    refusals: Sequence[Sequence[int]],
+    refusals: Refusals,
 ) -> list[dict[str, Any]]:
     canvas = _canvas(model, prompts, decoder.max_new_tokens)
     with model.adapter_disabled():
@@ -119,7 +126,7 @@ def profile(
     log_probs: Float[Tensor, "B R V"],
     masked: Bool[Tensor, "B R"],
     end_token_ids: Sequence[int],
-    refusals: Sequence[Sequence[int]],
+    refusals: Refusals,
 ) -> dict[str, Float[Tensor, "B R"]]:
     """`refusal` and `end` at each position; NaN where it is filled, or no refusal fits.
 
@@ -128,15 +135,16 @@ def profile(
     ends = torch.tensor(end_token_ids, device=log_probs.device)
     end_BR = log_probs[..., ends].exp().sum(dim=-1).masked_fill(~masked, torch.nan)
     best_BR = torch.full_like(end_BR, -torch.inf)
-    for refusal in refusals:
-        ids = torch.tensor(refusal, device=log_probs.device)
-        if len(ids) > masked.shape[1]:
-            continue
-        score_BS = window_scores(log_probs, ids, token_reduction="mean")
-        fits_BS = masked.unfold(1, len(ids), 1).all(dim=-1)
-        score_BS = score_BS.masked_fill(~fits_BS, -torch.inf)
-        num_starts = score_BS.shape[1]
-        best_BR[:, :num_starts] = torch.maximum(best_BR[:, :num_starts], score_BS)
+    for at_first, further_on in refusals:
+        for refusal, starts in ((at_first, slice(0, 1)), (further_on, slice(1, None))):
+            ids = torch.tensor(refusal, device=log_probs.device)
+            if len(ids) > masked.shape[1]:
+                continue
+            score_BS = window_scores(log_probs, ids, token_reduction="mean")
+            fits_BS = masked.unfold(1, len(ids), 1).all(dim=-1)
+            score_BS = score_BS.masked_fill(~fits_BS, -torch.inf)
+            best_BS = best_BR[:, : score_BS.shape[1]]
+            best_BS[:, starts] = torch.maximum(best_BS, score_BS)[:, starts]
     refusal_BR = best_BR.exp().masked_fill(best_BR == -torch.inf, torch.nan)
     return {"refusal": refusal_BR, "end": end_BR}
 
@@ -156,5 +164,6 @@ ATTACK = Attack(
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,
     decides="any",
+    version=2,
 )
-NUM_CASES = {"quick": 12, "full": 25}
+PROTOCOLS = {"quick": Protocol(12), "full": Protocol(25)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.probes.base import pace
+from mosa.probes.base import Protocol, pace
 from mosa.types import Attempt, Behavior
 
 BASE = "base"
@@ -86,4 +86,4 @@ ATTACK = Attack(
     run=run,
     decides="any",
 )
-NUM_CASES = {"quick": 12, "full": 50}
+PROTOCOLS = {"quick": Protocol(12), "full": Protocol(50)}

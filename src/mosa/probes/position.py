@@ -17,11 +17,19 @@ Every combination is one attempt. The preset `paper` is the paper's own protocol
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target
-from mosa.probes.base import chosen_ids, fitting_positions, pace, phrase_ids, variant_of
+from mosa.probes.base import (
+    PAPER_PROTOCOL,
+    Protocol,
+    chosen_ids,
+    fitting_positions,
+    longest_phrase,
+    pace,
+    variant_of,
+)
 from mosa.types import Attempt, Behavior
 
 PhraseType = Literal["none", "affirmative", "procedural", "neutral", "refusing", "random"]
@@ -92,18 +100,13 @@ def cells(config: PositionConfig, length: int, longest: int) -> list[Cell]:
 
 async def run(behavior: Behavior, target: Target, config: PositionConfig) -> AsyncIterator[Attempt]:
     """Write each phrase at each position, and let the model fill the rest."""
-    texts = phrase_ids(target)
-    longest = max(len(ids) for phrases in texts.values() for ids in phrases)
-    grid = cells(config, target.length, longest)
-    written = {
-        name: chosen_ids(target, texts, name) for name in {cell.phrase_type for cell in grid}
-    }
     queries, details = [], []
-    for cell in grid:
-        ids = written[cell.phrase_type]
+    for cell in cells(config, target.length, longest_phrase(target)):
+        place = cell.position
+        ids = () if place is None else chosen_ids(target, cell.phrase_type, place)
         query = Query(
             behavior.request,
-            pinned=() if cell.position is None else (target.pin(cell.position, ids),),
+            pinned=() if place is None else (target.pin(place, ids),),
             decoder={
                 **pace(target.length, config.tokens_per_step, cell.block_length or None),
                 "remasking": cell.remasking,
@@ -113,7 +116,21 @@ async def run(behavior: Behavior, target: Target, config: PositionConfig) -> Asy
         queries.append((variant_of(asdict(cell)), query))
         details.append(asdict(cell) | {"num_phrase_tokens": len(ids)})
     async for attempt in target.tries(queries, details):
-        yield attempt
+        yield replace(attempt, details=attempt.details | sides_of(target, attempt))
+
+
+def sides_of(target: Target, attempt: Attempt) -> dict[str, str]:
+    """What a reader sees before the written phrase and after it, so that a refusal that is dropped
+    there is told apart from one that holds; nothing where no phrase was written."""
+    position, length = attempt.details["position"], attempt.details["num_phrase_tokens"]
+    if position is None:
+        return {}
+    (response,) = attempt.responses
+    ids, start = response.token_ids[: response.num_read], position - 1
+    return {
+        "text_before": target.decode(ids[:start]),
+        "text_after": target.decode(ids[start + length :]),
+    }
 
 
 ATTACK = Attack(
@@ -140,5 +157,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
+    version=2,
 )
-NUM_CASES = {"quick": 8, "full": 25, "paper": 100}
+PROTOCOLS = {"quick": Protocol(8), "full": Protocol(25), "paper": PAPER_PROTOCOL}

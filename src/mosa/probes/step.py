@@ -20,10 +20,11 @@ from typing import Literal
 
 from mosa.attacks.base import Attack, Edit, Query, Target
 from mosa.probes.base import (
+    Protocol,
     chosen_ids,
     fitting_positions,
+    longest_phrase,
     pace,
-    phrase_ids,
     step_numbers,
     variant_of,
 )
@@ -60,8 +61,7 @@ class StepConfig:
 
 async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIterator[Attempt]:
     """Write each span at each position and step, and let generation continue."""
-    texts = phrase_ids(target)
-    longest = max(len(ids) for span in config.spans for ids in texts[PHRASES_OF[span]])
+    longest = longest_phrase(target, [PHRASES_OF[span] for span in config.spans])
     positions = fitting_positions(config.positions, POSITIONS, longest, target.length)
     decoder = {
         **pace(target.length, config.tokens_per_step, config.block_length),
@@ -70,8 +70,8 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
     queries = [("no span", Query(behavior.request, decoder=decoder))]
     details = [{"span": "none", "position": None, "step": None}]
     for span in config.spans:
-        ids = tuple(chosen_ids(target, texts, PHRASES_OF[span]))
         for position in positions:
+            ids = chosen_ids(target, PHRASES_OF[span], position)
             pinned = target.pin(position, ids)
             for step in step_numbers(config.step_shares, decoder["steps"]):
                 factors = {"span": span, "position": position, "step": step}
@@ -101,5 +101,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
+    version=2,
 )
-NUM_CASES = {"quick": 6, "full": 25}
+PROTOCOLS = {"quick": Protocol(6), "full": Protocol(25)}

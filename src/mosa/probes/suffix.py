@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from mosa.attacks.base import Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import aim_of, search_steps
-from mosa.probes.base import pace, phrases_of, variant_of
+from mosa.probes.base import PAPER_PROTOCOL, Protocol, pace, phrases_of, variant_of
 from mosa.suffix_search import GcgConfig
 from mosa.types import Attempt, Behavior, Response, UserError
 
@@ -70,7 +70,7 @@ async def run(behavior: Behavior, target: Target, config: SuffixConfig) -> Async
     yield target.attempt([plain], variant="plain", details={"method": "none"})
     for method in methods:
         for position, phrase in places:
-            ids = phrase_tokens(target, phrase, position)
+            ids = list(target.phrase_ids(phrase, position))
             if method == "gcg":
                 prompt, searched = await _search(behavior, target, ids, position, config)
             else:
@@ -136,7 +136,7 @@ def wanted(target: Target, config: SuffixConfig) -> list[tuple[int, str]]:
         pairs = [(position, procedural) for position in config.positions or POSITIONS]
     fitting = []
     for position, phrase in pairs:
-        num_tokens = len(phrase_tokens(target, phrase, position))
+        num_tokens = len(target.phrase_ids(phrase, position))
         if 1 <= position <= target.length - num_tokens + 1:
             fitting.append((position, phrase))
         elif config.positions is not None or config.paper:
@@ -145,14 +145,6 @@ def wanted(target: Target, config: SuffixConfig) -> list[tuple[int, str]]:
                 f"response of {target.length}; use an earlier one or raise max_new_tokens"
             )
     return fitting
-
-
-def phrase_tokens(target: Target, phrase: str, position: int) -> list[int]:
-    """The phrase's ids at a position from 1: after the first, with the space before it.
-
-    Byte-level tokenizers write a word inside a text with other tokens than one that begins it.
-    """
-    return list(target.encode(phrase if position == 1 else f" {phrase}"))
 
 
 def words_at(text: str, phrase: str) -> list[int]:
@@ -197,4 +189,4 @@ ATTACK = Attack(
     run=run,
     decides="any",
 )
-NUM_CASES = {"quick": 2, "full": 6, "paper": 10}
+PROTOCOLS = {"quick": Protocol(2), "full": Protocol(6), "paper": PAPER_PROTOCOL}

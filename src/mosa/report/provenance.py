@@ -15,6 +15,7 @@ from mosa.report.setup import ReportSetup
 from mosa.results.figures import RunFacts
 from mosa.runs.judging import CANVAS
 from mosa.types import Access
+from mosa.utility import DECODER
 
 PAPER = (
     "Xie, Song, Luo: Where to Start Alignment? Diffusion Large Language Model May Demand a "
@@ -127,15 +128,19 @@ def _attacks(setup: ReportSetup) -> ReportTable:
 
 
 def _data(setup: ReportSetup) -> ReportTable:
+    sets = setup.evidence.sets
+    has_decoders = any(DECODER in r.settings for r in sets.values())
     rows = tuple(
         (name, r.kind, r.file, r.sha256, r.content_hash or None, r.licence, r.origin)
-        for name, r in setup.evidence.sets.items()
+        + ((_text(r.settings[DECODER]) if DECODER in r.settings else None,) if has_decoders else ())
+        for name, r in sets.items()
     )
+    columns = "Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"
     return ReportTable(
         "data",
         "Data and licences",
         "SHA-256 of the file as it was read, and a hash of the set's cases.",
-        ("Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"),
+        (*columns, "decoder of its own") if has_decoders else columns,
         rows,
     )
 

@@ -19,6 +19,7 @@ from mosa.runs.subject import Subject
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import testbed_wording
 from mosa.types import Attempt, Behavior, CaseSet, UserError, as_plain, content_key
+from mosa.utility import DECODER
 from mosa.world import World
 
 PLAIN = "direct"
@@ -60,8 +61,10 @@ class Planned:
     def target(self, backend: Backend) -> Target:
         """The subject as this task sees it."""
         attack = self.chosen.attack
-        # A useful task may ask the same prompt several times, each with its own seed.
-        repeats = ("seed",) if self.course.cases.kind == "useful" else ()
+        # A useful task may ask the same prompt several times, each with its own seed, and under a
+        # decoder of its own.
+        cases = self.course.cases
+        own = ("seed", *cases.settings.get(DECODER, ())) if cases.kind == "useful" else ()
         return Target(
             backend,
             decoder=self.subject.decoder_for(attack, self.task.seed),
@@ -73,7 +76,7 @@ class Planned:
             attack=attack.name,
             preset=self.task.preset,
             seed=self.task.seed,
-            takes=(*attack.takes, *repeats),
+            takes=(*attack.takes, *own),
             system_prompt=self.subject.system_prompt,
         )
 

@@ -163,10 +163,10 @@ def check_names(subjects: Sequence[Subject]) -> None:
         )
 
 
-def subject_from(record: Mapping[str, Any]) -> Subject:
+def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None = None) -> Subject:
     """A subject as a YAML file describes it; UserError for a name that does not exist.
 
-    The decoder's settings are those over the default of the model.
+    The decoder's settings are those over `decoder`, which are those over the default of the model.
     """
     known = {field.name for field in dataclasses.fields(Subject)}
     unknown = sorted(set(record) - known)
@@ -175,16 +175,16 @@ def subject_from(record: Mapping[str, Any]) -> Subject:
             f"a subject has no setting {unknown[0]}; its settings are {', '.join(sorted(known))}"
         )
     settings = dict(record)
-    decoder = settings.pop("decoder", None) or {}
+    own = settings.pop("decoder", None) or {}
     try:
         subject = msgspec.convert(settings, Subject)
     except msgspec.ValidationError as error:
         raise UserError(f"the subject {record.get('name')!r} cannot be read ({error})") from error
-    if not isinstance(decoder, dict):
-        raise UserError(f"the decoder of {subject.name} is {decoder!r}; give settings by name")
-    default = as_plain(default_decoder(subject.model))
+    if not isinstance(own, dict):
+        raise UserError(f"the decoder of {subject.name} is {own!r}; give settings by name")
+    default = as_plain(default_decoder(subject.model)) | dict(decoder or {})
     try:
-        config = DecoderConfig.from_dict(default | decoder)
+        config = DecoderConfig.from_dict(default | own)
     except TypeError as error:
         raise UserError(f"the decoder of {subject.name} cannot be read ({error})") from error
     return dataclasses.replace(subject, decoder=config)

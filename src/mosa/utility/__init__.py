@@ -7,7 +7,8 @@ for users.
 
 from __future__ import annotations
 
-from mosa.utility.harness import load_harness_set
+from mosa.utility.authors_decoders import tasks_of
+from mosa.utility.harness import DECODER, load_harness_set
 from mosa.utility.harness_task import OWN_TASKS, is_task, local_tasks
 from mosa.utility.testbed import TESTBED_TASKS, testbed_set
 
@@ -15,11 +16,13 @@ USEFUL_SETS = (*(f"testbed:{task}" for task in TESTBED_TASKS), *OWN_TASKS)
 """The useful sets that are known here; every other task of lm_eval is one, too."""
 
 __all__ = [
+    "DECODER",
     "OWN_TASKS",
     "TESTBED_TASKS",
     "USEFUL_SETS",
     "is_task",
     "load_harness_set",
     "local_tasks",
+    "tasks_of",
     "testbed_set",
 ]

@@ -9,6 +9,7 @@ rows of many sets share batches, and scores are read only from the record.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 from mosa.attacks import Query, Target
 from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
+from mosa.utility.authors_decoders import split_name
 from mosa.utility.code_sandbox import best_isolation
 from mosa.utility.harness_task import HarnessTask, find_task, quiet
 from mosa.utility.likelihoods import NUM_DRAWS, Ids, comparison, likelihoods
@@ -34,6 +36,8 @@ from mosa.utility.prompts import (
 )
 from mosa.worker import Work
 
+DECODER = "decoder"
+"""The setting of a set that holds the settings of its own decoder, over the subject's."""
 FEWSHOT_SEED = 1234
 """Which worked examples are drawn; the harness's own."""
 MOST_TOGETHER = 1024
@@ -64,17 +68,22 @@ def load_harness_set(
 ) -> CaseSet:
     """The rows of a task by its name, at most `limit` of each of its parts.
 
+    A name such as "gsm8k:authors" is the task under a decoder that LLaDA's authors publish for it.
     `num_fewshot` worked examples precede each question (None: as many as the task says);
     `num_draws` maskings make the likelihood of an answer of several tokens (None: 128). Only with
     `run_code` does a sandbox run code that a model wrote. Raises UserError for a task that does not
     exist, data that cannot be loaded, or a setting that does not fit the task.
     """
-    task = find_task(name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
+    task_name, own = split_name(name)
+    task = find_task(task_name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
         best_isolation()  # raises at once where no code can be run
-    rows = _Rows(task, limit=limit, num_draws=num_draws or NUM_DRAWS)
+    decoder = None if own is None else own.settings
+    rows = _Rows(task, limit=limit, num_draws=num_draws or NUM_DRAWS, decoder=decoder)
     settings = dict(task.settings)
-    if task.asks_likelihoods:
+    if decoder is not None:
+        settings[DECODER] = decoder
+    if task.asks_likelihoods and not rows.reads_letter:
         settings["num_draws"] = rows.num_draws
     return CaseSet(
         name=name,
@@ -98,8 +107,19 @@ def _case(id: str, row: _Row) -> Behavior:
 class _Rows:
     """The rows of a task by the ids of their cases: how each is asked, and scored."""
 
-    def __init__(self, task: HarnessTask, *, limit: int | None, num_draws: int) -> None:
+    def __init__(
+        self,
+        task: HarnessTask,
+        *,
+        limit: int | None,
+        num_draws: int,
+        decoder: Mapping[str, Any] | None,
+    ) -> None:
         self.task, self.limit, self.num_draws = task, limit, num_draws
+        self.decoder = decoder or {}
+        """The settings of the task's own decoder, over the subject's."""
+        self.reads_letter = task.asks_likelihoods and decoder is not None
+        """Whether a choice is read from a generated answer, and not from likelihoods."""
         self.by_id = {
             task.case_id(part, row, number): _Row(part, number, row)
             for part in task.parts
@@ -140,6 +160,8 @@ class _Rows:
                 "leave the system prompt out"
             )
         requests = self.requests(self.by_id[case.id], with_turns=with_turns)
+        if self.reads_letter:
+            requests = requests[:1]  # one for each choice, on the same prompt
         try:
             queries = [self._queries(request, target) for request in requests]
             pairs = self._pairs(requests, target)
@@ -157,7 +179,7 @@ class _Rows:
                 continue
             own = [next(responses) for _ in group]
             used += own
-            stops = stop_strings(request.args[1])
+            stops = [] if _is_choice(request) else stop_strings(request.args[1])
             answers.append([cut(response.text, stops) for response in own])
         yield target.attempt(
             used,
@@ -167,22 +189,24 @@ class _Rows:
 
     def _queries(self, request: Any, target: Target) -> list[Query]:
         """What is asked for a request to generate; a repeated one asks with other seeds."""
-        if request.request_type != "generate_until":
+        if _is_choice(request) and not self.reads_letter:
             return []
         context, settings = request.args
-        check_draws(self.task.name, settings, target.decoder.temperature)
+        temperature = self.decoder.get("temperature", target.decoder.temperature)
+        check_draws(self.task.name, {} if _is_choice(request) else settings, temperature)
         ids, words = prompt_ids(target.model, context, target.system_prompt)
-        if reason := too_long(target.model, len(ids), target.length):
+        length = self.decoder.get("max_new_tokens", target.length)
+        if reason := too_long(target.model, len(ids), length):
             raise _CannotAskError(reason)
         seeds = [{"seed": target.decoder.seed + k} if k else {} for k in range(request.repeats)]
-        return [Query(words, prompt_ids=ids, decoder=changed) for changed in seeds]
+        return [Query(words, prompt_ids=ids, decoder={**self.decoder, **s}) for s in seeds]
 
     def _pairs(self, requests: Sequence[Any], target: Target) -> list[tuple[Ids, Ids] | None]:
         """Prompt and answer of each request to compare; None for the others."""
         pairs: list[tuple[Ids, Ids] | None] = []
         words: dict[tuple[Ids, Ids], tuple[str, str]] = {}
         for request in requests:
-            if request.request_type != "loglikelihood":
+            if not _is_choice(request) or self.reads_letter:
                 pairs.append(None)
                 continue
             pair = pair_of(target.model, *request.args, system_prompt=target.system_prompt)
@@ -231,7 +255,12 @@ class _Rows:
         row, details = self.by_id[case.id], attempt.details
         if "not_asked" in details:
             unscored = Verdict.unscored(details["not_asked"])
-            return dict.fromkeys(self._metrics(row, details["requests"]), unscored)
+            headline = [self.task.headline]
+            metrics = headline if self.reads_letter else self._metrics(row, details["requests"])
+            return dict.fromkeys(metrics, unscored)
+        if self.reads_letter:
+            ((text,),) = details["answers"]
+            return {self.task.headline: _choice_verdict(row, text)}
         verdicts: dict[str, Verdict] = {}
         for name, answers in _filtered(row, details["answers"]):
             for metric, verdict in self._verdicts(row, answers).items():
@@ -261,6 +290,18 @@ class _Rows:
                 self._verdicts(row, answers) if self.task.scorer is None else row.part.aggregation()
             )
         ]
+
+
+def _is_choice(request: Any) -> bool:
+    return request.request_type == "loglikelihood"
+
+
+def _choice_verdict(row: _Row, text: str) -> Verdict:
+    """Whether the first letter of a choice that stands by itself in the answer is the right one, as
+    in the authors' evaluation (OpenCompass, `first_option_postprocess`)."""
+    found = re.search(r"\b([A-D])\b", text)
+    is_right = found is not None and "ABCD".index(found[1]) == row.part.doc_to_target(row.content)
+    return Verdict(float(is_right), is_right, {"read": "" if found is None else found[1]})
 
 
 def _filtered(row: _Row, answers: list[list[Any]]) -> Iterator[tuple[str, list[Any]]]:

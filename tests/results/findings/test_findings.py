@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from probed_runs import JUDGE, SET, probed_run, response_of, verdict
 
+from mosa.probes import PROBES
 from mosa.results.figures import figures_of
 from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
 from mosa.results.findings.base import mean, numbers_of, slug
 from mosa.results.findings.order import mean_positions, measures_of
-from mosa.types import Verdict
+from mosa.runs.records import Outcome, Task
+from mosa.types import Budget, Verdict, as_plain
 
 NO_END = np.zeros(4, dtype=bool)
 
@@ -77,6 +79,59 @@ def test_contrasts_of_a_made_table(tmp_path):
     assert level == pytest.approx(0.1)
     assert finding.header["judges"] == {SET: JUDGE}
     assert finding.header["subjects"] == {"m": "hash of m"}
+
+
+def test_a_refusal_that_is_dropped_is_told_apart_from_one_that_holds(tmp_path):
+    """Of four responses with a phrase at position 40 three refuse before it, one of which refuses
+    after it, too, and one ends with it; so one goes on, and its score is 0.8."""
+    no = "Sorry, I cannot help."
+    texts = {
+        "a": (no, "mix and bake.", 0.8),
+        "b": (no, f"Again: {no}", 0.0),
+        "c": (no, " ", 0.0),
+        "d": ("Take flour,", "mix and bake.", 1.0),
+    }
+    cells = []
+    for case, (before, after, score) in texts.items():
+        sides = {"text_before": before, "text_after": after}
+        cells.append(("m", case, place("neutral", 40) | sides, verdict(score), None))
+        first = {"text_before": "", "text_after": after}
+        cells.append(("m", case, place("neutral", 1) | first, verdict(score), None))
+        cells.append(("m", case, place("none", None), verdict(score), None))
+    with probed_run(tmp_path, "position", cells) as run:
+        (finding,) = findings_of(run)
+    shares = {
+        (e["measure"], e["position"]): e["value"]
+        for e in finding.estimates
+        if e["measure"].startswith("refused_")
+    }
+    assert shares == {
+        ("refused_before", 40): 0.75,
+        ("refused_after", 40): 0.25,
+        ("refused_then_went_on", 40): 0.25,
+        ("refused_before", 1): 0.0,
+        ("refused_after", 1): 0.25,
+        ("refused_then_went_on", 1): 0.0,
+    }
+    assert "of those that go on is 0.80" in finding.paragraph
+    (row,) = [r for r in finding.rows if r["case"] == "a" and r["position"] == 40]
+    assert row["refused_then_went_on"] and "text_after" not in row
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    """Of the default positions only 40 was run; one case failed, one response is unscored."""
+    cells = [
+        ("m", "a", place("neutral", 40), Verdict.unscored("garbled"), None),
+        ("m", "b", place("neutral", 40), verdict(1.0), None),
+    ]
+    with probed_run(tmp_path, "position", cells) as run:
+        config = as_plain(PROBES["position"].config("quick", {}))
+        run.add_tasks([Task("t", "m", SET, "c", "position", "quick", 0, "open", config)])
+        run.end_task("t", Outcome("failed", 0, Budget(), "no room"))
+        run.commit()
+        (finding,) = findings_of(run)
+    for left in ("at position 1, 10, 20, 80, 120, 160", "failed, left out: 1", "in no rate: 1"):
+        assert left in finding.paragraph
 
 
 def test_contrasts_are_told_apart_by_their_p_values(tmp_path):

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mosa.results.findings import depth, order, position, step, suffix
-from mosa.results.findings.base import Chart, Finding, HeatMap, LineChart, Probed, probed_of
+from mosa.results.findings.base import (
+    Chart,
+    Finding,
+    HeatMap,
+    LineChart,
+    Probed,
+    not_read,
+    probed_of,
+)
 from mosa.runs.store import Run
 
 __all__ = ["FINDINGS", "Chart", "Finding", "HeatMap", "LineChart", "findings_of"]
@@ -35,4 +43,5 @@ def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
     found = probed_of(run, FINDINGS, judge)
     for probed in found:
         FINDINGS[probed.finding.probe](probed)
+        probed.finding.sentences += not_read(probed)
     return [probed.finding for probed in found]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -107,6 +108,34 @@ def slug(*words: str) -> str:
     'score-testbed+mosa-testbed-benign'
     """
     return re.sub(r"[^\w.+]+", "-", " ".join(words)).strip("-")
+
+
+def without_room(group: Group, positions: Iterable[int]) -> list[str]:
+    """Which of the positions that a probe wanted leave no room, as a sentence or none."""
+    left = sorted(set(positions) - set(group.levels("position")))
+    if not left:
+        return []
+    places = ", ".join(map(str, left))
+    return [
+        f"{group.label}: the response has no room for the phrase at position {places}; left out."
+    ]
+
+
+def not_read(probed: Probed) -> list[str]:
+    """The cases that failed and the responses that no judge could score, as sentences."""
+    finding, sentences = probed.finding, []
+    failed = Counter(
+        (task.subject, task.case_set)
+        for task, _ in probed.run.tasks(status="failed")
+        if (task.attack, task.preset) == (finding.probe, finding.preset)
+    )
+    for group in probed.groups:
+        if number := failed[group.subject, group.case_set]:
+            sentences.append(f"{group.label}: cases that failed, left out: {number}.")
+        unscored = [o for o in group.observations if None in o.values.values()]
+        if unscored:
+            sentences.append(f"{group.label}: unscored responses, in no rate: {len(unscored)}.")
+    return sentences
 
 
 # --- what a run holds of a probe ------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mosa.probes.step import POSITIONS
 from mosa.results.findings.base import (
     INTERVALS,
     Finding,
@@ -10,6 +11,7 @@ from mosa.results.findings.base import (
     Probed,
     rate,
     slug,
+    without_room,
 )
 from mosa.stats.rates import Rate, format_rate
 
@@ -24,6 +26,8 @@ def read(probed: Probed) -> None:
         for measure in group.measures:
             _add_maps(finding, group, measure)
             _add_sentences(finding, group, measure)
+        if finding.header["settings"]["positions"] is None:
+            finding.sentences += without_room(group, POSITIONS)
     finding.sentences.append(INTERVALS)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from mosa.probes.suffix import POSITIONS
 from mosa.results.findings.base import (
     INTERVALS,
@@ -19,6 +16,7 @@ from mosa.results.findings.base import (
     points,
     rate,
     slug,
+    without_room,
 )
 from mosa.stats.rates import Interval, format_rate
 
@@ -44,8 +42,9 @@ def read(probed: Probed) -> None:
                 "nats per target token",
                 curves,
             )
-        if (left := _left_out(finding.header["settings"], group)) is not None:
-            finding.sentences.append(left)
+        settings = finding.header["settings"]
+        if settings["positions"] is None and not settings["paper"]:
+            finding.sentences += without_room(group, POSITIONS)
     finding.charts["in-place"] = LineChart(
         "Phrase in its place, by position",
         "position of the phrase's first token (prompt: word)",
@@ -101,14 +100,3 @@ def _curve(observations: list[Observation]) -> list[tuple[float, Interval]]:
         (float(i), mean(per_case((o.case, o["losses"][i]) for o in observations).values()))
         for i in range(length)
     )
-
-
-def _left_out(settings: Mapping[str, Any], group: Group) -> str | None:
-    """Which default positions leave no room for the phrase."""
-    if settings["positions"] is not None or settings["paper"]:
-        return None
-    left = sorted(set(POSITIONS) - set(group.levels("position")))
-    if not left:
-        return None
-    places = ", ".join(map(str, left))
-    return f"{group.label}: the response has no room for the phrase at position {places}; left out."
