@@ -249,5 +249,5 @@ def test_the_figures_on_the_page_of_the_phrase_judge():
         quality.num_true_negatives,
         quality.num_false_negatives,
     )
-    assert counts == (19, 19, 13, 9)
-    assert quality.kappa == pytest.approx(0.083, abs=5e-4)
+    assert counts == (24, 8, 24, 4)
+    assert quality.kappa == pytest.approx(0.602, abs=5e-4)

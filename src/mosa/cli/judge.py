@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 def _judge(args: Namespace) -> None:
     from mosa.results.figures import world_of_run
-    from mosa.runs.judging import build_judges, help_judges, judge_run
+    from mosa.runs.judging import build_judges, help_judges, judge_run, trained_refusals
     from mosa.runs.processes import join
     from mosa.runs.store import Run
 
@@ -92,7 +93,14 @@ def _judge(args: Namespace) -> None:
         return
     with Run(args.run) as run:
         judges = processes.agree(
-            lambda: build_judges(args.judges, judge_config(args), world_of_run(run))
+            lambda: build_judges(
+                args.judges,
+                replace(
+                    judge_config(args),
+                    refusal_phrases=trained_refusals(s.adapter for s in run.subjects().values()),
+                ),
+                world_of_run(run),
+            )
         )
         with ProgressBar() as bar:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
