@@ -15,6 +15,8 @@ from mosa.cli.results import show_results
 from mosa.types import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mosa.chat import ChatOptions
     from mosa.runs.judging import JudgeConfig
 
@@ -23,6 +25,9 @@ JUDGES_HELP = (
     "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
     "NAME@canvas reads what comes after the first end token, too"
 )
+
+SHOWN_LETTERS = 300
+"""Of a judge's reply, as an example."""
 
 
 def judge_options(parser: ArgumentParser) -> None:
@@ -198,8 +203,22 @@ def _calibrate(args: Namespace) -> None:
         ]
         if kinds:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
+        for reason, replies in quality.unread.items():
+            share = _share(len(replies), found.num_rows)
+            console.print(f"{quality.judge} is unread on {share}: {reason}", markup=False)
+            _show_reply(console, replies[0])
+        if quality.misjudged:
+            console.print(f"{quality.judge} differs from the label, for example:")
+            _show_reply(console, quality.misjudged[0])
     if args.out is not None:
         console.print(f"wrote {args.out}")
+
+
+def _show_reply(console: Console, reply: str) -> None:
+    """The beginning of what a judge's model said, if it said anything."""
+    if reply:
+        shown = reply if len(reply) <= SHOWN_LETTERS else f"{reply[:SHOWN_LETTERS]} ..."
+        console.print(f"    {shown!r}", markup=False)
 
 
 def _share(count: int, total: int) -> str:

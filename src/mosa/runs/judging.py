@@ -33,6 +33,8 @@ from mosa.world import World
 CANVAS = "@canvas"
 METRIC = "metric:"
 """What the judge of a useful task's metric is called, before the metric's name."""
+CONTEXT = "_context"
+"""What ends the name of a template for behaviors with a context; harmbench alone has one."""
 ITEMS_AT_ONCE = 32
 """Attempts that are judged, and recorded, together."""
 
@@ -126,6 +128,7 @@ def build_judges(
             raise UserError(f"there is no judge {name}; choose from {', '.join(JUDGES)}")
         setting = JudgeSetting(
             template=_template(config.templates, name),
+            context_template=_template(config.templates, name, CONTEXT),
             refusal_phrases=config.refusal_phrases,
             world=world,
             device=config.device,
@@ -170,15 +173,15 @@ def trained_refusals(adapters: Iterable[str | None]) -> tuple[str, ...]:
     return tuple(phrase for file in files if file.is_file() for phrase in read_phrases(file))
 
 
-def _template(folder: Path | None, name: str) -> str | None:
+def _template(folder: Path | None, name: str, kind: str = "") -> str | None:
     if folder is None:
         return None
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give --judge_templates one that exists")
     for file in folder.glob("*.txt"):
-        if file.stem not in JUDGES:
+        if file.stem not in (*JUDGES, f"harmbench{CONTEXT}"):
             raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
-    file = folder / f"{name}.txt"
+    file = folder / f"{name}{kind}.txt"
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
