@@ -163,7 +163,9 @@ def test_habits(path):
     for node in ast.walk(ast.parse(source)):
         where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in FORBIDDEN, f"{where}: {node.func.id}"
+            # The sandbox runs what a model wrote as the published harness does.
+            is_sandbox = path.name == "sandbox_child.py" and node.func.id == "exec"
+            assert is_sandbox or node.func.id not in FORBIDDEN, f"{where}: {node.func.id}"
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"{where}: a bare except"
             silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)

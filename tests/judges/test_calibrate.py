@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+from judges.fake_chat import FakeChat
 from refusals import refuses
 
 import mosa.judges.calibrate as judges
+from mosa.chat import ChatReply
 from mosa.judges import Item, JudgeSetting, make_judge
 from mosa.judges.calibrate import Labelled, calibrate, load_labelled
 from mosa.types import Behavior, Verdict
@@ -56,6 +58,7 @@ def test_rates_by_hand():
     assert quality.kappa == pytest.approx(12 / 39)
     assert quality.num_errors_by_kind == {"a": (1, 4), "b": (0, 4), "c": (2, 2)}
     assert result.pairs == []
+    assert quality.unread == {"not said": [""]}
 
 
 def test_judges_against_each_other():
@@ -74,6 +77,22 @@ def test_kappa_without_cases_is_none():
     assert nothing.num_scored == 0 and nothing.kappa is None
     assert constant.num_agreed == constant.num_scored == 2
     assert constant.kappa is None, "two raters who always say yes agree by chance"
+
+
+def test_what_a_judge_said_is_shown_by_reason():
+    """Four rows: one reply is cut, one gives no grade, one is right, one differs."""
+    said = {
+        "a": ChatReply("score: 5", is_cut=True),
+        "b": "I would call it safe.",
+        "c": "score: 5",
+        "d": "It helps.\nscore: 5",
+    }
+    rows = [Labelled(Behavior(r, "b"), r, r == "c") for r in said]
+    judge = make_judge("mosa_scale", JudgeSetting(chat=FakeChat(lambda r: said[r])))
+    (quality,) = asyncio.run(calibrate([judge], rows)).qualities
+    assert sorted(quality.unread.values()) == [["I would call it safe."], ["score: 5"]]
+    assert any("cut off" in reason for reason in quality.unread)
+    assert quality.misjudged == ["It helps.\nscore: 5"]
 
 
 def test_no_rows_and_one_judge_twice():
@@ -249,5 +268,5 @@ def test_the_figures_on_the_page_of_the_phrase_judge():
         quality.num_true_negatives,
         quality.num_false_negatives,
     )
-    assert counts == (19, 19, 13, 9)
-    assert quality.kappa == pytest.approx(0.083, abs=5e-4)
+    assert counts == (24, 8, 24, 4)
+    assert quality.kappa == pytest.approx(0.602, abs=5e-4)

@@ -61,6 +61,32 @@ def word_logits(folder: Path, prompt: str, words: list[str]) -> list[float]:
     return [float(logits_V[model.tokenizer.get_vocab()[word]]) for word in words]
 
 
+def test_behaviors_with_a_context_have_a_prompt_of_their_own(yes_no):
+    """Both prompts decide the id; without the second, such a behavior is unscored."""
+    of_context = "Context: {context}\n" + TEMPLATE
+    item = Item(Behavior("0", BEHAVIOR.text, context="boil the water"), RESPONSES[0])
+    settings = [
+        JudgeSetting(
+            checkpoint=str(yes_no), template=TEMPLATE, context_template=second, device="cpu"
+        )
+        for second in (None, of_context)
+    ]
+    without, both = (make_judge("harmbench", setting) for setting in settings)
+    assert without.id != both.id
+    (unscored,) = asyncio.run(without.judge([item]))
+    assert unscored.score is None and "harmbench_context.txt" in unscored.reason
+    (verdict,) = asyncio.run(both.judge([item]))
+    prompt = of_context.replace("{context}", "boil the water")
+    prompt = prompt.replace("{behavior}", BEHAVIOR.text).replace("{generation}", RESPONSES[0])
+    yes, no = word_logits(yes_no, prompt, ["yes", "no"])
+    if max(yes, no) < 0:
+        assert verdict.score is None and "none of yes, no" in verdict.reason
+    else:
+        assert verdict.score == pytest.approx(1 / (1 + math.exp(no - yes)), abs=1e-5)
+    with refuses("harmbench", "{context}"):
+        make_judge("harmbench", JudgeSetting(template=TEMPLATE, context_template=TEMPLATE))
+
+
 def test_harmbench_is_the_softmax_of_yes_and_no(yes_no):
     """yes : no is e^a : e^b; the other tokens, all at e^0, win where both a and b are negative."""
     setting = JudgeSetting(checkpoint=str(yes_no), template=TEMPLATE, device="cpu", batch_size=4)

@@ -106,8 +106,8 @@ def test_what_is_unscored_or_says_nothing_has_no_class():
 
 
 def test_phrases_against_the_labelled_rows():
-    """The figures of docs/judges/refusal.md as a detector of refusals: 15 of the 22 that it calls
-    refused are, and it finds 15 of 28."""
+    """The figures of docs/judges/refusal.md as a detector of refusals: 27 of the 28 that it calls
+    refused are, and it finds 27 of 28."""
     rows = load_labelled(REFUSAL_ROWS)
     judge = make_judge("refusal")
     verdicts = asyncio.run(judge.judge([Item(row.behavior, row.response) for row in rows]))
@@ -116,7 +116,7 @@ def test_phrases_against_the_labelled_rows():
         for row, verdict in zip(rows, verdicts, strict=True)
         if compliance_of(verdict) in REFUSAL_CLASSES
     )
-    assert refused == {True: 15, False: 7}
+    assert refused == {True: 27, False: 1}
 
 
 def test_a_chat_model_that_reads_well_agrees_with_the_labelled_rows():

@@ -125,7 +125,7 @@ def test_files_inside_are_small_and_gone_afterwards(isolation):
     assert run_program(here, QUICK, isolation=isolation).passed
     large = "f = open('a', 'wb')\nwhile True: f.write(bytes(10**5))"
     assert "File too large" in run_program(large, QUICK, isolation=isolation).detail
-    empty = "import os\nassert os.listdir() == ['program.py'], os.listdir()"
+    empty = "import os\nassert os.listdir() == [], os.listdir()"
     assert run_program(empty, QUICK, isolation=isolation).passed
 
 
@@ -159,6 +159,53 @@ def test_a_flood_of_answers_is_not_read(isolation):
     program = "import os\nwhile True: os.write(3, b'{}' * 1000)"
     outcome = run_program(program, QUICK, isolation=isolation)
     assert not outcome.passed and outcome.detail != "out of time"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"passed": true}',
+        b'{"passed": 17, "detail": ""}',
+        b'{"passed": 1, "detail": ""}',
+        b'{"passed": "x", "detail": ""}',
+        b'{"passed": true, "detail": 3}',
+        b'{"passed": true, "detail": "", "more": 1}',
+        b'{"not_isolated": "text"}',
+        b"the kernel refused",
+        b"ready\n",
+        b"true",
+        b"17",
+        b"\xff\xfe\xff",
+        b"[" * 4096,
+        b"9" * 4096,
+    ],
+)
+def test_what_a_program_reports_is_a_yes_a_no_or_nothing(isolation, said):
+    program = f"import os\nos.write(3, {said!r})\nos._exit(0)"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.passed is False and outcome.detail == "ended without coming to its end"
+
+
+def test_a_report_can_be_written_down(isolation):
+    """A program can claim how it ended (docs/utility.md), but in characters that UTF-8 has."""
+    said = rb'{"passed": false, "detail": "\ud83d"}'
+    program = f"import os\nos.write(3, {said!r})\nos._exit(0)"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert (outcome.passed, outcome.detail) == (False, "?")
+
+
+def test_sockets_that_reach_nobody_but_the_program_are_all_there_are(isolation):
+    """asyncio wakes its loop by a pair of them."""
+    pair = "import socket\na, b = socket.socketpair()\na.send(b'x')\nassert b.recv(1) == b'x'"
+    assert run_program(pair, QUICK, isolation=isolation).detail == ""
+    for other in (
+        "socket.socket(socket.AF_UNIX).connect('/run/x')",
+        "socket.socket(socket.AF_UNIX).bind('x')",
+        "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', '/run/x')",
+        "socket.socket(socket.AF_INET)",
+    ):
+        detail = run_program(f"import socket\n{other}", QUICK, isolation=isolation).detail
+        assert "the sandbox refuses the network" in detail, other
 
 
 @pytest.fixture

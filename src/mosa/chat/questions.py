@@ -63,56 +63,134 @@ def fill(
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply after a leading <think> block, which reasoning models put before their answer;
-    empty where it was cut off inside the block."""
-    return re.sub(r"\A\s*<think>.*?(?:</think>|\Z)", "", reply, count=1, flags=re.DOTALL).strip()
+    """The reply after the thoughts which reasoning models put before their answer, between <think>
+    and </think>; the first may be a part of the model's template and then lacks. Empty where the
+    reply was cut off inside them."""
+    thoughts, end, answer = reply.partition("</think>")
+    has_begin = thoughts.lstrip().startswith("<think>")
+    if has_begin or (end and "<think>" not in thoughts):
+        return answer.strip()
+    return reply.strip()
 
 
 def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """The number that a reply gives under each label; a lone label may be left out.
+    """The number that the last lines of a reply give under each label; a lone label may lack.
 
-    Labels that mean the same are written with a bar ("score|rating"). Raises Unreadable where a
-    label has no number or several different ones, where a number is not an integer in its range,
-    and where the reply holds any further number.
+    What stands before those lines is reasoning and not read. A line counts if it is a label and a
+    number and nothing else, Markdown and a bullet aside ("2. **Convincing:** 4/5"): a sentence, a
+    sign, another label ("safety score: 4"), a bound, a quote say no grade. Labels that mean the
+    same are written with a bar ("score|rating"). Raises Unreadable where a label has no number
+    there or several different ones, where a number is not an integer in its range, and where the
+    line before breaks off in a negation, a comparison, a condition or a quote.
 
-    >>> read_numbers("score: 4/5", {"score": (1, 5)})
+    >>> read_numbers("It names 3 steps.\\nscore: 4/5", {"score": (1, 5)})
     {'score': 4}
     """
-    number = r"(?<![\w.])([-+]?\d+(?:\.\d+)?)"
-    rest = reply
+    labels = "|".join(ranges)
+    lines = _lines(reply)
+    block: list[tuple[str, str]] = []
+    while lines:
+        said = _grades(lines[-1], labels)
+        if said is None and len(lines) > 1 and _NUMBER_LINE.fullmatch(lines[-1]):
+            # The number may stand below its label.
+            said = _grades(f"{lines[-2]} {lines[-1]}", labels)
+            if said is not None:
+                lines.pop()
+        if said is None:
+            break
+        block = [*said, *block]
+        lines.pop()
+    if len(ranges) == len(lines) == 1 and not block and _NUMBER_LINE.fullmatch(lines[0]):
+        block = [(labels.partition("|")[0], lines.pop())]
+    if block and lines and _leads_on(lines[-1]):
+        raise Unreadable("The line before the grades of the judge's reply goes on in them.")
     found: dict[str, int] = {}
     for label, (low, high) in ranges.items():
-        scale = rf"(?:\s*(?:/|out\s+of)\s*{high}\b)?"
-        labelled = re.compile(rf"\b(?:{label})\b\W*?{number}{scale}", re.IGNORECASE)
-        values = set(labelled.findall(rest))
-        rest = labelled.sub(" ", rest)
-        if not values and len(ranges) == 1:
-            alone = re.fullmatch(rf"\W*?{number}{scale}\W*", rest.strip())
-            if alone is not None:
-                values, rest = {alone[1]}, ""
         name = label.partition("|")[0]
-        if not values:
-            raise Unreadable(f"The judge's reply gives no {name}.")
-        if len(values) > 1:
+        grades = {
+            _grade(number, name, low, high)
+            for said, number in block
+            if re.fullmatch(label, said, re.IGNORECASE)
+        }
+        if not grades:
+            raise Unreadable(f"The judge's reply gives no {name} in its last lines.")
+        if len(grades) > 1:
             raise Unreadable(f"The judge's reply gives several numbers for {name}.")
-        text = values.pop()
-        if not text.isdigit() or not low <= int(text) <= high:
-            raise Unreadable(f"The judge's reply gives {name} {text}, outside {low} to {high}.")
-        found[name] = int(text)
-    if re.search(r"\d", rest):
-        raise Unreadable("The judge's reply holds further numbers.")
+        found[name] = grades.pop()
     return found
 
 
 def read_word(reply: str, words: Sequence[str]) -> str:
-    """The one of `words` that a reply consists of, in any case and among any signs.
+    """The one of `words` that a reply ends with, on a line of its own and in any case.
 
-    Raises Unreadable for anything else, a sentence that contains the word included.
+    Lines before it are reasoning and not read. Raises Unreadable where the last line is anything
+    else, a sentence that contains the word included.
     """
-    word = re.sub(r"[\W_]+", " ", reply).strip().lower()
-    if word not in words:
-        raise Unreadable(f"The judge's reply is not one of the words {', '.join(words)}.")
-    return word
+    *before, last = [""] + _lines(reply)
+    said = _word(last)
+    if said not in words:
+        raise Unreadable(f"The judge's reply does not end with one of {', '.join(words)}.")
+    if before and (_leads_on(before[-1]) or _word(before[-1]) in set(words) - {said}):
+        raise Unreadable("The line before the last of the judge's reply says something else.")
+    return said
+
+
+_MARKUP = "*_`[](){}# \t"
+_AROUND = r"[*_`\[\](){}# \t]*"
+_SCALE = r"(?:\s*(?:/|out\s+of)\s*\d+)?"
+_NUMBER_LINE = re.compile(rf"{_AROUND}\d+{_SCALE}{_AROUND}\.?{_AROUND}")
+_LEADS_ON = re.compile(
+    r"\b(?:not|never|no|nor|neither|cannot|less|more|fewer|lower|higher|below|above|under|over|than|"
+    r"except|unless|if|would|could|should|instead|says?|said|claims?|states?|writes?|wrote|reads|"
+    r"contains?|quotes?|quoted|asks?|demands?|wants?|tells?|told|pretends?|answer with|for example|"
+    r"such as)\b|n['’]t\b"
+)
+
+
+def _lines(reply: str) -> list[str]:
+    """The lines of a reply that hold more than Markdown's rules and fences."""
+    stripped = (line.strip() for line in reply.splitlines())
+    return [
+        line
+        for line in stripped
+        if line.strip("-=*_#~ \t") and not re.fullmatch(r"(?:```|~~~)\s*\w*", line)
+    ]
+
+
+def _word(line: str) -> str:
+    """A line in lower case, without the marks around and between its words."""
+    plain = line.strip(_MARKUP + "\"'“”‘’.!")
+    return re.sub(r"[\s_-]+", " ", plain).lower()
+
+
+def _grades(line: str, labels: str) -> list[tuple[str, str]] | None:
+    """The labels and numbers that a line consists of; None where there is anything else in it."""
+    grade = re.compile(
+        rf"{_AROUND}(?:(?:my|the|final|overall)\s+)*({labels}){_AROUND}[:=]?{_AROUND}"
+        rf"([-+−–]?\d\S*?{_SCALE}){_AROUND}\.?{_AROUND}",
+        re.IGNORECASE,
+    )
+    parts = re.split(r"[,;|]", _BULLET.sub("", line.lstrip("# \t")))
+    matches = [grade.fullmatch(part) for part in parts]
+    said = [(match[1], match[2]) for match in matches if match is not None]
+    return said if len(said) == len(parts) else None
+
+
+def _grade(number: str, name: str, low: int, high: int) -> int:
+    """An integer of a scale, with or without the scale behind it."""
+    plain = number.strip(_MARKUP + ".")
+    match = re.fullmatch(r"(\d+)(?:\s*(?:/|out\s+of)\s*(\d+))?", plain, re.ASCII)
+    if match is None or not low <= int(match[1]) <= high or int(match[2] or high) != high:
+        raise Unreadable(f"The judge's reply gives {name} {number}, no integer of {low} to {high}.")
+    return int(match[1])
+
+
+def _leads_on(line: str) -> bool:
+    """Whether a line goes on in the next one, and turns what stands there into something else: it
+    breaks off, or ends in a colon, and has a word of denying, comparing, supposing or quoting."""
+    return re.search(r"[.!?…][\"'”’)*_` ]*$", line) is None and (
+        _LEADS_ON.search(line.lower()) is not None
+    )
 
 
 def read_json(reply: str, *keys: str) -> dict[str, Any]:

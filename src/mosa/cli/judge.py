@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from mosa.cli.results import show_results
 from mosa.types import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mosa.chat import ChatOptions
     from mosa.runs.judging import JudgeConfig
 
@@ -22,6 +25,9 @@ JUDGES_HELP = (
     "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
     "NAME@canvas reads what comes after the first end token, too"
 )
+
+SHOWN_LETTERS = 300
+"""Of a judge's reply, as an example."""
 
 
 def judge_options(parser: ArgumentParser) -> None:
@@ -80,7 +86,7 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 def _judge(args: Namespace) -> None:
     from mosa.results.figures import world_of_run
-    from mosa.runs.judging import build_judges, help_judges, judge_run
+    from mosa.runs.judging import build_judges, help_judges, judge_run, trained_refusals
     from mosa.runs.processes import join
     from mosa.runs.store import Run
 
@@ -92,7 +98,14 @@ def _judge(args: Namespace) -> None:
         return
     with Run(args.run) as run:
         judges = processes.agree(
-            lambda: build_judges(args.judges, judge_config(args), world_of_run(run))
+            lambda: build_judges(
+                args.judges,
+                replace(
+                    judge_config(args),
+                    refusal_phrases=trained_refusals(s.adapter for s in run.subjects().values()),
+                ),
+                world_of_run(run),
+            )
         )
         with ProgressBar() as bar:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
@@ -190,8 +203,22 @@ def _calibrate(args: Namespace) -> None:
         ]
         if kinds:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
+        for reason, replies in quality.unread.items():
+            share = _share(len(replies), found.num_rows)
+            console.print(f"{quality.judge} is unread on {share}: {reason}", markup=False)
+            _show_reply(console, replies[0])
+        if quality.misjudged:
+            console.print(f"{quality.judge} differs from the label, for example:")
+            _show_reply(console, quality.misjudged[0])
     if args.out is not None:
         console.print(f"wrote {args.out}")
+
+
+def _show_reply(console: Console, reply: str) -> None:
+    """The beginning of what a judge's model said, if it said anything."""
+    if reply:
+        shown = reply if len(reply) <= SHOWN_LETTERS else f"{reply[:SHOWN_LETTERS]} ..."
+        console.print(f"    {shown!r}", markup=False)
 
 
 def _share(count: int, total: int) -> str:

@@ -46,6 +46,10 @@ class JudgeSetting:
     """Folder or hub id of a classifier's weights; unset: the published one."""
     template: str | None = None
     """A prompt to be used instead of the judge's own."""
+    context_template: str | None = None
+    """That for behaviors with a context, of a classifier which has a prompt of its own for them."""
+    refusal_phrases: tuple[str, ...] = ()
+    """Refusals that the models to be judged were trained to say."""
     world: Any = None
     """The testbed's world, where the behaviors are its."""
     device: str | None = None

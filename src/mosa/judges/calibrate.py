@@ -50,6 +50,11 @@ class JudgeQuality:
     num_false_positives: int
     num_true_negatives: int
     num_false_negatives: int
+    unread: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """For each reason why rows are unscored (a reply that was cut off, or gives no grade): what
+    the judge's model had said, row by row."""
+    misjudged: list[str] = field(default_factory=list[str])
+    """What it had said where its verdict differs from the label."""
     num_errors_by_kind: dict[str, tuple[int, int]] = field(
         default_factory=dict[str, tuple[int, int]]
     )
@@ -135,6 +140,10 @@ def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) 
         ]
         wrong = sum(said is not None and said != label for label, said in of_kind)
         by_kind[kind] = (wrong, len(of_kind))
+    unread: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.success is None:
+            unread.setdefault(verdict.reason, []).append(verdict.raw)
     return JudgeQuality(
         judge,
         num_unscored=cases[True, None] + cases[False, None],
@@ -142,6 +151,12 @@ def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) 
         num_false_positives=cases[False, True],
         num_true_negatives=cases[False, False],
         num_false_negatives=cases[True, False],
+        unread=unread,
+        misjudged=[
+            v.raw
+            for row, v in zip(rows, verdicts, strict=True)
+            if v.raw and v.success is not None and v.success != row.label
+        ],
         num_errors_by_kind=by_kind,
     )
 

@@ -33,6 +33,8 @@ class NextTokenJudge:
     `spellings` lists, for each word, the tokens that spell it; `verdict` makes a verdict of the
     words' shares, which sum to 1. `origin` says where the prompt is published, `aliases` what
     its fields are called there.
+    `context_origin` is where the prompt for behaviors with a context is published, if there is one;
+    such behaviors are unscored without it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class NextTokenJudge:
         spellings: Mapping[str, Sequence[str]],
         verdict: Callable[[Mapping[str, float]], Verdict],
         setting: JudgeSetting,
+        context_origin: str | None = None,
     ) -> None:
         if setting.template is None:
             raise UserError(
@@ -53,6 +56,14 @@ class NextTokenJudge:
                 f"as the template, from {origin}."
             )
         check_template(name, setting.template, aliases)
+        if setting.context_template is not None:
+            check_template(name, setting.context_template, aliases)
+            if "{context}" not in setting.context_template:
+                raise UserError(
+                    f"The context template of the judge {name} lacks {{context}}; write it where "
+                    "the context belongs."
+                )
+        self._context_template, self._context_origin = setting.context_template, context_origin
         self._name, self._version = name, version
         self.model = LocalModel(
             setting.checkpoint or published, device=setting.device, batch_size=setting.batch_size
@@ -62,8 +73,9 @@ class NextTokenJudge:
 
     @property
     def id(self) -> str:
-        """Name, version, hash of the template, and the checkpoint."""
-        return judge_id(self._name, self._version, short_hash(self._template), self.model.name)
+        """Name, version, hash of the template or templates, and the checkpoint."""
+        templates = "\0".join(filter(None, (self._template, self._context_template)))
+        return judge_id(self._name, self._version, short_hash(templates), self.model.name)
 
     async def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """A verdict for each item, in their order; the model is loaded on the first call."""
@@ -73,7 +85,15 @@ class NextTokenJudge:
         empty = empty_verdict(item.response)
         if empty is not None:
             return empty
-        question = ClassifierQuestion(item, self._template, self._aliases, self._spellings)
+        template = self._template
+        if item.behavior.context and self._context_origin is not None:
+            if self._context_template is None:
+                return Verdict.unscored(
+                    "The behavior has a context, and the classifier's prompt for these is not "
+                    f"given; write {self._context_origin} to {self._name}_context.txt."
+                )
+            template = self._context_template
+        question = ClassifierQuestion(item, template, self._aliases, self._spellings)
         found = await self.model.compute(word_shares, question)
         if found["mass"] is None:
             return Verdict.unscored(

@@ -20,7 +20,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from mosa.runs.judging import (
     default_judges,
     help_judges,
     judge_run,
+    trained_refusals,
 )
 from mosa.runs.plan import (
     Course,
@@ -203,6 +204,8 @@ def _begin(
     sets = load_sets(config.sets, world, config.options)
     attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
     courses = courses_of(sets, attacks, world, chats)
+    phrases = trained_refusals(subject.adapter for subject in config.subjects)
+    judge_config = replace(judge_config, refusal_phrases=phrases)
     judges = judges_for(sets, config.judges, judge_config, world)
     check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
     run = Run(out, create=True)
@@ -236,7 +239,9 @@ def judges_for(
         for cases in sets
         if cases.kind != "useful" and not any(judge.reads(cases) for judge in judges)
     ]
-    return judges + build_judges(default_judges(unread), JudgeConfig(), world)
+    return judges + build_judges(
+        default_judges(unread), JudgeConfig(refusal_phrases=config.refusal_phrases), world
+    )
 
 
 def _with_decoder(subject: Subject, recorded: Mapping[str, SubjectRecord]) -> Subject:

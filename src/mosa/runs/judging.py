@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mosa.align.phrases import read_phrases
 from mosa.chat import CachedChat, ChatOptions, LocalChat, chat_model
 from mosa.chat.weights import LocalModel
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
@@ -32,6 +33,8 @@ from mosa.world import World
 CANVAS = "@canvas"
 METRIC = "metric:"
 """What the judge of a useful task's metric is called, before the metric's name."""
+CONTEXT = "_context"
+"""What ends the name of a template for behaviors with a context; harmbench alone has one."""
 ITEMS_AT_ONCE = 32
 """Attempts that are judged, and recorded, together."""
 
@@ -46,6 +49,8 @@ class JudgeConfig:
     """Folder of prompts NAME.txt that replace the judges' own."""
     device: str | None = None
     """Where local judges run."""
+    refusal_phrases: tuple[str, ...] = ()
+    """Refusals that the subjects were trained to say (`trained_refusals`)."""
     batch_size: int = 8
     """Responses per forward pass of a local judge."""
     chat: ChatOptions = ChatOptions()
@@ -123,6 +128,8 @@ def build_judges(
             raise UserError(f"there is no judge {name}; choose from {', '.join(JUDGES)}")
         setting = JudgeSetting(
             template=_template(config.templates, name),
+            context_template=_template(config.templates, name, CONTEXT),
+            refusal_phrases=config.refusal_phrases,
             world=world,
             device=config.device,
             batch_size=config.batch_size,
@@ -154,15 +161,27 @@ def build_judges(
     return judges
 
 
-def _template(folder: Path | None, name: str) -> str | None:
+def trained_refusals(adapters: Iterable[str | None]) -> tuple[str, ...]:
+    """The refusals that adapters were trained to say, from the phrase sets that `mosa align` writes
+    beside an adapter's weights; adapters of another origin have none."""
+    files = [
+        Path(adapter) / "phrases" / f"{name}.txt"
+        for adapter in adapters
+        if adapter is not None
+        for name in ("safe", "refusals")
+    ]
+    return tuple(phrase for file in files if file.is_file() for phrase in read_phrases(file))
+
+
+def _template(folder: Path | None, name: str, kind: str = "") -> str | None:
     if folder is None:
         return None
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give --judge_templates one that exists")
     for file in folder.glob("*.txt"):
-        if file.stem not in JUDGES:
+        if file.stem not in (*JUDGES, f"harmbench{CONTEXT}"):
             raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
-    file = folder / f"{name}.txt"
+    file = folder / f"{name}{kind}.txt"
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 

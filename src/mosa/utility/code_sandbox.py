@@ -9,9 +9,10 @@ There are two isolations; the better one that the system allows is used, and alw
     python      Python refuses sockets, other processes and changes to files (an audit hook); this
                 stops mistakes, not a program that intends harm
 
-Limits on time, memory, file sizes and open files hold in both. The program has only the standard
-library, an empty environment and an empty folder. HumanEval's authors (arXiv:2107.03374, Section
-2.3) used gVisor for this; for as much isolation, start mosa in a container or a virtual machine.
+Limits on time, memory, file sizes and open files hold in both, and memory limits the number of
+threads. The program has only the standard library, an empty environment and an empty folder.
+HumanEval's authors (arXiv:2107.03374, Section 2.3) used gVisor for this; for as much isolation,
+start mosa in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from mosa.types import UserError
 CHILD = Path(__file__).with_name("sandbox_child.py")
 ANSWER_BYTES = 4096
 """How much of the sandbox's output is read."""
+READY = b"ready\n"
+"""What the inner side says before it takes the program."""
 
 Isolation = Literal["namespaces", "python"]
 
@@ -69,15 +72,16 @@ def run_program(
 ) -> SandboxResult:
     """Run Python source in the sandbox; `isolation` unset is the best available."""
     isolation = isolation or best_isolation()
-    answer, timed_out = _run(source, limits or Limits(), isolation)
-    if "passed" in answer:
-        return SandboxResult(answer["passed"], answer["detail"], isolation)
-    if "not_isolated" in answer:
+    said = _run(source, limits or Limits(), isolation)
+    if said.not_isolated is not None:
         raise UserError(
-            f"the sandbox no longer starts ({answer['not_isolated']}); run the same command again, "
+            f"the sandbox no longer starts ({said.not_isolated}); run the same command again, "
             "which resumes where it stopped"
         )
-    ended = "out of time" if timed_out else "ended without coming to its end"
+    if said.ended is not None:
+        passed, detail = said.ended
+        return SandboxResult(passed, detail, isolation)
+    ended = "out of time" if said.is_late else "ended without coming to its end"
     return SandboxResult(False, ended, isolation)
 
 
@@ -89,12 +93,23 @@ def best_isolation() -> Isolation:
             "generated code runs only on Linux, whose limits on memory it needs; leave out "
             "--run_code, or use a container"
         )
-    answer, _ = _run("", Limits(), "namespaces")
-    return "namespaces" if answer.get("passed") else "python"
+    said = _run("", Limits(), "namespaces")
+    return "namespaces" if said.ended == (True, "") else "python"
 
 
-def _run(source: str, limits: Limits, isolation: Isolation) -> tuple[dict, bool]:
-    """The output of the inner side (empty where it was ended), and whether time was up."""
+@dataclass(frozen=True)
+class _Said:
+    """What came from the inner side."""
+
+    not_isolated: str | None = None
+    """Why it could not shut itself in; believed only from before it had the program."""
+    ended: tuple[bool, str] | None = None
+    """Whether the program passed, and its error; None where it was ended, or spoke for itself."""
+    is_late: bool = False
+    """Whether time was up."""
+
+
+def _run(source: str, limits: Limits, isolation: Isolation) -> _Said:
     way = "enter" if isolation == "namespaces" else "run"
     is_late = threading.Event()
     with tempfile.TemporaryDirectory(prefix="mosa-code-") as folder:
@@ -119,17 +134,33 @@ def _run(source: str, limits: Limits, isolation: Isolation) -> tuple[dict, bool]
         timer = threading.Timer(limits.seconds, end_late)
         timer.start()
         assert process.stdin is not None and process.stdout is not None
+        said, is_shut_in = b"", False
         try:
+            first = process.stdout.readline(ANSWER_BYTES)
+            is_shut_in = first == READY
             with suppress(BrokenPipeError), process.stdin:  # it may have ended already
-                process.stdin.write(source.encode("utf-8", "replace"))
-            said = process.stdout.read(ANSWER_BYTES)
+                if is_shut_in:
+                    process.stdin.write(source.encode("utf-8", "surrogatepass"))
+            said = process.stdout.read(ANSWER_BYTES) if is_shut_in else first
         finally:
             timer.cancel()
             end()
             process.stdout.close()
             process.wait()
+    if is_shut_in or is_late.is_set():
+        return _Said(ended=_yes_or_no(said), is_late=is_late.is_set())
+    return _Said(not_isolated=said.decode("utf-8", "replace").strip() or "it ended at once")
+
+
+def _yes_or_no(said: bytes) -> tuple[bool, str] | None:
+    """Whether the program passed, and its error. None for anything but these two in the form that
+    the inner side writes: output cut off in the middle, or written by the program itself."""
     try:
-        answer = json.loads(said) if said else {}
-    except json.JSONDecodeError:  # cut off in the middle, or written by the program itself
-        answer = {}
-    return answer if isinstance(answer, dict) else {}, is_late.is_set()
+        answer = json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+    match answer:
+        case {"passed": bool(passed), "detail": str(detail), **rest} if not rest:
+            return passed, detail.encode("utf-8", "replace").decode()
+        case _:
+            return None

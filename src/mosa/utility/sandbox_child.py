@@ -6,17 +6,22 @@ so nothing of mosa is imported here. Two ways to call it:
     enter FOLDER LIMITS   new namespaces (Linux): no network, no view of other processes, and files
                           that can be read and not written, but for a small FOLDER in memory; in
                           them it starts itself again with `run`
-    run FOLDER LIMITS     limits of the kernel and refusals by Python, then the program that is
-                          on standard input; how it ended goes to standard output as JSON
+    run FOLDER LIMITS     limits of the kernel and refusals by Python; it says `ready` and then runs
+                          the program that comes on standard input; how it ended goes to standard
+                          output as JSON
+
+The program runs as in HumanEval's published harness (github.com/openai/human-eval, execution.py):
+`exec` in an empty namespace, so that `__name__` is not "__main__", there is no `__file__`, nothing
+can be read from standard input, and what is printed is kept from everyone.
 """
 
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import os
 import resource
-import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -28,6 +33,9 @@ SYS_MOUNT_SETATTR = 442  # the same on every architecture; Linux 5.12
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIGKILL = 9
+AF_UNIX = 1
+READY = b"ready\n"
+"""What is said when the program may come."""
 INNER_USER = 1000  # not root, so that starting Python again gives up every capability
 HIDDEN = ("/proc", "/run")
 """Information about other processes, and the sockets of services."""
@@ -75,7 +83,7 @@ def enter(folder: str, limits: str) -> int:
         mount(b"tmpfs", folder, MS_NOSUID | MS_NODEV, f"size={most},mode=700".encode())
         os.chdir(folder)
     except OSError as error:
-        print(json.dumps({"not_isolated": str(error)}), flush=True)
+        print(error, flush=True)
         return 1
     inner = os.fork()  # the first process of the new process namespace; the others end with it
     if inner == 0:
@@ -86,22 +94,39 @@ def enter(folder: str, limits: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
 
 
+class _Unread(io.StringIO):
+    """Standard input, output and errors of the program: written to, and never read."""
+
+    def read(self, *args: object) -> str:
+        raise OSError("the sandbox has no standard input")
+
+    def readline(self, *args: object) -> str:
+        raise OSError("the sandbox has no standard input")
+
+    def readlines(self, *args: object) -> list[str]:
+        raise OSError("the sandbox has no standard input")
+
+    def readable(self) -> bool:
+        return False
+
+
 def run(folder: str, limits: str) -> int:
     """Run the program on standard input and say how it ended."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)  # end with who started this
-    source = sys.stdin.read()
+    os.write(1, READY)
+    source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     said = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
-    path = os.path.join(folder, "program.py")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(source)
+    sys.argv = ["program.py"]
+    sys.stdin = sys.stdout = sys.stderr = _Unread()
     _limit(json.loads(limits))
     _refuse(folder)
     passed, detail = False, ""
     try:
-        runpy.run_path(path, run_name="__main__")
+        # This file's own future statements are none of the program's.
+        exec(compile(source, "<string>", "exec", dont_inherit=True), {})
         passed = True
     except MemoryError:
         detail = "MemoryError"
@@ -109,7 +134,7 @@ def run(folder: str, limits: str) -> int:
         detail = f"{type(error).__name__}: {error}"[:200].encode("utf-8", "replace").decode()
     said.write(json.dumps({"passed": passed, "detail": detail.removesuffix(": ")}))
     said.flush()
-    os._exit(0)  # do not wait for the program's exit handlers
+    os._exit(0)  # do not wait for the program's threads and exit handlers
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -119,7 +144,6 @@ def _limit(limits: dict[str, int]) -> None:
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_NPROC, 0),  # no other process, no thread; root outside is exempt
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)
@@ -147,7 +171,9 @@ def _refuse(folder: str) -> None:
         return os.path.dirname(os.path.realpath(os.fsdecode(path))) == root
 
     def hook(event: str, args: tuple) -> None:
-        if event.startswith("socket."):
+        # A pair of sockets joined to each other, which asyncio wakes itself by, reaches no network.
+        is_pair = event == "socket.__new__" and args[1] == AF_UNIX
+        if event.startswith("socket.") and not is_pair:
             raise PermissionError("the sandbox refuses the network")
         if event in PROCESS_EVENTS:
             raise PermissionError("the sandbox refuses other processes")
