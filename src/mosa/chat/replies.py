@@ -39,7 +39,7 @@ _CLOSERS = re.compile(
 )
 _LABEL = re.compile(rf"^\W{{0,3}}(?:{'|'.join(_LABELS)})\W{{0,2}}:[*_\s]*(?=\S)", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•+]|\(?\d{1,3}[.):])\s+")
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _MARKS = "\"'`*_“”‘’ \t"
 _PAIRS = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "*": "*", "_": "_"}
 
