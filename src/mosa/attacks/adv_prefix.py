@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -163,7 +164,7 @@ async def _beginning(
     words = fill_fields(INSTRUCTION, {**fields, "request": target.behavior.request})
 
     def read(reply: str) -> str:
-        text = target.without_special_tokens(reply).strip()
+        text = target.without_special_tokens(_unwrapped(reply)).strip()
         # Characters unknown to the tokenizer leave no target.
         if not target.decode(target.encode(text)).strip():
             raise Unreadable("The reply is empty.")
@@ -177,8 +178,15 @@ async def _beginning(
         fields=fields,
         draw=draw,
         max_tokens=4 * config.prefix_tokens,
+        may_be_cut=True,
         temperature=config.temperature,
     )
+
+
+def _unwrapped(reply: str) -> str:
+    """The beginning without quotation marks and fence; its introduction is what is wanted."""
+    text = re.sub(r"\A\s*```[^\n]*\n|\n\s*```\s*\Z", "", reply).strip()
+    return text.strip('"`').strip()
 
 
 async def _nll(target: Target, candidates: list[Ids], config: AdvPrefixConfig) -> dict[Ids, float]:
@@ -286,6 +294,6 @@ ATTACK = Attack(
     },
     run=run,
     bound=bound,
-    version=2,
+    version=3,
     decides="any",
 )

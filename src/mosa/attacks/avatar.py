@@ -30,11 +30,19 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
-from mosa.attacks.loop import UNREADABLE_RATING, ask_attacker, best_of, question, rate_all
+from mosa.attacks.loop import (
+    UNREADABLE_RATING,
+    ask_attacker,
+    best_of,
+    question,
+    rate_all,
+    read_reply,
+)
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.questions import Unreadable, read_list, read_text
+from mosa.chat.questions import Unreadable
 from mosa.chat.rating import read_rating
+from mosa.chat.replies import read_pairs, read_text
 from mosa.chat.text import fill_fields
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior, Message, Response
@@ -173,19 +181,19 @@ async def _closeness(target: Target, mapping: list[tuple[str, str]]) -> int:
     words = fill_fields(CLOSENESS, {"pairs": pairs})
     request = question(target, "avatar/closeness", words, fields={"pairs": pairs}, max_tokens=1024)
     try:
-        return read_rating(await target.chat("judge", request))
+        return await read_reply(target, "judge", request, read_rating)
     except Unreadable:
         return UNREADABLE_RATING
 
 
 def _read_mapping(reply: str) -> list[tuple[str, str]]:
-    pairs = []
-    for line in read_list(reply):
-        thing, equals, other = (part.strip() for part in line.partition("="))
-        if not (thing and equals and other):
-            raise Unreadable("The reply names no metaphor.")
-        pairs.append((thing, other))
-    return pairs
+    named = read_pairs(reply)
+    pairs = [(thing, other) for thing, other in named if thing.lower() != other.lower()]
+    # Whoever repeats our form has named nothing.
+    pairs = [pair for pair in pairs if pair != ("thing", "harmless thing")]
+    if not pairs:
+        raise Unreadable("The reply names no metaphor.")
+    return pairs[:3]
 
 
 async def _question(
@@ -256,6 +264,6 @@ ATTACK = Attack(
     },
     run=run,
     bound=bound,
-    version=2,
+    version=3,
     decides="best rated",
 )

@@ -181,6 +181,8 @@ class Target:
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked again where the attack ends without a useful
         reply."""
+        self.listener: Callable[[ChatRole, ChatRequest, object], None] | None = None
+        """Hears what was read of each chat model's reply (`hear`); for `mosa attacks check`."""
         self.num_ratings = 0
         self.num_unread_ratings = 0
         """Ratings of the in-loop judge that could not be read."""
@@ -341,15 +343,21 @@ class Target:
         """The outcomes of several pieces of work, in order; they may be done together."""
         return list(await asyncio.gather(*(self.compute(name, work) for work in works)))
 
-    async def chat(self, role: ChatRole, request: ChatRequest) -> str:
-        """The reply of the chat model of a role."""
+    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        """The reply of the chat model of a role; attacks read it through `loop.read_reply`."""
         reply = await self._backend.chat(role, request)
         self.budget += Budget(
             attacker_calls=int(role != "judge"),
             judge_calls=int(role == "judge"),
             chat_tokens=reply.num_tokens,
         )
-        return reply.text
+        return reply
+
+    def hear(self, role: ChatRole, request: ChatRequest, found: object) -> None:
+        """Tell the listener, if any, what was read of the reply to a request, or the Unreadable
+        that it is."""
+        if self.listener is not None:
+            self.listener(role, request, found)
 
     def attempt(
         self,

@@ -44,7 +44,8 @@ from typing import Literal
 from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
 from mosa.attacks.wording import Wording
-from mosa.chat.questions import Unreadable, read_list, read_text
+from mosa.chat.questions import Unreadable
+from mosa.chat.replies import read_line, read_pairs, read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Message, UserError
 
@@ -204,7 +205,7 @@ async def _opening(target: Target, config: DiaConfig, asked: str) -> str:
         target,
         "dia/opening",
         fill_fields(OPENING, {"asked": asked}),
-        read_text,
+        read_line,
         fields={"asked": asked},
         num_retries=config.num_retries,
         max_tokens=256,
@@ -238,9 +239,8 @@ def read_words(reply: str, asked: str) -> Words:
     [('lock', 'lamp')]
     """
     pairs: dict[str, str] = {}
-    for line in read_list(reply):
-        word, _, other = (part.strip(" \"'`") for part in line.partition("="))
-        if word and other and word in asked and other not in asked:
+    for word, other in read_pairs(reply):
+        if word in asked and other not in asked:
             pairs[word] = other
     if not pairs:
         raise Unreadable("The reply names no word of the text with another for it.")
@@ -335,5 +335,5 @@ ATTACK = Attack(
     run=run,
     bound=bound,
     decides="any",
-    version=2,
+    version=3,
 )

@@ -39,6 +39,7 @@ from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
+from mosa.chat.replies import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Response
 
@@ -169,9 +170,10 @@ async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> s
 
 
 def _read_template(reply: str) -> str:
-    if SPAN.search(reply) is None:
+    template = read_text(reply)
+    if SPAN.search(template) is None:
         raise Unreadable("The reply has no mask.")
-    return reply.strip()
+    return template
 
 
 def _masked_prompt(behavior: Behavior, target: Target, template: str) -> str:
@@ -224,7 +226,7 @@ DIJA = Attack(
     run=as_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
-    version=3,
+    version=4,
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",
@@ -238,6 +240,7 @@ DIJA_RESPONSE = Attack(
     run=in_prompt,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
+    version=2,
 )
 DIJA_CANVAS = Attack(
     name="dija_canvas",
@@ -251,5 +254,5 @@ DIJA_CANVAS = Attack(
     run=on_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
-    version=2,
+    version=3,
 )

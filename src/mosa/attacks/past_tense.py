@@ -32,7 +32,7 @@ from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.questions import read_text
+from mosa.chat.replies import read_text
 from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
 
@@ -144,6 +144,6 @@ ATTACK = Attack(
     },
     run=run,
     bound=bound,
-    version=2,
+    version=3,
     decides="best rated",
 )

@@ -31,7 +31,7 @@ from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
 from mosa.attacks.loop import ask_attacker, asks_the_same, rate
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
-from mosa.chat.questions import read_text
+from mosa.chat.replies import read_text
 from mosa.chat.text import fill_fields
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior
@@ -190,4 +190,5 @@ ATTACK = Attack(
     run=run,
     bound=bound,
     decides="best rated",
+    version=2,
 )

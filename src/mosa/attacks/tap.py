@@ -116,6 +116,6 @@ ATTACK = Attack(
     },
     run=run,
     bound=bound,
-    version=2,
+    version=3,
     decides="best rated",
 )

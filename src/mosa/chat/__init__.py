@@ -14,7 +14,7 @@ from mosa.chat.base import (
     UselessRepliesError,
 )
 from mosa.chat.cache import CachedChat
-from mosa.chat.endpoint import ChatOptions, EndpointChat
+from mosa.chat.endpoint import ChatOptions, EndpointChat, key_variables
 from mosa.chat.local import LocalChat
 from mosa.types import UserError
 
@@ -23,17 +23,19 @@ def chat_model(
     spec: str,
     options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
     *,
+    role: str | None = None,
     device: str | None = None,
     batch_size: int = 8,
 ) -> ChatModel:
     """The chat model that `spec` names: URL#MODEL, or local:FOLDER_OR_HUB_ID.
 
-    `device` and `batch_size` are for local models, `options` for endpoints. Nothing is loaded or
-    asked yet. Raises UserError for any other form.
+    `role` says whose key an endpoint gets (endpoint.py). `device` and `batch_size` are for local
+    models, `options` for endpoints. Nothing is loaded or asked yet. Raises
+    UserError for any other form.
     """
     if spec.startswith(("http://", "https://")) and "#" in spec:
         base_url, _, model = spec.partition("#")
-        chat = EndpointChat(base_url, model, options)
+        chat = EndpointChat(base_url, model, options, role=role)
         return chat if options.reply_cache is None else CachedChat(chat, options.reply_cache)
     if spec.startswith("local:") and spec != "local:":
         return LocalChat(spec.removeprefix("local:"), device=device, batch_size=batch_size)
@@ -54,4 +56,5 @@ __all__ = [
     "LocalChat",
     "UselessRepliesError",
     "chat_model",
+    "key_variables",
 ]

@@ -1,9 +1,11 @@
 """A chat model at any OpenAI-compatible endpoint: a hosted one, vLLM, Ollama, llama.cpp, ...
 
-The key comes from the environment (MOSA_API_KEY, else OPENAI_API_KEY, else the word "none", which
-local servers accept) and never enters a name, an error or a record. The `openai` package sends the
-requests; of its options we set the time-out and the number of retries, which cover refused
-connections, time-outs, 408, 409, 429 and 5xx, wait longer each time and obey Retry-After.
+The key comes from the environment and never enters a name, an error or a record: that of the role
+(MOSA_API_KEY_ATTACKER, _LOOP_JUDGE, _TRANSLATOR or _JUDGE), which is sent for no other role; where
+it has none MOSA_API_KEY, else OPENAI_API_KEY, else the word "none", which local servers accept.
+The `openai` package sends the requests; of its options we set the time-out and the number of
+retries, which cover refused connections, time-outs, 408, 409, 429 and 5xx, wait longer each time
+and obey Retry-After.
 """
 
 from __future__ import annotations
@@ -12,15 +14,20 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.types import UserError, is_json_object
+from mosa.types import UserError, is_json_object, short_hash
 
 KEY_VARIABLES = ("MOSA_API_KEY", "OPENAI_API_KEY")
+KEY_ROLES = ("attacker", "loop_judge", "translator", "judge")
+"""Roles that may have a key of their own, in MOSA_API_KEY_ROLE."""
+OWN_FIELDS = ("model", "messages", "stream", "n")
+"""Fields of a request that `chat_extra` may not change."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,13 @@ class ChatOptions:
     """Requests to a chat endpoint that are under way at once."""
     requests_per_minute: float | None = None
     """Requests to a chat endpoint that may start in a minute; null for no limit."""
+    enable_thinking: bool | None = None
+    """Whether a model that can reason first does so, sent as chat_template_kwargs (vLLM, SGLang,
+    llama.cpp); null leaves it to the endpoint."""
+    thought_tokens: int = 0
+    """Tokens that a chat endpoint's model may think, beside those of its answer."""
+    chat_extra: dict[str, Any] | None = None
+    """Further fields of requests to chat endpoints, as JSON; a field that is null is not sent."""
     reply_cache: Path | None = None
     """Folder that keeps the replies of chat endpoints, so that other runs and judges need not ask
     again; null keeps none but those in a run's own records."""
@@ -47,6 +61,22 @@ class ChatOptions:
             )
         if self.requests_per_minute is not None and self.requests_per_minute <= 0:
             raise UserError("requests_per_minute must be above 0; leave it out for no limit.")
+        if self.thought_tokens < 0:
+            raise UserError(f"thought_tokens must be at least 0, not {self.thought_tokens}.")
+        for name in OWN_FIELDS:
+            if name in (self.chat_extra or {}):
+                raise UserError(f"chat_extra may not set {name}, which mosa sets; leave it out.")
+
+    @property
+    def label(self) -> str:
+        """What tells replies under these options from others; empty where nothing changes them."""
+        changes = {
+            "enable_thinking": self.enable_thinking,
+            "thought_tokens": self.thought_tokens or None,
+            "chat_extra": self.chat_extra or None,
+        }
+        set_ones = {name: value for name, value in changes.items() if value is not None}
+        return short_hash(json.dumps(set_ones, sort_keys=True)) if set_ones else ""
 
 
 class EndpointChat:
@@ -62,7 +92,11 @@ class EndpointChat:
         base_url: str,
         model: str,
         options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
+        *,
+        role: str | None = None,
     ) -> None:
+        """`role`, of `KEY_ROLES`, says whose key is sent."""
+        self._key_variables = key_variables(role)
         self._place = _host(base_url)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
@@ -76,8 +110,10 @@ class EndpointChat:
 
     @property
     def name(self) -> str:
-        """Only the model's name, so that records outlive a change of its address."""
-        return f"{self._model} (endpoint)"
+        """The model's name, with a hash of the options that change its replies, if any; without
+        its address, so that records outlive a change of it."""
+        label = self._options.label
+        return f"{self._model} (endpoint{f', options {label}' if label else ''})"
 
     @property
     def place(self) -> str:
@@ -118,7 +154,7 @@ class EndpointChat:
             self._limit = asyncio.Semaphore(self._options.num_concurrent)
             self._client = AsyncOpenAI(
                 base_url=self._base_url,
-                api_key=_key(),
+                api_key=_key(self._key_variables),
                 timeout=self._options.timeout_seconds,
                 max_retries=self._options.max_retries,
             )
@@ -133,7 +169,7 @@ class EndpointChat:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": request.max_tokens,
+            "max_tokens": request.max_tokens + self._options.thought_tokens,
             "temperature": request.temperature,
         }
         # Only where set: not every server knows these two.
@@ -141,12 +177,21 @@ class EndpointChat:
             body["seed"] = request.seed
         if request.top_p < 1:
             body["top_p"] = request.top_p
-        return body
+        extra = dict(self._options.chat_extra or {})
+        thinking = self._options.enable_thinking
+        if thinking is not None:
+            extra["chat_template_kwargs"] = {
+                **extra.get("chat_template_kwargs", {}),
+                "enable_thinking": thinking,
+            }
+        body = {name: value for name, value in body.items() if name not in extra}
+        sent = {name: value for name, value in extra.items() if value is not None}
+        return {**body, "extra_body": sent} if sent else body
 
     def _status_message(self, status: int, body: object) -> str:
         if status in (401, 403):
             # Without the server's message: some repeat half of the key.
-            return f"{self.name} refused the key (status {status}); set MOSA_API_KEY."
+            return f"{self.name} refused the key (status {status}); set {self._key_variables[0]}."
         said = f": {_said(body)}" if _said(body) else ""
         return f"{self.name} answered with status {status}{said}."
 
@@ -167,6 +212,8 @@ class EndpointChat:
                     total if isinstance(total, int) else 0,
                     choice.get("finish_reason") == "length",
                 )
+            case {"choices": [{"message": {}, "finish_reason": "length"}, *_]}:
+                return ChatReply("", is_cut=True)  # all went into thoughts
             case {"choices": [{"message": {}}, *_]}:
                 raise ChatError(f"{self.name} answered without a text.")
             case {"choices": []}:
@@ -202,8 +249,18 @@ def _host(base_url: str) -> str:
     return host if port is None else f"{host}:{port}"
 
 
-def _key() -> str:
-    for variable in KEY_VARIABLES:
+def key_variables(role: str | None) -> tuple[str, ...]:
+    """Where the key of a role is looked for, in order; a role with a key of its own has no other.
+
+    Raises AssertionError for a role that is none.
+    """
+    assert role is None or role in KEY_ROLES, role
+    own = f"MOSA_API_KEY_{role.upper()}" if role else ""
+    return (own,) if os.environ.get(own, "").strip() else KEY_VARIABLES
+
+
+def _key(variables: Sequence[str]) -> str:
+    for variable in variables:
         key = os.environ.get(variable, "").strip()
         if key:
             # Such a key could not be sent, and the error that says so would quote it.
@@ -222,7 +279,7 @@ def _said(body: object) -> str:
             line = " ".join(body.split())
         case _:
             return ""
-    for variable in KEY_VARIABLES:
+    for variable in (*KEY_VARIABLES, *(f"MOSA_API_KEY_{role.upper()}" for role in KEY_ROLES)):
         key = os.environ.get(variable, "").strip()
         line = line.replace(key, "[key]") if key else line
     return line[:200].rstrip(".")

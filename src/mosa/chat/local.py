@@ -71,17 +71,13 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
     turns = [
         Message(m.role, without_strings(m.content, model.special_tokens)) for m in request.messages
     ]
-    try:
-        text = _rendered(model, turns)
-    except TemplateError as error:
+    text = _rendered(model, turns)
+    if isinstance(text, ChatError) and turns[0].role == "system" and len(turns) > 1:
         # Some templates know no system turn; its words then precede the user's.
-        if turns[0].role != "system" or len(turns) == 1:
-            return ChatError(f"the chat template of {model.checkpoint} fails: {error}")
         merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")
-        try:
-            text = _rendered(model, [merged, *turns[2:]])
-        except TemplateError as again:
-            return ChatError(f"the chat template of {model.checkpoint} fails: {again}")
+        text = _rendered(model, [merged, *turns[2:]])
+    if isinstance(text, ChatError):
+        return text
     ids = model.tokenizer(text, add_special_tokens=False).input_ids
     room = model.max_length
     if room is not None and len(ids) >= room:
@@ -89,18 +85,29 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
     return ids
 
 
-def _rendered(model: CausalLM, turns: Sequence[Message]) -> str:
-    return model.tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in turns],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+def _rendered(model: CausalLM, turns: Sequence[Message]) -> str | ChatError:
+    """The prompt in the chat template; an error where that fails or loses what we ask."""
+    template = f"the chat template of {model.checkpoint}"
+    try:
+        text: str = model.tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    except TemplateError as error:
+        return ChatError(f"{template} fails: {error}")
+    for turn in turns:
+        # Templates may take thoughts out of the model's own turns.
+        if turn.role != "assistant" and turn.content.strip() not in text:
+            return ChatError(f"{template} leaves the text of a {turn.role} turn out")
+    return text
 
 
 def _generate(
     model: CausalLM, prompts: Sequence[list[int]], requests: Sequence[ChatRequest]
-) -> list[ChatReply]:
-    """Answers to prompts of one batch, each cut at its own `max_tokens` or the model's room."""
+) -> list[ChatReply | ChatError]:
+    """Answers to prompts of one batch, each cut at its own `max_tokens` or the model's room; an
+    error where the model's scores are no numbers, or the same for every token."""
     room = model.max_length
     limits = [
         request.max_tokens if room is None else min(request.max_tokens, room - len(prompt))
@@ -108,11 +115,12 @@ def _generate(
     ]
     ids_BL, mask_BL = model.left_padded(prompts)
     end_ids = _end_ids(model)
+    draws = _Draws(requests)
     with torch.inference_mode():
         out_BL = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,
-            logits_processor=LogitsProcessorList([_Draws(requests)]),
+            logits_processor=LogitsProcessorList([draws]),
             # Written out, since a checkpoint's own settings may ask for sampling or penalties.
             generation_config=GenerationConfig(
                 max_new_tokens=max(limits),
@@ -125,8 +133,18 @@ def _generate(
                 pad_token_id=model.pad_token_id,
             ),
         )
-    replies: list[ChatReply] = []
-    for prompt, limit, row in zip(prompts, limits, out_BL.tolist(), strict=True):
+    replies: list[ChatReply | ChatError] = []
+    for prompt, limit, row, is_broken in zip(
+        prompts, limits, out_BL.tolist(), draws.is_broken_B.tolist(), strict=True
+    ):
+        if is_broken:
+            replies.append(
+                ChatError(
+                    f"the scores of {model.checkpoint} are NaN, infinite or all equal; its weights "
+                    "or settings are damaged"
+                )
+            )
+            continue
         written = row[ids_BL.shape[1] :][:limit]
         length = next((i for i, token in enumerate(written) if token in end_ids), len(written))
         text = model.tokenizer.decode(written[:length], skip_special_tokens=True)
@@ -147,15 +165,21 @@ class _Draws(LogitsProcessor):
     """Turns the arg max of a row into a draw at its temperature (the Gumbel-max identity).
 
     Noise is drawn on the CPU, from the seed and the messages, so that a batch, its order and the
-    device change only rounding.
+    device change only rounding. Rows whose scores choose no token are noted in `is_broken_B`.
     """
 
     def __init__(self, requests: Sequence[ChatRequest]) -> None:
         self._requests = requests
         self._generators = [torch.Generator().manual_seed(_seed(r)) for r in requests]
+        self.is_broken_B = torch.zeros(len(requests), dtype=torch.bool)
 
     def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
         scores_BV = scores.float().clone()
+        lowest_B, highest_B = scores_BV.aminmax(dim=-1)  # NaN where one of a row is
+        # Minus infinity marks tokens that never come.
+        chooses_B = highest_B.isfinite() & (lowest_B < highest_B)
+        self.is_broken_B |= ~chooses_B.cpu()
+        scores_BV[~chooses_B] = 0.0
         for row, (request, generator) in enumerate(
             zip(self._requests, self._generators, strict=True)
         ):

@@ -1,11 +1,12 @@
 """Loading an ordinary (causal) language model for local chat models and classifier judges.
 
-Only architectures of the transformers library and only safetensors are read: no code that comes
-with a checkpoint runs, and nothing is unpickled.
+Only architectures of the transformers library and only safetensors and GGUF are read: no code that
+comes with a checkpoint runs, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import weakref
 from collections.abc import Callable, Generator, Sequence
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mosa.hub import adapter_settings, locate, read_json, with_adapter
-from mosa.provenance import folder_hash
+from mosa.provenance import file_hash, folder_hash
 from mosa.types import UserError, is_json_object, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
 
@@ -31,9 +33,13 @@ def checkpoint_name(checkpoint: str | Path) -> str:
     """A hub id unchanged; a folder's name with a hash of all that is read from it, 8 hex digits.
 
     Of an adapter its base is read as well: a folder counts by its content, a hub id by its name.
-    Raises UserError for a path where there is no folder.
+    Of a GGUF file, or a folder with nothing else to load, that file is read. Raises UserError for a
+    path where there is neither.
     """
     folder = Path(checkpoint).expanduser()
+    gguf = _gguf_of(folder)
+    if gguf is not None:
+        return f"{folder.name}#{short_hash(file_hash(gguf))}"
     if not folder.is_dir():
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(checkpoint)) is None:
             raise UserError(f"There is no folder {checkpoint}; give one, or a hub id ORG/NAME.")
@@ -84,11 +90,16 @@ class CausalLM:
 
 
 def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> CausalLM:
-    """The model of a folder or hub id: a full checkpoint, or a PEFT LoRA adapter on its base.
+    """The model of a folder or hub id: a full checkpoint, or a PEFT LoRA adapter on its base; or of
+    a GGUF file, or the one in a folder that holds no other checkpoint.
 
-    `device` None means a GPU where there is one. Weights keep the type they are stored in.
-    Raises UserError for what is not there, not readable, or would need code from the checkpoint.
+    `device` None means a GPU where there is one. Weights keep the type they are stored in; those
+    of a GGUF file, which are compressed, become float32. Raises UserError for what is not there,
+    not readable, incomplete, or would need code from the checkpoint.
     """
+    gguf = _gguf_of(Path(checkpoint).expanduser())
+    if gguf is not None:
+        return _load_gguf(gguf, str(checkpoint), device)
     folder = locate(checkpoint)
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     if adapter is not None:
@@ -109,14 +120,64 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             f"{folder} has no weights in safetensors, the only form that is read; convert them."
         )
     _check_index(folder)
-    network: Any = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
-        folder, use_safetensors=True, dtype="auto", local_files_only=True
-    )
+    _check_types(folder)
+    network = _whole_network(folder, use_safetensors=True, dtype="auto")
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
         network = with_adapter(network, adapter, device="cpu")
     network.to(device_of(device))
     return CausalLM(network.eval(), tokenizer, str(checkpoint))
+
+
+def _whole_network(folder: Path, **options: Any) -> Any:
+    """The network of a folder, with every tensor from its files."""
+    network: Any
+    network, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
+        folder, local_files_only=True, output_loading_info=True, **options
+    )
+    # The library would draw these at random and go on.
+    absent = sorted(found["missing_keys"])
+    if absent:
+        raise UserError(
+            f"{folder} lacks {absent[0]}{f' and {len(absent) - 1} more' if absent[1:] else ''}, "
+            "which its config asks for; get the whole checkpoint."
+        )
+    return network
+
+
+def _gguf_of(path: Path) -> Path | None:
+    """The GGUF file that a path names or, as a folder without a config, holds."""
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if not path.is_dir() or any(
+        (path / name).is_file() for name in ("config.json", "adapter_config.json")
+    ):
+        return None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise UserError(f"{path} holds {len(files)} GGUF files ({names}); name one of them.")
+    return files[0] if files else None
+
+
+def _load_gguf(file: Path, checkpoint: str, device: str | None) -> CausalLM:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(
+            f"Reading {file} needs the package gguf; install mosa-dllm[chat-trial], or give a "
+            "checkpoint in safetensors."
+        )
+    try:
+        network = _whole_network(file.parent, gguf_file=file.name, dtype=torch.float32)
+        reader: Any = AutoTokenizer
+        tokenizer = reader.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    # Whatever the reader meets in a foreign or damaged file.
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{file} is no GGUF file of a model that the transformers library can read ({error}); "
+            "choose another model."
+        ) from error
+    network.to(device_of(device))
+    return CausalLM(network.eval(), tokenizer, checkpoint)
 
 
 class LocalModel:
@@ -167,6 +228,24 @@ def _check_index(folder: Path) -> None:
             raise UserError(
                 f"{index} names {file}, which is outside of the folder; put the weights into it."
             )
+
+
+def _check_types(folder: Path) -> None:
+    """UserError where a tensor is stored in a type that the library would cast without a word."""
+    if "quantization_config" in read_json(folder / "config.json", missing=""):
+        return
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(f"{file} is damaged ({error}); copy it again.") from error
+        for name, kind in kinds.items():
+            if kind not in ("F64", "F32", "F16", "BF16"):
+                raise UserError(
+                    f"{file} holds {name} as {kind}, which is no floating-point type of a chat "
+                    "model's weights; convert it."
+                )
 
 
 def _base_of(adapter: Path) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from mosa.cli.analyze import ANALYZE_COMMANDS
+from mosa.cli.attacks_check import ATTACKS_CHECK_COMMANDS
 from mosa.cli.bench import BENCH_COMMANDS
 from mosa.cli.catalogue import CATALOGUE_COMMANDS
 from mosa.cli.compare import COMPARE_COMMANDS
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     **REPORT_COMMANDS,
     **COMPARE_COMMANDS,
     **CATALOGUE_COMMANDS,
+    **ATTACKS_CHECK_COMMANDS,
     **BENCH_COMMANDS,
 }
 

@@ -25,13 +25,30 @@ from mosa.cli.results import show_results
 from mosa.types import UserError
 
 if TYPE_CHECKING:
+    from mosa.attacks.base import ChatRole
     from mosa.chat import ChatModel
     from mosa.runs.evaluate import EvaluateConfig
     from mosa.runs.subject import Subject
     from mosa.worker import Tally
 
-ROLES = {"attacker": "attacker", "judge": "loop_judge", "translator": "translator"}
+ROLES: dict[ChatRole, str] = {
+    "attacker": "attacker",
+    "judge": "loop_judge",
+    "translator": "translator",
+}
 """The roles of chat models in attacks, and the options that name them."""
+BATCH_SIZE = 8
+"""Replies of a local chat model at once."""
+
+
+def role_options(parser: ArgumentParser) -> None:
+    """The chat models of attacks."""
+    for role, of in (
+        ("attacker", "writes for attacks that need a writer"),
+        ("loop_judge", "rates tries inside attacks that need a judge"),
+        ("translator", "translates for attacks that need translations"),
+    ):
+        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; it {of}")
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -54,12 +71,7 @@ def _arguments(parser: ArgumentParser) -> None:
         default={},
         help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
     )
-    for role, of in (
-        ("attacker", "writes for attacks that need a writer"),
-        ("loop_judge", "rates tries inside attacks that need a judge"),
-        ("translator", "translates for attacks that need translations"),
-    ):
-        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; it {of}")
+    role_options(parser)
 
 
 def evaluation_arguments(
@@ -175,7 +187,7 @@ def _evaluate(args: Namespace) -> int | None:
 
     processes = join()
 
-    def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
+    def settings() -> tuple[EvaluateConfig, dict[ChatRole, ChatModel]]:
         config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
         return config, _chats(args) if processes.is_main else {}
 
@@ -185,7 +197,7 @@ def _evaluate(args: Namespace) -> int | None:
             args.out,
             config,
             chats=chats,
-            judge_config=judge_config(args, list(_named(args).values())),
+            judge_config=judge_config(args, list(named_roles(args).values())),
             on_progress=bar.evaluation,
             on_judged=bar.judging,
             on_shared=_show_shares,
@@ -207,27 +219,40 @@ EXIT_NOTHING_DONE = 3
 """The status of an evaluation in which every task failed."""
 
 
-def _named(args: Namespace) -> dict[str, str]:
+def named_roles(args: Namespace) -> dict[ChatRole, str]:
     """The models that attacks ask, as they were written, by role."""
     return {role: args[option] for role, option in ROLES.items() if args[option] is not None}
 
 
-def _chats(args: Namespace) -> dict[str, ChatModel]:
-    """The chat models by role, where named; one that plays several roles is loaded once."""
-    from mosa.chat import chat_model
+def _chats(args: Namespace) -> dict[ChatRole, ChatModel]:
+    judges = [args.judge_model or "", *(args.judges or ())]
+    return role_chats(args, beside=judges, batch_size=BATCH_SIZE)
 
-    named = _named(args)
+
+def role_chats(
+    args: Namespace, *, beside: Sequence[str] = (), batch_size: int
+) -> dict[ChatRole, ChatModel]:
+    """The chat models by role, where named; one that plays several roles under one key is loaded
+    once. Options for endpoints may be for those of `beside`."""
+    from mosa.chat import chat_model, key_variables
+
+    named = named_roles(args)
     if not named:
         return {}
-    options = chat_options(args, list(named.values()))
-    chats: dict[str, ChatModel] = {}
+    options = chat_options(args, [*named.values(), *beside])
+    chats: dict[tuple[str, tuple[str, ...]], ChatModel] = {}
+    by_role: dict[ChatRole, ChatModel] = {}
     for role, spec in named.items():
-        if spec not in chats:
+        key = spec, () if spec.startswith("local:") else key_variables(ROLES[role])
+        if key not in chats:
             try:
-                chats[spec] = chat_model(spec, options, device=args.device)
+                chats[key] = chat_model(
+                    spec, options, role=ROLES[role], device=args.device, batch_size=batch_size
+                )
             except UserError as error:
                 raise UserError(f"--{ROLES[role]}: {error}") from error
-    return {role: chats[spec] for role, spec in named.items()}
+        by_role[role] = chats[key]
+    return by_role
 
 
 def _show_shares(subject: str, shares: Sequence[Tally]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mosa.chat import ChatOptions
     from mosa.runs.judging import JudgeConfig
 
-CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER"
+CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
 JUDGES_HELP = (
     "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
     "NAME@canvas reads what comes after the first end token, too"
@@ -45,13 +45,12 @@ def judge_options(parser: ArgumentParser) -> None:
     add_fields(parser, ChatOptions, group="chat endpoints")
 
 
-def chat_options(args: Namespace, others: Sequence[str] = ()) -> ChatOptions:
-    """How endpoints are asked; UserError where that is set and neither the judges' models nor
-    `others` are one."""
+def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
+    """How endpoints are asked; UserError where that is set and none of the chat models `named` is
+    one."""
     from mosa.chat import ChatOptions
 
     given = given_fields(ChatOptions, args)
-    named = [args.judge_model or "", *(args.judges or ()), *others]
     if given and not any("http://" in spec or "https://" in spec for spec in named):
         raise UserError(
             f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
@@ -68,7 +67,7 @@ def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
         model=args.judge_model,
         templates=args.judge_templates,
         device=args.device,
-        chat=chat_options(args, others),
+        chat=chat_options(args, [args.judge_model or "", *(args.judges or ()), *others]),
     )
 
 

@@ -145,7 +145,11 @@ def build_judges(
             setting = replace(
                 setting,
                 chat=chat_model(
-                    chat, config.chat, device=config.device, batch_size=config.batch_size
+                    chat,
+                    config.chat,
+                    role="judge",
+                    device=config.device,
+                    batch_size=config.batch_size,
                 ),
             )
         elif needs == "weights":

@@ -1,0 +1,248 @@
+"""What chat models make of the prompts that attacks send them, before a run depends on it.
+
+Each attack that asks chat models runs on each request at its smallest budget, against a stand-in
+for the target. Of every prompt, the first asking for each request is answered by the chat model;
+later askings get the same reply, so that a check takes as many replies as there are prompts and
+requests. A prompt that only follows a readable reply is asked less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mosa.attacks import ATTACKS, ENGLISH
+from mosa.attacks.base import Attack, ChatRole, Query, Target
+from mosa.chat import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat.questions import Unreadable
+from mosa.chat.replies import Declined
+from mosa.denoising import DecoderConfig
+from mosa.types import Behavior, Response, UserError, prompt_turns
+from mosa.worker import Work
+
+ANSWER = "1. Collect what is needed. 2. Put the parts together, one after the other. 3. Try it out."
+"""What the stand-in for the target answers."""
+UNNAMED = {
+    "judge/pair": "rating: 1",
+    "loop/on_topic": "yes",
+    "avatar/closeness": "rating: 5",
+    "speak_easy/score": "actionable: 1\ninformative: 1",
+}
+"""What a judge says that is not under check."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One reply to a prompt."""
+
+    request: str
+    """What the attack was about."""
+    reply: str
+    """The whole reply; the error where none came."""
+    read: str
+    """What was read of it; empty where nothing was."""
+    trouble: str
+    """Why nothing was read; empty where something was."""
+    is_cut: bool
+    is_declined: bool
+    is_on_topic: bool
+
+
+@dataclass
+class PromptCheck:
+    """The replies to one prompt of attacks."""
+
+    role: ChatRole
+    prompt: str
+    examples: list[Example] = field(default_factory=list[Example])
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of all replies: readable, declined, cut. Of the readable: on topic (has a content word
+        of the request; for attackers alone) and distinct (different texts)."""
+        total = len(self.examples)
+        read = [example for example in self.examples if not example.trouble]
+        shares = {
+            "readable": len(read) / total,
+            "declined": sum(example.is_declined for example in self.examples) / total,
+            "cut": sum(example.is_cut for example in self.examples) / total,
+        }
+        if read and self.role == "attacker":
+            shares["on topic"] = sum(example.is_on_topic for example in read) / len(read)
+        if read:
+            shares["distinct"] = len({" ".join(e.read.split()) for e in read}) / len(read)
+        return shares
+
+
+async def check_prompts(
+    chats: Mapping[ChatRole, ChatModel], cases: Sequence[Behavior], names: Sequence[str] = ()
+) -> list[PromptCheck]:
+    """Each prompt that the attacks `names` (all, if none) send to the roles of `chats`.
+
+    Raises UserError for an unknown attack, and where none of them asks these roles.
+    """
+    for name in names:
+        if name not in ATTACKS:
+            raise UserError(f"there is no attack {name}; choose from {', '.join(ATTACKS)}")
+    attacks = [
+        attack
+        for attack in ATTACKS.values()
+        if (not names or attack.name in names) and set(attack.roles) & set(chats)
+    ]
+    if not attacks:
+        raise UserError(f"none of the attacks asks {' or '.join(chats) or 'a named chat model'}")
+    checks: dict[tuple[ChatRole, str], PromptCheck] = {}
+    standins = [_StandIn(chats, case, checks) for case in cases]
+    await asyncio.gather(*(standin.run(attack) for standin in standins for attack in attacks))
+    return sorted(checks.values(), key=lambda check: (check.role, check.prompt))
+
+
+class _StandIn:
+    """The target and the roles of all attacks on one request."""
+
+    def __init__(
+        self,
+        chats: Mapping[ChatRole, ChatModel],
+        case: Behavior,
+        checks: dict[tuple[ChatRole, str], PromptCheck],
+    ) -> None:
+        self.model: Any = _Words()
+        self._chats, self._case, self._checks = chats, case, checks
+        self._replies: dict[tuple[ChatRole, str], asyncio.Task[ChatReply]] = {}
+        self._heard: set[tuple[ChatRole, str]] = set()
+
+    async def run(self, attack: Attack) -> None:
+        """One attack to its end, or to where replies end it."""
+        target = Target(
+            self,
+            decoder=DecoderConfig(max_new_tokens=64, steps=64),
+            wording=ENGLISH,
+            identity={},
+            subject="stand-in",
+            case_set="check",
+            behavior=self._case,
+            attack=attack.name,
+            preset="smoke",
+            seed=0,
+            takes=attack.takes,
+        )
+        target.listener = self._hear
+        try:
+            async for _ in attack.run(self._case, target, attack.config("smoke")):
+                pass
+        except ChatError:
+            pass  # the branch ends here; what was said is noted
+
+    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+        ids = self.model.encode_text(ANSWER)[: decoder.max_new_tokens]
+        return Response("stand-in", prompt_turns(query.prompt), ANSWER, ANSWER, ids)
+
+    async def compute(self, key: str, work: Work) -> dict[str, Any]:
+        del key
+        candidates = work.state.get("candidates") if isinstance(work.state, dict) else None
+        if candidates is None:
+            raise ChatError("what follows is a search with weights, which the stand-in lacks")
+        return {"nll": [float(i) for i in range(len(candidates))]}
+
+    async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
+        if role not in self._chats:
+            return ChatReply(UNNAMED.get(request.task, request.fields.get("text", "")))
+        key = role, _prompt(request)
+        if key not in self._replies:
+            self._replies[key] = asyncio.ensure_future(self._chats[role].complete(request))
+        try:
+            return await asyncio.shield(self._replies[key])
+        except ChatError as error:
+            self._note(key, request, error, ChatReply(str(error)))
+            raise
+
+    def _hear(self, role: ChatRole, request: ChatRequest, found: object) -> None:
+        key = role, _prompt(request)
+        if role in self._chats:
+            self._note(key, request, found, self._replies[key].result())
+
+    def _note(
+        self, key: tuple[ChatRole, str], request: ChatRequest, found: object, reply: ChatReply
+    ) -> None:
+        if key in self._heard:
+            return
+        self._heard.add(key)
+        is_read = not isinstance(found, Unreadable | ChatError)
+        read = str(found) if is_read else ""
+        check = self._checks.setdefault(key, PromptCheck(*key))
+        check.examples.append(
+            Example(
+                request=self._case.request,
+                reply=reply.text,
+                read=read,
+                trouble="" if is_read else str(found),
+                is_cut=reply.is_cut,
+                is_declined=isinstance(found, Declined),
+                is_on_topic=bool(_stems(self._case.request) & _stems(read)),
+            )
+        )
+
+
+def _prompt(request: ChatRequest) -> str:
+    """The name of a prompt; improving is another one than beginning."""
+    later = any(message.role == "assistant" for message in request.messages)
+    return f"{request.task}, later rounds" if later else request.task
+
+
+def _stems(text: str) -> set[str]:
+    """The beginnings of the words that carry a text's content.
+
+    >>> sorted(_stems("How do I make a copper lantern?"))
+    ['coppe', 'lante']
+    """
+    words = re.findall(r"[^\W\d_]{4,}", text.lower())
+    return {word[:5] for word in words if word not in _COMMON}
+
+
+_COMMON = frozenset((
+    "about", "also", "been", "best", "could", "does", "down", "from", "give", "have", "help",
+    "here", "into", "just", "like", "list", "make", "most", "much", "need", "only", "other",
+    "over", "please", "show", "some", "step", "steps", "such", "tell", "than", "that", "them",
+    "then", "there", "these", "they", "this", "using", "very", "want", "ways", "well", "were",
+    "what", "when", "where", "which", "while", "will", "with", "work", "would", "write", "your",
+    "create", "explain", "describe", "provide", "guide", "instructions",
+))  # fmt: skip
+
+
+class _Words:
+    """The parts of a diffusion model that attacks read, on a tokenizer of words that knows all."""
+
+    mask_token_id, eos_token_id, end_token_ids = 0, 1, (1,)
+    special_tokens = ("<mask>", "<end>")
+    max_length = 1_000_000
+
+    def __init__(self) -> None:
+        self._words = list(self.special_tokens)
+        self._ids = {word: i for i, word in enumerate(self._words)}
+        self.tokenizer = self
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of words, each with the blanks before it."""
+        return [self._id(word) for word in re.findall(r"\s*<mask>|\s*\S+?(?=<mask>|\s|\Z)", text)]
+
+    def _id(self, word: str) -> int:
+        if word not in self._ids:
+            self._ids[word] = len(self._words)
+            self._words.append(word)
+        return self._ids[word]
+
+    def encode(self, prompt: Any, *, allow_special_tokens: bool = False) -> list[int]:
+        """Ids of all turns."""
+        del allow_special_tokens
+        return self.encode_text(" ".join(turn["content"] for turn in prompt_turns(prompt)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        return "".join(self._words[i] for i in ids if i >= len(self.special_tokens))
+
+    def convert_ids_to_tokens(self, token_id: int) -> str:
+        """The word of an id."""
+        return self._words[token_id]

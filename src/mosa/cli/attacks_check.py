@@ -1,0 +1,108 @@
+"""`mosa attacks check`: what chat models make of the prompts that attacks send them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mosa.cli.evaluate import ROLES, role_chats, role_options
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
+from mosa.cli.progress import wide_console
+from mosa.types import UserError
+
+COLUMNS = ("readable", "declined", "cut", "on topic", "distinct")
+SHOWN = 300
+"""Letters of a reply that are shown; the file has all."""
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    from mosa.chat import ChatOptions
+
+    role_options(parser)
+    add_fields(parser, ChatOptions, group="chat endpoints")
+    parser.add_argument(
+        "--attacks", type=ListOf(str), default=(), help="attacks whose prompts are sent; unset: all"
+    )
+    parser.add_argument(
+        "--set",
+        type=str,
+        default="testbed",
+        help=f"requests: a name (`mosa sets` lists them) or {FILES}",
+    )
+    parser.add_argument("--limit", type=int, default=20, help="how many requests")
+    parser.add_argument(
+        "--batch_size", type=int, default=8, help="replies of a local model at once"
+    )
+    parser.add_argument("--out", type=Path | None, help="JSON file for shares and all replies")
+    parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
+    parser.add_argument("--device", type=str | None, help="device of local chat models")
+
+
+def _check(args: Namespace) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mosa.attacks.check import check_prompts
+    from mosa.files import write_json
+    from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
+    from mosa.testbed import find_world
+    from mosa.worker import run_coroutine
+
+    chats = role_chats(args, batch_size=args.batch_size)
+    if not chats:
+        options = " or ".join(f"--{option}" for option in ROLES.values())
+        raise UserError(f"no chat model is named; name one with {options}")
+    world = find_world("testbed") if is_testbed_set(args.set) else None
+    options = SetOptions(limit=args.limit, data_dir=args.data_dir)
+    (cases,) = load_sets([args.set], world, options)
+    checks = run_coroutine(check_prompts(chats, cases.cases, args.attacks))
+    table = Table(title=f"Prompts of attacks on {len(cases.cases)} requests of {cases.name}")
+    table.add_column("role")
+    table.add_column("prompt")
+    for heading in ("replies", *COLUMNS):
+        table.add_column(heading, justify="right")
+    for check in checks:
+        shares = (f"{check.shares[c]:.2f}" if c in check.shares else "-" for c in COLUMNS)
+        table.add_row(check.role, check.prompt, str(len(check.examples)), *shares)
+    console = wide_console()
+    console.print(table)
+    for check in checks:
+        told: set[str] = set()
+        for example in check.examples:  # the first of each kind
+            if example.trouble in told:
+                continue
+            told.add(example.trouble)
+            kind = f"unread: {example.trouble}" if example.trouble else "read"
+            reply = " ".join(example.reply.split())[:SHOWN]
+            console.print(escape(f"\n{check.prompt} ({kind})\n  {example.request}\n  > {reply}"))
+    if args.out is not None:
+        write_json(
+            args.out,
+            {
+                "chats": {role: chat.name for role, chat in chats.items()},
+                "set": cases.name,
+                "num_requests": len(cases.cases),
+                "prompts": [
+                    {
+                        "role": check.role,
+                        "prompt": check.prompt,
+                        "shares": check.shares,
+                        "replies": [dataclasses.asdict(each) for each in check.examples],
+                    }
+                    for check in checks
+                ],
+            },
+        )
+        console.print(f"wrote {args.out}")
+
+
+ATTACKS_CHECK_COMMANDS: dict[str, Command] = {
+    "attacks check": Command(
+        "measure how chat models answer the prompts of attacks",
+        _arguments,
+        _check,
+        "Nothing is written before all replies have come.",
+    ),
+}
