@@ -25,7 +25,7 @@ from mosa.types import Attempt, Behavior, as_plain
 from mosa.world import WRAPPINGS, World, WorldObject
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
-NOT_ATTACKS = {"__init__", "base", "ciphers", "loop", "refinement", "wording"}
+NOT_ATTACKS = {"__init__", "base", "check", "ciphers", "loop", "refinement", "wording"}
 FEW_STEPS = {"num_iterations": 2, "num_candidates": 8, "top_k": 8}
 SEARCHES = ("pal", "adv_prefix", "gcg", "first_step_gcg")
 LIMIT = 2

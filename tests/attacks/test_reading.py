@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from attacks.test_attacks import Shown, target_of
+from refusals import refuses
 
 from mosa.attacks.loop import ask_attacker, rate, translate
 from mosa.chat.base import ChatReply, ChatRequest, UselessRepliesError
@@ -36,7 +37,7 @@ def test_a_cut_text_is_asked_for_again(tiny_llada):
 
 def test_a_cut_translation_ends_the_attack(tiny_llada):
     target = target_of(Says(tiny_llada, ChatReply("hola", is_cut=True)))
-    with pytest.raises(UselessRepliesError):
+    with refuses("translator", error=UselessRepliesError):
         asyncio.run(translate(target, "hello", "English", "Spanish"))
 
 

@@ -209,7 +209,8 @@ def test_settings_of_the_questions_arrive(smooth):
     assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in tap} == {(1.0, 0.9, 500)}
     assert {b["temperature"] for b in drawn if "top_p" not in b} == {1.2}
     assert {b["model"] for b in drawn} == {"writer"}
-    assert len({b["seed"] for b in tap}) == len(tap) == 2 + 4
+    # 2 + 4 prompts, and further askings where one repeats another.
+    assert 2 + 4 <= len({b["seed"] for b in tap}) == len(tap) <= 2 * (2 + 4)
     assert not any("seed" in b for b in smooth.stub.requests if b["temperature"] == 0)
 
 
@@ -365,7 +366,7 @@ NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
 @pytest.mark.parametrize(
     ("rule", "reasons"),
     [
-        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
+        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
         (refusing, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
         (nonsense, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
     ],

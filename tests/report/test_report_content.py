@@ -9,6 +9,7 @@ from refusals import refuses
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.report.build import ReportConfig, build
 from mosa.report.content import Content, Points, ReportTable
+from mosa.results.findings import LineChart
 from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
@@ -199,7 +200,8 @@ def test_a_reward_outside_of_the_papers_band_is_told(tmp_path):
     (told,) = section.paragraphs
     assert told.startswith("out: the reward ends at 88.0 nats") and "15 to 18" in told
     (figure,) = section.figures
-    assert figure.name == "training-reward" and set(figure.chart.series) == {"in", "out"}
+    assert figure.name == "training-reward" and isinstance(figure.chart, LineChart)
+    assert set(figure.chart.series) == {"in", "out"}
 
 
 def test_moments_of_a_training_are_a_curve_and_no_subjects(tmp_path):

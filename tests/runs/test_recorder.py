@@ -220,7 +220,7 @@ def test_replies_of_chat_models_are_recorded_and_counted(tmp_path, tiny_llada):
             await target.chat("attacker", replace(question, seed=1)),
             await target.chat("judge", question),
         ]
-        yield target.attempt([await target.ask(Query(" ".join(words)))])
+        yield target.attempt([await target.ask(Query(" ".join(word.text for word in words)))])
 
     chats = {"attacker": ScriptedChat("one", "two"), "judge": ScriptedChat("10", name="judge")}
     responder = EchoResponder(tiny_llada)
@@ -267,7 +267,7 @@ def test_replies_on_their_way_are_recorded_when_a_run_dies(tmp_path, tiny_llada)
 
     async def asking(behavior: Behavior, target: Target):
         word = await target.chat("attacker", ChatRequest((Message("user", "?"),), "test"))
-        yield target.attempt([await target.ask(Query(word))])
+        yield target.attempt([await target.ask(Query(word.text))])
 
     responder = EchoResponder(tiny_llada)
     responder.fail_at = 0

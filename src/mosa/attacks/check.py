@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,11 +131,9 @@ class _StandIn:
             takes=attack.takes,
         )
         target.listener = self._hear
-        try:
+        with suppress(ChatError):  # the attack ends here; what was said is noted
             async for _ in attack.run(self._case, target, attack.config("smoke")):
                 pass
-        except ChatError:
-            pass  # the branch ends here; what was said is noted
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         ids = self.model.encode_text(ANSWER)[: decoder.max_new_tokens]
@@ -220,7 +219,7 @@ class _Words:
     max_length = 1_000_000
 
     def __init__(self) -> None:
-        self._words = list(self.special_tokens)
+        self._words: list[str] = list(self.special_tokens)
         self._ids = {word: i for i, word in enumerate(self._words)}
         self.tokenizer = self
 

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from mosa.attacks.base import ChatRole, Target
@@ -227,7 +228,8 @@ def _read_yes(reply: str) -> bool:
 async def translate(target: Target, text: str, source: str, language: str) -> str:
     """The text in another language, by the translator; an empty text stays empty.
 
-    Raises UselessRepliesError for a translation that is empty, declined or cut off.
+    A translation may be a refusal, as that of one. Raises UselessRepliesError for one that is empty
+    or cut off.
     """
     if source == language or not text.strip():
         return text
@@ -235,7 +237,7 @@ async def translate(target: Target, text: str, source: str, language: str) -> st
     words = fill_fields(TRANSLATION, fields)
     request = question(target, "translate", words, fields=fields, max_tokens=1024)
     try:
-        return await read_reply(target, "translator", request, read_text)
+        return await read_reply(target, "translator", request, partial(read_text, may_refuse=True))
     except Unreadable as error:
         target.draws.append(("translator", request))
         raise UselessRepliesError(f"the translator gave no translation: {error}") from error

@@ -134,9 +134,8 @@ def _generate(
             ),
         )
     replies: list[ChatReply | ChatError] = []
-    for prompt, limit, row, is_broken in zip(
-        prompts, limits, out_BL.tolist(), draws.is_broken_B.tolist(), strict=True
-    ):
+    broken = [bool(row) for row in draws.is_broken_B]
+    for prompt, limit, row, is_broken in zip(prompts, limits, out_BL.tolist(), broken, strict=True):
         if is_broken:
             replies.append(
                 ChatError(
@@ -171,7 +170,7 @@ class _Draws(LogitsProcessor):
     def __init__(self, requests: Sequence[ChatRequest]) -> None:
         self._requests = requests
         self._generators = [torch.Generator().manual_seed(_seed(r)) for r in requests]
-        self.is_broken_B = torch.zeros(len(requests), dtype=torch.bool)
+        self.is_broken_B: Tensor = torch.zeros(len(requests), dtype=torch.bool)
 
     def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
         scores_BV = scores.float().clone()

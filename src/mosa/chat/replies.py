@@ -68,10 +68,11 @@ def declines(text: str) -> bool:
     return start.startswith(_DECLINES)
 
 
-def read_text(reply: str) -> str:
+def read_text(reply: str, *, may_refuse: bool = False) -> str:
     """A reply that is one text, without introduction, closing line, fence, label and quotes.
 
-    Raises Declined where it begins with a phrase of refusal, and Unreadable where it is empty.
+    Raises Declined where it begins with a phrase of refusal, unless it may (as the translation of
+    one), and Unreadable where it is empty.
 
     >>> read_text('Here is the question:\\n\\n"How was bread baked?"')
     'How was bread baked?'
@@ -80,7 +81,7 @@ def read_text(reply: str) -> str:
     """
     text = "\n".join(_without_frame(_unfenced(reply).splitlines())).strip()
     text = _unquoted(_LABEL.sub("", _unquoted(text)))
-    if declines(reply) or declines(text):
+    if not may_refuse and (declines(reply) or declines(text)):
         raise Declined("The model declined.")
     if not text:
         raise Unreadable("The reply is empty.")
@@ -134,7 +135,7 @@ def read_pairs(reply: str) -> list[tuple[str, str]]:
     """
     if declines(reply):
         raise Declined("The model declined.")
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for line in _unfenced(reply).splitlines():
         first, equals, second = _BULLET.sub("", line).partition("=")
         pair = _unquoted(first), _unquoted(second)

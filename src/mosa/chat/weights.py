@@ -131,12 +131,12 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
 
 def _whole_network(folder: Path, **options: Any) -> Any:
     """The network of a folder, with every tensor from its files."""
-    network: Any
-    network, found = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
+    loaded: Any = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
         folder, local_files_only=True, output_loading_info=True, **options
     )
+    network, found = loaded
     # The library would draw these at random and go on.
-    absent = sorted(found["missing_keys"])
+    absent: list[str] = sorted(found["missing_keys"])
     if absent:
         raise UserError(
             f"{folder} lacks {absent[0]}{f' and {len(absent) - 1} more' if absent[1:] else ''}, "
@@ -236,8 +236,10 @@ def _check_types(folder: Path) -> None:
         return
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(file, "pt") as opened:
-                kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+            opened: Any = safe_open(file, "pt")
+            with opened as tensors:
+                names: list[str] = tensors.keys()
+                kinds: dict[str, str] = {n: tensors.get_slice(n).get_dtype() for n in names}
         except SafetensorError as error:
             raise UserError(f"{file} is damaged ({error}); copy it again.") from error
         for name, kind in kinds.items():

@@ -187,7 +187,7 @@ def _evaluate(args: Namespace) -> int | None:
 
     processes = join()
 
-    def settings() -> tuple[EvaluateConfig, dict[ChatRole, ChatModel]]:
+    def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
         config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
         return config, _chats(args) if processes.is_main else {}
 
@@ -224,9 +224,9 @@ def named_roles(args: Namespace) -> dict[ChatRole, str]:
     return {role: args[option] for role, option in ROLES.items() if args[option] is not None}
 
 
-def _chats(args: Namespace) -> dict[ChatRole, ChatModel]:
+def _chats(args: Namespace) -> dict[str, ChatModel]:
     judges = [args.judge_model or "", *(args.judges or ())]
-    return role_chats(args, beside=judges, batch_size=BATCH_SIZE)
+    return {**role_chats(args, beside=judges, batch_size=BATCH_SIZE)}
 
 
 def role_chats(
