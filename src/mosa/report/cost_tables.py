@@ -163,6 +163,8 @@ def training(setup: ReportSetup) -> Section:
 
 BAND = (15.0, 18.0)
 """Where the reward settles in the paper, in nats (arXiv 2508.12398, section 4)."""
+MOST = 20.0
+"""The largest reward that still counts as the paper's regime: its figure is read by eye."""
 SHARE_AT_THE_END = 0.2
 """The part of a training's log that says where it has settled."""
 
@@ -178,7 +180,7 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
             continue
         end = points[-max(1, round(SHARE_AT_THE_END * len(points))) :]
         reward = fmean(point.reward for point in end)
-        is_inside = BAND[0] <= reward <= BAND[1]
+        is_inside = BAND[0] <= reward <= MOST
         shares = [point.refusal_share for point in end if point.refusal_share is not None]
         kls = [point.kl for point in end if point.kl is not None]
         rows.append(
@@ -196,8 +198,9 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
         ]
         if not is_inside:
             left.append(
-                f"{label}: the reward ends at {reward:.1f} nats, outside of the paper's "
-                f"{BAND[0]:g} to {BAND[1]:g}; its figures are not about the paper's regime."
+                f"{label}: the reward ends at {reward:.1f} nats, where the paper's settles at "
+                f"{BAND[0]:g} to {BAND[1]:g} (up to {MOST:g} counts here); its figures are not "
+                "about the paper's regime."
             )
     table = ReportTable(
         "reward",
