@@ -118,7 +118,8 @@ def test_one_epoch_saw_every_prompt_once(folder):
 def test_reward_rose(folder):
     lines = (folder / "adapter" / "metrics.jsonl").read_text().splitlines()
     rewards = [row["reward"] for row in map(json.loads, lines) if "reward" in row]
-    assert rewards[-1] > rewards[0]
+    # Each step draws its own phrases, so single steps do not compare.
+    assert sum(rewards[3:]) > sum(rewards[:3])
 
 
 def test_adapter_folder_explains_itself(folder):
