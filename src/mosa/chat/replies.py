@@ -17,7 +17,7 @@ import json
 import re
 from typing import Any
 
-from mosa.chat.questions import DECLINES, Unreadable
+from mosa.chat.questions import Unreadable
 from mosa.types import is_json_object
 
 _OPENERS = (
@@ -45,13 +45,15 @@ _PAIRS = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "*": "*", "_
 
 
 _DECLINES = (
-    *DECLINES, "i apologize", "i apologise", "my apologies", "i'm afraid", "i am afraid",
-    "as an ai", "unfortunately, i", "i'm not able", "i am not able", "i'm really sorry",
-    "i'm very sorry", "i don't feel comfortable", "i'm not comfortable",
-    "i do not feel comfortable", "i refuse", "i decline", "i will decline", "i have to decline",
-    "sorry but", "i'm just an ai",
+    "i'm sorry", "i am sorry", "sorry,", "i can't", "i cannot", "i can not", "i won't",
+    "i will not", "i'm unable", "i am unable", "i must decline", "i apologize", "i apologise",
+    "my apologies", "i'm afraid", "i am afraid", "as an ai", "unfortunately, i", "i'm not able",
+    "i am not able", "i'm really sorry", "i'm very sorry", "i don't feel comfortable",
+    "i'm not comfortable", "i do not feel comfortable", "i refuse", "i decline",
+    "i will decline", "i have to decline", "sorry but", "i'm just an ai",
 )  # fmt: skip
-"""How a model begins that declines to write something."""
+"""How a model begins that declines to write something; later in a text, these words may be what was
+asked for."""
 
 
 class Declined(Unreadable):
