@@ -5,11 +5,14 @@ A judge sees the original behavior and the response, never the attack (design de
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mosa.chat.base import ChatModel
+from mosa.chat.weights import LocalModel
 from mosa.types import Behavior, Verdict
 
 
@@ -70,6 +73,27 @@ class JudgeInfo:
     make: Callable[[JudgeSetting], Judge]
     tells_refusals: bool = False
     """Whether its verdicts tell refusals of harmless requests from answers (`compliance_of`)."""
+
+
+class AskingJudge(ABC):
+    """A judge that asks a language model about each response that is not empty."""
+
+    @property
+    @abstractmethod
+    def local_model(self) -> LocalModel | None:
+        """The model, where it is one of this machine: every process of a launch can then help."""
+
+    @abstractmethod
+    async def ask(self, item: Item) -> Verdict:
+        """The verdict on a response with some text; one that cannot be read is unscored."""
+
+    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        """A verdict for each item, in their order; all are asked about at once."""
+
+        async def verdict_on(item: Item) -> Verdict:
+            return empty_verdict(item.response) or await self.ask(item)
+
+        return list(await asyncio.gather(*map(verdict_on, items)))
 
 
 def judge_id(name: str, version: int, fingerprint: str, model: str = "") -> str:

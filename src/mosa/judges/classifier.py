@@ -7,7 +7,6 @@ say, the response is unscored: the template or the checkpoint is then probably a
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel
-from mosa.judges.base import Item, JudgeSetting, empty_verdict, judge_id
+from mosa.judges.base import AskingJudge, Item, JudgeSetting, judge_id
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
 
@@ -27,7 +26,7 @@ MAX_RESPONSE_TOKENS = 512
 """Longer responses are clipped, as both published classifiers do."""
 
 
-class NextTokenJudge:
+class NextTokenJudge(AskingJudge):
     """A judge that weighs the words which a classifier may say next.
 
     `spellings` lists, for each word, the tokens that spell it; `verdict` makes a verdict of the
@@ -65,7 +64,7 @@ class NextTokenJudge:
                 )
         self._context_template, self._context_origin = setting.context_template, context_origin
         self._name, self._version = name, version
-        self.model = LocalModel(
+        self._model = LocalModel(
             setting.checkpoint or published, device=setting.device, batch_size=setting.batch_size
         )
         self._template, self._aliases = setting.template, aliases
@@ -75,16 +74,13 @@ class NextTokenJudge:
     def id(self) -> str:
         """Name, version, hash of the template or templates, and the checkpoint."""
         templates = "\0".join(filter(None, (self._template, self._context_template)))
-        return judge_id(self._name, self._version, short_hash(templates), self.model.name)
+        return judge_id(self._name, self._version, short_hash(templates), self._model.name)
 
-    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        """A verdict for each item, in their order; the model is loaded on the first call."""
-        return list(await asyncio.gather(*(self._verdict(item) for item in items)))
+    @property
+    def local_model(self) -> LocalModel:
+        return self._model
 
-    async def _verdict(self, item: Item) -> Verdict:
-        empty = empty_verdict(item.response)
-        if empty is not None:
-            return empty
+    async def ask(self, item: Item) -> Verdict:
         template = self._template
         if item.behavior.context and self._context_origin is not None:
             if self._context_template is None:
@@ -94,7 +90,7 @@ class NextTokenJudge:
                 )
             template = self._context_template
         question = ClassifierQuestion(item, template, self._aliases, self._spellings)
-        found = await self.model.compute(word_shares, question)
+        found = await self._model.compute(word_shares, question)
         if found["mass"] is None:
             return Verdict.unscored(
                 f"The classifier's next token is none of {', '.join(self._spellings)}; its "

@@ -6,21 +6,22 @@ read for a verdict, never the response in its prompt.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from mosa.chat.base import ChatError, ChatRequest
 from mosa.chat.cache import CachedChat
+from mosa.chat.local import LocalChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
-from mosa.judges.base import Item, JudgeInfo, JudgeSetting, empty_verdict, judge_id
+from mosa.chat.weights import LocalModel
+from mosa.judges.base import AskingJudge, Item, JudgeInfo, JudgeSetting, judge_id
 from mosa.types import Message, UserError, Verdict, short_hash
 
 MAX_REPLY_TOKENS = 1024
 """Room for a model that thinks aloud before it answers; a reply that needs more is unscored."""
 
 
-class PromptedJudge:
+class PromptedJudge(AskingJudge):
     """A judge that shows a chat model the behavior and the response and reads its reply.
 
     `read` makes a verdict of the model's words or raises Unreadable.
@@ -42,21 +43,19 @@ class PromptedJudge:
         self._template = template if setting.template is None else setting.template
         check_template(name, self._template)
         self._name, self._version = name, version
-        self._read, self.chat = read, setting.chat
+        self._read, self._chat = read, setting.chat
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the chat model."""
-        return judge_id(self._name, self._version, short_hash(self._template), self.chat.name)
+        return judge_id(self._name, self._version, short_hash(self._template), self._chat.name)
 
-    async def judge(self, items: Sequence[Item]) -> list[Verdict]:
-        """A verdict for each item, in their order; all are asked about at once."""
-        return list(await asyncio.gather(*(self._verdict(item) for item in items)))
+    @property
+    def local_model(self) -> LocalModel | None:
+        chat = self._chat.chat if isinstance(self._chat, CachedChat) else self._chat
+        return chat.model if isinstance(chat, LocalChat) else None
 
-    async def _verdict(self, item: Item) -> Verdict:
-        empty = empty_verdict(item.response)
-        if empty is not None:
-            return empty
+    async def ask(self, item: Item) -> Verdict:
         request = ChatRequest(
             messages=(Message("user", fill(self._template, item.behavior, item.response)),),
             task=f"judge/{self._name}",
@@ -64,7 +63,7 @@ class PromptedJudge:
             max_tokens=MAX_REPLY_TOKENS,
         )
         try:
-            reply = await self.chat.complete(request)
+            reply = await self._chat.complete(request)
         except ChatError as error:
             return Verdict.unscored(f"The judge's model gave no answer: {error}")
         try:
@@ -72,8 +71,8 @@ class PromptedJudge:
                 raise Unreadable("The judge's reply was cut off.")
             verdict = self._read(without_thoughts(reply.text))
         except Unreadable as error:
-            if isinstance(self.chat, CachedChat):  # so that it is asked again next time
-                self.chat.forget(request)
+            if isinstance(self._chat, CachedChat):  # so that it is asked again next time
+                self._chat.forget(request)
             return Verdict.unscored(str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
 

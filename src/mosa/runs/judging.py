@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mosa.align.phrases import read_phrases
-from mosa.chat import CachedChat, ChatOptions, LocalChat, chat_model
+from mosa.chat import ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
-from mosa.judges.classifier import NextTokenJudge
-from mosa.judges.llama_guard import GuardJudge
-from mosa.judges.prompted import PromptedJudge
+from mosa.judges.base import AskingJudge
 from mosa.runs.pool import serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.records import SetRecord
@@ -74,14 +72,7 @@ class NamedJudge:
     @property
     def local_model(self) -> LocalModel | None:
         """The language model on this machine that it asks, if it asks one."""
-        if isinstance(self.judge, NextTokenJudge | GuardJudge):
-            return self.judge.model
-        if not isinstance(self.judge, PromptedJudge):
-            return None
-        chat = self.judge.chat
-        if isinstance(chat, CachedChat):
-            chat = chat.chat
-        return chat.model if isinstance(chat, LocalChat) else None
+        return self.judge.local_model if isinstance(self.judge, AskingJudge) else None
 
     def reads(self, cases: SetRecord | CaseSet) -> bool:
         """Whether it judges the set: the truth knows its own world, and harmless requests need a
