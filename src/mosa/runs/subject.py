@@ -140,8 +140,7 @@ def training_of(adapter: str | None) -> list[TrainingPoint]:
 
     Raises UserError where the folder's log is damaged.
     """
-    path = Path(adapter or "") / METRICS
-    if adapter is None or not path.is_file():
+    if adapter is None or not (path := Path(adapter) / METRICS).is_file():
         return []
     try:
         lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
