@@ -93,7 +93,8 @@ NOTES = {
     "(the baseline of arXiv 2508.12398).",
     "mosa": "The original with an adapter that rewards a refusal in response tokens 20 to 60, as "
     "in arXiv 2508.12398; it differs from initial alignment by the window alone. Its harmful term "
-    "is bounded, and its KL weighted, so that the reward settles where the paper's does.",
+    "is bounded and its harmful phrases are short, so that the reward settles where the paper's "
+    "does.",
     "mosa_robust": "Ours: the same reward, also where part of a harmful answer already stands, "
     "with a bounded term against that answer's own words and a term that holds benign behaviour in "
     "place. Its learning rate is ten times that of the other two.",
