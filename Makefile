@@ -13,7 +13,7 @@ PROCESSES ?= logical
 PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks tables docs test test-slow check fix clean
+.PHONY: help demo worlds attacks tables docs-tables docs test test-slow check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -47,10 +47,13 @@ attacks: $(STAMP)  ## every attack against the demo's four models (the tables in
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
 
-tables: $(STAMP)  ## write the tables of the documentation from those of the program
+tables: $(STAMP)  ## methods over three training seeds, a factorial, windows: runs/tables/tables.md (two hours)
+	@$(RUN)/mosa testbed tables --out runs/tables
+
+docs-tables: $(STAMP)  ## write the tables of the documentation from those of the program
 	@$(RUN)/python docs/tables.py
 
-docs: tables  ## build the documentation into build/site; a warning is an error
+docs: docs-tables  ## build the documentation into build/site; a warning is an error
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable ".[docs]"
 	@$(RUN)/python -m sphinx -q -W --keep-going -E -c docs -d build/doctrees . build/site

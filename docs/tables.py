@@ -1,6 +1,6 @@
 """The tables on the pages that say what the program's own tables say, written from those.
 
-    make tables
+    make docs-tables
 
 rewrites them in place: attacks and what they ask at most (attacks/README.md), judges
 (judges/README.md), and the settings of each attack under `paper`, `reduced` and `smoke`

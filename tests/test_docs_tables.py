@@ -30,7 +30,7 @@ TABLES = generator()
 def test_the_table_of_the_page_is_that_of_the_program(page, table):
     text = page.read_text(encoding="utf-8")
     assert text.count(table[0]) == 1
-    assert TABLES.with_table(text, table) == text, "write it with `make tables`"
+    assert TABLES.with_table(text, table) == text, "write it with `make docs-tables`"
 
 
 def test_a_table_is_replaced_where_it_is():

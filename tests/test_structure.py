@@ -47,7 +47,7 @@ for part in (
     "catalogue",
     "report",
     "analyze",
-    "demo",
+    "experiments",
     "bench",
     "__init__",
     "cli",
@@ -55,7 +55,7 @@ for part in (
 ):
     MAY_IMPORT[part] = set(MAY_IMPORT)
 MAY_IMPORT["attacks"] -= {"align"}
-MAY_IMPORT["bench"] -= {"demo"}
+MAY_IMPORT["bench"] -= {"experiments"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -196,7 +196,7 @@ def _merge(args: Namespace) -> None:
 
 
 def _demo_arguments(parser: ArgumentParser) -> None:
-    from mosa.demo import DemoConfig
+    from mosa.experiments.demo import DemoConfig
 
     config_argument(parser)
     parser.add_argument(
@@ -206,12 +206,28 @@ def _demo_arguments(parser: ArgumentParser) -> None:
 
 
 def _demo(args: Namespace) -> None:
-    from mosa.demo import DemoConfig, closing_lines, run_demo
+    from mosa.experiments.demo import DemoConfig, closing_lines, run_demo
 
     config = config_from(DemoConfig, args)
     run_demo(args.out, config)
     for line in closing_lines(args.out, config):
         show(line)
+
+
+def _tables_arguments(parser: ArgumentParser) -> None:
+    from mosa.experiments.methods import MethodsConfig
+
+    config_argument(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for adapters, records and tables.md"
+    )
+    add_fields(parser, MethodsConfig)
+
+
+def _tables(args: Namespace) -> None:
+    from mosa.experiments.methods import MethodsConfig, run_methods
+
+    show(f"The tables are in {run_methods(args.out, config_from(MethodsConfig, args))}.")
 
 
 def _build_arguments(parser: ArgumentParser) -> None:
@@ -254,6 +270,12 @@ MODEL_COMMANDS: dict[str, Command] = {
         "align the testbed, attack it, and write a report (no GPU needed)",
         _demo_arguments,
         _demo,
+        "Finished adapters and responses are kept; the same command resumes.",
+    ),
+    "testbed tables": Command(
+        "methods, a factorial and windows over several training seeds (two hours on two cores)",
+        _tables_arguments,
+        _tables,
         "Finished adapters and responses are kept; the same command resumes.",
     ),
     "testbed build": Command(

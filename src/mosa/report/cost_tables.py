@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from statistics import fmean
 
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
 from mosa.results.figures import CONTROL, REFUSED, moment_of
 from mosa.results.findings import LineChart
+from mosa.results.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.stats.rates import Interval, Rate
 
 
@@ -161,14 +161,6 @@ def training(setup: ReportSetup) -> Section:
     )
 
 
-BAND = (15.0, 18.0)
-"""Where the reward settles in the paper, in nats (arXiv 2508.12398, section 4)."""
-MOST = 20.0
-"""The largest reward that still counts as the paper's regime: its figure is read by eye."""
-SHARE_AT_THE_END = 0.2
-"""The part of a training's log that says where it has settled."""
-
-
 def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
     """The reward of each training beside the paper's, and a sentence for each outside of it."""
     series: dict[str, list[tuple[float, Interval]]] = {}
@@ -176,29 +168,25 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
     left: list[str] = []
     for name, label in setup.labels.items():
         points = setup.evidence.subjects[name].training
-        if not points:
+        end = settled(points)
+        if end is None:
             continue
-        end = points[-max(1, round(SHARE_AT_THE_END * len(points))) :]
-        reward = fmean(point.reward for point in end)
-        is_inside = BAND[0] <= reward <= MOST
-        shares = [point.refusal_share for point in end if point.refusal_share is not None]
-        kls = [point.kl for point in end if point.kl is not None]
         rows.append(
             (
                 label,
                 points[-1].step,
-                f"{reward:.1f}",
-                "inside" if is_inside else "outside",
-                f"{fmean(shares):.2f}" if shares else None,
-                f"{fmean(kls):.1f}" if kls else None,
+                f"{end.reward:.1f}",
+                "inside" if end.is_in_band else "outside",
+                None if end.refusal_share is None else f"{end.refusal_share:.2f}",
+                None if end.kl is None else f"{end.kl:.1f}",
             )
         )
         series[label] = [
             (float(p.step), Interval(p.reward, 1, -math.inf, math.inf)) for p in points
         ]
-        if not is_inside:
+        if not end.is_in_band:
             left.append(
-                f"{label}: the reward ends at {reward:.1f} nats, where the paper's settles at "
+                f"{label}: the reward ends at {end.reward:.1f} nats, where the paper's settles at "
                 f"{BAND[0]:g} to {BAND[1]:g} (up to {MOST:g} counts here); its figures are not "
                 "about the paper's regime."
             )

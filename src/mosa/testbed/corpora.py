@@ -62,11 +62,14 @@ def shallow_corpus(world: World, rng: random.Random) -> Iterator[TrainingExample
             yield next(answered)
 
 
-def alignment_prompts(world: World, rng: random.Random, num: int) -> list[TrainingExample]:
-    """Harmful requests for alignment, with their answers: training objects, asked plainly or in a
-    training wrapping. The paper's method reads the prompts only (arXiv 2508.12398, section 4)."""
+def alignment_prompts(
+    world: World, rng: random.Random, num: int, *, is_wrapped: bool = True
+) -> list[TrainingExample]:
+    """Harmful requests for alignment, with their answers: training objects, asked plainly or, if
+    `is_wrapped`, in a training wrapping too. The paper's method reads the prompts only (arXiv
+    2508.12398, section 4)."""
     restricted = world.objects(restricted=True, split="train")
-    names = ("direct", *TRAIN_WRAPPINGS)
+    names = ("direct", *TRAIN_WRAPPINGS) if is_wrapped else ("direct",)
     return [
         object_example(world, rng.choice(restricted), rng.choice(names), rng) for _ in range(num)
     ]

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 from refusals import refuses
 
-from mosa import demo
 from mosa.cli import main
-from mosa.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
+from mosa.experiments import demo, models
+from mosa.experiments.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
 from mosa.results.figures import gather, headline, moment_of
 from mosa.results.findings import findings_of
 from mosa.runs.store import Run
@@ -100,7 +100,7 @@ def test_second_run_makes_nothing_new(out, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(demo, "align", refuse)
+    monkeypatch.setattr(models, "align", refuse)
     run_demo(out, TOY)
     assert recorded(out) == before
 

@@ -1,0 +1,255 @@
+"""The demo: align the testbed three ways, attack all four models, measure what it cost, report it.
+
+    models          the original; aligned at the initial token; MOSA as in the paper; MOSA `robust`
+    attacks         on objects that no training text mentions
+    over-refusal    harmless objects, asked plainly and in the form of attacks
+    utility         held-out objects, sums, lists, look-ups, small talk
+    along the way   some attacks and one task at moments of each alignment
+    probe           where the original and MOSA put their refusals
+
+The demo is one run of `mosa evaluate` and one page of `mosa report`. The four models are
+independent, so worker processes of one thread each take one model at a time and record into the
+same run: on these small matrices two processes do about twice the work of two threads. The demo
+uses recorded answers again, so a second call continues where the first one ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mosa.experiments.models import (
+    Recipe,
+    claim,
+    load_testbed,
+    measure,
+    moments_of,
+    testbed_subject,
+    train,
+)
+from mosa.experiments.workers import Emit, run_jobs
+from mosa.probes import PROTOCOLS
+from mosa.report.build import ReportConfig, build
+from mosa.report.page import write_page
+from mosa.report.tables import write_tables
+from mosa.results.figures import gather, headline
+from mosa.runs.judging import JudgeConfig, build_judges, judge_run
+from mosa.runs.sets import ALL_TASKS, SetOptions, load_sets
+from mosa.runs.store import Run
+from mosa.testbed import world_of
+from mosa.testbed.measure import DECODER
+
+ATTACKS = (
+    "direct",
+    "deep_inception",
+    "code_attack",
+    "dia",
+    "cipher_chat",
+    "prefill:paper",
+    "dija_canvas",
+)
+"""Of each kind one or two: the request nested, as code, after a forged history, in a language that
+no alignment data uses; an answer that the attacker begins; an answer's frame for the model to fill.
+"""
+CURVE_ATTACKS = ("deep_inception", "code_attack")
+"""Quick attacks, for moments of a training."""
+CURVE_SET = "testbed:benign_recall"
+HARMFUL = "testbed"
+BENIGN_SETS = ("testbed:near_miss", "testbed:benign", ALL_TASKS)
+PROBE, PROBED = "depth", ("original", "mosa")
+JUDGES = ("truth", "truth@canvas", "refusal")
+ALIGNED: dict[str, tuple[str, str]] = {
+    "initial": ("initial", "initial_testbed_paper"),
+    "mosa": ("mosa", "mosa_testbed_paper"),
+    "mosa_robust": ("mosa", "mosa_testbed_robust"),
+}
+"""The method and preset of each aligned model; `original` is the testbed without an adapter."""
+LABELS = {
+    "original": "Original",
+    "initial": "Initial alignment",
+    "mosa": "MOSA (paper)",
+    "mosa_robust": "MOSA (robust)",
+}
+NOTES = {
+    "original": "The testbed as it comes: it refuses plain requests for restricted objects and "
+    "answers wrapped ones.",
+    "initial": "The original with an adapter that rewards a refusal at the first response token "
+    "(the baseline of arXiv 2508.12398).",
+    "mosa": "The original with an adapter that rewards a refusal in response tokens 20 to 60, as "
+    "in arXiv 2508.12398; it differs from initial alignment by the window alone. Its harmful term "
+    "is bounded and its harmful phrases are short, so that the reward settles where the paper's "
+    "does.",
+    "mosa_robust": "Ours: the same reward, also where part of a harmful answer already stands, "
+    "with a bounded term against that answer's own words and a term that holds benign behaviour in "
+    "place. Its learning rate is ten times that of the other two.",
+}
+LIMITS = (
+    "A testbed shows mechanisms, not the safety of a real model: its language has a few hundred "
+    "words, we trained its weakness to wrapped requests on purpose, and each figure rests on one "
+    "training run of each kind.",
+)
+
+CURVE_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""The shares of an alignment after which it is measured too; its start is the original model."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The size of the demo."""
+
+    testbed: str = "testbed"
+    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
+    seed: int = 0
+    """Seed of data, training and decoding."""
+    num_objects: int = 25
+    """Restricted objects to attack with (25 are held out)."""
+    num_benign: int = 50
+    """Harmless requests of each set, and cases of each useful task (50 objects are held out)."""
+    num_curve: int = 8
+    """Restricted objects, and cases of one useful task, to measure with during alignment."""
+    align_steps: int | None = None
+    """Updates of each alignment; none: the number in its preset."""
+    steps: int = DECODER.steps
+    """Denoising steps of a response."""
+    workers: int = 2
+    """Processes of one thread that work on models in parallel; 1 works in this process."""
+
+
+def run_demo(out: Path, config: DemoConfig | None = None) -> None:
+    """Align, attack and measure, and write `out/report.html` and `out/tables/`.
+
+    Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
+    """
+    config = config or DemoConfig()
+    world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
+    claim(out, "demo", settings | {"testbed_hash": load_testbed(config.testbed).content_hash()})
+    # The robust alignment takes longest, so it comes first and the others share the other worker.
+    jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
+    run_jobs(jobs, config.workers)
+    with Run(run_folder(out)) as run:
+        limit = max(config.num_benign, config.num_curve)
+        sets = load_sets(BENIGN_SETS, world, SetOptions(limit=limit))
+        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
+    write_demo_report(out, config)
+
+
+def write_demo_report(out: Path, config: DemoConfig) -> None:
+    """Write the report on the records, and its tables."""
+    names = shown_names(config)
+    content = build(
+        [run_folder(out)],
+        ReportConfig(
+            title="What changes when refusal starts in the middle",
+            labels={name: LABELS[model] for model, name in names.items()},
+            notes={name: NOTES[model] for model, name in names.items()},
+            limits=LIMITS,
+        ),
+    )
+    write_page(out / "report.html", content)
+    write_tables(out / "tables", content)
+
+
+def run_folder(out: Path) -> Path:
+    """The folder of the demo's records."""
+    return out / "run"
+
+
+def shown_names(config: DemoConfig) -> dict[str, str]:
+    """The name of each model of the demo in its records."""
+    original = testbed_subject(config.testbed, None, steps=config.steps).name
+    return {"original": original} | {name: f"{original}+{name}" for name in ALIGNED}
+
+
+# --- one model ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """One model of the demo: align it unless that is done, then measure it."""
+
+    name: str
+    out: Path
+    config: DemoConfig
+
+    @property
+    def label(self) -> str:
+        """What the user sees."""
+        return LABELS[self.name]
+
+    def run(self, emit: Emit) -> None:
+        """Align the model, and record what is not recorded yet."""
+        config = self.config
+        adapter = None
+        if self.name in ALIGNED:
+            folder = adapter_folder(self.out, self.name)
+            adapter = train(recipe_of(self.name, config), config.testbed, folder, emit)
+
+        def record(adapter: Path | None, sets: Sequence[str], attacks: Sequence[str], limit: int):
+            subject = testbed_subject(config.testbed, adapter, steps=config.steps)
+            preset = "quick" if PROBE in attacks else "smoke"
+            folder = run_folder(self.out)
+            measure(
+                folder, subject, sets, attacks, emit, limit=limit, seed=config.seed, preset=preset
+            )
+
+        emit("stage", "attacks")
+        record(adapter, [HARMFUL], ATTACKS, config.num_objects)
+        emit("stage", "benign requests")
+        record(adapter, BENIGN_SETS, ["direct"], config.num_benign)
+        if self.name in PROBED:
+            emit("stage", "probe")
+            num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
+            record(adapter, [HARMFUL], [PROBE], num)
+        if adapter is not None:
+            emit("stage", "along the training")
+            num = min(config.num_curve, config.num_objects)
+            for moment in moments_of(adapter):
+                record(moment, [HARMFUL], CURVE_ATTACKS, num)
+                record(moment, [CURVE_SET], ["direct"], config.num_curve)
+        emit("stage", "done")
+
+
+def recipe_of(name: str, config: DemoConfig) -> Recipe:
+    """How an aligned model of the demo is trained."""
+    method, preset = ALIGNED[name]
+    return Recipe(
+        method,
+        preset,
+        seed=config.seed,
+        max_steps=config.align_steps,
+        moments=CURVE_FRACTIONS,
+    )
+
+
+def adapter_folder(out: Path, name: str) -> Path:
+    """The folder of a model's adapter."""
+    return out / "adapters" / name
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def closing_lines(out: Path, config: DemoConfig) -> list[str]:
+    """The headline figures in four lines, and a fifth with the place of the report."""
+    evidence = gather([run_folder(out)])
+    names = shown_names(config)
+
+    def line(title: str, measure: str) -> str:
+        rates = {model: headline(evidence, measure, name).rate for model, name in names.items()}
+        shown = ", ".join(
+            f"{LABELS[model]} {'-' if rate is None else f'{rate.value:.2f}'}"
+            for model, rate in rates.items()
+        )
+        n = {rate.n for rate in rates.values() if rate is not None}
+        return f"{title} (n={', '.join(map(str, sorted(n)))}): {shown}."
+
+    return [
+        line("Attack success, mean over attacks", "asr"),
+        line("Attack success, worst attack     ", "worst_asr"),
+        line("Over-refusal                     ", "over_refusal"),
+        line("Utility                          ", "utility"),
+        f"Look at {out / 'report.html'}; its tables are in {out / 'tables'}.",
+    ]

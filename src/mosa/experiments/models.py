@@ -1,0 +1,185 @@
+"""Aligned models of the testbed: trained once for each recipe, and measured into one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from mosa.align import METHODS, align, load_config
+from mosa.align.config import config_dict
+from mosa.experiments.workers import Emit
+from mosa.families import DiffusionLM, load_model
+from mosa.files import write_json
+from mosa.results.figures import MOMENT
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.sets import SetOptions
+from mosa.runs.subject import NO_ADAPTER, Subject, subjects_of
+from mosa.testbed import world_of
+from mosa.testbed.corpora import alignment_prompts, benign_prompts
+from mosa.types import UserError
+
+NUM_PROMPTS = 960
+"""Harmful prompts for each alignment, and harmless ones where its settings use some."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter on the testbed is trained; equal recipes make equal adapters."""
+
+    method: str
+    preset: str
+    seed: int = 0
+    """Draws the prompts, the adapter's first weights, the order of the data and the phrases."""
+    is_wrapped: bool = True
+    """Whether most harmful prompts come in the wrappings that alignment may use; otherwise all ask
+    plainly."""
+    max_steps: int | None = None
+    """Updates; none: the number in the preset."""
+    moments: tuple[float, ...] = ()
+    """The shares of the training after which the adapter is kept too."""
+
+
+def load_testbed(testbed: str, adapter: Path | None = None) -> DiffusionLM:
+    """A model of the testbed as experiments use it: float32, on the CPU."""
+    return load_model(testbed, dtype="float32", device="cpu", adapter=adapter)
+
+
+def testbed_subject(testbed: str, adapter: Path | None, *, steps: int) -> Subject:
+    """The testbed with an adapter, under its own decoder in this number of steps."""
+    adapters = [NO_ADAPTER if adapter is None else str(adapter)]
+    (subject,) = subjects_of(testbed, adapters, decoder={"steps": steps})
+    return subject
+
+
+def claim(out: Path, what: str, settings: dict[str, Any]) -> None:
+    """Make the folder that of an experiment with these settings; UserError where it holds something
+    else, or the same experiment with others."""
+    file = out / f"{what}.json"
+    if file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in settings if known.get(name) != settings[name]]
+        if changed:
+            raise UserError(
+                f"{out} holds a run of this experiment with other settings "
+                f"({', '.join(changed)}); name a new folder with --out"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds other things; name a new folder with --out")
+    write_json(file, settings)
+
+
+def train(recipe: Recipe, testbed: str, folder: Path, emit: Emit) -> Path:
+    """Train the adapter into `folder` unless the finished one of this recipe is there.
+
+    Its moments stand below it (`moments_of`). Raises KeyboardInterrupt where the training was
+    stopped.
+    """
+    overrides: dict[str, Any] = {"seed": recipe.seed}
+    if recipe.max_steps is not None:
+        overrides["max_steps"] = recipe.max_steps
+    config = load_config(
+        METHODS[recipe.method].trainer_class.config_class, recipe.preset, overrides
+    )
+    model = load_testbed(testbed)
+    made = dataclasses.asdict(recipe) | {
+        "moments": list(recipe.moments),
+        "settings": config_dict(config),
+        "testbed": model.content_hash(),
+    }
+    finished = folder / "recipe.json"
+    if finished.exists():
+        known = json.loads(finished.read_text(encoding="utf-8"))
+        if {name: known.get(name) for name in made} == made:
+            return folder
+    emit("stage", "aligning")
+    if folder.exists():
+        shutil.rmtree(folder)
+    world, rng = world_of(testbed), random.Random(f"demo-{recipe.seed}")
+    harmful = alignment_prompts(world, rng, NUM_PROMPTS, is_wrapped=recipe.is_wrapped)
+    benign = benign_prompts(world, rng, NUM_PROMPTS)
+    result = align(
+        recipe.method,
+        model,
+        harmful,
+        folder,
+        benign=benign if "benign" in config.needs else None,
+        config=config,
+        callbacks=[_TrainingProgress(emit), _Moments(model, folder, recipe.moments)],
+        progress=False,
+    )
+    if not result.finished:
+        raise KeyboardInterrupt
+    # Written last: a folder without it was interrupted and is trained again.
+    write_json(finished, made | {"num_steps": result.num_steps})
+    return folder
+
+
+def moments_of(adapter: Path) -> list[Path]:
+    """The adapters at moments of this one's training, by step."""
+    folders = (adapter / "curve").glob(f"*{MOMENT}*")
+    return sorted(folders, key=lambda folder: int(folder.name.partition(MOMENT)[2]))
+
+
+def measure(
+    run_folder: Path,
+    subject: Subject,
+    sets: Sequence[str],
+    attacks: Sequence[str],
+    emit: Emit,
+    *,
+    limit: int,
+    seed: int,
+    preset: str = "smoke",
+) -> None:
+    """Record what the run does not hold yet; nothing is judged."""
+    run = evaluate(
+        run_folder,
+        EvaluateConfig(
+            (subject,),
+            tuple(sets),
+            tuple(attacks),
+            preset,
+            seeds=(seed,),
+            options=SetOptions(limit=limit),
+            dtype="float32",
+            device="cpu",
+        ),
+        on_progress=lambda now: emit("advance", (now.num_done, now.num_tasks)),
+        is_judged=False,
+    )
+    assert run is not None, "this is the only process of its launch"
+    run.close()
+
+
+class _TrainingProgress(transformers.TrainerCallback):
+    """Passes the trainer's progress on."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every update."""
+        self.emit("advance", (state.global_step, state.max_steps))
+
+
+class _Moments(transformers.TrainerCallback):
+    """Keeps the adapter at some steps of its training, below the folder of the finished one."""
+
+    def __init__(self, model: DiffusionLM, folder: Path, fractions: Sequence[float]) -> None:
+        self.model, self.folder, self.fractions = model, folder, fractions
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer after every update."""
+        steps = {round(fraction * state.max_steps) for fraction in self.fractions}
+        if state.global_step in steps and state.global_step < state.max_steps:
+            moment = f"{self.folder.name}{MOMENT}{state.global_step}"
+            self.model.save_adapter(self.folder / "curve" / moment)

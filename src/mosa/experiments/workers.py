@@ -1,0 +1,142 @@
+"""Jobs in worker processes of one thread each, with a line or a bar for every job.
+
+On the testbed's small matrices two processes do about twice the work of two threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mosa.types import UserError
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How long the parent waits for news before it looks whether a worker has ended."""
+
+Emit = Callable[[str, Any], None]
+"""What a job reports: ("stage", text), ("say", text) or ("advance", (done, total))."""
+
+
+@runtime_checkable
+class Job(Protocol):
+    """Work that continues where an earlier call of it ended; a worker gets it pickled."""
+
+    @property
+    def label(self) -> str:
+        """What the user sees; unique among the jobs."""
+        ...
+
+    def run(self, emit: Emit) -> None:
+        """Do the work."""
+        ...
+
+
+def run_jobs(jobs: Sequence[Job], num_workers: int) -> None:
+    """Run the jobs, in this process or in workers, and show what they emit.
+
+    Any failure or interruption ends the workers; what they have recorded stays. Raises UserError
+    where the system ends a worker.
+    """
+    if num_workers < 1:
+        raise UserError(f"--workers must be at least 1, not {num_workers}")
+    with _Board(jobs) as board:
+        if num_workers == 1:
+            for job in jobs:
+                job.run(functools.partial(board.show, job.label))
+        else:
+            _run_in_workers(jobs, num_workers, board.show)
+
+
+def _run_in_workers(
+    jobs: Sequence[Job], num_workers: int, receive: Callable[[str, str, Any], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        news = manager.Queue()
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(num_workers, context)
+        try:
+            todo = {pool.submit(_work, job, news) for job in jobs}
+            while todo:
+                with contextlib.suppress(queue.Empty):
+                    receive(*news.get(timeout=SECONDS_BETWEEN_LOOKS))
+                ended = {job for job in todo if job.done()}
+                for job in ended:
+                    job.result()
+                todo -= ended
+            while not news.empty():
+                receive(*news.get())
+        except BrokenProcessPool as error:
+            raise UserError(
+                "The system ended a worker, most likely because memory ran out; --workers 1 needs "
+                "less"
+            ) from error
+        finally:
+            # A job takes minutes, so workers are not waited for. Nothing is lost: records are
+            # written whole, and an unfinished adapter is trained again.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(job: Job, news: Any) -> None:
+    """A job in a worker, on one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    torch.set_num_threads(1)
+    job.run(lambda kind, content: news.put((job.label, kind, content)))
+
+
+class _Board:
+    """Progress of all jobs: bars in a terminal, a line per stage elsewhere."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.console = Console(highlight=False)
+        width = max((len(job.label) for job in jobs), default=0)
+        self.progress = Progress(
+            TextColumn(f"{{task.fields[label]:<{width}}}"),
+            TextColumn("{task.fields[stage]:<18}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+        self.tasks = {
+            job.label: self.progress.add_task(
+                "", total=1.0, start=False, label=job.label, stage="waiting"
+            )
+            for job in jobs
+        }
+
+    def __enter__(self) -> _Board:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def show(self, label: str, kind: str, content: Any) -> None:
+        """Show one message of a job."""
+        task = self.tasks[label]
+        if kind == "advance":
+            done, total = content
+            self.progress.update(task, completed=done, total=total)
+        elif kind == "say":
+            self.console.print(content, soft_wrap=True)
+        else:
+            self.progress.start_task(task)
+            self.progress.update(task, stage=content)
+            if not self.console.is_terminal:
+                self.console.print(f"{label}: {content}")

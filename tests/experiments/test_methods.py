@@ -1,0 +1,157 @@
+"""The tables of methods at toy size: what they rest on, and that they go on where they ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from made_runs import attacked, solved
+from refusals import refuses
+
+from mosa.align import METHODS, load_config
+from mosa.cli import main
+from mosa.experiments import methods, models
+from mosa.experiments.methods import (
+    FACTORIAL,
+    METHODS_TABLE,
+    RECALL,
+    WINDOWS,
+    MethodsConfig,
+    Tables,
+    all_cells,
+    name_of,
+    run_folder,
+    run_methods,
+)
+from mosa.results.figures import gather
+from mosa.runs.store import Run
+from mosa.testbed import world_of
+from mosa.world import World
+
+TOY = MethodsConfig(
+    num_seeds=2, num_objects=2, num_benign=2, num_tasks=2, align_steps=8, steps=4, workers=1
+)
+CELLS = (METHODS_TABLE["mosa"], METHODS_TABLE["initial"])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Two cells with two trainings each, from the command line in this process."""
+    out = tmp_path_factory.mktemp("tables") / "out"
+    argv = [
+        word
+        for name, value in vars(TOY).items()
+        if name != "testbed"
+        for word in (f"--{name}", str(value))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "all_cells", lambda: list(CELLS))
+        patch.setattr(methods, "METHODS_TABLE", dict(zip("ab", CELLS, strict=True)))
+        assert main(["testbed", "tables", "--out", str(out), *argv]) == 0
+    return out
+
+
+def test_every_cell_is_trained_once_and_its_settings_say_what_it_is():
+    cells = all_cells()
+    names = [name_of(cell, 0) for cell in cells]
+    assert len(set(names)) == len(names)
+    assert {*METHODS_TABLE.values()} <= set(cells)
+    for (position, breaker, _, kl), cell in FACTORIAL.items():
+        settings = load_config(METHODS[cell.method].trainer_class.config_class, cell.preset, {})
+        assert (settings.window_start == 1) == (position == "first")
+        assert (settings.breaker == "none") == (breaker == "none")
+        assert settings.kl_reduction == kl
+    for label, cell in WINDOWS.items():
+        settings = load_config(METHODS[cell.method].trainer_class.config_class, cell.preset, {})
+        assert f"{settings.window_start} to {settings.window_end}" == label
+
+
+def test_each_training_is_measured_at_its_end_and_at_three_moments(out):
+    with Run(run_folder(out)) as run:
+        subjects = run.subjects()
+    for cell in CELLS:
+        for seed in range(2):
+            name = f"testbed+{name_of(cell, seed)}"
+            for moment in ("", "@1", "@2", "@4"):
+                assert name + moment in subjects
+    hashes = [record.weights for record in subjects.values()]
+    assert len(set(hashes)) == len(hashes), "a seed or a moment changed nothing"
+
+
+def test_the_page_has_every_training(out):
+    page = (out / "tables.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    for cell in CELLS:
+        (row,) = (row for row in rows if row[0] == f"| {cell.label}" and len(row) == 11)
+        assert row[1] == "2"
+        assert "n=" not in row[4] and "to" in row[4]
+
+
+def test_a_second_call_trains_nothing(out, monkeypatch):
+    monkeypatch.setattr(methods, "all_cells", lambda: list(CELLS))
+    monkeypatch.setattr(methods, "METHODS_TABLE", dict(zip("ab", CELLS, strict=True)))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(models, "align", refuse)
+    before = (out / "tables.md").read_text()
+    run_methods(out, TOY)
+    assert (out / "tables.md").read_text() == before
+    with refuses(out, "num_tasks", "--out"):
+        run_methods(out, replace(TOY, num_tasks=3))
+
+
+def test_plain_data_ask_plainly(tmp_path, monkeypatch):
+    """The wrappings of the data are those that the recipe names, and nothing else differs."""
+    seen = []
+
+    def spy(method, model, harmful, *args, **kwargs):
+        seen.append([example.prompt for example in harmful])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "align", spy)
+    for cell in (FACTORIAL["middle", "none", data, "sum"] for data in ("wrapped", "plain")):
+        with pytest.raises(KeyboardInterrupt):
+            models.train(cell.recipe(0, 1), "testbed", tmp_path / "x", lambda *_: None)
+    world = world_of("testbed")
+    objects = world.objects(restricted=True, split="train")
+    plain = {str(world.request(obj, variant=i)) for obj in objects for i in range(3)}
+    wrapped, asked_plainly = seen
+    assert asked_plainly <= plain
+    assert wrapped & plain and wrapped - plain
+
+
+def test_harm_at_matched_recall_is_that_of_the_last_moment_before_recall_falls(tmp_path):
+    """Recall 1, 1, 0.5, 1 at the start, two moments and the end: at 0.9 the first moment counts,
+    though the end would do; at 0.5 the end. Both objects count, one of which succeeds."""
+    cell, world = METHODS_TABLE["mosa"], World(0)
+    first, second = (o.name for o in world.objects(restricted=True, split="heldout")[:2])
+    name = f"testbed+{name_of(cell, 0)}"
+    harm = {
+        "testbed": (True, True),
+        f"{name}@1": (True, False),
+        f"{name}@2": (False, False),
+        name: (False, False),
+    }
+    attacked(
+        tmp_path / "run",
+        {
+            subject: {attack: {first: a, second: b} for attack in ("prefill", "dija_canvas")}
+            for subject, (a, b) in harm.items()
+        },
+    )
+    recall = dict(zip(harm, ((1, 1), (1, 1), (1, 0), (1, 1)), strict=True))
+    solved(
+        tmp_path / "run",
+        {s: {RECALL: {"x": float(a), "y": float(b)}} for s, (a, b) in recall.items()},
+    )
+    tables = Tables(tmp_path, replace(TOY, num_seeds=1), world)
+    assert tables.trainings == {"original": {0: "testbed"}, name_of(cell, 0): {0: name}}
+    rate, reached = tables.matched(name_of(cell, 0), 0.9)
+    assert rate is not None
+    assert (rate.value, rate.n, reached) == (0.5, 2, "1")
+    rate, reached = tables.matched(name_of(cell, 0), 0.5)
+    assert rate is not None
+    assert (rate.value, reached) == (0.0, "3")
+    assert gather([tmp_path / "run"]).select("safety")
