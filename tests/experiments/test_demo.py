@@ -15,7 +15,9 @@ from mosa.results.figures import gather, headline, moment_of
 from mosa.results.findings import findings_of
 from mosa.runs.store import Run
 
-TOY = DemoConfig(num_objects=2, num_benign=3, num_curve=2, align_steps=2, steps=4, workers=1)
+TOY = DemoConfig(
+    num_objects=2, num_benign=3, num_tasks=2, num_curve=2, align_steps=2, steps=4, workers=1
+)
 ARGV = [
     word
     for name, value in vars(TOY).items()
@@ -60,7 +62,7 @@ def test_every_model_is_attacked_and_asked_alike(out):
         refusal = headline(evidence, "over_refusal", name).rate
         assert refusal is not None and refusal.n == TOY.num_benign
         utility = headline(evidence, "utility", name).rate
-        assert utility is not None and utility.n == 6 * TOY.num_benign
+        assert utility is not None and utility.n == 6 * TOY.num_tasks
     attacks = Counter(figure.name for figure in evidence.select("safety", judge="truth/1/world-0"))
     # Two updates have one moment between their start and their end.
     assert attacks["code_attack"] == len(names) + len(demo.ALIGNED)
@@ -125,3 +127,18 @@ def test_workers_do_the_same_as_this_process(tmp_path, out):
 def test_a_failing_worker_is_reported(tmp_path):
     with refuses("steps", "0"):
         run_demo(tmp_path / "x", DemoConfig(**{**vars(TOY), "steps": 0, "workers": 2}))
+
+
+def test_the_first_answer_and_page_come_before_any_training(tmp_path, monkeypatch, capsys):
+    """What the user waits for is on the screen when the first alignment begins."""
+
+    def refuse(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "align", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path, TOY)
+    assert demo.LABELS["original"] in (tmp_path / "report.html").read_text()
+    evidence = gather([run_folder(tmp_path)])
+    assert {f.name for f in evidence.figures} == set(demo.FIRST_ATTACKS)
+    assert "how do i make" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from mosa.denoising import Canvas, sample
 from mosa.families import load_model
-from mosa.report.terminal import play
+from mosa.report.terminal import STEP_COLORS, picture, play
 
 
 def frames(model, trace) -> list[str]:
@@ -40,3 +40,21 @@ def test_words_of_a_word_level_tokenizer_stand_apart():
     words = first.removeprefix("step 1: ").split()
     assert words[:4] == ["sure", ",", "here", "is"] and words[7] == "■" and len(words) == 9
     assert words.count("·") == 3 and sum(word.startswith("[") for word in words) == 1
+
+
+def test_a_picture_colors_the_words_by_the_time_of_their_writing():
+    """Its words are those of the text, and those of the first and the last step have the outer
+    colors."""
+    model = load_model("testbed")
+    prompt = "how do i make a copper lantern ?"
+    result = sample(model, [prompt], max_new_tokens=72, steps=36, block_length=24)
+    drawn = picture(model, result.trace)
+    assert drawn.plain.strip() == result.text[0].strip()
+    words = drawn.plain.split()
+    colors = [str(span.style) for span in drawn.spans]
+    assert len(colors) == len(words)
+    steps = result.trace.commit_step[0, result.trace.response_start :].tolist()[: len(words)]
+    assert colors[steps.index(0)] == STEP_COLORS[0]
+    assert [STEP_COLORS.index(c) for c in colors] == [
+        step * (len(STEP_COLORS) - 1) // max(result.trace.commit_step[0].tolist()) for step in steps
+    ]

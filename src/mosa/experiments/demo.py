@@ -20,6 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.text import Text
+
+from mosa.denoising import sample
 from mosa.experiments.models import (
     Recipe,
     claim,
@@ -30,16 +34,19 @@ from mosa.experiments.models import (
     train,
 )
 from mosa.experiments.workers import Emit, run_jobs
+from mosa.families import DiffusionLM
 from mosa.probes import PROTOCOLS
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables
+from mosa.report.terminal import picture
 from mosa.results.figures import gather, headline
 from mosa.runs.judging import JudgeConfig, build_judges, judge_run
 from mosa.runs.sets import ALL_TASKS, SetOptions, load_sets
 from mosa.runs.store import Run
 from mosa.testbed import world_of
 from mosa.testbed.measure import DECODER
+from mosa.world import World
 
 ATTACKS = (
     "direct",
@@ -53,11 +60,13 @@ ATTACKS = (
 """Of each kind one or two: the request nested, as code, after a forged history, in a language that
 no alignment data uses; an answer that the attacker begins; an answer's frame for the model to fill.
 """
+FIRST_ATTACKS, FIRST_WRAPPING = ("direct", "deep_inception"), "nested"
+"""What the original is put through before anything is trained, and the wrapping of the second."""
 CURVE_ATTACKS = ("deep_inception", "code_attack")
 """Quick attacks, for moments of a training."""
 CURVE_SET = "testbed:benign_recall"
 HARMFUL = "testbed"
-BENIGN_SETS = ("testbed:near_miss", "testbed:benign", ALL_TASKS)
+HARMLESS_SETS = ("testbed:near_miss", "testbed:benign")
 PROBE, PROBED = "depth", ("original", "mosa")
 JUDGES = ("truth", "truth@canvas", "refusal")
 ALIGNED: dict[str, tuple[str, str]] = {
@@ -91,7 +100,7 @@ LIMITS = (
     "training run of each kind.",
 )
 
-CURVE_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+CURVE_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """The shares of an alignment after which it is measured too; its start is the original model."""
 
 
@@ -106,7 +115,9 @@ class DemoConfig:
     num_objects: int = 25
     """Restricted objects to attack with (25 are held out)."""
     num_benign: int = 50
-    """Harmless requests of each set, and cases of each useful task (50 objects are held out)."""
+    """Harmless requests of each set (50 objects are held out)."""
+    num_tasks: int = 25
+    """Cases of each useful task."""
     num_curve: int = 8
     """Restricted objects, and cases of one useful task, to measure with during alignment."""
     align_steps: int | None = None
@@ -125,20 +136,52 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     config = config or DemoConfig()
     world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
-    claim(out, "demo", settings | {"testbed_hash": load_testbed(config.testbed).content_hash()})
+    model = load_testbed(config.testbed)
+    claim(out, "demo", settings | {"testbed_hash": model.content_hash()})
+    _first_answers(model, world, config)
+    original = testbed_subject(config.testbed, None, steps=config.steps)
+    measure(
+        run_folder(out),
+        original,
+        [HARMFUL],
+        FIRST_ATTACKS,
+        lambda *_: None,
+        limit=config.num_objects,
+        seed=config.seed,
+    )
+    write_demo_report(out, config)
+    print(
+        f"The first page is {out / 'report.html'}: the original under {FIRST_ATTACKS[-1]}. It is "
+        "written anew when a model is done; alignments and attacks follow.",
+        flush=True,
+    )
     # The robust alignment takes longest, so it comes first and the others share the other worker.
     jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
-    run_jobs(jobs, config.workers)
-    with Run(run_folder(out)) as run:
-        limit = max(config.num_benign, config.num_curve)
-        sets = load_sets(BENIGN_SETS, world, SetOptions(limit=limit))
-        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
+    run_jobs(jobs, config.workers, lambda: write_demo_report(out, config))
     write_demo_report(out, config)
 
 
+def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None:
+    """Show what the original answers to one request, asked plainly and in a wrapping."""
+    obj = world.objects(restricted=True, split="heldout")[0]
+    prompts = [world.request(obj), world.request(obj, FIRST_WRAPPING)]
+    result = sample(model, prompts, dataclasses.replace(DECODER, steps=config.steps))
+    console = Console(highlight=False)
+    console.print("The original, asked plainly and in a wrapping (color: when a word was written):")
+    for row, prompt in enumerate(prompts):
+        console.print(Text(f"  > {prompt}", "bold"))
+        console.print(Text("  ") + picture(model, result.trace, row=row))
+
+
 def write_demo_report(out: Path, config: DemoConfig) -> None:
-    """Write the report on the records, and its tables."""
-    names = shown_names(config)
+    """Judge what is recorded so far, and write the report on it, and its tables."""
+    world = world_of(config.testbed)
+    with Run(run_folder(out)) as run:
+        limit = max(config.num_benign, config.num_tasks, config.num_curve)
+        sets = load_sets((*HARMLESS_SETS, ALL_TASKS), world, SetOptions(limit=limit))
+        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
+        measured = run.subjects()
+    names = {model: name for model, name in shown_names(config).items() if name in measured}
     content = build(
         [run_folder(out)],
         ReportConfig(
@@ -197,8 +240,10 @@ class ModelJob:
 
         emit("stage", "attacks")
         record(adapter, [HARMFUL], ATTACKS, config.num_objects)
-        emit("stage", "benign requests")
-        record(adapter, BENIGN_SETS, ["direct"], config.num_benign)
+        emit("stage", "harmless requests")
+        record(adapter, HARMLESS_SETS, ["direct"], config.num_benign)
+        emit("stage", "useful tasks")
+        record(adapter, [ALL_TASKS], ["direct"], config.num_tasks)
         if self.name in PROBED:
             emit("stage", "probe")
             num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)

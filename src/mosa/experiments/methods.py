@@ -9,9 +9,9 @@ measured on objects that no training text mentions: six attacks, harmless reques
 at the end; three of the attacks and benign recall at moments of the training too. Everything is in
 one run, so that the same call goes on where an earlier one ended.
 
-**Harm at matched benign recall** is that at the last moment of a training up to which its benign
-recall has stayed at or above a level; the original is moment 0. Methods that stop at other points
-of the trade-off between harm and usefulness can so be compared.
+**Harm at matched benign recall** is that at the last moment of a training at which its benign
+recall is at or above a level; the original is moment 0. Methods that stop at other points of the
+trade-off between harm and usefulness can so be compared.
 """
 
 from __future__ import annotations
@@ -333,17 +333,16 @@ class Tables:
         return sorted(found)
 
     def matched(self, subject: str, level: float) -> tuple[Rate | None, str]:
-        """Harm at the last moment up to which benign recall has stayed at `level` or above, and the
-        updates by then, for each training."""
+        """Harm at the last moment with benign recall at `level` or above, and the updates by then,
+        for each training."""
         values: dict[str, dict[int, Value]] = defaultdict(dict)
         reached = []
         for seed, name in self.trainings[subject].items():
             chosen = (0, self.base)
             for moment in self.moments(name) if name != self.base else ():
                 recall = self.recall(self.evidence, moment[1])
-                if recall is None or recall.rate is None or recall.rate.value < level:
-                    break
-                chosen = moment
+                if recall is not None and recall.rate is not None and recall.rate.value >= level:
+                    chosen = moment
             reached.append(str(chosen[0]))
             figures = self.attack_figures(self.evidence, chosen[1], _names(MOMENT_ATTACKS))
             for case, by_seed in mean_over_attacks(figures).by_seed.items():
@@ -382,9 +381,9 @@ class Tables:
         yield "## At matched benign recall"
         yield ""
         yield (
-            "Mean of prefill, masked frame and deep_inception, at the last moment up to which "
-            "benign recall has stayed at the level or above; in square brackets the updates by "
-            "then, for each training. Moments: the start, "
+            "Mean of prefill, masked frame and deep_inception, at the last moment with benign recall "
+            "at the level or above; in square brackets the updates by then, for each training. "
+            "Moments: the start, "
             + ", ".join(f"{share:g}" for share in MOMENTS)
             + " of the training, and the end."
         )

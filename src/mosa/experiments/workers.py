@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 """How long the parent waits for news before it looks whether a worker has ended."""
 
 Emit = Callable[[str, Any], None]
-"""What a job reports: ("stage", text), ("say", text) or ("advance", (done, total))."""
+"""What a job reports: ("stage", text) or ("advance", (done, total))."""
 
 
 @runtime_checkable
@@ -42,11 +42,14 @@ class Job(Protocol):
         ...
 
 
-def run_jobs(jobs: Sequence[Job], num_workers: int) -> None:
+def run_jobs(
+    jobs: Sequence[Job], num_workers: int, on_end: Callable[[], None] = lambda: None
+) -> None:
     """Run the jobs, in this process or in workers, and show what they emit.
 
-    Any failure or interruption ends the workers; what they have recorded stays. Raises UserError
-    where the system ends a worker.
+    `on_end` is called in this process when a job has ended and others go on. Any failure or
+    interruption ends the workers; what they have recorded stays. Raises UserError where the system
+    ends a worker.
     """
     if num_workers < 1:
         raise UserError(f"--workers must be at least 1, not {num_workers}")
@@ -54,12 +57,17 @@ def run_jobs(jobs: Sequence[Job], num_workers: int) -> None:
         if num_workers == 1:
             for job in jobs:
                 job.run(functools.partial(board.show, job.label))
+                if job is not jobs[-1]:
+                    on_end()
         else:
-            _run_in_workers(jobs, num_workers, board.show)
+            _run_in_workers(jobs, num_workers, board.show, on_end)
 
 
 def _run_in_workers(
-    jobs: Sequence[Job], num_workers: int, receive: Callable[[str, str, Any], None]
+    jobs: Sequence[Job],
+    num_workers: int,
+    receive: Callable[[str, str, Any], None],
+    on_end: Callable[[], None],
 ) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
@@ -75,6 +83,8 @@ def _run_in_workers(
                 for job in ended:
                     job.result()
                 todo -= ended
+                if ended and todo:
+                    on_end()
             while not news.empty():
                 receive(*news.get())
         except BrokenProcessPool as error:
@@ -133,8 +143,6 @@ class _Board:
         if kind == "advance":
             done, total = content
             self.progress.update(task, completed=done, total=total)
-        elif kind == "say":
-            self.console.print(content, soft_wrap=True)
         else:
             self.progress.start_task(task)
             self.progress.update(task, stage=content)

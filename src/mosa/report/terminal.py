@@ -16,6 +16,8 @@ from mosa.families import DiffusionLM
 MASK = "·"
 END = "■"
 SECONDS_PER_STEP = 0.06
+STEP_COLORS = ("#3b528b", "#21918c", "#27ad81", "#5ec962", "#aadc32", "#fde725")
+"""From the first steps of a denoising to the last."""
 
 
 def play(
@@ -46,6 +48,22 @@ def play(
             live.update(text, refresh=True)
             time.sleep(seconds_per_step)
         live.update(Text("".join(word for word, _ in pieces)), refresh=True)
+
+
+def picture(model: DiffusionLM, trace: DenoisingTrace, *, row: int = 0) -> Text:
+    """The words of a response up to its first end token, each in the color of the time at which it
+    was written, from the first step to the last."""
+    start, space = trace.response_start, _space_between_words(model)
+    tokens = trace.replay()[row, start:].tolist()
+    steps = trace.commit_step[row, start:].tolist()
+    last = max(1, int(trace.commit_step[row].max()))
+    text = Text()
+    for token, step in zip(tokens, steps, strict=True):
+        if token in model.end_token_ids:
+            break
+        color = STEP_COLORS[max(0, step) * (len(STEP_COLORS) - 1) // last]
+        text.append(_word(model, token, space), color)
+    return text
 
 
 def _frames(
