@@ -107,7 +107,7 @@ def test_plain_data_ask_plainly(tmp_path, monkeypatch):
     seen = []
 
     def spy(method, model, harmful, *args, **kwargs):
-        seen.append([example.prompt for example in harmful])
+        seen.append({str(example.prompt) for example in harmful})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(models, "align", spy)

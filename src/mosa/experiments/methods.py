@@ -381,9 +381,9 @@ class Tables:
         yield "## At matched benign recall"
         yield ""
         yield (
-            "Mean of prefill, masked frame and deep_inception, at the last moment with benign recall "
-            "at the level or above; in square brackets the updates by then, for each training. "
-            "Moments: the start, "
+            "Mean of prefill, masked frame and deep_inception, at the last moment with benign "
+            "recall at the level or above; in square brackets the updates by then, for each "
+            "training. Moments: the start, "
             + ", ".join(f"{share:g}" for share in MOMENTS)
             + " of the training, and the end."
         )
