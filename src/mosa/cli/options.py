@@ -189,6 +189,11 @@ def config_from(config_class: type[Config], args: Namespace) -> Config:
     return config_class(**given_fields(config_class, args))
 
 
+def escaped(text: str) -> str:
+    """Text whose marks Markdown prints as they are."""
+    return text.replace("*", "\\*")
+
+
 def show(*lines: str | Iterable[str]) -> None:
     """Print, at once."""
     print(*lines, flush=True)

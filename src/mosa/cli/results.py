@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import Command, run_argument, show
+from mosa.cli.options import Command, escaped, run_argument, show
 from mosa.cli.progress import wide_console
 from mosa.types import UserError
 
@@ -29,8 +29,10 @@ EXPLANATIONS = {
     "no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes prefills and "
     "masks), open (weights and sampler).",
     "over_refusal": "refused: share of the n scored requests that are refused in full or in part, "
-    "with its 95 % interval; garbled: text that neither refuses nor answers.",
-    "utility": "value: mean over the n scored cases, with its 95 % interval.",
+    "with its 95 % interval; garbled: text that neither refuses nor answers; tokens: length of a "
+    "response.",
+    "utility": "value: mean over the n scored cases, with its 95 % interval; tokens: length of a "
+    "response.",
 }
 
 
@@ -211,7 +213,7 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
         rows.append(
             (
                 figure.subject,
-                marked(name, figure),
+                marked(name, [figure]),
                 figure.threat,
                 format_rate(figure.rate),
                 tries_of([figure]),
@@ -237,6 +239,7 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
 
 def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> None:
     from mosa.results.figures import REFUSED
+    from mosa.results.labels import length_of
     from mosa.stats.rates import format_rate, format_value
 
     by_set: dict[tuple[str, str], dict[str, Figure]] = {}
@@ -254,15 +257,17 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
                 format_rate(rates["full compliance"]),
                 *("-" if part is None else format_value(part.value) for part in parts),
                 _num_scored(own[REFUSED]),
+                length_of([own[REFUSED]]),
                 str(own[REFUSED].num_unscored),
             )
         )
     title = f"harmless requests, judge {judge}"
-    numbers = ("in full", "in part", "garbled", "empty", "n", "unscored")
+    numbers = ("in full", "in part", "garbled", "empty", "n", "tokens", "unscored")
     _show_table(console, title, ("set", "refused", "answered"), numbers, rows)
 
 
 def _show_useful(found: Sequence[Figure], console: Console) -> None:
+    from mosa.results.labels import length_of
     from mosa.stats.rates import format_rate
 
     order = list(dict.fromkeys((f.subject, f.name) for f in found))
@@ -273,6 +278,7 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
             figure.measure,
             format_rate(figure.rate),
             _num_scored(figure),
+            length_of([figure]),
             str(figure.num_unscored),
         )
         for figure in sorted(
@@ -281,7 +287,7 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
     ]
     if rows:
         names = ("task", "metric", "value")
-        _show_table(console, "useful tasks", names, ("n", "unscored"), rows)
+        _show_table(console, "useful tasks", names, ("n", "tokens", "unscored"), rows)
     reasons = {
         (figure.name, reason): count
         for figure in found
@@ -325,9 +331,9 @@ def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
         for case_set, name, threat in rows:
             own = [f for f in found if (f.case_set, f.name) == (case_set, name)]
             shown = [cell_of(cells.get((case_set, name, subject))) for subject in subjects]
-            label = marked(f"{name} on {case_set}" if several else name, own[0])
+            label = marked(f"{name} on {case_set}" if several else name, own)
             about = f"{threat} | {tries_of(own)} | {length_of(own)}"
-            show(f"| {label} | {about} | {' | '.join(shown)} |")
+            show(f"| {escaped(label)} | {about} | {' | '.join(shown)} |")
         _show_legend(legend(found))
         _show_sum_left_out(found)
 
@@ -348,8 +354,7 @@ def _attacks_by_judge(
 def _show_legend(told: str) -> None:
     """Behind a Markdown table, what the marks in it mean."""
     if told:
-        escaped = told.replace("*", "\\*")
-        show(f"\n{escaped}")
+        show(f"\n{escaped(told)}")
 
 
 def _show_sum_left_out(found: Sequence[Figure]) -> None:
@@ -373,7 +378,7 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         show(f"\njudge {judge}: success rate (95 % interval); mean score; any-of-N where the")
         show("attack's loop selects the try that decides.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
-        show("\n".join(table))
+        show(escaped("\n".join(table)))
         _show_legend(legend(f for f in found if f.attack in PAPER_ATTACKS))
         _show_sum_left_out(found)
 
