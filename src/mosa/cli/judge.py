@@ -85,7 +85,7 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 def _judge(args: Namespace) -> None:
     from mosa.results.figures import world_of_run
-    from mosa.runs.judging import build_judges, help_judges, judge_run, trained_refusals
+    from mosa.runs.judging import build_judges, help_judges, judge_run
     from mosa.runs.processes import join
     from mosa.runs.store import Run
 
@@ -101,7 +101,7 @@ def _judge(args: Namespace) -> None:
                 args.judges,
                 replace(
                     judge_config(args),
-                    refusal_phrases=trained_refusals(s.adapter for s in run.subjects().values()),
+                    refusal_phrases=tuple(t for s in run.subjects().values() for t in s.refusals),
                 ),
                 world_of_run(run),
             )
