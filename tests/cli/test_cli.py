@@ -1,6 +1,7 @@
 """Exit codes, sentences, help; what commands do is tested where it is done."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from refusals import cli_refuses
 
 from mosa import cli
+from mosa.cli.help_texts import make_help
 from mosa.types import UserError
 
 
@@ -21,10 +23,15 @@ HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "opena
 """Libraries that take a noticeable time to import."""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["align"]], ids=" ".join)
-def test_overview_imports_no_heavy_library(words):
-    """So that it is there at once."""
-    code = f"import sys\nfrom mosa.cli import main\nmain({words})\n"
+HELPS = [[*name.split(), "--help"] for name in cli.COMMANDS]
+
+
+@pytest.mark.parametrize(
+    "calls", [[["--help"], ["--version"], ["align"]], HELPS], ids=["overview", "help"]
+)
+def test_help_imports_no_heavy_library(calls):
+    """So that it is there at once, of every command."""
+    code = f"import sys\nfrom mosa.cli import main\nassert not any(map(main, {calls}))\n"
     code += f"sys.exit(', '.join(sys.modules.keys() & {{*{HEAVY}}}) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -46,18 +53,31 @@ def test_group_lists_its_own(capsys):
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_help_of_every_command(capsys, name):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*name.split(), "--help"])
-    out = capsys.readouterr().out
-    assert exit_.value.code == 0
+    status, out, _ = run(capsys, *name.split(), "--help")
+    assert status == 0
     assert f"usage: mosa {name} [options]" in out
-    assert cli.COMMANDS[name].summary in out.replace("\n", " ").lower() or "usage" in out
+    summary = cli.COMMANDS[name].summary
+    assert f"{summary[0].upper()}{summary[1:]}." in " ".join(out.split())
+
+
+def test_help_is_what_the_options_say():
+    """`python -m mosa.cli.help_texts` writes it anew."""
+    assert json.loads(cli.HELP_FILE.read_text()) == make_help()
+
+
+def test_help_is_as_wide_as_the_terminal(capsys, monkeypatch):
+    """All of its words are there, and an option's text stands in one column."""
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run(capsys, "generate", "--help")
+    lines = out.splitlines()
+    place = next(i for i, line in enumerate(lines) if "  --block_length N      Tokens in" in line)
+    assert max(map(len, lines)) <= 58 and re.match(r" {24}\S", lines[place + 1])
+    assert out.split() == " ".join(make_help()["generate"]).split()
 
 
 def test_help_tells_what_each_decoder_setting_is(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["generate", "--help"])
-    out = " ".join(capsys.readouterr().out.split())
+    _, out, _ = run(capsys, "generate", "--help")
+    out = " ".join(out.split())
     assert "--block_length" in out
     assert "Temperature at which tokens are drawn" in out
 

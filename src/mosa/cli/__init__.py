@@ -3,7 +3,8 @@
     mosa generate --model testbed --prompt "how do i make a copper lantern ?" --show-steps
 
 Each command is one entry of `COMMANDS`. Its parser is built, and torch imported, only when that
-command is the one called, so that `mosa --help` is quick. Options of a command are the fields of
+command is called; `--help` shows what `python -m mosa.cli.help_texts` has written down, so that it
+is quick. Options of a command are the fields of
 the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their docstrings as help;
 `--config FILE` reads the same names from YAML, and a name that no field has is refused.
 """
@@ -11,11 +12,15 @@ the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -38,6 +43,7 @@ from mosa.runs.processes import (
 )
 from mosa.types import UserError
 
+HELP_FILE = Path(__file__).with_name("help.json")
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -74,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             show(f"mosa {importlib.metadata.version('mosa-dllm')}")
             return 0
-        name, _ = _split(words)
+        name, options = _split(words)
         if name is None:
             show(_overview(words[0]))
+            return 0
+        if {"-h", "--help"} & {*options}:
+            show(_help_of(name))
             return 0
         kept = COMMANDS[name].kept
         if processes.count > 1:
@@ -117,7 +126,7 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
     assert name is not None, "a group of commands has no options"
     command = COMMANDS[name]
     try:
-        args = _parser(name, command).parse_args([_with_underscores(option) for option in options])
+        args = parser_of(name).parse_args([_with_underscores(option) for option in options])
     except ArgumentError as error:
         raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
     return command, args
@@ -137,7 +146,9 @@ def _split(words: list[str]) -> tuple[str | None, list[str]]:
     raise UserError(f"there is no command `{' '.join(words[:2])}`; choose one of: {known}")
 
 
-def _parser(name: str, command: Command) -> ArgumentParser:
+def parser_of(name: str) -> ArgumentParser:
+    """The parser of a command's options."""
+    command = COMMANDS[name]
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"mosa {name}",
@@ -149,6 +160,19 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     )
     command.add_arguments(parser)
     return parser
+
+
+def _help_of(name: str) -> str:
+    """What a command does and its options, as wide as the terminal."""
+    width = shutil.get_terminal_size().columns - 2
+    lines = json.loads(HELP_FILE.read_text(encoding="utf-8"))[name]
+    shown = []
+    for line in lines:
+        before_text = re.match(r"( +(\S+ )*(?= ) *)?", line)
+        assert before_text is not None, "it may be empty"
+        indent = " " * before_text.end()
+        shown.append(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(shown)
 
 
 def _overview(group: str = "") -> str:
