@@ -438,7 +438,7 @@ class Bound:
 Decides = Literal["best rated", "only", "any"]
 """Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
 of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
-papers count a case as broken by one success in N."""
+papers count one success in N tries."""
 
 
 @dataclass(frozen=True)
