@@ -1,15 +1,19 @@
 """Exit codes, sentences, help; what commands do is tested where it is done."""
 
+import importlib
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from refusals import cli_refuses
 
 from mosa import cli
+from mosa.cli import models
 from mosa.cli.help_texts import make_help
+from mosa.cli.options import Command
 from mosa.types import UserError
 
 
@@ -44,6 +48,14 @@ def test_overview_lists_every_command(capsys):
     assert run(capsys)[1] == out
 
 
+def test_every_command_of_every_module_is_in_the_table():
+    folder = Path(cli.__file__).parent
+    files = [file.stem for file in folder.glob("[a-z]*.py") if "COMMANDS: dict" in file.read_text()]
+    modules = {name: importlib.import_module(f"mosa.cli.{name}") for name in files}
+    found = {command: name for name, module in modules.items() for command in module.COMMANDS}
+    assert found == cli.COMMANDS and len(modules) > 5
+
+
 def test_group_lists_its_own(capsys):
     status, out, _ = run(capsys, "align")
     assert status == 0
@@ -56,7 +68,7 @@ def test_help_of_every_command(capsys, name):
     status, out, _ = run(capsys, *name.split(), "--help")
     assert status == 0
     assert f"usage: mosa {name} [options]" in out
-    summary = cli.COMMANDS[name].summary
+    summary = cli.command_named(name).summary
     assert f"{summary[0].upper()}{summary[1:]}." in " ".join(out.split())
 
 
@@ -119,8 +131,8 @@ def test_out_is_never_overwritten(capsys, tmp_path):
     assert kept.read_text() == "{}\n"
 
 
-def command(run_command) -> cli.Command:
-    return cli.Command("x", lambda parser: None, run_command, "All of it is kept.")
+def command(run_command) -> Command:
+    return Command("x", lambda parser: None, run_command, "All of it is kept.")
 
 
 def raising(error: BaseException):
@@ -131,22 +143,22 @@ def raising(error: BaseException):
 
 
 def test_interruption_says_what_is_kept(capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt())))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(KeyboardInterrupt())))
     status, _, err = run(capsys, "merge")
     assert status == 130
     assert err == "\nmosa: interrupted. All of it is kept.\n"
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt("Go on so."))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(KeyboardInterrupt("Go on so."))))
     assert run(capsys, "merge")[2] == "\nmosa: Go on so.\n"
 
 
 def test_our_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(ZeroDivisionError("ours"))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(ZeroDivisionError("ours"))))
     with pytest.raises(ZeroDivisionError):
         cli.main(["merge"])
 
 
 def test_user_errors_of_the_library_are_sentences(capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(UserError("mend this so"))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(UserError("mend this so"))))
     assert run(capsys, "merge") == (2, "", "mosa: mend this so\n")
 
 

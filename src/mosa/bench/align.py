@@ -36,6 +36,7 @@ from mosa.align import (
 )
 from mosa.bench.common import (
     RATIO,
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
@@ -458,3 +459,6 @@ def _projection(
         row["peak GB with weights"] = torch.cuda.max_memory_allocated(device) / 1e9
     title = "The paper's run of one epoch, projected, without loading the weights"
     return BenchTable(title, PROJECTION_COLUMNS, [row])
+
+
+BENCH = Bench(AlignBenchConfig, bench_align)

@@ -24,6 +24,7 @@ import torch
 from mosa.attacks import ATTACKS, Attack, Query, Target
 from mosa.attacks.base import NoConfig
 from mosa.bench.common import (
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
@@ -280,3 +281,6 @@ def measure(kind: str, size: int, batch_size: int) -> dict[str, Any]:
         "peak MiB": peak_resident() / 2**20,
         "kB/attempt": file_bytes / num / 1000,
     }
+
+
+BENCH = Bench(CampaignBenchConfig, bench_campaign)

@@ -15,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -499,6 +499,18 @@ class BenchResult:
         ):
             if path is not None:
                 write_text(path, content)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark, as `mosa bench NAME` runs it."""
+
+    config_class: type
+    run: Callable[..., BenchResult]
+    """Of the config, `decoder` (the settings of the decoder that were given, where it has such),
+    `command`, and `tell`, which takes a line on each part as it is done."""
+    decoder_settings: Collection[str] = ()
+    """The fields of `DecoderConfig` that are options too."""
 
 
 def growth(small: tuple[int, float], large: tuple[int, float]) -> str:

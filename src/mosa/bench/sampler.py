@@ -13,7 +13,7 @@ has a `topk`. At temperature 0 in float32 its tokens are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mosa.bench.common import (
     RATIO,
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
@@ -353,3 +354,10 @@ def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Fill
     )
     response_BR = tokens[:, canvas.response_start :]
     return Filled(response_BR, decoder.steps, decoder.steps * setting.batch)
+
+
+BENCH = Bench(
+    SamplerBenchConfig,
+    bench_sampler,
+    {field.name for field in fields(DecoderConfig)} - set(OWN_FIELDS),
+)

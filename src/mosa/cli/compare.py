@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.cli.options import Command, escaped, show
+from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
+from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
+from mosa.results.labels import legend, length_of, marked, worst_of
+from mosa.stats.rates import format_rate
 from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from mosa.results.compare import ComparedFigure, Comparison, Part
 
 EXIT_CONDITION_HOLDS = 1
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    from mosa.results.conditions import MAX_UNSCORED
-
     parser.add_argument(
         "run_a", type=Path, help="folder of runs with subject A, the subject before"
     )
@@ -49,9 +47,6 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> int:
-    from mosa.results.compare import compare, side
-    from mosa.results.conditions import check, parse_condition
-
     if not 0 <= args.max_unscored < 1:
         raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
     conditions = [parse_condition(text) for text in args.fail_if]
@@ -73,12 +68,9 @@ def _compare(args: Namespace) -> int:
 
 def _show_comparison(found: Comparison) -> None:
     """As Markdown, which reads in a terminal and in a pull request."""
-    from mosa.results.compare import KINDS
-    from mosa.results.labels import legend
-
-    for letter, side in (("A", found.first), ("B", found.second)):
-        weights = side.record.weights
-        show(f"{letter}: {side.subject} in {side.folder} (weights {weights})  ")
+    for letter, each in (("A", found.first), ("B", found.second)):
+        weights = each.record.weights
+        show(f"{letter}: {each.subject} in {each.folder} (weights {weights})  ")
     for kind, judge in found.judges.items():
         show(f"Judge of {KINDS[kind]}: {judge}  ")
     for note in found.notes:
@@ -102,8 +94,6 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _show_table(rows: Sequence[ComparedFigure]) -> None:
-    from mosa.results.labels import length_of, marked
-
     is_adjusted = any(row.p_adjusted is not None for row in rows)
     holm = " p (Holm) |" if is_adjusted else ""
     show(f"| | tokens | A | B | B - A | p |{holm} only A, only B | left out |")
@@ -126,9 +116,6 @@ def _show_table(rows: Sequence[ComparedFigure]) -> None:
 
 
 def _format_part(part: Part, *, is_worst: bool) -> str:
-    from mosa.results.labels import worst_of
-    from mosa.stats.rates import format_rate
-
     name = f", {escaped(worst_of(part))}" if is_worst and part.figures else ""
     return format_rate(part.rate, with_n=True) + name
 
@@ -143,7 +130,7 @@ def _format_p(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-COMPARE_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "compare": Command(
         "compare two subjects on the same cases, and exit with 1 where a condition holds",
         _compare_arguments,

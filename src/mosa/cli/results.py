@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from mosa.catalogue import read_catalogue
 from mosa.cli.options import Command, escaped, run_argument, show
 from mosa.cli.progress import wide_console
-from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mosa.results.figures import Figure
-    from mosa.runs.store import Run
+from mosa.exports import EXPORTS, ExportSetting
+from mosa.results.figures import REFUSED, Figure, figures_of
+from mosa.results.labels import legend, length_of, marked, tries_of
+from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
+from mosa.runs.judging import METRIC
+from mosa.runs.store import Run
+from mosa.stats.rates import format_rate, format_value
+from mosa.types import Budget, UserError
 
 EXPLANATIONS = {
     "safety": "success: share of the n scored cases on which the try that decides succeeded, with "
@@ -45,9 +47,6 @@ def _show_table(
 ) -> None:
     """A table with columns of names and then of numbers; the first entry of each row is its
     subject, under which rows are grouped."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in names:
         table.add_column(heading)
@@ -65,10 +64,6 @@ def _show_table(
 
 
 def _status(args: Namespace) -> None:
-    from mosa.runs.judging import METRIC
-    from mosa.runs.store import Run
-    from mosa.types import Budget
-
     with Run(args.run) as run:
         console = wide_console()
         rows = [
@@ -114,7 +109,6 @@ def _show_left_out(run: Run, console: Console) -> None:
 
 
 def _results_arguments(parser: ArgumentParser) -> None:
-    exports = ", ".join(export["name"] for export in read_catalogue()["exports"])
     run_argument(parser)
     parser.add_argument("--judge", type=str | None, help="show only the judge of this id")
     parser.add_argument(
@@ -131,7 +125,9 @@ def _results_arguments(parser: ArgumentParser) -> None:
         help="show the MOSA paper's eight attacks beside its tables 1, 2 and 4, as Markdown",
     )
     parser.add_argument(
-        "--export", type=str | None, help=f"write the run to --out in a format: {exports}"
+        "--export",
+        type=str | None,
+        help=f"write the run to --out in a format: {', '.join(EXPORTS)}",
     )
     parser.add_argument("--out", type=Path | None, help="folder for --export")
     parser.add_argument(
@@ -142,8 +138,6 @@ def _results_arguments(parser: ArgumentParser) -> None:
 
 
 def _results(args: Namespace) -> None:
-    from mosa.runs.store import Run
-
     if (args.export is None) != (args.out is None):
         raise UserError("--export and --out need each other; give both or neither")
     ways = [name for name in ("export", "matrix", "paper") if args[name]]
@@ -169,8 +163,6 @@ def _results(args: Namespace) -> None:
 
 
 def _export(run: Run, args: Namespace) -> None:
-    from mosa.exports import EXPORTS, ExportSetting
-
     if args.export not in EXPORTS:
         raise UserError(f"there is no export {args.export}; choose from {', '.join(EXPORTS)}")
     setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
@@ -180,8 +172,6 @@ def _export(run: Run, args: Namespace) -> None:
 
 def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
     """The rates of a run: attacks by judge, harmless sets by judge, useful tasks."""
-    from mosa.results.figures import figures_of
-
     console = wide_console()
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
@@ -203,9 +193,6 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
 
 
 def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None:
-    from mosa.results.labels import legend, length_of, marked, tries_of
-    from mosa.stats.rates import format_rate, format_value
-
     several = len({figure.case_set for figure in found}) > 1
     rows = []
     for figure in found:
@@ -238,10 +225,6 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
 
 
 def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> None:
-    from mosa.results.figures import REFUSED
-    from mosa.results.labels import length_of
-    from mosa.stats.rates import format_rate, format_value
-
     by_set: dict[tuple[str, str], dict[str, Figure]] = {}
     for figure in found:
         by_set.setdefault((figure.subject, figure.name), {})[figure.measure] = figure
@@ -267,9 +250,6 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
 
 
 def _show_useful(found: Sequence[Figure], console: Console) -> None:
-    from mosa.results.labels import length_of
-    from mosa.stats.rates import format_rate
-
     order = list(dict.fromkeys((f.subject, f.name) for f in found))
     rows = [
         (
@@ -316,9 +296,6 @@ def _show_missing(found: Sequence[Figure], console: Console) -> None:
 
 def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
     """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
-    from mosa.results.labels import legend, length_of, marked, tries_of
-    from mosa.results.paper_tables import cell_of
-
     for judge, found in _attacks_by_judge(run, only, by_variant=by_variant):
         several = len({figure.case_set for figure in found}) > 1
         subjects = list(dict.fromkeys(figure.subject for figure in found))
@@ -342,8 +319,6 @@ def _attacks_by_judge(
     run: Run, only: str | None, *, by_variant: bool = False
 ) -> list[tuple[str, list[Figure]]]:
     """Each judge, or `only` one, with its figures of attacks."""
-    from mosa.results.figures import figures_of
-
     found: dict[str, list[Figure]] = {}
     for figure in figures_of(run, by_variant=by_variant):
         if figure.kind == "safety" and only in (None, figure.judge):
@@ -368,9 +343,6 @@ def _show_sum_left_out(found: Sequence[Figure]) -> None:
 
 def _show_paper(run: Run, *, only: str | None) -> None:
     """The eight attacks of the MOSA paper beside its tables."""
-    from mosa.results.labels import legend
-    from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper
-
     for judge, found in _attacks_by_judge(run, only):
         table = list(beside_the_paper(found))
         if not table:
@@ -383,7 +355,7 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         _show_sum_left_out(found)
 
 
-RESULTS_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "status": Command(
         "show which tasks of a run are done, failed or left",
         run_argument,
