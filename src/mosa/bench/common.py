@@ -151,6 +151,31 @@ def world_requests(world: World, num: int, seed: int) -> list[Prompt]:
     return [world.request(rng.choice(objects), rng.choice(wrappings)) for _ in range(num)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelBenchConfig:
+    """The settings of a benchmark of a model."""
+
+    shape: str = "testbed"
+    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
+    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
+    device: str | None = None
+    """cpu, cuda, ...; null takes a GPU if there is one."""
+    dtype: str | None = None
+    """Number format of the weights; null takes the shape's."""
+    threads: int | None = None
+    """Threads of the CPU; null leaves PyTorch's number."""
+    seed: int = 0
+    """Seed of random weights, prompts and draws."""
+
+
+def check_counts(config: object, *names: str) -> None:
+    """UserError where one of these settings, or a number of it, is set and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 RATIO = {"times as fast": ".2f", "low": ".2f", "high": ".2f"}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks import Query
-from mosa.bench.common import Bench, BenchResult, BenchTable, Environment, timed
+from mosa.bench.common import Bench, BenchResult, BenchTable, Environment, check_counts, timed
 from mosa.denoising import DecoderConfig
 from mosa.denoising.config import APPROXIMATE_SETTINGS
 from mosa.families import DiffusionLM, load_model
@@ -68,9 +68,7 @@ class DriftConfig:
     """cpu, cuda, ...; null takes a GPU if there is one."""
 
     def __post_init__(self):
-        for name in ("num", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        check_counts(self, "num", "batch_size")
         for settings in self.approximations:
             if not dataclasses.replace(DECODER, **settings).approximations(FULL):
                 raise UserError(
