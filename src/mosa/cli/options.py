@@ -88,7 +88,8 @@ def add_fields(
     """An option for every field of a dataclass, absent from the result unless it is given; the help
     lists them under the title `group`, where one is given."""
     types = typing.get_type_hints(config_class)
-    described = _field_texts(*filter(dataclasses.is_dataclass, reversed(config_class.__mro__)))
+    bases = reversed(config_class.__mro__)
+    described = _field_texts(*(base for base in bases if dataclasses.is_dataclass(base)))
     add = parser.add_argument_group(group).add_argument if group else parser.add_argument
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:

@@ -4,6 +4,7 @@ at them is told apart from one that holds."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mosa.judges.refusal import is_refusal
 from mosa.results.findings.base import Finding, Group, Observation, cells_of, rate
@@ -13,7 +14,7 @@ SIDES = ("refused_before", "refused_after", "refused_then_went_on")
 TEXTS = {"text_before", "text_after"}
 
 
-def row_of(observation: Observation, group: Group) -> dict[str, object]:
+def row_of(observation: Observation, group: Group) -> dict[str, Any]:
     """An observation as a row, with what is said of its sides instead of their texts."""
     return observation.row(TEXTS) | sides_of(observation, group.refusals)
 
