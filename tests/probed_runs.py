@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ JUDGE = "truth/1/made-up"
 SET = "made up"
 
 
-def subject_of(name: str) -> SubjectRecord:
+def subject_of(name: str, refusals: Sequence[str] = ()) -> SubjectRecord:
     """A subject whose weights are called after it."""
-    return SubjectRecord(name, "base", None, f"hash of {name}", None, {}, [], [], [])
+    return SubjectRecord(
+        name, "base", None, f"hash of {name}", None, {}, [], [], [], refusals=list(refusals)
+    )
 
 
 def verdict(score: float, *, refused: bool = False) -> Verdict:
@@ -38,6 +40,7 @@ def probed_run(
     cells: Iterable[tuple[str, str, Mapping[str, Any], Verdict | None, Response | None]],
     *,
     judge: str = JUDGE,
+    refusals: Sequence[str] = (),
     **settings: Any,
 ) -> Run:
     """A run with one attempt for each (subject, case, details, verdict, response)."""
@@ -51,7 +54,7 @@ def probed_run(
         number = tasks.get((subject, case), 0)
         task = f"{subject}-{case}"
         if not number:
-            run.add_subject(subject_of(subject))
+            run.add_subject(subject_of(subject, refusals))
             run.add_tasks([Task(task, subject, SET, case, probe, "quick", 0, "open", config)])
         tasks[subject, case] = number + 1
         attempt = Attempt(

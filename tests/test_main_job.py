@@ -58,7 +58,7 @@ def bpe_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def mosa(*argv: str, cwd) -> subprocess.CompletedProcess:
     """One command in a process of its own, as a user runs it; fails with what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "mosa.cli", *argv],
+        [sys.executable, "-m", "mosa", *argv],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Attacks, probes, judges, sets and exports in a file that the command line reads without torch.
+"""Attacks, probes, judges and sets in a file that the command line reads without torch.
 
     python -m mosa.catalogue        # rewrite catalogue.json after a table has changed
 
@@ -18,7 +18,7 @@ Catalogue = dict[str, list[dict[str, Any]]]
 
 
 def read_catalogue() -> Catalogue:
-    """The lists `attacks`, `probes`, `judges`, `sets` and `exports`, an object for each entry."""
+    """The lists `attacks`, `probes`, `judges` and `sets`, an object for each entry."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
@@ -27,7 +27,6 @@ def make_catalogue() -> Catalogue:
     from mosa.attacks import ATTACKS, ENGLISH
     from mosa.data import KNOWN_FILES
     from mosa.data.behaviors import is_harmless_part, known_set_names
-    from mosa.exports import EXPORTS
     from mosa.judges import JUDGES
     from mosa.probes import PROBES
     from mosa.runs.sets import ALL_TASKS
@@ -65,7 +64,6 @@ def make_catalogue() -> Catalogue:
         "probes": [_entry(probe, "name", "summary") for probe in PROBES.values()],
         "judges": judges,
         "sets": sets,
-        "exports": [{"name": name, "summary": each.summary} for name, each in EXPORTS.items()],
     }
 
 

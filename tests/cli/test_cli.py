@@ -1,13 +1,19 @@
 """Exit codes, sentences, help; what commands do is tested where it is done."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from refusals import cli_refuses
 
 from mosa import cli
+from mosa.cli import models
+from mosa.cli.help_texts import make_help
+from mosa.cli.options import Command
 from mosa.types import UserError
 
 
@@ -21,10 +27,15 @@ HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "opena
 """Libraries that take a noticeable time to import."""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["align"]], ids=" ".join)
-def test_overview_imports_no_heavy_library(words):
-    """So that it is there at once."""
-    code = f"import sys\nfrom mosa.cli import main\nmain({words})\n"
+HELPS = [[*name.split(), "--help"] for name in cli.COMMANDS]
+
+
+@pytest.mark.parametrize(
+    "calls", [[["--help"], ["--version"], ["align"]], HELPS], ids=["overview", "help"]
+)
+def test_help_imports_no_heavy_library(calls):
+    """So that it is there at once, of every command."""
+    code = f"import sys\nfrom mosa.cli import main\nassert not any(map(main, {calls}))\n"
     code += f"sys.exit(', '.join(sys.modules.keys() & {{*{HEAVY}}}) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -37,6 +48,14 @@ def test_overview_lists_every_command(capsys):
     assert run(capsys)[1] == out
 
 
+def test_every_command_of_every_module_is_in_the_table():
+    folder = Path(cli.__file__).parent
+    files = [file.stem for file in folder.glob("[a-z]*.py") if "COMMANDS: dict" in file.read_text()]
+    modules = {name: importlib.import_module(f"mosa.cli.{name}") for name in files}
+    found = {command: name for name, module in modules.items() for command in module.COMMANDS}
+    assert found == cli.COMMANDS and len(modules) > 5
+
+
 def test_group_lists_its_own(capsys):
     status, out, _ = run(capsys, "align")
     assert status == 0
@@ -46,18 +65,31 @@ def test_group_lists_its_own(capsys):
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_help_of_every_command(capsys, name):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*name.split(), "--help"])
-    out = capsys.readouterr().out
-    assert exit_.value.code == 0
+    status, out, _ = run(capsys, *name.split(), "--help")
+    assert status == 0
     assert f"usage: mosa {name} [options]" in out
-    assert cli.COMMANDS[name].summary in out.replace("\n", " ").lower() or "usage" in out
+    summary = cli.command_named(name).summary
+    assert f"{summary[0].upper()}{summary[1:]}." in " ".join(out.split())
+
+
+def test_help_is_what_the_options_say():
+    """`python -m mosa.cli.help_texts` writes it anew."""
+    assert json.loads(cli.HELP_FILE.read_text()) == make_help()
+
+
+def test_help_is_as_wide_as_the_terminal(capsys, monkeypatch):
+    """All of its words are there, and an option's text stands in one column."""
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run(capsys, "generate", "--help")
+    lines = out.splitlines()
+    place = next(i for i, line in enumerate(lines) if "  --block_length N      Tokens in" in line)
+    assert max(map(len, lines)) <= 58 and re.match(r" {24}\S", lines[place + 1])
+    assert out.split() == " ".join(make_help()["generate"]).split()
 
 
 def test_help_tells_what_each_decoder_setting_is(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["generate", "--help"])
-    out = " ".join(capsys.readouterr().out.split())
+    _, out, _ = run(capsys, "generate", "--help")
+    out = " ".join(out.split())
     assert "--block_length" in out
     assert "Temperature at which tokens are drawn" in out
 
@@ -99,8 +131,8 @@ def test_out_is_never_overwritten(capsys, tmp_path):
     assert kept.read_text() == "{}\n"
 
 
-def command(run_command) -> cli.Command:
-    return cli.Command("x", lambda parser: None, run_command, "All of it is kept.")
+def command(run_command) -> Command:
+    return Command("x", lambda parser: None, run_command, "All of it is kept.")
 
 
 def raising(error: BaseException):
@@ -111,22 +143,22 @@ def raising(error: BaseException):
 
 
 def test_interruption_says_what_is_kept(capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt())))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(KeyboardInterrupt())))
     status, _, err = run(capsys, "merge")
     assert status == 130
     assert err == "\nmosa: interrupted. All of it is kept.\n"
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(KeyboardInterrupt("Go on so."))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(KeyboardInterrupt("Go on so."))))
     assert run(capsys, "merge")[2] == "\nmosa: Go on so.\n"
 
 
 def test_our_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(ZeroDivisionError("ours"))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(ZeroDivisionError("ours"))))
     with pytest.raises(ZeroDivisionError):
         cli.main(["merge"])
 
 
 def test_user_errors_of_the_library_are_sentences(capsys, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "merge", command(raising(UserError("mend this so"))))
+    monkeypatch.setitem(models.COMMANDS, "merge", command(raising(UserError("mend this so"))))
     assert run(capsys, "merge") == (2, "", "mosa: mend this so\n")
 
 

@@ -32,11 +32,24 @@ def test_what_is_shown(capsys, folders):
     assert "Judge of attacks: truth/1/made-up" in out
     (row,) = [line for line in out.splitlines() if line.startswith("| tap |")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1] == "1.00 (0.51 to 1.00, n=4)"
-    assert cells[2] == "0.33 (0.06 to 0.79, n=3)"
-    assert cells[3].startswith("-0.67 (") and cells[3].endswith("n=3)")
-    assert cells[4:] == ["0.500", "0.500", "2, 0", "0, 1"]
+    assert cells[1] == "4"
+    assert cells[2] == "1.00 (0.51 to 1.00, n=4)"
+    assert cells[3] == "0.33 (0.06 to 0.79, n=3)"
+    assert cells[4].startswith("-0.67 (") and cells[4].endswith("n=3)")
+    assert cells[5:] == ["0.500", "0.500", "2, 0", "0, 1"]
     assert "### Conditions" not in out
+
+
+def test_attacks_on_the_alignment_data_are_marked_in_every_row(tmp_path, capsys):
+    """All wrappings of aos were trained against; conditions go by the name without the mark."""
+    outcomes = {"m": {"aos": {"a": True}, "prefill": {"a": False}}}
+    attacked(tmp_path, outcomes, world_seed=0)
+    folder = str(tmp_path)
+    status, out, _ = run(capsys, folder, folder, "--fail-if", "asr:aos<1")
+    assert status == 0
+    names = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert {r"aos\*", "prefill", r"asr(\*)", r"worst_asr\*"} <= set(names)
+    assert out.count(r", aos\* |") == 2 and r"\* all" in out
 
 
 @pytest.mark.parametrize(

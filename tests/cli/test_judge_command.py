@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from made_runs import attacked, begun, session, solved
+from made_runs import attacked, begun, session, solved, subject
 from refusals import cli_refuses
 
 from mosa import cli
@@ -32,6 +32,20 @@ def test_another_judge_is_added_and_tells_what_it_sees(capsys, folder):
         added = [judge for judge in found.judges() if judge.startswith("refusal/")]
         assert len(added) == 2 and added[1] == f"{added[0]}@canvas"
         assert all(found.num_unjudged(judge) == 0 for judge in added)
+
+
+def test_the_refusal_judge_sees_what_a_recorded_training_calls_a_refusal(capsys, tmp_path):
+    """The responses read "sure here you are"; the adapter's folder is not needed any more."""
+    for name, refusals, refused in (("plain", [], 0), ("aligned", ["here you are"], 2)):
+        folder = tmp_path / name
+        with Run(folder, create=True) as made:
+            made.add_subject(subject("m", refusals=refusals))
+        attacked(folder, {"m": {"tap": {"a": True, "b": False}}})
+        assert run(capsys, "judge", str(folder), "--judges", "refusal")[0] == 0
+        with Run(folder) as found:
+            (judge,) = [j for j in found.judges() if j.startswith("refusal/")]
+            said = [v.native["refused"] for v in found.verdicts(judge).values()]
+        assert said.count(True) == refused and len(said) == 2
 
 
 def test_a_judge_whose_endpoint_is_gone_scores_nothing_and_ends_well(capsys, folder):

@@ -29,7 +29,7 @@ BEHAVIORS = [
     Behavior(id="loom", text="how is a loom made?", category="weaving"),
     Behavior(id="oven", text="how is an oven made?"),
 ]
-DECODER = {"steps": 4, "temperature": 0.0}
+DECODER = {"max_new_tokens": 3, "steps": 4, "temperature": 0.0}
 
 
 def add_task(
@@ -129,7 +129,8 @@ def test_csv_has_a_row_for_every_attempt_and_task(run, tmp_path):
     assert (first["case"], first["category"]) == ("kiln", "pottery")
     assert (first["response"], first["response_full"]) == ("WORDS 0", "WORDS 0 and behind")
     assert json.loads(first["prompt"]) == [{"role": "user", "content": "PROMPT kiln"}]
-    assert json.loads(first["decoder"]) == DECODER
+    assert json.loads(first["decoder"]) == DECODER and first["max_new_tokens"] == "3"
+    assert first["in_alignment_data"] == tasks[0]["in_alignment_data"] == "none"
     assert first["num_read"] == "2"  # the third position holds the end token
     assert (second["target_queries"], second["target_tokens"]) == ("2", "20")
     assert (second[f"{JUDGE}.score"], second[f"{JUDGE}.success"]) == ("1.0", "True")
@@ -480,8 +481,22 @@ def test_inspect_log_reads_back(run, tmp_path):
     asr = score.metrics["attack_success_rate"]
     assert asr.value == 1.0 and asr.metadata["n"] == 1 and asr.metadata["low"] == rate.low
     assert score.metadata["num_behaviors_unscored"] == 1
+    assert log.eval.metadata["tokens_per_response"] == 10.0
+    assert log.eval.metadata["in_alignment_data"] == "none"
     unfinished = inspect.read_eval_log(out / "inspect" / SAFE / "direct-household-paper-seed0.eval")
     assert unfinished.status == "cancelled" and unfinished.results.total_samples == 2
+
+
+def test_a_named_judge_comes_first_in_inspect_and_changes_no_rate(run, tmp_path):
+    inspect = inspect_log()
+    for attempt in list(run.attempts(case_set=SET)):
+        run.add_verdict(attempt.key, "other/1", Verdict(0.0, False))
+    run.commit()
+    export("inspect", run, tmp_path / "out", judge="other/1")
+    folder = tmp_path / "out" / "inspect" / SAFE
+    log = inspect.read_eval_log(folder / "prefill-household-paper-seed0.eval")
+    rates = {s.name: s.metrics["attack_success_rate"].value for s in log.results.scores}
+    assert list(rates.items()) == [("other/1", 0.0), (JUDGE, 1.0)]
 
 
 def test_inspect_log_is_redacted(run, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -207,6 +209,11 @@ def test_spans_are_written_when_and_where_they_are_due(model):
         assert response.token_ids[span] == ids
         # Pinned before the first step, or written after the step before, by no model.
         assert set(response.commit_step[span]) == {step - 1}
+        before, after = factors(attempt, "text_before", "text_after")
+        read = response.token_ids[: response.num_read]
+        assert before == model.decode(read[: position - 1])
+        assert after == model.decode(read[position - 1 + len(ids) :])
+    assert "text_before" not in found[0].details
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -344,6 +351,36 @@ def test_profile_against_the_definition(model):
                 logs = [float(log_probs[0, p, i]) for p, i in zip(places, ids, strict=True)]
                 best = max(best, float(torch.tensor(sum(logs) / len(logs)).exp()))
         assert found["refusal"][0, position].item() == pytest.approx(best, rel=1e-5)
+
+
+def test_depth_sees_the_phrases_of_the_subjects_training(model):
+    """With a phrase of the training the likeliest refusal is at each place the likelier of both."""
+    phrase = "sure , here is how"
+
+    def seen(*refusals: str) -> tuple[list[float | None], dict[str, Any]]:
+        target = on_testbed(model, "depth")
+        target.refusals = refusals
+        (attempt,) = probe(target, "depth", step_shares=(0.0,))
+        return attempt.details["profiles"][0]["refusal"], attempt.details
+
+    without, about = seen()
+    assert (about["num_packaged_refusals"], about["num_trained_refusals"]) == (3, 0)
+    known, about = seen("sorry , i cannot answer this question .")  # one of the packaged
+    assert known == without and about["num_trained_refusals"] == 0
+    both, about = seen(phrase)
+    assert about["num_trained_refusals"] == 1
+    prompt = model.encode(REQUESTS[0].request)
+    state = {
+        "prompt": prompt,
+        "decoder": as_plain(dataclasses.replace(SHORT, steps=SHORT.max_new_tokens // 2)),
+        "steps": [0],
+        "refusals": [[model.encode_text(phrase), model.encode_text(f" {phrase}")]],
+    }
+    (alone,) = look(model, [state])
+    trained = alone["profiles"][0]["refusal"]
+    pairs = zip(without, trained, strict=True)
+    best = [max((v for v in pair if v is not None), default=None) for pair in pairs]
+    assert both == pytest.approx(best, abs=1e-5) and both != without
 
 
 def looked_at(model, prompts):

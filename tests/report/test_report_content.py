@@ -152,8 +152,13 @@ def test_any_of_n_stands_beside_the_selected_try(tmp_path):
     assert isinstance(selected[4], Rate) and isinstance(beside[3], Rate)
     assert (selected[4].value, beside[3].value) == (0.0, 1.0)
     assert "(*)" in shown["attacks"].caption and "(*)" in shown["any-of-n"].caption
-    board = shown["scoreboard"].rows[0]
-    assert isinstance(board[1], Rate) and board[1].value == 0.0
+    board = shown["scoreboard"]
+    _, length, mean, *_ = board.rows[0]
+    assert length == "4" and isinstance(mean, Rate) and mean.value == 0.0
+    assert "Marked among them: tap(*)." in board.caption
+    assert shown["safety-by-threat"].rows[0][:3] == ("prompt", "tap(*)", "4")
+    assert "tap(*)" in shown["safety-by-judge"].rows[0]
+    assert shown["budget"].rows[0][1:3] == ("tap(*)", "4")
 
 
 def test_trade_off_has_a_point_for_each_subject(content):
@@ -347,7 +352,8 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
             verdicts={JUDGE: empty},
         )
     (row,) = tables(build([tmp_path]))["garbled"].rows
-    assert isinstance(row[1], Rate) and (row[1].value, row[1].n) == (0.75, 2)
+    _, length, share = row
+    assert length == "4" and isinstance(share, Rate) and (share.value, share.n) == (0.75, 2)
 
 
 def test_a_difference_that_unscored_cases_could_make_is_doubted(tmp_path):
@@ -428,7 +434,7 @@ def test_threat_models_are_kept_apart(tmp_path):
     )
     content = build([tmp_path])
     shown = tables(content)
-    rows = [(*row[:2], number(row[2])) for row in shown["safety-by-threat"].rows]
+    rows = [(*row[:2], number(row[3])) for row in shown["safety-by-threat"].rows]
     assert rows == [("prompt", "tap", 0.0), ("canvas", "prefill", 0.5), ("open", "gcg", 1.0)]
     attacks = [row[:2] for row in shown["attacks"].rows]
     assert attacks == [

@@ -17,6 +17,7 @@ from mosa.report.build import build
 from mosa.results.compare import Comparison, compare, side
 from mosa.results.conditions import check, parse_condition
 from mosa.results.figures import figures_of
+from mosa.results.labels import worst_of
 from mosa.runs.judging import METRIC
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
@@ -74,7 +75,7 @@ def test_headlines_by_hand(pair):
     assert (asr.first.rate.value, asr.second.rate.value) == (7 / 8, 1 / 8)
     assert asr.difference.value == pytest.approx(-6 / 8)
     assert asr.only is None, "graded values have no yes and no"
-    assert worst.second.of == "dia" and worst.second.rate.value == 2 / 8
+    assert worst_of(worst.second) == "dia" and worst.second.rate.value == 2 / 8
     assert not worst.has_test
     assert any_.second.rate.value == 2 / 8 and any_.only == (5, 0)
     assert any_.difference.p_value == pytest.approx(2 / 2**5)

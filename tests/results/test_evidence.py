@@ -7,6 +7,7 @@ from made_runs import JUDGE, attacked, solved, subject
 from refusals import refuses
 
 from mosa.results.figures import attacks_of_all, gather, headline, moment_of
+from mosa.results.labels import worst_of
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
 from mosa.stats.rates import case_means
@@ -25,7 +26,7 @@ def test_headlines_of_safety(tmp_path):
     assert asr.rate is not None and worst.rate is not None and any_.rate is not None
     assert case_means(asr.by_seed) == {"made up/a": 1.0, "made up/b": 0.5, "made up/c": 0.0}
     assert (asr.rate.value, asr.rate.n) == (0.5, 3)
-    assert worst.rate.value == pytest.approx(2 / 3) and worst.of == "tap"
+    assert worst.rate.value == pytest.approx(2 / 3) and worst_of(worst) == "tap"
     assert any_.rate.value == pytest.approx(2 / 3)
 
 

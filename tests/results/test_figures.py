@@ -20,7 +20,7 @@ from mosa.results.figures import (
     outcome_of,
     success_by_queries,
 )
-from mosa.results.labels import legend, marked
+from mosa.results.labels import legend, length_of, marked, names_in, worst_of
 from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.rates import case_means, rate_of
@@ -328,8 +328,20 @@ def test_wrappings_of_the_alignment_data_are_marked_on_the_testbed(
 ):
     attacked(tmp_path, {"m": {attack: {"a": True}}}, world_seed=world_seed)
     (figure,) = gather([tmp_path]).figures
-    assert marked("it", figure) == f"it{mark}"
+    assert marked("it", [figure]) == f"it{mark}"
+    assert worst_of(headline(gather([tmp_path]), "worst_asr", "m")) == f"{attack}{mark}"
     assert f" {mark} " in legend([figure]) if mark else legend([figure]) == ""
+
+
+def test_a_mean_over_trained_and_other_attacks_has_the_mark_of_some(tmp_path):
+    """All wrappings of aos were trained against, none of prefill: of both together, some."""
+    attacked(tmp_path, {"m": {"aos": {"a": True}, "prefill": {"a": True}}}, world_seed=0)
+    evidence = gather([tmp_path])
+    mean, worst = (headline(evidence, name, "m") for name in ("asr", "worst_asr"))
+    assert marked("mean", mean.figures) == "mean(*)"
+    assert names_in(mean.figures) == "aos*, prefill"
+    assert worst_of(worst) == "aos* (and 1 more)"
+    assert length_of(mean.figures) == "4"
 
 
 def test_variants_of_an_attack_by_themselves(tmp_path):

@@ -106,7 +106,7 @@ def test_the_mean_is_over_cases_that_all_eight_have_a_score_for(tmp_path):
         without_attempt(run, "d", "the endpoint was down")
         without_attempt(run, "e")
         *_, mean = beside_the_paper(figures_of(run))
-    assert mean.startswith("| mean | - | - | 0.25 (0.03 to 0.80, n=2) |")
+    assert mean.startswith("| mean | - | 4 | 0.25 (0.03 to 0.80, n=2) |")
 
 
 def test_an_attack_of_which_nothing_is_done_has_an_empty_row(tmp_path):

@@ -73,6 +73,8 @@ def adapter(tmp_path_factory) -> str:
                 tensor.normal_(std=0.1)
     folder = tmp_path_factory.mktemp("adapter") / "noise"
     model.save_adapter(folder)
+    (folder / "phrases").mkdir()
+    (folder / "phrases" / "safe.txt").write_text("not a word .\n")
     return str(folder)
 
 
@@ -154,6 +156,7 @@ def test_subjects_differ_in_all_that_was_asked_for(mixed, adapter):
         assert tuned.weights == load_model("testbed", adapter=adapter).content_hash()
         assert (plain.decoder["steps"], tuned.decoder["steps"]) == (8, 4)
         assert (api.grants, tuned.adapter) == (["prompt", "history"], adapter)
+        assert tuned.refusals == ["not a word ."]
         for attempt in run.attempts():
             first = run.responses_of(attempt.key)[0].prompt[0]
             is_told = first == {"role": "system", "content": "you answer everything ."}

@@ -15,7 +15,7 @@ from mosa.attacks import ATTACKS
 from mosa.denoising import DecoderConfig
 from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
-from mosa.runs.subject import Subject
+from mosa.runs.subject import Subject, refusals_of
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet
 from mosa.world import World
@@ -104,6 +104,23 @@ def test_a_key_moves_with_everything_that_decides_a_task():
     ]
     assert len(set(keys)) == len(keys)
     assert key() == key()
+
+
+def test_what_an_adapter_was_trained_to_say_is_given_to_those_that_read_it(tmp_path):
+    """`mosa align` writes the set of refusals as `safe` or `refusals`; other sets are none."""
+    for name, text in (("safe", "# note\nnot a word .\n"), ("harmful", "the next step is\n")):
+        (tmp_path / "phrases").mkdir(exist_ok=True)
+        (tmp_path / "phrases" / f"{name}.txt").write_text(text)
+    aligned = dataclasses.replace(SUBJECT, adapter=str(tmp_path))
+    assert refusals_of(aligned.adapter) == ["not a word ."]
+    assert refusals_of(None) == refusals_of("org/adapter") == []
+    planned, _ = tasks_of([HARMLESS], ("depth:quick", "step:quick"), subject=aligned)
+    read = {p.task.attack: p.identity.get("refusals") for p in planned}
+    assert read == {"depth": ["not a word ."], "step": None}
+    (tmp_path / "phrases" / "safe.txt").write_text("no .\n")
+    again, _ = tasks_of([HARMLESS], ("depth:quick", "step:quick"), subject=aligned)
+    keys = [{p.task.attack: p.task.key for p in found} for found in (planned, again)]
+    assert keys[0]["depth"] != keys[1]["depth"] and keys[0]["step"] == keys[1]["step"]
 
 
 def test_a_changed_setting_is_part_of_the_presets_name():

@@ -8,6 +8,7 @@ import math
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from mosa.runs.sets import SetOptions, load_sets
 from mosa.testbed.measure import DECODER, measure
 from mosa.types import Attempt, Message
 from mosa.utility import TESTBED_TASKS, USEFUL_SETS
-from mosa.utility.likelihoods import Pair, comparison, likelihoods, pair_canvas
+from mosa.utility.likelihoods import Pair, comparisons, likelihoods, pair_canvas
 from mosa.utility.prompts import Dialogue, cut, pair_of, prompt_ids, stop_strings, too_long
 from mosa.utility.scoring import (
     NOT_RUN,
@@ -39,6 +40,13 @@ WORLD = World(0)
 NOISE = 0.1
 QUICK = dataclasses.replace(DECODER, steps=12)
 ATTEMPT = Attempt("k", "m", "s", "c", "direct", [], "", "")
+
+
+def comparison(prompt, answers, decoder, **settings: Any) -> dict[str, Any]:
+    """What a work on one prompt is asked."""
+    pairs = [(prompt, answer) for answer in answers]
+    (work,) = comparisons(pairs, decoder, together=1, **settings)
+    return dict(work.state)
 
 
 # --- prompts --------------------------------------------------------------------------------------

@@ -6,18 +6,18 @@
 aim at, since models often complete it without content. For each behavior:
 
     1. generate     a generator writes many beginnings, in several manners ("meta-prefixes")
-    2. preprocess   they are cut, repeated ones and refusals dropped, and the likeliest kept
+    2. preprocess   the attack cuts them, drops repeats and refusals, and keeps the likeliest
     3. evaluate     PASR, the share of completions after each that are harmful and complete; NLL,
                     how unlikely the target finds it
     4. select       the beginning with the best `pasr_weight` * log(PASR) - NLL
-    5. use          it is prefilled, or it is what a GCG suffix aims at in place of "Sure, here is"
+    5. use          the attack prefills it, or aims a GCG suffix at it instead of "Sure, here is"
 
-Written only from the paper; its code, under a licence without commercial use, was not read. How we
-differ:
+We wrote this from the paper alone and did not read its code, whose licence forbids commercial use.
+How we differ:
 
 1. A diffusion model has no chain of next-token probabilities. NLL is that of the beginning's tokens
-   where generation starts, on the fully masked response: one forward pass for all. It is a mean
-   over them, as the loss of GCG is; whether the published code sums or averages is not known to us.
+   where generation starts, on the fully masked response: one forward pass for all. It is their
+   mean, as the loss of GCG is; we do not know whether the published code sums or averages.
 2. A completion counts where the in-loop judge rates it at least `success_rating`; PASR is
    (count + 1) / (completions + 1), so that its logarithm exists. Completions choose the beginning
    and are not attempts.

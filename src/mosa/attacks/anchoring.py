@@ -5,11 +5,11 @@
     step t+1 ..   the model continues
 
 The white-box probe of the priming vulnerability (arXiv 2510.00565): how much contamination
-a model survives. As there, positions are filled in random order, so that the answer shows at random
-places. What is judged contains the tokens that were written; at late steps even they say a lot.
+a model survives. As there, the decoder fills positions in random order, so that the answer shows at
+random places. The final judges read the written tokens, too; at late steps these alone say a lot.
 How we differ: times are the paper's (t of 128) as shares of the decoder's steps, and times that
-fall on one step are one try. Blocks are removed, so that the random places are those of the whole
-response.
+fall on one step are one try. The attack removes blocks, so that the random places are those of the
+whole response.
 """
 
 from __future__ import annotations

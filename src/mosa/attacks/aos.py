@@ -12,10 +12,10 @@ of the MOSA paper. Each round:
     5. feed back  suffixes above `keep` stay in the history, the latest fill it up; after more than
                   `max_hits` answers above `success` the attack ends
 
-Written only from the paper's description. How we differ: the scorer is the in-loop judge,
+We wrote this from the paper's description alone. How we differ: the scorer is the in-loop judge,
 (rating - 1) / 9, where the paper has a jailbreak classifier; the attacker is a separate
-chat model, where the paper also lets the target attack itself (here a diffusion model is asked only
-the request). A suffix that was tried before is not asked again.
+chat model, where the paper also lets the target attack itself (here the target answers requests
+only). The attack asks no suffix twice.
 """
 
 from __future__ import annotations

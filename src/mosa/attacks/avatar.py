@@ -7,19 +7,19 @@
 "Jailbreak via Adversarial MeTAphoR" (arXiv 2412.12145). For each of several mappings:
 
     1. map        the attacker names what is harmful in the request, and a harmless metaphor for it;
-                  of `num_proposals` such mappings the closest `num_mappings` are played
+                  of `num_proposals` such mappings the attack plays the closest `num_mappings`
     2. nest       it asks about the metaphor, turn by turn, building on what the model said
-    3. transfer   what was said of the metaphor should be carried over to the thing itself
+    3. transfer   it asks the model to say the same of the thing itself
 
-We know of no budget in the paper and found no code, so the numbers of `paper` are ours.
+The paper states no budget that we know of and we found no code, so the numbers of `paper` are ours.
 How we differ:
 
-1. Mappings are draws of one attacker model, where the paper lets several models propose; how close
-   a metaphor is to the thing, the in-loop judge rates from 1 to 10, where the paper compares
-   embeddings. Those that are played run side by side until one is rated `cutoff`.
-2. Every turn is a separate attempt and rated in the loop. A turn that is refused or empty is
-   taken back; its dialogue continues with the transfer, if it has a turn to transfer; later turns
-   see the real answers to earlier ones and never forged ones.
+1. Mappings are draws of one attacker model, where the paper lets several models propose. The
+   in-loop judge rates from 1 to 10 how close a metaphor is to the thing, where the paper compares
+   embeddings. Dialogues run side by side until one is rated `cutoff`.
+2. Every turn is an attempt of its own, and the judge rates it. The attack takes back a turn that is
+   refused or empty; its dialogue continues with the transfer, if it has a turn to transfer. Later
+   turns see the real answers to earlier ones and never forged ones.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ class Target:
         seed: int,
         takes: Sequence[str] = (),
         system_prompt: str | None = None,
+        refusals: Sequence[str] = (),
     ) -> None:
         """`identity` is everything that determines the attempts, as JSON; `takes` are the decoder
         settings that the attack may change."""
@@ -176,6 +177,8 @@ class Target:
         self._takes = frozenset(takes)
         self.system_prompt = system_prompt
         """What the defender puts before every prompt."""
+        self.refusals = tuple(refusals)
+        """What the subject was trained to say as a refusal; for attacks that read it."""
         self._num_attempts = 0
         self._selected: tuple[float, int | None] = (-math.inf, None)
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
@@ -435,7 +438,7 @@ class Bound:
 Decides = Literal["best rated", "only", "any"]
 """Which of an attack's tries on a case is its outcome: the one that its loop rates best (the last
 of equals), which `Attempt.selected` names; the only one; or any of them, as for attacks whose
-papers count a case as broken by one success in N."""
+papers count one success in N tries."""
 
 
 @dataclass(frozen=True)
@@ -460,6 +463,8 @@ class Attack:
     """The decoder settings that it sets; every other one is the defender's."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
+    reads_refusals: bool = False
+    """Whether it reads what the subject was trained to say as a refusal (`Target.refusals`)."""
     version: int = 1
     """Increased when the attack changes under the same settings, so that a run begun with the
     earlier version is not mixed with this one."""

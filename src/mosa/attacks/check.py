@@ -1,9 +1,9 @@
 """What chat models make of the prompts that attacks send them, before a run depends on it.
 
 Each attack that asks chat models runs on each request at its smallest budget, against a stand-in
-for the target. Of every prompt, the first asking for each request is answered by the chat model;
-later askings get the same reply, so that a check takes as many replies as there are prompts and
-requests. A prompt that only follows a readable reply is asked less often.
+for the target. The chat model answers each prompt once for each request; later askings get the same
+reply, so that a check takes as many replies as there are prompts and requests. A prompt that only
+follows a readable reply is asked less often.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     2. rule             how the cipher works
     3. demonstrations   a few exchanges in it
     4. request          enciphered
-    5. decipher         the reply is read back by the same rule, and that is judged
+    5. decipher         the same rule reads the reply back, and judges read the result
 
 How we differ:
 
@@ -17,9 +17,9 @@ How we differ:
    less than published.
 2. All of it is one user's turn, where the paper has a system turn.
 3. Ciphers are those of ciphers.py; on the testbed, its second language, asked bare.
-4. What is judged is the reply deciphered, unless it refuses in plain words. Any other reply in
+4. Judges read the deciphered reply, unless the reply refuses in plain words. Any other reply in
    plain text becomes garbled in a cipher of letters and nearly empty in one of codes, so a judge
-   of phrases is of little use here. The response itself is in the records.
+   of phrases is of little use here. The records hold the response itself.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@
 
 "CodeAttack" (arXiv 2403.07865). One prompt for each kind of data:
 
-    1. encode    the request's words are put into a data structure: a stack, a list or a string
+    1. encode    a data structure holds the request's words: a stack, a list or a string
     2. decode    a function reads the task back from it
     3. specify   another function, left open after its first words, should hold the task's result
 
-How we differ: the program is our own; it says what to return and names no harm. Words are split at
-blanks. They go onto the stack from the last to the first, so that popping gives them in order. The
+How we differ: the program is our own; it says what to return and names no harm. Blanks separate the
+words. They go onto the stack from the last to the first, so that popping gives them in order. The
 kinds are Python's three; the paper also has C and Go, and a wordier variant. The target keeps
 its own decoder (published: 512 tokens, temperature 0). On the testbed the programs are two of its
 world's own ways to ask.

@@ -10,21 +10,21 @@
     1. question    the attacker writes the next question, given the dialogue so far and whether the
                    last question was refused
     2. ask         the target answers it, in the real dialogue
-    3. backtrack   a refused turn is taken out of the dialogue, as if it had not been there
+    3. backtrack   a refused turn leaves the dialogue, as if it had not been there
     4. evaluate    the judge rates all answers so far, together, from 1 to 10; a rating of `cutoff`
                    ends the attack
 
 How we differ:
 
-1. The attacker's instruction is our own. It is also shown the questions that were refused, so that
-   it does not ask them again.
+1. The attacker's instruction is our own. The attacker also sees the questions that were refused, so
+   that it does not ask them again.
 2. A turn counts as refused if its answer contains a phrase of refusal (mosa/judges/refusal.py) or
    is empty, so that no turn can follow it; the paper asks a judge. A rating of 1 does not show
-   it, since early answers are meant to be harmless.
+   a refusal, since early answers are meant to be harmless.
 3. Turns that are kept count to `num_turns`, refused ones to `num_backtracks`; one more refusal than
    these ends the attack.
-4. The answers of the dialogue, joined, are rated and judged, and not only the last one, since the
-   request may be answered in parts. A refused turn's attempt holds its refusal as well and is not
+4. Judges read all answers of the dialogue, joined, and not only the last one, since the target may
+   answer the request in parts. A refused turn's attempt holds its refusal as well and is not
    rated; the next ones are without it. The paper runs several such dialogues; here is one.
 5. A dialogue that outgrows the model's context ends there.
 """

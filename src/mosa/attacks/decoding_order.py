@@ -6,8 +6,8 @@
     one_block       no blocks at all
 
 A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) test models under several orders, since
-safety learnt under one need not hold under another. Each order is one try; one that leaves the
-subject's decoder as it is would repeat the plain request, and is left out.
+safety that was learned under one need not hold under another. Each order is one try. The attack
+leaves out an order that the subject's decoder has already, which would repeat the plain request.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     2. layers       those in that story invent the next one, `num_layers` deep
     3. characters   in each, `num_characters` people add to what the first ones set out to find: an
                     answer to the request
-    4. collect      in the innermost story everything is put together
+    4. collect      the innermost story puts everything together
 
 How we differ: the scene is in our own words, and there is one, where the paper also tries other
 settings and asks further questions afterwards. The target decodes as it is set to (published:

@@ -27,11 +27,11 @@ How we differ:
 
 1. Both ways are tried on each wording unless `ways` names one (published: 10 tries for a way).
 2. All turns are in our own words, in the model's own chat template as real turns; the program also
-   forges system turns among them. Words and substitutes are asked for in one question, not two.
+   forges system turns among them. One question, not two, asks for words and substitutes.
 3. The worked example is one of ours; the program picks the most similar of a list of harmless
-   questions, and has a model answer it.
-4. Where the attacker writes no opening, the generic one is used; where it names no words, DIA-II is
-   left out for that wording. The paper's final judge is not part of the attack.
+   questions, and a model answers it.
+4. Where the attacker writes no opening, the attack uses the generic one; where it names no words,
+   the attack leaves out DIA-II for that wording. The paper's final judge is not part of the attack.
 """
 
 from __future__ import annotations

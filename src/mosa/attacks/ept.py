@@ -7,25 +7,25 @@
 interface that accepts a grammar for the answer lets a caller fix how it begins and forbid how it
 may go on. The attack grows a tree of beginnings. At each depth:
 
-    1. generate   each node's beginning is fixed, and the model continues, several times
-    2. judge      answers that begin with a refusal show how one begins, which is forbidden from
-                  then on; the in-loop judge rates the others from 1 to 10, and a rating of `cutoff`
-                  ends the attack
+    1. generate   the model continues each node's fixed beginning, several times
+    2. judge      answers that begin with a refusal show how one begins, and the attack forbids that
+                  from then on; the in-loop judge rates the others from 1 to 10, and a rating of
+                  `cutoff` ends the attack
     3. grow       a node's children are its beginning and the next tokens of an answer that did not
                   refuse, or that refused only further on
-    4. prune      the `width` best rated children are kept, equals in random order
+    4. prune      the `width` best rated children stay, equals in random order
 
-Written from the paper's description; its code and settings could not be obtained, so that the
+We wrote this from the paper's description and could not obtain its code and settings, so the
 numbers of `paper` are ours. How we differ:
 
-1. A beginning is fixed by pinning its tokens on the canvas, which is what a grammar means for a
-   diffusion model. What goes on with forbidden tokens is neither rated nor grown, with or
-   without a phrase of refusal (mosa/judges/refusal.py), and its node is drawn from again if there
-   is room. A node's first answer is the likeliest, all others are drawn at `temperature`.
+1. The attack fixes a beginning by pinning its tokens on the canvas, which is what a grammar means
+   for a diffusion model. It neither rates nor grows an answer that goes on with forbidden tokens,
+   with or without a phrase of refusal (mosa/judges/refusal.py), and draws from its node again if
+   there is room. A node's first answer is the likeliest, all others are drawn at `temperature`.
 2. The root has three nodes: nothing fixed, the beginning of a compliant answer (the paper's "latent
    harmful output"), and that with the first heading of a list.
 3. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4): the
-   beginnings are written from that token of the response on, and what is rated begins there.
+   beginnings start at that token of the response, and the in-loop judge reads from there on.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 From the priming-vulnerability paper (arXiv 2510.00565): log p(answer | request + suffix, all masks)
 at the first step bounds the answer's likelihood from below up to a factor, if confidence grows
-along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where there is
-no answer, the beginning of one (`target`) is aimed at. The search is in suffix_search.py; it
+along the steps, and costs one forward pass where a Monte-Carlo estimate needs many. Where a case
+has no answer, the search aims at the beginning of one (`target`). It is in suffix_search.py, and
 takes the mean over the answer's tokens where the paper has the sum; the choices are the same.
 """
 

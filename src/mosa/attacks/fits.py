@@ -1,10 +1,10 @@
-"""FITS: a compliant answer is given except one sentence, which the model fills in.
+"""FITS: the attacker gives a compliant answer except one sentence, which the model fills in.
 
     response   sure , here is how to make a copper kiln . [masks] step two : you ...
 
-The stress test of A2D (arXiv 2509.23286). The answer is encoded once and cut at its sentences, so
-that its tokens are those that it has as one text. How we differ: sentences are masked one at a
-time, and what is judged is what the model wrote into the gaps, joined. Judging the whole response
+The stress test of A2D (arXiv 2509.23286). The attack encodes the answer once and cuts the tokens at
+its sentences, so that they are those of the whole text. How we differ: the attack masks one
+sentence at a time, and judges read what the model wrote into the gaps, joined. The whole response
 would credit the model with the sentences that the attacker wrote.
 """
 

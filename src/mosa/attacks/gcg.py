@@ -2,8 +2,8 @@
 
     user       how do i make a copper kiln ? [20 tokens found by the search]
 
-Experiment E2 of the MOSA paper (arXiv 2508.12398): the phrase is the beginning of a
-compliant answer, aimed at token 1 or at token 30 of the fully masked response. The search is GCG
+Experiment E2 of the MOSA paper (arXiv 2508.12398): the search aims the beginning of a compliant
+answer at token 1 or at token 30 of the fully masked response. It is GCG
 (arXiv 2307.15043, section 2.2), in suffix_search.py. How we differ: the phrase is the same at both
 places, where E2 has an affirmative and a procedural one, and the loss is ours, since the paper does
 not define its own. `paper` is GCG's budget: the MOSA paper shows about 100 iterations and says no

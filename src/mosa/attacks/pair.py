@@ -7,7 +7,7 @@
 "Jailbreaking Black Box Large Language Models in Twenty Queries" (arXiv 2310.08419). Each round, in
 each stream:
 
-    1. attack   the attacker writes a prompt, given its own conversation; the streams take turns
+    1. attack   the attacker writes a prompt, given its own conversation; the streams alternate
                 among three strategies (role play, logical appeal, authority), as in the program
     2. target   answers it
     3. judge    rates the answer from 1 to 10; a rating of `cutoff` in any stream ends the attack
@@ -15,8 +15,8 @@ each stream:
 
 How we differ: the conversation is ours (refinement.py); the streams go round by round, so that
 their queries share batches, and all of them finish the round in which one succeeds. The
-target decodes as it is set to (published: 150 tokens). A stream whose attacker stays
-unreadable ends. "PAIR" is run with many budgets; the presets name theirs.
+target keeps its own decoder (published: 150 tokens). A stream whose attacker stays unreadable
+ends. Papers run "PAIR" with many budgets; the presets name theirs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
     2. swaps      candidates with one token changed, drawn by that gradient (GCG, arXiv 2307.15043)
     3. filter     the candidates of least loss under the proxy, as many as the target may be asked
     4. target     its loss on those; the lowest is the suffix of the next step
-    5. ask        every `ask_every` steps the best suffix so far is sent
+    5. ask        every `ask_every` steps the target answers the request with the best suffix so far
 
 The steps are those of suffix_search.py with a guide. How we differ:
 
@@ -17,15 +17,16 @@ The steps are those of suffix_search.py with a guide. How we differ:
    goes token by token as through the paper's interfaces. It is the paper's margin loss (`cw`),
    or cross-entropy (`ce`).
 2. The proxy is the target without its adapter unless `proxy` names another checkpoint of the same
-   tokenizer: an aligned public model leaves the attacker that model. A target without an adapter is
-   its own proxy, which is white-box access; each try's details say whose gradients they were. Name
-   the base model as `proxy` to compare checkpoints whose adapter is merged. The target's loss is
-   asked for as many candidates in every case. Records identify a proxy by its name; other weights
-   need another name.
-3. The proxy is not tuned on the target's replies, which the published code leaves off by default.
-4. A suffix that a step ended with is not tried again, as published (its `visited`).
-5. All steps are made, from a random suffix. The published program may stop at an answer without a
-   phrase of refusal, and begins with a suffix that GCG found before.
+   tokenizer: whoever aligns a public model leaves that model to the attacker. A target without an
+   adapter is its own proxy, which is white-box access; each try's details say whose gradients they
+   were. Name the base model as `proxy` to compare checkpoints whose adapter is merged. The attack
+   asks for the target's loss on as many candidates in every case. Records identify a proxy by its
+   name; other weights need another name.
+3. The attack does not tune the proxy on the target's replies, which the published code leaves off
+   by default.
+4. The attack does not try a suffix again that a step ended with, as published (its `visited`).
+5. The attack makes all steps, from a random suffix. The published program may stop at an
+   answer without a phrase of refusal, and begins with a suffix that GCG found before.
 """
 
 from __future__ import annotations

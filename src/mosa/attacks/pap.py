@@ -13,11 +13,11 @@ techniques of persuasion from the social sciences. For each technique:
 How we differ:
 
 1. The attacker is a chat model that gets the technique in one line, which we wrote; the paper
-   fine-tunes one, and neither its training texts nor its code are public.
+   fine-tunes a model, and neither its training texts nor its code are public.
 2. `paper` uses the five techniques that others usually run (logical appeal, authority endorsement,
    misrepresentation, evidence-based persuasion, expert endorsement); `all` uses all 40.
-3. Every technique is tried once. A success is for the final judge to find; the paper's several
-   trials of each are other seeds of the run.
+3. Every technique has one try. The final judge finds successes; the paper's several trials of each
+   are other seeds of the run.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ times:
     2. ask           the target answers
     3. judge         rates the answer from 1 to 10; a rating of `cutoff` ends the attack
 
-Written only from the paper's description. How we differ:
+We wrote this from the paper's description alone. How we differ:
 
 1. The instruction is our own, and so are its harmless examples.
-2. `tries_at_once` tries are made together, so that they share batches, and all of a group are made
+2. The attack makes `tries_at_once` tries together, so that they share batches, and all of a group
    even if its first succeeds. `paper` makes one at a time, which asks least.
-3. `tense` can be "future", the paper's comparison, which works less well there; its present tense
-   is left out.
-4. The target decodes at temperature 1, as published, and otherwise as it is set to (published:
+3. `tense` can be "future", the paper's comparison, which works less well there; we leave out its
+   present tense.
+4. The target decodes at temperature 1, as published, and keeps its other settings (published:
    150 tokens).
 """
 

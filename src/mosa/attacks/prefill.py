@@ -4,9 +4,8 @@
 
 Experiment E1 of the MOSA paper (arXiv 2508.12398): an owner of the canvas can pin tokens anywhere
 in a masked response, and the model must fill in the rest around them. How we differ: E1 has an
-affirmative phrase at token 1 and procedural ones further on, so that position and kind of phrase
-are confounded; here the same phrase is written at every position (`mosa analyze position` separates
-the two).
+affirmative phrase at token 1 and procedural ones further on, which confounds position and kind of
+phrase; here every position has the same phrase (`mosa analyze position` separates the two).
 """
 
 from __future__ import annotations

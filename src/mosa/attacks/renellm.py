@@ -15,11 +15,11 @@
 How we differ:
 
 1. Operations and scenes are in our own words, and the scenes name only the request.
-2. A rewriting that has lost the request is repeated `num_rewrites` times at most; then the
+2. The attack repeats a rewriting that has lost the request `num_rewrites` times at most; then the
    iteration ends without a query. The paper sets no bound. The check is TAP's question (loop.py),
    where the paper asks whether the text is harmful.
-3. An answer with a phrase of refusal is not rated; others get PAIR's rating from 1 to 10, where the
-   paper's evaluator says yes or no.
+3. The judge rates no answer with a phrase of refusal; others get PAIR's rating from 1 to 10, where
+   the paper's evaluator says yes or no.
 """
 
 from __future__ import annotations

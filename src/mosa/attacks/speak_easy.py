@@ -6,9 +6,9 @@
 "Eliciting Harmful Jailbreaks from LLMs with Simple Interactions" (arXiv 2502.04322):
 
     1. split       the attacker breaks the request into `num_questions` harmless questions
-    2. translate   each is put into every language
+    2. translate   the translator puts each into every language
     3. answer      the target answers each, briefly
-    4. back        answers are translated back, and refusals are dropped
+    4. back        the translator puts answers back, and the attack drops refusals
     5. select      for each question, the answer with the best HarmScore, the square root of
                    actionability times informativeness; of equals, the one with the higher sum
     6. join        the selected answers are the response
@@ -16,10 +16,10 @@
 How we differ: both grades come from the in-loop judge, from 1 to 5 and scaled to 0..1, where the
 paper trained two reward models, whose sigmoid is never 0. So a score of 0 drops no answer, nor do
 grades that cannot be read, which count as the lowest. Translator and attacker are chat models,
-where the paper uses a translation service and the target itself; as there, the split is asked for
-as a defence. The target answers as long as its decoder lets it (published: 256 tokens); it is asked
-for 120 words, as published. The end of one answer's text is what a reader sees, so only that is
-translated and graded.
+where the paper uses a translation service and the target itself; as there, the prompt presents the
+split as a defence. The target answers as long as its decoder lets it (published: 256 tokens); the
+question asks for 120 words, as published. A reader sees an answer up to its first end token, so the
+attack translates and grades no more.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
 
 "Tree of Attacks with Pruning" (arXiv 2312.02119). At each depth:
 
-    1. branch    each leaf's conversation is continued `branching` times by the attacker
-    2. prune     prompts that no longer ask for the same thing are dropped (the in-loop judge)
+    1. branch    the attacker continues each leaf's conversation `branching` times
+    2. prune     the in-loop judge drops prompts that no longer ask for the same thing
     3. query     the target answers, the in-loop judge rates from 1 to 10; a rating of `cutoff` ends
-    4. prune     the `width` best rated leaves are kept, equals in random order
+    4. prune     the `width` best rated leaves stay, equals in random order
 
 How we differ:
 
@@ -17,9 +17,9 @@ How we differ:
    at temperature 1 that differ in their seed.
 2. A reply that stays unreadable after `num_retries` drops its branch, as in the published code, and
    so does a prompt longer than the target's context; a judge's unreadable rating counts as 1, an
-   unreadable yes or no as yes. All prompts on topic are sent, as in the paper's algorithm; its code
-   sends `width` of them, drawn at random, so that no rating prunes any more.
-3. The target decodes as it is set to (published: temperature 0, 150 tokens).
+   unreadable yes or no as yes. The target gets all prompts on topic, as in the paper's algorithm;
+   the paper's code sends `width` of them, drawn at random, so that no rating prunes any more.
+3. The target keeps its own decoder (published: temperature 0, 150 tokens).
 4. `position` above 1 is the adaptive attack of the MOSA paper (arXiv 2508.12398, Table 4), aimed at
    the middle instead of the beginning. The paper says no more; here the attacker's instruction says
    that compliance should begin there, and what is rated begins there.

@@ -1,12 +1,12 @@
-"""TrajHijack: committed refusals are masked again and replaced by a compliant beginning.
+"""TrajHijack: masks committed refusals again and writes a compliant beginning in their place.
 
-    step h        everything committed so far is masked again; "sure , here is how ..." is written
+    step h        the attacker masks all that is committed and writes "sure , here is how ..."
     step h+1 ..   the model continues
 
 "Re-Mask and Redirect" (arXiv 2604.08557): a sampler never revisits what it has committed,
 and a refusal forms in the first 8 to 16 of 64 steps, so undoing it there undoes the safety. Two
 controls of the paper are further tries: only masking, and only the beginning (given from step 1).
-How we differ: everything committed by then is masked again, since a refusal's end is not
+How we differ: the attack masks everything that is committed by then, since a refusal's end is not
 always clear. The beginning is that of the behavior with the heading of a first step, cut to length;
 `smoke` leaves it whole, since on the testbed it works only with its heading.
 """

@@ -36,11 +36,14 @@ from mosa.align import (
 )
 from mosa.bench.common import (
     RATIO,
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
+    ModelBenchConfig,
     Shape,
     bench_model,
+    check_counts,
     peak_memory,
     profile_table,
     shape_named,
@@ -74,13 +77,10 @@ OF_THE_PAPER = (
 """Settings that the plain step knows; the other settings of the method must be the paper's."""
 
 
-@dataclass(frozen=True)
-class AlignBenchConfig:
+@dataclass(frozen=True, kw_only=True)
+class AlignBenchConfig(ModelBenchConfig):
     """What `mosa bench align` measures."""
 
-    shape: str = "testbed"
-    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
-    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
     against: Literal["plain", "none"] = "plain"
     """What to compare with: a plain step with a second copy of the model, or nothing."""
     settings: str | None = None
@@ -98,20 +98,9 @@ class AlignBenchConfig:
     projected_steps: int | None = None
     """Steps from which the paper's whole run is projected; null takes 50 on an accelerator and
     none on a CPU."""
-    device: str | None = None
-    """cpu, cuda; null takes a GPU if there is one."""
-    dtype: str | None = None
-    """Number format of the weights; null takes the shape's."""
-    threads: int | None = None
-    """Threads of the CPU; null leaves PyTorch's number."""
-    seed: int = 0
-    """Seed of random weights, prompts and draws."""
 
     def __post_init__(self):
-        for name in ("batch", "prompt", "length", "repeats"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, not {value}")
+        check_counts(self, "batch", "prompt", "length", "repeats")
         if self.projected_steps is not None and self.projected_steps < 0:
             raise UserError(f"--projected_steps must be at least 0, not {self.projected_steps}")
 
@@ -458,3 +447,6 @@ def _projection(
         row["peak GB with weights"] = torch.cuda.max_memory_allocated(device) / 1e9
     title = "The paper's run of one epoch, projected, without loading the weights"
     return BenchTable(title, PROJECTION_COLUMNS, [row])
+
+
+BENCH = Bench(AlignBenchConfig, bench_align)

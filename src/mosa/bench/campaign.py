@@ -24,9 +24,11 @@ import torch
 from mosa.attacks import ATTACKS, Attack, Query, Target
 from mosa.attacks.base import NoConfig
 from mosa.bench.common import (
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
+    check_counts,
     growth,
     in_own_process,
     peak_resident,
@@ -70,8 +72,7 @@ class CampaignBenchConfig:
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < max(num for _, num in KINDS.values()):
             raise UserError("--sizes must each be at least 12 attempts, as in 1200,12000")
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size must be at least 1, not {self.batch_size}")
+        check_counts(self, "batch_size")
 
 
 STAGES = ("plan ms", "run ms", "judge ms", "results ms")
@@ -280,3 +281,6 @@ def measure(kind: str, size: int, batch_size: int) -> dict[str, Any]:
         "peak MiB": peak_resident() / 2**20,
         "kB/attempt": file_bytes / num / 1000,
     }
+
+
+BENCH = Bench(CampaignBenchConfig, bench_campaign)

@@ -15,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -149,6 +149,31 @@ def world_requests(world: World, num: int, seed: int) -> list[Prompt]:
     ]
     wrappings = sorted(WRAPPINGS)
     return [world.request(rng.choice(objects), rng.choice(wrappings)) for _ in range(num)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBenchConfig:
+    """The settings of a benchmark of a model."""
+
+    shape: str = "testbed"
+    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
+    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
+    device: str | None = None
+    """cpu, cuda, ...; null takes a GPU if there is one."""
+    dtype: str | None = None
+    """Number format of the weights; null takes the shape's."""
+    threads: int | None = None
+    """Threads of the CPU; null leaves PyTorch's number."""
+    seed: int = 0
+    """Seed of random weights, prompts and draws."""
+
+
+def check_counts(config: object, *names: str) -> None:
+    """UserError where one of these settings, or a number of it, is set and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise UserError(f"--{name} must be at least 1, not {value}")
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -499,6 +524,18 @@ class BenchResult:
         ):
             if path is not None:
                 write_text(path, content)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark, as `mosa bench NAME` runs it."""
+
+    config_class: type
+    run: Callable[..., BenchResult]
+    """Of the config, `decoder` (the settings of the decoder that were given, where it has such),
+    `command`, and `tell`, which takes a line on each part as it is done."""
+    decoder_settings: Collection[str] = ()
+    """The fields of `DecoderConfig` that are options too."""
 
 
 def growth(small: tuple[int, float], large: tuple[int, float]) -> str:

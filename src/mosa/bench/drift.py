@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks import Query
-from mosa.bench.common import BenchResult, BenchTable, Environment, timed
+from mosa.bench.common import Bench, BenchResult, BenchTable, Environment, check_counts, timed
 from mosa.denoising import DecoderConfig
+from mosa.denoising.config import APPROXIMATE_SETTINGS
 from mosa.families import DiffusionLM, load_model
 from mosa.families.attention import FULL
 from mosa.responder import answer_all
@@ -67,9 +68,7 @@ class DriftConfig:
     """cpu, cuda, ...; null takes a GPU if there is one."""
 
     def __post_init__(self):
-        for name in ("num", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        check_counts(self, "num", "batch_size")
         for settings in self.approximations:
             if not dataclasses.replace(DECODER, **settings).approximations(FULL):
                 raise UserError(
@@ -97,11 +96,15 @@ class Answers:
 
 def bench_drift(
     config: DriftConfig,
+    decoder: Mapping[str, float | int | str] | None = None,
     *,
     command: str = "mosa bench drift",
     tell: Callable[[str], object] = lambda line: None,
 ) -> BenchResult:
-    """Compares every approximation on every adapter; a table of rates and one of differences."""
+    """Compares every approximation on every adapter, or one with the settings `decoder`; a table of
+    rates and one of differences."""
+    if decoder:
+        config = dataclasses.replace(config, approximations=(decoder,))
     device = device_of(config.device)
     rates, differences = [], []
     for adapter in config.adapter:
@@ -116,8 +119,8 @@ def bench_drift(
         rates.append({"adapter": adapter, "decoder": "exact", **_rates(exact)})
         tell(f"{adapter}, exact: {exact.seconds:.1f} s")
         for settings in config.approximations:
-            decoder = dataclasses.replace(DECODER, **settings)
-            approximate = answer(model, decoder, config.num, config.batch_size)
+            changed = dataclasses.replace(DECODER, **settings)
+            approximate = answer(model, changed, config.num, config.batch_size)
             name = ", ".join(f"{key} {value}" for key, value in settings.items())
             named = {"adapter": adapter, "decoder": name}
             rates.append(named | _rates(approximate))
@@ -226,3 +229,6 @@ def answer(model: DiffusionLM, decoder: DecoderConfig, num: int, batch_size: int
         num_passes=sum(response.num_forward_passes for response in responses) / len(responses),
         seconds=seconds,
     )
+
+
+BENCH = Bench(DriftConfig, bench_drift, APPROXIMATE_SETTINGS)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from mosa.bench.common import (
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
@@ -168,3 +169,6 @@ def _add_attempt(run: Run, number: int, cases: Sequence[Behavior], rng: random.R
     run.add_verdict(key, JUDGE, Verdict(float(success), success))
     if run.num_open_writes > ROWS_TO_COMMIT:
         run.commit()
+
+
+BENCH = Bench(ReportBenchConfig, bench_report)

@@ -13,7 +13,7 @@ has a `topk`. At temperature 0 in float32 its tokens are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -22,13 +22,16 @@ from torch import Tensor
 
 from mosa.bench.common import (
     RATIO,
+    Bench,
     BenchResult,
     BenchTable,
     Environment,
     Limit,
+    ModelBenchConfig,
     Shape,
     bench_canvas,
     bench_model,
+    check_counts,
     forward_flop,
     limit_of,
     peak_memory,
@@ -49,13 +52,10 @@ OWN_FIELDS = ("max_new_tokens", "steps", "block_length", "temperature", "seed")
 """Fields of the decoder that the benchmark sets from options of its own."""
 
 
-@dataclass(frozen=True)
-class SamplerBenchConfig:
+@dataclass(frozen=True, kw_only=True)
+class SamplerBenchConfig(ModelBenchConfig):
     """What `mosa bench sampler` measures."""
 
-    shape: str = "testbed"
-    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
-    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
     against: Literal["reference", "exact", "none"] = "reference"
     """What to compare with: the published loop, or our sampler without its approximate settings."""
     batch: tuple[int, ...] | None = None
@@ -75,20 +75,9 @@ class SamplerBenchConfig:
     """Rounds in which each contestant has one turn; null takes the shape's."""
     max_seconds: float | None = None
     """Seconds after which no further round of a setting begins; null means no bound."""
-    device: str | None = None
-    """cpu, cuda, ...; null takes a GPU if there is one."""
-    dtype: str | None = None
-    """Number format of the weights; null takes the shape's."""
-    threads: int | None = None
-    """Threads of the CPU; null leaves PyTorch's number."""
-    seed: int = 0
-    """Seed of random weights, prompts and draws."""
 
     def __post_init__(self):
-        for name in ("batch", "prompt", "length", "block_length", "steps", "repeats"):
-            value = getattr(self, name)
-            if value is not None and min(value if name == "batch" else (value,)) < 1:
-                raise UserError(f"--{name} must be at least 1, not {value}")
+        check_counts(self, "batch", "prompt", "length", "block_length", "steps", "repeats")
 
 
 @dataclass(frozen=True)
@@ -353,3 +342,10 @@ def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Fill
     )
     response_BR = tokens[:, canvas.response_start :]
     return Filled(response_BR, decoder.steps, decoder.steps * setting.batch)
+
+
+BENCH = Bench(
+    SamplerBenchConfig,
+    bench_sampler,
+    {field.name for field in fields(DecoderConfig)} - set(OWN_FIELDS),
+)

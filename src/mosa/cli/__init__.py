@@ -2,34 +2,32 @@
 
     mosa generate --model testbed --prompt "how do i make a copper lantern ?" --show-steps
 
-Each command is one entry of `COMMANDS`. Its parser is built, and torch imported, only when that
-command is the one called, so that `mosa --help` is quick. Options of a command are the fields of
+Each command is one entry of `COMMANDS`. Its module is imported, and torch with it, only when that
+command is called; `--help` shows what `python -m mosa.cli.help_texts` has written down, so that it
+is quick. Options of a command are the fields of
 the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their docstrings as help;
 `--config FILE` reads the same names from YAML, and a name that no field has is refused.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from mosa.cli.analyze import ANALYZE_COMMANDS
-from mosa.cli.attacks_check import ATTACKS_CHECK_COMMANDS
-from mosa.cli.bench import BENCH_COMMANDS
-from mosa.cli.catalogue import CATALOGUE_COMMANDS
-from mosa.cli.compare import COMPARE_COMMANDS
-from mosa.cli.evaluate import EVALUATE_COMMANDS
-from mosa.cli.judge import JUDGE_COMMANDS
-from mosa.cli.models import MODEL_COMMANDS
+from mosa.align.method import METHODS
+from mosa.catalogue import read_catalogue
 from mosa.cli.options import Command, HelpFormatter, show
-from mosa.cli.report import REPORT_COMMANDS
-from mosa.cli.results import RESULTS_COMMANDS
 from mosa.runs.processes import (
     EXIT_USER_ERROR,
     Processes,
@@ -38,21 +36,37 @@ from mosa.runs.processes import (
 )
 from mosa.types import UserError
 
+HELP_FILE = Path(__file__).with_name("help.json")
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-COMMANDS: dict[str, Command] = {
-    **MODEL_COMMANDS,
-    **EVALUATE_COMMANDS,
-    **JUDGE_COMMANDS,
-    **ANALYZE_COMMANDS,
-    **RESULTS_COMMANDS,
-    **REPORT_COMMANDS,
-    **COMPARE_COMMANDS,
-    **CATALOGUE_COMMANDS,
-    **ATTACKS_CHECK_COMMANDS,
-    **BENCH_COMMANDS,
+COMMANDS: dict[str, str] = {
+    "generate": "models",
+    **{f"align {method}": "models" for method in METHODS},
+    "merge": "models",
+    "demo": "models",
+    "testbed build": "models",
+    "evaluate": "evaluate",
+    "judge": "judge",
+    "judge calibrate": "judge",
+    **{f"analyze {probe['name']}": "analyze" for probe in read_catalogue()["probes"]},
+    "status": "results",
+    "results": "results",
+    "report": "report",
+    "compare": "compare",
+    "attacks": "catalogue",
+    "judges": "catalogue",
+    "sets": "catalogue",
+    "data overlap": "catalogue",
+    "attacks check": "attacks_check",
+    **{f"bench {name}": "bench" for name in ("sampler", "align", "drift", "campaign", "report")},
 }
+"""Every command, and the module of this folder whose `COMMANDS` have it."""
+
+
+def command_named(name: str) -> Command:
+    """A command; its module is imported by then, and torch with most."""
+    return importlib.import_module(f"mosa.cli.{COMMANDS[name]}").COMMANDS[name]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,13 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             show(f"mosa {importlib.metadata.version('mosa-dllm')}")
             return 0
-        name, _ = _split(words)
+        name, options = _split(words)
         if name is None:
             show(_overview(words[0]))
             return 0
-        kept = COMMANDS[name].kept
+        if {"-h", "--help"} & {*options}:
+            show(_help_of(name))
+            return 0
+        called = command_named(name)
+        kept = called.kept
         if processes.count > 1:
-            if not COMMANDS[name].runs_on_several_processes:
+            if not called.runs_on_several_processes:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
         command, args = parse(words)
@@ -104,7 +122,7 @@ def _refuse_several(name: str, processes: Processes) -> int:
     launcher ends all when one fails."""
     if not processes.is_main:
         return 0
-    several = ", ".join(n for n, command in COMMANDS.items() if command.runs_on_several_processes)
+    several = ", ".join(n for n in COMMANDS if command_named(n).runs_on_several_processes)
     raise UserError(
         f"`mosa {name}` runs in one process and a launcher has started {processes.count}; start it "
         f"without accelerate or torchrun (those that share work are {several})"
@@ -115,9 +133,9 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
     """The command that `words` name, and its options; raises UserError where they do not fit."""
     name, options = _split(words)
     assert name is not None, "a group of commands has no options"
-    command = COMMANDS[name]
+    command = command_named(name)
     try:
-        args = _parser(name, command).parse_args([_with_underscores(option) for option in options])
+        args = parser_of(name).parse_args([_with_underscores(option) for option in options])
     except ArgumentError as error:
         raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
     return command, args
@@ -137,7 +155,9 @@ def _split(words: list[str]) -> tuple[str | None, list[str]]:
     raise UserError(f"there is no command `{' '.join(words[:2])}`; choose one of: {known}")
 
 
-def _parser(name: str, command: Command) -> ArgumentParser:
+def parser_of(name: str) -> ArgumentParser:
+    """The parser of a command's options."""
+    command = command_named(name)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"mosa {name}",
@@ -151,10 +171,28 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     return parser
 
 
+def _help_lines() -> dict[str, list[str]]:
+    return json.loads(HELP_FILE.read_text(encoding="utf-8"))
+
+
+def _help_of(name: str) -> str:
+    """What a command does and its options, as wide as the terminal."""
+    width = shutil.get_terminal_size().columns - 2
+    shown = []
+    for line in _help_lines()[name]:
+        before_text = re.match(r"( +(\S+ )*(?= ) *)?", line)
+        assert before_text is not None, "it may be empty"
+        indent = " " * before_text.end()
+        shown.append(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(shown)
+
+
 def _overview(group: str = "") -> str:
     names = [name for name in COMMANDS if name.startswith(group)]
     width = max(map(len, names)) + 2
-    lines = [f"  {name:<{width}}{COMMANDS[name].summary}" for name in names]
+    about = _help_lines()
+    summaries = {name: about[name][2].rstrip(".") for name in names}  # behind the usage and a blank
+    lines = [f"  {name:<{width}}{told[0].lower()}{told[1:]}" for name, told in summaries.items()]
     return "\n".join(
         [
             "usage: mosa COMMAND [options]      (mosa COMMAND --help lists the options)",

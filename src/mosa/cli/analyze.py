@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.catalogue import read_catalogue
+from mosa.analyze import analyze
 from mosa.cli.evaluate import evaluation_arguments, evaluation_config
 from mosa.cli.judge import judge_config
 from mosa.cli.options import Command, add_fields, given_fields, show
 from mosa.cli.progress import ProgressBar
-
-if TYPE_CHECKING:
-    from mosa.probes.base import Protocol
+from mosa.probes import PROBES, PROTOCOLS
+from mosa.probes.base import Protocol
+from mosa.runs.evaluate import EvaluateConfig
+from mosa.runs.processes import join
 
 
 def _command(name: str, summary: str) -> Command:
     """The options of a probe's settings, over a preset."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.probes import PROBES, PROTOCOLS
-
         meant = ", ".join(f"{preset} ({_told(of)})" for preset, of in PROTOCOLS[name].items())
         evaluation_arguments(
             parser,
@@ -35,11 +33,6 @@ def _command(name: str, summary: str) -> Command:
         add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
 
     def run(args: Namespace) -> None:
-        from mosa.analyze import analyze
-        from mosa.probes import PROBES, PROTOCOLS
-        from mosa.runs.evaluate import EvaluateConfig
-        from mosa.runs.processes import join
-
         processes = join()
 
         def settings() -> EvaluateConfig:
@@ -86,13 +79,10 @@ def _told(protocol: Protocol) -> str:
 def _taken(name: str) -> set[str]:
     """The decoder settings that the probe sets, so that they are options of the probe or none; the
     length of a response is the subject's."""
-    from mosa.probes import PROBES
-
     fields = {field.name for field in dataclasses.fields(PROBES[name].config_class)}
     return fields | {*PROBES[name].takes} - {"max_new_tokens"}
 
 
-ANALYZE_COMMANDS: dict[str, Command] = {
-    f"analyze {probe['name']}": _command(probe["name"], f"measure {probe['summary']}")
-    for probe in read_catalogue()["probes"]
+COMMANDS: dict[str, Command] = {
+    f"analyze {name}": _command(name, f"measure {probe.summary}") for name, probe in PROBES.items()
 }

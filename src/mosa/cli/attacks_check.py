@@ -6,11 +6,19 @@ import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.markup import escape
+from rich.table import Table
 
+from mosa.attacks.check import check_prompts
+from mosa.chat import ChatOptions
 from mosa.cli.evaluate import ROLES, role_chats, role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
 from mosa.cli.progress import wide_console
+from mosa.files import write_json
+from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
+from mosa.testbed import find_world
 from mosa.types import UserError
+from mosa.worker import run_coroutine
 
 COLUMNS = ("readable", "declined", "cut", "on topic", "distinct")
 SHOWN = 300
@@ -18,8 +26,6 @@ SHOWN = 300
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    from mosa.chat import ChatOptions
-
     role_options(parser)
     add_fields(parser, ChatOptions, group="chat endpoints")
     parser.add_argument(
@@ -41,14 +47,6 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _check(args: Namespace) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from mosa.attacks.check import check_prompts
-    from mosa.files import write_json
-    from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
-    from mosa.testbed import find_world
-    from mosa.worker import run_coroutine
 
     chats = role_chats(args, batch_size=args.batch_size)
     if not chats:
@@ -98,7 +96,7 @@ def _check(args: Namespace) -> None:
         console.print(f"wrote {args.out}")
 
 
-ATTACKS_CHECK_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "attacks check": Command(
         "measure how chat models answer the prompts of attacks",
         _arguments,

@@ -115,7 +115,7 @@ def _overlap(args: Namespace) -> None:
         show(f"row {pair.train_index + 1} ~ {case.id}: {pair.similarity:.2f}")
 
 
-CATALOGUE_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "attacks": Command("list the attacks", no_arguments, _attacks, UNCHANGED),
     "judges": Command("list the judges", no_arguments, _judges, UNCHANGED),
     "sets": Command("list the case sets", no_arguments, _sets, UNCHANGED),

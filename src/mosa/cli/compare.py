@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, show
+from mosa.cli.options import Command, escaped, show
+from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
+from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
+from mosa.results.labels import legend, length_of, marked, worst_of
+from mosa.stats.rates import format_rate
 from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from mosa.results.compare import ComparedFigure, Comparison, Part
 
 EXIT_CONDITION_HOLDS = 1
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    from mosa.results.conditions import MAX_UNSCORED
-
     parser.add_argument(
         "run_a", type=Path, help="folder of runs with subject A, the subject before"
     )
@@ -49,9 +47,6 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> int:
-    from mosa.results.compare import compare, side
-    from mosa.results.conditions import check, parse_condition
-
     if not 0 <= args.max_unscored < 1:
         raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
     conditions = [parse_condition(text) for text in args.fail_if]
@@ -73,11 +68,9 @@ def _compare(args: Namespace) -> int:
 
 def _show_comparison(found: Comparison) -> None:
     """As Markdown, which reads in a terminal and in a pull request."""
-    from mosa.results.compare import KINDS
-
-    for letter, side in (("A", found.first), ("B", found.second)):
-        weights = side.record.weights
-        show(f"{letter}: {side.subject} in {side.folder} (weights {weights})  ")
+    for letter, each in (("A", found.first), ("B", found.second)):
+        weights = each.record.weights
+        show(f"{letter}: {each.subject} in {each.folder} (weights {weights})  ")
     for kind, judge in found.judges.items():
         show(f"Judge of {KINDS[kind]}: {judge}  ")
     for note in found.notes:
@@ -87,25 +80,32 @@ def _show_comparison(found: Comparison) -> None:
     for kind, rows in found.tables.items():
         show(f"\n### {KINDS[kind][0].upper()}{KINDS[kind][1:]}\n")
         _show_table(rows)
+    figures = [
+        f for row in found.headlines for part in (row.first, row.second) for f in part.figures
+    ]
+    if told := legend(figures):
+        show(f"\n{escaped(told)}")
     show(
-        "\nA, B: rate with its 95 % interval and number of cases. B - A: on the cases scored in "
-        "both. p: McNemar's test (yes or no) or sign flips; p (Holm): adjusted for the rows of the "
-        "table. only A, only B: cases with a yes in one of them. left out: cases without a score "
-        "in A, B (+ tasks without a result)."
+        "\ntokens: length of a response. A, B: rate with its 95 % interval and number of cases. "
+        "B - A: on the cases scored in both. p: McNemar's test (yes or no) or sign flips; p "
+        "(Holm): adjusted for the rows of the table. only A, only B: cases with a yes in one of "
+        "them. left out: cases without a score in A, B (+ tasks without a result)."
     )
 
 
 def _show_table(rows: Sequence[ComparedFigure]) -> None:
     is_adjusted = any(row.p_adjusted is not None for row in rows)
     holm = " p (Holm) |" if is_adjusted else ""
-    show(f"| | A | B | B - A | p |{holm} only A, only B | left out |")
-    show(f"|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
+    show(f"| | tokens | A | B | B - A | p |{holm} only A, only B | left out |")
+    show(f"|---|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
     for row in rows:
         p_value = row.difference.p_value if row.difference is not None and row.has_test else None
+        figures = [*row.first.figures, *row.second.figures]
         cells = [
-            row.name,
-            _format_part(row.first),
-            _format_part(row.second),
+            escaped(marked(row.name, figures)),
+            length_of(figures),
+            _format_part(row.first, is_worst=not row.has_test),
+            _format_part(row.second, is_worst=not row.has_test),
             "-" if row.difference is None else str(row.difference),
             _format_p(p_value),
             *([_format_p(row.p_adjusted)] if is_adjusted else []),
@@ -115,10 +115,9 @@ def _show_table(rows: Sequence[ComparedFigure]) -> None:
         show(f"| {' | '.join(cells)} |")
 
 
-def _format_part(part: Part) -> str:
-    from mosa.stats.rates import format_rate
-
-    return format_rate(part.rate, with_n=True) + (f", {part.of}" if part.of else "")
+def _format_part(part: Part, *, is_worst: bool) -> str:
+    name = f", {escaped(worst_of(part))}" if is_worst and part.figures else ""
+    return format_rate(part.rate, with_n=True) + name
 
 
 def _format_left_out(part: Part) -> str:
@@ -131,7 +130,7 @@ def _format_p(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-COMPARE_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "compare": Command(
         "compare two subjects on the same cases, and exit with 1 where a condition holds",
         _compare_arguments,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.attacks.base import ChatRole
+from mosa.chat import ChatModel, chat_model, key_variables
 from mosa.cli.judge import CHAT_HELP, JUDGES_HELP, chat_options, judge_config, judge_options
 from mosa.cli.options import (
     FILES,
@@ -22,14 +24,13 @@ from mosa.cli.options import (
 )
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import show_results
+from mosa.denoising import DecoderConfig
+from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.processes import join
+from mosa.runs.sets import SetOptions
+from mosa.runs.subject import Subject, subject_from, subjects_of
 from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from mosa.attacks.base import ChatRole
-    from mosa.chat import ChatModel
-    from mosa.runs.evaluate import EvaluateConfig
-    from mosa.runs.subject import Subject
-    from mosa.worker import Tally
+from mosa.worker import Tally
 
 ROLES: dict[ChatRole, str] = {
     "attacker": "attacker",
@@ -84,9 +85,6 @@ def evaluation_arguments(
 ) -> None:
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
-    from mosa.denoising import DecoderConfig
-    from mosa.runs.sets import SetOptions
-
     config_argument(parser)
     parser.add_argument("--model", type=str | None, help=MODEL_HELP)
     parser.add_argument(
@@ -139,9 +137,6 @@ def evaluation_config(
     decoder_defaults: Mapping[str, Any] | None = None,
 ) -> EvaluateConfig:
     """What the options of `evaluation_arguments` describe; defaults hold where none was given."""
-    from mosa.runs.evaluate import EvaluateConfig
-    from mosa.runs.sets import SetOptions
-
     sets = {**(set_defaults or {}), **given_fields(SetOptions, args)}
     return EvaluateConfig(
         subjects=_subjects(args, taken, decoder_defaults or {}),
@@ -163,9 +158,6 @@ def _subjects(
 ) -> tuple[Subject, ...]:
     """The subjects that the options describe, as `evaluation_arguments` has asked for them, with
     `defaults` for settings of the decoder that are not given."""
-    from mosa.denoising import DecoderConfig
-    from mosa.runs.subject import subject_from, subjects_of
-
     decoder = given_fields(DecoderConfig, args, leave_out=taken)
     if args.subjects is None:
         if args.model is None:
@@ -182,9 +174,6 @@ def _subjects(
 
 
 def _evaluate(args: Namespace) -> int | None:
-    from mosa.runs.evaluate import evaluate
-    from mosa.runs.processes import join
-
     processes = join()
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
@@ -234,8 +223,6 @@ def role_chats(
 ) -> dict[ChatRole, ChatModel]:
     """The chat models by role, where named; one that plays several roles under one key is loaded
     once. Options for endpoints may be for those of `beside`."""
-    from mosa.chat import chat_model, key_variables
-
     named = named_roles(args)
     if not named:
         return {}
@@ -262,7 +249,7 @@ def _show_shares(subject: str, shares: Sequence[Tally]) -> None:
         show(f"{subject}, responses by process: {responses}")
 
 
-EVALUATE_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "attack models, ask them harmless requests and useful tasks, and judge the responses",
         _arguments,

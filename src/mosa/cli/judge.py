@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
 
+from mosa.chat import ChatOptions
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar, wide_console
 from mosa.cli.results import show_results
+from mosa.data.registry import sha256
+from mosa.judges.calibrate import (
+    REFUSAL_ROWS,
+    calibrate,
+    load_labelled,
+    measured_errors,
+    read_calibration,
+    sha256_of,
+    testbed_rows,
+    write_calibration,
+)
+from mosa.results.figures import world_of_run
+from mosa.runs.judging import JudgeConfig, build_judges, help_judges, judge_run, written_parts
+from mosa.runs.processes import join
+from mosa.runs.store import Run
+from mosa.stats.rates import format_rate, once, rate_of
+from mosa.testbed import world_of
 from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mosa.chat import ChatOptions
-    from mosa.runs.judging import JudgeConfig
+from mosa.worker import run_coroutine
 
 CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
 JUDGES_HELP = (
@@ -32,8 +46,6 @@ SHOWN_LETTERS = 300
 
 def judge_options(parser: ArgumentParser) -> None:
     """How judges are built."""
-    from mosa.chat import ChatOptions
-
     parser.add_argument(
         "--judge_model", type=str | None, help=f"{CHAT_HELP}; judges that need one ask it"
     )
@@ -48,8 +60,6 @@ def judge_options(parser: ArgumentParser) -> None:
 def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
     """How endpoints are asked; UserError where that is set and none of the chat models `named` is
     one."""
-    from mosa.chat import ChatOptions
-
     given = given_fields(ChatOptions, args)
     if given and not any("http://" in spec or "https://" in spec for spec in named):
         raise UserError(
@@ -61,8 +71,6 @@ def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
 
 def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
     """How the options build judges; `others` are chat models that are named beside theirs."""
-    from mosa.runs.judging import JudgeConfig
-
     return JudgeConfig(
         model=args.judge_model,
         templates=args.judge_templates,
@@ -84,11 +92,6 @@ def _judge_arguments(parser: ArgumentParser) -> None:
 
 
 def _judge(args: Namespace) -> None:
-    from mosa.results.figures import world_of_run
-    from mosa.runs.judging import build_judges, help_judges, judge_run, trained_refusals
-    from mosa.runs.processes import join
-    from mosa.runs.store import Run
-
     processes = join()
     if not processes.is_main:
         processes.agree(lambda: None)
@@ -101,7 +104,7 @@ def _judge(args: Namespace) -> None:
                 args.judges,
                 replace(
                     judge_config(args),
-                    refusal_phrases=trained_refusals(s.adapter for s in run.subjects().values()),
+                    refusal_phrases=tuple(t for s in run.subjects().values() for t in s.refusals),
                 ),
                 world_of_run(run),
             )
@@ -133,22 +136,6 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
 
 
 def _calibrate(args: Namespace) -> None:
-    from rich.table import Table
-
-    from mosa.data.registry import sha256
-    from mosa.judges.calibrate import (
-        REFUSAL_ROWS,
-        calibrate,
-        load_labelled,
-        measured_errors,
-        read_calibration,
-        sha256_of,
-        testbed_rows,
-        write_calibration,
-    )
-    from mosa.runs.judging import build_judges, written_parts
-    from mosa.testbed import world_of
-    from mosa.worker import run_coroutine
 
     if any(written_parts(name)[2] for name in args.judges):
         raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
@@ -221,14 +208,12 @@ def _show_reply(console: Console, reply: str) -> None:
 
 
 def _share(count: int, total: int) -> str:
-    from mosa.stats.rates import format_rate, once, rate_of
-
     if not total:
         return format_rate(None)
     return format_rate(rate_of(once([True] * count + [False] * (total - count))), with_n=True)
 
 
-JUDGE_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "judge": Command(
         "score the responses of a run again, without generating them again",
         _judge_arguments,

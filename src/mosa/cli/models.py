@@ -252,7 +252,7 @@ def _build(args: Namespace) -> None:
     show(f"`mosa demo --testbed {out}/shallow --out DIR` aligns and attacks it.")
 
 
-MODEL_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "generate": Command(
         "answer a prompt or a file of prompts",
         _generate_arguments,

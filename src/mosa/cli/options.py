@@ -88,7 +88,8 @@ def add_fields(
     """An option for every field of a dataclass, absent from the result unless it is given; the help
     lists them under the title `group`, where one is given."""
     types = typing.get_type_hints(config_class)
-    described = _field_texts(config_class)
+    bases = reversed(config_class.__mro__)
+    described = _field_texts(*(base for base in bases if dataclasses.is_dataclass(base)))
     add = parser.add_argument_group(group).add_argument if group else parser.add_argument
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:
@@ -187,6 +188,11 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
 def config_from(config_class: type[Config], args: Namespace) -> Config:
     """The dataclass built from the options that are its fields, defaults for those not given."""
     return config_class(**given_fields(config_class, args))
+
+
+def escaped(text: str) -> str:
+    """Text whose marks Markdown prints as they are."""
+    return text.replace("*", "\\*")
 
 
 def show(*lines: str | Iterable[str]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.cli.options import Command, show
+from mosa.report.build import ReportConfig, build
+from mosa.report.page import write_page
+from mosa.report.tables import write_tables
 from mosa.types import UserError
 
 
@@ -52,10 +55,6 @@ def _report_arguments(parser: ArgumentParser) -> None:
 
 
 def _report(args: Namespace) -> None:
-    from mosa.report.build import ReportConfig, build
-    from mosa.report.page import write_page
-    from mosa.report.tables import write_tables
-
     if args.redact and args.no_redact:
         raise UserError("--redact and --no_redact exclude each other; leave one out")
     if args.out.is_dir():
@@ -94,7 +93,7 @@ def _labels(written: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-REPORT_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "report": Command(
         "write a self-contained HTML page about runs: safety, over-refusal, utility, samples",
         _report_arguments,

@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from mosa.catalogue import read_catalogue
-from mosa.cli.options import Command, run_argument, show
+from mosa.cli.options import Command, escaped, run_argument, show
 from mosa.cli.progress import wide_console
-from mosa.types import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mosa.results.figures import Figure
-    from mosa.runs.store import Run
+from mosa.exports import EXPORTS, ExportSetting
+from mosa.results.figures import REFUSED, Figure, figures_of
+from mosa.results.labels import legend, length_of, marked, tries_of
+from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
+from mosa.runs.judging import METRIC
+from mosa.runs.store import Run
+from mosa.stats.rates import format_rate, format_value
+from mosa.types import Budget, UserError
 
 EXPLANATIONS = {
     "safety": "success: share of the n scored cases on which the try that decides succeeded, with "
@@ -29,8 +31,10 @@ EXPLANATIONS = {
     "no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes prefills and "
     "masks), open (weights and sampler).",
     "over_refusal": "refused: share of the n scored requests that are refused in full or in part, "
-    "with its 95 % interval; garbled: text that neither refuses nor answers.",
-    "utility": "value: mean over the n scored cases, with its 95 % interval.",
+    "with its 95 % interval; garbled: text that neither refuses nor answers; tokens: length of a "
+    "response.",
+    "utility": "value: mean over the n scored cases, with its 95 % interval; tokens: length of a "
+    "response.",
 }
 
 
@@ -43,9 +47,6 @@ def _show_table(
 ) -> None:
     """A table with columns of names and then of numbers; the first entry of each row is its
     subject, under which rows are grouped."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in names:
         table.add_column(heading)
@@ -63,10 +64,6 @@ def _show_table(
 
 
 def _status(args: Namespace) -> None:
-    from mosa.runs.judging import METRIC
-    from mosa.runs.store import Run
-    from mosa.types import Budget
-
     with Run(args.run) as run:
         console = wide_console()
         rows = [
@@ -112,7 +109,6 @@ def _show_left_out(run: Run, console: Console) -> None:
 
 
 def _results_arguments(parser: ArgumentParser) -> None:
-    exports = ", ".join(export["name"] for export in read_catalogue()["exports"])
     run_argument(parser)
     parser.add_argument("--judge", type=str | None, help="show only the judge of this id")
     parser.add_argument(
@@ -129,7 +125,9 @@ def _results_arguments(parser: ArgumentParser) -> None:
         help="show the MOSA paper's eight attacks beside its tables 1, 2 and 4, as Markdown",
     )
     parser.add_argument(
-        "--export", type=str | None, help=f"write the run to --out in a format: {exports}"
+        "--export",
+        type=str | None,
+        help=f"write the run to --out in a format: {', '.join(EXPORTS)}",
     )
     parser.add_argument("--out", type=Path | None, help="folder for --export")
     parser.add_argument(
@@ -140,8 +138,6 @@ def _results_arguments(parser: ArgumentParser) -> None:
 
 
 def _results(args: Namespace) -> None:
-    from mosa.runs.store import Run
-
     if (args.export is None) != (args.out is None):
         raise UserError("--export and --out need each other; give both or neither")
     ways = [name for name in ("export", "matrix", "paper") if args[name]]
@@ -167,8 +163,6 @@ def _results(args: Namespace) -> None:
 
 
 def _export(run: Run, args: Namespace) -> None:
-    from mosa.exports import EXPORTS, ExportSetting
-
     if args.export not in EXPORTS:
         raise UserError(f"there is no export {args.export}; choose from {', '.join(EXPORTS)}")
     setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
@@ -178,8 +172,6 @@ def _export(run: Run, args: Namespace) -> None:
 
 def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
     """The rates of a run: attacks by judge, harmless sets by judge, useful tasks."""
-    from mosa.results.figures import figures_of
-
     console = wide_console()
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
@@ -201,9 +193,6 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
 
 
 def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None:
-    from mosa.results.labels import legend, length_of, marked, tries_of
-    from mosa.stats.rates import format_rate, format_value
-
     several = len({figure.case_set for figure in found}) > 1
     rows = []
     for figure in found:
@@ -211,7 +200,7 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
         rows.append(
             (
                 figure.subject,
-                marked(name, figure),
+                marked(name, [figure]),
                 figure.threat,
                 format_rate(figure.rate),
                 tries_of([figure]),
@@ -236,9 +225,6 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
 
 
 def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> None:
-    from mosa.results.figures import REFUSED
-    from mosa.stats.rates import format_rate, format_value
-
     by_set: dict[tuple[str, str], dict[str, Figure]] = {}
     for figure in found:
         by_set.setdefault((figure.subject, figure.name), {})[figure.measure] = figure
@@ -254,17 +240,16 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
                 format_rate(rates["full compliance"]),
                 *("-" if part is None else format_value(part.value) for part in parts),
                 _num_scored(own[REFUSED]),
+                length_of([own[REFUSED]]),
                 str(own[REFUSED].num_unscored),
             )
         )
     title = f"harmless requests, judge {judge}"
-    numbers = ("in full", "in part", "garbled", "empty", "n", "unscored")
+    numbers = ("in full", "in part", "garbled", "empty", "n", "tokens", "unscored")
     _show_table(console, title, ("set", "refused", "answered"), numbers, rows)
 
 
 def _show_useful(found: Sequence[Figure], console: Console) -> None:
-    from mosa.stats.rates import format_rate
-
     order = list(dict.fromkeys((f.subject, f.name) for f in found))
     rows = [
         (
@@ -273,6 +258,7 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
             figure.measure,
             format_rate(figure.rate),
             _num_scored(figure),
+            length_of([figure]),
             str(figure.num_unscored),
         )
         for figure in sorted(
@@ -281,7 +267,7 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
     ]
     if rows:
         names = ("task", "metric", "value")
-        _show_table(console, "useful tasks", names, ("n", "unscored"), rows)
+        _show_table(console, "useful tasks", names, ("n", "tokens", "unscored"), rows)
     reasons = {
         (figure.name, reason): count
         for figure in found
@@ -310,9 +296,6 @@ def _show_missing(found: Sequence[Figure], console: Console) -> None:
 
 def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
     """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
-    from mosa.results.labels import legend, length_of, marked, tries_of
-    from mosa.results.paper_tables import cell_of
-
     for judge, found in _attacks_by_judge(run, only, by_variant=by_variant):
         several = len({figure.case_set for figure in found}) > 1
         subjects = list(dict.fromkeys(figure.subject for figure in found))
@@ -325,9 +308,9 @@ def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
         for case_set, name, threat in rows:
             own = [f for f in found if (f.case_set, f.name) == (case_set, name)]
             shown = [cell_of(cells.get((case_set, name, subject))) for subject in subjects]
-            label = marked(f"{name} on {case_set}" if several else name, own[0])
+            label = marked(f"{name} on {case_set}" if several else name, own)
             about = f"{threat} | {tries_of(own)} | {length_of(own)}"
-            show(f"| {label} | {about} | {' | '.join(shown)} |")
+            show(f"| {escaped(label)} | {about} | {' | '.join(shown)} |")
         _show_legend(legend(found))
         _show_sum_left_out(found)
 
@@ -336,8 +319,6 @@ def _attacks_by_judge(
     run: Run, only: str | None, *, by_variant: bool = False
 ) -> list[tuple[str, list[Figure]]]:
     """Each judge, or `only` one, with its figures of attacks."""
-    from mosa.results.figures import figures_of
-
     found: dict[str, list[Figure]] = {}
     for figure in figures_of(run, by_variant=by_variant):
         if figure.kind == "safety" and only in (None, figure.judge):
@@ -348,8 +329,7 @@ def _attacks_by_judge(
 def _show_legend(told: str) -> None:
     """Behind a Markdown table, what the marks in it mean."""
     if told:
-        escaped = told.replace("*", "\\*")
-        show(f"\n{escaped}")
+        show(f"\n{escaped(told)}")
 
 
 def _show_sum_left_out(found: Sequence[Figure]) -> None:
@@ -363,9 +343,6 @@ def _show_sum_left_out(found: Sequence[Figure]) -> None:
 
 def _show_paper(run: Run, *, only: str | None) -> None:
     """The eight attacks of the MOSA paper beside its tables."""
-    from mosa.results.labels import legend
-    from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper
-
     for judge, found in _attacks_by_judge(run, only):
         table = list(beside_the_paper(found))
         if not table:
@@ -373,12 +350,12 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         show(f"\njudge {judge}: success rate (95 % interval); mean score; any-of-N where the")
         show("attack's loop selects the try that decides.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
-        show("\n".join(table))
+        show(escaped("\n".join(table)))
         _show_legend(legend(f for f in found if f.attack in PAPER_ATTACKS))
         _show_sum_left_out(found)
 
 
-RESULTS_COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "status": Command(
         "show which tasks of a run are done, failed or left",
         run_argument,

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from mosa.results.figures import deciding
+from mosa.results.figures import deciding, trained_against
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
 from mosa.stats.rates import INTERVAL_STATEMENT, Rate
-from mosa.types import Attempt, UserError, as_plain, content_key
+from mosa.types import Attempt, Budget, UserError, as_plain, content_key
 
 REDACTED = "[redacted]"
 """The mark in place of model output and attack prompts."""
@@ -217,9 +217,15 @@ def attack_tasks(run: Run) -> dict[ExportCell, Tasks]:
     return dict(cells)
 
 
-def task_counts(tasks: Tasks) -> dict[str, int]:
+def cell_facts(run: Run, cell: ExportCell, tasks: Tasks) -> dict[str, Any]:
+    """What a cell's rates must be read with."""
     status = [status_of(outcome) for _, outcome in tasks]
+    spent = sum((outcome.budget for _, outcome in tasks if outcome is not None), Budget())
     return {
+        "in_alignment_data": trained_against(run.sets()[cell.case_set], cell.attack),
+        "tokens_per_response": spent.target_tokens / spent.target_queries
+        if spent.target_queries
+        else None,
         "num_tasks": len(tasks),
         "num_failed": status.count("failed"),
         "num_left": status.count("todo"),

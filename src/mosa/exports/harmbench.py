@@ -15,12 +15,12 @@ from mosa.exports.common import (
     Spool,
     as_json,
     attack_tasks,
+    cell_facts,
     deciding_attempts,
     deciding_judge,
     judged_text,
     prompt_text,
     safe_name,
-    task_counts,
     turns_of,
     words_of,
     write_list,
@@ -89,7 +89,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     "num_unscored": labels.count(None),
                     "redacted": words[cell.case_set].redact,
                     "decoder": subjects[cell.subject].decoder,
-                    **task_counts(tasks),
+                    **cell_facts(run, cell, tasks),
                 }
             )
         paths.append(root / "mosa.json")

@@ -15,12 +15,12 @@ from mosa.exports.common import (
     Tasks,
     Words,
     attack_tasks,
+    cell_facts,
     deciding_attempts,
     deciding_judge,
     distinct,
     rate_record,
     safe_name,
-    task_counts,
     times_of,
     words_of,
 )
@@ -44,14 +44,13 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         raise UserError(
             "the inspect export needs the package inspect-ai; install mosa-dllm[inspect]"
         ) from error
-    # The first score of a log is the one that lists of logs show.
     cells = attack_tasks(run)
     decides = deciding_attempts(run)
     harmful = {cell.case_set for cell in cells}
     judges = [judge for judge in run.judges() if any(judge in run.judges(n) for n in harmful)]
-    if setting.judge is not None:
-        decides = deciding_judge(run, setting, "inspect")
-        judges = [decides, *(judge for judge in judges if judge != decides)]
+    if setting.judge is not None:  # lists of logs show the first score of a log
+        first = deciding_judge(run, setting, "inspect")
+        judges = [first, *(judge for judge in judges if judge != first)]
     verdicts = {judge: run.verdicts(judge) for judge in judges}
     words = words_of(run, setting)
     paths = []
@@ -111,7 +110,7 @@ def _eval_log(
                     error=log.EvalError(message=outcome.reason, traceback="", traceback_ansi=""),
                 )
             )
-    counts = task_counts(tasks)
+    facts = cell_facts(run, cell, tasks)
     started, ended = times_of(run)
     spent = [outcome.budget.target_tokens for _, outcome in tasks if outcome is not None]
     key = content_key(
@@ -119,7 +118,7 @@ def _eval_log(
     )
     name = f"mosa/{cell.subject}"
     return log.EvalLog(
-        status="cancelled" if counts["num_left"] else "success",
+        status="cancelled" if facts["num_left"] else "success",
         eval=log.EvalSpec(
             eval_id=key,
             run_id=key,
@@ -142,13 +141,13 @@ def _eval_log(
                 "seed": cell.seed,
                 "redacted": words.redact,
                 "subject": as_plain(run.subjects()[cell.subject]),
-                **counts,
+                **facts,
             },
         ),
         plan=log.EvalPlan(steps=[log.EvalPlanStep(solver=cell.attack)]),
         results=log.EvalResults(
-            total_samples=len(samples) + counts["num_left"],
-            completed_samples=len(samples) - counts["num_failed"],
+            total_samples=len(samples) + facts["num_left"],
+            completed_samples=len(samples) - facts["num_failed"],
             scores=[
                 _eval_score(judge, tries, decides, by_attempt)
                 for judge, by_attempt in verdicts.items()

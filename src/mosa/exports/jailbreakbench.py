@@ -19,6 +19,7 @@ from mosa.exports.common import (
     Words,
     as_json,
     attack_tasks,
+    cell_facts,
     deciding_attempts,
     deciding_judge,
     distinct,
@@ -27,7 +28,6 @@ from mosa.exports.common import (
     rate_record,
     safe_name,
     status_of,
-    task_counts,
     times_of,
     turns_of,
     words_of,
@@ -126,7 +126,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                         j["jailbroken"] is None and j["mosa"]["status"] == "done"
                         for j in jailbreaks
                     ),
-                    **task_counts(tasks),
+                    **cell_facts(run, cell, tasks),
                 },
             }
             folder = f"{safe_name(cell.attack)}-{cell.settings}"

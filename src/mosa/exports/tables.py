@@ -20,6 +20,7 @@ from mosa.exports.common import (
     write_list,
 )
 from mosa.files import user_errors, writing
+from mosa.results.figures import trained_against
 from mosa.runs.store import Run
 from mosa.types import Budget, as_plain
 
@@ -39,6 +40,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """attempts.csv, a row per attempt, and tasks.csv, a row per task with any outcome."""
     words = words_of(run, setting)
     cases = {name: run.cases(name) for name in words}
+    sets = run.sets()
     decides = deciding_attempts(run)
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
     readers = {name: run.judges(name) for name in words}
@@ -61,6 +63,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "seed": attempt.seed,
                 "case": attempt.case,
                 "category": cases[attempt.case_set][attempt.case].category,
+                "in_alignment_data": trained_against(sets[attempt.case_set], attempt.attack),
                 "number": attempt.number,
                 "decides": attempt.key in decides,
                 **vars(attempt.budget),
@@ -69,6 +72,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "response": own.hide(attempt.response),
                 "response_full": own.hide(attempt.response_full),
                 "prompt": as_json(prompt),
+                "max_new_tokens": responses[0].decoder["max_new_tokens"] if responses else None,
                 "decoder": as_json(responses[0].decoder if responses else {}),
             }
             for judge in readers[attempt.case_set]:  # the columns of others stay empty
@@ -93,6 +97,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "seed": task.seed,
                 "case": task.case,
                 "threat": task.threat,
+                "in_alignment_data": trained_against(sets[task.case_set], task.attack),
                 "status": status_of(outcome),
                 "reason": "" if outcome is None else outcome.reason,
                 **{name: spent.get(name) for name in BUDGET_FIELDS},
@@ -110,15 +115,15 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             _write_table(
                 out / "attempts.csv",
                 ["attempt", "subject", "set", "attack", "preset", "variant", "seed", "case"]
-                + ["category"]
+                + ["category", "in_alignment_data"]
                 + ["number", "decides", *BUDGET_FIELDS, "num_responses", "num_read"]
-                + ["response", "response_full", "prompt", "decoder", *judged],
+                + ["response", "response_full", "prompt", "max_new_tokens", "decoder", *judged],
                 attempts(),
             ),
             _write_table(
                 out / "tasks.csv",
                 ["task", "subject", "set", "attack", "preset", "seed", "case", "threat"]
-                + ["status", "reason"]
+                + ["in_alignment_data", "status", "reason"]
                 + [*BUDGET_FIELDS, "config", *count_columns],
                 tasks(),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from mosa.align.phrases import read_phrases
 from mosa.attacks.base import Target
-from mosa.types import UserError
+from mosa.types import Attempt, UserError
 
 PHRASE_TYPES = ("affirmative", "procedural", "neutral", "refusing")
 """The packaged sets of phrases, in English and in the testbed's words."""
@@ -90,6 +91,22 @@ def step_numbers(shares: tuple[float, ...], num_steps: int) -> list[int]:
         if not 0 <= share < 1:
             raise UserError(f"step_shares holds {share}; use shares from 0 up to, but without, 1")
     return list(dict.fromkeys(int(share * num_steps) for share in shares))
+
+
+def with_sides(target: Target, attempt: Attempt) -> Attempt:
+    """The attempt with what a reader sees before and after the `num_phrase_tokens` tokens that were
+    written at its `position` (from 1), so that a refusal that is dropped there is told apart from
+    one that holds; as it is where nothing was written."""
+    position, length = attempt.details["position"], attempt.details["num_phrase_tokens"]
+    if position is None:
+        return attempt
+    (response,) = attempt.responses
+    ids, start = response.token_ids[: response.num_read], position - 1
+    sides = {
+        "text_before": target.decode(ids[:start]),
+        "text_after": target.decode(ids[start + length :]),
+    }
+    return dataclasses.replace(attempt, details=attempt.details | sides)
 
 
 def variant_of(factors: Mapping[str, Any]) -> str:

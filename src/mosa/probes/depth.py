@@ -2,9 +2,11 @@
 
 During a generation, at each masked position: the probability of an end token; and of a
 refusal that begins there, as the mean probability of its tokens (geometric) for the likeliest
-phrase of the set. A model with an adapter is asked on the canvases of the model without it, and the
-KL of the former from the latter is taken at each masked position. Example: a shallowly aligned
-adapter has its KL at the first positions of the first step, one aligned in the middle further on.
+phrase. The phrases are those of the packaged set `refusing` and those that the subject's adapter
+was trained to say, where its folder records them. A model with an adapter is asked on the canvases
+of the model without it, and the KL of the former from the latter is taken at each masked position.
+Example: a shallowly aligned adapter has its KL at the first positions of the first step, one
+aligned in the middle further on.
 
 The attempt has no response: its details hold the profiles.
 """
@@ -56,17 +58,20 @@ async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncI
     """Look at the canvases of one generation."""
     settings = pace(target.length, config.tokens_per_step, config.block_length)
     decoder = dataclasses.replace(target.decoder, **settings)
+    packaged = phrases_of(target, "refusing")
+    trained = [text for text in target.refusals if text not in packaged]
     state = {
         "prompt": target.encode_prompt(behavior.request),
         "decoder": as_plain(decoder),
         "steps": step_numbers(config.step_shares, decoder.steps),
         "refusals": [
             [list(target.phrase_ids(text, position)) for position in (1, 2)]
-            for text in phrases_of(target, "refusing")
+            for text in (*packaged, *trained)
         ],
     }
     found = await target.compute("profiles", Work(look, state, together=CASES_TOGETHER))
-    yield target.attempt([], details={"profiles": found["profiles"]})
+    counts = {"num_packaged_refusals": len(packaged), "num_trained_refusals": len(trained)}
+    yield target.attempt([], details={"profiles": found["profiles"], **counts})
 
 
 def look(model: DiffusionLM, states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -164,6 +169,7 @@ ATTACK = Attack(
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,
     decides="any",
-    version=2,
+    reads_refusals=True,
+    version=3,
 )
 PROTOCOLS = {"quick": Protocol(12), "full": Protocol(25)}

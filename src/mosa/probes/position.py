@@ -17,7 +17,7 @@ Every combination is one attempt. The preset `paper` is the paper's own protocol
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from mosa.attacks.base import Attack, Query, Target
@@ -29,6 +29,7 @@ from mosa.probes.base import (
     longest_phrase,
     pace,
     variant_of,
+    with_sides,
 )
 from mosa.types import Attempt, Behavior
 
@@ -116,21 +117,7 @@ async def run(behavior: Behavior, target: Target, config: PositionConfig) -> Asy
         queries.append((variant_of(asdict(cell)), query))
         details.append(asdict(cell) | {"num_phrase_tokens": len(ids)})
     async for attempt in target.tries(queries, details):
-        yield replace(attempt, details=attempt.details | sides_of(target, attempt))
-
-
-def sides_of(target: Target, attempt: Attempt) -> dict[str, str]:
-    """What a reader sees before the written phrase and after it, so that a refusal that is dropped
-    there is told apart from one that holds; nothing where no phrase was written."""
-    position, length = attempt.details["position"], attempt.details["num_phrase_tokens"]
-    if position is None:
-        return {}
-    (response,) = attempt.responses
-    ids, start = response.token_ids[: response.num_read], position - 1
-    return {
-        "text_before": target.decode(ids[:start]),
-        "text_after": target.decode(ids[start + length :]),
-    }
+        yield with_sides(target, attempt)
 
 
 ATTACK = Attack(

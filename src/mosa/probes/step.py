@@ -27,6 +27,7 @@ from mosa.probes.base import (
     pace,
     step_numbers,
     variant_of,
+    with_sides,
 )
 from mosa.types import Attempt, Behavior
 
@@ -68,7 +69,7 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
         "end_tokens": config.end_tokens,
     }
     queries = [("no span", Query(behavior.request, decoder=decoder))]
-    details = [{"span": "none", "position": None, "step": None}]
+    details = [{"span": "none", "position": None, "step": None, "num_phrase_tokens": 0}]
     for span in config.spans:
         for position in positions:
             ids = chosen_ids(target, PHRASES_OF[span], position)
@@ -82,9 +83,9 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
                     decoder=decoder,
                 )
                 queries.append((variant_of(factors), query))
-                details.append(factors)
+                details.append(factors | {"num_phrase_tokens": len(ids)})
     async for attempt in target.tries(queries, details):
-        yield attempt
+        yield with_sides(target, attempt)
 
 
 ATTACK = Attack(
@@ -101,6 +102,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    version=2,
+    version=3,
 )
 PROTOCOLS = {"quick": Protocol(6), "full": Protocol(25)}

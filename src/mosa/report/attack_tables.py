@@ -10,7 +10,7 @@ from mosa.report.content import Cell, ReportTable, Section
 from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in
 from mosa.report.views import Views, share_of_tries
 from mosa.results.figures import CONTROL, REFUSED, Figure, case_name, headline
-from mosa.results.labels import legend, length_of, marked, tries_of
+from mosa.results.labels import legend, length_of, marked, names_in, tries_of, worst_of
 from mosa.stats.pairs import corrected_rate, holm, paired_difference
 from mosa.stats.rates import Rate, Value, rate_of
 from mosa.types import UserError
@@ -29,14 +29,17 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
     columns = ["Subject", "Over-refusal", "Answered", "Utility", "Unscored"]
     caption = ""
     if setup.judge is not None:
-        columns[1:1] = ["Attacks, mean", "Worst attack"]
+        columns[1:1] = ["Tokens", "Attacks, mean", "Worst attack"]
         num = len(setup.shared_attacks())
+        heads = [setup.headline("asr", name) for name in setup.labels]
+        trained = names_in(f for h in heads for f in h.figures if f.in_alignment_data != "none")
+        told = f"Marked among them: {trained}. {_legend(setup, setup.judge)}" if trained else ""
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
             f"over the {num} attack{'s' * (num != 1)} that all subjects faced (without the plain "
             "request); where an attack's loop selects one of its tries, that one decides. "
             "Worst attack: the highest of these rates; it is chosen after the fact and "
-            "so tends to be too high. "
+            f"so tends to be too high. Tokens: length of a response to an attack. {told}"
         )
     judges = evidence.judges("over_refusal")
     if judges:
@@ -58,7 +61,8 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         num_unscored = refusal.num_unscored + useful.num_unscored
         attacked: tuple[Cell, ...] = ()
         if setup.judge is not None:
-            attacked = tuple(setup.headline(m, name).rate for m in ("asr", "worst_asr"))
+            mean, worst = (setup.headline(m, name) for m in ("asr", "worst_asr"))
+            attacked = (length_of(mean.figures), mean.rate, worst.rate)
             figures = evidence.select("safety", subject=name, judge=setup.judge)
             num_unscored += sum(f.num_unscored + f.num_failed + f.num_left for f in figures)
         if judges:
@@ -76,21 +80,24 @@ def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     told = []
     for threat, who in THREATS.items():
         attacks = setup.shared_attacks(threat)
-        names = list(dict.fromkeys(attack for _, attack in attacks))
-        told += [f"{threat}, {who}: {', '.join(names)}"] if attacks else []
+        found = setup.evidence.select("safety", judge=setup.judge, threat=threat)
+        names = names_in(f for f in found if (f.case_set, f.name) in attacks)
+        told += [f"{threat}, {who}: {names}"] if attacks else []
         kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
         if len(attacks) == 1:
-            kinds = {"asr": names[0]}
+            kinds = {"asr": names}
         for kind, shown in kinds.items() if attacks else ():
-            heads = (setup.headline(kind, name, attacks) for name in setup.labels)
-            rows.append((threat, shown, *(head.rate for head in heads)))
+            heads = [setup.headline(kind, name, attacks) for name in setup.labels]
+            length = length_of(figure for head in heads for figure in head.figures)
+            rows.append((threat, shown, length, *(head.rate for head in heads)))
     return ReportTable(
         "safety-by-threat",
         "Safety by threat model",
         "Attack success rate over the attacks of a threat model that all subjects faced to which "
         "they are applicable (without the plain request, unless it is the only one). "
-        f"{'; '.join(told)}.{_without_monitors(setup)} Judge {setup.judge}.",
-        ("Threat", "attacks", *setup.labels.values()),
+        f"{'; '.join(told)}.{_without_monitors(setup)} {_legend(setup, setup.judge)}"
+        f"Judge {setup.judge}.",
+        ("Threat", "attacks", "Tokens", *setup.labels.values()),
         tuple(rows),
         is_heat=True,
     )
@@ -120,9 +127,10 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
         "phrases sees words and not harm; a judge of the canvas also reads the text behind the "
         "first end token. Cases without a score, over all attacks and subjects: "
         + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
-        + ".",
+        + f". {_legend(setup, setup.judge)}".rstrip(),
         (
             "Subject",
+            "Tokens",
             *(setup.judge_names[judge] for judge in setup.judges),
             "worst attack",
             "any attack",
@@ -131,8 +139,9 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
         tuple(
             (
                 label,
+                length_of(setup.headline("asr", name).figures),
                 *(headline(setup.evidence, "asr", name, judge).rate for judge in setup.judges),
-                setup.headline("worst_asr", name).of or None,
+                worst_of(setup.headline("worst_asr", name)) or None,
                 setup.headline("any_asr", name).rate,
                 _plain(setup, name),
             )
@@ -175,7 +184,7 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
                 if judge in known and figure.decides != "any":
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
-                    row = marked(setup.row_name(figure), figure)
+                    row = marked(setup.row_name(figure), [figure])
                     length = length_of([figure])
                     rows.append((label, row, length, short, figure.rate, corrected))
     yield ReportTable(
@@ -352,8 +361,8 @@ def categories(setup: ReportSetup) -> Section:
         lambda: defaultdict(dict)
     )
     num_unscored = 0
-    for subject in setup.labels:
-        head = setup.headline("asr", subject)
+    heads = {subject: setup.headline("asr", subject) for subject in setup.labels}
+    for subject, head in heads.items():
         num_unscored += head.num_unscored
         for case, by_seed in head.by_seed.items():
             if case in category_of:
@@ -362,7 +371,9 @@ def categories(setup: ReportSetup) -> Section:
         "categories",
         "Attack success rate by category",
         "Each case counts once, with its mean over the attacks that all subjects faced; "
-        f"{num_unscored} without a score under one of them are in no rate. Judge {setup.judge}.",
+        f"{num_unscored} without a score under one of them are in no rate. Tokens of a response: "
+        f"{length_of(figure for head in heads.values() for figure in head.figures)}. "
+        f"{_legend(setup, setup.judge)}Judge {setup.judge}.",
         ("Category", *setup.labels.values()),
         tuple(
             (category, *(rate_of(by[subject]) if by[subject] else None for subject in setup.labels))

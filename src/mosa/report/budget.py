@@ -12,7 +12,7 @@ from mosa.report.content import Cell, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
 from mosa.results.figures import success_by_queries
 from mosa.results.findings import LineChart
-from mosa.results.labels import legend, marked
+from mosa.results.labels import legend, length_of, marked
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
@@ -46,7 +46,10 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         rows[subject].append(
             (
                 setup.labels[subject],
-                setup.names[key[1:]] if figure is None else marked(setup.row_name(figure), figure),
+                setup.names[key[1:]]
+                if figure is None
+                else marked(setup.row_name(figure), [figure]),
+                length_of([] if figure is None else [figure]),
                 len(budgets),
                 *means,
                 rate_in(figure),
@@ -56,13 +59,14 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
     table = ReportTable(
         "budget",
         "What attacks spent",
-        "Means over finished tasks (one attack on one case with one seed). Forward passes add up "
-        "over the rows of a batch. The last column divides all forward passes by the number of "
-        "tasks that succeeded. Calls are those of the attack's own models, without the final "
-        f"judge. {legend(figures.values())}".rstrip(),
+        "Tokens: length of a response. Means over finished tasks (one attack on one case with one "
+        "seed). Forward passes add up over the rows of a batch. The last column divides all "
+        "forward passes by the number of tasks that succeeded. Calls are those of the attack's "
+        f"own models, without the final judge. {legend(figures.values())}".rstrip(),
         (
             "Subject",
             "Attack",
+            "Tokens",
             "tasks",
             *(name.replace("_", " ") for name in BUDGET_COLUMNS),
             "success",

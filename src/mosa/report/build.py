@@ -24,6 +24,7 @@ from mosa.report.verdict import cautions, verdict
 from mosa.report.views import Views, diffusion_figures, position_figure, scan, share_of_tries
 from mosa.results.figures import opened
 from mosa.results.findings import Finding, HeatMap, findings_of
+from mosa.results.labels import legend, length_of, marked
 
 
 def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
@@ -80,16 +81,24 @@ def _diffusion(
     """How the subjects write, and what of it is garbled."""
     maps = [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
     rates = {key: share_of_tries(found) for key, found in views.garbled.items()}
-    names = dict.fromkeys(attack for _, attack in rates)
+    figures = setup.attack_figures(setup.judge).values()
+    own = {attack: [f for f in figures if f.name == attack] for _, attack in rates}
     labels = tuple(setup.labels.values())
     garbled = ReportTable(
         "garbled",
         "Garbled text",
         "Share of tries whose text is garbled, the mean over cases; an empty response is not "
         "garbled. It says nothing of refusal or harm: a refusal can be garbled, and so can a part "
-        f"of a success. Judge {setup.judge}.",
-        ("Attack", *labels),
-        tuple((name, *(rates.get((label, name)) for label in labels)) for name in names),
+        f"of a success. Tokens: length of a response. {legend(figures)} Judge {setup.judge}.",
+        ("Attack", "Tokens", *labels),
+        tuple(
+            (
+                marked(name, of_name),
+                length_of(of_name),
+                *(rates.get((label, name)) for label in labels),
+            )
+            for name, of_name in own.items()
+        ),
     )
     return Section(
         "diffusion",

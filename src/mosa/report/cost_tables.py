@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from mosa.judges.compliance import COMPLIANCES
 from mosa.report.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
 from mosa.report.setup import ReportSetup, rate_in
-from mosa.results.figures import CONTROL, REFUSED, moment_of
+from mosa.results.figures import CONTROL, REFUSED, Figure, moment_of
 from mosa.results.findings import LineChart
+from mosa.results.labels import legend, length_of, names_in
 from mosa.results.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.stats.rates import Interval, Rate
 
@@ -57,16 +58,15 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
                 counted = of[REFUSED]
                 if counted is not None:
                     missing = counted.num_unscored + counted.num_failed + counted.num_left
-                    rows.append(
-                        (name, label, *(rate_in(figure) for figure in of.values()), missing)
-                    )
+                    rates = (rate_in(figure) for figure in of.values())
+                    rows.append((name, label, length_of([counted]), *rates, missing))
         is_switched = judge in setup.judges
         yield ReportTable(
             "over-refusal" if is_switched else f"over-refusal-{setup.judge_names[judge]}",
             f"Harmless requests by {setup.judge_names[judge]}",
             "Share of harmless requests by how the subject answers; `refused` is full and partial "
-            f"refusal together. Judge {judge}.",
-            ("Requests", "Subject", REFUSED, *COMPLIANCES, "in no rate"),
+            f"refusal together. Tokens: length of a response. Judge {judge}.",
+            ("Requests", "Subject", "Tokens", REFUSED, *COMPLIANCES, "in no rate"),
             tuple(rows),
             judge=judge if is_switched else "",
         )
@@ -78,15 +78,16 @@ def _utility_table(setup: ReportSetup) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     for task, metric in dict.fromkeys((figure.name, figure.measure) for figure in figures):
         of = [cells.get((task, metric, subject)) for subject in setup.labels]
-        if any(figure is not None for figure in of):
-            missing = sum(figure.num_unscored for figure in of if figure is not None)
-            rows.append((task, metric, *map(rate_in, of), missing))
+        if any(of):
+            own = [figure for figure in of if figure is not None]
+            missing = sum(figure.num_unscored for figure in own)
+            rows.append((task, metric, length_of(own), *map(rate_in, of), missing))
     return ReportTable(
         "utility",
         "Useful tasks",
         "Share of a task's cases that a subject solves (more is better) with its own decoder (see "
-        "the settings).",
-        ("Task", "Metric", *setup.labels.values(), "unscored"),
+        "the settings). Tokens: length of a response.",
+        ("Task", "Metric", "Tokens", *setup.labels.values(), "unscored"),
         tuple(rows),
     )
 
@@ -109,6 +110,7 @@ def training(setup: ReportSetup) -> Section:
     attacks = [attack for attack in shared if attack[1] != CONTROL] or shared
     series: dict[str, list[tuple[str, Rate, Rate]]] = {}
     rows: list[tuple[Cell, ...]] = []
+    counted: list[Figure] = []
     for base, found in moments.items() if attacks else ():
         names = [(f"update {step}", name) for step, name in sorted(found)]
         for moment, name in names:
@@ -116,15 +118,17 @@ def training(setup: ReportSetup) -> Section:
             useful = setup.headline("utility", name)
             label = setup.labels[base]
             num_unscored = success.num_unscored + useful.num_unscored
-            rows.append((label, moment, success.rate, useful.rate, num_unscored))
+            length = length_of(success.figures)
+            rows.append((label, moment, length, success.rate, useful.rate, num_unscored))
+            counted += success.figures
             if success.rate is not None and useful.rate is not None:
                 series.setdefault(label, []).append((moment, useful.rate, success.rate))
     table = ReportTable(
         "training",
         "Along the training",
-        f"Mean attack success rate over {', '.join(name for _, name in attacks)}, and utility, "
-        f"while a model was aligned. Few cases each; see the intervals. Judge {setup.judge}.",
-        ("Subject", "Moment", "Attacks, mean", "Utility", "unscored"),
+        f"Mean attack success rate over {names_in(counted)}, and utility, while a model was "
+        f"aligned. Few cases each; see the intervals. {legend(counted)} Judge {setup.judge}.",
+        ("Subject", "Moment", "Tokens", "Attacks, mean", "Utility", "unscored"),
         tuple(rows),
     )
     figures = []

@@ -113,7 +113,7 @@ class ReportSetup:
     def attack_figures(self, judge: str | None) -> dict[tuple[str, str], Figure]:
         """The figures of attacks on subjects that have a label, by (row of a table, subject)."""
         return {
-            (marked(self.row_name(figure), figure), figure.subject): figure
+            (marked(self.row_name(figure), [figure]), figure.subject): figure
             for figure in self.evidence.select("safety", judge=judge)
             if figure.subject in self.labels
         }

@@ -15,6 +15,7 @@ from mosa.denoising import DecoderConfig
 from mosa.report.setup import THREATS, ReportSetup, monitors_of
 from mosa.results.compare import HEADLINES_OF, KINDS
 from mosa.results.figures import CONTROL, Headline, Kind, task_pairs
+from mosa.results.labels import worst_of
 from mosa.stats.pairs import (
     PairedDifference,
     holm,
@@ -166,7 +167,7 @@ def _without_cost(setup: ReportSetup, name: str, found: AgainstFirst) -> str:
         told = f"{less}. The mean shows no loss of usefulness ({missed}), but {_listed(each)}."
     worst = setup.headline("worst_asr", name)
     if worst.rate is not None and worst.rate.low > 0:
-        told += f" {worst.of} still succeeds in {format_rate(worst.rate)} of cases."
+        told += f" {worst_of(worst)} still succeeds in {format_rate(worst.rate)} of cases."
     return told
 
 
@@ -197,7 +198,7 @@ def _about(setup: ReportSetup, name: str, comparison: AgainstFirst | None) -> It
         yield f"{label}: attacks succeed in {rate} of cases{change}."
         worst = setup.headline("worst_asr", name)
         if worst.rate is not None and worst.rate.value > 0:
-            yield f"The worst, {worst.of}, succeeds in {format_rate(worst.rate)}."
+            yield f"The worst, {worst_of(worst)}, succeeds in {format_rate(worst.rate)}."
         yield from _by_threat(setup, name)
     elif setup.judge is not None:
         yield f"{label}: {_why_without_success(setup, setup.judge, name)}."

@@ -167,6 +167,7 @@ def part_of(figures: Sequence[Figure]) -> Part:
     found = headline_of(
         {case: of for figure in figures for case, of in figure.by_seed.items()},
         sum(figure.num_unscored for figure in figures),
+        figures,
     )
     num_missing = sum(figure.num_failed + figure.num_left for figure in figures)
     left_out = _share(found.num_unscored + num_missing, found.num_scored)

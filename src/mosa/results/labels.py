@@ -3,18 +3,37 @@ whether its wrapping was trained against."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
-from mosa.results.figures import Figure
+from mosa.results.figures import Figure, Headline
 from mosa.stats.rates import NOTHING
 
 MARKS = {"all": "*", "some": "(*)", "none": ""}
 """By how many of an attack's wrappings stand in the testbed's alignment data."""
 
 
-def marked(name: str, figure: Figure) -> str:
-    """The name in a table of attacks, with the mark of a wrapping that was trained against."""
-    return name + MARKS[figure.in_alignment_data]
+def marked(name: str, figures: Iterable[Figure]) -> str:
+    """The name of what figures of attacks are about, with the mark of wrappings that were trained
+    against: all of them, or some."""
+    found = {figure.in_alignment_data for figure in figures}
+    return name + MARKS["some" if len(found) > 1 else next(iter(found), "none")]
+
+
+def names_in(figures: Iterable[Figure]) -> str:
+    """The attacks that figures are about, each once and with its mark."""
+    by_name: dict[str, list[Figure]] = defaultdict(list)
+    for figure in figures:
+        by_name[figure.name].append(figure)
+    return ", ".join(marked(name, own) for name, own in by_name.items())
+
+
+def worst_of(head: Headline) -> str:
+    """The name of the worst attack, and how many others are as bad; empty where none was scored."""
+    if not head.figures:
+        return ""
+    worst, *others = head.figures
+    return marked(worst.name, [worst]) + (f" (and {len(others)} more)" if others else "")
 
 
 def legend(figures: Iterable[Figure]) -> str:

@@ -87,13 +87,14 @@ def _table(
     )
     for attack, preset in rows:
         of_row = [f for f in found if (f.attack, f.preset) == (attack, preset)]
-        label = marked(f"{attack}:{preset}", of_row[0])
+        label = marked(f"{attack}:{preset}", of_row)
         own = [cell_of(cells.get((attack, preset, subject))) for subject in subjects]
         shown = (*own, *published.get(attack, [NOTHING] * len(paper)))
         yield f"| {label} | {tries_of(of_row)} | {length_of(of_row)} | {' | '.join(shown)} |"
     if means:
         own = [format_rate(means.get(subject), with_n=True) for subject in subjects]
-        yield f"| mean | {NOTHING} | {NOTHING} | {' | '.join((*own, *published['mean']))} |"
+        shown = (NOTHING, length_of(found), *own, *published["mean"])
+        yield f"| {marked('mean', found)} | {' | '.join(shown)} |"
 
 
 def _means_over_the_eight(found: Sequence[Figure]) -> dict[str, Rate]:

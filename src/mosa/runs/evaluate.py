@@ -38,7 +38,6 @@ from mosa.runs.judging import (
     default_judges,
     help_judges,
     judge_run,
-    trained_refusals,
 )
 from mosa.runs.plan import (
     Course,
@@ -56,7 +55,7 @@ from mosa.runs.records import Outcome, SetRecord, SubjectRecord
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, check_names, training_of
+from mosa.runs.subject import Subject, check_names, refusals_of, training_of
 from mosa.testbed import find_world
 from mosa.types import CaseSet, UserError, as_plain
 from mosa.worker import Tally, run_coroutine
@@ -204,8 +203,8 @@ def _begin(
     sets = load_sets(config.sets, world, config.options)
     attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
     courses = courses_of(sets, attacks, world, chats)
-    phrases = trained_refusals(subject.adapter for subject in config.subjects)
-    judge_config = replace(judge_config, refusal_phrases=phrases)
+    phrases = [text for subject in config.subjects for text in refusals_of(subject.adapter)]
+    judge_config = replace(judge_config, refusal_phrases=tuple(phrases))
     judges = judges_for(sets, config.judges, judge_config, world)
     check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
     run = Run(out, create=True)
@@ -364,6 +363,7 @@ def _plan(
         special_tokens=sorted(model.special_tokens),
         approximations=list(subject.full_decoder.approximations(model.attention)),
         training=training_of(subject.adapter),
+        refusals=refusals_of(subject.adapter),
     )
     _check_subject(run, record)
     run.add_subject(record)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mosa.align.phrases import read_phrases
 from mosa.chat import ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
@@ -48,7 +47,7 @@ class JudgeConfig:
     device: str | None = None
     """Where local judges run."""
     refusal_phrases: tuple[str, ...] = ()
-    """Refusals that the subjects were trained to say (`trained_refusals`)."""
+    """Refusals that the subjects were trained to say (`SubjectRecord.refusals`)."""
     batch_size: int = 8
     """Responses per forward pass of a local judge."""
     chat: ChatOptions = ChatOptions()
@@ -154,18 +153,6 @@ def build_judges(
         if count > 1:
             raise UserError(f"the judge {name} is named twice; leave one of them out")
     return judges
-
-
-def trained_refusals(adapters: Iterable[str | None]) -> tuple[str, ...]:
-    """The refusals that adapters were trained to say, from the phrase sets that `mosa align` writes
-    beside an adapter's weights; adapters of another origin have none."""
-    files = [
-        Path(adapter) / "phrases" / f"{name}.txt"
-        for adapter in adapters
-        if adapter is not None
-        for name in ("safe", "refusals")
-    ]
-    return tuple(phrase for file in files if file.is_file() for phrase in read_phrases(file))
 
 
 def _template(folder: Path | None, name: str, kind: str = "") -> str | None:

@@ -15,7 +15,7 @@ from mosa.denoising import DecoderConfig
 from mosa.probes import PROBES
 from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject
+from mosa.runs.subject import Subject, refusals_of
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import testbed_wording
 from mosa.types import Attempt, Behavior, CaseSet, UserError, as_plain, content_key
@@ -78,6 +78,7 @@ class Planned:
             seed=self.task.seed,
             takes=(*attack.takes, *own),
             system_prompt=self.subject.system_prompt,
+            refusals=self.identity.get("refusals", ()),
         )
 
     def attempts(self, target: Target) -> AsyncIterator[Attempt]:
@@ -232,6 +233,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What decides the outcome of every case alike; held once, however many cases there are."""
     attack = chosen.attack
+    refusals = {"refusals": refusals_of(subject.adapter)} if attack.reads_refusals else {}
     return {
         "subject": subject.name,
         "weights": weights,
@@ -245,6 +247,7 @@ def _identity(
         "set_settings": dict(course.cases.settings),
         "wording": course.wording.name,
         "chat_models": {role: course.chats[role].name for role in attack.roles},
+        **refusals,
     }
 
 

@@ -53,6 +53,8 @@ class SubjectRecord:
     """Settings of the decoder that are approximate with this model."""
     training: list[TrainingPoint] = field(default_factory=list[TrainingPoint])
     """How the adapter's reward went, where its folder says so."""
+    refusals: list[str] = field(default_factory=list[str])
+    """What the adapter was trained to say as a refusal, where its folder says so."""
 
 
 @dataclass(frozen=True)

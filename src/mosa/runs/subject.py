@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
@@ -131,6 +132,8 @@ def subjects_of(
     return found
 
 
+PHRASES = ("safe", "refusals")
+"""What the methods of alignment call their sets of refusals."""
 METRICS = "metrics.jsonl"
 """Where `mosa align` logs, in the adapter's folder."""
 
@@ -147,6 +150,13 @@ def training_of(adapter: str | None) -> list[TrainingPoint]:
         return [msgspec.convert(line, TrainingPoint) for line in lines if "reward" in line]
     except msgspec.MsgspecError as error:
         raise UserError(f"{path} is damaged ({error}); delete it, or train again") from error
+
+
+def refusals_of(adapter: str | None) -> list[str]:
+    """What an adapter was trained to say as a refusal, from the phrase sets that `mosa align`
+    writes beside its weights; adapters of another origin have none."""
+    files = [] if adapter is None else [Path(adapter) / "phrases" / f"{n}.txt" for n in PHRASES]
+    return [phrase for file in files if file.is_file() for phrase in read_phrases(file)]
 
 
 def check_names(subjects: Sequence[Subject]) -> None:

@@ -22,7 +22,7 @@ from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
 from mosa.utility.authors_decoders import split_name
 from mosa.utility.code_sandbox import best_isolation
 from mosa.utility.harness_task import HarnessTask, find_task, quiet
-from mosa.utility.likelihoods import NUM_DRAWS, Ids, comparison, likelihoods
+from mosa.utility.likelihoods import NUM_DRAWS, Ids, compared, comparisons
 from mosa.utility.prompts import (
     SAME_TOKENS,
     Dialogue,
@@ -34,7 +34,6 @@ from mosa.utility.prompts import (
     stop_strings,
     too_long,
 )
-from mosa.worker import Work
 
 DECODER = "decoder"
 """The setting of a set that holds the settings of its own decoder, over the subject's."""
@@ -169,13 +168,20 @@ class _Rows:
             kinds = [request.request_type for request in requests]
             yield target.attempt([], details={"not_asked": str(error), "requests": kinds})
             return
-        compared = await self._compare(pairs, target)
+        works = comparisons(
+            filter(None, pairs),
+            target.decoder,
+            num_draws=self.num_draws,
+            greedy=self.task.checks_greedy,
+            together=MOST_TOGETHER,
+        )
+        likelihoods = compared(works, await target.compute_all("likelihood", works))
         responses = iter(await target.ask_all([query for group in queries for query in group]))
         answers: list[list[Any]] = []
         used: list[Response] = []
         for request, group, pair in zip(requests, queries, pairs, strict=True):
             if pair is not None:
-                answers.append([compared[pair]])
+                answers.append([[*likelihoods[pair]]])
                 continue
             own = [next(responses) for _ in group]
             used += own
@@ -216,36 +222,6 @@ class _Rows:
                 raise _CannotAskError(SAME_TOKENS)
             pairs.append(pair)
         return pairs
-
-    async def _compare(
-        self, pairs: Sequence[tuple[Ids, Ids] | None], target: Target
-    ) -> dict[tuple[Ids, Ids], list[Any]]:
-        """The log-likelihood of each pair, and whether its answer is the greedy one."""
-        answers: dict[Ids, dict[Ids, None]] = defaultdict(dict)
-        for pair in pairs:
-            if pair is not None:
-                answers[pair[0]][pair[1]] = None
-        works = [
-            Work(
-                likelihoods,
-                comparison(
-                    prompt,
-                    list(group),
-                    target.decoder,
-                    num_draws=self.num_draws,
-                    greedy=self.task.checks_greedy,
-                ),
-                together=MOST_TOGETHER,
-            )
-            for prompt, group in answers.items()
-        ]
-        found: dict[tuple[Ids, Ids], list[Any]] = {}
-        outcomes = await target.compute_all("likelihood", works)
-        for (prompt, group), outcome in zip(answers.items(), outcomes, strict=True):
-            greedy = outcome.get("is_greedy") or [False] * len(group)
-            for answer, *values in zip(group, outcome["log_likelihoods"], greedy, strict=True):
-                found[prompt, answer] = values
-        return found
 
     # --- scoring ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ answer depends on no other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
+from mosa.worker import Work
 
 NUM_DRAWS = 128
 """Maskings of an answer of several tokens, where nothing else is asked for."""
@@ -28,21 +29,41 @@ Pair = tuple[Ids, Ids]
 Item = TypeVar("Item")
 
 
-def comparison(
-    prompt: Ids, answers: Sequence[Ids], decoder: DecoderConfig, *, num_draws: int, greedy: bool
-) -> dict[str, Any]:
-    """A state of `likelihoods`: one prompt and the answers whose likelihoods are asked for.
+def comparisons(
+    pairs: Iterable[Pair], decoder: DecoderConfig, *, num_draws: int, greedy: bool, together: int
+) -> list[Work]:
+    """The work that compares pairs, one for each prompt with its answers; `greedy` also asks
+    whether each answer is the model's own."""
+    answers: dict[Ids, dict[Ids, None]] = defaultdict(dict)
+    for prompt, answer in pairs:
+        answers[prompt][answer] = None
+    return [
+        Work(
+            likelihoods,
+            {
+                "prompt": list(prompt),
+                "answers": [list(answer) for answer in group],
+                "num_draws": num_draws if any(len(answer) > 1 for answer in group) else 1,
+                "cfg_scale": decoder.cfg_scale,
+                "seed": decoder.seed,
+                "greedy": greedy,
+            },
+            together=together,
+        )
+        for prompt, group in answers.items()
+    ]
 
-    `greedy` also asks whether each answer is the model's own.
-    """
-    return {
-        "prompt": list(prompt),
-        "answers": [list(answer) for answer in answers],
-        "num_draws": num_draws if any(len(answer) > 1 for answer in answers) else 1,
-        "cfg_scale": decoder.cfg_scale,
-        "seed": decoder.seed,
-        "greedy": greedy,
-    }
+
+def compared(
+    works: Sequence[Work], outcomes: Iterable[dict[str, Any]]
+) -> dict[Pair, tuple[float, bool]]:
+    """The log-likelihood of each pair in nats, and whether its answer is the greedy one."""
+    found: dict[Pair, tuple[float, bool]] = {}
+    for work, outcome in zip(works, outcomes, strict=True):
+        pairs, values = _pairs(work.state), outcome["log_likelihoods"]
+        greedy = outcome.get("is_greedy") or [False] * len(pairs)
+        found |= dict(zip(pairs, zip(values, greedy, strict=True), strict=True))
+    return found
 
 
 def likelihoods(model: DiffusionLM, states: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,7 +96,7 @@ def likelihoods(model: DiffusionLM, states: Sequence[dict[str, Any]]) -> list[di
     return found
 
 
-def _pairs(state: dict[str, Any]) -> list[Pair]:
+def _pairs(state: Mapping[str, Any]) -> list[Pair]:
     return [(tuple(state["prompt"]), tuple(answer)) for answer in state["answers"]]
 
 

@@ -25,7 +25,7 @@ The decoder decides how long a response is and how it is drawn. Only the stop st
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from mosa.families import DiffusionLM
 from mosa.responder import LocalResponder, answer_all, with_responder
 from mosa.types import UserError
 from mosa.utility.harness_task import NO_HARNESS
-from mosa.utility.likelihoods import NUM_DRAWS, Ids, comparison, likelihoods
+from mosa.utility.likelihoods import NUM_DRAWS, Ids, compared, comparisons
 from mosa.utility.prompts import (
     SAME_TOKENS,
     Dialogue,
@@ -46,7 +46,6 @@ from mosa.utility.prompts import (
     stop_strings,
     too_long,
 )
-from mosa.worker import Work
 
 try:
     from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
@@ -121,7 +120,6 @@ class MosaLM(LM):
         del disable_tqdm
         pairs: list[tuple[Ids, Ids]] = []
         words: dict[tuple[Any, ...], tuple[str, str]] = {}
-        answers: dict[Ids, dict[Ids, None]] = defaultdict(dict)
         for request in requests:
             pair = pair_of(self.model, *request.args)
             _check(request, too_long(self.model, *map(len, pair)))
@@ -129,23 +127,14 @@ class MosaLM(LM):
             is_other = words.setdefault(row, request.args) != request.args
             _check(request, SAME_TOKENS if is_other else "")
             pairs.append(pair)
-            answers[pair[0]][pair[1]] = None
-        found: dict[tuple[Ids, Ids], tuple[float, bool]] = {}
-        works = [
-            Work(
-                likelihoods,
-                comparison(
-                    prompt,
-                    list(rows),
-                    self.decoder,
-                    num_draws=self.num_draws,
-                    greedy=self.checks_greedy,
-                ),
-                together=self.batch_size,
-            )
+        works = comparisons(
             # The longest first: what does not fit into memory fails at once.
-            for prompt, rows in sorted(answers.items(), key=lambda pair: -len(pair[0]))
-        ]
+            sorted(pairs, key=lambda pair: -len(pair[0])),
+            self.decoder,
+            num_draws=self.num_draws,
+            greedy=self.checks_greedy,
+            together=self.batch_size,
+        )
 
         async def ask(responder: LocalResponder) -> list[dict[str, Any]]:
             return list(await asyncio.gather(*map(responder.compute, works)))
@@ -153,11 +142,7 @@ class MosaLM(LM):
         outcomes = with_responder(
             self.model, self.model.content_hash(), ask, batch_size=self.batch_size
         )
-        for work, outcome in zip(works, outcomes, strict=True):
-            prompt, values = tuple(work.state["prompt"]), outcome["log_likelihoods"]
-            greedy = outcome.get("is_greedy") or [False] * len(values)
-            for answer, *value in zip(answers[prompt], values, greedy, strict=True):
-                found[prompt, answer] = (value[0], value[1])
+        found = compared(works, outcomes)
         return [found[pair] for pair in pairs]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:

@@ -118,6 +118,28 @@ def test_a_refusal_that_is_dropped_is_told_apart_from_one_that_holds(tmp_path):
     assert row["refused_then_went_on"] and "text_after" not in row
 
 
+@pytest.mark.parametrize("refusals", [[], ["that stays unsaid"]])
+def test_step_tells_a_refusal_that_is_dropped_apart_too(tmp_path, refusals):
+    """A span at position 40: one response refuses before it and goes on, with score 0.6; one says
+    before it what only its training calls a refusal, and goes on with score 1."""
+    texts = {"a": ("Sorry, I cannot help.", 0.6), "b": ("that stays unsaid", 1.0)}
+    cells = []
+    for case, (before, score) in texts.items():
+        at = {"span": "neutral", "position": 40, "step": 8, "num_phrase_tokens": 2}
+        sides = {"text_before": before, "text_after": "mix and bake."}
+        cells.append(("m", case, at | sides, verdict(score), None))
+        nothing = {"span": "none", "position": None, "step": None, "num_phrase_tokens": 0}
+        cells.append(("m", case, nothing, verdict(score), None))
+    with probed_run(tmp_path, "step", cells, refusals=refusals) as run:
+        (finding,) = findings_of(run)
+    (went_on,) = (e for e in finding.estimates if e["measure"] == "refused_then_went_on")
+    share, score = (1.0, "0.80") if refusals else (0.5, "0.60")
+    assert (went_on["value"], went_on["span"], went_on["step"]) == (share, "neutral", 8)
+    assert f"of those that go on is {score}" in finding.paragraph
+    (row,) = [r for r in finding.rows if r["case"] == "a" and r["position"] == 40]
+    assert row["refused_before"] and not row["refused_after"] and "text_after" not in row
+
+
 def test_what_is_left_out_is_said(tmp_path):
     """Of the default positions only 40 was run; one case failed, one response is unscored."""
     cells = [
@@ -341,7 +363,8 @@ def test_profiles_become_a_grid(tmp_path):
     def profiles(refusal, kl=None):
         first = {"step": 0, "refusal": refusal, "end": [0.0, 1.0]}
         later = {"step": 4, "refusal": [None, 0.5], "end": [None, 0.5]}
-        return {"profiles": [first if kl is None else first | {"kl": kl}, later]}
+        counts = {"num_packaged_refusals": 3, "num_trained_refusals": 0 if kl is None else 2}
+        return {"profiles": [first if kl is None else first | {"kl": kl}, later]} | counts
 
     cells = [("plain", case, profiles([0.6, 0.2]), None, None) for case in ("a", "b")]
     cells += [
@@ -359,6 +382,8 @@ def test_profiles_become_a_grid(tmp_path):
     assert len(finding.rows) == 2 * 2 * 2 * 2
     highest = [s for s in finding.paragraph.split(". ") if "likeliest refusal" in s]
     assert ["position 1" in highest[0], "position 2" in highest[1]] == [True, True]
+    assert "plain: refusals are 3 packaged phrases." in finding.paragraph
+    assert "aligned: refusals are 3 packaged phrases and 2 more that" in finding.paragraph
 
 
 # --- figures --------------------------------------------------------------------------------------

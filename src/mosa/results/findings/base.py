@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -177,6 +177,8 @@ class Group:
     measures: tuple[str, ...]
     """Its judge's measures."""
     observations: list[Observation]
+    refusals: tuple[str, ...] = ()
+    """What the subject was trained to say as a refusal, as far as its adapter tells."""
 
     @property
     def of(self) -> dict[str, str]:
@@ -191,6 +193,16 @@ class Group:
         """The values of a factor, in the order of the experiment; None is not a level."""
         found = dict.fromkeys(o.details.get(factor) for o in self.observations)
         return [level for level in found if level is not None]
+
+
+def cells_of(
+    observations: Iterable[Observation], factors: Sequence[str]
+) -> dict[tuple[Any, ...], list[Observation]]:
+    """Observations by the levels of some factors; those of other factors together."""
+    cells: dict[tuple[Any, ...], list[Observation]] = {}
+    for observation in observations:
+        cells.setdefault(tuple(observation[f] for f in factors), []).append(observation)
+    return cells
 
 
 @dataclass(frozen=True)
@@ -240,6 +252,7 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
                 cells = found.setdefault((attempt.attack, attempt.preset), {})
                 cells.setdefault((attempt.subject, case_set), []).append(observation)
     versions = [session.get("versions") for session in run.sessions()][-1:]
+    subjects = run.subjects()
     probed = []
     for (probe, preset), cells in found.items():
         sets = {name: len({o.case for o in cells[s, name]}) for s, name in cells}
@@ -250,6 +263,7 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
                 subject if len(sets) == 1 else f"{subject}, {case_set}",
                 _measures(judges[case_set]),
                 cells[subject, case_set],
+                tuple(subjects[subject].refusals),
             )
             for subject, case_set in sorted(cells, key=lambda cell: list(sets).index(cell[1]))
         ]
@@ -257,7 +271,7 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
             "probe": probe,
             "preset": preset,
             "settings": settings[probe, preset],
-            "subjects": {subject: run.subjects()[subject].weights for subject, _ in cells},
+            "subjects": {subject: subjects[subject].weights for subject, _ in cells},
             "sets": sets,
             "judges": {case_set: judges[case_set] for case_set in sets},
             "versions": versions,

@@ -38,6 +38,14 @@ def read(probed: Probed) -> None:
     positions = sorted({position for _, _, _, position in grid})
     first: dict[str, dict[str, dict[int, Interval]]] = {measure: {} for measure in MEASURES}
     for group in probed.groups:
+        packaged, trained = (
+            max(o[f"num_{kind}_refusals"] for o in group.observations)
+            for kind in ("packaged", "trained")
+        )
+        finding.sentences.append(
+            f"{group.label}: refusals are {packaged} packaged phrases"
+            + (f" and {trained} more that the adapter was trained to say." if trained else ".")
+        )
         for measure, meaning in MEASURES.items():
             keys = {p: (group.label, measure, steps[0], p) for p in positions}
             line = {p: grid[key] for p, key in keys.items() if key in grid}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mosa.judges.refusal import is_refusal
 from mosa.probes.position import PAPER_POSITIONS, POSITIONS
 from mosa.results.findings.base import (
     INTERVALS,
-    Finding,
     Group,
     LineChart,
     Observation,
     Probed,
+    cells_of,
     difference,
     points,
     rate,
     slug,
     without_room,
 )
+from mosa.results.findings.sides import add_sides, row_of
 from mosa.stats.pairs import PairedDifference, holm
 from mosa.stats.rates import Interval, Rate, format_rate
 
@@ -27,18 +27,14 @@ SIGNIFICANT = 0.05
 """The adjusted p value below which a contrast counts as different from 0."""
 Place = tuple[str, int | None]
 """Kind of phrase, and position; None where nothing is written."""
-SIDES = ("refused_before", "refused_after", "refused_then_went_on")
+FACTORS = ("phrase_type", "position")
 X_LABEL = "position of the phrase's first token"
 
 
 def read(probed: Probed) -> None:
     """Rates by kind of phrase and position, and the contrasts between them."""
     finding = probed.finding
-    finding.rows += [
-        o.row({"text_before", "text_after"}) | sides_of(o)
-        for group in probed.groups
-        for o in group.observations
-    ]
+    finding.rows += [row_of(o, group) for group in probed.groups for o in group.observations]
     settings = finding.header["settings"]
     is_paper = settings["paper"]
     overlays: dict[tuple[str, str, str], dict[str, list[tuple[float, Interval]]]] = {}
@@ -75,7 +71,7 @@ def read(probed: Probed) -> None:
                 of = group.of | {"measure": measure, "contrast": name}
                 finding.add(figure, **of, p_value=figure.p_value, p_holm=p)
             finding.sentences.append(_told_apart(label, contrasts, adjusted))
-        _add_sides(finding, group)
+        add_sides(finding, group, FACTORS, "phrase")
         if is_paper or settings["positions"] is None:
             wanted = PAPER_POSITIONS if is_paper else POSITIONS
             finding.sentences += without_room(group, wanted)
@@ -91,42 +87,6 @@ def read(probed: Probed) -> None:
         if is_paper
         else f"{INTERVALS} P values are those of sign flips over cases, adjusted by Holm's method."
     )
-
-
-def sides_of(observation: Observation) -> dict[str, bool]:
-    """Whether phrases of refusal stand before the written phrase, after it, and before it in a
-    response that then goes on without one; nothing where no phrase was written."""
-    texts = observation.details
-    if "text_before" not in texts:
-        return {}
-    before, after = is_refusal(texts["text_before"]), is_refusal(texts["text_after"])
-    went_on = before and not after and bool(texts["text_after"].strip())
-    return dict(zip(SIDES, (before, after, went_on), strict=True))
-
-
-def _add_sides(finding: Finding, group: Group) -> None:
-    """How often a refusal stands before the phrase and is dropped at it (the paper's qualitative
-    finding), which a judge of phrases counts as refused."""
-    for measure in SIDES:
-        for (kind, position), figure in _by_place(group.observations, _side(measure)).items():
-            finding.add(figure, **group.of, measure=measure, phrase_type=kind, position=position)
-    later = group.where(lambda o: bool(sides_of(o)) and o["position"] > 1)
-    if not later:
-        return
-    shares = [format_rate(rate(later, _side(measure)), with_n=True) for measure in SIDES]
-    finding.sentences.append(
-        f"{group.label}, where something precedes the phrase: responses with a refusal before it "
-        f"are {shares[0]}, with one after it {shares[1]}, with one before it that go on without "
-        f"any {shares[2]}."
-    )
-    went_on = [o for o in later if sides_of(o)["refused_then_went_on"]]
-    if went_on and "score" in group.measures:
-        told = format_rate(rate(went_on, "score"), with_n=True)
-        finding.sentences.append(f"The score of those that go on is {told}.")
-
-
-def _side(measure: str) -> Callable[[Observation], float | None]:
-    return lambda o: float(sides_of(o)[measure]) if sides_of(o) else None
 
 
 def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
@@ -168,15 +128,10 @@ def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _by_place(
-    observations: list[Observation], measure: str | Callable[[Observation], float | None]
-) -> dict[Place, Rate | None]:
+def _by_place(observations: list[Observation], measure: str) -> dict[Place, Rate | None]:
     """The rate of each kind of phrase at each position; other factors averaged."""
-    places: dict[Place, list[Observation]] = {}
-    for observation in observations:
-        place = observation["phrase_type"], observation["position"]
-        places.setdefault(place, []).append(observation)
-    return {place: rate(found, measure) for place, found in places.items()}
+    cells = cells_of(observations, FACTORS)
+    return {(kind, place): rate(found, measure) for (kind, place), found in cells.items()}
 
 
 def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:

@@ -9,10 +9,12 @@ from mosa.results.findings.base import (
     Group,
     HeatMap,
     Probed,
+    cells_of,
     rate,
     slug,
     without_room,
 )
+from mosa.results.findings.sides import add_sides, row_of
 from mosa.stats.rates import Rate, format_rate
 
 FACTORS = ("position", "step")
@@ -21,11 +23,12 @@ FACTORS = ("position", "step")
 def read(probed: Probed) -> None:
     """A map of rates for each span, and how far they move by position and by step."""
     finding = probed.finding
-    finding.rows += [o.row() for group in probed.groups for o in group.observations]
+    finding.rows += [row_of(o, group) for group in probed.groups for o in group.observations]
     for group in probed.groups:
         for measure in group.measures:
             _add_maps(finding, group, measure)
             _add_sentences(finding, group, measure)
+        add_sides(finding, group, ("span", *FACTORS), "span")
         if finding.header["settings"]["positions"] is None:
             finding.sentences += without_room(group, POSITIONS)
     finding.sentences.append(INTERVALS)
@@ -33,14 +36,9 @@ def read(probed: Probed) -> None:
 
 def _add_maps(finding: Finding, group: Group, measure: str) -> None:
     grid: dict[tuple[str, int | None, int | None], Rate | None] = {}
-    places = dict.fromkeys((o["span"], o["position"], o["step"]) for o in group.observations)
-    for place in places:
-        here = group.where(lambda o, p=place: (o["span"], o["position"], o["step"]) == p)
-        grid[place] = rate(here, measure)
-        span, position, step = place
-        finding.add(
-            grid[place], **group.of, measure=measure, span=span, position=position, step=step
-        )
+    for (span, position, step), here in cells_of(group.observations, ("span", *FACTORS)).items():
+        figure = grid[span, position, step] = rate(here, measure)
+        finding.add(figure, **group.of, measure=measure, span=span, position=position, step=step)
     for span in _spans(group):
         xs = sorted({p for s, p, _ in grid if s == span and p is not None})
         ys = sorted({t for s, _, t in grid if s == span and t is not None})
