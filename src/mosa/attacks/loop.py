@@ -170,12 +170,12 @@ async def ask_attacker(
     )
 
 
-async def rate(target: Target, response: str) -> int:
+async def rate(target: Target, response: str, prompt: str = "") -> int:
     """The in-loop judge's rating of a response from 1 to 10 (arXiv 2310.08419); 1 for an empty one
-    and where its reply cannot be read, which the target counts."""
+    and where its reply cannot be read, which the target counts. `prompt` is shown to the judge."""
     if not response.strip():
         return 1
-    request = rating_request(target.behavior, response)
+    request = rating_request(target.behavior, response, prompt=prompt)
     target.num_ratings += 1
     try:
         return await read_reply(target, "judge", request, read_rating)
@@ -185,9 +185,13 @@ async def rate(target: Target, response: str) -> int:
         return UNREADABLE_RATING
 
 
-async def rate_all(target: Target, responses: Sequence[str]) -> list[int]:
-    """The ratings of several responses, asked for together."""
-    return list(await asyncio.gather(*(rate(target, response) for response in responses)))
+async def rate_all(
+    target: Target, responses: Sequence[str], prompts: Sequence[str] | None = None
+) -> list[int]:
+    """The ratings of several responses, asked for together; `prompts` are shown to the judge."""
+    shown = [""] * len(responses) if prompts is None else prompts
+    pairs = zip(responses, shown, strict=True)
+    return list(await asyncio.gather(*(rate(target, said, prompt) for said, prompt in pairs)))
 
 
 def best_of(target: Target, rated: Sequence[tuple[T, int | float]], number: int) -> list[T]:
