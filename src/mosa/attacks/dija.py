@@ -161,6 +161,7 @@ async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> s
         num_retries=config.num_retries,
         max_tokens=config.max_tokens,
         temperature=0.0,
+        examples=INSTRUCTION,
     )
     if template is None:
         raise UselessRepliesError(

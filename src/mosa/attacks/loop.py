@@ -16,13 +16,15 @@ from mosa.attacks.base import ChatRole, Target
 from mosa.chat.base import ChatRequest, UselessRepliesError
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_text, repeats
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
 T = TypeVar("T")
 NUM_RETRIES = 3
 """How often a chat model is asked until its reply can be read, where an attack has no setting."""
+NUCLEUS = 0.9
+"""Nucleus of an attacker's draws, PAIR's. Beyond it a small model's words are noise."""
 UNREADABLE_RATING = 1
 """The rating of a try in the loop where the judge's reply cannot be read (as in TAP's code)."""
 
@@ -148,8 +150,20 @@ async def ask_attacker(
     max_tokens: int = 512,
     temperature: float = 1.0,
     may_be_cut: bool = False,
+    examples: str = "",
 ) -> T | None:
-    """The result of `read` on the attacker's reply to a question of one turn (`ask_until_read`)."""
+    """The result of `read` on the attacker's reply to a question of one turn (`ask_until_read`).
+
+    A reply that repeats a line of `examples`, which the question shows, cannot be read: small
+    models say our examples back.
+    """
+
+    def read_own(reply: str) -> T:
+        found = read(reply)
+        if repeats(found, examples):
+            raise Unreadable("The reply repeats an example of the prompt.")
+        return found
+
     request = question(
         target,
         task,
@@ -157,13 +171,14 @@ async def ask_attacker(
         fields=fields,
         max_tokens=max_tokens,
         temperature=temperature,
+        top_p=NUCLEUS,
         system=SYSTEM,
     )
     return await ask_until_read(
         target,
         "attacker",
         request,
-        read,
+        read_own,
         draw=draw,
         num_retries=num_retries,
         may_be_cut=may_be_cut,

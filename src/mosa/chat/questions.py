@@ -34,6 +34,10 @@ MATERIAL_WITH_PROMPT = fill_fields(
 """The same with the prompt of an attack."""
 
 
+_THOUGHTS = ("think", "thinking", "thought", "reasoning")
+"""Tags that surround thoughts."""
+
+
 class Unreadable(ValueError):
     """A reply from which nothing can be read; the message says why."""
 
@@ -69,12 +73,13 @@ def fill(
 
 def without_thoughts(reply: str) -> str:
     """The reply after the thoughts which reasoning models put before their answer, between <think>
-    and </think>; the first may be a part of the model's template and then lacks. Empty where the
-    reply was cut off inside them."""
-    thoughts, end, answer = reply.partition("</think>")
-    has_begin = thoughts.lstrip().startswith("<think>")
-    if has_begin or (end and "<think>" not in thoughts):
-        return answer.strip()
+    and </think> (or another of `_THOUGHTS`); the first may be a part of the model's template and
+    then lacks. Empty where the reply was cut off inside them."""
+    for name in _THOUGHTS:
+        thoughts, end, answer = reply.partition(f"</{name}>")
+        has_begin = thoughts.lstrip().startswith(f"<{name}>")
+        if has_begin or (end and f"<{name}>" not in thoughts):
+            return answer.strip()
     return reply.strip()
 
 
