@@ -22,8 +22,8 @@ from mosa.chat.questions import Unreadable
 from mosa.types import is_json_object
 
 _OPENER = re.compile(
-    r"(?:^|[.!?,;]\s+)(?:here is|here's|here are|sure|certainly|of course|okay|ok,|absolutely|i have|"
-    r"i've|below is|below are|the following|this is)\b"
+    r"(?:^|[.!?,;]\s+)(?:here is|here's|here are|sure|certainly|of course|okay|ok,|absolutely|"
+    r"i have|i've|below is|below are|the following|this is)\b"
 )
 _NAME = (
     r"(?:(?:the|my|your|a|an|one|new|next|first|final|improved|revised|reworded|rewritten|"
@@ -56,8 +56,9 @@ _DECLINES = (
     "i am not able", "i'm really sorry", "i'm very sorry", "i don't feel comfortable",
     "i'm not comfortable", "i do not feel comfortable", "i refuse", "i decline",
     "i will decline", "i have to decline", "sorry but", "i'm just an ai", "as a language model",
-    "as an artificial", "i am programmed", "i'm programmed", "i must respectfully", "i respectfully",
-    "unfortunately i", "i will not be able", "i won't be able", "i do not have the ability",
+    "as an artificial", "i am programmed", "i'm programmed", "i must respectfully",
+    "i respectfully", "unfortunately i", "i will not be able", "i won't be able",
+    "i do not have the ability",
 )  # fmt: skip
 """How a model begins that declines to write something; later in a text, these words may be what was
 asked for."""
