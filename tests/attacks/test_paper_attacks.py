@@ -906,10 +906,12 @@ def test_dia_without_its_further_turns(roomy):
     assert len(two) == 5 and two[-1][1] == TASK_CONTINUE
 
 
-def test_dia_where_the_attacker_helps_little(roomy):
-    """Without an opening the generic one is used; without words that stand in the request DIA-II
-    is left out."""
-    says = {**dia_says({}, "Words:\nbomb = bell"), "dia/opening": lambda r: REFUSAL}
+@pytest.mark.parametrize("says_back", [True, False])
+def test_dia_where_the_attacker_helps_little(roomy, says_back):
+    """Without an opening, or with the request as one, the generic one is used; without words that
+    stand in the request DIA-II is left out."""
+    opening = lambda r: r.fields["asked"] if says_back else REFUSAL  # noqa: E731
+    says = {**dia_says({}, "Words:\nbomb = bell"), "dia/opening": opening}
     backend = Acting(roomy, last_turn, says)
     (attempt,) = play("dia", backend, num_rewrites=0)
     assert attempt.variant == "continue" and attempt.budget.attacker_calls == 3 + 3

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -179,7 +180,7 @@ async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tupl
         target,
         "avatar/entities",
         words,
-        _read_mapping,
+        lambda reply: _read_mapping(reply, target.behavior.request),
         examples=ENTITIES,
         draw=draw,
         num_retries=config.num_retries,
@@ -198,12 +199,18 @@ async def _closeness(target: Target, mapping: list[tuple[str, str]]) -> int:
         return UNREADABLE_RATING
 
 
-def _read_mapping(reply: str) -> list[tuple[str, str]]:
+def _read_mapping(reply: str, request: str) -> list[tuple[str, str]]:
+    """Up to three things, one with a word of the request in it, and what stands for them."""
     named = read_pairs(reply)
     pairs = [(thing, other) for thing, other in named if thing.lower() != other.lower()]
-    if not pairs:
+    if not any(_is_of(request, thing) for thing, _ in pairs):
         raise Unreadable("The reply names no metaphor.")
     return pairs[:3]
+
+
+def _is_of(request: str, thing: str) -> bool:
+    words = re.findall(r"[^\W\d_]{3,}", thing.lower()) or [thing.lower()]
+    return any(word in request.lower() for word in words)
 
 
 async def _question(

@@ -215,7 +215,7 @@ async def _opening(target: Target, config: DiaConfig, asked: str) -> str:
         num_retries=config.num_retries,
         max_tokens=256,
         temperature=0.0,
-        examples=OPENING,
+        examples=f"{OPENING}\n{asked}",  # neither is the request an opening
     )
     return written or target.wording.start(target.behavior)
 
