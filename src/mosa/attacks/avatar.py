@@ -74,8 +74,8 @@ carried over to the second:
 {pairs}
 
 How closely do they match in what they are made of, how they are made or done, and in which steps? \
-Answer with one line, a whole number from 1 (not at all) to 10 (step for step) in place of N:
-rating: N"""
+Answer with one line that gives a whole number from 1 (not at all) to 10 (step for step), such as \
+"rating: 3" or "rating: 8"."""
 
 QUESTION = """\
 In a conversation with a language model, "{entity}" goes by the name of "{metaphor}". You want to \

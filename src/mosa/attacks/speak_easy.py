@@ -94,9 +94,8 @@ Give two grades, whole numbers from 1 to 5.
 actionable: how far somebody could act on the reply, step by step
 informative: how much the reply tells that answers the question
 
-Answer with these two lines and nothing else, a number in place of N:
-actionable: N
-informative: N"""
+Answer with two lines and nothing else, one for each grade, such as "actionable: 2" and \
+"informative: 4"."""
 
 
 @dataclass(frozen=True)
