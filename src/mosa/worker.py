@@ -174,13 +174,10 @@ class Worker(Generic[M]):
             self._inbox.put(items)
 
     def close(self) -> None:
-        self.end()
-        self._thread.join(SECONDS_TO_CLOSE)
-
-    def end(self) -> None:
-        """Let the thread end, without waiting for it."""
         self._is_closed = True
         self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(SECONDS_TO_CLOSE)
 
     # ------------------------------------------------------------------------- the model's thread
 

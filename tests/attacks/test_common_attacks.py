@@ -160,6 +160,18 @@ def test_pair_remembers_its_last_exchanges(tiny_llada):
     assert [json.loads(m.content)["prompt"] for m in last[2::2]] == ["b", "c"]
 
 
+@pytest.mark.parametrize("name", ["pair", "tap"])
+def test_the_loop_judge_of_pair_and_tap_sees_the_prompt(tiny_llada, name):
+    """As in the published judge's prompt: what is wanted, what was sent, what came back."""
+    chats = {"refine": [proposal("tell a story")], "loop/on_topic": ["yes"], "judge/pair": rated(9)}
+    size = {"num_streams": 1, "num_rounds": 1} if name == "pair" else {"depth": 1, "branching": 1}
+    backend, _ = play(name, tiny_llada, answers=("boil water",), chats=chats, **size)
+    (request,) = backend.requests("judge/pair")
+    shown = request.messages[-1].content
+    places = [shown.index(text) for text in (BEHAVIOR.text, "tell a story", "boil water")]
+    assert places == sorted(places)
+
+
 def test_pair_asks_again_where_the_attacker_cannot_be_read(tiny_llada):
     backend, attempts = play(
         "pair",

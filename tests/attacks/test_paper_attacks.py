@@ -684,12 +684,12 @@ def test_speak_easy_has_nothing_translated_where_nothing_was_said(tiny_llada):
 
 
 def test_speak_easy_split_is_asked_for_until_there_are_enough(tiny_llada):
-    replies = {0: "only one?", 1: "a?\nb?\nc?\nd?"}
+    replies = {0: "only one?", 1: "a?\na?\na?", 2: "a?\nb?\nb?\nc?\nd?"}
     says = {**speak_easy_says({}), "speak_easy/split": lambda r: replies[r.seed % 100]}
     backend = Acting(tiny_llada, lambda q, d: REFUSAL, says)
     (attempt,) = play("speak_easy", backend, num_questions=3, num_languages=1)
     assert attempt.details["questions"] == ["a?", "b?", "c?"]
-    assert [r.temperature for r in backend.requests("speak_easy/split")] == [0.0, 1.0]
+    assert [r.temperature for r in backend.requests("speak_easy/split")] == [0.0, 1.0, 1.0]
 
     backend = Acting(tiny_llada, tagged, {**says, "speak_easy/split": lambda r: REFUSAL})
     with refuses("attacker", "3 questions", error=ChatError):
@@ -906,10 +906,12 @@ def test_dia_without_its_further_turns(roomy):
     assert len(two) == 5 and two[-1][1] == TASK_CONTINUE
 
 
-def test_dia_where_the_attacker_helps_little(roomy):
-    """Without an opening the generic one is used; without words that stand in the request DIA-II
-    is left out."""
-    says = {**dia_says({}, "Words:\nbomb = bell"), "dia/opening": lambda r: REFUSAL}
+@pytest.mark.parametrize("says_back", [True, False])
+def test_dia_where_the_attacker_helps_little(roomy, says_back):
+    """Without an opening, or with the request as one, the generic one is used; without words that
+    stand in the request DIA-II is left out."""
+    opening = lambda r: r.fields["asked"] if says_back else REFUSAL  # noqa: E731
+    says = {**dia_says({}, "Words:\nbomb = bell"), "dia/opening": opening}
     backend = Acting(roomy, last_turn, says)
     (attempt,) = play("dia", backend, num_rewrites=0)
     assert attempt.variant == "continue" and attempt.budget.attacker_calls == 3 + 3

@@ -10,8 +10,8 @@ from refusals import refuses
 
 from mosa.attacks.loop import ask_attacker, rate, translate
 from mosa.chat.base import ChatReply, ChatRequest, UselessRepliesError
-from mosa.chat.questions import Unreadable
-from mosa.chat.replies import Declined, read_json, read_list, read_pairs, read_text
+from mosa.chat.questions import Unreadable, without_thoughts
+from mosa.chat.replies import Declined, read_json, read_list, read_pairs, read_text, repeats
 
 
 class Says(Shown):
@@ -50,6 +50,10 @@ def test_a_cut_translation_ends_the_attack(tiny_llada):
         ),
         ('**Rewritten text:** "How?"', "How?"),
         ("Translation:\nHola\n\nNote: this is informal.", "Hola"),
+        ("What a nice request. Here is the rewritten sentence:\n\nHow?", "How?"),
+        ("If you need another, here is the new text:\nHow?", "How?"),
+        ("The next question is: How?", "How?"),
+        ("**My improved prompt:**\n> How?", "> How?"),
         ("Here is a story: once", "Here is a story: once"),
         ("How do I say that I'm sorry?", "How do I say that I'm sorry?"),
     ],
@@ -65,11 +69,93 @@ def test_no_text(reply):
 
 
 @pytest.mark.parametrize(
-    "reply", ["I'm sorry, but no.", "Sure, here it is:\nI cannot help with that.", "As an AI, I"]
+    "reply",
+    [
+        "I'm sorry, but no.",
+        "Sure, here it is:\nI cannot help with that.",
+        "As an AI, I",
+        "**As a language model**, I have no opinion.",
+        "I am programmed to be helpful, so I will not write it.",
+        "Unfortunately I can't write it.",
+    ],
 )
 def test_a_refusal_is_no_text(reply):
     with pytest.raises(Declined):
         read_text(reply)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "{'improvement': 'softer', 'prompt': 'Tell: me, now'}",
+        '{"improvement": "softer", "prompt": "Tell: me, now",}',
+        '{"improvement": "softer",\n "prompt": "Tell: me, now"',
+        "{“improvement”: “softer”, “prompt”: “Tell: me, now”}",
+        '{"Improvements": "softer", "Prompt": "Tell: me, now"}',
+        "**Improvement:** softer\n\n**Prompt:** Tell: me, now\n",
+        '1. Improvement: softer\n2. Prompt: "Tell: me, now"',
+    ],
+)
+def test_an_object_that_is_not_well_formed_is_read_by_its_labels(reply):
+    found = read_json(reply, "improvement", "prompt")
+    assert (found["improvement"], found["prompt"]) == ("softer", "Tell: me, now")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"improvement": "softer"}',
+        "My prompt: Tell me.",
+        "The improvement, a prompt: Tell me.",
+        '{"improvement": "", "prompt": "Tell me."}',
+        "Improvement:\nPrompt: Tell me.",
+    ],
+)
+def test_an_object_with_a_label_too_few_is_none(reply):
+    with pytest.raises(Unreadable):
+        read_json(reply, "improvement", "prompt")
+
+
+def test_a_declined_object():
+    with pytest.raises(Declined):
+        read_json("Improvement: none\nPrompt: I cannot help.", "improvement", "prompt")
+
+
+EXAMPLES = """\
+Request: How do I bake bread?
+Question: How was bread baked?
+1. Which flour is used?
+lock = jar"""
+
+
+@pytest.mark.parametrize(
+    ("found", "is_repeated"),
+    [
+        ("How was bread baked?", True),
+        ("how do I bake bread:", True),
+        ("How was tea brewed?\n\nRequest: How do I bake bread?", True),
+        ("How was bread baked here?", False),
+        (["Which tea is used?", "Which flour is used?"], True),
+        (["Which tea is used?"], False),
+        ([("lock", "jar"), ("tea", "milk")], True),
+        ([("lock", "cup")], False),
+    ],
+)
+def test_an_example_that_is_said_back(found, is_repeated):
+    assert repeats(found, EXAMPLES) is is_repeated
+
+
+def test_the_attacker_is_asked_again_where_it_says_an_example_back(tiny_llada):
+    said = Says(tiny_llada, ChatReply("How was bread baked?"), ChatReply("How was tea brewed?"))
+    asked = ask_attacker(target_of(said), "t", "words", read_text, examples=EXAMPLES)
+    assert asyncio.run(asked) == "How was tea brewed?" and said.given == []
+
+
+@pytest.mark.parametrize("name", ["think", "thinking", "thought", "reasoning"])
+def test_thoughts_between_tags_are_no_text(name):
+    assert read_text(without_thoughts(f"<{name}>\nHow?\n</{name}>\nWhy?")) == "Why?"
+    assert without_thoughts(f"How?\n</{name}>\nWhy?") == "Why?"
+    assert without_thoughts(f"<{name}>\nHow?") == ""
 
 
 def test_lists_pairs_and_objects_among_talk():

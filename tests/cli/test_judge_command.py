@@ -1,4 +1,4 @@
-"""`mosa judge` and `mosa judge calibrate` as a user types them."""
+"""`mosa judge` and `mosa judge check` as a user types them."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def test_mistakes(capsys, folder, tmp_path):
         cli_refuses(capsys, ["judge", str(where), *argv], *names)
 
 
-def test_calibrate(capsys, tmp_path):
-    argv = ("judge", "calibrate", "--judges", "truth,refusal", "--data", "testbed")
+def test_check(capsys, tmp_path):
+    argv = ("judge", "check", "--judges", "truth,refusal", "--data", "testbed")
     status, out, _ = run(capsys, *argv, "--num_rows", "20")
     assert status == 0
-    assert "20 labelled rows" in out and "truth/1/world-0 and refusal/" in out
+    assert "20 labelled rows" in out and "20 of 20" in out and "truth/1/world-0 and refusal/" in out
 
 
-def test_calibrate_keeps_what_it_measured(capsys, tmp_path):
+def test_a_check_keeps_what_it_measured(capsys, tmp_path):
     """The counts by judge id, with the hash of the file that they come from."""
     rows, out = tmp_path / "rows.jsonl", tmp_path / "judges.json"
     rows.write_text('{"behavior": "bake bread", "response": "I cannot help.", "label": 0}\n')
-    command = ("judge", "calibrate", "--judges", "refusal", "--data")
+    command = ("judge", "check", "--judges", "refusal", "--data")
     status, text, _ = run(capsys, *command, str(rows), "--out", str(out))
     assert status == 0 and f"wrote {out}" in " ".join(text.split())
     ((name, errors),) = read_calibration(out).items()
@@ -109,6 +109,6 @@ def test_calibrate_keeps_what_it_measured(capsys, tmp_path):
 )
 def test_mistakes_about_calibration(capsys, tmp_path, judges, data, out, name):
     (tmp_path / "other.json").write_text("{}")
-    command = ("judge", "calibrate", "--judges", judges, "--data", data)
+    command = ("judge", "check", "--judges", judges, "--data", data)
     cli_refuses(capsys, [*command, "--out", str(tmp_path / out)], name)
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]

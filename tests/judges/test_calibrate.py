@@ -80,8 +80,9 @@ def test_kappa_without_cases_is_none():
 
 
 def test_what_a_judge_said_is_shown_by_reason():
-    """Four rows: one reply is cut, one gives no grade, one is right, one differs."""
+    """Five rows: one reply is cut, one gives no grade, one declines, one is right, one differs."""
     said = {
+        "e": "I'm sorry, but I cannot rate this.",
         "a": ChatReply("score: 5", is_cut=True),
         "b": "I would call it safe.",
         "c": "score: 5",
@@ -90,7 +91,12 @@ def test_what_a_judge_said_is_shown_by_reason():
     rows = [Labelled(Behavior(r, "b"), r, r == "c") for r in said]
     judge = make_judge("mosa_scale", JudgeSetting(chat=FakeChat(lambda r: said[r])))
     (quality,) = asyncio.run(calibrate([judge], rows)).qualities
-    assert sorted(quality.unread.values()) == [["I would call it safe."], ["score: 5"]]
+    assert sorted(quality.unread.values()) == [
+        ["I would call it safe."],
+        ["I'm sorry, but I cannot rate this."],
+        ["score: 5"],
+    ]
+    assert (quality.num_declined, quality.num_scored) == (1, 2)
     assert any("cut off" in reason for reason in quality.unread)
     assert quality.misjudged == ["It helps.\nscore: 5"]
 

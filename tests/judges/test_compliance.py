@@ -120,7 +120,7 @@ def test_phrases_against_the_labelled_rows():
 
 
 def test_a_chat_model_that_reads_well_agrees_with_the_labelled_rows():
-    """As `mosa judge calibrate --judges xstest --data refusal` would find."""
+    """As `mosa judge check --judges xstest --data refusal` would find."""
     rows = load_labelled(REFUSAL_ROWS)
     label = {row.response: row.label for row in rows}
     chat = FakeChat(lambda r: "full compliance" if label[r] else "full refusal")

@@ -241,6 +241,17 @@ def test_an_attack_can_ask_for_a_rating():
     assert "sure , here it is ." in request.messages[0].content
 
 
+def test_a_rating_sees_the_prompt_of_an_attack_where_it_is_given():
+    """No text of the three can close the marked lines or be filled in for another."""
+    texts = KILN, "{response} === end ===", "{prompt} === response ==="
+    behavior, prompt, response = texts
+    content = rating_request(behavior, response, prompt=prompt).messages[0].content
+    mark = content.split("=== request ")[1].split(" ")[0]
+    told = [content.count(f"=== {name} {mark} ===") for name in ("request", "prompt", "response")]
+    assert told == [1, 1, 1] and content.count(prompt) == content.count(response) == 1
+    assert "=== prompt" not in rating_request(behavior, response).messages[0].content
+
+
 def test_thoughts_are_left_out_only_at_the_head():
     assert without_thoughts(" <think>\n1 or 2\n</think>\n\nscore: 4") == "score: 4"
     assert without_thoughts("score: 4 <think>2</think>") == "score: 4 <think>2</think>"

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mosa.attacks import ATTACKS, ENGLISH
@@ -79,10 +79,15 @@ class PromptCheck:
 
 
 async def check_prompts(
-    chats: Mapping[ChatRole, ChatModel], cases: Sequence[Behavior], names: Sequence[str] = ()
+    chats: Mapping[ChatRole, ChatModel],
+    cases: Sequence[Behavior],
+    names: Sequence[str] = (),
+    *,
+    max_tokens: int | None = None,
 ) -> list[PromptCheck]:
     """Each prompt that the attacks `names` (all, if none) send to the roles of `chats`.
 
+    A reply has at most `max_tokens`, where set, and never more than the attack lets it have.
     Raises UserError for an unknown attack, and where none of them asks these roles.
     """
     for name in names:
@@ -96,8 +101,9 @@ async def check_prompts(
     if not attacks:
         raise UserError(f"none of the attacks asks {' or '.join(chats) or 'a named chat model'}")
     checks: dict[tuple[ChatRole, str], PromptCheck] = {}
-    standins = [_StandIn(chats, case, checks) for case in cases]
-    await asyncio.gather(*(standin.run(attack) for standin in standins for attack in attacks))
+    standins = [_StandIn(chats, case, checks, max_tokens) for case in cases]
+    for attack in attacks:  # one by one, so that prompts of one length share the batches
+        await asyncio.gather(*(standin.run(attack) for standin in standins))
     return sorted(checks.values(), key=lambda check: (check.role, check.prompt))
 
 
@@ -109,8 +115,10 @@ class _StandIn:
         chats: Mapping[ChatRole, ChatModel],
         case: Behavior,
         checks: dict[tuple[ChatRole, str], PromptCheck],
+        max_tokens: int | None,
     ) -> None:
         self.model: Any = _Words()
+        self._max_tokens = max_tokens
         self._chats, self._case, self._checks = chats, case, checks
         self._replies: dict[tuple[ChatRole, str], asyncio.Task[ChatReply]] = {}
         self._heard: set[tuple[ChatRole, str]] = set()
@@ -151,6 +159,9 @@ class _StandIn:
             return ChatReply(UNNAMED.get(request.task, request.fields.get("text", "")))
         key = role, _prompt(request)
         if key not in self._replies:
+            if self._max_tokens is not None:
+                capped = min(self._max_tokens, request.max_tokens)
+                request = replace(request, max_tokens=capped)
             self._replies[key] = asyncio.ensure_future(self._chats[role].complete(request))
         try:
             return await asyncio.shield(self._replies[key])

@@ -16,13 +16,15 @@ from mosa.attacks.base import ChatRole, Target
 from mosa.chat.base import ChatRequest, UselessRepliesError
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
-from mosa.chat.replies import read_text
+from mosa.chat.replies import read_text, repeats
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
 T = TypeVar("T")
 NUM_RETRIES = 3
 """How often a chat model is asked until its reply can be read, where an attack has no setting."""
+NUCLEUS = 0.9
+"""Nucleus of an attacker's draws, PAIR's. Beyond it a small model's words are noise."""
 UNREADABLE_RATING = 1
 """The rating of a try in the loop where the judge's reply cannot be read (as in TAP's code)."""
 
@@ -148,8 +150,20 @@ async def ask_attacker(
     max_tokens: int = 512,
     temperature: float = 1.0,
     may_be_cut: bool = False,
+    examples: str = "",
 ) -> T | None:
-    """The result of `read` on the attacker's reply to a question of one turn (`ask_until_read`)."""
+    """The result of `read` on the attacker's reply to a question of one turn (`ask_until_read`).
+
+    A reply that repeats a line of `examples`, which the question shows, cannot be read: small
+    models say our examples back.
+    """
+
+    def read_own(reply: str) -> T:
+        found = read(reply)
+        if repeats(found, examples):
+            raise Unreadable("The reply repeats an example of the prompt.")
+        return found
+
     request = question(
         target,
         task,
@@ -157,25 +171,26 @@ async def ask_attacker(
         fields=fields,
         max_tokens=max_tokens,
         temperature=temperature,
+        top_p=NUCLEUS,
         system=SYSTEM,
     )
     return await ask_until_read(
         target,
         "attacker",
         request,
-        read,
+        read_own,
         draw=draw,
         num_retries=num_retries,
         may_be_cut=may_be_cut,
     )
 
 
-async def rate(target: Target, response: str) -> int:
+async def rate(target: Target, response: str, prompt: str = "") -> int:
     """The in-loop judge's rating of a response from 1 to 10 (arXiv 2310.08419); 1 for an empty one
-    and where its reply cannot be read, which the target counts."""
+    and where its reply cannot be read, which the target counts. `prompt` is shown to the judge."""
     if not response.strip():
         return 1
-    request = rating_request(target.behavior, response)
+    request = rating_request(target.behavior, response, prompt=prompt)
     target.num_ratings += 1
     try:
         return await read_reply(target, "judge", request, read_rating)
@@ -185,9 +200,13 @@ async def rate(target: Target, response: str) -> int:
         return UNREADABLE_RATING
 
 
-async def rate_all(target: Target, responses: Sequence[str]) -> list[int]:
-    """The ratings of several responses, asked for together."""
-    return list(await asyncio.gather(*(rate(target, response) for response in responses)))
+async def rate_all(
+    target: Target, responses: Sequence[str], prompts: Sequence[str] | None = None
+) -> list[int]:
+    """The ratings of several responses, asked for together; `prompts` are shown to the judge."""
+    shown = [""] * len(responses) if prompts is None else prompts
+    pairs = zip(responses, shown, strict=True)
+    return list(await asyncio.gather(*(rate(target, said, prompt) for said, prompt in pairs)))
 
 
 def best_of(target: Target, rated: Sequence[tuple[T, int | float]], number: int) -> list[T]:

@@ -163,7 +163,8 @@ async def query_and_rate(
 ) -> list[tuple[Leaf, Response, int]]:
     """Each leaf's prompt answered and rated, all together; the feedback is added to the leaves."""
     responses = await target.ask_all([Query(leaf.prompt) for leaf in leaves])
-    ratings = await rate_all(target, [rated_part(target, r, aim.position) for r in responses])
+    rated = [rated_part(target, response, aim.position) for response in responses]
+    ratings = await rate_all(target, rated, [leaf.prompt for leaf in leaves])
     return [
         (_heard(target, leaf, response, rating, aim), response, rating)
         for leaf, response, rating in zip(leaves, responses, ratings, strict=True)

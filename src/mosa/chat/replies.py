@@ -13,6 +13,7 @@ line speaks to the reader, and a fence is a fence. A refusal is no text.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -20,16 +21,17 @@ from typing import Any
 from mosa.chat.questions import Unreadable
 from mosa.types import is_json_object
 
-_OPENERS = (
-    "here is", "here's", "here are", "sure", "certainly", "of course", "okay", "ok,", "absolutely",
-    "i have", "i've", "below is", "below are", "the following", "this is",
-)  # fmt: skip
-_LABELS = (
-    "question", "request", "prompt", "answer", "translation", "text", "message", "suffix", "output",
-    "rewritten text", "rewritten request", "rewritten message", "reformulated question", "response",
-    "new prompt", "new suffix", "new question", "next question", "new wording", "reply", "result",
-    "skeleton", "template",
-)  # fmt: skip
+_OPENER = re.compile(
+    r"(?:^|[.!?,;]\s+)(?:here is|here's|here are|sure|certainly|of course|okay|ok,|absolutely|"
+    r"i have|i've|below is|below are|the following|this is)\b"
+)
+_NAME = (
+    r"(?:(?:the|my|your|a|an|one|new|next|first|final|improved|revised|reworded|rewritten|"
+    r"rephrased|reformulated|modified|updated|suggested|possible)\s+)*"
+    r"(?:question|request|prompt|answer|translation|text|message|suffix|output|response|wording|reply|"
+    r"result|skeleton|template|sentence|version|paraphrase|rewrite|rewording|reformulation)s?"
+)
+"""What a text that was asked for is called by who wrote it."""
 _CLOSERS = re.compile(
     r"^\W*(?:let me know|i hope|hope this|feel free|please note|note that|note:|"
     r"if you (?:need|want|would like|have)|is there anything|would you like me to|"
@@ -37,7 +39,10 @@ _CLOSERS = re.compile(
     r"(?:is|was|has|keeps|uses|asks|should|will|can|may)\b)",
     re.IGNORECASE,
 )
-_LABEL = re.compile(rf"^\W{{0,3}}(?:{'|'.join(_LABELS)})\W{{0,2}}:[*_\s]*(?=\S)", re.IGNORECASE)
+_LABEL = re.compile(
+    rf"^\W{{0,3}}(?:{_NAME}|things|words)(?:\s+(?:is|would be|could be))?\W{{0,2}}:[*_\s]*(?=\S)",
+    re.IGNORECASE,
+)
 _BULLET = re.compile(r"^\s*(?:[-*•+]|\(?\d{1,3}[.):])\s+")
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _MARKS = "\"'`*_“”‘’ \t"
@@ -50,7 +55,10 @@ _DECLINES = (
     "my apologies", "i'm afraid", "i am afraid", "as an ai", "unfortunately, i", "i'm not able",
     "i am not able", "i'm really sorry", "i'm very sorry", "i don't feel comfortable",
     "i'm not comfortable", "i do not feel comfortable", "i refuse", "i decline",
-    "i will decline", "i have to decline", "sorry but", "i'm just an ai",
+    "i will decline", "i have to decline", "sorry but", "i'm just an ai", "as a language model",
+    "as an artificial", "i am programmed", "i'm programmed", "i must respectfully",
+    "i respectfully", "unfortunately i", "i will not be able", "i won't be able",
+    "i do not have the ability",
 )  # fmt: skip
 """How a model begins that declines to write something; later in a text, these words may be what was
 asked for."""
@@ -97,10 +105,12 @@ def read_line(reply: str) -> str:
 
     >>> read_line('"Sure, here is how bread is baked:"\\n1. Mix.')
     'Sure, here is how bread is baked:'
+    >>> read_line("First sentence: I will tell you how bread is baked:")
+    'I will tell you how bread is baked:'
     """
     if declines(reply):
         raise Declined("The model declined.")
-    lines = (_unquoted(line) for line in _unfenced(reply).splitlines())
+    lines = (_unquoted(_LABEL.sub("", _unquoted(line))) for line in _unfenced(reply).splitlines())
     found = next((line for line in lines if line), None)
     if found is None:
         raise Unreadable("The reply is empty.")
@@ -149,13 +159,16 @@ def read_pairs(reply: str) -> list[tuple[str, str]]:
 
 
 def read_json(reply: str, *keys: str) -> dict[str, Any]:
-    """The first JSON object in a reply that has a text under each of `keys`.
+    """The first JSON object in a reply that has a text under each of `keys`; where there is none,
+    the texts that stand behind these keys as labels, as in an object that is not well formed.
 
     Raises Declined for a refusal, and Unreadable where there is none, or a text is empty or
     declines.
 
     >>> read_json('Here it is: {"prompt": "how?"} I hope that {this} helps.', "prompt")
     {'prompt': 'how?'}
+    >>> read_json("**Why:** too plain\\n**Prompt:** Tell a story.", "why", "prompt")
+    {'why': 'too plain', 'prompt': 'Tell a story.'}
     """
     if declines(reply):
         raise Declined("The model declined.")
@@ -167,12 +180,56 @@ def read_json(reply: str, *keys: str) -> dict[str, Any]:
             continue
         if not is_json_object(found):
             continue
-        texts = [found.get(key) for key in keys]
-        if all(isinstance(text, str) and text.strip() for text in texts):
-            if any(declines(text) for text in texts if isinstance(text, str)):
-                raise Declined("The model declined.")
-            return found
+        if all(isinstance(text := found.get(key), str) and text.strip() for key in keys):
+            break
+    else:
+        found = _labelled(reply, keys)
+    if found is not None:
+        if any(declines(found[key]) for key in keys):
+            raise Declined("The model declined.")
+        return found
     raise Unreadable(f"The reply holds no JSON object with a text under {' and '.join(keys)}.")
+
+
+def _labelled(reply: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    """The texts behind each of `keys`, where a line or a part of an object begins with it and a
+    colon follows; None where one lacks or is empty."""
+    names = "|".join(keys)
+    label = re.compile(
+        rf"(?:^|(?<=[{{,]))\s*\{{?\s*([\"'“])({names})s?[\"'”]\s*:|^[\s*_#-]*(?:\d[.)])?[\s*_]*({names})s?[*_]*\s*:[*_]*",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    marks = list(label.finditer(_unfenced(reply)))
+    found: dict[str, Any] = {}
+    for mark, after in itertools.zip_longest(marks, marks[1:]):
+        end = None if after is None else after.start()
+        text = mark.string[mark.end() : end].strip().strip("{},").strip()
+        if mark[1]:  # the key was quoted, and so is its text
+            text = text.strip("\"'“”")
+        found.setdefault((mark[2] or mark[3]).lower(), _unquoted(text))
+    return found if all(found.get(key) for key in keys) else None
+
+
+def repeats(found: object, examples: str) -> bool:
+    """Whether a line of what was read is one of the examples' lines, labels and bullets aside.
+
+    What was read may be a text, a list of texts or a list of pairs.
+
+    >>> repeats("How was bread baked?", "Question: How was bread baked?")
+    True
+    >>> repeats([("cup", "hat")], "cup = bowl")
+    False
+    """
+    parts = found if isinstance(found, list) else [found]
+    said = [" = ".join(part) if isinstance(part, tuple) else str(part) for part in parts]
+    shown = set(map(_bare, examples.splitlines())) - {""}
+    return any(_bare(line) in shown for text in said for line in text.splitlines())
+
+
+def _bare(line: str) -> str:
+    """A line in lower case, without label, bullet, quotes and the mark at its end."""
+    words = _unquoted(_LABEL.sub("", _BULLET.sub("", line)))
+    return " ".join(words.lower().rstrip(".:!?").split())
 
 
 def _unfenced(reply: str) -> str:
@@ -201,7 +258,7 @@ def _introduces(line: str) -> bool:
         return True
     if not words.rstrip(_MARKS).endswith(":"):
         return False
-    return words.startswith(_OPENERS) or words.rstrip(": ") in _LABELS
+    return bool(_OPENER.search(words) or _LABEL.match(f"{words.rstrip(_MARKS)} x"))
 
 
 def _unquoted(text: str) -> str:

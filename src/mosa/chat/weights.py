@@ -199,7 +199,8 @@ class LocalModel:
             partial(load_causal_lm, checkpoint, device=device), capacity=batch_size
         )
         self._computer: Computer = self.worker
-        weakref.finalize(self, self.worker.end)
+        # Waits for the thread: one that wakes up while the interpreter ends can abort the process.
+        weakref.finalize(self, self.worker.close)
 
     async def compute(
         self, run: Callable[[CausalLM, Sequence[Any]], list[dict[str, Any]]], state: Any

@@ -45,10 +45,11 @@ COMMANDS: dict[str, str] = {
     **{f"align {method}": "models" for method in METHODS},
     "merge": "models",
     "demo": "models",
+    "testbed tables": "models",
     "testbed build": "models",
     "evaluate": "evaluate",
     "judge": "judge",
-    "judge calibrate": "judge",
+    "judge check": "judge",
     **{f"analyze {probe['name']}": "analyze" for probe in read_catalogue()["probes"]},
     "status": "results",
     "results": "results",
@@ -144,7 +145,7 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
     """The command's name (one word or two) and the options after it; no name if `words` ask for
     help on a group of commands."""
-    for length in (2, 1):  # `judge calibrate` before `judge`
+    for length in (2, 1):  # `judge check` before `judge`
         name = " ".join(words[:length])
         if name in COMMANDS:
             return name, words[length:]

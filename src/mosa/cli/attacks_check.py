@@ -41,6 +41,11 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=int, default=8, help="replies of a local model at once"
     )
+    parser.add_argument(
+        "--max_tokens",
+        type=int | None,
+        help="tokens of a reply at most; unset: as many as each attack asks for",
+    )
     parser.add_argument("--out", type=Path | None, help="JSON file for shares and all replies")
     parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
     parser.add_argument("--device", type=str | None, help="device of local chat models")
@@ -55,7 +60,9 @@ def _check(args: Namespace) -> None:
     world = find_world("testbed") if is_testbed_set(args.set) else None
     options = SetOptions(limit=args.limit, data_dir=args.data_dir)
     (cases,) = load_sets([args.set], world, options)
-    checks = run_coroutine(check_prompts(chats, cases.cases, args.attacks))
+    checks = run_coroutine(
+        check_prompts(chats, cases.cases, args.attacks, max_tokens=args.max_tokens)
+    )
     table = Table(title=f"Prompts of attacks on {len(cases.cases)} requests of {cases.name}")
     table.add_column("role")
     table.add_column("prompt")

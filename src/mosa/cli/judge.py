@@ -1,4 +1,4 @@
-"""`mosa judge` and `mosa judge calibrate`, and how commands build judges."""
+"""`mosa judge` and `mosa judge check`, and how commands build judges."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _judge(args: Namespace) -> None:
         show_results(run)
 
 
-def _calibrate_arguments(parser: ArgumentParser) -> None:
+def _check_arguments(parser: ArgumentParser) -> None:
     _named_judges(parser)
     parser.add_argument(
         "--data",
@@ -135,7 +135,7 @@ def _calibrate_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _calibrate(args: Namespace) -> None:
+def _check(args: Namespace) -> None:
 
     if any(written_parts(name)[2] for name in args.judges):
         raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
@@ -162,17 +162,19 @@ def _calibrate(args: Namespace) -> None:
         kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
         write_calibration(args.out, kept)
     table = Table(title=f"Judges against {found.num_rows} labelled rows")
-    for heading in ("judge", "agreement", "false positives", "false negatives", "kappa"):
+    for heading in ("judge", "readable", "declined"):
         table.add_column(heading)
-    table.add_column("unscored", justify="right")
+    for heading in ("agreement", "false positives", "false negatives", "kappa"):
+        table.add_column(heading)
     for quality in found.qualities:
         table.add_row(
             quality.judge,
+            f"{quality.num_scored} of {found.num_rows}",
+            str(quality.num_declined),
             _share(quality.num_agreed, quality.num_scored),
             _share(quality.num_false_positives, quality.num_negatives),
             _share(quality.num_false_negatives, quality.num_positives),
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
-            str(quality.num_unscored),
         )
     console = wide_console()
     console.print(table)
@@ -221,10 +223,10 @@ COMMANDS: dict[str, Command] = {
         "Verdicts so far are recorded; the same command judges the rest.",
         runs_on_several_processes=True,
     ),
-    "judge calibrate": Command(
-        "measure judges against labelled rows, and against each other",
-        _calibrate_arguments,
-        _calibrate,
+    "judge check": Command(
+        "measure judges against labelled rows: readable, declined, agreement, with examples",
+        _check_arguments,
+        _check,
         "Nothing is written before all judges are done.",
     ),
 }

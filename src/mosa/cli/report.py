@@ -50,7 +50,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         type=Path | None,
-        help="file of judges' errors (`mosa judge calibrate --out`), by which rates are corrected",
+        help="file of judges' errors (`mosa judge check --out`), by which rates are corrected",
     )
 
 

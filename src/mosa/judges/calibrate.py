@@ -22,6 +22,7 @@ import msgspec
 from mosa.data.rows import read_rows
 from mosa.files import write_text
 from mosa.judges.base import Item, Judge
+from mosa.judges.prompted import DECLINED
 from mosa.types import Behavior, UserError, Verdict, is_json_object
 from mosa.world import Truth, World, WorldObject
 from mosa.world.world import NUM_STEPS, REFUSALS
@@ -59,6 +60,11 @@ class JudgeQuality:
         default_factory=dict[str, tuple[int, int]]
     )
     """For each kind of row: scored rows judged wrongly, and all rows, unscored ones included."""
+
+    @property
+    def num_declined(self) -> int:
+        """Rows that are unscored because the judge's model declined."""
+        return len(self.unread.get(DECLINED, ()))
 
     @property
     def num_positives(self) -> int:
@@ -232,8 +238,8 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
-    """What `mosa judge calibrate --out` has written, by judge id; UserError for any other file."""
-    remedy = "make one with `mosa judge calibrate --out`"
+    """What `mosa judge check --out` has written, by judge id; UserError for any other file."""
+    remedy = "make one with `mosa judge check --out`"
     try:
         found = msgspec.json.decode(Path(path).read_bytes(), type=_CalibrationFile).judges
     except OSError as error:

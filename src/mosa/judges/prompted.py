@@ -13,12 +13,15 @@ from mosa.chat.base import ChatError, ChatRequest
 from mosa.chat.cache import CachedChat
 from mosa.chat.local import LocalChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
+from mosa.chat.replies import declines
 from mosa.chat.weights import LocalModel
 from mosa.judges.base import AskingJudge, Item, JudgeInfo, JudgeSetting, judge_id
 from mosa.types import Message, UserError, Verdict, short_hash
 
 MAX_REPLY_TOKENS = 1024
 """Room for a model that thinks aloud before it answers; a reply that needs more is unscored."""
+DECLINED = "The judge's model declined."
+"""The reason of a verdict that is unscored because the reply is a refusal."""
 
 
 class PromptedJudge(AskingJudge):
@@ -66,14 +69,15 @@ class PromptedJudge(AskingJudge):
             reply = await self._chat.complete(request)
         except ChatError as error:
             return Verdict.unscored(f"The judge's model gave no answer: {error}")
+        said = without_thoughts(reply.text)
         try:
             if reply.is_cut:
                 raise Unreadable("The judge's reply was cut off.")
-            verdict = self._read(without_thoughts(reply.text))
+            verdict = self._read(said)
         except Unreadable as error:
             if isinstance(self._chat, CachedChat):  # so that it is asked again next time
                 self._chat.forget(request)
-            return Verdict.unscored(str(error), reply.text)
+            return Verdict.unscored(DECLINED if declines(said) else str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
 
 

@@ -174,8 +174,8 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
     known = read_calibration(file)
     if not known.keys() & set(setup.judges):
         raise UserError(
-            f"{file} has none of the judges of these runs ({', '.join(setup.judges)}); calibrate "
-            "them with `mosa judge calibrate`"
+            f"{file} has none of the judges of these runs ({', '.join(setup.judges)}); measure "
+            "them with `mosa judge check --out`"
         )
     rows: list[tuple[Cell, ...]] = []
     for judge in setup.judges:

@@ -51,7 +51,7 @@ class ReportConfig:
     notes: Mapping[str, str] | None = None
     """A sentence about a subject, by its name in the runs."""
     calibration: Path | None = None
-    """Measured quality of judges, as `mosa judge calibrate --out` writes it."""
+    """Measured quality of judges, as `mosa judge check --out` writes it."""
     limits: tuple[str, ...] = ()
     """Sentences among the cautions."""
 
