@@ -18,8 +18,8 @@ is filled together with it; `dija_canvas` writes the template where no tokeniser
 
 How we differ:
 
-1. The attacker is shown the format in our own words and on two harmless examples; there is one
-   style of span where the paper has three. It is asked for N words and gets N mask tokens, as in the
+1. The attacker is shown the format in our own words on two harmless examples; there is one style
+   of span where the paper has three. It is asked for N words and gets N mask tokens, as in the
    published expansion. A reply without a mask is asked for again, where the published code puts 36
    masks behind it.
 2. The reply ends with the user's turn, as published, and for a reader with the first end token.
