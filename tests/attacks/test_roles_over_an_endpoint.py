@@ -92,7 +92,7 @@ def rated(words: str, body: dict[str, Any]) -> str:
         return (
             "actionable: 4\ninformative: 3" if ": you" in words else "actionable: 1\ninformative: 1"
         )
-    assert "rating: N" in words
+    assert 'such as "rating: ' in words
     return "rating: 4" if ": you" in words else "rating: 1"
 
 
