@@ -92,7 +92,7 @@ def rated(words: str, body: dict[str, Any]) -> str:
         return (
             "actionable: 4\ninformative: 3" if ": you" in words else "actionable: 1\ninformative: 1"
         )
-    assert "rating: N" in words
+    assert 'such as "rating: ' in words
     return "rating: 4" if ": you" in words else "rating: 1"
 
 
@@ -367,7 +367,8 @@ NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
 @pytest.mark.parametrize(
     ("rule", "reasons"),
     [
-        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
+        # Of a suffix the first tokens are used, so that its end does not matter.
+        (cut, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
         (refusing, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_SUFFIX}),
         (nonsense, {"tap": NO_PROMPT, "speak_easy": NO_QUESTIONS, "aos": NO_RATING}),
     ],
