@@ -126,11 +126,13 @@ def test_a_window_beside_a_cache(tiny_llada, cache):
 
 
 def test_pinned_tokens_need_no_steps(tiny_llada):
-    """A window that is pinned is no stage; stop_after fills the stages that it needs."""
+    """A pinned window is no stage; a response's end cuts it; stop_after fills what it needs."""
     canvas = Canvas.from_prompts(tiny_llada, PROMPTS, max_new_tokens=12).pin(4, [7, 8, 9, 10])
     result = sample(tiny_llada, canvas, steps=4, rules=(WINDOW,))
     plain = sample(tiny_llada, canvas, steps=4)
     assert torch.equal(result.trace.commit_step, plain.trace.commit_step)
+    cut = sample(tiny_llada, PROMPTS, max_new_tokens=6, steps=6, rules=(WINDOW,))
+    assert (cut.trace.commit_step[:, 10:] < 2).all()
     partly = sample(tiny_llada, PROMPTS, **RUN, stop_after=5, rules=(WINDOW,))
     is_left = partly.tokens == tiny_llada.mask_token_id
     assert is_left.tolist() == [[False] * 8 + [True] * 4] * 3
@@ -153,7 +155,7 @@ def test_windows_that_cannot_be(tiny_llada):
             ("anchor_first", "start", 0),
         ),
         ({"rules": ({"name": "anchor_first", "start": 4, "end": 3},)}, ("anchor_first", "end", 3)),
-        ({"max_new_tokens": 7}, ("anchor_first", 8, 7, "max_new_tokens")),
+        ({"max_new_tokens": 4}, ("anchor_first", 5, 4, "max_new_tokens")),
     ]:
         with refuses(*names):
             replace(config, **settings)

@@ -28,17 +28,17 @@ class AnchorFirst(Stages):
     start: int = field(kw_only=True)
     """The first response position of the window, from 1."""
     end: int = field(kw_only=True)
-    """The last one, inclusive."""
+    """The last one, inclusive; a response that ends before it cuts the window."""
 
     def __post_init__(self):
         self.check_range("start", 1.0)
         self.check_range("end", float(self.start))
 
     def check_length(self, max_new_tokens: int) -> None:
-        if self.end > max_new_tokens:
+        if self.start > max_new_tokens:
             raise UserError(
-                f"The window of {self.name} ends at response position {self.end}, but the response "
-                f"has {max_new_tokens} tokens; end it there, or raise max_new_tokens."
+                f"The window of {self.name} starts at response position {self.start}, but the "
+                f"response has {max_new_tokens} tokens; start it earlier, or raise max_new_tokens."
             )
 
     def stage_of(
