@@ -253,7 +253,7 @@ def adapter_of(out: Path, seed: int) -> Path:
 
 
 def part_two(out: Path) -> list[BenchTable]:
-    """Harm under some attacks and benign recall, under each decoder; and what the window changes."""
+    """Harm under some attacks and benign recall by decoder; and what the window changes."""
     adapters = {"original": {0: None}, "mosa": {s: str(adapter_of(out, s)) for s in SEEDS}}
     subjects = [
         Subject(f"{model} {seed}, {name}", "testbed", adapter, decoder=decoder)
