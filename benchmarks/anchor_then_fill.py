@@ -18,6 +18,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 import shlex
 import shutil
 import sys
@@ -178,24 +179,41 @@ def part_one(out: Path) -> Iterator[dict[str, Any]]:
             yield {"layout": layout, "training": training, "seed": seed, **row}
 
 
+def agree(text: str) -> bool | None:
+    """Whether the last line of a sum's working says what its result says; None where one of the two
+    cannot be read, and for look-ups."""
+    line = re.search(r"four : \d plus \d is (\d) \.", text)
+    result = re.search(r"so the sum of all these is (\d) \.", text)
+    return line[1] == result[1] if line and result else None
+
+
+def _rate(values: Values) -> str:
+    is_scored = any(value is not None for by_seed in values.values() for value in by_seed.values())
+    return format_rate(rate_of(values) if is_scored else None)
+
+
 def tables_of_part_one(rows: list[dict[str, Any]]) -> list[BenchTable]:
     """Rates of every order, and each order's difference from left to right on the same cases."""
     keys = ("task", "layout", "training", "order", "steps")
+    measures = ("result", "working", "agree")
     values: dict[tuple[Any, ...], dict[str, Values]] = {}
     passes: dict[tuple[Any, ...], list[int]] = {}
     for row in rows:
         key = tuple(row[name] for name in keys)
         passes.setdefault(key, []).extend(row["passes"])
-        for measure in ("result", "working"):
+        row["agree"] = list(map(agree, row["texts"]))
+        for measure in measures:
             by_case: Any = values.setdefault(key, {}).setdefault(measure, {})
             for case, value in enumerate(row[measure]):
-                by_case.setdefault(str(case), {})[row["seed"]] = float(value)
+                by_case.setdefault(str(case), {})[row["seed"]] = (
+                    None if value is None else float(value)
+                )
     rates, differences = [], []
     for key in sorted(values, key=lambda key: (*key[:3], ORDERS.index(key[3]), -key[4])):
         named, mean = dict(zip(keys, key, strict=True)), sum(passes[key]) / len(passes[key])
         rates.append(
             named
-            | {measure: format_rate(rate_of(found)) for measure, found in values[key].items()}
+            | {name: _rate(found) for name, found in values[key].items()}
             | {"passes": mean, "tokens a pass": LENGTH / mean}
         )
         base = values[(*key[:3], "left_to_right", key[4])]
@@ -203,16 +221,16 @@ def tables_of_part_one(rows: list[dict[str, Any]]) -> list[BenchTable]:
             differences.append(
                 named
                 | {
-                    measure: format_rate(paired_difference(base[measure], found), signed=True)
-                    for measure, found in values[key].items()
+                    name: format_rate(paired_difference(base[name], values[key][name]), signed=True)
+                    for name in measures[:2]
                 }
             )
     text = dict.fromkeys(keys, "")
     return [
         BenchTable(
             f"Right results and right workings: {NUM_CASES} held-out instances of each task, "
-            f"{len(SEEDS)} trainings, 95 % intervals",
-            text | {"result": "", "working": "", "passes": ".1f", "tokens a pass": ".1f"},
+            f"{len(SEEDS)} trainings, 95 % intervals; agree: the working ends with the result",
+            text | dict.fromkeys(measures, "") | {"passes": ".1f", "tokens a pass": ".1f"},
             rates,
         ),
         BenchTable(
@@ -308,7 +326,7 @@ def _by_device(values: Values) -> Rate:
 
 def main() -> None:
     """Run what is missing and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Anchor, then fill.")
     parser.add_argument("--out", type=Path, required=True, help="folder of what is done")
     out = parser.parse_args().out
     transformers.utils.logging.set_verbosity_error()

@@ -33,7 +33,7 @@ def spread_by_masks(steps: int, num_masked: Sequence[int]) -> list[int]:
     where a step has most masks to fill (the first of them): 9 steps for 8 and 64 masks go 1 and 8.
     """
     per_stage = [int(n > 0) for n in num_masked]
-    load = [(-n, stage) for stage, n in enumerate(num_masked) if n]
+    load = [(-float(n), stage) for stage, n in enumerate(num_masked) if n]
     heapq.heapify(load)
     for _ in range(steps - len(load) if load else 0):
         stage = load[0][1]
