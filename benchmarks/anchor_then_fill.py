@@ -57,9 +57,9 @@ TRAININGS: tuple[tuple[Layout, str], ...] = (
     ("working_first", "any_order"),
     ("working_first", "anchored"),
     ("result_first", "any_order"),
-    ("result_first", "anchored"),
 )
-"""Layout of the answers, and the masks of the training."""
+"""Layout of the answers, and the masks of the training. With the result first on the page every
+order that goes from left to right writes it first, so that anchored masks add little there."""
 ORDERS = ("left_to_right", "low_confidence", "result_window", "middle_window")
 """The last two are `anchor_first` on that window, with low_confidence in it and after it; the
 middle is that of the working, which a look-up does not need."""
@@ -245,6 +245,7 @@ def tables_of_part_one(rows: list[dict[str, Any]]) -> list[BenchTable]:
 
 ATTACKS = ("direct", "prefill:paper", "dija_canvas", "deep_inception")
 SETS = ("testbed", "testbed:benign_recall")
+ADAPTER_SEEDS = (0,)
 NUM_OBJECTS = 25
 PRESET = "mosa_testbed_paper"
 NUM_PROMPTS = 960
@@ -272,7 +273,7 @@ def adapter_of(out: Path, seed: int) -> Path:
 
 def part_two(out: Path) -> list[BenchTable]:
     """Harm under some attacks and benign recall by decoder; and what the window changes."""
-    adapters = {"original": {0: None}, "mosa": {s: str(adapter_of(out, s)) for s in SEEDS}}
+    adapters = {"original": {0: None}, "mosa": {s: str(adapter_of(out, s)) for s in ADAPTER_SEEDS}}
     subjects = [
         Subject(f"{model} {seed}, {name}", "testbed", adapter, decoder=decoder)
         for model, by_seed in adapters.items()
