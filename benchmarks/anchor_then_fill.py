@@ -245,14 +245,12 @@ def tables_of_part_one(rows: list[dict[str, Any]]) -> list[BenchTable]:
 
 ATTACKS = ("direct", "prefill:paper", "dija_canvas", "deep_inception")
 SETS = ("testbed", "testbed:benign_recall")
-ADAPTER_SEEDS = (0,)
 NUM_OBJECTS = 25
 PRESET = "mosa_testbed_paper"
 NUM_PROMPTS = 960
 WINDOW = AnchorFirst(start=20, end=60)
 """Where MOSA's training puts refusals."""
 DECODERS: dict[str, DecoderConfig] = {
-    "blocks of 24": DECODER,
     "one block": replace(DECODER, block_length=None),
     "window 20..60 first": replace(DECODER, block_length=None, rules=(WINDOW,)),
 }
@@ -273,7 +271,7 @@ def adapter_of(out: Path, seed: int) -> Path:
 
 def part_two(out: Path) -> list[BenchTable]:
     """Harm under some attacks and benign recall by decoder; and what the window changes."""
-    adapters = {"original": {0: None}, "mosa": {s: str(adapter_of(out, s)) for s in ADAPTER_SEEDS}}
+    adapters = {"original": {0: None}, "mosa": {s: str(adapter_of(out, s)) for s in SEEDS}}
     subjects = [
         Subject(f"{model} {seed}, {name}", "testbed", adapter, decoder=decoder)
         for model, by_seed in adapters.items()
@@ -299,7 +297,7 @@ def part_two(out: Path) -> list[BenchTable]:
         for decoder in DECODERS:
             row = {"model": model, "seeds": len(by_seed), "decoder": decoder}
             rates.append(row | {n: format_rate(_by_device(values[decoder, n])) for n in names})
-        one, first = list(DECODERS)[1:]
+        one, first = DECODERS
         changed = {n: paired_difference(values[one, n], values[first, n]) for n in names}
         differences.append(
             {"model": model, "seeds": len(by_seed)}
