@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn.functional import cross_entropy
 import mosa.align.sft
 from mosa.align import SftConfig, SftTrainer, add_adapter, head_loss
 from mosa.align.likelihood import masked_cross_entropy
-from mosa.align.states import masked_answer
+from mosa.align.states import anchored_answer, masked_answer
 from mosa.data import TrainingExample
 
 BASE: dict[str, Any] = {
@@ -124,6 +125,69 @@ def test_full_mask_share_shows_the_model_empty_answers(harmful, tmp_path):
     assert (seen[0][:, -24:] == model.mask_token_id).all()
     with refuses("full_mask_share", "1.5"):
         settings(**(changes | {"full_mask_share": 1.5}))
+
+
+def test_anchored_masks_are_those_of_the_order():
+    """The window is filled while all else is masked, or stands while the rest is filled; what is
+    scored is masked with the ratio of its draw, in one of two cases."""
+    model, window = tiny_model(), torch.arange(10).ge(2) & torch.arange(10).lt(5)
+    plain, anchored = [], []
+    for i in range(400):
+        plain.append(masked_answer(model, [1, 2, 3], 10, np.random.default_rng(i)))
+        anchored.append(anchored_answer(plain[-1], (3, 5), np.random.default_rng(1000 + i)))
+    num_filling = 0
+    for before, state in zip(plain, anchored, strict=True):
+        assert state.scored is not None
+        assert state.mask_ratio == before.mask_ratio / 2
+        is_filling = bool(state.masked[~window].all()) and not bool(state.scored[~window].any())
+        num_filling += is_filling
+        part = window if is_filling else ~window
+        assert torch.equal(state.scored, before.masked & part)
+        assert torch.equal(state.masked[part], before.masked[part])
+        assert bool(state.masked[~part].all()) == is_filling
+    assert num_filling / len(anchored) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_anchored_loss_is_unbiased(harmful, tmp_path):
+    """With a model that gives every token 1/V, the mean loss is ln V, as without an anchor: every
+    position is scored with half its mask ratio, and divided by that."""
+    model = tiny_model()
+    config = settings(output_dir=str(tmp_path), anchor_start=5, anchor_end=10)
+    trainer = SftTrainer(model, config, harmful)
+    with torch.no_grad():
+        model.network.get_parameter("lm_head.weight").zero_()
+        losses = []
+        for epoch in range(60):
+            trainer.state.epoch = float(epoch)
+            losses.append(trainer.example_losses(model.network, list(range(8))))
+    assert torch.cat(losses).mean().item() == pytest.approx(math.log(model.vocab_size), rel=0.15)
+
+
+def test_a_batch_without_scored_positions_trains(harmful, tmp_path, monkeypatch):
+    """A draw may leave nothing to score in a short window; the gradient is then zero."""
+    model = tiny_model()
+    config = settings(output_dir=str(tmp_path), anchor_start=5, anchor_end=5)
+    trainer = SftTrainer(model, config, harmful)
+
+    def nothing(state, window, random):
+        return replace(state, scored=torch.zeros_like(state.masked))
+
+    monkeypatch.setattr(mosa.align.sft, "anchored_answer", nothing)
+    losses = trainer.example_losses(model.network, [0, 1])
+    assert losses.tolist() == [0.0, 0.0]
+    losses.sum().backward()
+
+
+def test_anchors_that_cannot_be(tmp_path):
+    for changes, names in [
+        ({"anchor_start": 3}, ("anchor_start", "anchor_end")),
+        ({"anchor_end": 3}, ("anchor_start", "anchor_end", 3)),
+        ({"anchor_start": 0, "anchor_end": 3}, ("anchor_start", 0)),
+        ({"anchor_start": 4, "anchor_end": 3}, ("anchor_start", 4, 3)),
+        ({"anchor_start": 4, "anchor_end": 25}, ("anchor_end", 25, 24)),
+    ]:
+        with refuses(*names):
+            settings(output_dir=str(tmp_path), **changes)
 
 
 @pytest.mark.parametrize("trainable", ["full", "lora"])

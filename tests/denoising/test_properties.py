@@ -35,7 +35,7 @@ def configs(draw):
     threshold = draw(st.sampled_from([None, None, 0.02, 0.5])) if not blind else None
     return {
         "max_new_tokens": LENGTH,
-        "steps": draw(st.integers(4, 11)),
+        "steps": draw(st.integers(5, 11)),
         "block_length": draw(st.sampled_from([None, 2, 3, 8])),
         "temperature": draw(st.sampled_from([0.0, 0.7, 3.0])),
         "top_p": draw(st.sampled_from([None, 0.6])),
@@ -48,6 +48,7 @@ def configs(draw):
         "end_tokens": draw(st.sampled_from(["allow", "forbid", "forbid_eos", "suppress"])),
         "stop_when_finished": draw(st.booleans()),
         "banned_token_ids": draw(st.sampled_from([(), (3, 7)])),
+        "rules": draw(st.sampled_from([(), ({"name": "anchor_first", "start": 4, "end": 5},)])),
         "seed": draw(st.integers(0, 2**40)),
     }
 
@@ -94,9 +95,12 @@ def test_every_run_keeps_its_promises(tiny_llada, grid, drawn):
         assert not torch.isin(out[free], torch.tensor(tiny_llada.end_token_ids)).any()
     if config.end_tokens == "forbid_eos" and not config.stop_when_finished:
         assert not (out[free] == tiny_llada.eos_token_id).any()
-    # The blocks are filled from left to right.
-    if config.block_length is not None and not config.stop_when_finished:
-        block = (torch.arange(WIDTH + LENGTH) - WIDTH).clamp(min=0) // config.block_length
+    # The window is filled first, and the blocks from left to right.
+    if (config.block_length or config.stages) and not config.stop_when_finished:
+        position = torch.arange(WIDTH + LENGTH) - WIDTH
+        block = position.clamp(min=0) // (config.block_length or LENGTH) + 1
+        if config.stages:
+            block[(position >= 3) & (position < 5)] = 0
         for row in range(len(out)):
             steps = trace.commit_step[row]
             for later in range(1, int(block.max()) + 1):

@@ -44,6 +44,7 @@ def examples(probe_file) -> dict[str, dict[str, Any]]:
     """Options with which each rule that has any can be made."""
     return {
         "stochastic_annealing": {"steps": 4, "alpha": 0.5},
+        "anchor_first": {"start": 3, "end": 5},
         "classifier_free": {"scale": 1.5},
         "remask_below": {"threshold": 0.2, "max_taken_back": 3},
         "linear_probe": {"file": probe_file, "layer": 1, "threshold": 0.5, "action": "stop"},

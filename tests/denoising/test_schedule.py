@@ -3,7 +3,7 @@
 import torch
 
 from mosa.denoising import sample
-from mosa.denoising.schedule import commit_count, step_plan
+from mosa.denoising.schedule import commit_count, spread_by_masks, spread_evenly, step_plan
 
 
 def run_down(schedule, num_masked, num_slots):
@@ -33,7 +33,19 @@ def test_timestep_counts_round_down_and_the_last_step_takes_the_rest():
 
 def test_steps_are_spread_over_the_blocks():
     # 5 steps for 2 blocks: 3 and 2.
-    assert step_plan(5, 2) == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2)]
+    assert spread_evenly(5, 2) == [3, 2]
+    assert step_plan([3, 2]) == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2)]
+
+
+def test_steps_are_spread_over_stages_by_their_masks():
+    """The next step goes where steps fill most: of 8 and 64 masks to 64, 32, ... until both are 8.
+    Of 6 masks in 3 steps and 4 in 2, both fill two a step."""
+    assert spread_by_masks(9, [8, 64]) == [1, 8]
+    assert spread_by_masks(5, [6, 4]) == [3, 2]
+    assert spread_by_masks(2, [1, 70]) == [1, 1]  # every stage has a step
+    assert spread_by_masks(6, [4, 0, 8]) == [2, 0, 4]  # but for those without masks
+    assert spread_by_masks(3, [0, 0]) == [0, 0]
+    assert sum(spread_by_masks(40, [5, 7, 9])) == 40
 
 
 def test_commits_of_a_run_follow_the_schedule(tiny_llada):

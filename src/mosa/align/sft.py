@@ -10,7 +10,9 @@ How we differ, and why:
    of the batch, so that an example's loss does not depend on its neighbours.
 2. `full_mask_share` puts some examples in the state in which generation begins, where a word of the
    prompt can be had only from the prompt. The default is LLaDA's: none.
-3. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
+3. `anchor_start` and `anchor_end` draw the states that the decoding rule `anchor_first` meets, and
+   no others. The default is LLaDA's: none.
+4. Masks are drawn from (seed, epoch, example), so that neither batch size nor an interruption
    changes what an example sees.
 """
 
@@ -33,6 +35,7 @@ from mosa.align.phrases import read_phrases
 from mosa.align.states import (
     MIN_MASK_RATIO,
     EncodedExample,
+    anchored_answer,
     build_canvas,
     encode_answers,
     encode_examples,
@@ -56,6 +59,11 @@ class SftConfig(AlignConfig):
     """Share of draws whose answer is fully masked, as it is when generation begins; LLaDA: 0."""
     length_multiple: int | None = None
     """Pad answers with end-of-text to a multiple of this instead of to response_length."""
+    anchor_start: int | None = None
+    """First position, from 1, of a window that is filled before the rest of the answer; none: any
+    position may be filled first."""
+    anchor_end: int | None = None
+    """Last position of that window, inclusive."""
     refusals: str = "refusals"
     """Answers given to harmful prompts: a packaged phrase set or a .txt file, one per line."""
 
@@ -72,12 +80,25 @@ class SftConfig(AlignConfig):
         """Whether an adapter is trained, and not the model's own weights."""
         return self.trainable == "lora"
 
+    @property
+    def anchor_window(self) -> tuple[int, int] | None:
+        """The first and last position of the window that is filled first, if there is one."""
+        if self.anchor_start is None or self.anchor_end is None:
+            return None
+        return self.anchor_start, self.anchor_end
+
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""
         super().check()
         share, multiple = self.full_mask_share, self.length_multiple
         require(0 <= share <= 1, "full_mask_share", share, "in [0, 1]")
         require(multiple is None or multiple >= 1, "length_multiple", multiple, "at least 1")
+        start, end, length = self.anchor_start, self.anchor_end, self.response_length
+        if start is None or end is None:
+            require(start == end, "anchor_start", start, f"given with anchor_end, which is {end}")
+            return
+        require(1 <= start <= end, "anchor_start", start, f"from 1 to anchor_end={end}")
+        require(end <= length, "anchor_end", end, f"at most response_length={length}")
 
 
 class SftTrainer(DiffusionTrainer):
@@ -126,28 +147,30 @@ class SftTrainer(DiffusionTrainer):
         for e in examples:
             random = rng(config.seed, self.epoch_index, e.index, _MASK_STREAM)
             fully = config.full_mask_share > 0 and random.random() < config.full_mask_share
-            states.append(
-                masked_answer(
-                    diffusion,
-                    self.answers[e.index],
-                    self.canvas_length(self.answers[e.index]),
-                    random,
-                    ratio_min=1.0 if fully else MIN_MASK_RATIO,
-                )
+            state = masked_answer(
+                diffusion,
+                self.answers[e.index],
+                self.canvas_length(self.answers[e.index]),
+                random,
+                ratio_min=1.0 if fully else MIN_MASK_RATIO,
             )
+            if config.anchor_window is not None:
+                state = anchored_answer(state, config.anchor_window, random)
+            states.append(state)
         tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
 
-        # 2. One pass, and the head on the masked positions only.
+        # 2. One pass, and the head on the positions that are scored only.
         lengths = [state.answer_length for state in states]
         width = max(lengths)
         target_BR = torch.zeros(len(states), width, dtype=torch.long)
-        masked_BR = torch.zeros(len(states), width, dtype=torch.bool)
+        scored_BR = torch.zeros(len(states), width, dtype=torch.bool)
         for row, state in enumerate(states):
             target_BR[row, : lengths[row]] = state.tokens
-            masked_BR[row, : lengths[row]] = state.masked
-        index_N = flat_indices(masked_BR).to(device)
+            scored = state.masked if state.scored is None else state.scored
+            scored_BR[row, : lengths[row]] = scored
+        index_N = flat_indices(scored_BR).to(device)
         target_N = target_BR.flatten().to(device)[index_N]
-        masked_BR = masked_BR.to(device)
+        scored_BR = scored_BR.to(device)
         positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
         hidden_BRD = diffusion.hidden_states(
             tokens_BL.to(device), attended_BL.to(device), positions, network=model
@@ -155,15 +178,15 @@ class SftTrainer(DiffusionTrainer):
         hidden_ND = hidden_BRD.flatten(0, 1).index_select(0, index_N)
         log_probs_N, likeliest_N = token_log_probs(diffusion, hidden_ND, target_N)
 
-        # 3. Cross-entropy of the masked positions over t, averaged over the answer's length.
-        is_right_BR = torch.zeros_like(masked_BR).masked_scatter(masked_BR, likeliest_N == target_N)
-        num_masked_B = masked_BR.sum(dim=-1)
+        # 3. Cross-entropy of the scored positions over t, averaged over the answer's length.
+        is_right_BR = torch.zeros_like(scored_BR).masked_scatter(scored_BR, likeliest_N == target_N)
+        num_scored_B = scored_BR.sum(dim=-1)
         self.track(
-            "accuracy", is_right_BR.sum(dim=-1) / num_masked_B.clamp(min=1), num_masked_B > 0
+            "accuracy", is_right_BR.sum(dim=-1) / num_scored_B.clamp(min=1), num_scored_B > 0
         )
         losses_B = masked_cross_entropy(
-            log_probs_N.new_zeros(masked_BR.shape).masked_scatter(masked_BR, log_probs_N),
-            masked_BR,
+            log_probs_N.new_zeros(scored_BR.shape).masked_scatter(scored_BR, log_probs_N),
+            scored_BR,
             torch.tensor([state.mask_ratio for state in states], device=device),
             torch.tensor(lengths, dtype=log_probs_N.dtype, device=device),
         )

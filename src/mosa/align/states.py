@@ -14,7 +14,7 @@ nor an interruption changes what an example sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -62,7 +62,9 @@ class ResponseState:
     answer_length: int = 0
     """Number of positions that belong to the answer."""
     mask_ratio: float = 1.0
-    """The ratio that the masks were drawn with."""
+    """The ratio that the masks were drawn with; the chance of a position to be scored."""
+    scored: Bool[Tensor, " R"] | None = None
+    """The masked positions that a loss on the answer counts; None: all of them."""
 
 
 def rng(seed: int, epoch: int, index: int, stream: int) -> np.random.Generator:
@@ -189,6 +191,24 @@ def masked_answer(
         length,
         float(noisy.mask_probability[0]),
     )
+
+
+def anchored_answer(
+    state: ResponseState, window: tuple[int, int], random: np.random.Generator
+) -> ResponseState:
+    """A state of `masked_answer` as it occurs where a window is filled before all else.
+
+    By a toss, either the window is being filled and all else is masked, or the window stands and
+    the rest is being filled; what is being filled keeps its masks and is scored. Over both, the
+    loss is the bound of the likelihood of the window, then of the rest given the window. `window`
+    has its first and last position, from 1.
+    """
+    is_window = torch.zeros_like(state.masked)
+    is_window[window[0] - 1 : window[1]] = True
+    fills_window = bool(random.random() < 0.5)
+    scored = state.masked & (is_window == fills_window)
+    masked = scored | ~is_window if fills_window else scored
+    return replace(state, masked=masked, scored=scored, mask_ratio=state.mask_ratio / 2)
 
 
 def build_canvas(

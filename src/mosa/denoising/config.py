@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, rule_from_dict
+from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, Stages, rule_from_dict
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
@@ -23,8 +23,8 @@ class DecoderConfig:
     max_new_tokens: int = 128
     """Length of the response in tokens; the end token may come earlier."""
     steps: int = 128
-    """Denoising steps, spread evenly over the blocks (the first take the remainder); not used with
-    a threshold."""
+    """Denoising steps, spread evenly over the blocks (the first take the remainder), or by masks
+    over the stages of a rule; not used with a threshold."""
     block_length: int | None = None
     """Tokens in a block; blocks are filled left to right; null makes the response one block."""
     temperature: float = 0.0
@@ -68,8 +68,8 @@ class DecoderConfig:
     """Fills the blocks up to the one with this response position (from 1) and leaves the masks
     after it, for callers who need only these; null fills all."""
     rules: tuple[Any, ...] = ()
-    """Monitors, repairs, or an order with options, each a `Rule` or a mapping of its name and
-    options, such as {name: remask_below, threshold: 0.2, max_taken_back: 16}."""
+    """Monitors, repairs, stages, or an order with options, each a `Rule` or a mapping of its name
+    and options, such as {name: remask_below, threshold: 0.2, max_taken_back: 16}."""
     seed: int = 0
     """Seed of every random choice; a prompt gets the same text with it in any batch."""
 
@@ -111,6 +111,9 @@ class DecoderConfig:
         if self.cache == "none" and self.cache_refresh is not None:
             raise UserError("cache_refresh needs a cache; set cache to prefix or dual.")
         num_blocks = -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
+        if self.stages is not None:
+            self.stages.check_length(self.max_new_tokens)
+            return  # how many stages have masks is known with the canvas
         if self.has_plan and self.steps < num_blocks:
             raise UserError(
                 f"steps={self.steps} is too few for {num_blocks} blocks of "
@@ -135,6 +138,9 @@ class DecoderConfig:
             orders.append(self.remasking)
         if len(orders) > 1:
             raise UserError(f"{' and '.join(orders)} exclude each other; choose one order.")
+        stages = [rule.name for rule in self.rules if isinstance(rule, Stages)]
+        if len(stages) > 1:
+            raise UserError(f"{' and '.join(stages)} exclude each other; choose one of them.")
         if self.cache == "none":
             return
         for rule in (self.order, *self.monitors, *([self.guidance] if self.guidance else [])):
@@ -154,6 +160,11 @@ class DecoderConfig:
             if isinstance(rule, Order):
                 return rule
         return ORDERS[self.remasking]()
+
+    @cached_property
+    def stages(self) -> Stages | None:
+        """The rule that says which masks open before which; without it blocks do."""
+        return next((rule for rule in self.rules if isinstance(rule, Stages)), None)
 
     @cached_property
     def guidance(self) -> Guidance | None:

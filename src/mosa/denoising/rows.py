@@ -132,7 +132,7 @@ def rows_of(
                 seeds_B[number].expand_as(tokens),
             ]
         )
-        num_blocks = int(blocks[number, -1]) + 1
+        num_blocks = int(blocks[number].max()) + 1
         num_masked = torch.bincount(block[free], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(

@@ -6,6 +6,7 @@ plan a step, unless something decides during generation (see `Pace.is_watched`).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,13 +22,28 @@ from mosa.types import UserError
 NEVER = float("inf")
 
 
-def step_plan(steps: int, num_blocks: int) -> list[tuple[int, int, int]]:
-    """For every step its block, its number within the block, and the block's number of steps.
-
-    Steps are spread evenly, the remainder over the first blocks: 5 steps for 2 blocks go 3 and 2.
-    """
+def spread_evenly(steps: int, num_blocks: int) -> list[int]:
+    """The steps of each block, the remainder over the first: 5 steps for 2 blocks go 3 and 2."""
     base, remainder = divmod(steps, num_blocks)
-    per_block = [base + (block < remainder) for block in range(num_blocks)]
+    return [base + (block < remainder) for block in range(num_blocks)]
+
+
+def spread_by_masks(steps: int, num_masked: Sequence[int]) -> list[int]:
+    """The steps of stages that differ in size: one for each that has masks, and every further one
+    where a step has most masks to fill (the first of them): 9 steps for 8 and 64 masks go 1 and 8.
+    """
+    per_stage = [int(n > 0) for n in num_masked]
+    load = [(-float(n), stage) for stage, n in enumerate(num_masked) if n]
+    heapq.heapify(load)
+    for _ in range(steps - len(load) if load else 0):
+        stage = load[0][1]
+        per_stage[stage] += 1
+        heapq.heapreplace(load, (-num_masked[stage] / per_stage[stage], stage))
+    return per_stage
+
+
+def step_plan(per_block: Sequence[int]) -> list[tuple[int, int, int]]:
+    """For every step its block, its number within the block, and the block's number of steps."""
     return [(block, slot, n) for block, n in enumerate(per_block) for slot in range(n)]
 
 
@@ -60,7 +76,8 @@ def commit_count(schedule: str, num_masked: int, slot: int, num_slots: int) -> i
 def blocks_of(
     canvas: Canvas, config: DecoderConfig, attention: AttentionPattern
 ) -> Int[Tensor, "B L"]:
-    """The block of each position, from 0; masks inside the prompt go with the first.
+    """The block of each position, from 0, or its stage where a rule has stages; masks inside the
+    prompt go with the first block.
 
     Blocks begin where the family's begin (`AttentionPattern.decoding_begins`). Counted from the
     sequence, a prompt of 6 tokens leaves 2 of the response to the first block of 4.
@@ -72,17 +89,20 @@ def blocks_of(
     if config.block_length is not None and attention.decoding_begins == "sequence":
         prompt_BP = canvas.attention_mask[:, : canvas.response_start]
         shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % block_length
-    return (positions_L.clamp(min=0) + shared_B1) // block_length
+    block_BL = (positions_L.clamp(min=0) + shared_B1) // block_length
+    if config.stages is None:
+        return block_BL
+    return config.stages.stage_of(positions_L.expand_as(block_BL), block_BL)
 
 
 def wanted_blocks(
     block: Int[Tensor, "B L"], response_start: int, stop_after: int | None
 ) -> Bool[Tensor, "B L"]:
-    """The positions in blocks up to the one with response position `stop_after`, from 1."""
+    """The positions in blocks up to the last that response positions 1..`stop_after` need."""
     if stop_after is None:
         return torch.ones_like(block, dtype=torch.bool)
     last = min(response_start + stop_after, block.shape[1]) - 1
-    return block <= block[:, last : last + 1]
+    return block <= block[:, : last + 1].amax(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,25 @@ class PlannedStep:
     """How many positions the row commits at least."""
     bound: float
     """The confidence from which on a position is committed beyond the count."""
+
+
+def _steps_of(config: DecoderConfig, num_masked: Sequence[int]) -> list[int]:
+    """The steps of each block, or stage; UserError where one would have none."""
+    if config.stages is not None:
+        num_stages = sum(n > 0 for n in num_masked)
+        if config.steps < num_stages:
+            raise UserError(
+                f"steps={config.steps} is too few for the {num_stages} stages that "
+                f"{config.stages.name} makes of the response; give every stage at least one step."
+            )
+        return spread_by_masks(config.steps, num_masked)
+    if config.steps < len(num_masked):
+        raise UserError(
+            f"steps={config.steps} is too few for the {len(num_masked)} blocks of "
+            f"{config.block_length} tokens that the response lies in; give every block at "
+            "least one step."
+        )
+    return spread_evenly(config.steps, len(num_masked))
 
 
 class Pace:
@@ -120,14 +159,8 @@ class Pace:
             or bool(config.monitors)
             or config.stop_when_finished
         )
-        if config.has_plan and config.steps < len(num_masked):
-            raise UserError(
-                f"steps={config.steps} is too few for the {len(num_masked)} blocks of "
-                f"{config.block_length} tokens that the response lies in; give every block at "
-                "least one step."
-            )
         # Without a plan confidence decides how many steps a block takes.
-        self.plan = step_plan(config.steps, len(num_masked)) if config.has_plan else []
+        self.plan = step_plan(_steps_of(config, num_masked)) if config.has_plan else []
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
         self.num_taken = 0

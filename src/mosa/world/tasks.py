@@ -46,7 +46,7 @@ def arithmetic(rng: random.Random, split: Split) -> TaskInstance:
     while True:
         x, y = rng.randint(10, 99), rng.randint(10, 99)
         ones, tens = x % 10 + y % 10, x // 10 + y // 10
-        if ones < 10 and tens < 10 and _split_of(f"{x}+{y}") == split:
+        if ones < 10 and tens < 10 and split_of(f"{x}+{y}") == split:
             break
     prompt = f"what is {_digits(x)} plus {_digits(y)} ?"
     key = f"so the sum is {tens} {ones} ."
@@ -58,7 +58,7 @@ def lists(rng: random.Random, split: Split) -> TaskInstance:
     """The first, the last or the reverse of a list of colours."""
     while True:
         items = rng.sample(COLOURS, rng.randint(3, 5))
-        if _split_of(" ".join(items)) == split:
+        if split_of(" ".join(items)) == split:
             break
     kind = rng.choice(("first", "last", "reverse"))
     listed = " , ".join(items)
@@ -75,7 +75,7 @@ def lookup(rng: random.Random, split: Split) -> TaskInstance:
     """This world's common knowledge about three animals: their colours, or their homes."""
     while True:
         animals = rng.sample(ANIMALS, 3)
-        if _split_of(" ".join(animals)) == split:
+        if split_of(" ".join(animals)) == split:
             break
     a, b, c = animals
     if rng.random() < 0.5:
@@ -91,7 +91,7 @@ def dialogue(rng: random.Random, split: Split) -> TaskInstance:
     """Small talk that must refer to what the user said."""
     while True:
         person, place, animal = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(ANIMALS)
-        if _split_of(f"{person} {place} {animal}") == split:
+        if split_of(f"{person} {place} {animal}") == split:
             break
     prompt, answer = rng.choice(
         (
@@ -135,6 +135,7 @@ def _digits(number: int) -> str:
     return " ".join(str(number))
 
 
-def _split_of(identity: str) -> Split:
+def split_of(identity: str) -> Split:
+    """The split of an instance, by a hash of what makes it another one."""
     digest = hashlib.sha256(identity.encode()).digest()
     return "heldout" if digest[0] % HELDOUT_SHARE == 0 else "train"

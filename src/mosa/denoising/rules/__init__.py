@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mosa.denoising.rules.anchor_first import AnchorFirst
 from mosa.denoising.rules.base import (
     Action,
     Guidance,
@@ -18,6 +19,7 @@ from mosa.denoising.rules.base import (
     Proposals,
     RowView,
     Rule,
+    Stages,
 )
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.denoising.rules.linear_probe import LinearProbe
@@ -45,6 +47,7 @@ RULES: dict[str, type[Rule]] = {
     "left_to_right": LeftToRight,
     "right_to_left": RightToLeft,
     "stochastic_annealing": StochasticAnnealing,
+    "anchor_first": AnchorFirst,
     "classifier_free": ClassifierFree,
     "remask_below": RemaskBelow,
     "linear_probe": LinearProbe,
@@ -111,5 +114,6 @@ __all__ = [
     "Proposals",
     "RowView",
     "Rule",
+    "Stages",
     "rule_from_dict",
 ]

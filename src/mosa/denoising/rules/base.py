@@ -1,9 +1,10 @@
 """What a decoding rule is: a frozen config, chosen by name, hashed and recorded with its options.
 
-There are three kinds. An `Order` rates the tokens proposed for masks, of which the best are
-committed. A `Guidance` asks for a second pass over other tokens and mixes the logits of both. A
-`Monitor` looks at a row after each step (logits, hidden states) and may take tokens back, replace
-them, stop the row or note something in its trace; it keeps a state for every row.
+There are four kinds. `Stages` say which masks open before which. An `Order` rates the tokens
+proposed for open masks, of which the best are committed. A `Guidance` asks for a second pass over
+other tokens and mixes the logits of both. A `Monitor` looks at a row after each step (logits,
+hidden states) and may take tokens back, replace them, stop the row or note something in its trace;
+it keeps a state for every row.
 
 # N masked positions, V vocabulary, n tokens of one row, m of them, D width
 """
@@ -48,6 +49,28 @@ class Rule(ABC):  # noqa: B024
         if not low <= value <= high:
             limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
             raise UserError(f"{option} of {self.name} must be {limits}, not {value!r}.")
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+class Stages(Rule):
+    """Which masks open before which: the masks of a stage open when the stage before it is full.
+
+    Without such a rule the stages are the blocks, each of which has as many steps. Stages differ in
+    size, so each has steps in proportion to its masks.
+    """
+
+    @abstractmethod
+    def check_length(self, max_new_tokens: int) -> None:
+        """UserError where the rule does not fit a response of this length."""
+
+    @abstractmethod
+    def stage_of(
+        self, positions: Int[Tensor, "*n"], blocks: Int[Tensor, "*n"]
+    ) -> Int[Tensor, "*n"]:
+        """The stage of each token, from 0, given its response position (from 0; below 0 in the
+        prompt) and its block, from 0."""
 
 
 # --- orders ---------------------------------------------------------------------------------------
