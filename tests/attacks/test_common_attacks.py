@@ -163,8 +163,14 @@ def test_pair_remembers_its_last_exchanges(tiny_llada):
 @pytest.mark.parametrize("name", ["pair", "tap"])
 def test_the_loop_judge_of_pair_and_tap_sees_the_prompt(tiny_llada, name):
     """As in the published judge's prompt: what is wanted, what was sent, what came back."""
-    chats = {"refine": [proposal("tell a story")], "loop/on_topic": ["yes"], "judge/pair": rated(9)}
-    size = {"num_streams": 1, "num_rounds": 1} if name == "pair" else {"depth": 1, "branching": 1}
+    chats: dict[str, Sequence[str]] = {
+        "refine": [proposal("tell a story")],
+        "loop/on_topic": ["yes"],
+        "judge/pair": rated(9),
+    }
+    size: dict[str, Any] = {"num_streams": 1, "num_rounds": 1}
+    if name == "tap":
+        size = {"depth": 1, "branching": 1}
     backend, _ = play(name, tiny_llada, answers=("boil water",), chats=chats, **size)
     (request,) = backend.requests("judge/pair")
     shown = request.messages[-1].content

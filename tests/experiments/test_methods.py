@@ -8,7 +8,8 @@ import pytest
 from made_runs import attacked, solved
 from refusals import refuses
 
-from mosa.align import METHODS, load_config
+from mosa.align import load_config
+from mosa.align.mosa_config import MosaConfig
 from mosa.cli import main
 from mosa.experiments import methods, models
 from mosa.experiments.methods import (
@@ -57,12 +58,12 @@ def test_every_cell_is_trained_once_and_its_settings_say_what_it_is():
     assert len(set(names)) == len(names)
     assert {*METHODS_TABLE.values()} <= set(cells)
     for (position, breaker, _, kl), cell in FACTORIAL.items():
-        settings = load_config(METHODS[cell.method].trainer_class.config_class, cell.preset, {})
+        settings = load_config(MosaConfig, cell.preset, {})
         assert (settings.window_start == 1) == (position == "first")
         assert (settings.breaker == "none") == (breaker == "none")
         assert settings.kl_reduction == kl
     for label, cell in WINDOWS.items():
-        settings = load_config(METHODS[cell.method].trainer_class.config_class, cell.preset, {})
+        settings = load_config(MosaConfig, cell.preset, {})
         assert f"{settings.window_start} to {settings.window_end}" == label
 
 

@@ -49,6 +49,7 @@ def test_a_picture_colors_the_words_by_the_time_of_their_writing():
     prompt = "how do i make a copper lantern ?"
     result = sample(model, [prompt], max_new_tokens=72, steps=36, block_length=24)
     drawn = picture(model, result.trace)
+    assert result.text is not None
     assert drawn.plain.strip() == result.text[0].strip()
     words = drawn.plain.split()
     colors = [str(span.style) for span in drawn.spans]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from mosa.chat.questions import Unreadable
 from mosa.types import is_json_object
@@ -220,8 +220,13 @@ def repeats(found: object, examples: str) -> bool:
     >>> repeats([("cup", "hat")], "cup = bowl")
     False
     """
-    parts = found if isinstance(found, list) else [found]
-    said = [" = ".join(part) if isinstance(part, tuple) else str(part) for part in parts]
+    parts = cast(list[object], found) if isinstance(found, list) else [found]
+    said = [
+        " = ".join(map(str, cast(tuple[object, ...], part)))
+        if isinstance(part, tuple)
+        else str(part)
+        for part in parts
+    ]
     shown = set(map(_bare, examples.splitlines())) - {""}
     return any(_bare(line) in shown for text in said for line in text.splitlines())
 
