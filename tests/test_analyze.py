@@ -77,7 +77,9 @@ def test_commands_are_the_probes():
 def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
     """100 random cases and 256 tokens, where nothing else is given, in a file of subjects too."""
     seen: list[EvaluateConfig] = []
-    monkeypatch.setattr("mosa.analyze.analyze", lambda out, config, **_: seen.append(config) or [])
+    monkeypatch.setattr(
+        "mosa.cli.analyze.analyze", lambda out, config, **_: seen.append(config) or []
+    )
     subjects = tmp_path / "subjects.yaml"
     subjects.write_text(
         "- {name: a, model: testbed}\n- {name: b, model: testbed, decoder: {max_new_tokens: 96}}\n"

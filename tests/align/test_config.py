@@ -126,7 +126,7 @@ def test_an_unknown_preset_lists_the_known_ones():
 def test_every_setting_is_used_by_a_preset():
     """Options are few: each own setting of a method has, in some preset, another value than its
     default, or is one of those that recorded experiments set (LOG.md, docs/paper_index.md)."""
-    recorded = {"harmful_margin", "kl_reduction", "segment"}
+    recorded = {"anchor_end", "anchor_start", "harmful_margin", "kl_reduction", "segment"}
     for method in METHODS.values():
         config_class = method.trainer_class.config_class
         own = set(config_class.__annotations__) - {"max_grad_norm"}

@@ -64,7 +64,7 @@ def test_a_run_has_the_scores_of_its_cases_and_asks_nothing_twice(
         sizes.append(len(states))
         return compare(model, states)
 
-    monkeypatch.setattr("mosa.utility.harness.likelihoods", noted)
+    monkeypatch.setattr("mosa.utility.likelihoods.likelihoods", noted)
     with run_of(tmp_path / "run", subject, files, "gsm8k", "mmlu", limit=1, num_fewshot=0) as run:
         found = {
             "gsm8k": scores_in(run, "exact_match,flexible-extract", "gsm8k"),

@@ -63,7 +63,7 @@ ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainedCell:
     """A way to train."""
 
     label: str
@@ -76,14 +76,16 @@ class Cell:
         return Recipe(self.method, self.preset, seed, self.is_wrapped, max_steps, MOMENTS)
 
 
-METHODS_TABLE: Mapping[str, Cell] = {
-    "initial": Cell("Initial alignment, start at token 1", "initial", "initial_testbed_paper"),
-    "initial_window": Cell(
+METHODS_TABLE: Mapping[str, TrainedCell] = {
+    "initial": TrainedCell(
+        "Initial alignment, start at token 1", "initial", "initial_testbed_paper"
+    ),
+    "initial_window": TrainedCell(
         "Initial alignment, tokens 1 to 41", "initial", "initial_testbed_window"
     ),
-    "mosa": Cell("MOSA (paper), tokens 20 to 60", "mosa", "mosa_testbed_paper"),
-    "mosa_robust": Cell("MOSA (robust)", "mosa", "mosa_testbed_robust"),
-    "mosa_unbounded": Cell(
+    "mosa": TrainedCell("MOSA (paper), tokens 20 to 60", "mosa", "mosa_testbed_paper"),
+    "mosa_robust": TrainedCell("MOSA (robust)", "mosa", "mosa_testbed_robust"),
+    "mosa_unbounded": TrainedCell(
         "MOSA without a bound (runaway)", "mosa", "mosa_testbed_paper_ablate_unbounded"
     ),
 }
@@ -99,36 +101,36 @@ KLS = {"sum": "", "mean": "kl_mean"}
 FACTORS = {"position": POSITIONS, "breaker": BREAKERS, "data": DATA, "KL": KLS}
 
 
-def _factorial() -> Iterator[tuple[tuple[str, str, str, str], Cell]]:
+def _factorial() -> Iterator[tuple[tuple[str, str, str, str], TrainedCell]]:
     for levels in itertools.product(POSITIONS, BREAKERS, DATA, KLS):
         position, breaker, data, kl = levels
         method, preset = POSITIONS[position]
         changes = "_".join(change for change in (BREAKERS[breaker], KLS[kl]) if change)
         preset += f"_ablate_{changes}" if changes else ""
-        yield levels, Cell(", ".join(levels), method, preset, DATA[data])
+        yield levels, TrainedCell(", ".join(levels), method, preset, DATA[data])
 
 
-FACTORIAL: Mapping[tuple[str, str, str, str], Cell] = dict(_factorial())
+FACTORIAL: Mapping[tuple[str, str, str, str], TrainedCell] = dict(_factorial())
 """By position, breaker, data and reduction of the KL."""
 
-WINDOWS: Mapping[str, Cell] = {
-    "1 to 40": Cell("1 to 40", "mosa", "mosa_testbed_paper_ablate_window_1_40"),
-    "10 to 50": Cell("10 to 50", "mosa", "mosa_testbed_paper_ablate_window_10_50"),
+WINDOWS: Mapping[str, TrainedCell] = {
+    "1 to 40": TrainedCell("1 to 40", "mosa", "mosa_testbed_paper_ablate_window_1_40"),
+    "10 to 50": TrainedCell("10 to 50", "mosa", "mosa_testbed_paper_ablate_window_10_50"),
     "20 to 60": METHODS_TABLE["mosa"],
-    "40 to 72": Cell("40 to 72", "mosa", "mosa_testbed_paper_ablate_window_40_72"),
+    "40 to 72": TrainedCell("40 to 72", "mosa", "mosa_testbed_paper_ablate_window_40_72"),
 }
 """MOSA by the tokens of its window."""
 
 
-def all_cells() -> list[Cell]:
+def all_cells() -> list[TrainedCell]:
     """Every cell of the tables once, those of methods first: tables share trainings."""
-    found: dict[tuple[str, bool], Cell] = {}
+    found: dict[tuple[str, bool], TrainedCell] = {}
     for cell in (*METHODS_TABLE.values(), *FACTORIAL.values(), *WINDOWS.values()):
         found.setdefault((cell.preset, cell.is_wrapped), cell)
     return list(found.values())
 
 
-def name_of(cell: Cell, seed: int) -> str:
+def name_of(cell: TrainedCell, seed: int) -> str:
     """The folder of one of a cell's adapters."""
     return f"{cell.preset}{'' if cell.is_wrapped else '_plain'}-{seed}"
 
@@ -195,7 +197,7 @@ def run_folder(out: Path) -> Path:
 class CellJob:
     """One training of a cell, or the original, with everything that is measured of it."""
 
-    cell: Cell | None
+    cell: TrainedCell | None
     seed: int
     out: Path
     config: MethodsConfig
@@ -249,7 +251,7 @@ class Tables:
         """The name of the original in the records."""
         return testbed_subject(self.config.testbed, None, steps=self.config.steps).name
 
-    def subject(self, cell: Cell, seed: int) -> str:
+    def subject(self, cell: TrainedCell, seed: int) -> str:
         """The name of a training in the records."""
         return f"{self.base}+{name_of(cell, seed)}"
 
@@ -272,7 +274,7 @@ class Tables:
         """The figures of each cell over its trainings."""
         return over_trainings(self.evidence, self.trainings)
 
-    def key(self, cell: Cell) -> str:
+    def key(self, cell: TrainedCell) -> str:
         """The name of a cell among the pooled figures."""
         return name_of(cell, 0)
 
@@ -455,7 +457,7 @@ class Tables:
             ("useful tasks", lambda s: format_rate(headline(self.pooled, "utility", s).rate)),
         ]
 
-    def _rows(self, cells: Iterable[Cell]) -> list[tuple[str, str]]:
+    def _rows(self, cells: Iterable[TrainedCell]) -> list[tuple[str, str]]:
         rows = [("Original", ORIGINAL)]
         rows += [(c.label, self.key(c)) for c in cells if self.key(c) in self.trainings]
         return rows
