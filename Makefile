@@ -47,7 +47,7 @@ attacks: $(STAMP)  ## every attack against the demo's four models (the tables in
 	@$(RUN)/mosa results runs/attacks --matrix --by_variant --judge truth/1/world-0
 	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
 
-tables: $(STAMP)  ## methods over three training seeds, a factorial, windows: runs/tables/tables.md (two hours)
+tables: $(STAMP)  ## methods over three training seeds, a factorial, windows: runs/tables/tables.md (takes hours)
 	@$(RUN)/mosa testbed tables --out runs/tables
 
 docs-tables: $(STAMP)  ## write the tables of the documentation from those of the program

@@ -273,7 +273,7 @@ COMMANDS: dict[str, Command] = {
         "Finished adapters and responses are kept; the same command resumes.",
     ),
     "testbed tables": Command(
-        "methods, a factorial and windows over several training seeds (two hours on two cores)",
+        "methods, a factorial and windows over several training seeds (takes hours on two cores)",
         _tables_arguments,
         _tables,
         "Finished adapters and responses are kept; the same command resumes.",
