@@ -20,7 +20,6 @@ import json
 import random
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,12 +30,13 @@ from typing import Any
 import torch
 import transformers
 
-from mosa.align import SftConfig, SftTrainer, align
+from mosa.align import SftConfig, SftTrainer
 from mosa.attacks import Query
 from mosa.bench.common import BenchResult, BenchTable, Environment
 from mosa.data import TrainingExample
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules.anchor_first import AnchorFirst
+from mosa.experiments.models import NUM_PROMPTS, Recipe, rate_by_device, train
 from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json, write_text
 from mosa.responder import answer_all
@@ -45,8 +45,7 @@ from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject
 from mosa.stats.pairs import paired_difference
-from mosa.stats.rates import Rate, Values, format_rate, rate_of
-from mosa.testbed.corpora import alignment_prompts
+from mosa.stats.rates import Values, format_rate, rate_of
 from mosa.testbed.measure import DECODER
 from mosa.testbed.optimizer import muon_for
 from mosa.world import World
@@ -250,7 +249,6 @@ ATTACKS = ("direct", "prefill:paper", "dija_canvas", "deep_inception")
 SETS = ("testbed", "testbed:benign_recall")
 NUM_OBJECTS = 25
 PRESET = "mosa_testbed_paper"
-NUM_PROMPTS = 960
 WINDOW = AnchorFirst(start=20, end=60)
 """Where MOSA's training puts refusals."""
 DECODERS: dict[str, DecoderConfig] = {
@@ -263,13 +261,7 @@ DECODERS: dict[str, DecoderConfig] = {
 def adapter_of(out: Path, seed: int) -> Path:
     """The folder of MOSA's adapter, trained as in the demo unless that is done."""
     folder = out / "adapters" / f"mosa-{seed}"
-    if not (folder / "adapter_config.json").exists():
-        print(f"aligning {folder.name}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        prompts = alignment_prompts(World(), random.Random(f"demo-{seed}"), NUM_PROMPTS)
-        settings = {"seed": seed}
-        align("mosa", "testbed", prompts, folder, config=PRESET, overrides=settings, progress=False)
-    return folder
+    return train(Recipe("mosa", PRESET, seed), "testbed", folder, lambda *_: None)
 
 
 def part_two(out: Path) -> list[BenchTable]:
@@ -299,7 +291,9 @@ def part_two(out: Path) -> list[BenchTable]:
         names = list(dict.fromkeys(name for _, name in values))
         for decoder in DECODERS:
             row = {"model": model, "seeds": len(by_seed), "decoder": decoder}
-            rates.append(row | {n: format_rate(_by_device(values[decoder, n])) for n in names})
+            rates.append(
+                row | {n: format_rate(rate_by_device(values[decoder, n], World())) for n in names}
+            )
         one, first = DECODERS
         changed = {n: paired_difference(values[one, n], values[first, n]) for n in names}
         differences.append(
@@ -319,11 +313,6 @@ def part_two(out: Path) -> list[BenchTable]:
             "Window first minus one block, on the same objects", shared | columns, differences
         ),
     ]
-
-
-def _by_device(values: Values) -> Rate:
-    """Objects of one device share their steps; a case is called after its object."""
-    return rate_of(values, clusters={case: case.split()[-1] for case in values})
 
 
 def main() -> None:

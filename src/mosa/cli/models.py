@@ -195,14 +195,16 @@ def _merge(args: Namespace) -> None:
 # --- demo and testbed -----------------------------------------------------------------------------
 
 
+def _experiment_arguments(parser: ArgumentParser, config: type, out: str) -> None:
+    config_argument(parser)
+    parser.add_argument("--out", type=Path, required=True, help=out)
+    add_fields(parser, config)
+
+
 def _demo_arguments(parser: ArgumentParser) -> None:
     from mosa.experiments.demo import DemoConfig
 
-    config_argument(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for adapters, runs and report"
-    )
-    add_fields(parser, DemoConfig)
+    _experiment_arguments(parser, DemoConfig, "folder for adapters, runs and report")
 
 
 def _demo(args: Namespace) -> None:
@@ -217,11 +219,7 @@ def _demo(args: Namespace) -> None:
 def _tables_arguments(parser: ArgumentParser) -> None:
     from mosa.experiments.methods import MethodsConfig
 
-    config_argument(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for adapters, records and tables.md"
-    )
-    add_fields(parser, MethodsConfig)
+    _experiment_arguments(parser, MethodsConfig, "folder for adapters, records and tables.md")
 
 
 def _tables(args: Namespace) -> None:

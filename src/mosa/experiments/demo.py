@@ -16,8 +16,8 @@ uses recorded answers again, so a second call continues where the first one ende
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,11 +25,14 @@ from rich.text import Text
 
 from mosa.denoising import sample
 from mosa.experiments.models import (
+    ExperimentConfig,
     Recipe,
     claim,
+    judge_recorded,
     load_testbed,
     measure,
     moments_of,
+    run_folder,
     testbed_subject,
     train,
 )
@@ -41,10 +44,9 @@ from mosa.report.page import write_page
 from mosa.report.tables import write_tables
 from mosa.report.terminal import picture
 from mosa.results.figures import gather, headline
-from mosa.runs.judging import JudgeConfig, build_judges, judge_run
-from mosa.runs.sets import ALL_TASKS, SetOptions, load_sets
-from mosa.runs.store import Run
+from mosa.runs.sets import ALL_TASKS
 from mosa.testbed import world_of
+from mosa.testbed.behaviors import ATTACK_WRAPPINGS
 from mosa.testbed.measure import DECODER
 from mosa.world import World
 
@@ -60,8 +62,8 @@ ATTACKS = (
 """Of each kind one or two: the request nested, as code, after a forged history, in a language that
 no alignment data uses; an answer that the attacker begins; an answer's frame for the model to fill.
 """
-FIRST_ATTACKS, FIRST_WRAPPING = ("direct", "deep_inception"), "nested"
-"""What the original is put through before anything is trained, and the wrapping of the second."""
+FIRST_ATTACKS = ("direct", "deep_inception")
+"""What the original is put through before anything is trained."""
 CURVE_ATTACKS = ("deep_inception", "code_attack")
 """Quick attacks, for moments of a training."""
 CURVE_SET = "testbed:benign_recall"
@@ -105,27 +107,13 @@ CURVE_FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(ExperimentConfig):
     """The size of the demo."""
 
-    testbed: str = "testbed"
-    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
     seed: int = 0
     """Seed of data, training and decoding."""
-    num_objects: int = 25
-    """Restricted objects to attack with (25 are held out)."""
-    num_benign: int = 50
-    """Harmless requests of each set (50 objects are held out)."""
-    num_tasks: int = 25
-    """Cases of each useful task."""
     num_curve: int = 8
     """Restricted objects, and cases of one useful task, to measure with during alignment."""
-    align_steps: int | None = None
-    """Updates of each alignment; none: the number in its preset."""
-    steps: int = DECODER.steps
-    """Denoising steps of a response."""
-    workers: int = 2
-    """Processes of one thread that work on models in parallel; 1 works in this process."""
 
 
 def run_demo(out: Path, config: DemoConfig | None = None) -> None:
@@ -135,17 +123,16 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     """
     config = config or DemoConfig()
     world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
     model = load_testbed(config.testbed)
-    claim(out, "demo", settings | {"testbed_hash": model.content_hash()})
+    claim(out, "demo", config, model)
     _first_answers(model, world, config)
-    original = testbed_subject(config.testbed, None, steps=config.steps)
     measure(
-        run_folder(out),
-        original,
+        out,
+        config,
+        lambda *_: None,
+        None,
         [HARMFUL],
         FIRST_ATTACKS,
-        lambda *_: None,
         limit=config.num_objects,
         seed=config.seed,
     )
@@ -164,7 +151,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
 def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None:
     """Show what the original answers to one request, asked plainly and in a wrapping."""
     obj = world.objects(restricted=True, split="heldout")[0]
-    prompts = [world.request(obj), world.request(obj, FIRST_WRAPPING)]
+    (wrapping,) = ATTACK_WRAPPINGS[FIRST_ATTACKS[-1]]
+    prompts = [world.request(obj), world.request(obj, wrapping)]
     result = sample(model, prompts, dataclasses.replace(DECODER, steps=config.steps))
     console = Console(highlight=False)
     console.print("The original, asked plainly and in a wrapping (color: when a word was written):")
@@ -175,12 +163,9 @@ def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None
 
 def write_demo_report(out: Path, config: DemoConfig) -> None:
     """Judge what is recorded so far, and write the report on it, and its tables."""
-    world = world_of(config.testbed)
-    with Run(run_folder(out)) as run:
-        limit = max(config.num_benign, config.num_tasks, config.num_curve)
-        sets = load_sets((*HARMLESS_SETS, ALL_TASKS), world, SetOptions(limit=limit))
-        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
-        measured = run.subjects()
+    limit = max(config.num_benign, config.num_tasks, config.num_curve)
+    sets = (*HARMLESS_SETS, ALL_TASKS)
+    measured = judge_recorded(out, world_of(config.testbed), JUDGES, sets, limit=limit)
     names = {model: name for model, name in shown_names(config).items() if name in measured}
     content = build(
         [run_folder(out)],
@@ -193,11 +178,6 @@ def write_demo_report(out: Path, config: DemoConfig) -> None:
     )
     write_page(out / "report.html", content)
     write_tables(out / "tables", content)
-
-
-def run_folder(out: Path) -> Path:
-    """The folder of the demo's records."""
-    return out / "run"
 
 
 def shown_names(config: DemoConfig) -> dict[str, str]:
@@ -230,30 +210,23 @@ class ModelJob:
             folder = adapter_folder(self.out, self.name)
             adapter = train(recipe_of(self.name, config), config.testbed, folder, emit)
 
-        def record(adapter: Path | None, sets: Sequence[str], attacks: Sequence[str], limit: int):
-            subject = testbed_subject(config.testbed, adapter, steps=config.steps)
-            preset = "quick" if PROBE in attacks else "smoke"
-            folder = run_folder(self.out)
-            measure(
-                folder, subject, sets, attacks, emit, limit=limit, seed=config.seed, preset=preset
-            )
-
+        record = partial(measure, self.out, config, emit, seed=config.seed)
         emit("stage", "attacks")
-        record(adapter, [HARMFUL], ATTACKS, config.num_objects)
+        record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
         emit("stage", "harmless requests")
-        record(adapter, HARMLESS_SETS, ["direct"], config.num_benign)
+        record(adapter, HARMLESS_SETS, ["direct"], limit=config.num_benign)
         emit("stage", "useful tasks")
-        record(adapter, [ALL_TASKS], ["direct"], config.num_tasks)
+        record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
         if self.name in PROBED:
             emit("stage", "probe")
             num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
-            record(adapter, [HARMFUL], [PROBE], num)
+            record(adapter, [HARMFUL], [PROBE], limit=num, preset="quick")
         if adapter is not None:
             emit("stage", "along the training")
             num = min(config.num_curve, config.num_objects)
             for moment in moments_of(adapter):
-                record(moment, [HARMFUL], CURVE_ATTACKS, num)
-                record(moment, [CURVE_SET], ["direct"], config.num_curve)
+                record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
+                record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
         emit("stage", "done")
 
 

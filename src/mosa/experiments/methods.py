@@ -16,21 +16,24 @@ trade-off between harm and usefulness can so be compared.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
 from mosa.experiments.models import (
+    ExperimentConfig,
     Recipe,
     claim,
+    judge_recorded,
     load_testbed,
     measure,
     moments_of,
+    rate_by_device,
+    run_folder,
     testbed_subject,
     train,
 )
@@ -38,11 +41,9 @@ from mosa.experiments.workers import Emit, run_jobs
 from mosa.files import write_text
 from mosa.results.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
 from mosa.results.training import over_trainings, settled
-from mosa.runs.judging import JudgeConfig, build_judges, judge_run
-from mosa.runs.sets import ALL_TASKS, SetOptions, load_sets
-from mosa.runs.store import Run
+from mosa.runs.sets import ALL_TASKS
 from mosa.stats.pairs import mean_unbounded
-from mosa.stats.rates import NOTHING, Rate, Value, format_rate, format_value, rate_of
+from mosa.stats.rates import NOTHING, Rate, Value, format_rate, format_value
 from mosa.testbed import world_of
 from mosa.testbed.measure import DECODER
 from mosa.world import World
@@ -136,25 +137,11 @@ def name_of(cell: TrainedCell, seed: int) -> str:
 
 
 @dataclass(frozen=True)
-class MethodsConfig:
+class MethodsConfig(ExperimentConfig):
     """The size of the tables."""
 
-    testbed: str = "testbed"
-    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
     num_seeds: int = 3
     """Trainings of each cell, with seeds from 0."""
-    num_objects: int = 25
-    """Restricted objects to attack with (25 are held out)."""
-    num_benign: int = 50
-    """Harmless requests (50 objects are held out)."""
-    num_tasks: int = 25
-    """Cases of each useful task."""
-    align_steps: int | None = None
-    """Updates of each alignment; none: the number in its preset."""
-    steps: int = DECODER.steps
-    """Denoising steps of a response."""
-    workers: int = 2
-    """Processes of one thread that work on models in parallel; 1 works in this process."""
 
 
 def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
@@ -164,8 +151,7 @@ def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
     """
     config = config or MethodsConfig()
     world = world_of(config.testbed)
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
-    claim(out, "methods", settings | {"testbed_hash": load_testbed(config.testbed).content_hash()})
+    claim(out, "methods", config, load_testbed(config.testbed))
     jobs = [CellJob(None, 0, out, config)]
     # Seed by seed within the methods; what comes later adds to their tables and not to others.
     cells, methods = all_cells(), len(METHODS_TABLE)
@@ -178,19 +164,11 @@ def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
 
 def judge_and_write(out: Path, config: MethodsConfig, world: World) -> Path:
     """Judge what is recorded and write the page on it, whole or not."""
-    with Run(run_folder(out)) as run:
-        sets = load_sets(
-            (HARMLESS, ALL_TASKS), world, SetOptions(limit=max(config.num_benign, config.num_tasks))
-        )
-        judge_run(run, build_judges(JUDGES, JudgeConfig(), world), sets=sets)
+    limit = max(config.num_benign, config.num_tasks)
+    judge_recorded(out, world, JUDGES, (HARMLESS, ALL_TASKS), limit=limit)
     page = out / "tables.md"
     write_text(page, "\n".join(Tables(out, config, world).page()) + "\n")
     return page
-
-
-def run_folder(out: Path) -> Path:
-    """The folder of the records."""
-    return out / "run"
 
 
 @dataclass(frozen=True)
@@ -215,18 +193,15 @@ class CellJob:
             folder = self.out / "adapters" / self.label
             adapter = train(recipe, config.testbed, folder, emit)
 
-        def record(adapter: Path | None, sets: Sequence[str], attacks: Sequence[str], limit: int):
-            subject = testbed_subject(config.testbed, adapter, steps=config.steps)
-            measure(run_folder(self.out), subject, sets, attacks, emit, limit=limit, seed=0)
-
+        record = partial(measure, self.out, config, emit, seed=0)
         emit("stage", "measuring")
-        record(adapter, [HARMFUL], ATTACKS, config.num_objects)
-        record(adapter, [HARMLESS], ["direct"], config.num_benign)
-        record(adapter, [ALL_TASKS], ["direct"], config.num_tasks)
+        record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
+        record(adapter, [HARMLESS], ["direct"], limit=config.num_benign)
+        record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
         for moment in moments_of(adapter) if adapter is not None else ():
             emit("stage", f"after {moment.name.rpartition(MOMENT)[2]} updates")
-            record(moment, [HARMFUL], MOMENT_ATTACKS, config.num_objects)
-            record(moment, [RECALL], ["direct"], config.num_tasks)
+            record(moment, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
+            record(moment, [RECALL], ["direct"], limit=config.num_tasks)
         emit("stage", "done")
 
 
@@ -278,17 +253,10 @@ class Tables:
         """The name of a cell among the pooled figures."""
         return name_of(cell, 0)
 
-    def clustered(self, by_case: Mapping[str, Mapping[int, Value]]) -> Rate | None:
-        """A rate over objects: those of one device share their steps, so they are one cluster."""
-        objects = self.world.by_name
-        clusters = {case: objects[case.rpartition("/")[2]].device for case in by_case}
-        return rate_of(by_case, clusters=clusters) if by_case else None
-
     def attacked(self, subject: str, attacks: Sequence[str]) -> Rate | None:
         """The mean over attacks of the cases' success."""
-        return self.clustered(
-            mean_over_attacks(self.attack_figures(self.pooled, subject, attacks)).by_seed
-        )
+        figures = self.attack_figures(self.pooled, subject, attacks)
+        return rate_by_device(mean_over_attacks(figures).by_seed, self.world)
 
     def attack_figures(
         self, evidence: Evidence, subject: str, attacks: Sequence[str]
@@ -298,7 +266,7 @@ class Tables:
 
     def harmless(self, subject: str, measure: str) -> Rate | None:
         """Harmless requests answered (`compliance`) or refused (`over_refusal`)."""
-        return self.clustered(headline(self.pooled, measure, subject).by_seed)
+        return rate_by_device(headline(self.pooled, measure, subject).by_seed, self.world)
 
     def recall(self, evidence: Evidence, subject: str) -> Figure | None:
         """The figure of benign recall, in wrappings that no alignment text uses."""
@@ -349,7 +317,7 @@ class Tables:
             figures = self.attack_figures(self.evidence, chosen[1], _names(MOMENT_ATTACKS))
             for case, by_seed in mean_over_attacks(figures).by_seed.items():
                 values[case][seed] = by_seed[0]
-        return self.clustered(values), " / ".join(reached)
+        return rate_by_device(values, self.world), " / ".join(reached)
 
     # --- the page
 
@@ -373,11 +341,8 @@ class Tables:
         yield "## Methods"
         yield ""
         yield from self._table(
-            ("method", "trainings", *(name for name, _ in self._measures())),
-            [
-                (label, self._num_trainings(key), *(shown(key) for _, shown in self._measures()))
-                for label, key in self._rows(METHODS_TABLE.values())
-            ],
+            ("method", *self._measured_columns()),
+            [(label, *self._measured(key)) for label, key in self._rows(METHODS_TABLE.values())],
         )
         yield ""
         yield "## At matched benign recall"
@@ -406,12 +371,11 @@ class Tables:
         yield "## Factorial"
         yield ""
         yield from self._table(
-            (*FACTORS, "trainings", *(name for name, _ in self._measures()), "recall 0.9"),
+            (*FACTORS, *self._measured_columns(), "recall 0.9"),
             [
                 (
                     *levels,
-                    self._num_trainings(self.key(cell)),
-                    *(shown(self.key(cell)) for _, shown in self._measures()),
+                    *self._measured(self.key(cell)),
                     self._matched_of(self.key(cell), 0.9),
                 )
                 for levels, cell in FACTORIAL.items()
@@ -430,18 +394,24 @@ class Tables:
         yield "## Windows"
         yield ""
         yield from self._table(
-            ("tokens", "trainings", *(name for name, _ in self._measures()), "recall 0.9"),
+            ("tokens", *self._measured_columns(), "recall 0.9"),
             [
                 (
                     label,
-                    self._num_trainings(self.key(cell)),
-                    *(shown(self.key(cell)) for _, shown in self._measures()),
+                    *self._measured(self.key(cell)),
                     self._matched_of(self.key(cell), 0.9),
                 )
                 for label, cell in WINDOWS.items()
                 if self.key(cell) in self.trainings
             ],
         )
+
+    def _measured_columns(self) -> list[str]:
+        return ["trainings", *(name for name, _ in self._measures())]
+
+    def _measured(self, key: str) -> list[str]:
+        num = NOTHING if key == ORIGINAL else str(len(self.trainings[key]))
+        return [num, *(shown(key) for _, shown in self._measures())]
 
     def _measures(self) -> list[tuple[str, Callable[[str], str]]]:
         six = _names(ATTACKS[1:])
@@ -461,9 +431,6 @@ class Tables:
         rows = [("Original", ORIGINAL)]
         rows += [(c.label, self.key(c)) for c in cells if self.key(c) in self.trainings]
         return rows
-
-    def _num_trainings(self, key: str) -> str:
-        return NOTHING if key == ORIGINAL else str(len(self.trainings[key]))
 
     def _num_devices(self) -> int:
         objects = self.world.objects(restricted=True, split="heldout")[: self.config.num_objects]

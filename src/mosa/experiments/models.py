@@ -20,11 +20,16 @@ from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json
 from mosa.results.figures import MOMENT
 from mosa.runs.evaluate import EvaluateConfig, evaluate
-from mosa.runs.sets import SetOptions
+from mosa.runs.judging import JudgeConfig, build_judges, judge_run
+from mosa.runs.sets import SetOptions, load_sets
+from mosa.runs.store import Run
 from mosa.runs.subject import NO_ADAPTER, Subject, subjects_of
+from mosa.stats.rates import Rate, Values, rate_of
 from mosa.testbed import world_of
 from mosa.testbed.corpora import alignment_prompts, benign_prompts
+from mosa.testbed.measure import DECODER
 from mosa.types import UserError
+from mosa.world import World
 
 NUM_PROMPTS = 960
 """Harmful prompts for each alignment, and harmless ones where its settings use some."""
@@ -47,6 +52,31 @@ class Recipe:
     """The shares of the training after which the adapter is kept too."""
 
 
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What every experiment on the testbed is sized by."""
+
+    testbed: str = "testbed"
+    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
+    num_objects: int = 25
+    """Restricted objects to attack with (25 are held out)."""
+    num_benign: int = 50
+    """Harmless requests of each set (50 objects are held out)."""
+    num_tasks: int = 25
+    """Cases of each useful task."""
+    align_steps: int | None = None
+    """Updates of each alignment; none: the number in its preset."""
+    steps: int = DECODER.steps
+    """Denoising steps of a response."""
+    workers: int = 2
+    """Processes of one thread that work on models in parallel; 1 works in this process."""
+
+
+def run_folder(out: Path) -> Path:
+    """The folder of an experiment's records."""
+    return out / "run"
+
+
 def load_testbed(testbed: str, adapter: Path | None = None) -> DiffusionLM:
     """A model of the testbed as experiments use it: float32, on the CPU."""
     return load_model(testbed, dtype="float32", device="cpu", adapter=adapter)
@@ -59,9 +89,11 @@ def testbed_subject(testbed: str, adapter: Path | None, *, steps: int) -> Subjec
     return subject
 
 
-def claim(out: Path, what: str, settings: dict[str, Any]) -> None:
-    """Make the folder that of an experiment with these settings; UserError where it holds something
-    else, or the same experiment with others."""
+def claim(out: Path, what: str, config: ExperimentConfig, model: DiffusionLM) -> None:
+    """Make the folder that of an experiment on a testbed; UserError where it holds something else,
+    or the same experiment with other settings than its workers."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
+    settings["testbed_hash"] = model.content_hash()
     file = out / f"{what}.json"
     if file.exists():
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -130,21 +162,23 @@ def moments_of(adapter: Path) -> list[Path]:
 
 
 def measure(
-    run_folder: Path,
-    subject: Subject,
+    out: Path,
+    config: ExperimentConfig,
+    emit: Emit,
+    adapter: Path | None,
     sets: Sequence[str],
     attacks: Sequence[str],
-    emit: Emit,
     *,
     limit: int,
     seed: int,
     preset: str = "smoke",
 ) -> None:
-    """Record what the run does not hold yet; nothing is judged."""
+    """Record what the experiment's run does not hold yet of the testbed with an adapter; nothing is
+    judged."""
     run = evaluate(
-        run_folder,
+        run_folder(out),
         EvaluateConfig(
-            (subject,),
+            (testbed_subject(config.testbed, adapter, steps=config.steps),),
             tuple(sets),
             tuple(attacks),
             preset,
@@ -158,6 +192,24 @@ def measure(
     )
     assert run is not None, "this is the only process of its launch"
     run.close()
+
+
+def judge_recorded(
+    out: Path, world: World, judges: Sequence[str], sets: Sequence[str], *, limit: int
+) -> frozenset[str]:
+    """Judge what the experiment's run holds so far; returns the names of its subjects. `sets` are
+    those of harmless requests and useful tasks, with at most `limit` cases each."""
+    with Run(run_folder(out)) as run:
+        loaded = load_sets(sets, world, SetOptions(limit=limit))
+        judge_run(run, build_judges(judges, JudgeConfig(), world), sets=loaded)
+        return frozenset(run.subjects())
+
+
+def rate_by_device(values: Values, world: World) -> Rate | None:
+    """A rate over objects of a world, None where there is no case; those of one device share their
+    steps, so they are one cluster."""
+    clusters = {case: world.by_name[case.rpartition("/")[2]].device for case in values}
+    return rate_of(values, clusters=clusters) if values else None
 
 
 class _TrainingProgress(transformers.TrainerCallback):

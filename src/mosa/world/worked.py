@@ -1,7 +1,7 @@
 """Tasks whose answer is a result and its working, written in either order.
 
-    >>> sums(random.Random(0), "train").answer("working")  # doctest: +SKIP
-    '7 plus 7 is 1 4 . 1 4 plus 1 is 1 5 . ... the sum is 3 0 .'
+    >>> sums(random.Random(0), "train").answer("working_first")  # doctest: +SKIP
+    'two : 2 plus 1 is 3 . three : 3 plus 3 is 6 . four : 6 plus 2 is 8 . so the sum of all ... .'
 
 A sum of four digits needs its working: each partial sum follows from the one before it. The places
 of four animals do not: each is a look-up by itself. Every answer of a task has as many words, so
