@@ -50,7 +50,8 @@ from mosa.world import World
 
 PREFILL, FRAME = "prefill", "dija_canvas"
 WRAPPED = ("deep_inception", "code_attack", "dia", "cipher_chat")
-"""Attacks that wrap the request in a way that no alignment data uses."""
+"""Attacks that wrap the request in a way that no alignment data uses, but for one of two ways of
+`dia`."""
 ATTACKS = ("direct", *WRAPPED, f"{PREFILL}:paper", FRAME)
 MOMENT_ATTACKS = (f"{PREFILL}:paper", FRAME, WRAPPED[0])
 """One of each kind, for moments of a training."""
