@@ -19,16 +19,17 @@ PACKAGE = ROOT / "src" / "mosa"
 ORDER = (
     ("types", ()),
     ("files", ("types",)),
-    ("hub", ("types",)),
-    ("provenance", ("types",)),
+    ("inputs", ("types",)),
+    ("hub", ("types", "inputs")),
+    ("provenance", ("types", "inputs")),
     ("stats", ("types",)),
     ("worker", ("types",)),
-    ("world", ("types",)),
-    ("data", ("types", "files", "provenance")),
-    ("chat", ("types", "files", "hub", "provenance", "worker")),
-    ("families", ("types", "files", "hub", "provenance", "worker")),
-    ("denoising", ("types", "files", "families")),
-    ("judges", ("types", "files", "provenance", "stats", "world", "data", "chat")),
+    ("world", ("types", "inputs")),
+    ("data", ("types", "files", "inputs", "provenance")),
+    ("chat", ("types", "files", "inputs", "hub", "provenance", "worker")),
+    ("families", ("types", "files", "inputs", "hub", "provenance", "worker")),
+    ("denoising", ("types", "files", "inputs", "families")),
+    ("judges", ("types", "files", "inputs", "provenance", "stats", "world", "data", "chat")),
 )
 """The parts at the bottom, each with what it may import."""
 MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}

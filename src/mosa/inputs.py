@@ -1,0 +1,289 @@
+"""The one place that reads what others wrote: bounded, checked, each failure one sentence.
+
+Whatever comes from a file goes through `read_bytes` and, where it is text, JSON or YAML, through
+the functions behind it. They bound size and depth, refuse what has no plain meaning (numbers that
+are not finite, a name twice, half a character), and raise UserError that names the file.
+
+    settings = read_json(folder / "config.json")
+    recipe = read_json(folder / "recipe.json", Recipe)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, overload
+
+import msgspec
+import yaml
+
+from mosa.types import UserError
+
+Kind = TypeVar("Kind")
+
+MOST_BYTES = 1 << 30
+"""Of any file that is read whole."""
+MOST_SETTINGS_BYTES = 1 << 20
+"""Of a file of settings in YAML."""
+MOST_DEPTH = 100
+"""Of lists and tables within each other."""
+MOST_YAML_NODES = 20_000
+"""Of a YAML file, with its aliases written out."""
+MOST_DIGITS = 300
+"""Of a number."""
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file stands there; a name that the system refuses names none."""
+    return _kind(path) == stat.S_IFREG
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder stands there; a name that the system refuses names none."""
+    return _kind(path) == stat.S_IFDIR
+
+
+def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file; UserError, with the sentence `missing` where none is there.
+
+    A device or a pipe is refused, since reading it may never end.
+    """
+    kind = _kind(path)
+    if kind is None:
+        raise UserError(missing or f"there is no file {_short(path)}; check the path")
+    if kind == stat.S_IFDIR:
+        raise UserError(f"{path} is a folder; name a file")
+    if kind != stat.S_IFREG:
+        raise UserError(f"{path} is no regular file; copy its content into one")
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most:,} bytes, the most that is read")
+    return content
+
+
+def read_text(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> str:
+    """The text of a UTF-8 file without its byte order mark; UserError for anything else."""
+    content = read_bytes(path, missing=missing, most=most)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first"
+        ) from error
+    return text
+
+
+def plain_text(text: str, where: str) -> str:
+    """The text itself; UserError where it holds half a character or a NUL, which no model reads."""
+    for char in text:
+        if char == "\0" or "\ud800" <= char <= "\udfff":
+            what = "a NUL character" if char == "\0" else f"half of a character (U+{ord(char):04X})"
+            raise UserError(f"{where} holds {what}; take it out")
+    return text
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises UserError for what is no JSON, for a name that stands twice in one object, for numbers
+    that are not finite or too long, and for what nests deeper than `MOST_DEPTH`.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
+    except RecursionError as error:
+        raise UserError(f"{where} nests too deeply to be read as JSON; flatten it") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{where} is not readable JSON ({_first_line(error)}); correct it"
+        ) from error
+    if _is_deeper(value, MOST_DEPTH):
+        raise UserError(f"{where} nests deeper than {MOST_DEPTH} levels; flatten it")
+    return value
+
+
+@overload
+def read_json(path: Path, *, missing: str = ..., most: int = ...) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, kind: type[Kind], *, missing: str = ..., most: int = ...) -> Kind: ...
+def read_json(
+    path: Path, kind: Any = dict[str, Any], *, missing: str = "", most: int = MOST_BYTES
+) -> Any:
+    """The content of a JSON file, as `kind`, by default an object; UserError for anything else."""
+    return checked(
+        parse_json(read_text(path, missing=missing, most=most), str(path)), kind, str(path)
+    )
+
+
+def read_yaml(path: Path, *, missing: str = "") -> dict[str, Any]:
+    """The table of a YAML file of settings, empty for an empty file.
+
+    Raises UserError for what is no YAML or no table, for Python's tags, for a name that stands
+    twice, for numbers that are not finite, and for files that are large, deep, or whose aliases
+    multiply.
+    """
+    text = read_text(path, missing=missing, most=MOST_SETTINGS_BYTES)
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The table of a YAML text, as in `read_yaml`."""
+    try:
+        _bound_events(text, where)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _num_nodes(node, {}, where) > MOST_YAML_NODES:
+            raise UserError(f"{where} has aliases that multiply; write the values out")
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise UserError(f"{where} is not readable YAML ({_one_line(error)}); correct it") from error
+    return checked({} if content is None else content, dict[str, Any], where)
+
+
+@overload
+def checked(value: Any, kind: type[Kind], where: str) -> Kind: ...
+@overload
+def checked(value: Any, kind: Any, where: str) -> Any: ...
+def checked(value: Any, kind: Any, where: str) -> Any:
+    """A value of plain tables, lists, texts and numbers as `kind`; UserError where it is none.
+
+    Types are strict: a truth value is no number, and a number is no text.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where} does not hold what it should: {error}; correct it") from error
+
+
+def _kind(path: Path) -> int | None:
+    """The type bits of what stands there, links followed; None where nothing can."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    except (OSError, ValueError):  # not there, name too long, a loop of links, NUL in the name
+        return None
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} letters)"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:50]!r} stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no finite number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits[:20]} is no finite number")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a name that stands twice in a table, and numbers that are not finite."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"the name {twice!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.YAMLError(f"a number has {len(node.value)} digits")
+        return super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: Any) -> float:
+        number = super().construct_yaml_float(node)
+        if not abs(number) < float("inf"):
+            raise yaml.YAMLError(f"{node.value} is no finite number")
+        return number
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
+
+
+def _bound_events(text: str, where: str) -> None:
+    """UserError where the text nests too deeply or has too many values, while it is scanned."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH:
+            raise UserError(f"{where} nests deeper than {MOST_DEPTH} levels; flatten it")
+        if number > MOST_YAML_NODES:
+            raise UserError(f"{where} has more than {MOST_YAML_NODES:,} values; shorten it")
+
+
+def _num_nodes(node: Any, known: dict[int, int], where: str) -> int:
+    """How many nodes there are where every alias is written out."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise UserError(f"{where} holds a value within itself; write it out")
+        return known[id(node)]
+    known[id(node)] = 0
+    inner = node.value if isinstance(node, yaml.CollectionNode) else []
+    flat = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+    known[id(node)] = 1 + sum(_num_nodes(part, known, where) for part in flat)
+    return known[id(node)]
