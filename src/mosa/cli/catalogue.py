@@ -8,7 +8,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments, show
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments
+from mosa.terminal import show
 
 UNCHANGED = "Nothing is written."
 TRIES = {

@@ -24,6 +24,7 @@ from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
+from mosa.inputs import is_folder, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -99,6 +100,12 @@ def default_decoder(model: str) -> DecoderConfig:
     return REAL_MODEL_DECODER if find_world(model) is None else TESTBED_DECODER
 
 
+def _folder_name(place: str) -> str:
+    """The last part of a path or hub id; of `.` and `..` the folder's own name."""
+    name = Path(place).name
+    return Path(place).resolve().name if name in ("", "..") else name
+
+
 def subjects_of(
     model: str,
     adapters: Sequence[str] = (NO_ADAPTER,),
@@ -112,14 +119,16 @@ def subjects_of(
     `none` is the model as it is; `decoder` are settings over the model's default.
     """
     config = dataclasses.replace(default_decoder(model), **(decoder or {}))
-    base = Path(model).name.replace(":", "-")
+    base = _folder_name(model).replace(":", "-")
     for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
-        if adapter != NO_ADAPTER and not Path(adapter).is_dir() and not is_hub_id:
-            raise UserError(f"there is no adapter folder {adapter}; check the path")
+        if adapter != NO_ADAPTER and not is_folder(Path(adapter)) and not is_hub_id:
+            raise UserError(
+                f"there is no adapter folder {shortened(Path(adapter))}; check the path"
+            )
     found = tuple(
         Subject(
-            name=base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}",
+            name=base if adapter == NO_ADAPTER else f"{base}+{_folder_name(adapter)}",
             model=model,
             adapter=None if adapter == NO_ADAPTER else adapter,
             system_prompt=system_prompt,
