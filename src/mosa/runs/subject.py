@@ -22,9 +22,10 @@ import msgspec
 
 from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
+from mosa.data.rows import read_rows
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
-from mosa.inputs import is_folder, shortened
+from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -59,6 +60,7 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
+        plain_text(self.system_prompt or "", f"the system prompt of {self.name}")
         unknown = sorted(set(self.grants) - set(ALL_ACCESS))
         if unknown:
             raise UserError(
@@ -152,20 +154,19 @@ def training_of(adapter: str | None) -> list[TrainingPoint]:
 
     Raises UserError where the folder's log is damaged.
     """
-    if adapter is None or not (path := Path(adapter) / METRICS).is_file():
+    if adapter is None or not is_file(path := Path(adapter) / METRICS):
         return []
-    try:
-        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
-        return [msgspec.convert(line, TrainingPoint) for line in lines if "reward" in line]
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it, or train again") from error
+    rows = [
+        (checked(row, dict[str, Any], where), where) for row, where in read_rows(path, ".jsonl")
+    ]
+    return [checked(row, TrainingPoint, where) for row, where in rows if "reward" in row]
 
 
 def refusals_of(adapter: str | None) -> list[str]:
     """What an adapter was trained to say as a refusal, from the phrase sets that `mosa align`
     writes beside its weights; adapters of another origin have none."""
     files = [] if adapter is None else [Path(adapter) / "phrases" / f"{n}.txt" for n in PHRASES]
-    return [phrase for file in files if file.is_file() for phrase in read_phrases(file)]
+    return [phrase for file in files if is_file(file) for phrase in read_phrases(file)]
 
 
 def check_names(subjects: Sequence[Subject]) -> None:
