@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
 many = settings(
-    max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=[*HealthCheck]
+    max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 QUICK = ("results", "status", "json", "csv", "harmbench", "compare", "judge")
 COMMANDS = {
