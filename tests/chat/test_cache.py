@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from dataclasses import replace
 
+import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 
@@ -58,6 +60,36 @@ def test_errors_are_not_kept(tmp_path):
         with refuses("m", 400, error=ChatError):
             asked(stub.url, tmp_path, REQUEST, max_retries=0)
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "four"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "garbage",
+        "[1]",
+        '{"text": 5}',
+        '{"text": "x", "evil": 1}',
+        "{}",
+        "null",
+        '{"text": "x", "num_tokens": "x"}',
+        '{"text": "x", "num_tokens": -1, "is_cut": false}',
+        '{"text": "x", "num_tokens": true, "is_cut": false}',
+        '{"text": "\\ud83d", "num_tokens": 1, "is_cut": false}',
+        "[" * 10_000,
+        b"\xff",
+        7,
+        None,
+    ],
+)
+def test_a_damaged_entry_is_asked_for_again_and_replaced(tmp_path, record):
+    with stub_endpoint(Answer(completion("one"))) as stub:
+        asked(stub.url, tmp_path, REQUEST)
+        with sqlite3.connect(tmp_path / FILE) as db:
+            db.execute("UPDATE replies SET record = ?", (record,))
+        db.close()
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
+    assert len(stub.requests) == 2
 
 
 def test_without_a_folder_nothing_is_kept():
