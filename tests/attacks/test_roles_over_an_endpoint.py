@@ -297,7 +297,7 @@ def test_a_role_that_is_down_fails_what_needs_it_and_is_asked_only_for_the_rest(
     found = {attack for attack, status in first.status.items() if status == "failed"}
     assert found == failed or (found and not failed)
     for attack, reason in first.reasons.items():
-        assert reason == f"{model} (endpoint) answered with status 500: no model for [key]."
+        assert reason == f"{model} (endpoint) answered with status 500: “no model for [key]”."
         assert one_sentence(reason) and attack in found
     # What is done is what it would have been; attempts of a failed task are not shown.
     assert [a for a in smooth.attempts if a[0] not in found] == first.attempts

@@ -24,8 +24,9 @@ from mosa.cli.options import (
     show,
 )
 from mosa.cli.progress import ProgressBar
-from mosa.cli.results import show_results
+from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.denoising import DecoderConfig
+from mosa.results.figures import CONTROL
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
 from mosa.runs.sets import SetOptions
@@ -195,17 +196,19 @@ def _evaluate(args: Namespace) -> int | None:
     processes.disband()
     if run is None:
         return None
+    subjects = {subject.name for subject in config.subjects}
+    attacks = {CONTROL, *(name.partition(":")[0] for name in config.attacks)}
     with run:
         show_results(run)
-        counts = run.counts().values()
-        if counts and not any(states["done"] for states in counts):
-            show("No task was done, for the reasons above.")
-            return EXIT_NOTHING_DONE
-    return None
-
-
-EXIT_NOTHING_DONE = 3
-"""The status of an evaluation in which every task failed."""
+        return end_status(
+            nothing_from(
+                run,
+                config.judges,
+                asked=lambda cell: (
+                    cell.subject in subjects and bool({"all", cell.attack} & attacks)
+                ),
+            )
+        )
 
 
 def named_roles(args: Namespace) -> dict[ChatRole, str]:
