@@ -31,8 +31,10 @@ from mosa.runs.judging import (
     NamedJudge,
     build_judges,
     chats_of,
+    check_apart,
     help_judges,
     judge_run,
+    loop_judges,
     written_parts,
 )
 from mosa.runs.processes import join
@@ -110,6 +112,7 @@ def _judge(args: Namespace) -> int | None:
             phrases = tuple(t for s in run.subjects().values() for t in s.refusals)
             config = replace(judge_config(args), refusal_phrases=phrases)
             judges = build_judges(args.judges, config, world_of_run(run))
+            check_apart(judges, loop_judges(run))
             waiting = [judge for judge in judges if run.num_unjudged(judge.id)]
             run_coroutine(check_endpoints(chats_of(waiting)))
             return judges
