@@ -175,7 +175,7 @@ def checked(value: Any, kind: Any, where: str) -> Any:
     """
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half a character
         raise UserError(f"{where} does not hold what it should: {error}; correct it") from error
 
 

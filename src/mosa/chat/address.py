@@ -15,8 +15,10 @@ import re
 import ssl
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from mosa.inputs import is_file, is_folder
 from mosa.types import UserError
 
 OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MOSA_API_KEY"
@@ -64,9 +66,9 @@ def address_of(url: str, role: str | None = None) -> Address:
     if variable == OPENAI_KEY:
         named = {header: _key(name) for name, header in OPENAI_HEADERS.items()}
         headers |= {header: value for header, value in named.items() if value}
-    proxy = _proxy(parts.scheme, host)
     in_brackets = f"[{host}]" if ":" in host else host
     place = in_brackets if port is None else f"{in_brackets}:{port}"
+    proxy = _proxy(parts.scheme, host, place)
     if key != NO_KEY and parts.scheme == "http":
         if not is_this_machine(host):
             raise UserError(
@@ -156,25 +158,25 @@ def _key(variable: str) -> str:
     return key
 
 
-def _proxy(scheme: str, host: str) -> tuple[str, str] | None:
+def _proxy(scheme: str, host: str, place: str) -> tuple[str, str] | None:
     """The variable that names a proxy for an address, and the proxy."""
     named = urllib.request.getproxies_environment()
     kind = next((kind for kind in (scheme, "all") if named.get(kind)), None)
-    if kind is None or urllib.request.proxy_bypass_environment(host, named):
+    if kind is None or urllib.request.proxy_bypass(host) or urllib.request.proxy_bypass(place):
         return None
-    variable = next(v for v in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(v))
+    variable = next(v for v, to in os.environ.items() if to and v.lower() == f"{kind}_proxy")
     url = named[kind] if "://" in named[kind] else f"http://{named[kind]}"
     try:
         parts = urlsplit(url)
-        is_address = bool(parts.scheme in PROXY_SCHEMES and parts.hostname and parts.port != 0)
+        scheme = parts.scheme if parts.hostname and parts.port != 0 else ""
     except ValueError:
-        is_address = False
-    if not is_address:
+        scheme = ""
+    if scheme not in PROXY_SCHEMES:
         raise UserError(
             f"{variable} names no proxy that can be used ({', '.join(PROXY_SCHEMES)}); correct it, "
             f"or set NO_PROXY={host}."
         )
-    if url.startswith("socks") and importlib.util.find_spec("socksio") is None:
+    if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise UserError(
             f"{variable} names a SOCKS proxy, which needs the package socksio; install it, or set "
             f"NO_PROXY={host}."
@@ -184,16 +186,16 @@ def _proxy(scheme: str, host: str) -> tuple[str, str] | None:
 
 def _certificates() -> ssl.SSLContext | None:
     """Those that the environment names."""
-    for variable, option in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
+    for variable, what in (("SSL_CERT_FILE", "file"), ("SSL_CERT_DIR", "folder")):
         path = os.environ.get(variable)
         if not path:
             continue
-        is_there = os.path.isfile(path) if option == "cafile" else os.path.isdir(path)
-        if not is_there:
-            what = "file" if option == "cafile" else "folder"
+        if not (is_file if what == "file" else is_folder)(Path(path)):
             raise UserError(f"{variable} names no {what}: {path}; correct or unset it.")
         try:
-            return ssl.create_default_context(**{option: path})
+            if what == "file":
+                return ssl.create_default_context(cafile=path)
+            return ssl.create_default_context(capath=path)
         except OSError as error:
             raise UserError(
                 f"{variable} names {path}, which holds no certificates that can be read "

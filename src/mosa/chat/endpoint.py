@@ -16,7 +16,7 @@ import ssl
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -379,9 +379,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and what it came from."""
     while error is not None:
         yield error
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                yield from _causes(inner)
+        # Where a host has several addresses.
+        inside: Sequence[BaseException] = getattr(error, "exceptions", ())
+        for inner in inside:
+            yield from _causes(inner)
         error = error.__cause__ or error.__context__
 
 

@@ -224,7 +224,8 @@ def _refuse(folder: str) -> None:
         if event == "import" and args[0] in (*NATIVE_MODULES, *PATCHED_MODULES):
             raise PermissionError(f"the sandbox refuses {args[0]}")
         # The file of a module in native code.
-        if event == "import" and args[1] and os.path.dirname(os.path.realpath(args[1])) == root:
+        file = args[1] if event == "import" else None
+        if isinstance(file, str) and os.path.dirname(os.path.realpath(file)) == root:
             raise PermissionError("the sandbox refuses native code")
         if event == "open":
             check_opened(*args)
