@@ -50,6 +50,14 @@ def ask(chat: EndpointChat, request: ChatRequest | None = None) -> ChatReply:
     return asyncio.run(chat.complete(request or asked()))
 
 
+def test_a_name_with_control_characters_is_sent_as_it_is_and_shown_in_letters():
+    with stub_endpoint() as stub:
+        chat = EndpointChat(stub.url, "m\x1b[31m\u202e\nn")
+        ask(chat)
+    assert stub.requests[0]["model"] == "m\x1b[31m\u202e\nn"
+    assert chat.name == "m\\x1b[31m\\u202e\\nn (endpoint)"
+
+
 def test_an_answer_and_what_was_sent():
     with stub_endpoint() as stub:
         reply = ask(EndpointChat(stub.url, "m"), asked(max_tokens=7))
@@ -628,8 +636,6 @@ def test_name_is_the_model_and_place_the_host(url, place):
         ("file:///x#m", "https://"),
         ("ftp://user:pw@h/v1#m", "http://"),
         ("http://api.openai.com\\@h/v1#m", "MOSA_API_KEY"),
-        ("http://localhost/v1#m\x1b[31m", "name"),
-        ("http://localhost/v1#m\u202e", "name"),
         ("local:", "local:FOLDER_OR_HUB_ID"),
     ],
 )

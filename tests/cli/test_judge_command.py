@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from chat.stub_endpoint import Answer, stub_endpoint
+from chat.stub_endpoint import Answer, completion, stub_endpoint
 from made_runs import attacked, begun, session, solved, subject
 from refusals import cli_refuses
 
@@ -55,8 +55,10 @@ def test_a_judge_whose_endpoint_is_no_use_scores_nothing(capsys, folder):
     with stub_endpoint(Answer({}, 500)) as stub:
         status, out, _ = run(capsys, *argv, f"{stub.url}#x")
     assert status == 3 and "2 unscored: The judge's model gave no answer" in " ".join(out.split())
+    with stub_endpoint(Answer(completion("rating: 4"))) as stub:  # what another one said is past
+        assert run(capsys, *argv, f"{stub.url}#y")[0] == 0
     with Run(folder) as found:
-        (pair,) = [judge for judge in found.judges() if judge.startswith("pair")]
+        (pair,) = [judge for judge in found.judges() if judge.endswith("x (endpoint)")]
         verdicts = found.verdicts(pair).values()
         assert len(verdicts) == 2 and all(v.score is None and v.reason for v in verdicts)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mosa.types import Message, as_plain, content_key
+from mosa.types import Message, as_plain, content_key, printable
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def quoted(text: str) -> str:
     """What others said, for an error or a reason: the beginning, in one line, between marks that it
     cannot close (`without_quotations`)."""
     line = " ".join(text.translate(_PLAIN_MARKS).split())
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
-    return f"“{shown[:MOST_QUOTED].rstrip('. ')}”"
+    return f"“{printable(line[:MOST_QUOTED]).rstrip('. ')}”"
 
 
 def without_quotations(reason: str, instead: str) -> str:

@@ -25,7 +25,7 @@ import httpx2
 
 from mosa.chat.address import address_of, without_keys
 from mosa.chat.base import MOST_TOKENS, ChatError, ChatReply, ChatRequest, quoted
-from mosa.types import Message, UserError, is_json_list, is_json_object, short_hash
+from mosa.types import Message, UserError, is_json_list, is_json_object, printable, short_hash
 
 OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request that `chat_extra` may not change."""
@@ -95,7 +95,7 @@ class EndpointChat:
 
     `base_url` is what comes before /chat/completions, as a rule ending in /v1. The limits of
     `options` hold for requests of one event loop; retries do not count as requests. Raises
-    UserError for an invalid address or name, and for a key that may not be sent there.
+    UserError for an invalid address, and for a key that may not be sent there.
     """
 
     def __init__(
@@ -108,10 +108,8 @@ class EndpointChat:
     ) -> None:
         """`role`, of `KEY_ROLES`, says whose key is sent."""
         self.address = address_of(base_url, role)
-        if not model or not model.isprintable():
-            raise UserError(
-                "The endpoint's model has no name that can be printed; write URL#MODEL."
-            )
+        if not model:
+            raise UserError("The endpoint's model has no name; write URL#MODEL.")
         self._model, self._options = model, options
         per_minute = options.requests_per_minute
         self._seconds_between = 60 / per_minute if per_minute else 0.0
@@ -126,7 +124,7 @@ class EndpointChat:
         """The model's name, with a hash of the options that change its replies, if any; without
         its address, so that records outlive a change of it."""
         label = self._options.label
-        return f"{self._model} (endpoint{f', options {label}' if label else ''})"
+        return f"{printable(self._model)} (endpoint{f', options {label}' if label else ''})"
 
     @property
     def place(self) -> str:
@@ -167,11 +165,11 @@ class EndpointChat:
         """
         client, _ = self._of_this_loop()
         seconds = min(PROBE_SECONDS, self._options.timeout_seconds)
-        to_connect = httpx2.Timeout(None, connect=seconds)
+        to_connect = httpx2.Timeout(None, connect=seconds / 2)
         url = f"{self.address.url}/models"
         try:
             async with (
-                asyncio.timeout(2 * seconds),
+                asyncio.timeout(seconds),
                 client.stream("GET", url, timeout=to_connect) as response,
             ):
                 status = response.status_code

@@ -182,14 +182,20 @@ def _evaluate(args: Namespace) -> int | None:
         return config, _chats(args) if processes.is_main else {}
 
     config, chats = processes.agree(settings)
+    judged: set[str] = set()
     with ProgressBar() as bar:
+
+        def on_judged(judge: str, done: int, total: int) -> None:
+            judged.add(judge)
+            bar.judging(judge, done, total)
+
         run = evaluate(
             args.out,
             config,
             chats=chats,
             judge_config=judge_config(args, list(named_roles(args).values())),
             on_progress=bar.evaluation,
-            on_judged=bar.judging,
+            on_judged=on_judged,
             on_shared=_show_shares,
             processes=processes,
         )
@@ -203,10 +209,8 @@ def _evaluate(args: Namespace) -> int | None:
         return end_status(
             nothing_from(
                 run,
-                config.judges,
-                asked=lambda cell: (
-                    cell.subject in subjects and bool({"all", cell.attack} & attacks)
-                ),
+                judged,
+                lambda cell: cell.subject in subjects and bool({"all", cell.attack} & attacks),
             )
         )
 

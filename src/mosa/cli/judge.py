@@ -120,9 +120,10 @@ def _judge(args: Namespace) -> int | None:
         judges = processes.agree(build)
         with ProgressBar() as bar:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
+        judged = {judge.id for judge in judges}
         processes.disband()
         show_results(run)
-        return end_status(nothing_from(run, args.judges, asked=lambda cell: False))
+        return end_status(nothing_from(run, judged))
 
 
 def _check_arguments(parser: ArgumentParser) -> None:

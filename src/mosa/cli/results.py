@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,7 +17,7 @@ from mosa.exports import EXPORTS, ExportSetting
 from mosa.results.figures import REFUSED, Figure, figures_of
 from mosa.results.labels import legend, length_of, marked, tries_of
 from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
-from mosa.runs.judging import METRIC, written_parts
+from mosa.runs.judging import METRIC
 from mosa.runs.records import TaskCell
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, format_value
@@ -178,20 +178,18 @@ def _export(run: Run, args: Namespace) -> None:
 
 
 def nothing_from(
-    run: Run, judges: Sequence[str] | None, *, asked: Callable[[TaskCell], bool]
+    run: Run, judged: Collection[str], asked: Callable[[TaskCell], bool] = lambda cell: False
 ) -> list[str]:
     """What has produced nothing at all, in words: cells of tasks that were `asked` for and failed,
-    and judges of these names (None: all) that scored no attempt."""
+    and judges that have `judged` and could score no attempt."""
     found = [
         f"{cell.attack} on {cell.case_set} against {cell.subject}: every task failed"
         for cell, states in run.counts().items()
         if asked(cell) and states["failed"] and not states["done"]
     ]
     for judge in run.judges():
-        names = None if judges is None else [written_parts(name)[0] for name in judges]
-        if not judge.startswith(METRIC) and (names is None or judge.split("/")[0] in names):
-            is_scored = (v.score is not None for v in run.verdicts(judge).values())
-            found += [] if any(is_scored) else [f"judge {judge}: no attempt has a score"]
+        if judge in judged and all(v.score is None for v in run.verdicts(judge).values()):
+            found.append(f"judge {judge}: no attempt has a score")
     return found
 
 

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mosa.types import UserError
+from mosa.types import UserError, printable
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 ANSWER_BYTES = 4096
@@ -94,8 +94,7 @@ def _shown(detail: str) -> str:
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 8:
             detail = detail.replace(value, "[key]")
-    line = " ".join(detail.splitlines())
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+    return printable(" ".join(detail.splitlines()))
 
 
 @functools.cache
