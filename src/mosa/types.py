@@ -250,15 +250,6 @@ class Verdict:
         return cls(None, None, raw=raw, reason=reason)
 
 
-def printable(text: str) -> str:
-    """The text with every character that is not printed, such as a control sequence, written out.
-
-    >>> print(printable("a \\x1b[31m red\\n"))
-    a \\x1b[31m red\\n
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def is_json_object(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether something that was read from JSON is an object."""
     return isinstance(value, dict)

@@ -20,6 +20,7 @@ from mosa.chat.base import MOST_TOKENS
 from mosa.chat.cache import _kept_reply
 from mosa.chat.endpoint import _refused_field
 from mosa.chat.questions import Unreadable, read_numbers, without_thoughts
+from mosa.terminal import printable
 from mosa.types import Message, UserError
 
 KEY = "sk-very-secret-0123456789"
@@ -87,7 +88,8 @@ def test_any_content_is_a_reply_or_a_chat_error(content):
         assert type(reply.num_tokens) is int and 0 <= reply.num_tokens <= MOST_TOKENS
         assert reply.text.encode() is not None and type(reply.is_cut) is bool
     message = chat._status_message(400, content)
-    assert message.isprintable() and len(message) < 400
+    assert printable(message) == message and len(message.splitlines()) == 1
+    assert len(message) < 2200
     assert _refused_field(400, content, {"max_tokens": 1}) in ("max_tokens", None)
 
 
@@ -121,7 +123,7 @@ def test_any_address_is_one_or_a_user_error(url):
     try:
         address = address_of(url)
     except UserError as error:
-        assert str(error).isprintable()
+        assert printable(str(error)) == str(error)
         assert KEY not in str(error) or KEY in url.partition("://")[2].partition("/")[0]
     else:
         assert address.url.startswith(("http://", "https://")) and address.place.isascii()

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from mosa.types import Message, as_plain, content_key, printable
+from mosa.terminal import printable
+from mosa.types import Message, as_plain, content_key
 
 
 @dataclass(frozen=True)

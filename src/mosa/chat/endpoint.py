@@ -25,7 +25,8 @@ import httpx2
 
 from mosa.chat.address import address_of, without_keys
 from mosa.chat.base import MOST_TOKENS, ChatError, ChatReply, ChatRequest, quoted
-from mosa.types import Message, UserError, is_json_list, is_json_object, printable, short_hash
+from mosa.terminal import printable
+from mosa.types import Message, UserError, is_json_list, is_json_object, short_hash
 
 OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request that `chat_extra` may not change."""
@@ -124,7 +125,8 @@ class EndpointChat:
         """The model's name, with a hash of the options that change its replies, if any; without
         its address, so that records outlive a change of it."""
         label = self._options.label
-        return f"{printable(self._model)} (endpoint{f', options {label}' if label else ''})"
+        model = printable(self._model).replace("\n", "\\n")
+        return f"{model} (endpoint{f', options {label}' if label else ''})"
 
     @property
     def place(self) -> str:

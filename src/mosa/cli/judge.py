@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
-from mosa.cli.progress import ProgressBar, wide_console
+from mosa.cli.progress import ProgressBar
 from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.data.registry import sha256
 from mosa.judges.calibrate import (
@@ -40,6 +40,7 @@ from mosa.runs.judging import (
 from mosa.runs.processes import join
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, once, rate_of
+from mosa.terminal import new_console
 from mosa.testbed import world_of
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -188,7 +189,7 @@ def _check(args: Namespace) -> int | None:
             _share(quality.num_false_negatives, quality.num_positives),
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
         )
-    console = wide_console()
+    console = new_console(is_wide=True)
     console.print(table)
     for pair in found.pairs:
         console.print(
@@ -205,7 +206,7 @@ def _check(args: Namespace) -> int | None:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
         for reason, replies in sorted(quality.unread.items(), key=lambda item: -len(item[1])):
             share = _share(len(replies), found.num_rows)
-            console.print(f"{quality.judge} is unread on {share}: {reason}", markup=False)
+            console.print(f"{quality.judge} is unread on {share}: {reason}")
             _show_reply(console, replies[0])
         if quality.misjudged:
             console.print(f"{quality.judge} differs from the label, for example:")
@@ -220,7 +221,7 @@ def _show_reply(console: Console, reply: str) -> None:
     """The beginning of what a judge's model said, if it said anything."""
     if reply:
         shown = reply if len(reply) <= SHOWN_LETTERS else f"{reply[:SHOWN_LETTERS]} ..."
-        console.print(f"    {shown!r}", markup=False)
+        console.print(f"    {shown!r}")
 
 
 def _share(count: int, total: int) -> str:

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mosa.cli.options import Command, escaped, run_argument, show
-from mosa.cli.progress import wide_console
+from mosa.cli.options import Command, escaped, run_argument
 from mosa.exports import EXPORTS, ExportSetting
 from mosa.results.figures import REFUSED, Figure, figures_of
 from mosa.results.labels import legend, length_of, marked, tries_of
@@ -21,6 +21,7 @@ from mosa.runs.judging import METRIC
 from mosa.runs.records import TaskCell
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, format_value
+from mosa.terminal import new_console, printable, show
 from mosa.types import Budget, UserError
 
 EXIT_NOTHING_DONE = 3
@@ -58,7 +59,7 @@ def _show_table(
         table.add_column(heading, justify="right", no_wrap=True)
     for subject, of_subject in itertools.groupby(rows, lambda row: row[0]):
         table.add_section()
-        table.add_row(f"[bold]{subject}[/bold]")
+        table.add_row(Text(printable(subject), "bold"))
         for _, name, *cells in of_subject:
             table.add_row(f"  {name}", *cells)
     console.print(table)
@@ -69,7 +70,7 @@ def _show_table(
 
 def _status(args: Namespace) -> None:
     with Run(args.run) as run:
-        console = wide_console()
+        console = new_console(is_wide=True)
         rows = [
             (*cell[:4], *(str(states[name]) for name in ("done", "failed", "todo")))
             for cell, states in run.counts().items()
@@ -81,7 +82,7 @@ def _status(args: Namespace) -> None:
             if not judge.startswith(METRIC):
                 sets = [name for name in run.sets() if judge in run.judges(name)]
                 unscored = sum(run.num_unjudged(judge, name) for name in sets)
-                console.print(f"judge {judge}: {unscored} attempts without a score", markup=False)
+                console.print(f"judge {judge}: {unscored} attempts without a score")
         spent = sum((outcome.budget for _, outcome in run.tasks() if outcome is not None), Budget())
         shown = [f"{v} {k.replace('_', ' ')}" for k, v in vars(spent).items() if v]
         console.print(f"spent: {', '.join(shown) or 'nothing yet'}")
@@ -101,10 +102,10 @@ def _status(args: Namespace) -> None:
 def _show_left_out(run: Run, console: Console) -> None:
     """What failed, is not applicable or unscored, with the reasons."""
     for attack, reason, count in run.failures():
-        console.print(f"{attack}: {count} failed: {reason}", markup=False)
+        console.print(f"{attack}: {count} failed: {reason}")
     for judge in run.judges():
         for reason, count in run.unscored(judge).most_common():
-            console.print(f"judge {judge}: {count} unscored: {reason}", markup=False)
+            console.print(f"judge {judge}: {count} unscored: {reason}")
     for pair in run.not_applicable():
         console.print(
             f"not applicable: {pair.attack} on {pair.case_set} against {pair.subject}: it "
@@ -202,7 +203,7 @@ def end_status(nothing: Sequence[str]) -> int:
 
 def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
     """The rates of a run: attacks by judge, harmless sets by judge, useful tasks."""
-    console = wide_console()
+    console = new_console(is_wide=True)
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
         _show_left_out(run, console)

@@ -31,7 +31,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mosa.types import UserError, printable
+from mosa.terminal import printable
+from mosa.types import UserError
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 ANSWER_BYTES = 4096
