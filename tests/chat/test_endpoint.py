@@ -7,11 +7,13 @@ import gzip
 import json
 import math
 import socket
+import ssl
 import time
 import tracemalloc
 import zlib
 from contextlib import suppress
 
+import httpx2
 import pytest
 from chat.stub_endpoint import Answer, completion, raw_endpoint, stub_endpoint
 from refusals import refuses
@@ -453,18 +455,29 @@ def test_this_machine_may_have_a_key_over_http(host):
 
 def test_one_key_goes_to_one_host(monkeypatch):
     """An attacker on a rented server would get the key of the judge."""
+    asked = []
+
+    async def probe(chat: EndpointChat) -> None:
+        asked.append(chat.place)
+
+    monkeypatch.setattr(EndpointChat, "probe", probe)
 
     def check(*specs: tuple[str, str]) -> None:
-        asyncio.run(check_endpoints(chat_model(spec, role=role) for role, spec in specs))
+        asked.clear()
+        asyncio.run(check_endpoints([chat_model(f"{u}#m", role=role) for role, u in specs]))
 
-    with stub_endpoint() as stub:
-        here, there = f"{stub.url}#m", f"{stub.url.replace('127.0.0.1', 'localhost')}#m"
-        with refuses("MOSA_API_KEY", "127.0.0.1", "localhost"):
-            check(("attacker", here), ("judge", there))
-        monkeypatch.setenv("NO_PROXY", "*")
-        check(("attacker", here), ("judge", f"{stub.url}#n"))
-        monkeypatch.setenv("MOSA_API_KEY_JUDGE", "none")
-        check(("attacker", here), ("judge", there))
+    here, there = "http://127.0.0.1:8000/v1", "https://example.org/v1"
+    for other in (here, "https://rented.example.com/v1"):
+        with refuses("MOSA_API_KEY", "example.org"):
+            check(("attacker", other), ("judge", there))
+    assert asked == []
+    check(("attacker", here), ("judge", "http://localhost:8001/v1"), ("loop_judge", here))
+    assert asked == ["127.0.0.1:8000", "localhost:8001"], "each is asked once"
+    monkeypatch.setenv("MOSA_API_KEY_JUDGE", "none")
+    check(("attacker", here), ("judge", there))
+    monkeypatch.setenv("MOSA_API_KEY_JUDGE", "of-the-judge")
+    check(("attacker", here), ("judge", there))
+    assert asked == ["127.0.0.1:8000", "example.org"]
 
 
 def test_a_socks_proxy_needs_its_package(monkeypatch):
@@ -502,6 +515,30 @@ def test_certificates_that_are_none(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "letter.pem"))
     with refuses("SSL_CERT_FILE", "letter.pem"):
         chat_model("http://127.0.0.1:8000/v1#m")
+
+
+@pytest.mark.parametrize(
+    ("cause", "word"),
+    [
+        (ssl.SSLCertVerificationError(), "SSL_CERT_FILE"),
+        (socket.gaierror(), "host"),
+        (ExceptionGroup("two addresses", [OSError(), ConnectionRefusedError()]), "refused"),
+        (httpx2.RemoteProtocolError("no HTTP"), "https://"),
+    ],
+)
+def test_a_cause_is_told_however_deep_it_is(monkeypatch, cause, word):
+    async def send(*args: object) -> None:
+        try:
+            try:
+                raise cause
+            except Exception as inner:
+                raise OSError("10.0.0.7 said no") from inner
+        except OSError as error:
+            raise httpx2.ConnectError("10.0.0.7 said no") from error
+
+    chat = EndpointChat("http://localhost/v1", "m", ChatOptions(max_retries=0))
+    monkeypatch.setattr(chat, "_send", send)
+    assert "10.0.0.7" not in failing(chat, word)
 
 
 def test_causes_are_told_in_words():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from mosa.chat.address import NO_KEY, key_variables
+from mosa.chat.address import NO_KEY, is_this_machine, key_variables
 from mosa.chat.base import (
     ChatError,
     ChatModel,
@@ -66,11 +66,12 @@ async def check_endpoints(chats: Iterable[ChatModel]) -> None:
     owners: dict[str, str] = {}
     for chat in asked.values():
         address = chat.address
-        owner = owners.setdefault(address.key_variable, address.host)
-        if address.has_key and owner != address.host:
+        host = "this machine" if is_this_machine(address.host) else address.host
+        owner = owners.setdefault(address.key_variable, host)
+        if address.has_key and owner != host:
             raise UserError(
-                f"{address.key_variable} would go to {owner} and to {address.host}; name the key "
-                f"of each role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one)."
+                f"{address.key_variable} would go to {owner} and to {host}; name the key of each "
+                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one)."
             )
     await asyncio.gather(*(chat.probe() for chat in asked.values()))
 
