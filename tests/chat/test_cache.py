@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,22 @@ def test_a_damaged_entry_is_asked_for_again_and_replaced(tmp_path, record):
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
     assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE VIEW replies AS SELECT 'k' AS key, '{}' AS record",
+        "CREATE TABLE replies (key TEXT PRIMARY KEY, record TEXT);"
+        "CREATE TRIGGER t AFTER INSERT ON replies BEGIN DELETE FROM replies; END",
+        "CREATE TABLE replies (other TEXT)",
+    ],
+)
+def test_a_database_of_others_is_none(tmp_path, made):
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executescript(made)
+    with stub_endpoint() as stub, refuses("replies.sqlite", "--reply_cache"):
+        asked(stub.url, tmp_path, REQUEST)
 
 
 def test_without_a_folder_nothing_is_kept():

@@ -174,6 +174,20 @@ def test_what_was_taken_from_a_module_does_not_come_back(isolation, module):
     assert outcome.detail == f"PermissionError: the sandbox refuses {module}"
 
 
+def test_no_other_name_brings_back_what_was_taken(isolation):
+    program = (
+        "import sys, importlib.machinery, importlib.util, math\n"
+        "found = importlib.machinery.PathFinder.find_spec('_posixsubprocess')\n"
+        "assert found and found.origin not in (None, 'built-in'), 'built in'\n"
+        "loader = importlib.machinery.ExtensionFileLoader('a._posixsubprocess', found.origin)\n"
+        "spec = importlib.util.spec_from_loader('a._posixsubprocess', loader)\n"
+        "importlib.util.module_from_spec(spec)"
+    )
+    detail = run_program(program, QUICK, isolation=isolation).detail
+    refused = "PermissionError: the sandbox refuses _posixsubprocess"
+    assert detail in (refused, "AssertionError: built in")
+
+
 def test_native_code_is_not_called_by_another_way_in(isolation):
     """Where `_ctypes` is built into Python, importing it so raises no event."""
     program = "import importlib\nimportlib.import_module('_ctypes').dlopen(None, 0)"

@@ -41,6 +41,9 @@ class CachedChat:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT)"
             )
+            others = "SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')"
+            if self._db.execute(others).fetchone():  # which run what their maker wrote
+                raise sqlite3.DatabaseError("it holds a view or a trigger")
         except (sqlite3.Error, OSError) as error:
             raise UserError(self._trouble(error)) from error
 

@@ -221,8 +221,10 @@ def _refuse(folder: str) -> None:
             raise PermissionError("the sandbox refuses other processes")
         if event.startswith("ctypes."):
             raise PermissionError("the sandbox refuses ctypes")
-        if event == "import" and args[0] in (*NATIVE_MODULES, *PATCHED_MODULES):
-            raise PermissionError(f"the sandbox refuses {args[0]}")
+        # A module in native code is found by the last part of its name.
+        module = args[0].rpartition(".")[2] if event == "import" else ""
+        if module in (*NATIVE_MODULES, *PATCHED_MODULES):
+            raise PermissionError(f"the sandbox refuses {module}")
         # The file of a module in native code.
         file = args[1] if event == "import" else None
         if isinstance(file, str) and os.path.dirname(os.path.realpath(file)) == root:
