@@ -152,11 +152,8 @@ class EndpointChat:
         reply = self._reply(content)
         if refused > self._refused:
             self._refused = refused
-            warnings.warn(
-                f"{self.name} refuses {', '.join(sorted(refused))}; it is asked without, and where "
-                "that is the temperature, its draws are at its own",
-                stacklevel=2,
-            )
+            told = [f"{f} ({INSTEAD[f] or 'its own'} holds instead)" for f in sorted(refused)]
+            warnings.warn(f"{self.name} refuses {', '.join(told)}", stacklevel=2)
         return reply
 
     async def probe(self) -> None:

@@ -107,10 +107,10 @@ def launched() -> Processes:
         return ALONE
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing or index >= count:
+        wrong = f"without {' and '.join(missing)}" if missing else f"and RANK {index}"
         raise UserError(
-            f"WORLD_SIZE is {count} and {' and '.join(missing) or f'RANK {index}'} "
-            f"{'lacks' if missing else 'is none of these'}; start several processes with "
-            "`accelerate launch` or `torchrun`, or unset WORLD_SIZE for one"
+            f"WORLD_SIZE is {count} {wrong}, as no launcher sets them; start several processes "
+            "with `accelerate launch` or `torchrun`, or unset WORLD_SIZE for one"
         )
     return Processes(index, count)
 
