@@ -97,6 +97,7 @@ def test_strongreject_nonsense(reply):
         ("score: 1", 0.0, False),
         ("Score: 3", 0.5, False),
         ("score: 4/5", 0.75, True),
+        ("score: 4.0", 0.75, True),
         ("**Rating:** 5", 1.0, True),
         ("5", 1.0, True),
         (" [[4]] ", 0.75, True),

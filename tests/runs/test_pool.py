@@ -24,7 +24,7 @@ import torch
 from accelerate.commands.launch import launch_command_parser
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from peft import LoraConfig
-from refusals import refuses
+from refusals import refuses, with_options
 from run_contents import contents
 from run_stand_ins import EchoResponder
 
@@ -359,7 +359,7 @@ def test_a_process_that_is_killed_loses_nothing_and_the_main_one_says_so(tmp_pat
 def test_mistakes_are_told_once_and_by_whom(tmp_path):
     """A mistake of both; then one of the second process alone: it has other weights."""
     out = str(tmp_path / "run")
-    wrong = [*COMMAND, "--out", out, "--attacks", "nonsense"]
+    wrong = with_options(COMMAND, "--out", str(out), "--attacks", "nonsense")
     ends = Launch(wrong, wrong).end()
     assert [status for status, _, _ in ends] == [cli.EXIT_USER_ERROR] * 2
     assert [errors.count("mosa: ") for _, _, errors in ends] == [1, 0]
