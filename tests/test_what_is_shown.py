@@ -6,11 +6,14 @@ import io
 import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 
-from mosa.terminal import new_console, printable, show
+import mosa
+from mosa.terminal import new_console, printable, short_warnings, show
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,12 @@ def test_a_terminal_of_another_encoding_loses_no_answer(tmp_path, encoding):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert len((tmp_path / "emo.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_warning_of_ours_is_one_line():
+    short_warnings()
+    ours = str(Path(mosa.__file__).parent / "chat" / "cache.py")
+    shown = warnings.formatwarning("the cache\x1b is\nfull", UserWarning, ours, 3)
+    assert shown == "mosa: the cache\\x1b is full\n"
+    theirs = warnings.formatwarning("old", UserWarning, "/elsewhere/a.py", 3, "x = 1")
+    assert theirs == "/elsewhere/a.py:3: UserWarning: old\n  x = 1\n"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ _HIDDEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
     "\ud800-\udfff\ufeff]"
 )
+
+
+_usual_warning = warnings.formatwarning
 
 
 def printable(text: str) -> str:
@@ -49,6 +54,17 @@ def encodable_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def short_warnings() -> None:
+    """From here on, a warning of ours is one line without the place in the source."""
+    warnings.formatwarning = _warning
+
+
+def _warning(message: Any, category: Any, filename: str, *others: Any, **more: Any) -> str:
+    if not filename.startswith(str(Path(__file__).parent)):
+        return _usual_warning(message, category, filename, *others, **more)
+    return f"mosa: {sentence(str(message))}\n"
 
 
 def new_console(*, is_wide: bool = False) -> Console:

@@ -45,7 +45,7 @@ from mosa.runs.processes import (
     launched,
     use_cpu_without_gpu,
 )
-from mosa.terminal import encodable_streams, sentence, show
+from mosa.terminal import encodable_streams, sentence, short_warnings, show
 from mosa.types import UserError
 
 HELP_FILE = Path(__file__).with_name("help.json")
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     encodable_streams()
+    short_warnings()
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which this program may not have
     kept = ""
     processes = ALONE
