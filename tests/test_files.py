@@ -70,10 +70,10 @@ def test_a_link_is_followed_and_stays_a_link(tmp_path):
     link.symlink_to(behind)
     dangling.symlink_to(tmp_path / "there" / "c")
     write_text(link, "new")
-    write_text(dangling, "newer")
+    with refuses(dangling):
+        write_text(dangling, "newer")
     assert link.is_symlink() and behind.read_text() == "new"
-    assert dangling.is_symlink() and (tmp_path / "there" / "c").read_text() == "newer"
-    assert names(tmp_path / "there") == ["b", "c"]
+    assert dangling.is_symlink() and names(tmp_path / "there") == ["b"]
 
 
 def test_nothing_but_a_file_is_replaced(tmp_path, monkeypatch):
