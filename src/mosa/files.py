@@ -110,7 +110,7 @@ def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: 
     beginning, and where the folder cannot be written. Missing folders are made.
     """
     with user_errors(path):
-        _check_folder_above(path)
+        _check_folder(path.parent, path)
         if _old_mode(path) is not None:
             with path.open("rb") as file:
                 if not is_ours(file.read(MOST_BEGINNING)):
@@ -187,7 +187,7 @@ def filling(folder: Path) -> Iterator[Path]:
     """An empty folder to save files to, for libraries that choose their names; when the block ends
     well, each file takes its place in `folder`, as in `replacing`."""
     with user_errors(folder):
-        _check_folder_above(folder / MARK)
+        _check_folder(folder, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(folder)
         with _private_folder(folder) as part:
@@ -276,7 +276,7 @@ _owned: dict[Path, OwnFolder] = {}
 def check_folder(path: Path, made_by: str) -> None:
     """Raises UserError where `claim_folder` would: the folder holds what `made_by` did not make."""
     with user_errors(path):
-        _check_folder_above(path / MARK)
+        _check_folder(path, path)
         if not path.exists():
             return
         mark = _Mark(None, set(), False, 0)
@@ -324,7 +324,7 @@ def claim_folder(path: Path, made_by: str) -> Iterator[OwnFolder]:
     finally:
         del _owned[_absolute(path)]
         with suppress(OSError):
-            if not own.files:
+            if not any(os.path.lexists(path / name) for name in own.files):
                 (path / MARK).unlink()
                 if is_new:
                     path.rmdir()
@@ -402,7 +402,7 @@ def _place(path: Path) -> tuple[Path, int | None]:
 
     Raises UserError where something stands there that must not be replaced.
     """
-    _check_folder_above(path)
+    _check_folder(path.parent, path)
     mode = _old_mode(path)
     own = _owner_of(path)
     if own is not None:
@@ -427,23 +427,22 @@ def _owner_of(path: Path) -> OwnFolder | None:
     return own
 
 
-def _check_folder_above(path: Path) -> None:
-    """UserError where the folder that `path` is to be in is no folder or is read-only."""
-    for folder in path.parents:
-        if os.path.lexists(folder):
-            try:
-                mode = folder.stat().st_mode
-            except FileNotFoundError:
-                raise UserError(
-                    f"{folder} is a link to nothing; remove it, or name another"
-                ) from None
-            if not stat.S_ISDIR(mode):
-                kind = _KINDS[stat.S_IFMT(mode)]
-                raise UserError(f"{folder} is {kind} and no folder; name another")
-            # The bits too: the superuser may write everywhere.
-            if not mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
-                raise UserError(f"{folder} is read-only; name another, or let it be written")
-            return
+def _check_folder(folder: Path, path: Path) -> None:
+    """UserError that names `path` where `folder` cannot be written to, or cannot be made."""
+    for place in (folder, *folder.parents):
+        if not os.path.lexists(place):
+            continue
+        named = path if place == path else f"{path}: {place}"
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            raise UserError(f"{named} is a link to nothing; name another") from None
+        if not stat.S_ISDIR(mode):
+            raise UserError(f"{named} is {_KINDS[stat.S_IFMT(mode)]} and no folder; name another")
+        # The bits too: the superuser may write everywhere.
+        if not mode & 0o222 or not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"{named} is read-only; name another, or let it be written")
+        return
 
 
 def _old_mode(path: Path) -> int | None:

@@ -153,22 +153,23 @@ class AlignConfig(transformers.TrainingArguments):
             require(0 <= value < math.inf, name, value, "at least 0 and finite")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
-        require(
-            self.max_steps == -1 or self.max_steps >= 1, "max_steps", self.max_steps, "-1 or more"
-        )
+        has_steps = self.max_steps == -1 or self.max_steps >= 1
+        require(has_steps, "max_steps", self.max_steps, "at least 1, or -1 for none")
         require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
-        needed = {"remove_unused_columns": False, "load_best_model_at_end": False}
-        needed |= {"push_to_hub": False, "save_only_model": False, "auto_find_batch_size": False}
-        for name, value in needed.items():
-            require(getattr(self, name) is value, name, getattr(self, name), str(value).lower())
+        for name in (
+            "remove_unused_columns",
+            "load_best_model_at_end",
+            "push_to_hub",
+            "save_only_model",
+            "auto_find_batch_size",
+        ):
+            require(not getattr(self, name), name, True, "false")
         without_tests = "no: a training has no test set"
         require(self.eval_strategy == "no", "eval_strategy", self.eval_strategy, without_tests)
         require(self.save_strategy != "best", "save_strategy", "best", "no, steps or epoch")
-        available = get_available_reporting_integrations()
+        installed = get_available_reporting_integrations()
         for name in self.report_to or ():
-            require(
-                name in available, "report_to", name, f"installed: {', '.join(available) or 'none'}"
-            )
+            require(name in installed, "report_to", name, f"installed ({', '.join(installed)})")
 
 
 Config = TypeVar("Config", bound=AlignConfig)
