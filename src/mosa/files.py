@@ -60,7 +60,7 @@ def user_errors(place: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # the latter is of our output, not of a file
         raise
     except Exception as error:
         number = _disk_error(error)
@@ -103,6 +103,16 @@ def make_folder(path: Path, mode: int = 0o777) -> Path:
     return path
 
 
+def make_private_file(path: Path) -> None:
+    """Make an empty file that its owner alone may read, in a folder of that kind, unless it is
+    there; for records of what models were asked and said. UserError for anything but a file."""
+    with user_errors(path):
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _old_mode(path)
+
+
 def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: False) -> None:
     """Raises UserError where a command cannot write its result to `path` when it is made.
 
@@ -115,8 +125,8 @@ def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: 
             with path.open("rb") as file:
                 if not is_ours(file.read(MOST_BEGINNING)):
                     raise UserError(
-                        f"{path} holds something else than an earlier result of this command; name "
-                        "a new file, or move it"
+                        f"{path} exists and is no earlier result of this command; name a new file "
+                        "with --out, or remove it"
                     )
         _owner_of(path)
         folder = Path(os.path.realpath(path)).parent

@@ -280,6 +280,8 @@ def _trainer(
     try:
         trainer = method.trainer_class.from_data(model, settings, given)
         trainer.get_optimizer_cls_and_kwargs(settings)
+    except UserError:
+        raise
     except (ValueError, ImportError) as error:  # of transformers and what it would load
         reason = " ".join(str(error).split())
         raise UserError(f"A training setting is not possible: {reason}") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mosa.chat.base import ChatModel, ChatReply, ChatRequest, reply_key
+from mosa.files import make_private_file
 from mosa.types import UserError, as_plain
 
 FILE = "replies.sqlite"
@@ -32,7 +33,7 @@ class CachedChat:
 
     def __post_init__(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_file(self.folder / FILE)
             self._db = sqlite3.connect(
                 self.folder / FILE, timeout=SECONDS_TO_WAIT, isolation_level=None
             )

@@ -11,6 +11,7 @@ the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -20,7 +21,8 @@ import shutil
 import sys
 import textwrap
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -103,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
         command, args = parse(words)
-        return command.run(args) or 0
+        with _resources_told(name, kept):
+            return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
         print(f"mosa: {whose}{error}", file=sys.stderr)
@@ -116,6 +119,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`mosa ... | head`) has closed it; write nothing more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+
+
+@contextmanager
+def _resources_told(name: str, kept: str) -> Iterator[None]:
+    """Turns memory that does not suffice, and a full disk behind our output, into a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"the output cannot be written ({error}); free some space. {kept}"
+            ) from error
+        is_memory = isinstance(error, MemoryError) or number == errno.ENOMEM
+        if not is_memory and not re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE):
+            raise
+        shown = " ".join(_help_lines()[name])
+        options = [option for option in LESS_MEMORY if f" {option} " in shown]
+        remedy = f"set a smaller {options[0]}" if options else "use a machine with more"
+        raise UserError(f"the memory does not suffice; {remedy}. {kept}") from error
+
+
+OUT_OF_MEMORY = (
+    "out of memory|can't allocate memory|cannot allocate memory|alloc_cpu|std::bad_alloc|"
+    "unable to mmap|failed to allocate"
+)
+"""What torch says; its errors for it are RuntimeErrors on most devices."""
+LESS_MEMORY = ("--per_device_train_batch_size", "--batch_size", "--workers")
+"""Options that need less memory when they are smaller."""
 
 
 def _refuse_several(name: str, processes: Processes) -> int:

@@ -54,7 +54,7 @@ def _generate(args: Namespace) -> None:
     from mosa.data import load_prompts
     from mosa.denoising import DecoderConfig, sample
     from mosa.families import load_model
-    from mosa.files import writing
+    from mosa.files import claim_file, writing
     from mosa.report.terminal import play
     from mosa.responder import prepare, responses_of
 
@@ -64,8 +64,8 @@ def _generate(args: Namespace) -> None:
         raise UserError("--limit counts rows of --data; leave it out with --prompt")
     if args.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
-    if args.out is not None and args.out.exists():
-        raise UserError(f"{args.out} exists; name a new file with --out or remove it")
+    if args.out is not None:
+        claim_file(args.out)
     prompts: list[Prompt]
     if args.prompt is not None:
         prompts = [args.prompt]
@@ -262,7 +262,7 @@ COMMANDS: dict[str, Command] = {
         "merge an adapter into its model and write the full checkpoint",
         _merge_arguments,
         _merge,
-        "The model and the adapter are unchanged; remove the unfinished --out folder.",
+        "The model and the adapter are unchanged; the same command starts again.",
     ),
     "demo": Command(
         "align the testbed, attack it, and write a report (no GPU needed)",

@@ -216,7 +216,7 @@ def _begin(
             _check_set(run, cases, known.get(cases.name))
         for cases in sets:
             run.add_set(cases)
-        run.commit()
+        run.checkpoint()
     except BaseException:
         run.close()
         raise
