@@ -42,6 +42,8 @@ _PART = re.compile(r"\.mosa\.[0-9a-f]{16}\.part")
 """The private names of what is not whole yet."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 """What file systems without locks answer."""
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet runs; the last four are the wide forms."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFREG: "a file",
@@ -188,8 +190,10 @@ def plain_cell(value: Any) -> Any:
     >>> plain_cell("=1+1"), plain_cell("no"), plain_cell(-1.5)
     ("'=1+1", 'no', -1.5)
     """
-    runs = isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if runs else value
+    if not isinstance(value, str):
+        return value
+    runs = value.lstrip()[:1] in _FORMULA or value[:1] in ("\t", "\r", "\n")
+    return f"'{value}" if value and runs else value
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
         command, args = parse(words)
-        with _resources_told(name, kept):
+        with _memory_told(name, kept):
             return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
@@ -119,20 +119,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`mosa ... | head`) has closed it; write nothing more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"mosa: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 @contextmanager
-def _resources_told(name: str, kept: str) -> Iterator[None]:
-    """Turns memory that does not suffice, and a full disk behind our output, into a UserError."""
+def _memory_told(name: str, kept: str) -> Iterator[None]:
+    """Turns memory that does not suffice into a UserError with the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"the output cannot be written ({error}); free some space. {kept}"
-            ) from error
-        is_memory = isinstance(error, MemoryError) or number == errno.ENOMEM
+        is_memory = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        )
         if not is_memory and not re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE):
             raise
         shown = " ".join(_help_lines()[name])
