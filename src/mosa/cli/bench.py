@@ -10,9 +10,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.bench import align, campaign, drift, report, sampler
 from mosa.bench.common import Bench
-from mosa.cli.options import Command, add_fields, config_argument, config_from, show
+from mosa.cli.options import Command, add_fields, config_argument, config_from
 from mosa.denoising import DecoderConfig
 from mosa.files import claim_file
+from mosa.terminal import show
 
 
 def _command(name: str, summary: str, bench: Bench) -> Command:
@@ -20,8 +21,8 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
 
     def add_arguments(parser: ArgumentParser) -> None:
         config_argument(parser)
-        parser.add_argument("--out", type=Path | None, help="file that also gets what is shown")
-        parser.add_argument("--json", type=Path | None, help="file that also gets the numbers")
+        parser.add_argument("--out", type=Path, help="file that also gets what is shown")
+        parser.add_argument("--json", type=Path, help="file that also gets the numbers")
         add_fields(parser, bench.config_class, leave_out=("approximations",))
         if bench.decoder_settings:
             names = {field.name for field in dataclasses.fields(DecoderConfig)}

@@ -15,12 +15,12 @@ from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
+    FileOf,
     ListOf,
     add_fields,
     config_argument,
     given_fields,
     placement_arguments,
-    show,
 )
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import show_results
@@ -29,6 +29,7 @@ from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
 from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject, subject_from, subjects_of
+from mosa.terminal import show
 from mosa.types import UserError
 from mosa.worker import Tally
 
@@ -49,7 +50,7 @@ def role_options(parser: ArgumentParser) -> None:
         ("loop_judge", "rates tries inside attacks that need a judge"),
         ("translator", "translates for attacks that need translations"),
     ):
-        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; it {of}")
+        parser.add_argument(f"--{role}", type=str, help=f"{CHAT_HELP}; it {of}")
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def evaluation_arguments(
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
     config_argument(parser)
-    parser.add_argument("--model", type=str | None, help=MODEL_HELP)
+    parser.add_argument("--model", type=str, help=MODEL_HELP)
     parser.add_argument(
         "--adapter",
         type=str,
@@ -95,12 +96,11 @@ def evaluation_arguments(
         help="folders of adapters, one subject each; `none` is the model without an adapter",
     )
     parser.add_argument(
-        "--system_prompt", type=str | None, help="system prompt of the defender, before every turn"
+        "--system_prompt", type=str, help="system prompt of the defender, before every turn"
     )
     parser.add_argument(
         "--subjects",
-        type=list[dict[str, Any]] | None,
-        sub_configs=True,
+        type=FileOf(list[dict[str, Any]]),
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )

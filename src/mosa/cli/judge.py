@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mosa.chat import ChatOptions
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
-from mosa.cli.progress import ProgressBar, wide_console
+from mosa.cli.progress import ProgressBar
 from mosa.cli.results import show_results
 from mosa.data.registry import sha256
 from mosa.judges.calibrate import (
@@ -30,6 +30,7 @@ from mosa.runs.judging import JudgeConfig, build_judges, help_judges, judge_run,
 from mosa.runs.processes import join
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, once, rate_of
+from mosa.terminal import new_console
 from mosa.testbed import world_of
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -46,12 +47,10 @@ SHOWN_LETTERS = 300
 
 def judge_options(parser: ArgumentParser) -> None:
     """How judges are built."""
-    parser.add_argument(
-        "--judge_model", type=str | None, help=f"{CHAT_HELP}; judges that need one ask it"
-    )
+    parser.add_argument("--judge_model", type=str, help=f"{CHAT_HELP}; judges that need one ask it")
     parser.add_argument(
         "--judge_templates",
-        type=Path | None,
+        type=Path,
         help="folder of prompts, each a file NAME.txt that replaces that judge's own",
     )
     add_fields(parser, ChatOptions, group="chat endpoints")
@@ -83,7 +82,7 @@ def _named_judges(parser: ArgumentParser) -> None:
     """Which judges, how they are built, and where."""
     parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
     judge_options(parser)
-    parser.add_argument("--device", type=str | None, help="device of local judges")
+    parser.add_argument("--device", type=str, help="device of local judges")
 
 
 def _judge_arguments(parser: ArgumentParser) -> None:
@@ -129,7 +128,7 @@ def _check_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path | None,
+        type=Path,
         help="JSON file to keep the counts in, which `mosa report --calibration` corrects rates "
         "by; other judges in it stay",
     )
@@ -175,7 +174,7 @@ def _check(args: Namespace) -> None:
             _share(quality.num_false_negatives, quality.num_positives),
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
         )
-    console = wide_console()
+    console = new_console(is_wide=True)
     console.print(table)
     for pair in found.pairs:
         console.print(
@@ -192,7 +191,7 @@ def _check(args: Namespace) -> None:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
         for reason, replies in quality.unread.items():
             share = _share(len(replies), found.num_rows)
-            console.print(f"{quality.judge} is unread on {share}: {reason}", markup=False)
+            console.print(f"{quality.judge} is unread on {share}: {reason}")
             _show_reply(console, replies[0])
         if quality.misjudged:
             console.print(f"{quality.judge} differs from the label, for example:")
@@ -205,7 +204,7 @@ def _show_reply(console: Console, reply: str) -> None:
     """The beginning of what a judge's model said, if it said anything."""
     if reply:
         shown = reply if len(reply) <= SHOWN_LETTERS else f"{reply[:SHOWN_LETTERS]} ..."
-        console.print(f"    {shown!r}", markup=False)
+        console.print(f"    {shown!r}")
 
 
 def _share(count: int, total: int) -> str:

@@ -19,8 +19,9 @@ from mosa.cli.options import (
     config_from,
     given_fields,
     placement_arguments,
-    show,
 )
+from mosa.inputs import plain_text
+from mosa.terminal import show
 from mosa.types import Prompt, UserError, dialogue
 
 # --- generate -------------------------------------------------------------------------------------
@@ -31,16 +32,16 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-    parser.add_argument("--adapter", type=str | None, help="folder of an adapter for the model")
+    parser.add_argument("--adapter", type=str, help="folder of an adapter for the model")
     placement_arguments(parser)
-    parser.add_argument("--prompt", type=str | None, help="prompt to answer, one user turn")
-    parser.add_argument("--system", type=str | None, help="system prompt, before every prompt")
-    parser.add_argument("--data", type=str | None, help=f"file of prompts to answer: {FILES}")
+    parser.add_argument("--prompt", type=str, help="prompt to answer, one user turn")
+    parser.add_argument("--system", type=str, help="system prompt, before every prompt")
+    parser.add_argument("--data", type=str, help=f"file of prompts to answer: {FILES}")
     parser.add_argument("--limit", type=int | None, help="answer only the first N rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
         "--out",
-        type=Path | None,
+        type=Path,
         help="new file for the responses as JSON lines; it appears when all are done",
     )
     parser.add_argument(
@@ -62,17 +63,21 @@ def _generate(args: Namespace) -> None:
         raise UserError("one of --prompt and --data is needed; give --prompt TEXT or --data FILE")
     if args.limit is not None and args.data is None:
         raise UserError("--limit counts rows of --data; leave it out with --prompt")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
+    for option in ("limit", "batch_size"):
+        number = getattr(args, option)
+        if number is not None and number < 1:
+            raise UserError(f"--{option} must be at least 1, not {number}")
+    if args.prompt is not None and not args.prompt.strip():
+        raise UserError("--prompt is empty; give it the text to answer")
     if args.out is not None:
         claim_file(args.out)
     prompts: list[Prompt]
     if args.prompt is not None:
-        prompts = [args.prompt]
+        prompts = [plain_text(args.prompt, "--prompt")]
     else:
         prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
     if args.system is not None:
-        prompts = [dialogue(prompt, args.system) for prompt in prompts]
+        prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
 
     config = config_from(DecoderConfig, args)
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
@@ -116,19 +121,19 @@ def _align_command(method: str) -> Command:
         chosen = METHODS[method]
         parser.add_argument(
             "--config",
-            type=str | None,
+            type=str,
             help=f"YAML file or preset ({', '.join(presets())}); unset: {chosen.preset}",
         )
         parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
         parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {FILES}")
         parser.add_argument(
             "--benign",
-            type=str | None,
+            type=str,
             help="harmless prompts and their answers, for settings that use them",
         )
         parser.add_argument(
             "--judge",
-            type=str | None,
+            type=str,
             help="judge of answers, for settings that need one: NAME or NAME=URL#MODEL "
             "(`mosa judges` lists the names)",
         )
@@ -233,7 +238,7 @@ def _build_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument(
-        "--out", type=Path | None, help="folder for the models; unset: runs/testbed-WORLD_SEED"
+        "--out", type=Path, help="folder for the models; unset: runs/testbed-WORLD_SEED"
     )
     add_fields(parser, BuildConfig)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, show
+from mosa.cli.options import Command
 from mosa.files import check_folder
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import claim_page, write_page
 from mosa.report.tables import TABLES_BY, write_tables
+from mosa.terminal import show
 from mosa.types import UserError
 
 
@@ -25,9 +26,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="file for the page, for example report.html"
     )
-    parser.add_argument(
-        "--tables", type=Path | None, help="folder for the tables as CSV, JSON and LaTeX"
-    )
+    parser.add_argument("--tables", type=Path, help="folder for the tables as CSV, JSON and LaTeX")
     parser.add_argument(
         "--redact", action="store_true", help="leave out prompts and responses, even the testbed's"
     )
@@ -36,10 +35,10 @@ def _report_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--judge",
-        type=str | None,
+        type=str,
         help="id of the judge that counts; unset: the most trusted",
     )
-    parser.add_argument("--title", type=str | None, help="heading of the page")
+    parser.add_argument("--title", type=str, help="heading of the page")
     parser.add_argument(
         "--label",
         type=str,
@@ -50,7 +49,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration",
-        type=Path | None,
+        type=Path,
         help="file of judges' errors (`mosa judge check --out`), by which rates are corrected",
     )
 

@@ -4,10 +4,10 @@ The model that ships with the package is loaded as `testbed`; see `checkpoints/R
 card. build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
-import json
 from pathlib import Path
 
 from mosa.families import packaged_folder
+from mosa.inputs import checked, is_file, read_json
 from mosa.types import UserError
 from mosa.world import World
 
@@ -18,9 +18,9 @@ RESPONSE_LENGTH = 72
 def find_world(model: str) -> World | None:
     """The world that a testbed model was trained in; None for any other model."""
     recipe = (packaged_folder(model) or Path(model)) / "recipe.json"
-    if not recipe.is_file():
+    if not is_file(recipe):
         return None
-    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
+    return World(checked(read_json(recipe).get("world_seed"), int, f"world_seed of {recipe}"))
 
 
 def world_of(model: str) -> World:
