@@ -314,9 +314,9 @@ def check_folder(path: Path, made_by: str) -> None:
 def claim_folder(path: Path, made_by: str) -> Iterator[OwnFolder]:
     """Hold a folder for the block: a new one, an empty one, or one that the same command has made.
 
-    Leftovers of a process that was killed are cleared. A folder that stays without any file of ours
-    is left as it was. Raises UserError for a folder that holds other things, that another process
-    holds, or that cannot be written.
+    Leftovers of a process that was killed are cleared. A folder that stays empty is left as it was.
+    Raises UserError for a folder that holds other things, that another process holds, or that
+    cannot be written.
     """
     check_folder(path, made_by)
     with user_errors(path):
@@ -338,7 +338,7 @@ def claim_folder(path: Path, made_by: str) -> Iterator[OwnFolder]:
     finally:
         del _owned[_absolute(path)]
         with suppress(OSError):
-            if not any(os.path.lexists(path / name) for name in own.files):
+            if os.listdir(path) == [MARK]:
                 (path / MARK).unlink()
                 if is_new:
                     path.rmdir()

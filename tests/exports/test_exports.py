@@ -142,6 +142,15 @@ def test_csv_has_a_row_for_every_attempt_and_task(run, tmp_path):
     assert json.loads(tasks[0]["config"]) == {"positions": [1, 9], "phrase": "sure"}
 
 
+def test_a_spreadsheet_runs_no_cell_of_an_export(run, tmp_path):
+    """Text that begins as a formula gets a mark; numbers below zero do not."""
+    add_task(run, "kiln", seed=2, verdicts=[], fails="=cmd|' /C calc'!A0")
+    run.commit()
+    _, tasks = map(rows_of, export("csv", run, tmp_path / "out"))
+    reasons = [row["reason"] for row in tasks if row["seed"] == "2"]
+    assert reasons == ["'=cmd|' /C calc'!A0"]
+
+
 def test_csv_shows_what_failed_and_what_is_unscored(run, tmp_path):
     attempts, tasks = map(rows_of, export("csv", run, tmp_path / "out"))
     reasons = {row["attempt"]: row[f"{JUDGE}.reason"] for row in attempts if row[f"{JUDGE}.reason"]}
