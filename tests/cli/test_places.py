@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 from made_runs import attacked
+from peft import LoraConfig
 from refusals import cli_refuses
 
 from mosa.cli import COMMANDS, main
+from mosa.families import load_model
 
 TRAINING = "--model missing --data prompts.txt --max_steps 1 --use_cpu true"
 FILES = {
@@ -217,3 +220,46 @@ def test_a_file_that_others_put_into_a_folder_of_ours_is_not_replaced(capsys, he
     capsys.readouterr()
     cli_refuses(capsys, ["results", "run", "--export", "csv", "--out", "out"], "tasks.csv")
     assert Path("out/tasks.csv").read_text() == "mine"
+
+
+QUICK = {
+    "report": "report run --out page.html --tables tables",
+    "results": "results run --export csv --out out",
+    "generate": "generate --model testbed --prompt hello --steps 2 --max_new_tokens 4 --out new/a",
+    "merge": "merge --model testbed --adapter adapter --out out",
+    "align mosa": "align mosa --config mosa_testbed_paper --model testbed --data prompts.txt --max_steps 1 "
+    "--use_cpu true --lora_r 1 --out out",
+    "testbed build": "testbed build --width 16 --num_layers 1 --num_heads 2 --mlp_width 16 "
+    "--batch_size 2 --primer_steps 1 --helpful_steps 1 --shallow_steps 1 --num_measured 1 "
+    "--out out",
+}
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
+    capsys, here, monkeypatch, command
+):
+    """Whichever write finds the disk full, nothing half is left, and what was there stays."""
+    if command == "merge":
+        model = load_model("testbed")
+        model.add_lora(LoraConfig(r=1))
+        model.save_adapter("adapter")
+    flush, places = os.fsync, picture(here)
+    num_left = 0
+
+    def full(descriptor):
+        nonlocal num_left
+        num_left -= 1
+        if num_left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    for num_left in (0, 1, 1_000_000):
+        monkeypatch.setattr(os, "fsync", full)
+        is_full = num_left < 1_000_000
+        assert main(QUICK[command].split()) == (2 if is_full else 0)
+        told = capsys.readouterr().err
+        assert not is_full or "full" in told.splitlines()[-1], told
+        assert not [path for path in here.rglob("*") if ".part" in path.name]
+        for path, before in places.items():
+            assert picture(here)[path][2] == before[2] or Path(path).is_dir()

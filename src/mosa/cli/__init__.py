@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not called.runs_on_several_processes:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
-        command, args = parse(words)
         with _memory_told(name, kept):
+            command, args = parse(words)
             return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
@@ -145,7 +145,7 @@ def _memory_told(name: str, kept: str) -> Iterator[None]:
     """Turns memory that does not suffice into a UserError with the remedy."""
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
         is_memory = isinstance(error, MemoryError) or (
             isinstance(error, OSError) and error.errno == errno.ENOMEM
         )
@@ -159,9 +159,9 @@ def _memory_told(name: str, kept: str) -> Iterator[None]:
 
 OUT_OF_MEMORY = (
     "out of memory|can't allocate memory|cannot allocate memory|alloc_cpu|std::bad_alloc|"
-    "unable to mmap|failed to allocate"
+    "unable to mmap|failed to allocate|failed to map segment|can't start new thread"
 )
-"""What torch says; its errors for it are RuntimeErrors on most devices."""
+"""What torch and the system say; torch's errors for it are RuntimeErrors on most devices."""
 LESS_MEMORY = ("--per_device_train_batch_size", "--batch_size", "--workers")
 """Options that need less memory when they are smaller."""
 
