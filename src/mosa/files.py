@@ -157,7 +157,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(fresh if mode is None else mode)
             _flush(temporary)
             temporary.replace(target)
-            _flush(target.parent)
+            _flush_names(target.parent)
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def filling(folder: Path) -> Iterator[Path]:
                 file.chmod(mode if old is None else old)
                 _flush(file)
                 file.replace(target)
-            _flush(folder)
+            _flush_names(folder)
 
 
 # ---------------------------------------------------------------------------- a folder of our own
@@ -549,6 +549,13 @@ def _lock(descriptor: int) -> bool | None:
             raise
         return None
     return True
+
+
+def _flush_names(folder: Path) -> None:
+    """Flush a folder's names. What fails here costs nothing but where the power goes, and not all
+    file systems can."""
+    with suppress(OSError):
+        _flush(folder)
 
 
 def _flush(path: Path) -> None:

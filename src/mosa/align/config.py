@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import jsonargparse
 import transformers
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.utils.generic import ExplicitEnum
 
 from mosa.inputs import is_file, read_yaml
