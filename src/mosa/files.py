@@ -221,7 +221,9 @@ def filling(folder: Path) -> Iterator[Path]:
 class OwnFolder:
     """A folder that this process holds, and the files in it that are ours."""
 
-    def __init__(self, path: Path, descriptor: int, made_by: str) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, made_by: str, known: frozenset[str] = frozenset()
+    ) -> None:
         self.path = path
         self._descriptor = descriptor
         mark = _read_mark(path, descriptor)
@@ -229,6 +231,9 @@ class OwnFolder:
         os.ftruncate(descriptor, mark.num_bytes if mark.made_by == made_by else 0)
         if mark.made_by != made_by:
             self._add({"made_by": made_by})
+            for name in sorted(known):
+                self._add({"file": name})
+                self._files.add(name)
 
     @property
     def files(self) -> frozenset[str]:
@@ -287,7 +292,7 @@ _owned: dict[Path, OwnFolder] = {}
 """The folders that this process holds, by their absolute paths as they were given."""
 
 
-def check_folder(path: Path, made_by: str) -> None:
+def check_folder(path: Path, made_by: str, known: frozenset[str] = frozenset()) -> None:
     """Raises UserError where `claim_folder` would: the folder holds what `made_by` did not make."""
     with user_errors(path):
         _check_folder(path, path)
@@ -301,7 +306,7 @@ def check_folder(path: Path, made_by: str) -> None:
             finally:
                 os.close(descriptor)
         others = [n for n in os.listdir(path) if n != MARK and not _PART.fullmatch(n)]
-        if mark.made_by is None and others:
+        if mark.made_by is None and others and not known:
             raise UserError(
                 f"{path} holds other things ({min(others)}); name a new folder for the result with "
                 "--out"
@@ -311,21 +316,24 @@ def check_folder(path: Path, made_by: str) -> None:
 
 
 @contextmanager
-def claim_folder(path: Path, made_by: str) -> Iterator[OwnFolder]:
+def claim_folder(
+    path: Path, made_by: str, known: frozenset[str] = frozenset()
+) -> Iterator[OwnFolder]:
     """Hold a folder for the block: a new one, an empty one, or one that the same command has made.
 
+    `known` are files that are ours by their content, in a folder that was copied without its mark.
     Leftovers of a process that was killed are cleared. A folder that stays empty is left as it was.
     Raises UserError for a folder that holds other things, that another process holds, or that
     cannot be written.
     """
-    check_folder(path, made_by)
+    check_folder(path, made_by, known)
     with user_errors(path):
         is_new = not path.is_dir()
         path.mkdir(parents=True, exist_ok=True)
         descriptor = _locked_mark(path)
         try:
-            check_folder(path, made_by)  # another process may have come first
-            own = OwnFolder(path, descriptor, made_by)
+            check_folder(path, made_by, known)  # another process may have come first
+            own = OwnFolder(path, descriptor, made_by, known)
         except BaseException:
             os.close(descriptor)
             raise

@@ -21,7 +21,7 @@ from mosa.align import AlignResult, MosaConfig, MosaTrainer, SftConfig, align, l
 from mosa.align.config import config_dict
 from mosa.align.run import MADE_BY
 from mosa.families import load_model
-from mosa.files import claim_folder
+from mosa.files import MARK, claim_folder
 
 SMALL: dict[str, Any] = {
     "response_length": 24,
@@ -223,6 +223,19 @@ def test_resuming_takes_the_newest_whole_checkpoint(run, killed, damage, caplog)
     assert not (killed / "checkpoint-2").exists()
     with refuses("out", "finished"):
         run("out", resume=True, overrides=RESUMABLE)
+
+
+def test_a_copy_without_its_mark_resumes(run, killed, tmp_path):
+    """As `cp -r out/*` makes it, which leaves the hidden file out; notes beside it stay."""
+    straight = run("straight", overrides=RESUMABLE)
+    (killed / MARK).unlink()
+    (killed / "notes.txt").write_text("mine")
+    with refuses("out"):
+        run("out", overrides=RESUMABLE)
+    assert run("out", resume=True, overrides=RESUMABLE).finished
+    for name, tensor in weights(straight.out).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+    assert not list(killed.glob("checkpoint-*")) and (killed / "notes.txt").read_text() == "mine"
 
 
 def test_without_a_whole_checkpoint_resuming_is_refused(run, killed):

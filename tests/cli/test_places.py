@@ -227,8 +227,8 @@ QUICK = {
     "results": "results run --export csv --out out",
     "generate": "generate --model testbed --prompt hello --steps 2 --max_new_tokens 4 --out new/a",
     "merge": "merge --model testbed --adapter adapter --out out",
-    "align mosa": "align mosa --config mosa_testbed_paper --model testbed --data prompts.txt --max_steps 1 "
-    "--use_cpu true --lora_r 1 --out out",
+    "align mosa": "align mosa --config mosa_testbed_paper --model testbed --data prompts.txt "
+    "--max_steps 1 --use_cpu true --lora_r 1 --out out",
     "testbed build": "testbed build --width 16 --num_layers 1 --num_heads 2 --mlp_width 16 "
     "--batch_size 2 --primer_steps 1 --helpful_steps 1 --shallow_steps 1 --num_measured 1 "
     "--out out",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,21 @@ def fault_of(checkpoint: Path) -> str:
         if _hash(checkpoint / name) != digest:
             return f"{name} is not what was written"
     return "" if checkpoint.name == NAME.format(kept.step) else f"it is of step {kept.step}"
+
+
+def files_of_training(out: Path) -> frozenset[str]:
+    """The files of an unfinished training: those that its checkpoints list, and its settings."""
+    found: set[str] = set()
+    for name in map(NAME.format, numbered_checkpoints(out)):
+        with suppress(UserError):
+            listed = {*read_json(out / name / HASHES, _Hashes).files, HASHES}
+            there = (path.relative_to(out / name).as_posix() for path in (out / name).rglob("*"))
+            found |= {f"{name}/{file}" for file in there if file in listed}
+    if found:
+        about = [out / name for name in ("config.yaml", "versions.json", "metrics.jsonl")]
+        about += (out / "phrases").glob("*.txt")
+        found |= {path.relative_to(out).as_posix() for path in about if is_file(path)}
+    return frozenset(found)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from mosa.align.checkpoints import HASHES, fault_of, numbered_checkpoints
+from mosa.align.checkpoints import HASHES, fault_of, files_of_training, numbered_checkpoints
 from mosa.align.config import AlignConfig, config_dict, load_config
 from mosa.align.method import METHODS, Method
 from mosa.align.output import (
@@ -113,7 +113,8 @@ def align(
     given = TrainingData(examples, benign_examples, judge)
     _refuse_unused(method, settings, given)
     is_main = settings.process_index == 0
-    with claim_folder(out, MADE_BY) if is_main else nullcontext() as own:
+    known = files_of_training(out) if resume else frozenset[str]()
+    with claim_folder(out, MADE_BY, known) if is_main else nullcontext() as own:
         checkpoint = _checkpoint_to_resume(out, own) if resume else None
         if own is not None and not resume:
             _begin(own)
