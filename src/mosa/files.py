@@ -23,6 +23,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import stat
@@ -88,11 +89,11 @@ def _disk_error(error: Exception) -> int | None:
         return error.errno or errno.EIO
     if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a library written in Rust
         return int(found[1])
-    # torch tells that a write failed, but not why; the disk is full as a rule.
-    is_torch = isinstance(error, RuntimeError) and re.search(
-        "PytorchStreamWriter|inline_container", str(error)
-    )
-    return errno.ENOSPC if is_torch else None
+    if not isinstance(error, RuntimeError) or "PytorchStreamWriter" not in str(error):
+        return None
+    # torch tells that a write failed, but not why.
+    is_limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return errno.EFBIG if is_limited else errno.ENOSPC
 
 
 # ------------------------------------------------------------------------------------- one file
@@ -240,6 +241,16 @@ class OwnFolder:
         """The paths of our files, from the folder."""
         return frozenset(self._files)
 
+    def expect(self, *names: str) -> None:
+        """Raises UserError where others have put files of these names, which would be in the way of
+        ours at the end."""
+        for name in names:
+            if name not in self._files and os.path.lexists(self.path / name):
+                raise UserError(
+                    f"{self.path / name} was not made by this command; move it, or name a new "
+                    "folder with --out"
+                )
+
     def finish(self) -> None:
         """Keep that the result is whole; `is_finished` says so to the next that holds it."""
         self._add({"finished": True})
@@ -275,8 +286,7 @@ class OwnFolder:
         name = _absolute(path).relative_to(_absolute(self.path)).as_posix()
         if name in self._files or any(map(_PART.fullmatch, name.split("/"))):
             return
-        if os.path.lexists(path):
-            raise UserError(f"{path} was not made by this command; move it, or name a new folder")
+        self.expect(name)
         self._add({"file": name})
         self._files.add(name)
 

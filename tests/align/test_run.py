@@ -238,6 +238,15 @@ def test_a_copy_without_its_mark_resumes(run, killed, tmp_path):
     assert not list(killed.glob("checkpoint-*")) and (killed / "notes.txt").read_text() == "mine"
 
 
+def test_a_file_in_the_way_of_the_result_is_told_before_the_training(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run("out", callbacks=[Kill(1)])
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with refuses(tmp_path / "out" / "README.md"):
+        run("out", model="missing")
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
 def test_without_a_whole_checkpoint_resuming_is_refused(run, killed):
     for folder in killed.glob("checkpoint-*"):
         (folder / "optimizer.pt").write_bytes(b"")

@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 MADE_BY = "mosa align"
 """The mark of a training's folder."""
 
+RESULTS = ("README.md", "adapter_config.json", "adapter_model.safetensors")
+RESULTS += ("config.json", "model.safetensors")
+"""What a training writes at its end, among others."""
+
 _FREE_ON_RESUME = {
     "logging_steps",
     "save_strategy",
@@ -118,6 +122,8 @@ def align(
         checkpoint = _checkpoint_to_resume(out, own) if resume else None
         if own is not None and not resume:
             _begin(own)
+        if own is not None:
+            own.expect(*RESULTS)
         if not isinstance(model, DiffusionLM):
             model = load_model(model, dtype=dtype, device=device)
         record: dict[str, Any] = {
