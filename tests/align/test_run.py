@@ -301,7 +301,7 @@ class Claim(transformers.TrainerCallback):
     """Tries, as another training would, to get the folder while this one is at work."""
 
     def on_step_begin(self, args, state, control, **kwargs):
-        with refuses("out", "another process"), claim_folder(Path(args.output_dir), MADE_BY):
+        with refuses("out", "another process"), claim_folder(Path(str(args.output_dir)), MADE_BY):
             raise AssertionError("two own one folder")
 
 
