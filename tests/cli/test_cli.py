@@ -25,7 +25,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "openai")
+HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "httpx2")
 """Libraries that take a noticeable time to import."""
 
 
@@ -110,6 +110,14 @@ def test_help_tells_what_each_decoder_setting_is(capsys):
         (["generate", "--model", "no/such/folder", "--prompt", "x"], ["no/such/folder"]),
         (["generate", "--model", "m", "--data", "no.csv"], ["no.csv"]),
         (["generate", "--model", "m", "--prompt", "x", "--batch_size", "0"], ["--batch_size"]),
+        (["generate", "--model", "m", "--prompt", "x", "--batch_size", "-1"], ["--batch_size"]),
+        (["generate", "--model", "m", "--data", "a.txt", "--limit", "-1"], ["--limit"]),
+        (["generate", "--model", "m", "--data", "a.txt", "--limit", "0"], ["--limit"]),
+        (["generate", "--model", "m", "--prompt", ""], ["--prompt"]),
+        (["generate", "--model", "m", "--prompt", "caf\udce9"], ["--prompt", "U+DCE9"]),
+        (["generate", "--model", "m", "--prompt", "x", "--system", "\ud83d"], ["--system"]),
+        (["generate", "--model", "m", "--prompt", "x", "--seed", str(1 << 63)], ["seed"]),
+        (["generate", "--model", "m", "--data", "no" * 200 + ".txt"], ["no prompt file"]),
         (["align", "mosa", "--model", "m", "--data", "no.txt", "--out", "o"], ["no.txt"]),
         (["merge", "--model", "m", "--adapter", "a"], ["out"]),
     ],
