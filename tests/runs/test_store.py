@@ -314,6 +314,7 @@ def test_the_file_alone_holds_the_plan(tmp_path):
             (tmp_path / name / FILE).write_bytes((tmp_path / "run" / FILE).read_bytes())
             with Run(tmp_path / name) as copy:
                 assert bool(copy.tasks()) == bool(copy.sets()) == is_planned
+            run.add_subject(SUBJECT)
             run.add_set(SET)
             run.add_tasks([task("t0")])
             run.checkpoint()
