@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 from refusals import refuses
 
-from mosa.files import make_folder, replacing, write_bytes, write_json, write_text, writing
+from mosa.files import (
+    MARK,
+    check_folder,
+    claim_file,
+    claim_folder,
+    filling,
+    make_folder,
+    make_private_file,
+    plain_cell,
+    replacing,
+    user_errors,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -70,10 +89,10 @@ def test_a_link_is_followed_and_stays_a_link(tmp_path):
     link.symlink_to(behind)
     dangling.symlink_to(tmp_path / "there" / "c")
     write_text(link, "new")
-    write_text(dangling, "newer")
+    with refuses(dangling):
+        write_text(dangling, "newer")
     assert link.is_symlink() and behind.read_text() == "new"
-    assert dangling.is_symlink() and (tmp_path / "there" / "c").read_text() == "newer"
-    assert names(tmp_path / "there") == ["b", "c"]
+    assert dangling.is_symlink() and names(tmp_path / "there") == ["b"]
 
 
 def test_nothing_but_a_file_is_replaced(tmp_path, monkeypatch):
@@ -118,3 +137,257 @@ def test_the_name_to_write_to_is_private(tmp_path):
         one.write_text("1")
         two.write_text("2")
     assert (tmp_path / "a").read_text() == "1" and names(tmp_path) == ["a"]
+
+
+# --------------------------------------------------------------------------- errors of the disk
+
+
+class SafetensorError(Exception):
+    """As safetensors has it: its own class, the system's number in words."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_is_told_whoever_finds_it(tmp_path, error):
+    with refuses(tmp_path, "full"), user_errors(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("x"), BrokenPipeError()])
+def test_what_the_disk_has_not_done_passes(tmp_path, error):
+    with pytest.raises(type(error)), user_errors(tmp_path):
+        raise error
+
+
+def child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that runs some code with the names of mosa.files, and says when it is ready."""
+    code = "import os, signal, sys\nfrom pathlib import Path\nfrom mosa.files import *\n" + (
+        textwrap.dedent(code)
+    )
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_limit_on_files_is_told_and_leaves_the_old_file(tmp_path):
+    (tmp_path / "a").write_text("old")
+    process = child(
+        """
+        import resource
+        from mosa.types import UserError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        try:
+            write_text(Path(sys.argv[1]), "x" * 20_000)
+        except UserError as error:
+            print(error)
+        """,
+        tmp_path / "a",
+    )
+    told, _ = process.communicate(timeout=60)
+    assert "ulimit" in told and str(tmp_path / "a") in told
+    assert (tmp_path / "a").read_text() == "old" and names(tmp_path) == ["a"]
+
+
+# ------------------------------------------------------------------------ leftovers and locks
+
+
+def waiting(process: subprocess.Popen[str]) -> None:
+    """Until the process has said that it is ready."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("way", ["replacing", "filling"])
+def test_the_next_writer_clears_what_a_kill_left_and_nothing_of_the_living(tmp_path, way, number):
+    """The leftovers, a file or a folder, hold words; what only has a similar name stays."""
+    (tmp_path / ".mosa.thesis.part").write_text("mine")
+    place = tmp_path / "a" if way == "replacing" else tmp_path
+    process = child(
+        f"""
+        with {way}(Path(sys.argv[1])) as part:
+            (part if part.is_file() else part / "b").write_text("half")
+            print("ready", flush=True)
+            signal.pause()
+        """,
+        place,
+    )
+    waiting(process)
+    write_text(tmp_path / "c", "whole")
+    assert len(names(tmp_path)) == 3, "it lives"
+    process.send_signal(number)
+    process.wait(timeout=60)
+    assert len(names(tmp_path)) == 3
+    write_text(tmp_path / "c", "whole")
+    assert names(tmp_path) == [".mosa.thesis.part", "c"]
+
+
+def test_two_processes_cannot_own_one_folder_and_a_kill_gives_it_free(tmp_path):
+    out = tmp_path / "out"
+    process = child(
+        """
+        with claim_folder(Path(sys.argv[1]), "mosa x"):
+            write_text(Path(sys.argv[1]) / "a", "1")
+            print("ready", flush=True)
+            signal.pause()
+        """,
+        out,
+    )
+    waiting(process)
+    with refuses(out, "another process"), claim_folder(out, "mosa x"):
+        raise AssertionError("two own one folder")
+    process.kill()
+    process.wait(timeout=60)
+    with claim_folder(out, "mosa x") as own:
+        assert own.files == {"a"} and not own.is_finished
+
+
+# --------------------------------------------------------------------------------- folders of ours
+
+
+def test_a_claim_that_makes_nothing_leaves_nothing(tmp_path):
+    with claim_folder(tmp_path / "new", "mosa x"):
+        assert names(tmp_path / "new") == [MARK]
+    assert names(tmp_path) == []
+    (tmp_path / "empty").mkdir()
+    with claim_folder(tmp_path / "empty", "mosa x"):
+        pass
+    assert names(tmp_path / "empty") == []
+
+
+def test_a_folder_belongs_to_the_command_that_made_it(tmp_path):
+    out = tmp_path / "out"
+    with claim_folder(out, "mosa x") as own:
+        write_text(out / "deep" / "a", "1")
+        own.finish()
+    with claim_folder(out, "mosa x") as own:
+        assert own.files == {"deep/a"} and own.is_finished
+        write_text(out / "deep" / "a", "2")
+    for claim in (check_folder, lambda *words: claim_folder(*words).__enter__()):
+        with refuses(out, "mosa x"):
+            claim(out, "mosa y")
+
+
+def test_only_our_files_are_replaced_or_removed(tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "letter").write_text("dear reader")
+    with claim_folder(out, "mosa x") as own:
+        for name in ("a", "one/b", "one/c", "two/d", "linked/e"):
+            write_text(out / name, "ours")
+        (out / "one" / "notes").write_text("mine")
+        (out / "notes").write_text("mine")
+        with refuses(out / "notes"):
+            write_text(out / "notes", "ours")
+        (out / "a").unlink()
+        (out / "a").symlink_to(tmp_path / "letter")
+        with refuses(out / "a"):
+            write_text(out / "a", "ours")
+        (out / "linked").rename(tmp_path / "moved")
+        (out / "linked").symlink_to(tmp_path / "moved")
+        with refuses(out / "linked" / "e"):
+            write_text(out / "linked" / "e", "ours")
+        own.discard("one")
+        assert own.files == {"a", "two/d", "linked/e"}
+        own.discard_all()
+    assert (tmp_path / "letter").read_text() == "dear reader"
+    assert (tmp_path / "moved" / "e").read_text() == "ours"
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert there - {"linked/e", MARK} == {"a", "notes", "one/notes"}
+
+
+def test_a_mark_that_a_kill_has_cut_is_read_up_to_there(tmp_path):
+    out = tmp_path / "out"
+    with claim_folder(out, "mosa x"):
+        write_text(out / "a", "1")
+    with (out / MARK).open("a") as mark:
+        mark.write('{"file": "b')
+    with claim_folder(out, "mosa x") as own:
+        assert own.files == {"a"}
+        write_text(out / "c", "1")
+    with claim_folder(out, "mosa x") as own:
+        assert own.files == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "my letter",
+        "my letter\n",
+        '{"file": "a"}\n',
+        '{"made_by": "mosa x"}\n{"file": "../letter"}\n',
+        '{"made_by": "mosa x"}\n{"file": "/etc/passwd"}\n',
+        '{"made_by": "mosa x"}\n[]\n',
+        '{"made_by": 1}\n',
+        "[" * 100_000 + "\n",
+    ],
+    ids=lambda content: content[:30],
+)
+def test_a_mark_of_others_is_refused_and_stays(tmp_path, content):
+    (tmp_path / MARK).write_text(content)
+    with refuses(tmp_path / MARK), claim_folder(tmp_path, "mosa x"):
+        raise AssertionError("claimed")
+    assert (tmp_path / MARK).read_text() == content
+
+
+def test_filling_moves_every_file_into_place(tmp_path):
+    """With the mode that the umask says, whatever the library's; on errors nothing is moved."""
+    with claim_folder(tmp_path / "out", "mosa x") as own:
+        with filling(tmp_path / "out") as part:
+            for name in ("a", "b/c"):
+                (part / name).parent.mkdir(exist_ok=True)
+                (part / name).write_text(name)
+                (part / name).chmod(0o600)
+        assert own.files == {"a", "b/c"}
+        with refuses("full"), filling(tmp_path / "out") as part:
+            (part / "d").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    umask = os.umask(0)
+    os.umask(umask)
+    for name in ("a", "b/c"):
+        assert (tmp_path / "out" / name).read_text() == name
+        assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o666 & ~umask
+    assert names(tmp_path / "out") == [MARK, "a", "b"]
+
+
+def test_a_file_is_claimed_by_its_beginning(tmp_path):
+    path = tmp_path / "new" / "page"
+    claim_file(path)
+    assert not path.exists() and path.parent.is_dir()
+    path.write_text("ours: text")
+    claim_file(path, lambda beginning: beginning.startswith(b"ours"))
+    with refuses(path):
+        claim_file(path)
+    assert path.read_text() == "ours: text" and names(path.parent) == ["page"]
+
+
+def test_records_are_for_their_owner_alone(tmp_path):
+    path = tmp_path / "new" / "records"
+    make_private_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    path.write_text("kept")
+    make_private_file(path)
+    assert path.read_text() == "kept"
+    os.mkfifo(tmp_path / "pipe")
+    with refuses("pipe"):
+        make_private_file(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "\n=1", "\uff1d1", "=cmd|' /C calc'!A0"],
+)
+def test_a_spreadsheet_runs_no_cell(cell):
+    assert plain_cell(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["word", "a-b", "'=1", "", None, -1, -0.5, True])
+def test_other_cells_stay(cell):
+    assert plain_cell(cell) is cell

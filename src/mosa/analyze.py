@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.files import write_json, write_text, writing
+from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
 from mosa.probes import PROBES
 from mosa.report.charts import save
 from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
@@ -22,6 +22,9 @@ from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
 from mosa.stats.rates import Interval
 from mosa.types import UserError
+
+MADE_BY = "mosa analyze"
+"""The mark of a finding's folder."""
 
 
 def analyze(
@@ -43,6 +46,12 @@ def analyze(
     for each in chosen:
         if each.attack.name not in PROBES:
             raise UserError(f"{each.attack.name} is no probe; choose from {', '.join(PROBES)}")
+
+    def check() -> None:
+        for each in chosen if processes.is_main else ():
+            check_folder(out / f"{each.attack.name}-{each.preset}", MADE_BY)
+
+    processes.agree(check)  # before the work
     run = evaluate(
         out,
         config,
@@ -69,20 +78,24 @@ def analyze(
 
 
 def write_finding(folder: Path, finding: Finding) -> None:
-    """Write data.csv, estimates.csv, header.json, result.json, finding.md and the figures."""
-    _write_csv(folder / "data.csv", finding.rows)
-    _write_csv(folder / "estimates.csv", finding.estimates)
-    write_json(folder / "header.json", finding.header)
+    """Write data.csv, estimates.csv, header.json, result.json, finding.md and the figures.
+
+    Raises UserError for a folder of others.
+    """
     result = {
         "header": finding.header,
         "estimates": finding.estimates,
         "charts": _plain(finding.charts),
         "paragraph": finding.paragraph,
     }
-    write_json(folder / "result.json", result)
-    write_text(folder / "finding.md", f"{finding.paragraph}\n")
-    for name, chart in finding.charts.items():
-        save(chart, folder / name)
+    with claim_folder(folder, MADE_BY):
+        _write_csv(folder / "data.csv", finding.rows)
+        _write_csv(folder / "estimates.csv", finding.estimates)
+        write_json(folder / "header.json", finding.header)
+        write_json(folder / "result.json", result)
+        write_text(folder / "finding.md", f"{finding.paragraph}\n")
+        for name, chart in finding.charts.items():
+            save(chart, folder / name)
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -90,8 +103,9 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with writing(path) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: plain_cell(column) for column in columns})
+        for row in rows:
+            writer.writerow({column: plain_cell(cell) for column, cell in row.items()})
 
 
 def _plain(value: Any) -> Any:

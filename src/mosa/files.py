@@ -1,28 +1,53 @@
-"""The one place that writes files: whole or not at all, and never over anything but a file.
+"""The one place that writes files: whole or not at all, and never over what others have made.
 
 A file is written under a private name beside its own, flushed to the disk, and renamed. A process
-that is killed leaves the old file or the new one, and a reader never sees half a file.
+that is killed leaves the old file or the new one, and a reader never sees half a file; the private
+name that it leaves is cleared by the next that writes into the folder.
 
-    with writing(Path("report.html")) as file:
-        file.write(page)
+A command claims its place before it begins. A folder of ours has a mark, `.mosa.jsonl`, which says
+who made it and which files are ours; nothing else in it is ever replaced or removed, and one
+process at a time may hold it.
+
+    with claim_folder(out, "mosa merge") as own:
+        write_text(out / "README.md", card)
+        own.finish()
+
+    claim_file(Path("report.html"), is_page)
+    write_text(Path("report.html"), page)
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import re
+import resource
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from mosa.types import UserError
 
+MARK = ".mosa.jsonl"
+"""In a folder that a command has made: who made it, then a line for each of its files."""
+MOST_BEGINNING = 4096
+"""Bytes from the beginning of a file that tell who made it."""
+
+_PART = re.compile(r"\.mosa\.[0-9a-f]{16}\.part")
+"""The private names of what is not whole yet."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+"""What file systems without locks answer."""
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a cell begins that a spreadsheet runs; the last four are the wide forms."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
+    stat.S_IFREG: "a file",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -32,50 +57,108 @@ _KINDS = {
 
 @contextmanager
 def user_errors(place: Path) -> Iterator[None]:
-    """Turns an error of the disk inside the block into a UserError that names the place."""
+    """Turns an error of the disk inside the block into a UserError that names the place.
+
+    Those of safetensors, tokenizers and torch too, which have their own classes for it.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (UserError, BrokenPipeError):  # the latter is of our output, not of a file
+        raise
+    except Exception as error:
+        number = _disk_error(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"the disk of {place} is full; free some space and run the same command again"
             ) from error
+        if number == errno.EFBIG:
+            raise UserError(
+                f"{place} needs a larger file than this system allows (ulimit -f); raise the limit "
+                "and run the same command again"
+            ) from error
         raise UserError(
-            f"{place} cannot be written ({error.strerror or error}); name another"
+            f"{place} cannot be written ({os.strerror(number)}); name another"
         ) from error
 
 
-def make_folder(path: Path) -> Path:
+def _disk_error(error: Exception) -> int | None:
+    """The number of the system's error behind an exception, None where there is none."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a library written in Rust
+        return int(found[1])
+    if not isinstance(error, RuntimeError) or "PytorchStreamWriter" not in str(error):
+        return None
+    # torch tells that a write failed, but not why.
+    is_limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return errno.EFBIG if is_limited else errno.ENOSPC
+
+
+# ------------------------------------------------------------------------------------- one file
+
+
+def make_folder(path: Path, mode: int = 0o777) -> Path:
     """The folder, made with those above it where it is missing; UserError where that fails."""
     with user_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
     return path
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file that its owner alone may read, in a folder of that kind, unless it is
+    there; for records of what models were asked and said. UserError for anything but a file."""
+    with user_errors(path):
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _old_mode(path)
+
+
+def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: False) -> None:
+    """Raises UserError where a command cannot write its result to `path` when it is made.
+
+    That is where something stands there but a file of its own, which `is_ours` knows by its
+    beginning, and where the folder cannot be written. Missing folders are made.
+    """
+    with user_errors(path):
+        _check_folder(path.parent, path)
+        if _old_mode(path) is not None:
+            with path.open("rb") as file:
+                if not is_ours(file.read(MOST_BEGINNING)):
+                    raise UserError(
+                        f"{path} exists and is no earlier result of this command; name a new file "
+                        "with --out, or remove it"
+                    )
+        _owner_of(path)
+        folder = Path(os.path.realpath(path)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+        with _private_file(folder):
+            pass
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path` to write to; it replaces `path` when the block ends well.
 
-    A symbolic link is followed to its file, and an old file's mode is kept. Missing
-    folders are made. Raises UserError where `path` is a folder, device, pipe or socket, where the
-    old file is read-only, and for disk errors; `path` is then unchanged.
+    A symbolic link is followed to its file, and an old file's mode is kept. Missing folders are
+    made. Raises UserError where `path` is a folder, device, pipe or socket or a link to nothing,
+    where the old file is read-only or, in a folder that is claimed, is not ours, and for disk
+    errors; `path` is then unchanged.
     """
     with user_errors(path):
-        mode = _mode_of_old(path)
-        target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".mosa.{secrets.token_hex(8)}.part")
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        os.close(os.open(temporary, flags, 0o666))  # the umask decides, as for any new file
-        try:
+        target, mode = _place(path)
+        _clear_leftovers(target.parent)
+        with _private_file(target.parent) as temporary:
+            fresh = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            if mode is not None:
-                temporary.chmod(mode)
+            # A library may have made the file anew, with a mode of its own.
+            temporary.chmod(fresh if mode is None else mode)
             _flush(temporary)
             temporary.replace(target)
-            _flush(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+            _flush_names(target.parent)
 
 
 @contextmanager
@@ -102,18 +185,395 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _mode_of_old(path: Path) -> int | None:
+def plain_cell(value: Any) -> Any:
+    """A cell of a table as a spreadsheet shows and does not run it: formulas get a `'` before them.
+
+    >>> plain_cell("=1+1"), plain_cell("no"), plain_cell(-1.5)
+    ("'=1+1", 'no', -1.5)
+    """
+    if not isinstance(value, str):
+        return value
+    runs = value.lstrip()[:1] in _FORMULA or value[:1] in ("\t", "\r", "\n")
+    return f"'{value}" if value and runs else value
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """An empty folder to save files to, for libraries that choose their names; when the block ends
+    well, each file takes its place in `folder`, as in `replacing`."""
+    with user_errors(folder):
+        _check_folder(folder, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+        with _private_folder(folder) as part:
+            mode = part.stat().st_mode & 0o666
+            yield part
+            for file in sorted(path for path in part.rglob("*") if path.is_file()):
+                target, old = _place(folder / file.relative_to(part))
+                file.chmod(mode if old is None else old)
+                _flush(file)
+                file.replace(target)
+            _flush_names(folder)
+
+
+# ---------------------------------------------------------------------------- a folder of our own
+
+
+class OwnFolder:
+    """A folder that this process holds, and the files in it that are ours."""
+
+    def __init__(
+        self, path: Path, descriptor: int, made_by: str, known: frozenset[str] = frozenset()
+    ) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        mark = _read_mark(path, descriptor)
+        self._files, self.is_finished = mark.files, mark.is_finished
+        os.ftruncate(descriptor, mark.num_bytes if mark.made_by == made_by else 0)
+        if mark.made_by != made_by:
+            self._add({"made_by": made_by})
+            for name in sorted(known):
+                self._add({"file": name})
+                self._files.add(name)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The paths of our files, from the folder."""
+        return frozenset(self._files)
+
+    def expect(self, *names: str) -> None:
+        """Raises UserError where others have put files of these names, which would be in the way of
+        ours at the end."""
+        for name in names:
+            if name not in self._files and os.path.lexists(self.path / name):
+                raise UserError(
+                    f"{self.path / name} was not made by this command; move it, or name a new "
+                    "folder with --out"
+                )
+
+    def finish(self) -> None:
+        """Keep that the result is whole; `is_finished` says so to the next that holds it."""
+        self._add({"finished": True})
+        self.is_finished = True
+
+    def discard(self, *names: str) -> None:
+        """Remove our files of these names and below them; those of others stay."""
+        for file in sorted(self._files):
+            if any(file == name or file.startswith(f"{name}/") for name in names):
+                self._remove(file)
+
+    def discard_all(self) -> None:
+        """Remove all our files; those of others stay."""
+        for file in sorted(self._files):
+            self._remove(file)
+        if self.is_finished:
+            self._add({"finished": False})
+            self.is_finished = False
+
+    def _remove(self, name: str) -> None:
+        place, folder = self.path / name, Path(os.path.realpath(self.path))
+        with user_errors(self.path):
+            if Path(os.path.realpath(place)) == folder / name:  # no link leads to others' files
+                place.unlink(missing_ok=True)
+                for parent in list(Path(name).parents)[:-1]:
+                    with suppress(OSError):  # what others have put there keeps it
+                        (self.path / parent).rmdir()
+            self._add({"removed": name})
+        self._files.remove(name)
+
+    def _admit(self, path: Path) -> None:
+        """Note that a file is ours before it is there; UserError where others have made it."""
+        name = _absolute(path).relative_to(_absolute(self.path)).as_posix()
+        if name in self._files or any(map(_PART.fullmatch, name.split("/"))):
+            return
+        self.expect(name)
+        self._add({"file": name})
+        self._files.add(name)
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        line = json.dumps(entry).encode() + b"\n"
+        if os.write(self._descriptor, line) < len(line):
+            os.ftruncate(self._descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+_owned: dict[Path, OwnFolder] = {}
+"""The folders that this process holds, by their absolute paths as they were given."""
+
+
+def check_folder(path: Path, made_by: str, known: frozenset[str] = frozenset()) -> None:
+    """Raises UserError where `claim_folder` would: the folder holds what `made_by` did not make."""
+    with user_errors(path):
+        _check_folder(path, path)
+        if not path.exists():
+            return
+        mark = _Mark(None, set(), False, 0)
+        with suppress(FileNotFoundError):
+            descriptor = _open_mark(path, os.O_RDONLY)
+            try:
+                mark = _read_mark(path, descriptor)
+            finally:
+                os.close(descriptor)
+        others = [n for n in os.listdir(path) if n != MARK and not _PART.fullmatch(n)]
+        if mark.made_by is None and others and not known:
+            raise UserError(
+                f"{path} holds other things ({min(others)}); name a new folder for the result with "
+                "--out"
+            )
+        if mark.made_by not in (None, made_by) and (mark.files or others):
+            raise UserError(f"{path} was made by `{mark.made_by}`; name a new --out")
+
+
+@contextmanager
+def claim_folder(
+    path: Path, made_by: str, known: frozenset[str] = frozenset()
+) -> Iterator[OwnFolder]:
+    """Hold a folder for the block: a new one, an empty one, or one that the same command has made.
+
+    `known` are files that are ours by their content, in a folder that was copied without its mark.
+    Leftovers of a process that was killed are cleared. A folder that stays empty is left as it was.
+    Raises UserError for a folder that holds other things, that another process holds, or that
+    cannot be written.
+    """
+    check_folder(path, made_by, known)
+    with user_errors(path):
+        is_new = not path.is_dir()
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked_mark(path)
+        try:
+            check_folder(path, made_by, known)  # another process may have come first
+            own = OwnFolder(path, descriptor, made_by, known)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    _owned[_absolute(path)] = own
+    try:
+        with user_errors(path):
+            for folder in {(path / name).parent for name in own.files} | {path}:
+                _clear_leftovers(folder)
+        yield own
+    finally:
+        del _owned[_absolute(path)]
+        with suppress(OSError):
+            if os.listdir(path) == [MARK]:
+                (path / MARK).unlink()
+                if is_new:
+                    path.rmdir()
+        os.close(descriptor)
+
+
+class _Mark(NamedTuple):
+    made_by: str | None
+    """None: nobody yet."""
+    files: set[str]
+    is_finished: bool
+    num_bytes: int
+    """Of its whole lines; a kill may have cut the last one."""
+
+
+def _read_mark(path: Path, descriptor: int) -> _Mark:
+    content = b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+    *lines, cut = content.split(b"\n")
+    made_by: str | None = None
+    files: set[str] = set()
+    is_finished = False
+    try:
+        for number, line in enumerate(lines):
+            match number, json.loads(line):
+                case 0, {"made_by": str(name)}:
+                    made_by = name
+                case _, {"file": str(name)} if number and _is_below(name):
+                    files.add(name)
+                case _, {"removed": str(name)} if number:
+                    files.discard(name)
+                case _, {"finished": bool(value)} if number:
+                    is_finished = value
+                case other:
+                    raise ValueError(other)
+        if not lines and not b'{"made_by": '.startswith(cut[:12]):
+            raise ValueError(cut)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path / MARK} is damaged, or not of mosa; name a new folder") from error
+    return _Mark(made_by, files, is_finished, len(content) - len(cut))
+
+
+def _is_below(name: str) -> bool:
+    return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+
+
+def _open_mark(path: Path, flags: int) -> int:
+    """The mark of a folder, which is no link and no pipe."""
+    descriptor = os.open(path / MARK, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path / MARK} is not of mosa; name a new folder")
+    return descriptor
+
+
+def _locked_mark(path: Path) -> int:
+    """The mark of a folder, made where it is missing, which this process alone has open."""
+    while True:
+        descriptor = _open_mark(path, os.O_RDWR | os.O_CREAT)
+        if _lock(descriptor) is False:
+            os.close(descriptor)
+            raise UserError(
+                f"another process is writing into {path}; wait for its end, or name another folder"
+            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path / MARK)):
+                return descriptor
+        os.close(descriptor)  # its holder has just removed it
+
+
+# ------------------------------------------------------------------------------------ what is there
+
+
+def _place(path: Path) -> tuple[Path, int | None]:
+    """The file to write for a path, its folder made, and the mode of the old one, if there is one.
+
+    Raises UserError where something stands there that must not be replaced.
+    """
+    _check_folder(path.parent, path)
+    mode = _old_mode(path)
+    own = _owner_of(path)
+    if own is not None:
+        own._admit(path)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target, mode
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _owner_of(path: Path) -> OwnFolder | None:
+    """The folder of ours that a path is in; UserError where a link leads from there elsewhere."""
+    place = _absolute(path)
+    own = next((_owned[parent] for parent in place.parents if parent in _owned), None)
+    if own is not None:
+        name = place.relative_to(_absolute(own.path))
+        if Path(os.path.realpath(path)) != Path(os.path.realpath(own.path)) / name:
+            raise UserError(f"{path} is behind a link; remove the link, or name a new folder")
+    return own
+
+
+def _check_folder(folder: Path, path: Path) -> None:
+    """UserError that names `path` where `folder` cannot be written to, or cannot be made."""
+    for place in (folder, *folder.parents):
+        if not os.path.lexists(place):
+            continue
+        named = path if place == path else f"{path}: {place}"
+        try:
+            mode = place.stat().st_mode
+        except FileNotFoundError:
+            raise UserError(f"{named} is a link to nothing; name another") from None
+        if not stat.S_ISDIR(mode):
+            raise UserError(f"{named} is {_KINDS[stat.S_IFMT(mode)]} and no folder; name another")
+        # The bits too: the superuser may write everywhere.
+        if not mode & 0o222 or not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"{named} is read-only; name another, or let it be written")
+        return
+
+
+def _old_mode(path: Path) -> int | None:
     """The permissions of the file to replace, None where there is none."""
     try:
         old = path.stat().st_mode
     except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link to nothing; remove it, or name another") from None
         return None
     if not stat.S_ISREG(old):
         raise UserError(f"{path} is {_KINDS[stat.S_IFMT(old)]}; name a file")
-    # The bits too: the superuser may write to everything.
     if not old & 0o222 or not os.access(path, os.W_OK):
         raise UserError(f"{path} is read-only; name another file, or let it be written")
     return stat.S_IMODE(old)
+
+
+# ------------------------------------------------------------------------------------ private names
+
+
+@contextmanager
+def _private_file(folder: Path) -> Iterator[Path]:
+    """A new file of a private name, gone at the end; its lock says that its writer lives."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    # The umask decides on the mode, as for any new file.
+    path, descriptor = _private(folder, lambda path: os.open(path, flags, 0o666))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[Path]:
+    """As `_private_file`, a folder."""
+
+    def make(path: Path) -> int:
+        path.mkdir()
+        return os.open(path, os.O_RDONLY)
+
+    path, descriptor = _private(folder, make)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _private(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    while True:
+        path = folder / f".mosa.{secrets.token_hex(8)}.part"
+        try:
+            descriptor = make(path)
+        except FileNotFoundError:  # another writer has just cleared it
+            if not folder.is_dir():
+                raise
+            continue
+        if _lock(descriptor) is not False and path.exists():
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what processes that are gone have left in a folder under private names."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _PART.fullmatch(entry.name):
+                continue
+            with suppress(OSError):  # of another user, or cleared by another process meanwhile
+                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    if _lock(descriptor):
+                        if entry.is_dir(follow_symlinks=False):
+                            shutil.rmtree(entry.path, ignore_errors=True)
+                        else:
+                            os.unlink(entry.path)
+                finally:
+                    os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether this is now the only one to hold it; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _flush_names(folder: Path) -> None:
+    """Flush a folder's names. What fails here costs nothing but where the power goes, and not all
+    file systems can."""
+    with suppress(OSError):
+        _flush(folder)
 
 
 def _flush(path: Path) -> None:

@@ -157,3 +157,38 @@ def test_checkpointing_by_either_of_its_names(name):
     assert config.activation_checkpointing and config.gradient_checkpointing
     assert config_dict(config)["activation_checkpointing"] is True
     assert not off.activation_checkpointing and not off.gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"report_to": "wandb"},
+        {"report_to": "nothing"},
+        {"eval_strategy": "steps"},
+        {"save_strategy": "best"},
+        {"save_total_limit": 0},
+        {"save_only_model": True},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": float("inf")},
+        {"adam_beta1": 1.0},
+        {"per_device_train_batch_size": 0},
+        {"gradient_accumulation_steps": 0},
+        {"seed": -1},
+        {"seed": 2**32},
+        {"max_steps": 0},
+        {"num_train_epochs": 0.0},
+        {"lora_alpha": 0},
+        {"push_to_hub": True},
+    ],
+    ids=str,
+)
+def test_a_setting_that_no_training_can_have_is_named(setting):
+    with refuses(*setting):
+        MosaConfig(use_cpu=True, **setting)
+
+
+def test_what_transformers_cannot_build_is_a_users_matter():
+    for setting in ({"deepspeed": "missing.json"}, {"load_best_model_at_end": True}):
+        with refuses("training setting"):
+            MosaConfig(use_cpu=True, **setting)

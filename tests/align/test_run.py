@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,9 @@ from refusals import refuses
 
 from mosa.align import AlignResult, MosaConfig, MosaTrainer, SftConfig, align, load_config, merge
 from mosa.align.config import config_dict
+from mosa.align.run import MADE_BY
 from mosa.families import load_model
+from mosa.files import MARK, claim_folder
 
 SMALL: dict[str, Any] = {
     "response_length": 24,
@@ -31,6 +36,7 @@ SMALL: dict[str, Any] = {
     "logging_steps": 2,
     "use_cpu": True,
 }
+RESUMABLE = {"save_steps": 1, "save_total_limit": 3, "logging_steps": 3}
 
 
 @pytest.fixture
@@ -62,6 +68,17 @@ class Interrupt(transformers.TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+class Kill(transformers.TrainerCallback):
+    """Stops a training as a kill does: nothing is saved any more."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
 def weights(folder) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "adapter_model.safetensors")
 
@@ -75,6 +92,7 @@ def test_what_a_run_leaves_behind(run, tmp_path, phrase_files, checkpoint):
         "phrases",
         "versions.json",
         "README.md",
+        ".mosa.jsonl",
     }
     lines = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 4]
@@ -139,6 +157,193 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, number):
     lines = (resumed.out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines if '"reward"' in line] == [2, 4]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture
+def killed(run, tmp_path):
+    """The folder of a training of four steps, killed in its fourth, with checkpoints 1 to 3."""
+    with pytest.raises(KeyboardInterrupt):
+        run("out", overrides=RESUMABLE, callbacks=[Kill(3)])
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == [
+        "checkpoint-1",
+        "checkpoint-2",
+        "checkpoint-3",
+    ]
+    return tmp_path / "out"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:50])
+
+
+DAMAGES = {
+    "no optimizer": lambda folder: (folder / "optimizer.pt").unlink(),
+    "no scheduler": lambda folder: (folder / "scheduler.pt").unlink(),
+    "no random state": lambda folder: (folder / "rng_state.pth").unlink(),
+    "no adapter": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+    "no hashes": lambda folder: (folder / "files.json").unlink(),
+    "cut optimizer": lambda folder: cut(folder / "optimizer.pt"),
+    "cut adapter": lambda folder: cut(folder / "adapter_model.safetensors"),
+    "empty state": lambda folder: (folder / "trainer_state.json").write_text(""),
+    "another step": lambda folder: (folder / "trainer_state.json").write_text(
+        (folder / "trainer_state.json").read_text().replace('"global_step": 3', '"global_step": -1')
+    ),
+    "another name": lambda folder: folder.rename(folder.with_name("checkpoint-9")),
+}
+
+
+def figures_of(folder) -> list[dict[str, float]]:
+    """The lines of a training's log, and the figures of its card, times apart."""
+    text = (folder / "metrics.jsonl").read_text()
+    card = (folder / "README.md").read_text()
+    assert "train_loss" not in text + card
+    rows = re.findall(r"\| (\w+) \| ([-+.e0-9]+) \|$", card, flags=re.MULTILINE)
+    found = [*map(json.loads, text.splitlines()), dict(rows)]
+    return [{k: v for k, v in one.items() if not k.startswith("train_")} for one in found]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_resuming_takes_the_newest_whole_checkpoint(run, killed, damage, caplog):
+    """To the weights of an unbroken run, its log and its card; and it says what it passes over."""
+    straight = run("straight", overrides=RESUMABLE)
+    for name in ("checkpoint-best", "checkpoint-3-old", "checkpoint-"):  # the user's own
+        (killed / name).mkdir()
+        (killed / name / "notes.txt").write_text("mine")
+    assert len(figures_of(straight.out)) == 3  # one log in the middle, one at the end, and the card
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    DAMAGES[damage](killed / "checkpoint-3")
+    run("out", resume=True, overrides=RESUMABLE)
+    assert "checkpoint-2" in caplog.text and "not whole" in caplog.text
+    for name, tensor in weights(straight.out).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+    assert figures_of(straight.out) == figures_of(killed)
+    assert (killed / "checkpoint-best" / "notes.txt").read_text() == "mine"
+    assert (killed / "checkpoint-3-old" / "notes.txt").read_text() == "mine"
+    assert not (killed / "checkpoint-2").exists()
+    with refuses("out", "finished"):
+        run("out", resume=True, overrides=RESUMABLE)
+
+
+def test_a_copy_without_its_mark_resumes(run, killed, tmp_path):
+    """As `cp -r out/*` makes it, which leaves the hidden file out; notes beside it stay."""
+    straight = run("straight", overrides=RESUMABLE)
+    (killed / MARK).unlink()
+    (killed / "notes.txt").write_text("mine")
+    with refuses("out"):
+        run("out", overrides=RESUMABLE)
+    assert run("out", resume=True, overrides=RESUMABLE).finished
+    for name, tensor in weights(straight.out).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+    assert not list(killed.glob("checkpoint-*")) and (killed / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_way_of_the_result_is_told_before_the_training(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run("out", callbacks=[Kill(1)])
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with refuses(tmp_path / "out" / "README.md"):
+        run("out", model="missing")
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
+def test_without_a_whole_checkpoint_resuming_is_refused(run, killed):
+    for folder in killed.glob("checkpoint-*"):
+        (folder / "optimizer.pt").write_bytes(b"")
+    before = sorted(killed.rglob("*"))
+    with refuses("checkpoint-3", "optimizer.pt"):
+        run("out", resume=True, overrides=RESUMABLE)
+    with refuses("out", "--resume"):
+        run("out", overrides=RESUMABLE)
+    assert sorted(killed.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", "{\n", "- !!python/name:os.system"])
+@pytest.mark.parametrize("name", ["config.yaml", "versions.json"])
+def test_settings_of_another_hand_are_refused(run, killed, name, content):
+    (killed / name).write_text(content)
+    with refuses("out"):
+        run("out", resume=True, overrides=RESUMABLE)
+
+
+def test_a_training_killed_before_its_first_checkpoint_starts_anew(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run("out", callbacks=[Kill(1)])
+    assert (tmp_path / "out" / "config.yaml").is_file()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with refuses("out", "--resume"):
+        run("out", resume=True)
+    assert run("out").finished
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_full_disk_costs_what_came_after_the_last_checkpoint(run, tmp_path, monkeypatch):
+    """Within the third save, of the trainer's own files; the same command with --resume goes on."""
+    save = torch.save
+
+    def full(*args, **kwargs):
+        if (tmp_path / "out" / "checkpoint-2").exists():
+            raise RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter")
+        return save(*args, **kwargs)
+
+    straight = run("straight", overrides=RESUMABLE)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with refuses("out", "full"):
+            run("out", overrides=RESUMABLE)
+    assert not [path.name for path in (tmp_path / "out").iterdir() if ".part" in path.name]
+    resumed = run("out", resume=True, overrides=RESUMABLE)
+    for name, tensor in weights(straight.out).items():
+        assert torch.equal(tensor, weights(resumed.out)[name]), name
+
+
+class Claim(transformers.TrainerCallback):
+    """Tries, as another training would, to get the folder while this one is at work."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        with refuses("out", "another process"), claim_folder(Path(str(args.output_dir)), MADE_BY):
+            raise AssertionError("two own one folder")
+
+
+def test_two_trainings_cannot_own_one_folder(run, tmp_path):
+    assert run("out", callbacks=[Claim()]).num_steps == 4
+    with claim_folder(tmp_path / "other", MADE_BY), refuses("other", "another process"):
+        run("other", model="missing")
+
+
+def test_weights_have_the_mode_that_the_umask_says(run, checkpoint, tmp_path):
+    result = run(overrides={"keep_checkpoints": True, "save_steps": 2})
+    merged = merge(checkpoint, result.out, tmp_path / "merged")
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [path for folder in (result.out, merged) for path in folder.rglob("*")]
+    files = [path for path in files if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert len([path for path in files if path.suffix == ".safetensors"]) == 3
+
+
+def test_a_merge_that_was_cut_off_goes_on(run, checkpoint, tmp_path, monkeypatch):
+    result = run(overrides={"max_steps": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _full)
+        with refuses("merged", "full"):
+            merge(checkpoint, result.out, tmp_path / "merged")
+    assert not list((tmp_path / "merged").glob("*.safetensors"))
+    merge(checkpoint, result.out, tmp_path / "merged")
+    assert load_model(tmp_path / "merged").tokenizer is not None
+
+
+def _full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": 3}', '{"model": {}}'])
+def test_a_merge_reads_the_versions_of_an_adapter_strictly(run, checkpoint, tmp_path, content):
+    result = run(overrides={"max_steps": 1})
+    (result.out / "versions.json").write_text(content)
+    with refuses("versions.json"):
+        merge(checkpoint, result.out, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_resuming_another_run_is_refused(run, harmful):

@@ -33,18 +33,20 @@ def test_a_reply_is_asked_for_once_in_all_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("MOSA_API_KEY", KEY)
     answers = (Answer(completion("one", finish="length")), Answer(completion("two")))
     with stub_endpoint(*answers) as stub:
-        first = asked(stub.url, tmp_path, REQUEST)
-        again = asked(stub.url, tmp_path, REQUEST)
+        first = asked(stub.url, tmp_path / "new", REQUEST)
+        again = asked(stub.url, tmp_path / "new", REQUEST)
         assert first == again and first[0].text == "one" and first[0].is_cut
         assert first[0].num_tokens == 9 and len(stub.requests) == 1
         # Another draw, another question and another model are other requests.
-        asked(stub.url, tmp_path, replace(REQUEST, seed=1))
-        asked(stub.url, tmp_path, replace(REQUEST, max_tokens=7))
-        (other,) = asked(stub.url, tmp_path, REQUEST, model="n")
+        asked(stub.url, tmp_path / "new", replace(REQUEST, seed=1))
+        asked(stub.url, tmp_path / "new", replace(REQUEST, max_tokens=7))
+        (other,) = asked(stub.url, tmp_path / "new", REQUEST, model="n")
         assert other.text == "two" and len(stub.requests) == 4
+    assert (tmp_path / "new" / FILE).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     # No server is needed for what is kept.
-    assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
-    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert asked(stub.url, tmp_path / "new", REQUEST)[0].text == "one"
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "new").iterdir())
 
 
 def test_a_forgotten_reply_is_asked_for_again(tmp_path):

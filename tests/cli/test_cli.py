@@ -1,5 +1,6 @@
 """Exit codes, sentences, help; what commands do is tested where it is done."""
 
+import errno
 import importlib
 import json
 import re
@@ -261,3 +262,39 @@ def test_a_generation_that_is_cut_off_leaves_no_file(capsys, checkpoint, tmp_pat
     argv = ["generate", "--model", checkpoint, "--data", str(data), "--batch_size", "1", *DECODER]
     assert run(capsys, *argv, "--out", str(out_file))[0] == 130
     assert len(asked) == 2 and [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("unable to mmap 123 bytes from file </x>: Cannot allocate memory (12)"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_memory_that_does_not_suffice_is_told_with_the_remedy(capsys, monkeypatch, error):
+    def load(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("mosa.families.load_model", load)
+    cli_refuses(capsys, ["generate", "--model", "m", "--prompt", "x"], "memory", "--batch_size")
+
+
+def test_another_error_keeps_its_traceback(monkeypatch):
+    def load(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("mosa.families.load_model", load)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["generate", "--model", "m", "--prompt", "x"])
+
+
+def test_a_full_disk_behind_the_output_is_told():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "mosa", "attacks"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

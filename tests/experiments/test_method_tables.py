@@ -103,6 +103,22 @@ def test_a_second_call_trains_nothing(out, monkeypatch):
         run_methods(out, replace(TOY, num_tasks=3))
 
 
+def test_an_adapter_of_others_is_not_trained_over(tmp_path):
+    """A folder of others is refused; in one of ours, files that others put there stay."""
+    recipe = METHODS_TABLE["mosa"].recipe(0, 1)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("mine")
+    with refuses(tmp_path / "theirs"):
+        models.train(recipe, "testbed", tmp_path / "theirs", lambda *_: None)
+    folder = models.train(recipe, "testbed", tmp_path / "ours", lambda *_: None)
+    (folder / "thesis.txt").write_text("mine")
+    before = (folder / "adapter_model.safetensors").read_bytes()
+    models.train(replace(recipe, seed=1), "testbed", folder, lambda *_: None)
+    assert (folder / "adapter_model.safetensors").read_bytes() != before
+    for place in (tmp_path / "theirs", folder):
+        assert (place / "thesis.txt").read_text() == "mine"
+
+
 def test_plain_data_ask_plainly(tmp_path, monkeypatch):
     """The wrappings of the data are those that the recipe names, and nothing else differs."""
     seen = []

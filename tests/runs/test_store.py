@@ -268,6 +268,63 @@ def test_a_folder_whose_name_says_full_is_not_a_full_disk(tmp_path):
         Run(tmp_path / "full-locked", create=True)
 
 
+def test_a_full_disk_is_told_of_at_once(tmp_path, monkeypatch):
+    """Only a lock is waited for; a disk that is full from the start will not empty itself."""
+    connect = sqlite3.connect
+
+    class Full(sqlite3.Connection):
+        """A database on a disk on which the write-ahead log finds no room."""
+
+        def execute(self, statement, values=()):
+            if "journal_mode" in statement:
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return super().execute(statement, values)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, factory=Full, **k))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    with refuses("full", tmp_path / "run"):
+        Run(tmp_path / "run", create=True)
+
+
+def test_records_are_for_their_owner_alone(tmp_path):
+    with filled(tmp_path / "run"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert set(modes.values()) == {0o600} and FILE in modes and f"{FILE}-wal" in modes
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_run_is_not_begun_among_things_of_others(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with refuses(tmp_path, "thesis.txt"):
+        Run(tmp_path, create=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with filled(tmp_path / "run"):
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+    Run(tmp_path / "run", create=True).close()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_the_file_alone_holds_the_plan(tmp_path):
+    """Without its log: the tables from the first moment, the plan from the checkpoint behind it."""
+    with Run(tmp_path / "run", create=True) as run:
+        for name, is_planned in (("before", False), ("after", True)):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / FILE).write_bytes((tmp_path / "run" / FILE).read_bytes())
+            with Run(tmp_path / name) as copy:
+                assert bool(copy.tasks()) == bool(copy.sets()) == is_planned
+            run.add_subject(SUBJECT)
+            run.add_set(SET)
+            run.add_tasks([task("t0")])
+            run.checkpoint()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / FILE).touch()
+    with refuses(tmp_path / "empty" / FILE):
+        Run(tmp_path / "empty")
+    assert (tmp_path / "empty" / FILE).read_bytes() == b""
+
+
 def _write_for_ever(folder: Path, name: str) -> None:
     with Run(folder) as store:
         i = 0

@@ -9,6 +9,7 @@ import pytest
 from refusals import refuses
 
 from mosa.families import load_model
+from mosa.files import MARK
 from mosa.testbed import build, measure
 from mosa.world import WRAPPINGS, World
 
@@ -45,7 +46,8 @@ def test_both_checkpoints_load_and_the_card_tells_their_recipe(tmp_path, trained
     figures = build.build(tmp_path, TOY, progress=False)
     assert figures == {"helpful": FIGURES, "shallow": FIGURES}
     assert trained == ["primer", "helpful", "shallow"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "helpful", "shallow"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"README.md", "helpful", "shallow", MARK}
     card = (tmp_path / "README.md").read_text()
     assert "| benign_recall | 0.25 | 0.25 | 4 |" in card
     for name, value in json.loads((tmp_path / "shallow" / "recipe.json").read_text()).items():
@@ -77,6 +79,41 @@ def test_another_recipe_is_refused(tmp_path, trained):
     for changed in ({"world_seed": 1}, {"hidden_rate": 0.1}, {"full_mask_share": 0.0}):
         with refuses("helpful", "--out"):
             build.build(tmp_path, replace(TOY, **changed), progress=False)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"benign_recall": {"rate": NaN}}'])
+def test_figures_that_were_cut_off_are_measured_again(tmp_path, trained, content):
+    build.build(tmp_path, TOY, progress=False)
+    (tmp_path / "helpful" / "figures.json").write_text(content)
+    assert build.build(tmp_path, TOY, progress=False)["helpful"] == FIGURES
+    assert trained == ["primer", "helpful", "shallow"]
+
+
+def test_a_recipe_that_was_cut_off_counts_as_absent(tmp_path, trained):
+    build.build(tmp_path, TOY, progress=False)
+    (tmp_path / "shallow" / "recipe.json").write_text("")
+    build.build(tmp_path, TOY, progress=False)
+    assert trained == ["primer", "helpful", "shallow", "shallow"]
+
+
+def test_what_others_have_put_there_stays(tmp_path, trained):
+    """A folder of another's is refused; in one of ours only what the build made is removed."""
+    (tmp_path / "theirs" / "primer").mkdir(parents=True)
+    (tmp_path / "theirs" / "primer" / "thesis.txt").write_text("mine")
+    with refuses("theirs", "primer"):
+        build.build(tmp_path / "theirs", TOY, progress=False)
+    assert trained == [] and (tmp_path / "theirs" / "primer" / "thesis.txt").read_text() == "mine"
+    train = build._train
+
+    def train_and_note(model, name, *args, **kwargs):
+        (tmp_path / "ours" / "primer").mkdir(exist_ok=True)
+        (tmp_path / "ours" / "primer" / "thesis.txt").write_text("mine")
+        train(model, name, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_train", train_and_note)
+        build.build(tmp_path / "ours", TOY, progress=False)
+    assert [path.name for path in (tmp_path / "ours" / "primer").iterdir()] == ["thesis.txt"]
 
 
 def test_every_figure_of_the_card_has_its_number_of_cases(tmp_path, trained):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import jsonargparse
 import transformers
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.utils.generic import ExplicitEnum
 
 from mosa.inputs import is_file, read_yaml
@@ -112,8 +114,8 @@ class AlignConfig(transformers.TrainingArguments):
         self.gradient_checkpointing = self.activation_checkpointing
         try:
             super().__post_init__()
-        except ValueError as error:
-            raise UserError(f"A training setting is not possible: {error}") from error
+        except (ValueError, ImportError, OSError) as error:  # the last: a missing deepspeed file
+            raise UserError(f"A training setting is not possible: {_line(error)}") from error
         self.check()
 
     @property
@@ -138,14 +140,43 @@ class AlignConfig(transformers.TrainingArguments):
 
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""
-        require(self.response_length >= 1, "response_length", self.response_length, "at least 1")
-        require(self.lora_r >= 1, "lora_r", self.lora_r, "at least 1")
-        num_prompts = self.num_prompts
-        require(num_prompts is None or num_prompts >= 1, "num_prompts", num_prompts, "at least 1")
-        require(not self.remove_unused_columns, "remove_unused_columns", True, "false")
+        at_least_1 = ("response_length", "lora_r", "lora_alpha", "num_prompts")
+        at_least_1 += ("per_device_train_batch_size", "gradient_accumulation_steps")
+        for name in (*at_least_1, "save_total_limit"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")
+        for name in ("learning_rate", "num_train_epochs", "logging_steps", "save_steps"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, name, value, "above 0 and finite")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, value, "at least 0 and finite")
+        for name in ("adam_beta1", "adam_beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        has_steps = self.max_steps == -1 or self.max_steps >= 1
+        require(has_steps, "max_steps", self.max_steps, "at least 1, or -1 for none")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
+        for name in (
+            "remove_unused_columns",
+            "load_best_model_at_end",
+            "push_to_hub",
+            "save_only_model",
+            "auto_find_batch_size",
+        ):
+            require(not getattr(self, name), name, True, "false")
+        without_tests = "no: a training has no test set"
+        require(self.eval_strategy == "no", "eval_strategy", self.eval_strategy, without_tests)
+        require(self.save_strategy != "best", "save_strategy", "best", "no, steps or epoch")
+        installed = get_available_reporting_integrations()
+        for name in self.report_to or ():
+            require(name in installed, "report_to", name, f"installed ({', '.join(installed)})")
 
 
 Config = TypeVar("Config", bound=AlignConfig)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import transformers
 import yaml
 
+from mosa.align.checkpoints import read_log
 from mosa.align.config import AlignConfig, config_dict
 from mosa.align.method import Method
 from mosa.align.phrases import read_phrases
@@ -30,15 +31,16 @@ class MetricsFile(transformers.TrainerCallback):
         """On resuming, delete what was logged after the checkpoint."""
         if not state.is_world_process_zero:
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        kept = read_log(self.path, most=state.global_step)
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Append one line."""
-        if state.is_world_process_zero:
+        """Append one line; that on the whole training only where it is at its end."""
+        logs = logs or {}
+        is_early = "train_runtime" in logs and state.global_step < state.max_steps
+        if state.is_world_process_zero and not is_early:
             with user_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 def describe_data(

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
-import yaml
 from peft import LoraConfig
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from mosa.align.checkpoints import HASHES, fault_of, files_of_training, numbered_checkpoints
 from mosa.align.config import AlignConfig, config_dict, load_config
-from mosa.align.method import METHODS
+from mosa.align.method import METHODS, Method
 from mosa.align.output import (
     MetricsFile,
     describe_data,
     write_card,
     write_settings,
 )
-from mosa.align.trainer import TrainingData
+from mosa.align.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample, draw_prompts, load_prompts
 from mosa.families import DiffusionLM, load_model
+from mosa.files import OwnFolder, claim_folder
+from mosa.inputs import is_file, read_json, read_yaml
 from mosa.judges.base import Judge
 from mosa.provenance import versions
 from mosa.types import UserError
 
 logger = logging.getLogger(__name__)
 
+
+MADE_BY = "mosa align"
+"""The mark of a training's folder."""
+
+RESULTS = ("README.md", "adapter_config.json", "adapter_model.safetensors")
+RESULTS += ("config.json", "model.safetensors")
+"""What a training writes at its end, among others."""
 
 _FREE_ON_RESUME = {
     "logging_steps",
@@ -86,8 +93,9 @@ def align(
     (None: the method's own preset); `overrides` win over a file or preset. `benign` prompts and a
     `judge` are for settings that use them. A loaded `model` keeps the adapter on; a name is loaded
     with `dtype` and `device`. `resume` continues an interrupted run in `out`; it ends in the
-    weights of an uninterrupted one. SIGTERM and the first Ctrl-C end the run after the current step
-    and leave a checkpoint. Raises UserError for settings, data or folders that do not fit.
+    weights of an uninterrupted one, or is refused. SIGTERM and the first Ctrl-C end the run after
+    the current step and leave a checkpoint. Raises UserError for settings, data or folders that do
+    not fit.
 
         align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
     """
@@ -108,74 +116,71 @@ def align(
     benign_examples = load_prompts(benign) if isinstance(benign, str | Path) else benign
     given = TrainingData(examples, benign_examples, judge)
     _refuse_unused(method, settings, given)
-    checkpoint = None
-    if resume or settings.process_index == 0:  # the first process decides for all
-        checkpoint = _checkpoint_to_resume(out, resume)
+    is_main = settings.process_index == 0
+    known = files_of_training(out) if resume else frozenset[str]()
+    with claim_folder(out, MADE_BY, known) if is_main else nullcontext() as own:
+        checkpoint = _checkpoint_to_resume(out, own) if resume else None
+        if own is not None and not resume:
+            _begin(own)
+        if own is not None:
+            own.expect(*RESULTS)
+        if not isinstance(model, DiffusionLM):
+            model = load_model(model, dtype=dtype, device=device)
+        record: dict[str, Any] = {
+            "method": method,
+            "seed": settings.seed,
+            "num_processes": settings.world_size,
+            "model": {
+                "source": model.source,
+                "content_hash": model.content_hash(),
+                "dtype": str(model.dtype).removeprefix("torch."),
+            },
+            "data": {"harmful": describe_data(data, len(examples))},
+            "versions": versions(),
+        }
+        if benign is not None and benign_examples is not None:
+            record["data"]["benign"] = describe_data(benign, len(benign_examples))
+        if judge is not None:
+            record["judge"] = judge.id
+        if checkpoint is not None:
+            _check_same_run(out, settings, record)
 
-    if not isinstance(model, DiffusionLM):
-        model = load_model(model, dtype=dtype, device=device)
-    record: dict[str, Any] = {
-        "method": method,
-        "seed": settings.seed,
-        "model": {
-            "source": model.source,
-            "content_hash": model.content_hash(),
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
-        "data": {"harmful": describe_data(data, len(examples))},
-        "versions": versions(),
-    }
-    if benign is not None and benign_examples is not None:
-        record["data"]["benign"] = describe_data(benign, len(benign_examples))
-    if judge is not None:
-        record["judge"] = judge.id
-    if checkpoint is not None:
-        _check_same_run(out, settings, record)
+        trainer = _trainer(chosen, model, settings, given)
+        trainer.own_folder = own
+        trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
+        for callback in callbacks or ():
+            trainer.add_callback(callback)
+        if not progress:
+            trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+            trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
 
-    transformers.set_seed(settings.seed)  # decides the adapter's first weights
-    if settings.trains_adapter:
-        add_adapter(model, settings)
-    trainer = chosen.trainer_class.from_data(model, settings, given)
-    if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
-        raise UserError(
-            "Under FSDP mosa trains adapters alone, and it cannot sample rollouts from sharded "
-            "weights; train an adapter without rollouts, or start with the config "
-            "deepspeed_zero2.yaml or ddp.yaml."
-        )
-    trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
-    for callback in callbacks or ():
-        trainer.add_callback(callback)
-    if not progress:
-        trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-        trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
+        if own is not None:
+            write_settings(out, chosen, settings, record)
+        with _graceful_stop() as stop:
+            trainer.add_callback(stop)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    if trainer.is_world_process_zero():
-        write_settings(out, chosen, settings, record)
-    with _graceful_stop() as stop:
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        state = trainer.state
+        last_logs: dict[str, float] = {}
+        for logs in state.log_history:
+            last_logs |= logs
+        if stop.requested and state.global_step < state.max_steps:
+            message = (
+                f"Interrupted after step {state.global_step} of {state.max_steps}; run the same "
+                f"command with --resume to continue from the checkpoint in {out}."
+            )
+            return AlignResult(out, False, state.global_step, last_logs, message)
 
-    state = trainer.state
-    last_logs: dict[str, float] = {}
-    for logs in state.log_history:
-        last_logs |= logs
-    if stop.requested and state.global_step < state.max_steps:
-        message = (
-            f"Interrupted after step {state.global_step} of {state.max_steps}; run the same "
-            f"command with --resume to continue from the checkpoint in {out}."
-        )
-        return AlignResult(out, False, state.global_step, last_logs, message)
-
-    tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
-    if trainer.is_world_process_zero():
-        if settings.trains_adapter:
-            model.save_adapter(out, tensors=tensors)
-        else:
-            model.save(out)
-        write_card(out, chosen, settings, record, last_logs)  # in place of PEFT's empty one
-        if not settings.keep_checkpoints:
-            for folder in out.glob("checkpoint-*"):
-                shutil.rmtree(folder)
+        tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
+        if own is not None:
+            if settings.trains_adapter:
+                model.save_adapter(out, tensors=tensors)
+            else:
+                model.save(out)
+            write_card(out, chosen, settings, record, last_logs)  # in place of PEFT's empty one
+            own.finish()
+            if not settings.keep_checkpoints:
+                own.discard(*(folder.name for folder in numbered_checkpoints(out).values()))
     message = f"Trained for {state.global_step} steps; the result is in {out}."
     return AlignResult(out, True, state.global_step, last_logs, message)
 
@@ -192,24 +197,26 @@ def merge(
 
     Raises UserError for an adapter that does not fit, or a folder that is not empty.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty; choose a new folder for the merged checkpoint.")
-    if not isinstance(model, DiffusionLM):
-        model = load_model(model, dtype=dtype, device=device)
-    versions_file = Path(adapter) / "versions.json"
-    if versions_file.is_file():
-        trained_on = json.loads(versions_file.read_text(encoding="utf-8"))["model"]
-        if trained_on["content_hash"] != model.content_hash():
-            warnings.warn(
-                f"The adapter {adapter} was trained on {trained_on['source']} in "
-                f"{trained_on['dtype']} (content hash {trained_on['content_hash']}) and "
-                f"{model.source} is another model; check that they belong together.",
-                stacklevel=2,
-            )
-    model.load_adapter(adapter)
-    model.merge_adapter()
-    model.save(out)
+    out, versions_file = Path(out), Path(adapter) / "versions.json"
+    with claim_folder(out, "mosa merge") as own:
+        if own.is_finished:
+            raise UserError(f"{out} holds a merged checkpoint; choose a new folder for this one.")
+        own.discard_all()  # what one that was killed has left
+        if not isinstance(model, DiffusionLM):
+            model = load_model(model, dtype=dtype, device=device)
+        if is_file(versions_file):
+            trained_on = read_json(versions_file, _Versions).model
+            if trained_on.content_hash != model.content_hash():
+                warnings.warn(
+                    f"The adapter {adapter} was trained on {trained_on.source} in "
+                    f"{trained_on.dtype} (content hash {trained_on.content_hash}) and "
+                    f"{model.source} is another model; check that they belong together.",
+                    stacklevel=2,
+                )
+        model.load_adapter(adapter)
+        model.merge_adapter()
+        model.save(out)
+        own.finish()
     return out
 
 
@@ -270,29 +277,80 @@ def _refuse_unused(method: str, settings: AlignConfig, data: TrainingData) -> No
         )
 
 
-def _checkpoint_to_resume(out: Path, resume: bool) -> Path | None:
-    """The newest complete checkpoint in `out`; UserError where `out` does not fit `resume`."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; choose a folder for the result.")
-    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    # The trainer writes its state last, so a checkpoint without one was cut off.
-    complete = [path for path in checkpoints if (path / "trainer_state.json").is_file()]
-    if resume:
-        if not complete:
-            raise UserError(f"{out} holds no checkpoint to resume from; start without --resume.")
-        return complete[-1]
-    if complete:
+def _trainer(
+    method: Method, model: DiffusionLM, settings: AlignConfig, given: TrainingData
+) -> DiffusionTrainer:
+    """The trainer of a method, on the model with its fresh adapter."""
+    transformers.set_seed(settings.seed)  # decides the adapter's first weights
+    if settings.trains_adapter:
+        add_adapter(model, settings)
+    try:
+        trainer = method.trainer_class.from_data(model, settings, given)
+        trainer.get_optimizer_cls_and_kwargs(settings)
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # of transformers and what it would load
+        reason = " ".join(str(error).split())
+        raise UserError(f"A training setting is not possible: {reason}") from error
+    if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
         raise UserError(
-            f"{out} holds an unfinished run; add --resume to continue it, or choose another folder."
+            "Under FSDP mosa trains adapters alone, and it cannot sample rollouts from sharded "
+            "weights; train an adapter without rollouts, or start with the config "
+            "deepspeed_zero2.yaml or ddp.yaml."
         )
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose a new folder for the result.")
-    return None
+    return trainer
+
+
+def _begin(own: OwnFolder) -> None:
+    """Clear what a training left that was killed before its first checkpoint; UserError where more
+    of one is there."""
+    if own.is_finished:
+        raise UserError(f"{own.path} holds a finished training; choose a new folder for this one.")
+    if any(name.endswith(f"/{HASHES}") for name in own.files):
+        raise UserError(
+            f"{own.path} holds an unfinished run; add --resume to continue it, or choose another "
+            "folder."
+        )
+    own.discard_all()
+
+
+def _checkpoint_to_resume(out: Path, own: OwnFolder | None) -> Path:
+    """The newest whole checkpoint in `out`; UserError where there is none."""
+    if own is not None and own.is_finished:
+        raise UserError(f"{out} holds a finished training; there is nothing to resume.")
+    faults: list[str] = []
+    for checkpoint in numbered_checkpoints(out).values():
+        fault = fault_of(checkpoint)
+        if not fault:
+            if faults:
+                logger.warning("%s; resuming from %s", "; ".join(faults), checkpoint)
+            return checkpoint
+        faults.append(f"{checkpoint} is not whole ({fault})")
+    if faults:
+        raise UserError(
+            f"{faults[0]}, and no other checkpoint is; put the file back, or start without "
+            "--resume in another folder."
+        )
+    raise UserError(f"{out} holds no checkpoint to resume from; start without --resume.")
+
+
+@dataclass(frozen=True)
+class _TrainedOn:
+    source: str
+    content_hash: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """What is read of versions.json."""
+
+    model: _TrainedOn
 
 
 def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) -> None:
     """UserError naming the first thing that differs between the interrupted run and this one."""
-    before = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    before = read_yaml(out / "config.yaml")
     now = config_dict(settings)
     for name in sorted((before.keys() | now.keys()) - _FREE_ON_RESUME):
         if before.get(name) != now.get(name):
@@ -300,8 +358,8 @@ def _check_same_run(out: Path, settings: AlignConfig, record: dict[str, Any]) ->
                 f"The run in {out} had {name}={before.get(name)}, but the settings now have "
                 f"{name}={now.get(name)}; set the old value, or start in another folder."
             )
-    old = json.loads((out / "versions.json").read_text(encoding="utf-8"))
-    for name in ("method", "model", "data", "judge"):
+    old = read_json(out / "versions.json")
+    for name in ("method", "model", "data", "judge", "num_processes"):
         if old.get(name) != record.get(name):
             raise UserError(
                 f"The run in {out} had another {name} ({old.get(name)}, now {record.get(name)}); "

@@ -7,18 +7,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mosa.align.checkpoints import NAME, keep_newest, saving
 from mosa.align.config import AlignConfig
 from mosa.align.head_loss import Asked, HeadTerms, frozen_head, head_terms
 from mosa.align.states import EncodedExample, ResponseState, build_canvas
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
+from mosa.files import OwnFolder, user_errors, write_json
+from mosa.inputs import read_json
 from mosa.judges.base import Judge
 from mosa.types import UserError
 
@@ -77,6 +82,9 @@ class DiffusionTrainer(transformers.Trainer, ABC):
 
     config_class: ClassVar[type[AlignConfig]]
     """The settings that it takes."""
+    own_folder: OwnFolder | None = None
+    """The folder that this process holds for the result; old checkpoints in it are removed."""
+    _saves_to: str | None = None
     # Newer transformers ask; older ones look at model_accepts_loss_kwargs, set in __init__.
     loss_is_scaled_for_ga = True
 
@@ -104,6 +112,8 @@ class DiffusionTrainer(transformers.Trainer, ABC):
             # This micro-batch's part of the mean over all examples of the update. Data-parallel
             # training averages the gradients of its processes; we want their sum.
             loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+            # In place of transformers' own mean, which forgets what was before a checkpoint.
+            self.track("loss", losses)
         return (loss, {"losses": losses}) if return_outputs else loss
 
     def __init__(
@@ -182,7 +192,41 @@ class DiffusionTrainer(transformers.Trainer, ABC):
                         "lower learning_rate, or load the model in float32."
                     )
             self._tracked = {}
+        # It is a mean over the steps of this session, and no figure of a training that resumed.
+        logs.pop("train_loss", None)
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save into a folder beside, whose files take their place when all processes are done."""
+        out, step = Path(str(self.args.output_dir)), self.state.global_step
+        is_main = self.is_world_process_zero()
+        with saving(out, step) if is_main else contextlib.nullcontext() as part:
+            (self._saves_to,) = broadcast_object_list([str(part)])
+            try:
+                with user_errors(out):
+                    super()._save_checkpoint(model, trial)
+                sums = {name: row.tolist() for name, row in self._tracked.items()}
+                write_json(self._sums_file(Path(self._saves_to) / NAME.format(step)), sums)
+            finally:
+                self._saves_to = None
+            self.accelerator.wait_for_everyone()
+        if self.own_folder is not None:
+            keep_newest(self.own_folder, step, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """With the sums of what was tracked since the last log."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            sums = read_json(self._sums_file(Path(checkpoint)), dict[str, list[float]])
+            device = self.args.device
+            self._tracked = {name: torch.tensor(row, device=device) for name, row in sums.items()}
+
+    def _sums_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"tracked-{self.args.process_index}.json"
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._saves_to or super()._get_output_dir(trial)
 
     def terms(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mosa.chat.base import MOST_TOKENS, ChatModel, ChatReply, ChatRequest, reply_key
+from mosa.files import make_private_file
 from mosa.inputs import checked, parse_json, plain_text
 from mosa.types import UserError, as_plain
 
@@ -34,7 +35,7 @@ class CachedChat:
 
     def __post_init__(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_file(self.folder / FILE)
             self._db = sqlite3.connect(
                 self.folder / FILE, timeout=SECONDS_TO_WAIT, isolation_level=None
             )

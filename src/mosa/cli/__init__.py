@@ -11,6 +11,7 @@ the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -22,7 +23,8 @@ import sys
 import textwrap
 import typing
 from argparse import Action, ArgumentError, _AppendAction
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -118,8 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not called.runs_on_several_processes:
                 return _refuse_several(name, processes)
             use_cpu_without_gpu()
-        command, args = parse(words)
-        return command.run(args) or 0
+        with _memory_told(name, kept):
+            command, args = parse(words)
+            return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
         print(f"mosa: {whose}{sentence(str(error))}", file=sys.stderr)
@@ -132,6 +135,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`mosa ... | head`) has closed it; write nothing more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"mosa: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+@contextmanager
+def _memory_told(name: str, kept: str) -> Iterator[None]:
+    """Turns memory that does not suffice into a UserError with the remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        is_memory = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        )
+        if not is_memory and not re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE):
+            raise
+        shown = " ".join(_help_lines()[name])
+        options = [option for option in LESS_MEMORY if f" {option} " in shown]
+        remedy = f"set a smaller {options[0]}" if options else "use a machine with more"
+        raise UserError(f"the memory does not suffice; {remedy}. {kept}") from error
+
+
+OUT_OF_MEMORY = (
+    "out of memory|can't allocate memory|cannot allocate memory|alloc_cpu|std::bad_alloc|"
+    "unable to mmap|failed to allocate|failed to map segment|can't start new thread"
+)
+"""What torch and the system say; torch's errors for it are RuntimeErrors on most devices."""
+LESS_MEMORY = ("--per_device_train_batch_size", "--batch_size", "--workers")
+"""Options that need less memory when they are smaller."""
 
 
 def _refuse_several(name: str, processes: Processes) -> int:

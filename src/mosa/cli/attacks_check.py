@@ -12,13 +12,15 @@ from mosa.attacks.check import check_prompts
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.evaluate import ROLES, role_chats, role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
-from mosa.files import write_json
+from mosa.files import claim_file, write_json
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.terminal import new_console
 from mosa.testbed import find_world
 from mosa.types import UserError
 from mosa.worker import run_coroutine
 
+MADE_BY = "mosa attacks check"
+"""In the file, by which a later call knows what it may replace."""
 COLUMNS = ("readable", "declined", "cut", "on topic", "distinct")
 SHOWN = 300
 """Letters of a reply that are shown; the file has all."""
@@ -51,7 +53,8 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _check(args: Namespace) -> None:
-
+    if args.out is not None:  # before the work
+        claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning)
     chats = role_chats(args, batch_size=args.batch_size)
     if not chats:
         options = " or ".join(f"--{option}" for option in ROLES.values())
@@ -86,6 +89,7 @@ def _check(args: Namespace) -> None:
         write_json(
             args.out,
             {
+                "made_by": MADE_BY,
                 "chats": {role: chat.name for role, chat in chats.items()},
                 "set": cases.name,
                 "num_requests": len(cases.cases),

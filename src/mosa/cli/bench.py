@@ -12,6 +12,7 @@ from mosa.bench import align, campaign, drift, report, sampler
 from mosa.bench.common import Bench
 from mosa.cli.options import Command, add_fields, config_argument, config_from
 from mosa.denoising import DecoderConfig
+from mosa.files import claim_file
 from mosa.terminal import show
 
 
@@ -29,6 +30,9 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
             add_fields(parser, DecoderConfig, leave_out=left_out, group="decoder")
 
     def run(args: Namespace) -> None:
+        for path in (args.out, args.json):
+            if path is not None:  # before the work; either form begins with its command
+                claim_file(path, lambda beginning: b"mosa bench" in beginning)
         config = config_from(bench.config_class, args)
         decoder = {name: args[name] for name in bench.decoder_settings if name in args}
         more = {"decoder": decoder} if bench.decoder_settings else {}

@@ -18,9 +18,9 @@ from mosa.data.registry import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
     calibrate,
+    claim_calibration,
     load_labelled,
     measured_errors,
-    read_calibration,
     sha256_of,
     testbed_rows,
     write_calibration,
@@ -161,12 +161,11 @@ def _check(args: Namespace) -> int | None:
         rows = load_labelled(file)
         data, digest = file.name, sha256(file)
     if args.out is not None:  # before the work, so that nothing is lost
-        if args.out.exists():
-            read_calibration(args.out)
-        elif not args.out.parent.is_dir():
+        if not args.out.parent.exists():
             raise UserError(
                 f"the folder {args.out.parent} is missing; make it or name another --out"
             )
+        claim_calibration(args.out)
     named = build_judges(args.judges, judge_config(args), world)
     run_coroutine(check_endpoints(chats_of(named)))
     judges = [each.judge for each in named]

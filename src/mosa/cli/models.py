@@ -55,7 +55,7 @@ def _generate(args: Namespace) -> None:
     from mosa.data import load_prompts
     from mosa.denoising import DecoderConfig, sample
     from mosa.families import load_model
-    from mosa.files import writing
+    from mosa.files import claim_file, writing
     from mosa.report.terminal import play
     from mosa.responder import prepare, responses_of
 
@@ -69,8 +69,8 @@ def _generate(args: Namespace) -> None:
             raise UserError(f"--{option} must be at least 1, not {number}")
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; give it the text to answer")
-    if args.out is not None and args.out.exists():
-        raise UserError(f"{args.out} exists; name a new file with --out or remove it")
+    if args.out is not None:
+        claim_file(args.out)
     prompts: list[Prompt]
     if args.prompt is not None:
         prompts = [plain_text(args.prompt, "--prompt")]
@@ -271,7 +271,7 @@ COMMANDS: dict[str, Command] = {
         "merge an adapter into its model and write the full checkpoint",
         _merge_arguments,
         _merge,
-        "The model and the adapter are unchanged; remove the unfinished --out folder.",
+        "The model and the adapter are unchanged; the same command starts again.",
     ),
     "demo": Command(
         "align the testbed, attack it, and write a report (no GPU needed)",

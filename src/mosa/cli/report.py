@@ -8,9 +8,10 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.cli.options import Command
+from mosa.files import check_folder
 from mosa.report.build import ReportConfig, build
-from mosa.report.page import write_page
-from mosa.report.tables import write_tables
+from mosa.report.page import claim_page, write_page
+from mosa.report.tables import TABLES_BY, write_tables
 from mosa.terminal import show
 from mosa.types import UserError
 
@@ -56,8 +57,9 @@ def _report_arguments(parser: ArgumentParser) -> None:
 def _report(args: Namespace) -> None:
     if args.redact and args.no_redact:
         raise UserError("--redact and --no_redact exclude each other; leave one out")
-    if args.out.is_dir():
-        raise UserError(f"{args.out} is a folder; name a file for the page, as in report.html")
+    claim_page(args.out)  # before the work
+    if args.tables is not None:
+        check_folder(args.tables, TABLES_BY)
     given = {} if args.title is None else {"title": args.title}
     content = build(
         args.runs,

@@ -26,8 +26,8 @@ from mosa.denoising import sample
 from mosa.experiments.models import (
     ExperimentConfig,
     Recipe,
-    claim,
     judge_recorded,
+    keep_settings,
     load_testbed,
     measure,
     moments_of,
@@ -37,6 +37,7 @@ from mosa.experiments.models import (
 )
 from mosa.experiments.workers import Emit, run_jobs
 from mosa.families import DiffusionLM
+from mosa.files import claim_folder
 from mosa.probes import PROTOCOLS
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
@@ -122,30 +123,30 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
     Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
     """
     config = config or DemoConfig()
-    world = world_of(config.testbed)  # raises for a wrong folder before the demo makes anything
-    model = load_testbed(config.testbed)
-    claim(out, "demo", config, model)
-    _first_answers(model, world, config)
-    measure(
-        out,
-        config,
-        lambda *_: None,
-        None,
-        [HARMFUL],
-        FIRST_ATTACKS,
-        limit=config.num_objects,
-        seed=config.seed,
-    )
-    write_demo_report(out, config)
-    print(
-        f"The first page is {out / 'report.html'}: the original under {FIRST_ATTACKS[-1]}. It is "
-        "written anew when a model is done; alignments and attacks follow.",
-        flush=True,
-    )
-    # The robust alignment takes longest, so it comes first and the others share the other worker.
-    jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
-    run_jobs(jobs, config.workers, lambda: write_demo_report(out, config))
-    write_demo_report(out, config)
+    with claim_folder(out, "mosa demo"):
+        world, model = world_of(config.testbed), load_testbed(config.testbed)
+        keep_settings(out, "demo", config, model)
+        _first_answers(model, world, config)
+        measure(
+            out,
+            config,
+            lambda *_: None,
+            None,
+            [HARMFUL],
+            FIRST_ATTACKS,
+            limit=config.num_objects,
+            seed=config.seed,
+        )
+        write_demo_report(out, config)
+        print(
+            f"The first page is {out / 'report.html'}: the original under {FIRST_ATTACKS[-1]}. It "
+            "is written anew when a model is done; alignments and attacks follow.",
+            flush=True,
+        )
+        # The robust alignment takes longest: it comes first, and the others share the other worker.
+        jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
+        run_jobs(jobs, config.workers, lambda: write_demo_report(out, config))
+        write_demo_report(out, config)
 
 
 def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None:

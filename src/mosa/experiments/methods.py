@@ -27,8 +27,8 @@ from statistics import fmean
 from mosa.experiments.models import (
     ExperimentConfig,
     Recipe,
-    claim,
     judge_recorded,
+    keep_settings,
     load_testbed,
     measure,
     moments_of,
@@ -38,7 +38,7 @@ from mosa.experiments.models import (
     train,
 )
 from mosa.experiments.workers import Emit, run_jobs
-from mosa.files import write_text
+from mosa.files import claim_folder, write_text
 from mosa.results.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
 from mosa.results.labels import legend, marked
 from mosa.results.training import over_trainings, settled
@@ -152,16 +152,17 @@ def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
     Raises UserError where `out` holds something else.
     """
     config = config or MethodsConfig()
-    world = world_of(config.testbed)
-    claim(out, "methods", config, load_testbed(config.testbed))
-    jobs = [CellJob(None, 0, out, config)]
-    # Seed by seed within the methods; what comes later adds to their tables and not to others.
-    cells, methods = all_cells(), len(METHODS_TABLE)
-    for group in (cells[:methods], cells[methods:]):
-        seeds = range(config.num_seeds)
-        jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]
-    run_jobs(jobs, config.workers)
-    return judge_and_write(out, config, world)
+    with claim_folder(out, "mosa testbed tables"):
+        world = world_of(config.testbed)
+        keep_settings(out, "methods", config, load_testbed(config.testbed))
+        jobs = [CellJob(None, 0, out, config)]
+        # Seed by seed within the methods; what comes later adds to their tables and not to others.
+        cells, methods = all_cells(), len(METHODS_TABLE)
+        for group in (cells[:methods], cells[methods:]):
+            seeds = range(config.num_seeds)
+            jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]
+        run_jobs(jobs, config.workers)
+        return judge_and_write(out, config, world)
 
 
 def judge_and_write(out: Path, config: MethodsConfig, world: World) -> Path:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,11 @@ import transformers
 
 from mosa.align import METHODS, align, load_config
 from mosa.align.config import config_dict
+from mosa.align.run import MADE_BY
 from mosa.experiments.workers import Emit
 from mosa.families import DiffusionLM, load_model
-from mosa.files import write_json
+from mosa.files import claim_folder, write_json
+from mosa.inputs import is_file, read_json
 from mosa.results.figures import MOMENT
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.judging import JudgeConfig, build_judges, judge_run
@@ -89,14 +89,14 @@ def testbed_subject(testbed: str, adapter: Path | None, *, steps: int) -> Subjec
     return subject
 
 
-def claim(out: Path, what: str, config: ExperimentConfig, model: DiffusionLM) -> None:
-    """Make the folder that of an experiment on a testbed; UserError where it holds something else,
-    or the same experiment with other settings than its workers."""
+def keep_settings(out: Path, what: str, config: ExperimentConfig, model: DiffusionLM) -> None:
+    """Keep the settings of an experiment in its folder, which is held; UserError where it has the
+    same experiment with other settings than its workers."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workers"}
     settings["testbed_hash"] = model.content_hash()
     file = out / f"{what}.json"
-    if file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
+    if is_file(file):
+        known = read_json(file)
         changed = [name for name in settings if known.get(name) != settings[name]]
         if changed:
             raise UserError(
@@ -104,8 +104,6 @@ def claim(out: Path, what: str, config: ExperimentConfig, model: DiffusionLM) ->
                 f"({', '.join(changed)}); name a new folder with --out"
             )
         return
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds other things; name a new folder with --out")
     write_json(file, settings)
 
 
@@ -128,13 +126,13 @@ def train(recipe: Recipe, testbed: str, folder: Path, emit: Emit) -> Path:
         "testbed": model.content_hash(),
     }
     finished = folder / "recipe.json"
-    if finished.exists():
-        known = json.loads(finished.read_text(encoding="utf-8"))
-        if {name: known.get(name) for name in made} == made:
-            return folder
+    with claim_folder(folder, MADE_BY) as own:
+        if "recipe.json" in own.files and is_file(finished):
+            known = read_json(finished)
+            if {name: known.get(name) for name in made} == made:
+                return folder
+        own.discard_all()  # one of another recipe, or interrupted
     emit("stage", "aligning")
-    if folder.exists():
-        shutil.rmtree(folder)
     world, rng = world_of(testbed), random.Random(f"demo-{recipe.seed}")
     harmful = alignment_prompts(world, rng, NUM_PROMPTS, is_wrapped=recipe.is_wrapped)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
@@ -151,7 +149,8 @@ def train(recipe: Recipe, testbed: str, folder: Path, emit: Emit) -> Path:
     if not result.finished:
         raise KeyboardInterrupt
     # Written last: a folder without it was interrupted and is trained again.
-    write_json(finished, made | {"num_steps": result.num_steps})
+    with claim_folder(folder, MADE_BY):
+        write_json(finished, made | {"num_steps": result.num_steps})
     return folder
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mosa.chat.base import without_quotations
+from mosa.files import claim_folder, user_errors
 from mosa.results.figures import deciding, trained_against
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
@@ -41,8 +42,16 @@ class Export:
     """A line of the table of exports."""
 
     summary: str
-    write: Callable[[Run, Path, ExportSetting], list[Path]]
-    """Writes into a folder; returns the files, in the order of writing."""
+    written: Callable[[Run, Path, ExportSetting], list[Path]]
+    """Writes into a folder that is held; returns the files, in the order of writing."""
+
+    def write(self, run: Run, out: Path, setting: ExportSetting) -> list[Path]:
+        """Write into a folder; returns the files, in the order of writing.
+
+        Raises UserError for a folder that holds other things than exports.
+        """
+        with claim_folder(out, "mosa results --export"), user_errors(out):
+            return self.written(run, out, setting)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,6 @@ class Spool:
     """Keeps records on disk by group: attempts come mixed, and a run may not fit in memory."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         # Without a name: it disappears with the process, for any end of it.
         self._file = tempfile.TemporaryFile("w+b", dir=folder)  # noqa: SIM115
         self._places: dict[Any, list[int]] = defaultdict(list)

@@ -25,7 +25,7 @@ from mosa.exports.common import (
     words_of,
     write_list,
 )
-from mosa.files import user_errors, writing
+from mosa.files import writing
 from mosa.runs.store import Run
 
 
@@ -44,7 +44,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     subjects = run.subjects()
     root = out / "results"
     paths, about = [], []
-    with user_errors(out), Spool(out) as spool:
+    with Spool(out) as spool:
         for attempt in run.attempts():
             if ExportCell.of(attempt) not in cells:
                 continue

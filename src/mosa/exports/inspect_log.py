@@ -24,7 +24,7 @@ from mosa.exports.common import (
     times_of,
     words_of,
 )
-from mosa.files import replacing, user_errors
+from mosa.files import replacing
 from mosa.results.figures import outcome_of
 from mosa.runs.store import Run
 from mosa.stats.rates import once, rate_of
@@ -54,7 +54,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     verdicts = {judge: run.verdicts(judge) for judge in judges}
     words = words_of(run, setting)
     paths = []
-    with user_errors(out), Spool(out) as spool:
+    with Spool(out) as spool:
         for attempt in run.attempts():
             cell = ExportCell.of(attempt)
             if cell in cells:

@@ -32,7 +32,7 @@ from mosa.exports.common import (
     turns_of,
     words_of,
 )
-from mosa.files import user_errors, writing
+from mosa.files import writing
 from mosa.results.figures import outcome_of
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
@@ -66,74 +66,72 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     subjects = run.subjects()
     date = times_of(run)[1][:10]
     paths = []
-    with user_errors(out):
-        for cell, tasks in attack_tasks(run).items():
-            behaviors = run.cases(cell.case_set)
-            places = {id: place for place, id in enumerate(behaviors)}
-            by_behavior: dict[str, list[tuple[Task, Outcome | None]]] = defaultdict(list)
-            for task, outcome in tasks:
-                by_behavior[task.case].append((task, outcome))
-            jailbreaks = [
-                _jailbreak(
-                    run,
-                    words[cell.case_set],
-                    judge,
-                    places[id],
-                    behaviors[id],
-                    by_behavior[id],
-                    tries[cell, id],
-                    best[cell, id][1] if (cell, id) in best else None,
-                )
-                for id in sorted(by_behavior, key=places.__getitem__)
-            ]
-            outcomes = [j["jailbroken"] for j in jailbreaks]
-            by_any = [j["mosa"]["jailbroken_by_any_try"] for j in jailbreaks]
-            rate = _rate(outcomes)
-            configs = distinct(task.config for task, _ in tasks)
-            access = _access(tasks)
-            artifact = {
-                "parameters": {
-                    "method": cell.attack,
-                    "model": cell.subject,
-                    "attack_type": access,
-                    "defense": None,
-                    "attack_success_rate": None if rate is None else rate.value,
-                    "total_number_of_jailbreaks": outcomes.count(True),
-                    "number_of_submitted_prompts": sum(j["prompt"] is not None for j in jailbreaks),
-                    "total_number_of_queries": sum(j["number_of_queries"] for j in jailbreaks),
-                    "total_prompt_tokens": None,
-                    "total_response_tokens": sum(j["response_tokens"] for j in jailbreaks),
-                    "evaluation_date": date,
-                    "evaluation_llm_provider": "mosa",
-                    # Their reader takes words and numbers only.
-                    "method_parameters": {
-                        k: v if isinstance(v, str | int | float) else as_json(v)
-                        for k, v in configs[0].items()
-                    },
+    for cell, tasks in attack_tasks(run).items():
+        behaviors = run.cases(cell.case_set)
+        places = {id: place for place, id in enumerate(behaviors)}
+        by_behavior: dict[str, list[tuple[Task, Outcome | None]]] = defaultdict(list)
+        for task, outcome in tasks:
+            by_behavior[task.case].append((task, outcome))
+        jailbreaks = [
+            _jailbreak(
+                run,
+                words[cell.case_set],
+                judge,
+                places[id],
+                behaviors[id],
+                by_behavior[id],
+                tries[cell, id],
+                best[cell, id][1] if (cell, id) in best else None,
+            )
+            for id in sorted(by_behavior, key=places.__getitem__)
+        ]
+        outcomes = [j["jailbroken"] for j in jailbreaks]
+        by_any = [j["mosa"]["jailbroken_by_any_try"] for j in jailbreaks]
+        rate = _rate(outcomes)
+        configs = distinct(task.config for task, _ in tasks)
+        access = _access(tasks)
+        artifact = {
+            "parameters": {
+                "method": cell.attack,
+                "model": cell.subject,
+                "attack_type": access,
+                "defense": None,
+                "attack_success_rate": None if rate is None else rate.value,
+                "total_number_of_jailbreaks": outcomes.count(True),
+                "number_of_submitted_prompts": sum(j["prompt"] is not None for j in jailbreaks),
+                "total_number_of_queries": sum(j["number_of_queries"] for j in jailbreaks),
+                "total_prompt_tokens": None,
+                "total_response_tokens": sum(j["response_tokens"] for j in jailbreaks),
+                "evaluation_date": date,
+                "evaluation_llm_provider": "mosa",
+                # Their reader takes words and numbers only.
+                "method_parameters": {
+                    k: v if isinstance(v, str | int | float) else as_json(v)
+                    for k, v in configs[0].items()
                 },
-                "jailbreaks": jailbreaks,
-                "mosa": {
-                    "judge": judge,
-                    "redacted": words[cell.case_set].redact,
-                    "preset": cell.preset,
-                    "seed": cell.seed,
-                    "set": cell.case_set,
-                    "subject": as_plain(subjects[cell.subject]),
-                    "configs": configs,
-                    "attack_success_rate": rate_record(rate),
-                    "any_try_success_rate": rate_record(_rate(by_any)),
-                    "num_unscored": sum(
-                        j["jailbroken"] is None and j["mosa"]["status"] == "done"
-                        for j in jailbreaks
-                    ),
-                    **cell_facts(run, cell, tasks),
-                },
-            }
-            folder = f"{safe_name(cell.attack)}-{cell.settings}"
-            path = out / "attack-artifacts" / folder / access / f"{safe_name(cell.subject)}.json"
-            with writing(path) as file:
-                json.dump(artifact, file, ensure_ascii=False, indent=1)
-            paths.append(path)
+            },
+            "jailbreaks": jailbreaks,
+            "mosa": {
+                "judge": judge,
+                "redacted": words[cell.case_set].redact,
+                "preset": cell.preset,
+                "seed": cell.seed,
+                "set": cell.case_set,
+                "subject": as_plain(subjects[cell.subject]),
+                "configs": configs,
+                "attack_success_rate": rate_record(rate),
+                "any_try_success_rate": rate_record(_rate(by_any)),
+                "num_unscored": sum(
+                    j["jailbroken"] is None and j["mosa"]["status"] == "done" for j in jailbreaks
+                ),
+                **cell_facts(run, cell, tasks),
+            },
+        }
+        folder = f"{safe_name(cell.attack)}-{cell.settings}"
+        path = out / "attack-artifacts" / folder / access / f"{safe_name(cell.subject)}.json"
+        with writing(path) as file:
+            json.dump(artifact, file, ensure_ascii=False, indent=1)
+        paths.append(path)
     return paths
 
 

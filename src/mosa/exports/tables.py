@@ -19,7 +19,7 @@ from mosa.exports.common import (
     words_of,
     write_list,
 )
-from mosa.files import user_errors, writing
+from mosa.files import plain_cell, writing
 from mosa.results.figures import trained_against
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
@@ -113,31 +113,30 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
 
     judged = [f"{j}.{name}" for j in verdicts for name in ("score", "success", "reason")]
     count_columns = ["num_attempts", *(f"{j}.{name}" for j in verdicts for name in COUNTS)]
-    with user_errors(out):
-        return [
-            _write_table(
-                out / "attempts.csv",
-                ["attempt", "subject", "set", "attack", "preset", "variant", "seed", "case"]
-                + ["category", "in_alignment_data"]
-                + ["number", "decides", *BUDGET_FIELDS, "num_responses", "num_read"]
-                + ["response", "response_full", "prompt", "max_new_tokens", "decoder", *judged],
-                attempts(),
-            ),
-            _write_table(
-                out / "tasks.csv",
-                ["task", "subject", "set", "attack", "preset", "seed", "case", "threat"]
-                + ["in_alignment_data", "status", "reason"]
-                + [*BUDGET_FIELDS, "config", *count_columns],
-                tasks(),
-            ),
-        ]
+    return [
+        _write_table(
+            out / "attempts.csv",
+            ["attempt", "subject", "set", "attack", "preset", "variant", "seed", "case"]
+            + ["category", "in_alignment_data"]
+            + ["number", "decides", *BUDGET_FIELDS, "num_responses", "num_read"]
+            + ["response", "response_full", "prompt", "max_new_tokens", "decoder", *judged],
+            attempts(),
+        ),
+        _write_table(
+            out / "tasks.csv",
+            ["task", "subject", "set", "attack", "preset", "seed", "case", "threat"]
+            + ["in_alignment_data", "status", "reason"]
+            + [*BUDGET_FIELDS, "config", *count_columns],
+            tasks(),
+        ),
+    ]
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Path:
     with writing(path) as file:
         table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows(rows)
+        table.writerow({column: plain_cell(column) for column in columns})
+        table.writerows({column: plain_cell(cell) for column, cell in row.items()} for row in rows)
     return path
 
 
@@ -172,7 +171,7 @@ def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             return None
         return as_plain(outcome) | {"reason": words[task.case_set].reason(outcome.reason)}
 
-    with user_errors(out), writing(path) as file:
+    with writing(path) as file:
         file.write("{\n")
         for name, fact in facts.items():
             file.write(f"{as_json(name)}: {as_json(fact)},\n")

@@ -23,6 +23,7 @@ from mosa import provenance
 from mosa.families import chat, checkpoint, packed
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.walk import Walk
+from mosa.files import filling
 from mosa.hub import peft_asking_quietly
 from mosa.types import Prompt, UserError, dialogue
 
@@ -498,7 +499,8 @@ class DiffusionLM:
             config.base_model_name_or_path = self.source
         # Without the False, PEFT compares vocabularies with a config that it cannot read.
         state = None if tensors is None else dict(tensors)
-        network.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+        with filling(Path(folder)) as part:
+            network.save_pretrained(str(part), state_dict=state, save_embedding_layers=False)
 
     def content_hash(self) -> str:
         """A hash of everything that decides this model's answers, 20 hex digits.

@@ -6,7 +6,6 @@ Nothing here runs code that came with a checkpoint, and nothing unpickles.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mosa.files import make_folder, user_errors, write_bytes, write_text
+from mosa.files import filling, write_bytes, write_text
 from mosa.hub import adapter_settings, locate, read_json, with_adapter
 from mosa.types import UserError
 
@@ -40,6 +39,8 @@ ALORA = (
     "does not know; use a plain LoRA adapter."
 )
 """The message that refuses an activated LoRA (arXiv:2504.12397)."""
+
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 FLOATING = {
     "F64": torch.float64,
@@ -255,36 +256,29 @@ def write(
     tokenizer: PreTrainedTokenizerFast | None,
     max_shard_size: int | str,
 ) -> None:
-    """Write a checkpoint folder.
+    """Write a checkpoint folder, each file whole.
 
     Companions are written unchanged; a tokenizer is serialised only if it did not come as files.
     """
-    make_folder(folder)
-    with user_errors(folder):
-        _save_tensors(folder, tensors, max_shard_size)
-    write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for name, content in companions.items():
-        write_bytes(folder / name, content)
-    if tokenizer is not None and "tokenizer_config.json" not in companions:
-        # The template inside tokenizer_config.json and the class under its old name, since tools
-        # built on transformers 4 know neither the separate file nor the new name.
-        tokenizer.save_pretrained(folder, save_jinja_files=False)
-        path = folder / "tokenizer_config.json"
-        text = path.read_text(encoding="utf-8")
-        write_text(path, text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
-
-
-def _save_tensors(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str) -> None:
-    """Write the weights; an OSError where the disk refuses, which safetensors has as its own."""
-    try:
+    with filling(folder) as part:
         save_torch_state_dict(
-            tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"}
+            tensors, part, max_shard_size=max_shard_size, metadata={"format": "pt"}
         )
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        names = {path.name for path in part.iterdir()}
+        write_text(part / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        for name, content in companions.items():
+            write_bytes(part / name, content)
+        if tokenizer is not None and "tokenizer_config.json" not in companions:
+            # The template inside tokenizer_config.json and the class under its old name, since
+            # tools built on transformers 4 know neither the separate file nor the new name.
+            tokenizer.save_pretrained(part, save_jinja_files=False)
+            path = part / "tokenizer_config.json"
+            text = path.read_text(encoding="utf-8")
+            write_text(path, text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
+    for path in folder.iterdir():
+        # The rest of an earlier save here, which would be read in place of this one.
+        if _WEIGHTS.fullmatch(path.name) and path.name not in names:
+            path.unlink()
 
 
 # --------------------------------------------------------------------------------------- adapters

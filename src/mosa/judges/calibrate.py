@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mosa.data.rows import read_rows
-from mosa.files import write_text
+from mosa.files import claim_file, write_text
 from mosa.inputs import is_file, read_json
 from mosa.judges.base import Item, Judge
 from mosa.judges.prompted import DECLINED
@@ -229,8 +229,20 @@ def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredEr
     )
 
 
+def claim_calibration(path: Path) -> None:
+    """Raises UserError where `write_calibration` could not write, or would replace what others have
+    written."""
+    claim_file(path, lambda beginning: b'"mosa_calibration"' in beginning)
+    if path.exists():
+        read_calibration(path)
+
+
 def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
-    """Write what was measured, by judge id; judges that are only in the file stay."""
+    """Write what was measured, by judge id; judges that are only in the file stay.
+
+    Raises UserError where something else stands there.
+    """
+    claim_calibration(path)
     known = read_calibration(path) if path.exists() else {}
     content = dataclasses.asdict(_CalibrationFile(1, {**known, **judges}))
     write_text(path, f"{json.dumps(content, indent=1)}\n")

@@ -22,7 +22,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from mosa.files import write_text
+from mosa.files import claim_file, write_text
 from mosa.report import charts
 from mosa.report.content import Content, ReportFigure, ReportTable, Section
 from mosa.report.sample_data import SampleData, gzipped, pack
@@ -45,6 +45,9 @@ NUM_STEP_COLOURS = 8
 """Classes of commit step that have a colour of their own."""
 LONG_TABLE = 16
 """A table of more rows shows its first 12 on the screen, until the reader asks for all."""
+
+_GENERATOR = b'<meta name="generator" content="mosa report">'
+"""At the head of every page, by which a later one knows what it may replace."""
 
 COLOURS = {
     # Light and dark scheme, as variables of the style sheet.
@@ -89,13 +92,19 @@ class _Part:
     """Whether some of it depends on the judge."""
 
 
+def claim_page(path: Path) -> None:
+    """Raises UserError where a page cannot be written, or would replace what is none."""
+    claim_file(path, lambda beginning: _GENERATOR in beginning)
+
+
 def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
     """Write the report, whole or not at all.
 
-    Raises UserError where the disk refuses, or where the page cannot be small enough.
+    Raises UserError where the disk refuses, where something else than a page stands there, or where
+    the page cannot be small enough.
     """
-    page = render_page(content, max_bytes=max_bytes)
-    write_text(path, page)
+    claim_page(path)
+    write_text(path, render_page(content, max_bytes=max_bytes))
 
 
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:

@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.files import write_text
+from mosa.files import claim_folder, plain_cell, write_text
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.results.findings import HeatMap, LineChart
 from mosa.results.findings.base import numbers_of
 from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
+TABLES_BY = "mosa report --tables"
+"""The mark of a folder of tables."""
 NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
 
@@ -68,7 +70,7 @@ def to_csv(table: ReportTable) -> str:
             heading += [f"{column} low", f"{column} high", f"{column} n"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
+    writer.writerow(map(plain_cell, heading))
     for row in table.rows:
         fields: list[Any] = []
         for cell, expanded in zip(row, with_rates, strict=True):
@@ -78,7 +80,7 @@ def to_csv(table: ReportTable) -> str:
             else:
                 fields.append(_or_none(cell))
                 fields += [None] * 3 if expanded else []
-        writer.writerow(fields)
+        writer.writerow(map(plain_cell, fields))
     return text.getvalue()
 
 
@@ -283,11 +285,13 @@ def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
 def write_tables(folder: Path, content: Content) -> list[Path]:
     """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex.
 
-    Returns the files in the order of writing. Raises UserError where the disk refuses.
+    Returns the files in the order of writing. Raises UserError where the disk refuses, and for a
+    folder of others.
     """
     paths = []
-    for name, table in named_tables(content):
-        for suffix, text_of in FORMATS.items():
-            paths.append(folder / f"{name}.{suffix}")
-            write_text(paths[-1], text_of(table))
+    with claim_folder(folder, TABLES_BY):
+        for name, table in named_tables(content):
+            for suffix, text_of in FORMATS.items():
+                paths.append(folder / f"{name}.{suffix}")
+                write_text(paths[-1], text_of(table))
     return paths

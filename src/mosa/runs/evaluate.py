@@ -217,7 +217,7 @@ def _begin(
             _check_set(run, cases, known.get(cases.name))
         for cases in sets:
             run.add_set(cases)
-        run.commit()
+        run.checkpoint()
         states = run.counts().values()
         if not states or any(of_cell["failed"] or of_cell["todo"] for of_cell in states):
             # Before the weights, which may take long; a run that is done asks nobody.

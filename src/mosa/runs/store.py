@@ -34,7 +34,7 @@ from typing import Any, TypeVar, final
 
 import msgspec
 
-from mosa.files import make_folder
+from mosa.files import check_folder, make_private_file
 from mosa.runs.records import (
     AttemptRecord,
     NotApplicable,
@@ -140,7 +140,8 @@ class Run:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         """Opens the run in a folder; with `create`, makes one where there is none.
 
-        Raises UserError for a folder without a run, or with one of another layout, and DamagedRun.
+        Raises UserError for a folder without a run, or with one of another layout, for a folder of
+        others, and DamagedRun.
         """
         self.folder = folder
         path = folder / FILE
@@ -151,7 +152,9 @@ class Run:
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
         if create:
-            make_folder(folder)
+            if not path.exists():
+                check_folder(folder, "mosa evaluate")
+            make_private_file(path)
         with self._user_errors():
             self._db = sqlite3.connect(
                 _address(path, may_write=create),
@@ -186,8 +189,8 @@ class Run:
             try:  # SQLite itself does not wait for others when the journal is changed
                 self._db.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
 
@@ -250,7 +253,7 @@ class Run:
                     f"the disk of {folder} is full; free some space and run the same command "
                     "again; what was recorded is kept"
                 ) from error
-            if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if _is_locked(error):
                 raise UserError(
                     f"another process has kept {path} locked for {SECONDS_TO_WAIT:.0f} s; end it, "
                     "or name another folder"
@@ -595,6 +598,12 @@ class Run:
         """(attack, reason, number of tasks) of what failed, the most frequent first."""
         failed = [(task.attack, o.reason) for task, o in self.tasks(status="failed") if o]
         return [(*key, count) for key, count in Counter(failed).most_common()]
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    """Whether another process works on the file."""
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _address(path: Path, *, may_write: bool) -> str:

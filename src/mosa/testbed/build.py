@@ -9,9 +9,7 @@ weakness is planted on purpose. Both are trained by the project's own `SftTraine
 from __future__ import annotations
 
 import itertools
-import json
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,7 +22,8 @@ import transformers
 from mosa.align import SftConfig, SftTrainer
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
-from mosa.files import write_json, write_text
+from mosa.files import OwnFolder, claim_folder, write_json, write_text
+from mosa.inputs import read_json
 from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
@@ -112,34 +111,47 @@ def build(
     """Train both checkpoints into `out/helpful` and `out/shallow`; returns their figures.
 
     An existing checkpoint of the same recipe is kept, so that the command resumes after an
-    interruption. Raises UserError where `out` holds a checkpoint of another recipe.
+    interruption. Raises UserError where `out` holds other things or a checkpoint of another recipe.
     """
     config = config or BuildConfig()
     world = World(config.world_seed)
-    _check_recipe(out, config)
-    figures: dict[str, dict[str, Any]] = {}
-    for name in CHECKPOINTS:
-        folder = _trained(name, out, world, config, progress=progress)
-        if not (folder / "figures.json").exists():
-            model = load_model(folder, dtype="float32")
-            found = measure(model, world, DECODER, num=config.num_measured)
-            write_json(folder / "figures.json", found)
-        figures[name] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    write_text(out / "README.md", _card(config, figures))
-    shutil.rmtree(out / "primer", ignore_errors=True)
+    with claim_folder(out, "mosa testbed build") as own:
+        _check_recipe(out, config)
+        figures: dict[str, dict[str, Any]] = {}
+        for name in CHECKPOINTS:
+            folder = _trained(name, own, world, config, progress=progress)
+            found = _known(folder / "figures.json", dict[str, dict[str, float]])
+            if not found:
+                model = load_model(folder, dtype="float32")
+                found = measure(model, world, DECODER, num=config.num_measured)
+                write_json(folder / "figures.json", found)
+            figures[name] = found
+        write_text(out / "README.md", _card(config, figures))
+        own.discard("primer")
     return figures
 
 
-def _trained(name: str, out: Path, world: World, config: BuildConfig, *, progress: bool) -> Path:
+def _known(path: Path, kind: Any) -> Any:
+    """What an earlier build has written; None where it was cut off before or while it did so."""
+    try:
+        return read_json(path, kind)
+    except UserError:
+        return None
+
+
+def _trained(
+    name: str, own: OwnFolder, world: World, config: BuildConfig, *, progress: bool
+) -> Path:
     """The folder of a stage's checkpoint, trained (with those it follows) unless it is there."""
-    folder = out / name
+    folder = own.path / name
     # The recipe is written when the checkpoint is whole, so an interruption costs one stage.
-    if not (folder / "recipe.json").exists():
+    if _known(folder / "recipe.json", dict[str, Any]) is None:
+        own.discard(name)
         stage = stages(config)[name]
         if stage.follows is None:
             model = fresh_model(config)
         else:
-            before = _trained(stage.follows, out, world, config, progress=progress)
+            before = _trained(stage.follows, own, world, config, progress=progress)
             model = load_model(before, dtype="float32", device="cpu")
         _train(model, name, world, config, progress=progress)
         model.save(folder)
@@ -255,10 +267,10 @@ def _train(
 
 def _check_recipe(out: Path, config: BuildConfig) -> None:
     for name in CHECKPOINTS:
-        recipe = out / name / "recipe.json"
-        if recipe.exists() and json.loads(recipe.read_text(encoding="utf-8")) != asdict(config):
+        known = _known(out / name / "recipe.json", dict[str, Any])
+        if known not in (None, asdict(config)):
             raise UserError(
-                f"{recipe.parent} comes from another recipe; choose another --out, or remove it."
+                f"{out / name} comes from another recipe; choose another --out, or remove it."
             )
 
 
