@@ -115,7 +115,7 @@ WRITERS = [
             *("analyze", "order", "--model", "testbed", "--sets", "testbed", "--limit", "3"),
             *("--max_new_tokens", "24", "--batch_size", "2", "--out", str(out)),
         ],
-        lambda out: (out / "order" / "finding.md").read_text(),
+        lambda out: (out / "order-quick" / "finding.md").read_text(),
     ),
     Writer(
         "generate",
