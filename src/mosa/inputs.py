@@ -53,7 +53,7 @@ def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> byte
     """
     kind = _kind(path)
     if kind is None:
-        raise UserError(missing or f"there is no file {_short(path)}; check the path")
+        raise UserError(missing or f"there is no file {shown(path)}; check the path")
     if kind == stat.S_IFDIR:
         raise UserError(f"{path} is a folder; name a file")
     if kind != stat.S_IFREG:
@@ -169,6 +169,13 @@ def checked(value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where} does not hold what it should: {error}; correct it") from error
 
 
+def shown(value: object) -> str:
+    """A text, name or number of others as a part of a sentence: one line, shortened."""
+    text = str(value)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
+
+
 def _kind(path: Path) -> int | None:
     """The type bits of what stands there, links followed; None where nothing can."""
     try:
@@ -179,11 +186,6 @@ def _kind(path: Path) -> int | None:
         ) from error
     except (OSError, ValueError):  # not there, name too long, a loop of links, NUL in the name
         return None
-
-
-def _short(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} letters)"
 
 
 def _first_line(error: Exception) -> str:
