@@ -20,8 +20,8 @@ from mosa.types import UserError
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 NOTES = frozenset(
-    ("auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights")
-    + ("peft_type", "peft_version", "revision", "task_type", "lora_dropout", "megatron_core")
+    ("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout")
+    + ("peft_type", "peft_version", "revision", "task_type")
 )
 """Fields without effect on a trained adapter that only answers."""
 MADE = frozenset(
@@ -29,6 +29,8 @@ MADE = frozenset(
     + ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "layers_pattern")
 )
 """Fields whose effect is made here, by PEFT's own layers."""
+PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
+"""What `init_lora_weights` may name: first weights that leave the base as it is."""
 MOST_ALPHA = 1_000_000
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the network's modules."""
@@ -54,9 +56,11 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         )
     usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
     for name, value in settings.items():
-        if name in NOTES or name in MADE or value in (None, False, "", [], {}):
+        if name in NOTES or name in MADE or value is None or value is False:
             continue
-        if isinstance(value, bool) or value != usual.get(name):
+        if name == "init_lora_weights" and value in PLAIN_STARTS:
+            continue
+        if value not in ("", [], {}, usual.get(name)):
             raise UserError(
                 f"{folder / CONFIG} sets {shown(name)}={shown(repr(value))}, whose effect mosa "
                 "does not make; use a plain LoRA adapter."
@@ -80,11 +84,16 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_adapter(
-    network: Any, folder: Path, *, other_names: Mapping[str, str] | None = None
+    network: Any,
+    folder: Path,
+    *,
+    other_names: Mapping[str, str] | None = None,
+    changes_base: bool = True,
 ) -> PeftModel:
     """The network with the adapter of a folder on it, frozen, in evaluation mode.
 
     `other_names` are other names for the network's modules, by which an adapter may know them.
+    Where it `changes_base`, it may hold tensors of the network itself, such as new embeddings.
     Raises UserError where the adapter does not fit, or is not read as its settings say.
     """
     settings = adapter_settings(folder)
@@ -114,7 +123,8 @@ def read_adapter(
         result = set_peft_model_state_dict(adapted, tensors)
         adapted.eval()
         wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    odd = sorted(wanted - tensors.keys()) or sorted(result.unexpected_keys)
+    surplus = result.unexpected_keys if changes_base else tensors.keys() - wanted
+    odd = sorted(wanted - tensors.keys()) or sorted(surplus)
     if odd:
         raise UserError(f"{unfit} (its tensor {listed(odd)} is on one side only); {remedy}.")
     return adapted

@@ -1,4 +1,4 @@
-"""What others wrote and a library runs: templates, tokenizers, patterns, bounded in time and memory.
+"""What others wrote and a library runs, templates and tokenizers, in bounded time and memory.
 
 A template may loop for hours, a regular expression backtrack for ever, and either can end the
 process. So they run in a process of their own (bounded_child.py), which has a few seconds and some

@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates of others: read, tried, and used so that each fault is a sentence."""
+"""Tokenizers and chat templates of others: read, tried, and used; each fault is a sentence."""
 
 from __future__ import annotations
 
