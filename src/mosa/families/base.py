@@ -109,11 +109,10 @@ class Family:
         complete = {**self.default_fields, **defaults, **config}
         for name, allowed in self.only_values.items():
             if complete.get(name) not in allowed:
-                shown = " or ".join(repr(value) for value in allowed)
+                choices = " or ".join(repr(value) for value in allowed)
                 raise UserError(
                     f"config.json sets {name}={shown(repr(complete[name]))}, which mosa does not "
-                    "support; "
-                    f"only {name}={shown} can be loaded."
+                    f"support; only {name}={choices} can be loaded."
                 )
         return complete
 

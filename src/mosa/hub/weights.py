@@ -48,25 +48,17 @@ class Weights:
         Raises UserError where there are none, where the index names a file outside of the folder,
         and where a tensor is in two files, or in another than the index says.
         """
+        index = folder / INDEX
+        weight_map = _weight_map(index) if is_file(index) else None
         if is_file(folder / SINGLE):
             return cls.of_files(folder, [folder / SINGLE])
-        index = folder / INDEX
-        if not is_file(index):
+        if weight_map is None:
             if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
                 raise UserError(
                     f"{folder} holds pickled weights only, which mosa does not open because a "
                     "pickle can run code; convert them to safetensors."
                 )
             raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}; get the whole checkpoint.")
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{index} has no weight_map; download the checkpoint again.")
-        for file in weight_map.values():
-            if not isinstance(file, str) or Path(file).name != file:
-                raise UserError(
-                    f"{index} names {shown(file)}, which is no file of its folder; put the weights "
-                    "beside the index."
-                )
         files = [folder / name for name in sorted(set(weight_map.values()))]
         absent = [shown(file.name) for file in files if not is_file(file)]
         if absent:
@@ -118,10 +110,12 @@ class Weights:
         device: torch.device | str,
         dtype: torch.dtype | None = None,
         leave_out: Collection[str] = (),
+        finite: bool = True,
     ) -> dict[str, Tensor]:
         """The tensors by name, copied one by one to the device, in `dtype` or as they are stored.
 
-        Raises UserError for one whose numbers are not finite, and for a damaged file.
+        Raises UserError for a damaged file and, unless `finite` is false, for a tensor with numbers
+        that are not finite.
         """
         read: dict[str, Tensor] = {}
         for file in dict.fromkeys(self.file.values()):
@@ -132,7 +126,7 @@ class Weights:
                     # A copy: on the CPU safetensors returns a view of the file, which would become
                     # invalid when the folder is overwritten.
                     tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
-                    if self.stored[name] in FLOATING and not bool(tensor.isfinite().all()):
+                    if finite and not bool(tensor.isfinite().all()):
                         raise UserError(
                             f"The tensor {shown(name)} of {self.place} holds numbers that are not "
                             f"finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
@@ -140,6 +134,20 @@ class Weights:
                         )
                     read[name] = tensor
         return read
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which file has each tensor; UserError for a name that is no file of the folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} has no weight_map; download the checkpoint again.")
+    for file in weight_map.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise UserError(
+                f"{index} names {shown(file)}, which is no file of its folder; put the weights "
+                "beside the index."
+            )
+    return weight_map
 
 
 @contextmanager

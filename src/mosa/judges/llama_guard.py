@@ -96,7 +96,9 @@ def verdicts(model: CausalLM, questions: Sequence[tuple[Item, str | None]]) -> l
 
 
 def _verdict(model: CausalLM, written: list[int], logits: Sequence[Float[Tensor, " V"]]) -> Verdict:
-    if any(bool(chooses_nothing(step_V)) for step_V in logits[: len(written)]):
+    ends = [step for step, token in enumerate(written) if token in model.end_token_ids]
+    read = logits[: ends[0] + 1] if ends else logits
+    if any(bool(chooses_nothing(step_V)) for step_V in read):
         return Verdict.unscored(BROKEN)
     text = model.decode(written, skip_special_tokens=True)
     try:
