@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,5 +15,6 @@ def chooses_nothing(scores: Float[Tensor, "*rows V"]) -> Bool[Tensor, "*rows"]:
 
     Minus infinity marks tokens that never come, and is no fault beside finite ones.
     """
-    lowest, highest = scores.aminmax(dim=-1)  # NaN where one of them is
-    return ~(highest.isfinite() & (lowest < highest))
+    # Both are NaN where one score is. `aminmax` takes ten times as long on a CPU.
+    lowest, highest = scores.amin(dim=-1), scores.amax(dim=-1)
+    return ~((lowest < highest) & (highest < torch.inf))

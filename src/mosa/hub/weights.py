@@ -126,7 +126,7 @@ class Weights:
                     # A copy: on the CPU safetensors returns a view of the file, which would become
                     # invalid when the folder is overwritten.
                     tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
-                    if finite and not bool(tensor.isfinite().all()):
+                    if finite and not is_finite(tensor):
                         raise UserError(
                             f"The tensor {shown(name)} of {self.place} holds numbers that are not "
                             f"finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
@@ -154,6 +154,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _opened(file: Path, device: str) -> Iterator[Any]:
     with faults_of(str(file), "download it again"), safe_open(file, "pt", device=device) as tensors:
         yield tensors
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    # A sum takes one pass; only where it overflows or something is amiss does each number count.
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())
 
 
 def listed(names: list[str], most: int = 3) -> str:
