@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from mosa.align.output import (
 from mosa.align.trainer import TrainingData
 from mosa.data import TrainingExample, draw_prompts, load_prompts
 from mosa.families import DiffusionLM, load_model
+from mosa.hub.folders import folder_of
+from mosa.inputs import checked, is_file, read_json
 from mosa.judges.base import Judge
 from mosa.provenance import versions
 from mosa.types import UserError
@@ -168,6 +170,7 @@ def align(
 
     tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
     if trainer.is_world_process_zero():
+        trainer.check_result(tensors)
         if settings.trains_adapter:
             model.save_adapter(out, tensors=tensors)
         else:
@@ -187,29 +190,36 @@ def merge(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    on_merged: Callable[[str, float], object] = lambda dtype, rounding: None,
 ) -> Path:
     """Add an adapter into its model's weights and write a full checkpoint in the released layout.
 
-    Raises UserError for an adapter that does not fit, or a folder that is not empty.
+    `on_merged` receives the number format of the weights, and how much rounding to it changes what
+    the adapter changes (`DiffusionLM.merge_adapter`).
+    Raises UserError for an adapter that does not fit or overflows the weights' number format, and
+    for a folder that is not empty.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; choose a new folder for the merged checkpoint.")
     if not isinstance(model, DiffusionLM):
         model = load_model(model, dtype=dtype, device=device)
-    versions_file = Path(adapter) / "versions.json"
-    if versions_file.is_file():
-        trained_on = json.loads(versions_file.read_text(encoding="utf-8"))["model"]
-        if trained_on["content_hash"] != model.content_hash():
+    versions_file = folder_of(adapter) / "versions.json"
+    if is_file(versions_file):
+        trained_on = checked(
+            read_json(versions_file).get("model"), dict[str, str], f"model of {versions_file}"
+        )
+        if trained_on.get("content_hash") != model.content_hash():
             warnings.warn(
-                f"The adapter {adapter} was trained on {trained_on['source']} in "
-                f"{trained_on['dtype']} (content hash {trained_on['content_hash']}) and "
+                f"The adapter {adapter} was trained on {trained_on.get('source')} in "
+                f"{trained_on.get('dtype')} (content hash {trained_on.get('content_hash')}) and "
                 f"{model.source} is another model; check that they belong together.",
                 stacklevel=2,
             )
     model.load_adapter(adapter)
-    model.merge_adapter()
+    rounding = model.merge_adapter()
     model.save(out)
+    on_merged(str(model.dtype).removeprefix("torch."), rounding)
     return out
 
 

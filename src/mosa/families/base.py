@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -31,6 +33,7 @@ from mosa.hub import (
     peft_asking_quietly,
     token_ids,
 )
+from mosa.hub.weights import is_finite
 from mosa.inputs import shown
 from mosa.types import Prompt, UserError, dialogue
 
@@ -620,11 +623,37 @@ class DiffusionLM:
             family_template=self.family.chat_template,
         )
 
-    def merge_adapter(self) -> None:
-        """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""
-        merged = self._require_adapter("merge").merge_and_unload()
+    @torch.no_grad()
+    def merge_adapter(self) -> float:
+        """Add the adapter into the weights and drop it; `save` then writes a full checkpoint.
+
+        Returns how much rounding changes what the adapter changes: the norm of the rounding over
+        the norm of the change, the largest of all adapted matrices. UserError where a merged weight
+        is not finite.
+        """
+        network = self._require_adapter("merge")
+        largest = 0.0
+        for name, layer in network.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            parameter = layer.get_base_layer().get_parameter("weight")
+            dtype, before = parameter.dtype, parameter.data
+            parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
+            layer.merge()
+            exact, parameter.data = parameter.data, parameter.data.to(dtype)
+            if not is_finite(parameter.data):
+                raise UserError(
+                    f"Merged in {str(dtype).removeprefix('torch.')}, the weight of {name} holds "
+                    "numbers that are not finite; merge with --dtype float32."
+                )
+            change, rounding = (exact - before).norm(), (parameter.data - exact).norm()
+            largest = max(largest, float(rounding / change) if change else 0.0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already following adapters were merged")
+            merged = network.merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
         self._set_network(merged.requires_grad_(True))
+        return largest
 
     def _require_adapter(self, verb: str) -> PeftModel:
         if not isinstance(self.network, PeftModel):

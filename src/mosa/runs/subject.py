@@ -24,6 +24,7 @@ from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
+from mosa.inputs import is_file, is_folder, shown
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -115,8 +116,8 @@ def subjects_of(
     base = Path(model).name.replace(":", "-")
     for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
-        if adapter != NO_ADAPTER and not Path(adapter).is_dir() and not is_hub_id:
-            raise UserError(f"there is no adapter folder {adapter}; check the path")
+        if adapter != NO_ADAPTER and not is_folder(Path(adapter)) and not is_hub_id:
+            raise UserError(f"there is no adapter folder {shown(adapter)}; check the path")
     found = tuple(
         Subject(
             name=base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}",
@@ -143,7 +144,7 @@ def training_of(adapter: str | None) -> list[TrainingPoint]:
 
     Raises UserError where the folder's log is damaged.
     """
-    if adapter is None or not (path := Path(adapter) / METRICS).is_file():
+    if adapter is None or not is_file(path := Path(adapter) / METRICS):
         return []
     try:
         lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
@@ -156,7 +157,7 @@ def refusals_of(adapter: str | None) -> list[str]:
     """What an adapter was trained to say as a refusal, from the phrase sets that `mosa align`
     writes beside its weights; adapters of another origin have none."""
     files = [] if adapter is None else [Path(adapter) / "phrases" / f"{n}.txt" for n in PHRASES]
-    return [phrase for file in files if file.is_file() for phrase in read_phrases(file)]
+    return [phrase for file in files if is_file(file) for phrase in read_phrases(file)]
 
 
 def check_names(subjects: Sequence[Subject]) -> None:

@@ -4,10 +4,9 @@ The model that ships with the package is loaded as `testbed`; see `checkpoints/R
 card. build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
-import json
-from pathlib import Path
-
 from mosa.families import packaged_folder
+from mosa.hub.folders import folder_of
+from mosa.inputs import is_file, read_json
 from mosa.types import UserError
 from mosa.world import World
 
@@ -17,10 +16,9 @@ RESPONSE_LENGTH = 72
 
 def find_world(model: str) -> World | None:
     """The world that a testbed model was trained in; None for any other model."""
-    recipe = (packaged_folder(model) or Path(model)) / "recipe.json"
-    if not recipe.is_file():
-        return None
-    return World(json.loads(recipe.read_text(encoding="utf-8"))["world_seed"])
+    recipe = (packaged_folder(model) or folder_of(model)) / "recipe.json"
+    seed = read_json(recipe).get("world_seed") if is_file(recipe) else None
+    return World(seed) if type(seed) is int else None  # others may have a recipe.json, too
 
 
 def world_of(model: str) -> World:
