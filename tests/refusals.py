@@ -54,3 +54,10 @@ def check_message(message: str, *names: object) -> None:
 def holds(message: str, name: str) -> bool:
     """Whether a name stands in a message as whole words: `steps` is not in `max_steps`."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
+
+
+def with_options(argv: Sequence[str], *words: str) -> list[str]:
+    """A command line with some of its `--name value` pairs replaced, and others added."""
+    given = {word for word in words if word.startswith("--")}
+    kept = [i for i in range(len(argv)) if not {argv[i], argv[max(i - 1, 0)]} & given]
+    return [*(argv[i] for i in kept), *words]

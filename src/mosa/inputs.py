@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ MOST_YAML_NODES = 20_000
 MOST_DIGITS = 300
 """Of a number."""
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
 
 def is_file(path: Path) -> bool:
     """Whether a regular file stands there; a name that the system refuses names none."""
@@ -46,6 +49,13 @@ def is_folder(path: Path) -> bool:
     return _kind(path) == stat.S_IFDIR
 
 
+def shortened(value: object) -> str:
+    """A text, name or number of others as a part of a sentence: one line, shortened."""
+    text = str(value)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
+
+
 def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; UserError, with the sentence `missing` where none is there.
 
@@ -53,7 +63,7 @@ def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> byte
     """
     kind = _kind(path)
     if kind is None:
-        raise UserError(missing or f"there is no file {shown(path)}; check the path")
+        raise UserError(missing or f"there is no file {shortened(path)}; check the path")
     if kind == stat.S_IFDIR:
         raise UserError(f"{path} is a folder; name a file")
     if kind != stat.S_IFREG:
@@ -71,7 +81,7 @@ def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> byte
 
 
 def read_text(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> str:
-    """The text of a UTF-8 file without its byte order mark; UserError for anything else."""
+    """The text of a UTF-8 file without its byte order mark, lines ended by \\n; else UserError."""
     content = read_bytes(path, missing=missing, most=most)
     try:
         text = content.decode("utf-8-sig")
@@ -80,15 +90,16 @@ def read_text(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> str:
         raise UserError(
             f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first"
         ) from error
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def plain_text(text: str, where: str) -> str:
     """The text itself; UserError where it holds half a character or a NUL, which no model reads."""
-    for char in text:
-        if char == "\0" or "\ud800" <= char <= "\udfff":
-            what = "a NUL character" if char == "\0" else f"half of a character (U+{ord(char):04X})"
-            raise UserError(f"{where} holds {what}; take it out")
+    found = _NO_TEXT.search(text)
+    if found:
+        code = ord(found[0])
+        what = f"half of a character (U+{code:04X})" if code else "a NUL character"
+        raise UserError(f"{where} holds {what}; take it out")
     return text
 
 
@@ -130,28 +141,28 @@ def read_json(
     )
 
 
-def read_yaml(path: Path, *, missing: str = "") -> dict[str, Any]:
-    """The table of a YAML file of settings, empty for an empty file.
+def read_yaml(path: Path, kind: Any = dict[str, Any], *, missing: str = "") -> Any:
+    """The content of a YAML file of settings as `kind`; a table, empty for an empty file.
 
-    Raises UserError for what is no YAML or no table, for Python's tags, for a name that stands
-    twice, for numbers that are not finite, and for files that are large, deep, or whose aliases
-    multiply.
+    Raises UserError for what is no YAML or of another kind, for Python's tags, for a name that
+    stands twice, for numbers that are not finite, and for files that are large, deep, or whose
+    aliases multiply.
     """
     text = read_text(path, missing=missing, most=MOST_SETTINGS_BYTES)
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), kind)
 
 
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """The table of a YAML text, as in `read_yaml`."""
+def parse_yaml(text: str, where: str, kind: Any = dict[str, Any]) -> Any:
+    """The content of a YAML text, as in `read_yaml`."""
     try:
         _bound_events(text, where)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and _num_nodes(node, {}, where) > MOST_YAML_NODES:
             raise UserError(f"{where} has aliases that multiply; write the values out")
-        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"{where} is not readable YAML ({_one_line(error)}); correct it") from error
-    return checked({} if content is None else content, dict[str, Any], where)
+    return checked({} if content is None else content, kind, where)
 
 
 @overload
@@ -167,13 +178,6 @@ def checked(value: Any, kind: Any, where: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise UserError(f"{where} does not hold what it should: {error}; correct it") from error
-
-
-def shown(value: object) -> str:
-    """A text, name or number of others as a part of a sentence: one line, shortened."""
-    text = str(value)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
-    return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
 
 
 def _kind(path: Path) -> int | None:
@@ -245,7 +249,7 @@ class _StrictLoader(yaml.SafeLoader):
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise yaml.YAMLError(f"the name {twice!r} stands twice{node.start_mark}")
+            raise yaml.YAMLError(f"the name {twice!r} stands twice in one table")
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:
@@ -260,6 +264,10 @@ class _StrictLoader(yaml.SafeLoader):
         return number
 
 
+# YAML 1.2's floats: 1e-5 is a number, which PyYAML takes for a text.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 

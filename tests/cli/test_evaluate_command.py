@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from refusals import cli_refuses
+from refusals import cli_refuses, with_options
 
 from mosa import cli
 from mosa.cli.evaluate import EXIT_NOTHING_DONE
@@ -26,7 +26,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 def test_sets_of_every_kind_have_a_table_each(capsys, tmp_path):
     sets = ("--sets", "testbed,testbed:benign,testbed:arithmetic")
-    status, out, _ = run(capsys, *EVALUATE, *sets, "--out", str(tmp_path))
+    status, out, _ = run(capsys, *with_options(EVALUATE, *sets, "--out", str(tmp_path)))
     assert status == 0
     for words in ("attacks, judge truth/1/world-0", "harmless requests, judge", "useful tasks"):
         assert words in out
@@ -83,11 +83,11 @@ def test_a_run_in_which_all_failed_says_why_and_ends_with_3(capsys, tmp_path):
     """An attacker that nobody can reach: no verdict, and no advice to judge what is not there."""
     attacker = ("--attacker", "http://127.0.0.1:9/v1#m", "--max_retries", "0")
     argv = (*EVALUATE, *attacker, "--out", str(tmp_path))
-    status, out, _ = run(capsys, *argv, "--attacks", "pap")
+    status, out, _ = run(capsys, *with_options(argv, "--attacks", "pap"))
     assert status == EXIT_NOTHING_DONE == 3
     assert "pap: 1 failed: m (endpoint) cannot be reached" in " ".join(out.split())
     # One that is done beside those that failed is a result.
-    assert run(capsys, *argv, "--attacks", "pap,direct")[0] == 0
+    assert run(capsys, *with_options(argv, "--attacks", "pap,direct"))[0] == 0
 
 
 def test_refused_requests_of_the_users_own(capsys, tmp_path):
@@ -136,13 +136,13 @@ def test_mistakes_are_one_sentence_before_anything_is_done(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOSA_DATA", raising=False)
-    cli_refuses(capsys, [*EVALUATE, *argv, "--out", str(tmp_path / "run")], *names)
+    cli_refuses(capsys, with_options(EVALUATE, *argv, "--out", str(tmp_path / "run")), *names)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_with_another_decoder_is_refused(capsys, tmp_path):
     assert run(capsys, *EVALUATE, "--out", str(tmp_path))[0] == 0
-    again = [*EVALUATE, "--steps", "12", "--out", str(tmp_path)]
+    again = with_options(EVALUATE, "--steps", "12", "--out", str(tmp_path))
     cli_refuses(capsys, again, "steps", 8, 12, tmp_path / FILE)
 
 

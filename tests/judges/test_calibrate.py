@@ -136,7 +136,7 @@ def test_what_was_measured_is_kept(tmp_path):
     [
         ("{", ()),
         ("[]", ()),
-        ('{"mosa_calibration": 2, "judges": {}}', ("version",)),
+        ('{"mosa_calibration": 2, "judges": {}}', ("mosa_calibration",)),
         (
             '{"mosa_calibration": 1, "judges": {"strict": {"num_positives": 1}}}',
             ("num_true_positives",),
@@ -154,6 +154,17 @@ def test_other_files_are_no_calibration(tmp_path, text, names):
     with refuses(file, *names):
         judges.write_calibration(file, {})
     assert file.read_text() == text
+
+
+@pytest.mark.parametrize("count", ["4.5", "true", "1e30", "Infinity", "-1", "null", '"4"'])
+@pytest.mark.parametrize("name", ["num_positives", "num_true_positives", "num_unscored"])
+def test_counts_are_whole_numbers_from_0(tmp_path, name, count):
+    file = tmp_path / "a.json"
+    judges.write_calibration(file, {"strict": judges.MeasuredErrors(3, 4, 1, 2, 5, "r", "abc")})
+    before = {"num_positives": 4, "num_true_positives": 3, "num_unscored": 5}[name]
+    file.write_text(file.read_text().replace(f'"{name}": {before}', f'"{name}": {count}'))
+    with refuses(file):
+        judges.read_calibration(file)
 
 
 def test_counts_that_cannot_be(tmp_path):

@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar
 
 import jsonargparse
 import transformers
-import yaml
 from transformers.utils.generic import ExplicitEnum
 
+from mosa.inputs import is_file, read_yaml
 from mosa.types import UserError
 
 PRESET_FOLDER = Path(__file__).parent.parent / "configs"
@@ -185,8 +185,7 @@ def load_config(
         if path in read:
             raise UserError(f"{path} is its own base; name another file or preset there.")
         read.append(path)
-        text = path.read_text(encoding="utf-8") or "{}"
-        found = _parse(parser.parse_string, text, str(path))
+        found = _parse(parser.parse_object, read_yaml(path), str(path))
         source = found.pop("base", None)
         values = found | values
     return config_class(**values)
@@ -207,7 +206,7 @@ def config_path(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = PRESET_FOLDER / f"{source}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         known = [name for name in presets() if "_ablate_" not in name]
         raise UserError(
             f"There is no config {source}; give a .yaml file or one of {', '.join(known)}, or an "
@@ -219,7 +218,7 @@ def config_path(source: str | Path) -> Path:
 def _parse(parse: Any, content: Any, where: str) -> dict[str, Any]:
     try:
         return parse(content).as_dict()
-    except (argparse.ArgumentError, yaml.YAMLError) as error:
+    except argparse.ArgumentError as error:
         raise UserError(f"In {where}: {' '.join(str(error).split())}.") from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from mosa.families import DiffusionLM
+from mosa.inputs import is_file, plain_text, read_text, shortened
 from mosa.types import UserError
 
 PHRASE_FOLDER = Path(__file__).parent / "phrases"
@@ -52,12 +53,13 @@ def read_phrases(name_or_path: str | Path) -> list[str]:
     path = Path(name_or_path)
     if path.suffix != ".txt":
         path = PHRASE_FOLDER / f"{name_or_path}.txt"
-    if not path.is_file():
+    if not is_file(path):
         packaged = ", ".join(sorted(file.stem for file in PHRASE_FOLDER.glob("*.txt")))
         raise UserError(
-            f"There is no phrase set {name_or_path}; give a .txt file or one of {packaged}."
+            f"There is no phrase set {shortened(Path(name_or_path))}; give a .txt file or one of "
+            f"{packaged}."
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in plain_text(read_text(path), str(path)).split("\n")]
     phrases = [line for line in lines if line and not line.startswith("#")]
     if not phrases:
         raise UserError(f"The phrase file {path} holds no phrase; write one per line.")

@@ -43,7 +43,7 @@ from mosa.hub import (
 )
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import INDEX, listed
-from mosa.inputs import is_file, is_folder, read_json, shown
+from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
 from mosa.types import UserError, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
@@ -68,7 +68,7 @@ def checkpoint_name(checkpoint: str | Path) -> str:
     if not is_folder(folder):
         if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", str(checkpoint)) is None:
             raise UserError(
-                f"There is no folder {shown(checkpoint)}; give one, or a hub id ORG/NAME."
+                f"There is no folder {shortened(checkpoint)}; give one, or a hub id ORG/NAME."
             )
         return str(checkpoint)
     hashes = _hash_of(folder)
@@ -172,8 +172,9 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     # with it.
     if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"{folder} is of the type {shown(kind)}, which the transformers library has no causal "
-            "language model for, and code from a checkpoint is never run; choose another model."
+            f"{folder} is of the type {shortened(kind)}, which the transformers library has no "
+            "causal language model for, and code from a checkpoint is never run; choose another "
+            "model."
         )
     weights = Weights.of_folder(folder)
     if settings.get("quantization_config") is None:
@@ -216,8 +217,8 @@ def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
     numbers = [int(n) for name in weights.file for n in re.findall(r"\.(\d{1,6})\.", name)]
     if isinstance(most, int) and most > max(numbers, default=-1) + 1:
         raise UserError(
-            f"{folder} lacks the tensors of layer {shown(most)}, which its config asks for; get "
-            "the whole checkpoint."
+            f"{folder} lacks the tensors of layer {shortened(most)}, which its config asks for; "
+            "get the whole checkpoint."
         )
 
 
@@ -247,7 +248,7 @@ def _stated_ends(folder: Path, config: Any) -> list[int]:
     for token_id in ids:
         if type(token_id) is not int or not 0 <= token_id < size:
             raise UserError(
-                f"{file} has eos_token_id {shown(repr(stated))}, which names no tokens of the "
+                f"{file} has eos_token_id {shortened(repr(stated))}, which names no tokens of the "
                 f"{size}; put the ids of the end tokens there."
             )
     return ids

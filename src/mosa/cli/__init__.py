@@ -14,20 +14,30 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import textwrap
-from argparse import ArgumentError
-from collections.abc import Sequence
+import typing
+from argparse import Action, ArgumentError, _AppendAction
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import (
+    ActionConfigFile,  # pyright: ignore[reportPrivateImportUsage]
+    ArgumentParser,
+    Namespace,
+    set_parsing_settings,
+)
 
 from mosa.align.method import METHODS
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import Command, HelpFormatter, show
+from mosa.cli.options import Command, FileOf, HelpFormatter, show
+from mosa.inputs import read_yaml
 from mosa.runs.processes import (
     EXIT_USER_ERROR,
     Processes,
@@ -134,12 +144,60 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
     """The command that `words` name, and its options; raises UserError where they do not fit."""
     name, options = _split(words)
     assert name is not None, "a group of commands has no options"
-    command = command_named(name)
+    parser = parser_of(name)
     try:
-        args = parser_of(name).parse_args([_with_underscores(option) for option in options])
+        args = parser.parse_args(_plain(parser, [_with_underscores(word) for word in options]))
     except ArgumentError as error:
         raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
-    return command, args
+    for option, value in args.as_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{option} is {value}, and must be a finite number")
+    return command_named(name), args
+
+
+def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """Options as the parser reads them: `none` is no number, and a file of options is its content.
+
+    Raises UserError for an option that is given twice, since the first would be lost.
+    """
+    actions = {word: action for action in parser._actions for word in action.option_strings}
+    given: set[str] = set()
+    plain: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in actions:
+            if name in given and not isinstance(actions[name], _AppendAction):
+                raise UserError(f"{name} is given twice; give it once, lists with commas")
+            given.add(name)
+        action = actions.get(name if equals else plain[-1] if plain else "")
+        start = f"{name}=" if equals else ""
+        value = value if equals else word
+        if value == "none" and action is not None and _may_be_no_number(action):
+            word = f"{start}null"
+        elif isinstance(action, ActionConfigFile):
+            word = f"{start}{json.dumps(_options_of(Path(value), actions))}"
+        plain.append(word)
+    return plain
+
+
+def _may_be_no_number(action: Action) -> bool:
+    kinds = {*typing.get_args(getattr(action, "_typehint", None))}
+    return NoneType in kinds and str not in kinds
+
+
+def _options_of(path: Path, actions: Mapping[str, Action]) -> dict[str, Any]:
+    """What a YAML file of options says. Lists may have one entry without its brackets, and files
+    that it names are found from its own folder."""
+    options = read_yaml(path)
+    for name, value in options.items():
+        action = actions.get(f"--{name}")
+        if action is not None and action.nargs == "+" and isinstance(value, str):
+            options[name] = [value]
+        elif value == "none" and action is not None and _may_be_no_number(action):
+            options[name] = None
+        elif isinstance(getattr(action, "type", None), FileOf) and isinstance(value, str):
+            options[name] = str(path.parent / value)
+    return options
 
 
 def _split(words: list[str]) -> tuple[str | None, list[str]]:
@@ -218,4 +276,6 @@ def _with_underscores(option: str) -> str:
 def _one_line(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).rstrip(".").removeprefix("argument ")
     text = text.replace(": takes ", " takes ", 1)
+    if re.search(r"Got value: (True|False)$|Given value: (True|False)$", text):
+        text += "; YAML reads yes, no, on and off as truth values: put quotes around a word"
     return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")

@@ -46,9 +46,9 @@ def _arguments(parser: ArgumentParser) -> None:
         type=int | None,
         help="tokens of a reply at most; unset: as many as each attack asks for",
     )
-    parser.add_argument("--out", type=Path | None, help="JSON file for shares and all replies")
-    parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
-    parser.add_argument("--device", type=str | None, help="device of local chat models")
+    parser.add_argument("--out", type=Path, help="JSON file for shares and all replies")
+    parser.add_argument("--data_dir", type=Path, help=DATA_DIR_HELP)
+    parser.add_argument("--device", type=str, help="device of local chat models")
 
 
 def _check(args: Namespace) -> None:

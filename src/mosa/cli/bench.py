@@ -19,8 +19,8 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
 
     def add_arguments(parser: ArgumentParser) -> None:
         config_argument(parser)
-        parser.add_argument("--out", type=Path | None, help="file that also gets what is shown")
-        parser.add_argument("--json", type=Path | None, help="file that also gets the numbers")
+        parser.add_argument("--out", type=Path, help="file that also gets what is shown")
+        parser.add_argument("--json", type=Path, help="file that also gets the numbers")
         add_fields(parser, bench.config_class, leave_out=("approximations",))
         if bench.decoder_settings:
             names = {field.name for field in dataclasses.fields(DecoderConfig)}

@@ -96,7 +96,7 @@ def _overlap_arguments(parser: ArgumentParser) -> None:
         default=0.7,
         help="share of common words from which two requests count as near-duplicates",
     )
-    parser.add_argument("--data_dir", type=Path | None, help=DATA_DIR_HELP)
+    parser.add_argument("--data_dir", type=Path, help=DATA_DIR_HELP)
 
 
 def _overlap(args: Namespace) -> None:

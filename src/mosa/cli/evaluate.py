@@ -15,6 +15,7 @@ from mosa.cli.options import (
     FILES,
     MODEL_HELP,
     Command,
+    FileOf,
     ListOf,
     add_fields,
     config_argument,
@@ -49,7 +50,7 @@ def role_options(parser: ArgumentParser) -> None:
         ("loop_judge", "rates tries inside attacks that need a judge"),
         ("translator", "translates for attacks that need translations"),
     ):
-        parser.add_argument(f"--{role}", type=str | None, help=f"{CHAT_HELP}; it {of}")
+        parser.add_argument(f"--{role}", type=str, help=f"{CHAT_HELP}; it {of}")
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def evaluation_arguments(
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
     config_argument(parser)
-    parser.add_argument("--model", type=str | None, help=MODEL_HELP)
+    parser.add_argument("--model", type=str, help=MODEL_HELP)
     parser.add_argument(
         "--adapter",
         type=str,
@@ -95,12 +96,11 @@ def evaluation_arguments(
         help="folders of adapters, one subject each; `none` is the model without an adapter",
     )
     parser.add_argument(
-        "--system_prompt", type=str | None, help="system prompt of the defender, before every turn"
+        "--system_prompt", type=str, help="system prompt of the defender, before every turn"
     )
     parser.add_argument(
         "--subjects",
-        type=list[dict[str, Any]] | None,
-        sub_configs=True,
+        type=FileOf(list[dict[str, Any]]),
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
         "system_prompt, decoder, grants, offers",
     )

@@ -46,12 +46,10 @@ SHOWN_LETTERS = 300
 
 def judge_options(parser: ArgumentParser) -> None:
     """How judges are built."""
-    parser.add_argument(
-        "--judge_model", type=str | None, help=f"{CHAT_HELP}; judges that need one ask it"
-    )
+    parser.add_argument("--judge_model", type=str, help=f"{CHAT_HELP}; judges that need one ask it")
     parser.add_argument(
         "--judge_templates",
-        type=Path | None,
+        type=Path,
         help="folder of prompts, each a file NAME.txt that replaces that judge's own",
     )
     add_fields(parser, ChatOptions, group="chat endpoints")
@@ -83,7 +81,7 @@ def _named_judges(parser: ArgumentParser) -> None:
     """Which judges, how they are built, and where."""
     parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
     judge_options(parser)
-    parser.add_argument("--device", type=str | None, help="device of local judges")
+    parser.add_argument("--device", type=str, help="device of local judges")
 
 
 def _judge_arguments(parser: ArgumentParser) -> None:
@@ -129,7 +127,7 @@ def _check_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path | None,
+        type=Path,
         help="JSON file to keep the counts in, which `mosa report --calibration` corrects rates "
         "by; other judges in it stay",
     )

@@ -31,16 +31,16 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-    parser.add_argument("--adapter", type=str | None, help="folder of an adapter for the model")
+    parser.add_argument("--adapter", type=str, help="folder of an adapter for the model")
     placement_arguments(parser)
-    parser.add_argument("--prompt", type=str | None, help="prompt to answer, one user turn")
-    parser.add_argument("--system", type=str | None, help="system prompt, before every prompt")
-    parser.add_argument("--data", type=str | None, help=f"file of prompts to answer: {FILES}")
+    parser.add_argument("--prompt", type=str, help="prompt to answer, one user turn")
+    parser.add_argument("--system", type=str, help="system prompt, before every prompt")
+    parser.add_argument("--data", type=str, help=f"file of prompts to answer: {FILES}")
     parser.add_argument("--limit", type=int | None, help="answer only the first N rows of --data")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
     parser.add_argument(
         "--out",
-        type=Path | None,
+        type=Path,
         help="new file for the responses as JSON lines; it appears when all are done",
     )
     parser.add_argument(
@@ -116,19 +116,19 @@ def _align_command(method: str) -> Command:
         chosen = METHODS[method]
         parser.add_argument(
             "--config",
-            type=str | None,
+            type=str,
             help=f"YAML file or preset ({', '.join(presets())}); unset: {chosen.preset}",
         )
         parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
         parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {FILES}")
         parser.add_argument(
             "--benign",
-            type=str | None,
+            type=str,
             help="harmless prompts and their answers, for settings that use them",
         )
         parser.add_argument(
             "--judge",
-            type=str | None,
+            type=str,
             help="judge of answers, for settings that need one: NAME or NAME=URL#MODEL "
             "(`mosa judges` lists the names)",
         )
@@ -239,7 +239,7 @@ def _build_arguments(parser: ArgumentParser) -> None:
 
     config_argument(parser)
     parser.add_argument(
-        "--out", type=Path | None, help="folder for the models; unset: runs/testbed-WORLD_SEED"
+        "--out", type=Path, help="folder for the models; unset: runs/testbed-WORLD_SEED"
     )
     add_fields(parser, BuildConfig)
 

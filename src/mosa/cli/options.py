@@ -8,10 +8,13 @@ import typing
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from mosa.inputs import checked, read_yaml
 
 if TYPE_CHECKING:
     from mosa.align.config import AlignConfig
@@ -54,6 +57,8 @@ class HelpFormatter(DefaultHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if isinstance(action.type, ListOf):
             return "A,B,..."
+        if isinstance(action.type, FileOf):
+            return "PATH"
         kind = (self._get_type_str(action) or "").removesuffix(" | null")
         known = {"int": "N", "float": "X", "str": "TEXT", "Path": "PATH", "<class 'Path'>": "PATH"}
         return known.get(kind, "VALUE")
@@ -72,9 +77,7 @@ def no_arguments(parser: ArgumentParser) -> None:
 def placement_arguments(parser: ArgumentParser) -> None:
     """Where a model runs, and in which number format."""
     parser.add_argument("--dtype", type=str, default="auto", help=DTYPE_HELP)
-    parser.add_argument(
-        "--device", type=str | None, help="device: cpu, cuda, ...; unset: a GPU if any"
-    )
+    parser.add_argument("--device", type=str, help="device: cpu, cuda, ...; unset: a GPU if any")
 
 
 def config_argument(parser: ArgumentParser) -> None:
@@ -117,7 +120,10 @@ def _add_option(
 
 
 def _option_type(hint: Any) -> Any:
-    """Lists of numbers and words are written with commas, all else as jsonargparse has it."""
+    """Lists of numbers and words are written with commas; `null` and `~` are words like others,
+    where words or paths are taken; all else is as jsonargparse has it."""
+    if {*typing.get_args(hint)} in ({str, NoneType}, {Path, NoneType}):
+        return next(part for part in typing.get_args(hint) if part is not NoneType)
     for part in (hint, *typing.get_args(hint)):
         if typing.get_origin(part) is tuple:
             kind = typing.get_args(part)[0]
@@ -151,6 +157,19 @@ class ListOf:
                 f"takes comma-separated {words}; {given!r} is something else"
             )
         return found
+
+
+@dataclass(frozen=True)
+class FileOf:
+    """The type of an option that names a YAML file; a file of options may hold its content."""
+
+    kind: Any
+    """Of the file's content."""
+
+    def __call__(self, given: Any) -> Any:
+        if isinstance(given, str):
+            return read_yaml(Path(given), self.kind)
+        return checked(given, self.kind, "the content that stands in place of a file")
 
 
 def _field_texts(*config_classes: type) -> dict[str, str]:

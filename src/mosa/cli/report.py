@@ -24,9 +24,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="file for the page, for example report.html"
     )
-    parser.add_argument(
-        "--tables", type=Path | None, help="folder for the tables as CSV, JSON and LaTeX"
-    )
+    parser.add_argument("--tables", type=Path, help="folder for the tables as CSV, JSON and LaTeX")
     parser.add_argument(
         "--redact", action="store_true", help="leave out prompts and responses, even the testbed's"
     )
@@ -35,10 +33,10 @@ def _report_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--judge",
-        type=str | None,
+        type=str,
         help="id of the judge that counts; unset: the most trusted",
     )
-    parser.add_argument("--title", type=str | None, help="heading of the page")
+    parser.add_argument("--title", type=str, help="heading of the page")
     parser.add_argument(
         "--label",
         type=str,
@@ -49,7 +47,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration",
-        type=Path | None,
+        type=Path,
         help="file of judges' errors (`mosa judge check --out`), by which rates are corrected",
     )
 

@@ -110,7 +110,7 @@ def _show_left_out(run: Run, console: Console) -> None:
 
 def _results_arguments(parser: ArgumentParser) -> None:
     run_argument(parser)
-    parser.add_argument("--judge", type=str | None, help="show only the judge of this id")
+    parser.add_argument("--judge", type=str, help="show only the judge of this id")
     parser.add_argument(
         "--by_variant", action="store_true", help="show each variant of an attack in its own row"
     )
@@ -126,10 +126,10 @@ def _results_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--export",
-        type=str | None,
+        type=str,
         help=f"write the run to --out in a format: {', '.join(EXPORTS)}",
     )
-    parser.add_argument("--out", type=Path | None, help="folder for --export")
+    parser.add_argument("--out", type=Path, help="folder for --export")
     parser.add_argument(
         "--no_redact",
         action="store_true",

@@ -32,26 +32,14 @@ from mosa.data.registry import (
     identify,
     sha256,
 )
-from mosa.data.rows import FORMATS, read_rows, text_of
+from mosa.data.rows import CONTEXT_COLUMNS, FORMATS, REQUEST_COLUMNS, read_rows, text_of
+from mosa.inputs import is_file, shortened
 from mosa.types import Behavior, CaseSet, UserError, content_key, is_json_object
-
-REQUEST_COLUMNS = (
-    "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
-    "behavior",
-    "prompt",
-    "request",
-    "question",
-    "instruction",
-    "forbidden_prompt",
-    "text",
-)
-"""Names of the column that holds the request, in order of preference; case does not matter."""
 
 TURNS = "turns"
 """The column that holds the request as a list of one text (SORRY-Bench)."""
 
 ID_COLUMNS = ("id", "behaviorid", "question_id")
-CONTEXT_COLUMNS = ("context", "contextstring")
 TARGET_COLUMNS = ("target",)
 CATEGORY_COLUMNS = ("category", "semanticcategory")
 
@@ -129,8 +117,8 @@ def load_cases(
         name, known = source, KNOWN_FILES[base]
     elif Path(source).suffix.lower() in FORMATS:
         path, part = Path(source), ""
-        if not path.is_file():
-            raise UserError(f"There is no file of behaviors {path}; check the path.")
+        if not is_file(path):
+            raise UserError(f"There is no file of behaviors {shortened(path)}; check the path.")
         known = identify(path)
         name = known.name if known else path.name
     else:

@@ -24,19 +24,16 @@ from typing import Any
 
 import msgspec
 
-from mosa.data.rows import FORMATS, lowered, read_rows, text_of
-from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
-
-PROMPT_COLUMNS = (
-    "prompt",
-    "goal",
-    "behavior",
-    "instruction",
-    "forbidden_prompt",
-    "question",
-    "text",
+from mosa.data.rows import (
+    CONTEXT_COLUMNS,
+    FORMATS,
+    REQUEST_COLUMNS,
+    lowered,
+    read_rows,
+    text_of,
 )
-"""Names of the column that holds the request, in order of preference; case does not matter."""
+from mosa.inputs import is_file, shortened
+from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
 
 ANSWER_COLUMNS = ("answer", "response", "completion", "output", "chosen")
 """Names of the column that holds an answer. `target` is none: AdvBench's is a beginning only."""
@@ -70,13 +67,14 @@ def load_prompts(path: str | Path) -> list[TrainingExample]:
     without a prompt.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no prompt file {path}; check the path.")
-    if path.suffix not in FORMATS:
+    if not is_file(path):
+        raise UserError(f"There is no prompt file {shortened(path)}; check the path.")
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise UserError(
-            f"{path} ends in {path.suffix or 'nothing'}; prompts come from {', '.join(FORMATS)}."
+            f"{path} ends in {suffix or 'nothing'}; prompts come from {', '.join(FORMATS)}."
         )
-    rows = read_rows(path, path.suffix, is_nested=True)
+    rows = read_rows(path, suffix, is_nested=True)
     examples = [example for item, where in rows for example in _walk(item, where)]
     if not examples:
         raise UserError(f"{path} holds no prompt; give a file with at least one.")
@@ -107,14 +105,16 @@ def _walk(item: Any, where: str) -> Iterator[TrainingExample]:
         yield TrainingExample(item.strip())
     elif is_json_list(item):
         for number, part in enumerate(item, start=1):
-            yield from _walk(lowered(part), f"{where}, row {number}")
+            place = f"{where}, row {number}"
+            yield from _walk(lowered(part, place), place)
     elif not is_json_object(item):
         raise UserError(f"{where} is {json.dumps(item)}; a prompt must be text.")
     elif "messages" in item or "turns" in item or _holds_no_parts(item):
         yield _from_record(item, where)
     else:
         for key, part in item.items():
-            yield from _walk(lowered(part), f"{where}, {key}")
+            place = f"{where}, {key}"
+            yield from _walk(lowered(part, place), place)
 
 
 def _holds_no_parts(item: dict[str, Any]) -> bool:
@@ -129,19 +129,20 @@ def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
         return TrainingExample(_messages(record["messages"], where), answer, rejected, style)
     if "turns" in record:
         return TrainingExample(only_turn(record["turns"], where), answer, rejected, style)
-    texts = {name: str(value).strip() for name, value in record.items() if isinstance(value, str)}
-    column = next((name for name in PROMPT_COLUMNS if texts.get(name)), None)
-    if column is None:
+    column = next((name for name in REQUEST_COLUMNS if record.get(name)), None)
+    prompt = None if column is None else text_of(record, (column,), where)
+    if prompt is None:
         raise UserError(
             f"{where} has no prompt among its columns {', '.join(record)}; give it text under one "
-            f"of {', '.join(PROMPT_COLUMNS)}."
+            f"of {', '.join(REQUEST_COLUMNS)}."
         )
-    prompt = texts[column]
     # HarmBench's contextual behaviors, and some Alpaca rows, speak about a text given beside them.
-    if texts.get("contextstring"):
-        prompt = f"{texts['contextstring']}\n\n---\n\n{prompt}"
-    if column == "instruction" and texts.get("input"):
-        prompt = f"{prompt}\n\n{texts['input']}"
+    context = text_of(record, CONTEXT_COLUMNS, where)
+    if context is not None:
+        prompt = f"{context}\n\n---\n\n{prompt}"
+    beside = text_of(record, ("input",), where) if column == "instruction" else None
+    if beside is not None:
+        prompt = f"{prompt}\n\n{beside}"
     return TrainingExample(prompt, answer, rejected, style)
 
 

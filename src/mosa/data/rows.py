@@ -15,9 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mosa.inputs import MOST_BYTES, parse_json, plain_text, read_text
 from mosa.types import UserError, is_json_list, is_json_object
 
 FORMATS = (".txt", ".csv", ".json", ".jsonl")
+
+REQUEST_COLUMNS = (
+    "goal",  # before behavior: JailbreakBench has both, and its `Behavior` is a short name
+    "behavior",
+    "prompt",
+    "request",
+    "question",
+    "instruction",
+    "forbidden_prompt",
+    "text",
+)
+"""Names of the column that holds the request, in order of preference; case does not matter."""
+
+CONTEXT_COLUMNS = ("context", "contextstring")
+"""Names of the column with a text that the request speaks about."""
 
 Row = tuple[Any, str]
 """A text, or a record with its columns in lower case, and its place ("bread.csv, row 3")."""
@@ -29,17 +45,11 @@ def read_rows(path: Path, suffix: str, *, is_nested: bool = False) -> list[Row]:
     Blank lines are left out. Where it `is_nested`, a JSON file may hold anything, as one row unless
     it is a list. Raises UserError, naming the place, for what the format does not allow.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first."
-        ) from error
+    text = read_text(path)
     if suffix == ".csv":
         rows = list(_csv(text, path))
     elif suffix == ".json":
-        content = _parsed(text if text.strip() else "[]", str(path))
+        content = parse_json(text if text.strip() else "[]", str(path))
         if is_json_list(content):
             rows = [(item, f"{path}, row {number}") for number, item in enumerate(content, start=1)]
         elif is_nested:
@@ -51,15 +61,39 @@ def read_rows(path: Path, suffix: str, *, is_nested: bool = False) -> list[Row]:
         lines = enumerate(text.split("\n"), start=1)
         rows = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
         if suffix == ".jsonl":
-            rows = [(_parsed(line, where), where) for line, where in rows]
-    return [(lowered(item), where) for item, where in rows]
+            rows = [(parse_json(line, where), where) for line, where in rows]
+    for item, where in rows:
+        _check_texts(item, where)
+    return [(lowered(item, where), where) for item, where in rows]
 
 
-def lowered(item: Any) -> Any:
-    """A record with its columns in lower case, without surrounding blanks; all else unchanged."""
+def lowered(item: Any, where: str) -> Any:
+    """A record with its columns in lower case, without surrounding blanks; all else unchanged.
+
+    Raises UserError where two columns then have one name.
+    """
     if not is_json_object(item):
         return item
-    return {column.strip().lower(): value for column, value in item.items()}
+    record = {column.strip().lower(): value for column, value in item.items()}
+    if len(record) < len(item):
+        _refuse_twins([column.strip().lower() for column in item], where)
+    return record
+
+
+def _refuse_twins(columns: list[str], where: str) -> None:
+    """UserError where two columns have one name; the nameless ones of an index hold nothing."""
+    twins = [column for column in columns if column and columns.count(column) > 1]
+    if twins:
+        raise UserError(f"{where}: two columns are called {twins[0]}; rename or delete one")
+
+
+def _check_texts(item: Any, where: str) -> None:
+    """UserError where a text, at any depth, holds what no model reads."""
+    if isinstance(item, str):
+        plain_text(item, where)
+    elif is_json_list(item) or is_json_object(item):
+        for part in item.values() if is_json_object(item) else item:
+            _check_texts(part, where)
 
 
 def text_of(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
@@ -73,18 +107,13 @@ def text_of(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str
     return value.strip() or None
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not valid JSON ({error}); correct it.") from error
-
-
 def _csv(text: str, path: Path) -> Iterator[Row]:
     # Strict: a quote that is never closed would otherwise swallow every later row.
+    csv.field_size_limit(MOST_BYTES)
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     number = 0
     try:
+        _refuse_twins([name.strip().lower() for name in rows.fieldnames or ()], str(path))
         for number, row in enumerate(rows, start=1):
             where = f"{path}, row {number}"
             if None in row:

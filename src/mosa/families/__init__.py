@@ -25,7 +25,7 @@ from mosa.families.rotary import turn_in_float32
 from mosa.hub import Weights, locate
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import FLOATING
-from mosa.inputs import is_folder, shown
+from mosa.inputs import is_folder, shortened
 from mosa.types import UserError
 from mosa.worker import device_of
 
@@ -183,8 +183,8 @@ def _family_of(config: Mapping[str, Any]) -> Family:
             return family
     known = ", ".join(t for family in FAMILIES.values() for t in family.model_types)
     raise UserError(
-        f"config.json has model_type {shown(repr(model_type))}, which mosa does not know; it can "
-        f"load {known}."
+        f"config.json has model_type {shortened(repr(model_type))}, which mosa does not know; it "
+        f"can load {known}."
     )
 
 

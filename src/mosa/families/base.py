@@ -34,7 +34,7 @@ from mosa.hub import (
     token_ids,
 )
 from mosa.hub.weights import is_finite
-from mosa.inputs import shown
+from mosa.inputs import shortened
 from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
@@ -114,8 +114,8 @@ class Family:
             if complete.get(name) not in allowed:
                 choices = " or ".join(repr(value) for value in allowed)
                 raise UserError(
-                    f"config.json sets {name}={shown(repr(complete[name]))}, which mosa does not "
-                    f"support; only {name}={choices} can be loaded."
+                    f"config.json sets {name}={shortened(repr(complete[name]))}, which mosa does "
+                    f"not support; only {name}={choices} can be loaded."
                 )
         return complete
 
@@ -134,8 +134,8 @@ def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise UserError(
-            f"config.json sets {name}={shown(repr(value))}; it must be a whole number above 0, at "
-            f"most {most:,}."
+            f"config.json sets {name}={shortened(repr(value))}; it must be a whole number above 0, "
+            f"at most {most:,}."
         )
     return value
 
@@ -145,8 +145,8 @@ def positive_number(config: Mapping[str, Any], name: str, most: float) -> float:
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise UserError(
-            f"config.json sets {name}={shown(repr(value))}; it must be a number above 0, at most "
-            f"{most:g}."
+            f"config.json sets {name}={shortened(repr(value))}; it must be a number above 0, at "
+            f"most {most:g}."
         )
     return float(value)
 
@@ -172,7 +172,9 @@ def flag(config: Mapping[str, Any], name: str) -> bool:
     """A field of config.json that is true or false; UserError where it is neither."""
     value = config[name]
     if not isinstance(value, bool):
-        raise UserError(f"config.json sets {name}={shown(repr(value))}; it must be true or false.")
+        raise UserError(
+            f"config.json sets {name}={shortened(repr(value))}; it must be true or false."
+        )
     return value
 
 
@@ -264,12 +266,12 @@ class DiffusionLM:
     def _checked_id(self, name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise UserError(
-                f"config.json sets {name}={shown(repr(value))}, which is no token id; put the id "
-                "of the tokenizer's token there."
+                f"config.json sets {name}={shortened(repr(value))}, which is no token id; put the "
+                "id of the tokenizer's token there."
             )
         if not 0 <= value < self.vocab_size:
             raise UserError(
-                f"config.json sets {name}={shown(value)}, outside the vocabulary of "
+                f"config.json sets {name}={shortened(value)}, outside the vocabulary of "
                 f"{self.vocab_size} embeddings; put the id of the tokenizer's token there."
             )
         return value
@@ -288,12 +290,12 @@ class DiffusionLM:
         for token_id, word in chat.special_tokens(tokenizer, self._reserved_ids()).items():
             if word.strip().isalnum():
                 raise UserError(
-                    f"The tokenizer of {self.source} has the ordinary word {shown(repr(word))} as "
-                    f"its special token {token_id}, so no prompt can say it; use the tokenizer "
+                    f"The tokenizer of {self.source} has the ordinary word {shortened(repr(word))} "
+                    f"as its special token {token_id}, so no prompt can say it; use the tokenizer "
                     "that belongs to the model."
                 )
         if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
-            word = shown(repr(tokenizer.convert_ids_to_tokens(mask)))
+            word = shortened(repr(tokenizer.convert_ids_to_tokens(mask)))
             raise UserError(
                 f"config.json sets mask_token_id={mask}, which the tokenizer of {self.source} has "
                 f"as the ordinary token {word}; put the id of the mask token there."

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 
 from mosa.hub.bounded import ask, faults_of
 from mosa.hub.weights import Weights, listed
-from mosa.inputs import is_file, read_json, shown
+from mosa.inputs import is_file, read_json, shortened
 from mosa.types import UserError
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -51,7 +51,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         )
     if settings.get("peft_type") != "LORA":
         raise UserError(
-            f"{folder} holds an adapter of type {shown(settings.get('peft_type'))}; only LORA "
+            f"{folder} holds an adapter of type {shortened(settings.get('peft_type'))}; only LORA "
             "adapters can be loaded."
         )
     usual = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
@@ -62,8 +62,8 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
             continue
         if value not in ("", [], {}, usual.get(name)):
             raise UserError(
-                f"{folder / CONFIG} sets {shown(name)}={shown(repr(value))}, whose effect mosa "
-                "does not make; use a plain LoRA adapter."
+                f"{folder / CONFIG} sets {shortened(name)}={shortened(repr(value))}, whose effect "
+                "mosa does not make; use a plain LoRA adapter."
             )
     for name in ("use_rslora", "use_dora"):
         if not isinstance(settings.get(name, False), bool):
@@ -163,7 +163,7 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
         if rank not in ranks and (name != "r" or not pattern):
             has = ", ".join(map(str, sorted(ranks))) or "none"
             raise UserError(
-                f"{folder / CONFIG} sets {shown(name)}={rank}, but its tensors have the rank "
+                f"{folder / CONFIG} sets {shortened(name)}={rank}, but its tensors have the rank "
                 f"{has}; use the settings that belong to them."
             )
 
@@ -183,8 +183,8 @@ def _check_patterns(folder: Path, settings: Mapping[str, Any], network: Any) -> 
         outcome = ask("match", pattern=pattern, names=names)
         if "error" in outcome:
             raise UserError(
-                f"{folder / CONFIG} has {field} {shown(repr(pattern))}, which cannot be matched "
-                f"with the names of modules ({outcome['error']}); list the names."
+                f"{folder / CONFIG} has {field} {shortened(repr(pattern))}, which cannot be "
+                f"matched with the names of modules ({outcome['error']}); list the names."
             )
 
 
@@ -200,4 +200,4 @@ def _are_texts(value: Any) -> bool:
 
 
 def _wrong(folder: Path, name: str, value: Any, meant: str) -> UserError:
-    return UserError(f"{folder / CONFIG} sets {name}={shown(repr(value))}; it must be {meant}.")
+    return UserError(f"{folder / CONFIG} sets {name}={shortened(repr(value))}; it must be {meant}.")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mosa.inputs import shown
+from mosa.inputs import shortened
 from mosa.types import UserError
 
 
@@ -79,7 +79,7 @@ def ask(task: str, **fields: Any) -> dict[str, Any]:
 
 def said(error: BaseException) -> str:
     """What an error of a library says, as a part of a sentence."""
-    return f"{type(error).__name__}: {shown(str(error))}"
+    return f"{type(error).__name__}: {shortened(str(error))}"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from mosa.inputs import is_file, is_folder, shown
+from mosa.inputs import is_file, is_folder, shortened
 from mosa.types import UserError
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
@@ -36,10 +36,10 @@ def locate(name: str | Path, *, revision: str | None = None) -> Path:
     if is_folder(folder):
         return folder
     if is_file(folder):
-        raise UserError(f"{shown(name)} is a file; give the checkpoint folder that holds it.")
+        raise UserError(f"{shortened(name)} is a file; give the checkpoint folder that holds it.")
     if isinstance(name, Path) or not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", name):
         raise UserError(
-            f"There is no folder {shown(name)}; give an existing folder, or a hub id such as "
+            f"There is no folder {shortened(name)}; give an existing folder, or a hub id such as "
             "organisation/model."
         )
     try:
@@ -52,12 +52,14 @@ def locate(name: str | Path, *, revision: str | None = None) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise UserError(_not_given_out(name, revision, error)) from error
     except HFValidationError as error:
-        raise UserError(f"{name} is no name of the hub ({shown(error)}); correct it.") from error
+        raise UserError(
+            f"{name} is no name of the hub ({shortened(error)}); correct it."
+        ) from error
     # Whatever else its client meets: another server that answers for the hub, a full disk.
     except Exception as error:
         raise UserError(
-            f"There is no folder {name}, and from the hub at {constants.ENDPOINT} it cannot be "
-            f"had ({type(error).__name__}: {shown(error)}); check HF_ENDPOINT and the connection, "
+            f"There is no folder {name}, and from the hub at {constants.ENDPOINT} it cannot be had "
+            f"({type(error).__name__}: {shortened(error)}); check HF_ENDPOINT and the connection, "
             "or give the folder of a copy."
         ) from error
 

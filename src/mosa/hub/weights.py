@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mosa.hub.bounded import faults_of
-from mosa.inputs import is_file, read_json, shown
+from mosa.inputs import is_file, read_json, shortened
 from mosa.types import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,7 +60,7 @@ class Weights:
                 )
             raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}; get the whole checkpoint.")
         files = [folder / name for name in sorted(set(weight_map.values()))]
-        absent = [shown(file.name) for file in files if not is_file(file)]
+        absent = [shortened(file.name) for file in files if not is_file(file)]
         if absent:
             raise UserError(
                 f"{folder} lacks {listed(absent)}, named in its index; download the checkpoint "
@@ -71,8 +71,8 @@ class Weights:
             says, has = weight_map.get(name), found.file.get(name)
             if has is None or says != has.name:
                 raise UserError(
-                    f"{index} has the tensor {shown(name)} in {says or 'no file'}, but it is in "
-                    f"{'none' if has is None else has.name}; download the checkpoint again."
+                    f"{index} has the tensor {shortened(name)} in {says or 'no file'}, but it is "
+                    f"in {'none' if has is None else has.name}; download the checkpoint again."
                 )
         return found
 
@@ -87,8 +87,8 @@ class Weights:
                 for name in tensors.keys():  # noqa: SIM118 (a file handle, no dict)
                     if name in where:
                         raise UserError(
-                            f"The tensor {shown(name)} is in {where[name]} and in {file}; download "
-                            "the checkpoint again."
+                            f"The tensor {shortened(name)} is in {where[name]} and in {file}; "
+                            "download the checkpoint again."
                         )
                     piece = tensors.get_slice(name)
                     where[name], stored[name] = file, piece.get_dtype()
@@ -100,7 +100,7 @@ class Weights:
         for name, kind in self.stored.items():
             if kind not in FLOATING:
                 raise UserError(
-                    f"The tensor {shown(name)} of {self.place} is stored as {kind}; quantised "
+                    f"The tensor {shortened(name)} of {self.place} is stored as {kind}; quantised "
                     "weights are not supported, use those in bfloat16 or float32."
                 )
 
@@ -128,8 +128,8 @@ class Weights:
                     tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
                     if finite and not is_finite(tensor):
                         raise UserError(
-                            f"The tensor {shown(name)} of {self.place} holds numbers that are not "
-                            f"finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
+                            f"The tensor {shortened(name)} of {self.place} holds numbers that are "
+                            f"not finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
                             "weights, or float32."
                         )
                     read[name] = tensor
@@ -144,7 +144,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     for file in weight_map.values():
         if not isinstance(file, str) or Path(file).name != file:
             raise UserError(
-                f"{index} names {shown(file)}, which is no file of its folder; put the weights "
+                f"{index} names {shortened(file)}, which is no file of its folder; put the weights "
                 "beside the index."
             )
     return weight_map
@@ -166,4 +166,4 @@ def is_finite(tensor: Tensor) -> bool:
 def listed(names: list[str], most: int = 3) -> str:
     """The first of some names, with how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(shown(name) for name in names[:most]) + rest
+    return ", ".join(shortened(name) for name in names[:most]) + rest

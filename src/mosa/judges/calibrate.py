@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from mosa.data.rows import read_rows
 from mosa.files import write_text
+from mosa.inputs import is_file, read_json
 from mosa.judges.base import Item, Judge
 from mosa.judges.prompted import DECLINED
 from mosa.types import Behavior, UserError, Verdict, is_json_object
@@ -240,17 +239,11 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:
     """What `mosa judge check --out` has written, by judge id; UserError for any other file."""
     remedy = "make one with `mosa judge check --out`"
-    try:
-        found = msgspec.json.decode(Path(path).read_bytes(), type=_CalibrationFile).judges
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no calibration file of this version of mosa ({error}); {remedy}"
-        ) from None
+    found = read_json(Path(path), _CalibrationFile).judges
     for name, errors in found.items():
         (right, positives), (rejected, negatives) = errors.sensitivity, errors.specificity
-        if not (0 <= right <= positives and 0 <= rejected <= negatives):
+        is_possible = 0 <= right <= positives and 0 <= rejected <= negatives
+        if not is_possible or errors.num_unscored < 0:
             raise UserError(f"{path} has impossible counts for {name}; {remedy}")
     return found
 
@@ -272,11 +265,10 @@ def load_labelled(path: str | Path) -> list[Labelled]:
     that names the row for a row that lacks something.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"There is no file {path}; check the path.")
-    if file.suffix not in (".csv", ".jsonl"):
+    suffix = file.suffix.lower()
+    if is_file(file) and suffix not in (".csv", ".jsonl"):
         raise UserError(f"{path} is neither a .csv nor a .jsonl file; give one of these.")
-    rows = enumerate(read_rows(file, file.suffix))
+    rows = enumerate(read_rows(file, suffix))
     return [_labelled(where, number, row) for number, (row, where) in rows]
 
 

@@ -24,7 +24,7 @@ from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
-from mosa.inputs import is_file, is_folder, shown
+from mosa.inputs import is_file, is_folder, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -117,7 +117,7 @@ def subjects_of(
     for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
         if adapter != NO_ADAPTER and not is_folder(Path(adapter)) and not is_hub_id:
-            raise UserError(f"there is no adapter folder {shown(adapter)}; check the path")
+            raise UserError(f"there is no adapter folder {shortened(adapter)}; check the path")
     found = tuple(
         Subject(
             name=base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}",

@@ -1,0 +1,156 @@
+"""Options as words and as files: what is a word stays one, and nothing given is lost."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from refusals import cli_refuses, refuses
+
+from mosa import cli
+from mosa.cli import parse, parser_of
+
+EVALUATE = ["evaluate", "--model", "testbed", "--sets", "testbed", "--out", "run"]
+ALIGN = ["align", "mosa", "--model", "testbed", "--data", "a.txt", "--out", "adapter"]
+
+
+def options(command: list[str], *words: str) -> dict[str, object]:
+    return parse([*command, *words])[1].as_dict()
+
+
+@pytest.mark.parametrize("word", ["null", "Null", "NULL", "~", "none", "yes", "12", "[a]"])
+def test_a_word_is_that_word(word):
+    for command, option in (
+        (["generate", "--model", "testbed"], "prompt"),
+        (["generate", "--model", "testbed"], "system"),
+        (["generate", "--model", "testbed"], "adapter"),
+        (["generate", "--model", "testbed"], "data"),
+        (EVALUATE, "system_prompt"),
+        (EVALUATE, "attacker"),
+        (EVALUATE, "decoder_of_task"),
+        (["results", "run"], "judge"),
+        (["report", "run", "--out", "page.html"], "title"),
+    ):
+        for words in ([f"--{option}", word], [f"--{option}={word}"]):
+            assert options(command, *words)[option] == word
+    for option in ("out", "data_dir"):
+        assert options(EVALUATE[:-2] + ["--out", word], "--data_dir", word)[option] == Path(word)
+
+
+def test_no_option_takes_a_word_for_nothing():
+    """Of all commands: an option of texts or paths has no None among its types."""
+    for name in cli.COMMANDS:
+        for action in parser_of(name)._actions:
+            kinds = str(getattr(action, "_typehint", ""))
+            assert kinds not in ("str | None", "pathlib.Path | None"), (name, action.dest)
+
+
+def test_none_is_no_number():
+    assert options(ALIGN, "--window_end", "none")["window_end"] is None
+    assert options(ALIGN, "--window_end=none", "--save_total_limit", "null") == options(
+        ALIGN, "--window_end", "null", "--save_total_limit=none"
+    )
+    assert options(EVALUATE, "--block_length", "none")["block_length"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--attacks", "direct", "--attacks", "prefill"], "attacks"),
+        (["--attacks=direct", "--attacks", "direct"], "attacks"),
+        (["--adapter", "none", "--adapter", "a"], "adapter"),
+        (["--batch-size", "1", "--batch_size", "2"], "batch_size"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "config"),
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(capsys, tmp_path, words, option):
+    with contextlib.chdir(tmp_path):
+        for name in ("a.yaml", "b.yaml"):
+            Path(name).touch()
+        cli_refuses(capsys, [*EVALUATE, *words], f"--{option}")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e400", "-inf", ".nan", ".inf"])
+def test_numbers_are_finite(capsys, number):
+    cli_refuses(capsys, [*EVALUATE, f"--temperature={number}"], "temperature")
+    cli_refuses(capsys, [*ALIGN, f"--learning_rate={number}"], "learning_rate")
+
+
+# ------------------------------------------------------------------------------ files of options
+
+
+def in_file(tmp_path: Path, text: str | bytes) -> dict[str, object]:
+    file = tmp_path / "options.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return options(EVALUATE[:1], "--config", str(file))
+
+
+NEEDED = "sets: testbed\nout: run\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "value"),
+    [
+        ("adapter: none", "adapter", ["none"]),
+        ("adapter: [none, a]", "adapter", ["none", "a"]),
+        ("seeds: 0", "seeds", (0,)),
+        ("seeds: [0, 1]", "seeds", (0, 1)),
+        ("attacks: [direct, prefill]", "attacks", ("direct", "prefill")),
+        ("limit: none", "limit", None),
+        ("system_prompt: null", "system_prompt", None),
+        ("temperature: 1e-1", "temperature", 0.1),
+        ("subjects: [{model: testbed}]", "subjects", [{"model": "testbed"}]),
+    ],
+)
+def test_files_of_options(tmp_path, line, option, value):
+    assert in_file(tmp_path, NEEDED + line)[option] == value
+
+
+def test_files_that_a_file_names_stand_beside_it(tmp_path):
+    (tmp_path / "subjects.yaml").write_text("- {model: testbed}\n")
+    assert in_file(tmp_path, NEEDED + "subjects: subjects.yaml")["subjects"] == [
+        {"model": "testbed"}
+    ]
+    assert options([*EVALUATE, "--subjects", str(tmp_path / "subjects.yaml")])["subjects"] == [
+        {"model": "testbed"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["preset: no", "model: yes", "system_prompt: off"], ids=["no", "yes", "off"]
+)
+def test_words_that_yaml_takes_for_truth_values_need_quotes(tmp_path, line):
+    with refuses(line.partition(":")[0], "quotes"):
+        in_file(tmp_path, NEEDED + line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"model: caf\xe9\n",
+        "model: x".encode("utf-16"),
+        "- 1",
+        "limit: .nan",
+        "limit: 1\nlimit: 2",
+        "a: &a [x, x]\nb: &b [" + "*a, " * 200 + "*a]\nc: &c [" + "*b, " * 200 + "*b]",
+        "{a: " * 10_000,
+        "limit: " + "9" * 100_000,
+        "model: !!python/object/apply:os.getcwd []",
+    ],
+    ids=["latin", "utf16", "list", "nan", "twice", "laughs", "deep", "digits", "tag"],
+)
+def test_files_that_are_no_settings(tmp_path, text):
+    with refuses("options.yaml"):
+        in_file(tmp_path, text)
+    with refuses("options.yaml"):
+        from mosa.align import MosaConfig, load_config
+
+        load_config(MosaConfig, tmp_path / "options.yaml")
+
+
+def test_a_file_of_options_that_is_not_there(capsys, tmp_path):
+    for name in ("absent.yaml", "x" * 300, "."):
+        status = cli.main([*EVALUATE, "--config", str(tmp_path / name)])
+        assert status == cli.EXIT_USER_ERROR
+        assert "Traceback" not in capsys.readouterr().err
