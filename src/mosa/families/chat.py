@@ -56,9 +56,9 @@ def encode_dialogue(
     divider = _unused_character("".join(contents))
     text = render([divider.join(_pieces(content, special)) for content in contents])
     ids = [i for piece in text.split(divider) for i in token_ids(tokenizer, piece, source)]
+    check_masks(tokenizer, ids, [], mask_token_id, source)
     harmless = render(["x" if content.strip() else "" for content in contents])
     _check_special(ids, token_ids(tokenizer, harmless, source), special)
-    check_masks(tokenizer, ids, [], mask_token_id, source)
     return ids
 
 

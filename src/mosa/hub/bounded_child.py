@@ -15,9 +15,9 @@ import sys
 from datetime import datetime
 from typing import Any
 
-MOST_MEMORY = 4 << 30
+MOST_MEMORY = 2 << 30
 """Bytes of addresses."""
-MOST_SECONDS = 5
+MOST_SECONDS = {"render": 2, "match": 2, "tokenize": 8}
 """Of the processor, for one request."""
 MOST_SAID = 200
 """Letters of an error."""
@@ -162,9 +162,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MOST_SECONDS)
+        task = request.pop("task")
+        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MOST_SECONDS[task])
         try:
-            outcome = TASKS[request.pop("task")](**request)
+            outcome = TASKS[task](**request)
         except BaseException as error:  # one of the libraries panics with a BaseException
             outcome = {"error": f"{type(error).__name__}: {plain(str(error))}"}
         sys.stdout.write(json.dumps(outcome) + "\n")
