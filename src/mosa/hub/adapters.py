@@ -159,12 +159,13 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
     """UserError where no tensor has the ranks that the settings name; before any is made."""
     ranks = {s[0] for n, s in weights.shape.items() if n.endswith(".lora_A.weight") and s}
     pattern: dict[str, int] = settings.get("rank_pattern") or {}
-    for name, rank in (("r", settings.get("r", 8)), *pattern.items()):
-        if rank not in ranks and (name != "r" or not pattern):
+    named = [(f"rank_pattern {shortened(name)}", rank) for name, rank in pattern.items()]
+    for name, rank in named or [("r", settings.get("r", 8))]:
+        if rank not in ranks:
             has = ", ".join(map(str, sorted(ranks))) or "none"
             raise UserError(
-                f"{folder / CONFIG} sets {shortened(name)}={rank}, but its tensors have the rank "
-                f"{has}; use the settings that belong to them."
+                f"{folder / CONFIG} sets {name}={rank}, but its tensors have the rank {has}; use "
+                "the settings that belong to them."
             )
 
 
