@@ -32,6 +32,7 @@ MADE = frozenset(
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
 """What `init_lora_weights` may name: first weights that leave the base as it is."""
 MOST_ALPHA = 1_000_000
+MOST_UNUSED_RANK = 1024
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the network's modules."""
 
@@ -160,8 +161,10 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
     ranks = {s[0] for n, s in weights.shape.items() if n.endswith(".lora_A.weight") and s}
     pattern: dict[str, int] = settings.get("rank_pattern") or {}
     named = [(f"rank_pattern {shortened(name)}", rank) for name, rank in pattern.items()]
-    for name, rank in named or [("r", settings.get("r", 8))]:
-        if rank not in ranks:
+    for name, rank in [*named, ("r", settings.get("r", 8))]:
+        # Beside a pattern that names all modules, no tensor has the rank `r`.
+        is_unused = name == "r" and bool(named) and rank <= MOST_UNUSED_RANK
+        if rank not in ranks and not is_unused:
             has = ", ".join(map(str, sorted(ranks))) or "none"
             raise UserError(
                 f"{folder / CONFIG} sets {name}={rank}, but its tensors have the rank {has}; use "

@@ -32,7 +32,7 @@ TEXTS = (
 MOST_TOKENS_A_LETTER = 8
 
 
-class Refused(Exception):
+class _Refused(Exception):
     """A template refuses a dialogue."""
 
 
@@ -74,7 +74,7 @@ def compiled(template: str) -> Any:
             super().__setitem__(name, value)
 
     def raise_exception(message: Any) -> Any:
-        raise Refused(message)
+        raise _Refused(message)
 
     def tojson(
         value: Any,
@@ -112,7 +112,7 @@ def render(template: str, context: dict[str, Any], most: int) -> dict[str, Any]:
             if length > most:
                 return {"error": f"it writes more than {most:,} letters"}
             pieces.append(piece)
-    except Refused as error:
+    except _Refused as error:
         return {"refused": plain(str(error))}
     return {"value": "".join(pieces)}
 
