@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from refusals import cli_refuses, refuses
 from safetensors.torch import load_file, save_file
 
@@ -539,4 +541,18 @@ def test_whatever_answers_for_the_hub(monkeypatch, error):
 
     monkeypatch.setattr(folders, "snapshot_download", snapshot_download)
     with refuses("some/model", "HF_ENDPOINT", constants.ENDPOINT):
+        locate("some/model")
+
+
+@pytest.mark.parametrize(("status", "word"), [(429, "limits"), (404, "spelling"), (500, "reached")])
+def test_the_hub_says_why_it_gives_nothing_out(monkeypatch, status, word):
+    """Where nothing is kept, its client asks for a local copy and raises from the first error."""
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+
+    def snapshot_download(*args: object, **settings: object) -> str:
+        cause = HfHubHTTPError("no", response=response)  # pyright: ignore[reportArgumentType]
+        raise LocalEntryNotFoundError("nothing is kept") from cause
+
+    monkeypatch.setattr(folders, "snapshot_download", snapshot_download)
+    with refuses("some/model", word):
         locate("some/model")

@@ -140,7 +140,7 @@ def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]
     return value
 
 
-def positive_number(config: Mapping[str, Any], name: str, most: float) -> float:
+def positive_number(config: Mapping[str, Any], name: str, most: float = 1e12) -> float:
     """A field of config.json that measures something; UserError where it does not."""
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:

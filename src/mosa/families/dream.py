@@ -37,7 +37,7 @@ def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
         rms_norm_eps=positive_number(config, "rms_norm_eps", 1.0),
         rope_parameters={
             "rope_type": "default",
-            "rope_theta": positive_number(config, "rope_theta", 1e12),
+            "rope_theta": positive_number(config, "rope_theta"),
         },
         tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
