@@ -45,7 +45,7 @@ from mosa.hub.folders import folder_of
 from mosa.hub.weights import INDEX, listed
 from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
-from mosa.types import UserError, short_hash
+from mosa.types import UserError, is_json_list, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
 
 __all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load_causal_lm"]
@@ -187,7 +187,8 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     tensors = weights.read(device="cpu", finite=False)  # the scores show it
     # Without the folder's name, so that the library reads no file but these tensors.
     with faults_of(f"The checkpoint {folder}", remedy):
-        network, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        network, found = library_class.from_pretrained(
             None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
         )
     _check_whole(folder, found)
@@ -240,10 +241,10 @@ def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
 def _stated_ends(folder: Path, config: Any) -> list[int]:
     """The end tokens that generation_config.json names, or else config.json."""
     file = folder / "generation_config.json"
-    stated = read_json(file).get("eos_token_id") if is_file(file) else None
+    stated: Any = read_json(file).get("eos_token_id") if is_file(file) else None
     if stated is None:
         file, stated = folder / "config.json", config.get_text_config().eos_token_id
-    ids: list[Any] = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    ids = stated if is_json_list(stated) else [] if stated is None else [stated]
     size = config.get_text_config().vocab_size
     for token_id in ids:
         if type(token_id) is not int or not 0 <= token_id < size:

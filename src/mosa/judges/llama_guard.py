@@ -137,7 +137,7 @@ def _conversation(model: CausalLM, behavior: str, response: str) -> str:
         [{"role": role, "content": words} for role, words in said],
         [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in said],
     )
-    faults = []
+    faults: list[UserError] = []
     for turns in forms:
         try:
             return model.rendered(turns, add_generation_prompt=False)
