@@ -80,10 +80,16 @@ def test_numbers_that_break_later_name_their_step(new_tiny_llada):
         sample(model, "Hi", max_new_tokens=8, steps=8, hook=spoil)
 
 
-def test_a_hook_is_shown_no_broken_row(new_tiny_llada):
+def test_nobody_is_shown_a_broken_row(new_tiny_llada):
     shown = []
+    model = broken(new_tiny_llada, NAN)
     with refuses("NaN"):
-        sample(broken(new_tiny_llada, NAN), "Hi", **SHORT, hook=shown.append)
+        sample(model, "Hi", **SHORT, hook=shown.append)
+    denoiser = Denoiser(model, 1)
+    canvas = Canvas.from_prompts(model, "Hi", max_new_tokens=8)
+    denoiser.add(canvas, DecoderConfig(**SHORT), on_step=shown.append)
+    while denoiser.has_work:
+        denoiser.step()
     assert not shown
 
 

@@ -163,6 +163,7 @@ class Denoiser:
                 show_to_watchers(packed, row, states if step.num_open else None)
 
         # 6. Report what has changed.
+        heard = [row for row in heard if row.broken_step is None]
         changes = [(row.on_step, packed.changes_of(row, before_T)) for row in heard]
         for row in packed.rows:
             row.planned = None

@@ -255,8 +255,8 @@ class PackedRows:
         self, index: Int[Tensor, " N"], step: Int[Tensor, " N"], broken: Tensor
     ) -> None:
         """Notes the step at those tokens whose logits chose nothing; on the device alone."""
-        before = self.fields[BROKEN, index]
-        self.fields[BROKEN, index] = torch.minimum(before, torch.where(broken, step, NOT_BROKEN))
+        first = torch.where(broken, step, NOT_BROKEN)
+        self.fields[BROKEN].scatter_reduce_(0, index, first, "amin")
 
     def look_at(self, rows: Sequence[BatchRow]) -> None:
         """Finds out which of the rows are broken, at the cost of a synchronization."""

@@ -50,18 +50,20 @@ class _Child:
             return json.loads(line)
 
     def _started(self) -> subprocess.Popen[str]:
-        if self._process is None or self._parent != os.getpid():
+        process = self._process
+        if process is None or self._parent != os.getpid() or process.poll() is not None:
             child = Path(__file__).with_name("bounded_child.py")
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", str(child)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # where a library in Rust writes before it gives up
                 encoding="ascii",
                 env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+                start_new_session=True,  # signals of the terminal are for this process
             )
-            self._parent = os.getpid()
-        return self._process
+            self._process, self._parent = process, os.getpid()
+        return process
 
     def _end(self, process: subprocess.Popen[str]) -> None:
         process.kill()
