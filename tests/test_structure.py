@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "mosa"
 ORDER = (
     ("types", ()),
     ("files", ("types",)),
+    ("terminal", ()),
     ("inputs", ("types",)),
     ("hub", ("types", "inputs")),
     ("provenance", ("types", "inputs")),

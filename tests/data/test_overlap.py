@@ -65,9 +65,17 @@ def test_every_pair_is_found(train, evaluation, threshold):
     for i, left in enumerate(train):
         for j, right in enumerate(evaluation):
             a, b = set(left.split()), set(right.split())
+            if b in [set(earlier.split()) for earlier in evaluation[:j]]:
+                continue
             if a and b and len(a & b) / len(a | b) >= threshold:
                 expected.append(Overlap(i, j, len(a & b) / len(a | b)))
     assert overlap(train, evaluation, threshold) == expected
+
+
+def test_equal_lines_are_compared_once():
+    """Every training line is found, and pairs grow with the lines and not with their square."""
+    pairs = overlap([BREAD] * 3000, [BREAD] * 3000)
+    assert pairs == [Overlap(place, 0, 1.0) for place in range(3000)]
 
 
 # --- files ----------------------------------------------------------------------------------------

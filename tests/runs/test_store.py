@@ -438,6 +438,40 @@ def test_reading_a_file_without_tables_writes_nothing(tmp_path):
     assert (tmp_path / FILE).read_bytes() == b""
 
 
+def test_a_run_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    """A colleague's folder, a read-only disk: nothing is made beside the file, nothing written."""
+    with Run(tmp_path, create=True) as run:
+        run.add_subject(SUBJECT)
+    before = (tmp_path / FILE).read_bytes()
+    monkeypatch.setattr("mosa.runs.store.os.access", lambda path, mode: False)
+    with Run(tmp_path) as run:
+        assert run.subjects() == {"m": SUBJECT}
+        assert [path.name for path in tmp_path.iterdir()] == [FILE]
+        run.add_set(SET)
+        with refuses(tmp_path):
+            run.commit()
+        run._open_writes.clear()
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_run_that_is_being_written_is_read_by_who_may_not_write(tmp_path, monkeypatch):
+    with Run(tmp_path, create=True) as run:
+        run.add_subject(SUBJECT)
+        run.commit()  # in the log
+        monkeypatch.setattr("mosa.runs.store.os.access", lambda path, mode: False)
+        with Run(tmp_path) as reader:
+            assert reader.subjects() == {"m": SUBJECT}
+
+
+def test_a_folder_with_signs_of_an_address_in_its_name(tmp_path):
+    folder = tmp_path / "a?b#c%20d \u00f6 &mode=ro"
+    with Run(folder, create=True) as run:
+        run.add_subject(SUBJECT)
+    with Run(folder) as run:
+        assert run.subjects() == {"m": SUBJECT}
+    assert [path.name for path in folder.iterdir()] == [FILE]
+
+
 def test_folders_that_are_no_run_are_refused(tmp_path):
     with refuses(tmp_path / "nothing"):
         Run(tmp_path / "nothing")

@@ -36,7 +36,7 @@ from jsonargparse import (
 
 from mosa.align.method import METHODS
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import Command, FileOf, HelpFormatter, show
+from mosa.cli.options import Command, FileOf, HelpFormatter
 from mosa.inputs import read_yaml
 from mosa.runs.processes import (
     EXIT_USER_ERROR,
@@ -44,6 +44,7 @@ from mosa.runs.processes import (
     launched,
     use_cpu_without_gpu,
 )
+from mosa.terminal import encodable_streams, printable, show
 from mosa.types import UserError
 
 HELP_FILE = Path(__file__).with_name("help.json")
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bug of ours keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    encodable_streams()
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which this program may not have
     kept = ""
     processes = launched()
     if not processes.is_main:  # the main one speaks for all
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
-        print(f"mosa: {whose}{error}", file=sys.stderr)
+        print(f"mosa: {whose}{printable(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
         if processes.is_main:

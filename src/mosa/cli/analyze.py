@@ -9,12 +9,13 @@ from jsonargparse import ArgumentParser, Namespace
 from mosa.analyze import analyze
 from mosa.cli.evaluate import evaluation_arguments, evaluation_config
 from mosa.cli.judge import judge_config
-from mosa.cli.options import Command, add_fields, given_fields, show
+from mosa.cli.options import Command, add_fields, given_fields
 from mosa.cli.progress import ProgressBar
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.processes import join
+from mosa.terminal import show
 
 
 def _command(name: str, summary: str) -> Command:

@@ -6,16 +6,15 @@ import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.markup import escape
 from rich.table import Table
 
 from mosa.attacks.check import check_prompts
 from mosa.chat import ChatOptions
 from mosa.cli.evaluate import ROLES, role_chats, role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
-from mosa.cli.progress import wide_console
 from mosa.files import write_json
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
+from mosa.terminal import new_console
 from mosa.testbed import find_world
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -71,7 +70,7 @@ def _check(args: Namespace) -> None:
     for check in checks:
         shares = (f"{check.shares[c]:.2f}" if c in check.shares else "-" for c in COLUMNS)
         table.add_row(check.role, check.prompt, str(len(check.examples)), *shares)
-    console = wide_console()
+    console = new_console(is_wide=True)
     console.print(table)
     for check in checks:
         told: set[str] = set()
@@ -81,7 +80,7 @@ def _check(args: Namespace) -> None:
             told.add(example.trouble)
             kind = f"unread: {example.trouble}" if example.trouble else "read"
             reply = " ".join(example.reply.split())[:SHOWN]
-            console.print(escape(f"\n{check.prompt} ({kind})\n  {example.request}\n  > {reply}"))
+            console.print(f"\n{check.prompt} ({kind})\n  {example.request}\n  > {reply}")
     if args.out is not None:
         write_json(
             args.out,

@@ -10,8 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.bench import align, campaign, drift, report, sampler
 from mosa.bench.common import Bench
-from mosa.cli.options import Command, add_fields, config_argument, config_from, show
+from mosa.cli.options import Command, add_fields, config_argument, config_from
 from mosa.denoising import DecoderConfig
+from mosa.terminal import show
 
 
 def _command(name: str, summary: str, bench: Bench) -> Command:

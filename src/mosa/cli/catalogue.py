@@ -8,8 +8,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments, show
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments
+from mosa.terminal import show
 
+SHOWN_PAIRS = 50
+"""Of near-duplicates, on the terminal."""
 UNCHANGED = "Nothing is written."
 TRIES = {
     "best rated": "several, of which its loop selects the one that it rates best",
@@ -110,9 +113,13 @@ def _overlap(args: Namespace) -> None:
         f"among the {found.num_eval} cases of {found.evaluation.name} (threshold "
         f"{found.threshold:g}, share of words in common)."
     )
-    for pair in found.pairs:
+    for pair in found.pairs[:SHOWN_PAIRS]:
         case = found.evaluation.cases[pair.eval_index]
         show(f"row {pair.train_index + 1} ~ {case.id}: {pair.similarity:.2f}")
+    if len(found.pairs) > SHOWN_PAIRS:
+        show(
+            f"and {len(found.pairs) - SHOWN_PAIRS} more pairs (mosa.data.describe_overlap has all)"
+        )
 
 
 COMMANDS: dict[str, Command] = {

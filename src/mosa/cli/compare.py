@@ -7,11 +7,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, escaped, show
+from mosa.cli.options import Command, escaped
 from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
 from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
 from mosa.results.labels import legend, length_of, marked, worst_of
 from mosa.stats.rates import format_rate
+from mosa.terminal import show
 from mosa.types import UserError
 
 EXIT_CONDITION_HOLDS = 1

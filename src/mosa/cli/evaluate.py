@@ -21,7 +21,6 @@ from mosa.cli.options import (
     config_argument,
     given_fields,
     placement_arguments,
-    show,
 )
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import show_results
@@ -30,6 +29,7 @@ from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
 from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject, subject_from, subjects_of
+from mosa.terminal import show
 from mosa.types import UserError
 from mosa.worker import Tally
 

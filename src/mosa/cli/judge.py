@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mosa.chat import ChatOptions
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
-from mosa.cli.progress import ProgressBar, wide_console
+from mosa.cli.progress import ProgressBar
 from mosa.cli.results import show_results
 from mosa.data.registry import sha256
 from mosa.judges.calibrate import (
@@ -30,6 +30,7 @@ from mosa.runs.judging import JudgeConfig, build_judges, help_judges, judge_run,
 from mosa.runs.processes import join
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, once, rate_of
+from mosa.terminal import new_console
 from mosa.testbed import world_of
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -174,7 +175,7 @@ def _check(args: Namespace) -> None:
             _share(quality.num_false_negatives, quality.num_positives),
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
         )
-    console = wide_console()
+    console = new_console(is_wide=True)
     console.print(table)
     for pair in found.pairs:
         console.print(
@@ -191,7 +192,7 @@ def _check(args: Namespace) -> None:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
         for reason, replies in quality.unread.items():
             share = _share(len(replies), found.num_rows)
-            console.print(f"{quality.judge} is unread on {share}: {reason}", markup=False)
+            console.print(f"{quality.judge} is unread on {share}: {reason}")
             _show_reply(console, replies[0])
         if quality.misjudged:
             console.print(f"{quality.judge} differs from the label, for example:")
@@ -204,7 +205,7 @@ def _show_reply(console: Console, reply: str) -> None:
     """The beginning of what a judge's model said, if it said anything."""
     if reply:
         shown = reply if len(reply) <= SHOWN_LETTERS else f"{reply[:SHOWN_LETTERS]} ..."
-        console.print(f"    {shown!r}", markup=False)
+        console.print(f"    {shown!r}")
 
 
 def _share(count: int, total: int) -> str:

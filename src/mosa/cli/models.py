@@ -19,8 +19,9 @@ from mosa.cli.options import (
     config_from,
     given_fields,
     placement_arguments,
-    show,
 )
+from mosa.inputs import plain_text
+from mosa.terminal import show
 from mosa.types import Prompt, UserError, dialogue
 
 # --- generate -------------------------------------------------------------------------------------
@@ -62,17 +63,21 @@ def _generate(args: Namespace) -> None:
         raise UserError("one of --prompt and --data is needed; give --prompt TEXT or --data FILE")
     if args.limit is not None and args.data is None:
         raise UserError("--limit counts rows of --data; leave it out with --prompt")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
+    for option in ("limit", "batch_size"):
+        number = getattr(args, option)
+        if number is not None and number < 1:
+            raise UserError(f"--{option} must be at least 1, not {number}")
+    if args.prompt is not None and not args.prompt.strip():
+        raise UserError("--prompt is empty; give it the text to answer")
     if args.out is not None and args.out.exists():
         raise UserError(f"{args.out} exists; name a new file with --out or remove it")
     prompts: list[Prompt]
     if args.prompt is not None:
-        prompts = [args.prompt]
+        prompts = [plain_text(args.prompt, "--prompt")]
     else:
         prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
     if args.system is not None:
-        prompts = [dialogue(prompt, args.system) for prompt in prompts]
+        prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
 
     config = config_from(DecoderConfig, args)
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -212,8 +212,3 @@ def config_from(config_class: type[Config], args: Namespace) -> Config:
 def escaped(text: str) -> str:
     """Text whose marks Markdown prints as they are."""
     return text.replace("*", "\\*")
-
-
-def show(*lines: str | Iterable[str]) -> None:
-    """Print, at once."""
-    print(*lines, flush=True)

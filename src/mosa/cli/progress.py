@@ -5,41 +5,30 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mosa.cli.options import show
+from mosa.terminal import new_console, printable, show
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from mosa.runs.evaluate import Progress
 
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is printed where there is no terminal to redraw."""
 
 
-def wide_console() -> Console:
-    """The terminal; a file or a pipe has room for whole rows."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=150)
-
-
 class ProgressBar:
     """One bar, whose description and total may change."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self.console = Console(highlight=False)
+        self.console = new_console()
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[what]}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
         )
-        self.task = self.bar.add_task("", total=None, left="")
+        self.task = self.bar.add_task("", total=None, what="", left="")
         self.last_line = time.monotonic()
 
     def __enter__(self) -> ProgressBar:
@@ -53,7 +42,7 @@ class ProgressBar:
         """Show progress with something; `left` is what is left, in words."""
         if self.console.is_terminal and not self.bar.live.is_started:
             self.bar.start()
-        self.bar.update(self.task, description=what, total=total, completed=done, left=left)
+        self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
         if self.console.is_terminal:
             return
         now = time.monotonic()

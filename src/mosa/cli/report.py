@@ -7,10 +7,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.cli.options import Command, show
+from mosa.cli.options import Command
 from mosa.report.build import ReportConfig, build
 from mosa.report.page import write_page
 from mosa.report.tables import write_tables
+from mosa.terminal import show
 from mosa.types import UserError
 
 

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mosa.cli.options import Command, escaped, run_argument, show
-from mosa.cli.progress import wide_console
+from mosa.cli.options import Command, escaped, run_argument
 from mosa.exports import EXPORTS, ExportSetting
 from mosa.results.figures import REFUSED, Figure, figures_of
 from mosa.results.labels import legend, length_of, marked, tries_of
@@ -20,6 +20,7 @@ from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, format_value
+from mosa.terminal import new_console, printable, show
 from mosa.types import Budget, UserError
 
 EXPLANATIONS = {
@@ -54,7 +55,7 @@ def _show_table(
         table.add_column(heading, justify="right", no_wrap=True)
     for subject, of_subject in itertools.groupby(rows, lambda row: row[0]):
         table.add_section()
-        table.add_row(f"[bold]{subject}[/bold]")
+        table.add_row(Text(printable(subject), "bold"))
         for _, name, *cells in of_subject:
             table.add_row(f"  {name}", *cells)
     console.print(table)
@@ -65,7 +66,7 @@ def _show_table(
 
 def _status(args: Namespace) -> None:
     with Run(args.run) as run:
-        console = wide_console()
+        console = new_console(is_wide=True)
         rows = [
             (*cell[:4], *(str(states[name]) for name in ("done", "failed", "todo")))
             for cell, states in run.counts().items()
@@ -172,7 +173,7 @@ def _export(run: Run, args: Namespace) -> None:
 
 def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
     """The rates of a run: attacks by judge, harmless sets by judge, useful tasks."""
-    console = wide_console()
+    console = new_console(is_wide=True)
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
         _show_left_out(run, console)

@@ -46,7 +46,8 @@ class OverlapReport:
     evaluation: CaseSet
     threshold: float
     pairs: tuple[Overlap, ...]
-    """Every pair that reaches the threshold; `eval_index` counts in `evaluation.cases`."""
+    """Every pair that reaches the threshold; `eval_index` counts in `evaluation.cases`, where the
+    first of several with the same words stands for all."""
 
     @property
     def num_eval(self) -> int:
@@ -88,37 +89,45 @@ def overlap(
 ) -> list[Overlap]:
     """Every pair of texts whose sets of lowercased words have a Jaccard similarity >= threshold.
 
-    In the order of the training texts, then of the evaluation texts. A text without a word has no
-    near-duplicate.
+    In the order of the training texts, then of the evaluation texts. Of evaluation texts with the
+    same words the first stands for all. A text without a word has no near-duplicate.
     """
     if not 0 < threshold <= 1:
         raise UserError(f"The threshold is {threshold}; choose one above 0 and at most 1.")
-    train_words = [_words(text) for text in train]
-    holders: defaultdict[str, list[int]] = defaultdict(list)
-    for index, words in enumerate(train_words):
+    train_places, eval_places = _places(train), _places(evaluation)
+    holders: defaultdict[str, list[frozenset[str]]] = defaultdict(list)
+    for words in train_places:
         for word in words:
-            holders[word].append(index)
+            holders[word].append(words)
 
     found: list[Overlap] = []
-    for eval_index, text in enumerate(evaluation):
-        words = _words(text)
+    for words, (eval_index, *_) in eval_places.items():
         # A text this similar shares at least `shared` of these words, so it misses too few to lack
         # all of the rarest ones: looking up only those finds every candidate, and spares the long
         # lists of "a" and "the". The small number guards against 0.1 * 30 = 3.0000000000000004.
         shared = math.ceil(threshold * len(words) - 1e-9)
         rarest = sorted(words, key=lambda word: (len(holders.get(word, ())), word))
         rarest = rarest[: len(words) - shared + 1]
-        candidates = {index for word in rarest for index in holders.get(word, ())}
-        for train_index in candidates:
-            similarity = _jaccard(words, train_words[train_index])
+        candidates = {held for word in rarest for held in holders.get(word, ())}
+        for candidate in candidates:
+            similarity = _jaccard(words, candidate)
             if similarity >= threshold:
-                found.append(Overlap(train_index, eval_index, similarity))
+                places = train_places[candidate]
+                found += [Overlap(place, eval_index, similarity) for place in places]
     return sorted(found, key=lambda pair: (pair.train_index, pair.eval_index))
 
 
 def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared)
+
+
+def _places(texts: Sequence[str]) -> dict[frozenset[str], list[int]]:
+    """Where each set of words stands."""
+    places: defaultdict[frozenset[str], list[int]] = defaultdict(list)
+    for place, text in enumerate(texts):
+        places[_words(text)].append(place)
+    return places
 
 
 def _words(text: str) -> frozenset[str]:

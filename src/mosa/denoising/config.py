@@ -92,6 +92,8 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
+        if abs(self.seed) >= 1 << 63:
+            raise UserError(f"seed must be below 2**63, not {self.seed}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         self._check_choice("remasking", tuple(ORDERS))

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from mosa.denoising import sample
@@ -45,6 +44,7 @@ from mosa.report.tables import write_tables
 from mosa.report.terminal import picture
 from mosa.results.figures import gather, headline
 from mosa.runs.sets import ALL_TASKS
+from mosa.terminal import new_console
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS
 from mosa.testbed.measure import DECODER
@@ -154,7 +154,7 @@ def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None
     (wrapping,) = ATTACK_WRAPPINGS[FIRST_ATTACKS[-1]]
     prompts = [world.request(obj), world.request(obj, wrapping)]
     result = sample(model, prompts, dataclasses.replace(DECODER, steps=config.steps))
-    console = Console(highlight=False)
+    console = new_console()
     console.print("The original, asked plainly and in a wrapping (color: when a word was written):")
     for row, prompt in enumerate(prompts):
         console.print(Text(f"  > {prompt}", "bold"))

@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mosa.terminal import new_console
 from mosa.types import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -111,10 +111,10 @@ class _Board:
     """Progress of all jobs: bars in a terminal, a line per stage elsewhere."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.console = Console(highlight=False)
+        self.console = new_console()
         width = max((len(job.label) for job in jobs), default=0)
         self.progress = Progress(
-            TextColumn(f"{{task.fields[label]:<{width}}}"),
+            TextColumn(f"{{task.fields[label]:<{width}}}", markup=False),
             TextColumn("{task.fields[stage]:<18}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mosa.denoising import DenoisingTrace
 from mosa.families import DiffusionLM
+from mosa.terminal import new_console, printable
 
 MASK = "·"
 END = "■"
@@ -33,7 +34,7 @@ def play(
     In a terminal the text is redrawn in place, tokens of the current step highlighted; elsewhere
     (a file, a pipe) every step is one line, tokens of that step in [brackets].
     """
-    console = console or Console(highlight=False)
+    console = console or new_console()
     if not console.is_terminal:
         for step, pieces in _frames(model, trace, row):
             words = "".join(_in_brackets(word) if new else word for word, new in pieces)
@@ -110,4 +111,4 @@ def _space_between_words(model: DiffusionLM) -> str:
 
 def _text(model: DiffusionLM, ids: list[int]) -> str:
     assert model.tokenizer is not None, "a denoising is played in words"
-    return str(model.tokenizer.decode(ids))
+    return printable(str(model.tokenizer.decode(ids)))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mosa.chat import ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
+from mosa.inputs import is_file, is_folder, read_text
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
 from mosa.judges.base import AskingJudge
 from mosa.runs.pool import serving
@@ -158,13 +159,13 @@ def build_judges(
 def _template(folder: Path | None, name: str, kind: str = "") -> str | None:
     if folder is None:
         return None
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"there is no folder {folder}; give --judge_templates one that exists")
     for file in folder.glob("*.txt"):
         if file.stem not in (*JUDGES, f"harmbench{CONTEXT}"):
             raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
     file = folder / f"{name}{kind}.txt"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return read_text(file) if is_file(file) else None
 
 
 def check_apart(judges: Sequence[NamedJudge], in_loop: set[str]) -> None:

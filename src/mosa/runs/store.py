@@ -23,6 +23,7 @@ names the file, never another number.
 from __future__ import annotations
 
 import functools
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -129,10 +130,15 @@ class Run:
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
-        make_folder(folder)
+        if create:
+            make_folder(folder)
         with self._user_errors():
             self._db = sqlite3.connect(
-                path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+                _address(path, may_write=create),
+                uri=True,
+                timeout=SECONDS_TO_WAIT,
+                isolation_level=None,
+                check_same_thread=False,
             )
             try:
                 self._db.execute("PRAGMA trusted_schema = OFF")
@@ -542,6 +548,17 @@ class Run:
         """(attack, reason, number of tasks) of what failed."""
         failed = [(task.attack, o.reason) for task, o in self.tasks(status="failed") if o]
         return [(*key, count) for key, count in Counter(failed).items()]
+
+
+def _address(path: Path, *, may_write: bool) -> str:
+    """SQLite's address of a file; one that may only be read (a colleague's, a read-only disk) is
+    opened so, and without the files beside it where nothing is waiting in a log."""
+    address = path.absolute().as_uri()
+    if may_write or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return address
+    log = path.with_name(f"{path.name}-wal")
+    is_whole = not log.exists() or log.stat().st_size == 0
+    return f"{address}?mode=ro{'&immutable=1' if is_whole else ''}"
 
 
 def _conditions(unjudged_by: str | None, case_set: str | None) -> tuple[str, tuple[str, ...]]:

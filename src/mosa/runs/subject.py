@@ -22,9 +22,10 @@ import msgspec
 
 from mosa.align.phrases import read_phrases
 from mosa.attacks import Attack
+from mosa.data.rows import read_rows
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules import Monitor
-from mosa.inputs import is_file, is_folder, shortened
+from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
@@ -59,6 +60,7 @@ class Subject:
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
+        plain_text(self.system_prompt or "", f"the system prompt of {self.name}")
         unknown = sorted(set(self.grants) - set(ALL_ACCESS))
         if unknown:
             raise UserError(
@@ -100,6 +102,12 @@ def default_decoder(model: str) -> DecoderConfig:
     return REAL_MODEL_DECODER if find_world(model) is None else TESTBED_DECODER
 
 
+def _folder_name(place: str) -> str:
+    """The last part of a path or hub id; of `.` and `..` the folder's own name."""
+    name = Path(place).name
+    return Path(place).resolve().name if name in ("", "..") else name
+
+
 def subjects_of(
     model: str,
     adapters: Sequence[str] = (NO_ADAPTER,),
@@ -113,14 +121,16 @@ def subjects_of(
     `none` is the model as it is; `decoder` are settings over the model's default.
     """
     config = dataclasses.replace(default_decoder(model), **(decoder or {}))
-    base = Path(model).name.replace(":", "-")
+    base = _folder_name(model).replace(":", "-")
     for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
         if adapter != NO_ADAPTER and not is_folder(Path(adapter)) and not is_hub_id:
-            raise UserError(f"there is no adapter folder {shortened(adapter)}; check the path")
+            raise UserError(
+                f"there is no adapter folder {shortened(Path(adapter))}; check the path"
+            )
     found = tuple(
         Subject(
-            name=base if adapter == NO_ADAPTER else f"{base}+{Path(adapter).name}",
+            name=base if adapter == NO_ADAPTER else f"{base}+{_folder_name(adapter)}",
             model=model,
             adapter=None if adapter == NO_ADAPTER else adapter,
             system_prompt=system_prompt,
@@ -146,11 +156,10 @@ def training_of(adapter: str | None) -> list[TrainingPoint]:
     """
     if adapter is None or not is_file(path := Path(adapter) / METRICS):
         return []
-    try:
-        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
-        return [msgspec.convert(line, TrainingPoint) for line in lines if "reward" in line]
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it, or train again") from error
+    rows = [
+        (checked(row, dict[str, Any], where), where) for row, where in read_rows(path, ".jsonl")
+    ]
+    return [checked(row, TrainingPoint, where) for row, where in rows if "reward" in row]
 
 
 def refusals_of(adapter: str | None) -> list[str]:

@@ -6,7 +6,7 @@ card. build.py makes such models, behaviors.py asks for their objects, attacker.
 
 from mosa.families import packaged_folder
 from mosa.hub.folders import folder_of
-from mosa.inputs import is_file, read_json
+from mosa.inputs import checked, is_file, read_json
 from mosa.types import UserError
 from mosa.world import World
 
@@ -17,8 +17,10 @@ RESPONSE_LENGTH = 72
 def find_world(model: str) -> World | None:
     """The world that a testbed model was trained in; None for any other model."""
     recipe = (packaged_folder(model) or folder_of(model)) / "recipe.json"
-    seed = read_json(recipe).get("world_seed") if is_file(recipe) else None
-    return World(seed) if type(seed) is int else None  # others may have a recipe.json, too
+    content = read_json(recipe) if is_file(recipe) else {}
+    if "world_seed" not in content:  # others may have a recipe.json, too
+        return None
+    return World(checked(content["world_seed"], int, f"world_seed of {recipe}"))
 
 
 def world_of(model: str) -> World:

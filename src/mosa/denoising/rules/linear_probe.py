@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mosa.denoising.rules.base import Action, Monitor, RowView
 from mosa.families.base import DiffusionLM
+from mosa.inputs import read_bytes
 from mosa.types import UserError
 
 
@@ -60,7 +61,9 @@ class LinearProbe(Monitor):
         if self.action not in ("note", "stop"):
             raise UserError(f"action of {self.name} must be note or stop, not {self.action!r}.")
         if not self.sha256:
-            object.__setattr__(self, "sha256", hashlib.sha256(_read(self.file)).hexdigest())
+            object.__setattr__(
+                self, "sha256", hashlib.sha256(read_bytes(Path(self.file))).hexdigest()
+            )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -94,7 +97,7 @@ class LinearProbe(Monitor):
 
 @functools.lru_cache(maxsize=8)
 def _probe(file: str, sha256: str) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
-    data = _read(file)
+    data = read_bytes(Path(file))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{file} has changed since it was named; name it again, as a new rule.")
     try:
@@ -105,12 +108,3 @@ def _probe(file: str, sha256: str) -> tuple[Float[Tensor, " D"], Float[Tensor, "
     if weight is None or bias is None or weight.ndim != 1 or bias.numel() != 1:
         raise UserError(f"{file} must hold the tensors weight [D] and bias (one number).")
     return weight.float(), bias.float().reshape(())
-
-
-def _read(file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}); name a probe's file."
-        ) from error
