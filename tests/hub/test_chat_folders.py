@@ -70,7 +70,10 @@ def test_missing_surplus_and_odd_tensors_are_named(folder):
 
 
 def test_old_tables_may_be_there(folder):
-    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.layers.0.attention.bias": torch.ones(4, dtype=torch.bool),  # as GPT-NeoX has
+    }
     before = answer(folder)
     retensored(folder / "model.safetensors", lambda tensors: tensors.update(extra))
     assert answer(folder) == before

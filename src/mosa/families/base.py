@@ -295,10 +295,11 @@ class DiffusionLM:
                     "that belongs to the model."
                 )
         if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
-            word = shortened(repr(tokenizer.convert_ids_to_tokens(mask)))
+            word = tokenizer.convert_ids_to_tokens(mask)
             raise UserError(
-                f"config.json sets mask_token_id={mask}, which the tokenizer of {self.source} has "
-                f"as the ordinary token {word}; put the id of the mask token there."
+                f"config.json sets mask_token_id={mask}, which is no special token of the tokenizer "
+                f"of {self.source} (there it is {shortened(repr(word))}); put the id of the mask "
+                "token there."
             )
 
     @property

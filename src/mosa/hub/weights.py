@@ -95,10 +95,10 @@ class Weights:
                     shape[name] = torch.Size(piece.get_shape())
         return cls(str(place), where, shape, stored)
 
-    def check_floats(self) -> None:
+    def check_floats(self, *, leave_out: Collection[str] = ()) -> None:
         """UserError for a tensor that is stored as anything but floating-point numbers."""
         for name, kind in self.stored.items():
-            if kind not in FLOATING:
+            if kind not in FLOATING and name not in leave_out:
                 raise UserError(
                     f"The tensor {shortened(name)} of {self.place} is stored as {kind}; quantised "
                     "weights are not supported, use those in bfloat16 or float32."
