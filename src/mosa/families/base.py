@@ -297,8 +297,8 @@ class DiffusionLM:
         if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
             word = tokenizer.convert_ids_to_tokens(mask)
             raise UserError(
-                f"config.json sets mask_token_id={mask}, which is no special token of the tokenizer "
-                f"of {self.source} (there it is {shortened(repr(word))}); put the id of the mask "
+                f"config.json sets mask_token_id={mask}, which is no special token of the "
+                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of the mask "
                 "token there."
             )
 
