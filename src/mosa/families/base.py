@@ -298,8 +298,8 @@ class DiffusionLM:
             word = tokenizer.convert_ids_to_tokens(mask)
             raise UserError(
                 f"config.json sets mask_token_id={mask}, which is no special token of the "
-                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of the mask "
-                "token there."
+                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of "
+                "the mask token there."
             )
 
     @property
