@@ -188,8 +188,7 @@ class Denoiser:
                 row.planned = None if row.is_stopped else row.pace.next_step()
             # A row whose logits choose no token gives its place up after its first step, or, where
             # they break later, when it would be full: all rows wait for each look.
-            begun = [row for row in undecided if row.has_begun and not row.is_looked_at]
-            packed.look_at([row for row in undecided if row.planned is None or row in begun])
+            packed.look_at([row for row in undecided if row.planned is None or row.is_new])
             for row in undecided:
                 if row.broken_step is not None:
                     row.planned, row.filling.broken_step = None, row.broken_step

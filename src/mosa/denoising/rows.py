@@ -102,6 +102,11 @@ class BatchRow:
         return bool(self.monitors) or self.hook is not None or self.on_step is not None
 
     @property
+    def is_new(self) -> bool:
+        """Whether its first logits are there and were not looked at."""
+        return self.has_begun and not self.is_looked_at
+
+    @property
     def length(self) -> int:
         return len(self.columns)
 

@@ -67,7 +67,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
                 "mosa does not make; use a plain LoRA adapter."
             )
     for name in ("use_rslora", "use_dora"):
-        if not isinstance(settings.get(name, False), bool):
+        if not isinstance(settings.get(name) or False, bool):
             raise _wrong(folder, name, settings[name], "true or false")
     _check_number(folder, "r", settings.get("r", usual["r"]), whole=True)
     _check_number(folder, "lora_alpha", settings.get("lora_alpha", usual["lora_alpha"]))
