@@ -14,6 +14,7 @@ import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
 from hub.test_target_folders import FAILING, LOSING, PLACES, TOKENIZERS, edited, retensored
+from peft import LoraConfig, get_peft_model
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 
@@ -208,6 +209,19 @@ GENERATION: list[dict[str, Any]] = [
 def test_settings_of_generation_change_nothing(whole, folder, settings):
     (folder / "generation_config.json").write_text(json.dumps(settings))
     assert answer(folder) == answer(whole)
+
+
+@pytest.mark.parametrize("settings", [{"min_length": 50}, {"num_beams": 3}, {"do_sample": True}])
+def test_nor_do_those_in_config_json(whole, folder, settings):
+    """Where old releases have them; under an adapter, too."""
+    edited(folder / "config.json", lambda config: config.update(settings))
+    assert answer(folder) == answer(whole)
+    adapter = folder.parent / "lora"
+    config = LoraConfig(r=2, target_modules=["q_proj"])  # a fresh one changes nothing
+    get_peft_model(tiny_llama(causal_tokenizer()), config).save_pretrained(adapter)
+    base = {"base_model_name_or_path": str(folder)}
+    edited(adapter / "adapter_config.json", lambda content: content.update(base))
+    assert answer(adapter) == answer(whole)
 
 
 def test_the_end_tokens_that_it_names_count(folder):

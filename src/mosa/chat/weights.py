@@ -192,6 +192,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
         )
     _check_whole(folder, found)
+    network.generation_config = GenerationConfig()  # before an adapter hides the network
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
         network = read_adapter(network, adapter)
@@ -201,10 +202,9 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
 def _causal_lm(
     network: Any, tokenizer: Any, checkpoint: str, device: str | None, ends: Sequence[int]
 ) -> CausalLM:
-    """The model on its device, with no settings of generation but ours."""
+    """The model on its device, in evaluation mode."""
     own: int | None = tokenizer.eos_token_id
     end_ids = [*ends, *([] if own is None else [own])]
-    network.generation_config = GenerationConfig()
     network.to(device_of(device))
     return CausalLM(network.eval(), tokenizer, checkpoint, tuple(dict.fromkeys(end_ids)))
 
@@ -285,6 +285,7 @@ def _load_gguf(file: Path, checkpoint: str, device: str | None) -> CausalLM:
         )
         tokenizer = reader.from_pretrained(file.parent, **where)
     _check_whole(file, found)
+    network.generation_config = GenerationConfig()
     ends = [network.config.eos_token_id] if type(network.config.eos_token_id) is int else []
     return _causal_lm(network, tokenizer, checkpoint, device, ends)
 
