@@ -176,8 +176,10 @@ def checked(value: Any, kind: Any, where: str) -> Any:
     """
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{where} does not hold what it should: {error}; correct it") from error
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a character
+        raise UserError(
+            f"{where} does not hold what it should: {_one_line(error)}; correct it"
+        ) from error
 
 
 def _kind(path: Path) -> int | None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_CHARACTERS = 1000
+"""Of a message; the longest ones list every choice."""
 WIDTH_OF_FILES = 150
 """Columns of what goes to a file or a pipe."""
 
@@ -29,6 +31,12 @@ _HIDDEN = re.compile(
 def printable(text: str) -> str:
     """The text with what a terminal would obey, or could not show, written out."""
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def sentence(text: str) -> str:
+    """A message on one line, printable, of a length that a terminal can show."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
 
 
 def show(*lines: str | Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -29,7 +30,7 @@ def response(key: str, text: str = "tea") -> Response:
 def attempt(key: str, *responses: Response, number: int = 0) -> Attempt:
     return Attempt(
         key, "m", "tea", "b0", "direct", list(responses), "tea", "tea", number=number, variant="v",
-        budget=Budget(target_queries=number + 1), details={"loss": 0.5},
+        preset="paper", budget=Budget(target_queries=number + 1), details={"loss": 0.5},
     )  # fmt: skip
 
 
@@ -327,7 +328,7 @@ def whole(folder: Path) -> Path:
     """A run with a row in every table that is read, closed; its file."""
     with filled(folder) as store:
         store.add_verdict("a0", "j", Verdict(1.0, True))
-        store.begin_session({"started": "now"})
+        store.begin_session({"started": "now", "settings": {}})
     return folder / FILE
 
 
@@ -345,14 +346,52 @@ def test_a_record_that_is_not_what_was_written_is_damage(tmp_path, table, text):
         database.execute(
             f"UPDATE {table} SET record = ?, crc = ? WHERE crc = ?", (text, values[-1], row[-1])
         )
-    with Run(tmp_path) as run:
-        if table == "sessions" and text == "{}":
-            assert run.sessions() == [{}]  # a session's record has no fields of its own
-            return
-        if table == "sessions" and text == '{"key": 1}':
-            return
-        with refuses(tmp_path / FILE, table, error=DamagedRun):
-            READERS[table](run)
+    with refuses(tmp_path / FILE, table, error=DamagedRun), Run(tmp_path) as run:
+        READERS[table](run)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "value"),
+    [
+        ("attempts", "subject", "n"),
+        ("attempts", "case_set", "coffee"),
+        ("attempts", "case", "b1"),
+        ("attempts", "attack", "prefill"),
+        ("attempts", "preset", "smoke"),
+        ("attempts", "seed", 1),
+        ("attempts", "key", "a1"),
+        ("tasks", "case", "b1"),
+        ("tasks", "subject", "n"),
+        ("sets", "name", "coffee"),
+        ("subjects", "name", "n"),
+        ("cases", "id", "b1"),
+        ("outcomes", "status", "failed"),
+    ],
+)
+def test_a_record_that_does_not_belong_where_it_stands_is_damage(tmp_path, table, name, value):
+    """With the right checksum; otherwise it would be read as one of something else."""
+    file = whole(tmp_path)
+    columns = store_module.COLUMNS[table]
+    with sqlite3.connect(file) as database:
+        row = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchone()
+        record = json.loads(row[-2]) | {name: value}
+        text = json.dumps(record)
+        values = text, store_module.checksum(*row[:-2], text), row[-1]
+        database.execute(f"UPDATE {table} SET record = ?, crc = ? WHERE crc = ?", values)
+    with refuses(file, table, error=DamagedRun), Run(tmp_path) as run:
+        READERS[table](run)
+
+
+@pytest.mark.parametrize(
+    ("table", "left"),
+    [("subjects", "tasks"), ("sets", "tasks"), ("cases", "tasks"), ("tasks", "attempts")],
+)
+def test_a_row_whose_other_row_is_missing_is_damage(tmp_path, table, left):
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        database.execute(f"DELETE FROM {table}")
+    with refuses(file, left, error=DamagedRun):
+        Run(tmp_path)
 
 
 @pytest.mark.parametrize("table", READERS)

@@ -47,6 +47,23 @@ def test_a_subject_for_each_adapter_is_named_after_its_folder(tmp_path):
         check_names(())
 
 
+@pytest.mark.parametrize("place", [".", "./", "../kiln", "../kiln/.", "inner/.."])
+def test_a_folder_has_its_own_name_however_it_is_reached(tmp_path, monkeypatch, place):
+    for name in ("kiln", "pump"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "kiln")
+    (plain,) = subjects_of(place, ("none",))
+    (tuned,) = subjects_of("testbed", (place,))
+    assert (plain.name, tuned.name) == ("kiln", "testbed+kiln")
+
+
+def test_texts_and_names_of_subjects_are_text():
+    with refuses("system prompt", "U+D83D"):
+        Subject("a", "testbed", system_prompt="be \ud83d kind")
+    with refuses("no adapter folder"):
+        subjects_of("testbed", ("x" * 300,))
+
+
 def test_a_file_describes_a_subject_over_the_default_of_its_model():
     found = subject_from(
         {

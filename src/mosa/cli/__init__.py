@@ -44,7 +44,7 @@ from mosa.runs.processes import (
     launched,
     use_cpu_without_gpu,
 )
-from mosa.terminal import encodable_streams, printable, show
+from mosa.terminal import encodable_streams, sentence, show
 from mosa.types import UserError
 
 HELP_FILE = Path(__file__).with_name("help.json")
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
-        print(f"mosa: {whose}{printable(str(error))}", file=sys.stderr)
+        print(f"mosa: {whose}{sentence(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
         if processes.is_main:

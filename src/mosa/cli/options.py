@@ -132,6 +132,11 @@ def _option_type(hint: Any) -> Any:
     return hint
 
 
+class NotAListError(argparse.ArgumentTypeError, TypeError):
+    """What was given is no such list: an error of an option to argparse, and of a value in a file
+    of options to jsonargparse."""
+
+
 @dataclass(frozen=True)
 class ListOf:
     """The type of an option that takes a list: with commas, as in 0,1,2, or as a list in YAML."""
@@ -153,9 +158,7 @@ class ListOf:
         if found is None or not is_known or len(found) < self.num_least:
             names = {int: "integers, for example 0,1,2", float: "numbers, for example 0,0.5"}
             words = f"words of {', '.join(choices)}" if choices else names.get(self.kind, "names")
-            raise argparse.ArgumentTypeError(
-                f"takes comma-separated {words}; {given!r} is something else"
-            )
+            raise NotAListError(f"takes comma-separated {words}; {given!r} is something else")
         return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, Stages, rule_from_dict
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.families.attention import AttentionPattern
+from mosa.inputs import checked
 from mosa.types import UserError
 
 APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
@@ -128,7 +129,9 @@ class DecoderConfig:
         check_settings(record)
         settings: dict[str, Any] = dict(record)
         for name in ("banned_token_ids", "rules"):  # JSON has only lists
-            settings[name] = tuple(settings.get(name, ()))
+            given = settings.get(name, ())
+            settings[name] = tuple(given) if isinstance(given, list) else given
+        checked(settings, cls, "a decoder")
         return cls(**settings)
 
     def _check_rules(self) -> None:

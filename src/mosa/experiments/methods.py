@@ -40,6 +40,7 @@ from mosa.experiments.models import (
 from mosa.experiments.workers import Emit, run_jobs
 from mosa.files import write_text
 from mosa.results.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
+from mosa.results.labels import legend, marked
 from mosa.results.training import over_trainings, settled
 from mosa.runs.sets import ALL_TASKS
 from mosa.stats.pairs import mean_unbounded
@@ -336,7 +337,8 @@ class Tables:
             "threat models prompt and canvas; judge: the truth. Rates with 95 % intervals over "
             "clusters of cases (objects of one device share their steps) and over training seeds; "
             "useful tasks over cases and seeds. Reward in nats, at the end, with the share of "
-            "training prompts that have a refusal in the window in the first step."
+            "training prompts that have a refusal in the window in the first step. "
+            + legend(self._wrapped())
         )
         yield ""
         yield "## Methods"
@@ -410,6 +412,9 @@ class Tables:
     def _measured_columns(self) -> list[str]:
         return ["trainings", *(name for name, _ in self._measures())]
 
+    def _wrapped(self) -> list[Figure]:
+        return [f for f in self.pooled.select("safety") if f.name in WRAPPED]
+
     def _measured(self, key: str) -> list[str]:
         num = NOTHING if key == ORIGINAL else str(len(self.trainings[key]))
         return [num, *(shown(key) for _, shown in self._measures())]
@@ -422,7 +427,10 @@ class Tables:
             ("mean of six attacks", lambda s: format_rate(self.attacked(s, six))),
             ("prefill", lambda s: format_rate(self.attacked(s, [PREFILL]))),
             ("masked frame", lambda s: format_rate(self.attacked(s, [FRAME]))),
-            ("wrapped (four)", lambda s: format_rate(self.attacked(s, WRAPPED))),
+            (
+                marked("wrapped (four)", self._wrapped()),
+                lambda s: format_rate(self.attacked(s, WRAPPED)),
+            ),
             ("harmless refused", lambda s: format_rate(self.harmless(s, "over_refusal"))),
             ("harmless answered", lambda s: format_rate(self.harmless(s, "compliance"))),
             ("useful tasks", lambda s: format_rate(headline(self.pooled, "utility", s).rate)),
@@ -501,4 +509,4 @@ def _value(rate: Rate | None) -> float | None:
 def _over_seeds(effects: Sequence[float]) -> str:
     if not effects:
         return NOTHING
-    return format_rate(mean_unbounded(effects), signed=True)
+    return format_rate(mean_unbounded(effects), signed=True, with_n=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Required, TypedDict, TypeVar
 
 import msgspec
 
@@ -159,6 +159,31 @@ class AttemptRecord:
     details: dict[str, Any]
     selected: int | None
     """The number of the try that the attack's loop has selected by then."""
+
+
+class _SubjectShape(TypedDict):
+    name: str
+
+
+class _SettingsShape(TypedDict, total=False):
+    seeds: list[int]
+    subjects: list[_SubjectShape]
+
+
+class _ChatShape(TypedDict):
+    name: str
+
+
+class SessionShape(TypedDict, total=False):
+    """What a session says at least, of what is read; it says more."""
+
+    settings: Required[_SettingsShape]
+    started: str
+    ended: str
+    seconds: float
+    device: str | None
+    versions: dict[str, str | None]
+    chat_models: dict[str, _ChatShape]
 
 
 def encode(record: Any) -> str:

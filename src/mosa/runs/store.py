@@ -32,11 +32,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, final
 
+import msgspec
+
 from mosa.files import make_folder
 from mosa.runs.records import (
     AttemptRecord,
     NotApplicable,
     Outcome,
+    SessionShape,
     SetRecord,
     SubjectRecord,
     Task,
@@ -98,6 +101,22 @@ DONE = "EXISTS (SELECT 1 FROM outcomes WHERE outcomes.task = attempts.task AND s
 NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
+DANGLING = (
+    ("tasks", "subject", "SELECT key FROM tasks WHERE subject NOT IN (SELECT name FROM subjects)"),
+    ("tasks", "set", "SELECT key FROM tasks WHERE case_set NOT IN (SELECT name FROM sets)"),
+    (
+        "tasks",
+        "case",
+        "SELECT key FROM tasks WHERE json_valid(record) AND NOT EXISTS"
+        " (SELECT 1 FROM cases WHERE cases.case_set ="
+        " tasks.case_set AND cases.id = json_extract(tasks.record, '$.case'))",
+    ),
+    ("attempts", "task", "SELECT key FROM attempts WHERE task NOT IN (SELECT key FROM tasks)"),
+    ("outcomes", "task", "SELECT task FROM outcomes WHERE task NOT IN (SELECT key FROM tasks)"),
+)
+"""Statements for rows that name a row which is not there."""
+OF_A_TASK = ("subject", "case_set", "case", "attack", "preset", "seed")
+"""What an attempt has of its task."""
 REPLACED_WHERE = {
     "subjects": "TRUE",
     "sets": "TRUE",
@@ -127,6 +146,7 @@ class Run:
         path = folder / FILE
         if not path.exists() and not create:
             raise UserError(f"{folder} holds no run; `mosa evaluate ... --out {folder}` makes one")
+        self._is_checked = False
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
@@ -146,6 +166,7 @@ class Run:
                 if create:
                     self._make()
                 self._check()
+                self._is_checked = True
             except BaseException:
                 self._db.close()
                 raise
@@ -187,15 +208,19 @@ class Run:
         (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise self._damage("", found)
+        for table, key, statement in DANGLING:
+            dangling = self._db.execute(f"{statement} LIMIT 1").fetchone()
+            if dangling:
+                raise self._damage(f"{table}, {dangling[0]}", f"its {key} is missing")
 
     def _tables(self) -> dict[str, tuple[str, str | None]]:
         return _tables_in(self._db)
 
     def _damage(self, where: str, why: object) -> DamagedRun:
-        place = f"{where}: " if where else ""
+        place = f"{where[:100]}: " if where else ""
         return DamagedRun(
-            f"{self.folder / FILE} is damaged ({place}{why}); restore it from a copy or name a new "
-            "folder"
+            f"{self.folder / FILE} is damaged ({place}{' '.join(str(why).split())[:300]}); restore "
+            "it from a copy or name a new folder"
         )
 
     @contextmanager
@@ -234,7 +259,7 @@ class Run:
                 raise UserError(
                     f"{folder} cannot be read or written ({error}); check the disk, or name another"
                 ) from error
-            if kind == sqlite3.SQLITE_ERROR:
+            if kind == sqlite3.SQLITE_ERROR and self._is_checked:
                 raise  # a statement of ours is wrong: the tables were compared
             raise self._damage("", error) from error
 
@@ -395,10 +420,14 @@ class Run:
         try:
             if checksum(*columns) != crc:
                 raise ValueError("the checksum differs")
-            return decode(columns[-1], kind)
+            record = decode(columns[-1], kind)
+            for name, value in zip(COLUMNS[table], columns[:-1], strict=False):
+                if getattr(record, name, value) != value:
+                    raise ValueError(f"its record has another {name}")
+            return record
         except (ValueError, TypeError) as error:
-            key = str(columns[0])[:100]  # a session has none, and its whole record stands there
-            raise self._damage(f"{table}, {key}", error) from error
+            # A session has no key, and its whole record stands in place of one.
+            raise self._damage(f"{table}, {columns[0]}", error) from error
 
     def subjects(self) -> dict[str, SubjectRecord]:
         """What each subject's name means, in the order of first use."""
@@ -459,11 +488,12 @@ class Run:
         which the tasks were planned; with `unjudged_by` those that this judge has not scored."""
         where, values = _conditions(unjudged_by, case_set)
         columns = ", ".join(f"attempts.{name}" for name in COLUMNS["attempts"])
+        of_the_task = ", ".join(f"json_extract(tasks.record, '$.{name}')" for name in OF_A_TASK)
         last = (0, 0)
         # Page by page, so that no read stays open while the caller writes.
         while page := list(
             self._rows(
-                f"SELECT tasks.id, attempts.id, {columns} FROM tasks"
+                f"SELECT tasks.id, attempts.id, {of_the_task}, {columns} FROM tasks"
                 # CROSS JOIN: tasks in their order, each with its attempts, and not the other way.
                 " CROSS JOIN attempts ON attempts.task = tasks.key"
                 " CROSS JOIN outcomes ON outcomes.task = tasks.key"
@@ -476,8 +506,10 @@ class Run:
             )
         ):
             last = page[-1][:2]
-            for _, _, *row in page:
-                record = self._record(AttemptRecord, "attempts", row)
+            for _, _, *cell, key, task, number, text, crc in page:
+                record = self._record(AttemptRecord, "attempts", (key, task, number, text, crc))
+                if [getattr(record, name) for name in OF_A_TASK] != cell:
+                    raise self._damage(f"attempts, {key}", "it is not of its task")
                 yield Attempt(**{**vars(record), "responses": []})
 
     def num_unjudged(self, judge: str, case_set: str | None = None) -> int:
@@ -530,7 +562,14 @@ class Run:
 
     def sessions(self) -> list[dict[str, Any]]:
         """Every session, in their order."""
-        return [record for _, record in self._records(dict, "sessions", "ORDER BY id")]
+        found = []
+        for _, record in self._records(dict, "sessions", "ORDER BY id"):
+            try:
+                msgspec.convert(record, SessionShape)
+            except msgspec.ValidationError as error:
+                raise self._damage("sessions", error) from error
+            found.append(record)
+        return found
 
     def counts(self) -> dict[TaskCell, Counter[TaskStatus]]:
         """How many tasks of each status the cells have, in the order of planning."""
