@@ -90,9 +90,9 @@ def damaged(content: Any, chance: random.Random) -> bytes:
         if chance.random() < 0.2:
             del holder[path[-1]]
         elif chance.random() < 0.2 and isinstance(holder, dict):
-            holder[chance.choice(["x", "auto_map", "a.b"])] = chance.choice(VALUES)
+            holder[chance.choice(["x", "auto_map", "a.b"])] = copy.deepcopy(chance.choice(VALUES))
         else:
-            holder[path[-1]] = chance.choice(VALUES)
+            holder[path[-1]] = copy.deepcopy(chance.choice(VALUES))
         if not places(tree):
             break
     return json.dumps(tree).encode()
