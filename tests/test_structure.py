@@ -27,7 +27,7 @@ ORDER = (
     ("worker", ("types",)),
     ("world", ("types", "inputs")),
     ("data", ("types", "files", "inputs", "provenance")),
-    ("chat", ("types", "files", "inputs", "hub", "provenance", "worker")),
+    ("chat", ("types", "files", "terminal", "inputs", "hub", "provenance", "worker")),
     ("families", ("types", "files", "inputs", "hub", "provenance", "worker")),
     ("denoising", ("types", "files", "inputs", "families")),
     ("judges", ("types", "files", "inputs", "provenance", "stats", "world", "data", "chat")),

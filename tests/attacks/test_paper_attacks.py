@@ -634,6 +634,39 @@ def test_speak_easy_asks_every_part_in_every_language_and_joins_the_best(tiny_ll
     assert (budget.target_queries, budget.attacker_calls, budget.judge_calls) == (6, 9, 6)
 
 
+def translating(nothing: Callable[[ChatRequest], bool], said: str) -> dict[str, Any]:
+    """A translator that says the same whatever is to be translated, where `nothing` holds."""
+    return {
+        **speak_easy_says({}),
+        "translate": lambda r: said if nothing(r) else into(r),
+    }
+
+
+@pytest.mark.parametrize("said", ["", "<think>I was cut off", "hm</think>", "```\n```"])
+def test_speak_easy_leaves_texts_out_that_were_not_translated(tiny_llada, said):
+    """The target is never asked an empty prompt; the lost texts are counted, on both ways."""
+    there = translating(lambda r: "boil" in r.fields["text"], said)
+    backend = Acting(tiny_llada, tagged, there)
+    (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=2)
+    assert [query.prompt for query, _ in backend.asked] == [
+        BRIEF.format("boil?"), BRIEF.format("pour?"), f"Chinese<{BRIEF.format('pour?')}>"
+    ]  # fmt: skip
+    assert attempt.details["texts_left_out"] == 1
+    back = translating(lambda r: r.fields["text"].startswith("R-boil"), said)
+    backend = Acting(tiny_llada, tagged, back)
+    (attempt,) = play("speak_easy", backend, num_questions=2, num_languages=2)
+    assert len(backend.asked) == 4 and attempt.details["texts_left_out"] == 1
+    assert attempt.details["languages"] == ["English", "English"]
+
+
+@pytest.mark.parametrize("source", HERE[:2])
+def test_speak_easy_fails_where_a_language_has_no_text(tiny_llada, source):
+    says = translating(lambda r: r.fields["source"] == source, "<think>I was cut off")
+    backend = Acting(tiny_llada, tagged, says)
+    with refuses("translator", *HERE[:2], error=ChatError):
+        play("speak_easy", backend, num_questions=2, num_languages=2)
+
+
 def test_speak_easy_drops_refusals_and_empty_answers_unasked(tiny_llada):
     def answers(query: Query, decoder: DecoderConfig) -> str:
         answer = tagged(query, decoder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +41,11 @@ class Stub:
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    probe_status: int = 404
+    """What the list of models, which the server lacks, is answered with."""
+    num_probes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the latest request."""
     num_at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,11 +70,18 @@ def stub_endpoint(
     class Handler(BaseHTTPRequestHandler):
         disable_nagle_algorithm = True  # header and body are sent apart
 
+        def do_GET(self) -> None:
+            stub.num_probes += 1
+            self.send_response(stub.probe_status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with stub.lock:
                 stub.requests.append({"path": self.path, **body})
                 stub.keys.append(self.headers["authorization"])
+                stub.headers = dict(self.headers)
                 stub.num_at_once += 1
                 stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
                 if stub.rule is not None:
@@ -77,23 +91,51 @@ def stub_endpoint(
             time.sleep(answer.seconds)
             with stub.lock:
                 stub.num_at_once -= 1
-            text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+            text = answer.body
+            if not isinstance(text, bytes):
+                text = (text if isinstance(text, str) else json.dumps(text)).encode()
             self.send_response(answer.status)
             for name, value in {"content-type": "application/json", **answer.headers}.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(text.encode())))
+            self.send_header("content-length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(text)
 
         def log_message(self, format: str, *args: Any) -> None:
             return
 
     server = QuietServer(("127.0.0.1", 0), Handler)
+    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+    with serving(server):
+        yield stub
+
+
+@contextmanager
+def raw_endpoint(speak: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server that says anything at all to each connection."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            speak(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request, client_address) -> None:
+            return
+
+    server = Server(("127.0.0.1", 0), Handler)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+
+
+@contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    stub.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        yield stub
+        yield
     finally:
         server.shutdown()
         thread.join()

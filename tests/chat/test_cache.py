@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
+import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 
@@ -58,6 +61,52 @@ def test_errors_are_not_kept(tmp_path):
         with refuses("m", 400, error=ChatError):
             asked(stub.url, tmp_path, REQUEST, max_retries=0)
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "four"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "garbage",
+        "[1]",
+        '{"text": 5}',
+        '{"text": "x", "evil": 1}',
+        "{}",
+        "null",
+        '{"text": "x", "num_tokens": "x"}',
+        '{"text": "x", "num_tokens": -1, "is_cut": false}',
+        '{"text": "x", "num_tokens": true, "is_cut": false}',
+        '{"text": "\\ud83d", "num_tokens": 1, "is_cut": false}',
+        "[" * 10_000,
+        b"\xff",
+        7,
+        None,
+    ],
+)
+def test_a_damaged_entry_is_asked_for_again_and_replaced(tmp_path, record):
+    with stub_endpoint(Answer(completion("one"))) as stub:
+        asked(stub.url, tmp_path, REQUEST)
+        with sqlite3.connect(tmp_path / FILE) as db:
+            db.execute("UPDATE replies SET record = ?", (record,))
+        db.close()
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
+        assert asked(stub.url, tmp_path, REQUEST)[0].text == "one"
+    assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE VIEW replies AS SELECT 'k' AS key, '{}' AS record",
+        "CREATE TABLE replies (key TEXT PRIMARY KEY, record TEXT);"
+        "CREATE TRIGGER t AFTER INSERT ON replies BEGIN DELETE FROM replies; END",
+        "CREATE TABLE replies (other TEXT)",
+    ],
+)
+def test_a_database_of_others_is_none(tmp_path, made):
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executescript(made)
+    with stub_endpoint() as stub, refuses("replies.sqlite", "--reply_cache"):
+        asked(stub.url, tmp_path, REQUEST)
 
 
 def test_without_a_folder_nothing_is_kept():

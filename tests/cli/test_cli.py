@@ -24,7 +24,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "openai")
+HEAVY = ("torch", "transformers", "peft", "numpy", "scipy", "matplotlib", "httpx2")
 """Libraries that take a noticeable time to import."""
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import cli_refuses, with_options
 
 from mosa import cli
-from mosa.cli.evaluate import EXIT_NOTHING_DONE
+from mosa.cli.results import EXIT_NOTHING_DONE
+from mosa.runs import evaluate as evaluate_module
 from mosa.runs.store import FILE, Run
 
 QUICK = ("--max_new_tokens", "24", "--steps", "8", "--block_length", "24")
@@ -79,15 +82,68 @@ def test_subjects_from_a_file(capsys, tmp_path):
     cli_refuses(capsys, argv, "weight")
 
 
-def test_a_run_in_which_all_failed_says_why_and_ends_with_3(capsys, tmp_path):
-    """An attacker that nobody can reach: no verdict, and no advice to judge what is not there."""
-    attacker = ("--attacker", "http://127.0.0.1:9/v1#m", "--max_retries", "0")
-    argv = (*EVALUATE, *attacker, "--out", str(tmp_path))
-    status, out, _ = run(capsys, *with_options(argv, "--attacks", "pap"))
-    assert status == EXIT_NOTHING_DONE == 3
-    assert "pap: 1 failed: m (endpoint) cannot be reached" in " ".join(out.split())
-    # One that is done beside those that failed is a result.
-    assert run(capsys, *with_options(argv, "--attacks", "pap,direct"))[0] == 0
+def test_an_attack_that_came_to_nothing_says_why_and_ends_with_3(capsys, tmp_path):
+    """An attacker that fails: no verdict, and no advice to judge what is not there."""
+    with stub_endpoint(Answer({"error": {"message": "out [/of] memory"}}, 500)) as stub:
+        attacker = ("--attacker", f"{stub.url}#m", "--max_retries", "0")
+        argv = (*EVALUATE, *attacker, "--out", str(tmp_path))
+        status, out, _ = run(capsys, *with_options(argv, "--attacks", "pap"))
+        assert status == EXIT_NOTHING_DONE == 3
+        why = "pap: 1 failed: m (endpoint) answered with status 500: “out [/of] memory”."
+        assert why in " ".join(out.split())
+        # One that is done beside it does not make up for it.
+        status, out, _ = run(capsys, *with_options(argv, "--attacks", "pap,direct"))
+        assert status == 3 and why in " ".join(out.split())
+        assert "Nothing came of pap on testbed against testbed" in " ".join(out.split())
+    # What failed in an earlier call and is no longer asked for is none of this one.
+    assert run(capsys, *EVALUATE, "--out", str(tmp_path))[0] == 0
+
+
+def test_a_run_that_is_done_needs_no_endpoint(capsys, tmp_path):
+    with stub_endpoint(Answer(completion("score: 4"))) as stub:
+        judge = ("--judges", "mosa_scale", "--judge_model", f"{stub.url}#m")
+        assert run(capsys, *EVALUATE, *judge, "--out", str(tmp_path))[0] == 0
+        assert stub.num_probes == 1
+    assert run(capsys, *EVALUATE, *judge, "--out", str(tmp_path))[0] == 0
+    assert run(capsys, "judge", str(tmp_path), *judge)[0] == 0
+
+
+@pytest.mark.parametrize("role", ["attacker", "loop_judge", "translator", "judge_model"])
+def test_endpoints_are_asked_before_weights_are_loaded(capsys, tmp_path, monkeypatch, role):
+    monkeypatch.setattr(evaluate_module, "load_model", lambda *args, **named: 1 / 0)
+    judges = ["--judges", "pair"] if role == "judge_model" else []
+    attacks = "direct" if judges else "speak_easy"
+    argv = [*with_options(EVALUATE, "--attacks", attacks), *judges, "--out", str(tmp_path)]
+    with stub_endpoint(Answer({}, 401)) as stub:
+        stub.probe_status = 401
+        cli_refuses(capsys, [*argv, f"--{role}", f"{stub.url}#m"], "m", 401, "MOSA_API_KEY")
+    cli_refuses(capsys, [*argv, f"--{role}", f"{stub.url}#m"], "m", "connection refused")
+
+
+def test_a_judge_that_scores_nothing_says_why_and_ends_with_3(capsys, tmp_path):
+    """In `evaluate`, `judge`, `judge check`, `status` and, beside them, the report."""
+    attacks = ("--attacks", "direct")
+    judged = ("--judges", "truth,mosa_scale", "--max_retries", "0", "--out", str(tmp_path / "run"))
+    with stub_endpoint(Answer({"error": {"message": "blocked: the response"}}, 418)) as stub:
+        model = ("--judge_model", f"{stub.url}#m")
+        status, out, _ = run(capsys, *with_options(EVALUATE, *attacks), *judged, *model)
+        why = "1 unscored: The judge's model gave no answer: m (endpoint) answered with status 418"
+        assert status == 3 and why in " ".join(out.split())
+        again = ("judge", str(tmp_path / "run"), "--judges", "mosa_scale", "--max_retries", "0")
+        status, out, _ = run(capsys, *again, *model)
+        assert status == 3 and why in " ".join(out.split())
+        assert run(capsys, "judge", str(tmp_path / "run"), "--judges", "truth")[0] == 0
+        rows = ("--data", "testbed", "--num_rows", "2", "--max_retries", "0")
+        status, out, _ = run(capsys, "judge", "check", "--judges", "mosa_scale", *rows, *model)
+        assert status == 3 and "answered with status 418" in " ".join(out.split())
+    status, out, _ = run(capsys, "status", str(tmp_path / "run"))
+    assert status == 0 and why in " ".join(out.split())
+    for redact, shown in (([], "the response"), (["--redact"], "[redacted]")):
+        page = tmp_path / f"{len(redact)}.html"
+        assert run(capsys, "report", str(tmp_path / "run"), *redact, "--out", str(page))[0] == 0
+        text = page.read_text()
+        (said,) = set(re.findall(r"answered with status 418: ([^<.]*)", text))
+        assert shown in said and text.count("The judge&#39;s model gave no answer") == 1
 
 
 def test_refused_requests_of_the_users_own(capsys, tmp_path):

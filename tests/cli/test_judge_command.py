@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from chat.stub_endpoint import Answer, completion, stub_endpoint
 from made_runs import attacked, begun, session, solved, subject
 from refusals import cli_refuses
 
@@ -48,11 +49,16 @@ def test_the_refusal_judge_sees_what_a_recorded_training_calls_a_refusal(capsys,
         assert said.count(True) == refused and len(said) == 2
 
 
-def test_a_judge_whose_endpoint_is_gone_scores_nothing_and_ends_well(capsys, folder):
-    argv = ("--judges", "pair", "--judge_model", "http://127.0.0.1:9/v1#x", "--max_retries", "0")
-    assert run(capsys, "judge", str(folder), *argv)[0] == 0
+def test_a_judge_whose_endpoint_is_no_use_scores_nothing(capsys, folder):
+    argv = ("judge", str(folder), "--judges", "pair", "--max_retries", "0", "--judge_model")
+    cli_refuses(capsys, [*argv, "http://127.0.0.1:9/v1#x"], "x", "connection refused")
+    with stub_endpoint(Answer({}, 500)) as stub:
+        status, out, _ = run(capsys, *argv, f"{stub.url}#x")
+    assert status == 3 and "2 unscored: The judge's model gave no answer" in " ".join(out.split())
+    with stub_endpoint(Answer(completion("rating: 4"))) as stub:  # what another one said is past
+        assert run(capsys, *argv, f"{stub.url}#y")[0] == 0
     with Run(folder) as found:
-        (pair,) = [judge for judge in found.judges() if judge.startswith("pair")]
+        (pair,) = [judge for judge in found.judges() if judge.endswith("x (endpoint)")]
         verdicts = found.verdicts(pair).values()
         assert len(verdicts) == 2 and all(v.score is None and v.reason for v in verdicts)
 

@@ -13,6 +13,7 @@ import pytest
 from made_runs import begun, made_set, record, response, solved
 from refusals import refuses
 
+from mosa.chat.base import quoted
 from mosa.exports import EXPORTS, NOT_JUDGED, REDACTED, ExportSetting, safe_name
 from mosa.exports.inspect_log import packages_of
 from mosa.runs.records import Outcome, Task
@@ -154,6 +155,22 @@ def test_csv_shows_what_failed_and_what_is_unscored(run, tmp_path):
     assert status["later"] == ("todo", "")
     loom = next(row for row in tasks if row["task"] == "prefill/0/loom")
     assert (loom[f"{JUDGE}.num_scored"], loom[f"{JUDGE}.num_unscored"]) == ("1", "1")
+
+
+@pytest.mark.parametrize("name", [name for name in EXPORTS if name != "inspect"])
+def test_what_servers_say_is_hidden_with_the_rest(tmp_path, name):
+    """Content filters quote the prompt or the response that they blocked."""
+    blocked = f"m (endpoint) answered with status 422: {quoted('blocked: WORDS and ”PROMPT“')}."
+    with begun(tmp_path / "run", [MODEL], DECODER) as run:
+        run.add_set(CaseSet(SET, "harmful", tuple(BEHAVIORS), content_hash="hash"))
+        add_task(run, "kiln", verdicts=[Verdict(1.0, True), Verdict.unscored(blocked)])
+        add_task(run, "oven", verdicts=[], fails=blocked)
+        run.commit()
+        for redact in (True, False):
+            paths = export(name, run, tmp_path / f"{name}-{redact}", redact=redact)
+            text = "".join(path.read_text() for path in paths)
+            assert ("WORDS" in text or "PROMPT" in text) == (not redact)
+            assert ("status 422: [redacted]." in text) == (redact and "422" in text)
 
 
 # ------------------------------------------------------------------------------- one document

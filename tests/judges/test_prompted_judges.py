@@ -254,7 +254,7 @@ def test_a_rating_sees_the_prompt_of_an_attack_where_it_is_given():
 
 def test_thoughts_are_left_out_only_at_the_head():
     assert without_thoughts(" <think>\n1 or 2\n</think>\n\nscore: 4") == "score: 4"
-    assert without_thoughts("score: 4 <think>2</think>") == "score: 4 <think>2</think>"
+    assert without_thoughts("score: 4 <think>2</think>") == ""
     assert without_thoughts("<think>for ever, perhaps a 3") == ""
     # Where the model's template has begun them.
     assert without_thoughts("1 or 2\n</think>\n\nscore: 4") == "score: 4"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -135,6 +139,55 @@ def test_the_environment_is_empty(isolation, monkeypatch):
     assert run_program(program, QUICK, isolation=isolation).passed
 
 
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "open(f'/proc/{os.getppid()}/environ', 'rb')",
+        "open(f'/proc/{os.getppid()}/cmdline', 'rb')",
+        "open('/proc/1/cmdline', 'rb')",
+        "open(f'/usr/../proc/{os.getppid()}/environ', 'rb')",
+        "open(f'/proc/self/root/proc/{os.getppid()}/environ', 'rb')",
+        "os.open('environ', 0, dir_fd=os.open(f'/proc/{os.getppid()}', 0))",
+        "os.open(f'proc/{os.getppid()}/environ', 0, dir_fd=os.open('/', 0))",
+        "pathlib.Path(f'/proc/{os.getppid()}/environ').read_bytes()",
+        "io.FileIO(f'/proc/{os.getppid()}/environ')",
+    ],
+)
+def test_keys_of_other_processes_are_not_read(isolation, reading):
+    program = f"import io, os, pathlib\nfound = {reading}\nraise ValueError('read')"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.detail.startswith(("PermissionError", "FileNotFoundError")), outcome.detail
+
+
+def test_no_key_and_no_control_character_is_in_what_is_said_of_an_end(isolation, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_DUMMY_0123456789")
+    program = "raise ValueError('hf_DUMMY_' + '0123456789\\x1b[31m\\nbehind')"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.detail == "ValueError: [key]\\x1b[31m behind"
+
+
+@pytest.mark.parametrize("module", ["_posixsubprocess", "posix", "_signal"])
+def test_what_was_taken_from_a_module_does_not_come_back(isolation, module):
+    """With it, what a program starts could outlive it."""
+    program = f"import sys\ndel sys.modules[{module!r}]\nimport {module}"
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.detail == f"PermissionError: the sandbox refuses {module}"
+
+
+def test_no_other_name_brings_back_what_was_taken(isolation):
+    program = (
+        "import sys, importlib.machinery, importlib.util, math\n"
+        "found = importlib.machinery.PathFinder.find_spec('_posixsubprocess')\n"
+        "assert found and found.origin not in (None, 'built-in'), 'built in'\n"
+        "loader = importlib.machinery.ExtensionFileLoader('a._posixsubprocess', found.origin)\n"
+        "spec = importlib.util.spec_from_loader('a._posixsubprocess', loader)\n"
+        "importlib.util.module_from_spec(spec)"
+    )
+    detail = run_program(program, QUICK, isolation=isolation).detail
+    refused = "PermissionError: the sandbox refuses _posixsubprocess"
+    assert detail in (refused, "AssertionError: built in")
+
+
 def test_native_code_is_not_called_by_another_way_in(isolation):
     """Where `_ctypes` is built into Python, importing it so raises no event."""
     program = "import importlib\nimportlib.import_module('_ctypes').dlopen(None, 0)"
@@ -232,10 +285,52 @@ def kernel_alone(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_the_kernel_keeps_a_program_apart(kernel_alone, tmp_path, program, detail):
-    import os
-
     filled = program.replace("{}", str(tmp_path)).replace("{pid}", str(os.getpid()))
     assert detail in run_program(filled, QUICK, isolation="namespaces").detail
+
+
+def test_sockets_pipes_and_devices_outside_have_no_name_inside(kernel_alone, tmp_path):
+    socket_path, pipe, device = (str(tmp_path / name) for name in ("s", "p", "d"))
+    os.mkfifo(pipe)
+    with suppress(PermissionError):
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(socket_path)
+        listener.listen()
+        for reaching in (
+            f"import socket\nsocket.socket(socket.AF_UNIX).connect({socket_path!r})",
+            f"open({pipe!r}, 'r+b', 0)",
+            f"open({device!r}, 'r+b', 0)",
+            "open('/dev/null', 'r+b', 0)",
+            "open('/etc/passwd')",
+        ):
+            outcome = run_program(reaching, QUICK, isolation="namespaces")
+            assert outcome.detail.startswith("FileNotFoundError"), outcome.detail
+
+
+def brought() -> str:
+    """A program that brings a module in native code."""
+    import _ssl
+
+    if not getattr(_ssl, "__file__", None):
+        pytest.skip("this Python has its modules built in")
+    return (
+        "import importlib.machinery, importlib.util\n"
+        f"open('brought.so', 'wb').write(open({_ssl.__file__!r}, 'rb').read())\n"
+        "loader = importlib.machinery.ExtensionFileLoader('_ssl', './brought.so')\n"
+        "importlib.util.module_from_spec(importlib.util.spec_from_loader('_ssl', loader))"
+    )
+
+
+def test_native_code_that_a_program_brings_is_not_loaded(kernel_alone):
+    """Its folder holds texts and nothing that runs."""
+    outcome = run_program(brought(), QUICK, isolation="namespaces")
+    assert "failed to map segment" in outcome.detail, outcome.detail
+
+
+def test_python_loads_no_native_code_that_a_program_brings(isolation):
+    outcome = run_program(brought(), QUICK, isolation=isolation)
+    assert outcome.detail == "PermissionError: the sandbox refuses native code"
 
 
 def test_what_a_program_started_ends_with_it(kernel_alone):

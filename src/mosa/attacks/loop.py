@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from mosa.attacks.base import ChatRole, Target
-from mosa.chat.base import ChatRequest, UselessRepliesError
+from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
 from mosa.chat.replies import read_text, repeats
@@ -247,8 +247,8 @@ def _read_yes(reply: str) -> bool:
 async def translate(target: Target, text: str, source: str, language: str) -> str:
     """The text in another language, by the translator; an empty text stays empty.
 
-    A translation may be a refusal, as that of one. Raises UselessRepliesError for one that is empty
-    or cut off.
+    A translation may be a refusal, as that of one. Raises Unreadable for one that is empty or cut
+    off.
     """
     if source == language or not text.strip():
         return text
@@ -257,6 +257,6 @@ async def translate(target: Target, text: str, source: str, language: str) -> st
     request = question(target, "translate", words, fields=fields, max_tokens=1024)
     try:
         return await read_reply(target, "translator", request, partial(read_text, may_refuse=True))
-    except Unreadable as error:
+    except Unreadable:
         target.draws.append(("translator", request))
-        raise UselessRepliesError(f"the translator gave no translation: {error}") from error
+        raise

@@ -124,27 +124,30 @@ async def run(
 
     # 2. translate
     texts = [target.say("speak_easy/question", BRIEFLY, question=q) for q, _ in asked]
-    translated = await asyncio.gather(
-        *(
-            translate(target, text, own, language)
-            for text, (_, language) in zip(texts, asked, strict=True)
-        )
+    translated = await _translate_all(
+        target, [(text, own, language) for text, (_, language) in zip(texts, asked, strict=True)]
     )
     # A translator that declines, or does not finish, has translated nothing.
     sent = [
         (of, text)
         for of, text in zip(asked, translated, strict=True)
-        if of[1] == own or (not is_refusal(text) and target.has_room(text))
+        if of[1] == own or (text and not is_refusal(text) and target.has_room(text))
     ]
+    num_left_out = len(asked) - len(sent)
     asked, prompts = [of for of, _ in sent], [text for _, text in sent]
     # 3. answer
     responses = await target.ask_all([Query(prompt) for prompt in prompts])
     # 4. back
-    answers = await asyncio.gather(
-        *(
-            translate(target, response.text, language, own)
+    answers = await _translate_all(
+        target,
+        [
+            (response.text, language, own)
             for response, (_, language) in zip(responses, asked, strict=True)
-        )
+        ],
+    )
+    num_left_out += sum(
+        not answer and bool(response.text.strip())
+        for answer, response in zip(answers, responses, strict=True)
     )
     # 5. select
     scores = await asyncio.gather(
@@ -164,10 +167,38 @@ async def run(
         "languages": [asked[i][1] for i in best],
         "scores": [round(score[0], 4) for i in best if (score := scores[i]) is not None],
     }
+    if num_left_out:
+        details["texts_left_out"] = num_left_out
     joined = "\n".join(answers[i] for i in best)
     # Nothing after the first end token is translated; what was written there is shown unchanged.
     full = "\n".join(responses[i].full_text for i in best or range(len(responses)))
     yield target.attempt(responses, text=joined, full_text=full, details=details)
+
+
+async def _translate_all(target: Target, texts: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Each (text, source, language) in its language; empty where the translator gave nothing.
+
+    Raises UselessRepliesError where it gave nothing for any text that was to be put from one
+    language into another.
+    """
+
+    async def translated(text: str, source: str, language: str) -> str | Unreadable:
+        try:
+            return await translate(target, text, source, language)
+        except Unreadable as error:
+            return error
+
+    found = await asyncio.gather(*(translated(*each) for each in texts))
+    of_way: dict[tuple[str, str], list[str | Unreadable]] = {}
+    for (text, *way), said in zip(texts, found, strict=True):
+        if text.strip():
+            of_way.setdefault((way[0], way[1]), []).append(said)
+    for (source, language), said in of_way.items():
+        if all(isinstance(one, Unreadable) for one in said):
+            raise UselessRepliesError(
+                f"the translator gave no translation from {source} into {language}: {said[0]}"
+            )
+    return ["" if isinstance(said, Unreadable) else said for said in found]
 
 
 async def _split(target: Target, config: SpeakEasyConfig) -> list[str]:

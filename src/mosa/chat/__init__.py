@@ -6,6 +6,10 @@ Start reading in base.py (the interface). A chat model is named by where it runs
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+
+from mosa.chat.address import NO_KEY, is_this_machine, key_variables
 from mosa.chat.base import (
     ChatError,
     ChatModel,
@@ -14,7 +18,7 @@ from mosa.chat.base import (
     UselessRepliesError,
 )
 from mosa.chat.cache import CachedChat
-from mosa.chat.endpoint import ChatOptions, EndpointChat, key_variables
+from mosa.chat.endpoint import ChatOptions, EndpointChat
 from mosa.chat.local import LocalChat
 from mosa.types import UserError
 
@@ -33,8 +37,8 @@ def chat_model(
     models, `options` for endpoints. Nothing is loaded or asked yet. Raises
     UserError for any other form.
     """
-    if spec.startswith(("http://", "https://")) and "#" in spec:
-        base_url, _, model = spec.partition("#")
+    base_url, mark, model = spec.partition("#")
+    if "://" in base_url and mark:
         chat = EndpointChat(base_url, model, options, role=role)
         return chat if options.reply_cache is None else CachedChat(chat, options.reply_cache)
     if spec.startswith("local:") and spec != "local:":
@@ -43,6 +47,33 @@ def chat_model(
         "A chat model is written as URL#MODEL (for example http://localhost:8000/v1#qwen3) or as "
         "local:FOLDER_OR_HUB_ID; the one given has neither form."
     )
+
+
+async def check_endpoints(chats: Iterable[ChatModel]) -> None:
+    """Ask each endpoint once, before other work, whether it is there.
+
+    One whose replies are kept in a folder need not be. Raises UserError for one that is not, for a
+    refused key, and where MOSA_API_KEY would go to several hosts.
+    """
+    asked: dict[tuple[str, str], EndpointChat] = {}
+    for chat in chats:
+        if isinstance(chat, CachedChat):
+            if chat.has_replies:
+                continue
+            chat = chat.chat
+        if isinstance(chat, EndpointChat):
+            asked[chat.address.url, chat.address.headers["Authorization"]] = chat
+    owners: dict[str, str] = {}
+    for chat in asked.values():
+        address = chat.address
+        host = "this machine" if is_this_machine(address.host) else address.host
+        owner = owners.setdefault(address.key_variable, host)
+        if address.has_key and owner != host:
+            raise UserError(
+                f"{address.key_variable} would go to {owner} and to {host}; name the key of each "
+                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one)."
+            )
+    await asyncio.gather(*(chat.probe() for chat in asked.values()))
 
 
 __all__ = [
@@ -56,5 +87,6 @@ __all__ = [
     "LocalChat",
     "UselessRepliesError",
     "chat_model",
+    "check_endpoints",
     "key_variables",
 ]

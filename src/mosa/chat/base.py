@@ -7,10 +7,12 @@ and `fields`), which scripted models read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from mosa.terminal import printable
 from mosa.types import Message, as_plain, content_key
 
 
@@ -28,6 +30,10 @@ class ChatRequest:
     top_p: float = 1.0
     seed: int = 0
     """Distinguishes several draws of the same question."""
+
+
+MOST_TOKENS = 10**9
+"""Of a reply; whoever counts more has not counted."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,25 @@ def reply_key(chat: ChatModel, request: ChatRequest) -> str:
 class ChatError(RuntimeError):
     """A chat model that gave no answer, retries included; the message says why and never holds a
     key. The run records it for the one case and continues."""
+
+
+MOST_QUOTED = 200
+"""Characters of what others said, in an error."""
+
+
+def quoted(text: str) -> str:
+    """What others said, for an error or a reason: the beginning, in one line, between marks that it
+    cannot close (`without_quotations`)."""
+    line = " ".join(text.translate(_PLAIN_MARKS).split())
+    return f"“{printable(line[:MOST_QUOTED]).rstrip('. ')}”"
+
+
+def without_quotations(reason: str, instead: str) -> str:
+    """A reason with `instead` for what others said in it."""
+    return re.sub("“[^”]*”", lambda _: instead, reason)
+
+
+_PLAIN_MARKS = str.maketrans("“”", '""')
 
 
 class UselessRepliesError(ChatError):

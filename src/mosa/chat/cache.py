@@ -7,8 +7,10 @@ import sqlite3
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from mosa.chat.base import ChatModel, ChatReply, ChatRequest, reply_key
+from mosa.chat.base import MOST_TOKENS, ChatModel, ChatReply, ChatRequest, reply_key
+from mosa.inputs import checked, parse_json, plain_text
 from mosa.types import UserError, as_plain
 
 FILE = "replies.sqlite"
@@ -39,6 +41,9 @@ class CachedChat:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT)"
             )
+            others = "SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')"
+            if self._db.execute(others).fetchone():  # which run what their maker wrote
+                raise sqlite3.DatabaseError("it holds a view or a trigger")
         except (sqlite3.Error, OSError) as error:
             raise UserError(self._trouble(error)) from error
 
@@ -54,11 +59,14 @@ class CachedChat:
         """The kept reply, or that of the chat model, which is then kept."""
         key = reply_key(self, request)
         found = self._run("SELECT record FROM replies WHERE key = ?", key)
-        if found is not None:
-            return ChatReply(**json.loads(found))
+        kept = _kept_reply(found)
+        if kept is not None:
+            return kept
         reply = await self.chat.complete(request)
         record = json.dumps(as_plain(reply), ensure_ascii=False)
         try:
+            # What another process has kept meanwhile counts, and a damaged entry does not.
+            self._run("DELETE FROM replies WHERE key = ? AND record IS ?", key, found)
             self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
         except UserError as error:
             # The reply may have been paid for and is still useful.
@@ -67,11 +75,16 @@ class CachedChat:
             self._is_full = True
         return reply
 
+    @property
+    def has_replies(self) -> bool:
+        """Whether any are kept."""
+        return self._run("SELECT 1 FROM replies LIMIT 1") is not None
+
     def forget(self, request: ChatRequest) -> None:
         """Delete the kept reply, which could not be used."""
         self._run("DELETE FROM replies WHERE key = ?", reply_key(self, request))
 
-    def _run(self, statement: str, *values: str) -> str | None:
+    def _run(self, statement: str, *values: object) -> Any:
         """The first column of the first row, if there is one."""
         try:
             row = self._db.execute(statement, values).fetchone()
@@ -84,3 +97,14 @@ class CachedChat:
             f"replies cannot be kept in {self.folder / FILE} ({error}); name another folder with "
             "--reply_cache, or leave it out"
         )
+
+
+def _kept_reply(record: object) -> ChatReply | None:
+    """The reply in a record; None where it is not as `CachedChat` writes it."""
+    try:
+        fields = parse_json(record, FILE) if isinstance(record, str) else None
+        reply = checked(fields, ChatReply, FILE)
+        plain_text(reply.text, FILE)
+    except UserError:
+        return None
+    return reply if as_plain(reply) == fields and 0 <= reply.num_tokens <= MOST_TOKENS else None

@@ -1,33 +1,45 @@
 """A chat model at any OpenAI-compatible endpoint: a hosted one, vLLM, Ollama, llama.cpp, ...
 
-The key comes from the environment and never enters a name, an error or a record: that of the role
-(MOSA_API_KEY_ATTACKER, _LOOP_JUDGE, _TRANSLATOR or _JUDGE), which is sent for no other role; where
-it has none MOSA_API_KEY, else OPENAI_API_KEY, else the word "none", which local servers accept.
-The `openai` package sends the requests; of its options we set the time-out and the number of
-retries, which cover refused connections, time-outs, 408, 409, 429 and 5xx, wait longer each time
-and obey Retry-After.
+address.py says where a request goes and with which key; no key enters a name, an error or a record.
+Refused connections, time-outs, 408, 409, 429 and 5xx are retried, with waits that grow or that
+Retry-After asks for. Whatever a server does, `complete` ends in time, reads no more than
+`MOST_BYTES`, follows no redirect, and returns a reply or raises ChatError.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
+import re
+import socket
+import ssl
 import time
-from collections.abc import Sequence
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.types import UserError, is_json_object, short_hash
+import httpx2
 
-KEY_VARIABLES = ("MOSA_API_KEY", "OPENAI_API_KEY")
-KEY_ROLES = ("attacker", "loop_judge", "translator", "judge")
-"""Roles that may have a key of their own, in MOSA_API_KEY_ROLE."""
+from mosa.chat.address import address_of, without_keys
+from mosa.chat.base import MOST_TOKENS, ChatError, ChatReply, ChatRequest, quoted
+from mosa.terminal import printable
+from mosa.types import Message, UserError, is_json_list, is_json_object, short_hash
+
 OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request that `chat_extra` may not change."""
+INSTEAD = {"max_tokens": "max_completion_tokens", "top_p": None, "seed": None, "temperature": None}
+"""What is sent in place of a field that a model refuses, if anything; one after the other."""
+MOST_BYTES = 4 * 2**20
+"""Of a server's answer, unpacked."""
+FIRST_WAIT, LONGEST_WAIT, LONGEST_RETRY_AFTER = 0.5, 8.0, 60.0
+"""Seconds before a retry: the first, the longest, and the longest that a server may ask for."""
+FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, ValueError)
+"""What sending a request may end in."""
+PROBE_SECONDS = 10.0
+"""How long an endpoint has to show that it is there."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class EndpointChat:
 
     `base_url` is what comes before /chat/completions, as a rule ending in /v1. The limits of
     `options` hold for requests of one event loop; retries do not count as requests. Raises
-    UserError for an invalid address.
+    UserError for an invalid address, and for a key that may not be sent there.
     """
 
     def __init__(
@@ -96,14 +108,14 @@ class EndpointChat:
         role: str | None = None,
     ) -> None:
         """`role`, of `KEY_ROLES`, says whose key is sent."""
-        self._key_variables = key_variables(role)
-        self._place = _host(base_url)
+        self.address = address_of(base_url, role)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
-        self._base_url, self._model, self._options = base_url, model, options
+        self._model, self._options = model, options
         per_minute = options.requests_per_minute
         self._seconds_between = 60 / per_minute if per_minute else 0.0
         self._next_start = 0.0
+        self._refused: frozenset[str] = frozenset()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
         self._limit = asyncio.Semaphore(options.num_concurrent)
@@ -113,50 +125,85 @@ class EndpointChat:
         """The model's name, with a hash of the options that change its replies, if any; without
         its address, so that records outlive a change of it."""
         label = self._options.label
-        return f"{self._model} (endpoint{f', options {label}' if label else ''})"
+        model = printable(self._model).replace("\n", "\\n")
+        return f"{model} (endpoint{f', options {label}' if label else ''})"
 
     @property
     def place(self) -> str:
         """The host that runs it, for example "localhost:8000"."""
-        return self._place
+        return self.address.place
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The endpoint's answer; raises ChatError where none comes, retries included."""
-        import openai  # a second or more, which most commands need not wait for
-
         client, limit = self._of_this_loop()
-        tries = f"(tried {self._options.max_retries + 1} times)"
+        body = self._body(request)
         async with limit:
             await self._wait_for_turn()
+            refused = self._refused
+            while True:
+                sent = _without(body, refused)
+                status, content = await self._ask(client, sent)
+                field = _refused_field(status, content, sent)
+                if field is None:
+                    break
+                refused |= {field}
+        if status != 200:
+            raise ChatError(self._status_message(status, content))
+        reply = self._reply(content)
+        if refused > self._refused:
+            self._refused = refused
+            told = [f"{f} ({INSTEAD[f] or 'its own'} holds instead)" for f in sorted(refused)]
+            warnings.warn(f"{self.name} refuses {', '.join(told)}", stacklevel=2)
+        return reply
+
+    async def probe(self) -> None:
+        """Raise UserError where nobody listens, or the key is refused.
+
+        The list of models costs nothing. Not every server has one, and not every key may read it,
+        so only a refusal of a question of one token counts.
+        """
+        client, _ = self._of_this_loop()
+        seconds = min(PROBE_SECONDS, self._options.timeout_seconds)
+        to_connect = httpx2.Timeout(None, connect=seconds / 2)
+        url = f"{self.address.url}/models"
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                client.stream("GET", url, timeout=to_connect) as response,
+            ):
+                status = response.status_code
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            raise UserError(
+                f"{self.name} at {self.place} cannot be reached ({self._trouble(error)}); start it "
+                "or correct its address."
+            ) from None
+        except (TimeoutError, *FAILURES):
+            return  # whoever listens there is asked in earnest
+        if status in (401, 403):
             try:
-                raw = await client.chat.completions.with_raw_response.create(**self._body(request))
-            # From None throughout: the causes hold headers and addresses that no log should show.
-            except openai.APITimeoutError:
-                raise ChatError(
-                    f"{self.name} did not answer within {self._options.timeout_seconds:g} seconds "
-                    f"{tries}."
-                ) from None
-            except openai.APIConnectionError:
-                raise ChatError(f"{self.name} cannot be reached {tries}.") from None
-            except openai.APIStatusError as error:
-                raise ChatError(self._status_message(error.status_code, error.body)) from None
-            except openai.OpenAIError as error:
-                raise ChatError(f"{self.name} failed ({type(error).__name__}).") from None
-        return self._reply(raw.text)
+                await self.complete(ChatRequest(_HELLO, "probe", max_tokens=1))
+            except ChatError as error:
+                if self._refuses_key in str(error):
+                    raise UserError(str(error)) from None
+
+    @property
+    def _refuses_key(self) -> str:
+        return f"{self.name} refused the key"
 
     def _of_this_loop(self) -> tuple[Any, asyncio.Semaphore]:
         """Client and limit of the running loop: neither outlives the loop that first used it."""
-        from openai import AsyncOpenAI
-
         loop = asyncio.get_running_loop()
         if self._client is None or loop is not self._loop:
             self._loop = loop
             self._limit = asyncio.Semaphore(self._options.num_concurrent)
-            self._client = AsyncOpenAI(
-                base_url=self._base_url,
-                api_key=_key(self._key_variables),
-                timeout=self._options.timeout_seconds,
-                max_retries=self._options.max_retries,
+            proxy = self.address.proxy
+            self._client = httpx2.AsyncClient(
+                headers={**self.address.headers, "Accept-Encoding": "gzip"},
+                verify=self.address.certificates or True,
+                proxy=None if proxy is None else proxy[1],
+                trust_env=False,  # address.py has read it
+                follow_redirects=False,
+                timeout=None,  # of each read; `_ask` bounds the whole
             )
         return self._client, self._limit
 
@@ -164,6 +211,80 @@ class EndpointChat:
         start = max(time.monotonic(), self._next_start)
         self._next_start = start + self._seconds_between
         await asyncio.sleep(start - time.monotonic())
+
+    async def _ask(self, client: Any, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        """Status and content of the answer to a request, which is sent again where that may
+        help."""
+        retries = self._options.max_retries
+        tries = f"(tried {retries + 1} times)"
+        for number in range(retries + 1):
+            is_last = number == retries
+            wait = min(FIRST_WAIT * 2**number, LONGEST_WAIT)
+            try:
+                async with asyncio.timeout(self._options.timeout_seconds):
+                    status, headers, content = await self._send(client, body)
+            # From None throughout: the causes hold headers and addresses that no log should show.
+            except TimeoutError:
+                if is_last:
+                    seconds = self._options.timeout_seconds
+                    raise ChatError(
+                        f"{self.name} did not answer within {seconds:g} seconds {tries}."
+                    ) from None
+            except FAILURES as error:
+                if is_last:
+                    raise ChatError(
+                        f"{self.name} cannot be reached ({self._trouble(error)}) {tries}."
+                    ) from None
+            else:
+                if is_last or not (status in (408, 409, 429) or status >= 500):
+                    return status, content
+                wait = _retry_after(headers) or wait
+            await asyncio.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    async def _send(
+        self, client: Any, body: Mapping[str, Any]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a request once."""
+        url = f"{self.address.url}/chat/completions"
+        async with client.stream("POST", url, json=body) as response:
+            packing = response.headers.get("content-encoding", "identity").strip().lower()
+            if packing not in ("identity", "", "gzip", "x-gzip", "deflate"):
+                raise ChatError(f"{self.name} answered in a packing that was not asked for.")
+            unpack = None if packing in ("identity", "") else zlib.decompressobj(wbits=47)
+            content = bytearray()
+            async for part in response.aiter_raw():
+                room = MOST_BYTES + 1 - len(content)
+                try:
+                    content += part[:room] if unpack is None else unpack.decompress(part, room)
+                except zlib.error:
+                    raise ChatError(f"{self.name} answered with damaged gzip.") from None
+                if len(content) > MOST_BYTES:
+                    raise ChatError(
+                        f"{self.name} answered with more than {MOST_BYTES // 2**20} MB."
+                    )
+            return response.status_code, response.headers, bytes(content)
+
+    def _trouble(self, error: BaseException) -> str:
+        """Why no answer came, in words without an address."""
+        causes = list(_causes(error))
+
+        def is_a(*kinds: type[BaseException]) -> bool:
+            return any(isinstance(cause, kinds) for cause in causes)
+
+        if is_a(ssl.SSLCertVerificationError):
+            return "its certificate is not trusted; see SSL_CERT_FILE"
+        if is_a(ssl.SSLError):
+            return "it speaks no TLS; an address with http:// may be meant"
+        if self.address.proxy is not None:
+            return f"through the proxy of {self.address.proxy[0]}"
+        if is_a(ConnectionRefusedError):
+            return "connection refused"
+        if is_a(socket.gaierror):
+            return "its host is not known"
+        if is_a(httpx2.ProtocolError, httpx2.ReadError):
+            return "it does not speak HTTP, or broke off; https:// may be meant"
+        return type(error).__name__
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -184,107 +305,137 @@ class EndpointChat:
                 **extra.get("chat_template_kwargs", {}),
                 "enable_thinking": thinking,
             }
-        body = {name: value for name, value in body.items() if name not in extra}
-        sent = {name: value for name, value in extra.items() if value is not None}
-        return {**body, "extra_body": sent} if sent else body
+        return {name: value for name, value in {**body, **extra}.items() if value is not None}
 
-    def _status_message(self, status: int, body: object) -> str:
+    def _status_message(self, status: int, content: bytes) -> str:
         if status in (401, 403):
             # Without the server's message: some repeat half of the key.
-            return f"{self.name} refused the key (status {status}); set {self._key_variables[0]}."
-        said = f": {_said(body)}" if _said(body) else ""
-        return f"{self.name} answered with status {status}{said}."
+            variable = self.address.key_variable
+            return f"{self._refuses_key} (status {status}); set {variable}."
+        hint = ""
+        if 300 <= status < 400:
+            hint = "; it redirects to another address, name that one"
+        if status == 404:
+            hint = "; check the model's name and the address, which most often ends in /v1"
+        said = _said(content)
+        return f"{self.name} answered with status {status}{f': {said}' if said else ''}{hint}."
 
-    def _reply(self, text: str) -> ChatReply:
-        try:
-            body = json.loads(text)
-        except json.JSONDecodeError:
+    def _reply(self, content: bytes) -> ChatReply:
+        body = _parsed(content)
+        if body is _NOTHING:
             raise ChatError(
                 f"{self.name} answered with something that is not JSON; check that the address is "
                 "that of an OpenAI-compatible interface (most end in /v1)."
-            ) from None
+            )
         match body:
-            case {"choices": [{"message": {"content": str() as content}, **choice}, *_], **rest}:
-                usage = rest.get("usage")
-                total = usage.get("total_tokens") if is_json_object(usage) else None
-                return ChatReply(
-                    _whole(content),
-                    total if isinstance(total, int) else 0,
-                    choice.get("finish_reason") == "length",
-                )
-            case {"choices": [{"message": {}, "finish_reason": "length"}, *_]}:
-                return ChatReply("", is_cut=True)  # all went into thoughts
-            case {"choices": [{"message": {}}, *_]}:
-                raise ChatError(f"{self.name} answered without a text.")
+            case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
+                text = _text(message.get("content"))
+                is_cut = choice.get("finish_reason") == "length"
+                if text is None and not is_cut:
+                    raise ChatError(f"{self.name} answered without a text.")
+                # Without a text, all went into thoughts.
+                return ChatReply(text or "", _num_tokens(rest.get("usage")), is_cut)
             case {"choices": []}:
                 raise ChatError(f"{self.name} answered with no choices.")
-            case {"error": error}:
-                raise ChatError(f"{self.name} answered with an error: {_said(error)}.")
+            case {"error": error} if error:
+                said = _said(content) or "without a message"
+                raise ChatError(f"{self.name} answered with an error: {said}.")
             case _:
                 raise ChatError(f"{self.name} answered with JSON that is no chat completion.")
 
 
-def _host(base_url: str) -> str:
+_HELLO = (Message("user", "Hello"),)
+_NOTHING = object()
+"""What is read from something that is no JSON."""
+
+
+def _without(body: Mapping[str, Any], refused: Iterable[str]) -> dict[str, Any]:
+    """A request without the fields that the model refuses, or with others instead."""
+    names = {name: INSTEAD[name] if name in refused else name for name in body}
+    return {new: body[name] for name, new in names.items() if new is not None}
+
+
+def _refused_field(status: int, content: bytes, body: Mapping[str, Any]) -> str | None:
+    """The field of a request that the server's error names, if we can do without it."""
+    if status not in (400, 422):
+        return None
+    said = f"{_said(content)} {_param(content)}"
+    return next((f for f in INSTEAD if f in body and re.search(rf"\b{f}\b", said)), None)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks to wait, where they are reasonable."""
     try:
-        parts = urlsplit(base_url)
-        port = parts.port
+        seconds = float(headers.get("retry-after", ""))
     except ValueError:
-        raise UserError(
-            "The address of a chat endpoint is malformed (its port must be a number from 0 to "
-            "65535, an IPv6 host stand in brackets); correct it."
-        ) from None
-    has_space = any(map(str.isspace, base_url))
-    if parts.scheme not in ("http", "https") or not parts.hostname or has_space:
-        raise UserError(
-            "The address of a chat endpoint must begin with http:// or https:// and a host, for "
-            "example http://localhost:8000/v1."
-        )
-    # Addresses are written into records, so none may contain a secret.
-    if parts.username is not None or parts.password is not None or parts.query:
-        raise UserError(
-            f"The address at {parts.hostname} holds a user name, a password or a query; leave "
-            "them out and put the key into MOSA_API_KEY."
-        )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return host if port is None else f"{host}:{port}"
+        return None
+    return seconds if 0 < seconds <= LONGEST_RETRY_AFTER else None
 
 
-def key_variables(role: str | None) -> tuple[str, ...]:
-    """Where the key of a role is looked for, in order; a role with a key of its own has no other.
-
-    Raises AssertionError for a role that is none.
-    """
-    assert role is None or role in KEY_ROLES, role
-    own = f"MOSA_API_KEY_{role.upper()}" if role else ""
-    return (own,) if os.environ.get(own, "").strip() else KEY_VARIABLES
-
-
-def _key(variables: Sequence[str]) -> str:
-    for variable in variables:
-        key = os.environ.get(variable, "").strip()
-        if key:
-            # Such a key could not be sent, and the error that says so would quote it.
-            if not key.isascii() or not key.isprintable() or " " in key:
-                raise UserError(f"{variable} holds characters that no key has; correct it.")
-            return key
-    return "none"
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came from."""
+    while error is not None:
+        yield error
+        # Where a host has several addresses.
+        inside: Sequence[BaseException] = getattr(error, "exceptions", ())
+        for inner in inside:
+            yield from _causes(inner)
+        error = error.__cause__ or error.__context__
 
 
-def _said(body: object) -> str:
-    """A server's message about an error: one short line, without our key."""
-    match body:
-        case {"message": str() as message}:
-            line = " ".join(message.split())
-        case str():
-            line = " ".join(body.split())
+def _parsed(content: bytes) -> Any:
+    """The JSON of an answer, which is UTF-8 whatever its headers say."""
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _text(content: object) -> str | None:
+    """The text of a message, or of its parts that are text."""
+    if is_json_list(content):
+        texts = [part.get("text") for part in content if is_json_object(part)]
+        found = [text for text in texts if isinstance(text, str)]
+        content = "".join(found) if found else None
+    if not isinstance(content, str):
+        return None
+    # Half a character, as in a reply cut inside an emoji, is replaced by a mark.
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _num_tokens(usage: object) -> int:
+    """What a server counted; 0 where it is no number of tokens."""
+    total = usage.get("total_tokens") if is_json_object(usage) else None
+    return total if type(total) is int and 0 <= total <= MOST_TOKENS else 0
+
+
+def _said(content: bytes) -> str:
+    """A server's message about an error: one short line in quotes, without our key."""
+    match _parsed(content):
+        case {"error": {"message": str(message)}} | {"error": str(message)}:
+            said = message
+        case {"message": str(message)} | {"detail": str(message)}:
+            said = message
+        case {"detail": [*details]}:
+            said = "; ".join(map(_detail, details))
+        case _:
+            said = ""
+    return quoted(without_keys(said)) if said.strip() else ""
+
+
+def _detail(detail: object) -> str:
+    """One of FastAPI's complaints: a place in the request, and what is wrong with it."""
+    if not is_json_object(detail):
+        return str(detail)
+    place = detail.get("loc")
+    before = f"{'.'.join(map(str, place))}: " if is_json_list(place) else ""
+    return f"{before}{detail.get('msg', '')}"
+
+
+def _param(content: bytes) -> str:
+    """The field that OpenAI's errors name beside the message."""
+    match _parsed(content):
+        case {"error": {"param": str(name)}}:
+            return name
         case _:
             return ""
-    for variable in (*KEY_VARIABLES, *(f"MOSA_API_KEY_{role.upper()}" for role in KEY_ROLES)):
-        key = os.environ.get(variable, "").strip()
-        line = line.replace(key, "[key]") if key else line
-    return line[:200].rstrip(".")
-
-
-def _whole(text: str) -> str:
-    """The text with each half character, as in a reply cut inside an emoji, replaced by a mark."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from mosa.chat.base import quoted
 from mosa.chat.text import fill_fields
 from mosa.types import Behavior
 
@@ -34,8 +35,23 @@ MATERIAL_WITH_PROMPT = fill_fields(
 """The same with the prompt of an attack."""
 
 
-_THOUGHTS = ("think", "thinking", "thought", "reasoning")
-"""Tags that surround thoughts."""
+_TAG = (
+    r"(?:\w+:)?(?:think|thinking|thoughts?|thought_process|reason|reasoning|reflection|scratchpad)"
+)
+_OPENS = re.compile(
+    rf"[<\[◁]\s*{_TAG}\b[^<>\[\]]{{0,80}}[>\]▷]|<\|begin_of_thought\|>|<\|start_thinking\|>|"
+    r"<\|channel\|>\s*(?:analysis|commentary)|\Aanalysis(?=[a-z\"])",
+    re.IGNORECASE,
+)
+_CLOSES = re.compile(
+    rf"[<\[◁]\s*/\s*{_TAG}\s*[>\]▷]|<\|end_of_thought\|>|<\|end_thinking\|>|"
+    r"<\|channel\|>\s*final\b[^<]{0,80}<\|message\|>",
+    re.IGNORECASE,
+)
+"""What begins and ends thoughts: tags, and the channels of gpt-oss."""
+_SPOKEN_CHANNELS = re.compile(r"\Aanalysis.*assistant\s*final", re.DOTALL)
+"""The channels where their marks were left out."""
+_LAST_MARK = re.compile(r"(?:<\|(?:return|end|im_end)\|>\s*)+\Z")
 
 
 class Unreadable(ValueError):
@@ -72,15 +88,15 @@ def fill(
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply after the thoughts which reasoning models put before their answer, between <think>
-    and </think> (or another of `_THOUGHTS`); the first may be a part of the model's template and
-    then lacks. Empty where the reply was cut off inside them."""
-    for name in _THOUGHTS:
-        thoughts, end, answer = reply.partition(f"</{name}>")
-        has_begin = thoughts.lstrip().startswith(f"<{name}>")
-        if has_begin or (end and f"<{name}>" not in thoughts):
-            return answer.strip()
-    return reply.strip()
+    """The reply behind the thoughts which reasoning models put before their answer: what comes
+    after the last mark that ends some. The mark that begins them may be a part of the model's
+    template and then lacks. Empty where thoughts begin and do not end.
+
+    >>> without_thoughts("It names 2.</think>score: 4"), without_thoughts("Well.<think>It names 2")
+    ('score: 4', '')
+    """
+    answer = _CLOSES.split(_SPOKEN_CHANNELS.sub("", reply.strip()))[-1]
+    return "" if _OPENS.search(answer) else _LAST_MARK.sub("", answer).strip()
 
 
 def read_numbers(reply: str, ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
@@ -148,7 +164,7 @@ def read_word(reply: str, words: Sequence[str]) -> str:
 _MARKUP = "*_`[](){}# \t"
 _AROUND = r"[*_`\[\](){}# \t]*"
 _SCALE = r"(?:\s*(?:/|out\s+of)\s*\d+)?"
-_NUMBER_LINE = re.compile(rf"{_AROUND}\d+{_SCALE}{_AROUND}\.?{_AROUND}")
+_NUMBER_LINE = re.compile(rf"{_AROUND}\d+(?:\.\d+)?{_SCALE}{_AROUND}\.?{_AROUND}")
 _LEADS_ON = re.compile(
     r"\b(?:not|never|no|nor|neither|cannot|less|more|fewer|lower|higher|below|above|under|over|than|"
     r"except|unless|if|would|could|should|instead|says?|said|claims?|states?|writes?|wrote|reads|"
@@ -187,11 +203,13 @@ def _grades(line: str, labels: str) -> list[tuple[str, str]] | None:
 
 
 def _grade(number: str, name: str, low: int, high: int) -> int:
-    """An integer of a scale, with or without the scale behind it."""
+    """An integer of a scale, with or without the scale behind it; 4.0 is one."""
     plain = number.strip(_MARKUP + ".")
-    match = re.fullmatch(r"(\d+)(?:\s*(?:/|out\s+of)\s*(\d+))?", plain, re.ASCII)
+    match = re.fullmatch(r"(\d{1,9})(?:\.0+)?(?:\s*(?:/|out\s+of)\s*(\d{1,9}))?", plain, re.ASCII)
     if match is None or not low <= int(match[1]) <= high or int(match[2] or high) != high:
-        raise Unreadable(f"The judge's reply gives {name} {number}, no integer of {low} to {high}.")
+        raise Unreadable(
+            f"The judge's reply gives {name} {quoted(number)}, no whole number of {low} to {high}."
+        )
     return int(match[1])
 
 

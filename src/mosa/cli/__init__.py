@@ -39,6 +39,7 @@ from mosa.catalogue import read_catalogue
 from mosa.cli.options import Command, FileOf, HelpFormatter
 from mosa.inputs import read_yaml
 from mosa.runs.processes import (
+    ALONE,
     EXIT_USER_ERROR,
     Processes,
     launched,
@@ -85,17 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
     0 success, 1 a condition of `mosa compare` that holds, 2 a mistake of the user (one sentence on
-    stderr), 3 an evaluation in which every task failed, 130 an interruption. A
-    bug of ours keeps its traceback.
+    stderr), 3 where an attack, a subject or a judge that was asked for has produced nothing, 130 an
+    interruption. A bug of ours keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     encodable_streams()
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which this program may not have
     kept = ""
-    processes = launched()
-    if not processes.is_main:  # the main one speaks for all
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    processes = ALONE
     try:
+        processes = launched()
+        if not processes.is_main:  # the main one speaks for all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not words or words[0] in ("-h", "--help"):
             show(_overview())
             return 0

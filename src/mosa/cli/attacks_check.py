@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from mosa.attacks.check import check_prompts
-from mosa.chat import ChatOptions
+from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.evaluate import ROLES, role_chats, role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
 from mosa.files import write_json
@@ -56,6 +56,7 @@ def _check(args: Namespace) -> None:
     if not chats:
         options = " or ".join(f"--{option}" for option in ROLES.values())
         raise UserError(f"no chat model is named; name one with {options}")
+    run_coroutine(check_endpoints(chats.values()))
     world = find_world("testbed") if is_testbed_set(args.set) else None
     options = SetOptions(limit=args.limit, data_dir=args.data_dir)
     (cases,) = load_sets([args.set], world, options)

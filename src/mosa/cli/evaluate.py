@@ -23,8 +23,9 @@ from mosa.cli.options import (
     placement_arguments,
 )
 from mosa.cli.progress import ProgressBar
-from mosa.cli.results import show_results
+from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.denoising import DecoderConfig
+from mosa.results.figures import CONTROL
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
 from mosa.runs.sets import SetOptions
@@ -181,31 +182,37 @@ def _evaluate(args: Namespace) -> int | None:
         return config, _chats(args) if processes.is_main else {}
 
     config, chats = processes.agree(settings)
+    judged: set[str] = set()
     with ProgressBar() as bar:
+
+        def on_judged(judge: str, done: int, total: int) -> None:
+            judged.add(judge)
+            bar.judging(judge, done, total)
+
         run = evaluate(
             args.out,
             config,
             chats=chats,
             judge_config=judge_config(args, list(named_roles(args).values())),
             on_progress=bar.evaluation,
-            on_judged=bar.judging,
+            on_judged=on_judged,
             on_shared=_show_shares,
             processes=processes,
         )
     processes.disband()
     if run is None:
         return None
+    subjects = {subject.name for subject in config.subjects}
+    attacks = {CONTROL, *(name.partition(":")[0] for name in config.attacks)}
     with run:
         show_results(run)
-        counts = run.counts().values()
-        if counts and not any(states["done"] for states in counts):
-            show("No task was done, for the reasons above.")
-            return EXIT_NOTHING_DONE
-    return None
-
-
-EXIT_NOTHING_DONE = 3
-"""The status of an evaluation in which every task failed."""
+        return end_status(
+            nothing_from(
+                run,
+                judged,
+                lambda cell: cell.subject in subjects and bool({"all", cell.attack} & attacks),
+            )
+        )
 
 
 def named_roles(args: Namespace) -> dict[ChatRole, str]:

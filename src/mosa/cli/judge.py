@@ -10,10 +10,10 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from mosa.chat import ChatOptions
+from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar
-from mosa.cli.results import show_results
+from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.data.registry import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
@@ -26,7 +26,17 @@ from mosa.judges.calibrate import (
     write_calibration,
 )
 from mosa.results.figures import world_of_run
-from mosa.runs.judging import JudgeConfig, build_judges, help_judges, judge_run, written_parts
+from mosa.runs.judging import (
+    JudgeConfig,
+    NamedJudge,
+    build_judges,
+    chats_of,
+    check_apart,
+    help_judges,
+    judge_run,
+    loop_judges,
+    written_parts,
+)
 from mosa.runs.processes import join
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, once, rate_of
@@ -60,7 +70,7 @@ def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
     """How endpoints are asked; UserError where that is set and none of the chat models `named` is
     one."""
     given = given_fields(ChatOptions, args)
-    if given and not any("http://" in spec or "https://" in spec for spec in named):
+    if given and not any("://" in spec for spec in named):
         raise UserError(
             f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
             "one as URL#MODEL"
@@ -90,28 +100,31 @@ def _judge_arguments(parser: ArgumentParser) -> None:
     _named_judges(parser)
 
 
-def _judge(args: Namespace) -> None:
+def _judge(args: Namespace) -> int | None:
     processes = join()
     if not processes.is_main:
         processes.agree(lambda: None)
         help_judges(args.device, processes)
         processes.disband()
-        return
+        return None
     with Run(args.run) as run:
-        judges = processes.agree(
-            lambda: build_judges(
-                args.judges,
-                replace(
-                    judge_config(args),
-                    refusal_phrases=tuple(t for s in run.subjects().values() for t in s.refusals),
-                ),
-                world_of_run(run),
-            )
-        )
+
+        def build() -> list[NamedJudge]:
+            phrases = tuple(t for s in run.subjects().values() for t in s.refusals)
+            config = replace(judge_config(args), refusal_phrases=phrases)
+            judges = build_judges(args.judges, config, world_of_run(run))
+            check_apart(judges, loop_judges(run))
+            waiting = [judge for judge in judges if run.num_unjudged(judge.id)]
+            run_coroutine(check_endpoints(chats_of(waiting)))
+            return judges
+
+        judges = processes.agree(build)
         with ProgressBar() as bar:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
+        judged = {judge.id for judge in judges}
         processes.disband()
         show_results(run)
+        return end_status(nothing_from(run, judged))
 
 
 def _check_arguments(parser: ArgumentParser) -> None:
@@ -134,8 +147,7 @@ def _check_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _check(args: Namespace) -> None:
-
+def _check(args: Namespace) -> int | None:
     if any(written_parts(name)[2] for name in args.judges):
         raise UserError("labelled rows have one text each, and no canvas; leave @canvas out")
     world = world_of("testbed")
@@ -155,7 +167,9 @@ def _check(args: Namespace) -> None:
             raise UserError(
                 f"the folder {args.out.parent} is missing; make it or name another --out"
             )
-    judges = [named.judge for named in build_judges(args.judges, judge_config(args), world)]
+    named = build_judges(args.judges, judge_config(args), world)
+    run_coroutine(check_endpoints(chats_of(named)))
+    judges = [each.judge for each in named]
     found = run_coroutine(calibrate(judges, rows))
     if args.out is not None:
         kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
@@ -190,7 +204,7 @@ def _check(args: Namespace) -> None:
         ]
         if kinds:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
-        for reason, replies in quality.unread.items():
+        for reason, replies in sorted(quality.unread.items(), key=lambda item: -len(item[1])):
             share = _share(len(replies), found.num_rows)
             console.print(f"{quality.judge} is unread on {share}: {reason}")
             _show_reply(console, replies[0])
@@ -199,6 +213,8 @@ def _check(args: Namespace) -> None:
             _show_reply(console, quality.misjudged[0])
     if args.out is not None:
         console.print(f"wrote {args.out}")
+    unread = [quality.judge for quality in found.qualities if not quality.num_scored]
+    return end_status([f"judge {judge}: no row has a score" for judge in unread])
 
 
 def _show_reply(console: Console, reply: str) -> None:

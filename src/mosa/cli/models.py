@@ -149,11 +149,15 @@ def _align_command(method: str) -> Command:
 
         judge = None
         if args.judge is not None:
-            from mosa.runs.judging import JudgeConfig, build_judges
+            from mosa.chat import check_endpoints
+            from mosa.runs.judging import JudgeConfig, build_judges, chats_of
             from mosa.testbed import find_world
+            from mosa.worker import run_coroutine
 
             world = find_world(args.model)
-            judge = build_judges([args.judge], JudgeConfig(device=args.device), world)[0].judge
+            judges = build_judges([args.judge], JudgeConfig(device=args.device), world)
+            run_coroutine(check_endpoints(chats_of(judges)))
+            judge = judges[0].judge
         result = align(
             method,
             args.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -18,10 +18,14 @@ from mosa.results.figures import REFUSED, Figure, figures_of
 from mosa.results.labels import legend, length_of, marked, tries_of
 from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.runs.judging import METRIC
+from mosa.runs.records import TaskCell
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, format_value
 from mosa.terminal import new_console, printable, show
 from mosa.types import Budget, UserError
+
+EXIT_NOTHING_DONE = 3
+"""The status of a command of which an attack, subject or judge has produced nothing."""
 
 EXPLANATIONS = {
     "safety": "success: share of the n scored cases on which the try that decides succeeded, with "
@@ -96,9 +100,12 @@ def _status(args: Namespace) -> None:
 
 
 def _show_left_out(run: Run, console: Console) -> None:
-    """What failed or is not applicable, with the reasons."""
+    """What failed, is not applicable or unscored, with the reasons."""
     for attack, reason, count in run.failures():
         console.print(f"{attack}: {count} failed: {reason}")
+    for judge in run.judges():
+        for reason, count in run.unscored(judge).most_common():
+            console.print(f"judge {judge}: {count} unscored: {reason}")
     for pair in run.not_applicable():
         console.print(
             f"not applicable: {pair.attack} on {pair.case_set} against {pair.subject}: it "
@@ -169,6 +176,29 @@ def _export(run: Run, args: Namespace) -> None:
     setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
     for path in EXPORTS[args.export].write(run, args.out, setting):
         show(f"wrote {path}")
+
+
+def nothing_from(
+    run: Run, judged: Collection[str], asked: Callable[[TaskCell], bool] = lambda cell: False
+) -> list[str]:
+    """What has produced nothing at all, in words: cells of tasks that were `asked` for and failed,
+    and judges that have `judged` and could score no attempt."""
+    found = [
+        f"{cell.attack} on {cell.case_set} against {cell.subject}: every task failed"
+        for cell, states in run.counts().items()
+        if asked(cell) and states["failed"] and not states["done"]
+    ]
+    for judge in run.judges():
+        if judge in judged and all(v.score is None for v in run.verdicts(judge).values()):
+            found.append(f"judge {judge}: no attempt has a score")
+    return found
+
+
+def end_status(nothing: Sequence[str]) -> int:
+    """The exit status of a command, whose user asked for what produced `nothing`; shows that."""
+    for line in nothing:
+        show(f"Nothing came of {line}, for the reasons above.")
+    return EXIT_NOTHING_DONE if nothing else 0
 
 
 def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
@@ -269,14 +299,6 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
     if rows:
         names = ("task", "metric", "value")
         _show_table(console, "useful tasks", names, ("n", "tokens", "unscored"), rows)
-    reasons = {
-        (figure.name, reason): count
-        for figure in found
-        if figure.is_headline
-        for reason, count in figure.reasons.items()
-    }
-    for (name, reason), count in reasons.items():
-        console.print(f"{name}: {count} unscored: {reason}")
 
 
 def _num_scored(figure: Figure) -> str:
@@ -291,7 +313,7 @@ def _show_missing(found: Sequence[Figure], console: Console) -> None:
         if f.num_failed or f.num_left
     }
     if missing:
-        console.print("Tasks in no rate (`mosa status` gives the reasons):")
+        console.print("Tasks in no rate:")
         console.print(*sorted(missing), sep="\n")
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from mosa.chat.base import without_quotations
 from mosa.results.figures import deciding, trained_against
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
@@ -73,6 +74,11 @@ class Words:
     def hide(self, what: Any) -> Any:
         """Text or ids, or the mark; empty stays empty, so that empty responses are recognizable."""
         return REDACTED if self.redact and what else what
+
+    def reason(self, text: str) -> str:
+        """Why something failed or is unscored: our words and not what a server or model said, which
+        may quote what they were sent."""
+        return without_quotations(text, REDACTED) if self.redact else text
 
     def turns(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
         """The turns of a prompt, their roles kept."""

@@ -97,7 +97,7 @@ def _eval_log(
             name = f"{id} #{record['number']}"
             epochs[name] += 1
             record["decides"] = record["key"] in decides
-            samples.append(_sample(name, epochs[name], record, behaviors[id], verdicts))
+            samples.append(_sample(name, epochs[name], record, behaviors[id], verdicts, words))
     for task, outcome in tasks:
         if outcome is not None and outcome.status == "failed":
             samples.append(
@@ -107,7 +107,9 @@ def _eval_log(
                     input=behaviors[task.case].request,
                     target="",
                     metadata={"behavior": task.case},
-                    error=log.EvalError(message=outcome.reason, traceback="", traceback_ansi=""),
+                    error=log.EvalError(
+                        message=words.reason(outcome.reason), traceback="", traceback_ansi=""
+                    ),
                 )
             )
     facts = cell_facts(run, cell, tasks)
@@ -168,6 +170,7 @@ def _sample(
     record: dict[str, Any],
     behavior: Behavior,
     verdicts: Mapping[str, Mapping[str, Verdict]],
+    words: Words,
 ) -> Any:
     """One attempt; its record is redacted already."""
     from inspect_ai import log, model, scorer  # pyright: ignore[reportMissingImports]
@@ -187,7 +190,7 @@ def _sample(
         if verdict is None:
             continue
         if verdict.score is None:
-            scores[judge] = scorer.Score.unscored(reason=verdict.reason)
+            scores[judge] = scorer.Score.unscored(reason=words.reason(verdict.reason))
         else:
             about = {"success": verdict.success, **verdict.native}
             scores[judge] = scorer.Score(value=verdict.score, metadata=about)

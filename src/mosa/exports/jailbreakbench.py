@@ -175,7 +175,7 @@ def _jailbreak(
         "jailbroken": is_jailbroken,
         "mosa": {
             "status": status_of(last),
-            "reason": "" if last is None else last.reason,
+            "reason": "" if last is None else words.reason(last.reason),
             "num_tries": len(tries),
             "num_deciding": sum(each.decides for each in tries),
             "jailbroken_by_any_try": outcome_of(each.verdict for each in tries),

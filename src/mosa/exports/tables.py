@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mosa.exports.common import (
-    REDACTED,
     ExportCell,
     ExportSetting,
+    Words,
     as_json,
     deciding_attempts,
     status_of,
@@ -21,6 +21,7 @@ from mosa.exports.common import (
 )
 from mosa.files import user_errors, writing
 from mosa.results.figures import trained_against
+from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
 from mosa.types import Budget, as_plain
 
@@ -82,7 +83,9 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 count[f"{judge}.num_unscored"] += not is_scored
                 row[f"{judge}.score"] = None if verdict is None else verdict.score
                 row[f"{judge}.success"] = None if verdict is None else verdict.success
-                row[f"{judge}.reason"] = NOT_JUDGED if verdict is None else verdict.reason
+                row[f"{judge}.reason"] = (
+                    NOT_JUDGED if verdict is None else own.reason(verdict.reason)
+                )
             yield row
 
     def tasks() -> Iterator[dict[str, Any]]:
@@ -99,7 +102,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "threat": task.threat,
                 "in_alignment_data": trained_against(sets[task.case_set], task.attack),
                 "status": status_of(outcome),
-                "reason": "" if outcome is None else outcome.reason,
+                "reason": "" if outcome is None else words[task.case_set].reason(outcome.reason),
                 **{name: spent.get(name) for name in BUDGET_FIELDS},
                 "config": as_json(task.config),
             }
@@ -159,10 +162,16 @@ def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         "not_applicable": [as_plain(pair) for pair in run.not_applicable()],
         "sessions": run.sessions(),
     }
-    hidden = {
-        judge: any(words[name].redact for name in words if judge in run.judges(name))
+    said = {
+        judge: Words(any(words[name].redact for name in words if judge in run.judges(name)))
         for judge in run.judges()
     }
+
+    def told(task: Task, outcome: Outcome | None) -> dict[str, Any] | None:
+        if outcome is None:
+            return None
+        return as_plain(outcome) | {"reason": words[task.case_set].reason(outcome.reason)}
+
     with user_errors(out), writing(path) as file:
         file.write("{\n")
         for name, fact in facts.items():
@@ -171,9 +180,7 @@ def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         write_list(
             file,
             (
-                as_plain(task)
-                | {"status": status_of(outcome)}
-                | {"outcome": None if outcome is None else as_plain(outcome)}
+                as_plain(task) | {"status": status_of(outcome)} | {"outcome": told(task, outcome)}
                 for task, outcome in run.tasks()
             ),
         )
@@ -185,7 +192,10 @@ def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             (
                 {"judge": judge, "attempt": attempt}
                 | as_plain(verdict)
-                | {"raw": REDACTED if hidden[judge] and verdict.raw else verdict.raw}
+                | {
+                    "raw": said[judge].hide(verdict.raw),
+                    "reason": said[judge].reason(verdict.reason),
+                }
                 for judge in run.judges()
                 for attempt, verdict in run.verdicts(judge).items()
             ),

@@ -41,7 +41,7 @@ def make(setting: JudgeSetting) -> NextTokenJudge:
         spellings={"yes": _spellings("yes"), "no": _spellings("no")},
         verdict=verdict,
         setting=setting,
-        context_origin="LLAMA2_CLS_CONTEXTUAL_PROMPT in the same file of HarmBench",
+        context_origin="the prompt for contextual behaviors in the same file of HarmBench",
     )
 
 

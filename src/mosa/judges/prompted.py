@@ -46,16 +46,16 @@ class PromptedJudge(AskingJudge):
         self._template = template if setting.template is None else setting.template
         check_template(name, self._template)
         self._name, self._version = name, version
-        self._read, self._chat = read, setting.chat
+        self._read, self.chat = read, setting.chat
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the chat model."""
-        return judge_id(self._name, self._version, short_hash(self._template), self._chat.name)
+        return judge_id(self._name, self._version, short_hash(self._template), self.chat.name)
 
     @property
     def local_model(self) -> LocalModel | None:
-        chat = self._chat.chat if isinstance(self._chat, CachedChat) else self._chat
+        chat = self.chat.chat if isinstance(self.chat, CachedChat) else self.chat
         return chat.model if isinstance(chat, LocalChat) else None
 
     async def ask(self, item: Item) -> Verdict:
@@ -66,7 +66,7 @@ class PromptedJudge(AskingJudge):
             max_tokens=MAX_REPLY_TOKENS,
         )
         try:
-            reply = await self._chat.complete(request)
+            reply = await self.chat.complete(request)
         except ChatError as error:
             return Verdict.unscored(f"The judge's model gave no answer: {error}")
         said = without_thoughts(reply.text)
@@ -75,8 +75,8 @@ class PromptedJudge(AskingJudge):
                 raise Unreadable("The judge's reply was cut off.")
             verdict = self._read(said)
         except Unreadable as error:
-            if isinstance(self._chat, CachedChat):  # so that it is asked again next time
-                self._chat.forget(request)
+            if isinstance(self.chat, CachedChat):  # so that it is asked again next time
+                self.chat.forget(request)
             return Verdict.unscored(DECLINED if declines(said) else str(error), reply.text)
         return dataclasses.replace(verdict, raw=reply.text)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
+from mosa.chat.base import without_quotations
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
 from mosa.report.content import Cell, ReportTable, Section
 from mosa.report.setup import THREATS, ReportSetup, monitors_of, rate_in
@@ -213,7 +214,8 @@ def attacks(setup: ReportSetup, views: Views) -> Section:
     """Every attack on every subject, by each judge."""
     tables = [_heat(setup, judge) for judge in setup.judges]
     tables += [_any_try(setup, judge) for judge in setup.judges]
-    tables += [_not_applicable(setup), *_differences(setup), _disagreement(setup, views)]
+    tables += [_not_applicable(setup), _left_out(setup)]
+    tables += [*_differences(setup), _disagreement(setup, views)]
     return Section("attacks", "Attacks and subjects", tables=tuple(tables))
 
 
@@ -300,6 +302,31 @@ def _not_applicable(setup: ReportSetup) -> ReportTable:
         "in no rate and count as no failures.",
         ("Attack", "preset", "Threat", "Subject", "Reason"),
         tuple(rows),
+    )
+
+
+def _left_out(setup: ReportSetup) -> ReportTable:
+    found: Counter[tuple[str, str, str]] = Counter()
+
+    def count(what: str, who: str, case_set: str, reason: str, number: int = 1) -> None:
+        shown = without_quotations(reason, "[redacted]") if setup.hides(case_set) else reason
+        found[what, who, shown] += number
+
+    for figure in setup.evidence.figures:
+        if figure.measure == REFUSED or (figure.kind != "over_refusal" and figure.is_headline):
+            who = setup.judge_names.get(figure.judge, figure.name)
+            for reason, number in figure.reasons.items():
+                count("tries unscored", who, figure.case_set, reason, number)
+    for task, outcome in setup.tasks:
+        if outcome is not None and outcome.status == "failed":
+            count("cases failed", task.attack, task.case_set, outcome.reason)
+    return ReportTable(
+        "left-out",
+        "Unscored and failed, and why",
+        "What is in no rate: tries that a judge could not score, and attacks that could not be "
+        "carried out on a case.",
+        ("What", "Judge or attack", "Reason", "Number"),
+        tuple((*key, str(number)) for key, number in found.most_common()),
     )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from mosa.chat.base import ChatModel
+from mosa.chat import ChatModel, check_endpoints
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
 from mosa.responder import LocalResponder, Responder
@@ -34,6 +34,7 @@ from mosa.runs.judging import (
     JudgeConfig,
     NamedJudge,
     build_judges,
+    chats_of,
     check_apart,
     default_judges,
     help_judges,
@@ -217,6 +218,10 @@ def _begin(
         for cases in sets:
             run.add_set(cases)
         run.commit()
+        states = run.counts().values()
+        if not states or any(of_cell["failed"] or of_cell["todo"] for of_cell in states):
+            # Before the weights, which may take long; a run that is done asks nobody.
+            run_coroutine(check_endpoints([*chats.values(), *chats_of(judges)]))
     except BaseException:
         run.close()
         raise

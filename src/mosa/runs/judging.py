@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mosa.chat import ChatOptions, chat_model
+from mosa.chat import ChatModel, ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
 from mosa.inputs import is_file, is_folder, read_text
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
 from mosa.judges.base import AskingJudge
+from mosa.judges.prompted import PromptedJudge
 from mosa.runs.pool import serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.records import SetRecord
@@ -166,6 +167,11 @@ def _template(folder: Path | None, name: str, kind: str = "") -> str | None:
             raise UserError(f"{file} belongs to no judge; name it after one of {', '.join(JUDGES)}")
     file = folder / f"{name}{kind}.txt"
     return read_text(file) if is_file(file) else None
+
+
+def chats_of(judges: Sequence[NamedJudge]) -> list[ChatModel]:
+    """The chat models behind judges."""
+    return [each.judge.chat for each in judges if isinstance(each.judge, PromptedJudge)]
 
 
 def check_apart(judges: Sequence[NamedJudge], in_loop: set[str]) -> None:

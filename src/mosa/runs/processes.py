@@ -98,9 +98,29 @@ ALONE = Processes()
 
 
 def launched() -> Processes:
-    """The processes of this launch, read from the environment."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else Processes()
+    """The processes of this launch, read from the environment.
+
+    Raises UserError where it speaks of several and no launcher has made them.
+    """
+    count, index = _number("WORLD_SIZE", 1), _number("RANK", 0)
+    if count <= 1:
+        return ALONE
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing or index >= count:
+        wrong = f"without {' and '.join(missing)}" if missing else f"and RANK {index}"
+        raise UserError(
+            f"WORLD_SIZE is {count} {wrong}, as no launcher sets them; start several processes "
+            "with `accelerate launch` or `torchrun`, or unset WORLD_SIZE for one"
+        )
+    return Processes(index, count)
+
+
+def _number(variable: str, default: int) -> int:
+    """A variable's whole number from 0 on; UserError for anything else."""
+    text = os.environ.get(variable, "").strip() or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UserError(f"{variable} is no whole number from 0 on ({text[:50]!r}); unset it")
+    return int(text)
 
 
 def use_cpu_without_gpu() -> None:

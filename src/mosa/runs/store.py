@@ -522,6 +522,14 @@ class Run:
         )
         return next(rows)[0]
 
+    def unscored(self, judge: str) -> Counter[str]:
+        """Why this judge could not score attempts of finished tasks, and how many for each."""
+        of_done = f"attempt IN (SELECT key FROM attempts WHERE {DONE})"
+        found = self._records(
+            Verdict, "verdicts", f"WHERE judge = ? AND NOT scored AND {of_done}", judge
+        )
+        return Counter(verdict.reason for _, verdict in found)
+
     def responses_of(self, attempt: str) -> list[Response]:
         """The responses of an attempt. Raises DamagedRun where one is missing."""
         found = []
@@ -584,9 +592,9 @@ class Run:
         return found
 
     def failures(self) -> list[tuple[str, str, int]]:
-        """(attack, reason, number of tasks) of what failed."""
+        """(attack, reason, number of tasks) of what failed, the most frequent first."""
         failed = [(task.attack, o.reason) for task, o in self.tasks(status="failed") if o]
-        return [(*key, count) for key, count in Counter(failed).items()]
+        return [(*key, count) for key, count in Counter(failed).most_common()]
 
 
 def _address(path: Path, *, may_write: bool) -> str:

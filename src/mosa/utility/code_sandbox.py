@@ -4,10 +4,10 @@ with no network and no files to write to.
 There are two isolations; the better one that the system allows is used, and always named:
 
     namespaces  the kernel isolates the program (Linux user namespaces): it has no network
-                device, sees no other process, can read files and not change them, and all that it
-                starts ends with it
-    python      Python refuses sockets, other processes and changes to files (an audit hook); this
-                stops mistakes, not a program that intends harm
+                device, sees no other process and no files but Python's own, which it cannot
+                change, and all that it starts ends with it
+    python      Python refuses sockets, other processes, what the system tells of them and changes
+                to files (an audit hook); this stops mistakes, not a program that intends harm
 
 Limits on time, memory, file sizes and open files hold in both, and memory limits the number of
 threads. The program has only the standard library, an empty environment and an empty folder.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from mosa.terminal import printable
 from mosa.types import UserError
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
@@ -37,6 +39,9 @@ ANSWER_BYTES = 4096
 """How much of the sandbox's output is read."""
 READY = b"ready\n"
 """What the inner side says before it takes the program."""
+
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+"""In the names of variables that hold keys."""
 
 Isolation = Literal["namespaces", "python"]
 
@@ -80,9 +85,17 @@ def run_program(
         )
     if said.ended is not None:
         passed, detail = said.ended
-        return SandboxResult(passed, detail, isolation)
+        return SandboxResult(passed, _shown(detail), isolation)
     ended = "out of time" if said.is_late else "ended without coming to its end"
     return SandboxResult(False, ended, isolation)
+
+
+def _shown(detail: str) -> str:
+    """An error in characters that a terminal can show, without the value of any key of ours."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= 8:
+            detail = detail.replace(value, "[key]")
+    return printable(" ".join(detail.splitlines()))
 
 
 @functools.cache

@@ -3,9 +3,9 @@
 `code_sandbox.py` starts this file by its path, without site-packages and with an empty environment,
 so nothing of mosa is imported here. Two ways to call it:
 
-    enter FOLDER LIMITS   new namespaces (Linux): no network, no view of other processes, and files
-                          that can be read and not written, but for a small FOLDER in memory; in
-                          them it starts itself again with `run`
+    enter FOLDER LIMITS   new namespaces (Linux): no network, no view of other processes, and no
+                          files but Python's own, which can be read and not written, and a small
+                          FOLDER in memory; in them it starts itself again with `run`
     run FOLDER LIMITS     limits of the kernel and refusals by Python; it says `ready` and then runs
                           the program that comes on standard input; how it ended goes to standard
                           output as JSON
@@ -28,22 +28,26 @@ from collections.abc import Callable
 
 NEW_NAMESPACES = 0x00020000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """Mounts, interprocess communication, users, processes, network (sched.h)."""
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 1, 2, 4, 16384, 1 << 18
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH = 2
 SYS_MOUNT_SETATTR = 442  # the same on every architecture; Linux 5.12
-AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIGKILL = 9
 AF_UNIX = 1
 READY = b"ready\n"
 """What is said when the program may come."""
 INNER_USER = 1000  # not root, so that starting Python again gives up every capability
-HIDDEN = ("/proc", "/run")
-"""Information about other processes, and the sockets of services."""
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache")
+"""Where a system keeps its libraries."""
 
 PROCESS_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
 PROCESS_EVENTS += ("subprocess.Popen", "os.kill", "os.killpg", "pty.spawn")
 FILE_EVENTS = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
-FILE_EVENTS += ("os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr")
+FILE_EVENTS += ("shutil.rmtree", "os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr")
+PATCHED_MODULES = ("_posixsubprocess", "_signal", "posix", "os", "signal")
+"""Modules of which functions are taken; an import again would bring them back."""
 NATIVE_MODULES = ("ctypes", "_ctypes", "_sqlite3", "_dbm", "_gdbm", "_posixshmem")
 """Modules that call other code, or change files, without an event."""
 
@@ -55,13 +59,16 @@ def enter(folder: str, limits: str) -> int:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
+    python, this_file = os.path.realpath(sys.executable), os.path.realpath(__file__)
 
     def checked(result: int, what: str) -> None:
         if result != 0:
             raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
-    def mount(kind: bytes | None, where: str, flags: int, options: bytes | None = None) -> None:
-        checked(libc.mount(kind, where.encode(), kind, ctypes.c_ulong(flags), options), where)
+    def mount(source: str | None, where: str, kind: bytes | None, flags: int, options: str) -> None:
+        from_ = None if source is None else source.encode()
+        done = libc.mount(from_, where.encode(), kind, ctypes.c_ulong(flags), options.encode())
+        checked(done, where)
 
     try:
         checked(libc.unshare(NEW_NAMESPACES), "unshare")
@@ -72,15 +79,32 @@ def enter(folder: str, limits: str) -> int:
         ):
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(text)
-        mount(None, "/", MS_REC | MS_PRIVATE)
-        read_only = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
-        size = ctypes.c_size_t(ctypes.sizeof(read_only))
-        made = libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, read_only, size)
+        mount(None, "/", None, MS_REC | MS_PRIVATE, "")
+        # A root of its own, so that sockets, pipes and devices outside have no name in it.
+        mount("tmpfs", folder, b"tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+        for path in _shown(python, this_file):
+            inside = folder + path
+            os.makedirs(os.path.dirname(inside), exist_ok=True)
+            if os.path.islink(path):
+                os.symlink(os.readlink(path), inside)
+                continue
+            if os.path.isdir(path):
+                os.mkdir(inside)
+            else:
+                os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o600))
+            mount(path, inside, None, MS_BIND | MS_REC, "")
+        os.makedirs(folder + folder)
+        os.chdir(folder)
+        checked(libc.pivot_root(b".", b"."), "a root of its own")
+        checked(libc.umount2(b".", MNT_DETACH), "the files outside")
+        flags = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+        wanted = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
+        size = ctypes.c_size_t(ctypes.sizeof(wanted))
+        made = libc.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, wanted, size)
         checked(made, "read-only files")
-        for hidden in filter(os.path.isdir, HIDDEN):
-            mount(b"tmpfs", hidden, MS_RDONLY | MS_NOSUID | MS_NODEV, b"size=4k")
         most = json.loads(limits)["folder_bytes"]
-        mount(b"tmpfs", folder, MS_NOSUID | MS_NODEV, f"size={most},mode=700".encode())
+        options = f"size={most},mode=700"
+        mount("tmpfs", folder, b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         os.chdir(folder)
     except OSError as error:
         print(error, flush=True)
@@ -89,9 +113,23 @@ def enter(folder: str, limits: str) -> int:
     if inner == 0:
         libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        own = [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__)]
-        os.execv(sys.executable, [*own, "run", folder, limits])
+        os.execv(python, [python, "-I", "-S", "-B", this_file, "run", folder, limits])
     return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+
+
+def _shown(python: str, this_file: str) -> list[str]:
+    """The files and folders that Python needs, none of them inside another."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        loaded = [line.split(maxsplit=5)[-1].rstrip("\n") for line in file]
+    paths = [os.path.dirname(python), sys.base_prefix, os.path.dirname(os.__file__)]
+    paths += [os.path.dirname(path) for path in loaded if path.startswith("/")]
+    wanted = {*SYSTEM, *map(os.path.realpath, paths), this_file} - {"/"}
+    shown: list[str] = []
+    for path in sorted(wanted):
+        inside = any(path.startswith(f"{other}/") for other in shown)
+        if os.path.exists(path) and not inside:
+            shown.append(path)
+    return shown
 
 
 class _Unread(io.StringIO):
@@ -116,9 +154,8 @@ def run(folder: str, limits: str) -> int:
     os.write(1, READY)
     source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     said = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(nothing, standard)
+    for standard in (0, 1):
+        os.dup2(2, standard)  # which is the null device; in its own root there is none
     sys.argv = ["program.py"]
     sys.stdin = sys.stdout = sys.stderr = _Unread()
     _limit(json.loads(limits))
@@ -162,13 +199,18 @@ def _refuse(folder: str) -> None:
 
     root = os.path.realpath(folder)
 
-    def may_write(path: object, mode: object) -> bool:
+    def check_opened(path: object, mode: object, flags: int) -> None:
         if isinstance(path, int):  # a file that is open already
-            return True
+            return
         # Where os.open is used, the event has no mode, nor the folder that the path may start from.
         if mode is None or not isinstance(path, str | bytes | os.PathLike):
-            return False
-        return os.path.dirname(os.path.realpath(os.fsdecode(path))) == root
+            raise PermissionError("the sandbox refuses to open files by os.open")
+        name = os.path.realpath(os.fsdecode(path))
+        if f"{name}/".startswith("/proc/"):  # environments hold keys
+            raise PermissionError("the sandbox refuses to read of other processes")
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        if writes and os.path.dirname(name) != root:
+            raise PermissionError("the sandbox refuses to change files")
 
     def hook(event: str, args: tuple) -> None:
         # A pair of sockets joined to each other, which asyncio wakes itself by, reaches no network.
@@ -179,14 +221,17 @@ def _refuse(folder: str) -> None:
             raise PermissionError("the sandbox refuses other processes")
         if event.startswith("ctypes."):
             raise PermissionError("the sandbox refuses ctypes")
-        if event == "import" and args[0] in NATIVE_MODULES:
-            raise PermissionError(f"the sandbox refuses {args[0]}")
-        is_change = event in FILE_EVENTS
+        # A module in native code is found by the last part of its name.
+        module = args[0].rpartition(".")[2] if event == "import" else ""
+        if module in (*NATIVE_MODULES, *PATCHED_MODULES):
+            raise PermissionError(f"the sandbox refuses {module}")
+        # The file of a module in native code.
+        file = args[1] if event == "import" else None
+        if isinstance(file, str) and os.path.dirname(os.path.realpath(file)) == root:
+            raise PermissionError("the sandbox refuses native code")
         if event == "open":
-            path, mode, flags = args
-            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-            is_change = bool(writes) and not may_write(path, mode)
-        if is_change:
+            check_opened(*args)
+        if event in FILE_EVENTS:
             raise PermissionError("the sandbox refuses to change files")
 
     def refusing(what: str) -> Callable[..., None]:
