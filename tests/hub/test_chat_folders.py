@@ -18,10 +18,10 @@ from peft import LoraConfig, get_peft_model
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 
-from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat
+from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, weights
 from mosa.chat.weights import checkpoint_name, load_causal_lm
 from mosa.judges.base import Item
-from mosa.judges.classifier import BROKEN, next_token_logits
+from mosa.judges.classifier import BROKEN, next_token_logits, prompt_ids
 from mosa.judges.llama_guard import verdicts
 from mosa.types import Behavior, Message
 
@@ -251,6 +251,15 @@ def test_faults_of_a_tokenizer_are_sentences(folder, change):
     edited(folder / "tokenizer.json", change)
     with refuses(folder / "tokenizer.json"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("ids", [[], [5000], [3, 5000]])
+def test_prompts_of_no_known_token_are_no_answer(folder, monkeypatch, ids):
+    monkeypatch.setattr(weights, "token_ids", lambda *text, **settings: ids)
+    with refuses(folder, error=ChatError):
+        answer(folder)
+    with refuses(folder):
+        prompt_ids(load_causal_lm(folder, device="cpu"), "Hi")
 
 
 def with_template(folder: Path, template: str) -> Path:

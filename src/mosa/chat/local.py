@@ -78,7 +78,7 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
     if isinstance(text, ChatError):
         return text
     try:
-        ids = model.ids(text)
+        ids = model.prompt_ids(text)
     except UserError as error:
         return ChatError(str(error))
     room = model.max_length

@@ -112,10 +112,24 @@ class CausalLM:
         """How many tokens a prompt and its answer may have, where the config says so."""
         return getattr(self.network.config, "max_position_embeddings", None)
 
-    def ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         """The token ids of a text; UserError where the tokenizer cannot read it."""
-        tokenizer, name = self.tokenizer, self.checkpoint
-        return token_ids(tokenizer, text, name, add_special_tokens=add_special_tokens)
+        return token_ids(self.tokenizer, text, self.checkpoint)
+
+    def prompt_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """The token ids of a whole prompt; UserError where it has none, or one that the network
+        does not know."""
+        ids = token_ids(
+            self.tokenizer, text, self.checkpoint, add_special_tokens=add_special_tokens
+        )
+        size: int = self.network.get_input_embeddings().weight.shape[0]
+        if not ids or max(ids) >= size:
+            what = f"token {max(ids)} of a prompt" if ids else "any word of a prompt"
+            raise UserError(
+                f"{self.checkpoint} has no embedding for {what}; use the tokenizer that belongs to "
+                "it."
+            )
+        return ids
 
     @property
     def chat_template(self) -> str:

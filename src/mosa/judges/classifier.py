@@ -176,7 +176,7 @@ def prompt_ids(model: CausalLM, prompt: str) -> list[int]:
     """The tokens of a prompt, after the token that begins a text where the model has one."""
     begins = model.tokenizer.bos_token
     has_begin = begins is not None and prompt.startswith(begins)
-    return model.ids(prompt, add_special_tokens=not has_begin)
+    return model.prompt_ids(prompt, add_special_tokens=not has_begin)
 
 
 def next_token_logits(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Tensor, "B V"]:

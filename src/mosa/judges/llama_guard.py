@@ -122,7 +122,7 @@ def _guard_ids(model: CausalLM, item: Item, template: str | None) -> list[int]:
     if template is not None:
         return prompt_ids(model, fill(template, item.behavior, response, clean=plain))
     text = _conversation(model, plain(item.behavior.request), response)
-    return model.ids(text)
+    return model.prompt_ids(text)
 
 
 def _conversation(model: CausalLM, behavior: str, response: str) -> str:
