@@ -49,10 +49,11 @@ def is_folder(path: Path) -> bool:
     return _kind(path) == stat.S_IFDIR
 
 
-def shortened(path: Path) -> str:
-    """A path as a sentence can hold it."""
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} letters)"
+def shortened(value: object) -> str:
+    """A text, name or number of others as a part of a sentence: one line, shortened."""
+    text = str(value)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
 
 
 def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:

@@ -26,6 +26,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from mosa.inputs import is_file, read_json
+
 PACKAGES = ("mosa-dllm", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 """Distributions whose versions are recorded."""
 
@@ -116,7 +118,8 @@ def folder_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     templates = folder / "additional_chat_templates"
     for path in sorted([*folder.iterdir(), *templates.glob("*.jinja")]):
-        if path.suffix in READ_SUFFIXES and path.is_file():
+        is_read = path.suffix in READ_SUFFIXES or path.name.startswith("tokenizer.model")
+        if is_read and is_file(path):
             digest.update(f"{path.relative_to(folder)} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
@@ -142,7 +145,7 @@ def _tokenizer_facts(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 def file_hash(path: Path) -> str:
     now = path.stat()
-    identity = (path, now.st_size, now.st_mtime_ns, now.st_ino)
+    identity = (path, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
     if time.time() - now.st_mtime < SECONDS_TO_SETTLE:
         return _digest_of.__wrapped__(*identity)
     return _digest_of(*identity)
@@ -150,16 +153,10 @@ def file_hash(path: Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _digest_of(path: Path, *identity: int) -> str:
-    """A file's SHA-256, kept for this process while size, time of change and inode are the same."""
+    """A file's SHA-256, kept for this process while size, times and inode are the same."""
     if path.name in ("config.json", "generation_config.json", "adapter_config.json"):
-        content = path.read_bytes()
-        try:
-            config = json.loads(content)
-        except ValueError:  # reading it will raise the error
-            config = None
-        if isinstance(config, dict):
-            content = json.dumps(_without(config, NOTES), sort_keys=True).encode()
-        return hashlib.sha256(content).hexdigest()
+        content = json.dumps(_without(read_json(path), NOTES), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

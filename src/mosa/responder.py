@@ -38,6 +38,8 @@ from mosa.denoising import (
     evaluation_mode,
     result_of,
 )
+from mosa.denoising.canvas import check_fits
+from mosa.denoising.sampler import check_broken
 from mosa.families import DiffusionLM
 from mosa.types import Prompt, Response, UserError, as_plain, content_key, prompt_turns
 from mosa.worker import Computer, Waiting, Worker, readable, run_coroutine
@@ -87,12 +89,7 @@ def prepare(model: DiffusionLM, weights: str, query: Query, decoder: DecoderConf
     if prompt_ids is None:
         prompt_ids = model.encode(query.prompt, allow_special_tokens=query.allow_special_tokens)
     length = decoder.max_new_tokens
-    context = model.max_length
-    if len(prompt_ids) + length > context:
-        raise UserError(
-            f"a prompt of {len(prompt_ids)} tokens and a response of {length} are longer than the "
-            f"model's context of {context}; shorten the prompt or lower max_new_tokens"
-        )
+    check_fits(model, len(prompt_ids), length)
     response_ids = [model.mask_token_id] * length
     for position, ids in query.pinned:
         response_ids[position : position + len(ids)] = ids
@@ -206,6 +203,11 @@ class LocalResponder(Worker[DiffusionLM]):
         for filling in full:
             item = self._busy.pop(filling)
             assert item.prepared is not None
+            try:
+                check_broken(self._model, filling)
+            except UserError as error:
+                item.settle(error=error)
+                continue
             result = result_of(self._model, filling, item.prepared.decoder)
             (response,) = responses_of(
                 self._model, result, prompts=[item.prepared.prompt], keys=[item.prepared.key]

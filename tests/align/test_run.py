@@ -459,3 +459,46 @@ def test_mistakes(run, tmp_path, benign):
         align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(output_dir="y"))
     with refuses("seed"):
         align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1})
+
+
+# ------------------------------------------------------------------------- numbers that are none
+
+
+@pytest.mark.parametrize("overrides", [{}, {"save_strategy": "no"}])
+def test_an_update_that_breaks_the_weights_saves_nothing(run, tmp_path, overrides):
+    """What is logged comes before the last update, and the last update is the only one here."""
+    with refuses("learning_rate"):
+        run(overrides={"max_steps": 1, "learning_rate": 1e30, "warmup_steps": 0, **overrides})
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_all_weights_that_break_are_not_saved(tmp_path, checkpoint, phrase_files, harmful):
+    settings = {**SMALL, "max_steps": 1, "learning_rate": 1e30, "trainable": "full"}
+    settings = {name: settings[name] for name in settings if name not in ("lora_r", "lora_alpha")}
+    for name in ("window_start", "window_end"):
+        del settings[name]
+    with refuses("learning_rate"):
+        align("sft", checkpoint, harmful, tmp_path / "full", overrides=settings, progress=False)
+    assert not list((tmp_path / "full").glob("*.safetensors"))
+
+
+def test_a_merge_says_its_format_and_what_rounding_costs(run, checkpoint, tmp_path):
+    result = run()
+    said = {}
+    for dtype in ("float32", "bfloat16"):
+        merge(checkpoint, result.out, tmp_path / dtype, dtype=dtype, on_merged=said.__setitem__)
+    assert said["float32"] == 0
+    assert 0.001 < said["bfloat16"] < 1
+    merged = load_model(tmp_path / "bfloat16")
+    assert merged.dtype == torch.bfloat16
+
+
+def test_a_merge_that_overflows_is_refused(run, checkpoint, tmp_path):
+    """1e5 fits into float32 and not into float16."""
+    result = run()
+    tensors = weights(result.out)
+    large = {name: t.fill_(300.0) for name, t in tensors.items()}
+    safetensors.torch.save_file(large, result.out / "adapter_model.safetensors")
+    with refuses("float16", "--dtype float32"):
+        merge(checkpoint, result.out, tmp_path / "merged", dtype="float16")
+    assert not list((tmp_path / "merged").glob("*"))

@@ -354,6 +354,10 @@ def test_a_probe_for_another_model_is_refused(tiny_llada, probe_file):
         save_file(tensors, probe_file)
         with refuses(probe_file, "weight", "bias"):
             sample(tiny_llada, PROMPTS, **RUN, rules=({**PROBE, "file": probe_file},))
+    weight = torch.full((width,), float("nan"))  # no score would ever exceed a threshold
+    save_file({"weight": weight, "bias": torch.ones(1)}, probe_file)
+    with refuses(probe_file, "finite"):
+        sample(tiny_llada, PROMPTS, **RUN, rules=({**PROBE, "file": probe_file},))
     with open(probe_file, "w") as file:
         file.write("no tensors")
     with refuses(probe_file):

@@ -13,8 +13,8 @@ from refusals import refuses
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, llada_tokenizer, tiny_llada_config
 
-from mosa import hub
-from mosa.families import ALIASES, checkpoint, load_model, new_model
+from mosa.families import ALIASES, load_model, new_model
+from mosa.hub import Weights, folders
 
 IDS = torch.tensor([[5, 9, 200, 17, 3, 44]])
 
@@ -113,12 +113,12 @@ def test_a_folder_can_be_written_over_while_its_model_is_in_use(folder):
 
 
 def test_tied_grouped_heads_keep_one_matrix(new_tiny_llada, tmp_path):
-    model = new_tiny_llada(n_kv_heads=1, weight_tying=True, mask_token_id=5)
+    model = new_tiny_llada(n_kv_heads=1, weight_tying=True)
     model.save(tmp_path)
     assert "model.transformer.ff_out.weight" not in load_file(tmp_path / "model.safetensors")
     loaded = load_model(tmp_path, device="cpu")
     assert loaded.network.lm_head.weight is loaded.network.model.embed_tokens.weight
-    assert loaded.mask_token_id == 5
+    assert loaded.mask_token_id == model.mask_token_id
     assert torch.equal(loaded.logits(IDS), model.logits(IDS))
 
 
@@ -169,13 +169,13 @@ def test_a_folder_without_tokenizer_takes_and_gives_token_ids(folder):
 def test_loading_holds_one_copy_of_the_weights(folder, monkeypatch):
     """The network is given the very tensors that were read, and nothing is initialised before."""
     read = {}
-    original = checkpoint.read_tensors
+    original = Weights.read
 
     def recorded(*args, **kwargs):
         read.update(original(*args, **kwargs))
         return read
 
-    monkeypatch.setattr(checkpoint, "read_tensors", recorded)
+    monkeypatch.setattr(Weights, "read", recorded)
     model = load_model(folder, device="cpu")
     pointers = {tensor.data_ptr() for tensor in read.values()}
     assert {p.data_ptr() for p in model.network.parameters()} == pointers
@@ -234,7 +234,7 @@ def test_a_hub_id_is_fetched_without_code_and_its_auto_map_points_back(
         asked.update(name=name, revision=revision, allow_patterns=allow_patterns)
         return str(folder)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(folders, "snapshot_download", snapshot_download)
     model = load_model("GSAI-ML/LLaDA-8B-Instruct", revision="abc", device="cpu")
     assert asked["name"] == "GSAI-ML/LLaDA-8B-Instruct" and asked["revision"] == "abc"
     assert not any("py" in p or "bin" in p or p == "*" for p in asked["allow_patterns"])

@@ -44,7 +44,7 @@ for n in range(2):
 def model(request, new_tiny_llada, new_tiny_dream) -> DiffusionLM:
     if request.param == "dream":
         return new_tiny_dream(seed=1)
-    grouped = {"n_kv_heads": 2, "weight_tying": True, "mask_token_id": 5, "rope_theta": 10000.0}
+    grouped = {"n_kv_heads": 2, "weight_tying": True, "rope_theta": 10000.0}
     return new_tiny_llada(seed=1, **(grouped if request.param == "illada" else {}))
 
 

@@ -232,7 +232,7 @@ def test_other_kinds_of_adapter_are_refused(pair):
 def test_an_adapter_cannot_name_a_module_to_import(pair):
     base, adapter = pair
     edit_adapter(adapter, megatron_config={"a": 1}, megatron_core="antigravity")
-    with refuses("antigravity", "megatron_config"):
+    with refuses("adapter_config.json", "megatron_config"):
         load_model(base, adapter=adapter)
 
 

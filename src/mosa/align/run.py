@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from mosa.align.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample, draw_prompts, load_prompts
 from mosa.families import DiffusionLM, load_model
 from mosa.files import OwnFolder, claim_folder
+from mosa.hub.folders import folder_of
 from mosa.inputs import is_file, read_json, read_yaml
 from mosa.judges.base import Judge
 from mosa.provenance import versions
@@ -173,6 +174,7 @@ def align(
 
         tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
         if own is not None:
+            trainer.check_result(tensors)
             if settings.trains_adapter:
                 model.save_adapter(out, tensors=tensors)
             else:
@@ -192,18 +194,23 @@ def merge(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    on_merged: Callable[[str, float], object] = lambda dtype, rounding: None,
 ) -> Path:
     """Add an adapter into its model's weights and write a full checkpoint in the released layout.
 
-    Raises UserError for an adapter that does not fit, or a folder that is not empty.
+    `on_merged` receives the number format of the weights, and how much rounding to it changes what
+    the adapter changes (`DiffusionLM.merge_adapter`).
+    Raises UserError for an adapter that does not fit or overflows the weights' number format, and
+    for a folder that is not empty.
     """
-    out, versions_file = Path(out), Path(adapter) / "versions.json"
+    out = Path(out)
     with claim_folder(out, "mosa merge") as own:
         if own.is_finished:
             raise UserError(f"{out} holds a merged checkpoint; choose a new folder for this one.")
         own.discard_all()  # what one that was killed has left
         if not isinstance(model, DiffusionLM):
             model = load_model(model, dtype=dtype, device=device)
+        versions_file = folder_of(adapter) / "versions.json"
         if is_file(versions_file):
             trained_on = read_json(versions_file, _Versions).model
             if trained_on.content_hash != model.content_hash():
@@ -214,9 +221,10 @@ def merge(
                     stacklevel=2,
                 )
         model.load_adapter(adapter)
-        model.merge_adapter()
+        rounding = model.merge_adapter()
         model.save(out)
         own.finish()
+    on_merged(str(model.dtype).removeprefix("torch."), rounding)
     return out
 
 

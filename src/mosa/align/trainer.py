@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -21,8 +21,10 @@ from mosa.align.config import AlignConfig
 from mosa.align.head_loss import Asked, HeadTerms, frozen_head, head_terms
 from mosa.align.states import EncodedExample, ResponseState, build_canvas
 from mosa.data import TrainingExample
+from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.files import OwnFolder, user_errors, write_json
+from mosa.hub.weights import is_finite
 from mosa.inputs import read_json
 from mosa.judges.base import Judge
 from mosa.types import UserError
@@ -227,6 +229,29 @@ class DiffusionTrainer(transformers.Trainer, ABC):
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._saves_to or super()._get_output_dir(trial)
+
+    def check_result(self, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """UserError where the trained weights, or the logits that they give, are no numbers.
+
+        What is logged are means before the last update. `tensors` are the weights where this
+        process holds only parts of them, and cannot run the model.
+        """
+        model = self.diffusion_model
+        named = dict(model.network.named_parameters()) if tensors is None else tensors
+        broken = [name for name, tensor in named.items() if not is_finite(tensor.detach())]
+        what = f"the weight {broken[0]} holds numbers that are not finite" if broken else ""
+        if tensors is None and not broken:
+            ids = torch.tensor([[*self.examples[0].prompt_ids, model.mask_token_id]])
+            try:
+                with torch.no_grad(), evaluation_mode(model):
+                    model.logits(ids.to(model.device))
+            except UserError:
+                what = "the model's logits are NaN, infinite or all equal"
+        if what:
+            raise UserError(
+                f"Training diverged: after step {self.state.global_step} {what}, so nothing is "
+                "saved; lower learning_rate, or load the model in float32."
+            )
 
     def terms(
         self,

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, LocalModel
+from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
 from mosa.types import Message, UserError
 
 
@@ -64,7 +63,7 @@ def answers(model: CausalLM, requests: Sequence[ChatRequest]) -> list[dict[str, 
 
 
 def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
-    if not model.tokenizer.chat_template:
+    if not model.chat_template:
         raise UserError(
             f"{model.checkpoint} has no chat template; choose a model that was tuned to chat"
         )
@@ -78,7 +77,10 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
         text = _rendered(model, [merged, *turns[2:]])
     if isinstance(text, ChatError):
         return text
-    ids = model.tokenizer(text, add_special_tokens=False).input_ids
+    try:
+        ids = model.prompt_ids(text)
+    except UserError as error:
+        return ChatError(str(error))
     room = model.max_length
     if room is not None and len(ids) >= room:
         return ChatError(f"the prompt has {len(ids)} tokens, {model.checkpoint} takes {room}")
@@ -87,20 +89,11 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
 
 def _rendered(model: CausalLM, turns: Sequence[Message]) -> str | ChatError:
     """The prompt in the chat template; an error where that fails or loses what we ask."""
-    template = f"the chat template of {model.checkpoint}"
+    plain = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        text: str = model.tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except TemplateError as error:
-        return ChatError(f"{template} fails: {error}")
-    for turn in turns:
-        # Templates may take thoughts out of the model's own turns.
-        if turn.role != "assistant" and turn.content.strip() not in text:
-            return ChatError(f"{template} leaves the text of a {turn.role} turn out")
-    return text
+        return model.rendered(plain)
+    except UserError as error:
+        return ChatError(str(error))
 
 
 def _generate(
@@ -114,22 +107,17 @@ def _generate(
         for prompt, request in zip(prompts, requests, strict=True)
     ]
     ids_BL, mask_BL = model.left_padded(prompts)
-    end_ids = _end_ids(model)
+    end_ids = model.end_token_ids
     draws = _Draws(requests)
     with torch.inference_mode():
         out_BL = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,
             logits_processor=LogitsProcessorList([draws]),
-            # Written out, since a checkpoint's own settings may ask for sampling or penalties.
             generation_config=GenerationConfig(
                 max_new_tokens=max(limits),
                 do_sample=False,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=50,
-                repetition_penalty=1.0,
-                eos_token_id=end_ids or None,
+                eos_token_id=list(end_ids) or None,
                 pad_token_id=model.pad_token_id,
             ),
         )
@@ -146,18 +134,10 @@ def _generate(
             continue
         written = row[ids_BL.shape[1] :][:limit]
         length = next((i for i, token in enumerate(written) if token in end_ids), len(written))
-        text = model.tokenizer.decode(written[:length], skip_special_tokens=True)
+        text = model.decode(written[:length], skip_special_tokens=True)
         is_cut = length == len(written)
         replies.append(ChatReply(text, len(prompt) + length, is_cut))
     return replies
-
-
-def _end_ids(model: CausalLM) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and those that the checkpoint names."""
-    stated: int | list[int] | None = model.network.generation_config.eos_token_id
-    own: int | None = model.tokenizer.eos_token_id
-    ids = dict.fromkeys([*(stated if isinstance(stated, list) else [stated]), own])
-    return [token_id for token_id in ids if token_id is not None]
 
 
 class _Draws(LogitsProcessor):
@@ -174,11 +154,9 @@ class _Draws(LogitsProcessor):
 
     def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
         scores_BV = scores.float().clone()
-        lowest_B, highest_B = scores_BV.aminmax(dim=-1)  # NaN where one of a row is
-        # Minus infinity marks tokens that never come.
-        chooses_B = highest_B.isfinite() & (lowest_B < highest_B)
-        self.is_broken_B |= ~chooses_B.cpu()
-        scores_BV[~chooses_B] = 0.0
+        is_broken_B = chooses_nothing(scores_BV)
+        self.is_broken_B |= is_broken_B.cpu()
+        scores_BV[is_broken_B] = 0.0
         for row, (request, generator) in enumerate(
             zip(self._requests, self._generators, strict=True)
         ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +17,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mosa.hub import adapter_settings, locate, read_json, with_adapter
+from mosa.hub import (
+    Weights,
+    adapter_settings,
+    chat_template,
+    chooses_nothing,
+    faults_of,
+    locate,
+    read_adapter,
+    read_tokenizer,
+    rendered,
+    token_ids,
+)
+from mosa.hub.folders import folder_of
+from mosa.hub.weights import INDEX, listed
+from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
-from mosa.types import UserError, is_json_object, short_hash
+from mosa.types import UserError, is_json_list, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
+
+__all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load_causal_lm"]
+
+COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
+"""Tensors that old releases store though they are computed."""
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
@@ -36,22 +61,27 @@ def checkpoint_name(checkpoint: str | Path) -> str:
     Of a GGUF file, or a folder with nothing else to load, that file is read. Raises UserError for a
     path where there is neither.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = folder_of(checkpoint)
     gguf = _gguf_of(folder)
     if gguf is not None:
         return f"{folder.name}#{short_hash(file_hash(gguf))}"
-    if not folder.is_dir():
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(checkpoint)) is None:
-            raise UserError(f"There is no folder {checkpoint}; give one, or a hub id ORG/NAME.")
+    if not is_folder(folder):
+        if re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", str(checkpoint)) is None:
+            raise UserError(
+                f"There is no folder {shortened(checkpoint)}; give one, or a hub id ORG/NAME."
+            )
         return str(checkpoint)
-    _check_index(folder)
-    hashes = folder_hash(folder)
-    if (folder / "adapter_config.json").is_file():
-        base = Path(_base_of(folder)).expanduser()
-        if base.is_dir():
-            _check_index(base)
-        hashes += folder_hash(base) if base.is_dir() else str(base)
+    hashes = _hash_of(folder)
+    if is_file(folder / "adapter_config.json"):
+        base = folder_of(_base_of(folder))
+        hashes += _hash_of(base) if is_folder(base) else str(base)
     return f"{folder.name}#{short_hash(hashes)}"
+
+
+def _hash_of(folder: Path) -> str:
+    if is_file(folder / INDEX):
+        Weights.of_folder(folder)  # refuses weights outside of the folder, which no hash covers
+    return folder_hash(folder)
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,8 @@ class CausalLM:
     tokenizer: Any
     checkpoint: str
     """The folder or hub id as it was named."""
+    end_token_ids: tuple[int, ...]
+    """The tokens that end an answer: those that the checkpoint names, and the tokenizer's."""
 
     @property
     def special_tokens(self) -> list[str]:
@@ -80,6 +112,47 @@ class CausalLM:
         """How many tokens a prompt and its answer may have, where the config says so."""
         return getattr(self.network.config, "max_position_embeddings", None)
 
+    def ids(self, text: str) -> list[int]:
+        """The token ids of a text; UserError where the tokenizer cannot read it."""
+        return token_ids(self.tokenizer, text, self.checkpoint)
+
+    def prompt_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """The token ids of a whole prompt; UserError where it has none, or one that the network
+        does not know."""
+        ids = token_ids(
+            self.tokenizer, text, self.checkpoint, add_special_tokens=add_special_tokens
+        )
+        size: int = self.network.get_input_embeddings().weight.shape[0]
+        if not ids or max(ids) >= size:
+            what = f"token {max(ids)} of a prompt" if ids else "any word of a prompt"
+            raise UserError(
+                f"{self.checkpoint} has no embedding for {what}; use the tokenizer that belongs to "
+                "it."
+            )
+        return ids
+
+    @property
+    def chat_template(self) -> str:
+        """The tokenizer's chat template, empty where it has none."""
+        return chat_template(self.tokenizer, self.checkpoint) or ""
+
+    def rendered(
+        self, turns: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """A dialogue in the chat template; UserError where that refuses it, fails or loses text."""
+        return rendered(
+            self.tokenizer,
+            self.chat_template,
+            turns,
+            self.checkpoint,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of some tokens; UserError where the tokenizer cannot write it."""
+        with faults_of(f"tokens with the tokenizer of {self.checkpoint}", "use another tokenizer"):
+            return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
     def left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of prompts, both [B, L], padding on the left."""
         ids = [torch.tensor(row) for row in rows]
@@ -97,60 +170,111 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     of a GGUF file, which are compressed, become float32. Raises UserError for what is not there,
     not readable, incomplete, or would need code from the checkpoint.
     """
-    gguf = _gguf_of(Path(checkpoint).expanduser())
+    gguf = _gguf_of(folder_of(checkpoint))
     if gguf is not None:
         return _load_gguf(gguf, str(checkpoint), device)
     folder = locate(checkpoint)
-    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    adapter = folder if is_file(folder / "adapter_config.json") else None
     if adapter is not None:
         folder = locate(_base_of(adapter))
-    kind = read_json(
+    settings = read_json(
         folder / "config.json",
         missing=f"{folder} has no config.json; give the folder of a whole checkpoint.",
-    ).get("model_type")
+    )
+    kind = settings.get("model_type")
     # Checked first: for an unknown architecture the library would offer to run the code that came
     # with it.
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"{folder} is of the type {kind}, which the transformers library has no causal "
-            "language model for, and code from a checkpoint is never run; choose another model."
+            f"{folder} is of the type {shortened(kind)}, which the transformers library has no "
+            "causal language model for, and code from a checkpoint is never run; choose another "
+            "model."
         )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} has no weights in safetensors, the only form that is read; convert them."
+    weights = Weights.of_folder(folder)
+    if settings.get("quantization_config") is None:
+        weights.check_floats(leave_out=list(filter(COMPUTED.search, weights.file)))
+    remedy = "get the whole checkpoint"
+    with faults_of(str(folder / "config.json"), remedy):
+        reader: Any = AutoConfig
+        config = reader.from_pretrained(folder, local_files_only=True)
+        _check_depth(folder, config, weights)
+    tensors = weights.read(device="cpu", finite=False)  # the scores show it
+    # Without the folder's name, so that the library reads no file but these tensors.
+    with faults_of(f"The checkpoint {folder}", remedy):
+        library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        network, found = library_class.from_pretrained(
+            None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
         )
-    _check_index(folder)
-    _check_types(folder)
-    network = _whole_network(folder, use_safetensors=True, dtype="auto")
+    _check_whole(folder, found)
+    network.generation_config = GenerationConfig()  # before an adapter hides the network
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
-        network = with_adapter(network, adapter, device="cpu")
+        network = read_adapter(network, adapter)
+    return _causal_lm(network, tokenizer, str(checkpoint), device, _stated_ends(folder, config))
+
+
+def _causal_lm(
+    network: Any, tokenizer: Any, checkpoint: str, device: str | None, ends: Sequence[int]
+) -> CausalLM:
+    """The model on its device, in evaluation mode."""
+    own: int | None = tokenizer.eos_token_id
+    end_ids = [*ends, *([] if own is None else [own])]
     network.to(device_of(device))
-    return CausalLM(network.eval(), tokenizer, str(checkpoint))
+    return CausalLM(network.eval(), tokenizer, checkpoint, tuple(dict.fromkeys(end_ids)))
 
 
-def _whole_network(folder: Path, **options: Any) -> Any:
-    """The network of a folder, with every tensor from its files."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
-        folder, local_files_only=True, output_loading_info=True, **options
-    )
-    network, found = loaded
-    # The library would draw these at random and go on.
+def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
+    """UserError where a config asks for more layers than there are tensors of.
+
+    They would be built one by one before any tensor is missed.
+    """
+    most = config.get_text_config().num_hidden_layers
+    numbers = [int(n) for name in weights.file for n in re.findall(r"\.(\d{1,6})\.", name)]
+    if isinstance(most, int) and most > max(numbers, default=-1) + 1:
+        raise UserError(
+            f"{folder} lacks the tensors of layer {shortened(most)}, which its config asks for; "
+            "get the whole checkpoint."
+        )
+
+
+def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
+    """UserError for a tensor that is missing, which the library would draw, or has no place."""
     absent: list[str] = sorted(found["missing_keys"])
     if absent:
         raise UserError(
-            f"{folder} lacks {absent[0]}{f' and {len(absent) - 1} more' if absent[1:] else ''}, "
-            "which its config asks for; get the whole checkpoint."
+            f"{folder} lacks {listed(absent)}, which its config asks for; get the whole checkpoint."
         )
-    return network
+    surplus = sorted(name for name in found["unexpected_keys"] if not COMPUTED.search(name))
+    if surplus:
+        raise UserError(
+            f"{folder} holds {listed(surplus)}, for which its config has no place; use the config "
+            "that belongs to these weights."
+        )
+
+
+def _stated_ends(folder: Path, config: Any) -> list[int]:
+    """The end tokens that generation_config.json names, or else config.json."""
+    file = folder / "generation_config.json"
+    stated: Any = read_json(file).get("eos_token_id") if is_file(file) else None
+    if stated is None:
+        file, stated = folder / "config.json", config.get_text_config().eos_token_id
+    ids = stated if is_json_list(stated) else [] if stated is None else [stated]
+    size = config.get_text_config().vocab_size
+    for token_id in ids:
+        if type(token_id) is not int or not 0 <= token_id < size:
+            raise UserError(
+                f"{file} has eos_token_id {shortened(repr(stated))}, which names no tokens of the "
+                f"{size}; put the ids of the end tokens there."
+            )
+    return ids
 
 
 def _gguf_of(path: Path) -> Path | None:
     """The GGUF file that a path names or, as a folder without a config, holds."""
-    if path.is_file() and path.suffix == ".gguf":
+    if path.suffix == ".gguf" and is_file(path):
         return path
-    if not path.is_dir() or any(
-        (path / name).is_file() for name in ("config.json", "adapter_config.json")
+    if not is_folder(path) or any(
+        is_file(path / name) for name in ("config.json", "adapter_config.json")
     ):
         return None
     files = sorted(path.glob("*.gguf"))
@@ -166,18 +290,18 @@ def _load_gguf(file: Path, checkpoint: str, device: str | None) -> CausalLM:
             f"Reading {file} needs the package gguf; install mosa-dllm[chat-trial], or give a "
             "checkpoint in safetensors."
         )
-    try:
-        network = _whole_network(file.parent, gguf_file=file.name, dtype=torch.float32)
-        reader: Any = AutoTokenizer
-        tokenizer = reader.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    # Whatever the reader meets in a foreign or damaged file.
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{file} is no GGUF file of a model that the transformers library can read ({error}); "
-            "choose another model."
-        ) from error
-    network.to(device_of(device))
-    return CausalLM(network.eval(), tokenizer, checkpoint)
+    reader: Any = AutoTokenizer
+    loader: Any = AutoModelForCausalLM
+    where = {"gguf_file": file.name, "local_files_only": True}
+    with faults_of(f"{file}, as a GGUF file of a known model,", "choose another model"):
+        network, found = loader.from_pretrained(
+            file.parent, dtype=torch.float32, output_loading_info=True, **where
+        )
+        tokenizer = reader.from_pretrained(file.parent, **where)
+    _check_whole(file, found)
+    network.generation_config = GenerationConfig()
+    ends = [network.config.eos_token_id] if type(network.config.eos_token_id) is int else []
+    return _causal_lm(network, tokenizer, checkpoint, device, ends)
 
 
 class LocalModel:
@@ -218,39 +342,6 @@ class LocalModel:
             self._computer = self.worker
 
 
-def _check_index(folder: Path) -> None:
-    """UserError where the index names weights outside of the folder, which no hash would cover."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    weight_map = read_json(index, missing="").get("weight_map")
-    for file in weight_map.values() if is_json_object(weight_map) else ():
-        if Path(str(file)).name != file:
-            raise UserError(
-                f"{index} names {file}, which is outside of the folder; put the weights into it."
-            )
-
-
-def _check_types(folder: Path) -> None:
-    """UserError where a tensor is stored in a type that the library would cast without a word."""
-    if "quantization_config" in read_json(folder / "config.json", missing=""):
-        return
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            opened: Any = safe_open(file, "pt")
-            with opened as tensors:
-                names: list[str] = tensors.keys()
-                kinds: dict[str, str] = {n: tensors.get_slice(n).get_dtype() for n in names}
-        except SafetensorError as error:
-            raise UserError(f"{file} is damaged ({error}); copy it again.") from error
-        for name, kind in kinds.items():
-            if kind not in ("F64", "F32", "F16", "BF16"):
-                raise UserError(
-                    f"{file} holds {name} as {kind}, which is no floating-point type of a chat "
-                    "model's weights; convert it."
-                )
-
-
 def _base_of(adapter: Path) -> str:
     base = adapter_settings(adapter).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
@@ -262,15 +353,10 @@ def _base_of(adapter: Path) -> str:
 
 
 def _tokenizer(folder: Path, adapter: Path | None) -> Any:
-    own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
+    own = adapter is not None and is_file(adapter / "tokenizer_config.json")
     home = adapter if adapter is not None and own else folder
     file = home / "tokenizer_config.json"
-    settings = read_json(file, missing="") if file.is_file() else {}
+    settings = read_json(file) if is_file(file) else {}
     # As above: with an entry auto_map the automatic class might offer to run foreign code.
     reader: Any = PreTrainedTokenizerFast if "auto_map" in settings else AutoTokenizer
-    try:
-        return reader.from_pretrained(home, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{home} has no tokenizer that the transformers library can read; add tokenizer.json."
-        ) from error
+    return read_tokenizer(home, reader)

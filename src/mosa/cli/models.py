@@ -197,7 +197,13 @@ def _merge_arguments(parser: ArgumentParser) -> None:
 def _merge(args: Namespace) -> None:
     from mosa.align import merge
 
-    merge(args.model, args.adapter, args.out, dtype=args.dtype, device=args.device)
+    def say(dtype: str, rounding: float) -> None:
+        show(
+            f"Rounding to {dtype} changes what the adapter changes by up to {rounding:.2g} of it; "
+            "evaluate the checkpoint that you will use."
+        )
+
+    merge(args.model, args.adapter, args.out, dtype=args.dtype, device=args.device, on_merged=say)
     show(f"Merged checkpoint in {args.out}; `mosa generate --model {args.out}` answers with it.")
 
 

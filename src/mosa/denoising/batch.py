@@ -17,11 +17,11 @@ from dataclasses import replace
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.profiler import record_function
 
-from mosa.denoising.canvas import Canvas
+from mosa.denoising.canvas import Canvas, check_fits
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.editing import show_to_watchers
 from mosa.denoising.noise import Draws
@@ -139,7 +139,10 @@ class Denoiser:
         if len(opened.index):
             # 2. Run the network, and propose a token for each, with a rating.
             states = run_pass(self.model, packed, opened)
-            token_N, confidence_N, rating_N = self._propose(opened, states)
+            token_N, confidence_N, rating_N, broken_N = self._propose(opened, states)
+            packed.note_broken(opened.index, opened.step, broken_N)
+            for row, step in zip(packed.rows, planned, strict=True):
+                row.has_begun |= step.num_open > 0
 
             # 3. Commit the best rated of each row, and all above its bound; the rest stay masked.
             with record_function("mosa.commit"):
@@ -154,11 +157,13 @@ class Denoiser:
             packed.commit_step_T.copy_(torch.where(is_rest_T, step_T, packed.commit_step_T))
 
         # 5. Let monitors and hooks look, take back, write, stop and note.
+        packed.look_at([row for row in packed.rows if row.is_watched])
         for row, step in zip(packed.rows, planned, strict=True):
-            if row.monitors or row.hook is not None:
+            if row.broken_step is None and (row.monitors or row.hook is not None):
                 show_to_watchers(packed, row, states if step.num_open else None)
 
         # 6. Report what has changed.
+        heard = [row for row in heard if row.broken_step is None]
         changes = [(row.on_step, packed.changes_of(row, before_T)) for row in heard]
         for row in packed.rows:
             row.planned = None
@@ -181,6 +186,12 @@ class Denoiser:
                 packed.count_masks(watched)
             for row in undecided:
                 row.planned = None if row.is_stopped else row.pace.next_step()
+            # A row whose logits choose no token gives its place up after its first step, or, where
+            # they break later, when it would be full: all rows wait for each look.
+            packed.look_at([row for row in undecided if row.planned is None or row.is_new])
+            for row in undecided:
+                if row.broken_step is not None:
+                    row.planned, row.filling.broken_step = None, row.broken_step
             done = [row for row in undecided if row.planned is None]
             if not done:
                 return full
@@ -212,7 +223,7 @@ class Denoiser:
 
     def _propose(
         self, opened: Opened, states: PassStates
-    ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
         """What each row's own decoder proposes, as `propose` has it: rows that are decoded alike
         together."""
         fields = self._packed.fields
@@ -231,17 +242,18 @@ class Denoiser:
         token_N = torch.empty_like(opened.index)
         confidence_N = torch.empty(len(token_N), device=token_N.device)
         rating_N = torch.empty_like(confidence_N)
+        broken_N = torch.empty_like(confidence_N, dtype=torch.bool)
         for config, slices in alike.items():
             index = _positions(slices, len(token_N), token_N.device)
             with record_function("mosa.propose"):
-                token_N[index], confidence_N[index], rating_N[index] = propose(
+                token_N[index], confidence_N[index], rating_N[index], broken_N[index] = propose(
                     config,
                     self._special_of(config),
                     functools.partial(states.of_open, config.guidance, index),
                     draws[index],
                     self.model.vocab_size,
                 )
-        return token_N, confidence_N, rating_N
+        return token_N, confidence_N, rating_N, broken_N
 
     def _special_of(self, config: DecoderConfig) -> SpecialTokens:
         if config not in self._special:
@@ -298,11 +310,13 @@ def _ranks(
 
 
 def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
+    width = canvas.response.shape[1]
     if canvas.mask_token_id != model.mask_token_id:
         raise UserError(
             f"The canvas has mask token {canvas.mask_token_id}, but the model has "
             f"{model.mask_token_id}; make the canvas for this model."
         )
+    check_fits(model, int(canvas.attention_mask.sum(dim=1).max()) - width, width)
     lowest, highest = int(canvas.tokens.min()), int(canvas.tokens.max())
     if lowest < 0 or highest >= model.vocab_size:
         raise UserError(

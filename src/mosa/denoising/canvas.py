@@ -58,6 +58,7 @@ class Canvas:
         `prompts` are strings or dialogues, which go through the model's chat template (`system`
         puts a system turn before each), or token ids [B, P] with an `attention_mask` [B, P].
         Padding in ids may be on either side: it is moved to the left, so it changes nothing.
+        UserError where a prompt with its response is longer than the model's context.
         """
         if isinstance(prompts, Tensor):
             if system is not None:
@@ -75,6 +76,7 @@ class Canvas:
             ids_BP, real_BP = _encoded(model, prompts, system)
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} leaves no response; use 1 or more.")
+        check_fits(model, int(real_BP.sum(dim=1).max()), max_new_tokens)
         masks_BR = ids_BP.new_full((len(ids_BP), max_new_tokens), model.mask_token_id)
         return cls(
             tokens=torch.cat([ids_BP, masks_BR], dim=1).to(model.device),
@@ -148,6 +150,15 @@ class Canvas:
         """The same canvas on another device."""
         return replace(
             self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
+        )
+
+
+def check_fits(model: DiffusionLM, num_prompt: int, num_response: int) -> None:
+    """UserError where so many tokens of prompt and response are more than the model's context."""
+    if num_prompt + num_response > model.max_length:
+        raise UserError(
+            f"a prompt of {num_prompt} tokens and a response of {num_response} are longer than the "
+            f"model's context of {model.max_length}; shorten the prompt or lower max_new_tokens"
         )
 
 

@@ -58,7 +58,8 @@ def draw(probs: Float[Tensor, "N V"], uniform: Float[Tensor, " N"]) -> Int[Tenso
     group_N1, within_N1 = _invert(sums_NG, uniform.unsqueeze(1))
     tokens_NM, members_NM = _group(probs, group_N1, 0.0)
     member_N1, _ = _invert(members_NM, within_N1)
-    return tokens_NM.gather(1, member_N1).squeeze(1)
+    # Never an id that is none, even where the probabilities are no numbers.
+    return tokens_NM.gather(1, member_N1).squeeze(1).clamp(max=probs.shape[1] - 1)
 
 
 _GROUP = 256
@@ -88,6 +89,6 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     aim = uniform.clamp(max=1 - 2**-48) * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, aim, right=True)
+    index = torch.searchsorted(cumulative, aim, right=True).clamp(max=weights.shape[1] - 1)
     weight = weights.gather(1, index).double()
     return index, (1 - (cumulative.gather(1, index) - aim) / weight).clamp(min=0)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mosa.denoising.canvas import Canvas
+from mosa.denoising.canvas import Canvas, check_fits
 from mosa.denoising.noise import (
     COUNT_DRAW,
     MASK_DRAW,
@@ -60,6 +60,8 @@ def log_likelihood_bound(
             raise UserError(f"{name} must be at least 1, not {value}.")
     if bool(canvas.free.any()):
         raise UserError("The canvas has masks left; give the whole text whose likelihood is meant.")
+    width = canvas.response.shape[1]
+    check_fits(model, int(canvas.attention_mask.sum(dim=1).max()) - width, width)
     canvas = canvas.to(model.device)
     positions_L = torch.arange(canvas.tokens.shape[1], device=model.device) - canvas.response_start
     eligible_BL = canvas.attention_mask & (positions_L >= 0)

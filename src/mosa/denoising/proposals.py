@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.drawing import draw, likeliest, shape_logits
 from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, Draws
 from mosa.denoising.rules import Proposals
-from mosa.families.base import DiffusionLM
+from mosa.families.base import DiffusionLM, chooses_nothing
 
 MAX_LOGITS_AT_ONCE = 2**26
 """How many logits are held at once (256 MB in float32); more positions are taken in parts."""
@@ -63,8 +63,9 @@ def propose(
     logits_of: Callable[[slice], Float[Tensor, "n V"]],
     draws: Draws,
     vocab_size: int,
-) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """For each masked position a token, its confidence, and the rating by which it is chosen.
+) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """For each masked position a token, its confidence, and the rating by which it is chosen; and
+    whether its logits choose nothing, so that the other three mean nothing.
 
     The rating is the confidence, but for suppressed end tokens and for `alg_temp`. `logits_of`
     makes the logits of some of the positions, which are written to here; a bounded number of them
@@ -74,12 +75,13 @@ def propose(
     unused_N = torch.zeros(num_positions, dtype=torch.float64, device=draws.keys.device)
     token_draw_N = draws.uniform(TOKEN_DRAW) if config.temperature > 0 else unused_N
     position_draw_N = draws.uniform(POSITION_DRAW) if order.by_chance else unused_N
-    tokens, confidences = [], []
+    tokens, confidences, broken = [], [], []
     for part in _parts(0, num_positions, MAX_LOGITS_AT_ONCE // vocab_size):
         logits_MV = logits_of(part)
         at_once = MAX_LOGITS_AT_ONCE if logits_MV.is_cuda else MAX_LOGITS_IN_CACHE
         for few in _parts(part.start, part.stop, at_once // vocab_size):
             logits_NV = logits_MV[few.start - part.start : few.stop - part.start]
+            broken.append(chooses_nothing(logits_NV))
             if len(special.banned):
                 logits_NV[:, special.banned] = -torch.inf
             shaped_NV = shape_logits(logits_NV, config.temperature, config.top_p, config.top_k)
@@ -118,7 +120,7 @@ def propose(
         is_end_N = torch.isin(tokens_N, special.ends)
         confidence_N = confidence_N.masked_fill(is_end_N, 0.0)
         rating_N = rating_N.masked_fill(is_end_N, torch.finfo(rating_N.dtype).min)
-    return tokens_N, confidence_N, rating_N
+    return tokens_N, confidence_N, rating_N, torch.cat(broken)
 
 
 def _parts(start: int, stop: int, size: int) -> Iterator[slice]:

@@ -54,7 +54,10 @@ nothing stays masked. It is not shown a row that a rule has stopped.
 """
 
 # What is kept of every token of the batch, a row of one integer tensor each.
-TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED = range(8)
+TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED, BROKEN = range(9)
+
+NOT_BROKEN = 2**31
+"""In the place of the first step at which a token's logits chose nothing."""
 
 
 @dataclass
@@ -68,7 +71,7 @@ class BatchRow:
     pace: Pace
     columns: Int[Tensor, " n"]
     """The canvas column of each token; padding has none."""
-    fields: Int[Tensor, "8 n"]
+    fields: Int[Tensor, "9 n"]
     """What the batch keeps of every token, as it was when the row was added."""
     host_block: Int[Tensor, " n"]
     """The block of each token; -1 in the prompt, where it is never active."""
@@ -84,8 +87,24 @@ class BatchRow:
     """Where the row's tokens begin in the batch."""
     cached_block: int | None = None
     """The block for which the row's keys and values are cached."""
+    has_begun: bool = False
+    """Whether a step has computed logits for it."""
+    is_looked_at: bool = False
+    """Whether its first logits are known to choose tokens, or to be broken."""
+    broken_step: int | None = None
+    """The first step at which logits of the row chose no token, as far as it is known."""
     cached_steps: int = 0
     """Steps since everything was recomputed."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks at the row after each of its steps."""
+        return bool(self.monitors) or self.hook is not None or self.on_step is not None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its first logits are there and were not looked at."""
+        return self.has_begun and not self.is_looked_at
 
     @property
     def length(self) -> int:
@@ -130,6 +149,7 @@ def rows_of(
                 steps_right,
                 keys_B[number].expand_as(tokens),
                 seeds_B[number].expand_as(tokens),
+                torch.full_like(tokens, NOT_BROKEN),
             ]
         )
         num_blocks = int(blocks[number].max()) + 1
@@ -158,7 +178,7 @@ class PackedRows:
         self.model = model
         self.rows: list[BatchRow] = []
         self.lengths: tuple[int, ...] = ()
-        self.fields = torch.empty(8, 0, dtype=torch.long, device=model.device)
+        self.fields = torch.empty(9, 0, dtype=torch.long, device=model.device)
         self.confidence_T = torch.empty(0, device=model.device)
         self.cache: KeyValueCache | None = None
 
@@ -235,6 +255,23 @@ class PackedRows:
         for key, filling in fillings.items():
             now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
             filling.num_masked += now - before[key]
+
+    def note_broken(
+        self, index: Int[Tensor, " N"], step: Int[Tensor, " N"], broken: Tensor
+    ) -> None:
+        """Notes the step at those tokens whose logits chose nothing; on the device alone."""
+        first = torch.where(broken, step, NOT_BROKEN)
+        self.fields[BROKEN].scatter_reduce_(0, index, first, "amin")
+
+    def look_at(self, rows: Sequence[BatchRow]) -> None:
+        """Finds out which of the rows are broken, at the cost of a synchronization."""
+        if not rows:
+            return
+        first_T = self.fields[BROKEN].cpu()
+        for row in rows:
+            step = int(first_T[row.place].min())
+            row.broken_step = None if step == NOT_BROKEN else step
+            row.is_looked_at = True
 
     def count_pass(self) -> None:
         """Counts a forward pass for each row that would need it by itself, and for its canvas."""

@@ -81,7 +81,8 @@ def sample(
         result = sample(model, ["What is a kiln?"], max_new_tokens=64, steps=32, block_length=32)
         print(result.text[0], result.num_forward_passes)
 
-    Raises UserError for settings that contradict each other, the canvas or the model.
+    Raises UserError for settings that contradict each other, the canvas or the model, and where the
+    model's logits choose no token.
     """
     check_settings(settings)
     config = config or DecoderConfig()
@@ -108,8 +109,15 @@ def sample(
         task = bar.add_task("denoising", total=total)
         while denoiser.has_work:
             denoiser.step()
+            check_broken(model, filling)
             bar.update(task, completed=total - filling.num_masked)
     return result_of(model, filling, config)
+
+
+def check_broken(model: DiffusionLM, filling: Filling) -> None:
+    """UserError where the model's logits chose no token at some step."""
+    if filling.broken_step is not None:
+        raise model.broken(f" at step {filling.broken_step + 1}")
 
 
 def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> SampleResult:

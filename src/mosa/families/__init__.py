@@ -22,7 +22,10 @@ from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 from mosa.families.rotary import turn_in_float32
-from mosa.hub import locate
+from mosa.hub import Weights, locate
+from mosa.hub.folders import folder_of
+from mosa.hub.weights import FLOATING
+from mosa.inputs import is_folder, shortened
 from mosa.types import UserError
 from mosa.worker import device_of
 
@@ -81,7 +84,7 @@ def load_model(
     packaged = packaged_folder(name)
     if packaged is not None:
         folder = packaged
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UserError(
                 f"The checkpoint {name} is not in this installation; build it with "
                 "`mosa testbed build`, or install mosa again."
@@ -89,24 +92,29 @@ def load_model(
     else:
         folder = locate(name, revision=revision)
     released = checkpoint.read_config(folder)
-    if packaged is None and not Path(name).expanduser().is_dir():
+    if packaged is None and not is_folder(folder_of(name)):
         released = checkpoint.with_hub_code(released, str(name))
     family = _family_of(released)
     config = family.complete_config(released)
     network_config = _network_config(family, config)
-    files = checkpoint.weight_files(folder)
+    weights = Weights.of_folder(folder)
     device = device_of(device)
+    # Asked before the layers are built one by one, of which a damaged config may want millions.
+    last = f"model.layers.{network_config.num_hidden_layers - 1}.input_layernorm.weight"
+    if family.released_name(last) not in weights.file:
+        raise UserError(
+            f"{folder} lacks the tensor {family.released_name(last)}; its weights and config.json "
+            "do not belong together, or the download is incomplete."
+        )
     # Built without memory, then given the checkpoint's tensors, so only one copy exists.
     with torch.device("meta"):
         network = _build(family, network_config, attn_implementation, torch.float32)
-    names = checkpoint.released_tensors(network, family.released_name)
-    tensors = checkpoint.read_tensors(
-        files,
-        {name: tensor.shape for name, tensor in names.items()},
-        dtype=_dtype(dtype),
-        like=family.released_name("model.embed_tokens.weight"),
-        device=device,
-    )
+    expected = checkpoint.released_tensors(network, family.released_name)
+    unused = _unused(family, network_config, weights)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    checkpoint.check_tensors(weights, shapes, unused=unused)
+    stored = weights.stored[family.released_name("model.embed_tokens.weight")]
+    tensors = weights.read(device=device, dtype=_dtype(dtype) or FLOATING[stored], leave_out=unused)
     checkpoint.assign(network, tensors, family.released_name)
     # The rotary tables are computed and not stored, so only they are still without memory.
     network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
@@ -118,9 +126,24 @@ def load_model(
         source=str(name),
         companions=checkpoint.companions(folder),
     )
+    model.check_template()
     if adapter is not None:
         model.load_adapter(adapter)
     return model
+
+
+def _unused(family: Family, config: PreTrainedConfig, weights: Weights) -> list[str]:
+    """Tensors that some tools store beside those that count: tables that are computed, and a tied
+    head, which has to equal the embedding."""
+    unused = [name for name in weights.file if name.endswith("rotary_emb.inv_freq")]
+    head = family.released_name("lm_head.weight")
+    if config.tie_word_embeddings and head in weights.file:
+        embedding = family.released_name("model.embed_tokens.weight")
+        others = [name for name in weights.file if name not in (head, embedding)]
+        pair = weights.read(device="cpu", leave_out=others)
+        if embedding in pair and torch.equal(pair[head], pair[embedding]):
+            unused.append(head)
+    return unused
 
 
 def new_model(
@@ -160,7 +183,8 @@ def _family_of(config: Mapping[str, Any]) -> Family:
             return family
     known = ", ".join(t for family in FAMILIES.values() for t in family.model_types)
     raise UserError(
-        f"config.json has model_type {model_type!r}, which mosa does not know; it can load {known}."
+        f"config.json has model_type {shortened(repr(model_type))}, which mosa does not know; it "
+        f"can load {known}."
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -24,7 +26,16 @@ from mosa.families import chat, checkpoint, packed
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.walk import Walk
 from mosa.files import filling
-from mosa.hub import peft_asking_quietly
+from mosa.hub import (
+    Refused,
+    chat_template,
+    chooses_nothing,
+    faults_of,
+    peft_asking_quietly,
+    token_ids,
+)
+from mosa.hub.weights import is_finite
+from mosa.inputs import shortened
 from mosa.types import Prompt, UserError, dialogue
 
 PROJECTIONS = (
@@ -102,27 +113,42 @@ class Family:
         complete = {**self.default_fields, **defaults, **config}
         for name, allowed in self.only_values.items():
             if complete.get(name) not in allowed:
-                shown = " or ".join(repr(value) for value in allowed)
+                choices = " or ".join(repr(value) for value in allowed)
                 raise UserError(
-                    f"config.json sets {name}={complete[name]!r}, which mosa does not support; "
-                    f"only {name}={shown} can be loaded."
+                    f"config.json sets {name}={shortened(repr(complete[name]))}, which mosa does "
+                    f"not support; only {name}={choices} can be loaded."
                 )
         return complete
 
 
-def positive_int(config: Mapping[str, Any], name: str) -> int:
+MOST = {
+    "layers": 10_000,
+    "width": 1 << 22,
+    "vocabulary": 1 << 24,
+    "positions": 1 << 30,
+}
+"""Of what a config.json counts: far above all networks, and low enough that sizes are numbers."""
+
+
+def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]) -> int:
     """A field of config.json that counts something; UserError where it does not."""
     value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"config.json sets {name}={value!r}; it must be a whole number above 0.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UserError(
+            f"config.json sets {name}={shortened(repr(value))}; it must be a whole number above 0, "
+            f"at most {most:,}."
+        )
     return value
 
 
-def positive_number(config: Mapping[str, Any], name: str) -> float:
+def positive_number(config: Mapping[str, Any], name: str, most: float = 1e12) -> float:
     """A field of config.json that measures something; UserError where it does not."""
     value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise UserError(f"config.json sets {name}={value!r}; it must be a number above 0.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise UserError(
+            f"config.json sets {name}={shortened(repr(value))}; it must be a number above 0, at "
+            f"most {most:g}."
+        )
     return float(value)
 
 
@@ -147,7 +173,9 @@ def flag(config: Mapping[str, Any], name: str) -> bool:
     """A field of config.json that is true or false; UserError where it is neither."""
     value = config[name]
     if not isinstance(value, bool):
-        raise UserError(f"config.json sets {name}={value!r}; it must be true or false.")
+        raise UserError(
+            f"config.json sets {name}={shortened(repr(value))}; it must be true or false."
+        )
     return value
 
 
@@ -201,20 +229,21 @@ class DiffusionLM:
         self._companions = dict(companions)
         self.vocab_size = network.config.vocab_size
         self.mask_token_id = self._token_id("mask_token_id")
-        self.eos_token_id = self._token_id("eos_token_id")
+        ends = self._end_token_ids()
+        self.eos_token_id = ends[0]
         has_pad = config.get("pad_token_id") is not None
         self.pad_token_id = self._token_id("pad_token_id") if has_pad else self.eos_token_id
-        turn_ends = []
         if tokenizer is not None:
             vocabulary = tokenizer.get_vocab()
-            largest = max(vocabulary.values())
+            largest = max(vocabulary.values(), default=0)
             if largest >= self.vocab_size:
                 raise UserError(
                     f"The tokenizer has token id {largest} but the model of {source} has "
                     f"{self.vocab_size} embeddings; use the tokenizer that belongs to it."
                 )
-            turn_ends = [vocabulary[t] for t in family.end_tokens if t in vocabulary]
-        self.end_token_ids = tuple(dict.fromkeys([self.eos_token_id, *turn_ends]))
+            ends += [vocabulary[t] for t in family.end_tokens if t in vocabulary]
+        self.end_token_ids = tuple(dict.fromkeys(ends))
+        self._check_mask()
 
     @property
     def turn_end_token_id(self) -> int | None:
@@ -222,14 +251,57 @@ class DiffusionLM:
         return next((i for i in self.end_token_ids if i != self.eos_token_id), None)
 
     def _token_id(self, name: str) -> int:
-        value = self.config[name]
-        inside = not isinstance(value, bool) and isinstance(value, int)
-        if not inside or not 0 <= value < self.vocab_size:
+        return self._checked_id(name, self.config[name])
+
+    def _end_token_ids(self) -> list[int]:
+        """The ids of `eos_token_id`, which may be a list: its first is end-of-text."""
+        value = self.config["eos_token_id"]
+        ids = value if isinstance(value, list) else [value]
+        if not ids:
             raise UserError(
-                f"config.json sets {name}={value!r}, outside the vocabulary of {self.vocab_size} "
-                "embeddings; put the id of the tokenizer's token there."
+                "config.json sets eos_token_id to an empty list; put the id of the token that ends "
+                "a text there."
+            )
+        return [self._checked_id("eos_token_id", token_id) for token_id in ids]
+
+    def _checked_id(self, name: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(
+                f"config.json sets {name}={shortened(repr(value))}, which is no token id; put the "
+                "id of the tokenizer's token there."
+            )
+        if not 0 <= value < self.vocab_size:
+            raise UserError(
+                f"config.json sets {name}={shortened(value)}, outside the vocabulary of "
+                f"{self.vocab_size} embeddings; put the id of the tokenizer's token there."
             )
         return value
+
+    def _check_mask(self) -> None:
+        """UserError where the mask is a token that texts, ends or padding are made of."""
+        mask, tokenizer = self.mask_token_id, self.tokenizer
+        is_end = mask in self.end_token_ids
+        if is_end or mask == self.pad_token_id:
+            raise UserError(
+                f"config.json sets mask_token_id={mask}, which is the "
+                f"{'end' if is_end else 'padding'} token, too; put the id of the mask token there."
+            )
+        if tokenizer is None:
+            return
+        for token_id, word in chat.special_tokens(tokenizer, self._reserved_ids()).items():
+            if word.strip().isalnum():
+                raise UserError(
+                    f"The tokenizer of {self.source} has the ordinary word {shortened(repr(word))} "
+                    f"as its special token {token_id}, so no prompt can say it; use the tokenizer "
+                    "that belongs to the model."
+                )
+        if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
+            word = tokenizer.convert_ids_to_tokens(mask)
+            raise UserError(
+                f"config.json sets mask_token_id={mask}, which is no special token of the "
+                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of "
+                "the mask token there."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -275,9 +347,21 @@ class DiffusionLM:
         `attention_mask` is True (1) on real tokens; padding on the left or the right changes
         nothing on the others. `positions` are the columns (0 to L-1, the same for all rows, in any
         order) to answer for; only they go through the LM head. Without them P = L. `network` is a
-        wrapped form of `self.network` (DDP's, the Trainer's) to call in its place.
+        wrapped form of `self.network` (DDP's, the Trainer's) to call in its place. UserError where
+        the logits of a position choose no token.
         """
-        return _at_least_float32(self._forward(input_ids, attention_mask, positions, network))
+        logits = _at_least_float32(self._forward(input_ids, attention_mask, positions, network))
+        if bool(chooses_nothing(logits.detach()).any()):
+            raise self.broken()
+        return logits
+
+    def broken(self, where: str = "") -> UserError:
+        """What to raise where logits choose no token; `where` says at which step."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return UserError(
+            f"The logits of {self.source} in {dtype} are NaN, infinite or all equal{where}, so it "
+            "answers nothing; load it with --dtype float32, or use weights that are not damaged."
+        )
 
     def hidden_states(
         self,
@@ -368,28 +452,45 @@ class DiffusionLM:
         tokens spelled out in the messages stay plain text unless `allow_special_tokens`.
         """
         tokenizer = self._require_tokenizer()
-        messages = dialogue(prompt)
-        template = tokenizer.chat_template
+        template = self._template()
         if template is None:
-            vocabulary = tokenizer.get_vocab()
-            if any(token not in vocabulary for token in self.family.template_tokens):
-                if isinstance(prompt, str):
-                    return self.encode_text(prompt, allow_special_tokens=allow_special_tokens)
-                raise UserError(
-                    f"The tokenizer of {self.source} has no chat template and lacks the tokens of "
-                    f"{self.family.name}'s ({' '.join(self.family.template_tokens)}); send this "
-                    "base model plain text instead of a dialogue."
-                )
-            template = self.family.chat_template
+            if isinstance(prompt, str):
+                return self.encode_text(prompt, allow_special_tokens=allow_special_tokens)
+            raise UserError(
+                f"The tokenizer of {self.source} has no chat template and lacks the tokens of "
+                f"{self.family.name}'s ({' '.join(self.family.template_tokens)}); send this "
+                "base model plain text instead of a dialogue."
+            )
         return chat.encode_dialogue(
             tokenizer,
-            messages,
-            template=template if isinstance(template, str) else None,
+            dialogue(prompt),
+            template=template,
             generation_header=self.family.generation_header,
+            mask_token_id=self.mask_token_id,
             reserved_ids=self._reserved_ids(),
             add_generation_prompt=add_generation_prompt,
             allow_special_tokens=allow_special_tokens,
+            source=self.source,
         )
+
+    def _template(self) -> str | None:
+        """The tokenizer's own chat template, or the family's where its tokens are there."""
+        tokenizer = self._require_tokenizer()
+        own = chat_template(tokenizer, self.source)
+        if own is not None:
+            return own
+        vocabulary = tokenizer.get_vocab()
+        is_spelled = all(token in vocabulary for token in self.family.template_tokens)
+        return self.family.chat_template if is_spelled else None
+
+    def check_template(self) -> None:
+        """UserError where the chat template fails, or loses what a user says."""
+        if self.tokenizer is None:
+            return
+        try:
+            self.encode("how do i make a cup of tea ?")
+        except Refused:  # it may want other turns
+            return
 
     def encode_text(self, text: str, *, allow_special_tokens: bool = False) -> list[int]:
         """The token ids of bare text, without a template.
@@ -398,19 +499,25 @@ class DiffusionLM:
         """
         tokenizer = self._require_tokenizer()
         if allow_special_tokens:
-            return tokenizer(text, add_special_tokens=False)["input_ids"]
-        return chat.encode_plain(tokenizer, text, self._reserved_ids())
+            ids = token_ids(tokenizer, text, self.source)
+            chat.check_masks(tokenizer, ids, [text], self.mask_token_id, self.source)
+            return ids
+        return [token for token, _ in self.encode_with_ends(text)]
 
     def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
         """The ids of `encode_text`, each with the place in the text at which its characters end."""
-        return chat.encode_with_ends(self._require_tokenizer(), text, self._reserved_ids())
+        return chat.encode_with_ends(
+            self._require_tokenizer(), text, self._reserved_ids(), self.source
+        )
 
     def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
         """The text of one row of token ids."""
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        text = self._require_tokenizer().decode(
-            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
+        tokenizer = self._require_tokenizer()
+        with faults_of(f"tokens with the tokenizer of {self.source}", "use another tokenizer"):
+            text = tokenizer.decode(
+                ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+            )
         assert isinstance(text, str)  # a list only for a batch of rows
         return text
 
@@ -456,7 +563,10 @@ class DiffusionLM:
                 f"{self.source} has an adapter already; call merge_adapter() before adding one."
             )
         if lora_config.alora_invocation_tokens is not None:
-            raise UserError(checkpoint.ALORA)
+            raise UserError(
+                "The config has alora_invocation_tokens, so the adapter would act on some "
+                "positions only, which the sampler does not know; use plain LoRA."
+            )
         if lora_config.target_modules is not None:
             raise UserError(
                 f"The config names target_modules, and mosa adapts {', '.join(PROJECTIONS)} in "
@@ -478,7 +588,10 @@ class DiffusionLM:
             raise UserError(
                 f"{self.source} has an adapter already; call merge_adapter() before loading one."
             )
-        self._set_network(checkpoint.read_adapter(self.network, name, revision=revision))
+        adapted = checkpoint.read_adapter(
+            self.network, name, revision=revision, released_name=self.family.released_name
+        )
+        self._set_network(adapted)
 
     def _set_network(self, network: PreTrainedModel | PeftModel) -> None:
         """Makes this the network, with or without an adapter."""
@@ -515,11 +628,37 @@ class DiffusionLM:
             family_template=self.family.chat_template,
         )
 
-    def merge_adapter(self) -> None:
-        """Add the adapter into the weights and drop it; `save` then writes a full checkpoint."""
-        merged = self._require_adapter("merge").merge_and_unload()
+    @torch.no_grad()
+    def merge_adapter(self) -> float:
+        """Add the adapter into the weights and drop it; `save` then writes a full checkpoint.
+
+        Returns how much rounding changes what the adapter changes: the norm of the rounding over
+        the norm of the change, the largest of all adapted matrices. UserError where a merged weight
+        is not finite.
+        """
+        network = self._require_adapter("merge")
+        largest = 0.0
+        for name, layer in network.named_modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            parameter = layer.get_base_layer().get_parameter("weight")
+            dtype, before = parameter.dtype, parameter.data
+            parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
+            layer.merge()
+            exact, parameter.data = parameter.data, parameter.data.to(dtype)
+            if not is_finite(parameter.data):
+                raise UserError(
+                    f"Merged in {str(dtype).removeprefix('torch.')}, the weight of {name} holds "
+                    "numbers that are not finite; merge with --dtype float32."
+                )
+            change, rounding = (exact - before).norm(), (parameter.data - exact).norm()
+            largest = max(largest, float(rounding / change) if change else 0.0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already following adapters were merged")
+            merged = network.merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
         self._set_network(merged.requires_grad_(True))
+        return largest
 
     def _require_adapter(self, verb: str) -> PeftModel:
         if not isinstance(self.network, PeftModel):

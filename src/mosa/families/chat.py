@@ -6,9 +6,9 @@ import itertools
 import re
 from collections.abc import Collection, Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from mosa.hub import faults_of, rendered, token_ids
 from mosa.types import Message, UserError
 
 
@@ -16,17 +16,20 @@ def encode_dialogue(
     tokenizer: PreTrainedTokenizerFast,
     messages: Sequence[Message],
     *,
-    template: str | None,
+    template: str,
     generation_header: str,
+    mask_token_id: int,
     reserved_ids: Collection[int],
     add_generation_prompt: bool,
     allow_special_tokens: bool,
+    source: str,
 ) -> list[int]:
-    """The token ids of a dialogue under a Jinja chat template (None: the tokenizer's default one).
+    """The token ids of a dialogue under a Jinja chat template.
 
     Special tokens written by the template are special; the same characters inside a message are
     plain text unless `allow_special_tokens`. Raises UserError where the template refuses the
-    dialogue.
+    dialogue, fails or loses a message, and for masks that no message spells. `source` is the
+    model's name in messages.
     """
 
     def render(contents: Sequence[str]) -> str:
@@ -34,63 +37,65 @@ def encode_dialogue(
             {"role": message.role, "content": content}
             for message, content in zip(messages, contents, strict=True)
         ]
-        try:
-            text = tokenizer.apply_chat_template(
-                turns,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except TemplateError as error:
-            raise UserError(
-                f"The chat template refuses this dialogue ({error}); reorder or drop turns."
-            ) from error
-        assert isinstance(text, str)  # tokenize=False
+        text = rendered(
+            tokenizer, template, turns, source, add_generation_prompt=add_generation_prompt
+        )
         # Some released templates append the header whether it is asked for or not.
         return text if add_generation_prompt else text.removesuffix(generation_header)
 
     contents = [message.content for message in messages]
     if allow_special_tokens:
-        return _ids(tokenizer, render(contents))
+        ids = token_ids(tokenizer, render(contents), source)
+        check_masks(tokenizer, ids, contents, mask_token_id, source)
+        return ids
     special = special_tokens(tokenizer, reserved_ids)
     # Every special token spelled in a message is cut in two by a character that occurs nowhere
     # else; the rendered text is then tokenised piece by piece, so that the tokenizer never sees
     # the token whole, while the template's own tokens stay in one piece. A dialogue that spells
     # none stays in one piece and gets the tokens that the tokenizer itself would give it.
     divider = _unused_character("".join(contents))
-    rendered = render([divider.join(_pieces(content, special)) for content in contents])
-    ids = [i for piece in rendered.split(divider) for i in _ids(tokenizer, piece)]
-    harmless = _ids(tokenizer, render(["x" if content.strip() else "" for content in contents]))
-    _check_special(ids, harmless, special)
-    return ids
-
-
-def encode_plain(
-    tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int]
-) -> list[int]:
-    """The token ids of text in which no special token counts as one."""
-    special = special_tokens(tokenizer, reserved_ids)
-    ids = [i for piece in _pieces(text, special) for i in _ids(tokenizer, piece)]
-    _check_special(ids, [], special)
+    text = render([divider.join(_pieces(content, special)) for content in contents])
+    ids = [i for piece in text.split(divider) for i in token_ids(tokenizer, piece, source)]
+    check_masks(tokenizer, ids, [], mask_token_id, source)
+    harmless = render(["x" if content.strip() else "" for content in contents])
+    _check_special(ids, token_ids(tokenizer, harmless, source), special)
     return ids
 
 
 def encode_with_ends(
-    tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int]
+    tokenizer: PreTrainedTokenizerFast, text: str, reserved_ids: Collection[int], source: str
 ) -> list[tuple[int, int]]:
-    """The ids of `encode_plain`, each with the place in the text at which its characters end."""
+    """The ids of text in which no special token counts as one, each with the place in the text at
+    which its characters end."""
     found: list[tuple[int, int]] = []
     begin = 0
-    for piece in _pieces(text, special_tokens(tokenizer, reserved_ids)):
-        read = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+    special = special_tokens(tokenizer, reserved_ids)
+    for piece in _pieces(text, special):
+        with faults_of(f"a text with the tokenizer of {source}", "use another tokenizer, or text"):
+            read = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
         found += [(token, begin + end) for token, (_, end) in pairs]
         begin += len(piece)
+    _check_special([token for token, _ in found], [], special)
     return found
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def check_masks(
+    tokenizer: PreTrainedTokenizerFast,
+    ids: Sequence[int],
+    contents: Sequence[str],
+    mask_token_id: int,
+    source: str,
+) -> None:
+    """UserError where ids hold more masks than the contents spell: they would be filled."""
+    if mask_token_id not in ids:
+        return
+    word = tokenizer.added_tokens_decoder[mask_token_id].content
+    if ids.count(mask_token_id) > sum(content.count(word) for content in contents):
+        raise UserError(
+            f"The chat template or the tokenizer of {source} puts the mask token {word} into a "
+            "prompt that holds none; use those that belong to the model."
+        )
 
 
 def special_tokens(

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2Tokenizer
 
-from mosa.families.base import Family, flag, head_counts, positive_int, positive_number
+from mosa.families.base import MOST, Family, flag, head_counts, positive_int, positive_number
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
@@ -26,15 +26,15 @@ def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
         config, "hidden_size", "num_attention_heads", "num_key_value_heads"
     )
     return Qwen2Config(
-        vocab_size=positive_int(config, "vocab_size"),
+        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
         hidden_size=width,
         intermediate_size=positive_int(config, "intermediate_size"),
-        num_hidden_layers=positive_int(config, "num_hidden_layers"),
+        num_hidden_layers=positive_int(config, "num_hidden_layers", MOST["layers"]),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=positive_int(config, "max_position_embeddings"),
-        initializer_range=positive_number(config, "initializer_range"),
-        rms_norm_eps=positive_number(config, "rms_norm_eps"),
+        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
+        initializer_range=positive_number(config, "initializer_range", 1.0),
+        rms_norm_eps=positive_number(config, "rms_norm_eps", 1.0),
         rope_parameters={
             "rope_type": "default",
             "rope_theta": positive_number(config, "rope_theta"),

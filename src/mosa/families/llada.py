@@ -18,13 +18,13 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from mosa.families.base import Family, flag, head_counts, positive_int, positive_number
+from mosa.families.base import MOST, Family, flag, head_counts, positive_int, positive_number
 
 
 def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
     width, heads, kv_heads = head_counts(config, "d_model", "n_heads", "n_kv_heads")
     if config["mlp_hidden_size"] is None:
-        hidden = positive_int(config, "mlp_ratio") * width
+        hidden = positive_int(config, "mlp_ratio", 1000) * width
     else:
         hidden = positive_int(config, "mlp_hidden_size")
     # Rows of the embedding: MMaDA names its enlarged vocabulary separately, LLaDA may pad its own.
@@ -33,15 +33,15 @@ def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
         "vocab_size",
     )
     return LlamaConfig(
-        vocab_size=positive_int(config, rows),
+        vocab_size=positive_int(config, rows, MOST["vocabulary"]),
         hidden_size=width,
         intermediate_size=hidden,
-        num_hidden_layers=positive_int(config, "n_layers"),
+        num_hidden_layers=positive_int(config, "n_layers", MOST["layers"]),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=positive_int(config, "max_sequence_length"),
-        initializer_range=positive_number(config, "init_std"),
-        rms_norm_eps=positive_number(config, "rms_norm_eps"),
+        max_position_embeddings=positive_int(config, "max_sequence_length", MOST["positions"]),
+        initializer_range=positive_number(config, "init_std", 1.0),
+        rms_norm_eps=positive_number(config, "rms_norm_eps", 1.0),
         rope_parameters={
             "rope_type": "default",
             "rope_theta": positive_number(config, "rope_theta"),

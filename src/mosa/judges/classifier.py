@@ -17,13 +17,14 @@ from torch import Tensor
 
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, LocalModel
+from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
 from mosa.judges.base import AskingJudge, Item, JudgeSetting, judge_id
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
 
 MAX_RESPONSE_TOKENS = 512
 """Longer responses are clipped, as both published classifiers do."""
+BROKEN = "The scores of the judge's model are NaN, infinite or all equal; its weights are damaged."
 
 
 class NextTokenJudge(AskingJudge):
@@ -91,6 +92,8 @@ class NextTokenJudge(AskingJudge):
             template = self._context_template
         question = ClassifierQuestion(item, template, self._aliases, self._spellings)
         found = await self._model.compute(word_shares, question)
+        if "broken" in found:
+            return Verdict.unscored(BROKEN)
         if found["mass"] is None:
             return Verdict.unscored(
                 f"The classifier's next token is none of {', '.join(self._spellings)}; its "
@@ -114,7 +117,7 @@ class ClassifierQuestion:
 
 def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> list[dict[str, Any]]:
     """The next token after each prompt, `said`; the probability of all words, `mass` (None where
-    `said` is none of them); and the words' `shares` of it."""
+    `said` is none of them); and the words' `shares` of it; or `broken` where no token is chosen."""
     clipped = [clip(model, question.item.response) for question in questions]
     prompts = [
         fill(
@@ -126,10 +129,14 @@ def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> lis
         )
         for question, (response, _) in zip(questions, clipped, strict=True)
     ]
-    probs_BV = next_token_probs(model, [prompt_ids(model, prompt) for prompt in prompts])
+    logits_BV = next_token_logits(model, [prompt_ids(model, prompt) for prompt in prompts])
+    probs_BV, broken_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
     words = _word_ids(model, questions[0].spellings)  # one judge asks its model, with its words
     found: list[dict[str, Any]] = []
-    for probs_V, (_, is_clipped) in zip(probs_BV, clipped, strict=True):
+    for probs_V, is_broken, (_, is_clipped) in zip(probs_BV, broken_B, clipped, strict=True):
+        if is_broken:
+            found.append({"said": "", "mass": None, "broken": True})
+            continue
         likeliest = int(probs_V.argmax())
         said = model.tokenizer.convert_ids_to_tokens(likeliest)
         if not any(likeliest in ids for ids in words.values()):
@@ -159,21 +166,21 @@ def _word_ids(model: CausalLM, spellings: Mapping[str, Sequence[str]]) -> dict[s
 
 def clip(model: CausalLM, response: str) -> tuple[str, bool]:
     """The first `MAX_RESPONSE_TOKENS` tokens of a response, and whether any were left out."""
-    ids = model.tokenizer(response, add_special_tokens=False).input_ids
+    ids = model.ids(response)
     if len(ids) <= MAX_RESPONSE_TOKENS:
         return response, False
-    return model.tokenizer.decode(ids[:MAX_RESPONSE_TOKENS]), True
+    return model.decode(ids[:MAX_RESPONSE_TOKENS]), True
 
 
 def prompt_ids(model: CausalLM, prompt: str) -> list[int]:
     """The tokens of a prompt, after the token that begins a text where the model has one."""
     begins = model.tokenizer.bos_token
     has_begin = begins is not None and prompt.startswith(begins)
-    return model.tokenizer(prompt, add_special_tokens=not has_begin).input_ids
+    return model.prompt_ids(prompt, add_special_tokens=not has_begin)
 
 
-def next_token_probs(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Tensor, "B V"]:
-    """The probability of each token to come next, on the CPU in float32."""
+def next_token_logits(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Tensor, "B V"]:
+    """The logit of each token to come next, on the CPU in float32."""
     ids_BL, mask_BL = model.left_padded(prompts)
     # Positions count from a prompt's own first token, so that padding changes nothing.
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
@@ -181,4 +188,4 @@ def next_token_probs(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Ten
         logits_B1V = model.network(
             input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, logits_to_keep=1
         ).logits
-    return logits_B1V[:, -1].float().softmax(dim=-1).cpu()
+    return logits_B1V[:, -1].float().cpu()

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig
 
 from mosa.chat.questions import Unreadable, fill
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, LocalModel
+from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
 from mosa.judges.base import (
     AskingJudge,
     Item,
@@ -27,7 +26,7 @@ from mosa.judges.base import (
     JudgeSetting,
     judge_id,
 )
-from mosa.judges.classifier import clip, prompt_ids
+from mosa.judges.classifier import BROKEN, clip, prompt_ids
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
 
@@ -76,7 +75,6 @@ class GuardJudge(AskingJudge):
 def verdicts(model: CausalLM, questions: Sequence[tuple[Item, str | None]]) -> list[dict[str, Any]]:
     """The `verdict` of a guard model on each item, with the template of each, if it has one."""
     ids_BL, mask_BL = model.left_padded([_guard_ids(model, *question) for question in questions])
-    stated = model.network.generation_config.eos_token_id
     with torch.inference_mode():
         out = model.network.generate(
             ids_BL,
@@ -84,7 +82,7 @@ def verdicts(model: CausalLM, questions: Sequence[tuple[Item, str | None]]) -> l
             generation_config=GenerationConfig(
                 max_new_tokens=MAX_REPLY_TOKENS,
                 do_sample=False,
-                eos_token_id=stated if stated is not None else model.tokenizer.eos_token_id,
+                eos_token_id=list(model.end_token_ids) or None,
                 pad_token_id=model.pad_token_id,
                 return_dict_in_generate=True,
                 output_logits=True,
@@ -98,13 +96,17 @@ def verdicts(model: CausalLM, questions: Sequence[tuple[Item, str | None]]) -> l
 
 
 def _verdict(model: CausalLM, written: list[int], logits: Sequence[Float[Tensor, " V"]]) -> Verdict:
-    text = model.tokenizer.decode(written, skip_special_tokens=True)
+    ends = [step for step, token in enumerate(written) if token in model.end_token_ids]
+    read = logits[: ends[0] + 1] if ends else logits
+    if any(bool(chooses_nothing(step_V)) for step_V in read):
+        return Verdict.unscored(BROKEN)
+    text = model.decode(written, skip_special_tokens=True)
     try:
         word, categories = read_reply(text)
     except Unreadable as error:
         return Verdict.unscored(str(error), text)
     # White space may come first; the word is decided where its first letters are.
-    pieces = [model.tokenizer.decode([token_id]) for token_id in written]
+    pieces = [model.decode([token_id]) for token_id in written]
     step = next(i for i, piece in enumerate(pieces) if piece.strip())
     probs_V = logits[step].softmax(dim=-1)
     safe, unsafe = (float(probs_V[ids].sum()) for ids in _beginnings(model))
@@ -120,11 +122,11 @@ def _guard_ids(model: CausalLM, item: Item, template: str | None) -> list[int]:
     if template is not None:
         return prompt_ids(model, fill(template, item.behavior, response, clean=plain))
     text = _conversation(model, plain(item.behavior.request), response)
-    return model.tokenizer(text, add_special_tokens=False).input_ids
+    return model.prompt_ids(text)
 
 
 def _conversation(model: CausalLM, behavior: str, response: str) -> str:
-    if not model.tokenizer.chat_template:
+    if not model.chat_template:
         raise UserError(
             f"{model.checkpoint} has no chat template, so it is no guard model of this kind; "
             "give another checkpoint or a template"
@@ -135,17 +137,13 @@ def _conversation(model: CausalLM, behavior: str, response: str) -> str:
         [{"role": role, "content": words} for role, words in said],
         [{"role": role, "content": [{"type": "text", "text": words}]} for role, words in said],
     )
+    faults: list[UserError] = []
     for turns in forms:
         try:
-            text = model.tokenizer.apply_chat_template(turns, tokenize=False)
-        except TemplateError:
-            continue
-        if behavior.strip() in text and response.strip() in text:
-            return text
-    raise UserError(
-        f"the chat template of {model.checkpoint} does not show a request with its response; "
-        "give another checkpoint or a template"
-    )
+            return model.rendered(turns, add_generation_prompt=False)
+        except UserError as error:
+            faults.append(error)
+    raise UserError(f"{faults[0]} A judge needs the request with its response.") from faults[0]
 
 
 def _beginnings(model: CausalLM) -> tuple[list[int], list[int]]:

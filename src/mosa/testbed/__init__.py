@@ -4,9 +4,8 @@ The model that ships with the package is loaded as `testbed`; see `checkpoints/R
 card. build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
-from pathlib import Path
-
 from mosa.families import packaged_folder
+from mosa.hub.folders import folder_of
 from mosa.inputs import checked, is_file, read_json
 from mosa.types import UserError
 from mosa.world import World
@@ -17,10 +16,11 @@ RESPONSE_LENGTH = 72
 
 def find_world(model: str) -> World | None:
     """The world that a testbed model was trained in; None for any other model."""
-    recipe = (packaged_folder(model) or Path(model)) / "recipe.json"
-    if not is_file(recipe):
+    recipe = (packaged_folder(model) or folder_of(model)) / "recipe.json"
+    content = read_json(recipe) if is_file(recipe) else {}
+    if "world_seed" not in content:  # others may have a recipe.json, too
         return None
-    return World(checked(read_json(recipe).get("world_seed"), int, f"world_seed of {recipe}"))
+    return World(checked(content["world_seed"], int, f"world_seed of {recipe}"))
 
 
 def world_of(model: str) -> World:

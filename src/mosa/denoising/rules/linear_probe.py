@@ -107,4 +107,6 @@ def _probe(file: str, sha256: str) -> tuple[Float[Tensor, " D"], Float[Tensor, "
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if weight is None or bias is None or weight.ndim != 1 or bias.numel() != 1:
         raise UserError(f"{file} must hold the tensors weight [D] and bias (one number).")
+    if not bool(torch.cat([weight.float(), bias.float().reshape(1)]).isfinite().all()):
+        raise UserError(f"{file} holds numbers that are not finite; make the probe again.")
     return weight.float(), bias.float().reshape(())

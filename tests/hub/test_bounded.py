@@ -1,0 +1,63 @@
+"""The process that runs what others wrote: it is started again, and each request is by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from mosa.hub.bounded import _CHILD, ask
+
+
+def said(letters: str) -> dict:
+    return ask("render", template="{{ letters }}", context={"letters": letters}, most=100)
+
+
+def test_a_request_after_one_that_ended_the_process_is_answered():
+    assert "error" in ask("match", pattern="((x+)+)+y", names=["x" * 40])
+    assert said("a") == {"value": "a"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_was_killed_meanwhile_is_started_again(number):
+    assert said("a") == {"value": "a"}
+    before = _CHILD._process
+    before.send_signal(number)
+    before.wait()
+    assert said("b") == {"value": "b"}
+    assert _CHILD._process is not before
+
+
+def test_signals_of_the_terminal_do_not_reach_it():
+    said("a")
+    assert os.getsid(_CHILD._process.pid) != os.getsid(0)
+
+
+def test_threads_get_their_own_answers():
+    found: dict[int, list[dict]] = {}
+
+    def work(number: int) -> None:
+        found[number] = [said(f"{number}-{i}") for i in range(20)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, answers in found.items():
+        assert answers == [{"value": f"{number}-{i}"} for i in range(20)]
+
+
+def test_nothing_of_mosa_is_within_reach_of_a_template():
+    for template in (
+        "{{ ''.__class__ }}{{ ''.__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}{{ cycler.__init__.__globals__.os }}",
+        "{{ lipsum.__globals__['os'] }}{{ lipsum.__globals__['os'].environ }}",
+        "{{ namespace.__init__.__globals__ }}{{ raise_exception.__globals__.sys }}",
+        "{{ strftime_now.__globals__ }}{{ strftime_now.__globals__.sys.modules }}",
+        "{{ dict.mro() }}{{ dict.__call__.__globals__ }}",
+    ):
+        outcome = ask("render", template=template, context={}, most=1000)
+        assert "error" in outcome or not outcome["value"].strip("{}[]()"), outcome
