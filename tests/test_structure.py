@@ -334,3 +334,42 @@ def test_readme_python_example_runs():
     code = text.split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(compile(code, "README.md", "exec"), {})
+
+
+OPENS = {
+    "align/checkpoints.py": "hashes the files of a checkpoint",
+    "align/output.py": "appends a line to the log of a training",
+    "bench/common.py": "our own shapes; the kernel's figures of memory",
+    "catalogue.py": "our own",
+    "cli/__init__.py": "our own",
+    "data/registry.py": "our own; hashes published files",
+    "families/checkpoint.py": "what a library has just saved",
+    "provenance.py": "hashes what is loaded",
+    "report/page.py": "our own",
+    "utility/authors_decoders.py": "our own",
+    "utility/harness_task.py": "our own",
+    "utility/local_data.py": "files that are known by their hash",
+    "utility/sandbox_child.py": "within the sandbox",
+}
+"""The files that open others beside inputs.py, which reads, and files.py, which writes; and why."""
+FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "unlink", "rmtree"}
+FILE_CALLS |= {"mkdir", "rmdir", "rename", "touch", "copytree", "copyfile", "safe_load"}
+
+
+def test_files_are_read_and_written_in_one_place():
+    found = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                method, on = called.rpartition(".")[2], called.rpartition(".")[0]
+                imported = (
+                    {"write_text", "write_bytes", "read_text", "read_bytes"} if not on else ()
+                )
+                if (
+                    method in FILE_CALLS
+                    and method not in imported
+                    and "devnull" not in ast.unparse(node)
+                ):
+                    found.add(path.relative_to(PACKAGE).as_posix())
+    assert found - {"files.py", "inputs.py"} == set(OPENS)
