@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import transformers
 import yaml
 from refusals import refuses
 
@@ -192,3 +193,10 @@ def test_what_transformers_cannot_build_is_a_users_matter():
     for setting in ({"deepspeed": "missing.json"}, {"load_best_model_at_end": True}):
         with refuses("training setting"):
             MosaConfig(use_cpu=True, **setting)
+
+
+def test_a_setting_that_is_refused_leaves_nothing_behind():
+    """transformers keeps a DeepSpeed config that it could not read, and loads models by it."""
+    with refuses("training setting"):
+        MosaConfig(use_cpu=True, deepspeed="missing.json")
+    assert transformers.integrations.deepspeed.is_deepspeed_zero3_enabled() is False

@@ -279,7 +279,7 @@ def test_csv_parses_back(content):
 
 def test_a_spreadsheet_runs_no_cell_of_a_table(content):
     table = next(t for s in content.sections for t in s.tables if t.name == "attacks")
-    hostile = dataclasses.replace(table, columns=["=1", "+a"], rows=[["@x", -0.5], ["a=b", None]])
+    hostile = dataclasses.replace(table, columns=("=1", "+a"), rows=(("@x", -0.5), ("a=b", None)))
     rows = list(csv.reader(io.StringIO(to_csv(hostile))))
     assert rows == [["'=1", "'+a"], ["'@x", "-0.5"], ["a=b", ""]]
 

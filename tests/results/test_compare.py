@@ -347,6 +347,7 @@ def test_tasks_that_failed_or_were_not_run_are_without_a_score(tmp_path, pair, t
     comparison = of(pair[0], new)
     assert not check(parse_condition(text), comparison).holds
     with Run(new) as run:
+        run.add_set(made_set("made up", "harmful", "abcdefghi"))
         run.add_tasks([task("more", "n", "tap", "i")])
         if is_failed:
             run.end_task("more", Outcome("failed", 0, Budget(), "no answer"))

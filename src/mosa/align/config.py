@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import jsonargparse
 import transformers
 from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils.generic import ExplicitEnum
 
 from mosa.inputs import is_file, read_yaml
@@ -115,6 +116,7 @@ class AlignConfig(transformers.TrainingArguments):
         try:
             super().__post_init__()
         except (ValueError, ImportError, OSError) as error:  # the last: a missing deepspeed file
+            unset_hf_deepspeed_config()  # or every model would be loaded for half a DeepSpeed
             raise UserError(f"A training setting is not possible: {_line(error)}") from error
         self.check()
 
