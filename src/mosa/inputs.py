@@ -103,6 +103,20 @@ def plain_text(text: str, where: str) -> str:
     return text
 
 
+def plain_texts(value: Any, where: str) -> None:
+    """UserError where a text within a value, at any depth, is no `plain_text`."""
+    if isinstance(value, str):
+        plain_text(value, where)
+    else:
+        for part in (*value, *_inside(value)) if isinstance(value, dict) else _inside(value):
+            plain_texts(part, where)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text holds nothing that is seen: blanks, marks without a width."""
+    return not any(char.isprintable() and not char.isspace() for char in text)
+
+
 def parse_json(text: str | bytes, where: str) -> Any:
     """The value of a JSON text.
 
@@ -162,7 +176,15 @@ def parse_yaml(text: str, where: str, kind: Any = dict[str, Any]) -> Any:
         content = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"{where} is not readable YAML ({_one_line(error)}); correct it") from error
+    plain_texts(content, where)
     return checked({} if content is None else content, kind, where)
+
+
+def truth_value_hint(message: str) -> str:
+    """What to do about a message on a value that YAML took for a truth value; else nothing."""
+    if re.search(r"(Got|Given) value: (True|False)\b", message):
+        return "; YAML reads yes, no, on and off as truth values: put quotes around a word"
+    return ""
 
 
 @overload
@@ -257,15 +279,29 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_yaml_int(self, node: Any) -> int:
         if len(node.value) > MOST_DIGITS:
             raise yaml.YAMLError(f"a number has {len(node.value)} digits")
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)", node.value):
+            raise yaml.YAMLError(f"{node.value} is read in several ways; write a decimal number")
         return super().construct_yaml_int(node)
 
     def construct_yaml_float(self, node: Any) -> float:
         number = super().construct_yaml_float(node)
+        if ":" in node.value:
+            raise yaml.YAMLError(f"{node.value} is read in several ways; write a decimal number")
         if not abs(number) < float("inf"):
             raise yaml.YAMLError(f"{node.value} is no finite number")
         return number
 
 
+# Days and bytes are no settings: 2026-11-29 is a name.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] not in ("binary", "set", "omap", "pairs", "timestamp")
+}
 # YAML 1.2's floats: 1e-5 is a number, which PyYAML takes for a text.
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")

@@ -77,6 +77,9 @@ def new_console(*, is_wide: bool = False) -> Console:
         def render_str(self, text: str, **kwargs: Any) -> Text:
             return super().render_str(printable(text), **kwargs)
 
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # as print does
+
     found = Plain(highlight=False, markup=False, emoji=False)
     if is_wide and not found.is_terminal:
         found = Plain(highlight=False, markup=False, emoji=False, width=WIDTH_OF_FILES)

@@ -200,3 +200,8 @@ def test_a_setting_that_is_refused_leaves_nothing_behind():
     with refuses("training setting"):
         MosaConfig(use_cpu=True, deepspeed="missing.json")
     assert transformers.integrations.deepspeed.is_deepspeed_zero3_enabled() is False
+
+
+def test_no_key_is_written_beside_an_adapter():
+    with refuses("hub_token"):
+        MosaConfig(use_cpu=True, hub_token="hf_secret")

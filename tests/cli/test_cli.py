@@ -298,3 +298,10 @@ def test_a_full_disk_behind_the_output_is_told():
         words = [sys.executable, "-m", "mosa", "attacks"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_row_that_is_too_long_is_named_before_anything_is_answered(capsys, checkpoint, tmp_path):
+    data, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    data.write_text("tea ?\n" + "how is tea made ? " * 3000 + "\n")
+    argv = ["generate", "--model", checkpoint, "--data", str(data), "--batch_size", "1", *DECODER]
+    cli_refuses(capsys, [*argv, "--out", str(out)], "prompt 2", data)

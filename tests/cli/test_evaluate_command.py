@@ -241,3 +241,11 @@ def test_a_model_in_the_released_layout_with_endpoints(
         used = found.sessions()[0]["chat_models"]["attacker"]
         assert used["name"] == "writer (endpoint)" and used["place"].startswith("127.0.0.1")
     assert b"sk-secret-key" not in b"".join(path.read_bytes() for path in out.iterdir())
+
+
+def test_cases_of_another_draw_are_not_put_beside(capsys, tmp_path):
+    """Attacks of one run face the same cases; a larger sample has those of the smaller one."""
+    argv = with_options(EVALUATE, "--limit", "2", "--sample_seed", "1", "--out", str(tmp_path))
+    assert run(capsys, *argv)[0] == 0
+    cli_refuses(capsys, with_options(argv, "--sample_seed", "2"), "sample_seed", 1, 2)
+    assert run(capsys, *with_options(argv, "--limit", "3"))[0] == 0

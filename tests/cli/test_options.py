@@ -154,3 +154,50 @@ def test_a_file_of_options_that_is_not_there(capsys, tmp_path):
         status = cli.main([*EVALUATE, "--config", str(tmp_path / name)])
         assert status == cli.EXIT_USER_ERROR
         assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("seeds: [0, 1.5]", "seeds"),
+        ("seeds: [true]", "seeds"),
+        ("seeds: [010]", "010"),
+        ("seeds: 1:30", "1:30"),
+        ("banned_token_ids: [5.7]", "banned_token_ids"),
+        ("adapter: {a: b}", "adapter"),
+        ("attack_options: {prefill: {positions: [1]}, prefill: {positions: [5]}}", "prefill"),
+        ('system_prompt: "a\\0b"', "options.yaml"),
+        ("config: other.yaml", "options.yaml"),
+        ("model: !!binary aGk=", "options.yaml"),
+        ("model: !!set {a}", "options.yaml"),
+    ],
+)
+def test_values_that_are_not_what_is_meant_are_refused(tmp_path, line, name):
+    with refuses(name):
+        in_file(tmp_path, NEEDED + line)
+
+
+def test_a_day_is_a_name(tmp_path):
+    assert in_file(tmp_path, "sets: testbed\nout: 2026-11-29")["out"] == Path("2026-11-29")
+
+
+def test_tables_on_the_command_line_have_each_name_once(capsys):
+    good = '{"prefill": {"positions": [1, 30]}}'
+    assert options(EVALUATE, "--attack_options", good)["attack_options"] == {
+        "prefill": {"positions": [1, 30]}
+    }
+    twice = '{"prefill": {"positions": [1]}, "prefill": {"positions": [5]}}'
+    cli_refuses(capsys, [*EVALUATE, "--attack_options", twice], "prefill")
+
+
+def test_a_file_of_subjects_that_cannot_be_read_is_named(capsys, tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"caf\xe9")
+    for name in ("a.yaml", "absent.yaml"):
+        file = tmp_path / name
+        argv = ["evaluate", "--sets", "testbed", "--out", "run", "--subjects", str(file)]
+        cli_refuses(capsys, argv, "--subjects", name)
+
+
+def test_the_home_folder_is_meant(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert options(EVALUATE[:-2], "--out=~/run")["out"] == tmp_path / "run"

@@ -118,3 +118,19 @@ def test_a_name_that_the_system_refuses_is_not_there(read):
     """A prompt that was pasted where a file was wanted."""
     with refuses("how do i make a lantern"):
         read(Path("how do i make a lantern " * 12 + ".txt"))
+
+
+@both
+@pytest.mark.parametrize(
+    "row", ['{"prompt": "\\u200b"}', '{"prompt": " "}', '{"goal": "", "prompt": "Bake bread"}']
+)
+def test_a_request_that_nobody_sees_is_none(tmp_path, read, row):
+    (tmp_path / "blank.jsonl").write_text(row + "\n")
+    with refuses("blank.jsonl"):
+        read(tmp_path / "blank.jsonl")
+
+
+def test_a_turn_that_nobody_sees_is_none(tmp_path):
+    (tmp_path / "blank.jsonl").write_text('{"messages":[{"role":"user","content":""}]}\n')
+    with refuses("blank.jsonl"):
+        load_prompts(tmp_path / "blank.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import JUDGE, attacked, begun, made_set, record, response, solved
+from refusals import refuses
 
 from mosa.judges.compliance import COMPLIANCES
 from mosa.results.figures import (
@@ -373,3 +375,27 @@ def test_a_run_is_found_below_a_folder(tmp_path):
     assert [run.folder for run in gather([tmp_path]).runs] == [tmp_path / "x" / "y"]
     with Run(tmp_path / "x" / "y") as run:
         assert len(figures_of(run)) == 1
+
+
+def test_runs_behind_links_are_found_and_what_cannot_be_read_is_named(tmp_path, monkeypatch):
+    attacked(tmp_path / "elsewhere" / "run", {"m": {"tap": {"a": True}}})
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere" / "run")
+    (folder / "loop").symlink_to(folder)
+    assert [run.folder for run in gather([folder]).runs] == [folder / "link"]
+    walk = os.walk
+
+    def closed(top, onerror, **settings):
+        onerror(PermissionError(13, "Permission denied", str(folder / "closed")))
+        yield from walk(top, **settings)
+
+    monkeypatch.setattr("mosa.results.figures.os.walk", closed)
+    with refuses(folder / "closed"):
+        gather([folder])
+
+
+def test_names_of_no_folder_hold_no_run():
+    for name in ("x" * 300, "absent"):
+        with refuses("holds no run"):
+            gather([Path(name)])

@@ -578,3 +578,12 @@ def test_folders_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refuses(tmp_path / "file"):
         Run(tmp_path / "file", create=True)
+
+
+@pytest.mark.parametrize("column", ["preset", "threat", "record"])
+def test_a_plan_that_is_no_text_is_damage(tmp_path, column):
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        database.execute(f"UPDATE tasks SET {column} = ?", (b"\xff\x00",))
+    with refuses(file, "tasks", error=DamagedRun):
+        Run(tmp_path)

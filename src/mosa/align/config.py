@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeVar
 
 import jsonargparse
 import transformers
-from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.utils.generic import ExplicitEnum
 
-from mosa.inputs import is_file, read_yaml
+from mosa.inputs import is_file, read_yaml, truth_value_hint
 from mosa.types import UserError
 
 PRESET_FOLDER = Path(__file__).parent.parent / "configs"
@@ -166,6 +166,10 @@ class AlignConfig(transformers.TrainingArguments):
             "auto_find_batch_size",
         ):
             require(not getattr(self, name), name, True, "false")
+        # Settings are written beside the adapter, which is shared.
+        require(self.hub_token is None, "hub_token", "given", "left out: nothing asks the hub")
+        workers = self.dataloader_num_workers
+        require(workers >= 0, "dataloader_num_workers", workers, "at least 0")
         without_tests = "no: a training has no test set"
         require(self.eval_strategy == "no", "eval_strategy", self.eval_strategy, without_tests)
         require(self.save_strategy != "best", "save_strategy", "best", "no, steps or epoch")
@@ -252,7 +256,8 @@ def _parse(parse: Any, content: Any, where: str) -> dict[str, Any]:
     try:
         return parse(content).as_dict()
     except argparse.ArgumentError as error:
-        raise UserError(f"In {where}: {' '.join(str(error).split())}.") from error
+        hint = truth_value_hint(str(error))
+        raise UserError(f"In {where}: {_line(error).rstrip('.')}{hint}.") from error
 
 
 def settings_of(config_class: type[AlignConfig]) -> list[tuple[dataclasses.Field, bool]]:

@@ -39,7 +39,7 @@ from jsonargparse import (
 from mosa.align.method import METHODS
 from mosa.catalogue import read_catalogue
 from mosa.cli.options import Command, FileOf, HelpFormatter
-from mosa.inputs import read_yaml
+from mosa.inputs import checked, parse_yaml, read_yaml, truth_value_hint
 from mosa.runs.processes import (
     ALONE,
     EXIT_USER_ERROR,
@@ -193,6 +193,8 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
     for option, value in args.as_dict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{option} is {value}, and must be a finite number")
+        if isinstance(value, Path) and str(value).startswith("~/"):  # --out=~/x, as it is typed
+            args[option] = value.expanduser()
     return command_named(name), args
 
 
@@ -208,13 +210,16 @@ def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
         name, equals, value = word.partition("=")
         if name in actions:
             if name in given and not isinstance(actions[name], _AppendAction):
-                raise UserError(f"{name} is given twice; give it once, lists with commas")
+                several = "its values" if actions[name].nargs == "+" else "lists with commas"
+                raise UserError(f"{name} is given twice; give it once, {several} behind it")
             given.add(name)
         action = actions.get(name if equals else plain[-1] if plain else "")
         start = f"{name}=" if equals else ""
         value = value if equals else word
         if value == "none" and action is not None and _may_be_no_number(action):
             word = f"{start}null"
+        elif action is not None and _takes_a_table(action) and value != "null":
+            word = f"{start}{json.dumps(parse_yaml(value, action.option_strings[0]))}"
         elif isinstance(action, ActionConfigFile):
             word = f"{start}{json.dumps(_options_of(Path(value), actions))}"
         plain.append(word)
@@ -226,14 +231,20 @@ def _may_be_no_number(action: Action) -> bool:
     return NoneType in kinds and str not in kinds
 
 
+def _takes_a_table(action: Action) -> bool:
+    return str(getattr(action, "_typehint", "")).startswith("dict[")
+
+
 def _options_of(path: Path, actions: Mapping[str, Action]) -> dict[str, Any]:
     """What a YAML file of options says. Lists may have one entry without its brackets, and files
     that it names are found from its own folder."""
     options = read_yaml(path)
+    if "config" in options:
+        raise UserError(f"{path} names another file of options; give one file, with all of them")
     for name, value in options.items():
         action = actions.get(f"--{name}")
-        if action is not None and action.nargs == "+" and isinstance(value, str):
-            options[name] = [value]
+        if action is not None and action.nargs == "+":
+            options[name] = checked([value] if isinstance(value, str) else value, list[str], name)
         elif value == "none" and action is not None and _may_be_no_number(action):
             options[name] = None
         elif isinstance(getattr(action, "type", None), FileOf) and isinstance(value, str):
@@ -317,6 +328,5 @@ def _with_underscores(option: str) -> str:
 def _one_line(error: ArgumentError) -> str:
     text = " ".join(str(error).split()).rstrip(".").removeprefix("argument ")
     text = text.replace(": takes ", " takes ", 1)
-    if re.search(r"Got value: (True|False)$|Given value: (True|False)$", text):
-        text += "; YAML reads yes, no, on and off as truth values: put quotes around a word"
+    text += truth_value_hint(text)
     return re.sub(r"<class '([^']*)'>", r"\1", text).replace("Parser key", "option")

@@ -84,12 +84,19 @@ def _generate(args: Namespace) -> None:
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
     weights = model.content_hash()
+    keys: list[str] = []
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            keys.append(prepare(model, weights, Query(prompt), config).key)
+        except UserError as error:
+            raise UserError(f"prompt {number} of {args.data or '--prompt'}: {error}") from error
     with nullcontext() if args.out is None else writing(args.out) as file:
         for start in range(0, len(prompts), args.batch_size):
             batch = prompts[start : start + args.batch_size]
-            keys = [prepare(model, weights, Query(prompt), config).key for prompt in batch]
             result = sample(model, batch, config)
-            responses = responses_of(model, result, prompts=batch, keys=keys)
+            responses = responses_of(
+                model, result, prompts=batch, keys=keys[start : start + len(batch)]
+            )
             for row, response in enumerate(responses):
                 if args.data is not None:
                     asked = response.prompt[-1]["content"]

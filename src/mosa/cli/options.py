@@ -15,6 +15,7 @@ import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from mosa.inputs import checked, read_yaml
+from mosa.types import UserError
 
 if TYPE_CHECKING:
     from mosa.align.config import AlignConfig
@@ -132,8 +133,8 @@ def _option_type(hint: Any) -> Any:
     return hint
 
 
-class NotAListError(argparse.ArgumentTypeError, TypeError):
-    """What was given is no such list: an error of an option to argparse, and of a value in a file
+class NoValueError(argparse.ArgumentTypeError, TypeError):
+    """What was given is no such value: an error of an option to argparse, and of a value in a file
     of options to jsonargparse."""
 
 
@@ -151,15 +152,23 @@ class ListOf:
         entries = [word.strip() if isinstance(word, str) else word for word in words]
         choices = typing.get_args(self.kind)
         try:
-            found = tuple(word if choices else self.kind(word) for word in entries if word != "")
-        except ValueError:
+            found = tuple(word if choices else self._entry(word) for word in entries if word != "")
+        except (ValueError, TypeError):
             found = None
         is_known = found is not None and (not choices or set(found) <= set(choices))
         if found is None or not is_known or len(found) < self.num_least:
             names = {int: "integers, for example 0,1,2", float: "numbers, for example 0,0.5"}
             words = f"words of {', '.join(choices)}" if choices else names.get(self.kind, "names")
-            raise NotAListError(f"takes comma-separated {words}; {given!r} is something else")
+            raise NoValueError(f"takes comma-separated {words}; {given!r} is something else")
         return found
+
+    def _entry(self, word: Any) -> Any:
+        """An entry of the list; from a file of options, a number is what it is, or none."""
+        if isinstance(word, str):
+            return self.kind(word)
+        if isinstance(word, bool) or (self.kind is int and not isinstance(word, int)):
+            raise TypeError(f"{word!r} is no entry")
+        return self.kind(word)
 
 
 @dataclass(frozen=True)
@@ -170,9 +179,12 @@ class FileOf:
     """Of the file's content."""
 
     def __call__(self, given: Any) -> Any:
-        if isinstance(given, str):
-            return read_yaml(Path(given), self.kind)
-        return checked(given, self.kind, "the content that stands in place of a file")
+        try:
+            if isinstance(given, str):
+                return read_yaml(Path(given), self.kind)
+            return checked(given, self.kind, "the content that stands in place of a file")
+        except UserError as error:
+            raise NoValueError(str(error)) from error
 
 
 def _field_texts(*config_classes: type) -> dict[str, str]:

@@ -32,7 +32,7 @@ from mosa.data.rows import (
     read_rows,
     text_of,
 )
-from mosa.inputs import is_file, shortened
+from mosa.inputs import is_blank, is_file, shortened
 from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
 
 ANSWER_COLUMNS = ("answer", "response", "completion", "output", "chosen")
@@ -100,7 +100,7 @@ def draw_prompts(
 def _walk(item: Any, where: str) -> Iterator[TrainingExample]:
     """Every prompt of nested dicts and lists; a dict with a prompt or a text is one record."""
     if isinstance(item, str):
-        if not item.strip():
+        if is_blank(item):
             raise UserError(f"{where} is an empty string; every prompt needs text.")
         yield TrainingExample(item.strip())
     elif is_json_list(item):
@@ -129,7 +129,7 @@ def _from_record(record: dict[str, Any], where: str) -> TrainingExample:
         return TrainingExample(_messages(record["messages"], where), answer, rejected, style)
     if "turns" in record:
         return TrainingExample(only_turn(record["turns"], where), answer, rejected, style)
-    column = next((name for name in REQUEST_COLUMNS if record.get(name)), None)
+    column = next((name for name in REQUEST_COLUMNS if name in record), None)
     prompt = None if column is None else text_of(record, (column,), where)
     if prompt is None:
         raise UserError(
@@ -166,6 +166,8 @@ def _messages(messages: Any, where: str) -> tuple[Message, ...]:
             f"{where}: `messages` must be a list of turns, each with a role (system, user or "
             f"assistant) and a text as content ({error})."
         ) from error
+    if turns and is_blank(turns[-1].content):
+        raise UserError(f"{where}: the last turn is empty; every prompt needs text.")
     if not turns or turns[-1].role != "user":
         raise UserError(f"{where}: the last turn must be the user's; put the reply under `answer`.")
     return turns

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mosa.inputs import MOST_BYTES, parse_json, plain_text, read_text
+from mosa.inputs import MOST_BYTES, is_blank, parse_json, plain_texts, read_text
 from mosa.types import UserError, is_json_list, is_json_object
 
 FORMATS = (".txt", ".csv", ".json", ".jsonl")
@@ -59,11 +59,13 @@ def read_rows(path: Path, suffix: str, *, is_nested: bool = False) -> list[Row]:
     else:
         # Not splitlines: it cuts at U+2028 too, which may occur inside a JSON string.
         lines = enumerate(text.split("\n"), start=1)
-        rows = [(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
+        rows = [
+            (line.strip(), f"{path}, line {number}") for number, line in lines if not is_blank(line)
+        ]
         if suffix == ".jsonl":
             rows = [(parse_json(line, where), where) for line, where in rows]
     for item, where in rows:
-        _check_texts(item, where)
+        plain_texts(item, where)
     return [(lowered(item, where), where) for item, where in rows]
 
 
@@ -87,15 +89,6 @@ def _refuse_twins(columns: list[str], where: str) -> None:
         raise UserError(f"{where}: two columns are called {twins[0]}; rename or delete one")
 
 
-def _check_texts(item: Any, where: str) -> None:
-    """UserError where a text, at any depth, holds what no model reads."""
-    if isinstance(item, str):
-        plain_text(item, where)
-    elif is_json_list(item) or is_json_object(item):
-        for part in item.values() if is_json_object(item) else item:
-            _check_texts(part, where)
-
-
 def text_of(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str | None:
     """The text of the first of the columns that is there; None where it is empty."""
     column = next((name for name in columns if name in record), None)
@@ -104,7 +97,7 @@ def text_of(record: dict[str, Any], columns: tuple[str, ...], where: str) -> str
         return None
     if not isinstance(value, str):
         raise UserError(f"{where} has {json.dumps(value)} as its {column}; write it as text.")
-    return value.strip() or None
+    return None if is_blank(value) else value.strip()
 
 
 def _csv(text: str, path: Path) -> Iterator[Row]:

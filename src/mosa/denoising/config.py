@@ -17,6 +17,10 @@ APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
 """The settings that trade agreement with the published loop for speed."""
 
 
+MOST = 1_000_000
+"""Tokens of a response, and steps."""
+
+
 @dataclass(frozen=True)
 class DecoderConfig:
     """Every setting of a generation; belongs beside each number measured on its output."""
@@ -89,6 +93,11 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
+        for name in ("max_new_tokens", "steps"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"threshold must be from 0 to 1, not {self.threshold}.")
         for name in ("temperature", "cfg_scale", "alg_temp", "factor"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):

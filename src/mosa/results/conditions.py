@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from mosa.inputs import MOST_DIGITS
 from mosa.results.compare import HEADLINES_OF, ComparedFigure, Comparison
 from mosa.stats.rates import exactly, format_rate
 from mosa.types import UserError
@@ -63,9 +64,10 @@ def parse_condition(text: str) -> Condition:
     'asr:prefill'
     """
     match = _CONDITION.fullmatch(text)
-    if match is None:
+    if match is None or len(match["bound"]) > MOST_DIGITS:
         raise UserError(
-            f"{text!r} is no condition; write NAME OP NUMBER with >, >=, < or <=, as in asr>0.10"
+            f"{text[:100]!r} is no condition; write NAME OP NUMBER with >, >=, < or <=, as in "
+            "asr>0.10"
         )
     word, of = match["word"], (match["of"] or "").strip()
     if word not in _WORDS or (of and word not in _WITH_NAMES):

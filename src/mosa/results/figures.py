@@ -14,6 +14,7 @@ reads it here.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from mosa.attacks.base import Decides, Threat
+from mosa.inputs import is_folder, shortened
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
 from mosa.probes import PROBES
 from mosa.runs.judging import CANVAS, METRIC, tells_refusals
@@ -208,12 +210,32 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Run]]:
     without any."""
     folders: dict[Path, None] = {}
     for path in paths:
-        found = [file.parent for file in path.rglob(FILE)]
+        found = list(_run_folders(path)) if is_folder(path) else []
         if not found:
-            raise UserError(f"{path} holds no run; `mosa evaluate ... --out {path}` makes one")
+            place = shortened(path)
+            raise UserError(f"{place} holds no run; `mosa evaluate ... --out {place}` makes one")
         folders |= dict.fromkeys(sorted(found, key=lambda f: (len(f.parts), str(f))))
     with ExitStack() as stack:
         yield [stack.enter_context(Run(folder)) for folder in folders]
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    """Every folder with a run in and below a folder, links followed; UserError for a folder that
+    cannot be read, whose runs would be missing without a word."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); check its permissions"
+        )
+
+    seen: set[str] = set()
+    for place, below, files in os.walk(path, followlinks=True, onerror=refuse):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()  # a link back
+        elif FILE in files:
+            yield Path(place)
+        seen.add(real)
 
 
 def evidence_of(runs: Sequence[Run]) -> Evidence:

@@ -215,6 +215,7 @@ def _begin(
         known = run.sets()
         for cases in sets:
             _check_set(run, cases, known.get(cases.name))
+        _check_draw(run, config)
         for cases in sets:
             run.add_set(cases)
         run.checkpoint()
@@ -278,6 +279,21 @@ def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
             raise UserError(
                 f"case {case.id} of {cases.name} differs from that in {place}; name a new folder "
                 "with --out"
+            )
+
+
+def _check_draw(run: Run, config: EvaluateConfig) -> None:
+    """UserError where some of a set's cases are asked for and the run has others of it: its attacks
+    would face different cases. A larger sample of the same seed has those of a smaller one."""
+    draw = config.options.limit, config.options.sample_seed
+    for past in run.sessions():
+        before = past["settings"].get("options") or {}
+        shared = sorted(set(past["settings"].get("sets") or ()) & set(config.sets))
+        earlier = before.get("limit"), before.get("sample_seed")
+        if shared and None not in (draw[0], earlier[0]) and earlier[1] != draw[1]:
+            raise UserError(
+                f"{run.folder / FILE} holds cases of {shared[0]} drawn with sample_seed "
+                f"{earlier[1]}, not {draw[1]}; give the same, or name a new folder with --out"
             )
 
 

@@ -168,6 +168,8 @@ class _SubjectShape(TypedDict):
 class _SettingsShape(TypedDict, total=False):
     seeds: list[int]
     subjects: list[_SubjectShape]
+    sets: list[str]
+    options: dict[str, Any]
 
 
 class _ChatShape(TypedDict):

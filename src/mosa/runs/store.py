@@ -35,6 +35,7 @@ from typing import Any, TypeVar, final
 import msgspec
 
 from mosa.files import check_folder, make_private_file
+from mosa.inputs import is_file, shortened
 from mosa.runs.records import (
     AttemptRecord,
     NotApplicable,
@@ -102,6 +103,8 @@ NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 DANGLING = (
+    ("tasks", "record", "SELECT key FROM tasks WHERE NOT json_valid(record)"),
+    ("tasks", "text", "SELECT key FROM tasks WHERE typeof(preset) || typeof(threat) != 'texttext'"),
     ("tasks", "subject", "SELECT key FROM tasks WHERE subject NOT IN (SELECT name FROM subjects)"),
     ("tasks", "set", "SELECT key FROM tasks WHERE case_set NOT IN (SELECT name FROM sets)"),
     (
@@ -145,14 +148,15 @@ class Run:
         """
         self.folder = folder
         path = folder / FILE
-        if not path.exists() and not create:
-            raise UserError(f"{folder} holds no run; `mosa evaluate ... --out {folder}` makes one")
+        if not create and not is_file(path):
+            place = shortened(folder)
+            raise UserError(f"{place} holds no run; `mosa evaluate ... --out {place}` makes one")
         self._is_checked = False
         self._open_writes: list[tuple[str, tuple[Any, ...]]] = []
         self._new_responses: dict[str, Response] = {}
         self._new_steps: dict[str, dict[str, Any]] = {}
         if create:
-            if not path.exists():
+            if not is_file(path):
                 check_folder(folder, "mosa evaluate")
             make_private_file(path)
         with self._user_errors():
