@@ -595,6 +595,19 @@ def test_kept_replies_need_no_endpoint(tmp_path):
     probed(gone, reply_cache=tmp_path)
     with refuses("m"):
         probed(gone, reply_cache=tmp_path / "empty")
+    with refuses("other"):  # whose replies are not kept
+        other = chat_model(f"{gone}#other", ChatOptions(reply_cache=tmp_path))
+        asyncio.run(check_endpoints([other]))
+
+
+def test_kept_replies_send_no_key_to_a_second_host(tmp_path):
+    options = ChatOptions(reply_cache=tmp_path)
+    with stub_endpoint() as stub:
+        chat = chat_model(f"{stub.url}#m", options)
+        asyncio.run(chat.complete(asked()))
+    specs = ("https://a.invalid/v1#m", "https://b.invalid/v1#m")
+    with refuses("MOSA_API_KEY", "a.invalid", "b.invalid"):
+        asyncio.run(check_endpoints([chat_model(spec, options) for spec in specs]))
 
 
 def test_a_cut_answer_and_one_without_usage():
