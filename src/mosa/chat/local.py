@@ -23,6 +23,8 @@ from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
 from mosa.hub import faults_of
 from mosa.types import Message, UserError
 
+FAULT = "get the whole checkpoint, with the config that belongs to it"
+
 
 class LocalChat:
     """The model of a folder or hub id, loaded when it is first asked.
@@ -112,7 +114,7 @@ def _generate(
     end_ids = model.end_token_ids
     draws = _Draws(requests)
     # The library reads the config here for the first time.
-    with torch.inference_mode(), faults_of(model.checkpoint, "correct its config"):
+    with torch.inference_mode(), faults_of(f"The config of {model.checkpoint}", FAULT):
         out_BL = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,
