@@ -420,15 +420,13 @@ def _num_tokens(usage: object) -> int:
 
 def _error(body: object) -> Any:
     """The error that an answer holds, beside or in its first choice; false where there is none."""
-    match body:
-        case {"error": error} if error:
-            return error
-        case {"choices": [{"error": error}, *_]} if error:
-            return error
-        case {"choices": [{"finish_reason": "error"}, *_]}:
-            return "its finish_reason is error"
-        case _:
-            return None
+    choices = body.get("choices") if is_json_object(body) else None
+    first = choices[0] if is_json_list(choices) and choices else None
+    for place in (body, first):
+        if is_json_object(place) and place.get("error"):
+            return place["error"]
+    is_broken = is_json_object(first) and first.get("finish_reason") == "error"
+    return "its finish_reason is error" if is_broken else None
 
 
 def _said(content: bytes) -> str:

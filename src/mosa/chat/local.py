@@ -8,7 +8,8 @@ seed in any batch, and leaves torch's global generator untouched.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
 from mosa.hub import faults_of
 from mosa.types import Message, UserError
-
-FAULT = "get the whole checkpoint, with the config that belongs to it"
 
 
 class LocalChat:
@@ -113,8 +112,7 @@ def _generate(
     ids_BL, mask_BL = model.left_padded(prompts)
     end_ids = model.end_token_ids
     draws = _Draws(requests)
-    # The library reads the config here for the first time.
-    with torch.inference_mode(), faults_of(f"The config of {model.checkpoint}", FAULT):
+    with running(model):
         out_BL = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,
@@ -153,6 +151,17 @@ def _text(model: CausalLM, written: list[int]) -> str:
     text = model.decode(written, skip_special_tokens=True)
     answer = without_strings(without_thoughts(model.decode(written)), model.special_tokens)
     return text if answer.strip() == without_thoughts(text) else answer.strip()
+
+
+@contextmanager
+def running(model: CausalLM) -> Generator[None]:
+    """Inside, a model computes; some settings of its config are read only here.
+
+    Raises UserError where the library fails on them.
+    """
+    remedy = "get the whole checkpoint, with the config that belongs to it"
+    with torch.inference_mode(), faults_of(f"The config of {model.checkpoint}", remedy):
+        yield
 
 
 class _Draws(LogitsProcessor):
