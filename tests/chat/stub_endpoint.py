@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-def completion(text: Any = "four", *, finish: str = "stop", total_tokens: int = 9) -> dict:
+def completion(text: Any = "four", *, finish: Any = "stop", total_tokens: int = 9) -> dict:
     """A chat completion as the interface describes it."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish}

@@ -180,6 +180,12 @@ def test_a_server_that_is_not_there():
         ({"choices": [{"message": {"content": 4}}]}, "text"),
         ({"choices": "four"}, "completion"),
         ({"error": {"message": "model is loading"}}, "model is loading"),
+        ({"error": {"message": "overloaded"}, **completion("score: 5")}, "overloaded"),
+        ({"error": "overloaded", **completion("score: 5")}, "overloaded"),
+        ({"choices": [{"error": "cut", **completion("4")["choices"][0]}]}, "cut"),
+        ({"error": None, "choices": [{"error": {"message": "timed out"}}]}, "timed out"),
+        (completion("how was a", finish="error"), "finish_reason"),
+        (completion(None, finish="content_filter"), "content_filter"),
     ],
 )
 def test_a_body_of_another_shape_is_a_chat_error(body, name):
@@ -595,6 +601,19 @@ def test_kept_replies_need_no_endpoint(tmp_path):
     probed(gone, reply_cache=tmp_path)
     with refuses("m"):
         probed(gone, reply_cache=tmp_path / "empty")
+    with refuses("other"):  # whose replies are not kept
+        other = chat_model(f"{gone}#other", ChatOptions(reply_cache=tmp_path))
+        asyncio.run(check_endpoints([other]))
+
+
+def test_kept_replies_send_no_key_to_a_second_host(tmp_path):
+    options = ChatOptions(reply_cache=tmp_path)
+    with stub_endpoint() as stub:
+        chat = chat_model(f"{stub.url}#m", options)
+        asyncio.run(chat.complete(asked()))
+    specs = ("https://a.invalid/v1#m", "https://b.invalid/v1#m")
+    with refuses("MOSA_API_KEY", "a.invalid", "b.invalid"):
+        asyncio.run(check_endpoints([chat_model(spec, options) for spec in specs]))
 
 
 def test_a_cut_answer_and_one_without_usage():
@@ -602,6 +621,74 @@ def test_a_cut_answer_and_one_without_usage():
     del cut["usage"]
     with stub_endpoint(Answer(cut)) as stub:
         assert ask(EndpointChat(stub.url, "m")) == ChatReply("and so o", 0, is_cut=True)
+
+
+def reply_in(body: dict) -> ChatReply:
+    return EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("end", ["stop", "STOP", "eos", "eos_token", "", None])
+def test_a_reply_that_its_model_ended_is_whole(end):
+    body = {"error": None, **completion("score: 5", finish=end)}
+    assert (
+        EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode()).is_cut is False
+    )
+
+
+def test_a_reply_without_a_reason_is_whole():
+    body = completion("score: 5")
+    del body["choices"][0]["finish_reason"]
+    assert (
+        EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode()).is_cut is False
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["length", "model_length", "max_tokens", "content_filter", "abort", "tool_calls", 3, {"a": 1}],
+)
+def test_a_reply_that_something_else_ended_is_cut(end):
+    assert reply_in(completion("score: 5", finish=end)).is_cut
+
+
+@pytest.mark.parametrize("kind", ["reasoning", "thinking", "refusal", "input_text", None, ["text"]])
+def test_parts_that_are_no_text_are_not_read(kind):
+    other = {"type": kind, "text": "score: 5"}
+    said = [other, {"type": "output_text", "text": "score: 2"}]
+    assert reply_in(completion(said)).text == "score: 2"
+    with refuses("text", error=ChatError):
+        reply_in(completion([other]))
+
+
+def test_a_key_that_is_said_back_is_not_kept():
+    with stub_endpoint(Answer(completion(f"Your key is {KEY}."))) as stub:
+        assert ask(EndpointChat(stub.url, "m")).text == "Your key is [key]."
+
+
+@pytest.mark.parametrize("key", ["e", "m", "server", "none", "EMPTY"])
+def test_a_short_key_hides_no_part_of_a_word(monkeypatch, key):
+    monkeypatch.setenv("MOSA_API_KEY", key)
+    said = {"error": {"message": "these servers have none, empty them"}}
+    with stub_endpoint(Answer(said, 418), Answer(completion("server e"))) as stub:
+        failing(EndpointChat(stub.url, "m"), "these servers have none, empty them")
+        assert ask(EndpointChat(stub.url, "m")).text == "server e"
+
+
+def test_a_short_key_is_hidden_as_a_word(monkeypatch):
+    monkeypatch.setenv("MOSA_API_KEY", "sk1")
+    with stub_endpoint(Answer({"error": "no key 'sk1'"}, 418)) as stub:
+        failing(EndpointChat(stub.url, "m"), "no key '[key]'")
+
+
+@pytest.mark.parametrize("word", ["none", "NONE", "EMPTY", "empty"])
+def test_a_word_for_no_key_may_go_in_the_open(monkeypatch, word):
+    monkeypatch.setenv("MOSA_API_KEY_JUDGE", word)
+    assert not address_of("http://node12:8000/v1", "judge").has_key
+
+
+def test_a_server_in_the_open_is_told_how_to_be_asked_without_a_key():
+    with refuses("MOSA_API_KEY", "node12:8000", "MOSA_API_KEY_JUDGE=none", "https://"):
+        address_of("http://node12:8000/v1", "judge")
 
 
 def test_no_more_requests_at_once_than_allowed():

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, chat_model, local
 from mosa.chat.local import _Draws
+from mosa.chat.questions import without_thoughts
 from mosa.chat.text import without_strings
 from mosa.chat.weights import checkpoint_name, load_causal_lm
 from mosa.types import Message
@@ -146,6 +147,39 @@ def test_a_system_turn_joins_the_users_where_the_template_has_none(folder):
     system = ChatRequest((Message("system", "Be brief."), Message("user", "Hi")), "t", max_tokens=8)
     replies = together(LocalChat(folder), [system, asked("Be brief.\n\nHi")])
     assert replies[0] == replies[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"return_dict": False},
+        {"is_encoder_decoder": True},
+        {"layer_types": ["sliding_attention"] * 2},
+    ],
+)
+def test_a_config_that_fails_at_the_first_answer_is_refused(folder, tmp_path, change):
+    shutil.copytree(folder, tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with refuses(tmp_path / "m"):
+        together(LocalChat(tmp_path / "m"), [asked("Hi")])
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"), [("[THINK]", "[/THINK]"), ("<|inner_prefix|>", "<|inner_suffix|>")]
+)
+@pytest.mark.parametrize("is_special", [True, False])
+def test_thoughts_go_where_their_marks_are_control_tokens(folder, opens, closes, is_special):
+    model = load_causal_lm(folder, device="cpu")
+    model.tokenizer.add_tokens([opens, closes], special_tokens=is_special)
+
+    def said(text: str) -> str:
+        return without_thoughts(local._text(model, model.ids(text)))
+
+    assert said(f"{opens}maybe score: 3{closes}score: 4</s>") == "score: 4"
+    assert said(f"{opens}maybe\nscore: 3") == ""
+    assert said("  two  spaces\n</s>") == "two  spaces"
+    assert local._text(model, model.ids(" two  spaces\n</s>")) == " two  spaces\n"
 
 
 def test_a_prompt_that_is_too_long_fails_alone(folder):

@@ -108,6 +108,19 @@ def test_a_run_that_is_done_needs_no_endpoint(capsys, tmp_path):
     assert run(capsys, "judge", str(tmp_path), *judge)[0] == 0
 
 
+def test_judges_of_a_run_that_is_generated_are_asked_first(capsys, tmp_path, monkeypatch):
+    """A second judge on another host would get the key of the first."""
+    argv = [*with_options(EVALUATE, "--attacks", "direct"), "--out", str(tmp_path), "--judges"]
+    assert run(capsys, *argv, "refusal")[0] == 0
+    monkeypatch.setenv("MOSA_API_KEY", "sk-secret-key")
+    a, b = "mosa_scale=https://a.invalid/v1#a", "strongreject=https://b.invalid/v1#b"
+    cli_refuses(capsys, [*argv, f"{a},{b}"], "MOSA_API_KEY", "a.invalid", "b.invalid")
+    monkeypatch.delenv("MOSA_API_KEY")
+    with stub_endpoint() as stub:
+        gone = stub.url
+    cli_refuses(capsys, [*argv, f"pair={gone}#m"], "m", "connection refused")
+
+
 @pytest.mark.parametrize("role", ["attacker", "loop_judge", "translator", "judge_model"])
 def test_endpoints_are_asked_before_weights_are_loaded(capsys, tmp_path, monkeypatch, role):
     monkeypatch.setattr(evaluate_module, "load_model", lambda *args, **named: 1 / 0)

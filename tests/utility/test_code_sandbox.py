@@ -113,10 +113,15 @@ def test_files_outside_cannot_be_changed(isolation, tmp_path):
         f"import os\nos.rename({str(kept)!r}, 'here')",
         f"import shutil\nshutil.rmtree({str(tmp_path)!r})",
         f"import os\nos.symlink({str(tmp_path)!r}, 'link')\nopen('link/new', 'w')",
-        f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.unlink('kept', dir_fd=d)",
-        f"import os\nd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.open('n', 65, dir_fd=d)",
+        f"import os\nd = os.open('/', os.O_RDONLY)\nos.unlink({str(kept)[1:]!r}, dir_fd=d)",
+        f"import os\nd = os.open('/', os.O_RDONLY)\nos.open({str(kept)[1:]!r}, 65, dir_fd=d)",
         f"import os\nos.mkfifo({str(tmp_path / 'new')!r})",
         f"import posix\nposix.mknod({str(tmp_path / 'new')!r})",
+        f"import os\nos.mkdir({str(tmp_path / 'new')!r})",
+        f"import os\nopen('here', 'w')\nos.rename('here', {str(tmp_path / 'new')!r})",
+        f"import os\nos.truncate({str(kept)!r}, 0)",
+        f"import os\nos.open({str(kept)!r}, os.O_WRONLY | os.O_TRUNC)",
+        f"import tempfile\ntempfile.mkstemp(dir={str(tmp_path)!r})",
     ):
         outcome = run_program(change, QUICK, isolation=isolation)
         assert not outcome.passed and "PermissionError" in outcome.detail, change
@@ -131,6 +136,45 @@ def test_files_inside_are_small_and_gone_afterwards(isolation):
     assert "File too large" in run_program(large, QUICK, isolation=isolation).detail
     empty = "import os\nassert os.listdir() == [], os.listdir()"
     assert run_program(empty, QUICK, isolation=isolation).passed
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'a')",
+        "import tempfile, os\nwith tempfile.NamedTemporaryFile('w') as f: f.write('a')\n"
+        "assert not os.path.exists(f.name)",
+        "import tempfile, os\nhandle, name = tempfile.mkstemp()\nos.close(handle)\nos.remove(name)",
+        "import tempfile, os\nwith tempfile.TemporaryDirectory() as d:\n"
+        "    os.mkdir(d + '/in')\n    open(d + '/in/a', 'w').write('a')\n"
+        "assert not os.path.exists(d)",
+        "from pathlib import Path\nPath('a').touch()\nPath('a').touch()\nPath('a').unlink()",
+        "from pathlib import Path\nPath('a').write_text('a')\nPath('a').rename('b')\n"
+        "assert Path('b').read_text() == 'a'",
+        "import os\nos.makedirs('a/b/c', exist_ok=True)\nopen('a/b/c/d', 'w').write('x')\n"
+        "os.remove('a/b/c/d')\nos.removedirs('a/b/c')",
+        "import os, shutil\nos.makedirs('a/b')\nopen('a/b/c', 'w').close()\n"
+        "shutil.copy('a/b/c', 'd')\nshutil.rmtree('a')\nassert os.listdir() == ['d']",
+    ],
+)
+def test_a_program_may_do_in_its_own_folder_what_it_likes(isolation, program):
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.passed, outcome.detail
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os\nos.makedirs('a/' * 50)",
+        "import os\nfor i in range(50):\n    os.mkdir('a')\n    os.chdir('a')",
+        "import os\nos.mkdir('a')\nos.mkdir('b')\nos.rename('a', 'b/a')",
+        "import os\nos.rmdir(os.getcwd())",
+        "import os\nos.mkdir('../out')",
+    ],
+)
+def test_folders_are_few_and_stay_where_they_are(isolation, program):
+    outcome = run_program(program, QUICK, isolation=isolation)
+    assert outcome.detail == "PermissionError: the sandbox refuses to change files"
 
 
 def test_the_environment_is_empty(isolation, monkeypatch):

@@ -52,19 +52,20 @@ def chat_model(
 async def check_endpoints(chats: Iterable[ChatModel]) -> None:
     """Ask each endpoint once, before other work, whether it is there.
 
-    One whose replies are kept in a folder need not be. Raises UserError for one that is not, for a
-    refused key, and where MOSA_API_KEY would go to several hosts.
+    One with kept replies of its model need not be, but its key goes where others go. Raises
+    UserError for an endpoint that is not there, for a refused key, and where MOSA_API_KEY would go
+    to several hosts.
     """
+    named: list[EndpointChat] = []
     asked: dict[tuple[str, str], EndpointChat] = {}
     for chat in chats:
-        if isinstance(chat, CachedChat):
-            if chat.has_replies:
-                continue
-            chat = chat.chat
-        if isinstance(chat, EndpointChat):
-            asked[chat.address.url, chat.address.headers["Authorization"]] = chat
+        endpoint = chat.chat if isinstance(chat, CachedChat) else chat
+        if isinstance(endpoint, EndpointChat):
+            named.append(endpoint)
+            if not (isinstance(chat, CachedChat) and chat.has_replies):
+                asked[endpoint.address.url, endpoint.address.headers["Authorization"]] = endpoint
     owners: dict[str, str] = {}
-    for chat in asked.values():
+    for chat in named:
         address = chat.address
         host = "this machine" if is_this_machine(address.host) else address.host
         owner = owners.setdefault(address.key_variable, host)

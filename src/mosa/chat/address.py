@@ -28,6 +28,10 @@ OPENAI_HOST = "api.openai.com"
 OPENAI_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
 """Sent to OpenAI alone, with OPENAI_API_KEY."""
 NO_KEY = "none"
+NO_KEYS = (NO_KEY, "empty")
+"""What stands for no key, in any case; vLLM's own pages write EMPTY."""
+LEAST_SECRET = 8
+"""Characters of a key that no text says by chance."""
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -69,11 +73,14 @@ def address_of(url: str, role: str | None = None) -> Address:
     in_brackets = f"[{host}]" if ":" in host else host
     place = in_brackets if port is None else f"{in_brackets}:{port}"
     proxy = _proxy(parts.scheme, host, place)
-    if key != NO_KEY and parts.scheme == "http":
+    has_key = not _is_none(key)
+    if has_key and parts.scheme == "http":
         if not is_this_machine(host):
+            own = _variable_of(role) if role else variable
             raise UserError(
                 f"The key in {variable} would go to {place} over plain http, where others can read "
-                f"it; give an address that begins with https://, or unset {variable}."
+                f"it; give an address that begins with https:// or, through a tunnel such as ssh "
+                f"-L, with http://localhost; for a server without a key, set {own}={NO_KEY}."
             )
         if proxy is not None and not is_this_machine(urlsplit(proxy[1]).hostname or ""):
             raise UserError(
@@ -86,7 +93,7 @@ def address_of(url: str, role: str | None = None) -> Address:
         place,
         variable,
         headers,
-        key != NO_KEY,
+        has_key,
         proxy,
         _certificates(),
     )
@@ -102,11 +109,20 @@ def key_variables(role: str | None) -> tuple[str, ...]:
     return (own,) if os.environ.get(own, "").strip() else (OPENAI_KEY, OWN_KEY)
 
 
-def without_keys(text: str) -> str:
-    """The text with [key] in place of every key that mosa may send."""
-    for variable in (OPENAI_KEY, OWN_KEY, *map(_variable_of, KEY_ROLES)):
-        key = os.environ.get(variable, "").strip()
-        text = text.replace(key, "[key]") if key else text
+def without_keys(text: str, *, least: int = 1) -> str:
+    """The text with [key] in place of every key that mosa may send, of at least so many characters.
+
+    Part of a word is none of the short ones.
+    """
+    variables = (OPENAI_KEY, OWN_KEY, *map(_variable_of, KEY_ROLES))
+    keys = {os.environ.get(variable, "").strip() for variable in variables}
+    # Longest first: one may begin with another.
+    for key in sorted(keys, key=len, reverse=True):
+        if len(key) < least or _is_none(key) or not key:
+            continue
+        is_short = len(key) < LEAST_SECRET
+        pattern = rf"(?<!\w){re.escape(key)}(?!\w)" if is_short else re.escape(key)
+        text = re.sub(pattern, "[key]", text)
     return text
 
 
@@ -117,6 +133,10 @@ def is_this_machine(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return ip.is_loopback or ip.is_unspecified
+
+
+def _is_none(key: str) -> bool:
+    return key.lower() in NO_KEYS
 
 
 def _variable_of(role: str) -> str:

@@ -44,7 +44,7 @@ class ChatReply:
     num_tokens: int = 0
     """Tokens asked and answered; 0 where the model does not report them."""
     is_cut: bool = False
-    """Whether the answer ended because `max_tokens` was reached."""
+    """Whether something else than the model ended the answer: `max_tokens`, a filter, a fault."""
 
 
 def reply_key(chat: ChatModel, request: ChatRequest) -> str:

@@ -42,6 +42,9 @@ class CachedChat:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, record TEXT)"
             )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS chats (key TEXT PRIMARY KEY, chat TEXT)"  # whose reply
+            )
             others = "SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')"
             if self._db.execute(others).fetchone():  # which run what their maker wrote
                 raise sqlite3.DatabaseError("it holds a view or a trigger")
@@ -69,6 +72,7 @@ class CachedChat:
             # What another process has kept meanwhile counts, and a damaged entry does not.
             self._run("DELETE FROM replies WHERE key = ? AND record IS ?", key, found)
             self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
+            self._run("INSERT OR IGNORE INTO chats VALUES (?, ?)", key, self.name)
         except UserError as error:
             # The reply may have been paid for and is still useful.
             if not self._is_full:
@@ -78,8 +82,9 @@ class CachedChat:
 
     @property
     def has_replies(self) -> bool:
-        """Whether any are kept."""
-        return self._run("SELECT 1 FROM replies LIMIT 1") is not None
+        """Whether any of this model are kept."""
+        of_this = "SELECT 1 FROM replies JOIN chats USING (key) WHERE chat = ? LIMIT 1"
+        return self._run(of_this, self.name) is not None
 
     def forget(self, request: ChatRequest) -> None:
         """Delete the kept reply, which could not be used."""

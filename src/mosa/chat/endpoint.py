@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx2
 
-from mosa.chat.address import address_of, without_keys
+from mosa.chat.address import LEAST_SECRET, address_of, without_keys
 from mosa.chat.base import MOST_TOKENS, ChatError, ChatReply, ChatRequest, quoted
 from mosa.terminal import printable
 from mosa.types import Message, UserError, is_json_list, is_json_object, short_hash
@@ -38,6 +38,12 @@ FIRST_WAIT, LONGEST_WAIT, LONGEST_RETRY_AFTER = 0.5, 8.0, 60.0
 """Seconds before a retry: the first, the longest, and the longest that a server may ask for."""
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, ValueError)
 """What sending a request may end in."""
+WHOLE = ("", "stop", "stop_sequence", "eos", "eos_token", "end_turn")
+"""What servers call the end of a reply that its model has ended."""
+FULL = ("length", "max_tokens", "model_length")
+"""What they call one that has all the tokens it may have."""
+TEXT_PARTS = ("text", "output_text")
+"""The types of a message's parts that are the reply; others are thoughts, refusals, pictures."""
 PROBE_SECONDS = 10.0
 """How long an endpoint has to show that it is there."""
 
@@ -328,18 +334,19 @@ class EndpointChat:
                 "that of an OpenAI-compatible interface (most end in /v1)."
             )
         match body:
-            case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
-                text = _text(message.get("content"))
-                is_cut = choice.get("finish_reason") == "length"
-                if text is None and not is_cut:
-                    raise ChatError(f"{self.name} answered without a text.")
-                # Without a text, all went into thoughts.
-                return ChatReply(text or "", _num_tokens(rest.get("usage")), is_cut)
-            case {"choices": []}:
-                raise ChatError(f"{self.name} answered with no choices.")
-            case {"error": error} if error:
+            case {} if _error(body):
                 said = _said(content) or "without a message"
                 raise ChatError(f"{self.name} answered with an error: {said}.")
+            case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
+                end = str(choice.get("finish_reason") or "").lower()
+                text = _text(message.get("content"))
+                if text is None and end not in FULL:
+                    why = "" if end in WHOLE else f" ({quoted(end)})"
+                    raise ChatError(f"{self.name} answered without a text{why}.")
+                # Without a text, all went into thoughts.
+                return ChatReply(text or "", _num_tokens(rest.get("usage")), end not in WHOLE)
+            case {"choices": []}:
+                raise ChatError(f"{self.name} answered with no choices.")
             case _:
                 raise ChatError(f"{self.name} answered with JSON that is no chat completion.")
 
@@ -392,15 +399,17 @@ def _parsed(content: bytes) -> Any:
 
 
 def _text(content: object) -> str | None:
-    """The text of a message, or of its parts that are text."""
+    """The text of a message, or of its parts that are text, without our key."""
     if is_json_list(content):
-        texts = [part.get("text") for part in content if is_json_object(part)]
+        parts = [part for part in content if is_json_object(part)]
+        texts = [part.get("text") for part in parts if part.get("type") in TEXT_PARTS]
         found = [text for text in texts if isinstance(text, str)]
         content = "".join(found) if found else None
     if not isinstance(content, str):
         return None
     # Half a character, as in a reply cut inside an emoji, is replaced by a mark.
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    whole = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return without_keys(whole, least=LEAST_SECRET)
 
 
 def _num_tokens(usage: object) -> int:
@@ -409,9 +418,21 @@ def _num_tokens(usage: object) -> int:
     return total if type(total) is int and 0 <= total <= MOST_TOKENS else 0
 
 
+def _error(body: object) -> Any:
+    """The error that an answer holds, beside or in its first choice; false where there is none."""
+    choices = body.get("choices") if is_json_object(body) else None
+    first = choices[0] if is_json_list(choices) and choices else None
+    for place in (body, first):
+        if is_json_object(place) and place.get("error"):
+            return place["error"]
+    is_broken = is_json_object(first) and first.get("finish_reason") == "error"
+    return "its finish_reason is error" if is_broken else None
+
+
 def _said(content: bytes) -> str:
     """A server's message about an error: one short line in quotes, without our key."""
-    match _parsed(content):
+    body = _parsed(content)
+    match {"error": error} if (error := _error(body)) else body:
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             said = message
         case {"message": str(message)} | {"detail": str(message)}:

@@ -8,7 +8,8 @@ seed in any batch, and leaves torch's global generator untouched.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
+from mosa.chat.questions import without_thoughts
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
+from mosa.hub import faults_of
 from mosa.types import Message, UserError
 
 
@@ -109,7 +112,7 @@ def _generate(
     ids_BL, mask_BL = model.left_padded(prompts)
     end_ids = model.end_token_ids
     draws = _Draws(requests)
-    with torch.inference_mode():
+    with running(model):
         out_BL = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,
@@ -134,10 +137,31 @@ def _generate(
             continue
         written = row[ids_BL.shape[1] :][:limit]
         length = next((i for i, token in enumerate(written) if token in end_ids), len(written))
-        text = model.decode(written[:length], skip_special_tokens=True)
+        text = _text(model, written[:length])
         is_cut = length == len(written)
         replies.append(ChatReply(text, len(prompt) + length, is_cut))
     return replies
+
+
+def _text(model: CausalLM, written: list[int]) -> str:
+    """The text of an answer's tokens, without the control tokens.
+
+    Where these mark thoughts, nothing in the text would, so that the thoughts go with them.
+    """
+    text = model.decode(written, skip_special_tokens=True)
+    answer = without_strings(without_thoughts(model.decode(written)), model.special_tokens)
+    return text if answer.strip() == without_thoughts(text) else answer.strip()
+
+
+@contextmanager
+def running(model: CausalLM) -> Generator[None]:
+    """Inside, a model computes; some settings of its config are read only here.
+
+    Raises UserError where the library fails on them.
+    """
+    remedy = "get the whole checkpoint, with the config that belongs to it"
+    with torch.inference_mode(), faults_of(f"The config of {model.checkpoint}", remedy):
+        yield
 
 
 class _Draws(LogitsProcessor):

@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mosa.chat.local import running
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
@@ -184,7 +184,7 @@ def next_token_logits(model: CausalLM, prompts: Sequence[list[int]]) -> Float[Te
     ids_BL, mask_BL = model.left_padded(prompts)
     # Positions count from a prompt's own first token, so that padding changes nothing.
     positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
-    with torch.inference_mode():
+    with running(model):
         logits_B1V = model.network(
             input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions_BL, logits_to_keep=1
         ).logits

@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import GenerationConfig
 
+from mosa.chat.local import running
 from mosa.chat.questions import Unreadable, fill
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
@@ -75,7 +75,7 @@ class GuardJudge(AskingJudge):
 def verdicts(model: CausalLM, questions: Sequence[tuple[Item, str | None]]) -> list[dict[str, Any]]:
     """The `verdict` of a guard model on each item, with the template of each, if it has one."""
     ids_BL, mask_BL = model.left_padded([_guard_ids(model, *question) for question in questions])
-    with torch.inference_mode():
+    with running(model):
         out = model.network.generate(
             ids_BL,
             attention_mask=mask_BL,

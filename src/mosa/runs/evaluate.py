@@ -219,14 +219,24 @@ def _begin(
         for cases in sets:
             run.add_set(cases)
         run.checkpoint()
+        # Before the weights, which may take long; a run that is done asks nobody.
         states = run.counts().values()
         if not states or any(of_cell["failed"] or of_cell["todo"] for of_cell in states):
-            # Before the weights, which may take long; a run that is done asks nobody.
-            run_coroutine(check_endpoints([*chats.values(), *chats_of(judges)]))
+            asked = [*chats.values(), *chats_of(judges)]
+        else:
+            asked = chats_of([judge for judge in judges if _has_unjudged(run, judge)])
+        run_coroutine(check_endpoints(asked))
     except BaseException:
         run.close()
         raise
     return _Setup(config, subjects, world, sets, courses), run, judges
+
+
+def _has_unjudged(run: Run, judge: NamedJudge) -> bool:
+    return any(
+        judge.reads(record) and run.num_unjudged(judge.id, name)
+        for name, record in run.sets().items()
+    )
 
 
 def judges_for(

@@ -167,7 +167,8 @@ def _run(source: str, limits: Limits, isolation: Isolation) -> _Said:
 
 def _yes_or_no(said: bytes) -> tuple[bool, str] | None:
     """Whether the program passed, and its error. None for anything but these two in the form that
-    the inner side writes: output cut off in the middle, or written by the program itself."""
+    the inner side writes, as for output that was cut off. A program that writes this form to every
+    open descriptor cannot be told from the inner side."""
     try:
         answer = json.loads(said)
     except (ValueError, RecursionError):

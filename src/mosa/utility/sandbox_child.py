@@ -44,8 +44,21 @@ SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache")
 
 PROCESS_EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
 PROCESS_EVENTS += ("subprocess.Popen", "os.kill", "os.killpg", "pty.spawn")
-FILE_EVENTS = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
-FILE_EVENTS += ("shutil.rmtree", "os.chmod", "os.chown", "os.truncate", "os.utime", "os.setxattr")
+OWN_FILE_EVENTS = {
+    "os.remove": (1, 1),
+    "os.rmdir": (1, 1),
+    "os.mkdir": (1, 2),
+    "os.rename": (2, 2),
+    "os.chmod": (1, 2),
+    "os.utime": (1, 3),
+    "os.truncate": (1, 2),
+    "shutil.rmtree": (1, 2),
+}
+"""Changes that a program may make in its own folder: how many paths come first in the event, and
+from where on the folders stand, as descriptors, that these start from."""
+FILE_EVENTS = ("os.link", "os.symlink", "os.chown", "os.setxattr", "os.removexattr")
+MOST_FOLDERS = 8
+"""Of the program's, inside each other: whoever deletes them goes down into each."""
 PATCHED_MODULES = ("_posixsubprocess", "_signal", "posix", "os", "signal")
 """Modules of which functions are taken; an import again would bring them back."""
 NATIVE_MODULES = ("ctypes", "_ctypes", "_sqlite3", "_dbm", "_gdbm", "_posixshmem")
@@ -199,17 +212,31 @@ def _refuse(folder: str) -> None:
 
     root = os.path.realpath(folder)
 
+    def is_own(path: object) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return False
+        name = os.path.realpath(os.fsdecode(path))
+        return name.startswith(f"{root}/") and name.count("/") - root.count("/") <= MOST_FOLDERS
+
     def check_opened(path: object, mode: object, flags: int) -> None:
         if isinstance(path, int):  # a file that is open already
             return
-        # Where os.open is used, the event has no mode, nor the folder that the path may start from.
-        if mode is None or not isinstance(path, str | bytes | os.PathLike):
-            raise PermissionError("the sandbox refuses to open files by os.open")
+        if not isinstance(path, str | bytes | os.PathLike):
+            raise PermissionError("the sandbox refuses to open what is no path")
         name = os.path.realpath(os.fsdecode(path))
         if f"{name}/".startswith("/proc/"):  # environments hold keys
             raise PermissionError("the sandbox refuses to read of other processes")
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        if writes and os.path.dirname(name) != root:
+        # A temporary file without a name is opened by its folder's.
+        if writes and not (name == root or is_own(path)):
+            raise PermissionError("the sandbox refuses to change files")
+
+    def check_changed(event: str, args: tuple) -> None:
+        num_paths, first_folder = OWN_FILE_EVENTS[event]
+        starts_here = all(folder == -1 for folder in args[first_folder:])
+        # A folder that moves takes along how deep it is.
+        is_moved = event == "os.rename" and os.path.isdir(args[0])
+        if not starts_here or is_moved or not all(map(is_own, args[:num_paths])):
             raise PermissionError("the sandbox refuses to change files")
 
     def hook(event: str, args: tuple) -> None:
@@ -227,10 +254,12 @@ def _refuse(folder: str) -> None:
             raise PermissionError(f"the sandbox refuses {module}")
         # The file of a module in native code.
         file = args[1] if event == "import" else None
-        if isinstance(file, str) and os.path.dirname(os.path.realpath(file)) == root:
+        if isinstance(file, str) and os.path.realpath(file).startswith(f"{root}/"):
             raise PermissionError("the sandbox refuses native code")
         if event == "open":
             check_opened(*args)
+        if event in OWN_FILE_EVENTS:
+            check_changed(event, args)
         if event in FILE_EVENTS:
             raise PermissionError("the sandbox refuses to change files")
 
@@ -240,6 +269,19 @@ def _refuse(folder: str) -> None:
 
         return refused
 
+    open_plainly = os.open
+
+    def open_without_folder(
+        path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None
+    ) -> int:
+        if dir_fd is not None:
+            raise PermissionError("the sandbox refuses dir_fd")
+        return open_plainly(path, flags, mode)
+
+    # The event of os.open does not say from which folder a path starts.
+    for module in (os, sys.modules["posix"]):
+        vars(module)["open"] = open_without_folder
+    os.supports_dir_fd.clear()  # so that shutil does without
     # No audit event reports these.
     _posixsubprocess.fork_exec = refusing("other processes")
     for module in (signal, sys.modules["_signal"]):
