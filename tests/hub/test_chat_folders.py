@@ -139,6 +139,66 @@ def test_a_tensor_in_two_shards_is_refused(folder):
         load_causal_lm(folder, device="cpu")
 
 
+QUANTISED: list[dict[str, Any]] = [
+    {"quant_method": "nope"},
+    {"quant_method": "bitsandbytes", "load_in_8bit": False, "load_in_4bit": False},
+    {"quant_method": "fp8", "weight_block_size": [16, 16]},
+    {"quant_method": "mxfp4", "dequantize": True},
+    {"quant_method": "gptq", "bits": 4},
+    {"bits": 4},
+    {},
+]
+
+
+@pytest.mark.parametrize("setting", QUANTISED, ids=str)
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_a_setting_makes_no_numbers_of_integers(folder, setting, kind):
+    """Without scales they stand for nothing, whatever config.json says of a quantiser."""
+    retensored(
+        folder / "model.safetensors",
+        lambda tensors: tensors.update({n: (50 * t).to(kind) for n, t in tensors.items()}),
+    )
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    with refuses(folder, "quantised"):
+        load_causal_lm(folder, device="cpu")
+
+
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+def in_float8(folder: Path, scale: float) -> None:
+    """The first layer's queries in blocks with a scale each, as an fp8 checkpoint has them."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        numbers = tensors[f"{Q_PROJ}.weight"]
+        tensors[f"{Q_PROJ}.weight"] = (numbers / scale).to(torch.float8_e4m3fn)
+        rows, columns = (-(-n // 16) for n in numbers.shape)
+        tensors[f"{Q_PROJ}.weight_scale_inv"] = torch.full((rows, columns), scale)
+
+    retensored(folder / "model.safetensors", change)
+
+
+def test_a_quantiser_of_the_library_reads_what_has_scales(folder):
+    """Read as numbers, the stored values would be 1/0.01 times too large."""
+    plain = load_causal_lm(folder, device="cpu").network.get_parameter(f"{Q_PROJ}.weight")
+    in_float8(folder, 0.01)
+    others = [n.removesuffix(".weight") for n in load_file(folder / "model.safetensors")]
+    left = [n for n in others if n.endswith(("_proj", "lm_head")) and n != Q_PROJ]
+    setting = {"quant_method": "fp8", "weight_block_size": [16, 16], "dequantize": True}
+    setting["modules_to_not_convert"] = left
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    read = load_causal_lm(folder, device="cpu").network.get_parameter(f"{Q_PROJ}.weight")
+    torch.testing.assert_close(read.float(), plain.float(), rtol=0.1, atol=0.01)
+
+
+def test_scales_for_a_quantiser_that_the_library_does_not_know(folder):
+    in_float8(folder, 0.01)
+    setting = {"quant_method": "nope"}
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    with refuses(f"{Q_PROJ}.weight_scale_inv"):
+        load_causal_lm(folder, device="cpu")
+
+
 # ------------------------------------------------------------------------------------- settings
 
 

@@ -52,6 +52,8 @@ __all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load
 
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors that old releases store though they are computed."""
+SCALES = re.compile(r"scale|absmax|SCB|zero|codebook|centroid|perm")
+"""In the name of a tensor that says what the integers beside it stand for."""
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
@@ -191,8 +193,8 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             "model."
         )
     weights = Weights.of_folder(folder)
-    if settings.get("quantization_config") is None:
-        weights.check_floats(leave_out=list(filter(COMPUTED.search, weights.file)))
+    quantised = [] if settings.get("quantization_config") is None else _with_scales(weights)
+    weights.check_floats(leave_out=[*filter(COMPUTED.search, weights.file), *quantised])
     remedy = "get the whole checkpoint"
     with faults_of(str(folder / "config.json"), remedy):
         reader: Any = AutoConfig
@@ -211,6 +213,16 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     if adapter is not None:
         network = read_adapter(network, adapter)
     return _causal_lm(network, tokenizer, str(checkpoint), device, _stated_ends(folder, config))
+
+
+def _with_scales(weights: Weights) -> set[str]:
+    """The tensors beside which scales are stored; without any, no quantiser can read integers.
+
+    A quantiser that the library does not know leaves the scales over, which `_check_whole` sees.
+    """
+    named = [name.rpartition(".") for name in weights.file]
+    scaled = {module for module, _, last in named if SCALES.search(last)}
+    return {n for n in weights.file if scaled & {n, n.rpartition(".")[0]}}
 
 
 def _causal_lm(
