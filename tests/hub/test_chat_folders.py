@@ -285,13 +285,21 @@ def test_nor_do_those_in_config_json(whole, folder, settings):
 
 
 def test_the_end_tokens_that_it_names_count(folder):
-    whole_reply = answer(folder, max_tokens=8)
-    model = load_causal_lm(folder, device="cpu")
-    ids = model.ids(whole_reply.text)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, ids[2]]}))
+    vocabulary = causal_tokenizer().get_vocab()
+    ids = [vocabulary["<|user|>"], vocabulary["<|assistant|>"]]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     loaded = load_causal_lm(folder, device="cpu")
-    assert loaded.end_token_ids[:2] == (1, ids[2])
-    assert model.tokenizer.eos_token_id in loaded.end_token_ids
+    assert loaded.end_token_ids == (*ids, loaded.tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_end_token_is_no_word(folder, file):
+    """A reply would end where it says the word."""
+    (folder / "generation_config.json").unlink()
+    content = json.loads((folder / "config.json").read_text()) if file == "config.json" else {}
+    (folder / file).write_text(json.dumps(content | {"eos_token_id": [causal_tokenizer().eos_token_id, 7]}))
+    with refuses(file, "eos_token_id"):
+        load_causal_lm(folder, device="cpu")
 
 
 @pytest.mark.parametrize("value", ["x", [[1]], [1.5], -1, 10**9, True, {}])

@@ -100,7 +100,8 @@ def test_layers_are_counted_before_they_are_built(folder):
 
 
 def test_a_list_of_end_tokens_ends_responses(folder, tiny_llada):
-    ids = [tiny_llada.eos_token_id, 7, tiny_llada.end_token_ids[1]]
+    begin = tiny_llada.tokenizer.get_vocab()["<|startoftext|>"]
+    ids = [tiny_llada.eos_token_id, begin, tiny_llada.end_token_ids[1]]
     edited(folder / "config.json", lambda config: config.update(eos_token_id=ids))
     model = load_model(folder)
     assert model.eos_token_id == ids[0]
@@ -133,6 +134,25 @@ def test_the_mask_is_no_end_no_padding_and_no_word(folder, tiny_llada):
         edited(folder / "config.json", lambda config, change=change: config.update(change))
         with refuses("config.json", f"mask_token_id={mask}"):
             load_model(folder)
+
+
+@pytest.mark.parametrize("value", [lambda end, word: word, lambda end, word: [end, word]])
+@pytest.mark.parametrize("name", ["eos_token_id", "pad_token_id"])
+def test_ends_and_padding_are_no_words(folder, tiny_llada, name, value):
+    """A response would end where it says the word, and a prompt could not say it."""
+    word = tiny_llada.encode_text("tea")[0]
+    ids = value(tiny_llada.eos_token_id, word)
+    edited(folder / "config.json", lambda config: config.update({name: ids}))
+    with refuses("config.json", name):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("token_id", [383, 7])
+def test_ends_are_tokens_of_the_tokenizer(folder, tiny_llada, token_id):
+    ids = [tiny_llada.eos_token_id, token_id]
+    edited(folder / "config.json", lambda config: config.update(eos_token_id=ids))
+    with refuses("config.json", f"eos_token_id={token_id}"):
+        load_model(folder)
 
 
 def test_a_mask_that_stands_for_unknown_words_is_refused(folder, tiny_llada):

@@ -212,7 +212,8 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
         network = read_adapter(network, adapter)
-    return _causal_lm(network, tokenizer, str(checkpoint), device, _stated_ends(folder, config))
+    ends = _stated_ends(folder, config, tokenizer)
+    return _causal_lm(network, tokenizer, str(checkpoint), device, ends)
 
 
 def _with_scales(weights: Weights) -> set[str]:
@@ -264,8 +265,8 @@ def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
         )
 
 
-def _stated_ends(folder: Path, config: Any) -> list[int]:
-    """The end tokens that generation_config.json names, or else config.json."""
+def _stated_ends(folder: Path, config: Any, tokenizer: Any) -> list[int]:
+    """The end tokens that generation_config.json names, or else config.json: special tokens."""
     file = folder / "generation_config.json"
     stated: Any = read_json(file).get("eos_token_id") if is_file(file) else None
     if stated is None:
@@ -277,6 +278,13 @@ def _stated_ends(folder: Path, config: Any) -> list[int]:
             raise UserError(
                 f"{file} has eos_token_id {shortened(repr(stated))}, which names no tokens of the "
                 f"{size}; put the ids of the end tokens there."
+            )
+        if token_id not in tokenizer.added_tokens_decoder:
+            word = tokenizer.convert_ids_to_tokens(token_id)
+            raise UserError(
+                f"{file} has eos_token_id {shortened(repr(stated))}, but {token_id} is no special "
+                f"token of its tokenizer (there it is {shortened(repr(word))}); put the ids of the "
+                "end tokens there."
             )
     return ids
 

@@ -243,7 +243,7 @@ class DiffusionLM:
                 )
             ends += [vocabulary[t] for t in family.end_tokens if t in vocabulary]
         self.end_token_ids = tuple(dict.fromkeys(ends))
-        self._check_mask()
+        self._check_steering()
 
     @property
     def turn_end_token_id(self) -> int | None:
@@ -277,8 +277,8 @@ class DiffusionLM:
             )
         return value
 
-    def _check_mask(self) -> None:
-        """UserError where the mask is a token that texts, ends or padding are made of."""
+    def _check_steering(self) -> None:
+        """UserError where the mask is an end or padding, or texts are made of any of the three."""
         mask, tokenizer = self.mask_token_id, self.tokenizer
         is_end = mask in self.end_token_ids
         if is_end or mask == self.pad_token_id:
@@ -295,13 +295,22 @@ class DiffusionLM:
                     f"as its special token {token_id}, so no prompt can say it; use the tokenizer "
                     "that belongs to the model."
                 )
-        if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
-            word = tokenizer.convert_ids_to_tokens(mask)
-            raise UserError(
-                f"config.json sets mask_token_id={mask}, which is no special token of the "
-                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of "
-                "the mask token there."
-            )
+        # Padding alone may be the token of unknown words: it is never read and never chosen.
+        for name, kind, ids, is_ever_read in (
+            ("mask_token_id", "mask", [mask], True),
+            ("eos_token_id", "end", self._end_token_ids(), True),
+            ("pad_token_id", "padding", [self.pad_token_id], False),
+        ):
+            for token_id in ids:
+                is_unknown = is_ever_read and token_id == tokenizer.unk_token_id
+                if token_id in tokenizer.added_tokens_decoder and not is_unknown:
+                    continue
+                word = tokenizer.convert_ids_to_tokens(token_id)
+                raise UserError(
+                    f"config.json sets {name}={token_id}, which is no special token of the "
+                    f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id "
+                    f"of the {kind} token there."
+                )
 
     @property
     def device(self) -> torch.device:
