@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
-from hub.test_target_folders import FAILING, LOSING, PLACES, TOKENIZERS, edited, retensored
+from hub.test_target_folders import (
+    DEAF,
+    FAILING,
+    LOSING,
+    PLACES,
+    TOKENIZERS,
+    edited,
+    replaces,
+    retensored,
+)
 from peft import LoraConfig, get_peft_model
 from refusals import refuses
 from safetensors.torch import load_file, save_file
@@ -297,7 +306,9 @@ def test_an_end_token_is_no_word(folder, file):
     """A reply would end where it says the word."""
     (folder / "generation_config.json").unlink()
     content = json.loads((folder / "config.json").read_text()) if file == "config.json" else {}
-    (folder / file).write_text(json.dumps(content | {"eos_token_id": [causal_tokenizer().eos_token_id, 7]}))
+    (folder / file).write_text(
+        json.dumps(content | {"eos_token_id": [causal_tokenizer().eos_token_id, 7]})
+    )
     with refuses(file, "eos_token_id"):
         load_causal_lm(folder, device="cpu")
 
@@ -319,6 +330,25 @@ def test_faults_of_a_tokenizer_are_sentences(folder, change):
     edited(folder / "tokenizer.json", change)
     with refuses(folder / "tokenizer.json"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["nothing", "one word", "long words"])
+def test_a_tokenizer_that_loses_the_text(folder, name):
+    edited(folder / "tokenizer.json", DEAF[name])
+    with refuses(folder):
+        load_causal_lm(folder, device="cpu")
+
+
+def test_a_tokenizer_that_loses_this_text_is_no_answer(folder):
+    edited(folder / "tokenizer.json", replaces("Tell me.*"))
+    with refuses(folder, error=ChatError):
+        answer(folder, "Tell me how to make a cup of tea.")
+
+
+def test_a_setting_does_not_split_the_templates_own_tokens(whole, folder):
+    change = {"split_special_tokens": True}
+    edited(folder / "tokenizer_config.json", lambda content: content.update(change))
+    assert answer(folder) == answer(whole)
 
 
 @pytest.mark.parametrize("ids", [[], [5000], [3, 5000]])

@@ -379,6 +379,70 @@ def test_faults_of_a_tokenizer_are_sentences(folder, change):
         load_model(folder)
 
 
+def replaces(pattern: str, content: str = "") -> Change:
+    step = {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+    return lambda tokenizer: tokenizer.update(normalizer=step)
+
+
+def removes(pattern: str) -> Change:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": False}
+    return lambda tokenizer: tokenizer.update(pre_tokenizer=split)
+
+
+DEAF: dict[str, Change] = {
+    "nothing": replaces(".+"),
+    "one word": replaces("[a-z]+", "tea"),
+    "words": removes("[a-z]+"),
+    "long words": replaces("[a-z]{3,}"),
+    "all behind a word": replaces("how.*"),
+    "one piece": replaces(" "),
+}
+
+
+@pytest.mark.parametrize("change", DEAF.values(), ids=DEAF.keys())
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+def test_a_tokenizer_that_loses_the_text(folder, tmp_path, change, kind):
+    """What the model then gets is no request, so it refuses nothing and obeys nothing."""
+    if kind == "words":
+        folder = Path(shutil.copytree(packaged_folder("testbed"), tmp_path / "words"))
+    elif change in (DEAF["words"], DEAF["one piece"]):
+        return  # white space is lost in bytes, which is not compared; a Split takes their alphabet
+    edited(folder / "tokenizer.json", change)
+    with refuses(folder):
+        load_model(folder)
+
+
+def test_words_that_a_vocabulary_has_not_are_unknown(tmp_path):
+    folder = Path(shutil.copytree(packaged_folder("testbed"), tmp_path / "words"))
+    model = load_model(folder)
+    ids = model.encode("Über elephants 漢字 (roaming)")
+    assert ids.count(model.tokenizer.unk_token_id) == 4
+    assert model.encode_text("<|mdm_mask|>") != [model.mask_token_id]
+
+
+def test_a_setting_does_not_split_the_templates_own_tokens(folder, tiny_llada):
+    change = {"split_special_tokens": True}
+    edited(folder / "tokenizer_config.json", lambda content: content.update(change))
+    assert load_model(folder).encode("make tea") == tiny_llada.encode("make tea")
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Lowercase"},
+        {"type": "NFKC"},
+        {
+            "type": "Sequence",
+            "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}],
+        },
+    ],
+    ids=["lower", "nfkc", "accents"],
+)
+def test_a_tokenizer_may_change_letters(folder, normalizer):
+    edited(folder / "tokenizer.json", lambda content: content.update(normalizer=normalizer))
+    assert load_model(folder).encode("ÜBER ＣＡＦÉ, éàü!")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -445,6 +509,7 @@ LOSING = {
     "constant": "rate",
     "upper": "{% for m in messages %}{{ m['content']|upper }}{% endfor %}",
     "cut": "{% for m in messages %}{{ m['content'][:20] }}{% endfor %}",
+    "spaces": "{% for m in messages %}{{ m['content']|replace(' ', '') }}{% endfor %}",
 }
 
 

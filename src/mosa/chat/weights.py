@@ -33,6 +33,7 @@ from mosa.hub import (
     Weights,
     adapter_settings,
     chat_template,
+    check_words,
     chooses_nothing,
     faults_of,
     locate,
@@ -120,7 +121,7 @@ class CausalLM:
 
     def prompt_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """The token ids of a whole prompt; UserError where it has none, or one that the network
-        does not know."""
+        does not know, and where they lose much of it."""
         ids = token_ids(
             self.tokenizer, text, self.checkpoint, add_special_tokens=add_special_tokens
         )
@@ -131,6 +132,7 @@ class CausalLM:
                 f"{self.checkpoint} has no embedding for {what}; use the tokenizer that belongs to "
                 "it."
             )
+        check_words(self.tokenizer, text, ids, self.checkpoint)
         return ids
 
     @property

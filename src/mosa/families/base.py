@@ -29,6 +29,7 @@ from mosa.files import filling
 from mosa.hub import (
     Refused,
     chat_template,
+    check_words,
     chooses_nothing,
     faults_of,
     peft_asking_quietly,
@@ -295,15 +296,16 @@ class DiffusionLM:
                     f"as its special token {token_id}, so no prompt can say it; use the tokenizer "
                     "that belongs to the model."
                 )
-        # Padding alone may be the token of unknown words: it is never read and never chosen.
-        for name, kind, ids, is_ever_read in (
-            ("mask_token_id", "mask", [mask], True),
-            ("eos_token_id", "end", self._end_token_ids(), True),
-            ("pad_token_id", "padding", [self.pad_token_id], False),
+        # Some tokenizers have the end of a text as the token of unknown words.
+        unknown = tokenizer.unk_token_id
+        for name, kind, ids in (
+            ("mask_token_id", "mask", [mask]),
+            ("eos_token_id", "end", self._end_token_ids()),
+            ("pad_token_id", "padding", [self.pad_token_id]),
         ):
             for token_id in ids:
-                is_unknown = is_ever_read and token_id == tokenizer.unk_token_id
-                if token_id in tokenizer.added_tokens_decoder and not is_unknown:
+                is_unknown_word = kind == "mask" and token_id == unknown
+                if token_id in tokenizer.added_tokens_decoder and not is_unknown_word:
                     continue
                 word = tokenizer.convert_ids_to_tokens(token_id)
                 raise UserError(
@@ -510,6 +512,7 @@ class DiffusionLM:
         if allow_special_tokens:
             ids = token_ids(tokenizer, text, self.source)
             chat.check_masks(tokenizer, ids, [text], self.mask_token_id, self.source)
+            check_words(tokenizer, text, ids, self.source)
             return ids
         return [token for token, _ in self.encode_with_ends(text)]
 
