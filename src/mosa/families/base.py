@@ -369,9 +369,11 @@ class DiffusionLM:
     def broken(self, where: str = "") -> UserError:
         """What to raise where logits choose no token; `where` says at which step."""
         dtype = str(self.dtype).removeprefix("torch.")
+        adapted = " with its adapter" if self.has_adapter else ""
+        wider = "" if self.dtype.itemsize >= 4 else "load it with --dtype float32, or "
         return UserError(
-            f"The logits of {self.source} in {dtype} are NaN, infinite or all equal{where}, so it "
-            "answers nothing; load it with --dtype float32, or use weights that are not damaged."
+            f"The logits of {self.source}{adapted} in {dtype} are NaN, infinite or all "
+            f"equal{where}, so it answers nothing; {wider}use weights that are not damaged."
         )
 
     def hidden_states(
@@ -646,7 +648,7 @@ class DiffusionLM:
 
         Returns how much rounding changes what the adapter changes: the norm of the rounding over
         the norm of the change, the largest of all adapted matrices. UserError where a merged weight
-        is not finite.
+        is not finite, or a bias has no place.
         """
         network = self._require_adapter("merge")
         largest = 0.0
@@ -656,6 +658,11 @@ class DiffusionLM:
             parameter = layer.get_base_layer().get_parameter("weight")
             dtype, before = parameter.dtype, parameter.data
             parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
+            if any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
+                raise UserError(
+                    f"The adapter has a bias for {name}, which has none to add it to "
+                    "(lora_bias=true); use the adapter as it is."
+                )
             layer.merge()
             exact, parameter.data = parameter.data, parameter.data.to(dtype)
             if not is_finite(parameter.data):

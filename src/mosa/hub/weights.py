@@ -127,10 +127,11 @@ class Weights:
                     # invalid when the folder is overwritten.
                     tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
                     if finite and not is_finite(tensor):
+                        narrow = tensor.dtype.itemsize < 4
                         raise UserError(
                             f"The tensor {shortened(name)} of {self.place} holds numbers that are "
                             f"not finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
-                            "weights, or float32."
+                            f"weights{', or float32' if narrow else ''}."
                         )
                     read[name] = tensor
         return read
