@@ -75,8 +75,42 @@ def test_missing_surplus_and_odd_tensors_are_named(folder):
             load_causal_lm(folder, device="cpu")
         file.write_bytes(content)
     retensored(file, lambda tensors: tensors.update({HEAD: tensors[HEAD][:7].clone()}))
-    with refuses(folder):
+    with refuses(folder, HEAD, "[7, 32]"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("fields", [{"num_key_value_heads": 1}, {"intermediate_size": 40}], ids=str)
+def test_a_config_of_other_shapes_names_a_tensor_and_prints_nothing(folder, fields, capfd):
+    edited(folder / "config.json", lambda config: config.update(fields))
+    capfd.readouterr()
+    with refuses(folder, "shape"):
+        load_causal_lm(folder, device="cpu")
+    told = capfd.readouterr()
+    assert "LOAD REPORT" not in told.out + told.err and "\x1b" not in told.out + told.err
+
+
+MEASURES: list[dict[str, Any]] = [
+    *({"rms_norm_eps": value} for value in (1e9, 1.0, 0, -1e-6)),
+    *({"rope_theta": value, "rope_parameters": None} for value in (1e12, 1e-9, -1)),
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e-9}},
+    {"rope_parameters": {"rope_type": "dynamic", "factor": -1.0, "rope_theta": 1e4}},
+    {"rope_parameters": {"rope_type": "linear", "factor": 1e9, "rope_theta": 1e4}},
+    {"rope_scaling": {"type": "linear", "factor": 0.0}},
+]
+
+
+@pytest.mark.parametrize("fields", MEASURES, ids=str)
+def test_measures_that_no_network_has(folder, fields):
+    edited(folder / "config.json", lambda config: config.update(fields))
+    with refuses(folder / "config.json"):
+        load_causal_lm(folder, device="cpu")
+
+
+def test_measures_of_networks_are_read(folder):
+    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e7}
+    fields = {"rms_norm_eps": 1e-12, "rope_parameters": rope}
+    edited(folder / "config.json", lambda config: config.update(fields))
+    load_causal_lm(folder, device="cpu")
 
 
 def test_old_tables_may_be_there(folder):

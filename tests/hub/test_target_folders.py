@@ -67,8 +67,8 @@ def test_sizes_that_no_network_has_are_refused_at_once(folder, name, value):
         ("n_heads", 10**19),
         ("mlp_ratio", 10**19),
         ("init_std", 2),
-        ("rms_norm_eps", 1e9),
-        ("rope_theta", 1e300),
+        *(("rms_norm_eps", value) for value in (1e9, 1.0, 0.05, 0, -1e-5, True)),
+        *(("rope_theta", value) for value in (1e300, 1e12, 1e-9, 0.5, 0, -1)),
         ("n_layers", "x" * 10_000),
         ("alibi", ["x" * 10_000]),
         ("model_type", ["x"] * 10_000),
@@ -81,6 +81,14 @@ def test_values_beyond_all_measure_name_their_field(folder, name, value):
     edited(folder / "config.json", lambda config: config.update(fields))
     with refuses("config.json", name):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rms_norm_eps": 1e-2}, {"rope_theta": 1.0}, {"rope_theta": 4.6e10}], ids=str
+)
+def test_measures_of_networks_are_read(folder, fields):
+    edited(folder / "config.json", lambda config: config.update(fields))
+    assert load_model(folder).encode("make tea")
 
 
 @pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta", "init_std"])
@@ -278,6 +286,22 @@ def test_an_index_lists_every_tensor(sharded, kept):
     edited(sharded / INDEX, change)
     with refuses(sharded):
         load_model(sharded)
+
+
+def test_one_file_beside_an_index_of_others_is_refused(folder, sharded):
+    """One of them is left of another version, and nothing says which."""
+    shutil.copy(folder / "model.safetensors", sharded)
+    with refuses(sharded, "model.safetensors", INDEX):
+        load_model(sharded)
+
+
+def test_an_index_may_name_the_one_file(folder):
+    names = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+    load_model(folder)
+    edited(folder / INDEX, lambda content: content["weight_map"].pop(KEY))
+    with refuses(folder / INDEX, KEY):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -572,6 +596,21 @@ def test_what_a_template_may_change(folder):
     dialogue = [Message("assistant", "<think>hm</think> sure"), Message("user", " make  tea\n")]
     text = model.decode(model.encode(dialogue), skip_special_tokens=False)
     assert "<|start_header_id|>sure<|start_header_id|>make  tea" in text
+
+
+def test_templates_in_a_folder_of_their_own_are_saved_again(folder):
+    """The library reads several; the default of them writes the prompts."""
+    template = "{% for m in messages %}<|start_header_id|>{{ m['content'] }}{% endfor %}\n"
+    place = folder / "additional_chat_templates"
+    place.mkdir()
+    for name, content in (("default", template), ("tool_use", "x")):
+        (place / f"{name}.jinja").write_text(content)
+    model = load_model(folder)
+    model.save(folder / "again")
+    again = folder / "again" / "additional_chat_templates"
+    assert (again / "default.jinja").read_text() == template
+    assert (again / "tool_use.jinja").read_text() == "x"
+    assert load_model(folder / "again").encode("make tea") == model.encode("make tea")
 
 
 def test_what_a_template_says_is_one_plain_line(folder):

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from mosa.hub import (
     Weights,
@@ -43,7 +44,7 @@ from mosa.hub import (
     token_ids,
 )
 from mosa.hub.folders import folder_of
-from mosa.hub.weights import INDEX, listed
+from mosa.hub.weights import INDEX, MOST_EPSILON, ROPE_THETA, listed
 from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
 from mosa.types import UserError, is_json_list, short_hash
@@ -53,6 +54,8 @@ __all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load
 
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors that old releases store though they are computed."""
+ROPE_FACTOR = (1.0, 1e4)
+"""By which positions may be stretched."""
 SCALES = re.compile(r"scale|absmax|SCB|zero|codebook|centroid|perm")
 """In the name of a tensor that says what the integers beside it stand for."""
 
@@ -202,12 +205,18 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
         reader: Any = AutoConfig
         config = reader.from_pretrained(folder, local_files_only=True)
         _check_depth(folder, config, weights)
+        _check_measures(folder, config)
     tensors = weights.read(device="cpu", finite=False)  # the scores show it
     # Without the folder's name, so that the library reads no file but these tensors.
-    with faults_of(f"The checkpoint {folder}", remedy):
+    with faults_of(f"The checkpoint {folder}", remedy), _without_reports():
         library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         network, found = library_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_whole` names them
         )
     _check_whole(folder, found)
     network.generation_config = GenerationConfig()  # before an adapter hides the network
@@ -238,6 +247,40 @@ def _causal_lm(
     return CausalLM(network.eval(), tokenizer, checkpoint, tuple(dict.fromkeys(end_ids)))
 
 
+@contextmanager
+def _without_reports() -> Generator[None]:
+    """Inside, the transformers library logs no tables of tensors: `_check_whole` says it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_measures(folder: Path, config: Any) -> None:
+    """UserError for a number of a config that no network has, under which it says nonsense."""
+    fields = config.get_text_config().to_dict()
+    ropes: list[Any] = [fields.get("rope_parameters")]
+    ropes += ropes[0].values() if isinstance(ropes[0], dict) else []  # for each kind of layer
+    measures = [
+        (name, value, 0.0, MOST_EPSILON)
+        for name, value in fields.items()
+        if re.search(r"(^|_)(eps|epsilon)$", name)
+    ]
+    for rope in (rope for rope in ropes if isinstance(rope, dict)):
+        measures += [("rope_theta", rope.get("rope_theta"), *ROPE_THETA)]
+        measures += [("factor", rope.get("factor"), *ROPE_FACTOR)]
+    for name, value, least, most in measures:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (is_number and least <= value <= most and value > 0):
+            continue
+        raise UserError(
+            f"{folder / 'config.json'} sets {name}={shortened(repr(value))}; it must be a number "
+            f"{f'from {least:g}' if least else 'above 0'} to {most:g}."
+        )
+
+
 def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
     """UserError where a config asks for more layers than there are tensors of.
 
@@ -253,7 +296,13 @@ def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
 
 
 def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
-    """UserError for a tensor that is missing, which the library would draw, or has no place."""
+    """UserError for a tensor that is missing, which the library would draw, that has another shape,
+    or that has no place."""
+    for name, has, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"The tensor {shortened(name)} of {folder} has the shape {list(has)}, but its config "
+            f"asks for {list(wanted)}; use the config that belongs to these weights."
+        )
     absent: list[str] = sorted(found["missing_keys"])
     if absent:
         raise UserError(

@@ -35,7 +35,7 @@ from mosa.hub import (
     peft_asking_quietly,
     token_ids,
 )
-from mosa.hub.weights import is_finite
+from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, is_finite
 from mosa.inputs import shortened
 from mosa.types import Prompt, UserError, dialogue
 
@@ -142,15 +142,29 @@ def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]
     return value
 
 
-def positive_number(config: Mapping[str, Any], name: str, most: float = 1e12) -> float:
+def positive_number(
+    config: Mapping[str, Any], name: str, most: float, *, least: float = 0.0
+) -> float:
     """A field of config.json that measures something; UserError where it does not."""
     value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or value == 0:
         raise UserError(
-            f"config.json sets {name}={shortened(repr(value))}; it must be a number above 0, at "
-            f"most {most:g}."
+            f"config.json sets {name}={shortened(repr(value))}; it must be a number "
+            f"{f'of at least {least:g}' if least else 'above 0'}, at most {most:g}."
         )
     return float(value)
+
+
+def norm_epsilon(config: Mapping[str, Any]) -> float:
+    """`rms_norm_eps` of config.json; UserError where it drowns what is normed."""
+    return positive_number(config, "rms_norm_eps", MOST_EPSILON)
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """`rope_theta` of config.json; UserError where positions would all look alike."""
+    least, most = ROPE_THETA
+    return positive_number(config, "rope_theta", most, least=least)
 
 
 def head_counts(
