@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from mosa.hub.folders import folder_of
 from mosa.hub.weights import INDEX, MOST_EPSILON, ROPE_THETA, listed
 from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
-from mosa.types import UserError, is_json_list, short_hash
+from mosa.types import UserError, is_json_list, is_json_object, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
 
 __all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load_causal_lm"]
@@ -198,8 +199,9 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             "model."
         )
     weights = Weights.of_folder(folder)
-    quantised = [] if settings.get("quantization_config") is None else _with_scales(weights)
-    weights.check_floats(leave_out=[*filter(COMPUTED.search, weights.file), *quantised])
+    computed = set(filter(COMPUTED.search, weights.file))
+    is_quantised = settings.get("quantization_config") is not None
+    weights.check_floats(leave_out=computed | (_with_scales(weights) if is_quantised else set()))
     remedy = "get the whole checkpoint"
     with faults_of(str(folder / "config.json"), remedy):
         reader: Any = AutoConfig
@@ -251,7 +253,7 @@ def _causal_lm(
 def _without_reports() -> Generator[None]:
     """Inside, the transformers library logs no tables of tensors: `_check_whole` says it."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:
@@ -261,14 +263,14 @@ def _without_reports() -> Generator[None]:
 def _check_measures(folder: Path, config: Any) -> None:
     """UserError for a number of a config that no network has, under which it says nonsense."""
     fields = config.get_text_config().to_dict()
-    ropes: list[Any] = [fields.get("rope_parameters")]
-    ropes += ropes[0].values() if isinstance(ropes[0], dict) else []  # for each kind of layer
+    whole: dict[str, Any] = fields.get("rope_parameters") or {}
+    ropes: list[Any] = [whole, *whole.values()]  # a table for each kind of layer, in some
     measures = [
         (name, value, 0.0, MOST_EPSILON)
         for name, value in fields.items()
         if re.search(r"(^|_)(eps|epsilon)$", name)
     ]
-    for rope in (rope for rope in ropes if isinstance(rope, dict)):
+    for rope in filter(is_json_object, ropes):
         measures += [("rope_theta", rope.get("rope_theta"), *ROPE_THETA)]
         measures += [("factor", rope.get("factor"), *ROPE_FACTOR)]
     for name, value, least, most in measures:

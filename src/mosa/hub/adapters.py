@@ -203,9 +203,10 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
 def _check_effect(folder: Path, adapted: PeftModel, names: list[str]) -> None:
     """UserError for a scale beyond all measure, and where no weight can change by it."""
     largest = 0.0
-    for name, layer in adapted.named_modules():
-        if not isinstance(layer, LoraLayer):
+    for name, module in adapted.named_modules():
+        if not isinstance(module, LoraLayer):
             continue
+        layer: Any = module
         pairs = ((layer.lora_A, layer.lora_B), (layer.lora_embedding_A, layer.lora_embedding_B))
         for first, second in pairs:
             for key in first:
@@ -216,7 +217,9 @@ def _check_effect(folder: Path, adapted: PeftModel, names: list[str]) -> None:
                         f"{scale:g}, by r, lora_alpha and alpha_pattern; the most is "
                         f"{MOST_SCALE:g}."
                     )
-                parts = [getattr(part[key], "weight", part[key]) for part in (first, second)]
+                parts: list[Any] = [
+                    getattr(part[key], "weight", part[key]) for part in (first, second)
+                ]
                 sizes = [float(part.detach().abs().max()) for part in parts]
                 largest = max(largest, abs(scale) * math.prod(sizes) * layer.r[key])
     # Whole layers, biases and magnitudes change something beside the pairs.

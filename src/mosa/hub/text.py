@@ -86,7 +86,7 @@ def _check_kept(
 ) -> None:
     """UserError where a quarter of the letters is lost, those of `num_unknown` words aside."""
     with faults_of(f"tokens with the tokenizer of {source}", "use another tokenizer"):
-        kept = str(tokenizer.decode(ids))
+        kept = str(tokenizer.decode(list(ids)))
     read = "".join(_letters(kept).split())
     words = [re.findall(r"\w{1,8}", word) for word in _letters(text).split()]
     lost = sorted(sum(len(piece) for piece in word if piece not in read) for word in words)
