@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     """Whichever write finds the disk full, nothing half is left, and what was there stays."""
     if command == "merge":
         model = load_model("testbed")
-        model.add_lora(LoraConfig(r=1))
+        model.add_lora(LoraConfig(r=1, init_lora_weights=False))
         model.save_adapter("adapter")
     flush, places = os.fsync, picture(here)
     num_left = 0

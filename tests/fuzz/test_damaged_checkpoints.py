@@ -43,7 +43,7 @@ def place(tiny_llada, new_tiny_llada, tmp_path_factory) -> Path:
     tiny_llada.save(place / "base")
     tiny_llada.save(place / "shards", max_shard_size="40KB")
     model = new_tiny_llada()
-    model.add_lora(LoraConfig(r=2))
+    model.add_lora(LoraConfig(r=2, init_lora_weights=False))
     model.save_adapter(place / "adapter")
     tokenizer = causal_tokenizer()
     saved(place / "chat", tiny_llama(tokenizer), tokenizer)

@@ -14,6 +14,7 @@ from hub.test_target_folders import edited, retensored
 from peft import LoraConfig, get_peft_model
 from refusals import refuses
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mosa.chat.weights import load_causal_lm
 from mosa.families import load_model
@@ -65,9 +66,6 @@ NOT_MADE: dict[str, Any] = {
     "target_parameters": ["x"],
     "megatron_config": {"a": 1},
     "megatron_core": "antigravity",
-    "bias": "all",
-    "fan_in_fan_out": True,
-    "lora_bias": True,
     "use_qalora": True,
     "runtime_config": {"ephemeral_gpu_offload": True},
     "init_lora_weights": "pissa",
@@ -111,6 +109,12 @@ def test_settings_without_effect_may_stand(pair):
         ("modules_to_save", 7),
         ("use_rslora", 1),
         ("use_dora", "yes"),
+        ("fan_in_fan_out", 1),
+        ("lora_bias", "false"),
+        ("ensure_weight_tying", 1),
+        ("bias", "some"),
+        ("bias", True),
+        *(("bias", value) for value in ("all", "lora_only")),  # of the target itself
     ],
     ids=str,
 )
@@ -179,7 +183,68 @@ def test_a_pattern_of_scales_counts(pair):
     assert not torch.equal(logits(base, adapter), before)
 
 
+@pytest.mark.parametrize("fields", [{"fan_in_fan_out": True}, {"ensure_weight_tying": True}])
+def test_settings_that_change_nothing_here(pair, fields):
+    base, adapter = pair
+    before = logits(base, adapter)
+    set_to(adapter, **fields)
+    assert torch.equal(logits(base, adapter), before)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_alpha": 1e-300},
+        {"lora_alpha": 1e-30},
+        {"alpha_pattern": {".*": 1e-300}},
+    ],
+    ids=str,
+)
+def test_an_adapter_whose_scale_vanishes_is_refused(pair, fields):
+    """The base would answer, under the adapter's name."""
+    base, adapter = pair
+    set_to(adapter, **fields)
+    with refuses(adapter, "changes nothing"):
+        load_model(base, adapter=adapter)
+
+
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_an_adapter_that_was_not_trained_is_refused(pair, part):
+    base, adapter = pair
+    retensored(
+        adapter / TENSORS, lambda tensors: [tensors[n].zero_() for n in tensors if part in n]
+    )
+    with refuses(adapter, "changes nothing"):
+        load_model(base, adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"lora_alpha": 1e5}, {"alpha_pattern": {"q_proj": 1e6}}], ids=str
+)
+def test_a_scale_beyond_all_measure_is_refused(pair, fields):
+    base, adapter = pair
+    set_to(adapter, **fields)
+    with refuses(CONFIG, *fields):
+        load_model(base, adapter=adapter)
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.5, 1000])
+def test_unusual_scales_are_as_they_say(pair, alpha):
+    base, adapter = pair
+    set_to(adapter, lora_alpha=alpha)
+    network: Any = load_model(base, adapter=adapter, device="cpu").network
+    assert network.get_submodule(Q.partition(".lora_B")[0]).scaling["default"] == alpha / 4
+
+
 # -------------------------------------------------------------------------------------- tensors
+
+
+def test_numbers_that_the_adapters_format_cannot_hold_are_named(pair):
+    base, adapter = pair
+    retensored(adapter / TENSORS, lambda tensors: tensors.update({Q: tensors[Q].double() * 1e300}))
+    with refuses(Q, adapter / TENSORS) as caught:
+        load_model(base, adapter=adapter)
+    assert "or float32" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +315,40 @@ def chat_pair(tmp_path_factory) -> tuple[Path, Path]:
     settings["base_model_name_or_path"] = str(base)
     (place / "lora" / CONFIG).write_text(json.dumps(settings))
     return base, place / "lora"
+
+
+MADE: dict[str, dict[str, Any]] = {
+    "all biases": {"bias": "all"},
+    "their biases": {"bias": "lora_only"},
+    "own biases": {"lora_bias": True},
+    "transposed": {"fan_in_fan_out": True, "target_modules": ["c_attn"]},
+    "embedding": {"target_modules": ["wte"]},
+    "embedding and more": {"target_modules": ["wte", "c_proj"], "bias": "all"},
+    "tied": {"modules_to_save": ["wte"], "ensure_weight_tying": True},
+}
+
+
+@pytest.mark.parametrize("fields", MADE.values(), ids=MADE.keys())
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_adapters_that_peft_makes_are_read_as_peft_reads_them(tmp_path, fields):
+    """A GPT-2 has biases and transposed matrices, and its head is its embedding."""
+    tokenizer = causal_tokenizer()
+    torch.manual_seed(0)
+    small = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    base = GPT2LMHeadModel(GPT2Config(**ids, **small))
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    settings = LoraConfig(**{"r": 2, "target_modules": ["c_attn"], **fields})
+    made = get_peft_model(base, settings)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape))
+    made.save_pretrained(tmp_path / "lora")
+    set_to(tmp_path / "lora", base_model_name_or_path=str(tmp_path / "base"))
+    read = load_causal_lm(tmp_path / "lora", device="cpu")
+    torch.testing.assert_close(read.network(IDS).logits, made.eval()(IDS).logits)
 
 
 @pytest.mark.parametrize(

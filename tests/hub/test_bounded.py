@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import resource
 import signal
+import sys
 import threading
 
 import pytest
+from refusals import refuses
 
-from mosa.hub.bounded import _CHILD, ask
+from mosa.hub import bounded_child
+from mosa.hub.bounded import _CHILD, _Child, ask
 
 
 def said(letters: str) -> dict:
@@ -61,3 +67,32 @@ def test_nothing_of_mosa_is_within_reach_of_a_template():
     ):
         outcome = ask("render", template=template, context={}, most=1000)
         assert "error" in outcome or not outcome["value"].strip("{}[]()"), outcome
+
+
+@pytest.mark.parametrize("path", ["", "/no/such/python", "/etc/passwd"])
+def test_without_a_python_to_start_it_is_one_sentence(monkeypatch, path):
+    monkeypatch.setattr(sys, "executable", path)
+    with refuses("sys.executable"):
+        _Child().ask({"task": "render"})
+
+
+def test_a_process_that_ends_by_itself_is_no_lack_of_time(monkeypatch, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    outcome = _Child().ask({"task": "render"})
+    assert "status 3" in outcome["error"]
+
+
+@pytest.mark.parametrize("error", [ValueError("limit"), OSError("limit")])
+def test_a_system_without_the_limit_of_addresses_renders_as_well(monkeypatch, capsys, error):
+    def setrlimit(kind: int, most: object) -> None:
+        if kind == resource.RLIMIT_AS:
+            raise error
+
+    monkeypatch.setattr(bounded_child.resource, "setrlimit", setrlimit)
+    request = {"task": "render", "template": "{{ a }}", "context": {"a": "x"}, "most": 9}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request) + "\n"))
+    bounded_child.main()
+    assert json.loads(capsys.readouterr().out) == {"value": "x"}

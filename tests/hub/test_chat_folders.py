@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
-from hub.test_target_folders import FAILING, LOSING, PLACES, TOKENIZERS, edited, retensored
+from hub.test_target_folders import (
+    DEAF,
+    FAILING,
+    LOSING,
+    PLACES,
+    TOKENIZERS,
+    edited,
+    replaces,
+    retensored,
+)
 from peft import LoraConfig, get_peft_model
 from refusals import refuses
 from safetensors.torch import load_file, save_file
@@ -66,8 +75,42 @@ def test_missing_surplus_and_odd_tensors_are_named(folder):
             load_causal_lm(folder, device="cpu")
         file.write_bytes(content)
     retensored(file, lambda tensors: tensors.update({HEAD: tensors[HEAD][:7].clone()}))
-    with refuses(folder):
+    with refuses(folder, HEAD, "[7, 32]"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("fields", [{"num_key_value_heads": 1}, {"intermediate_size": 40}], ids=str)
+def test_a_config_of_other_shapes_names_a_tensor_and_prints_nothing(folder, fields, capfd):
+    edited(folder / "config.json", lambda config: config.update(fields))
+    capfd.readouterr()
+    with refuses(folder, "shape"):
+        load_causal_lm(folder, device="cpu")
+    told = capfd.readouterr()
+    assert "LOAD REPORT" not in told.out + told.err and "\x1b" not in told.out + told.err
+
+
+MEASURES: list[dict[str, Any]] = [
+    *({"rms_norm_eps": value} for value in (1e9, 1.0, 0, -1e-6)),
+    *({"rope_theta": value, "rope_parameters": None} for value in (1e12, 1e-9, -1)),
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e-9}},
+    {"rope_parameters": {"rope_type": "dynamic", "factor": -1.0, "rope_theta": 1e4}},
+    {"rope_parameters": {"rope_type": "linear", "factor": 1e9, "rope_theta": 1e4}},
+    {"rope_scaling": {"type": "linear", "factor": 0.0}},
+]
+
+
+@pytest.mark.parametrize("fields", MEASURES, ids=str)
+def test_measures_that_no_network_has(folder, fields):
+    edited(folder / "config.json", lambda config: config.update(fields))
+    with refuses(folder / "config.json"):
+        load_causal_lm(folder, device="cpu")
+
+
+def test_measures_of_networks_are_read(folder):
+    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e7}
+    fields = {"rms_norm_eps": 1e-12, "rope_parameters": rope}
+    edited(folder / "config.json", lambda config: config.update(fields))
+    load_causal_lm(folder, device="cpu")
 
 
 def test_old_tables_may_be_there(folder):
@@ -136,6 +179,66 @@ def test_a_tensor_in_two_shards_is_refused(folder):
     value = load_file(folder / weight_map[HEAD])[HEAD]
     retensored(folder / other, lambda tensors: tensors.update({HEAD: value + 1}))
     with refuses(HEAD):
+        load_causal_lm(folder, device="cpu")
+
+
+QUANTISED: list[dict[str, Any]] = [
+    {"quant_method": "nope"},
+    {"quant_method": "bitsandbytes", "load_in_8bit": False, "load_in_4bit": False},
+    {"quant_method": "fp8", "weight_block_size": [16, 16]},
+    {"quant_method": "mxfp4", "dequantize": True},
+    {"quant_method": "gptq", "bits": 4},
+    {"bits": 4},
+    {},
+]
+
+
+@pytest.mark.parametrize("setting", QUANTISED, ids=str)
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_a_setting_makes_no_numbers_of_integers(folder, setting, kind):
+    """Without scales they stand for nothing, whatever config.json says of a quantiser."""
+    retensored(
+        folder / "model.safetensors",
+        lambda tensors: tensors.update({n: (50 * t).to(kind) for n, t in tensors.items()}),
+    )
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    with refuses(folder, "quantised"):
+        load_causal_lm(folder, device="cpu")
+
+
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+def in_float8(folder: Path, scale: float) -> None:
+    """The first layer's queries in blocks with a scale each, as an fp8 checkpoint has them."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        numbers = tensors[f"{Q_PROJ}.weight"]
+        tensors[f"{Q_PROJ}.weight"] = (numbers / scale).to(torch.float8_e4m3fn)
+        rows, columns = (-(-n // 16) for n in numbers.shape)
+        tensors[f"{Q_PROJ}.weight_scale_inv"] = torch.full((rows, columns), scale)
+
+    retensored(folder / "model.safetensors", change)
+
+
+def test_a_quantiser_of_the_library_reads_what_has_scales(folder):
+    """Read as numbers, the stored values would be 1/0.01 times too large."""
+    plain = load_causal_lm(folder, device="cpu").network.get_parameter(f"{Q_PROJ}.weight")
+    in_float8(folder, 0.01)
+    others = [n.removesuffix(".weight") for n in load_file(folder / "model.safetensors")]
+    left = [n for n in others if n.endswith(("_proj", "lm_head")) and n != Q_PROJ]
+    setting = {"quant_method": "fp8", "weight_block_size": [16, 16], "dequantize": True}
+    setting["modules_to_not_convert"] = left
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    read = load_causal_lm(folder, device="cpu").network.get_parameter(f"{Q_PROJ}.weight")
+    torch.testing.assert_close(read.float(), plain.float(), rtol=0.1, atol=0.01)
+
+
+def test_scales_for_a_quantiser_that_the_library_does_not_know(folder):
+    in_float8(folder, 0.01)
+    setting = {"quant_method": "nope"}
+    edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
+    with refuses(f"{Q_PROJ}.weight_scale_inv"):
         load_causal_lm(folder, device="cpu")
 
 
@@ -217,21 +320,31 @@ def test_nor_do_those_in_config_json(whole, folder, settings):
     edited(folder / "config.json", lambda config: config.update(settings))
     assert answer(folder) == answer(whole)
     adapter = folder.parent / "lora"
-    config = LoraConfig(r=2, target_modules=["q_proj"])  # a fresh one changes nothing
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(tiny_llama(causal_tokenizer()), config).save_pretrained(adapter)
-    base = {"base_model_name_or_path": str(folder)}
+    base = {"base_model_name_or_path": str(folder), "lora_alpha": 1e-9}  # changes no choice
     edited(adapter / "adapter_config.json", lambda content: content.update(base))
     assert answer(adapter) == answer(whole)
 
 
 def test_the_end_tokens_that_it_names_count(folder):
-    whole_reply = answer(folder, max_tokens=8)
-    model = load_causal_lm(folder, device="cpu")
-    ids = model.ids(whole_reply.text)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, ids[2]]}))
+    vocabulary = causal_tokenizer().get_vocab()
+    ids = [vocabulary["<|user|>"], vocabulary["<|assistant|>"]]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     loaded = load_causal_lm(folder, device="cpu")
-    assert loaded.end_token_ids[:2] == (1, ids[2])
-    assert model.tokenizer.eos_token_id in loaded.end_token_ids
+    assert loaded.end_token_ids == (*ids, loaded.tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_end_token_is_no_word(folder, file):
+    """A reply would end where it says the word."""
+    (folder / "generation_config.json").unlink()
+    content = json.loads((folder / "config.json").read_text()) if file == "config.json" else {}
+    (folder / file).write_text(
+        json.dumps(content | {"eos_token_id": [causal_tokenizer().eos_token_id, 7]})
+    )
+    with refuses(file, "eos_token_id"):
+        load_causal_lm(folder, device="cpu")
 
 
 @pytest.mark.parametrize("value", ["x", [[1]], [1.5], -1, 10**9, True, {}])
@@ -251,6 +364,25 @@ def test_faults_of_a_tokenizer_are_sentences(folder, change):
     edited(folder / "tokenizer.json", change)
     with refuses(folder / "tokenizer.json"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["nothing", "one word", "long words"])
+def test_a_tokenizer_that_loses_the_text(folder, name):
+    edited(folder / "tokenizer.json", DEAF[name])
+    with refuses(folder):
+        load_causal_lm(folder, device="cpu")
+
+
+def test_a_tokenizer_that_loses_this_text_is_no_answer(folder):
+    edited(folder / "tokenizer.json", replaces("Tell me.*"))
+    with refuses(folder, error=ChatError):
+        answer(folder, "Tell me how to make a cup of tea.")
+
+
+def test_a_setting_does_not_split_the_templates_own_tokens(whole, folder):
+    change = {"split_special_tokens": True}
+    edited(folder / "tokenizer_config.json", lambda content: content.update(change))
+    assert answer(folder) == answer(whole)
 
 
 @pytest.mark.parametrize("ids", [[], [5000], [3, 5000]])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from mosa.hub import (
     Weights,
     adapter_settings,
     chat_template,
+    check_words,
     chooses_nothing,
     faults_of,
     locate,
@@ -42,16 +45,20 @@ from mosa.hub import (
     token_ids,
 )
 from mosa.hub.folders import folder_of
-from mosa.hub.weights import INDEX, listed
+from mosa.hub.weights import INDEX, MOST_EPSILON, ROPE_THETA, listed
 from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
-from mosa.types import UserError, is_json_list, short_hash
+from mosa.types import UserError, is_json_list, is_json_object, short_hash
 from mosa.worker import Computer, Work, Worker, device_of
 
 __all__ = ["CausalLM", "LocalModel", "checkpoint_name", "chooses_nothing", "load_causal_lm"]
 
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$")
 """Tensors that old releases store though they are computed."""
+ROPE_FACTOR = (1.0, 1e4)
+"""By which positions may be stretched."""
+SCALES = re.compile(r"scale|absmax|SCB|zero|codebook|centroid|perm")
+"""In the name of a tensor that says what the integers beside it stand for."""
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:
@@ -118,7 +125,7 @@ class CausalLM:
 
     def prompt_ids(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """The token ids of a whole prompt; UserError where it has none, or one that the network
-        does not know."""
+        does not know, and where they lose much of it."""
         ids = token_ids(
             self.tokenizer, text, self.checkpoint, add_special_tokens=add_special_tokens
         )
@@ -129,6 +136,7 @@ class CausalLM:
                 f"{self.checkpoint} has no embedding for {what}; use the tokenizer that belongs to "
                 "it."
             )
+        check_words(self.tokenizer, text, ids, self.checkpoint)
         return ids
 
     @property
@@ -191,26 +199,44 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
             "model."
         )
     weights = Weights.of_folder(folder)
-    if settings.get("quantization_config") is None:
-        weights.check_floats(leave_out=list(filter(COMPUTED.search, weights.file)))
+    computed = set(filter(COMPUTED.search, weights.file))
+    is_quantised = settings.get("quantization_config") is not None
+    weights.check_floats(leave_out=computed | (_with_scales(weights) if is_quantised else set()))
     remedy = "get the whole checkpoint"
     with faults_of(str(folder / "config.json"), remedy):
         reader: Any = AutoConfig
         config = reader.from_pretrained(folder, local_files_only=True)
         _check_depth(folder, config, weights)
+        _check_measures(folder, config)
     tensors = weights.read(device="cpu", finite=False)  # the scores show it
     # Without the folder's name, so that the library reads no file but these tensors.
-    with faults_of(f"The checkpoint {folder}", remedy):
+    with faults_of(f"The checkpoint {folder}", remedy), _without_reports():
         library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         network, found = library_class.from_pretrained(
-            None, config=config, state_dict=tensors, dtype="auto", output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_whole` names them
         )
     _check_whole(folder, found)
     network.generation_config = GenerationConfig()  # before an adapter hides the network
     tokenizer = _tokenizer(folder, adapter)
     if adapter is not None:
         network = read_adapter(network, adapter)
-    return _causal_lm(network, tokenizer, str(checkpoint), device, _stated_ends(folder, config))
+    ends = _stated_ends(folder, config, tokenizer)
+    return _causal_lm(network, tokenizer, str(checkpoint), device, ends)
+
+
+def _with_scales(weights: Weights) -> set[str]:
+    """The tensors beside which scales are stored; without any, no quantiser can read integers.
+
+    A quantiser that the library does not know leaves the scales over, which `_check_whole` sees.
+    """
+    named = [name.rpartition(".") for name in weights.file]
+    scaled = {module for module, _, last in named if SCALES.search(last)}
+    return {n for n in weights.file if scaled & {n, n.rpartition(".")[0]}}
 
 
 def _causal_lm(
@@ -221,6 +247,40 @@ def _causal_lm(
     end_ids = [*ends, *([] if own is None else [own])]
     network.to(device_of(device))
     return CausalLM(network.eval(), tokenizer, checkpoint, tuple(dict.fromkeys(end_ids)))
+
+
+@contextmanager
+def _without_reports() -> Generator[None]:
+    """Inside, the transformers library logs no tables of tensors: `_check_whole` says it."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_measures(folder: Path, config: Any) -> None:
+    """UserError for a number of a config that no network has, under which it says nonsense."""
+    fields = config.get_text_config().to_dict()
+    whole: dict[str, Any] = fields.get("rope_parameters") or {}
+    ropes: list[Any] = [whole, *whole.values()]  # a table for each kind of layer, in some
+    measures = [
+        (name, value, 0.0, MOST_EPSILON)
+        for name, value in fields.items()
+        if re.search(r"(^|_)(eps|epsilon)$", name)
+    ]
+    for rope in filter(is_json_object, ropes):
+        measures += [("rope_theta", rope.get("rope_theta"), *ROPE_THETA)]
+        measures += [("factor", rope.get("factor"), *ROPE_FACTOR)]
+    for name, value, least, most in measures:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (is_number and least <= value <= most and value > 0):
+            continue
+        raise UserError(
+            f"{folder / 'config.json'} sets {name}={shortened(repr(value))}; it must be a number "
+            f"{f'from {least:g}' if least else 'above 0'} to {most:g}."
+        )
 
 
 def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
@@ -238,7 +298,13 @@ def _check_depth(folder: Path, config: Any, weights: Weights) -> None:
 
 
 def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
-    """UserError for a tensor that is missing, which the library would draw, or has no place."""
+    """UserError for a tensor that is missing, which the library would draw, that has another shape,
+    or that has no place."""
+    for name, has, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"The tensor {shortened(name)} of {folder} has the shape {list(has)}, but its config "
+            f"asks for {list(wanted)}; use the config that belongs to these weights."
+        )
     absent: list[str] = sorted(found["missing_keys"])
     if absent:
         raise UserError(
@@ -252,8 +318,8 @@ def _check_whole(folder: Path, found: Mapping[str, Any]) -> None:
         )
 
 
-def _stated_ends(folder: Path, config: Any) -> list[int]:
-    """The end tokens that generation_config.json names, or else config.json."""
+def _stated_ends(folder: Path, config: Any, tokenizer: Any) -> list[int]:
+    """The end tokens that generation_config.json names, or else config.json: special tokens."""
     file = folder / "generation_config.json"
     stated: Any = read_json(file).get("eos_token_id") if is_file(file) else None
     if stated is None:
@@ -265,6 +331,13 @@ def _stated_ends(folder: Path, config: Any) -> list[int]:
             raise UserError(
                 f"{file} has eos_token_id {shortened(repr(stated))}, which names no tokens of the "
                 f"{size}; put the ids of the end tokens there."
+            )
+        if token_id not in tokenizer.added_tokens_decoder:
+            word = tokenizer.convert_ids_to_tokens(token_id)
+            raise UserError(
+                f"{file} has eos_token_id {shortened(repr(stated))}, but {token_id} is no special "
+                f"token of its tokenizer (there it is {shortened(repr(word))}); put the ids of the "
+                "end tokens there."
             )
     return ids
 

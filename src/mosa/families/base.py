@@ -29,12 +29,13 @@ from mosa.files import filling
 from mosa.hub import (
     Refused,
     chat_template,
+    check_words,
     chooses_nothing,
     faults_of,
     peft_asking_quietly,
     token_ids,
 )
-from mosa.hub.weights import is_finite
+from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, is_finite
 from mosa.inputs import shortened
 from mosa.types import Prompt, UserError, dialogue
 
@@ -141,15 +142,29 @@ def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]
     return value
 
 
-def positive_number(config: Mapping[str, Any], name: str, most: float = 1e12) -> float:
+def positive_number(
+    config: Mapping[str, Any], name: str, most: float, *, least: float = 0.0
+) -> float:
     """A field of config.json that measures something; UserError where it does not."""
     value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most or value == 0:
         raise UserError(
-            f"config.json sets {name}={shortened(repr(value))}; it must be a number above 0, at "
-            f"most {most:g}."
+            f"config.json sets {name}={shortened(repr(value))}; it must be a number "
+            f"{f'of at least {least:g}' if least else 'above 0'}, at most {most:g}."
         )
     return float(value)
+
+
+def norm_epsilon(config: Mapping[str, Any]) -> float:
+    """`rms_norm_eps` of config.json; UserError where it drowns what is normed."""
+    return positive_number(config, "rms_norm_eps", MOST_EPSILON)
+
+
+def rope_theta(config: Mapping[str, Any]) -> float:
+    """`rope_theta` of config.json; UserError where positions would all look alike."""
+    least, most = ROPE_THETA
+    return positive_number(config, "rope_theta", most, least=least)
 
 
 def head_counts(
@@ -243,7 +258,7 @@ class DiffusionLM:
                 )
             ends += [vocabulary[t] for t in family.end_tokens if t in vocabulary]
         self.end_token_ids = tuple(dict.fromkeys(ends))
-        self._check_mask()
+        self._check_steering()
 
     @property
     def turn_end_token_id(self) -> int | None:
@@ -277,8 +292,8 @@ class DiffusionLM:
             )
         return value
 
-    def _check_mask(self) -> None:
-        """UserError where the mask is a token that texts, ends or padding are made of."""
+    def _check_steering(self) -> None:
+        """UserError where the mask is an end or padding, or texts are made of any of the three."""
         mask, tokenizer = self.mask_token_id, self.tokenizer
         is_end = mask in self.end_token_ids
         if is_end or mask == self.pad_token_id:
@@ -295,13 +310,23 @@ class DiffusionLM:
                     f"as its special token {token_id}, so no prompt can say it; use the tokenizer "
                     "that belongs to the model."
                 )
-        if mask not in tokenizer.added_tokens_decoder or mask == tokenizer.unk_token_id:
-            word = tokenizer.convert_ids_to_tokens(mask)
-            raise UserError(
-                f"config.json sets mask_token_id={mask}, which is no special token of the "
-                f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id of "
-                "the mask token there."
-            )
+        # Some tokenizers have the end of a text as the token of unknown words.
+        unknown = tokenizer.unk_token_id
+        for name, kind, ids in (
+            ("mask_token_id", "mask", [mask]),
+            ("eos_token_id", "end", self._end_token_ids()),
+            ("pad_token_id", "padding", [self.pad_token_id]),
+        ):
+            for token_id in ids:
+                is_unknown_word = kind == "mask" and token_id == unknown
+                if token_id in tokenizer.added_tokens_decoder and not is_unknown_word:
+                    continue
+                word = tokenizer.convert_ids_to_tokens(token_id)
+                raise UserError(
+                    f"config.json sets {name}={token_id}, which is no special token of the "
+                    f"tokenizer of {self.source} (there it is {shortened(repr(word))}); put the id "
+                    f"of the {kind} token there."
+                )
 
     @property
     def device(self) -> torch.device:
@@ -358,9 +383,11 @@ class DiffusionLM:
     def broken(self, where: str = "") -> UserError:
         """What to raise where logits choose no token; `where` says at which step."""
         dtype = str(self.dtype).removeprefix("torch.")
+        adapted = " with its adapter" if self.has_adapter else ""
+        wider = "" if self.dtype.itemsize >= 4 else "load it with --dtype float32, or "
         return UserError(
-            f"The logits of {self.source} in {dtype} are NaN, infinite or all equal{where}, so it "
-            "answers nothing; load it with --dtype float32, or use weights that are not damaged."
+            f"The logits of {self.source}{adapted} in {dtype} are NaN, infinite or all "
+            f"equal{where}, so it answers nothing; {wider}use weights that are not damaged."
         )
 
     def hidden_states(
@@ -501,6 +528,7 @@ class DiffusionLM:
         if allow_special_tokens:
             ids = token_ids(tokenizer, text, self.source)
             chat.check_masks(tokenizer, ids, [text], self.mask_token_id, self.source)
+            check_words(tokenizer, text, ids, self.source)
             return ids
         return [token for token, _ in self.encode_with_ends(text)]
 
@@ -634,7 +662,7 @@ class DiffusionLM:
 
         Returns how much rounding changes what the adapter changes: the norm of the rounding over
         the norm of the change, the largest of all adapted matrices. UserError where a merged weight
-        is not finite.
+        is not finite, or a bias has no place.
         """
         network = self._require_adapter("merge")
         largest = 0.0
@@ -644,6 +672,11 @@ class DiffusionLM:
             parameter = layer.get_base_layer().get_parameter("weight")
             dtype, before = parameter.dtype, parameter.data
             parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
+            if any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
+                raise UserError(
+                    f"The adapter has a bias for {name}, which has none to add it to "
+                    "(lora_bias=true); use the adapter as it is."
+                )
             layer.merge()
             exact, parameter.data = parameter.data, parameter.data.to(dtype)
             if not is_finite(parameter.data):

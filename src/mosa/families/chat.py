@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
-from mosa.hub import faults_of, rendered, token_ids
+from mosa.hub import check_words, faults_of, rendered, token_ids
 from mosa.types import Message, UserError
 
 
@@ -28,8 +28,8 @@ def encode_dialogue(
 
     Special tokens written by the template are special; the same characters inside a message are
     plain text unless `allow_special_tokens`. Raises UserError where the template refuses the
-    dialogue, fails or loses a message, and for masks that no message spells. `source` is the
-    model's name in messages.
+    dialogue, fails or loses a message, where the tokenizer loses what the user says, and for masks
+    that no message spells. `source` is the model's name in messages.
     """
 
     def render(contents: Sequence[str]) -> str:
@@ -44,9 +44,12 @@ def encode_dialogue(
         return text if add_generation_prompt else text.removesuffix(generation_header)
 
     contents = [message.content for message in messages]
+    # Of the model's own turns a template may drop the thoughts.
+    asked = " ".join(message.content for message in messages if message.role != "assistant")
     if allow_special_tokens:
         ids = token_ids(tokenizer, render(contents), source)
         check_masks(tokenizer, ids, contents, mask_token_id, source)
+        check_words(tokenizer, asked, ids, source)
         return ids
     special = special_tokens(tokenizer, reserved_ids)
     # Every special token spelled in a message is cut in two by a character that occurs nowhere
@@ -59,6 +62,7 @@ def encode_dialogue(
     check_masks(tokenizer, ids, [], mask_token_id, source)
     harmless = render(["x" if content.strip() else "" for content in contents])
     _check_special(ids, token_ids(tokenizer, harmless, source), special)
+    check_words(tokenizer, asked, ids, source)
     return ids
 
 
@@ -76,7 +80,9 @@ def encode_with_ends(
         pairs = zip(read["input_ids"], read["offset_mapping"], strict=True)
         found += [(token, begin + end) for token, (_, end) in pairs]
         begin += len(piece)
-    _check_special([token for token, _ in found], [], special)
+    ids = [token for token, _ in found]
+    _check_special(ids, [], special)
+    check_words(tokenizer, text, ids, source)
     return found
 
 

@@ -34,7 +34,9 @@ COMPANIONS = (
     "tokenizer_config.json",
     "vocab.json",
 )
-"""Files that travel with the weights from a loaded folder to a saved one, byte for byte."""
+"""Files that travel with the weights from a loaded folder to a saved one, byte for byte; the chat
+templates of `TEMPLATES` as well."""
+TEMPLATES = "additional_chat_templates"
 
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
@@ -148,9 +150,10 @@ def read_tokenizer(
 
 
 def companions(folder: Path) -> dict[str, bytes]:
-    """The small files that travel with the weights, by name."""
-    paths = [folder / name for name in COMPANIONS]
-    return {path.name: read_bytes(path) for path in paths if is_file(path)}
+    """The small files that travel with the weights, by their paths in the folder."""
+    paths = [*(folder / name for name in COMPANIONS), *(folder / TEMPLATES).glob("*.jinja")]
+    found = sorted(path for path in paths if is_file(path))
+    return {path.relative_to(folder).as_posix(): read_bytes(path) for path in found}
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -176,6 +179,7 @@ def write(
         names = {path.name for path in part.iterdir()}
         write_text(part / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         for name, content in companions.items():
+            (part / name).parent.mkdir(exist_ok=True)
             write_bytes(part / name, content)
         if tokenizer is not None and "tokenizer_config.json" not in companions:
             # The template inside tokenizer_config.json and the class under its old name, since

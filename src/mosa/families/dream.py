@@ -18,7 +18,16 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2Tokenizer
 
-from mosa.families.base import MOST, Family, flag, head_counts, positive_int, positive_number
+from mosa.families.base import (
+    MOST,
+    Family,
+    flag,
+    head_counts,
+    norm_epsilon,
+    positive_int,
+    positive_number,
+    rope_theta,
+)
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
@@ -34,11 +43,8 @@ def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
         num_key_value_heads=kv_heads,
         max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
         initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=positive_number(config, "rms_norm_eps", 1.0),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": positive_number(config, "rope_theta"),
-        },
+        rms_norm_eps=norm_epsilon(config),
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
         tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 

@@ -18,7 +18,16 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from mosa.families.base import MOST, Family, flag, head_counts, positive_int, positive_number
+from mosa.families.base import (
+    MOST,
+    Family,
+    flag,
+    head_counts,
+    norm_epsilon,
+    positive_int,
+    positive_number,
+    rope_theta,
+)
 
 
 def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
@@ -41,11 +50,8 @@ def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
         num_key_value_heads=kv_heads,
         max_position_embeddings=positive_int(config, "max_sequence_length", MOST["positions"]),
         initializer_range=positive_number(config, "init_std", 1.0),
-        rms_norm_eps=positive_number(config, "rms_norm_eps", 1.0),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": positive_number(config, "rope_theta"),
-        },
+        rms_norm_eps=norm_epsilon(config),
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
         tie_word_embeddings=flag(config, "weight_tying"),
     )
 

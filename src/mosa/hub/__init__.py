@@ -10,7 +10,14 @@ from mosa.hub.adapters import adapter_settings, peft_asking_quietly, read_adapte
 from mosa.hub.bounded import faults_of
 from mosa.hub.folders import locate
 from mosa.hub.scores import chooses_nothing
-from mosa.hub.text import Refused, chat_template, read_tokenizer, rendered, token_ids
+from mosa.hub.text import (
+    Refused,
+    chat_template,
+    check_words,
+    read_tokenizer,
+    rendered,
+    token_ids,
+)
 from mosa.hub.weights import Weights
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "Weights",
     "adapter_settings",
     "chat_template",
+    "check_words",
     "chooses_nothing",
     "faults_of",
     "locate",

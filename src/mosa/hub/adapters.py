@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils.warning import PeftWarning
 
 from mosa.hub.bounded import ask, faults_of
 from mosa.hub.weights import Weights, listed
@@ -27,14 +31,23 @@ NOTES = frozenset(
 MADE = frozenset(
     ("r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora")
     + ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "layers_pattern")
+    + ("bias", "fan_in_fan_out", "lora_bias", "ensure_weight_tying")
 )
 """Fields whose effect is made here, by PEFT's own layers."""
+FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias", "ensure_weight_tying")
+BIASES = ("none", "all", "lora_only")
+"""What `bias` may name: which of the network's own biases the adapter has trained."""
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
 """What `init_lora_weights` may name: first weights that leave the base as it is."""
 MOST_ALPHA = 1_000_000
+MOST_SCALE = 1e4
+"""Of alpha over rank; what is trained has about 0.1 to 100."""
+LEAST_CHANGE = 1e-20
+"""A change of a weight that float32 cannot tell from none, whatever the weight of a network is."""
 MOST_UNUSED_RANK = 1024
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the network's modules."""
+LOW_RANK = re.compile(r"\.lora_([AB]\.weight|embedding_[AB])$")
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
@@ -66,9 +79,11 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
                 f"{folder / CONFIG} sets {shortened(name)}={shortened(repr(value))}, whose effect "
                 "mosa does not make; use a plain LoRA adapter."
             )
-    for name in ("use_rslora", "use_dora"):
+    for name in FLAGS:
         if not isinstance(settings.get(name) or False, bool):
             raise _wrong(folder, name, settings[name], "true or false")
+    if (settings.get("bias") or "none") not in BIASES:
+        raise _wrong(folder, "bias", settings["bias"], " or ".join(BIASES))
     _check_number(folder, "r", settings.get("r", usual["r"]), whole=True)
     _check_number(folder, "lora_alpha", settings.get("lora_alpha", usual["lora_alpha"]))
     for name, whole in (("rank_pattern", True), ("alpha_pattern", False)):
@@ -94,10 +109,17 @@ def read_adapter(
     """The network with the adapter of a folder on it, frozen, in evaluation mode.
 
     `other_names` are other names for the network's modules, by which an adapter may know them.
-    Where it `changes_base`, it may hold tensors of the network itself, such as new embeddings.
-    Raises UserError where the adapter does not fit, or is not read as its settings say.
+    Where it `changes_base`, it may hold tensors of the network itself, such as new embeddings or
+    biases, which stay where the adapter is switched off. Raises UserError where the adapter does
+    not fit, is not read as its settings say, or changes nothing.
     """
     settings = adapter_settings(folder)
+    if not changes_base and (settings.get("bias") or "none") != "none":
+        raise UserError(
+            f"{folder / CONFIG} sets bias={settings['bias']}, which changes biases of the model "
+            "itself, so that it cannot be compared with itself; merge the adapter elsewhere, or "
+            "use one with bias none."
+        )
     weights = Weights.of_files(folder / TENSORS, [folder / TENSORS])
     weights.check_floats()
     renamed = _renamed(network, list(weights.file), other_names or {})
@@ -111,7 +133,10 @@ def read_adapter(
             )
     _check_ranks(folder, settings, weights)
     _check_patterns(folder, settings, network)
-    tensors = {renamed.get(name, name): t for name, t in weights.read(device="cpu").items()}
+    # Checked in the format in which PEFT keeps them.
+    wide = torch.promote_types(network.dtype, torch.float32)
+    read = weights.read(device="cpu", dtype=wide)
+    tensors = {renamed.get(name, name): tensor for name, tensor in read.items()}
     known = {field.name for field in dataclasses.fields(LoraConfig)}
     left_out = {"auto_mapping", "init_lora_weights", "runtime_config"}
     fields = {n: v for n, v in settings.items() if n in known - left_out}
@@ -128,13 +153,15 @@ def read_adapter(
     odd = sorted(wanted - tensors.keys()) or sorted(surplus)
     if odd:
         raise UserError(f"{unfit} (its tensor {listed(odd)} is on one side only); {remedy}.")
+    _check_effect(folder, adapted, list(tensors))
     return adapted
 
 
 @contextmanager
 def peft_asking_quietly() -> Iterator[None]:
-    """Inside, PEFT may ask the network for an attribute by its old name; no user can fix it."""
+    """Inside, PEFT does not warn of what no user can fix, such as attributes under old names."""
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PeftWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
         yield
 
@@ -158,7 +185,8 @@ def _modules(names: list[str]) -> list[str]:
 
 def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) -> None:
     """UserError where no tensor has the ranks that the settings name; before any is made."""
-    ranks = {s[0] for n, s in weights.shape.items() if n.endswith(".lora_A.weight") and s}
+    firsts = (".lora_A.weight", ".lora_embedding_A")
+    ranks = {s[0] for n, s in weights.shape.items() if n.endswith(firsts) and s}
     pattern: dict[str, int] = settings.get("rank_pattern") or {}
     named = [(f"rank_pattern {shortened(name)}", rank) for name, rank in pattern.items()]
     for name, rank in [*named, ("r", settings.get("r", 8))]:
@@ -170,6 +198,37 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
                 f"{folder / CONFIG} sets {name}={rank}, but its tensors have the rank {has}; use "
                 "the settings that belong to them."
             )
+
+
+def _check_effect(folder: Path, adapted: PeftModel, names: list[str]) -> None:
+    """UserError for a scale beyond all measure, and where no weight can change by it."""
+    largest = 0.0
+    for name, module in adapted.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        layer: Any = module
+        pairs = ((layer.lora_A, layer.lora_B), (layer.lora_embedding_A, layer.lora_embedding_B))
+        for first, second in pairs:
+            for key in first:
+                scale = layer.scaling[key]
+                if abs(scale) > MOST_SCALE:
+                    raise UserError(
+                        f"{folder / CONFIG} scales {shortened(name.removeprefix(PREFIX))} by "
+                        f"{scale:g}, by r, lora_alpha and alpha_pattern; the most is "
+                        f"{MOST_SCALE:g}."
+                    )
+                parts: list[Any] = [
+                    getattr(part[key], "weight", part[key]) for part in (first, second)
+                ]
+                sizes = [float(part.detach().abs().max()) for part in parts]
+                largest = max(largest, abs(scale) * math.prod(sizes) * layer.r[key])
+    # Whole layers, biases and magnitudes change something beside the pairs.
+    is_plain = all(LOW_RANK.search(name) for name in names)
+    if is_plain and largest < LEAST_CHANGE:
+        raise UserError(
+            f"The adapter {folder} changes nothing (its lora_B is 0, or lora_alpha is too small to "
+            "count); use one that was trained, or leave it out."
+        )
 
 
 def _check_patterns(folder: Path, settings: Mapping[str, Any], network: Any) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ class _Child:
                 self._end(process)
                 raise
             if not line.endswith("\n"):
-                self._end(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)  # to see how it ended: by a limit, which is a signal
+                status = self._end(process)
+                if status > 0:
+                    return {"error": f"the process that tries it ended with status {status}"}
                 return {"error": "it takes too much time or memory"}
             return json.loads(line)
 
@@ -53,22 +57,30 @@ class _Child:
         process = self._process
         if process is None or self._parent != os.getpid() or process.poll() is not None:
             child = Path(__file__).with_name("bounded_child.py")
-            process = subprocess.Popen(
-                [sys.executable, "-P", str(child)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # where a library in Rust writes before it gives up
-                encoding="ascii",
-                env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # signals of the terminal are for this process
-            )
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", str(child)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # where a library in Rust writes before it gives up
+                    encoding="ascii",
+                    env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+                    start_new_session=True,  # signals of the terminal are for this process
+                )
+            except OSError as error:
+                raise UserError(
+                    f"Python cannot be started as {shortened(repr(sys.executable))}, by "
+                    f"sys.executable, to try a template or tokenizer in ({said(error)}); run mosa "
+                    "by that path, and allow another process."
+                ) from error
             self._process, self._parent = process, os.getpid()
         return process
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    def _end(self, process: subprocess.Popen[str]) -> int:
         process.kill()
         process.communicate()
         self._process = None
+        return process.returncode
 
 
 _CHILD = _Child()

@@ -6,6 +6,7 @@ takes too long ends the process. This file imports nothing of mosa, so that it s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -157,7 +158,9 @@ def limit(kind: int, most: int) -> None:
 
 def main() -> None:
     """Answers requests until there are no more."""
-    limit(resource.RLIMIT_AS, MOST_MEMORY)
+    # Where a system does not know this limit (macOS), its own memory is the bound.
+    with contextlib.suppress(ValueError, OSError):
+        limit(resource.RLIMIT_AS, MOST_MEMORY)
     limit(resource.RLIMIT_CORE, 0)
     for line in sys.stdin:
         request = json.loads(line)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from mosa.hub.bounded import ask, faults_of
-from mosa.inputs import is_file, read_bytes, read_json
+from mosa.inputs import is_file, read_bytes, read_json, shortened
 from mosa.types import UserError
 
 MOST_TOKENIZER_BYTES = 256 << 20
 MOST_TEMPLATE_LETTERS = 1 << 18
 MOST_ADDED_LETTERS = 1 << 20
 """What a template may write beside the messages."""
+MOST_TRIED = 64
+"""Words of its own vocabulary that a tokenizer is tried with."""
 
 
 class Refused(UserError):
@@ -44,9 +48,60 @@ def read_tokenizer(folder: Path, reader: Any) -> PreTrainedTokenizerFast:
     shown_file = file if is_file(file) else folder / "tokenizer_config.json"
     with faults_of(str(shown_file), remedy):
         tokenizer = reader.from_pretrained(folder, local_files_only=True)
+    tokenizer.split_special_tokens = False  # else it takes the template's tokens for text
     token_ids(tokenizer, "x", str(folder))
+    _check_own_words(tokenizer, str(folder))
     chat_template(tokenizer, str(folder))
     return tokenizer
+
+
+def _check_own_words(tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """UserError where a tokenizer loses words of its own vocabulary, or knows them not."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    added = tokenizer.added_tokens_decoder
+    own = (re.fullmatch(r"[^\w#]?(?:##)?([A-Za-z]{3,})", t) for t, i in tokens if i not in added)
+    words = [match[1] for match in own if match]
+    text = " ".join(words[:: len(words) // MOST_TRIED + 1])
+    _check_kept(tokenizer, text, token_ids(tokenizer, text, source), source)
+
+
+def check_words(
+    tokenizer: PreTrainedTokenizerFast, text: str, ids: Sequence[int], source: str
+) -> None:
+    """UserError where a quarter of a text is neither in its ids nor unknown words.
+
+    Letters count, not their case or accents.
+    """
+    num_unknown = ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+    _check_kept(tokenizer, text, ids, source, num_unknown=num_unknown)
+
+
+def _check_kept(
+    tokenizer: PreTrainedTokenizerFast,
+    text: str,
+    ids: Sequence[int],
+    source: str,
+    *,
+    num_unknown: int = 0,
+) -> None:
+    """UserError where a quarter of the letters is lost, those of `num_unknown` words aside."""
+    with faults_of(f"tokens with the tokenizer of {source}", "use another tokenizer"):
+        kept = str(tokenizer.decode(list(ids)))
+    read = "".join(_letters(kept).split())
+    words = [re.findall(r"\w{1,8}", word) for word in _letters(text).split()]
+    lost = sorted(sum(len(piece) for piece in word if piece not in read) for word in words)
+    total = sum(len(piece) for word in words for piece in word)
+    if 4 * sum(lost[: max(len(lost) - num_unknown, 0)]) > total:
+        raise UserError(
+            f"The tokenizer of {source} loses much of a text (of {shortened(repr(text))} it keeps "
+            f"{shortened(repr(kept))}); get the tokenizer's files again."
+        )
+
+
+def _letters(text: str) -> str:
+    """A text in small letters, without accents."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in apart if not unicodedata.combining(c))
 
 
 _TRIED: dict[str, str | None] = {}
@@ -104,10 +159,10 @@ def rendered(
 
     `turns` have a role and a content: a text, or a list of parts with a text each. Raises Refused
     where the template refuses the dialogue, and UserError where it fails, takes too much time or
-    memory, or leaves out what a turn says. White space does not count, nor what stands before
-    `</think>` in an answer.
+    memory, or leaves out what a turn says. How much white space parts words does not count, nor
+    what stands before `</think>` in an answer.
     """
-    said = [_words_of(turn) for turn in turns]
+    said = [(turn["role"], words) for turn in turns for words in _texts_of(turn)]
     context = {
         **{name: str(token) for name, token in _special_tokens(tokenizer).items()},
         "messages": [dict(turn) for turn in turns],
@@ -115,7 +170,7 @@ def rendered(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    most = MOST_ADDED_LETTERS + 2 * sum(map(len, said))
+    most = MOST_ADDED_LETTERS + 2 * sum(len(words) for _, words in said)
     outcome = ask("render", template=template, context=context, most=most)
     if "refused" in outcome:
         raise Refused(
@@ -127,24 +182,27 @@ def rendered(
             f"The chat template of {source} fails ({outcome['error']}); correct it, or use another."
         )
     text: str = outcome["value"]
-    left = "".join(text.split())
+    left = " ".join(text.split())
     # Longest first, and each at a place of its own: a turn may stand within another.
-    order = sorted(zip(said, turns, strict=True), key=lambda pair: len(pair[0]), reverse=True)
-    for words, turn in order:
-        wanted = "".join(words.split())
+    for role, words in sorted(said, key=lambda pair: len(pair[1]), reverse=True):
+        wanted = " ".join(words.split())
         if wanted not in left:
             raise UserError(
-                f"The chat template of {source} leaves the text of a {turn['role']} turn out; "
-                "correct it, or use another."
+                f"The chat template of {source} leaves the text of a {role} turn out; correct it, "
+                "or use another."
             )
         left = left.replace(wanted, "\0", 1) if wanted else left
     return text
 
 
-def _words_of(turn: Mapping[str, Any]) -> str:
+def _texts_of(turn: Mapping[str, Any]) -> list[str]:
+    """What a turn says, part by part; of an answer only what follows its thoughts."""
     content = turn["content"]
-    words = content if isinstance(content, str) else "".join(part["text"] for part in content)
-    return words.rpartition("</think>")[2] if turn["role"] == "assistant" else words
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    if turn["role"] == "assistant":
+        last = max((i for i, text in enumerate(texts) if "</think>" in text), default=0)
+        texts = [texts[last].rpartition("</think>")[2], *texts[last + 1 :]]
+    return texts
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> Mapping[str, Any]:

@@ -22,6 +22,11 @@ from mosa.types import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
+MOST_EPSILON = 1e-2
+"""Of a norm's epsilon: published networks have at most 1e-5."""
+ROPE_THETA = (1.0, 1e11)
+"""Of the base of rotary frequencies: published networks have 1e4 to 5e10."""
+
 FLOATING = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -45,12 +50,13 @@ class Weights:
     def of_folder(cls, folder: Path) -> Weights:
         """The tensors of a checkpoint's folder: of its single file, or of the files of its index.
 
-        Raises UserError where there are none, where the index names a file outside of the folder,
-        and where a tensor is in two files, or in another than the index says.
+        Raises UserError where there are none, or a file beside those of the index, where the index
+        names a file outside of the folder, and where a tensor is in two files, or in another than
+        the index says.
         """
         index = folder / INDEX
         weight_map = _weight_map(index) if is_file(index) else None
-        if is_file(folder / SINGLE):
+        if is_file(folder / SINGLE) and weight_map is None:
             return cls.of_files(folder, [folder / SINGLE])
         if weight_map is None:
             if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
@@ -59,7 +65,13 @@ class Weights:
                     "pickle can run code; convert them to safetensors."
                 )
             raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}; get the whole checkpoint.")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
+        names = set(weight_map.values())
+        if is_file(folder / SINGLE) and names != {SINGLE}:
+            raise UserError(
+                f"{folder} has both {SINGLE} and {INDEX}, which names other files; remove what is "
+                "left of another version."
+            )
+        files = [folder / name for name in sorted(names)]
         absent = [shortened(file.name) for file in files if not is_file(file)]
         if absent:
             raise UserError(
@@ -127,10 +139,11 @@ class Weights:
                     # invalid when the folder is overwritten.
                     tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
                     if finite and not is_finite(tensor):
+                        narrow = tensor.dtype.itemsize < 4
                         raise UserError(
                             f"The tensor {shortened(name)} of {self.place} holds numbers that are "
                             f"not finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
-                            "weights, or float32."
+                            f"weights{', or float32' if narrow else ''}."
                         )
                     read[name] = tensor
         return read
