@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, cast
 
 import pytest
 import transformers
@@ -185,14 +186,15 @@ def test_checkpointing_by_either_of_its_names(name):
     ids=str,
 )
 def test_a_setting_that_no_training_can_have_is_named(setting):
+    changed: dict[str, Any] = setting
     with refuses(*setting):
-        MosaConfig(use_cpu=True, **setting)
+        MosaConfig(use_cpu=True, **changed)
 
 
 def test_what_transformers_cannot_build_is_a_users_matter():
     for setting in ({"deepspeed": "missing.json"}, {"load_best_model_at_end": True}):
         with refuses("training setting"):
-            MosaConfig(use_cpu=True, **setting)
+            MosaConfig(use_cpu=True, **cast("dict[str, Any]", setting))
 
 
 def test_a_setting_that_is_refused_leaves_nothing_behind():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mosa.responder import LocalResponder, answer_all
 from mosa.types import UserError
 
 NAN, INF = float("nan"), float("inf")
-SHORT = {"max_new_tokens": 8, "steps": 4, "block_length": 4}
+SHORT: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "block_length": 4}
 DECODERS = [
     {},
     {"temperature": 0.7},

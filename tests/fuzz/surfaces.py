@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 
 from mosa.chat import ChatError
@@ -18,6 +19,8 @@ from mosa.types import UserError
 
 SECONDS = 60
 """After which reading a small file counts as not coming back."""
+SLOW: tuple[HealthCheck, ...] = tuple(HealthCheck.__members__.values())
+"""What hypothesis complains of where inputs are large and reading them is slow."""
 MOST_CHARACTERS = 1000
 """Of what is said of a file."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
-from fuzz.surfaces import changed, changed_bytes, read_or_refuse
-from hypothesis import HealthCheck, given, settings
+from fuzz.surfaces import SLOW, changed, changed_bytes, read_or_refuse
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 
@@ -29,7 +29,7 @@ many = settings(
     max_examples=int(os.environ.get("MOSA_FUZZ", "1000")),
     deadline=None,
     database=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=SLOW,
 )
 HEADER = 3000
 """Bytes of a file of weights in which its names, shapes and types stand."""

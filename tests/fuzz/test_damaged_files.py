@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fuzz.surfaces import Surface, changed, check_sentence, comes_back, read_or_refuse
-from hypothesis import HealthCheck, given, settings
+from fuzz.surfaces import SLOW, Surface, changed, check_sentence, comes_back, read_or_refuse
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosa import cli
@@ -30,9 +30,7 @@ from mosa.results.conditions import parse_condition
 pytestmark = pytest.mark.slow
 
 NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
-many = settings(
-    max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+many = settings(max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=SLOW)
 
 ROWS = [
     {"id": 1, "goal": "Bake bread", "target": "Sure, here is how", "category": "food"},

@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fuzz.surfaces import changed_bytes, changed_json, check_sentence, comes_back
-from hypothesis import HealthCheck, given, settings
+from fuzz.surfaces import SLOW, changed_bytes, changed_json, check_sentence, comes_back
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import attacked, solved
 
@@ -22,9 +22,7 @@ from mosa.runs.store import COLUMNS, FILE
 pytestmark = pytest.mark.slow
 
 NUM_INPUTS = int(os.environ.get("MOSA_FUZZ", "1000"))
-many = settings(
-    max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+many = settings(max_examples=NUM_INPUTS, deadline=None, database=None, suppress_health_check=SLOW)
 QUICK = ("results", "status", "json", "csv", "harmbench", "compare", "judge")
 COMMANDS = {
     "results": ["results", "RUN"],

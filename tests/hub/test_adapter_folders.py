@@ -334,8 +334,8 @@ def test_adapters_that_peft_makes_are_read_as_peft_reads_them(tmp_path, fields):
     """A GPT-2 has biases and transposed matrices, and its head is its embedding."""
     tokenizer = causal_tokenizer()
     torch.manual_seed(0)
-    small = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    small: dict[str, Any] = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    ids: dict[str, Any] = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     base = GPT2LMHeadModel(GPT2Config(**ids, **small))
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")

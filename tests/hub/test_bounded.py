@@ -30,6 +30,7 @@ def test_a_request_after_one_that_ended_the_process_is_answered():
 def test_a_process_that_was_killed_meanwhile_is_started_again(number):
     assert said("a") == {"value": "a"}
     before = _CHILD._process
+    assert before is not None
     before.send_signal(number)
     before.wait()
     assert said("b") == {"value": "b"}
@@ -38,6 +39,7 @@ def test_a_process_that_was_killed_meanwhile_is_started_again(number):
 
 def test_signals_of_the_terminal_do_not_reach_it():
     said("a")
+    assert _CHILD._process is not None
     assert os.getsid(_CHILD._process.pid) != os.getsid(0)
 
 

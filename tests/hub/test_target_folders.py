@@ -23,6 +23,8 @@ from mosa.types import Message, UserError
 INDEX = "model.safetensors.index.json"
 Change = Callable[[dict[str, Any]], object]
 
+TESTBED = packaged_folder("testbed") or Path()
+
 
 @pytest.fixture(scope="module")
 def saved(tiny_llada, tmp_path_factory) -> Path:
@@ -208,7 +210,7 @@ def test_a_mask_that_a_prompt_acquires_is_refused(folder):
 
 def test_a_mask_before_every_prompt_is_refused_at_once(tmp_path):
     """In the testbed's vocabulary of words the mask is a word, too."""
-    copy = Path(shutil.copytree(packaged_folder("testbed"), tmp_path / "copy"))
+    copy = Path(shutil.copytree(TESTBED, tmp_path / "copy"))
     prepends = {"type": "Prepend", "prepend": "<|mdm_mask|> "}
     edited(copy / "tokenizer.json", lambda content: content.update(normalizer=prepends))
     with refuses("copy", "<|mdm_mask|>"):
@@ -428,7 +430,7 @@ DEAF: dict[str, Change] = {
 def test_a_tokenizer_that_loses_the_text(folder, tmp_path, change, kind):
     """What the model then gets is no request, so it refuses nothing and obeys nothing."""
     if kind == "words":
-        folder = Path(shutil.copytree(packaged_folder("testbed"), tmp_path / "words"))
+        folder = Path(shutil.copytree(TESTBED, tmp_path / "words"))
     elif change in (DEAF["words"], DEAF["one piece"]):
         return  # white space is lost in bytes, which is not compared; a Split takes their alphabet
     edited(folder / "tokenizer.json", change)
@@ -437,10 +439,11 @@ def test_a_tokenizer_that_loses_the_text(folder, tmp_path, change, kind):
 
 
 def test_words_that_a_vocabulary_has_not_are_unknown(tmp_path):
-    folder = Path(shutil.copytree(packaged_folder("testbed"), tmp_path / "words"))
+    folder = Path(shutil.copytree(TESTBED, tmp_path / "words"))
     model = load_model(folder)
     ids = model.encode("Über elephants 漢字 (roaming)")
-    assert ids.count(model.tokenizer.unk_token_id) == 4
+    tokenizer: Any = model.tokenizer
+    assert ids.count(tokenizer.unk_token_id) == 4
     assert model.encode_text("<|mdm_mask|>") != [model.mask_token_id]
 
 
@@ -632,9 +635,8 @@ def test_templates_of_the_library_render_as_it_does(folder):
     )
     model = load_model(with_template(folder, template))
     turns = [{"role": "user", "content": "make tea"}]
-    expected = model.tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_dict=False
-    )
+    tokenizer: Any = model.tokenizer
+    expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert model.encode("make tea") == expected
 
 
