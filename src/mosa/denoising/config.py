@@ -96,9 +96,7 @@ class DecoderConfig:
         for name in ("max_new_tokens", "steps"):
             if getattr(self, name) > MOST:
                 raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}.")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"threshold must be from 0 to 1, not {self.threshold}.")
-        for name in ("temperature", "cfg_scale", "alg_temp", "factor"):
+        for name in ("temperature", "cfg_scale", "alg_temp", "threshold", "factor"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
