@@ -10,10 +10,8 @@ import pytest
 
 from mosa import cli
 from mosa.chat import ChatError
+from mosa.terminal import MOST_CHARACTERS
 from mosa.types import UserError
-
-MOST_CHARACTERS = 1000
-"""Of a message; the longest ones list every choice."""
 
 
 @contextmanager
@@ -40,12 +38,17 @@ def cli_refuses(capsys: pytest.CaptureFixture[str], argv: Sequence[str], *names:
     return message
 
 
-def check_message(message: str, *names: object) -> None:
-    """A message is one line with each name in it, of a length that a terminal can show."""
+def check_sentence(message: str) -> None:
+    """A message is one line, of a length that a terminal can show."""
     assert message.strip() and message == message.strip(), repr(message)
     assert len(message.splitlines()) == 1, message
     assert len(message) <= MOST_CHARACTERS, message
     assert "Traceback" not in message, message
+
+
+def check_message(message: str, *names: object) -> None:
+    """A message is one sentence with each name in it."""
+    check_sentence(message)
     assert names and all(map(str, names)), f"name what is at fault in: {message}"
     for name in map(str, names):
         assert holds(message, name), f"{name!r} is not named in: {message}"

@@ -337,14 +337,12 @@ def test_readme_python_example_runs():
 
 
 OPENS = {
-    "align/checkpoints.py": "hashes the files of a checkpoint",
     "align/output.py": "appends a line to the log of a training",
     "bench/common.py": "our own shapes; the kernel's figures of memory",
     "catalogue.py": "our own",
     "cli/__init__.py": "our own",
-    "data/registry.py": "our own; hashes published files",
+    "data/registry.py": "our own",
     "families/checkpoint.py": "what a library has just saved",
-    "provenance.py": "hashes what is loaded",
     "report/page.py": "our own",
     "utility/authors_decoders.py": "our own",
     "utility/harness_task.py": "our own",

@@ -10,6 +10,7 @@ are not finite, a name twice, half a character), and raise UserError that names 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -56,6 +57,11 @@ def shortened(value: object) -> str:
     return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
 
 
+def one_line(value: object, *, most: int = 300) -> str:
+    """What an error or a library says, on one line, of so many letters at most."""
+    return " ".join(str(value).split())[:most]
+
+
 def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; UserError, with the sentence `missing` where none is there.
 
@@ -91,6 +97,15 @@ def read_text(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> str:
             f"{path}, line {line} is not UTF-8 text ({error.reason}); convert the file first"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def sha256(*paths: str | Path) -> str:
+    """The SHA-256 of the bytes of one file, or of several one after the other; 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def plain_text(text: str, where: str) -> str:
@@ -135,7 +150,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where} nests too deeply to be read as JSON; flatten it") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{where} is not readable JSON ({_first_line(error)}); correct it"
+            f"{where} is not readable JSON ({one_line(error, most=200)}); correct it"
         ) from error
     if _is_deeper(value, MOST_DEPTH):
         raise UserError(f"{where} nests deeper than {MOST_DEPTH} levels; flatten it")
@@ -170,12 +185,13 @@ def parse_yaml(text: str, where: str, kind: Any = dict[str, Any]) -> Any:
     """The content of a YAML text, as in `read_yaml`."""
     try:
         _bound_events(text, where)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _StrictLoader(text)
+        node = loader.get_single_node()
         if node is not None and _num_nodes(node, {}, where) > MOST_YAML_NODES:
             raise UserError(f"{where} has aliases that multiply; write the values out")
-        content = yaml.load(text, Loader=_StrictLoader)
+        content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise UserError(f"{where} is not readable YAML ({_one_line(error)}); correct it") from error
+        raise UserError(f"{where} is not readable YAML ({one_line(error)}); correct it") from error
     plain_texts(content, where)
     return checked({} if content is None else content, kind, where)
 
@@ -200,7 +216,7 @@ def checked(value: Any, kind: Any, where: str) -> Any:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a character
         raise UserError(
-            f"{where} does not hold what it should: {_one_line(error)}; correct it"
+            f"{where} does not hold what it should: {one_line(error)}; correct it"
         ) from error
 
 
@@ -214,14 +230,6 @@ def _kind(path: Path) -> int | None:
         ) from error
     except (OSError, ValueError):  # not there, name too long, a loop of links, NUL in the name
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

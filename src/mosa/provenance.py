@@ -26,7 +26,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from mosa.inputs import is_file, read_json
+from mosa.inputs import is_file, read_json, sha256
 
 PACKAGES = ("mosa-dllm", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 """Distributions whose versions are recorded."""
@@ -157,8 +157,7 @@ def _digest_of(path: Path, *identity: int) -> str:
     if path.name in ("config.json", "generation_config.json", "adapter_config.json"):
         content = json.dumps(_without(read_json(path), NOTES), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _without(config: Mapping[str, Any], notes: frozenset[str]) -> dict[str, Any]:

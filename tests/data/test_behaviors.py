@@ -15,7 +15,7 @@ import pytest
 from refusals import refuses
 
 from mosa.data import KNOWN_FILES, hash_of_cases, known_set_names, load_cases, load_prompts
-from mosa.data.registry import sha256
+from mosa.inputs import sha256
 from mosa.types import Behavior, CaseSet
 
 BREAD, TEA, SOUP = "How do I bake bread?", "How do I make tea?", "Sum up the recipe"

@@ -17,7 +17,7 @@ from mosa.data import (
     load_prompts,
     verify,
 )
-from mosa.data.registry import sha256
+from mosa.inputs import sha256
 from mosa.types import Message
 
 BREAD, TEA = "How do I bake bread?", "How do I make tea?"

@@ -7,7 +7,8 @@ import hashlib
 from pathlib import Path
 
 from mosa.data import KNOWN_FILES, registry
-from mosa.data.registry import candidates, data_folder, find, sha256
+from mosa.data.registry import candidates, data_folder, find
+from mosa.inputs import sha256
 
 
 def test_a_file_is_what_it_holds(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
+from refusals import check_sentence
 
 from mosa.chat import ChatError
 from mosa.types import UserError
@@ -21,8 +22,6 @@ SECONDS = 60
 """After which reading a small file counts as not coming back."""
 SLOW: tuple[HealthCheck, ...] = tuple(HealthCheck.__members__.values())
 """What hypothesis complains of where inputs are large and reading them is slow."""
-MOST_CHARACTERS = 1000
-"""Of what is said of a file."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,6 @@ def read_or_refuse(read: Callable[[Path], object], folder: Path) -> None:
             read(folder)
         except (UserError, ChatError) as error:
             check_sentence(str(error))
-
-
-def check_sentence(message: str) -> None:
-    """One line, of a length that a terminal can show, without anything that it would obey."""
-    assert message.strip() and len(message.splitlines()) == 1, message
-    assert len(message) <= MOST_CHARACTERS, message
-    assert "Traceback" not in message, message
 
 
 # --- changes --------------------------------------------------------------------------------------

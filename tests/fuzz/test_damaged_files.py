@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fuzz.surfaces import SLOW, Surface, changed, check_sentence, comes_back, read_or_refuse
+from fuzz.surfaces import SLOW, Surface, changed, comes_back, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import check_sentence
 
 from mosa import cli
 from mosa.align import MosaConfig, load_config

@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fuzz.surfaces import SLOW, changed_bytes, changed_json, check_sentence, comes_back
+from fuzz.surfaces import SLOW, changed_bytes, changed_json, comes_back
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import attacked, solved
+from refusals import check_sentence
 
 from mosa import cli
 from mosa.runs.records import checksum
@@ -56,7 +57,7 @@ def runs(command: str, folder: Path, out: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr()
     assert status in (0, 1, 2, 3), (words, said)
     if status == 2:
-        check_sentence(said.err)
+        check_sentence(said.err.removesuffix("\n"))
     assert "Traceback" not in said.err + said.out
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mosa.data.registry import KNOWN_FILES, sha256
+from mosa.data.registry import KNOWN_FILES
+from mosa.inputs import sha256
 from mosa.utility.harness_task import FOLDER
 
 SUMS = [

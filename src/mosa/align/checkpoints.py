@@ -6,7 +6,6 @@ any more is not resumed from: transformers would train on without what is missin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mosa.files import OwnFolder, filling, write_json
-from mosa.inputs import is_file, is_folder, read_bytes, read_json
+from mosa.inputs import is_file, is_folder, read_bytes, read_json, sha256
 from mosa.types import UserError
 
 HASHES = "files.json"
@@ -54,7 +53,7 @@ def fault_of(checkpoint: Path) -> str:
     for name, digest in kept.files.items():
         if not is_file(checkpoint / name):
             return f"{name} is missing"
-        if _hash(checkpoint / name) != digest:
+        if sha256(checkpoint / name) != digest:
             return f"{name} is not what was written"
     return "" if checkpoint.name == NAME.format(kept.step) else f"it is of step {kept.step}"
 
@@ -84,7 +83,7 @@ def saving(out: Path, step: int) -> Iterator[Path]:
     with filling(out) as part:
         yield part
         files = sorted(path for path in (part / name).rglob("*") if path.is_file())
-        hashes = {path.relative_to(part / name).as_posix(): _hash(path) for path in files}
+        hashes = {path.relative_to(part / name).as_posix(): sha256(path) for path in files}
     write_json(out / name / HASHES, {"step": step, "files": hashes})  # last: now it is whole
 
 
@@ -120,8 +119,3 @@ def _step_of(line: bytes) -> int | None:
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
     return step if type(step) is int else None
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

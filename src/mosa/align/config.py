@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.utils.generic import ExplicitEnum
 
-from mosa.inputs import is_file, read_yaml, truth_value_hint
+from mosa.inputs import is_file, one_line, read_yaml, truth_value_hint
 from mosa.types import UserError
 
 PRESET_FOLDER = Path(__file__).parent.parent / "configs"
@@ -117,7 +117,7 @@ class AlignConfig(transformers.TrainingArguments):
             super().__post_init__()
         except (ValueError, ImportError, OSError) as error:  # the last: a missing deepspeed file
             unset_hf_deepspeed_config()  # or every model would be loaded for half a DeepSpeed
-            raise UserError(f"A training setting is not possible: {_line(error)}") from error
+            raise impossible(error) from error
         self.check()
 
     @property
@@ -179,10 +179,13 @@ class AlignConfig(transformers.TrainingArguments):
 
 
 Config = TypeVar("Config", bound=AlignConfig)
+MOST_SAID = 1000
+"""Letters of a message of a library."""
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def impossible(error: Exception) -> UserError:
+    """What to raise where transformers, or what it loads, cannot make a trainer of the settings."""
+    return UserError(f"A training setting is not possible: {one_line(error, most=MOST_SAID)}")
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -257,7 +260,9 @@ def _parse(parse: Any, content: Any, where: str) -> dict[str, Any]:
         return parse(content).as_dict()
     except argparse.ArgumentError as error:
         hint = truth_value_hint(str(error))
-        raise UserError(f"In {where}: {_line(error).rstrip('.')}{hint}.") from error
+        raise UserError(
+            f"In {where}: {one_line(error, most=MOST_SAID).rstrip('.')}{hint}."
+        ) from error
 
 
 def settings_of(config_class: type[AlignConfig]) -> list[tuple[dataclasses.Field, bool]]:

@@ -17,8 +17,8 @@ from mosa.align.config import AlignConfig, config_dict
 from mosa.align.method import Method
 from mosa.align.phrases import read_phrases
 from mosa.data import TrainingExample, identify
-from mosa.data.registry import sha256
 from mosa.files import user_errors, write_json, write_text
+from mosa.inputs import sha256
 
 
 class MetricsFile(transformers.TrainerCallback):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from mosa.align.checkpoints import HASHES, fault_of, files_of_training, numbered_checkpoints
-from mosa.align.config import AlignConfig, config_dict, load_config
+from mosa.align.config import AlignConfig, config_dict, impossible, load_config
 from mosa.align.method import METHODS, Method
 from mosa.align.output import (
     MetricsFile,
@@ -298,8 +298,7 @@ def _trainer(
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # of transformers and what it would load
-        reason = " ".join(str(error).split())
-        raise UserError(f"A training setting is not possible: {reason}") from error
+        raise impossible(error) from error
     if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
         raise UserError(
             "Under FSDP mosa trains adapters alone, and it cannot sample rollouts from sharded "

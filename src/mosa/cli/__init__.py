@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         processes = launched()
         if not processes.is_main:  # the main one speaks for all
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _be_silent()
         if not words or words[0] in ("-h", "--help"):
             show(_overview())
             return 0
@@ -133,12 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (`mosa ... | head`) has closed it; write nothing more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _be_silent()
         return EXIT_BROKEN_PIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _be_silent()
         print(f"mosa: the output cannot be written ({error.strerror})", file=sys.stderr)
         return EXIT_USER_ERROR
 
@@ -167,6 +167,11 @@ OUT_OF_MEMORY = (
 """What torch and the system say; torch's errors for it are RuntimeErrors on most devices."""
 LESS_MEMORY = ("--per_device_train_batch_size", "--batch_size", "--workers")
 """Options that need less memory when they are smaller."""
+
+
+def _be_silent() -> None:
+    """Nothing that is printed from here on goes anywhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse_several(name: str, processes: Processes) -> int:

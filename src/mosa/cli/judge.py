@@ -14,7 +14,7 @@ from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import end_status, nothing_from, show_results
-from mosa.data.registry import sha256
+from mosa.inputs import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
     calibrate,

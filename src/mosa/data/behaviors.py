@@ -30,10 +30,9 @@ from mosa.data.registry import (
     data_folder,
     find,
     identify,
-    sha256,
 )
 from mosa.data.rows import CONTEXT_COLUMNS, FORMATS, REQUEST_COLUMNS, read_rows, text_of
-from mosa.inputs import is_file, shortened
+from mosa.inputs import is_file, sha256, shortened
 from mosa.types import Behavior, CaseSet, UserError, content_key, is_json_object
 
 TURNS = "turns"

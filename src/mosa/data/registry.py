@@ -9,7 +9,6 @@ files may have changed since.
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from mosa.inputs import sha256
 from mosa.types import UserError
 
 
@@ -60,15 +60,6 @@ def _read_table() -> dict[str, KnownFile]:
 KNOWN_FILES = _read_table()
 """Every known file by its name. The copy of MMLU has a header line and answers that count from 0,
 unlike the files of its authors."""
-
-
-def sha256(*paths: str | Path) -> str:
-    """The SHA-256 of the bytes of one file, or of several one after the other; 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with Path(path).open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
 
 
 def data_folder(data_dir: Path | None) -> Path:

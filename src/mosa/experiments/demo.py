@@ -45,7 +45,7 @@ from mosa.report.tables import write_tables
 from mosa.report.terminal import picture
 from mosa.results.figures import gather, headline
 from mosa.runs.sets import ALL_TASKS
-from mosa.terminal import new_console
+from mosa.terminal import new_console, show
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS
 from mosa.testbed.measure import DECODER
@@ -138,10 +138,9 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
             seed=config.seed,
         )
         write_demo_report(out, config)
-        print(
+        show(
             f"The first page is {out / 'report.html'}: the original under {FIRST_ATTACKS[-1]}. It "
-            "is written anew when a model is done; alignments and attacks follow.",
-            flush=True,
+            "is written anew when a model is done; alignments and attacks follow."
         )
         # The robust alignment takes longest: it comes first, and the others share the other worker.
         jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]

@@ -35,7 +35,7 @@ from typing import Any, TypeVar, final
 import msgspec
 
 from mosa.files import check_folder, make_private_file
-from mosa.inputs import is_file, shortened
+from mosa.inputs import is_file, one_line, shortened
 from mosa.runs.records import (
     AttemptRecord,
     NotApplicable,
@@ -103,21 +103,22 @@ NOT_SCORED = (
     " AND NOT EXISTS (SELECT 1 FROM verdicts WHERE attempt = attempts.key AND judge = ? AND scored)"
 )
 DANGLING = (
-    ("tasks", "record", "SELECT key FROM tasks WHERE NOT json_valid(record)"),
-    ("tasks", "text", "SELECT key FROM tasks WHERE typeof(preset) || typeof(threat) != 'texttext'"),
-    ("tasks", "subject", "SELECT key FROM tasks WHERE subject NOT IN (SELECT name FROM subjects)"),
-    ("tasks", "set", "SELECT key FROM tasks WHERE case_set NOT IN (SELECT name FROM sets)"),
+    ("tasks", "key", "NOT json_valid(record)", "its record is no JSON"),
+    ("tasks", "key", "typeof(preset) || typeof(threat) != 'texttext'", "a column is no text"),
+    ("tasks", "key", "subject NOT IN (SELECT name FROM subjects)", "its subject is missing"),
+    ("tasks", "key", "case_set NOT IN (SELECT name FROM sets)", "its set is missing"),
     (
         "tasks",
-        "case",
-        "SELECT key FROM tasks WHERE json_valid(record) AND NOT EXISTS"
-        " (SELECT 1 FROM cases WHERE cases.case_set ="
-        " tasks.case_set AND cases.id = json_extract(tasks.record, '$.case'))",
+        "key",
+        "NOT EXISTS (SELECT 1 FROM cases WHERE cases.case_set = tasks.case_set"
+        " AND cases.id = json_extract(tasks.record, '$.case'))",
+        "its case is missing",
     ),
-    ("attempts", "task", "SELECT key FROM attempts WHERE task NOT IN (SELECT key FROM tasks)"),
-    ("outcomes", "task", "SELECT task FROM outcomes WHERE task NOT IN (SELECT key FROM tasks)"),
+    ("attempts", "key", "task NOT IN (SELECT key FROM tasks)", "its task is missing"),
+    ("outcomes", "task", "task NOT IN (SELECT key FROM tasks)", "its task is missing"),
 )
-"""Statements for rows that name a row which is not there."""
+"""Table, key, what is true of a row that cannot be or names one that is not there, and in words. In
+this order: a later one relies on those before it."""
 OF_A_TASK = ("subject", "case_set", "case", "attack", "preset", "seed")
 """What an attempt has of its task."""
 REPLACED_WHERE = {
@@ -215,10 +216,10 @@ class Run:
         (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise self._damage("", found)
-        for table, key, statement in DANGLING:
-            dangling = self._db.execute(f"{statement} LIMIT 1").fetchone()
-            if dangling:
-                raise self._damage(f"{table}, {dangling[0]}", f"its {key} is missing")
+        for table, key, fault, why in DANGLING:
+            found = self._db.execute(f"SELECT {key} FROM {table} WHERE {fault} LIMIT 1").fetchone()
+            if found:
+                raise self._damage(f"{table}, {found[0]}", why)
 
     def _tables(self) -> dict[str, tuple[str, str | None]]:
         return _tables_in(self._db)
@@ -226,7 +227,7 @@ class Run:
     def _damage(self, where: str, why: object) -> DamagedRun:
         place = f"{where[:100]}: " if where else ""
         return DamagedRun(
-            f"{self.folder / FILE} is damaged ({place}{' '.join(str(why).split())[:300]}); restore "
+            f"{self.folder / FILE} is damaged ({place}{one_line(why)}); restore "
             "it from a copy or name a new folder"
         )
 

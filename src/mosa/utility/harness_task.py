@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 
 from mosa.data import hash_of_cases
-from mosa.data.registry import KNOWN_FILES, data_folder, sha256
+from mosa.data.registry import KNOWN_FILES, data_folder
+from mosa.inputs import one_line, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
 from mosa.utility.authors_decoders import split_name
 from mosa.utility.code_sandbox import Limits
@@ -312,9 +313,8 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
                 f"no file under {data_folder(data_dir)} has its bytes either: put copies of "
                 f"{places} there, or name their folder with --data_dir or MOSA_DATA"
             )
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the hub does not provide the data of {name} ({reason}); {remedy}"
+            f"the hub does not provide the data of {name} ({one_line(error, most=200)}); {remedy}"
         ) from error
 
 
