@@ -36,7 +36,7 @@ ORDER = (
 MAY_IMPORT: dict[str, set[str]] = {part: set(below) for part, below in ORDER}
 # From here on, each part may import everything before it.
 for part in (
-    "align",
+    "alignment",
     "suffix_search",
     "attacks",
     "responder",
@@ -44,10 +44,10 @@ for part in (
     "testbed",
     "utility",
     "runs",
-    "results",
+    "evidence",
     "exports",
     "catalogue",
-    "report",
+    "reporting",
     "analyze",
     "experiments",
     "bench",
@@ -56,7 +56,7 @@ for part in (
     "__main__",
 ):
     MAY_IMPORT[part] = set(MAY_IMPORT)
-MAY_IMPORT["attacks"] -= {"align"}
+MAY_IMPORT["attacks"] -= {"alignment"}
 MAY_IMPORT["bench"] -= {"experiments"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -97,8 +97,8 @@ def test_imports_follow_the_arrows(path):
 def test_the_check_sees_a_forbidden_import(tmp_path):
     """A late import inside a function counts too."""
     file = tmp_path / "x.py"
-    file.write_text("def f():\n    from mosa.report import html\n    import mosa.cli\n")
-    assert imported_parts(file) == {("report", 2), ("cli", 3)}
+    file.write_text("def f():\n    from mosa.reporting import html\n    import mosa.cli\n")
+    assert imported_parts(file) == {("reporting", 2), ("cli", 3)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -337,13 +337,13 @@ def test_readme_python_example_runs():
 
 
 OPENS = {
-    "align/output.py": "appends a line to the log of a training",
+    "alignment/output.py": "appends a line to the log of a training",
     "bench/common.py": "our own shapes; the kernel's figures of memory",
     "catalogue.py": "our own",
     "cli/__init__.py": "our own",
     "data/registry.py": "our own",
     "families/checkpoint.py": "what a library has just saved",
-    "report/page.py": "our own",
+    "reporting/page.py": "our own",
     "utility/authors_decoders.py": "our own",
     "utility/harness_task.py": "our own",
     "utility/local_data.py": "files that are known by their hash",

@@ -4,7 +4,7 @@
     >>> model = load_model("testbed")  # doctest: +SKIP
     >>> sample(model, ["how do i make a copper lantern ?"], max_new_tokens=72)  # doctest: +SKIP
 
-Start reading in `mosa.denoising.reference` (the published loop) and `mosa.align.reference` (the
+Start reading in `mosa.denoising.reference` (the published loop) and `mosa.alignment.reference` (the
 paper's training step), both in plain tensors.
 """
 
@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mosa.align import MosaConfig, MosaTrainer, SftConfig, SftTrainer
+    from mosa.alignment import MosaConfig, MosaTrainer, SftConfig, SftTrainer
     from mosa.attacks import Attack, Query, Target
     from mosa.data import TrainingExample, load_prompts
     from mosa.denoising import Canvas, DecoderConfig, DenoisingTrace, SampleResult, sample
+    from mosa.evidence.figures import Evidence, Figure, gather, headline
     from mosa.families import DiffusionLM, load_model, new_model
     from mosa.responder import LocalResponder, Responder
-    from mosa.results.figures import Evidence, Figure, gather, headline
     from mosa.runs.evaluate import EvaluateConfig, evaluate
     from mosa.runs.sets import SetOptions, load_sets
     from mosa.runs.store import Run
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from mosa.types import CaseSet, Message, Prompt, UserError
 
 _HOMES = {
-    "mosa.align": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
+    "mosa.alignment": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
     "mosa.attacks": ("Attack", "Query", "Target"),
     "mosa.data": ("TrainingExample", "load_prompts"),
     "mosa.denoising": ("Canvas", "DecoderConfig", "DenoisingTrace", "SampleResult", "sample"),
     "mosa.families": ("DiffusionLM", "load_model", "new_model"),
-    "mosa.results.figures": ("Evidence", "Figure", "gather", "headline"),
+    "mosa.evidence.figures": ("Evidence", "Figure", "gather", "headline"),
     "mosa.runs.evaluate": ("EvaluateConfig", "evaluate"),
     "mosa.responder": ("LocalResponder", "Responder"),
     "mosa.runs.sets": ("SetOptions", "load_sets"),

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
+from mosa.evidence.findings.base import numbers_of
 from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
 from mosa.probes import PROBES
-from mosa.report.charts import save
-from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
-from mosa.results.findings.base import numbers_of
+from mosa.reporting.charts import save
 from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
 from mosa.runs.judging import JudgeConfig
 from mosa.runs.plan import choose_attacks

@@ -8,9 +8,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.cli.options import Command, escaped
-from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
-from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
-from mosa.results.labels import legend, length_of, marked, worst_of
+from mosa.evidence.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
+from mosa.evidence.conditions import MAX_UNSCORED, check, parse_condition
+from mosa.evidence.labels import legend, length_of, marked, worst_of
 from mosa.stats.rates import format_rate
 from mosa.terminal import show
 from mosa.types import UserError

@@ -25,7 +25,7 @@ from mosa.cli.options import (
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.denoising import DecoderConfig
-from mosa.results.figures import CONTROL
+from mosa.evidence.figures import CONTROL
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
 from mosa.runs.sets import SetOptions

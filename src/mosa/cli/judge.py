@@ -14,6 +14,7 @@ from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
 from mosa.cli.progress import ProgressBar
 from mosa.cli.results import end_status, nothing_from, show_results
+from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
@@ -25,7 +26,6 @@ from mosa.judges.calibrate import (
     testbed_rows,
     write_calibration,
 )
-from mosa.results.figures import world_of_run
 from mosa.runs.judging import (
     JudgeConfig,
     NamedJudge,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.align.method import METHODS
+from mosa.alignment.method import METHODS
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -56,7 +56,7 @@ def _generate(args: Namespace) -> None:
     from mosa.denoising import DecoderConfig, sample
     from mosa.families import load_model
     from mosa.files import claim_file, writing
-    from mosa.report.terminal import play
+    from mosa.reporting.terminal import play
     from mosa.responder import prepare, responses_of
 
     if (args.prompt is None) == (args.data is None):
@@ -123,7 +123,7 @@ def _align_command(method: str) -> Command:
     """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.align import presets
+        from mosa.alignment import presets
 
         chosen = METHODS[method]
         parser.add_argument(
@@ -152,7 +152,7 @@ def _align_command(method: str) -> Command:
         add_align_fields(parser, chosen.trainer_class.config_class)
 
     def run(args: Namespace) -> None:
-        from mosa.align import align
+        from mosa.alignment import align
 
         judge = None
         if args.judge is not None:
@@ -202,7 +202,7 @@ def _merge_arguments(parser: ArgumentParser) -> None:
 
 
 def _merge(args: Namespace) -> None:
-    from mosa.align import merge
+    from mosa.alignment import merge
 
     def say(dtype: str, rounding: float) -> None:
         show(

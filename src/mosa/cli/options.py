@@ -18,7 +18,7 @@ from mosa.inputs import checked, read_yaml
 from mosa.types import UserError
 
 if TYPE_CHECKING:
-    from mosa.align.config import AlignConfig
+    from mosa.alignment.config import AlignConfig
 
 Config = TypeVar("Config")
 
@@ -209,7 +209,7 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
 
     The help shows our own fields, and of the trainer's those that we document.
     """
-    from mosa.align.config import AlignConfig, settings_of
+    from mosa.alignment.config import AlignConfig, settings_of
 
     types = typing.get_type_hints(config_class)
     own = config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1]

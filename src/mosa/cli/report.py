@@ -9,9 +9,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.cli.options import Command
 from mosa.files import check_folder
-from mosa.report.build import ReportConfig, build
-from mosa.report.page import claim_page, write_page
-from mosa.report.tables import TABLES_BY, write_tables
+from mosa.reporting.build import ReportConfig, build
+from mosa.reporting.page import claim_page, write_page
+from mosa.reporting.tables import TABLES_BY, write_tables
 from mosa.terminal import show
 from mosa.types import UserError
 

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mosa.cli.options import Command, escaped, run_argument
+from mosa.evidence.figures import REFUSED, Figure, figures_of
+from mosa.evidence.labels import legend, length_of, marked, tries_of
+from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
-from mosa.results.figures import REFUSED, Figure, figures_of
-from mosa.results.labels import legend, length_of, marked, tries_of
-from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.runs.judging import METRIC
 from mosa.runs.records import TaskCell
 from mosa.runs.store import Run

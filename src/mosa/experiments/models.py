@@ -11,14 +11,14 @@ from typing import Any
 
 import transformers
 
-from mosa.align import METHODS, align, load_config
-from mosa.align.config import config_dict
-from mosa.align.run import MADE_BY
+from mosa.alignment import METHODS, align, load_config
+from mosa.alignment.config import config_dict
+from mosa.alignment.run import MADE_BY
+from mosa.evidence.figures import MOMENT
 from mosa.experiments.workers import Emit
 from mosa.families import DiffusionLM, load_model
 from mosa.files import claim_folder, write_json
 from mosa.inputs import is_file, read_json
-from mosa.results.figures import MOMENT
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.judging import JudgeConfig, build_judges, judge_run
 from mosa.runs.sets import SetOptions, load_sets

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mosa.chat.base import without_quotations
+from mosa.evidence.figures import deciding, trained_against
 from mosa.files import claim_folder, user_errors
-from mosa.results.figures import deciding, trained_against
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run

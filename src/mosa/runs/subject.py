@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from mosa.align.phrases import read_phrases
+from mosa.alignment.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.data.rows import read_rows
 from mosa.denoising import DecoderConfig
