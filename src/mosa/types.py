@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
@@ -32,13 +32,35 @@ class Message:
     content: str
 
 
-Prompt = str | Sequence[Message]
+Turn = Message | Mapping[str, str]
+"""A message, or the same as `{"role": ..., "content": ...}`."""
+Prompt = str | Sequence[Turn]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
 
 
+def message_of(turn: Turn) -> Message:
+    """The turn as a message; UserError where it has no role of `Role`, or no text."""
+    if isinstance(turn, Message):
+        return turn
+    roles = get_args(Role)
+    is_turn = isinstance(turn, Mapping) and {*turn} == {"role", "content"}
+    if not is_turn or turn["role"] not in roles or not isinstance(turn["content"], str):
+        raise UserError(
+            f"a turn of a prompt is {str(turn)[:100]!r}; write a message as "
+            f'{{"role": ..., "content": ...}}, its role {", ".join(roles[:-1])} or {roles[-1]} and '
+            "its content a text"
+        )
+    return Message(cast(Role, turn["role"]), turn["content"])
+
+
 def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
-    """The turns of a prompt, a string being one user turn; `system` puts a system turn before."""
-    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    """The turns of a prompt, a string being one user turn; `system` puts a system turn before.
+
+    UserError for a turn that is none.
+    """
+    if isinstance(prompt, Mapping):
+        raise UserError("a prompt is a single message; put it into a list, or give its text")
+    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(map(message_of, prompt))
     return turns if system is None else [Message("system", system), *turns]
 
 
@@ -263,3 +285,11 @@ def is_json_list(value: object) -> TypeGuard[list[Any]]:
 def as_plain(record: Any) -> dict[str, Any]:
     """A dataclass as JSON gives it back."""
     return json.loads(json.dumps(dataclasses.asdict(record), ensure_ascii=False))
+
+
+def fields_in(
+    config_class: type, options: Mapping[str, Any], *, leave_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """The options that are fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
+    return {name: value for name, value in options.items() if name in names}

@@ -19,9 +19,9 @@ from mosa.alignment import (
     DiffusionTrainer,
     Method,
     TrainingData,
-    align,
     load_config,
     read_phrases,
+    run_training,
 )
 from mosa.alignment.states import encode_examples
 from mosa.families import DiffusionLM
@@ -81,7 +81,7 @@ def test_a_method_is_a_class_and_an_entry(tmp_path, monkeypatch, phrase_files, h
         f"per_device_train_batch_size: 4\nendings: {phrase_files['safe_phrases']}\n"
     )
     model = tiny_model()
-    result = align("end", model, harmful, tmp_path / "out", config=preset, progress=False)
+    result = run_training("end", model, harmful, tmp_path / "out", config=preset, progress=False)
     out = result.out
     assert result.finished and (out / "adapter_model.safetensors").is_file()
     assert json.loads((out / "versions.json").read_text())["method"] == "end"
@@ -97,12 +97,12 @@ def test_a_method_is_a_class_and_an_entry(tmp_path, monkeypatch, phrase_files, h
             before = model.logits(canvas).softmax(-1)[0, -4, model.eos_token_id]
     assert share > 1.2 * before
     with refuses("end", "response_length"):
-        align(
+        run_training(
             "end", tiny_model(), harmful, tmp_path / "b", config=preset,
             overrides={"response_length": 20},
         )  # fmt: skip
     with refuses("end", "benign", "benign_beta"):
-        align("end", tiny_model(), harmful, tmp_path / "b", benign=harmful, config=preset)
+        run_training("end", tiny_model(), harmful, tmp_path / "b", benign=harmful, config=preset)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -22,9 +22,9 @@ from mosa.alignment import (
     MosaConfig,
     MosaTrainer,
     SftConfig,
-    align,
     load_config,
     merge,
+    run_training,
 )
 from mosa.alignment.config import config_dict
 from mosa.alignment.run import MADE_BY
@@ -60,7 +60,7 @@ def run(tmp_path, checkpoint, phrase_files, harmful):
     def call(out="out", method="mosa", overrides=None, **arguments) -> AlignResult:
         given = {**SMALL, **phrase_files, **(overrides or {})}
         arguments = {"progress": False, "model": checkpoint, "data": harmful, **arguments}
-        return align(method, out=tmp_path / out, overrides=given, **arguments)
+        return run_training(method, out=tmp_path / out, overrides=given, **arguments)
 
     return call
 
@@ -400,18 +400,18 @@ def test_sft_baseline_teaches_refusals(tmp_path, checkpoint, phrase_files, harmf
     }
     arguments = {"overrides": overrides, "progress": False}
     out = tmp_path / "out"
-    result = align("sft", checkpoint, harmful, out, benign=benign[:2], **arguments)
+    result = run_training("sft", checkpoint, harmful, out, benign=benign[:2], **arguments)
     assert result.finished and "accuracy" in (out / "metrics.jsonl").read_text()
     assert (out / "phrases" / "refusals.txt").is_file()
     with refuses("9", "answer"):
-        align("sft", checkpoint, harmful, tmp_path / "b", benign=benign, **arguments)
+        run_training("sft", checkpoint, harmful, tmp_path / "b", benign=benign, **arguments)
 
 
 def test_sft_of_all_weights_writes_a_checkpoint(tmp_path, checkpoint, phrase_files, harmful):
     overrides = {"response_length": 24, "refusals": phrase_files["safe_phrases"], "max_steps": 1}
     overrides |= {"trainable": "full", "use_cpu": True}
     out = tmp_path / "out"
-    align("sft", checkpoint, harmful, out, overrides=overrides, progress=False)
+    run_training("sft", checkpoint, harmful, out, overrides=overrides, progress=False)
     assert load_model(out).tokenizer is not None
     assert not (out / "adapter_config.json").exists()
 
@@ -462,11 +462,13 @@ def test_mistakes(run, tmp_path, benign):
     with refuses(tmp_path / "nothing.csv"):
         run(data=tmp_path / "nothing.csv")
     with refuses("sft", "SftConfig", "MosaConfig"):
-        align("sft", tiny_model(), [], tmp_path / "x", config=MosaConfig())
+        run_training("sft", tiny_model(), [], tmp_path / "x", config=MosaConfig())
     with refuses("output_dir=y", tmp_path / "x"):
-        align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(output_dir="y"))
+        run_training("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(output_dir="y"))
     with refuses("seed"):
-        align("sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1})
+        run_training(
+            "sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1}
+        )
 
 
 # ------------------------------------------------------------------------- numbers that are none
@@ -486,7 +488,9 @@ def test_all_weights_that_break_are_not_saved(tmp_path, checkpoint, phrase_files
     for name in ("window_start", "window_end"):
         del settings[name]
     with refuses("learning_rate"):
-        align("sft", checkpoint, harmful, tmp_path / "full", overrides=settings, progress=False)
+        run_training(
+            "sft", checkpoint, harmful, tmp_path / "full", overrides=settings, progress=False
+        )
     assert not list((tmp_path / "full").glob("*.safetensors"))
 
 

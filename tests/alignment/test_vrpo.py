@@ -16,7 +16,7 @@ from align_tiny import WORDS, plain_head_terms, tiny_model
 from refusals import refuses
 
 import mosa.alignment.trainer
-from mosa.alignment import add_adapter, align
+from mosa.alignment import add_adapter, run_training
 from mosa.alignment.likelihood import masked_log_likelihood, maskings
 from mosa.alignment.rollouts import harm_of, roll_out
 from mosa.alignment.vrpo import VrpoConfig, VrpoTrainer, preference_loss
@@ -242,7 +242,7 @@ def test_a_judge_teaches_the_policy(tmp_path, harmful):
 def test_the_truth_teaches_the_testbed(tmp_path):
     """Its verdicts are the reward: what the policy discloses falls within four updates."""
     world = world_of("testbed")
-    result = align(
+    result = run_training(
         "vrpo",
         "testbed",
         alignment_prompts(world, random.Random(1), 6),
@@ -283,7 +283,7 @@ def test_align_records_the_judge(tmp_path, harmful, pairs):
     """From the command's function: data and judge that do not fit the settings are refused."""
     arguments: dict[str, Any] = {"progress": False}
     overrides = {**{k: v for k, v in BASE.items() if k != "save_strategy"}, **ROLLOUTS}
-    result = align(
+    result = run_training(
         "vrpo",
         tiny_model(),
         harmful,
@@ -308,7 +308,7 @@ def test_align_records_the_judge(tmp_path, harmful, pairs):
         ),
     ):
         with refuses(*names):
-            align(
+            run_training(
                 "vrpo",
                 tiny_model(),
                 data,

@@ -13,7 +13,7 @@ from made_runs import DECODER, JUDGE, attacked, made_set, session, solved
 from refusals import refuses
 
 from mosa.cli import main
-from mosa.evidence.compare import Comparison, compare, side
+from mosa.evidence.compare import Comparison, compare_sides, side
 from mosa.evidence.conditions import check, parse_condition
 from mosa.evidence.figures import figures_of
 from mosa.evidence.labels import worst_of
@@ -29,7 +29,7 @@ NO = dict.fromkeys("abcdefgh", False)
 
 
 def of(first: Path, second: Path, **more) -> Comparison:
-    return compare(side(first, None, "a"), side(second, None, "b"), **more)
+    return compare_sides(side(first, None, "a"), side(second, None, "b"), **more)
 
 
 def task(key: str, subject: str, attack: str, case: str, preset: str = "smoke") -> Task:
@@ -124,14 +124,14 @@ def test_a_subject_has_to_be_named_where_there_are_several(tmp_path):
         side(tmp_path, None, "b")
     with refuses(tmp_path, "o", "m", "n"):
         side(tmp_path, "o", "a")
-    comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "n", "b"))
+    comparison = compare_sides(side(tmp_path, "m", "a"), side(tmp_path, "n", "b"))
     assert row_of(comparison, "tap").only == (8, 0)
 
 
 def test_moments_of_a_training_are_no_other_subject(tmp_path):
     attacked(tmp_path, {"m": {"tap": YES}, "m@30": {"tap": NO}})
     assert side(tmp_path, None, "a").subject == "m"
-    comparison = compare(side(tmp_path, "m", "a"), side(tmp_path, "m@30", "b"))
+    comparison = compare_sides(side(tmp_path, "m", "a"), side(tmp_path, "m@30", "b"))
     assert row_of(comparison, "asr").second.rate.value == 0.0
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import random
 
 from mosa.evidence.findings import HeatMap, LineChart
+from mosa.player import SampleResponse
 from mosa.reporting.content import (
     Content,
     Histogram,
@@ -14,7 +15,6 @@ from mosa.reporting.content import (
     ReportFigure,
     ReportTable,
     Sample,
-    SampleResponse,
     Section,
 )
 from mosa.stats.rates import Rate, once, rate_of

@@ -31,6 +31,7 @@ from page_content import (
 from refusals import refuses
 
 from mosa.evidence.findings import HeatMap, LineChart
+from mosa.player import NUM_STEP_COLOURS
 from mosa.reporting import charts
 from mosa.reporting.content import (
     Content,
@@ -41,7 +42,7 @@ from mosa.reporting.content import (
     ReportTable,
     Section,
 )
-from mosa.reporting.page import COLOURS, NUM_STEP_COLOURS, render_page, write_page
+from mosa.reporting.page import COLOURS, render_page, write_page
 from mosa.reporting.sample_data import keeping_order, pack
 from mosa.reporting.tables import (
     FORMATS,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mosa.alignment.mosa import MosaTrainer
     from mosa.alignment.mosa_config import MosaConfig
     from mosa.alignment.phrases import read_phrases
-    from mosa.alignment.run import AlignResult, add_adapter, align, merge
+    from mosa.alignment.run import AlignResult, add_adapter, merge, run_training
     from mosa.alignment.sft import SftConfig, SftTrainer
     from mosa.alignment.trainer import DiffusionTrainer, TrainingData
     from mosa.alignment.vrpo import VrpoConfig, VrpoTrainer
@@ -26,7 +26,7 @@ _HOMES = {
     "mosa.alignment.mosa": ("MosaTrainer",),
     "mosa.alignment.mosa_config": ("MosaConfig",),
     "mosa.alignment.phrases": ("read_phrases",),
-    "mosa.alignment.run": ("AlignResult", "add_adapter", "align", "merge"),
+    "mosa.alignment.run": ("AlignResult", "add_adapter", "run_training", "merge"),
     "mosa.alignment.sft": ("SftConfig", "SftTrainer"),
     "mosa.alignment.trainer": ("DiffusionTrainer", "TrainingData"),
     "mosa.alignment.vrpo": ("VrpoConfig", "VrpoTrainer"),
@@ -47,7 +47,7 @@ __all__ = [
     "VrpoConfig",
     "VrpoTrainer",
     "add_adapter",
-    "align",
+    "run_training",
     "load_config",
     "merge",
     "presets",

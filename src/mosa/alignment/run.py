@@ -72,7 +72,7 @@ class AlignResult:
     """One sentence for the user: where the result is, or how to resume."""
 
 
-def align(
+def run_training(
     method: str,
     model: DiffusionLM | str | Path,
     data: str | Path | Sequence[TrainingExample],
@@ -98,7 +98,7 @@ def align(
     the current step and leave a checkpoint. Raises UserError for settings, data or folders that do
     not fit.
 
-        align("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
+        run_training("mosa", "testbed", "harmful.jsonl", "runs/mosa", overrides={"max_steps": 100})
     """
     if method not in METHODS:
         raise UserError(f"There is no method {method}; choose one of {', '.join(METHODS)}.")

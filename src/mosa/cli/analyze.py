@@ -7,14 +7,14 @@ import dataclasses
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
-from mosa.cli.evaluate import evaluation_arguments, evaluation_config
-from mosa.cli.judge import judge_config
+from mosa.cli.evaluate import evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
-from mosa.cli.progress import ProgressBar
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
+from mosa.runs.options import evaluation_config, judge_config
 from mosa.runs.processes import join
+from mosa.runs.progress import ProgressBar
 from mosa.terminal import show
 
 
@@ -42,7 +42,7 @@ def _command(name: str, summary: str) -> Command:
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
             return evaluation_config(
-                args,
+                args.as_dict(),
                 attacks=(name,),
                 attack_options={name: options} if options else {},
                 taken=_taken(name),
@@ -55,7 +55,7 @@ def _command(name: str, summary: str) -> Command:
             found = analyze(
                 args.out,
                 config,
-                judge_config=judge_config(args),
+                judge_config=judge_config(args.as_dict()),
                 on_progress=bar.evaluation,
                 on_judged=bar.judging,
                 processes=processes,

@@ -15,7 +15,7 @@ import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from mosa.inputs import checked, read_yaml
-from mosa.types import UserError
+from mosa.types import UserError, fields_in
 
 if TYPE_CHECKING:
     from mosa.alignment.config import AlignConfig
@@ -200,8 +200,7 @@ def given_fields(
     config_class: type, args: Namespace, *, leave_out: Collection[str] = ()
 ) -> dict[str, Any]:
     """The options that are fields of a dataclass and were given."""
-    names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
-    return {name: value for name, value in args.as_dict().items() if name in names}
+    return fields_in(config_class, args.as_dict(), leave_out=leave_out)
 
 
 def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> None:

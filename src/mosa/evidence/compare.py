@@ -1,6 +1,6 @@
 """Two subjects side by side on the same cases.
 
-    comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
+    comparison = compare_sides(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     [(row.name, row.difference) for row in comparison.headlines]
 
 A is the subject before, B the subject in question. Attacks are compared where both were run with
@@ -258,7 +258,7 @@ class Comparison:
     """What a reader must know."""
 
 
-def compare(first: Side, second: Side, *, judge: str | None = None) -> Comparison:
+def compare_sides(first: Side, second: Side, *, judge: str | None = None) -> Comparison:
     """A against B, by `judge` or the most trusted of those that both have.
 
     Raises UserError where the two were not asked the same, or not judged by the same.

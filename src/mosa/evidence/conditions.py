@@ -1,6 +1,6 @@
 """Conditions on the result of a comparison: NAME OP NUMBER, as `mosa compare --fail-if` takes them.
 
-    comparison = compare(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
+    comparison = compare_sides(side(Path("runs/old"), None, "a"), side(Path("runs/new"), None, "b"))
     check(parse_condition("asr_rise>0.05"), comparison).holds
 
 A condition never passes because data are missing: a figure that was not scored is a mistake, and
@@ -97,6 +97,19 @@ class Decision:
     """Whether it holds, or could not be decided: both are a failure."""
     text: str
     """The value with its interval, or why it could not be decided."""
+
+    def __str__(self) -> str:
+        """For example `pass: asr>0.10: 0.02 (0.00 to 0.11)`."""
+        return f"{'FAIL' if self.holds else 'pass'}: {self.condition.text}: {self.text}"
+
+    def __repr__(self) -> str:
+        return f"<Decision {self}>"
+
+
+def check_share(max_unscored: float) -> None:
+    """UserError where the largest share of cases without a score is no share."""
+    if not 0 <= max_unscored < 1:
+        raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
 
 
 def check(

@@ -31,7 +31,16 @@ from mosa.probes import PROBES
 from mosa.runs.judging import CANVAS, METRIC, tells_refusals
 from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell, TaskStatus
 from mosa.runs.store import FILE, Run
-from mosa.stats.rates import Rate, Value, Values, exactly, mean_of, rate_of, rate_over_groups
+from mosa.stats.rates import (
+    Rate,
+    Value,
+    Values,
+    exactly,
+    format_rate,
+    mean_of,
+    rate_of,
+    rate_over_groups,
+)
 from mosa.testbed.behaviors import in_alignment_data
 from mosa.types import UserError, Verdict
 from mosa.world import World
@@ -102,6 +111,14 @@ class Figure:
     is_headline: bool = True
     """Whether it represents its task, which may have several metrics."""
 
+    def __repr__(self) -> str:
+        """What it is of, and its rate."""
+        name = self.name if self.kind == "over_refusal" else f"{self.name} on {self.case_set}"
+        of = f"{name}, {self.variant}" if self.variant else name
+        judge = f", judge {self.judge}" if self.judge else ""
+        rate = format_rate(self.rate, with_n=True)
+        return f"<Figure {of}, {self.subject}: {self.measure} {rate}{judge}>"
+
     @property
     def num_unscored(self) -> int:
         """Cases without a value, counted once for each seed."""
@@ -151,6 +168,13 @@ class Evidence:
 
     runs: list[RunFacts]
     figures: list[Figure]
+
+    def __repr__(self) -> str:
+        """How much of what it holds."""
+        return (
+            f"<Evidence of {', '.join(str(run.folder) for run in self.runs)}: subjects "
+            f"{', '.join(self.subjects)}; sets {', '.join(self.sets)}; {len(self.figures)} figures>"
+        )
 
     @cached_property
     def subjects(self) -> dict[str, SubjectRecord]:

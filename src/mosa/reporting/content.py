@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mosa.evidence.findings import HeatMap, LineChart
+from mosa.player import SampleResponse, display, player_html
 from mosa.stats.rates import Interval, Rate
 
 Cell = str | int | float | Interval | None
@@ -84,20 +85,6 @@ class ReportFigure:
 
 
 @dataclass(frozen=True)
-class SampleResponse:
-    """One generation, position by position."""
-
-    commit_step: tuple[int, ...]
-    """The step (from 0) that wrote each position, -1 where the attacker pinned it."""
-    end_positions: tuple[int, ...]
-    """The positions (from 0) that hold an end token."""
-    tokens: tuple[str, ...] | None
-    """The words; None under redaction."""
-    prompt: tuple[tuple[str, str], ...] | None
-    """(role, text) of each turn that was sent; None under redaction."""
-
-
-@dataclass(frozen=True)
 class Sample:
     """One try of one attack, for the browser of samples."""
 
@@ -123,6 +110,31 @@ class Sample:
     is_garbled: bool
     responses: tuple[SampleResponse, ...]
     """Empty where the page keeps only the outcome, because it would grow too large."""
+
+    @property
+    def about(self) -> str:
+        """Which try it is and what came of it, in one line."""
+        outcomes = ", ".join(f"{outcome} ({judge})" for judge, outcome in self.outcomes.items())
+        return (
+            f"{self.subject}, {self.attack} on {self.case_set}, {self.case}, seed {self.seed}, try "
+            f"{self.number + 1}: {outcomes or 'not judged'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.about}>"
+
+    def _repr_html_(self) -> str:
+        return player_html(self.responses, f"{self.about}.")
+
+    def show(self) -> None:
+        """Play its denoising in a notebook; elsewhere print what was asked and answered."""
+        texts = [self.about]
+        for response in self.responses:
+            texts += [f"{role}: {text}" for role, text in response.prompt or ()]
+            num_read = min(response.end_positions, default=len(response.commit_step))
+            if response.tokens is not None:
+                texts.append(f"model: {' '.join(response.tokens[:num_read])}")
+        display(self._repr_html_(), "\n".join(texts))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mosa import player
 from mosa.files import claim_file, write_text
+from mosa.player import COLOURS as PLAYER_COLOURS
 from mosa.reporting import charts
 from mosa.reporting.content import Content, ReportFigure, ReportTable, Section
 from mosa.reporting.sample_data import SampleData, gzipped, pack
@@ -41,8 +43,6 @@ MAX_BYTES = 5_000_000
 """The default limit of a page: small enough for a mail."""
 SETTINGS = "settings"
 """The section behind the samples; without it the samples come last."""
-NUM_STEP_COLOURS = 8
-"""Classes of commit step that have a colour of their own."""
 LONG_TABLE = 16
 """A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
@@ -51,29 +51,13 @@ _GENERATOR = b'<meta name="generator" content="mosa report">'
 
 COLOURS = {
     # Light and dark scheme, as variables of the style sheet.
-    "page": ("#fbfbfa", "#131418"),
     "card": ("#ffffff", "#1b1d22"),
-    "text": ("#1c1d21", "#e9e9ea"),
-    "soft": ("#5d6068", "#a2a6af"),
-    "rule": ("#e3e3e0", "#30333b"),
     "grid": ("#ebebe8", "#2a2d34"),
-    "accent": ("#1d4ed8", "#86b1fb"),
     "tint": ("#f0f4fd", "#232a3a"),
-    "pin": ("#b91c1c", "#f87171"),
     # The deepest colour of a heat map, and how much of it the rate 1 gets: text stays legible.
     "heat": ("214 48 49", "248 113 113"),
     "heat-most": ("0.68", "0.55"),
-    # Commit steps: ground, then ink.
-    "step-0": ("#1e3a8a", "#dbe8ff"),
-    "step-1": ("#1d4ed8", "#b3cfff"),
-    "step-2": ("#2f6be0", "#86b1fb"),
-    "step-3": ("#6aa2f5", "#5c90ea"),
-    "step-4": ("#9cc3fa", "#3864b0"),
-    "step-5": ("#c3dbfc", "#2d4f8c"),
-    "step-6": ("#dce9fd", "#263d68"),
-    "step-7": ("#edf3fe", "#222f4a"),
-    **{f"ink-{i}": ("#ffffff" if i < 3 else "#16213d", "#101a33" if i < 4 else "#eaf0fc")
-       for i in range(NUM_STEP_COLOURS)},
+    **PLAYER_COLOURS,
     **{f"series-{i}": pair for i, pair in enumerate(charts.SERIES_COLOURS)},
 }  # fmt: skip
 
@@ -139,7 +123,7 @@ def _exports(tables: Sequence[tuple[str, ReportTable]]) -> str:
 
 def _render(content: Content, parts: Sequence[_Part], exports: str, data: SampleData) -> str:
     template = _environment().get_template("page.html")
-    script = _source("page.js")
+    script = player.source("player.js") + _source("page.js")
     samples_before = [part.anchor for part in parts if part.section.name == SETTINGS]
     return template.render(
         content=content,
@@ -148,14 +132,14 @@ def _render(content: Content, parts: Sequence[_Part], exports: str, data: Sample
         marks=defaultdict(
             Markup, {subject: charts.mark(i) for i, subject in enumerate(content.subjects)}
         ),
-        style=Markup(_colour_rules() + _source("page.css")),
+        style=Markup(_colour_rules() + _source("page.css") + player.source("player.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         formats=list(FORMATS),
         exports=Markup(exports),
         data=Markup(data.text),
         num_with_text=data.num_with_text,
-        num_step_colours=NUM_STEP_COLOURS,
+        player_key=Markup(player.KEY),
         long_table=LONG_TABLE,
         interval_statement=INTERVAL_STATEMENT,
     )

@@ -15,8 +15,9 @@ from mosa.evidence.figures import CONTROL, case_name, figures_of
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.judges.compliance import compliance_of
 from mosa.judges.refusal import find_refusal
+from mosa.player import SampleResponse
 from mosa.probes import PROBES
-from mosa.reporting.content import Histogram, ReportFigure, Sample, SampleResponse
+from mosa.reporting.content import Histogram, ReportFigure, Sample
 from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import METRIC
 from mosa.runs.records import SetRecord

@@ -17,7 +17,7 @@ SECONDS_BETWEEN_LINES = 30.0
 class ProgressBar:
     """One bar, whose description and total may change."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shown: bool = True) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.console = new_console()
@@ -30,6 +30,7 @@ class ProgressBar:
         )
         self.task = self.bar.add_task("", total=None, what="", left="")
         self.last_line = time.monotonic()
+        self.is_shown = is_shown
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -40,6 +41,8 @@ class ProgressBar:
 
     def update(self, what: str, done: int, total: int, left: str = "") -> None:
         """Show progress with something; `left` is what is left, in words."""
+        if not self.is_shown:
+            return
         if self.console.is_terminal and not self.bar.live.is_started:
             self.bar.start()
         self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
