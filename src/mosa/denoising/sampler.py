@@ -213,10 +213,10 @@ def warn_of_unknown_words(model: DiffusionLM, prompts: Sequence[Prompt]) -> None
         if unknown:
             known = World(model.world_seed).objects(restricted=False, split="heldout")
             listed = ", ".join(dict.fromkeys(unknown[:MOST_LISTED]))
+            more = " ..." if len(unknown) > MOST_LISTED else ""
             warnings.warn(
-                f"{len(unknown)} of {len(words)} words {'is' if len(unknown) == 1 else 'are'} not in "
-                f"this model's language: {listed}"
-                f"{' ...' if len(unknown) > MOST_LISTED else ''}; try "
+                f"{len(unknown)} of {len(words)} words {'is' if len(unknown) == 1 else 'are'} not "
+                f"in this model's language: {listed}{more}; try "
                 f'"{World(model.world_seed).request(known[0])}"',
                 UnknownWords,
                 stacklevel=3,  # the caller of `sample`
