@@ -337,7 +337,6 @@ def test_readme_python_example_runs():
 
 
 OPENS = {
-    "align/output.py": "appends a line to the log of a training",
     "bench/common.py": "our own shapes; the kernel's figures of memory",
     "catalogue.py": "our own",
     "cli/__init__.py": "our own",

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypedDict, TypeGuard
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
@@ -32,6 +32,13 @@ class Message:
     content: str
 
 
+class Turn(TypedDict):
+    """A turn as records keep it."""
+
+    role: Role
+    content: str
+
+
 Prompt = str | Sequence[Message]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
 
@@ -42,7 +49,7 @@ def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
     return turns if system is None else [Message("system", system), *turns]
 
 
-def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
+def prompt_turns(prompt: Prompt) -> list[Turn]:
     """A prompt as the list of role and content that records keep."""
     return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
 
@@ -125,7 +132,7 @@ class Response:
 
     key: str
     """Hash of the model's weights, the canvas, interventions and decoder: same key, same tokens."""
-    prompt: list[dict[str, str]]
+    prompt: list[Turn]
     """The turns that were sent, as role and content."""
     text: str
     """Text before the first end token: what a reader sees."""
@@ -209,7 +216,7 @@ class Attempt:
     where no loop selects."""
 
     @property
-    def prompt(self) -> list[dict[str, str]]:
+    def prompt(self) -> list[Turn]:
         """The turns of the first prompt that was sent; empty where no text was generated."""
         return self.responses[0].prompt if self.responses else []
 

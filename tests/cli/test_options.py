@@ -71,6 +71,19 @@ def test_an_option_that_is_given_twice_is_refused(capsys, tmp_path, words, optio
         cli_refuses(capsys, [*EVALUATE, *words], f"--{option}")
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["report", "run", "--out", ""], "--out"),
+        (["report", "run", "--out="], "--out"),
+        (["report", "", "--out", "x.html"], "path"),
+        (["results", "run", "--export", "csv", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(capsys, words, name):
+    cli_refuses(capsys, words, name, "empty")
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "1e400", "-inf", ".nan", ".inf"])
 def test_numbers_are_finite(capsys, number):
     cli_refuses(capsys, [*EVALUATE, f"--temperature={number}"], "temperature")

@@ -221,6 +221,9 @@ def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
         action = actions.get(name if equals else plain[-1] if plain else "")
         start = f"{name}=" if equals else ""
         value = value if equals else word
+        if not value and (action is None or Path in _types_of(action)):  # it would be this folder
+            place = "a path" if action is None else action.option_strings[0]
+            raise UserError(f"{place} is empty; name a file or a folder")
         if value == "none" and action is not None and _may_be_no_number(action):
             word = f"{start}null"
         elif action is not None and _takes_a_table(action) and value != "null":
@@ -231,8 +234,13 @@ def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
     return plain
 
 
+def _types_of(action: Action) -> set[Any]:
+    hint = getattr(action, "_typehint", None)
+    return {hint, action.type, *typing.get_args(hint)}
+
+
 def _may_be_no_number(action: Action) -> bool:
-    kinds = {*typing.get_args(getattr(action, "_typehint", None))}
+    kinds = _types_of(action)
     return NoneType in kinds and str not in kinds
 
 

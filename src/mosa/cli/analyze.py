@@ -11,11 +11,13 @@ from mosa.cli.evaluate import evaluation_arguments, evaluation_config
 from mosa.cli.judge import judge_config
 from mosa.cli.options import Command, add_fields, given_fields
 from mosa.cli.progress import ProgressBar
+from mosa.cli.results import end_status, nothing_from, show_left_out
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.processes import join
-from mosa.terminal import show
+from mosa.runs.store import Run
+from mosa.terminal import new_console, show
 
 
 def _command(name: str, summary: str) -> Command:
@@ -33,7 +35,7 @@ def _command(name: str, summary: str) -> Command:
         )
         add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
 
-    def run(args: Namespace) -> None:
+    def run(args: Namespace) -> int | None:
         processes = join()
 
         def settings() -> EvaluateConfig:
@@ -51,19 +53,35 @@ def _command(name: str, summary: str) -> Command:
             )
 
         config = processes.agree(settings)
+        judged: set[str] = set()
         with ProgressBar() as bar:
+
+            def on_judged(judge: str, done: int, total: int) -> None:
+                judged.add(judge)
+                bar.judging(judge, done, total)
+
             found = analyze(
                 args.out,
                 config,
                 judge_config=judge_config(args),
                 on_progress=bar.evaluation,
-                on_judged=bar.judging,
+                on_judged=on_judged,
                 processes=processes,
             )
         processes.disband()
         for finding in found:
             show(finding.paragraph)
             show(f"Data and figures are in {args.out / finding.name}.")
+        if not processes.is_main:
+            return None
+        subjects = {subject.name for subject in config.subjects}
+        with Run(args.out) as recorded:
+            nothing = nothing_from(
+                recorded, judged, lambda cell: cell.attack == name and cell.subject in subjects
+            )
+            if nothing:
+                show_left_out(recorded, new_console(is_wide=True))
+            return end_status(nothing)
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
     return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)

@@ -59,6 +59,11 @@ def _report(args: Namespace) -> None:
         raise UserError("--redact and --no_redact exclude each other; leave one out")
     claim_page(args.out)  # before the work
     if args.tables is not None:
+        if args.tables.absolute() in args.out.absolute().parents:
+            raise UserError(
+                f"--out {args.out} is in the folder of --tables {args.tables}, which holds tables "
+                "alone; put the page beside it"
+            )
         check_folder(args.tables, TABLES_BY)
     given = {} if args.title is None else {"title": args.title}
     content = build(
