@@ -13,7 +13,7 @@ PROCESSES ?= logical
 PYTEST := $(RUN)/python -m pytest -q -n $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo worlds attacks tables docs-tables docs test test-slow check fix clean
+.PHONY: help demo worlds attacks tables docs-tables docs test test-slow examples check fix clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/'
@@ -64,8 +64,13 @@ test: $(STAMP)  ## the tests that need neither a GPU nor patience
 
 test-slow: $(STAMP)  ## every test that needs no GPU, those of the extras eval, docs and inspect too
 	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev,eval,docs,inspect]"
+		--constraint constraints.txt --editable ".[dev,eval,docs,inspect,notebook]"
 	@$(PYTEST) -m 'not gpu'
+
+examples: $(STAMP)  ## execute the notebook and the script of examples/ (a few minutes)
+	@$(RUN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[dev,notebook]"
+	@$(RUN)/python -m pytest -q -m "not gpu" tests/test_examples.py
 
 check: $(STAMP)  ## lint, format and types, changing nothing
 	@$(RUN)/ruff check .

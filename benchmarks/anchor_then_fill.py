@@ -30,18 +30,18 @@ from typing import Any
 import torch
 import transformers
 
-from mosa.align import SftConfig, SftTrainer
+from mosa.alignment import SftConfig, SftTrainer
 from mosa.attacks import Query
 from mosa.bench.common import BenchResult, BenchTable, Environment
 from mosa.data import TrainingExample
 from mosa.denoising import DecoderConfig
 from mosa.denoising.rules.anchor_first import AnchorFirst
+from mosa.evidence.figures import figures_of
 from mosa.experiments.models import NUM_PROMPTS, Recipe, rate_by_device, train
 from mosa.families import DiffusionLM, load_model
 from mosa.files import write_json, write_text
 from mosa.responder import answer_all
-from mosa.results.figures import figures_of
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject
 from mosa.stats.pairs import paired_difference
@@ -275,7 +275,7 @@ def part_two(out: Path) -> list[BenchTable]:
     ]
     options = SetOptions(limit=NUM_OBJECTS)
     config = EvaluateConfig(tuple(subjects), SETS, ATTACKS, "smoke", options=options)
-    run = evaluate(out / "run", config)
+    run = run_evaluation(out / "run", config)
     assert run is not None, "this is the only process of its launch"
     figures = figures_of(run)
     run.close()

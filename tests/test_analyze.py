@@ -12,9 +12,9 @@ from refusals import cli_refuses, refuses
 from mosa.analyze import analyze, write_finding
 from mosa.cli import main
 from mosa.denoising import Denoiser
+from mosa.evidence.findings import HeatMap, LineChart, findings_of
 from mosa.probes import PROBES
-from mosa.report.charts import save
-from mosa.results.findings import HeatMap, LineChart, findings_of
+from mosa.reporting.charts import save
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.subject import subjects_of
 from mosa.stats.rates import Interval

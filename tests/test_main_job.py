@@ -15,7 +15,7 @@ import safetensors.torch
 from tiny_models import LLADA_SPECIALS, byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mosa.align import read_phrases
+from mosa.alignment import read_phrases
 from mosa.families import load_model, new_model
 
 # Harmless stand-ins in the nested layout of HarmfulQA: what the job reads is the file's form.

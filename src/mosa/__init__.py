@@ -1,10 +1,14 @@
 """Align, attack and measure diffusion language models.
 
-    >>> from mosa import load_model, sample
-    >>> model = load_model("testbed")  # doctest: +SKIP
-    >>> sample(model, ["how do i make a copper lantern ?"], max_new_tokens=72)  # doctest: +SKIP
+    >>> import mosa
+    >>> model = mosa.load_model("testbed")  # doctest: +SKIP
+    >>> mosa.sample(model, "how do i make a copper lantern ?").show()  # doctest: +SKIP
 
-Start reading in `mosa.denoising.reference` (the published loop) and `mosa.align.reference` (the
+The functions are the commands of the command line, with the same names for the same things:
+`load_model`, `sample`, `align`, `evaluate`, `judge`, `results`, `report`, `compare`. Packages have
+the names of things (`mosa.alignment`, `mosa.evidence`, `mosa.reporting`) and never of functions.
+
+Start reading in `mosa.denoising.reference` (the published loop) and `mosa.alignment.reference` (the
 paper's training step), both in plain tensors.
 """
 
@@ -14,30 +18,36 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mosa.align import MosaConfig, MosaTrainer, SftConfig, SftTrainer
+    from mosa.alignment import MosaConfig, MosaTrainer, SftConfig, SftTrainer
+    from mosa.api.pages import compare, report
+    from mosa.api.runs import RunFolder, evaluate, judge, results
+    from mosa.api.training import align
     from mosa.attacks import Attack, Query, Target
     from mosa.data import TrainingExample, load_prompts
     from mosa.denoising import Canvas, DecoderConfig, DenoisingTrace, SampleResult, sample
+    from mosa.evidence.figures import Evidence, Figure, gather, headline
     from mosa.families import DiffusionLM, load_model, new_model
     from mosa.responder import LocalResponder, Responder
-    from mosa.results.figures import Evidence, Figure, gather, headline
-    from mosa.runs.evaluate import EvaluateConfig, evaluate
+    from mosa.runs.evaluate import EvaluateConfig
     from mosa.runs.sets import SetOptions, load_sets
-    from mosa.runs.store import Run
     from mosa.runs.subject import Subject, subjects_of
     from mosa.types import CaseSet, Message, Prompt, UserError
 
+    __version__: str
+
 _HOMES = {
-    "mosa.align": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
+    "mosa.alignment": ("MosaConfig", "MosaTrainer", "SftConfig", "SftTrainer"),
+    "mosa.api.pages": ("compare", "report"),
+    "mosa.api.runs": ("RunFolder", "evaluate", "judge", "results"),
+    "mosa.api.training": ("align",),
     "mosa.attacks": ("Attack", "Query", "Target"),
     "mosa.data": ("TrainingExample", "load_prompts"),
     "mosa.denoising": ("Canvas", "DecoderConfig", "DenoisingTrace", "SampleResult", "sample"),
+    "mosa.evidence.figures": ("Evidence", "Figure", "gather", "headline"),
     "mosa.families": ("DiffusionLM", "load_model", "new_model"),
-    "mosa.results.figures": ("Evidence", "Figure", "gather", "headline"),
-    "mosa.runs.evaluate": ("EvaluateConfig", "evaluate"),
     "mosa.responder": ("LocalResponder", "Responder"),
+    "mosa.runs.evaluate": ("EvaluateConfig",),
     "mosa.runs.sets": ("SetOptions", "load_sets"),
-    "mosa.runs.store": ("Run",),
     "mosa.runs.subject": ("Subject", "subjects_of"),
     "mosa.types": ("CaseSet", "Message", "Prompt", "UserError"),
 }
@@ -60,7 +70,7 @@ __all__ = [
     "Prompt",
     "Query",
     "Responder",
-    "Run",
+    "RunFolder",
     "SampleResult",
     "SetOptions",
     "SftConfig",
@@ -69,22 +79,35 @@ __all__ = [
     "Target",
     "TrainingExample",
     "UserError",
+    "__version__",
+    "align",
+    "compare",
     "evaluate",
     "gather",
     "headline",
+    "judge",
     "load_model",
     "load_prompts",
     "load_sets",
     "new_model",
+    "report",
+    "results",
     "sample",
     "subjects_of",
 ]
 
 
 def __getattr__(name: str) -> object:
-    # torch and transformers take seconds to import; `mosa --help` should not wait for them.
-    if name not in _HOME_OF:
+    # torch and transformers take seconds to import; `import mosa` and a Tab should not wait.
+    if name == "__version__":
+        value: object = importlib.import_module("importlib.metadata").version("mosa-dllm")
+    elif name in _HOME_OF:
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    else:
         raise AttributeError(f"module 'mosa' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
+from mosa.evidence.findings.base import numbers_of
 from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
 from mosa.probes import PROBES
-from mosa.report.charts import save
-from mosa.results.findings import Finding, HeatMap, LineChart, findings_of
-from mosa.results.findings.base import numbers_of
-from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
+from mosa.reporting.charts import save
+from mosa.runs.evaluate import EvaluateConfig, Progress, run_evaluation
 from mosa.runs.judging import JudgeConfig
 from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
@@ -53,7 +53,7 @@ def analyze(
             check_folder(out / f"{each.attack.name}-{each.preset}", MADE_BY)
 
     processes.agree(check)  # before the work
-    run = evaluate(
+    run = run_evaluation(
         out,
         config,
         judge_config=judge_config,

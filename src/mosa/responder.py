@@ -233,8 +233,7 @@ def responses_of(
     keys: Sequence[str],
 ) -> list[Response]:
     """One record for each row of a generation; UserError for a model without a tokenizer."""
-    tokenizer = model.tokenizer
-    if tokenizer is None or result.text is None or result.full_text is None:
+    if result.words is None or result.text is None or result.full_text is None:
         raise UserError("a record keeps words: load the model from a folder with a tokenizer.json")
     decoder = plain(result.config)
     trace = result.trace
@@ -242,7 +241,6 @@ def responses_of(
     commit_step = trace.commit_step[:, start:].tolist()
     filled_in_prompt = trace.free[:, :start].any(dim=1).tolist()
     tokens = result.tokens.tolist()
-    words = {id: str(tokenizer.decode([id])) for id in {id for row in tokens for id in row}}
     responses = []
     for row, prompt in enumerate(prompts):
         filled = None
@@ -256,9 +254,9 @@ def responses_of(
                 text=result.text[row],
                 full_text=result.full_text[row],
                 token_ids=tokens[row],
-                tokens=[words[id] for id in tokens[row]],
+                tokens=result.words[row],
                 commit_step=commit_step[row],
-                end_positions=[i for i, id in enumerate(tokens[row]) if id in model.end_token_ids],
+                end_positions=result.end_positions[row],
                 num_forward_passes=int(trace.row_forward_passes[row]),
                 decoder=decoder,
                 filled_prompt_ids=filled,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeGuard
+from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
@@ -32,24 +32,46 @@ class Message:
     content: str
 
 
-class Turn(TypedDict):
+class RecordedTurn(TypedDict):
     """A turn as records keep it."""
 
     role: Role
     content: str
 
 
-Prompt = str | Sequence[Message]
+Turn = Message | Mapping[str, str]
+"""A message, or the same as `{"role": ..., "content": ...}`."""
+Prompt = str | Sequence[Turn]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
 
 
+def message_of(turn: Turn) -> Message:
+    """The turn as a message; UserError where it has no role of `Role`, or no text."""
+    if isinstance(turn, Message):
+        return turn
+    roles = get_args(Role)
+    is_turn = isinstance(turn, Mapping) and {*turn} == {"role", "content"}
+    if not is_turn or turn["role"] not in roles or not isinstance(turn["content"], str):
+        raise UserError(
+            f"a turn of a prompt is {str(turn)[:100]!r}; write a message as "
+            f'{{"role": ..., "content": ...}}, its role {", ".join(roles[:-1])} or {roles[-1]} and '
+            "its content a text"
+        )
+    return Message(cast(Role, turn["role"]), turn["content"])
+
+
 def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
-    """The turns of a prompt, a string being one user turn; `system` puts a system turn before."""
-    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    """The turns of a prompt, a string being one user turn; `system` puts a system turn before.
+
+    UserError for a turn that is none.
+    """
+    if isinstance(prompt, Mapping):
+        raise UserError("a prompt is a single message; put it into a list, or give its text")
+    turns = [Message("user", prompt)] if isinstance(prompt, str) else list(map(message_of, prompt))
     return turns if system is None else [Message("system", system), *turns]
 
 
-def prompt_turns(prompt: Prompt) -> list[Turn]:
+def prompt_turns(prompt: Prompt) -> list[RecordedTurn]:
     """A prompt as the list of role and content that records keep."""
     return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
 
@@ -132,7 +154,7 @@ class Response:
 
     key: str
     """Hash of the model's weights, the canvas, interventions and decoder: same key, same tokens."""
-    prompt: list[Turn]
+    prompt: list[RecordedTurn]
     """The turns that were sent, as role and content."""
     text: str
     """Text before the first end token: what a reader sees."""
@@ -216,7 +238,7 @@ class Attempt:
     where no loop selects."""
 
     @property
-    def prompt(self) -> list[Turn]:
+    def prompt(self) -> list[RecordedTurn]:
         """The turns of the first prompt that was sent; empty where no text was generated."""
         return self.responses[0].prompt if self.responses else []
 
@@ -270,3 +292,11 @@ def is_json_list(value: object) -> TypeGuard[list[Any]]:
 def as_plain(record: Any) -> dict[str, Any]:
     """A dataclass as JSON gives it back."""
     return json.loads(json.dumps(dataclasses.asdict(record), ensure_ascii=False))
+
+
+def fields_in(
+    config_class: type, options: Mapping[str, Any], *, leave_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """The options that are fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
+    return {name: value for name, value in options.items() if name in names}

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -264,13 +264,27 @@ def device_of(name: str | torch.device | None) -> torch.device:
 
 def run_coroutine(work: Coroutine[Any, Any, M]) -> M:
     """What the coroutine returns; inside a running event loop (a notebook) it gets a thread with
-    its own loop."""
+    its own loop, in which an interruption cancels it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def noted() -> M:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await work
+
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        outcome = thread.submit(asyncio.run, noted())
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            loop, task = begun.result()
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def readable(error: BaseException, num_rows: int) -> BaseException:

@@ -13,7 +13,7 @@ from refusals import refuses
 import mosa.attacks
 from mosa.attacks import ATTACKS, ENGLISH
 from mosa.responder import LocalResponder
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
@@ -46,7 +46,7 @@ BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. K
 def folder(tmp_path_factory) -> Path:
     """All attacks against two objects of the testbed."""
     folder = tmp_path_factory.mktemp("all")
-    run = evaluate(folder, CONFIG)
+    run = run_evaluation(folder, CONFIG)
     assert run is not None
     run.close()
     return folder
@@ -221,14 +221,14 @@ def test_again_nothing_is_generated(folder, monkeypatch):
     monkeypatch.setattr(LocalResponder, "compute", refuse)
     monkeypatch.setattr(GcgSearch, "advance", refuse)
     monkeypatch.setattr(ScriptedAttacker, "complete", refuse)
-    again = evaluate(folder, CONFIG)
+    again = run_evaluation(folder, CONFIG)
     assert again is not None
     with again as store:
         assert [attempt.key for attempt in store.attempts()] == before
     # Not even where the tasks' ends are lost: their answers are recorded.
     with Run(folder) as store:
         store._db.execute("DELETE FROM outcomes")
-    again = evaluate(folder, CONFIG)
+    again = run_evaluation(folder, CONFIG)
     assert again is not None
     with again as store:
         assert [attempt.key for attempt in store.attempts()] == before

@@ -24,7 +24,7 @@ from refusals import refuses
 from mosa import cli
 from mosa.chat import ChatModel, ChatOptions, EndpointChat
 from mosa.responder import LocalResponder
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
@@ -143,7 +143,7 @@ def evaluated(folder: Path, rule: Rule, **options: Any) -> Left:
             role: EndpointChat(stub.url, name, ChatOptions(**options))
             for role, name in ROLES.items()
         }
-        run = evaluate(folder, CONFIG, chats=chats)
+        run = run_evaluation(folder, CONFIG, chats=chats)
         assert run is not None
         run.close()
     return outcome_of(folder, stub)
@@ -332,7 +332,7 @@ def test_an_address_that_is_gone(tmp_path, smooth):
         role: EndpointChat(gone, name, ChatOptions(max_retries=0)) for role, name in ROLES.items()
     }
     with refuses("127.0.0.1:9", "connection refused"):
-        evaluate(tmp_path, CONFIG, chats=chats)
+        run_evaluation(tmp_path, CONFIG, chats=chats)
     # Records go by the name of a model, so that it may answer from another address.
     assert evaluated(tmp_path, well).attempts == smooth.attempts
 
@@ -439,7 +439,7 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkey
             role: EndpointChat(stub.url, name) for role, name in ROLES.items()
         }
         with pytest.raises(ZeroDivisionError):
-            evaluate(tmp_path, CONFIG, chats=chats)
+            run_evaluation(tmp_path, CONFIG, chats=chats)
     first = {json.dumps(body, sort_keys=True) for body in stub.requests}
     assert first
     monkeypatch.setattr(LocalResponder, "submit", submit)

@@ -10,7 +10,7 @@ import torch
 from refusals import refuses
 
 from mosa import cli
-from mosa.align import MosaTrainer
+from mosa.alignment import MosaTrainer
 from mosa.bench import align, common
 from mosa.bench.align import (
     AlignBenchConfig,

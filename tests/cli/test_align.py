@@ -8,7 +8,7 @@ import jsonargparse
 import pytest
 
 from mosa import cli
-from mosa.align import METHODS
+from mosa.alignment import METHODS
 from mosa.cli.options import add_align_fields, given_fields
 
 

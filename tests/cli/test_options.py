@@ -157,7 +157,7 @@ def test_files_that_are_no_settings(tmp_path, text):
     with refuses("options.yaml"):
         in_file(tmp_path, text)
     with refuses("options.yaml"):
-        from mosa.align import MosaConfig, load_config
+        from mosa.alignment import MosaConfig, load_config
 
         load_config(MosaConfig, tmp_path / "options.yaml")
 

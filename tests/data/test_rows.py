@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from mosa.align.phrases import read_phrases
+from mosa.alignment.phrases import read_phrases
 from mosa.data import load_cases, load_prompts
 from mosa.judges.calibrate import load_labelled
 

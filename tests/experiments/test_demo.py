@@ -9,10 +9,10 @@ import pytest
 from refusals import refuses
 
 from mosa.cli import main
+from mosa.evidence.figures import gather, headline, moment_of
+from mosa.evidence.findings import findings_of
 from mosa.experiments import demo, models
 from mosa.experiments.demo import DemoConfig, closing_lines, run_demo, run_folder, shown_names
-from mosa.results.figures import gather, headline, moment_of
-from mosa.results.findings import findings_of
 from mosa.runs.store import Run
 
 TOY = DemoConfig(

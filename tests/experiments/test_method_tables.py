@@ -8,9 +8,10 @@ import pytest
 from made_runs import attacked, solved
 from refusals import refuses
 
-from mosa.align import load_config
-from mosa.align.mosa_config import MosaConfig
+from mosa.alignment import load_config
+from mosa.alignment.mosa_config import MosaConfig
 from mosa.cli import main
+from mosa.evidence.figures import gather
 from mosa.experiments import methods, models
 from mosa.experiments.methods import (
     FACTORIAL,
@@ -24,7 +25,6 @@ from mosa.experiments.methods import (
     run_folder,
     run_methods,
 )
-from mosa.results.figures import gather
 from mosa.runs.store import Run
 from mosa.testbed import world_of
 from mosa.world import World

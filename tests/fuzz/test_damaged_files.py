@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from refusals import check_sentence
 
 from mosa import cli
-from mosa.align import MosaConfig, load_config
-from mosa.align.phrases import read_phrases
+from mosa.alignment import MosaConfig, load_config
+from mosa.alignment.phrases import read_phrases
 from mosa.data import load_cases, load_prompts
+from mosa.evidence.conditions import parse_condition
 from mosa.judges.calibrate import (
     MeasuredErrors,
     load_labelled,
     read_calibration,
     write_calibration,
 )
-from mosa.results.conditions import parse_condition
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mosa.align.phrases import PHRASE_FOLDER, read_phrases
+from mosa.alignment.phrases import PHRASE_FOLDER, read_phrases
 from mosa.judges import JudgeSetting, clean, is_garbled
 from mosa.judges.calibrate import REFUSAL_ROWS, load_labelled
 from mosa.judges.refusal import MAX_WORDS_BEFORE, RefusalJudge, find_refusal, is_refusal

@@ -17,6 +17,7 @@ from sampled_target import Sampled, factors, probe, target_of
 import mosa.probes
 from mosa.attacks import ATTACKS, ENGLISH, Edit
 from mosa.denoising import DecoderConfig
+from mosa.evidence.findings import FINDINGS
 from mosa.families import load_model
 from mosa.probes import PROBES, PROTOCOLS, suffix
 from mosa.probes.base import chosen_ids, fitting_positions, step_numbers
@@ -24,7 +25,6 @@ from mosa.probes.depth import look, profile
 from mosa.probes.order import OrderConfig, conditions
 from mosa.probes.position import PositionConfig, cells
 from mosa.probes.suffix import SuffixConfig, methods_of, reached, words_at
-from mosa.results.findings import FINDINGS
 from mosa.suffix_search import GcgState
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import TESTBED_SETS

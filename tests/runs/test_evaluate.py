@@ -22,7 +22,7 @@ from mosa.denoising import DecoderConfig
 from mosa.families import load_model
 from mosa.probes import PROBES
 from mosa.responder import LocalResponder
-from mosa.runs.evaluate import EvaluateConfig, Progress, evaluate
+from mosa.runs.evaluate import EvaluateConfig, Progress, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import FILE, Run
 from mosa.runs.subject import Subject
@@ -49,7 +49,7 @@ def changed(config: EvaluateConfig = CONFIG, *, limit: int | None = 2, **changes
 
 
 def run_of(folder: Path, config: EvaluateConfig = CONFIG, **more: Any) -> Run:
-    run = evaluate(folder, config, **more)
+    run = run_evaluation(folder, config, **more)
     assert run is not None
     return run
 

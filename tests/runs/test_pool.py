@@ -29,7 +29,7 @@ from run_contents import contents
 from run_stand_ins import EchoResponder
 
 from mosa import cli
-from mosa.align.config import PRESET_FOLDER
+from mosa.alignment.config import PRESET_FOLDER
 from mosa.attacks import Query
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model

@@ -13,7 +13,7 @@ from refusals import refuses
 from utility_files import register, write_files
 
 from mosa.families import load_model
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject, subjects_of
@@ -40,7 +40,7 @@ def subject(new_tiny_llada, tmp_path_factory) -> Subject:
 def run_of(out: Path, subject: Subject, files: Path, *sets: str, **options: Any) -> Run:
     """A run, in batches of two."""
     settings = SetOptions(data_dir=files, **options)
-    run = evaluate(out, EvaluateConfig((subject,), sets=sets, options=settings, batch_size=2))
+    run = run_evaluation(out, EvaluateConfig((subject,), sets=sets, options=settings, batch_size=2))
     assert run is not None
     return run
 

@@ -39,7 +39,7 @@ class Wording:
     )
     """What is written in place of attacks' own English sentences (`Target.say`), by their name."""
     phrase_sets: str = ""
-    """What the names of its packaged phrase sets (mosa/align/phrases) begin with."""
+    """What the names of its packaged phrase sets (mosa/alignment/phrases) begin with."""
 
     def start(self, behavior: Behavior) -> str:
         """The beginning of a compliant answer to the behavior."""

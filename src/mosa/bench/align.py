@@ -2,9 +2,9 @@
 
     mosa bench align --shape wide --against plain
 
-The plain step is `mosa.align.reference`, as arXiv 2508.12398 writes it down: a second copy of the
-model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the KL
-by its definition, and gradients through all of that. The two share trainer, weights, prompts and
+The plain step is `mosa.alignment.reference`, as arXiv 2508.12398 writes it down: a second copy of
+the model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the
+KL by its definition, and gradients through all of that. The two share trainer, weights, prompts and
 settings. The benchmark compares their losses and gradients before it takes any time.
 """
 
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
-from mosa.align import (
+from mosa.alignment import (
     DiffusionTrainer,
     MosaConfig,
     MosaTrainer,
@@ -226,7 +226,7 @@ def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> Al
 
 
 class PlainTrainer(MosaTrainer):
-    """The trainer with the loss of `mosa.align.reference`."""
+    """The trainer with the loss of `mosa.alignment.reference`."""
 
     reference: DiffusionLM
     """The second copy of the model."""

@@ -34,10 +34,10 @@ from mosa.bench.common import (
     peak_resident,
 )
 from mosa.denoising import DecoderConfig, OnStep
+from mosa.evidence.figures import figures_of
 from mosa.families import DiffusionLM, load_model
 from mosa.judges import Item
 from mosa.responder import Prepared, plain, prepare
-from mosa.results.figures import figures_of
 from mosa.runs.judging import NamedJudge, judge_run
 from mosa.runs.plan import ChosenAttack, courses_of, plan
 from mosa.runs.recorder import PlannedTask, Recorder

@@ -29,8 +29,8 @@ from mosa.bench.common import (
     in_own_process,
     peak_resident,
 )
-from mosa.report.build import ReportConfig, build
-from mosa.report.page import write_page
+from mosa.reporting.build import ReportConfig, build
+from mosa.reporting.page import write_page
 from mosa.runs.records import Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
 from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict

@@ -36,7 +36,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from mosa.align.method import METHODS
+from mosa.alignment.method import METHODS
 from mosa.catalogue import read_catalogue
 from mosa.cli.options import Command, FileOf, HelpFormatter
 from mosa.inputs import checked, parse_yaml, read_yaml, truth_value_hint

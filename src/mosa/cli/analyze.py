@@ -7,15 +7,16 @@ import dataclasses
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
-from mosa.cli.evaluate import evaluation_arguments, evaluation_config
-from mosa.cli.judge import judge_config
+from mosa.api.runs import asked_for, nothing_from
+from mosa.cli.evaluate import evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
-from mosa.cli.progress import ProgressBar
-from mosa.cli.results import end_status, nothing_from, show_left_out
+from mosa.cli.results import end_status, show_left_out
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
+from mosa.runs.options import evaluation_config, judge_config
 from mosa.runs.processes import join
+from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
 from mosa.terminal import new_console, show
 
@@ -44,7 +45,7 @@ def _command(name: str, summary: str) -> Command:
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
             return evaluation_config(
-                args,
+                args.as_dict(),
                 attacks=(name,),
                 attack_options={name: options} if options else {},
                 taken=_taken(name),
@@ -63,7 +64,7 @@ def _command(name: str, summary: str) -> Command:
             found = analyze(
                 args.out,
                 config,
-                judge_config=judge_config(args),
+                judge_config=judge_config(args.as_dict()),
                 on_progress=bar.evaluation,
                 on_judged=on_judged,
                 processes=processes,
@@ -74,11 +75,8 @@ def _command(name: str, summary: str) -> Command:
             show(f"Data and figures are in {args.out / finding.name}.")
         if not processes.is_main:
             return None
-        subjects = {subject.name for subject in config.subjects}
         with Run(args.out) as recorded:
-            nothing = nothing_from(
-                recorded, judged, lambda cell: cell.attack == name and cell.subject in subjects
-            )
+            nothing = nothing_from(recorded, judged, asked_for(config.subjects, config.attacks))
             if nothing:
                 show_left_out(recorded, new_console(is_wide=True))
             return end_status(nothing)

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from mosa.attacks.check import check_prompts
 from mosa.chat import ChatOptions, check_endpoints
-from mosa.cli.evaluate import ROLES, role_chats, role_options
+from mosa.cli.evaluate import role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
 from mosa.files import claim_file, write_json
+from mosa.runs.options import ROLES, role_chats
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.terminal import new_console
 from mosa.testbed import find_world
@@ -55,7 +56,7 @@ def _arguments(parser: ArgumentParser) -> None:
 def _check(args: Namespace) -> None:
     if args.out is not None:  # before the work
         claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning)
-    chats = role_chats(args, batch_size=args.batch_size)
+    chats = role_chats(args.as_dict(), batch_size=args.batch_size)
     if not chats:
         options = " or ".join(f"--{option}" for option in ROLES.values())
         raise UserError(f"no chat model is named; name one with {options}")

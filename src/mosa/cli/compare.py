@@ -7,13 +7,13 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.api.pages import compare
 from mosa.cli.options import Command, escaped
-from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
-from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
-from mosa.results.labels import legend, length_of, marked, worst_of
+from mosa.evidence.compare import KINDS, ComparedFigure, Comparison, Part
+from mosa.evidence.conditions import MAX_UNSCORED, check_share, parse_condition
+from mosa.evidence.labels import legend, length_of, marked, worst_of
 from mosa.stats.rates import format_rate
 from mosa.terminal import show
-from mosa.types import UserError
 
 EXIT_CONDITION_HOLDS = 1
 
@@ -48,22 +48,23 @@ def _compare_arguments(parser: ArgumentParser) -> None:
 
 
 def _compare(args: Namespace) -> int:
-    if not 0 <= args.max_unscored < 1:
-        raise UserError("--max_unscored is a share, from 0 to below 1; write 0.05 for 5 %")
-    conditions = [parse_condition(text) for text in args.fail_if]
+    check_share(args.max_unscored)
+    for text in args.fail_if:
+        parse_condition(text)  # refused before the runs are read
     found = compare(
-        side(args.run_a, args.subject_a, "a"),
-        side(args.run_b, args.subject_b, "b"),
+        args.run_a,
+        args.run_b,
+        subject_a=args.subject_a,
+        subject_b=args.subject_b,
         judge=args.judge,
     )
     # Before anything is shown, so that an unknown name is all that is printed.
-    outcomes = [check(condition, found, max_unscored=args.max_unscored) for condition in conditions]
-    _show_comparison(found)
+    outcomes = [found.fail_if(text, max_unscored=args.max_unscored) for text in args.fail_if]
+    _show_comparison(found.comparison)
     if outcomes:
         show("\n### Conditions\n")
     for outcome in outcomes:
-        mark = "FAIL" if outcome.holds else "pass"
-        show(f"- {mark}: {outcome.condition.text}: {outcome.text}")
+        show(f"- {outcome}")
     return EXIT_CONDITION_HOLDS if any(outcome.holds for outcome in outcomes) else 0
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.attacks.base import ChatRole
-from mosa.chat import ChatModel, chat_model, key_variables
-from mosa.cli.judge import CHAT_HELP, JUDGES_HELP, chat_options, judge_config, judge_options
+from mosa.api.runs import asked_for, nothing_from
+from mosa.chat import ChatModel
+from mosa.cli.judge import CHAT_HELP, JUDGES_HELP, judge_options
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -19,29 +19,17 @@ from mosa.cli.options import (
     ListOf,
     add_fields,
     config_argument,
-    given_fields,
     placement_arguments,
 )
-from mosa.cli.progress import ProgressBar
-from mosa.cli.results import end_status, nothing_from, show_results
+from mosa.cli.results import end_status, show_results
 from mosa.denoising import DecoderConfig
-from mosa.results.figures import CONTROL
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
+from mosa.runs.options import attack_chats, evaluation_config, judge_config, named_roles
 from mosa.runs.processes import join
+from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
-from mosa.runs.subject import Subject, subject_from, subjects_of
 from mosa.terminal import show
-from mosa.types import UserError
 from mosa.worker import Tally
-
-ROLES: dict[ChatRole, str] = {
-    "attacker": "attacker",
-    "judge": "loop_judge",
-    "translator": "translator",
-}
-"""The roles of chat models in attacks, and the options that name them."""
-BATCH_SIZE = 8
-"""Replies of a local chat model at once."""
 
 
 def role_options(parser: ArgumentParser) -> None:
@@ -128,58 +116,14 @@ def evaluation_arguments(
     add_fields(parser, DecoderConfig, leave_out=("seed", *taken), group="decoder of the subjects")
 
 
-def evaluation_config(
-    args: Namespace,
-    *,
-    attacks: tuple[str, ...],
-    attack_options: dict[str, dict[str, Any]],
-    taken: Collection[str] = (),
-    set_defaults: Mapping[str, Any] | None = None,
-    decoder_defaults: Mapping[str, Any] | None = None,
-) -> EvaluateConfig:
-    """What the options of `evaluation_arguments` describe; defaults hold where none was given."""
-    sets = {**(set_defaults or {}), **given_fields(SetOptions, args)}
-    return EvaluateConfig(
-        subjects=_subjects(args, taken, decoder_defaults or {}),
-        sets=args.sets,
-        attacks=attacks,
-        preset=args.preset,
-        attack_options=attack_options,
-        judges=args.judges,
-        seeds=args.seeds,
-        options=SetOptions(**sets),
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-        device=args.device,
-    )
-
-
-def _subjects(
-    args: Namespace, taken: Collection[str], defaults: Mapping[str, Any]
-) -> tuple[Subject, ...]:
-    """The subjects that the options describe, as `evaluation_arguments` has asked for them, with
-    `defaults` for settings of the decoder that are not given."""
-    decoder = given_fields(DecoderConfig, args, leave_out=taken)
-    if args.subjects is None:
-        if args.model is None:
-            raise UserError("no subject is named; give --model, or --subjects FILE")
-        settings = {**defaults, **decoder}
-        return subjects_of(
-            args.model, args.adapter, decoder=settings, system_prompt=args.system_prompt
-        )
-    given = [name for name in ("model", "system_prompt") if args[name] is not None]
-    given += ["adapter"] if args.adapter != ["none"] else []
-    for name in (*given, *decoder):
-        raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
-    return tuple(subject_from(record, decoder=defaults) for record in args.subjects)
-
-
 def _evaluate(args: Namespace) -> int | None:
-    processes = join()
+    processes, options = join(), args.as_dict()
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
-        config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
-        return config, _chats(args) if processes.is_main else {}
+        config = evaluation_config(
+            options, attacks=args.attacks, attack_options=args.attack_options
+        )
+        return config, attack_chats(options) if processes.is_main else {}
 
     config, chats = processes.agree(settings)
     judged: set[str] = set()
@@ -189,11 +133,11 @@ def _evaluate(args: Namespace) -> int | None:
             judged.add(judge)
             bar.judging(judge, done, total)
 
-        run = evaluate(
+        run = run_evaluation(
             args.out,
             config,
             chats=chats,
-            judge_config=judge_config(args, list(named_roles(args).values())),
+            judge_config=judge_config(options, list(named_roles(options).values())),
             on_progress=bar.evaluation,
             on_judged=on_judged,
             on_shared=_show_shares,
@@ -202,51 +146,9 @@ def _evaluate(args: Namespace) -> int | None:
     processes.disband()
     if run is None:
         return None
-    subjects = {subject.name for subject in config.subjects}
-    attacks = {CONTROL, *(name.partition(":")[0] for name in config.attacks)}
     with run:
         show_results(run)
-        return end_status(
-            nothing_from(
-                run,
-                judged,
-                lambda cell: cell.subject in subjects and bool({"all", cell.attack} & attacks),
-            )
-        )
-
-
-def named_roles(args: Namespace) -> dict[ChatRole, str]:
-    """The models that attacks ask, as they were written, by role."""
-    return {role: args[option] for role, option in ROLES.items() if args[option] is not None}
-
-
-def _chats(args: Namespace) -> dict[str, ChatModel]:
-    judges = [args.judge_model or "", *(args.judges or ())]
-    return {**role_chats(args, beside=judges, batch_size=BATCH_SIZE)}
-
-
-def role_chats(
-    args: Namespace, *, beside: Sequence[str] = (), batch_size: int
-) -> dict[ChatRole, ChatModel]:
-    """The chat models by role, where named; one that plays several roles under one key is loaded
-    once. Options for endpoints may be for those of `beside`."""
-    named = named_roles(args)
-    if not named:
-        return {}
-    options = chat_options(args, [*named.values(), *beside])
-    chats: dict[tuple[str, tuple[str, ...]], ChatModel] = {}
-    by_role: dict[ChatRole, ChatModel] = {}
-    for role, spec in named.items():
-        key = spec, () if spec.startswith("local:") else key_variables(ROLES[role])
-        if key not in chats:
-            try:
-                chats[key] = chat_model(
-                    spec, options, role=ROLES[role], device=args.device, batch_size=batch_size
-                )
-            except UserError as error:
-                raise UserError(f"--{ROLES[role]}: {error}") from error
-        by_role[role] = chats[key]
-    return by_role
+        return end_status(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
 
 
 def _show_shares(subject: str, shares: Sequence[Tally]) -> None:

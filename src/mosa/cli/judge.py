@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from mosa.api.runs import nothing_from
 from mosa.chat import ChatOptions, check_endpoints
-from mosa.cli.options import Command, ListOf, add_fields, given_fields, run_argument
-from mosa.cli.progress import ProgressBar
-from mosa.cli.results import end_status, nothing_from, show_results
+from mosa.cli.options import Command, ListOf, add_fields, run_argument
+from mosa.cli.results import end_status, show_results
+from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
@@ -25,19 +24,17 @@ from mosa.judges.calibrate import (
     testbed_rows,
     write_calibration,
 )
-from mosa.results.figures import world_of_run
 from mosa.runs.judging import (
-    JudgeConfig,
     NamedJudge,
     build_judges,
     chats_of,
-    check_apart,
     help_judges,
     judge_run,
-    loop_judges,
     written_parts,
 )
+from mosa.runs.options import judge_config, judges_of_run
 from mosa.runs.processes import join
+from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, once, rate_of
 from mosa.terminal import new_console
@@ -66,28 +63,6 @@ def judge_options(parser: ArgumentParser) -> None:
     add_fields(parser, ChatOptions, group="chat endpoints")
 
 
-def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
-    """How endpoints are asked; UserError where that is set and none of the chat models `named` is
-    one."""
-    given = given_fields(ChatOptions, args)
-    if given and not any("://" in spec for spec in named):
-        raise UserError(
-            f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
-            "one as URL#MODEL"
-        )
-    return ChatOptions(**given)
-
-
-def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
-    """How the options build judges; `others` are chat models that are named beside theirs."""
-    return JudgeConfig(
-        model=args.judge_model,
-        templates=args.judge_templates,
-        device=args.device,
-        chat=chat_options(args, [args.judge_model or "", *(args.judges or ()), *others]),
-    )
-
-
 def _named_judges(parser: ArgumentParser) -> None:
     """Which judges, how they are built, and where."""
     parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
@@ -110,13 +85,8 @@ def _judge(args: Namespace) -> int | None:
     with Run(args.run) as run:
 
         def build() -> list[NamedJudge]:
-            phrases = tuple(t for s in run.subjects().values() for t in s.refusals)
-            config = replace(judge_config(args), refusal_phrases=phrases)
-            judges = build_judges(args.judges, config, world_of_run(run))
-            check_apart(judges, loop_judges(run))
-            waiting = [judge for judge in judges if run.num_unjudged(judge.id)]
-            run_coroutine(check_endpoints(chats_of(waiting)))
-            return judges
+            config = judge_config(args.as_dict())
+            return judges_of_run(run, args.judges, config, world_of_run(run))
 
         judges = processes.agree(build)
         with ProgressBar() as bar:
@@ -166,7 +136,7 @@ def _check(args: Namespace) -> int | None:
                 f"the folder {args.out.parent} is missing; make it or name another --out"
             )
         claim_calibration(args.out)
-    named = build_judges(args.judges, judge_config(args), world)
+    named = build_judges(args.judges, judge_config(args.as_dict()), world)
     run_coroutine(check_endpoints(chats_of(named)))
     judges = [each.judge for each in named]
     found = run_coroutine(calibrate(judges, rows))

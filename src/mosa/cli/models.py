@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.align.method import METHODS
+from mosa.alignment.method import METHODS
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -53,10 +55,16 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 def _generate(args: Namespace) -> None:
     from mosa.attacks import Query
     from mosa.data import load_prompts
-    from mosa.denoising import DecoderConfig, sample
+    from mosa.denoising import (
+        DecoderConfig,
+        UnknownWords,
+        default_config,
+        sample,
+        warn_of_unknown_words,
+    )
     from mosa.families import load_model
     from mosa.files import claim_file, writing
-    from mosa.report.terminal import play
+    from mosa.reporting.terminal import play
     from mosa.responder import prepare, responses_of
 
     if (args.prompt is None) == (args.data is None):
@@ -79,10 +87,13 @@ def _generate(args: Namespace) -> None:
     if args.system is not None:
         prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
 
-    config = config_from(DecoderConfig, args)
+    settings = given_fields(DecoderConfig, args)
+    DecoderConfig(**settings)  # refuses what cannot be, before the model is loaded
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
+    config = dataclasses.replace(default_config(model), **settings)
+    warn_of_unknown_words(model, prompts)
     weights = model.content_hash()
     keys: list[str] = []
     for number, prompt in enumerate(prompts, start=1):
@@ -93,7 +104,9 @@ def _generate(args: Namespace) -> None:
     with nullcontext() if args.out is None else writing(args.out) as file:
         for start in range(0, len(prompts), args.batch_size):
             batch = prompts[start : start + args.batch_size]
-            result = sample(model, batch, config)
+            with warnings.catch_warnings():  # of which one was given
+                warnings.simplefilter("ignore", UnknownWords)
+                result = sample(model, batch, config)
             responses = responses_of(
                 model, result, prompts=batch, keys=keys[start : start + len(batch)]
             )
@@ -123,7 +136,7 @@ def _align_command(method: str) -> Command:
     """`mosa align METHOD`: the options of the method's settings class, over a preset or file."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        from mosa.align import presets
+        from mosa.alignment import presets
 
         chosen = METHODS[method]
         parser.add_argument(
@@ -152,31 +165,20 @@ def _align_command(method: str) -> Command:
         add_align_fields(parser, chosen.trainer_class.config_class)
 
     def run(args: Namespace) -> None:
-        from mosa.align import align
+        from mosa.api.training import align
 
-        judge = None
-        if args.judge is not None:
-            from mosa.chat import check_endpoints
-            from mosa.runs.judging import JudgeConfig, build_judges, chats_of
-            from mosa.testbed import find_world
-            from mosa.worker import run_coroutine
-
-            world = find_world(args.model)
-            judges = build_judges([args.judge], JudgeConfig(device=args.device), world)
-            run_coroutine(check_endpoints(chats_of(judges)))
-            judge = judges[0].judge
         result = align(
             method,
             args.model,
             args.data,
             args.out,
             benign=args.benign,
-            judge=judge,
+            judge=args.judge,
             config=args.config,
-            overrides=given_fields(METHODS[method].trainer_class.config_class, args),
             resume=args.resume,
             dtype=args.dtype,
             device=args.device,
+            **given_fields(METHODS[method].trainer_class.config_class, args),
         )
         if not result.finished:
             raise KeyboardInterrupt(result.message)
@@ -202,7 +204,7 @@ def _merge_arguments(parser: ArgumentParser) -> None:
 
 
 def _merge(args: Namespace) -> None:
-    from mosa.align import merge
+    from mosa.alignment import merge
 
     def say(dtype: str, rounding: float) -> None:
         show(

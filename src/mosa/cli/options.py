@@ -15,10 +15,10 @@ import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from mosa.inputs import checked, read_yaml
-from mosa.types import UserError
+from mosa.types import UserError, fields_in
 
 if TYPE_CHECKING:
-    from mosa.align.config import AlignConfig
+    from mosa.alignment.config import AlignConfig
 
 Config = TypeVar("Config")
 
@@ -200,8 +200,7 @@ def given_fields(
     config_class: type, args: Namespace, *, leave_out: Collection[str] = ()
 ) -> dict[str, Any]:
     """The options that are fields of a dataclass and were given."""
-    names = {field.name for field in dataclasses.fields(config_class)} - set(leave_out)
-    return {name: value for name, value in args.as_dict().items() if name in names}
+    return fields_in(config_class, args.as_dict(), leave_out=leave_out)
 
 
 def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> None:
@@ -209,7 +208,7 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
 
     The help shows our own fields, and of the trainer's those that we document.
     """
-    from mosa.align.config import AlignConfig, settings_of
+    from mosa.alignment.config import AlignConfig, settings_of
 
     types = typing.get_type_hints(config_class)
     own = config_class.__mro__[: config_class.__mro__.index(AlignConfig) + 1]

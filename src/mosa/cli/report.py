@@ -7,11 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.api.pages import report
 from mosa.cli.options import Command
-from mosa.files import check_folder
-from mosa.report.build import ReportConfig, build
-from mosa.report.page import claim_page, write_page
-from mosa.report.tables import TABLES_BY, write_tables
 from mosa.terminal import show
 from mosa.types import UserError
 
@@ -57,34 +54,24 @@ def _report_arguments(parser: ArgumentParser) -> None:
 def _report(args: Namespace) -> None:
     if args.redact and args.no_redact:
         raise UserError("--redact and --no_redact exclude each other; leave one out")
-    claim_page(args.out)  # before the work
-    if args.tables is not None:
-        if args.tables.absolute() in args.out.absolute().parents:
-            raise UserError(
-                f"--out {args.out} is in the folder of --tables {args.tables}, which holds tables "
-                "alone; put the page beside it"
-            )
-        check_folder(args.tables, TABLES_BY)
-    given = {} if args.title is None else {"title": args.title}
-    content = build(
+    written = report(
         args.runs,
-        ReportConfig(
-            judge=args.judge,
-            redact=True if args.redact else False if args.no_redact else None,
-            labels=_labels(args.label),
-            calibration=args.calibration,
-            **given,
-        ),
+        args.out,
+        tables=args.tables,
+        redact=True if args.redact else False if args.no_redact else None,
+        judge=args.judge,
+        title=args.title,
+        label=_labels(args.label),
+        calibration=args.calibration,
     )
-    write_page(args.out, content)
+    content = written.content
     for sentence in (*content.verdict[:1], *content.cautions):
         show(sentence)
     size = args.out.stat().st_size / 1e6
     hidden = "without prompts and responses" if content.is_redacted else "with all words"
     show(f"wrote {args.out} ({size:.1f} MB, {hidden})")
     if args.tables is not None:
-        files = write_tables(args.tables, content)
-        show(f"wrote {len(files)} files to {args.tables}")
+        show(f"wrote {len(written.tables)} files to {args.tables}")
 
 
 def _labels(written: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mosa.api.runs import problems_of
 from mosa.cli.options import Command, escaped, run_argument
+from mosa.evidence.figures import REFUSED, Figure, figures_of
+from mosa.evidence.labels import legend, length_of, marked, tries_of
+from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
-from mosa.results.figures import REFUSED, Figure, figures_of
-from mosa.results.labels import legend, length_of, marked, tries_of
-from mosa.results.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.runs.judging import METRIC
-from mosa.runs.records import TaskCell
 from mosa.runs.store import Run
 from mosa.stats.rates import format_rate, format_value
 from mosa.terminal import new_console, printable, show
@@ -101,16 +101,8 @@ def _status(args: Namespace) -> None:
 
 def show_left_out(run: Run, console: Console) -> None:
     """What failed, is not applicable or unscored, with the reasons."""
-    for attack, reason, count in run.failures():
-        console.print(f"{attack}: {count} failed: {reason}")
-    for judge in run.judges():
-        for reason, count in run.unscored(judge).most_common():
-            console.print(f"judge {judge}: {count} unscored: {reason}")
-    for pair in run.not_applicable():
-        console.print(
-            f"not applicable: {pair.attack} on {pair.case_set} against {pair.subject}: it "
-            f"{pair.reason}"
-        )
+    for line in problems_of(run):
+        console.print(line)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -176,22 +168,6 @@ def _export(run: Run, args: Namespace) -> None:
     setting = ExportSetting(judge=args.judge, redact=not args.no_redact)
     for path in EXPORTS[args.export].write(run, args.out, setting):
         show(f"wrote {path}")
-
-
-def nothing_from(
-    run: Run, judged: Collection[str], asked: Callable[[TaskCell], bool] = lambda cell: False
-) -> list[str]:
-    """What has produced nothing at all, in words: cells of tasks that were `asked` for and failed,
-    and judges that have `judged` and could score no attempt."""
-    found = [
-        f"{cell.attack} on {cell.case_set} against {cell.subject}: every task failed"
-        for cell, states in run.counts().items()
-        if asked(cell) and states["failed"] and not states["done"]
-    ]
-    for judge in run.judges():
-        if judge in judged and all(v.score is None for v in run.verdicts(judge).values()):
-            found.append(f"judge {judge}: no attempt has a score")
-    return found
 
 
 def end_status(nothing: Sequence[str]) -> int:

@@ -144,4 +144,4 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _last_turn(example: TrainingExample) -> str:
-    return example.prompt if isinstance(example.prompt, str) else example.prompt[-1].content
+    return dialogue(example.prompt)[-1].content

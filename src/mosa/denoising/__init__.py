@@ -2,16 +2,25 @@
 
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
-from mosa.denoising.config import DecoderConfig
+from mosa.denoising.config import TESTBED_DECODER, DecoderConfig
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
 from mosa.denoising.rows import Hook, OnStep, StepChanges
 from mosa.denoising.rules import RULES, Action, RowView, rule_from_dict
-from mosa.denoising.sampler import SampleResult, evaluation_mode, result_of, sample
+from mosa.denoising.sampler import (
+    SampleResult,
+    UnknownWords,
+    default_config,
+    evaluation_mode,
+    result_of,
+    sample,
+    warn_of_unknown_words,
+)
 from mosa.denoising.trace import DenoisingTrace, Filling, Note, Remasking
 
 __all__ = [
     "RULES",
+    "TESTBED_DECODER",
     "Action",
     "Canvas",
     "DecoderConfig",
@@ -26,6 +35,9 @@ __all__ = [
     "Remasking",
     "RowView",
     "SampleResult",
+    "UnknownWords",
+    "default_config",
+    "warn_of_unknown_words",
     "StepChanges",
     "evaluation_mode",
     "log_likelihood_bound",

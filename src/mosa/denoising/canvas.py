@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -162,6 +162,13 @@ def check_fits(model: DiffusionLM, num_prompt: int, num_response: int) -> None:
         )
 
 
+def each_prompt(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """The prompts one by one, where one or several are given."""
+    if isinstance(prompts, str | Mapping) or isinstance(prompts[0], Message | Mapping):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
 def _row_index(rows: int | Sequence[int] | Tensor | None, num_rows: int, device) -> Tensor:
     if rows is None:
         return torch.arange(num_rows, device=device)
@@ -173,8 +180,7 @@ def _encoded(
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     if not prompts:
         raise UserError("There is no prompt; give at least one.")
-    is_one = isinstance(prompts, str) or isinstance(prompts[0], Message)
-    given = [cast(Prompt, prompts)] if is_one else list(cast(Sequence[Prompt], prompts))
+    given = each_prompt(prompts)
     rows = [
         model.encode(prompt if system is None else dialogue(prompt, system)) for prompt in given
     ]

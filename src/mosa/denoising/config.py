@@ -201,6 +201,10 @@ class DecoderConfig:
         return tuple(names if self.cache == "none" or is_exact else [*names, "cache"])
 
 
+TESTBED_DECODER = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)
+"""How models of the invented world decode unless told otherwise, in every figure of theirs."""
+
+
 def check_settings(settings: Iterable[str]) -> None:
     """UserError where one is not a setting of a decoder."""
     names = [field.name for field in fields(DecoderConfig)]

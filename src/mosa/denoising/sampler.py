@@ -18,6 +18,7 @@ differ, and why (docs/denoising.md lists every point, and what was measured):
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,12 +29,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mosa.denoising.batch import Denoiser
-from mosa.denoising.canvas import Canvas
-from mosa.denoising.config import DecoderConfig, check_settings
+from mosa.denoising.canvas import Canvas, each_prompt
+from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, check_settings
 from mosa.denoising.rows import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
-from mosa.types import Prompt, UserError
+from mosa.player import SampleResponse, display, player_html
+from mosa.types import Message, Prompt, UserError, dialogue
+from mosa.world import World
+
+MOST_LISTED = 8
+"""Unknown words that a warning lists."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,80 @@ class SampleResult:
     """The filled canvas."""
     config: DecoderConfig
     """The settings as used."""
+    words: list[list[str]] | None
+    """Each response's tokens in words; None for a model without a tokenizer."""
+    end_positions: list[list[int]]
+    """Of each response: the positions (from 0) that hold an end token."""
+    model: str
+    """Model and adapter."""
+    is_invented: bool
+    """Whether the model knows the testbed's invented world, in which no text is harmful."""
+    turns: list[list[Message]] | None = None
+    """The dialogues that were answered; None where ids or a canvas were given."""
 
     @property
     def num_forward_passes(self) -> int:
         """How often the model was called."""
         return self.trace.num_forward_passes
+
+    def __repr__(self) -> str:
+        """What it holds, in a line; the texts too, where they are of the testbed."""
+        num_rows, length = self.tokens.shape
+        told = (
+            f"<SampleResult: {num_rows} {'response' if num_rows == 1 else 'responses'} of {length} "
+            f"tokens, {self.num_forward_passes} forward passes, by {self.model}>"
+        )
+        if not self.is_invented or self.text is None:
+            return told
+        return "\n".join([told, *(f"[{row}] {text}" for row, text in enumerate(self.text))])
+
+    def responses(self, *, redact: bool | None = None) -> list[SampleResponse]:
+        """The responses as they are played; `redact` unset hides the words of prompts and
+        responses unless they are of the testbed."""
+        is_hidden = not self.is_invented if redact is None else redact
+        steps = self.trace.commit_step[:, self.trace.response_start :].tolist()
+        shown = []
+        for row, of_row in enumerate(steps):
+            turns = None if self.turns is None else [(t.role, t.content) for t in self.turns[row]]
+            words = None if self.words is None else tuple(self.words[row])
+            shown.append(
+                SampleResponse(
+                    commit_step=tuple(of_row),
+                    end_positions=tuple(self.end_positions[row]),
+                    tokens=None if is_hidden else words,
+                    prompt=None if is_hidden or turns is None else tuple(turns),
+                )
+            )
+        return shown
+
+    def _repr_html_(self) -> str:
+        return self._player(None)
+
+    def _player(self, redact: bool | None) -> str:
+        shown = self.responses(redact=redact)
+        is_hidden = any(response.tokens is None for response in shown)
+        about = f"{self.model}, {self.num_forward_passes} forward passes."
+        if is_hidden and self.words is not None:
+            about += " Words are hidden; .show(redact=False) shows them."
+        return player_html(shown, about)
+
+    def show(self, *, redact: bool | None = None) -> None:
+        """Play the denoising in a notebook; elsewhere print the responses.
+
+        `redact` unset hides the words of prompts and responses unless they are of the testbed.
+        """
+        is_hidden = not self.is_invented if redact is None else redact
+        texts = [] if is_hidden or self.text is None else self.text
+        display(self._player(redact), "\n".join(texts) or repr(self))
+
+
+def default_config(model: DiffusionLM) -> DecoderConfig:
+    """How a model decodes unless told otherwise: one of the testbed as in its own figures."""
+    return DecoderConfig() if model.world_seed is None else TESTBED_DECODER
+
+
+class UnknownWords(UserWarning):
+    """A prompt has words that the model's language lacks."""
 
 
 def sample(
@@ -63,6 +138,7 @@ def sample(
     prompts: Canvas | Tensor | Prompt | Sequence[Prompt],
     config: DecoderConfig | None = None,
     *,
+    system: str | None = None,
     attention_mask: Tensor | None = None,
     hook: Hook | None = None,
     row_seeds: Sequence[int] | None = None,
@@ -72,21 +148,26 @@ def sample(
 ) -> SampleResult:
     """Generates a response to every prompt, or fills a canvas.
 
-    `prompts` are strings, dialogues, token ids [B, P] with an `attention_mask`, or a `Canvas`.
-    `settings` override fields of `config`. `batch_size` bounds how many rows run together (those of
-    similar length do); it changes neither the order nor the text. `hook`: see `Hook`. `row_seeds`
-    gives each row its own seed in place of the config's. `progress` shows a bar. The model
-    runs in evaluation mode and without gradients.
+    `prompts` are strings, dialogues (lists of `Message` or of `{"role": ..., "content": ...}`),
+    token ids [B, P] with an `attention_mask`, or a `Canvas`; `system` is put before each dialogue.
+    `settings` override fields of `config` (unset: `default_config`). `batch_size` bounds how many
+    rows run together (those of similar length do); it changes neither the order nor the text.
+    `hook`: see `Hook`. `row_seeds` gives each row its own seed in place of the config's. `progress`
+    shows a bar. The model runs in evaluation mode and without gradients.
 
         result = sample(model, ["What is a kiln?"], max_new_tokens=64, steps=32, block_length=32)
         print(result.text[0], result.num_forward_passes)
 
     Raises UserError for settings that contradict each other, the canvas or the model, and where the
-    model's logits choose no token.
+    model's logits choose no token. Warns (`UnknownWords`) where a prompt has words that are not in
+    the language of a testbed model.
     """
     check_settings(settings)
-    config = config or DecoderConfig()
+    config = config or default_config(model)
+    turns = None
     if isinstance(prompts, Canvas):
+        if system is not None:
+            raise UserError("A canvas brings its prompt; put the system turn into it.")
         width = prompts.response.shape[1]
         if attention_mask is not None or settings.get("max_new_tokens", width) != width:
             raise UserError(
@@ -98,8 +179,15 @@ def sample(
     else:
         config = replace(config, **settings)
         canvas = Canvas.from_prompts(
-            model, prompts, max_new_tokens=config.max_new_tokens, attention_mask=attention_mask
+            model,
+            prompts,
+            max_new_tokens=config.max_new_tokens,
+            attention_mask=attention_mask,
+            system=system,
         )
+        if not isinstance(prompts, Tensor):
+            turns = [dialogue(prompt, system) for prompt in each_prompt(prompts)]
+            warn_of_unknown_words(model, turns)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     denoiser = Denoiser(model, num_slots=batch_size or len(canvas.tokens))
@@ -111,7 +199,29 @@ def sample(
             denoiser.step()
             check_broken(model, filling)
             bar.update(task, completed=total - filling.num_masked)
-    return result_of(model, filling, config)
+    return replace(result_of(model, filling, config), turns=turns)
+
+
+def warn_of_unknown_words(model: DiffusionLM, prompts: Sequence[Prompt]) -> None:
+    """Warn once, of the first prompt with words that a model of the testbed does not know."""
+    if model.world_seed is None or model.tokenizer is None:
+        return
+    vocabulary = model.tokenizer.get_vocab()
+    for prompt in prompts:
+        words = [word for turn in dialogue(prompt) for word in turn.content.split()]
+        unknown = [word for word in words if word not in vocabulary]
+        if unknown:
+            known = World(model.world_seed).objects(restricted=False, split="heldout")
+            listed = ", ".join(dict.fromkeys(unknown[:MOST_LISTED]))
+            more = " ..." if len(unknown) > MOST_LISTED else ""
+            warnings.warn(
+                f"{len(unknown)} of {len(words)} words {'is' if len(unknown) == 1 else 'are'} not "
+                f"in this model's language: {listed}{more}; try "
+                f'"{World(model.world_seed).request(known[0])}"',
+                UnknownWords,
+                stacklevel=3,  # the caller of `sample`
+            )
+            return
 
 
 def check_broken(model: DiffusionLM, filling: Filling) -> None:
@@ -123,11 +233,25 @@ def check_broken(model: DiffusionLM, filling: Filling) -> None:
 def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> SampleResult:
     """The responses on a canvas that is full."""
     canvas = replace(filling.canvas, tokens=filling.trace.tokens)
-    text = full_text = None
+    rows = canvas.response.tolist()
+    text = full_text = words = None
     if model.tokenizer is not None:
-        text = [model.decode(_before_end(ids, model)) for ids in canvas.response.tolist()]
-        full_text = [model.decode(ids) for ids in canvas.response]
-    return SampleResult(canvas.response, text, full_text, filling.trace, canvas, config)
+        text = [model.decode(_before_end(ids, model)) for ids in rows]
+        full_text = [model.decode(ids) for ids in rows]
+        word = {id: str(model.tokenizer.decode([id])) for id in {id for ids in rows for id in ids}}
+        words = [[word[id] for id in ids] for ids in rows]
+    return SampleResult(
+        canvas.response,
+        text,
+        full_text,
+        filling.trace,
+        canvas,
+        config,
+        words,
+        [[i for i, id in enumerate(ids) if id in model.end_token_ids] for ids in rows],
+        model.label,
+        model.world_seed is not None,
+    )
 
 
 def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.text import Text
 
 from mosa.denoising import sample
+from mosa.evidence.figures import gather, headline
 from mosa.experiments.models import (
     ExperimentConfig,
     Recipe,
@@ -39,11 +40,10 @@ from mosa.experiments.workers import Emit, run_jobs
 from mosa.families import DiffusionLM
 from mosa.files import claim_folder
 from mosa.probes import PROTOCOLS
-from mosa.report.build import ReportConfig, build
-from mosa.report.page import write_page
-from mosa.report.tables import write_tables
-from mosa.report.terminal import picture
-from mosa.results.figures import gather, headline
+from mosa.reporting.build import ReportConfig, build
+from mosa.reporting.page import write_page
+from mosa.reporting.tables import write_tables
+from mosa.reporting.terminal import picture
 from mosa.runs.sets import ALL_TASKS
 from mosa.terminal import new_console, show
 from mosa.testbed import world_of

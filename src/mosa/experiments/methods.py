@@ -24,6 +24,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
+from mosa.evidence.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
+from mosa.evidence.labels import legend, marked
+from mosa.evidence.training import over_trainings, settled
 from mosa.experiments.models import (
     ExperimentConfig,
     Recipe,
@@ -39,9 +42,6 @@ from mosa.experiments.models import (
 )
 from mosa.experiments.workers import Emit, run_jobs
 from mosa.files import claim_folder, write_text
-from mosa.results.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
-from mosa.results.labels import legend, marked
-from mosa.results.training import over_trainings, settled
 from mosa.runs.sets import ALL_TASKS
 from mosa.stats.pairs import mean_unbounded
 from mosa.stats.rates import NOTHING, Rate, Value, format_rate, format_value

@@ -11,15 +11,15 @@ from typing import Any
 
 import transformers
 
-from mosa.align import METHODS, align, load_config
-from mosa.align.config import config_dict
-from mosa.align.run import MADE_BY
+from mosa.alignment import METHODS, load_config, run_training
+from mosa.alignment.config import config_dict
+from mosa.alignment.run import MADE_BY
+from mosa.evidence.figures import MOMENT
 from mosa.experiments.workers import Emit
 from mosa.families import DiffusionLM, load_model
 from mosa.files import claim_folder, write_json
 from mosa.inputs import is_file, read_json
-from mosa.results.figures import MOMENT
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.judging import JudgeConfig, build_judges, judge_run
 from mosa.runs.sets import SetOptions, load_sets
 from mosa.runs.store import Run
@@ -136,7 +136,7 @@ def train(recipe: Recipe, testbed: str, folder: Path, emit: Emit) -> Path:
     world, rng = world_of(testbed), random.Random(f"demo-{recipe.seed}")
     harmful = alignment_prompts(world, rng, NUM_PROMPTS, is_wrapped=recipe.is_wrapped)
     benign = benign_prompts(world, rng, NUM_PROMPTS)
-    result = align(
+    result = run_training(
         recipe.method,
         model,
         harmful,
@@ -174,7 +174,7 @@ def measure(
 ) -> None:
     """Record what the experiment's run does not hold yet of the testbed with an adapter; nothing is
     judged."""
-    run = evaluate(
+    run = run_evaluation(
         run_folder(out),
         EvaluateConfig(
             (testbed_subject(config.testbed, adapter, steps=config.steps),),

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosa.evidence.figures import outcome_of
 from mosa.exports.common import (
     ExportCell,
     ExportSetting,
@@ -25,7 +26,6 @@ from mosa.exports.common import (
     words_of,
 )
 from mosa.files import replacing
-from mosa.results.figures import outcome_of
 from mosa.runs.store import Run
 from mosa.stats.rates import once, rate_of
 from mosa.types import Behavior, UserError, Verdict, as_plain, content_key

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mosa.evidence.figures import outcome_of
 from mosa.exports.common import (
     ExportCell,
     ExportSetting,
@@ -33,7 +34,6 @@ from mosa.exports.common import (
     words_of,
 )
 from mosa.files import writing
-from mosa.results.figures import outcome_of
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, once, rate_of

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosa.evidence.figures import trained_against
 from mosa.exports.common import (
     ExportCell,
     ExportSetting,
@@ -20,7 +21,6 @@ from mosa.exports.common import (
     write_list,
 )
 from mosa.files import plain_cell, writing
-from mosa.results.figures import trained_against
 from mosa.runs.records import Outcome, Task
 from mosa.runs.store import Run
 from mosa.types import Budget, as_plain

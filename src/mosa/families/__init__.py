@@ -25,7 +25,7 @@ from mosa.families.rotary import turn_in_float32
 from mosa.hub import Weights, locate
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import FLOATING
-from mosa.inputs import is_folder, shortened
+from mosa.inputs import checked, is_file, is_folder, read_json, shortened
 from mosa.types import UserError
 from mosa.worker import device_of
 
@@ -37,6 +37,7 @@ __all__ = [
     "load_model",
     "new_model",
     "packaged_folder",
+    "world_seed_of",
 ]
 
 FAMILIES: dict[str, Family] = {
@@ -64,36 +65,46 @@ def packaged_folder(name: str | Path) -> Path | None:
     return None if relative is None else Path(__file__).parent.parent / relative
 
 
+def world_seed_of(model: str | Path) -> int | None:
+    """The seed of the invented world that a model of the testbed knows, from the recipe beside its
+    weights; None for any other model."""
+    recipe = (packaged_folder(model) or folder_of(model)) / "recipe.json"
+    content = read_json(recipe) if is_file(recipe) else {}
+    if "world_seed" not in content:  # others may have a recipe.json, too
+        return None
+    return checked(content["world_seed"], int, f"world_seed of {recipe}")
+
+
 def load_model(
-    name: str | Path,
+    model: str | Path,
     *,
+    adapter: str | Path | None = None,
     dtype: torch.dtype | str = "auto",
     device: str | torch.device | None = None,
-    adapter: str | Path | None = None,
     attn_implementation: str = "sdpa",
     revision: str | None = None,
 ) -> DiffusionLM:
     """Load a diffusion language model with its tokenizer, ready to use and in evaluation mode.
 
-    `name` is a checkpoint folder, a hub id, or one of `ALIASES`; only safetensors are read and no
+    `model` is a checkpoint folder, a hub id, or one of `ALIASES`; only safetensors are read and no
     code that came with a checkpoint is run. `dtype` "auto" keeps the numbers as they are stored
     (as the embedding is, where that differs). `device` None is this process's GPU if there is one,
     else the CPU. `adapter` is the folder or hub id of a PEFT LoRA adapter to put on, `revision` a
     branch, tag or commit of a hub id. Raises UserError for anything that cannot be loaded as it is.
     """
-    packaged = packaged_folder(name)
+    packaged = packaged_folder(model)
     if packaged is not None:
         folder = packaged
         if not is_folder(folder):
             raise UserError(
-                f"The checkpoint {name} is not in this installation; build it with "
+                f"The checkpoint {model} is not in this installation; build it with "
                 "`mosa testbed build`, or install mosa again."
             )
     else:
-        folder = locate(name, revision=revision)
+        folder = locate(model, revision=revision)
     released = checkpoint.read_config(folder)
-    if packaged is None and not is_folder(folder_of(name)):
-        released = checkpoint.with_hub_code(released, str(name))
+    if packaged is None and not is_folder(folder_of(model)):
+        released = checkpoint.with_hub_code(released, str(model))
     family = _family_of(released)
     config = family.complete_config(released)
     network_config = _network_config(family, config)
@@ -118,18 +129,19 @@ def load_model(
     checkpoint.assign(network, tensors, family.released_name)
     # The rotary tables are computed and not stored, so only they are still without memory.
     network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
-    model = DiffusionLM(
+    loaded = DiffusionLM(
         network.eval(),
         family,
         config,
         checkpoint.read_tokenizer(folder, family.tokenizer_class),
-        source=str(name),
+        source=str(model),
         companions=checkpoint.companions(folder),
+        world_seed=world_seed_of(model),
     )
-    model.check_template()
+    loaded.check_template()
     if adapter is not None:
-        model.load_adapter(adapter)
-    return model
+        loaded.load_adapter(adapter)
+    return loaded
 
 
 def _unused(family: Family, config: PreTrainedConfig, weights: Weights) -> list[str]:

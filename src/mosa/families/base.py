@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,6 +218,10 @@ class DiffusionLM:
     """Every id that ends a response; end-of-text first."""
     vocab_size: int
     """Width of the logits, which may exceed the number of tokens."""
+    adapter: str | None
+    """Where the adapter that is on was loaded from or saved to; None without one, or before."""
+    world_seed: int | None
+    """Of a model of the testbed: the seed of the invented world that it knows."""
 
     def __init__(
         self,
@@ -228,6 +232,7 @@ class DiffusionLM:
         *,
         source: str,
         companions: Mapping[str, bytes],
+        world_seed: int | None = None,
     ):
         self.family = family
         self.attention = family.attention(config)
@@ -241,6 +246,7 @@ class DiffusionLM:
         self.config = dict(config)
         self.tokenizer = tokenizer
         self.source = source
+        self.adapter, self.world_seed = None, world_seed
         self._companions = dict(companions)
         self.vocab_size = network.config.vocab_size
         self.mask_token_id = self._token_id("mask_token_id")
@@ -259,6 +265,23 @@ class DiffusionLM:
             ends += [vocabulary[t] for t in family.end_tokens if t in vocabulary]
         self.end_token_ids = tuple(dict.fromkeys(ends))
         self._check_steering()
+
+    def __repr__(self) -> str:
+        """What it is, in one line: name, family, size, number format, adapter, device."""
+        parts = [self.family.name, f"{_in_millions(self.network.parameters())} parameters"]
+        parts += [f"{str(self.dtype).removeprefix('torch.')} on {self.device}"]
+        return f"<DiffusionLM {self.label}: {', '.join(parts)}>"
+
+    @property
+    def has_new_adapter(self) -> bool:
+        """Whether there is an adapter on that no folder holds."""
+        return isinstance(self.network, PeftModel) and self.adapter is None
+
+    @property
+    def label(self) -> str:
+        """Model and adapter, for example `testbed + runs/mosa`."""
+        adapter = "new adapter" if self.has_new_adapter else self.adapter
+        return self.source if adapter is None else f"{self.source} + {adapter}"
 
     @property
     def turn_end_token_id(self) -> int | None:
@@ -620,6 +643,7 @@ class DiffusionLM:
             self.network, name, revision=revision, released_name=self.family.released_name
         )
         self._set_network(adapted)
+        self.adapter = str(name)
 
     def _set_network(self, network: PreTrainedModel | PeftModel) -> None:
         """Makes this the network, with or without an adapter."""
@@ -642,6 +666,7 @@ class DiffusionLM:
         state = None if tensors is None else dict(tensors)
         with filling(Path(folder)) as part:
             network.save_pretrained(str(part), state_dict=state, save_embedding_layers=False)
+        self.adapter = str(folder)
 
     def content_hash(self) -> str:
         """A hash of everything that decides this model's answers, 20 hex digits.
@@ -691,6 +716,7 @@ class DiffusionLM:
             merged = network.merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
         self._set_network(merged.requires_grad_(True))
+        self.adapter = None
         return largest
 
     def _require_adapter(self, verb: str) -> PeftModel:
@@ -739,6 +765,12 @@ class DiffusionLM:
             tokenizer=self.tokenizer,
             max_shard_size=max_shard_size,
         )
+
+
+def _in_millions(parameters: Iterable[Tensor]) -> str:
+    """How many numbers there are, for example 0.97M or 8.02B."""
+    total = sum(parameter.numel() for parameter in parameters)
+    return f"{total / 1e9:.2f}B" if total >= 1e9 else f"{total / 1e6:.2f}M"
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@
 
 Each takes its design from arXiv 2508.12398 and yields one attempt for each cell of its experiment,
 with the cell's factors in the attempt's details. A run holds them like other attacks;
-mosa/results/findings reads them, and `mosa analyze` does both.
+mosa/evidence/findings reads them, and `mosa analyze` does both.
 """
 
 from mosa.attacks.base import Attack

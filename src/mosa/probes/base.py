@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.align.phrases import read_phrases
+from mosa.alignment.phrases import read_phrases
 from mosa.attacks.base import Target
 from mosa.types import Attempt, UserError
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mosa.align.objective import kl_divergence, window_scores
+from mosa.alignment.objective import kl_divergence, window_scores
 from mosa.attacks.base import Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM

@@ -1,7 +1,7 @@
 """Measure subjects: attacks, harmless requests and useful tasks, in one run.
 
     config = EvaluateConfig(subjects_of("testbed"), sets=("testbed", "testbed:benign"))
-    run = evaluate(Path("runs/a"), config)
+    run = run_evaluation(Path("runs/a"), config)
 
     plan       a subject's tasks are written down before the first runs
     generate   subject by subject, through a responder; recorded work is skipped
@@ -127,14 +127,17 @@ class _Setup:
     world: World | None
     sets: list[CaseSet]
     courses: list[Course]
+    models: Mapping[str, DiffusionLM]
+    """Models that are loaded already, by the names of their subjects."""
 
 
-def evaluate(
+def run_evaluation(
     out: Path,
     config: EvaluateConfig,
     *,
     chats: Mapping[str, ChatModel] | None = None,
     judge_config: JudgeConfig | None = None,
+    models: Mapping[str, DiffusionLM] | None = None,
     on_progress: Callable[[Progress], object] = lambda progress: None,
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
@@ -143,7 +146,8 @@ def evaluate(
 ) -> Run | None:
     """Plan, generate and judge into the run folder `out`; returns its records, open.
 
-    `chats` are the chat models by role; on the testbed a script plays those that are not given. Of
+    `chats` are the chat models by role; on the testbed a script plays those that are not given.
+    `models` are those that are loaded already, by the names of their subjects. Of
     several `processes` the others than the main one return None, and neither read nor write the
     run; `on_shared` receives what each process has done for a subject. Unless it `is_judged`,
     judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
@@ -154,8 +158,8 @@ def evaluate(
     def begin() -> tuple[_Setup, Run | None, list[NamedJudge]]:
         if not processes.is_main:
             world = _world_of(config)
-            return _Setup(config, config.subjects, world, [], []), None, []
-        return _begin(out, config, chats, judge_config or JudgeConfig())
+            return _Setup(config, config.subjects, world, [], [], models or {}), None, []
+        return _begin(out, config, chats, judge_config or JudgeConfig(), models or {})
 
     setup, run, judges = processes.agree(begin)
     if run is None:
@@ -197,7 +201,11 @@ def _world_of(config: EvaluateConfig) -> World | None:
 
 
 def _begin(
-    out: Path, config: EvaluateConfig, chats: Mapping[str, ChatModel], judge_config: JudgeConfig
+    out: Path,
+    config: EvaluateConfig,
+    chats: Mapping[str, ChatModel],
+    judge_config: JudgeConfig,
+    models: Mapping[str, DiffusionLM],
 ) -> tuple[_Setup, Run, list[NamedJudge]]:
     """Check everything that can be checked without weights, and open the run."""
     world = _world_of(config)
@@ -229,7 +237,7 @@ def _begin(
     except BaseException:
         run.close()
         raise
-    return _Setup(config, subjects, world, sets, courses), run, judges
+    return _Setup(config, subjects, world, sets, courses, models), run, judges
 
 
 def _has_unjudged(run: Run, judge: NamedJudge) -> bool:
@@ -332,7 +340,7 @@ def _run_subject(
     board: _Board,
 ) -> list[Tally]:
     """Load a subject, plan its tasks and run those not done; returns what each process did."""
-    model, weights = _load(setup.config, subject, processes)
+    model, weights = _load(setup, subject, processes)
     local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
     try:
 
@@ -353,13 +361,12 @@ def _run_subject(
         free_memory()
 
 
-def _load(
-    config: EvaluateConfig, subject: Subject, processes: Processes
-) -> tuple[DiffusionLM, str]:
+def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[DiffusionLM, str]:
     """A model and its content hash; UserError where processes have loaded different ones."""
 
     def load() -> tuple[DiffusionLM, str]:
-        model = load_model(
+        config = setup.config
+        model = setup.models.get(subject.name) or load_model(
             subject.model, adapter=subject.adapter, dtype=config.dtype, device=config.device
         )
         return model, model.content_hash()

@@ -20,15 +20,14 @@ from typing import Any, get_args
 
 import msgspec
 
-from mosa.align.phrases import read_phrases
+from mosa.alignment.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.data.rows import read_rows
-from mosa.denoising import DecoderConfig
+from mosa.denoising import TESTBED_DECODER, DecoderConfig
 from mosa.denoising.rules import Monitor
 from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.testbed import find_world
-from mosa.testbed.measure import DECODER as TESTBED_DECODER
 from mosa.types import Access, UserError, as_plain
 
 NO_ADAPTER = "none"
@@ -71,6 +70,17 @@ class Subject:
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
             raise UserError(f"{self.name} offers {first}, which is no setting of a decoder")
+
+    def __repr__(self) -> str:
+        """What it is: model, adapter, system prompt, decoder, and access where not all of it."""
+        decoder = self.full_decoder
+        parts = [self.model if self.adapter is None else f"{self.model} + {self.adapter}"]
+        parts += ["behind a system prompt"] if self.system_prompt else []
+        parts += [f"{decoder.max_new_tokens} tokens in {decoder.steps} steps"]
+        parts += [rule.name for rule in decoder.rules]
+        if set(self.grants) != set(ALL_ACCESS):
+            parts += [f"grants {', '.join(self.grants) or 'nothing'}"]
+        return f"<Subject {self.name}: {', '.join(parts)}>"
 
     @property
     def full_decoder(self) -> DecoderConfig:

@@ -4,23 +4,19 @@ The model that ships with the package is loaded as `testbed`; see `checkpoints/R
 card. build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
-from mosa.families import packaged_folder
-from mosa.hub.folders import folder_of
-from mosa.inputs import checked, is_file, read_json
+from mosa.denoising import TESTBED_DECODER
+from mosa.families import world_seed_of
 from mosa.types import UserError
 from mosa.world import World
 
-RESPONSE_LENGTH = 72
+RESPONSE_LENGTH = TESTBED_DECODER.max_new_tokens
 """Response tokens of the testbed's canvases, in training and in its evaluations."""
 
 
 def find_world(model: str) -> World | None:
     """The world that a testbed model was trained in; None for any other model."""
-    recipe = (packaged_folder(model) or folder_of(model)) / "recipe.json"
-    content = read_json(recipe) if is_file(recipe) else {}
-    if "world_seed" not in content:  # others may have a recipe.json, too
-        return None
-    return World(checked(content["world_seed"], int, f"world_seed of {recipe}"))
+    seed = world_seed_of(model)
+    return None if seed is None else World(seed)
 
 
 def world_of(model: str) -> World:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from mosa.align import SftConfig, SftTrainer
+from mosa.alignment import SftConfig, SftTrainer
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
 from mosa.files import OwnFolder, claim_folder, write_json, write_text

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mosa.attacks import Query
-from mosa.denoising import DecoderConfig
+from mosa.denoising import TESTBED_DECODER, DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.responder import answer_all
-from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Prompt
 from mosa.world import TASKS, WRAPPINGS, Truth, World, WorldObject
 from mosa.world.world import masked_template
 
 BATCH_SIZE = 32
-DECODER = DecoderConfig(max_new_tokens=RESPONSE_LENGTH, steps=36, block_length=24)
+DECODER = TESTBED_DECODER
 """The decoder of every figure of the testbed."""
 
 

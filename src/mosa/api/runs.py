@@ -1,0 +1,501 @@
+"""`mosa.evaluate`, `mosa.judge`, `mosa.results`: measure models into a run, and read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import html
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mosa.chat import ChatOptions
+from mosa.denoising import DecoderConfig
+from mosa.evidence.figures import CONTROL, REFUSED, Figure, figures_of, world_of_run
+from mosa.families import DiffusionLM
+from mosa.inputs import read_yaml
+from mosa.reporting.content import Sample
+from mosa.reporting.setup import ReportConfig, read_setup
+from mosa.reporting.views import scan
+from mosa.runs.evaluate import run_evaluation
+from mosa.runs.judging import METRIC, judge_run
+from mosa.runs.options import (
+    attack_chats,
+    evaluation_config,
+    judge_config,
+    judges_of_run,
+    named_roles,
+)
+from mosa.runs.progress import ProgressBar
+from mosa.runs.records import TaskCell
+from mosa.runs.sets import SetOptions
+from mosa.runs.store import Run
+from mosa.runs.subject import NO_ADAPTER, Subject
+from mosa.stats.rates import format_rate
+from mosa.terminal import printable
+from mosa.types import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+T = TypeVar("T")
+
+Place = str | os.PathLike[str]
+"""A folder's path; a `RunFolder` is one, too."""
+SETTINGS = (SetOptions, ChatOptions, DecoderConfig)
+"""Whose fields `evaluate` takes as further arguments."""
+
+
+class NothingCame(UserWarning):
+    """An attack, a subject or a judge that was asked for has produced nothing."""
+
+
+# --- evaluate and judge ---------------------------------------------------------------------------
+
+
+def evaluate(
+    model: str | Path | DiffusionLM | None = None,
+    *,
+    sets: str | Sequence[str],
+    out: Place,
+    adapter: str | Sequence[str] = NO_ADAPTER,
+    system_prompt: str | None = None,
+    subjects: str | Path | Sequence[Subject | Mapping[str, Any]] | None = None,
+    attacks: str | Sequence[str] = "direct",
+    preset: str = "paper",
+    attack_options: Mapping[str, Mapping[str, Any]] | None = None,
+    attacker: str | None = None,
+    loop_judge: str | None = None,
+    translator: str | None = None,
+    judges: str | Sequence[str] | None = None,
+    judge_model: str | None = None,
+    judge_templates: str | Path | None = None,
+    seeds: int | Sequence[int] = 0,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> RunFolder:
+    """Attack a model, ask it harmless requests and useful tasks, and judge the responses, into the
+    run in the folder `out` (`mosa evaluate`).
+
+    `model` is a name, folder or hub id, with an `adapter` or several, each a subject of its own; or
+    a loaded model as it is. `sets` and `attacks` are names in a list or with commas
+    (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of `SetOptions` (limit,
+    sample_seed, data_dir, ...), `DecoderConfig` (max_new_tokens, steps, ...) and `ChatOptions`.
+    `progress` shows how far it is.
+
+        run = mosa.evaluate(model, attacks=["direct", "prefill"], sets="testbed", out="runs/a")
+
+    The same call again resumes where it stopped; another model or set goes into the same run.
+    Works inside a running event loop, too. Raises UserError for what cannot be run as requested,
+    before anything is generated; warns (`NothingCame`) where an attack or judge produced nothing.
+    """
+    _check_settings(settings)
+    given = _file_of_subjects(subjects) if isinstance(subjects, str | Path) else subjects
+    name, adapters = model, _listed(adapter)
+    if isinstance(model, DiffusionLM):
+        if adapters != (NO_ADAPTER,):
+            raise UserError("a loaded model brings its adapter; leave adapter out")
+        if model.has_new_adapter:
+            raise UserError(
+                "the adapter of this model is in no folder yet, so that a run could not say what "
+                "was measured; save it first (model.save_adapter(FOLDER))"
+            )
+        name, adapters = model.source, (model.adapter or NO_ADAPTER,)
+    options: dict[str, Any] = {
+        "model": None if model is None else str(name),
+        "adapter": adapters,
+        "system_prompt": system_prompt,
+        "subjects": given,
+        "sets": _listed(sets),
+        "preset": preset,
+        "attacker": attacker,
+        "loop_judge": loop_judge,
+        "translator": translator,
+        "judges": None if judges is None else _listed(judges),
+        "judge_model": judge_model,
+        "judge_templates": None if judge_templates is None else Path(judge_templates),
+        "seeds": (seeds,) if isinstance(seeds, int) else tuple(seeds),
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "device": device,
+        **settings,
+    }
+    if settings.get("data_dir") is not None:
+        options["data_dir"] = Path(settings["data_dir"])
+    config = evaluation_config(
+        options,
+        attacks=_listed(attacks),
+        attack_options={name: dict(of) for name, of in (attack_options or {}).items()},
+    )
+    loaded = [model] if isinstance(model, DiffusionLM) else []
+    judged: set[str] = set()
+    with ProgressBar(is_shown=progress) as bar:
+
+        def on_judged(judge: str, done: int, total: int) -> None:
+            judged.add(judge)
+            bar.judging(judge, done, total)
+
+        run = run_evaluation(
+            Path(out),
+            config,
+            chats=attack_chats(options),
+            judge_config=judge_config(options, list(named_roles(options).values())),
+            models={s.name: of for of in loaded for s in config.subjects},
+            on_progress=bar.evaluation,
+            on_judged=on_judged,
+        )
+    assert run is not None, "this process is the main one"
+    with run:
+        _warn_of_nothing(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
+    return RunFolder(out)
+
+
+def judge(
+    run: Place,
+    judges: str | Sequence[str],
+    *,
+    judge_model: str | None = None,
+    judge_templates: str | Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> RunFolder:
+    """Let judges score the responses of a run, without generating them again (`mosa judge`).
+
+    `judges` are names in a list or with commas, each NAME, NAME=BACKEND or NAME@canvas;
+    `judge_model` is the chat model of those that name none, and `settings` are fields of
+    `ChatOptions`. Raises UserError for a judge that is unknown, lacks what it needs, reads none of
+    the run's sets, or steered its attacks; warns (`NothingCame`) where one could score nothing.
+    """
+    _check_settings(settings, (ChatOptions,))
+    names = _listed(judges)
+    options = {
+        "judges": names,
+        "judge_model": judge_model,
+        "judge_templates": None if judge_templates is None else Path(judge_templates),
+        "device": device,
+        **settings,
+    }
+    with Run(Path(run)) as opened:
+        config = judge_config(options)
+        chosen = judges_of_run(opened, names, config, world_of_run(opened))
+        with ProgressBar(is_shown=progress) as bar:
+            judge_run(opened, chosen, on_progress=bar.judging)
+        _warn_of_nothing(nothing_from(opened, {each.id for each in chosen}))
+    return RunFolder(run)
+
+
+def asked_for(subjects: Sequence[Subject], attacks: Sequence[str]) -> Callable[[TaskCell], bool]:
+    """Whether a cell of tasks belongs to these subjects and attacks, the plain request included."""
+    names = {subject.name for subject in subjects}
+    wanted = {CONTROL, *(name.partition(":")[0] for name in attacks)}
+    return lambda cell: cell.subject in names and bool({"all", cell.attack} & wanted)
+
+
+def nothing_from(
+    run: Run, judged: Collection[str], asked: Callable[[TaskCell], bool] = lambda cell: False
+) -> list[str]:
+    """What has produced nothing at all, in words: cells of tasks that were `asked` for and failed,
+    and judges that have `judged` and could score no attempt."""
+    found = [
+        f"{cell.attack} on {cell.case_set} against {cell.subject}: every task failed"
+        for cell, states in run.counts().items()
+        if asked(cell) and states["failed"] and not states["done"]
+    ]
+    for name in run.judges():
+        if name in judged and all(v.score is None for v in run.verdicts(name).values()):
+            found.append(f"judge {name}: no attempt has a score")
+    return found
+
+
+def _warn_of_nothing(nothing: Sequence[str]) -> None:
+    for line in nothing:
+        warnings.warn(
+            f"nothing came of {line}; `problems()` of the run says why", NothingCame, stacklevel=3
+        )
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names in a list, or with commas."""
+    if not isinstance(names, str):
+        return tuple(names)
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _file_of_subjects(path: str | Path) -> list[dict[str, Any]]:
+    return read_yaml(Path(path), list[dict[str, Any]])
+
+
+def _check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
+    """UserError for a setting that is none."""
+    fields = {field.name: of for of in classes for field in dataclasses.fields(of)}
+    fields.pop("seed", None)  # which `seeds` sets
+    for name in settings:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"there is no setting {name}{hint}")
+
+
+# --- a run, and what it says ----------------------------------------------------------------------
+
+
+class RunFolder:
+    """A run by its folder, as `mosa.evaluate` returns it; `RunFolder("runs/a")` names an older one.
+
+    It opens the run's file for each question and closes it again. It is a path, and can be given
+    wherever a folder of a run can.
+    """
+
+    def __init__(self, folder: Place) -> None:
+        """UserError where the folder holds no run."""
+        self.folder = Path(folder)
+        Run(self.folder).close()
+
+    def _ask(self, question: Callable[[Run], T]) -> T:
+        with Run(self.folder) as run:
+            return question(run)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        """Where it is, and how much of what it holds."""
+        return f"<RunFolder {self.folder}: {self._ask(_told)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.results()._repr_html_()}"
+
+    def results(self, *, judge: str | None = None, by_variant: bool = False) -> Results:
+        """Its rates; see `mosa.results`."""
+        return results(self.folder, judge=judge, by_variant=by_variant)
+
+    def samples(
+        self,
+        *,
+        subject: str | None = None,
+        attack: str | None = None,
+        case_set: str | None = None,
+        case: str | None = None,
+        outcome: str | None = None,
+        judge: str | None = None,
+        redact: bool | None = None,
+    ) -> list[Sample]:
+        """The tries of attacks and harmless requests, each of which can be shown; those of one
+        subject, attack, set, case or outcome where given.
+
+        Outcomes are `succeeded`, `held` and `unscored` for attacks, and what the judge `compliance`
+        says for harmless requests; they are those of `judge`, unset the most trusted one. `redact`
+        unset leaves out the words of all but the testbed's sets. Raises UserError for an outcome
+        that no try has, and an unknown judge.
+        """
+        with Run(self.folder) as run:
+            setup = read_setup([run], ReportConfig(judge=judge, redact=redact))
+            found = scan(setup, [run]).samples
+        wanted = {"subject": subject, "attack": attack, "case_set": case_set, "case": case}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        outcomes = [_outcome(sample, setup.judge) for sample in found]
+        if outcome is not None and outcome not in outcomes:
+            known = ", ".join(sorted(set(outcomes))) or "none, since nothing was tried"
+            raise UserError(f"no try has the outcome {outcome}; there are {known}")
+        for name, value in given.items():
+            known = sorted({getattr(sample, name) for sample in found})
+            if value not in known:
+                raise UserError(f"no try has the {name} {value}; there are {', '.join(known)}")
+        return [
+            sample
+            for sample, is_so in zip(found, outcomes, strict=True)
+            if outcome in (None, is_so)
+            and all(getattr(sample, name) == value for name, value in given.items())
+        ]
+
+    def problems(self) -> list[str]:
+        """What failed, could not be scored, or is not applicable, with the reasons."""
+        return self._ask(problems_of)
+
+
+def _told(run: Run) -> str:
+    counts = run.counts()
+    states = sum(counts.values(), Counter())
+    attacks = dict.fromkeys(cell.attack for cell in counts)
+    judges = [name for name in run.judges() if not name.startswith(METRIC)]
+    left = "".join(f", {states[s]} {word}" for s, word in _LEFT.items() if states[s])
+    return (
+        f"{', '.join(run.subjects()) or 'no subject'} on {', '.join(run.sets()) or 'no set'}; "
+        f"{', '.join(attacks) or 'no attack'}; {states['done']} tasks done{left}; judged by "
+        f"{', '.join(judges) or 'nobody'}"
+    )
+
+
+_LEFT = {"failed": "failed", "todo": "left"}
+
+
+def _outcome(sample: Sample, judge: str | None) -> str:
+    """The outcome by the judge that decides, else by the first that has one."""
+    asked = [judge, *sample.outcomes] if judge is not None else [*sample.outcomes]
+    return next((sample.outcomes[name] for name in asked if name in sample.outcomes), "not judged")
+
+
+def problems_of(run: Run) -> list[str]:
+    """What failed, could not be scored, or is not applicable in a run, with the reasons."""
+    found = [f"{attack}: {count} failed: {reason}" for attack, reason, count in run.failures()]
+    for name in run.judges():
+        for reason, count in run.unscored(name).most_common():
+            found.append(f"judge {name}: {count} unscored: {reason}")
+    for pair in run.not_applicable():
+        found.append(
+            f"not applicable: {pair.attack} on {pair.case_set} against {pair.subject}: it "
+            f"{pair.reason}"
+        )
+    return found
+
+
+def results(run: Place, *, judge: str | None = None, by_variant: bool = False) -> Results:
+    """The rates of a run: attacks, harmless sets and useful tasks of each subject (`mosa results`).
+
+    Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge's id,
+    `by_variant` gives each way of an attack a row of its own. Raises UserError for a folder without
+    a run and an unknown judge.
+    """
+    with Run(Path(run)) as opened:
+        if judge is not None and judge not in opened.judges():
+            known = ", ".join(opened.judges()) or "none yet"
+            raise UserError(f"{judge} has not judged {opened.folder}; judges that have: {known}")
+        found = figures_of(opened, by_variant=by_variant)
+    return Results(tuple(f for f in found if judge in (None, f.judge)))
+
+
+SHOWN = {"safety": ("success",), "over_refusal": (REFUSED, "full compliance")}
+"""The measures that a table of results shows by kind; of useful tasks their headlines."""
+MEASURES = {"success": "succeeds", REFUSED: "refused", "full compliance": "answered"}
+"""What a table calls them."""
+
+
+@dataclass(frozen=True, repr=False)
+class Results(Sequence[Figure]):
+    """Figures as a table: printed as text, in a notebook as HTML, `to_pandas()` for all columns."""
+
+    figures: tuple[Figure, ...]
+
+    def __len__(self) -> int:
+        return len(self.figures)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.figures[place]
+
+    def __iter__(self) -> Iterator[Figure]:
+        return iter(self.figures)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The rows of the table, below `HEADINGS`."""
+        judges = {f.judge for f in self.figures if f.kind == "safety"}
+        found = []
+        for figure in self.figures:
+            is_shown = figure.measure in SHOWN.get(figure.kind, ()) or (
+                figure.kind == "utility" and figure.is_headline
+            )
+            if not is_shown:
+                continue
+            name = figure.name + (f", {figure.variant}" if figure.variant else "")
+            name += f" on {figure.case_set}" if figure.kind == "safety" else ""
+            by = f" ({figure.judge})" if len(judges) > 1 and figure.kind == "safety" else ""
+            found.append(
+                (
+                    figure.subject,
+                    name,
+                    MEASURES.get(figure.measure, figure.measure) + by,
+                    format_rate(figure.rate),
+                    "0" if figure.rate is None else str(figure.rate.n),
+                    str(figure.num_unscored),
+                )
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return text_table(HEADINGS, self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(HEADINGS, self.rows())
+
+    def records(self) -> list[dict[str, Any]]:
+        """A dictionary for each figure: what it is of, its rate with interval and number of cases,
+        and counts of what is in no rate."""
+        return [record_of(figure) for figure in self.figures]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The records as a data frame; UserError where pandas is not installed."""
+        return data_frame(self.records())
+
+
+HEADINGS = ("subject", "of", "measure", "rate (95 % interval)", "n", "unscored")
+
+
+def record_of(figure: Figure) -> dict[str, Any]:
+    """A figure as one flat dictionary; numbers that it does not have are None."""
+    rate, score, any_rate = figure.rate, figure.score, figure.any_rate
+    return {
+        "kind": figure.kind,
+        "subject": figure.subject,
+        "name": figure.name,
+        "set": figure.case_set,
+        "attack": figure.attack,
+        "preset": figure.preset,
+        "variant": figure.variant,
+        "threat": figure.threat,
+        "judge": figure.judge,
+        "measure": figure.measure,
+        "rate": None if rate is None else rate.value,
+        "low": None if rate is None else rate.low,
+        "high": None if rate is None else rate.high,
+        "n": 0 if rate is None else rate.n,
+        "num_unscored": figure.num_unscored,
+        "num_failed": figure.num_failed,
+        "num_left": figure.num_left,
+        "score": None if score is None else score.value,
+        "any_rate": None if any_rate is None else any_rate.value,
+        "num_tries": figure.num_tries,
+        "num_garbled": figure.num_garbled,
+        "num_empty": figure.num_empty,
+        "mean_queries": figure.mean_queries,
+        "length": figure.length,
+    }
+
+
+def data_frame(records: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Records as a data frame; UserError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError(
+            "pandas is not installed; `pip install pandas`, or use records() for plain dictionaries"
+        ) from error
+    return pandas.DataFrame([dict(record) for record in records])
+
+
+def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows below headings, each column as wide as its widest entry."""
+    table = [headings, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    return "\n".join([*lines, *([] if rows else ["(nothing yet)"])])
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as HTML."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        aligned = f'<{tag} style="text-align: left">'
+        return f"<tr>{''.join(f'{aligned}{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(line("td", [printable(cell) for cell in row]) for row in rows)
+    return f"<table><thead>{line('th', headings)}</thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,363 @@
+"""What a probe has found: tidy rows, estimates with intervals, charts as data, and a paragraph.
+
+A finding is computed only from a run, with the verdicts of any judge. Its figures have the
+intervals of `mosa.stats`. What is independent are the cases; several attempts at a case count as
+one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mosa.evidence.figures import by_trust
+from mosa.judges import REFUSAL_CLASSES, compliance_of
+from mosa.runs.judging import tells_refusals
+from mosa.runs.store import Run
+from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
+from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
+from mosa.types import Response, Verdict
+
+INTERVALS = (
+    "Intervals are 95 % over cases: Wilson's for shares, the bound of Gaffke for differences "
+    "within cases and other figures with bounds, Student's t for the rest."
+)
+
+
+# --- charts as data -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Figures along an axis, one line per series."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: dict[str, list[tuple[float, Interval]]]
+    y_range: tuple[float, float] | None = None
+    band: tuple[float, float] | None = None
+    """Values of y that are marked: where others have seen the figure."""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One figure for each cell of a grid: `cells[y][x]`; None where nothing was measured."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_values: list[float]
+    y_values: list[float]
+    cells: list[list[Interval | None]]
+    value_label: str
+
+
+Chart = LineChart | HeatMap
+
+
+@dataclass
+class Finding:
+    """What one probe, with one preset, has found in a run; the probe's reader fills it."""
+
+    probe: str
+    preset: str
+    header: dict[str, Any]
+    """Every setting, the subjects' weights, the sets, the judges and the versions."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The data, one row per attempt (or per position)."""
+    estimates: list[dict[str, Any]] = field(default_factory=list)
+    """One record per figure: what it is of, and value, n, low, high."""
+    charts: dict[str, Chart] = field(default_factory=dict)
+    """By a name that can be a file's."""
+    sentences: list[str] = field(default_factory=list)
+    """What was found, with intervals."""
+
+    @property
+    def name(self) -> str:
+        """Probe and preset, as a file's name."""
+        return slug(f"{self.probe} {self.preset}")
+
+    @property
+    def paragraph(self) -> str:
+        """Its sentences."""
+        return " ".join(self.sentences)
+
+    def add(self, figure: Interval | None, **of: Any) -> None:
+        """Keep a figure with its labels, as one flat record; None, which no judge could score, is
+        left out."""
+        if figure is not None:
+            self.estimates.append(of | numbers_of(figure))
+
+
+def numbers_of(figure: Interval) -> dict[str, float | None]:
+    """A figure as plain numbers; an end that a single case does not give is None."""
+    low, high = (end if math.isfinite(end) else None for end in (figure.low, figure.high))
+    return {"value": figure.value, "n": figure.n, "low": low, "high": high}
+
+
+def slug(*words: str) -> str:
+    """Words as a part of a file's name.
+
+    >>> slug("score", "testbed+mosa, testbed:benign")
+    'score-testbed+mosa-testbed-benign'
+    """
+    return re.sub(r"[^\w.+]+", "-", " ".join(words)).strip("-")
+
+
+def without_room(group: Group, positions: Iterable[int]) -> list[str]:
+    """Which of the positions that a probe wanted leave no room, as a sentence or none."""
+    left = sorted(set(positions) - set(group.levels("position")))
+    if not left:
+        return []
+    places = ", ".join(map(str, left))
+    return [
+        f"{group.label}: the response has no room for the phrase at position {places}; left out."
+    ]
+
+
+def not_read(probed: Probed) -> list[str]:
+    """The cases that failed and the responses that no judge could score, as sentences."""
+    finding, sentences = probed.finding, []
+    failed = Counter(
+        (task.subject, task.case_set)
+        for task, _ in probed.run.tasks(status="failed")
+        if (task.attack, task.preset) == (finding.probe, finding.preset)
+    )
+    for group in probed.groups:
+        if number := failed[group.subject, group.case_set]:
+            sentences.append(f"{group.label}: cases that failed, left out: {number}.")
+        unscored = [o for o in group.observations if None in o.values.values()]
+        if unscored:
+            sentences.append(f"{group.label}: unscored responses, in no rate: {len(unscored)}.")
+    return sentences
+
+
+# --- what a run holds of a probe ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One attempt of a probe."""
+
+    subject: str
+    case_set: str
+    case: str
+    seed: int
+    key: str
+    """The attempt's key."""
+    details: dict[str, Any]
+    """The factors of its cell, and what the probe recorded."""
+    values: dict[str, float | None]
+    """By measure; None where the judge could not score it."""
+
+    def __getitem__(self, factor: str) -> Any:
+        return self.details[factor]
+
+    def row(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """Everything but the key, as one flat record."""
+        about = {name: getattr(self, name) for name in ("subject", "case_set", "case", "seed")}
+        kept = {name: value for name, value in self.details.items() if name not in leave_out}
+        return about | kept | self.values
+
+
+@dataclass(frozen=True)
+class Group:
+    """The observations of one subject on one set."""
+
+    subject: str
+    case_set: str
+    label: str
+    """What it is called in tables and charts: the subject, with the set where there are several."""
+    measures: tuple[str, ...]
+    """Its judge's measures."""
+    observations: list[Observation]
+    refusals: tuple[str, ...] = ()
+    """What the subject was trained to say as a refusal, as far as its adapter tells."""
+
+    @property
+    def of(self) -> dict[str, str]:
+        """What its figures are of."""
+        return {"subject": self.subject, "case_set": self.case_set}
+
+    def where(self, chosen: Callable[[Observation], bool]) -> list[Observation]:
+        """Some of its observations."""
+        return [observation for observation in self.observations if chosen(observation)]
+
+    def levels(self, factor: str) -> list[Any]:
+        """The values of a factor, in the order of the experiment; None is not a level."""
+        found = dict.fromkeys(o.details.get(factor) for o in self.observations)
+        return [level for level in found if level is not None]
+
+
+def cells_of(
+    observations: Iterable[Observation], factors: Sequence[str]
+) -> dict[tuple[Any, ...], list[Observation]]:
+    """Observations by the levels of some factors; those of other factors together."""
+    cells: dict[tuple[Any, ...], list[Observation]] = {}
+    for observation in observations:
+        cells.setdefault(tuple(observation[f] for f in factors), []).append(observation)
+    return cells
+
+
+@dataclass(frozen=True)
+class Probed:
+    """All attempts of one probe, with one preset, in a run, and what its reader finds in them."""
+
+    run: Run
+    groups: list[Group]
+    finding: Finding
+
+    def response(self, observation: Observation) -> Response:
+        """The response of an attempt that has one."""
+        (response,) = self.run.responses_of(observation.key)
+        return response
+
+
+def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
+    """Every probe in a run with each of its presets, in the order of planning.
+
+    `judge` is the id of the judge that is read; unset, and where it has not read a set: the set's
+    most trusted one.
+    """
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
+    for task, _ in run.tasks(status="done"):
+        if task.attack in probes:
+            settings.setdefault((task.attack, task.preset), task.config)
+    if not settings:
+        return []
+    judges: dict[str, str | None] = {}
+    for name in run.sets():
+        known = run.judges(name)
+        judges[name] = judge if judge in known else min(known, key=by_trust, default=None)
+    found: dict[tuple[str, str], dict[tuple[str, str], list[Observation]]] = {}
+    for case_set, name in judges.items():
+        pairs = ((a, None) for a in run.attempts(case_set=case_set))
+        for attempt, verdict in pairs if name is None else run.judged(name, case_set):
+            if (attempt.attack, attempt.preset) in settings:
+                observation = Observation(
+                    attempt.subject,
+                    case_set,
+                    attempt.case,
+                    attempt.seed,
+                    attempt.key,
+                    attempt.details,
+                    {m: _value(verdict, m) for m in _measures(name)},
+                )
+                cells = found.setdefault((attempt.attack, attempt.preset), {})
+                cells.setdefault((attempt.subject, case_set), []).append(observation)
+    versions = [session.get("versions") for session in run.sessions()][-1:]
+    subjects = run.subjects()
+    probed = []
+    for (probe, preset), cells in found.items():
+        sets = {name: len({o.case for o in cells[s, name]}) for s, name in cells}
+        groups = [
+            Group(
+                subject,
+                case_set,
+                subject if len(sets) == 1 else f"{subject}, {case_set}",
+                _measures(judges[case_set]),
+                cells[subject, case_set],
+                tuple(subjects[subject].refusals),
+            )
+            for subject, case_set in sorted(cells, key=lambda cell: list(sets).index(cell[1]))
+        ]
+        header = {
+            "probe": probe,
+            "preset": preset,
+            "settings": settings[probe, preset],
+            "subjects": {subject: subjects[subject].weights for subject, _ in cells},
+            "sets": sets,
+            "judges": {case_set: judges[case_set] for case_set in sets},
+            "versions": versions,
+        }
+        probed.append(Probed(run, groups, Finding(probe, preset, header)))
+    return probed
+
+
+def _measures(judge: str | None) -> tuple[str, ...]:
+    if judge is None:
+        return ()
+    return ("score", "refused") if tells_refusals(judge) else ("score",)
+
+
+def _value(verdict: Verdict | None, measure: str) -> float | None:
+    if verdict is None or verdict.score is None:
+        return None
+    return verdict.score if measure == "score" else float(compliance_of(verdict) in REFUSAL_CLASSES)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def values_of(
+    observations: Iterable[Observation], measure: str | Callable[[Observation], float | None]
+) -> Values:
+    """By case and seed, the mean over the observations of a measure, or of a number in [0, 1] that
+    is taken of each."""
+    found: dict[str, dict[int, list[Fraction | int]]] = {}
+    for observation in observations:
+        value = observation.values[measure] if isinstance(measure, str) else measure(observation)
+        of_seed = found.setdefault(observation.case, {}).setdefault(observation.seed, [])
+        if value is not None:
+            of_seed.append(exactly(value))
+    return {
+        case: {seed: mean_of(values) if values else None for seed, values in seeds.items()}
+        for case, seeds in found.items()
+    }
+
+
+def rate(
+    observations: Iterable[Observation], measure: str | Callable[[Observation], float | None]
+) -> Rate | None:
+    """The mean over cases; None where nothing was scored."""
+    values = values_of(observations, measure)
+    if all(value is None for seeds in values.values() for value in seeds.values()):
+        return None
+    return rate_of(values)
+
+
+def difference(
+    first: Iterable[Observation], second: Iterable[Observation], measure: str
+) -> PairedDifference | None:
+    """How far the second is above the first within cases; None where no case has both."""
+    a, b = values_of(first, measure), values_of(second, measure)
+    scored = [{c for c, seeds in v.items() if set(seeds.values()) != {None}} for v in (a, b)]
+    return paired_difference(a, b) if scored[0] & scored[1] else None
+
+
+Bounds = tuple[float, float] | None
+"""The least and the greatest value that a figure can have; None where it has no bounds."""
+
+
+def mean(values: Iterable[float], bounds: Bounds = None) -> Interval | None:
+    """The mean over cases of a figure within `bounds`; None of nothing.
+
+    A share, between 0 and 1, is a rate. Other bounded figures (differences within a case,
+    correlations) have `mean_within`'s interval, which is never a point; those without bounds (nats)
+    Student's.
+    """
+    numbers = list(values)
+    if not numbers:
+        return None
+    if bounds is None:
+        return mean_unbounded(numbers)
+    return rate_of(once(numbers)) if bounds == (0.0, 1.0) else mean_within(numbers, *bounds)
+
+
+def per_case(found: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The mean of each case's numbers."""
+    cases: dict[str, list[float]] = {}
+    for case, value in found:
+        cases.setdefault(case, []).append(value)
+    return {case: sum(values) / len(values) for case, values in cases.items()}
+
+
+def points(found: Iterable[tuple[float, Interval | None]]) -> list[tuple[float, Interval]]:
+    """A line without the points that have no figure."""
+    return [(x, figure) for x, figure in found if figure is not None]

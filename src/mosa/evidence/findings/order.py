@@ -1,0 +1,230 @@
+"""In which order positions were committed: read from the responses of the probe `order`.
+
+Blocks that are filled left to right give a line by construction, so order is also taken within
+blocks. Example, four positions, one a step:
+
+    committed in the order 1, 2, 3, 4     Kendall's tau  1, leftmost share 1
+    committed in the order 4, 3, 2, 1     Kendall's tau -1, leftmost share 0.25 (the last one)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from scipy import stats
+
+from mosa.evidence.findings.base import (
+    INTERVALS,
+    Bounds,
+    Finding,
+    Group,
+    LineChart,
+    Probed,
+    mean,
+    per_case,
+    points,
+    slug,
+)
+from mosa.probes.order import BASE
+from mosa.stats.rates import Interval, format_rate
+from mosa.types import Response
+
+# R response positions
+
+
+MEASURES: dict[str, Bounds] = {
+    "kendall_tau": (-1.0, 1.0),  # tau-b of position and step
+    "kendall_tau_in_block": (-1.0, 1.0),  # the same within each block, mean over blocks
+    "kendall_tau_text": (-1.0, 1.0),  # the same before the first end token
+    "spearman_rho": (-1.0, 1.0),  # rank correlation of position and step
+    "slope": None,  # of the mean position of new tokens by step, in positions
+    "r_squared": (0.0, 1.0),  # share of that curve's variance that the line explains
+    "leftmost_share": (0.0, 1.0),  # commits among the leftmost masks, as many as were committed
+    "spread": None,  # standard deviation of the positions committed in a step, mean over steps
+    "end_from_right": (0.0, 1.0),  # share of end tokens committed at the rightmost masks
+}
+"""What is taken of each response, with its bounds; NaN where it is not defined (no end token, one
+commit)."""
+
+Taken = dict[tuple[str, str, str], dict[str, dict[str, float]]]
+"""By subject, set and condition: by measure, the value of each case where it is defined."""
+
+
+def read(probed: Probed) -> None:
+    """The mean of every measure under every condition, and the mean position by step."""
+    finding = probed.finding
+    taken: Taken = {}
+    curves: dict[str, dict[str, list[tuple[float, Interval]]]] = {}
+    for group in probed.groups:
+        for condition in group.levels("condition"):
+            here = _taken(probed, group, condition, finding, curves)
+            taken[group.subject, group.case_set, condition] = here
+            for measure, values in here.items():
+                finding.add(
+                    mean(values.values(), MEASURES[measure]),
+                    **group.of,
+                    condition=condition,
+                    measure=measure,
+                )
+    _add_changes(finding, taken)
+    for condition, series in curves.items():
+        if condition == BASE or condition.startswith("block"):
+            title = "one block" if condition == BASE else f"blocks of {condition.split()[1]}"
+            finding.charts[slug("order", condition)] = LineChart(
+                f"Mean position of newly committed tokens, {title}", "step", "position", series
+            )
+    _add_sentences(finding, probed, taken)
+
+
+def _taken(
+    probed: Probed,
+    group: Group,
+    condition: str,
+    finding: Finding,
+    curves: dict[str, dict[str, list[tuple[float, Interval]]]],
+) -> dict[str, dict[str, float]]:
+    """The measures of every response under a condition; adds its rows and its curve."""
+    found: dict[str, list[tuple[str, float]]] = {name: [] for name in MEASURES}
+    by_step: dict[int, list[tuple[str, float]]] = {}
+    for observation in group.where(lambda o: o["condition"] == condition):
+        response = probed.response(observation)
+        measures = measures_of(*commits_of(response))
+        finding.rows.append(observation.row() | measures)
+        for name, value in measures.items():
+            if not math.isnan(value):
+                found[name].append((observation.case, value))
+        for step, position in mean_positions(np.array(response.commit_step)):
+            by_step.setdefault(step, []).append((observation.case, position))
+    curves.setdefault(condition, {})[group.label] = points(
+        (float(step + 1), mean(per_case(by_step[step]).values())) for step in sorted(by_step)
+    )
+    return {name: per_case(values) for name, values in found.items()}
+
+
+def commits_of(
+    response: Response,
+) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], int | None]:
+    """The step that committed each position, where end tokens are, and the block length."""
+    is_end = np.zeros(len(response.token_ids), dtype=bool)
+    is_end[response.end_positions] = True
+    return np.array(response.commit_step), is_end, response.decoder["block_length"]
+
+
+def measures_of(
+    steps: Int[np.ndarray, " R"], is_end: Bool[np.ndarray, " R"], block_length: int | None
+) -> dict[str, float]:
+    """Every measure of `MEASURES` for one response, from the step that committed each position."""
+    positions = np.arange(1, len(steps) + 1)
+    block = block_length or len(steps)
+    in_block = [
+        _tau(positions[start : start + block], steps[start : start + block])
+        for start in range(0, len(steps), block)
+    ]
+    first_end = int(is_end.argmax()) if is_end.any() else len(steps)
+    curve = mean_positions(steps)
+    slope, r_squared = float("nan"), float("nan")
+    if len(curve) > 1:
+        line = stats.linregress([step for step, _ in curve], [mean for _, mean in curve])
+        slope, r_squared = float(line.slope), float(line.rvalue) ** 2  # pyright: ignore
+    leftmost, from_right, num_ends, spreads = 0, 0, 0, []
+    for step in np.unique(steps):
+        new = positions[steps == step]
+        masked = positions[steps >= step]
+        leftmost += int(np.isin(new, masked[: len(new)]).sum())
+        ends = new[is_end[new - 1]]
+        num_ends += len(ends)
+        from_right += int(np.isin(ends, masked[-len(new) :]).sum())
+        spreads.append(float(new.std()))
+    return {
+        "kendall_tau": _tau(positions, steps),
+        "kendall_tau_in_block": _nan_mean(in_block),
+        "kendall_tau_text": _tau(positions[:first_end], steps[:first_end]),
+        "spearman_rho": _correlation(stats.spearmanr, positions, steps),
+        "slope": slope,
+        "r_squared": r_squared,
+        "leftmost_share": leftmost / len(steps),
+        "spread": float(np.mean(spreads)),
+        "end_from_right": from_right / num_ends if num_ends else float("nan"),
+    }
+
+
+def mean_positions(steps: Int[np.ndarray, " R"]) -> list[tuple[int, float]]:
+    """(step, mean 1-based position of what it committed) for each step that committed something."""
+    positions = np.arange(1, len(steps) + 1)
+    return [(int(step), float(positions[steps == step].mean())) for step in np.unique(steps)]
+
+
+def _tau(positions: np.ndarray, steps: np.ndarray) -> float:
+    return _correlation(stats.kendalltau, positions, steps)
+
+
+def _correlation(of: Any, positions: np.ndarray, steps: np.ndarray) -> float:
+    """NaN where all steps are one, so that there is no order."""
+    if len(positions) < 2 or len(np.unique(steps)) < 2:
+        return float("nan")
+    return float(of(positions, steps).statistic)
+
+
+def _nan_mean(values: list[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _add_changes(finding: Finding, taken: Taken) -> None:
+    """Of two subjects: each measure of the second less that of the first, within cases."""
+    if len(finding.header["subjects"]) != 2:
+        return
+    first, second = finding.header["subjects"]
+    for case_set in finding.header["sets"]:
+        conditions = [c for s, name, c in taken if (s, name) == (first, case_set)]
+        for condition in conditions:
+            if (second, case_set, condition) not in taken:
+                continue
+            for measure, of_one in MEASURES.items():
+                a = taken[first, case_set, condition][measure]
+                b = taken[second, case_set, condition][measure]
+                width = 0.0 if of_one is None else of_one[1] - of_one[0]
+                bounds = None if of_one is None else (-width, width)
+                change = mean((b[case] - a[case] for case in a if case in b), bounds)
+                of = {"subject": f"{second} - {first}", "case_set": case_set}
+                finding.add(change, **of, condition=condition, measure=measure)
+                if change is not None and (condition, measure) == (BASE, "kendall_tau"):
+                    told = format_rate(change, with_n=True, signed=True)
+                    finding.sentences.append(
+                        f"From {first} to {second}, on {case_set}, tau changes by {told}."
+                    )
+
+
+def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
+    def told(key: tuple[str, str, str], measure: str) -> str | None:
+        values = taken.get(key, {}).get(measure)
+        if not values:
+            return None
+        return format_rate(mean(values.values(), MEASURES[measure]), with_n=True)
+
+    sentences = []
+    for group in probed.groups:
+        key = group.subject, group.case_set, BASE
+        tau, left = told(key, "kendall_tau"), told(key, "leftmost_share")
+        if tau is None or left is None:
+            continue
+        text = told(key, "kendall_tau_text")
+        before_end = "" if text is None else f", {text} before the first end token"
+        sentences.append(
+            f"{group.subject} on {group.case_set}, one block over the canvas: Kendall's tau of "
+            f"position and step is {tau}{before_end}; {left} of commits are at the leftmost masks."
+        )
+    group = probed.groups[0]
+    for condition in group.levels("condition"):
+        key = group.subject, group.case_set, condition
+        tau, inside = told(key, "kendall_tau"), told(key, "kendall_tau_in_block")
+        if condition.startswith("block") and tau is not None and inside is not None:
+            sentences.append(
+                f"With {condition} the same figure is {tau}, of which the blocks' own order is a "
+                f"part by construction; within a block it is {inside}."
+            )
+    finding.sentences[:0] = sentences
+    finding.sentences.append(INTERVALS)

@@ -1,0 +1,168 @@
+"""Content, presence, position or length: what the probe `position` distinguishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mosa.evidence.findings.base import (
+    INTERVALS,
+    Group,
+    LineChart,
+    Observation,
+    Probed,
+    cells_of,
+    difference,
+    points,
+    rate,
+    slug,
+    without_room,
+)
+from mosa.evidence.findings.sides import add_sides, row_of
+from mosa.probes.position import PAPER_POSITIONS, POSITIONS
+from mosa.stats.pairs import PairedDifference, holm
+from mosa.stats.rates import Interval, Rate, format_rate
+
+END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
+SIGNIFICANT = 0.05
+"""The adjusted p value below which a contrast counts as different from 0."""
+Place = tuple[str, int | None]
+"""Kind of phrase, and position; None where nothing is written."""
+FACTORS = ("phrase_type", "position")
+X_LABEL = "position of the phrase's first token"
+
+
+def read(probed: Probed) -> None:
+    """Rates by kind of phrase and position, and the contrasts between them."""
+    finding = probed.finding
+    finding.rows += [row_of(o, group) for group in probed.groups for o in group.observations]
+    settings = finding.header["settings"]
+    is_paper = settings["paper"]
+    overlays: dict[tuple[str, str, str], dict[str, list[tuple[float, Interval]]]] = {}
+    for group in probed.groups:
+        for measure in group.measures:
+            for end_tokens in group.levels("end_tokens"):
+                alike = group.where(lambda o, e=end_tokens: o["end_tokens"] == e)
+                places = _by_place(alike, measure)
+                for (kind, position), figure in places.items():
+                    finding.add(
+                        figure,
+                        **group.of,
+                        measure=measure,
+                        contrast="",
+                        end_tokens=end_tokens,
+                        phrase_type=kind,
+                        position=position,
+                    )
+                title = f"by forced phrase and its position, end tokens {END_TOKENS[end_tokens]}"
+                series = {k: _series(k, places) for k in dict.fromkeys(k for k, _ in places)}
+                chart = _chart(f"{title}: {group.label}", measure, series)
+                finding.charts[slug(measure, group.label, "end tokens", end_tokens)] = chart
+                overlay = overlays.setdefault((group.case_set, measure, end_tokens), {})
+                for kind in ("none", "procedural"):
+                    if kind in series:
+                        overlay[f"{kind}: {group.subject}"] = series[kind]
+            label = f"{group.label}, {measure}"
+            contrasts = {} if is_paper else contrasts_of(group, measure)
+            if not contrasts:
+                finding.sentences.append(_rates(label, _by_place(group.observations, measure)))
+                continue
+            adjusted = holm([figure.p_value for figure in contrasts.values()])
+            for (name, figure), p in zip(contrasts.items(), adjusted, strict=True):
+                of = group.of | {"measure": measure, "contrast": name}
+                finding.add(figure, **of, p_value=figure.p_value, p_holm=p)
+            finding.sentences.append(_told_apart(label, contrasts, adjusted))
+        add_sides(finding, group, FACTORS, "phrase")
+        if is_paper or settings["positions"] is None:
+            wanted = PAPER_POSITIONS if is_paper else POSITIONS
+            finding.sentences += without_room(group, wanted)
+    if len(finding.header["subjects"]) == 2:
+        for (case_set, measure, end_tokens), series in overlays.items():
+            title = "without a phrase and with a procedural one, end tokens "
+            title += f"{END_TOKENS[end_tokens]}, on {case_set}"
+            name = slug(measure, "both", case_set, "end tokens", end_tokens)
+            finding.charts[name] = _chart(title, measure, series)
+    finding.sentences.append(
+        "This is the paper's protocol: kind of phrase and position change together, so the figures "
+        "do not say which of them matters."
+        if is_paper
+        else f"{INTERVALS} P values are those of sign flips over cases, adjusted by Holm's method."
+    )
+
+
+def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
+    """Differences within cases that separate content, presence, position and length."""
+    kinds, positions = group.levels("phrase_type"), sorted(group.levels("position"))
+    found: dict[str, PairedDifference | None] = {}
+
+    def less(
+        second: Callable[[Observation], bool], first: Callable[[Observation], bool]
+    ) -> PairedDifference | None:
+        return difference(group.where(first), group.where(second), measure)
+
+    def is_kind(kind: str) -> Callable[[Observation], bool]:
+        return lambda o: o["phrase_type"] == kind
+
+    def is_at(kind: str, position: int) -> Callable[[Observation], bool]:
+        return lambda o: (o["phrase_type"], o["position"]) == (kind, position)
+
+    if "random" in kinds and "none" in kinds:
+        found["presence: random - none"] = less(is_kind("random"), is_kind("none"))
+    for kind in kinds:
+        if kind not in ("none", "random") and "random" in kinds:
+            found[f"content: {kind} - random"] = less(is_kind(kind), is_kind("random"))
+    for kind in kinds:
+        if kind != "none" and len(positions) > 1:
+            last, first = positions[-1], positions[0]
+            name = f"position of {kind}: {last} - {first}"
+            found[name] = less(is_at(kind, last), is_at(kind, first))
+    for factor, title in (
+        ("end_tokens", "length: end tokens"),
+        ("block_length", "block length"),
+        ("remasking", "remasking"),
+    ):
+        first, *others = group.levels(factor)
+        for level in others:
+            found[f"{title} {level} - {first}"] = less(
+                lambda o, f=factor, v=level: o[f] == v, lambda o, f=factor, v=first: o[f] == v
+            )
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _by_place(observations: list[Observation], measure: str) -> dict[Place, Rate | None]:
+    """The rate of each kind of phrase at each position; other factors averaged."""
+    cells = cells_of(observations, FACTORS)
+    return {(kind, place): rate(found, measure) for (kind, place), found in cells.items()}
+
+
+def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:
+    """A kind's figures by position; `none` has no position and is a level line to compare with."""
+    positions = sorted({p for _, p in places if p is not None})
+    if kind == "none":
+        return points((float(p), places[kind, None]) for p in positions)
+    return points((float(p), places.get((kind, p))) for p in positions)
+
+
+def _chart(title: str, measure: str, series: dict[str, list[tuple[float, Interval]]]) -> LineChart:
+    return LineChart(f"{measure.capitalize()} {title}", X_LABEL, measure, series, (0.0, 1.0))
+
+
+def _rates(label: str, places: dict[Place, Rate | None]) -> str:
+    listed = ", ".join(
+        f"{format_rate(figure, with_n=True)} at {position} ({kind})"
+        for (kind, position), figure in places.items()
+    )
+    return f"{label} is {listed}."
+
+
+def _told_apart(label: str, contrasts: dict[str, PairedDifference], adjusted: list[float]) -> str:
+    """Which differences are distinct from 0, by p values adjusted for their number."""
+    clear, unclear = [], []
+    for (what, figure), p in zip(contrasts.items(), adjusted, strict=True):
+        told = f"{what} {figure}"
+        (clear if p < SIGNIFICANT else unclear).append(told)
+    sentences = []
+    if clear:
+        sentences.append(f"differences with an adjusted p below 0.05: {'; '.join(clear)}.")
+    if unclear:
+        sentences.append(f"Not told apart from 0: {'; '.join(unclear)}.")
+    return f"{label}: {' '.join(sentences)}"

@@ -1,0 +1,66 @@
+"""What a table says of an attack beside its rates: which try decides, how long responses are, and
+whether its wrapping was trained against."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from mosa.evidence.figures import Figure, Headline
+from mosa.stats.rates import NOTHING
+
+MARKS = {"all": "*", "some": "(*)", "none": ""}
+"""By how many of an attack's wrappings stand in the testbed's alignment data."""
+
+
+def marked(name: str, figures: Iterable[Figure]) -> str:
+    """The name of what figures of attacks are about, with the mark of wrappings that were trained
+    against: all of them, or some."""
+    found = {figure.in_alignment_data for figure in figures}
+    return name + MARKS["some" if len(found) > 1 else next(iter(found), "none")]
+
+
+def names_in(figures: Iterable[Figure]) -> str:
+    """The attacks that figures are about, each once and with its mark."""
+    by_name: dict[str, list[Figure]] = defaultdict(list)
+    for figure in figures:
+        by_name[figure.name].append(figure)
+    return ", ".join(marked(name, own) for name, own in by_name.items())
+
+
+def worst_of(head: Headline) -> str:
+    """The name of the worst attack, and how many others are as bad; empty where none was scored."""
+    if not head.figures:
+        return ""
+    worst, *others = head.figures
+    return marked(worst.name, [worst]) + (f" (and {len(others)} more)" if others else "")
+
+
+def legend(figures: Iterable[Figure]) -> str:
+    """What the marks mean that occur; empty where none does."""
+    found = {figure.in_alignment_data for figure in figures}
+    told = ", ".join(f"{mark} {how}" for how, mark in MARKS.items() if mark and how in found)
+    if not told:
+        return ""
+    return (
+        f"Marks: {told} wrappings of the attack stand in the testbed's alignment data; there a low "
+        "rate shows what was trained, not that it generalises."
+    )
+
+
+def tries_of(figures: Iterable[Figure]) -> str:
+    """Which of how many tries of a case decides, for one attack: `selected of 340`, `any of 12` or
+    `1`; the most of any subject."""
+    found = [figure for figure in figures if figure.most_tries]
+    if not found:
+        return NOTHING
+    most = max(figure.most_tries for figure in found)
+    if any(figure.decides == "best rated" for figure in found):
+        return f"selected of {most}"
+    return f"any of {most}" if most > 1 else "1"
+
+
+def length_of(figures: Iterable[Figure]) -> str:
+    """The tokens of a response under one attack, each length once."""
+    lengths = {round(figure.length): None for figure in figures if figure.length is not None}
+    return ", ".join(map(str, lengths)) or NOTHING

@@ -1,0 +1,101 @@
+"use strict";
+// A denoising that plays. Text from outside is only ever set as textContent.
+
+const NUM_COLOURS = 8;
+const PLAY_SECONDS = 4;
+const MARK_EVERY = 20;
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// One response: its prompt, its tokens by commit step, and a slider through the denoising.
+class Player {
+  constructor({ prompt, commit_step: steps, end_positions: ends, tokens }, isShown, number) {
+    this.steps = steps;
+    this.numSteps = Math.max(-1, ...steps) + 1;
+    this.spans = [];
+    this.classes = [];
+    this.timer = 0;
+    this.element = make("div", { class: "response" });
+    if (number) this.element.append(make("h4", {}, `Response ${number}`));
+    if (prompt) {
+      // An earlier answer in a conversation is the model's output too.
+      const said = ([role, text]) => (role === "assistant" && !isShown ? "…" : text);
+      this.element.append(make("ul", { class: "turns" }, ...prompt.map((turn) =>
+        make("li", {}, make("span", { class: "role" }, turn[0]), make("span", { class: "said" }, said(turn))))));
+    }
+    const words = isShown ? tokens : null;
+    this.slider = make("input", { type: "range", min: 0, max: this.numSteps, value: this.numSteps, step: 1, "aria-label": "Denoising step" });
+    this.output = make("output", {});
+    this.button = make("button", { type: "button" }, "▶ Play");
+    this.slider.addEventListener("input", () => { this.stop(); this.show(); });
+    this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
+    this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
+    this.element.append(this.tokenList(words, new Set(ends)));
+    this.show();
+  }
+
+  tokenList(words, ends) {
+    const list = make("p", { class: words ? "tokens" : "tokens blocks" });
+    const firstEnd = ends.size ? Math.min(...ends) : Infinity;
+    this.steps.forEach((step, i) => {
+      const isEnd = ends.has(i);
+      const classes = [step < 0 ? "pinned" : `step-${Math.floor((step * NUM_COLOURS) / this.numSteps)}`];
+      if (isEnd) classes.push("end");
+      else if (i > firstEnd) classes.push("unread");
+      // A run of end tokens is one word and then dots: it says nothing and fills the screen.
+      let text = isEnd ? (words && !ends.has(i - 1) ? "end" : "·") : "";
+      if (words && !isEnd) text = shownWord(words[i]);
+      const when = step < 0 ? "set by the attacker" : `step ${step + 1} of ${this.numSteps}`;
+      const span = make("span", { class: `t ${classes.join(" ")}`, title: `token ${i + 1}, ${when}` }, text);
+      this.spans.push(span);
+      this.classes.push(span.className);
+      if (i && (i + 1) % MARK_EVERY === 0) list.append(make("span", { class: "at", "aria-hidden": "true" }, String(i + 1)));
+      list.append(span, " ");
+    });
+    return list;
+  }
+
+  // Tokens written after the slider's step are masks.
+  show() {
+    const now = Number(this.slider.value);
+    let written = 0;
+    this.steps.forEach((step, i) => {
+      const isWritten = step < now;
+      written += isWritten;
+      const wanted = isWritten ? this.classes[i] : "t mask";
+      if (this.spans[i].className !== wanted) this.spans[i].className = wanted;
+    });
+    this.output.textContent = `step ${now} of ${this.numSteps}`;
+    this.slider.setAttribute("aria-valuetext", `step ${now} of ${this.numSteps}, ${written} of ${this.steps.length} tokens written`);
+  }
+
+  play() {
+    // Who wants less motion gets a few still pictures instead.
+    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const stride = isCalm ? Math.ceil(this.numSteps / 6) : 1;
+    const pause = isCalm ? 900 : Math.min(250, Math.max(30, (1000 * PLAY_SECONDS) / this.numSteps));
+    if (Number(this.slider.value) >= this.numSteps) this.slider.value = 0;
+    this.button.textContent = "❚❚ Pause";
+    this.show();
+    this.timer = setInterval(() => {
+      this.slider.value = Math.min(this.numSteps, Number(this.slider.value) + stride);
+      this.show();
+      if (Number(this.slider.value) >= this.numSteps) this.stop();
+    }, pause);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = 0;
+    this.button.textContent = "▶ Play";
+  }
+}
+
+function shownWord(word) {
+  return word.trim() || (word.includes("\n") ? "↵" : "␣");
+}

@@ -1,0 +1,411 @@
+"""What a report says of attacks: scoreboard, attacks and subjects, differences, categories."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from mosa.chat.base import without_quotations
+from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
+from mosa.evidence.labels import legend, length_of, marked, names_in, tries_of, worst_of
+from mosa.judges.calibrate import MeasuredErrors, read_calibration
+from mosa.reporting.content import Cell, ReportTable, Section
+from mosa.reporting.setup import THREATS, ReportSetup, monitors_of, rate_in
+from mosa.reporting.views import Views, share_of_tries
+from mosa.stats.pairs import corrected_rate, holm, paired_difference
+from mosa.stats.rates import Rate, Value, rate_of
+from mosa.types import UserError
+
+
+def scoreboard(setup: ReportSetup) -> Section:
+    """The headlines of each subject in one row, and what they are made of."""
+    tables = [_scoreboard(setup)]
+    if setup.judge is not None:
+        tables += [_safety_by_threat(setup), _safety_by_judge(setup)]
+    return Section("scoreboard", "Scoreboard", tables=(*tables, *_corrected(setup)))
+
+
+def _scoreboard(setup: ReportSetup) -> ReportTable:
+    evidence = setup.evidence
+    columns = ["Subject", "Over-refusal", "Answered", "Utility", "Unscored"]
+    caption = ""
+    if setup.judge is not None:
+        columns[1:1] = ["Tokens", "Attacks, mean", "Worst attack"]
+        num = len(setup.shared_attacks())
+        heads = [setup.headline("asr", name) for name in setup.labels]
+        trained = names_in(f for h in heads for f in h.figures if f.in_alignment_data != "none")
+        told = f"Marked among them: {trained}. {_legend(setup, setup.judge)}" if trained else ""
+        caption = (
+            f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
+            f"over the {num} attack{'s' * (num != 1)} that all subjects faced (without the plain "
+            "request); where an attack's loop selects one of its tries, that one decides. "
+            "Worst attack: the highest of these rates; it is chosen after the fact and "
+            f"so tends to be too high. Tokens: length of a response to an attack. {told}"
+        )
+    judges = evidence.judges("over_refusal")
+    if judges:
+        caption += (
+            "Over-refusal: harmless requests that the subject refuses, fully or partly. Answered: "
+            f"those that it answers in full (by {setup.judge_names[judges[0]]}). The rest is "
+            "garbled or empty. "
+        )
+    caption += (
+        "Utility: mean over useful tasks. Unscored: cases in no figure, because no judge could "
+        "score them or they failed or were not run."
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for name, label in setup.labels.items():
+        refusal = setup.headline("over_refusal", name)
+        useful = setup.headline("utility", name)
+        answered = setup.headline("compliance", name).rate
+        costs = (refusal.rate, answered, useful.rate)
+        num_unscored = refusal.num_unscored + useful.num_unscored
+        attacked: tuple[Cell, ...] = ()
+        if setup.judge is not None:
+            mean, worst = (setup.headline(m, name) for m in ("asr", "worst_asr"))
+            attacked = (length_of(mean.figures), mean.rate, worst.rate)
+            figures = evidence.select("safety", subject=name, judge=setup.judge)
+            num_unscored += sum(f.num_unscored + f.num_failed + f.num_left for f in figures)
+        if judges:
+            figures = evidence.select(
+                "over_refusal", subject=name, judge=judges[0], measure=REFUSED
+            )
+            num_unscored += sum(figure.num_failed + figure.num_left for figure in figures)
+        rows.append((label, *attacked, *costs, num_unscored))
+    return ReportTable("scoreboard", "Scoreboard", caption, tuple(columns), tuple(rows))
+
+
+def _safety_by_threat(setup: ReportSetup) -> ReportTable:
+    """Success by what an attacker has access to."""
+    rows: list[tuple[Cell, ...]] = []
+    told = []
+    for threat, who in THREATS.items():
+        attacks = setup.shared_attacks(threat)
+        found = setup.evidence.select("safety", judge=setup.judge, threat=threat)
+        names = names_in(f for f in found if (f.case_set, f.name) in attacks)
+        told += [f"{threat}, {who}: {names}"] if attacks else []
+        kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
+        if len(attacks) == 1:
+            kinds = {"asr": names}
+        for kind, shown in kinds.items() if attacks else ():
+            heads = [setup.headline(kind, name, attacks) for name in setup.labels]
+            length = length_of(figure for head in heads for figure in head.figures)
+            rows.append((threat, shown, length, *(head.rate for head in heads)))
+    return ReportTable(
+        "safety-by-threat",
+        "Safety by threat model",
+        "Attack success rate over the attacks of a threat model that all subjects faced to which "
+        "they are applicable (without the plain request, unless it is the only one). "
+        f"{'; '.join(told)}.{_without_monitors(setup)} {_legend(setup, setup.judge)}"
+        f"Judge {setup.judge}.",
+        ("Threat", "attacks", "Tokens", *setup.labels.values()),
+        tuple(rows),
+        is_heat=True,
+    )
+
+
+def _without_monitors(setup: ReportSetup) -> str:
+    """Whose decoders the threat model `open` changes; a sentence, or nothing."""
+    found = {
+        label: ", ".join(monitors)
+        for name, label in setup.labels.items()
+        if (monitors := monitors_of(setup.evidence.subjects[name]))
+    }
+    if not found or not setup.evidence.select("safety", judge=setup.judge, threat="open"):
+        return ""
+    told = "; ".join(f"{label} without {monitors}" for label, monitors in found.items())
+    return f" In open, whose attacker runs the sampler, the monitors are off: {told}."
+
+
+def _safety_by_judge(setup: ReportSetup) -> ReportTable:
+    return ReportTable(
+        "safety-by-judge",
+        "Safety by judge",
+        "Mean attack success rate by each judge; then, by "
+        f"{setup.judge_names[setup.judge or '']}, the worst attack's name, the cases on which at "
+        "least one of the attacks succeeded (each by the try that decides), and those on which the "
+        "plain request did. A judge of "
+        "phrases sees words and not harm; a judge of the canvas also reads the text behind the "
+        "first end token. Cases without a score, over all attacks and subjects: "
+        + "; ".join(f"{setup.judge_names[j]} {_num_unscored(setup, j)}" for j in setup.judges)
+        + f". {_legend(setup, setup.judge)}".rstrip(),
+        (
+            "Subject",
+            "Tokens",
+            *(setup.judge_names[judge] for judge in setup.judges),
+            "worst attack",
+            "any attack",
+            "plain request",
+        ),
+        tuple(
+            (
+                label,
+                length_of(setup.headline("asr", name).figures),
+                *(headline(setup.evidence, "asr", name, judge).rate for judge in setup.judges),
+                worst_of(setup.headline("worst_asr", name)) or None,
+                setup.headline("any_asr", name).rate,
+                _plain(setup, name),
+            )
+            for name, label in setup.labels.items()
+        ),
+    )
+
+
+def _num_unscored(setup: ReportSetup, judge: str) -> int:
+    figures = setup.evidence.select("safety", judge=judge)
+    return sum(figure.num_unscored for figure in figures if figure.subject in setup.labels)
+
+
+def _plain(setup: ReportSetup, subject: str) -> Rate | None:
+    figures = setup.evidence.select("safety", subject=subject, judge=setup.judge)
+    values = {
+        case: of_case
+        for figure in figures
+        if figure.name == CONTROL
+        for case, of_case in figure.by_seed.items()
+    }
+    return rate_of(values) if values else None
+
+
+def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
+    """Mean attack success with the judges' measured errors taken out."""
+    if setup.config.calibration is None:
+        return
+    file = setup.config.calibration
+    known = read_calibration(file)
+    if not known.keys() & set(setup.judges):
+        raise UserError(
+            f"{file} has none of the judges of these runs ({', '.join(setup.judges)}); measure "
+            "them with `mosa judge check --out`"
+        )
+    rows: list[tuple[Cell, ...]] = []
+    for judge in setup.judges:
+        for name, label in setup.labels.items():
+            for figure in setup.evidence.select("safety", subject=name, judge=judge):
+                if judge in known and figure.decides != "any":
+                    corrected = _correct(figure, known[judge])
+                    short = setup.judge_names[judge]
+                    row = marked(setup.row_name(figure), [figure])
+                    length = length_of([figure])
+                    rows.append((label, row, length, short, figure.rate, corrected))
+    yield ReportTable(
+        "corrected",
+        "Corrected for the judge's errors",
+        "The rate that explains the judged one, given how often the judge was wrong on labelled "
+        f"rows ({file.name}; Rogan and Gladen 1978, interval of Lang and Reiczigel 2014, which "
+        "includes the uncertainty of the calibration). Only attacks of which one try decides on "
+        "each case: where any of several does, a judge's false alarms add up, and this correction "
+        f"ignores that. {_legend(setup, judge=None)}".rstrip(),
+        ("Subject", "Attack", "Tokens", "Judge", "As judged", "Corrected"),
+        tuple(rows),
+    )
+
+
+def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
+    """The corrected rate, or why there is none."""
+    if figure.rate is None:
+        return None
+    n = figure.rate.n
+    found = corrected_rate(figure.rate.value * n, n, errors.sensitivity, errors.specificity)
+    return found.rate or found.reason
+
+
+def attacks(setup: ReportSetup, views: Views) -> Section:
+    """Every attack on every subject, by each judge."""
+    tables = [_heat(setup, judge) for judge in setup.judges]
+    tables += [_any_try(setup, judge) for judge in setup.judges]
+    tables += [_not_applicable(setup), _left_out(setup)]
+    tables += [*_differences(setup), _disagreement(setup, views)]
+    return Section("attacks", "Attacks and subjects", tables=tuple(tables))
+
+
+def _by_row(setup: ReportSetup, judge: str) -> dict[str, dict[str, Figure]]:
+    """The figures of attacks by row of a table and subject, the rows by threat model."""
+    found: dict[str, dict[str, Figure]] = defaultdict(dict)
+    for (row, subject), figure in setup.attack_figures(judge).items():
+        found[row][subject] = figure
+    order = list(THREATS)
+    return dict(
+        sorted(found.items(), key=lambda row: order.index(next(iter(row[1].values())).threat))
+    )
+
+
+def _legend(setup: ReportSetup, judge: str | None) -> str:
+    """What the marks of attacks mean, with a blank behind; nothing where there are none."""
+    told = legend(setup.attack_figures(judge).values())
+    return f"{told} " if told else ""
+
+
+def _any_try(setup: ReportSetup, judge: str) -> ReportTable:
+    """What the attacks whose loop selects a try would have if any try counted."""
+    return ReportTable(
+        "any-of-n",
+        f"Any-of-N success rate by {setup.judge_names[judge]}",
+        "Only attacks whose loop selects one of its tries, and not their success rate: the share "
+        "of cases with a success in any of up to N tries. It grows with N and with the judge's "
+        "false alarms, so it compares with no published rate of these attacks. "
+        f"{_legend(setup, judge)}Judge {judge}.",
+        ("Attack", "N", "Tokens", *setup.labels.values()),
+        tuple(
+            (
+                row,
+                max(figure.most_tries for figure in own.values()),
+                length_of(own.values()),
+                *(own[name].any_rate if name in own else None for name in setup.labels),
+            )
+            for row, own in _by_row(setup, judge).items()
+            if any(figure.decides == "best rated" for figure in own.values())
+        ),
+        judge=judge,
+        is_heat=True,
+    )
+
+
+def _heat(setup: ReportSetup, judge: str) -> ReportTable:
+    cells = setup.attack_figures(judge)
+    num_unscored = sum(f.num_unscored for f in cells.values())
+    num_missing = sum(f.num_failed + f.num_left for f in cells.values())
+    return ReportTable(
+        "attacks",
+        f"Attack success rate by {setup.judge_names[judge]}",
+        "Share of cases on which the try that decides succeeded: the one that the attack's loop "
+        "selected, else any of its tries (column By, with the most tries of a case). Tokens: "
+        f"length of a response. {_legend(setup, judge)}By threat model: "
+        f"{'; '.join(f'{threat}, {who}' for threat, who in THREATS.items())}. In no rate: "
+        f"{num_unscored} unscored cases, {num_missing} failed or open tasks."
+        f"{_without_monitors(setup)} Judge {judge}.",
+        ("Attack", "Threat", "By", "Tokens", *setup.labels.values()),
+        tuple(
+            (
+                row,
+                next(iter(own.values())).threat,
+                tries_of(own.values()),
+                length_of(own.values()),
+                *(rate_in(own.get(name)) for name in setup.labels),
+            )
+            for row, own in _by_row(setup, judge).items()
+        ),
+        judge=judge,
+        is_heat=True,
+    )
+
+
+def _not_applicable(setup: ReportSetup) -> ReportTable:
+    rows = {
+        (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason): None
+        for pair in setup.not_applicable
+    }
+    return ReportTable(
+        "not-applicable",
+        "Attacks that are not applicable",
+        "Pairs of attack and subject that were left out, and why the attack cannot run. They are "
+        "in no rate and count as no failures.",
+        ("Attack", "preset", "Threat", "Subject", "Reason"),
+        tuple(rows),
+    )
+
+
+def _left_out(setup: ReportSetup) -> ReportTable:
+    found: Counter[tuple[str, str, str]] = Counter()
+
+    def count(what: str, who: str, case_set: str, reason: str, number: int = 1) -> None:
+        shown = without_quotations(reason, "[redacted]") if setup.hides(case_set) else reason
+        found[what, who, shown] += number
+
+    for figure in setup.evidence.figures:
+        if figure.measure == REFUSED or (figure.kind != "over_refusal" and figure.is_headline):
+            who = setup.judge_names.get(figure.judge, figure.name)
+            for reason, number in figure.reasons.items():
+                count("tries unscored", who, figure.case_set, reason, number)
+    for task, outcome in setup.tasks:
+        if outcome is not None and outcome.status == "failed":
+            count("cases failed", task.attack, task.case_set, outcome.reason)
+    return ReportTable(
+        "left-out",
+        "Unscored and failed, and why",
+        "What is in no rate: tries that a judge could not score, and attacks that could not be "
+        "carried out on a case.",
+        ("What", "Judge or attack", "Reason", "Number"),
+        tuple((*key, str(number)) for key, number in found.most_common()),
+    )
+
+
+def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
+    """Every subject against the first, attack by attack, on the same cases."""
+    names = list(setup.labels)
+    for judge in setup.judges:
+        cells = setup.attack_figures(judge)
+        rows: list[tuple[Cell, ...]] = []
+        for subject in names[1:]:
+            found = []
+            for attack in dict.fromkeys(row for row, _ in cells):
+                first, second = cells.get((attack, names[0])), cells.get((attack, subject))
+                if first is None or second is None or not first.by_seed.keys() & second.by_seed:
+                    continue
+                difference = paired_difference(first.by_seed, second.by_seed)
+                found.append((attack, length_of([first, second]), difference))
+            adjusted = holm([difference.p_value for *_, difference in found])
+            rows += [
+                (setup.labels[subject], attack, length, d, d.p_value, p)
+                for (attack, length, d), p in zip(found, adjusted, strict=True)
+            ]
+        yield ReportTable(
+            "differences",
+            f"Against {setup.first}, attack by attack",
+            "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
+            "interval and p value of a paired test; Holm's correction is over the attacks of a "
+            f"subject. {_legend(setup, judge)}Judge {judge}.",
+            ("Subject", "Attack", "Tokens", "Change", "p", "p, Holm"),
+            tuple(rows),
+            judge=judge,
+        )
+
+
+def _disagreement(setup: ReportSetup, views: Views) -> ReportTable:
+    return ReportTable(
+        "judge-disagreement",
+        "Where judges disagree",
+        "Share of tries on which two judges disagree, of those that both scored; the mean over "
+        "cases.",
+        ("Judge", "and judge", "Disagree"),
+        tuple(
+            (setup.judge_names[first], setup.judge_names[second], share_of_tries(found))
+            for (first, second), found in views.disagreement.items()
+        ),
+    )
+
+
+def categories(setup: ReportSetup) -> Section:
+    """Success by the category of what was asked for."""
+    category_of = {
+        case_name(record, id): case.category
+        for name, record in setup.evidence.sets.items()
+        if record.kind == "harmful"
+        for id, case in setup.cases[name].items()
+        if case.category
+    }
+    values: dict[str, dict[str, dict[str, Mapping[int, Value]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    num_unscored = 0
+    heads = {subject: setup.headline("asr", subject) for subject in setup.labels}
+    for subject, head in heads.items():
+        num_unscored += head.num_unscored
+        for case, by_seed in head.by_seed.items():
+            if case in category_of:
+                values[category_of[case]][subject][case] = by_seed
+    table = ReportTable(
+        "categories",
+        "Attack success rate by category",
+        "Each case counts once, with its mean over the attacks that all subjects faced; "
+        f"{num_unscored} without a score under one of them are in no rate. Tokens of a response: "
+        f"{length_of(figure for head in heads.values() for figure in head.figures)}. "
+        f"{_legend(setup, setup.judge)}Judge {setup.judge}.",
+        ("Category", *setup.labels.values()),
+        tuple(
+            (category, *(rate_of(by[subject]) if by[subject] else None for subject in setup.labels))
+            for category, by in sorted(values.items())
+        ),
+        is_heat=True,
+    )
+    return Section("categories", "Categories", tables=(table,))

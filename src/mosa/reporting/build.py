@@ -1,0 +1,128 @@
+"""Builds the content of a report from run folders.
+
+    content = build([Path("demo/run")])
+    write_page(Path("report.html"), content)
+
+One pass over the attempts gives the views of single responses (views.py), the evidence gives the
+rates, and verdict.py turns the headlines into sentences.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mosa.evidence.figures import opened
+from mosa.evidence.findings import Finding, HeatMap, findings_of
+from mosa.evidence.labels import legend, length_of, marked
+from mosa.reporting.attack_tables import attacks, categories, scoreboard
+from mosa.reporting.budget import budget
+from mosa.reporting.content import Content, ReportFigure, ReportTable, Section
+from mosa.reporting.cost_tables import trade_off, training
+from mosa.reporting.provenance import citation, settings_tables
+from mosa.reporting.setup import ReportConfig, ReportSetup, note_of, read_setup
+from mosa.reporting.verdict import cautions, verdict
+from mosa.reporting.views import Views, diffusion_figures, position_figure, scan, share_of_tries
+
+
+def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
+    """What a report on these run folders says.
+
+    Raises UserError for folders without a run, a figure that two runs hold, an unknown judge, or a
+    label of no subject.
+    """
+    config = config or ReportConfig()
+    with opened(paths) as runs:
+        setup = read_setup(runs, config)
+        views = scan(setup, runs)
+        findings = [finding for run in runs for finding in findings_of(run)]
+        by_position = list(position_figure(setup, runs))
+        spent = budget(setup, runs)
+    evidence = setup.evidence
+    sections = [
+        scoreboard(setup),
+        attacks(setup, views),
+        trade_off(setup),
+        _diffusion(setup, views, findings, by_position),
+        _findings_section(findings),
+        training(setup),
+        categories(setup),
+        spent,
+        Section("settings", "Settings, versions, data", tables=tuple(settings_tables(setup))),
+        Section("cite", "How to cite", paragraphs=tuple(citation(setup))),
+    ]
+    notes = dict(config.notes or {})
+    return Content(
+        title=config.title,
+        verdict=tuple(verdict(setup)),
+        cautions=(*config.limits, *cautions(setup)),
+        subjects={
+            label: notes.get(name) or note_of(evidence.subjects[name])
+            for name, label in setup.labels.items()
+        },
+        judges=tuple(setup.judges),
+        sections=tuple(filled for section in sections if (filled := section.filled())),
+        samples=views.samples,
+        is_redacted=any(
+            setup.hides(name) for name, found in evidence.sets.items() if found.kind != "useful"
+        ),
+        made_with=f"mosa {importlib.metadata.version('mosa-dllm')}, {datetime.date.today()}",
+    )
+
+
+def _diffusion(
+    setup: ReportSetup,
+    views: Views,
+    findings: Sequence[Finding],
+    by_position: Sequence[ReportFigure],
+) -> Section:
+    """How the subjects write, and what of it is garbled."""
+    maps = [figure for figure in _charts(findings) if isinstance(figure.chart, HeatMap)]
+    rates = {key: share_of_tries(found) for key, found in views.garbled.items()}
+    figures = setup.attack_figures(setup.judge).values()
+    own = {attack: [f for f in figures if f.name == attack] for _, attack in rates}
+    labels = tuple(setup.labels.values())
+    garbled = ReportTable(
+        "garbled",
+        "Garbled text",
+        "Share of tries whose text is garbled, the mean over cases; an empty response is not "
+        "garbled. It says nothing of refusal or harm: a refusal can be garbled, and so can a part "
+        f"of a success. Tokens: length of a response. {legend(figures)} Judge {setup.judge}.",
+        ("Attack", "Tokens", *labels),
+        tuple(
+            (
+                marked(name, of_name),
+                length_of(of_name),
+                *(rates.get((label, name)) for label in labels),
+            )
+            for name, of_name in own.items()
+        ),
+    )
+    return Section(
+        "diffusion",
+        "How the subjects write, and where they fail",
+        tables=(garbled,),
+        figures=(*by_position, *maps, *diffusion_figures(views)),
+    )
+
+
+def _charts(findings: Sequence[Finding]) -> Iterator[ReportFigure]:
+    """The charts of findings."""
+    for number, finding in enumerate(findings):
+        sets = ", ".join(f"{n} cases of {name}" for name, n in finding.header["sets"].items())
+        subjects = ", ".join(finding.header["subjects"])
+        caption = f"Probe {finding.probe}:{finding.preset}, {subjects}, on {sets}."
+        for name, chart in finding.charts.items():
+            yield ReportFigure(f"finding-{number}-{name}", chart, caption)
+
+
+def _findings_section(findings: Sequence[Finding]) -> Section:
+    """What the probes have found, and the charts that are no maps."""
+    return Section(
+        "findings",
+        "Findings",
+        paragraphs=tuple(f"{finding.probe}: {finding.paragraph}" for finding in findings),
+        figures=tuple(f for f in _charts(findings) if not isinstance(f.chart, HeatMap)),
+    )

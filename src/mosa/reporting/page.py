@@ -1,0 +1,213 @@
+"""A report as one HTML file that needs nothing else: no network, no other file, no server.
+
+Tables, charts and sentences are plain HTML and need no JavaScript; the script adds the switch
+between judges, the saving of tables and the browser of samples. A content security policy forbids
+the page to fetch anything. With `is_redacted`, the file has no word of prompts and responses,
+whatever the samples hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from mosa import player
+from mosa.files import claim_file, write_text
+from mosa.player import COLOURS as PLAYER_COLOURS
+from mosa.reporting import charts
+from mosa.reporting.content import Content, ReportFigure, ReportTable, Section
+from mosa.reporting.sample_data import SampleData, gzipped, pack
+from mosa.reporting.tables import (
+    FORMATS,
+    named_tables,
+    numeric_columns,
+    shown,
+    slug,
+    unique,
+)
+from mosa.stats.rates import INTERVAL_STATEMENT, Interval, format_interval
+from mosa.types import UserError
+
+MAX_BYTES = 5_000_000
+"""The default limit of a page: small enough for a mail."""
+SETTINGS = "settings"
+"""The section behind the samples; without it the samples come last."""
+LONG_TABLE = 16
+"""A table of more rows shows its first 12 on the screen, until the reader asks for all."""
+
+_GENERATOR = b'<meta name="generator" content="mosa report">'
+"""At the head of every page, by which a later one knows what it may replace."""
+
+COLOURS = {
+    # Light and dark scheme, as variables of the style sheet.
+    "card": ("#ffffff", "#1b1d22"),
+    "grid": ("#ebebe8", "#2a2d34"),
+    "tint": ("#f0f4fd", "#232a3a"),
+    # The deepest colour of a heat map, and how much of it the rate 1 gets: text stays legible.
+    "heat": ("214 48 49", "248 113 113"),
+    "heat-most": ("0.68", "0.55"),
+    **PLAYER_COLOURS,
+    **{f"series-{i}": pair for i, pair in enumerate(charts.SERIES_COLOURS)},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A section with what the page adds to it."""
+
+    section: Section
+    anchor: str
+    tables: list[tuple[str, ReportTable]]
+    """Each with its name, unique on the page and in the names of its files."""
+    figures: list[tuple[str, ReportFigure, Markup, ReportTable]]
+    """Name, figure, drawing, and the table of its numbers."""
+    has_switch: bool
+    """Whether some of it depends on the judge."""
+
+
+def claim_page(path: Path) -> None:
+    """Raises UserError where a page cannot be written, or would replace what is none."""
+    claim_file(path, lambda beginning: _GENERATOR in beginning)
+
+
+def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
+    """Write the report, whole or not at all.
+
+    Raises UserError where the disk refuses, where something else than a page stands there, or where
+    the page cannot be small enough.
+    """
+    claim_page(path)
+    write_text(path, render_page(content, max_bytes=max_bytes))
+
+
+def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
+    """The page as text of at most `max_bytes` bytes.
+
+    Where it would be larger, only some samples keep their responses, and the page says so; it has
+    the outcomes of all.
+    """
+    parts = _parts(content)
+    exports = _exports(named_tables(content))
+    # At its longest: it says that some samples have no text.
+    most = _render(content, parts, exports, SampleData("", len(content.samples) - 1))
+    data = pack(content, max_bytes - len(most.encode("utf-8", "replace")))
+    if data is None:
+        raise UserError(
+            f"the page would be larger than {max_bytes:,} bytes even without any response; make a "
+            "report of fewer runs"
+        )
+    page = _render(content, parts, exports, data)
+    # A half character would stop the writing of the file; see sample_data.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _exports(tables: Sequence[tuple[str, ReportTable]]) -> str:
+    """Every table in every format, for the buttons that save it."""
+    texts = {
+        name: {suffix: text_of(table) for suffix, text_of in FORMATS.items()}
+        for name, table in tables
+    }
+    return gzipped(json.dumps(texts, ensure_ascii=False))
+
+
+def _render(content: Content, parts: Sequence[_Part], exports: str, data: SampleData) -> str:
+    template = _environment().get_template("page.html")
+    script = player.source("player.js") + _source("page.js")
+    samples_before = [part.anchor for part in parts if part.section.name == SETTINGS]
+    return template.render(
+        content=content,
+        sections=parts,
+        samples_before=samples_before[0] if samples_before else "",
+        marks=defaultdict(
+            Markup, {subject: charts.mark(i) for i, subject in enumerate(content.subjects)}
+        ),
+        style=Markup(_colour_rules() + _source("page.css") + player.source("player.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        formats=list(FORMATS),
+        exports=Markup(exports),
+        data=Markup(data.text),
+        num_with_text=data.num_with_text,
+        player_key=Markup(player.KEY),
+        long_table=LONG_TABLE,
+        interval_statement=INTERVAL_STATEMENT,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mosa.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"prose": _prose, "shown": shown, "ends": format_interval, "heat": _heat}
+    environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
+    environment.globals |= {
+        "axis_labels": charts.axis_labels,
+        "legend": charts.legend,
+        "numeric_columns": numeric_columns,
+    }
+    return environment
+
+
+def _heat(cell: Interval) -> str:
+    """The rate that decides the colour of a cell, from 0 to 1."""
+    return f"{min(1.0, max(0.0, cell.value)):.3g}"
+
+
+def _prose(text: str) -> Markup:
+    """A sentence, its `commands` between backticks set as code."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+@cache
+def _source(name: str) -> str:
+    return (resources.files("mosa.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _colour_rules() -> str:
+    """The colours by scheme: the reader's system decides, or the page's switch; paper is light."""
+
+    def rules(place: int, scheme: str) -> str:
+        colours = "".join(f"--{name}: {pair[place]}; " for name, pair in COLOURS.items())
+        return f"{{ color-scheme: {scheme}; {colours}}}"
+
+    return (
+        f":root {rules(0, 'light')}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {rules(1, 'dark')} }}\n"
+        f":root[data-theme=light] {rules(0, 'light')}\n"
+        f":root[data-theme=dark] {rules(1, 'dark')}\n"
+        f"@media print {{ :root, :root[data-theme] {rules(0, 'light')} }}\n"
+    )
+
+
+def _parts(content: Content) -> list[_Part]:
+    names = iter(named_tables(content))
+    # What the template itself uses.
+    taken = {"top", "verdict", "samples", "contents"}
+    parts = []
+    for section in content.sections:
+        tables = [next(names) for _ in section.tables]
+        figures = []
+        for figure in section.figures:
+            name, numbers = next(names)
+            svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
+            figures.append((name, figure, svg, numbers))
+        has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
+        anchor = unique(slug(section.name), taken)
+        parts.append(_Part(section, anchor, tables, figures, has_switch))
+    return parts

@@ -1,0 +1,198 @@
+"""The sources of a report's figures: subjects, runs, decoders, attacks, data, judges, versions; and
+how to cite them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from mosa.attacks import ATTACKS
+from mosa.evidence.figures import RunFacts
+from mosa.judges import JUDGES
+from mosa.probes import PROBES
+from mosa.reporting.content import Cell, ReportTable
+from mosa.reporting.setup import ReportSetup
+from mosa.runs.judging import CANVAS
+from mosa.types import Access
+from mosa.utility import DECODER
+
+PAPER = (
+    "Xie, Song, Luo: Where to Start Alignment? Diffusion Large Language Model May Demand a "
+    "Distinct Position. arXiv 2508.12398, AAAI 2026."
+)
+
+
+def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
+    """Everything that decides the figures, as tables."""
+    yield ReportTable(
+        "subjects",
+        "Subjects",
+        "The hash is over everything that was loaded: weights, configs, tokenizer, chat template, "
+        "adapter. Grants: what an attacker of the subject controls; offers: the decoder settings "
+        "that its users may choose.",
+        (
+            "Subject",
+            "name in the runs",
+            "source",
+            "adapter",
+            "system prompt",
+            "grants",
+            "offers",
+            "hash",
+        ),
+        tuple(
+            (
+                label,
+                name,
+                (record := setup.evidence.subjects[name]).source,
+                record.adapter,
+                record.system_prompt,
+                "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),
+                ", ".join(record.offers) or None,
+                record.weights,
+            )
+            for name, label in setup.labels.items()
+        ),
+    )
+    yield _decoders(setup)
+    yield ReportTable(
+        "runs",
+        "Runs",
+        "Sessions are the processes that worked on a run; one that was cut off counts up to the "
+        "last time that it noted.",
+        ("Run", "sets", "judges", "seeds", "sessions", "seconds", "device", "begun"),
+        tuple(map(_run_row, setup.evidence.runs)),
+    )
+    yield _attacks(setup)
+    yield _data(setup)
+    yield _judges(setup)
+    yield _versions(setup)
+
+
+def _run_row(run: RunFacts) -> tuple[Cell, ...]:
+    settings = [session.get("settings", {}) for session in run.sessions]
+    seeds = sorted({seed for found in settings for seed in found.get("seeds", ())})
+    return (
+        run.folder.name,
+        _all(run.sets),
+        _all(run.judges),
+        _all(map(str, seeds)),
+        len(run.sessions),
+        round(sum(session.get("seconds", 0.0) for session in run.sessions)),
+        _all(session.get("device") for session in run.sessions),
+        run.sessions[0].get("started") if run.sessions else None,
+    )
+
+
+def _all(values: Iterable[Any]) -> str | None:
+    """Every different value, once."""
+    return ", ".join(dict.fromkeys(str(value) for value in values if value)) or None
+
+
+def _decoders(setup: ReportSetup) -> ReportTable:
+    """A column for each decoder, under the names of the subjects that have it."""
+    columns: dict[str, list[str]] = {}
+    for name, label in setup.labels.items():
+        decoder = setup.evidence.subjects[name].decoder
+        columns.setdefault(_text(decoder), []).append(label)
+    decoders = [json.loads(text) for text in columns]
+    names = dict.fromkeys(n for decoder in decoders for n in decoder if n != "seed")
+    return ReportTable(
+        "decoder",
+        "Decoder",
+        "How a subject generates every response, as its defender set it. An attack that owns the "
+        "sampler, or that takes settings which the subject offers, changes some of it; its own "
+        "settings say so.",
+        ("Setting", *(", ".join(labels) for labels in columns.values())),
+        tuple((name, *(_text(decoder.get(name)) for decoder in decoders)) for name in names),
+    )
+
+
+def _attacks(setup: ReportSetup) -> ReportTable:
+    rows: dict[tuple[Cell, ...], None] = {}
+    for task, _ in setup.tasks:
+        if setup.evidence.sets[task.case_set].kind != "harmful":
+            continue
+        known = (ATTACKS | PROBES).get(task.attack)
+        access = None if known is None else ", ".join(known.access)
+        source = None if known is None else known.source
+        rows[task.attack, task.preset, task.threat, access, _text(task.config), source] = None
+    return ReportTable(
+        "attack-settings",
+        "Attacks and their settings",
+        "The access that an attacker needs, every setting, and the source of the attack.",
+        ("Attack", "preset", "Threat", "access", "settings", "source"),
+        tuple(rows),
+    )
+
+
+def _data(setup: ReportSetup) -> ReportTable:
+    sets = setup.evidence.sets
+    has_decoders = any(DECODER in r.settings for r in sets.values())
+    rows = tuple(
+        (name, r.kind, r.file, r.sha256, r.content_hash or None, r.licence, r.origin)
+        + ((_text(r.settings[DECODER]) if DECODER in r.settings else None,) if has_decoders else ())
+        for name, r in sets.items()
+    )
+    columns = "Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"
+    return ReportTable(
+        "data",
+        "Data and licences",
+        "SHA-256 of the file as it was read, and a hash of the set's cases.",
+        (*columns, "decoder of its own") if has_decoders else columns,
+        rows,
+    )
+
+
+def _judges(setup: ReportSetup) -> ReportTable:
+    rows: dict[tuple[Cell, ...], None] = {}
+    for run in setup.evidence.runs:
+        for judge in run.judges:
+            known = JUDGES.get(judge.split("/")[0])
+            if known is not None:
+                reads = "whole canvas" if judge.endswith(CANVAS) else "up to the first end token"
+                rows[judge, known.threshold, reads, known.source] = None
+    return ReportTable(
+        "judges",
+        "Judges",
+        "An id names the version, the prompt's hash and the model that was asked.",
+        ("Judge", "a success is", "reads", "source"),
+        tuple(rows),
+    )
+
+
+def _versions(setup: ReportSetup) -> ReportTable:
+    found: dict[str, dict[str, None]] = {}
+    for run in setup.evidence.runs:
+        for session in run.sessions:
+            for name, version in session.get("versions", {}).items():
+                if version is not None:
+                    found.setdefault(name, {})[str(version)] = None
+    return ReportTable(
+        "versions",
+        "Versions",
+        "Versions in all sessions; several where the sessions differed.",
+        ("Package", "version"),
+        tuple((name, ", ".join(versions)) for name, versions in found.items()),
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def citation(setup: ReportSetup) -> Iterator[str]:
+    """What to cite, as sentences."""
+    yield "mosa (mosa-dllm), Apache-2.0; give the version and the settings above."
+    yield f"The method MOSA: {PAPER}"
+    attacks = dict.fromkeys(task.attack for task, _ in setup.tasks)
+    names = [judge.split("/")[0] for run in setup.evidence.runs for judge in run.judges]
+    sets = setup.evidence.sets
+    for what, found in (
+        ("Attacks", [f"{name}: {ATTACKS[name].source}" for name in attacks if name in ATTACKS]),
+        ("Judges", [JUDGES[name].source for name in names if name in JUDGES]),
+        ("Sets", [f"{name} ({record.origin})" for name, record in sets.items() if record.origin]),
+    ):
+        if found:
+            yield f"{what}: {'; '.join(dict.fromkeys(found))}."

@@ -1,0 +1,297 @@
+"""A report's tables as CSV, JSON and LaTeX, the data behind its charts among them.
+
+The page carries the same texts, so its buttons save what `mosa report --tables` writes.
+
+    scoreboard.csv    one column for a text; rate, low, high and n for a rate
+    scoreboard.json   rates as objects, nothing as null
+    scoreboard.tex    a table of the booktabs package: 0.86 (0.65 to 0.95)
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mosa.evidence.findings import HeatMap, LineChart
+from mosa.evidence.findings.base import numbers_of
+from mosa.files import claim_folder, plain_cell, write_text
+from mosa.reporting.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
+from mosa.stats.rates import Interval, Rate, format_rate, format_value
+
+TABLES_BY = "mosa report --tables"
+"""The mark of a folder of tables."""
+NOTHING = "\N{EN DASH}"
+"""What a cell without a figure shows."""
+
+
+# ------------------------------------------------------------------------------------ cells
+
+
+def shown(cell: Cell) -> str:
+    """A cell as the page and LaTeX show it, without a rate's interval and cases.
+
+    >>> shown(0.5), shown(12), shown(None), shown(0.00314)
+    ('0.50', '12', '–', '0.0031')
+    """
+    if isinstance(cell, Interval):
+        return format_value(cell.value)
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return NOTHING
+    if isinstance(cell, float):
+        return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else format_value(cell)
+    return str(cell)
+
+
+def numeric_columns(table: ReportTable) -> list[bool]:
+    """By column, whether it holds figures and otherwise only gaps."""
+    columns = [
+        [row[i] for row in table.rows if row[i] is not None] for i in range(len(table.columns))
+    ]
+    return [bool(cells) and not any(isinstance(c, str) for c in cells) for cells in columns]
+
+
+# ---------------------------------------------------------------------------------- formats
+
+
+def to_csv(table: ReportTable) -> str:
+    """Rows under one heading line; a column with rates becomes four: rate, low, high and n."""
+    heading, with_rates = [], []
+    for i, column in enumerate(table.columns):
+        with_rates.append(any(isinstance(row[i], Interval) for row in table.rows))
+        heading.append(column)
+        if with_rates[-1]:
+            heading += [f"{column} low", f"{column} high", f"{column} n"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(plain_cell, heading))
+    for row in table.rows:
+        fields: list[Any] = []
+        for cell, expanded in zip(row, with_rates, strict=True):
+            if isinstance(cell, Interval):
+                fields += [_or_none(cell.value), _or_none(cell.low), _or_none(cell.high)]
+                fields.append(cell.n)
+            else:
+                fields.append(_or_none(cell))
+                fields += [None] * 3 if expanded else []
+        writer.writerow(map(plain_cell, fields))
+    return text.getvalue()
+
+
+def to_json(table: ReportTable) -> str:
+    """The table with its caption; a rate is an object of rate (or value), n, low and high."""
+    content = {
+        "name": table.name,
+        "title": table.title,
+        "caption": table.caption,
+        "judge": table.judge or None,
+        "columns": table.columns,
+        "rows": [[_plain(cell) for cell in row] for row in table.rows],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_latex(table: ReportTable) -> str:
+    """A `table` environment for the booktabs package, with the numbers of cases in its note."""
+    kinds = "".join("r" if numeric else "l" for numeric in numeric_columns(table))
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape_latex(_caption(table))}}}",
+        f"\\label{{tab:{slug(f'{table.name} {table.judge}')}}}",
+        f"\\begin{{tabular}}{{{kinds}}}",
+        "\\toprule",
+        " & ".join(map(escape_latex, table.columns)) + " \\\\",
+        "\\midrule",
+        *(" & ".join(map(_latex_cell, row)) + " \\\\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    if note := _cases_note(table):
+        lines.append(f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}")
+    return "\n".join([*lines, "\\end{table}", ""])
+
+
+FORMATS: Mapping[str, Callable[[ReportTable], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+    "tex": to_latex,
+}
+"""By suffix of the file."""
+
+
+def _or_none(cell: Any) -> Any:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def _plain(cell: Cell) -> Any:
+    if isinstance(cell, Interval):
+        return cell.record() if isinstance(cell, Rate) else numbers_of(cell)
+    return _or_none(cell)
+
+
+def _caption(table: ReportTable) -> str:
+    title = table.title if table.title.endswith((".", "?", "!")) else f"{table.title}."
+    judged = f" Judge: {table.judge}." if table.judge else ""
+    return f"{title} {table.caption}{judged}".strip()
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not isinstance(cell, Interval):
+        return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
+    return format_rate(cell)
+
+
+def _cases_note(table: ReportTable) -> str:
+    """How many cases the rates rest on: one sentence if all on as many, else column by column."""
+    cases: dict[str, set[int]] = {}
+    for i, column in enumerate(table.columns):
+        found = {row[i].n for row in table.rows if isinstance(row[i], Interval)}  # pyright: ignore
+        if found:
+            cases[column] = cases.get(column, set()) | found
+    every = set().union(*cases.values())
+    if not every:
+        return ""
+    if len(every) == 1:
+        return f"n = {every.pop()}; 95 % intervals in parentheses."
+    told = (
+        f"{column} {min(found)}" + (f" to {max(found)}" if len(found) > 1 else "")
+        for column, found in cases.items()
+    )
+    return f"n: {'; '.join(told)}. 95 % intervals in parentheses."
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "\N{EN DASH}": "--",
+    "\n": " ",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def escape_latex(text: str) -> str:
+    r"""Text that LaTeX prints as it stands.
+
+    >>> escape_latex("100 % of a_b")
+    '100 \\% of a\\_b'
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+# ----------------------------------------------------------------------------------- charts
+
+
+def chart_table(name: str, chart: Chart) -> ReportTable:
+    """The figures that a chart draws, as a table."""
+    columns, rows, caption = _CHARTS[type(chart)](chart)
+    return ReportTable(name, chart.title, caption, tuple(columns), tuple(map(tuple, rows)))
+
+
+_Parts = tuple[Iterable[str], Iterable[Sequence[Cell]], str]
+
+
+def _line_rows(chart: LineChart) -> _Parts:
+    rows = [(name, x, estimate) for name, points in chart.series.items() for x, estimate in points]
+    return ("series", chart.x_label, chart.y_label), rows, ""
+
+
+def _cell_rows(chart: HeatMap) -> _Parts:
+    columns = (f"{chart.y_label} \\ {chart.x_label}", *(f"{x:g}" for x in chart.x_values))
+    rows = [(f"{y:g}", *row) for y, row in zip(chart.y_values, chart.cells, strict=True)]
+    return columns, rows, f"Rows: {chart.y_label}. Columns: {chart.x_label}. {chart.value_label}."
+
+
+def _class_rows(chart: Histogram) -> _Parts:
+    rows = [
+        (low, high, *(shares[i] for shares in chart.series.values()))
+        for i, (low, high) in enumerate(itertools.pairwise(chart.edges))
+    ]
+    cases = ", ".join(f"{name} {count}" for name, count in chart.counts.items())
+    return (
+        (f"{chart.x_label}, from", "to below", *chart.series),
+        rows,
+        f"Shares of cases in each class. Cases: {cases}.",
+    )
+
+
+def _point_rows(chart: Points) -> _Parts:
+    rows = [(name, *rates) for name, rates in chart.points.items()]
+    return ("subject", chart.x_label, chart.y_label, chart.size_label), rows, ""
+
+
+def _path_rows(chart: Paths) -> _Parts:
+    rows = [(name, *point) for name, points in chart.series.items() for point in points]
+    return ("series", "point", chart.x_label, chart.y_label), rows, ""
+
+
+_CHARTS: Mapping[type, Callable[[Any], _Parts]] = {
+    LineChart: _line_rows,
+    HeatMap: _cell_rows,
+    Histogram: _class_rows,
+    Points: _point_rows,
+    Paths: _path_rows,
+}
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name or an anchor.
+
+    >>> slug("truth/1/World 0")
+    'truth-1-world-0'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "unnamed"
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number if it is taken; adds the result to `taken`."""
+    counted = (f"{name}-{number}" for number in itertools.count(2))
+    free = next(n for n in itertools.chain([name], counted) if n not in taken)
+    taken.add(free)
+    return free
+
+
+def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
+    """Every table of a report in its order, section by section, those of its charts behind.
+
+    Each gets a name of its own that a file can have, since judges share the names of tables.
+    """
+    tables = [
+        table
+        for section in content.sections
+        for table in (
+            *section.tables,
+            *(chart_table(figure.name, figure.chart) for figure in section.figures),
+        )
+    ]
+    taken: set[str] = set()
+    return [(unique(slug(f"{table.name} {table.judge}"), taken), table) for table in tables]
+
+
+def write_tables(folder: Path, content: Content) -> list[Path]:
+    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex.
+
+    Returns the files in the order of writing. Raises UserError where the disk refuses, and for a
+    folder of others.
+    """
+    paths = []
+    with claim_folder(folder, TABLES_BY):
+        for name, table in named_tables(content):
+            for suffix, text_of in FORMATS.items():
+                paths.append(folder / f"{name}.{suffix}")
+                write_text(paths[-1], text_of(table))
+    return paths

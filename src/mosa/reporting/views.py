@@ -1,0 +1,374 @@
+"""What a report shows of single responses, gathered in one pass over the attempts of its runs.
+
+Responses to plain requests tell how a subject writes (in which order, how long); those to attacks
+tell how it fails (where a refusal begins, how much can be read).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mosa.evidence.figures import CONTROL, case_name, figures_of
+from mosa.evidence.findings import HeatMap, LineChart
+from mosa.judges.compliance import compliance_of
+from mosa.judges.refusal import find_refusal
+from mosa.player import SampleResponse
+from mosa.probes import PROBES
+from mosa.reporting.content import Histogram, ReportFigure, Sample
+from mosa.reporting.setup import ReportSetup
+from mosa.runs.judging import METRIC
+from mosa.runs.records import SetRecord
+from mosa.runs.store import Run
+from mosa.stats.rates import Interval, Rate, mean_of, once, rate_of
+from mosa.types import Attempt, Behavior, Response, Verdict
+
+NUM_BINS = 12
+"""Classes of a histogram, and rows and columns of a map of positions and steps."""
+MIN_CASES = 5
+"""A position that fewer responses reach is left out of the commit order."""
+
+
+@dataclass
+class Grid:
+    """When positions were committed, over many responses of one subject."""
+
+    length: int = 0
+    """Response tokens of the longest canvas."""
+    times: list[list[float]] = field(default_factory=list)
+    """By response: for each position, the share of all steps at which it was committed."""
+
+    def add(self, response: Response) -> None:
+        """Add the tokens that a reader sees."""
+        steps = response.decoder.get("steps") or max(response.commit_step) + 1
+        self.length = max(self.length, len(response.commit_step))
+        read = response.commit_step[: response.num_read]
+        if read:
+            self.times.append([(step + 1) / steps for step in read])
+
+
+Shares = dict[str, dict[int, list[bool]]]
+"""By case and seed: whether each try is so."""
+
+
+def _shares() -> Shares:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def share_of_tries(found: Shares) -> Rate:
+    """The share of tries that are so, the mean over cases."""
+    return rate_of(
+        {
+            case: {seed: mean_of(tries) for seed, tries in by_seed.items()}
+            for case, by_seed in found.items()
+        }
+    )
+
+
+@dataclass
+class Views:
+    """What one pass over the attempts gives."""
+
+    samples: list[Sample] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=lambda: defaultdict(Grid))
+    """By subject, from plain requests."""
+    read_lengths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """By subject: tokens before the first end token, under attack."""
+    refusal_words: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """By subject: the word (from 1) with which the first refusal begins, under attack."""
+    num_under_attack: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    garbled: dict[tuple[str, str], Shares] = field(default_factory=lambda: defaultdict(_shares))
+    """By (subject, attack): whether a try is garbled; an empty one is not."""
+    disagreement: dict[tuple[str, str], Shares] = field(
+        default_factory=lambda: defaultdict(_shares)
+    )
+    """By pair of judges: whether they disagree on a try that both scored."""
+
+    def longest_canvas(self) -> int:
+        """Positions of the longest response."""
+        return max((grid.length for grid in self.grids.values()), default=0)
+
+
+def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
+    """One pass over every attempt of the subjects that have a label, without probes and useful
+    tasks."""
+    views = Views()
+    labels = setup.labels
+    for label in labels.values():  # every chart lists the subjects in this order
+        views.grids[label], views.read_lengths[label] = Grid(), []
+        views.refusal_words[label], views.num_under_attack[label] = [], 0
+    threats = {(t.case_set, t.attack, t.preset): t.threat for t, _ in setup.tasks}
+    for run in runs:
+        judges = [judge for judge in run.judges() if not judge.startswith(METRIC)]
+        verdicts = {judge: run.verdicts(judge) for judge in judges}
+        for case_set, record in run.sets().items():
+            if record.kind == "useful":
+                continue
+            # The judges of its own kind: attacks may have others than harmless requests.
+            own = [judge for judge in run.judges(case_set) if judge in verdicts]
+            for attempt in run.attempts(case_set=case_set):
+                if attempt.subject not in labels or attempt.attack in PROBES:
+                    continue
+                key = (case_set, attempt.attack, attempt.preset)
+                one = _Try(
+                    record,
+                    attempt,
+                    run.responses_of(attempt.key),
+                    {judge: verdicts[judge].get(attempt.key) for judge in own},
+                    labels[attempt.subject],
+                    setup.names[key],
+                    threats[key],
+                )
+                _take(views, one, setup.judge)
+                case = setup.cases[case_set][attempt.case]
+                views.samples.append(_sample(one, case, setup.hides(case_set)))
+    order = {label: place for place, label in enumerate(labels.values())}
+    views.samples.sort(key=lambda sample: order[sample.subject])
+    return views
+
+
+@dataclass(frozen=True)
+class _Try:
+    """An attempt with all that is known of it."""
+
+    case_set: SetRecord
+    attempt: Attempt
+    responses: list[Response]
+    judged: Mapping[str, Verdict | None]
+    subject: str
+    """The subject's label."""
+    attack: str
+    """What the attack is called."""
+    threat: str
+
+
+def _take(views: Views, one: _Try, judge: str | None) -> None:
+    attempt, subject = one.attempt, one.subject
+    if attempt.attack == CONTROL:
+        for response in one.responses:
+            views.grids[subject].add(response)
+    if one.case_set.kind != "harmful":
+        return
+    if attempt.attack != CONTROL:
+        views.num_under_attack[subject] += 1
+        views.read_lengths[subject] += [response.num_read for response in one.responses]
+        found = find_refusal(attempt.response)
+        if found is not None:
+            views.refusal_words[subject].append(found[1] + 1)
+    case = case_name(one.case_set, attempt.case)
+    verdict = one.judged.get(judge or "")
+    is_empty = verdict is not None and verdict.native.get("class") == "empty"
+    if verdict is not None and (is_empty or "coherent" in verdict.native):
+        is_garbled = not is_empty and not verdict.native["coherent"]
+        views.garbled[subject, one.attack][case][attempt.seed].append(is_garbled)
+    scored = [
+        (name, found.success)
+        for name, found in one.judged.items()
+        if found is not None and found.score is not None
+    ]
+    for i, (first, success) in enumerate(scored):
+        for second, other in scored[i + 1 :]:
+            views.disagreement[first, second][case][attempt.seed].append(success != other)
+
+
+def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
+    attempt = one.attempt
+    return Sample(
+        subject=one.subject,
+        attack=one.attack,
+        threat=one.threat,
+        case_set=attempt.case_set,
+        case=attempt.case,
+        request=None if is_hidden else case.text,
+        category=case.category or "",
+        seed=attempt.seed,
+        number=attempt.number,
+        variant=attempt.variant,
+        outcomes={judge: _outcome(one, verdict) for judge, verdict in one.judged.items()},
+        scores={
+            judge: round(v.score, 4) if v is not None and v.score is not None else None
+            for judge, v in one.judged.items()
+        },
+        queries=attempt.budget.target_queries,
+        is_garbled=any(
+            verdict is not None and not verdict.native.get("coherent", True)
+            for verdict in one.judged.values()
+        ),
+        responses=tuple(
+            SampleResponse(
+                commit_step=tuple(response.commit_step),
+                end_positions=tuple(sorted(response.end_positions)),
+                # One object for each word: ten thousand samples hold the same few hundred.
+                tokens=None if is_hidden else tuple(map(sys.intern, response.tokens)),
+                prompt=None
+                if is_hidden
+                else tuple((turn["role"], turn["content"]) for turn in response.prompt),
+            )
+            for response in one.responses
+        ),
+    )
+
+
+def _outcome(one: _Try, verdict: Verdict | None) -> str:
+    if verdict is None or verdict.score is None:
+        return "unscored"
+    if one.case_set.kind == "harmless":
+        return compliance_of(verdict) or "unscored"
+    return "succeeded" if verdict.success else "held"
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def diffusion_figures(views: Views) -> Iterator[ReportFigure]:
+    """How the subjects write and fail, as charts; those without data are left out."""
+    yield from _commit_figures(views)
+    starts = {subject: found for subject, found in views.refusal_words.items() if found}
+    if starts:
+        yield ReportFigure(
+            "refusal-start",
+            _histogram(
+                "Where the first refusal begins",
+                "word of the response",
+                starts,
+                max(max(found) for found in starts.values()),
+            ),
+            "Over all tries of attacks whose response holds a phrase of refusal: "
+            + ", ".join(
+                f"{len(starts.get(subject, []))} of {total} for {subject}"
+                for subject, total in views.num_under_attack.items()
+                if total
+            )
+            + ".",
+        )
+    lengths = {subject: found for subject, found in views.read_lengths.items() if found}
+    if lengths:
+        yield ReportFigure(
+            "response-length",
+            _histogram(
+                "Response length under attack",
+                "tokens before the first end token",
+                lengths,
+                max(max(found) for found in lengths.values()),
+            ),
+            "The text that a reader sees. An end token in the middle (the breaker of MOSA) makes "
+            "responses short; only judges named @canvas read the text behind it.",
+        )
+
+
+def _commit_figures(views: Views) -> Iterator[ReportFigure]:
+    grids = {subject: grid for subject, grid in views.grids.items() if grid.times}
+    if not grids:
+        return
+    series = {}
+    for subject, grid in grids.items():
+        points = []
+        for position in range(grid.length):
+            times = [row[position] for row in grid.times if position < len(row)]
+            if len(times) >= MIN_CASES:
+                points.append((float(position + 1), rate_of(once(times))))
+        if points:
+            series[subject] = points
+    if series:
+        yield ReportFigure(
+            "commit-order",
+            LineChart(
+                "The order in which positions are committed",
+                "position in the response",
+                "share of all steps done",
+                series,
+                (0.0, 1.0),
+            ),
+            "Plain requests, harmful and harmless; tokens before the first end token. A line that "
+            "rises from left to right shows a subject that writes from left to right; stairs show "
+            "the decoder's blocks, which it fills one after the other. Bands are 95 % intervals "
+            f"over responses; the chart leaves out positions that fewer than {MIN_CASES} responses "
+            "reach.",
+        )
+    length = views.longest_canvas()
+    for number, (subject, grid) in enumerate(grids.items()):
+        yield ReportFigure(
+            f"commit-map-{number}",
+            _commit_map(subject, grid, length),
+            "Of the positions that responses to plain requests reach: the share that each part of "
+            "the denoising commits, the mean over responses. A diagonal means that the subject "
+            "writes from left to right.",
+        )
+
+
+def _commit_map(subject: str, grid: Grid, length: int) -> HeatMap:
+    width = -(-length // NUM_BINS)
+    columns = -(-length // width)
+    shares: list[list[list[float]]] = [[[] for _ in range(columns)] for _ in range(NUM_BINS)]
+    for times in grid.times:
+        for x in range(-(-len(times) // width)):
+            rows = [min(NUM_BINS - 1, int(t * NUM_BINS - 1e-9)) for t in times[x * width :][:width]]
+            for y in range(NUM_BINS):
+                shares[y][x].append(rows.count(y) / len(rows))
+    return HeatMap(
+        f"When each position is committed: {subject}",
+        "position in the response (first of each class)",
+        "share of all steps done",
+        [float(i * width + 1) for i in range(columns)],
+        [round((i + 1) / NUM_BINS, 2) for i in range(NUM_BINS)],
+        [[rate_of(once(found)) if found else None for found in row] for row in shares],
+        "share of positions",
+    )
+
+
+def _histogram(title: str, x_label: str, values: Mapping[str, list[int]], top: int) -> Histogram:
+    width = max(1, -(-(top + 1) // NUM_BINS))
+    num = -(-(top + 1) // width)
+    shares = {}
+    for subject, found in values.items():
+        counts = [0] * num
+        for value in found:
+            counts[value // width] += 1
+        shares[subject] = tuple(count / len(found) for count in counts)
+    return Histogram(
+        title,
+        x_label,
+        tuple(float(i * width) for i in range(num + 1)),
+        shares,
+        {subject: len(found) for subject, found in values.items()},
+    )
+
+
+def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFigure]:
+    """Success by the position at which the attack `prefill` fixes its phrase."""
+    labels, judge = setup.labels, setup.judge
+    series: dict[str, list[tuple[float, Interval]]] = {}
+    num_unscored = 0
+    for run, facts in zip(runs, setup.evidence.runs, strict=True):
+        if not any(cell.attack == "prefill" for cell in facts.counts):
+            continue
+        for figure in figures_of(run, by_variant=True):
+            word, _, number = figure.variant.partition(" ")
+            is_asked = figure.judge == judge and figure.subject in labels
+            if figure.attack != "prefill" or word != "position" or not is_asked:
+                continue
+            num_unscored += figure.num_unscored
+            if figure.rate is not None:
+                series.setdefault(labels[figure.subject], []).append((float(number), figure.rate))
+    series = {
+        label: sorted(series[label], key=lambda point: point[0])
+        for label in labels.values()
+        if label in series
+    }
+    if not any(len(points) > 1 for points in series.values()):
+        return
+    yield ReportFigure(
+        "prefill-position",
+        LineChart(
+            "Success by the position of a prefilled phrase",
+            "position of the phrase's first token",
+            "attack success rate",
+            series,
+            (0.0, 1.0),
+        ),
+        "The attack prefill fixes the same compliant phrase at one position of the response before "
+        f"denoising begins. Judge {judge}; bars are 95 % intervals over cases. {num_unscored} "
+        "cases are unscored.",
+    )
