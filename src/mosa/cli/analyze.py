@@ -82,7 +82,14 @@ def _command(name: str, summary: str) -> Command:
             return end_status(nothing)
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
-    return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
+    return Command(
+        summary,
+        add_arguments,
+        run,
+        kept,
+        example=f"mosa analyze {name} --model testbed --sets testbed:direct --out runs/{name}",
+        runs_on_several_processes=True,
+    )
 
 
 def _told(protocol: Protocol) -> str:

@@ -360,11 +360,13 @@ COMMANDS: dict[str, Command] = {
         run_argument,
         _status,
         "Nothing is written.",
+        example="mosa status runs/a",
     ),
     "results": Command(
         "show the rates of a run or export the run",
         _results_arguments,
         _results,
         "The run is unchanged.",
+        example="mosa results runs/a --matrix",
     ),
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mosa.data.behaviors import load_cases
 from mosa.data.prompts import TrainingExample, load_prompts
-from mosa.types import CaseSet, UserError
+from mosa.types import CaseSet, UserError, dialogue
 
 THRESHOLD = 0.7
 MOST_PAIRS = 1_000_000
