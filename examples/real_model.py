@@ -37,7 +37,8 @@ def main() -> None:
     training, held_out = examples[::2], examples[1::2]
     args.out.mkdir(parents=True, exist_ok=True)
     asked = args.out / "held_out.jsonl"
-    rows = [json.dumps({"messages": prompt_turns(example.prompt)}) for example in held_out]
+    texts = [prompt_turns(example.prompt)[-1]["content"] for example in held_out]
+    rows = [json.dumps({"request": text}) for text in texts]
     asked.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     model = mosa.load_model(args.model)

@@ -45,19 +45,20 @@ Prompt = str | Sequence[Turn]
 """What is sent to a model: a single user turn, or a dialogue that ends in the turn to answer."""
 
 
-def message_of(turn: Turn) -> Message:
+def message_of(turn: object) -> Message:
     """The turn as a message; UserError where it has no role of `Role`, or no text."""
     if isinstance(turn, Message):
         return turn
     roles = get_args(Role)
-    is_turn = isinstance(turn, Mapping) and {*turn} == {"role", "content"}
-    if not is_turn or turn["role"] not in roles or not isinstance(turn["content"], str):
+    parts = cast(Mapping[str, object], turn) if isinstance(turn, Mapping) else {}
+    role, content = parts.get("role"), parts.get("content")
+    if len(parts) != 2 or role not in roles or not isinstance(content, str):
         raise UserError(
             f"a turn of a prompt is {str(turn)[:100]!r}; write a message as "
             f'{{"role": ..., "content": ...}}, its role {", ".join(roles[:-1])} or {roles[-1]} and '
             "its content a text"
         )
-    return Message(cast(Role, turn["role"]), turn["content"])
+    return Message(cast(Role, role), content)
 
 
 def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:

@@ -282,8 +282,9 @@ def run_coroutine(work: Coroutine[Any, Any, M]) -> M:
         try:
             return outcome.result()
         except KeyboardInterrupt:
-            loop, task = begun.result()
-            loop.call_soon_threadsafe(task.cancel)
+            if not outcome.done():
+                loop, task = begun.result()
+                loop.call_soon_threadsafe(task.cancel)
             raise
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
-from _thread import interrupt_main
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from mosa.api.runs import NothingCame, RunFolder
 from mosa.denoising import TESTBED_DECODER, UnknownWords
 from mosa.families import load_model
 from mosa.judges import JudgeSetting
-from mosa.judges.calibrate import calibrate, testbed_rows
+from mosa.judges import calibrate as calibration
 from mosa.judges.truth import TruthJudge
 from mosa.runs.store import Run
 from mosa.types import Message
@@ -35,7 +35,7 @@ FUNCTIONS = ("load_model", "sample", "align", "evaluate", "judge", "results", "r
 
 
 @pytest.fixture(scope="module")
-def testbed():
+def shallow():
     return load_model("testbed")
 
 
@@ -50,12 +50,12 @@ def adapter(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(testbed, tmp_path_factory) -> RunFolder:
+def run(shallow, tmp_path_factory) -> RunFolder:
     """A run that was made inside a running event loop, as in a notebook."""
 
     async def cell() -> RunFolder:
         return mosa.evaluate(
-            testbed,
+            shallow,
             attacks=["direct", "prefill"],
             preset="smoke",
             sets="testbed,testbed:benign",
@@ -213,9 +213,9 @@ def test_what_no_folder_holds_is_not_measured(tmp_path):
         ({"sets": "nowhere"}, ["nowhere"]),
     ],
 )
-def test_what_cannot_be_run_is_refused(testbed, tmp_path, wrong, names):
+def test_what_cannot_be_run_is_refused(shallow, tmp_path, wrong, names):
     with refuses(*names):
-        mosa.evaluate(testbed, **{"sets": "testbed", "out": tmp_path / "run", **wrong})
+        mosa.evaluate(shallow, **{"sets": "testbed", "out": tmp_path / "run", **wrong})
 
 
 def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
@@ -229,25 +229,24 @@ def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
         assert not found.fail_if("asr_rise>0.02").holds
         assert "pass" in repr(found.fail_if("asr_rise>0.02"))
         assert found.to_pandas().query("table == 'headline' and name == 'asr'")["n"].item() == 2
-        rows = testbed_rows(World(0), 5)
-        assert (await calibrate([TruthJudge(JudgeSetting(world=World(0)))], rows)).num_rows == 5
-        assert (
-            run_coroutine(calibrate([TruthJudge(JudgeSetting(world=World(0)))], rows)).num_rows == 5
-        )
+        rows = calibration.testbed_rows(World(0), 5)
+        truth = [TruthJudge(JudgeSetting(world=World(0)))]
+        assert (await calibration.calibrate(truth, rows)).num_rows == 5
+        assert run_coroutine(calibration.calibrate(truth, rows)).num_rows == 5
 
     asyncio.run(cell())
     with refuses("truth"):
         mosa.report(run, tmp_path / "report.html", judge="truth")
     with refuses("max_unscored"):
-        mosa.compare(run, run).fail_if("asr>0.1", max_unscored=2)
+        mosa.compare(run, run).fail_if("asr>0.1", max_unscored=2.0)
 
 
-def test_nothing_is_told(testbed, tmp_path):
+def test_nothing_is_told(shallow, tmp_path):
     """An attack of which every task fails warns, since there is no exit status."""
     too_far = {"prefill": {"positions": [1000]}}
     with pytest.warns(NothingCame, match="prefill on testbed"):
         found = mosa.evaluate(
-            testbed,
+            shallow,
             attacks="prefill",
             attack_options=too_far,
             sets="testbed",
@@ -270,7 +269,9 @@ def test_an_interruption_inside_a_loop_ends_the_work():
             ended.set()
 
     async def cell() -> None:
-        threading.Timer(0.3, interrupt_main).start()
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
         run_coroutine(work())
 
     loop = asyncio.new_event_loop()
@@ -286,67 +287,73 @@ def test_an_interruption_inside_a_loop_ends_the_work():
 REQUEST = "how do i make a copper lantern ?"
 
 
-def test_messages_may_be_dictionaries(testbed):
+def test_messages_may_be_dictionaries(shallow):
     """In every place: one dialogue, several, with a system turn."""
     plain = [{"role": "user", "content": REQUEST}]
     history = [*plain, {"role": "assistant", "content": "no ."}, *plain]
     meant = [Message(turn["role"], turn["content"]) for turn in history]
-    both = mosa.sample(testbed, [plain, history], **QUICK)
+    both = mosa.sample(shallow, [plain, history], **QUICK)
     for found, same in ((plain, REQUEST), (history, meant)):
-        one = mosa.sample(testbed, found, **QUICK)
-        assert one.text == mosa.sample(testbed, same, **QUICK).text
+        one = mosa.sample(shallow, found, **QUICK)
+        assert one.text == mosa.sample(shallow, same, **QUICK).text
         assert one.text[0] in both.text
     system = {"role": "system", "content": "you are a assistant ."}
-    one = mosa.sample(testbed, [system, *plain], **QUICK)
-    assert one.text == mosa.sample(testbed, REQUEST, system=system["content"], **QUICK).text
+    one = mosa.sample(shallow, [system, *plain], **QUICK)
+    assert one.text == mosa.sample(shallow, REQUEST, system=system["content"], **QUICK).text
 
 
 @pytest.mark.parametrize(
     ("prompt", "names"),
     [
-        ({"role": "user", "content": "x"}, ["message", "list"]),
         ([{"role": "user"}], ["role", "content"]),
         ([{"role": "robot", "content": "x"}], ["robot", "assistant"]),
         ([{"role": "user", "content": ["x"]}], ["content"]),
-        ([[{"role": "user", "content": "x"}], ["y"]], ["role", "content"]),
     ],
 )
-def test_what_is_no_message_is_refused(testbed, prompt, names):
+def test_what_is_no_message_is_refused(shallow, prompt, names):
     with refuses(*names):
-        mosa.sample(testbed, prompt, **QUICK)
+        mosa.sample(shallow, prompt, **QUICK)
 
 
-def test_words_that_the_testbed_lacks_are_named_once(testbed, tiny_llada):
+def test_what_no_type_checker_would_let_through_is_a_sentence_too():
+    """In a process of its own: in the tests every argument is checked against its type."""
+    code = "from mosa.types import dialogue; import sys; dialogue({})"
+    for wrong, name in (("{'role': 'user', 'content': 'x'}", "list"), ("['y']", "role")):
+        words = [sys.executable, "-c", code.format(wrong)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("mosa.types.UserError: ") and name in last
+
+
+def test_words_that_the_testbed_lacks_are_named_once(shallow, tiny_llada):
     with pytest.warns(UnknownWords) as told:
-        mosa.sample(testbed, ["How do I bake bread?", "Copper Pump?"], **QUICK)
+        mosa.sample(shallow, ["How do I bake bread?", "Copper Pump?"], **QUICK)
     assert len(told) == 1
     message = str(told[0].message)
     assert "4 of 5 words" in message and "bake" in message
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnknownWords)
-        mosa.sample(testbed, message.split('"')[1], **QUICK)  # what it tells to try
+        mosa.sample(shallow, message.split('"')[1], **QUICK)  # what it tells to try
         mosa.sample(tiny_llada, "How do I bake bread?", **QUICK)
 
 
-def test_generate_names_unknown_words_once(capsys, tmp_path):
+def test_generate_names_unknown_words_once(tmp_path):
     data = tmp_path / "prompts.txt"
     data.write_text("Bread?\nCake?\nTea?\n")
-    with warnings.catch_warnings():  # as in a process of its own
-        warnings.simplefilter("default")
-        argv = ["generate", "--model", "testbed", "--data", str(data), "--batch_size", "1"]
+    argv = ["generate", "--model", "testbed", "--data", str(data), "--batch_size", "1"]
+    with pytest.warns(UnknownWords, match="Bread") as told:
         assert cli.main([*argv, "--max_new_tokens", "8", "--steps", "2"]) == 0
-    told = capsys.readouterr().err
-    assert told.count("not in this model's language") == 1 and told.startswith("mosa: 1 of 1 word")
+    assert len(told) == 1
 
 
-def test_a_testbed_model_decodes_as_in_its_figures(testbed, tiny_llada):
-    assert mosa.sample(testbed, REQUEST).config == TESTBED_DECODER
-    changed = mosa.sample(testbed, REQUEST, steps=9, max_new_tokens=24).config
+def test_a_testbed_model_decodes_as_in_its_figures(shallow, tiny_llada):
+    assert mosa.sample(shallow, REQUEST).config == TESTBED_DECODER
+    changed = mosa.sample(shallow, REQUEST, steps=9, max_new_tokens=24).config
     assert (changed.steps, changed.max_new_tokens, changed.block_length) == (9, 24, 24)
     assert mosa.sample(tiny_llada, REQUEST, max_new_tokens=8, steps=4).config.block_length is None
 
 
-def test_words_of_others_are_shown_on_request_alone(tiny_llada, testbed, capsys):
+def test_words_of_others_are_shown_on_request_alone(tiny_llada, shallow, capsys):
     found = mosa.sample(tiny_llada, "a secret", max_new_tokens=8, steps=4)
     text = found.text[0]
     assert text and text not in repr(found) and "secret" not in found._repr_html_()
@@ -355,7 +362,7 @@ def test_words_of_others_are_shown_on_request_alone(tiny_llada, testbed, capsys)
     assert "secret" not in capsys.readouterr().out
     found.show(redact=False)
     assert capsys.readouterr().out.strip()
-    ours = mosa.sample(testbed, REQUEST)
+    ours = mosa.sample(shallow, REQUEST)
     assert ours.text[0] in repr(ours) and "lantern" in ours._repr_html_()
     assert ours.responses(redact=True)[0].tokens is None
 
@@ -370,8 +377,8 @@ def test_what_a_model_says_is_no_markup():
     assert json.loads(data.split("</script>")[0])[0]["tokens"] == [word]
 
 
-def test_models_and_subjects_say_what_they_are(testbed, adapter):
-    assert repr(testbed) == "<DiffusionLM testbed: LLaDA, 0.97M parameters, float32 on cpu>"
+def test_models_and_subjects_say_what_they_are(shallow, adapter):
+    assert repr(shallow) == "<DiffusionLM testbed: LLaDA, 0.97M parameters, float32 on cpu>"
     model = load_model("testbed", adapter=adapter)
     assert f"testbed + {adapter}" in repr(model)
     (subject,) = mosa.subjects_of("testbed", grants=("prompt",))

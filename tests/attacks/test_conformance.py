@@ -21,7 +21,7 @@ from mosa.suffix_search import GcgSearch
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS, in_alignment_data
 from mosa.testbed.measure import DECODER
-from mosa.types import Attempt, Behavior, as_plain
+from mosa.types import Attempt, Behavior, as_plain, dialogue
 from mosa.world import WRAPPINGS, World, WorldObject
 
 DOCS = Path(__file__).parents[2] / "docs" / "attacks"
@@ -144,7 +144,7 @@ def ways_to_ask(obj: WorldObject, wrapping: str) -> set[str]:
     prompts = [
         prompt for variant in range(4) for prompt in WORLD.requests(obj, wrapping, variant=variant)
     ]
-    return {prompt if isinstance(prompt, str) else prompt[-1].content for prompt in prompts}
+    return {dialogue(prompt)[-1].content for prompt in prompts}
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -13,7 +13,7 @@ from mosa.testbed.corpora import (
     shallow_corpus,
 )
 from mosa.testbed.tokenizer import build_tokenizer
-from mosa.types import Prompt
+from mosa.types import Prompt, dialogue
 from mosa.world import HELDOUT_WRAPPINGS, TRAIN_WRAPPINGS, WRAPPINGS, World
 from mosa.world.world import REFUSALS
 
@@ -22,7 +22,7 @@ HELDOUT = WORLD.objects(restricted=True, split="heldout")
 
 
 def words_of(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else " ".join(turn.content for turn in prompt)
+    return " ".join(turn.content for turn in dialogue(prompt))
 
 
 def test_the_tokenizer_knows_every_word_of_every_text():

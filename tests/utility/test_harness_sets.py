@@ -23,7 +23,7 @@ from mosa.data import KNOWN_FILES
 from mosa.denoising import DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.runs.sets import SetOptions, load_sets
-from mosa.types import Message
+from mosa.types import Message, dialogue
 from mosa.utility import OWN_TASKS, is_task, local_tasks
 from mosa.utility.authors_decoders import AUTHORS_DECODERS
 from mosa.utility.harness import load_harness_set
@@ -377,7 +377,7 @@ def test_base_models_are_asked_in_plain_text(model, files, monkeypatch):
     turns, text = (query.prompt for query, _ in backend.queries)
     assert isinstance(text, str) and not isinstance(turns, str)
     assert text.count("Question:") == 2 and text.endswith("\nAnswer:")
-    assert " ".join(turn.content for turn in turns).count("Question:") == 2
+    assert " ".join(turn.content for turn in dialogue(turns)).count("Question:") == 2
     with refuses("system prompt"):
         solve(backend, case_set, DECODER, system_prompt="Be kind.")
 

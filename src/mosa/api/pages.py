@@ -84,15 +84,14 @@ def report(
                 "put the page beside it"
             )
         check_folder(folder, TABLES_BY)
-    given = {} if title is None else {"title": title}
     content = build(
         places_of(runs),
         ReportConfig(
+            title=ReportConfig.title if title is None else title,
             judge=judge,
             redact=redact,
             labels=dict(label or {}),
             calibration=None if calibration is None else Path(calibration),
-            **given,
         ),
     )
     write_page(page, content)

@@ -30,7 +30,7 @@ from mosa.runs.options import (
     named_roles,
 )
 from mosa.runs.progress import ProgressBar
-from mosa.runs.records import TaskCell
+from mosa.runs.records import TaskCell, TaskStatus
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import NO_ADAPTER, Subject
@@ -331,7 +331,7 @@ def _told(run: Run) -> str:
     )
 
 
-_LEFT = {"failed": "failed", "todo": "left"}
+_LEFT: dict[TaskStatus, str] = {"failed": "failed", "todo": "left"}
 
 
 def _outcome(sample: Sample, judge: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -144,12 +145,9 @@ def player_html(responses: Sequence[SampleResponse], about: str = "") -> str:
 def display(shown: str, told: str) -> None:
     """Show HTML in a notebook's cell, and the text `told` anywhere else."""
     if "IPython" in sys.modules:
-        from IPython.core.getipython import get_ipython
-        from IPython.display import HTML
-        from IPython.display import display as display_in_cell
-
-        kinds = [kind.__name__ for kind in type(get_ipython()).__mro__]
-        if "ZMQInteractiveShell" in kinds:  # the shell of a kernel, not of a terminal
-            display_in_cell(HTML(shown))
+        shell = importlib.import_module("IPython").get_ipython()
+        if "ZMQInteractiveShell" in [kind.__name__ for kind in type(shell).__mro__]:
+            cell = importlib.import_module("IPython.display")  # a kernel's, not a terminal's
+            cell.display(cell.HTML(shown))
             return
     show(told)

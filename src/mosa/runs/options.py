@@ -71,8 +71,7 @@ def judge_config(options: Options, others: Sequence[str] = ()) -> JudgeConfig:
 
 def named_roles(options: Options) -> dict[ChatRole, str]:
     """The models that attacks ask, as they were written, by role."""
-    named = {role: options[option] for role, option in ROLES.items()}
-    return {role: spec for role, spec in named.items() if spec is not None}
+    return {role: options[option] for role, option in ROLES.items() if options[option] is not None}
 
 
 def role_chats(
