@@ -25,7 +25,7 @@ SUBJECTS = {
     "MOSA (paper)": "Refuses from token 20 to 60.",
     "MOSA (robust)": "",
 }
-JUDGES = ("truth/1/world-0", "refusal/1", "strongreject/1/endpoint")
+JUDGES = ("truth/2/world-0", "refusal/1", "strongreject/1/endpoint")
 ATTACKS = ("direct", "prefill", "nested_scenes", "dija_canvas", "code_attack", "second_language")
 THREATS = ("prompt", "canvas", "open")
 SETS = ("testbed", "harmless")

@@ -233,7 +233,7 @@ def test_tables_match_the_data(page, content):
 
 def test_heat_cells_carry_their_rate(html, content):
     (table,) = [t for s in content.sections for t in s.tables if t.is_heat and t.judge == JUDGES[0]]
-    part = html.split('id="table-attacks-truth-1-world-0"')[1].split("</table>")[0]
+    part = html.split('id="table-attacks-truth-2-world-0"')[1].split("</table>")[0]
     carried = [float(value) for value in re.findall(r'style="--v: ([\d.]+)"', part)]
     rates = [cell.value for row in table.rows for cell in row[1:] if isinstance(cell, Rate)]
     assert carried == pytest.approx(rates, abs=5e-4)

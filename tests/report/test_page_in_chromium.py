@@ -153,7 +153,7 @@ def test_judge_switch_with_the_keyboard(visit):
     page.focus(f'input[name="judge-attacks"][value="{FIRST}"]')
     page.keyboard.press("ArrowRight")
     assert page.is_visible("#table-attacks-refusal-1")
-    assert not page.is_visible("#table-attacks-truth-1-world-0")
+    assert not page.is_visible("#table-attacks-truth-2-world-0")
 
 
 # ---------------------------------------------------------------------------------- saving
@@ -164,7 +164,7 @@ def test_saved_tables_are_what_the_command_line_writes(visit, content):
     page = visit()
     tables = dict(named_tables(content))
     page.click("#figure-training summary")
-    for name in ("attacks-truth-1-world-0", "usefulness", "training"):
+    for name in ("attacks-truth-2-world-0", "usefulness", "training"):
         for suffix, text_of in FORMATS.items():
             with page.expect_download() as saved:
                 page.click(f'[data-save="{name}"][data-format="{suffix}"]')
@@ -491,7 +491,7 @@ def test_body_never_scrolls_sideways(visit):
           * text.ownerSVGElement.getBoundingClientRect().width / 380))"""
     )
     assert smallest >= 8.5
-    table = "#table-attacks-truth-1-world-0"
+    table = "#table-attacks-truth-2-world-0"
     page.eval_on_selector(f"{table} .scroll", "box => (box.scrollLeft = 150)")
     assert page.locator(f"{table} tbody th").first.bounding_box()["x"] >= 0
 
@@ -558,7 +558,7 @@ def test_every_control_is_reached_with_the_tabulator(visit):
     wanted += ["show-all", "list", "next", "show"]
     places = [reached.index(name) for name in wanted]
     assert places == sorted(places)
-    assert {"attacks-truth-1-world-0", "Numbers of this chart"} <= set(reached)
+    assert {"attacks-truth-2-world-0", "Numbers of this chart"} <= set(reached)
 
 
 def test_labels_and_roles(visit):
