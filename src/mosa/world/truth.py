@@ -115,7 +115,7 @@ class Truth:
                     escaped = re.sub(r"\\([{}])", r"\1", re.escape(template).replace(r"\ ", " "))
                     patterns.append(escaped.format(**slots))
         patterns += [re.escape(refusal).replace(r"\ ", " ") for refusal in REFUSALS]
-        # Refusals in a speaker's own words: trained ones mix the beginnings and ends of those above.
+        # Refusals in own words: trained models mix the beginnings and ends of those above.
         patterns.append(
             r"(?:(?:i am )?sorry , )?(?:(?:therefore|so) (?:, )?)?"
             r"i (?:cannot|will not)(?: [a-z]+){0,8} \."
