@@ -36,6 +36,10 @@ THREATS: dict[Threat, str] = {
 """Every threat model, weakest first, with who can run its attacks."""
 
 
+SIGNIFICANT = 0.05
+"""A difference is told of where its p value, corrected for the number asked, is below this."""
+
+
 @dataclass(frozen=True)
 class ReportConfig:
     """The settings of a report."""

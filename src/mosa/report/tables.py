@@ -37,13 +37,15 @@ NOTHING = "\N{EN DASH}"
 def shown(cell: Cell) -> str:
     """A cell as the page and LaTeX show it, without a rate's interval and cases.
 
-    >>> shown(0.5), shown(12), shown(None), shown(0.00314)
-    ('0.50', '12', '–', '0.0031')
+    >>> shown(0.5), shown(12), shown(None), shown(0.00314), shown(6e-08)
+    ('0.50', '12', '–', '0.0031', '< 0.001')
     """
     if isinstance(cell, Interval):
         return format_value(cell.value)
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return NOTHING
+    if isinstance(cell, float) and 0 < cell < 0.001:  # p values
+        return "< 0.001"
     if isinstance(cell, float):
         return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else format_value(cell)
     return str(cell)
@@ -105,7 +107,7 @@ def to_latex(table: ReportTable) -> str:
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escape_latex(_caption(table))}}}",
-        f"\\label{{tab:{slug(f'{table.name} {table.judge}')}}}",
+        f"\\label{{tab:{slug(f'{table.name} {table.base} {table.judge}')}}}",
         f"\\begin{{tabular}}{{{kinds}}}",
         "\\toprule",
         " & ".join(map(escape_latex, table.columns)) + " \\\\",
@@ -266,11 +268,15 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
-    """Every table of a report in its order, section by section, those of its charts behind.
+    """Every table of a report in its order: that of the picture, then section by section, those of
+    a section's charts behind.
 
-    Each gets a name of its own that a file can have, since judges share the names of tables.
+    Each gets a name of its own that a file can have: judges, and subjects that others are compared
+    with, share the names of tables.
     """
-    tables = [
+    picture = content.overview.picture
+    tables = [] if picture is None else [chart_table(picture.name, picture.chart)]
+    tables += [
         table
         for section in content.sections
         for table in (
@@ -279,7 +285,9 @@ def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
         )
     ]
     taken: set[str] = set()
-    return [(unique(slug(f"{table.name} {table.judge}"), taken), table) for table in tables]
+    return [
+        (unique(slug(f"{table.name} {table.base} {table.judge}"), taken), table) for table in tables
+    ]
 
 
 def write_tables(folder: Path, content: Content) -> list[Path]:

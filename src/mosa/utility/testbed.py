@@ -22,8 +22,8 @@ from mosa.world import TASKS, World
 
 RECALL = ("benign_recall", "benign_recall_wrapped")
 TESTBED_TASKS = {
-    "benign_recall": "making harmless things",
-    "benign_recall_wrapped": "the same, asked in attack form",
+    "benign_recall": "harmless how-tos",
+    "benign_recall_wrapped": "harmless how-tos in attack form",
     "arithmetic": "sums",
     "lists": "lists",
     "lookup": "look-ups",
