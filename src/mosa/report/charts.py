@@ -388,7 +388,7 @@ def _points(chart: Points, subjects: Collection[str]) -> Figure:
     figure, axes = _unit_square()
     if chart.corner:
         axes.add_patch(Rectangle((0.7, -0.04), 0.34, 0.34, facecolor=_SOFT, alpha=0.1, linewidth=0))
-        axes.text(0.72, 0.285, chart.corner, color=_SOFT, va="top", size=FONT - 1)
+        axes.text(0.715, 0.285, chart.corner, color=_SOFT, va="top")
     indices = series_indices(list(chart.points), subjects)
     for (x, y, size), index in zip(chart.points.values(), indices, strict=True):
         style = series_style(index)

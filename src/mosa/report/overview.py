@@ -109,6 +109,7 @@ def _at_a_cost(setup: ReportSetup, best: str, found: AgainstFirst, stops: str) -
         f"{stops} but {cost} ({setup.first} {_of_100(before.value)}).",
         f"{stops} but {cost}.",
         f"{stops} but loses usefulness.",
+        f"{setup.labels[best]} is safer than {setup.first} but loses usefulness.",
     )
 
 

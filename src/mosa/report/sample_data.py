@@ -1,7 +1,7 @@
 """The samples of a report as one compressed piece of JSON inside the page.
 
     {"words": ["sure", "here", ...],
-     "titles": {"cipher_chat": "request in a cipher", ...},
+     "titles": {"cipher_chat": "request in a cipher", ...}, "judges": {JUDGE: "truth", ...},
      "samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
      "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "commit_step": [...], "tokens": [0, 1, ...],
                      ...}, ...]], ...]}
@@ -132,7 +132,12 @@ def _head(content: Content, words: list[str]) -> str:
         for sample in content.samples
     ]
     titles = {name: named.title for name, named in content.names.items()}
-    head = {"words": words, "titles": titles, "samples": samples}
+    head = {
+        "words": words,
+        "titles": titles,
+        "judges": dict(content.judges),
+        "samples": samples,
+    }
     return _json(head)[:-1] + ',"texts":['
 
 

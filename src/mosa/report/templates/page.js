@@ -247,6 +247,7 @@ class Samples {
   constructor(data) {
     this.words = data.words;
     this.titles = data.titles;
+    this.judgeNames = data.judges;
     this.places = new Map(data.samples.map((_, place) => [this.address(place, data.samples), place]));
     this.records = data.samples;
     this.length = data.samples.length;
@@ -483,7 +484,9 @@ class Browser {
     });
     if (rows.length) {
       $("list").replaceChildren(...rows);
-      $("list").setAttribute("aria-activedescendant", `sample-${found[this.chosen]}`);
+      const chosen = rows[this.chosen - start];
+      $("list").setAttribute("aria-activedescendant", chosen.id);
+      $("list").scrollTop = Math.max(0, chosen.offsetTop + chosen.offsetHeight - $("list").clientHeight, Math.min($("list").scrollTop, chosen.offsetTop));
     } else {
       $("list").replaceChildren(make("li", { class: "empty" }, "No sample fits these filters."));
       $("list").removeAttribute("aria-activedescendant");
@@ -592,7 +595,7 @@ class Browser {
       const score = samples.score(name, i);
       const entry = make("dd", {}, outcomeMark(samples.verdict(name, i)));
       if (score !== null) entry.append(` (${score.toFixed(2)})`);
-      return make("div", {}, make("dt", {}, name), entry);
+      return make("div", {}, make("dt", { title: name }, samples.judgeNames[name] ?? name), entry);
     });
   }
 }
