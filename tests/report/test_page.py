@@ -407,13 +407,25 @@ def test_one_case_has_no_interval():
 
 def test_page_carries_what_the_command_line_writes(page, content, tmp_path):
     carried = unpacked(page.scripts["exports"])
-    paths = write_tables(tmp_path / "tables", content)
+    *paths, _ = write_tables(tmp_path / "tables", content)
     assert len(paths) == len({path.name.lower() for path in paths}) == 3 * len(carried)
     for path in paths:
         assert path.read_text(encoding="utf-8") == carried[path.stem][path.suffix[1:]]
     assert {path.suffix[1:] for path in paths} == set(FORMATS)
     saved = {a["data-save"] for _, a in page.tags if "data-save" in a}
     assert saved == set(carried)
+
+
+def test_the_summary_has_the_figures_of_the_first_screen(content, tmp_path):
+    path = write_tables(tmp_path / "tables", content)[-1]
+    assert path.name == "summary.json"
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert read["headline"] == content.overview.headline and read["judge"] == JUDGES[0]
+    assert read["cautions"] == list(content.cautions)
+    initial = read["subjects"]["Initial alignment"]
+    assert initial["attacks_succeed"]["rate"] == 0.6 and initial["attacks_succeed"]["n"] == 20
+    assert initial["harmless_answered"].keys() >= {"rate", "low", "high", "n"}
+    assert initial["tasks_solved"] is None
 
 
 def test_tables_of_one_name_get_files_of_their_own():

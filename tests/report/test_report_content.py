@@ -399,7 +399,9 @@ def test_subjects_that_share_no_attack_are_not_compared(tmp_path):
         "that they share."
     )
     assert "no attack was run on all subjects" in content.verdict[1]
-    assert any("Not all subjects faced dia, tap" in said for said in content.cautions)
+    assert any(
+        "faced forged history, prompts refined in a tree" in said for said in content.cautions
+    )
 
 
 def test_a_subject_that_the_deciding_judge_has_not_seen_is_told_of(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from mosa.attacks import ATTACKS
@@ -89,8 +90,10 @@ def _names(setup: ReportSetup) -> Iterator[tuple[str, Named]]:
         if known is not None:
             yield figure.attack, Named(known.title, paper)
         yield figure.name, Named(title, paper, figure.name)
-        row = marked(setup.row_name(figure), [figure])
-        shown = title + row.removeprefix(figure.name)
+        row, shown = (
+            marked(setup.row_name(figure, name_of), [figure])
+            for name_of in (attrgetter("name"), title_of)
+        )
         yield row, Named(shown, paper, figure.name, figure.case_set)
     for figure in setup.evidence.select("utility"):
         yield figure.name, Named(title_of(figure))

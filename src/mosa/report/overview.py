@@ -175,8 +175,8 @@ def _picture(setup: ReportSetup) -> ReportFigure | None:
                 "trade-off",
                 Points(
                     "Harm against usefulness",
-                    f"{label}: to the right is more useful",
-                    "attacks that succeed: down is safer",
+                    label,
+                    "attacks that succeed",
                     "tasks solved",
                     points,
                     corner="safe and useful",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from mosa.attacks.base import Threat
@@ -21,7 +22,7 @@ from mosa.results.figures import (
     moment_of,
     names_of,
 )
-from mosa.results.labels import marked
+from mosa.results.labels import Names, marked
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
@@ -122,10 +123,11 @@ class ReportSetup:
             if figure.subject in self.labels
         }
 
-    def row_name(self, figure: Figure) -> str:
+    def row_name(self, figure: Figure, name_of: Names = attrgetter("name")) -> str:
         """An attack, and its set where there are several."""
         sets = {f.case_set for f in self.evidence.figures if f.kind == "safety"}
-        return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
+        name = name_of(figure)
+        return name if len(sets) == 1 else f"{name} on {figure.case_set}"
 
     def hides(self, case_set: str) -> bool:
         """Whether to leave out the words of a set; those of the testbed are harmless."""

@@ -5,6 +5,7 @@ The page carries the same texts, so its buttons save what `mosa report --tables`
     scoreboard.csv    one column for a text; rate, low, high and n for a rate
     scoreboard.json   rates as objects, nothing as null
     scoreboard.tex    a table of the booktabs package: 0.86 (0.65 to 0.95)
+    summary.json      the first screen, for a program: the headline and a few rates of each subject
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosa.files import claim_folder, plain_cell, write_text
+from mosa.files import claim_folder, plain_cell, write_json, write_text
 from mosa.report.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.results.findings import HeatMap, LineChart
 from mosa.results.findings.base import numbers_of
@@ -27,6 +28,8 @@ from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
 TABLES_BY = "mosa report --tables"
 """The mark of a folder of tables."""
+SUMMARY = "summary"
+"""The name of the file with the first screen's figures."""
 NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
 
@@ -284,14 +287,33 @@ def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
             *(chart_table(figure.name, figure.chart) for figure in section.figures),
         )
     ]
-    taken: set[str] = set()
+    taken = {SUMMARY}
     return [
         (unique(slug(f"{table.name} {table.base} {table.judge}"), taken), table) for table in tables
     ]
 
 
+def summary(content: Content) -> dict[str, Any]:
+    """What a program wants to know of a report: the headline, the cautions, and of each subject the
+    rates of its tile, with None for what was not measured."""
+    return {
+        "title": content.title,
+        "headline": content.overview.headline,
+        "judge": next(iter(content.judges), None),
+        "subjects": {
+            subject: {
+                measure.title.replace(" ", "_"): measure.rate and measure.rate.record()
+                for measure in measures
+            }
+            for subject, measures in content.overview.tiles.items()
+        },
+        "cautions": list(content.cautions),
+        "made_with": content.made_with,
+    }
+
+
 def write_tables(folder: Path, content: Content) -> list[Path]:
-    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex.
+    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex, and its summary.
 
     Returns the files in the order of writing. Raises UserError where the disk refuses, and for a
     folder of others.
@@ -302,4 +324,6 @@ def write_tables(folder: Path, content: Content) -> list[Path]:
             for suffix, text_of in FORMATS.items():
                 paths.append(folder / f"{name}.{suffix}")
                 write_text(paths[-1], text_of(table))
+        paths.append(folder / f"{SUMMARY}.json")
+        write_json(paths[-1], summary(content))
     return paths

@@ -364,7 +364,7 @@ def _unshared_attacks(setup: ReportSetup) -> Iterator[str]:
     """What the means over attacks are not over."""
     shared = setup.shared_attacks()
     missing = {
-        setup.row_name(figure)
+        setup.row_name(figure, title_of)
         for figure in setup.evidence.select("safety", judge=setup.judge)
         if figure.subject in setup.labels
         and (figure.case_set, figure.name) not in shared
