@@ -181,7 +181,7 @@ def test_judge_switch_with_the_keyboard(visit):
 
 
 def test_the_first_screen_holds_sentence_picture_tiles_and_case(visit, content):
-    page = visit("world", folded=True, viewport={"width": 1400, "height": 900})
+    page = visit(folded=True, viewport={"width": 1400, "height": 900})
     assert page.inner_text(".headline") == content.overview.headline
     for selector in (".picture", ".tile", "#showcase"):
         for element in page.locator(selector).all():
@@ -255,7 +255,7 @@ def test_headings_sort_with_the_mouse_and_the_keyboard(visit, content):
         return card.locator("tbody th").all_inner_texts()
 
     def shown(rows) -> list[str]:
-        return [TITLES.get(row[0], row[0]) for row in rows]
+        return [TITLES.get(str(row[0]), str(row[0])) for row in rows]
 
     known = [row for row in table.rows if row[4] is not None]
     gaps = [row for row in table.rows if row[4] is None]

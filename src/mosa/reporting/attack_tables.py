@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -218,10 +218,11 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
 
 def attacks(setup: ReportSetup, views: Views) -> Section:
     """Every attack on every subject, by each judge."""
-    tables = [_heat(setup, judge) for judge in setup.judges]
+    against = {judge: _against(setup, judge) for judge in setup.judges}
+    tables = [_heat(setup, judge, against[judge]) for judge in setup.judges]
     details = [_any_try(setup, judge) for judge in setup.judges]
     details += [_not_applicable(setup), _left_out(setup)]
-    details += [*_differences(setup), _disagreement(setup, views)]
+    details += [*_differences(setup, against), _disagreement(setup, views)]
     tables += [replace(table, is_detail=True) for table in details]
     return Section(
         "attacks",
@@ -274,7 +275,7 @@ def _any_try(setup: ReportSetup, judge: str) -> ReportTable:
     )
 
 
-def _heat(setup: ReportSetup, judge: str) -> ReportTable:
+def _heat(setup: ReportSetup, judge: str, against: _Against) -> ReportTable:
     cells = setup.attack_figures(judge)
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
@@ -300,7 +301,7 @@ def _heat(setup: ReportSetup, judge: str) -> ReportTable:
         ),
         judge=judge,
         is_heat=True,
-        changes=_changes(setup, judge),
+        changes=_changes(setup, against),
     )
 
 
@@ -365,7 +366,11 @@ class _Difference(NamedTuple):
     """The p value after Holm's correction over the attacks of the pair."""
 
 
-def _against(setup: ReportSetup, judge: str) -> dict[str, dict[str, list[_Difference]]]:
+_Against = Mapping[str, Mapping[str, Sequence[_Difference]]]
+"""By the subject that others are compared with, then by the other's name."""
+
+
+def _against(setup: ReportSetup, judge: str) -> _Against:
     """Every subject against every other, attack by attack, on the same cases: by the one that it is
     compared with, then by its own name."""
     names, cells = list(setup.labels), setup.attack_figures(judge)
@@ -387,7 +392,7 @@ def _against(setup: ReportSetup, judge: str) -> dict[str, dict[str, list[_Differ
     return {base: {n: of[n] for n in names if n in of} for base, of in found.items()}
 
 
-def _changes(setup: ReportSetup, judge: str) -> dict[str, dict[tuple[str, str], Change]]:
+def _changes(setup: ReportSetup, against: _Against) -> dict[str, dict[tuple[str, str], Change]]:
     """What differs beyond chance, for the map of attacks and subjects."""
     labels = setup.labels
     return {
@@ -401,15 +406,15 @@ def _changes(setup: ReportSetup, judge: str) -> dict[str, dict[tuple[str, str], 
             for one in of_subject
             if one.adjusted < SIGNIFICANT
         }
-        for base, by_subject in _against(setup, judge).items()
+        for base, by_subject in against.items()
     }
 
 
-def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
+def _differences(setup: ReportSetup, against: Mapping[str, _Against]) -> Iterator[ReportTable]:
     """The numbers behind the arrows of the map, a table for each subject that others are compared
     with."""
     for judge in setup.judges:
-        for base, by_subject in _against(setup, judge).items():
+        for base, by_subject in against[judge].items():
             label = setup.labels[base]
             rows = (
                 (setup.labels[subject], one.attack, one.length, one.found, one.found.p_value)

@@ -559,8 +559,8 @@ class Browser {
       ["variant", value("variant")], ["seed", value("seed")], ["try", value("number") + 1], ["queries so far", value("queries")],
       ["text", value("is_garbled") ? "garbled" : ""],
     ];
-    side.append(make("dl", { class: "facts" }, ...facts.filter(([, fact]) => fact !== "" && fact !== null).map(
-      ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(fact))))));
+    const about = make("dl", { class: "facts about-sample" }, ...facts.filter(([, fact]) => fact !== "" && fact !== null).map(
+      ([name, fact]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(fact)))));
     const responses = samples.responses(i);
     if (!responses.length) {
       side.append(make("p", { class: "note" }, "This page has the outcome of this sample, not its response."));
@@ -570,6 +570,7 @@ class Browser {
       this.players.push(player);
       side.append(player.element);
     });
+    side.append(about);
     return side;
   }
 
