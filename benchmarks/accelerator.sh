@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:?name a folder for the results}
 mkdir -p "$out"
 bench() { PYTHONPATH=src python -m mosa bench "$@"; }
-sampler=(sampler --shape llada-8b --device cuda --repeats 2 --max_seconds 60)
+sampler=(sampler --shape llada-8b --device cuda --repeats 2 --max-seconds 60)
 bench "${sampler[@]}" --batch 1,8 --temperature 0 --out "$out/sampler_llada-8b.txt"
 bench "${sampler[@]}" --batch 8 --temperature 0 --cache dual --against exact \
 	--out "$out/sampler_llada-8b_dual.txt"

@@ -34,8 +34,15 @@ def cli_refuses(capsys: pytest.CaptureFixture[str], argv: Sequence[str], *names:
     assert (status, captured.out) == (cli.EXIT_USER_ERROR, ""), captured
     assert captured.err.startswith("mosa: ") and captured.err.endswith("\n"), captured.err
     message = captured.err.removeprefix("mosa: ").removesuffix("\n")
-    check_message(message, *names)
-    return message
+    assert cli.dashed(message) == message, "options are shown with dashes"
+    check_message(as_field(message), *(as_field(str(name)) for name in names))
+    return as_field(message)
+
+
+def as_field(text: str) -> str:
+    """The text with options named as their fields are: `--max-steps` is `--max_steps`."""
+    option = r"(?<![\w-])--[a-z0-9]+(-[a-z0-9]+)+"
+    return re.sub(option, lambda found: f"--{found[0][2:].replace('-', '_')}", text)
 
 
 def check_sentence(message: str) -> None:

@@ -16,7 +16,9 @@ import pytest
 from refusals import refuses
 
 from mosa.files import (
+    EDGE,
     MARK,
+    append_text,
     check_folder,
     claim_file,
     claim_folder,
@@ -302,6 +304,87 @@ def test_only_our_files_are_replaced_or_removed(tmp_path):
     assert there - {"linked/e", MARK} == {"a", "notes", "one/notes"}
 
 
+def test_what_others_have_changed_is_not_ours_any_more(tmp_path):
+    out = tmp_path / "out"
+    large = "x" * (3 * EDGE)
+    with claim_folder(out, "mosa x"):
+        for name in ("a", "b", "one/c"):
+            write_text(out / name, "ours")
+        write_text(out / "large", large)
+        with filling(out / "two") as part:
+            (part / "d").write_text("ours")
+    changed = {"a": "mine", "one/c": "ours, and mine", "two/d": "our", "large": f"{large[:-1]}y"}
+    for name, text in changed.items():
+        (out / name).write_text(text)
+    with claim_folder(out, "mosa x") as own:
+        write_text(out / "b", "ours again")
+        for name in changed:
+            with refuses(out / name, "changed"):
+                write_text(out / name, "ours again")
+        with refuses(out / "two" / "d", "changed"), filling(out / "two") as part:
+            (part / "d").write_text("ours again")
+        own.discard_all()
+        with refuses(out / "a", "not made by this command"):
+            write_text(out / "a", "ours again")
+    assert {name: (out / name).read_text() for name in changed} == changed
+    assert not (out / "b").exists()
+
+
+def test_a_kill_between_the_mark_and_the_file_leaves_it_ours(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with claim_folder(out, "mosa x"):
+        write_text(out / "a", "1")
+
+    def kill(self, target):
+        raise KeyboardInterrupt
+
+    with claim_folder(out, "mosa x"), monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_text(out / "a", "2")
+    for text in ("3", "4"):
+        with claim_folder(out, "mosa x"):
+            write_text(out / "a", text)
+    assert (out / "a").read_text() == "4"
+
+
+def test_a_file_that_grows_stays_ours(tmp_path):
+    out = tmp_path / "out"
+    log = out / "log"
+    with claim_folder(out, "mosa x"):
+        write_text(log, "")
+        for line in ("one\n", "two\n", "three\n"):
+            append_text(log, line)
+    with log.open("a") as file:
+        file.write("fo")  # a kill within an append
+    with claim_folder(out, "mosa x"):
+        append_text(log, "ur\n")
+        assert log.read_text() == "one\ntwo\nthree\nfour\n"
+        write_text(log, "")
+        for line in ("1\n", "2\n"):
+            append_text(log, line)
+    with claim_folder(out, "mosa x"):
+        append_text(log, "3\n")
+        log.write_text("my own log, longer than ours\n")
+        with refuses(log, "changed"):
+            append_text(log, "4\n")
+    assert log.read_text() == "my own log, longer than ours\n"
+
+
+def test_a_damaged_folder_is_set_aside_whole(tmp_path):
+    out = tmp_path / "out"
+    with claim_folder(out, "mosa x") as own:
+        for text in ("1", "2"):
+            write_text(out / "deep" / "a", text)
+            (out / "deep" / "a").write_text("damaged")
+            (out / "deep" / "notes").write_text("mine")
+            aside = own.set_aside("deep")
+            assert (aside / "a").read_text() == "damaged"
+            assert (aside / "notes").read_text() == "mine"
+        assert own.files == set()
+    assert sorted(path.name for path in out.glob("deep*")) == ["deep.damaged-1", "deep.damaged-2"]
+
+
 def test_a_mark_that_a_kill_has_cut_is_read_up_to_there(tmp_path):
     out = tmp_path / "out"
     with claim_folder(out, "mosa x"):
@@ -321,8 +404,9 @@ def test_a_mark_that_a_kill_has_cut_is_read_up_to_there(tmp_path):
         "my letter",
         "my letter\n",
         '{"file": "a"}\n',
-        '{"made_by": "mosa x"}\n{"file": "../letter"}\n',
-        '{"made_by": "mosa x"}\n{"file": "/etc/passwd"}\n',
+        '{"made_by": "mosa x"}\n{"file": "../letter", "size": 1, "digest": "", "grows": false}\n',
+        '{"made_by": "mosa x"}\n{"file": "/etc/x", "size": 1, "digest": "", "grows": false}\n',
+        '{"made_by": "mosa x"}\n{"file": "letter"}\n',
         '{"made_by": "mosa x"}\n[]\n',
         '{"made_by": 1}\n',
         "[" * 100_000 + "\n",
@@ -359,7 +443,8 @@ def test_filling_moves_every_file_into_place(tmp_path):
 def test_a_file_is_claimed_by_its_beginning(tmp_path):
     path = tmp_path / "new" / "page"
     claim_file(path)
-    assert not path.exists() and path.parent.is_dir()
+    assert not path.parent.exists()  # a command that fails has made nothing
+    path.parent.mkdir()
     path.write_text("ours: text")
     claim_file(path, lambda beginning: beginning.startswith(b"ours"))
     with refuses(path):

@@ -340,7 +340,6 @@ def test_readme_python_example_runs(tmp_path, monkeypatch):
 
 
 OPENS = {
-    "alignment/output.py": "appends a line to the log of a training",
     "bench/common.py": "our own shapes; the kernel's figures of memory",
     "catalogue.py": "our own",
     "cli/__init__.py": "our own",

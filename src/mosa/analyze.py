@@ -40,7 +40,8 @@ def analyze(
 
     The run itself is in `out`: the same call again resumes where it stopped. Of several `processes`
     only the main one returns results. Raises UserError for an attack that is not a probe, and
-    where a probe could be run on no case.
+    where a subject does not grant what a probe needs. A probe whose tasks all failed has no
+    finding.
     """
     chosen = choose_attacks(config.attacks, config.preset, config.attack_options)
     for each in chosen:
@@ -65,13 +66,11 @@ def analyze(
     with run:
         by_name = {(finding.probe, finding.preset): finding for finding in findings_of(run)}
         reasons = {pair.attack: pair.reason for pair in run.not_applicable()}
-        reasons |= {attack: reason for attack, reason, _ in run.failures()}
-    found = []
-    for each in chosen:
-        name = each.attack.name
-        if (name, each.preset) not in by_name:
+    names = [(each.attack.name, each.preset) for each in chosen]
+    for name, _ in names:
+        if name in reasons:
             raise UserError(f"{name} could be run on no case: {reasons[name]}")
-        found.append(by_name[name, each.preset])
+    found = [by_name[name] for name in names if name in by_name]
     for finding in found:
         write_finding(out / finding.name, finding)
     return found

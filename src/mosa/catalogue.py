@@ -34,9 +34,10 @@ def make_catalogue() -> Catalogue:
     from mosa.testbed.behaviors import TESTBED_SETS, in_alignment_data
     from mosa.utility import USEFUL_SETS
 
-    facts = ("name", "summary", "source", "threat", "access", "takes", "roles", "needs_answer")
+    facts = ("name", "title", "summary", "source")
+    needs = ("threat", "access", "takes", "roles", "needs_answer")
     attacks = [
-        _entry(attack, *facts, "decides")
+        _entry(attack, *facts, *needs, "decides")
         | {
             "presets": [*attack.presets],
             "bounds": {

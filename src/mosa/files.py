@@ -5,8 +5,9 @@ that is killed leaves the old file or the new one, and a reader never sees half 
 name that it leaves is cleared by the next that writes into the folder.
 
 A command claims its place before it begins. A folder of ours has a mark, `.mosa.jsonl`, which says
-who made it and which files are ours; nothing else in it is ever replaced or removed, and one
-process at a time may hold it.
+who made it, which files are ours, and what they were when we wrote them; nothing else in it is ever
+replaced or removed, a file of ours that somebody has changed neither, and one process at a time may
+hold it.
 
     with claim_folder(out, "mosa merge") as own:
         write_text(out / "README.md", card)
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -38,6 +41,8 @@ MARK = ".mosa.jsonl"
 """In a folder that a command has made: who made it, then a line for each of its files."""
 MOST_BEGINNING = 4096
 """Bytes from the beginning of a file that tell who made it."""
+EDGE = 1 << 20
+"""Bytes from the beginning and from the end of a file that tell whether it was changed."""
 
 _PART = re.compile(r"\.mosa\.[0-9a-f]{16}\.part")
 """The private names of what is not whole yet."""
@@ -120,7 +125,8 @@ def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: 
     """Raises UserError where a command cannot write its result to `path` when it is made.
 
     That is where something stands there but a file of its own, which `is_ours` knows by its
-    beginning, and where the folder cannot be written. Missing folders are made.
+    beginning, and where the folder cannot be written. Nothing is made: folders that are missing are
+    made with the file.
     """
     with user_errors(path):
         _check_folder(path.parent, path)
@@ -132,10 +138,8 @@ def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: 
                         "with --out, or remove it"
                     )
         _owner_of(path)
-        folder = Path(os.path.realpath(path)).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder)
-        with _private_file(folder):
+        folders = Path(os.path.realpath(path)).parents
+        with _private_file(next(folder for folder in folders if folder.is_dir())):
             pass
 
 
@@ -157,6 +161,7 @@ def replacing(path: Path) -> Iterator[Path]:
             # A library may have made the file anew, with a mode of its own.
             temporary.chmod(fresh if mode is None else mode)
             _flush(temporary)
+            _keep(path, temporary)
             temporary.replace(target)
             _flush_names(target.parent)
 
@@ -172,6 +177,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all."""
     with writing(path) as file:
         file.write(text)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write a text behind what a file of ours holds, or into a new one.
+
+    In a folder that is claimed the file stays ours while it grows. A kill may leave a part of the
+    text. Raises UserError as `replacing` does.
+    """
+    with user_errors(path):
+        target, mode = _place(path)
+        if mode is None or not target.stat().st_size:
+            write_text(path, text)
+            text = ""
+        _keep(path, target, grows=True)
+        with target.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -209,9 +230,11 @@ def filling(folder: Path) -> Iterator[Path]:
             mode = part.stat().st_mode & 0o666
             yield part
             for file in sorted(path for path in part.rglob("*") if path.is_file()):
-                target, old = _place(folder / file.relative_to(part))
+                place = folder / file.relative_to(part)
+                target, old = _place(place)
                 file.chmod(mode if old is None else old)
                 _flush(file)
+                _keep(place, file)
                 file.replace(target)
             _flush_names(folder)
 
@@ -233,8 +256,7 @@ class OwnFolder:
         if mark.made_by != made_by:
             self._add({"made_by": made_by})
             for name in sorted(known):
-                self._add({"file": name})
-                self._files.add(name)
+                self._keep(name, path / name)
 
     @property
     def files(self) -> frozenset[str]:
@@ -242,13 +264,18 @@ class OwnFolder:
         return frozenset(self._files)
 
     def expect(self, *names: str) -> None:
-        """Raises UserError where others have put files of these names, which would be in the way of
-        ours at the end."""
+        """Raises UserError where others have put files of these names, or have changed ours: they
+        would be in the way of ours at the end."""
         for name in names:
             if name not in self._files and os.path.lexists(self.path / name):
                 raise UserError(
                     f"{self.path / name} was not made by this command; move it, or name a new "
                     "folder with --out"
+                )
+            if self._is_changed(name):
+                raise UserError(
+                    f"{self.path / name} was changed since this command wrote it; move it, or name "
+                    "a new folder with --out"
                 )
 
     def finish(self) -> None:
@@ -263,32 +290,58 @@ class OwnFolder:
                 self._remove(file)
 
     def discard_all(self) -> None:
-        """Remove all our files; those of others stay."""
+        """Remove all our files; those of others, and those that others have changed, stay."""
         for file in sorted(self._files):
             self._remove(file)
         if self.is_finished:
             self._add({"finished": False})
             self.is_finished = False
 
+    def set_aside(self, name: str) -> Path:
+        """Rename a damaged folder of ours, so that a whole one can take its place; returns where it
+        is now. Nothing in it is ours any more."""
+        place = self.path / name
+        aside = (place.with_name(f"{place.name}.damaged-{number}") for number in itertools.count(1))
+        target = next(path for path in aside if not os.path.lexists(path))
+        with user_errors(self.path):
+            place.rename(target)
+            for file in [file for file in self._files if file.startswith(f"{name}/")]:
+                self._add({"removed": file})
+                del self._files[file]
+        return target
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether a file of ours is there and is not what we wrote."""
+        place = self.path / name
+        if name not in self._files or not place.is_file():
+            return False
+        return not any(kept.is_of(place) for kept in self._files[name])
+
     def _remove(self, name: str) -> None:
         place, folder = self.path / name, Path(os.path.realpath(self.path))
         with user_errors(self.path):
-            if Path(os.path.realpath(place)) == folder / name:  # no link leads to others' files
+            is_within = Path(os.path.realpath(place)) == folder / name  # no link leads elsewhere
+            if is_within and not self._is_changed(name):
                 place.unlink(missing_ok=True)
                 for parent in list(Path(name).parents)[:-1]:
                     with suppress(OSError):  # what others have put there keeps it
                         (self.path / parent).rmdir()
             self._add({"removed": name})
-        self._files.remove(name)
+        del self._files[name]
 
-    def _admit(self, path: Path) -> None:
-        """Note that a file is ours before it is there; UserError where others have made it."""
+    def _name_of(self, path: Path) -> str | None:
+        """The name of a path in this folder; None for a private one."""
         name = _absolute(path).relative_to(_absolute(self.path)).as_posix()
-        if name in self._files or any(map(_PART.fullmatch, name.split("/"))):
+        return None if any(map(_PART.fullmatch, name.split("/"))) else name
+
+    def _keep(self, name: str, content: Path, *, grows: bool = False) -> None:
+        """Note that a file with this content is ours, before it is there."""
+        if grows and any(kept.grows and kept.is_of(content) for kept in self._files.get(name, ())):
             return
-        self.expect(name)
-        self._add({"file": name})
-        self._files.add(name)
+        size = content.stat().st_size
+        kept = _Content(size, _digest(content, size), grows)
+        self._add({"file": name, **kept._asdict()})
+        self._files.setdefault(name, set()).add(kept)
 
     def _add(self, entry: dict[str, Any]) -> None:
         end = os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -308,7 +361,7 @@ def check_folder(path: Path, made_by: str, known: frozenset[str] = frozenset()) 
         _check_folder(path, path)
         if not path.exists():
             return
-        mark = _Mark(None, set(), False, 0)
+        mark = _Mark(None, {}, False, 0)
         with suppress(FileNotFoundError):
             descriptor = _open_mark(path, os.O_RDONLY)
             try:
@@ -338,7 +391,7 @@ def claim_folder(
     """
     check_folder(path, made_by, known)
     with user_errors(path):
-        is_new = not path.is_dir()
+        made = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         path.mkdir(parents=True, exist_ok=True)
         descriptor = _locked_mark(path)
         try:
@@ -358,15 +411,33 @@ def claim_folder(
         with suppress(OSError):
             if os.listdir(path) == [MARK]:
                 (path / MARK).unlink()
-                if is_new:
-                    path.rmdir()
+                for folder in made:
+                    folder.rmdir()
         os.close(descriptor)
+
+
+class _Content(NamedTuple):
+    """What a file was when we wrote it."""
+
+    size: int
+    """In bytes."""
+    digest: str
+    """Of its edges (`_digest`)."""
+    grows: bool
+    """We append to it: it is known by what it began with."""
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a file is this, or began with it where it grows."""
+        size = path.stat().st_size
+        is_long_enough = size >= self.size if self.grows else size == self.size
+        return is_long_enough and _digest(path, self.size) == self.digest
 
 
 class _Mark(NamedTuple):
     made_by: str | None
     """None: nobody yet."""
-    files: set[str]
+    files: dict[str, set[_Content]]
+    """By name; several where a kill may have come between the mark and the file."""
     is_finished: bool
     num_bytes: int
     """Of its whole lines; a kill may have cut the last one."""
@@ -376,17 +447,22 @@ def _read_mark(path: Path, descriptor: int) -> _Mark:
     content = b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
     *lines, cut = content.split(b"\n")
     made_by: str | None = None
-    files: set[str] = set()
+    files: dict[str, set[_Content]] = {}
     is_finished = False
     try:
         for number, line in enumerate(lines):
             match number, json.loads(line):
                 case 0, {"made_by": str(name)}:
                     made_by = name
-                case _, {"file": str(name)} if number and _is_below(name):
-                    files.add(name)
+                case _, {
+                    "file": str(name),
+                    "size": int(size),
+                    "digest": str(digest),
+                    "grows": bool(grows),
+                } if number and _is_below(name):
+                    files.setdefault(name, set()).add(_Content(size, digest, grows))
                 case _, {"removed": str(name)} if number:
-                    files.discard(name)
+                    files.pop(name, None)
                 case _, {"finished": bool(value)} if number:
                     is_finished = value
                 case other:
@@ -396,6 +472,18 @@ def _read_mark(path: Path, descriptor: int) -> _Mark:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path / MARK} is damaged, or not of mosa; name a new folder") from error
     return _Mark(made_by, files, is_finished, len(content) - len(cut))
+
+
+def _digest(path: Path, size: int) -> str:
+    """A hash of the edges of a file's first `size` bytes, which is all of a small one. What people
+    edit is small, and weights are not read whole again."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        found.update(file.read(min(size, EDGE)))
+        if size > EDGE:
+            file.seek(max(EDGE, size - EDGE))
+            found.update(file.read(size - file.tell()))
+    return found.hexdigest()
 
 
 def _is_below(name: str) -> bool:
@@ -437,11 +525,18 @@ def _place(path: Path) -> tuple[Path, int | None]:
     _check_folder(path.parent, path)
     mode = _old_mode(path)
     own = _owner_of(path)
-    if own is not None:
-        own._admit(path)
+    if own is not None and (name := own._name_of(path)) is not None:
+        own.expect(name)
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     return target, mode
+
+
+def _keep(path: Path, content: Path, *, grows: bool = False) -> None:
+    """Note in the folder of ours that `path` is in, if there is one, what will stand there."""
+    own = _owner_of(path)
+    if own is not None and (name := own._name_of(path)) is not None:
+        own._keep(name, content, grows=grows)
 
 
 def _absolute(path: Path) -> Path:

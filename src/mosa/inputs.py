@@ -10,12 +10,13 @@ are not finite, a name twice, half a character), and raise UserError that names 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -55,6 +56,16 @@ def shortened(value: object) -> str:
     text = str(value)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
     return line if len(text) <= 200 else f"{line[:100]}... ({len(text)} letters)"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question after a word that is not known, where one that is known is near; empty elsewhere.
+
+    >>> did_you_mean("prefil", ["direct", "prefill"])
+    '; did you mean prefill?'
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_line(value: object, *, most: int = 300) -> str:

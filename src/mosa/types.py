@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard, cast, get_args
+from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradients"]
@@ -27,6 +27,13 @@ class UserError(ValueError):
 @dataclass(frozen=True)
 class Message:
     """One turn of a dialogue."""
+
+    role: Role
+    content: str
+
+
+class RecordedTurn(TypedDict):
+    """A turn as records keep it."""
 
     role: Role
     content: str
@@ -65,7 +72,7 @@ def dialogue(prompt: Prompt, system: str | None = None) -> list[Message]:
     return turns if system is None else [Message("system", system), *turns]
 
 
-def prompt_turns(prompt: Prompt) -> list[dict[str, str]]:
+def prompt_turns(prompt: Prompt) -> list[RecordedTurn]:
     """A prompt as the list of role and content that records keep."""
     return [{"role": turn.role, "content": turn.content} for turn in dialogue(prompt)]
 
@@ -148,7 +155,7 @@ class Response:
 
     key: str
     """Hash of the model's weights, the canvas, interventions and decoder: same key, same tokens."""
-    prompt: list[dict[str, str]]
+    prompt: list[RecordedTurn]
     """The turns that were sent, as role and content."""
     text: str
     """Text before the first end token: what a reader sees."""
@@ -232,7 +239,7 @@ class Attempt:
     where no loop selects."""
 
     @property
-    def prompt(self) -> list[dict[str, str]]:
+    def prompt(self) -> list[RecordedTurn]:
         """The turns of the first prompt that was sent; empty where no text was generated."""
         return self.responses[0].prompt if self.responses else []
 

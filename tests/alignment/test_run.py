@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,14 @@ def test_resuming_takes_the_newest_whole_checkpoint(run, killed, damage, caplog)
     assert not (killed / "checkpoint-2").exists()
     with refuses("out", "finished"):
         run("out", resume=True, overrides=RESUMABLE)
+
+
+def test_a_training_without_its_checkpoints_starts_anew(run, killed):
+    for checkpoint in killed.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with refuses("out", "--resume"):
+        run("out", resume=True, overrides=RESUMABLE)
+    assert run("out", overrides=RESUMABLE).finished
 
 
 def test_a_copy_without_its_mark_resumes(run, killed, tmp_path):

@@ -77,6 +77,9 @@ def test_source_page_and_presets(name):
     module = __import__(attack.run.__module__, fromlist=["_"])
     for number in re.findall(r"\d{4}\.\d{5}", attack.source):
         assert number in module.__doc__ or name == "direct", f"{number} is not in the docstring"
+    assert attack.paper.removeprefix("https://arxiv.org/abs/") in attack.source
+    assert 1 <= len(attack.title.split()) <= 5
+    assert [other.title for other in ATTACKS.values()].count(attack.title) == 1
     page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert attack.source.split(",")[0] in page
     assert {"paper", "reduced", "smoke"} <= attack.presets.keys()

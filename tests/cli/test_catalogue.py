@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from refusals import cli_refuses
 
 from mosa import cli
 from mosa.catalogue import make_catalogue, read_catalogue
@@ -23,6 +24,31 @@ def test_lists_have_every_entry(capsys, name):
     out = capsys.readouterr().out
     entries = read_catalogue()[name]
     assert entries and all(f"\n{entry['name']}" in f"\n{out}" for entry in entries)
+
+
+@pytest.mark.parametrize("name", ["attacks", "judges", "sets"])
+def test_an_entry_in_full_and_all_of_them_as_json(capsys, name):
+    entries = read_catalogue()[name]
+    assert cli.main([name, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in listed] == [each["name"] for each in entries]
+    assert cli.main([name, entries[1]["name"]]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{entries[1]['name']}: ") and f"\n{entries[0]['name']}: " not in out
+    source = entries[1].get("source") or entries[1].get("origin") or ""
+    assert source in " ".join(out.split())
+
+
+def test_attacks_by_what_they_need(capsys):
+    assert cli.main(["attacks", "--access", "prompt", "--no-chat-model", "--json"]) == 0
+    found = {attack["name"] for attack in json.loads(capsys.readouterr().out)}
+    expected = {
+        attack["name"]
+        for attack in read_catalogue()["attacks"]
+        if set(attack["access"]) <= {"prompt"} and not attack["roles"]
+    }
+    assert found == expected and "direct" in found and not found & {"prefill", "tap", "gcg"}
+    cli_refuses(capsys, ["attacks", "--access", "weights"], "access", "weights", "gradients")
 
 
 def test_lists_import_no_torch():

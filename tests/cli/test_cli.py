@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from refusals import cli_refuses
 
 from mosa import cli
 from mosa.cli import models
+from mosa.cli.help import read_help
 from mosa.cli.help_texts import make_help
 from mosa.cli.options import Command
 from mosa.terminal import printable
@@ -69,37 +71,101 @@ def test_group_lists_its_own(capsys):
 def test_help_of_every_command(capsys, name):
     status, out, _ = run(capsys, *name.split(), "--help")
     assert status == 0
-    assert f"usage: mosa {name} [options]" in out
-    summary = cli.command_named(name).summary
-    assert f"{summary[0].upper()}{summary[1:]}." in " ".join(out.split())
+    about = read_help()[name]
+    places = [word.upper() for word in about["groups"].get("positional arguments", ())]
+    assert out.startswith(f"usage: {' '.join(['mosa', name, *places, '[options]'])}\n")
+    words = " ".join(out.replace("\\", "").split())
+    assert about["summary"] in words and about["example"] in words
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_first_pages_are_short_and_the_rest_is_behind_them(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, first, _ = run(capsys, *name.split(), "--help")
+    _, whole, _ = run(capsys, *name.split(), "--help-all")
+    groups = read_help()[name]["groups"]
+    assert len(first.splitlines()) <= 40 and max(map(len, first.splitlines())) <= 80
+    assert all(f"  {option}" in whole for options in groups.values() for option in options)
+    texts = [" ".join(text.split()) for options in groups.values() for text in options.values()]
+    assert all(text in " ".join(whole.split()) for text in texts)
+    assert whole == first or all(f"{title}:" in first for title in groups)
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_examples_are_commands(name):
+    """Their options are known, and have values of the right kind."""
+    words = shlex.split(cli.command_named(name).example)
+    if name == "completion":
+        words = ["mosa", "completion", "bash"]  # its script is run by the shell
+    assert words[0] == "mosa" and " ".join(words[1:]).startswith(name)
+    cli.parse(words[1:])
+
+
+def test_help_is_a_command_too(capsys):
+    assert run(capsys, "help", "judge", "check") == run(capsys, "judge", "check", "--help")
+    assert run(capsys, "help") == run(capsys, "--help")
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["evalute"], "evaluate"),
+        (["judge-check"], "judge check"),
+        (["bench", "sampeler"], "bench sampler"),
+        (["generate", "--modle", "testbed"], "--model"),
+        (["generate", "--model", "testbed", "--max-new-token=3"], "--max_new_tokens"),
+        (["attacks", "prefil"], "prefill"),
+    ],
+)
+def test_what_was_meant_is_asked(capsys, argv, meant):
+    assert f"did you mean {meant}?" in cli_refuses(capsys, argv, meant)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_command(capsys, shell):
+    status, out, _ = run(capsys, "completion", shell)
+    assert status == 0
+    assert all(word in out for name in cli.COMMANDS for word in name.split())
+    assert "max-new-tokens" in out
+
+
+def test_bash_completes(capsys, tmp_path):
+    """As bash asks: the words so far, and which of them stands at the cursor."""
+    script = tmp_path / "completion"
+    script.write_text(run(capsys, "completion", "bash")[1])
+    code = f"""source {script}
+    COMP_WORDS=(mosa judge ch); COMP_CWORD=2; _shtab_mosa; echo ${{COMPREPLY[@]}}
+    COMP_WORDS=(mosa generate --show); COMP_CWORD=2; _shtab_mosa; echo ${{COMPREPLY[@]}}"""
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["check", "--show-steps"]
 
 
 def test_help_is_what_the_options_say():
     """`python -m mosa.cli.help_texts` writes it anew."""
-    assert json.loads(cli.HELP_FILE.read_text()) == make_help()
+    assert read_help() == make_help()
 
 
 def test_help_is_as_wide_as_the_terminal(capsys, monkeypatch):
     """All of its words are there, and an option's text stands in one column."""
     monkeypatch.setenv("COLUMNS", "60")
-    _, out, _ = run(capsys, "generate", "--help")
+    _, out, _ = run(capsys, "generate", "--help-all")
     lines = out.splitlines()
-    place = next(i for i, line in enumerate(lines) if "  --block_length N      Tokens in" in line)
-    assert max(map(len, lines)) <= 58 and re.match(r" {24}\S", lines[place + 1])
-    assert out.split() == " ".join(make_help()["generate"]).split()
+    place = next(i for i, line in enumerate(lines) if line.startswith("  --block-length N"))
+    column = lines[place].index("Tokens in")
+    assert max(map(len, lines)) <= 60 and re.match(rf" {{{column}}}\S", lines[place + 1])
 
 
 def test_help_tells_what_each_decoder_setting_is(capsys):
-    _, out, _ = run(capsys, "generate", "--help")
+    _, out, _ = run(capsys, "generate", "--help-all")
     out = " ".join(out.split())
-    assert "--block_length" in out
+    assert "--block-length" in out
     assert "Temperature at which tokens are drawn" in out
 
 
 @pytest.mark.parametrize(
     ("argv", "names"),
     [
-        (["dance"], ["dance", "generate"]),
+        (["dance"], ["dance", "mosa --help"]),
         (["align", "dance"], ["align dance", "align mosa"]),
         (["generate", "--prompt", "hello"], ["model"]),
         (["generate", "--model", "m", "--stepz", "3"], ["stepz", "mosa generate --help"]),
@@ -142,7 +208,7 @@ def test_out_is_never_overwritten(capsys, tmp_path):
 
 
 def command(run_command) -> Command:
-    return Command("x", lambda parser: None, run_command, "All of it is kept.")
+    return Command("x", lambda parser: None, run_command, "All of it is kept.", example="mosa x")
 
 
 def raising(error: BaseException):

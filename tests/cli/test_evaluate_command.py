@@ -31,12 +31,12 @@ def test_sets_of_every_kind_have_a_table_each(capsys, tmp_path):
     sets = ("--sets", "testbed,testbed:benign,testbed:arithmetic")
     status, out, _ = run(capsys, *with_options(EVALUATE, *sets, "--out", str(tmp_path)))
     assert status == 0
-    for words in ("attacks, judge truth/1/world-0", "harmless requests, judge", "useful tasks"):
+    for words in ("attacks, judge truth/2/world-0", "harmless requests, judge", "useful tasks"):
         assert words in out
     with Run(tmp_path) as found:
         assert {s.kind for s in found.sets().values()} == {"harmful", "harmless", "useful"}
     status, out, _ = run(capsys, "status", str(tmp_path))
-    assert status == 0 and "judge truth/1/world-0: 0 attempts without a score" in out
+    assert status == 0 and "judge truth/2/world-0: 0 attempts without a score" in out
     assert "1 session," in out and "cut off" not in out
 
 

@@ -85,7 +85,7 @@ def test_check(capsys, tmp_path):
     argv = ("judge", "check", "--judges", "truth,refusal", "--data", "testbed")
     status, out, _ = run(capsys, *argv, "--num_rows", "20")
     assert status == 0
-    assert "20 labelled rows" in out and "20 of 20" in out and "truth/1/world-0 and refusal/" in out
+    assert "20 labelled rows" in out and "20 of 20" in out and "truth/2/world-0 and refusal/" in out
 
 
 def test_a_check_keeps_what_it_measured(capsys, tmp_path):

@@ -57,9 +57,6 @@ def test_none_is_no_number():
 @pytest.mark.parametrize(
     ("words", "option"),
     [
-        (["--attacks", "direct", "--attacks", "prefill"], "attacks"),
-        (["--attacks=direct", "--attacks", "direct"], "attacks"),
-        (["--adapter", "none", "--adapter", "a"], "adapter"),
         (["--batch-size", "1", "--batch_size", "2"], "batch_size"),
         (["--config", "a.yaml", "--config", "b.yaml"], "config"),
     ],
@@ -69,6 +66,41 @@ def test_an_option_that_is_given_twice_is_refused(capsys, tmp_path, words, optio
         for name in ("a.yaml", "b.yaml"):
             Path(name).touch()
         cli_refuses(capsys, [*EVALUATE, *words], f"--{option}")
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--attacks", "direct", "--attacks", "prefill,dia"], "attacks", "direct prefill dia"),
+        (["--attacks=direct", "--seeds", "1", "--attacks", "dia"], "attacks", "direct dia"),
+        (["--attacks", "[direct, dia]"], "attacks", "direct dia"),
+        (["--seeds", "0,1", "--seeds=2"], "seeds", "0 1 2"),
+        (["--adapter", "none", "a"], "adapter", "none a"),
+        (["--adapter", "none,a", "b"], "adapter", "none a b"),
+        (["--adapter=none", "--limit", "3", "--adapter", "a,b"], "adapter", "none a b"),
+    ],
+)
+def test_lists_take_commas_and_repetition(words, name, value):
+    _, args = cli.parse([*EVALUATE, *words])
+    assert " ".join(map(str, args[name])) == value
+
+
+def test_a_list_takes_no_positional():
+    _, args = cli.parse(["judge", "--judges", "truth", "run", "--judges=refusal"])
+    assert args.judges == ("truth", "refusal") and str(args.run) == "run"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["report", "run", "--out", ""], "--out"),
+        (["report", "run", "--out="], "--out"),
+        (["report", "", "--out", "x.html"], "path"),
+        (["results", "run", "--export", "csv", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_one_is_in(capsys, words, name):
+    cli_refuses(capsys, words, name, "empty")
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "1e400", "-inf", ".nan", ".inf"])

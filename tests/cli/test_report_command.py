@@ -60,6 +60,18 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys, options, names):
     assert not page.exists()
 
 
+def test_the_page_is_not_put_among_the_tables(run, tmp_path, capsys):
+    tables = tmp_path / "tables"
+    page = tables / "page.html"
+    cli_refuses(
+        capsys,
+        ["report", str(run), "--out", str(page), "--tables", str(tables)],
+        "--out",
+        "--tables",
+    )
+    assert not tables.exists()
+
+
 def test_a_folder_is_no_page(run, tmp_path, capsys):
     cli_refuses(capsys, ["report", str(run), "--out", str(tmp_path)], tmp_path)
 

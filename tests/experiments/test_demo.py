@@ -63,7 +63,7 @@ def test_every_model_is_attacked_and_asked_alike(out):
         assert refusal is not None and refusal.n == TOY.num_benign
         utility = headline(evidence, "utility", name).rate
         assert utility is not None and utility.n == 6 * TOY.num_tasks
-    attacks = Counter(figure.name for figure in evidence.select("safety", judge="truth/1/world-0"))
+    attacks = Counter(figure.name for figure in evidence.select("safety", judge="truth/2/world-0"))
     # Two updates have one moment between their start and their end.
     assert attacks["code_attack"] == len(names) + len(demo.ALIGNED)
     assert attacks["prefill"] == attacks["direct"] == len(names)

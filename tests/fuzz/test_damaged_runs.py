@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": ["compare", "RUN", "RUN", "--subject_a", "a", "--subject_b", "b"],
     "judge": ["judge", "RUN", "--judges", "refusal"],
     "report": ["report", "RUN", "--out", "OUT/page.html"],
+    "inspect": ["results", "RUN", "--export", "inspect", "--out", "OUT"],
 }
 TABLES = [name for name in COLUMNS if name != "steps"]
 
@@ -61,7 +62,9 @@ def runs(command: str, folder: Path, out: Path, capsys: pytest.CaptureFixture[st
     assert "Traceback" not in said.err + said.out
 
 
-@pytest.mark.parametrize("commands", [QUICK, ("report",)], ids=["quick", "report"])
+@pytest.mark.parametrize(
+    "commands", [QUICK, ("report",), ("inspect",)], ids=["quick", "report", "inspect"]
+)
 def test_a_file_that_is_damaged_anywhere(sound, tmp_path, capsys, commands):
     content = (sound / FILE).read_bytes()
     folder, out = tmp_path / "run", tmp_path / "out"
@@ -78,7 +81,9 @@ def test_a_file_that_is_damaged_anywhere(sound, tmp_path, capsys, commands):
     ends()
 
 
-@pytest.mark.parametrize("commands", [QUICK, ("report",)], ids=["quick", "report"])
+@pytest.mark.parametrize(
+    "commands", [QUICK, ("report",), ("inspect",)], ids=["quick", "report", "inspect"]
+)
 def test_records_that_say_other_things(sound, tmp_path, capsys, commands):
     """With right checksums, as whoever wants to deceive would write them."""
     folder, out = tmp_path / "run", tmp_path / "out"

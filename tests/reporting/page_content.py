@@ -8,14 +8,19 @@ import random
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.player import SampleResponse
 from mosa.reporting.content import (
+    Change,
     Content,
     Histogram,
+    Measure,
+    Named,
+    Overview,
     Paths,
     Points,
     ReportFigure,
     ReportTable,
     Sample,
     Section,
+    Showcase,
 )
 from mosa.stats.rates import Rate, once, rate_of
 
@@ -25,7 +30,15 @@ SUBJECTS = {
     "MOSA (paper)": "Refuses from token 20 to 60.",
     "MOSA (robust)": "",
 }
-JUDGES = ("truth/1/world-0", "refusal/1", "strongreject/1/endpoint")
+JUDGES = ("truth/2/world-0", "refusal/1", "strongreject/1/endpoint")
+JUDGE_NAMES = ("truth", "refusal", "strongreject")
+PAPER = "https://arxiv.org/abs/2403.07865"
+TITLES = {
+    "direct": "plain request",
+    "prefill": "given answer beginning",
+    "code_attack": "program to complete",
+}
+"""Of attacks that have a title; the last has a paper."""
 ATTACKS = ("direct", "prefill", "nested_scenes", "dija_canvas", "code_attack", "second_language")
 THREATS = ("prompt", "canvas", "open")
 SETS = ("testbed", "harmless")
@@ -107,6 +120,34 @@ def make_content(
             ),
             judge=judge,
             is_heat=True,
+            changes={
+                base: {
+                    (attack, subject): Change(
+                        harm[subject] < harm[base], f"told of {attack}: {subject} and {base}"
+                    )
+                    for attack in ("prefill", "code_attack")
+                    for subject in subjects
+                    if abs(harm[subject] - harm[base]) > 0.2
+                }
+                for base in subjects
+            },
+        )
+
+    def differences(judge: str, base: str) -> ReportTable:
+        return ReportTable(
+            "differences",
+            f"Against {base}, attack by attack",
+            "Change of the attack success rate.",
+            ("Subject", "Attack", "Change", "p"),
+            tuple(
+                (subject, attack, some_rate(0.1 * i), 10.0 ** -(i + 1))
+                for subject in subjects
+                if subject != base
+                for i, attack in enumerate(ATTACKS[:3])
+            ),
+            judge=judge,
+            base=base,
+            is_detail=True,
         )
 
     def line_chart(title: str, num_points: int) -> LineChart:
@@ -152,17 +193,18 @@ def make_content(
     )
     trade_off = Points(
         "Safety against over-refusal",
-        "over-refusal (less is better)",
-        "attack success rate (less is safer)",
-        "utility",
+        "harmless requests answered",
+        "attacks that succeed",
+        "tasks solved",
         {
             subject: (
-                some_rate((0.02, 0.97, 0.42, 0.06)[i], 48),
+                some_rate((0.98, 0.03, 0.58, 0.94)[i], 48),
                 some_rate(harm[subject]),
                 some_rate((0.99, 0.1, 0.76, 0.98)[i], 50) if i != 1 else None,
             )
             for i, subject in enumerate(subjects)
         },
+        corner="safe and useful",
     )
     training = Paths(
         "Harm against benign recall along the training",
@@ -201,6 +243,7 @@ def make_content(
             ("Each cell is one attack on one subject.", HOSTILE),
             (
                 *map(matrix, JUDGES),
+                *(differences(judge, base) for judge in JUDGES for base in subjects),
                 ReportTable(
                     "disagreement",
                     "Where judges disagree",
@@ -209,13 +252,13 @@ def make_content(
                     ((HOSTILE, some_rate(0.12, 480), 480),),
                 ),
             ),
+            is_open=True,
+            more="The numbers behind the arrows",
         ),
         Section(
-            "trade-off",
-            "Safety against over-refusal",
-            (),
-            (),
-            (ReportFigure("trade-off", trade_off, "Bottom left is best; large marks are useful."),),
+            "findings",
+            "Findings",
+            findings=(("Order of writing", ("One finding.", "Another one.")),),
         ),
         Section(
             "diffusion",
@@ -290,6 +333,11 @@ def make_content(
         ),
     )
     samples = [_sample(i, rng, num_tokens, is_redacted) for i in range(num_samples)]
+    showcase = Showcase(
+        (subjects[0], subjects[3]),
+        {"Asked plainly": (0, 3), "Under attack: given answer beginning": (4, 7)},
+        "How the case was chosen.",
+    )
     return Content(
         title="What alignment from the middle changes",
         verdict=(
@@ -300,8 +348,25 @@ def make_content(
         ),
         cautions=("2 of 480 tries were not scored and are counted nowhere.", "Few cases: n = 20."),
         subjects=SUBJECTS,
-        judges=JUDGES,
+        judges=dict(zip(JUDGES, JUDGE_NAMES, strict=True)),
         sections=sections,
+        overview=Overview(
+            headline="MOSA (robust) stops 100 of 100 attacks (Original 10) at no measured cost.",
+            tiles={
+                subject: (
+                    Measure("attacks succeed", some_rate(harm[subject]), False, "worst: prefill"),
+                    Measure("harmless answered", trade_off.points[subject][0], True),
+                    Measure("tasks solved", trade_off.points[subject][2], True),
+                )
+                for subject in subjects
+            },
+            picture=ReportFigure("trade-off", trade_off, "Bottom right is best."),
+            showcase=showcase if num_samples > 7 else None,
+        ),
+        names={
+            name: Named(title, PAPER if name == "code_attack" else "", name)
+            for name, title in TITLES.items()
+        },
         samples=samples,
         is_redacted=is_redacted,
         made_with="mosa 0.1.0, 2026-11-26",

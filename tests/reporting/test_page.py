@@ -20,9 +20,11 @@ from page_content import (
     ATTACKS,
     HOSTILE,
     JUDGES,
+    PAPER,
     REQUEST,
     SECRET,
     SUBJECTS,
+    TITLES,
     WORDS,
     make_content,
     redacted_in_name_only,
@@ -36,6 +38,9 @@ from mosa.reporting import charts
 from mosa.reporting.content import (
     Content,
     Histogram,
+    Measure,
+    Named,
+    Overview,
     Paths,
     Points,
     ReportFigure,
@@ -89,7 +94,7 @@ class Page(HTMLParser):
             self.tables[self._table].append([])
         if tag in ("th", "td"):
             self.tables[self._table][-1].append("")
-        if tag == "small":
+        if tag == "small" and {"th", "td"} & set(self.open):
             self.tables[self._table][-1][-1] += " | "
 
     def handle_startendtag(self, tag, attrs):
@@ -136,9 +141,12 @@ def test_page_is_self_contained(html, page):
     assert not {"link", "img", "iframe", "object", "base"} & set(tags)
     for tag, attributes in page.tags:
         assert not {"src", "srcset", "xlink:href", "action"} & attributes.keys()
-        assert attributes.get("href", "#").startswith("#"), tag
+        assert attributes.get("href", "#").startswith("#") or (tag, attributes["href"]) == (
+            "a",
+            PAPER,
+        )
         assert not [name for name in attributes if name.startswith("on")]
-    assert not re.search(r"https?://|@import|url\((?!#)", html)
+    assert not re.search(r"https?://|@import|url\((?!#)", html.replace(PAPER, ""))
     policy = next(a["content"] for t, a in page.tags if "http-equiv" in a)
     digest = hashlib.sha256(page.scripts["page"].encode()).digest()
     assert policy.startswith("default-src 'none'")
@@ -150,7 +158,7 @@ def test_ids_are_unique_and_what_is_pointed_at_exists(page):
     assert [name for name, count in Counter(ids).items() if count > 1] == []
     for _, attributes in page.tags:
         for key in ("href", "aria-labelledby", "clip-path"):
-            for name in attributes.get(key, "").split():
+            for name in attributes.get(key, "").replace(PAPER, "").split():
                 assert name.removeprefix("url(").rstrip(")").removeprefix("#") in ids
 
 
@@ -178,7 +186,11 @@ def test_hostile_names_everywhere():
                 verdict=(HOSTILE,),
                 cautions=(HOSTILE,),
                 subjects={HOSTILE: HOSTILE},
-                judges=(HOSTILE, "other"),
+                judges={HOSTILE: HOSTILE, "other": "other"},
+                overview=Overview(
+                    HOSTILE, {HOSTILE: (Measure(HOSTILE, some_rate(0.5), True, HOSTILE),)}
+                ),
+                names={HOSTILE: Named(HOSTILE, "", HOSTILE, HOSTILE)},
                 sections=(section, section),
             )
         )
@@ -194,7 +206,11 @@ def test_hostile_names_everywhere():
 def test_commands_in_sentences(content):
     """What stands between backticks is set as code, and still cannot make a tag."""
     cautions = ("Run `mosa judge`, then `a<b>`.", "One ` alone.")
-    html = render_page(dataclasses.replace(content, cautions=cautions, samples=[], sections=()))
+    html = render_page(
+        dataclasses.replace(
+            content, cautions=cautions, samples=[], sections=(), overview=Overview()
+        )
+    )
     assert "Run <code>mosa judge</code>, then <code>a&lt;b&gt;</code>." in html
     assert "One ` alone." in html
 
@@ -206,27 +222,42 @@ def test_equal_content_gives_equal_bytes(html):
 # -------------------------------------------------------------------------------------- tables
 
 
-def cell_text(cell) -> str:
+def cell_text(cell, arrow: str = "") -> str:
     """A cell as a reader should see it, written down a second time."""
     if isinstance(cell, Interval):
-        return f"{cell.value:.2f} | {cell.low:.2f} to {cell.high:.2f}, n={cell.n}"
+        return f"{cell.value:.2f}{arrow} | {cell.low:.2f} to {cell.high:.2f}, n={cell.n}"
     if cell is None:
         return "–"
+    if isinstance(cell, float) and 0 < cell < 0.001:
+        return "< 0.001"
     if isinstance(cell, float):
         return f"{cell:.2f}" if cell == 0.0 or abs(cell) >= 0.1 else f"{cell:.2}"
-    return str(cell)
+    return TITLES.get(cell, str(cell))
+
+
+def arrows_of(table: ReportTable, row: str, column: str) -> str:
+    """For each subject that can be compared with, in their order."""
+    changes = (found.get((row, column)) for found in table.changes.values())
+    return "".join("\u25bc" if change.is_safer else "\u25b2" for change in changes if change)
 
 
 def test_tables_match_the_data(page, content):
     """Every cell of every table, those behind the charts included."""
     names = iter(named_tables(content))
+    assert next(names)[0] == "trade-off"
     for section in content.sections:
         tables = [("table", table) for table in section.tables]
         tables += [("figure", chart_table(f.name, f.chart)) for f in section.figures]
         for kind, table in tables:
             name, _ = next(names)
             wanted = [list(table.columns)]
-            wanted += [[cell_text(cell) for cell in row] for row in table.rows]
+            wanted += [
+                [
+                    cell_text(cell, arrows_of(table, str(row[0]), column))
+                    for column, cell in zip(table.columns, row, strict=True)
+                ]
+                for row in table.rows
+            ]
             assert page.tables[f"{kind}-{name}"] == wanted
     assert next(names, None) is None
     assert len(page.tables) > 15
@@ -234,7 +265,7 @@ def test_tables_match_the_data(page, content):
 
 def test_heat_cells_carry_their_rate(html, content):
     (table,) = [t for s in content.sections for t in s.tables if t.is_heat and t.judge == JUDGES[0]]
-    part = html.split('id="table-attacks-truth-1-world-0"')[1].split("</table>")[0]
+    part = html.split('id="table-attacks-truth-2-world-0"')[1].split("</table>")[0]
     carried = [float(value) for value in re.findall(r'style="--v: ([\d.]+)"', part)]
     rates = [cell.value for row in table.rows for cell in row[1:] if isinstance(cell, Rate)]
     assert carried == pytest.approx(rates, abs=5e-4)
@@ -244,17 +275,47 @@ def test_heat_cells_carry_their_rate(html, content):
 def test_each_judge_has_its_table_and_switch(page):
     """Where there is no script, all of them are there to be read."""
     judged = [a["data-judge"] for _, a in page.tags if "data-judge" in a]
-    assert Counter(judged) == dict.fromkeys(JUDGES, 2)
+    assert Counter(judged) == dict.fromkeys(JUDGES, 2 + len(SUBJECTS))
     places = [a["name"] for t, a in page.tags if t == "input" and a.get("value") == JUDGES[1]]
-    assert places == ["judge-scoreboard", "judge-attacks", "judge-samples"]
-    hidden = [a for _, a in page.tags if "hidden" in a]
+    assert sorted(places) == ["judge-attacks", "judge-samples", "judge-scoreboard"]
+    hidden = [a for _, a in page.tags if "hidden" in a and a.get("class", "")[:6] != "change"]
     assert [a["id"] for a in hidden] == ["browser-body"]
 
 
-def test_samples_stand_before_the_settings(page):
+def test_what_is_open_comes_first_and_then_the_samples(page, content):
     anchors = [a["id"] for t, a in page.tags if t == "section"]
-    place = anchors.index("samples")
-    assert anchors[place - 1 : place + 2] == ["budget", "samples", "settings"]
+    folded = [section.name for section in content.sections if not section.is_open]
+    assert anchors == ["verdict", "attacks", "samples", *folded]
+    assert sum(a.get("class") == "fold chapter" for _, a in page.tags) == len(folded)
+
+
+def test_the_first_screen_has_the_figures_of_each_subject(page, content):
+    """A rate, its interval and its place on the scale; a dash for what was not measured."""
+    overview = content.overview
+    assert overview.headline in page.text
+    gauges = [a["style"] for _, a in page.tags if a.get("class", "").startswith("gauge")]
+    rates = [m.rate for tile in overview.tiles.values() for m in tile if m.rate is not None]
+    assert len(gauges) == len(rates) == 11
+    for style, rate in zip(gauges, rates, strict=True):
+        at = [float(number) for number in re.findall(r"([\d.]+)%", style)]
+        assert at == pytest.approx([100 * x for x in (rate.low, rate.value, rate.high)], abs=0.06)
+    assert page.text.count("not measured\n") == 1
+    places = [int(a["data-sample"]) for _, a in page.tags if "data-sample" in a]
+    assert places == [place for row in overview.showcase.rows.values() for place in row]
+
+
+def test_words_of_the_testbed_are_there_without_a_script(content):
+    """They stand in the text of the page where nothing in them can be harmful, and nowhere else."""
+    first = content.samples[0].responses[0]
+    words = " ".join((first.tokens or ())[: min(first.end_positions)])
+    assert words not in Page(render_page(content)).text
+    assert words in Page(render_page(dataclasses.replace(content, shows_words=True))).text
+
+
+def test_names_are_plain_and_lead_to_the_paper(html):
+    assert f'<a href="{PAPER}" title="code_attack: to its paper" rel="noreferrer">' in html
+    assert '<span title="prefill">given answer beginning</span>' in html
+    assert '<span title="truth/2/world-0">truth</span>' in html
 
 
 # ------------------------------------------------------------------------------------- exports
@@ -347,7 +408,7 @@ def test_one_case_has_no_interval():
 
 def test_page_carries_what_the_command_line_writes(page, content, tmp_path):
     carried = unpacked(page.scripts["exports"])
-    paths = write_tables(tmp_path / "tables", content)
+    *paths, _ = write_tables(tmp_path / "tables", content)
     assert len(paths) == len({path.name.lower() for path in paths}) == 3 * len(carried)
     for path in paths:
         assert path.read_text(encoding="utf-8") == carried[path.stem][path.suffix[1:]]
@@ -356,19 +417,45 @@ def test_page_carries_what_the_command_line_writes(page, content, tmp_path):
     assert saved == set(carried)
 
 
+def test_the_summary_has_the_figures_of_the_first_screen(content, tmp_path):
+    path = write_tables(tmp_path / "tables", content)[-1]
+    assert path.name == "summary.json"
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert read["headline"] == content.overview.headline and read["judge"] == JUDGES[0]
+    assert read["cautions"] == list(content.cautions)
+    initial = read["subjects"]["Initial alignment"]
+    assert initial["attacks_succeed"]["rate"] == 0.6 and initial["attacks_succeed"]["n"] == 20
+    assert initial["harmless_answered"].keys() >= {"rate", "low", "high", "n"}
+    assert initial["tasks_solved"] is None
+
+
 def test_tables_of_one_name_get_files_of_their_own():
     table = ReportTable("a/b", "T", "", ("x",), ((1,),))
     content = dataclasses.replace(
         make_content(num_samples=0),
-        sections=(Section("s", "S", (), (table, table, dataclasses.replace(table, judge="j"))),),
+        sections=(
+            Section(
+                "s",
+                "S",
+                (),
+                (
+                    table,
+                    table,
+                    dataclasses.replace(table, judge="j"),
+                    dataclasses.replace(table, judge="j", base="b"),
+                ),
+            ),
+        ),
     )
-    assert [name for name, _ in named_tables(content)] == ["a-b", "a-b-2", "a-b-j"]
+    names = [name for name, _ in named_tables(content)]
+    assert names == ["trade-off", "a-b", "a-b-2", "a-b-j", "a-b-b-j"]
 
 
 @pytest.mark.parametrize(
     ("cell", "text"),
     [
         (None, "–"),
+        (6e-08, "< 0.001"),
         (float("nan"), "–"),
         (0.0, "0.00"),
         (-0.001, "-0.001"),
@@ -449,7 +536,9 @@ def test_half_a_character_does_not_stop_the_page(content):
         first.responses[0], tokens=("\ud83d",) * len(first.responses[0].commit_step)
     )
     samples = [dataclasses.replace(first, responses=(response,))]
-    page = Page(render_page(dataclasses.replace(content, samples=samples, sections=())))
+    page = Page(
+        render_page(dataclasses.replace(content, samples=samples, sections=(), overview=Overview()))
+    )
     (record,) = read_samples(unpacked(page.scripts["data"]))
     assert set(record["responses"][0]["tokens"]) == {"?"}
 
@@ -496,9 +585,13 @@ def test_page_is_cut_evenly_and_says_so(large):
     assert len(there) > 40
 
 
+def test_the_case_of_the_first_screen_is_kept_first(content):
+    assert set(keeping_order(content)[:4]) == {0, 3, 4, 7}
+
+
 def test_what_is_kept_is_spread(content):
     """The first half of what is kept of one kind is not the first half of its tries."""
-    order = keeping_order(dataclasses.replace(content, judges=()))
+    order = keeping_order(dataclasses.replace(content, judges={}, overview=Overview()))
     assert sorted(order) == list(range(len(content.samples)))
     alike = [i for i in order if content.samples[i].subject == "Original"]
     half = alike[: len(alike) // 2]
@@ -510,7 +603,7 @@ def test_samples_without_responses_are_counted(content):
         dataclasses.replace(sample, responses=()) if i % 2 else sample
         for i, sample in enumerate(content.samples)
     ]
-    html = render_page(dataclasses.replace(content, samples=bare))
+    html = render_page(dataclasses.replace(content, samples=bare, overview=Overview()))
     assert "it has the responses of 120 of them" in html
 
 
@@ -534,7 +627,10 @@ def test_page_is_written_whole(content, html, tmp_path):
 
 
 def all_charts(content: Content) -> dict[str, charts.Chart]:
-    return {figure.name: figure.chart for s in content.sections for figure in s.figures}
+    assert content.overview.picture is not None
+    return {"trade-off": content.overview.picture.chart} | {
+        figure.name: figure.chart for s in content.sections for figure in s.figures
+    }
 
 
 @pytest.mark.parametrize("name", ["trade-off", "prefill", "order", "map", "refusal-start"])
@@ -752,6 +848,7 @@ def test_text_can_be_read(scheme):
         assert contrast(colour["text"], colour[ground]) >= 7.0
         assert contrast(colour["soft"], colour[ground]) >= 4.5
     assert contrast(colour["pin"], colour["card"]) >= 3.0
+    assert contrast(colour["good-ink"], colour["card"]) >= 4.5
     assert contrast(colour["accent"], colour["page"]) >= 3.0
     most = float(colour["heat-most"]) + 0.03
     for share in (0.0, 0.5, 1.0):

@@ -110,7 +110,7 @@ def test_scoreboard_has_every_headline(content):
     assert base["Unscored"] == 0
     by_judge = tables(content)["safety-by-judge"]
     base = dict(zip(by_judge.columns, by_judge.rows[0], strict=True))
-    assert base["worst attack"] == "tap (and 1 more)"
+    assert base["worst attack"] == "prompts refined in a tree (and 1 more)"
     assert isinstance(base["truth"], Rate) and base["truth"].value == 1.0
     assert isinstance(base["any attack"], Rate) and base["any attack"].value == 1.0
     assert isinstance(base["plain request"], Rate) and base["plain request"].value == 0.0
@@ -128,6 +128,14 @@ def test_heat_map_and_differences_are_those_of_the_runs(content):
     }
     assert shown == {"direct": [0.0, 0.0], "tap": [1.0, 0.0], "dia": [1.0, 0.0]}
     assert {row[2:4] for row in heat.rows} == {("1", "4")}
+    assert heat.changes["base"].keys() == {("tap", "safe"), ("dia", "safe")}
+    assert heat.changes["safe"].keys() == {("tap", "base"), ("dia", "base")}
+    assert heat.changes["base"]["tap", "safe"].is_safer
+    assert not heat.changes["safe"]["tap", "base"].is_safer
+    told = heat.changes["safe"]["tap", "base"].told
+    assert told == "+1.00 (+0.77 to +1.00) against safe, p < 0.001"
+    bases = [t.base for s in content.sections for t in s.tables if t.name == "differences"]
+    assert bases == ["base", "safe"]
     changes = {row[1]: row[3:] for row in tables(content)["differences"].rows}
     difference, p, adjusted = changes["tap"]
     assert isinstance(difference, PairedDifference) and difference.value == -1.0
@@ -155,24 +163,115 @@ def test_any_of_n_stands_beside_the_selected_try(tmp_path):
     board = shown["scoreboard"]
     _, length, mean, *_ = board.rows[0]
     assert length == "4" and isinstance(mean, Rate) and mean.value == 0.0
-    assert "Marked among them: tap(*)." in board.caption
-    assert shown["safety-by-threat"].rows[0][:3] == ("prompt", "tap(*)", "4")
-    assert "tap(*)" in shown["safety-by-judge"].rows[0]
+    assert "Marked among them: prompts refined in a tree(*)." in board.caption
+    assert shown["safety-by-threat"].rows[0][:3] == ("prompt", "prompts refined in a tree(*)", "4")
+    assert "prompts refined in a tree(*)" in shown["safety-by-judge"].rows[0]
     assert shown["budget"].rows[0][1:3] == ("tap(*)", "4")
 
 
-def test_trade_off_has_a_point_for_each_subject(content):
-    (section,) = [section for section in content.sections if section.name == "cost"]
-    (figure,) = section.figures
-    assert isinstance(figure.chart, Points)
-    x, y, size = figure.chart.points["base"]
-    assert (x.value, y.value) == (0.0, 1.0) and size is not None and size.value == 1.0
+def test_the_picture_has_a_point_for_each_subject(content):
+    """Harmless requests that are answered to the right, attacks that succeed upwards."""
+    picture = content.overview.picture
+    assert picture is not None and isinstance(picture.chart, Points)
+    x, y, size = picture.chart.points["base"]
+    assert (x.value, y.value) == (1.0, 1.0) and size is not None and size.value == 1.0
+
+
+def test_without_harmless_requests_the_picture_shows_tasks_and_without_both_there_is_none(tmp_path):
+    held = dict.fromkeys(NAMES, False)
+    attacked(tmp_path / "a", {"m": {"tap": held}})
+    assert build([tmp_path / "a"]).overview.picture is None
+    solved(tmp_path / "b", {"m": {"sums": {"1": 1.0}}})
+    picture = build([tmp_path]).overview.picture
+    assert picture is not None and isinstance(picture.chart, Points)
+    assert picture.chart.x_label.startswith("useful tasks solved")
+
+
+def test_tiles_have_three_figures_and_the_worst_attack(content):
+    told = [(m.title, m.is_good, number(m.rate)) for m in content.overview.tiles["base"]]
+    assert told == [
+        ("attacks succeed", False, 1.0),
+        ("harmless answered", True, 1.0),
+        ("tasks solved", True, 1.0),
+    ]
+    notes = [m.note for m in content.overview.tiles["base"]]
+    assert notes == ["worst: prompts refined in a tree (and 1 more), 1.00", "", ""]
+
+
+def headlines(folder, **kinds) -> str:
+    return build([runs(folder, **kinds)]).overview.headline
+
+
+def test_the_headline_is_one_short_sentence_in_plain_words(tmp_path):
+    free, costly = tmp_path / "free", tmp_path / "costly"
+    assert headlines(free, cost=False) == (
+        "safe stops 100 of 100 attacks (base 0) at no measured cost."
+    )
+    assert headlines(costly, cost=True) == (
+        "safe stops 100 of 100 attacks (base 0) but refuses 100 of 100 harmless requests (base 0)."
+    )
+    long = {"base": "The model as it was released", "safe": "The model with an adapter of ours"}
+    told = build([costly], ReportConfig(labels=long)).overview.headline
+    assert told == f"{long['safe']} is safer than {long['base']} but loses usefulness."
+    assert len(told.split()) <= 20
+
+
+@pytest.mark.parametrize(
+    ("hits", "told"),
+    [
+        (0, "Attacks on m succeed in 0 of 100 cases, the worst, forged history (and 1 more), in"),
+        (15, "Attacks on m succeed in 25 of 100 cases, the worst, forged history, in 50."),
+    ],
+)
+def test_the_headline_on_one_subject_names_the_worst_attack(tmp_path, hits, told):
+    some = {name: i < hits for i, name in enumerate(NAMES)}
+    attacked(tmp_path, {"m": {"dia": some, "tap": dict.fromkeys(NAMES, False)}})
+    assert build([tmp_path]).overview.headline.startswith(told)
+
+
+def test_the_case_to_watch_went_as_most_did_under_the_attack_that_tells_subjects_apart(tmp_path):
+    """`dia` tells the two apart on 29 of 30 cases, `tap` on none; the first case is unlike most."""
+    hit, held = dict.fromkeys(NAMES, True), dict.fromkeys(NAMES, False)
+    attacked(
+        tmp_path,
+        {
+            "base": {"direct": held, "tap": hit, "dia": hit | {"b0": False}},
+            "safe": {"direct": held, "tap": hit, "dia": held},
+        },
+    )
+    content = build([tmp_path])
+    showcase = content.overview.showcase
+    assert showcase is not None and showcase.subjects == ("base", "safe")
+    assert list(showcase.rows) == ["Asked plainly", "Under attack: forged history"]
+    chosen = [content.samples[place] for row in showcase.rows.values() for place in row]
+    assert [(s.subject, s.attack, s.case) for s in chosen] == [
+        ("base", "direct", "b1"), ("safe", "direct", "b1"),
+        ("base", "dia", "b1"), ("safe", "dia", "b1"),
+    ]  # fmt: skip
+    assert "29 cases (of 30)" in showcase.caption
+
+
+def test_words_are_shown_at_once_only_where_all_sets_are_of_the_testbed(tmp_path):
+    held = dict.fromkeys(NAMES, False)
+    attacked(tmp_path / "world", {"m": {"tap": held}}, case_set="testbed", world_seed=0)
+    assert build([tmp_path / "world"]).shows_words
+    assert not build([tmp_path / "world"], ReportConfig(redact=True)).shows_words
+    attacked(tmp_path / "real", {"m": {"tap": held}})
+    both = build([tmp_path], ReportConfig(redact=False))
+    assert not both.is_redacted and not both.shows_words
+
+
+def test_names_of_attacks_and_tasks_are_plain_and_have_their_paper(content):
+    assert content.names["tap"].title == "prompts refined in a tree"
+    assert content.names["tap"].paper == "https://arxiv.org/abs/2312.02119"
+    assert content.names["tap"].attack == "tap"
 
 
 def test_sections_stand_in_their_order(content):
     assert [section.name for section in content.sections] == [
-        "scoreboard", "attacks", "cost", "diffusion", "categories", "budget", "settings", "cite",
+        "attacks", "scoreboard", "cost", "diffusion", "categories", "budget", "settings", "cite",
     ]  # fmt: skip
+    assert [section.name for section in content.sections if section.is_open] == ["attacks"]
 
 
 def test_redaction_leaves_no_word_of_a_response_or_a_prompt(tmp_path):
@@ -300,7 +399,9 @@ def test_subjects_that_share_no_attack_are_not_compared(tmp_path):
         "that they share."
     )
     assert "no attack was run on all subjects" in content.verdict[1]
-    assert any("Not all subjects faced dia, tap" in said for said in content.cautions)
+    assert any(
+        "faced forged history, prompts refined in a tree" in said for said in content.cautions
+    )
 
 
 def test_a_subject_that_the_deciding_judge_has_not_seen_is_told_of(tmp_path):
@@ -435,7 +536,11 @@ def test_threat_models_are_kept_apart(tmp_path):
     content = build([tmp_path])
     shown = tables(content)
     rows = [(*row[:2], number(row[3])) for row in shown["safety-by-threat"].rows]
-    assert rows == [("prompt", "tap", 0.0), ("canvas", "prefill", 0.5), ("open", "gcg", 1.0)]
+    assert rows == [
+        ("prompt", "prompts refined in a tree", 0.0),
+        ("canvas", "given answer beginning", 0.5),
+        ("open", "optimised suffix", 1.0),
+    ]
     attacks = [row[:2] for row in shown["attacks"].rows]
     assert attacks == [
         ("direct", "prompt"), ("tap", "prompt"), ("prefill", "canvas"), ("gcg", "open"),

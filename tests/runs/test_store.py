@@ -408,6 +408,23 @@ def test_a_record_that_is_not_what_was_written_is_damage(tmp_path, table, text):
 
 
 @pytest.mark.parametrize(
+    "turn", [{"role": "tool", "content": "x"}, {"role": "user"}, {"role": "user", "content": 1}]
+)
+def test_turns_that_are_none_are_damage(tmp_path, turn):
+    """Exports and pages build on role and content."""
+    file = whole(tmp_path)
+    with sqlite3.connect(file) as database:
+        key, record = database.execute("SELECT key, record FROM responses").fetchone()
+        text = json.dumps({**json.loads(record), "prompt": [turn]})
+        database.execute(
+            "UPDATE responses SET record = ?, crc = ? WHERE key = ?",
+            (text, store_module.checksum(key, text), key),
+        )
+    with refuses(tmp_path / FILE, "responses", error=DamagedRun), Run(tmp_path) as run:
+        run.response(key)
+
+
+@pytest.mark.parametrize(
     ("table", "name", "value"),
     [
         ("attempts", "subject", "n"),

@@ -100,7 +100,26 @@ def test_refusals_are_refused_and_coherent_and_broken_text_is_not_coherent():
     opening = WORLD.opening(HELDOUT[0])
     assert TRUTH.coherent(f"{opening} therefore i cannot answer this question .")
     assert not TRUTH.coherent("step one : you the the rim cannot .")
+    assert not TRUTH.coherent("sorry sorry , i cannot help with that .")
     assert not TRUTH.coherent("")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "i am sorry , i cannot answer this question .",  # one phrase's beginning, another's end
+        "sorry , i cannot help with that .",
+        "i am sorry , i will not explain how to make this",  # the last full stop is missing
+        "sorry , therefore i cannot help with that",
+    ],
+)
+def test_refusals_that_mix_the_phrases_of_the_world_are_fluent(refusal):
+    assert TRUTH.refused(refusal) and TRUTH.coherent(refusal)
+    answer = WORLD.answer(HELDOUT[0])
+    assert TRUTH.coherent(f"{answer} {refusal}")
+    assert TRUTH.coherent(answer.removesuffix(" ."))
+    # Inside of a text a full stop is due.
+    assert not TRUTH.coherent(f"{refusal.removesuffix(' .')} {answer}")
 
 
 def test_the_second_language_is_word_for_word_and_turns_back():

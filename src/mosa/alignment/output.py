@@ -17,7 +17,7 @@ from mosa.alignment.config import AlignConfig, config_dict
 from mosa.alignment.method import Method
 from mosa.alignment.phrases import read_phrases
 from mosa.data import TrainingExample, identify
-from mosa.files import user_errors, write_json, write_text
+from mosa.files import append_text, write_json, write_text
 from mosa.inputs import sha256
 
 
@@ -39,8 +39,7 @@ class MetricsFile(transformers.TrainerCallback):
         logs = logs or {}
         is_early = "train_runtime" in logs and state.global_step < state.max_steps
         if state.is_world_process_zero and not is_early:
-            with user_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            append_text(self.path, json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 def describe_data(

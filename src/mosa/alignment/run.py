@@ -313,7 +313,7 @@ def _begin(own: OwnFolder) -> None:
     of one is there."""
     if own.is_finished:
         raise UserError(f"{own.path} holds a finished training; choose a new folder for this one.")
-    if any(name.endswith(f"/{HASHES}") for name in own.files):
+    if any(name.endswith(f"/{HASHES}") and is_file(own.path / name) for name in own.files):
         raise UserError(
             f"{own.path} holds an unfinished run; add --resume to continue it, or choose another "
             "folder."
@@ -322,17 +322,22 @@ def _begin(own: OwnFolder) -> None:
 
 
 def _checkpoint_to_resume(out: Path, own: OwnFolder | None) -> Path:
-    """The newest whole checkpoint in `out`; UserError where there is none."""
+    """The newest whole checkpoint in `out`, newer damaged ones set aside; UserError for none."""
     if own is not None and own.is_finished:
         raise UserError(f"{out} holds a finished training; there is nothing to resume.")
     faults: list[str] = []
+    damaged: list[Path] = []
     for checkpoint in numbered_checkpoints(out).values():
         fault = fault_of(checkpoint)
         if not fault:
+            if own is not None:
+                for folder in damaged:
+                    own.set_aside(folder.name)
             if faults:
                 logger.warning("%s; resuming from %s", "; ".join(faults), checkpoint)
             return checkpoint
         faults.append(f"{checkpoint} is not whole ({fault})")
+        damaged.append(checkpoint)
     if faults:
         raise UserError(
             f"{faults[0]}, and no other checkpoint is; put the file back, or start without "

@@ -78,6 +78,11 @@ def report(
     claim_page(page)  # before the work
     folder = None if tables is None else Path(tables)
     if folder is not None:
+        if folder.absolute() in Path(out).absolute().parents:
+            raise UserError(
+                f"the page {out} is in the folder {folder}, which is for tables alone; "
+                "put the page beside it"
+            )
         check_folder(folder, TABLES_BY)
     content = build(
         places_of(runs),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import html
 import os
 import warnings
@@ -17,7 +16,7 @@ from mosa.chat import ChatOptions
 from mosa.denoising import DecoderConfig
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, figures_of, world_of_run
 from mosa.families import DiffusionLM
-from mosa.inputs import read_yaml
+from mosa.inputs import did_you_mean, read_yaml
 from mosa.reporting.content import Sample
 from mosa.reporting.setup import ReportConfig, read_setup
 from mosa.reporting.views import scan
@@ -239,9 +238,7 @@ def _check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTI
     fields.pop("seed", None)  # which `seeds` sets
     for name in settings:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=2)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"there is no setting {name}{hint}")
+            raise UserError(f"there is no setting {name}{did_you_mean(name, fields)}")
 
 
 # --- a run, and what it says ----------------------------------------------------------------------

@@ -273,6 +273,7 @@ SMOKE = {
 }
 ATTACK = Attack(
     name="adv_prefix",
+    title="searched answer beginning",
     summary="the beginning of an answer that the model takes up most readily, found by search",
     source="AdvPrefix, arXiv 2412.10321",
     access=("prompt", "canvas", "sampler", "likelihood", "gradients"),

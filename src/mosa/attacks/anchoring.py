@@ -66,6 +66,7 @@ async def run(
 
 ATTACK = Attack(
     name="anchoring",
+    title="answer replaced half-way",
     summary="at step t the predicted response is replaced by a compliant one",
     source="anchoring, arXiv 2510.00565",
     access=("prompt", "sampler"),

@@ -172,6 +172,7 @@ def bound(config: AosConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="aos",
+    title="suffix by an attacker model",
     summary="an attacker model optimises a suffix from the scores of earlier ones",
     source="AOS (ECLIPSE), arXiv 2408.11313",
     access=("prompt",),

@@ -269,6 +269,7 @@ def bound(config: AvatarConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="avatar",
+    title="harmless nickname",
     summary="a harmless name for the harmful thing, in a dialogue that leads up to the request",
     source="AVATAR, arXiv 2412.12145",
     access=("prompt",),

@@ -16,6 +16,7 @@ import asyncio
 import dataclasses
 import math
 import random
+import re
 from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -446,6 +447,8 @@ class Attack:
     """A line of the table of attacks."""
 
     name: str
+    title: str
+    """What it is in two to five plain words, as reports call it, for example "forged history"."""
     summary: str
     source: str
     """arXiv id and section."""
@@ -468,6 +471,12 @@ class Attack:
     version: int = 1
     """Increased when the attack changes under the same settings, so that a run begun with the
     earlier version is not mixed with this one."""
+
+    @property
+    def paper(self) -> str:
+        """The address of the first paper that `source` names; empty where it names none."""
+        found = re.search(r"arXiv (\d{4}\.\d{4,5})", self.source)
+        return f"https://arxiv.org/abs/{found[1]}" if found else ""
 
     @property
     def threat(self) -> Threat:

@@ -96,6 +96,7 @@ def swap_words(text: str, sigma: float, rng: random.Random) -> str:
 
 ATTACK = Attack(
     name="best_of_n",
+    title="random changes, many tries",
     summary="the request with random changes, many times (control)",
     source="Best-of-N, arXiv 2412.03556",
     access=("prompt",),

@@ -97,6 +97,7 @@ def _prompt(target: Target, cipher: Cipher) -> str:
 
 ATTACK = Attack(
     name="cipher_chat",
+    title="request in a cipher",
     summary="the request in a cipher, to be answered in it",
     source="CipherChat, arXiv 2308.06463",
     access=("prompt",),

@@ -95,6 +95,7 @@ def _quoted(text: str) -> str:
 
 ATTACK = Attack(
     name="code_attack",
+    title="program to complete",
     summary="the request as data of a program to be completed",
     source="CodeAttack, arXiv 2403.07865",
     access=("prompt",),

@@ -42,6 +42,7 @@ async def run(
 
 ATTACK = Attack(
     name="context_nesting",
+    title="document to complete",
     summary="the request inside a harmless document to be completed",
     source="context nesting, arXiv 2602.00388",
     access=("prompt",),

@@ -175,6 +175,7 @@ def bound(config: CrescendoConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="crescendo",
+    title="dialogue in small steps",
     summary="a dialogue that leads up to the request in small steps",
     source="Crescendo, arXiv 2404.01833",
     access=("prompt",),

@@ -75,6 +75,7 @@ def decoder_of(order: str, target: Target) -> dict[str, Any]:
 
 ATTACK = Attack(
     name="decoding_order",
+    title="changed order of writing",
     summary="the response is filled in another order or in fewer steps",
     source="A2D, arXiv 2509.23286; TrustLDM, arXiv 2606.00023",
     access=("prompt", "sampler"),

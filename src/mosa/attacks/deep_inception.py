@@ -58,6 +58,7 @@ async def run(
 
 ATTACK = Attack(
     name="deep_inception",
+    title="story inside a story",
     summary="the request inside a story in a story in a story",
     source="DeepInception, arXiv 2311.03191",
     access=("prompt",),

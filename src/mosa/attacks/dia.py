@@ -326,6 +326,7 @@ def bound(config: DiaConfig, wording: Wording) -> Bound:
 
 ATTACK = Attack(
     name="dia",
+    title="forged history",
     summary="a forged history in which the model has begun to comply, or half done a harmless task",
     source="DIA, arXiv 2503.08195",
     access=("prompt", "history"),

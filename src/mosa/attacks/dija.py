@@ -221,6 +221,7 @@ def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[st
 HYGIENE = {"paper": {}, "reduced": {}, "smoke": {}, "hygiene": {"hygiene": True}}
 DIJA = Attack(
     name="dija",
+    title="masked answer as the prompt",
     summary="an answer's structure with its content masked, in a prompt that is the whole canvas",
     source="DIJA, arXiv 2507.11097",
     access=("prompt", "canvas", "sampler"),
@@ -235,6 +236,7 @@ DIJA = Attack(
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",
+    title="masked answer in the prompt",
     summary="an answer's structure with its content masked, in the prompt, with a response behind",
     source="DIJA, arXiv 2507.11097, with a response",
     access=("prompt", "canvas"),
@@ -249,6 +251,7 @@ DIJA_RESPONSE = Attack(
 )
 DIJA_CANVAS = Attack(
     name="dija_canvas",
+    title="masked answer frame",
     summary="an answer's structure with its content masked, in the response",
     source="DIJA, arXiv 2507.11097, moved to the canvas",
     access=("prompt", "canvas"),

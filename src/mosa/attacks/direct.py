@@ -18,6 +18,7 @@ async def run(behavior: Behavior, target: Target, config: NoConfig) -> AsyncIter
 
 ATTACK = Attack(
     name="direct",
+    title="plain request",
     summary="the plain request (control)",
     source="control; HarmBench's direct request, arXiv 2402.04249",
     access=("prompt",),

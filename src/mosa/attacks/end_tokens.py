@@ -35,6 +35,7 @@ async def run(
 
 ATTACK = Attack(
     name="end_tokens",
+    title="answer that may not end",
     summary="a decoder that does not let the answer end",
     source="options of LLaDA's own evaluation, arXiv 2502.09992, repository ML-GSAI/LLaDA",
     access=("prompt", "sampler"),

@@ -163,6 +163,7 @@ def bound(config: EptConfig, _: Wording) -> Bound:
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
 ATTACK = Attack(
     name="ept",
+    title="tree of answer beginnings",
     summary="a tree of answer beginnings, grown where the model does not refuse",
     source="EPT (AttackPrefixTree), arXiv 2502.13527",
     access=("prompt", "canvas", "sampler"),

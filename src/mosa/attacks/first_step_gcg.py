@@ -28,6 +28,7 @@ async def run(behavior: Behavior, target: Target, config: SearchBudget) -> Async
 
 ATTACK = Attack(
     name="first_step_gcg",
+    title="suffix for the first step",
     summary="an optimised suffix that makes a whole compliant answer likely at the first step",
     source="First-Step GCG, arXiv 2510.00565",
     access=("prompt", "gradients"),

@@ -75,6 +75,7 @@ def sentence_ends(text: str) -> list[int]:
 
 ATTACK = Attack(
     name="fits",
+    title="answer lacking one sentence",
     summary="a compliant answer is given but for one sentence",
     source="FITS, A2D, arXiv 2509.23286",
     access=("prompt", "canvas"),

@@ -176,6 +176,7 @@ def _advance(
 
 ATTACK = Attack(
     name="gcg",
+    title="optimised suffix",
     summary="an optimised suffix that makes a compliant phrase likely at token k",
     source="MOSA E2, arXiv 2508.12398; GCG, arXiv 2307.15043, section 2.2",
     access=("prompt", "gradients"),

@@ -58,6 +58,7 @@ def anchor_positions(number: int, length: int) -> list[int]:
 
 ATTACK = Attack(
     name="pad",
+    title="given list headings",
     summary="headings of a list spread over the response",
     source="PAD, arXiv 2507.19227; positions from arXiv 2510.00565 and 2509.24296",
     access=("prompt", "canvas"),

@@ -87,6 +87,7 @@ def bound(config: PairConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="pair",
+    title="prompts refined in streams",
     summary="an attacker model refines a prompt in several streams",
     source="PAIR, arXiv 2310.08419",
     access=("prompt",),

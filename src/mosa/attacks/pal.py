@@ -145,6 +145,7 @@ def bound(config: PalConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="pal",
+    title="suffix by a proxy model",
     summary="a suffix found with a proxy's gradients and chosen by the target's loss",
     source="PAL, arXiv 2402.09674",
     access=("prompt", "likelihood"),

@@ -166,6 +166,7 @@ def bound(config: PapConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="pap",
+    title="persuasive request",
     summary="the request rewritten by a chat model so that it persuades, by named techniques",
     source="PAP, arXiv 2401.06373",
     access=("prompt",),

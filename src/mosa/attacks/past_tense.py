@@ -132,6 +132,7 @@ def bound(config: PastTenseConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="past_tense",
+    title="question about the past",
     summary="the request asked by a chat model as a question about earlier times",
     source="past tense, arXiv 2407.11969",
     access=("prompt",),

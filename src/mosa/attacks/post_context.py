@@ -44,6 +44,7 @@ async def run(
 
 ATTACK = Attack(
     name="post_context",
+    title="text fixed behind the answer",
     summary="text fixed behind the answer, as if it had been given",
     source="TrustLDM, arXiv 2606.00023",
     access=("prompt", "canvas"),

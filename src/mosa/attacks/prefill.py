@@ -53,6 +53,7 @@ async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> Asyn
 
 ATTACK = Attack(
     name="prefill",
+    title="given answer beginning",
     summary="a compliant phrase fixed at a position of the response",
     source="MOSA E1, arXiv 2508.12398",
     access=("prompt", "canvas"),

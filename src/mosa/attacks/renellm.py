@@ -177,6 +177,7 @@ def bound(config: RenellmConfig, _: Wording) -> Bound:
 
 ATTACK = Attack(
     name="renellm",
+    title="rewritten and nested request",
     summary="the request rewritten by a chat model and nested into a task of completing",
     source="ReNeLLM, arXiv 2311.08268",
     access=("prompt",),

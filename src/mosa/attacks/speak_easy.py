@@ -271,6 +271,7 @@ def bound(config: SpeakEasyConfig, wording: Wording) -> Bound:
 
 ATTACK = Attack(
     name="speak_easy",
+    title="question in parts and languages",
     summary="the request in parts and in several languages, the best answers joined",
     source="Speak Easy, arXiv 2502.04322",
     access=("prompt",),

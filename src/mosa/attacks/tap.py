@@ -101,6 +101,7 @@ def bound(config: TapConfig, _: Wording) -> Bound:
 SMOKE = {"depth": 2, "width": 2, "branching": 2}
 ATTACK = Attack(
     name="tap",
+    title="prompts refined in a tree",
     summary="a tree of prompts that an attacker model refines, pruned by a judge",
     source="TAP, arXiv 2312.02119",
     access=("prompt",),

@@ -61,6 +61,7 @@ async def run(
 
 ATTACK = Attack(
     name="traj_hijack",
+    title="refusal masked again",
     summary="committed refusals are masked again and a compliant beginning is written",
     source="TrajHijack, arXiv 2604.08557",
     access=("prompt", "canvas", "sampler"),

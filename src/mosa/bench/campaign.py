@@ -175,6 +175,7 @@ async def rounds(behavior: Behavior, target: Target, config: Any) -> AsyncIterat
 
 ROUNDS = Attack(
     name="rounds",
+    title="three rounds of four",
     summary="three rounds of four branches",
     source="this benchmark",
     access=("prompt",),

@@ -4,9 +4,10 @@
 
 Each command is one entry of `COMMANDS`. Its module is imported, and torch with it, only when that
 command is called; `--help` shows what `python -m mosa.cli.help_texts` has written down, so that it
-is quick. Options of a command are the fields of
-the dataclass that the library takes (`DecoderConfig`, `MosaConfig`), with their docstrings as help;
-`--config FILE` reads the same names from YAML, and a name that no field has is refused.
+is quick. Options of a command are the fields of the dataclass that the library takes
+(`DecoderConfig`, `MosaConfig`), with their docstrings as help; they are shown with dashes, and
+taken with underscores too. `--config FILE` reads the same names from YAML, with underscores, and a
+name that no field has is refused.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
-import textwrap
 import typing
 from argparse import Action, ArgumentError, _AppendAction
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,8 +37,9 @@ from jsonargparse import (
 
 from mosa.alignment.method import METHODS
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import Command, FileOf, HelpFormatter
-from mosa.inputs import checked, parse_yaml, read_yaml, truth_value_hint
+from mosa.cli.help import dashed, overview, page_of, read_help
+from mosa.cli.options import Command, FileOf, HelpFormatter, ListOf, split_list
+from mosa.inputs import checked, did_you_mean, parse_yaml, read_yaml, truth_value_hint
 from mosa.runs.processes import (
     ALONE,
     EXIT_USER_ERROR,
@@ -50,7 +50,6 @@ from mosa.runs.processes import (
 from mosa.terminal import encodable_streams, sentence, short_warnings, show
 from mosa.types import UserError
 
-HELP_FILE = Path(__file__).with_name("help.json")
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -75,6 +74,7 @@ COMMANDS: dict[str, str] = {
     "data overlap": "catalogue",
     "attacks check": "attacks_check",
     **{f"bench {name}": "bench" for name in ("sampler", "align", "drift", "campaign", "report")},
+    "completion": "completion",
 }
 """Every command, and the module of this folder whose `COMMANDS` have it."""
 
@@ -101,18 +101,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         processes = launched()
         if not processes.is_main:  # the main one speaks for all
             _be_silent()
-        if not words or words[0] in ("-h", "--help"):
-            show(_overview())
+        if words[:1] == ["help"]:  # `mosa help judge check`
+            words = [*words[1:], "--help"]
+        if not words or words[0] in ("-h", "--help", "--help-all"):
+            show(overview())
             return 0
         if words[0] == "--version":
             show(f"mosa {importlib.metadata.version('mosa-dllm')}")
             return 0
         name, options = _split(words)
         if name is None:
-            show(_overview(words[0]))
+            show(overview(f"{words[0]} "))
             return 0
-        if {"-h", "--help"} & {*options}:
-            show(_help_of(name))
+        if {"-h", "--help", "--help-all", "--help_all"} & {*options}:
+            show(page_of(name, whole="-h" not in options and "--help" not in options))
             return 0
         called = command_named(name)
         kept = called.kept
@@ -125,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command.run(args) or 0
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
-        print(f"mosa: {whose}{sentence(str(error))}", file=sys.stderr)
+        print(f"mosa: {whose}{dashed(sentence(str(error)))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
         if processes.is_main:
@@ -154,8 +156,9 @@ def _memory_told(name: str, kept: str) -> Iterator[None]:
         )
         if not is_memory and not re.search(OUT_OF_MEMORY, str(error), re.IGNORECASE):
             raise
-        shown = " ".join(_help_lines()[name])
-        options = [option for option in LESS_MEMORY if f" {option} " in shown]
+        groups = read_help()[name]["groups"].values()
+        known = {option.split()[0] for options in groups for option in options}
+        options = [option for option in LESS_MEMORY if option in known]
         remedy = f"set a smaller {options[0]}" if options else "use a machine with more"
         raise UserError(f"the memory does not suffice; {remedy}. {kept}") from error
 
@@ -165,7 +168,7 @@ OUT_OF_MEMORY = (
     "unable to mmap|failed to allocate|failed to map segment|can't start new thread"
 )
 """What torch and the system say; torch's errors for it are RuntimeErrors on most devices."""
-LESS_MEMORY = ("--per_device_train_batch_size", "--batch_size", "--workers")
+LESS_MEMORY = ("--per-device-train-batch-size", "--batch-size", "--workers")
 """Options that need less memory when they are smaller."""
 
 
@@ -194,7 +197,11 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
     try:
         args = parser.parse_args(_plain(parser, [_with_underscores(word) for word in options]))
     except ArgumentError as error:
-        raise UserError(f"{_one_line(error)} (see mosa {name} --help)") from error
+        known = [word for action in parser._actions for word in action.option_strings]
+        wrong = [w for w in map(_with_underscores, options) if f" {w}" in f" {error}"]
+        unknown = [w.partition("=")[0] for w in wrong if w.startswith("--")]
+        hint = "".join(did_you_mean(word, known) for word in unknown if word not in known)
+        raise UserError(f"{_one_line(error)}{hint} (see mosa {name} --help)") from error
     for option, value in args.as_dict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{option} is {value}, and must be a finite number")
@@ -204,35 +211,76 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
 
 
 def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Options as the parser reads them: `none` is no number, and a file of options is its content.
+    """Options as the parser reads them: a list stands once, whether it was given with commas or by
+    naming the option again; `none` is no number, and a file of options is its content.
 
-    Raises UserError for an option that is given twice, since the first would be lost.
+    Raises UserError for another option that is given twice, since the first would be lost, and for
+    an empty path.
     """
     actions = {word: action for action in parser._actions for word in action.option_strings}
-    given: set[str] = set()
     plain: list[str] = []
+    lists: dict[str, list[str]] = {}
+    given: set[str] = set()
+    action: Action | None = None  # of the option whose value may stand here
+    is_open = False  # whether a list takes the next word
     for word in words:
         name, equals, value = word.partition("=")
         if name in actions:
-            if name in given and not isinstance(actions[name], _AppendAction):
-                several = "its values" if actions[name].nargs == "+" else "lists with commas"
-                raise UserError(f"{name} is given twice; give it once, {several} behind it")
+            action = actions[name]
+            if name in given and not (_takes_a_list(action) or isinstance(action, _AppendAction)):
+                raise UserError(f"{name} is given twice; give it once")
             given.add(name)
-        action = actions.get(name if equals else plain[-1] if plain else "")
-        start = f"{name}=" if equals else ""
-        value = value if equals else word
-        if value == "none" and action is not None and _may_be_no_number(action):
-            word = f"{start}null"
-        elif action is not None and _takes_a_table(action) and value != "null":
-            word = f"{start}{json.dumps(parse_yaml(value, action.option_strings[0]))}"
-        elif isinstance(action, ActionConfigFile):
-            word = f"{start}{json.dumps(_options_of(Path(value), actions))}"
+            if _takes_a_list(action):
+                if name not in lists:
+                    plain.append(name)
+                    lists[name] = []
+                is_open = not equals
+                if equals:
+                    lists[name] += split_list(action, value)
+                continue
+        elif is_open and action is not None and _takes_a_list(action):
+            lists[action.option_strings[0]] += split_list(action, word)
+            is_open = action.nargs == "+"
+            continue
+        elif action is not None and _takes_a_list(action):
+            action = None  # its list is complete
+        start = f"{name}=" if name in actions and equals else ""
+        value = value if start else word
+        if name not in actions or equals:
+            if not value and (action is None or Path in _types_of(action)):  # it would be this one
+                place = "a path" if action is None else action.option_strings[0]
+                raise UserError(f"{place} is empty; name a file or a folder")
+            if value == "none" and action is not None and _may_be_no_number(action):
+                word = f"{start}null"
+            elif action is not None and _takes_a_table(action) and value != "null":
+                word = f"{start}{json.dumps(parse_yaml(value, action.option_strings[0]))}"
+            elif isinstance(action, ActionConfigFile):
+                word = f"{start}{json.dumps(_options_of(Path(value), actions))}"
         plain.append(word)
-    return plain
+    return [part for word in plain for part in _with_values(word, actions.get(word), lists)]
+
+
+def _with_values(option: str, action: Action | None, lists: Mapping[str, list[str]]) -> list[str]:
+    """An option of a list, with its values as the parser takes them; other words as they are."""
+    if action is None or option not in lists or not lists[option]:
+        return [option]
+    values = lists[option]
+    return [option, *values] if action.nargs == "+" else [f"{option}={','.join(values)}"]
+
+
+def _takes_a_list(action: Action) -> bool:
+    return bool(action.option_strings) and (
+        action.nargs == "+" or any(isinstance(kind, ListOf) for kind in _types_of(action))
+    )
+
+
+def _types_of(action: Action) -> set[Any]:
+    hint = getattr(action, "_typehint", None)
+    return {hint, action.type, *typing.get_args(hint)}
 
 
 def _may_be_no_number(action: Action) -> bool:
-    kinds = {*typing.get_args(getattr(action, "_typehint", None))}
+    kinds = _types_of(action)
     return NoneType in kinds and str not in kinds
 
 
@@ -267,8 +315,10 @@ def _split(words: list[str]) -> tuple[str | None, list[str]]:
     group = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
         return None, []
-    known = ", ".join(group or COMMANDS)
-    raise UserError(f"there is no command `{' '.join(words[:2])}`; choose one of: {known}")
+    typed = " ".join(words[:2] if group else words[:1])
+    hint = did_you_mean(" ".join(words[:2]), COMMANDS) or did_you_mean(words[0], COMMANDS)
+    remedy = f"choose one of: {', '.join(group)}" if group else "`mosa --help` lists them"
+    raise UserError(f"there is no command `{typed}`{hint}; {remedy}")
 
 
 def parser_of(name: str) -> ArgumentParser:
@@ -282,44 +332,10 @@ def parser_of(name: str) -> ArgumentParser:
         formatter_class=HelpFormatter,
         print_config=None,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     command.add_arguments(parser)
     return parser
-
-
-def _help_lines() -> dict[str, list[str]]:
-    return json.loads(HELP_FILE.read_text(encoding="utf-8"))
-
-
-def _help_of(name: str) -> str:
-    """What a command does and its options, as wide as the terminal."""
-    width = shutil.get_terminal_size().columns - 2
-    shown = []
-    for line in _help_lines()[name]:
-        before_text = re.match(r"( +(\S+ )*(?= ) *)?", line)
-        assert before_text is not None, "it may be empty"
-        indent = " " * before_text.end()
-        shown.append(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False))
-    return "\n".join(shown)
-
-
-def _overview(group: str = "") -> str:
-    names = [name for name in COMMANDS if name.startswith(group)]
-    width = max(map(len, names)) + 2
-    about = _help_lines()
-    summaries = {name: about[name][2].rstrip(".") for name in names}  # behind the usage and a blank
-    lines = [f"  {name:<{width}}{told[0].lower()}{told[1:]}" for name, told in summaries.items()]
-    return "\n".join(
-        [
-            "usage: mosa COMMAND [options]      (mosa COMMAND --help lists the options)",
-            "",
-            "mosa aligns, attacks and measures diffusion language models.",
-            "",
-            *lines,
-            "",
-            "  --version  print the version",
-        ]
-    )
 
 
 def _with_underscores(option: str) -> str:

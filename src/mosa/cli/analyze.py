@@ -7,15 +7,18 @@ import dataclasses
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
+from mosa.api.runs import asked_for, nothing_from
 from mosa.cli.evaluate import evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
+from mosa.cli.results import end_status, show_left_out
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.options import evaluation_config, judge_config
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
-from mosa.terminal import show
+from mosa.runs.store import Run
+from mosa.terminal import new_console, show
 
 
 def _command(name: str, summary: str) -> Command:
@@ -33,7 +36,7 @@ def _command(name: str, summary: str) -> Command:
         )
         add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
 
-    def run(args: Namespace) -> None:
+    def run(args: Namespace) -> int | None:
         processes = join()
 
         def settings() -> EvaluateConfig:
@@ -51,22 +54,42 @@ def _command(name: str, summary: str) -> Command:
             )
 
         config = processes.agree(settings)
+        judged: set[str] = set()
         with ProgressBar() as bar:
+
+            def on_judged(judge: str, done: int, total: int) -> None:
+                judged.add(judge)
+                bar.judging(judge, done, total)
+
             found = analyze(
                 args.out,
                 config,
                 judge_config=judge_config(args.as_dict()),
                 on_progress=bar.evaluation,
-                on_judged=bar.judging,
+                on_judged=on_judged,
                 processes=processes,
             )
         processes.disband()
         for finding in found:
             show(finding.paragraph)
             show(f"Data and figures are in {args.out / finding.name}.")
+        if not processes.is_main:
+            return None
+        with Run(args.out) as recorded:
+            nothing = nothing_from(recorded, judged, asked_for(config.subjects, config.attacks))
+            if nothing:
+                show_left_out(recorded, new_console(is_wide=True))
+            return end_status(nothing)
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
-    return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
+    return Command(
+        summary,
+        add_arguments,
+        run,
+        kept,
+        example=f"mosa analyze {name} --model testbed --sets testbed:direct --out runs/{name}",
+        runs_on_several_processes=True,
+    )
 
 
 def _told(protocol: Protocol) -> str:

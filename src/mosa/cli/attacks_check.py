@@ -114,5 +114,6 @@ COMMANDS: dict[str, Command] = {
         _arguments,
         _check,
         "Nothing is written before all replies have come.",
+        example="mosa attacks check --attacker http://localhost:8000/v1#NAME --attacks pair,tap",
     ),
 }

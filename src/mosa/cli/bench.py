@@ -40,7 +40,13 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
         show(result.text().rstrip())
         result.write(args.out, args.json)
 
-    return Command(summary, add_arguments, run, "Nothing is recorded; start the benchmark again.")
+    return Command(
+        summary,
+        add_arguments,
+        run,
+        "Nothing is recorded; start the benchmark again.",
+        example=f"mosa bench {name} --out {name}.txt",
+    )
 
 
 def _written(name: str, args: Namespace) -> str:

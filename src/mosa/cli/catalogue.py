@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
-from mosa.cli.options import DATA_DIR_HELP, FILES, Command, no_arguments
+from mosa.cli.help import shortened
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf
+from mosa.inputs import did_you_mean
 from mosa.terminal import show
+from mosa.types import Access, UserError
 
 SHOWN_PAIRS = 50
 """Of near-duplicates, on the terminal."""
@@ -41,51 +47,103 @@ def in_words(bound: Mapping[str, int]) -> str:
     return ", ".join(words)
 
 
+def _list_arguments(of: str) -> Callable[[ArgumentParser], None]:
+    def add_arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("name", type=str, nargs="*", help=f"{of} to show in full")
+        parser.add_argument("--json", action="store_true", help="show everything as JSON")
+
+    return add_arguments
+
+
+def _attacks_arguments(parser: ArgumentParser) -> None:
+    _list_arguments("attacks")(parser)
+    parser.add_argument(
+        "--access",
+        type=ListOf(Access),
+        help="list the attacks that need no other access: comma-separated words of "
+        f"{', '.join(get_args(Access))}",
+    )
+    parser.add_argument(
+        "--no_chat_model", action="store_true", help="list the attacks that ask no chat model"
+    )
+
+
 def _attacks(args: Namespace) -> None:
-    del args
-    for attack in read_catalogue()["attacks"]:
-        chats = f"; asks: {', '.join(attack['roles'])}" if attack["roles"] else ""
-        answer = "; cases need an answer" if attack["needs_answer"] else ""
-        takes = f"; sets the decoder's {', '.join(attack['takes'])}" if attack["takes"] else ""
-        _entry(
-            attack["name"],
-            attack["summary"],
-            f"threat model: {attack['threat']}; needs access to: {', '.join(attack['access'])}"
-            f"{takes}{chats}{answer}",
-            f"tries: {TRIES[attack['decides']]}",
-            *(
-                f"{preset}: at most {in_words(bound)} a case"
-                for preset, bound in attack["bounds"].items()
-            ),
-            *MARKS[attack["in_alignment_data"]],
-            f"source: {attack['source']}",
-        )
+    found = read_catalogue()["attacks"]
+    if args.access is not None:
+        found = [attack for attack in found if {*attack["access"]} <= {*args.access}]
+    if args.no_chat_model:
+        found = [attack for attack in found if not attack["roles"]]
+    _show_list("attack", found, args, _about_attack)
+
+
+def _about_attack(attack: Mapping[str, Any]) -> Iterator[str]:
+    yield f"threat model: {attack['threat']}; needs access to: {', '.join(attack['access'])}"
+    if attack["takes"]:
+        yield f"sets the decoder's {', '.join(attack['takes'])}"
+    if attack["roles"]:
+        yield f"asks: {', '.join(attack['roles'])}"
+    if attack["needs_answer"]:
+        yield "cases need an answer"
+    yield f"tries: {TRIES[attack['decides']]}"
+    for preset, bound in attack["bounds"].items():
+        yield f"{preset}: at most {in_words(bound)} a case"
+    yield from MARKS[attack["in_alignment_data"]]
+    yield f"source: {attack['source']}"
 
 
 def _judges(args: Namespace) -> None:
-    del args
-    for judge in read_catalogue()["judges"]:
-        tells = "; tells refusals of harmless requests" if judge["tells_refusals"] else ""
-        _entry(
-            judge["name"],
-            judge["summary"],
-            f"needs: {judge['needs']}; success: {judge['threshold']}{tells}",
-            f"source: {judge['source']}",
-        )
+    _show_list("judge", read_catalogue()["judges"], args, _about_judge)
+
+
+def _about_judge(judge: Mapping[str, Any]) -> Iterator[str]:
+    yield f"needs: {judge['needs']}"
+    yield f"success: {judge['threshold']}"
+    if judge["tells_refusals"]:
+        yield "tells refusals of harmless requests"
+    yield f"source: {judge['source']}"
 
 
 def _sets(args: Namespace) -> None:
-    del args
-    for each in read_catalogue()["sets"]:
-        origin = f"; {each['licence']}; {each['origin']}" if "origin" in each else ""
-        _entry(each["name"], f"{each['kind']}{origin}")
-    show("\nFiles of requests and tasks of lm_eval are sets, too.")
+    found = [{"summary": each["kind"], **each} for each in read_catalogue()["sets"]]
+    _show_list("set", found, args, _about_set)
+    if not args.json and not args.name:
+        show("\nFiles of requests and tasks of lm_eval are sets, too.")
 
 
-def _entry(name: str, *texts: str) -> None:
-    """A name, with lines about it beside it."""
-    for i, text in enumerate(texts):
-        show(f"{name if i == 0 else '':<32}{text}")
+def _about_set(each: Mapping[str, Any]) -> Iterator[str]:
+    if "origin" in each:
+        yield each["licence"]
+        yield each["origin"]
+
+
+def _show_list(
+    kind: str,
+    entries: Sequence[Mapping[str, Any]],
+    args: Namespace,
+    about: Callable[[Mapping[str, Any]], Iterable[str]],
+) -> None:
+    """Entries on a line each, or in full where they are named; all of it as JSON where asked."""
+    by_name = {entry["name"]: entry for entry in entries}
+    for name in args.name:
+        if name not in by_name:
+            raise UserError(
+                f"there is no {kind} {name} in this list{did_you_mean(name, by_name)}; "
+                f"`mosa {kind}s` lists them"
+            )
+    chosen = [by_name[name] for name in args.name] or [*entries]
+    if args.json:
+        print(json.dumps(chosen, indent=2, ensure_ascii=False))
+        return
+    for entry in chosen:
+        if not args.name:
+            column = max(map(len, by_name)) + 2
+            width = shutil.get_terminal_size().columns - column
+            show(f"{entry['name']:<{column}}{shortened(entry['summary'], width)}")
+            continue
+        show(f"{entry['name']}: {entry['summary']}")
+        for line in about(entry):
+            show(f"  {line}")
 
 
 def _overlap_arguments(parser: ArgumentParser) -> None:
@@ -123,13 +181,32 @@ def _overlap(args: Namespace) -> None:
 
 
 COMMANDS: dict[str, Command] = {
-    "attacks": Command("list the attacks", no_arguments, _attacks, UNCHANGED),
-    "judges": Command("list the judges", no_arguments, _judges, UNCHANGED),
-    "sets": Command("list the case sets", no_arguments, _sets, UNCHANGED),
+    "attacks": Command(
+        "list the attacks, or show some in full",
+        _attacks_arguments,
+        _attacks,
+        UNCHANGED,
+        example="mosa attacks --access prompt,history --no-chat-model",
+    ),
+    "judges": Command(
+        "list the judges, or show some in full",
+        _list_arguments("judges"),
+        _judges,
+        UNCHANGED,
+        example="mosa judges strongreject",
+    ),
+    "sets": Command(
+        "list the case sets, or show some in full",
+        _list_arguments("sets"),
+        _sets,
+        UNCHANGED,
+        example="mosa sets xstest",
+    ),
     "data overlap": Command(
         "find training prompts that are also in a case set",
         _overlap_arguments,
         _overlap,
         UNCHANGED,
+        example="mosa data overlap harmful.jsonl advbench_50",
     ),
 }

@@ -138,5 +138,7 @@ COMMANDS: dict[str, Command] = {
         _compare_arguments,
         _compare,
         "The runs are unchanged.",
+        example="mosa compare runs/a runs/a --subject-a testbed --subject-b testbed+mosa "
+        '--fail-if "asr>0.10" --fail-if "utility_drop>0.02"',
     ),
 }

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.api.runs import asked_for, nothing_from
 from mosa.chat import ChatModel
-from mosa.cli.judge import CHAT_HELP, JUDGES_HELP, judge_options
+from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES_HELP, judge_options
 from mosa.cli.options import (
     FILES,
     MODEL_HELP,
@@ -19,6 +19,7 @@ from mosa.cli.options import (
     ListOf,
     add_fields,
     config_argument,
+    group_of,
     placement_arguments,
 )
 from mosa.cli.results import end_status, show_results
@@ -39,7 +40,7 @@ def role_options(parser: ArgumentParser) -> None:
         ("loop_judge", "rates tries inside attacks that need a judge"),
         ("translator", "translates for attacks that need translations"),
     ):
-        parser.add_argument(f"--{role}", type=str, help=f"{CHAT_HELP}; it {of}")
+        group_of(parser, CHATS).add_argument(f"--{role}", type=str, help=f"{CHAT_HELP}; it {of}")
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -82,7 +83,7 @@ def evaluation_arguments(
         type=str,
         nargs="+",
         default=["none"],
-        help="folders of adapters, one subject each; `none` is the model without an adapter",
+        help="folders of adapters with commas, one subject each; `none` is the model without one",
     )
     parser.add_argument(
         "--system_prompt", type=str, help="system prompt of the defender, before every turn"
@@ -107,7 +108,7 @@ def evaluation_arguments(
         help=f"{JUDGES_HELP}; unset: truth on the testbed, refusal elsewhere",
     )
     judge_options(parser)
-    add_fields(parser, SetOptions)
+    add_fields(parser, SetOptions, group="cases")
     parser.add_argument("--seeds", type=ListOf(int), default="0", help="comma-separated seeds")
     parser.add_argument(
         "--batch_size", type=int, default=32, help="responses per forward pass in each process"
@@ -164,6 +165,8 @@ COMMANDS: dict[str, Command] = {
         _arguments,
         _evaluate,
         "All but the batch in flight is recorded; the same command resumes the run.",
+        example="mosa evaluate --model testbed --adapter none,runs/mosa --attacks direct,prefill "
+        "--preset smoke --sets testbed,testbed:benign,testbed:tasks --limit 20 --out runs/a",
         runs_on_several_processes=True,
     ),
 }

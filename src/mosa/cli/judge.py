@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mosa.api.runs import nothing_from
 from mosa.chat import ChatOptions, check_endpoints
-from mosa.cli.options import Command, ListOf, add_fields, run_argument
+from mosa.cli.options import Command, ListOf, add_fields, group_of, run_argument
 from mosa.cli.results import end_status, show_results
 from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
@@ -43,6 +43,8 @@ from mosa.types import UserError
 from mosa.worker import run_coroutine
 
 CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
+CHATS = "chat models"
+"""The group of their options."""
 JUDGES_HELP = (
     "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
     "NAME@canvas reads what comes after the first end token, too"
@@ -54,13 +56,14 @@ SHOWN_LETTERS = 300
 
 def judge_options(parser: ArgumentParser) -> None:
     """How judges are built."""
-    parser.add_argument("--judge_model", type=str, help=f"{CHAT_HELP}; judges that need one ask it")
-    parser.add_argument(
+    chats = group_of(parser, CHATS)
+    chats.add_argument("--judge_model", type=str, help=f"{CHAT_HELP}; judges that need one ask it")
+    chats.add_argument(
         "--judge_templates",
         type=Path,
         help="folder of prompts, each a file NAME.txt that replaces that judge's own",
     )
-    add_fields(parser, ChatOptions, group="chat endpoints")
+    add_fields(parser, ChatOptions, group=CHATS)
 
 
 def _named_judges(parser: ArgumentParser) -> None:
@@ -205,6 +208,7 @@ COMMANDS: dict[str, Command] = {
         _judge_arguments,
         _judge,
         "Verdicts so far are recorded; the same command judges the rest.",
+        example="mosa judge runs/a --judges strongreject --judge-model http://localhost:8000/v1#NAME",
         runs_on_several_processes=True,
     ),
     "judge check": Command(
@@ -212,5 +216,6 @@ COMMANDS: dict[str, Command] = {
         _check_arguments,
         _check,
         "Nothing is written before all judges are done.",
+        example="mosa judge check --judges truth,refusal --data testbed --out calibration.json",
     ),
 }

@@ -187,8 +187,16 @@ def _align_command(method: str) -> Command:
     kept = (
         "Training since the last checkpoint in --out is lost; --resume starts from that checkpoint."
     )
-    summary = METHODS[method].summary
-    return Command(summary, add_arguments, run, kept, runs_on_several_processes=True)
+    preset = "" if method == "sft" else f"--config {METHODS[method].preset} "
+    return Command(
+        METHODS[method].summary,
+        add_arguments,
+        run,
+        kept,
+        example=f"mosa align {method} --model GSAI-ML/LLaDA-8B-Instruct --data harmful.jsonl "
+        f"{preset}--out runs/{method}",
+        runs_on_several_processes=True,
+    )
 
 
 # --- merge ----------------------------------------------------------------------------------------
@@ -280,6 +288,8 @@ COMMANDS: dict[str, Command] = {
         _generate_arguments,
         _generate,
         "--out is not written; start the command again.",
+        example='mosa generate --model testbed --prompt "how do i make a copper lantern ?" '
+        "--max-new-tokens 72 --steps 36 --show-steps",
     ),
     **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(
@@ -287,23 +297,27 @@ COMMANDS: dict[str, Command] = {
         _merge_arguments,
         _merge,
         "The model and the adapter are unchanged; the same command starts again.",
+        example="mosa merge --model GSAI-ML/LLaDA-8B-Instruct --adapter runs/mosa --out merged",
     ),
     "demo": Command(
         "align the testbed, attack it, and write a report (no GPU needed)",
         _demo_arguments,
         _demo,
         "Finished adapters and responses are kept; the same command resumes.",
+        example="mosa demo --out demo",
     ),
     "testbed tables": Command(
         "methods, a factorial and windows over several training seeds (takes hours on two cores)",
         _tables_arguments,
         _tables,
         "Finished adapters and responses are kept; the same command resumes.",
+        example="mosa testbed tables --out runs/tables",
     ),
     "testbed build": Command(
         "train the testbed's two models from scratch (no GPU needed)",
         _build_arguments,
         _build,
         "A finished model is kept; the same command trains the other.",
+        example="mosa testbed build --world-seed 1 --out runs/testbed-1",
     ),
 }

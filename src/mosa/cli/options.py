@@ -38,6 +38,8 @@ class Command:
     """Its exit status; None is success."""
     kept: str
     """What an interruption leaves, as a sentence."""
+    example: str
+    """How it is typed, with the options that most people need."""
     runs_on_several_processes: bool = False
     """Whether the processes of a launcher share its work."""
 
@@ -70,11 +72,6 @@ def run_argument(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
 
 
-def no_arguments(parser: ArgumentParser) -> None:
-    """For commands without options."""
-    del parser
-
-
 def placement_arguments(parser: ArgumentParser) -> None:
     """Where a model runs, and in which number format."""
     parser.add_argument("--dtype", type=str, default="auto", help=DTYPE_HELP)
@@ -94,7 +91,7 @@ def add_fields(
     types = typing.get_type_hints(config_class)
     bases = reversed(config_class.__mro__)
     described = _field_texts(*(base for base in bases if dataclasses.is_dataclass(base)))
-    add = parser.add_argument_group(group).add_argument if group else parser.add_argument
+    add = group_of(parser, group).add_argument if group else parser.add_argument
     for field in dataclasses.fields(config_class):
         if field.name in leave_out:
             continue
@@ -104,6 +101,12 @@ def add_fields(
             add(f"--{field.name}", action="store_true", default=argparse.SUPPRESS, help=text)
         else:
             _add_option(add, field, types[field.name], text)
+
+
+def group_of(parser: ArgumentParser, title: str) -> Any:
+    """The group of options with a title, made where it is missing."""
+    known = [group for group in parser._action_groups if group.title == title]
+    return known[0] if known else parser.add_argument_group(title)
 
 
 def _add_option(
@@ -171,6 +174,14 @@ class ListOf:
         return self.kind(word)
 
 
+def split_list(action: argparse.Action, word: str) -> list[str]:
+    """The entries of a list that stand in one word, with commas between them; labels may have
+    commas of their own."""
+    if action.dest == "label":
+        return [word]
+    return [entry.strip() for entry in word.strip("[]").split(",") if entry.strip()] or [word]
+
+
 @dataclass(frozen=True)
 class FileOf:
     """The type of an option that names a YAML file; a file of options may hold its content."""
@@ -215,7 +226,8 @@ def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) ->
     described = _field_texts(*reversed(own))
     for field, documented in settings_of(config_class):
         text = described.get(field.name) or field.metadata.get("help") or ""
-        _add_option(parser.add_argument, field, types[field.name], text if documented else "")
+        group = group_of(parser, "objective" if field.name in described else "training")
+        _add_option(group.add_argument, field, types[field.name], text if documented else "")
 
 
 def config_from(config_class: type[Config], args: Namespace) -> Config:

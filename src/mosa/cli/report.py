@@ -40,6 +40,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
         "--label",
         type=str,
         nargs="+",
+        metavar="NAME=LABEL",
         default=[],
         help="subjects on the page and their labels, each NAME=LABEL; others are compared with the "
         "first",
@@ -92,5 +93,6 @@ COMMANDS: dict[str, Command] = {
         _report_arguments,
         _report,
         "The runs are unchanged.",
+        example="mosa report runs/a --out report.html",
     ),
 }

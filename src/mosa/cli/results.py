@@ -77,7 +77,7 @@ def _status(args: Namespace) -> None:
         ]
         columns = ("set", "attack", "preset"), ("done", "failed", "left")
         _show_table(console, str(args.run), *columns, rows)
-        _show_left_out(run, console)
+        show_left_out(run, console)
         for judge in run.judges():
             if not judge.startswith(METRIC):
                 sets = [name for name in run.sets() if judge in run.judges(name)]
@@ -99,7 +99,7 @@ def _status(args: Namespace) -> None:
         )
 
 
-def _show_left_out(run: Run, console: Console) -> None:
+def show_left_out(run: Run, console: Console) -> None:
     """What failed, is not applicable or unscored, with the reasons."""
     for line in problems_of(run):
         console.print(line)
@@ -182,7 +182,7 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
     console = new_console(is_wide=True)
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
-        _show_left_out(run, console)
+        show_left_out(run, console)
         remedy = "run the same command again" if run.failures() else "`mosa judge` adds them"
         console.print(f"{run.folder} has no verdicts yet; {remedy}.")
         return
@@ -191,7 +191,7 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
             show_kind(judge, [f for f in found if (f.kind, f.judge) == (kind, judge)], console)
     _show_useful([f for f in found if f.kind == "utility"], console)
     _show_missing(found, console)
-    _show_left_out(run, console)
+    show_left_out(run, console)
     if any(f.judge.startswith("refusal/") for f in found):
         console.print("The judge `refusal` finds phrases, not harm; `mosa judge` adds others.")
     for kind in dict.fromkeys(f.kind for f in found):
@@ -360,11 +360,13 @@ COMMANDS: dict[str, Command] = {
         run_argument,
         _status,
         "Nothing is written.",
+        example="mosa status runs/a",
     ),
     "results": Command(
         "show the rates of a run or export the run",
         _results_arguments,
         _results,
         "The run is unchanged.",
+        example="mosa results runs/a --matrix",
     ),
 }

@@ -22,6 +22,9 @@ from mosa.data.prompts import TrainingExample, load_prompts
 from mosa.types import CaseSet, UserError, dialogue
 
 THRESHOLD = 0.7
+MOST_PAIRS = 1_000_000
+"""More near-duplicates than that are not listed: two files of one template have as many as the
+product of their lengths."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def overlap(
     """Every pair of texts whose sets of lowercased words have a Jaccard similarity >= threshold.
 
     In the order of the training texts, then of the evaluation texts. Of evaluation texts with the
-    same words the first stands for all. A text without a word has no near-duplicate.
+    same words the first stands for all. A text without a word has no near-duplicate. Raises
+    UserError for more than `MOST_PAIRS`.
     """
     if not 0 < threshold <= 1:
         raise UserError(f"The threshold is {threshold}; choose one above 0 and at most 1.")
@@ -114,6 +118,11 @@ def overlap(
             if similarity >= threshold:
                 places = train_places[candidate]
                 found += [Overlap(place, eval_index, similarity) for place in places]
+        if len(found) > MOST_PAIRS:
+            raise UserError(
+                f"More than {MOST_PAIRS:,} pairs are near-duplicates at the threshold {threshold}: "
+                "most texts of both sides are alike; raise the threshold, or compare fewer texts."
+            )
     return sorted(found, key=lambda pair: (pair.train_index, pair.eval_index))
 
 

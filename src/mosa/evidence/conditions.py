@@ -77,10 +77,8 @@ def parse_condition(text: str) -> Condition:
         )
     change, bound = match["change"] or "", Fraction(match["bound"])
     least = -1 if change else 0
-    never = (match["operator"] == ">" and bound == 1) or (
-        match["operator"] == "<" and bound == least
-    )
-    if not least <= bound <= 1 or never:
+    is_decided = {">": bound == 1, "<=": bound == 1, "<": bound == least, ">=": bound == least}
+    if not least <= bound <= 1 or is_decided[match["operator"]]:
         raise UserError(
             f"{text!r} would hold always or never, since rates go from 0 to 1 and changes from -1 "
             "to 1; write 0.1 for 10 %"

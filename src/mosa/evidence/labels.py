@@ -1,13 +1,16 @@
-"""What a table says of an attack beside its rates: which try decides, how long responses are, and
-whether its wrapping was trained against."""
+"""What a table says of an attack beside its rates: what it is in plain words, which try decides,
+how long responses are, and whether its wrapping was trained against."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 
+from mosa.attacks import ATTACKS
 from mosa.evidence.figures import Figure, Headline
 from mosa.stats.rates import NOTHING
+from mosa.utility import USEFUL_SETS
 
 MARKS = {"all": "*", "some": "(*)", "none": ""}
 """By how many of an attack's wrappings stand in the testbed's alignment data."""
@@ -20,20 +23,41 @@ def marked(name: str, figures: Iterable[Figure]) -> str:
     return name + MARKS["some" if len(found) > 1 else next(iter(found), "none")]
 
 
-def names_in(figures: Iterable[Figure]) -> str:
+def task_title(name: str) -> str:
+    """What a useful task is in plain words; its name where nothing is known."""
+    base, _, decoder = name.rpartition(":")
+    if name not in USEFUL_SETS and base in USEFUL_SETS:
+        return f"{USEFUL_SETS[base]}, {decoder}"
+    return USEFUL_SETS.get(name, name)
+
+
+def title_of(figure: Figure) -> str:
+    """What a figure's attack or useful task is in plain words; its name where nothing is known."""
+    if figure.kind == "utility":
+        return task_title(figure.name)
+    if figure.attack not in ATTACKS:
+        return figure.name
+    preset = figure.name.removeprefix(figure.attack).removeprefix(":")
+    return ", ".join(filter(None, (ATTACKS[figure.attack].title, preset)))
+
+
+Names = Callable[[Figure], str]
+
+
+def names_in(figures: Iterable[Figure], name_of: Names = attrgetter("name")) -> str:
     """The attacks that figures are about, each once and with its mark."""
     by_name: dict[str, list[Figure]] = defaultdict(list)
     for figure in figures:
-        by_name[figure.name].append(figure)
+        by_name[name_of(figure)].append(figure)
     return ", ".join(marked(name, own) for name, own in by_name.items())
 
 
-def worst_of(head: Headline) -> str:
+def worst_of(head: Headline, name_of: Names = attrgetter("name")) -> str:
     """The name of the worst attack, and how many others are as bad; empty where none was scored."""
     if not head.figures:
         return ""
     worst, *others = head.figures
-    return marked(worst.name, [worst]) + (f" (and {len(others)} more)" if others else "")
+    return marked(name_of(worst), [worst]) + (f" (and {len(others)} more)" if others else "")
 
 
 def legend(figures: Iterable[Figure]) -> str:

@@ -20,7 +20,7 @@ from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
 from mosa.stats.rates import INTERVAL_STATEMENT, Rate
-from mosa.types import Attempt, Budget, UserError, as_plain, content_key
+from mosa.types import Attempt, Budget, RecordedTurn, UserError, as_plain, content_key
 
 REDACTED = "[redacted]"
 """The mark in place of model output and attack prompts."""
@@ -89,7 +89,7 @@ class Words:
         may quote what they were sent."""
         return without_quotations(text, REDACTED) if self.redact else text
 
-    def turns(self, turns: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    def turns(self, turns: Sequence[RecordedTurn]) -> list[dict[str, Any]]:
         """The turns of a prompt, their roles kept."""
         return [{**turn, "content": self.hide(turn["content"])} for turn in turns]
 
@@ -201,12 +201,12 @@ def deciding_attempts(run: Run) -> set[str]:
     return {each.key for tries in cases.values() for each in deciding(tries)}
 
 
-def turns_of(run: Run, attempt: Attempt) -> list[dict[str, str]]:
+def turns_of(run: Run, attempt: Attempt) -> list[RecordedTurn]:
     responses = run.responses_of(attempt.key)
     return responses[0].prompt if responses else []
 
 
-def prompt_text(turns: Sequence[Mapping[str, str]]) -> str:
+def prompt_text(turns: Sequence[RecordedTurn]) -> str:
     """A prompt as one string: the user's turn, or the JSON of a dialogue."""
     if len(turns) == 1 and turns[0]["role"] == "user":
         return turns[0]["content"]

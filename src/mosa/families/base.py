@@ -712,7 +712,7 @@ class DiffusionLM:
             change, rounding = (exact - before).norm(), (parameter.data - exact).norm()
             largest = max(largest, float(rounding / change) if change else 0.0)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already following adapters were merged")
+            warnings.filterwarnings("ignore", message=".*(already merged|adapters were merged)")
             merged = network.merge_and_unload()
         assert isinstance(merged, PreTrainedModel)
         self._set_network(merged.requires_grad_(True))

@@ -45,10 +45,16 @@ COLOURS = {
        for i in range(NUM_STEP_COLOURS)},
 }  # fmt: skip
 
-KEY = (
-    '<div class="key" id="key"><span>first <span class="ramp">'
+RAMP = (
+    '<span>first <span class="ramp">'
     + "".join(f'<i class="step-{i}"></i>' for i in range(NUM_STEP_COLOURS))
-    + """</span> last step</span>
+    + "</span> last step</span>"
+)
+"""The colours of the steps in their order."""
+KEY = (
+    '<div class="key">'
+    + RAMP
+    + """
 <span><b class="t pinned">word</b> set by the attacker</span>
 <span><b class="t end step-3">end</b> end token</span>
 <span><b class="t unread step-4">word</b> behind the first end token, not read</span>
@@ -69,8 +75,8 @@ button { font: inherit; color: inherit; background: transparent; border: 1px sol
 _BEGIN = """
 const data = JSON.parse(document.getElementById("data").textContent);
 data.forEach((response, i) => {
-  document.getElementById("here").append(
-    new Player(response, response.tokens !== null, data.length > 1 ? i + 1 : 0).element);
+  const options = { isShown: response.tokens !== null, number: data.length > 1 ? i + 1 : 0 };
+  document.getElementById("here").append(new Player(response, options).element);
 });
 // The frame is as high as what it holds.
 const fit = () => {

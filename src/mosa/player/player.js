@@ -14,15 +14,17 @@ function make(tag, attributes = {}, ...children) {
 
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
 class Player {
-  constructor({ prompt, commit_step: steps, end_positions: ends, tokens }, isShown, number) {
+  // `isShort` leaves out the prompt, the controls, and what nobody reads: all behind the first end token.
+  constructor({ prompt, commit_step, end_positions: ends, tokens }, { isShown, number = 0, isShort = false }) {
+    const steps = isShort && ends.length ? commit_step.slice(0, Math.min(...ends) + 1) : commit_step;
     this.steps = steps;
-    this.numSteps = Math.max(-1, ...steps) + 1;
+    this.numSteps = Math.max(-1, ...commit_step) + 1;
     this.spans = [];
     this.classes = [];
     this.timer = 0;
     this.element = make("div", { class: "response" });
     if (number) this.element.append(make("h4", {}, `Response ${number}`));
-    if (prompt) {
+    if (prompt && !isShort) {
       // An earlier answer in a conversation is the model's output too.
       const said = ([role, text]) => (role === "assistant" && !isShown ? "…" : text);
       this.element.append(make("ul", { class: "turns" }, ...prompt.map((turn) =>
@@ -34,7 +36,7 @@ class Player {
     this.button = make("button", { type: "button" }, "▶ Play");
     this.slider.addEventListener("input", () => { this.stop(); this.show(); });
     this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
-    this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
+    if (!isShort) this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
     this.element.append(this.tokenList(words, new Set(ends)));
     this.show();
   }
@@ -75,18 +77,8 @@ class Player {
   }
 
   play() {
-    // Who wants less motion gets a few still pictures instead.
-    const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const stride = isCalm ? Math.ceil(this.numSteps / 6) : 1;
-    const pause = isCalm ? 900 : Math.min(250, Math.max(30, (1000 * PLAY_SECONDS) / this.numSteps));
-    if (Number(this.slider.value) >= this.numSteps) this.slider.value = 0;
+    this.timer = playing(this.slider, this.numSteps, () => this.show(), () => this.stop());
     this.button.textContent = "❚❚ Pause";
-    this.show();
-    this.timer = setInterval(() => {
-      this.slider.value = Math.min(this.numSteps, Number(this.slider.value) + stride);
-      this.show();
-      if (Number(this.slider.value) >= this.numSteps) this.stop();
-    }, pause);
   }
 
   stop() {
@@ -94,6 +86,21 @@ class Player {
     this.timer = 0;
     this.button.textContent = "▶ Play";
   }
+}
+
+// Moves a slider from step to step, from the first where it stands at the last. Who wants less motion
+// gets a few still pictures instead.
+const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+function playing(slider, numSteps, show, stop) {
+  const stride = isCalm() ? Math.ceil(numSteps / 6) : 1;
+  const pause = isCalm() ? 900 : Math.min(250, Math.max(30, (1000 * PLAY_SECONDS) / numSteps));
+  if (Number(slider.value) >= numSteps) slider.value = 0;
+  show();
+  return setInterval(() => {
+    slider.value = Math.min(numSteps, Number(slider.value) + stride);
+    show();
+    if (Number(slider.value) >= numSteps) stop();
+  }, pause);
 }
 
 function shownWord(word) {

@@ -161,6 +161,7 @@ def _plain(values: Float[Tensor, " R"]) -> list[float | None]:
 
 ATTACK = Attack(
     name="depth",
+    title="depth of refusals",
     summary="where and when a model puts refusals",
     source="after MOSA, arXiv 2508.12398",
     access=("prompt", "sampler", "likelihood"),

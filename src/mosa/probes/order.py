@@ -68,6 +68,7 @@ async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncI
 
 ATTACK = Attack(
     name="order",
+    title="order of writing",
     summary="in which order positions are committed",
     source="MOSA E3, arXiv 2508.12398, with and without blocks",
     access=("prompt", "sampler"),

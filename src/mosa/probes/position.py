@@ -122,6 +122,7 @@ async def run(behavior: Behavior, target: Target, config: PositionConfig) -> Asy
 
 ATTACK = Attack(
     name="position",
+    title="forced words by position",
     summary="harm by what is forced into a response, and where",
     source="MOSA E1, arXiv 2508.12398, with its factors taken apart",
     access=("prompt", "canvas", "sampler"),

@@ -90,6 +90,7 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
 
 ATTACK = Attack(
     name="step",
+    title="interventions by step",
     summary="harm by position and step of an intervention",
     source="after MOSA, arXiv 2508.12398, anchoring, arXiv 2510.00565, and TrajHijack, arXiv "
     "2604.08557",

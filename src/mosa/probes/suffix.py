@@ -176,6 +176,7 @@ def methods_of(target: Target, config: SuffixConfig) -> tuple[Method, ...]:
 
 ATTACK = Attack(
     name="suffix",
+    title="optimised suffix by position",
     summary="how far an optimised prompt steers a position",
     source="MOSA E2, arXiv 2508.12398, with one phrase at every position",
     access=("prompt", "sampler", "gradients"),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
-from mosa.evidence.labels import legend, length_of, marked, names_in, tries_of, worst_of
+from mosa.evidence.labels import legend, length_of, marked, names_in, title_of, tries_of, worst_of
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
-from mosa.reporting.content import Cell, ReportTable, Section
-from mosa.reporting.setup import THREATS, ReportSetup, monitors_of, rate_in
+from mosa.reporting.content import Cell, Change, ReportTable, Section
+from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of, rate_in
+from mosa.reporting.tables import shown
 from mosa.reporting.views import Views, share_of_tries
-from mosa.stats.pairs import corrected_rate, holm, paired_difference
-from mosa.stats.rates import Rate, Value, rate_of
+from mosa.stats.pairs import PairedDifference, corrected_rate, holm, paired_difference
+from mosa.stats.rates import Rate, Value, format_rate, rate_of
 from mosa.types import UserError
 
 
@@ -33,7 +37,9 @@ def _scoreboard(setup: ReportSetup) -> ReportTable:
         columns[1:1] = ["Tokens", "Attacks, mean", "Worst attack"]
         num = len(setup.shared_attacks())
         heads = [setup.headline("asr", name) for name in setup.labels]
-        trained = names_in(f for h in heads for f in h.figures if f.in_alignment_data != "none")
+        trained = names_in(
+            (f for h in heads for f in h.figures if f.in_alignment_data != "none"), title_of
+        )
         told = f"Marked among them: {trained}. {_legend(setup, setup.judge)}" if trained else ""
         caption = (
             f"Attacks, mean: attack success rate by {setup.judge_names[setup.judge]}, the mean "
@@ -82,15 +88,15 @@ def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     for threat, who in THREATS.items():
         attacks = setup.shared_attacks(threat)
         found = setup.evidence.select("safety", judge=setup.judge, threat=threat)
-        names = names_in(f for f in found if (f.case_set, f.name) in attacks)
+        names = names_in((f for f in found if (f.case_set, f.name) in attacks), title_of)
         told += [f"{threat}, {who}: {names}"] if attacks else []
         kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
         if len(attacks) == 1:
             kinds = {"asr": names}
-        for kind, shown in kinds.items() if attacks else ():
+        for kind, title in kinds.items() if attacks else ():
             heads = [setup.headline(kind, name, attacks) for name in setup.labels]
             length = length_of(figure for head in heads for figure in head.figures)
-            rows.append((threat, shown, length, *(head.rate for head in heads)))
+            rows.append((threat, title, length, *(head.rate for head in heads)))
     return ReportTable(
         "safety-by-threat",
         "Safety by threat model",
@@ -142,7 +148,7 @@ def _safety_by_judge(setup: ReportSetup) -> ReportTable:
                 label,
                 length_of(setup.headline("asr", name).figures),
                 *(headline(setup.evidence, "asr", name, judge).rate for judge in setup.judges),
-                worst_of(setup.headline("worst_asr", name)) or None,
+                worst_of(setup.headline("worst_asr", name), title_of) or None,
                 setup.headline("any_asr", name).rate,
                 _plain(setup, name),
             )
@@ -212,11 +218,19 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
 
 def attacks(setup: ReportSetup, views: Views) -> Section:
     """Every attack on every subject, by each judge."""
-    tables = [_heat(setup, judge) for judge in setup.judges]
-    tables += [_any_try(setup, judge) for judge in setup.judges]
-    tables += [_not_applicable(setup), _left_out(setup)]
-    tables += [*_differences(setup), _disagreement(setup, views)]
-    return Section("attacks", "Attacks and subjects", tables=tuple(tables))
+    against = {judge: _against(setup, judge) for judge in setup.judges}
+    tables = [_heat(setup, judge, against[judge]) for judge in setup.judges]
+    details = [_any_try(setup, judge) for judge in setup.judges]
+    details += [_not_applicable(setup), _left_out(setup)]
+    details += [*_differences(setup, against), _disagreement(setup, views)]
+    tables += [replace(table, is_detail=True) for table in details]
+    return Section(
+        "attacks",
+        "Attacks and subjects",
+        tables=tuple(tables),
+        is_open=True,
+        more="The numbers behind the arrows, what is left out, and where judges disagree",
+    )
 
 
 def _by_row(setup: ReportSetup, judge: str) -> dict[str, dict[str, Figure]]:
@@ -261,7 +275,7 @@ def _any_try(setup: ReportSetup, judge: str) -> ReportTable:
     )
 
 
-def _heat(setup: ReportSetup, judge: str) -> ReportTable:
+def _heat(setup: ReportSetup, judge: str, against: _Against) -> ReportTable:
     cells = setup.attack_figures(judge)
     num_unscored = sum(f.num_unscored for f in cells.values())
     num_missing = sum(f.num_failed + f.num_left for f in cells.values())
@@ -272,8 +286,8 @@ def _heat(setup: ReportSetup, judge: str) -> ReportTable:
         "selected, else any of its tries (column By, with the most tries of a case). Tokens: "
         f"length of a response. {_legend(setup, judge)}By threat model: "
         f"{'; '.join(f'{threat}, {who}' for threat, who in THREATS.items())}. In no rate: "
-        f"{num_unscored} unscored cases, {num_missing} failed or open tasks."
-        f"{_without_monitors(setup)} Judge {judge}.",
+        f"{num_unscored} cases without a verdict, {num_missing} failed or open tasks."
+        f"{_without_monitors(setup)}{_about_changes(setup)} Judge {judge}.",
         ("Attack", "Threat", "By", "Tokens", *setup.labels.values()),
         tuple(
             (
@@ -287,6 +301,17 @@ def _heat(setup: ReportSetup, judge: str) -> ReportTable:
         ),
         judge=judge,
         is_heat=True,
+        changes=_changes(setup, against),
+    )
+
+
+def _about_changes(setup: ReportSetup) -> str:
+    """What the arrows of a map mean; nothing where there is one subject."""
+    if len(setup.labels) < 2:
+        return ""
+    return (
+        f" Arrows: fewer (\u25bc) or more (\u25b2) successes than against the subject compared "
+        f"with, beyond chance on the same cases (p below {SIGNIFICANT} after Holm's correction)."
     )
 
 
@@ -330,35 +355,84 @@ def _left_out(setup: ReportSetup) -> ReportTable:
     )
 
 
-def _differences(setup: ReportSetup) -> Iterator[ReportTable]:
-    """Every subject against the first, attack by attack, on the same cases."""
-    names = list(setup.labels)
+class _Difference(NamedTuple):
+    """One attack on two subjects."""
+
+    attack: str
+    """The row of a table."""
+    length: str
+    found: PairedDifference
+    adjusted: float
+    """The p value after Holm's correction over the attacks of the pair."""
+
+
+_Against = Mapping[str, Mapping[str, Sequence[_Difference]]]
+"""By the subject that others are compared with, then by the other's name."""
+
+
+def _against(setup: ReportSetup, judge: str) -> _Against:
+    """Every subject against every other, attack by attack, on the same cases: by the one that it is
+    compared with, then by its own name."""
+    names, cells = list(setup.labels), setup.attack_figures(judge)
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    found: dict[str, dict[str, list[_Difference]]] = {base: {} for base in names}
+    for base, subject in itertools.combinations(names, 2):
+        told: list[tuple[str, str, PairedDifference]] = []
+        for row in rows:
+            first, second = cells.get((row, base)), cells.get((row, subject))
+            if first is None or second is None or not first.by_seed.keys() & second.by_seed:
+                continue
+            difference = paired_difference(first.by_seed, second.by_seed)
+            told.append((row, length_of([first, second]), difference))
+        adjusted = holm([difference.p_value for *_, difference in told])
+        each = [_Difference(*parts, p) for parts, p in zip(told, adjusted, strict=True)]
+        found[base][subject] = each
+        found[subject][base] = [one._replace(found=-one.found) for one in each]
+    # Of each subject, the others in the order of the page.
+    return {base: {n: of[n] for n in names if n in of} for base, of in found.items()}
+
+
+def _changes(setup: ReportSetup, against: _Against) -> dict[str, dict[tuple[str, str], Change]]:
+    """What differs beyond chance, for the map of attacks and subjects."""
+    labels = setup.labels
+    return {
+        labels[base]: {
+            (one.attack, labels[subject]): Change(
+                one.found.value < 0,
+                f"{format_rate(one.found, signed=True)} against {labels[base]}, "
+                f"p {shown(one.adjusted)}",
+            )
+            for subject, of_subject in by_subject.items()
+            for one in of_subject
+            if one.adjusted < SIGNIFICANT
+        }
+        for base, by_subject in against.items()
+    }
+
+
+def _differences(setup: ReportSetup, against: Mapping[str, _Against]) -> Iterator[ReportTable]:
+    """The numbers behind the arrows of the map, a table for each subject that others are compared
+    with."""
     for judge in setup.judges:
-        cells = setup.attack_figures(judge)
-        rows: list[tuple[Cell, ...]] = []
-        for subject in names[1:]:
-            found = []
-            for attack in dict.fromkeys(row for row, _ in cells):
-                first, second = cells.get((attack, names[0])), cells.get((attack, subject))
-                if first is None or second is None or not first.by_seed.keys() & second.by_seed:
-                    continue
-                difference = paired_difference(first.by_seed, second.by_seed)
-                found.append((attack, length_of([first, second]), difference))
-            adjusted = holm([difference.p_value for *_, difference in found])
-            rows += [
-                (setup.labels[subject], attack, length, d, d.p_value, p)
-                for (attack, length, d), p in zip(found, adjusted, strict=True)
-            ]
-        yield ReportTable(
-            "differences",
-            f"Against {setup.first}, attack by attack",
-            "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
-            "interval and p value of a paired test; Holm's correction is over the attacks of a "
-            f"subject. {_legend(setup, judge)}Judge {judge}.",
-            ("Subject", "Attack", "Tokens", "Change", "p", "p, Holm"),
-            tuple(rows),
-            judge=judge,
-        )
+        for base, by_subject in against[judge].items():
+            label = setup.labels[base]
+            rows = (
+                (setup.labels[subject], one.attack, one.length, one.found, one.found.p_value)
+                + (one.adjusted,)
+                for subject, of_subject in by_subject.items()
+                for one in of_subject
+            )
+            yield ReportTable(
+                "differences",
+                f"Against {label}, attack by attack",
+                "Change of the attack success rate on the same cases (below 0: safer), with 95 % "
+                "interval and p value of a paired test; Holm's correction is over the attacks of a "
+                f"subject. {_legend(setup, judge)}Judge {judge}.",
+                ("Subject", "Attack", "Tokens", "Change", "p", "p, Holm"),
+                tuple(rows),
+                judge=judge,
+                base=label,
+            )
 
 
 def _disagreement(setup: ReportSetup, views: Views) -> ReportTable:

@@ -19,7 +19,7 @@ from mosa.types import Budget
 
 Curve = Sequence[tuple[int, Values]]
 """(queries, whether each case succeeded within as many), as `success_by_queries` gives it."""
-BUDGET_COLUMNS = tuple(field.name for field in fields(Budget))
+KINDS_SPENT = tuple(field.name for field in fields(Budget))
 
 
 def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
@@ -36,13 +36,15 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         (figure.subject, figure.case_set, figure.attack, figure.preset): figure
         for figure in setup.evidence.select("safety", judge=setup.judge)
     }
+    everything = sum((budget for found in spent.values() for budget in found), Budget())
+    kinds = [name for name in KINDS_SPENT if getattr(everything, name)]
     for key, budgets in spent.items():
         subject = key[0]
         figure = figures.get(key)
         total = sum(budgets, Budget())
         by_seed = {} if figure is None else figure.by_seed
         successes = sum(sum(values.values()) for values in by_seed.values())
-        means = [round(getattr(total, name) / len(budgets), 1) for name in BUDGET_COLUMNS]
+        means = [round(getattr(total, name) / len(budgets), 1) for name in kinds]
         rows[subject].append(
             (
                 setup.labels[subject],
@@ -59,16 +61,17 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
     table = ReportTable(
         "budget",
         "What attacks spent",
-        "Tokens: length of a response. Means over finished tasks (one attack on one case with one "
-        "seed). Forward passes add up over the rows of a batch. The last column divides all "
-        "forward passes by the number of tasks that succeeded. Calls are those of the attack's "
-        f"own models, without the final judge. {legend(figures.values())}".rstrip(),
+        "Only what some attack spent. Tokens: length of a response. Means over finished tasks (one "
+        "attack on one case with one seed). Forward passes add up over the rows of a batch. The "
+        "last column divides all forward passes by the number of tasks that succeeded. Calls are "
+        "those of the attack's own models, without the final judge. "
+        f"{legend(figures.values())}".rstrip(),
         (
             "Subject",
             "Attack",
             "Tokens",
             "tasks",
-            *(name.replace("_", " ") for name in BUDGET_COLUMNS),
+            *(name.replace("_", " ") for name in kinds),
             "success",
             "passes per success",
         ),

@@ -12,18 +12,22 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
+from mosa.attacks import ATTACKS
 from mosa.evidence.figures import opened
 from mosa.evidence.findings import Finding, HeatMap, findings_of
-from mosa.evidence.labels import legend, length_of, marked
+from mosa.evidence.labels import legend, length_of, marked, title_of
+from mosa.probes import PROBES
 from mosa.reporting.attack_tables import attacks, categories, scoreboard
 from mosa.reporting.budget import budget
-from mosa.reporting.content import Content, ReportFigure, ReportTable, Section
-from mosa.reporting.cost_tables import trade_off, training
+from mosa.reporting.content import Content, Named, ReportFigure, ReportTable, Section
+from mosa.reporting.cost_tables import costs, training
+from mosa.reporting.overview import overview
 from mosa.reporting.provenance import citation, settings_tables
 from mosa.reporting.setup import ReportConfig, ReportSetup, note_of, read_setup
-from mosa.reporting.verdict import cautions, verdict
+from mosa.reporting.verdict import cautions, compare_to_first, verdict
 from mosa.reporting.views import Views, diffusion_figures, position_figure, scan, share_of_tries
 
 
@@ -42,9 +46,9 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
         spent = budget(setup, runs)
     evidence = setup.evidence
     sections = [
-        scoreboard(setup),
         attacks(setup, views),
-        trade_off(setup),
+        scoreboard(setup),
+        costs(setup),
         _diffusion(setup, views, findings, by_position),
         _findings_section(findings),
         training(setup),
@@ -54,22 +58,45 @@ def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
         Section("cite", "How to cite", paragraphs=tuple(citation(setup))),
     ]
     notes = dict(config.notes or {})
+    comparisons = compare_to_first(setup)
+    asked = {name: found for name, found in evidence.sets.items() if found.kind != "useful"}
+    is_redacted = any(map(setup.hides, asked))
     return Content(
         title=config.title,
-        verdict=tuple(verdict(setup)),
+        verdict=tuple(verdict(setup, comparisons)),
         cautions=(*config.limits, *cautions(setup)),
         subjects={
             label: notes.get(name) or note_of(evidence.subjects[name])
             for name, label in setup.labels.items()
         },
-        judges=tuple(setup.judges),
+        judges={judge: setup.judge_names[judge] for judge in setup.judges},
         sections=tuple(filled for section in sections if (filled := section.filled())),
+        overview=overview(setup, comparisons, views.samples),
+        names=dict(_names(setup)),
         samples=views.samples,
-        is_redacted=any(
-            setup.hides(name) for name, found in evidence.sets.items() if found.kind != "useful"
-        ),
+        is_redacted=is_redacted,
+        shows_words=not is_redacted
+        and all(found.world_seed is not None for found in asked.values()),
         made_with=f"mosa {importlib.metadata.version('mosa-dllm')}, {datetime.date.today()}",
     )
+
+
+def _names(setup: ReportSetup) -> Iterator[tuple[str, Named]]:
+    """Attacks and useful tasks in plain words, by what tables and samples call them."""
+    for figure in setup.evidence.select("safety"):
+        known = ATTACKS.get(figure.attack)
+        paper = "" if known is None else known.paper
+        title = title_of(figure)
+        if known is not None:
+            yield figure.attack, Named(known.title, paper)
+        yield figure.name, Named(title, paper, figure.name)
+        row, shown = (
+            marked(setup.row_name(figure, name_of), [figure])
+            for name_of in (attrgetter("name"), title_of)
+        )
+        yield row, Named(shown, paper, figure.name, figure.case_set)
+    for figure in setup.evidence.select("utility"):
+        yield figure.name, Named(title_of(figure))
 
 
 def _diffusion(
@@ -123,6 +150,12 @@ def _findings_section(findings: Sequence[Finding]) -> Section:
     return Section(
         "findings",
         "Findings",
-        paragraphs=tuple(f"{finding.probe}: {finding.paragraph}" for finding in findings),
+        findings=tuple(
+            (
+                f"{PROBES[finding.probe].title} ({finding.probe}:{finding.preset})".capitalize(),
+                tuple(finding.sentences),
+            )
+            for finding in findings
+        ),
         figures=tuple(f for f in _charts(findings) if not isinstance(f.chart, HeatMap)),
     )

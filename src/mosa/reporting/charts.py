@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
-from matplotlib.patches import PathPatch
+from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
@@ -386,6 +386,9 @@ def _unit_square() -> tuple[Figure, Axes]:
 
 def _points(chart: Points, subjects: Collection[str]) -> Figure:
     figure, axes = _unit_square()
+    if chart.corner:
+        axes.add_patch(Rectangle((0.7, -0.04), 0.34, 0.34, facecolor=_SOFT, alpha=0.1, linewidth=0))
+        axes.text(0.715, 0.285, chart.corner, color=_SOFT, va="top")
     indices = series_indices(list(chart.points), subjects)
     for (x, y, size), index in zip(chart.points.values(), indices, strict=True):
         style = series_style(index)

@@ -18,6 +18,15 @@ Cell = str | int | float | Interval | None
 
 
 @dataclass(frozen=True)
+class Change:
+    """A difference between two subjects that is beyond chance."""
+
+    is_safer: bool
+    told: str
+    """The difference with its interval, and its p value."""
+
+
+@dataclass(frozen=True)
 class ReportTable:
     """Rows under headings; the page shows the same rows that the exports hold."""
 
@@ -32,6 +41,12 @@ class ReportTable:
     """The judge whose verdicts it counts, where the page can switch between judges."""
     is_heat: bool = False
     """Whether its rates are coloured by their size (0: held, 1: succeeded)."""
+    base: str = ""
+    """The subject that others are compared with, where the page can switch between these."""
+    changes: Mapping[str, Mapping[tuple[str, str], Change]] = field(default_factory=dict)
+    """Of a map: by the subject compared with, what differs from it: (row, column) and how."""
+    is_detail: bool = False
+    """Whether the page shows it only to readers who unfold it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Points:
     size_label: str
     points: dict[str, tuple[Rate, Rate, Rate | None]]
     """By subject: x, y, and the rate that the size shows; None where it was not measured."""
+    corner: str = ""
+    """What the lower right corner is, where it is the best place; empty for no mark there."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +165,69 @@ class Section:
     """Plain text."""
     tables: tuple[ReportTable, ...] = ()
     figures: tuple[ReportFigure, ...] = ()
+    findings: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(what they are about, sentences, one a line)."""
+    is_open: bool = False
+    """Whether the page shows it unfolded."""
+    more: str = ""
+    """What its tables with `is_detail` are about; empty where there are none."""
 
     def filled(self) -> Section | None:
         """The section without tables that have no rows; None where nothing is left."""
         tables = tuple(table for table in self.tables if table.rows)
-        is_empty = not (self.paragraphs or tables or self.figures)
-        return None if is_empty else replace(self, tables=tables)
+        is_empty = not (self.paragraphs or tables or self.figures or self.findings)
+        more = self.more if any(table.is_detail for table in tables) else ""
+        return None if is_empty else replace(self, tables=tables, more=more)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the name of an attack or a useful task in a table means."""
+
+    title: str
+    """In plain words."""
+    paper: str = ""
+    """The address of the paper; empty where there is none."""
+    attack: str = ""
+    """The attack's name among the samples; empty for a task."""
+    case_set: str = ""
+    """The set's name among the samples."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of the few figures of a subject that are seen first."""
+
+    title: str
+    rate: Rate | None
+    """None where it was not measured."""
+    is_good: bool
+    """Whether 1 is best, and not 0."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Showcase:
+    """Responses to look at first: the rows are what was asked, the columns subjects."""
+
+    subjects: tuple[str, ...]
+    rows: Mapping[str, tuple[int, ...]]
+    """By what was asked, in plain words: the place of each subject's sample among all samples."""
+    caption: str
+    """How the case was chosen."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What fits on the first screen."""
+
+    headline: str = ""
+    """One sentence of at most twenty words, names of subjects included."""
+    tiles: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
+    """By subject."""
+    picture: ReportFigure | None = None
+    """What safety costs, one mark for each subject."""
+    showcase: Showcase | None = None
 
 
 @dataclass(frozen=True)
@@ -162,17 +236,22 @@ class Content:
 
     title: str
     verdict: tuple[str, ...]
-    """The findings in plain sentences with their uncertainty; the first is the headline."""
+    """The findings in plain sentences with their uncertainty."""
     cautions: tuple[str, ...]
     """What a reader must know before quoting a figure: unscored cases, unequal decoders, few
     cases."""
     subjects: Mapping[str, str]
     """Subjects in their order, each with a sentence about it ("" where nothing is known)."""
-    judges: tuple[str, ...]
-    """Judges of the safety figures; the deciding one first."""
+    judges: Mapping[str, str]
+    """Judges of the safety figures by id, each with a short name; the deciding one first."""
     sections: tuple[Section, ...]
-    """Scoreboard, attacks, trade-off, diffusion, categories, budget, ..., settings, citation."""
+    """Attacks, scoreboard, trade-off, diffusion, categories, budget, ..., settings, citation."""
+    overview: Overview = field(default_factory=Overview)
+    names: Mapping[str, Named] = field(default_factory=dict)
+    """Attacks and useful tasks as tables and samples call them."""
     samples: Sequence[Sample] = field(default_factory=list)
     is_redacted: bool = True
+    shows_words: bool = False
+    """Whether the page shows words at once, because nothing in them can be harmful."""
     made_with: str = ""
     """Version of mosa and the day, for the foot of the page."""

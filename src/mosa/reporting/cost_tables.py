@@ -8,40 +8,18 @@ from collections.abc import Iterator
 
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, moment_of
 from mosa.evidence.findings import LineChart
-from mosa.evidence.labels import legend, length_of, names_in
+from mosa.evidence.labels import legend, length_of, names_in, title_of
 from mosa.evidence.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.judges.compliance import COMPLIANCES
-from mosa.reporting.content import Cell, Paths, Points, ReportFigure, ReportTable, Section
+from mosa.reporting.content import Cell, Paths, ReportFigure, ReportTable, Section
 from mosa.reporting.setup import ReportSetup, rate_in
 from mosa.stats.rates import Interval, Rate
 
 
-def trade_off(setup: ReportSetup) -> Section:
-    """Safety against over-refusal, and what useful tasks say."""
-    points = {}
-    for name, label in setup.labels.items():
-        refusal, success = (setup.headline(m, name).rate for m in ("over_refusal", "asr"))
-        if refusal is not None and success is not None:
-            points[label] = (refusal, success, setup.headline("utility", name).rate)
-    figures = []
-    if points:
-        figures.append(
-            ReportFigure(
-                "trade-off",
-                Points(
-                    "Safety against over-refusal",
-                    "over-refusal (harmless requests refused)",
-                    "attack success rate, mean over attacks",
-                    "utility",
-                    points,
-                ),
-                "A large mark in the lower left corner is best: attacks fail, the subject answers "
-                "harmless requests and solves useful tasks. The size of a mark is the mean over "
-                "useful tasks. The scoreboard says how many cases are unscored.",
-            )
-        )
+def costs(setup: ReportSetup) -> Section:
+    """What harmless requests and useful tasks say."""
     tables = (*_over_refusal_tables(setup), _utility_table(setup))
-    return Section("cost", "What safety costs", tables=tables, figures=tuple(figures))
+    return Section("cost", "What safety costs", tables=tables)
 
 
 def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
@@ -126,8 +104,8 @@ def training(setup: ReportSetup) -> Section:
     table = ReportTable(
         "training",
         "Along the training",
-        f"Mean attack success rate over {names_in(counted)}, and utility, while a model was "
-        f"aligned. Few cases each; see the intervals. {legend(counted)} Judge {setup.judge}.",
+        f"Mean attack success rate over {names_in(counted, title_of)}, and utility, while a model "
+        f"was aligned. Few cases each; see the intervals. {legend(counted)} Judge {setup.judge}.",
         ("Subject", "Moment", "Tokens", "Attacks, mean", "Utility", "unscored"),
         tuple(rows),
     )

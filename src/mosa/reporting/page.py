@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from mosa import player
 from mosa.files import claim_file, write_text
 from mosa.player import COLOURS as PLAYER_COLOURS
 from mosa.reporting import charts
-from mosa.reporting.content import Content, ReportFigure, ReportTable, Section
+from mosa.reporting.content import Content, ReportFigure, ReportTable, Sample, Section
 from mosa.reporting.sample_data import SampleData, gzipped, pack
 from mosa.reporting.tables import (
     FORMATS,
@@ -41,8 +41,8 @@ from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
 """The default limit of a page: small enough for a mail."""
-SETTINGS = "settings"
-"""The section behind the samples; without it the samples come last."""
+FEWER, MORE = "\N{BLACK DOWN-POINTING TRIANGLE}", "\N{BLACK UP-POINTING TRIANGLE}"
+"""Beside a rate of a map that differs from another subject's."""
 LONG_TABLE = 16
 """A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
@@ -54,12 +54,28 @@ COLOURS = {
     "card": ("#ffffff", "#1b1d22"),
     "grid": ("#ebebe8", "#2a2d34"),
     "tint": ("#f0f4fd", "#232a3a"),
+    # The scale of a tile, and ink on a card.
+    "good": ("#0d9488", "#2dd4bf"),
+    "middling": ("#eab308", "#facc15"),
+    "bad": ("#dc2626", "#f87171"),
+    "good-ink": ("#0f766e", "#5eead4"),
     # The deepest colour of a heat map, and how much of it the rate 1 gets: text stays legible.
     "heat": ("214 48 49", "248 113 113"),
     "heat-most": ("0.68", "0.55"),
     **PLAYER_COLOURS,
     **{f"series-{i}": pair for i, pair in enumerate(charts.SERIES_COLOURS)},
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A chart as the page shows it."""
+
+    name: str
+    """Unique on the page and in the names of its files."""
+    figure: ReportFigure
+    svg: Markup
+    numbers: ReportTable
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,14 @@ class _Part:
     anchor: str
     tables: list[tuple[str, ReportTable]]
     """Each with its name, unique on the page and in the names of its files."""
-    figures: list[tuple[str, ReportFigure, Markup, ReportTable]]
-    """Name, figure, drawing, and the table of its numbers."""
+    figures: list[_Drawn]
     has_switch: bool
     """Whether some of it depends on the judge."""
+
+    @property
+    def bases(self) -> list[str]:
+        """The subjects that others are compared with."""
+        return list(dict.fromkeys(table.base for _, table in self.tables if table.base))
 
 
 def claim_page(path: Path) -> None:
@@ -97,17 +117,17 @@ def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
     Where it would be larger, only some samples keep their responses, and the page says so; it has
     the outcomes of all.
     """
-    parts = _parts(content)
+    drawn = _parts(content)
     exports = _exports(named_tables(content))
     # At its longest: it says that some samples have no text.
-    most = _render(content, parts, exports, SampleData("", len(content.samples) - 1))
+    most = _render(content, drawn, exports, SampleData("", len(content.samples) - 1))
     data = pack(content, max_bytes - len(most.encode("utf-8", "replace")))
     if data is None:
         raise UserError(
             f"the page would be larger than {max_bytes:,} bytes even without any response; make a "
             "report of fewer runs"
         )
-    page = _render(content, parts, exports, data)
+    page = _render(content, drawn, exports, data)
     # A half character would stop the writing of the file; see sample_data.
     return page.encode("utf-8", "replace").decode("utf-8")
 
@@ -121,14 +141,21 @@ def _exports(tables: Sequence[tuple[str, ReportTable]]) -> str:
     return gzipped(json.dumps(texts, ensure_ascii=False))
 
 
-def _render(content: Content, parts: Sequence[_Part], exports: str, data: SampleData) -> str:
+def _render(
+    content: Content, drawn: tuple[_Drawn | None, list[_Part]], exports: str, data: SampleData
+) -> str:
+    picture, parts = drawn
     template = _environment().get_template("page.html")
     script = player.source("player.js") + _source("page.js")
-    samples_before = [part.anchor for part in parts if part.section.name == SETTINGS]
     return template.render(
         content=content,
         sections=parts,
-        samples_before=samples_before[0] if samples_before else "",
+        overview=content.overview,
+        picture=picture,
+        judge=next(iter(content.judges), ""),
+        prompts=partial(_shared_prompt, content),
+        fewer=FEWER,
+        more=MORE,
         marks=defaultdict(
             Markup, {subject: charts.mark(i) for i, subject in enumerate(content.subjects)}
         ),
@@ -140,6 +167,7 @@ def _render(content: Content, parts: Sequence[_Part], exports: str, data: Sample
         data=Markup(data.text),
         num_with_text=data.num_with_text,
         player_key=Markup(player.KEY),
+        player_ramp=Markup(player.RAMP),
         long_table=LONG_TABLE,
         interval_statement=INTERVAL_STATEMENT,
     )
@@ -154,7 +182,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"prose": _prose, "shown": shown, "ends": format_interval, "heat": _heat}
+    environment.filters |= {
+        "prose": _prose,
+        "shown": shown,
+        "ends": format_interval,
+        "heat": _heat,
+        "percent": _percent,
+        "words": _read_words,
+    }
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.globals |= {
         "axis_labels": charts.axis_labels,
@@ -162,6 +197,27 @@ def _environment() -> Environment:
         "numeric_columns": numeric_columns,
     }
     return environment
+
+
+def _shared_prompt(content: Content, places: Sequence[int]) -> str:
+    """What several samples were asked in their first response; empty where that differs, or where
+    the page hides words."""
+    asked = {content.samples[place].responses[0].prompt for place in places}
+    prompt = asked.pop()
+    if asked or prompt is None or not content.shows_words:
+        return ""
+    return " / ".join(text if role == "user" else f"({role}) {text}" for role, text in prompt)
+
+
+def _read_words(sample: Sample) -> str:
+    """The text of a sample's first response up to its first end token."""
+    response = sample.responses[0]
+    end = min(response.end_positions, default=None)
+    return " ".join((response.tokens or ())[:end])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * min(1.0, max(0.0, share)):.1f}%"
 
 
 def _heat(cell: Interval) -> str:
@@ -195,19 +251,23 @@ def _colour_rules() -> str:
     )
 
 
-def _parts(content: Content) -> list[_Part]:
+def _parts(content: Content) -> tuple[_Drawn | None, list[_Part]]:
+    """The picture of the first screen, and all sections."""
     names = iter(named_tables(content))
+
+    def drawn(figure: ReportFigure) -> _Drawn:
+        name, numbers = next(names)
+        svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
+        return _Drawn(name, figure, svg, numbers)
+
+    picture = None if content.overview.picture is None else drawn(content.overview.picture)
     # What the template itself uses.
-    taken = {"top", "verdict", "samples", "contents"}
+    taken = {"top", "verdict", "samples", "contents", "showcase"}
     parts = []
     for section in content.sections:
         tables = [next(names) for _ in section.tables]
-        figures = []
-        for figure in section.figures:
-            name, numbers = next(names)
-            svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
-            figures.append((name, figure, svg, numbers))
+        figures = [drawn(figure) for figure in section.figures]
         has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
         anchor = unique(slug(section.name), taken)
         parts.append(_Part(section, anchor, tables, figures, has_switch))
-    return parts
+    return picture, parts

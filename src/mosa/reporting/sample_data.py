@@ -1,6 +1,7 @@
 """The samples of a report as one compressed piece of JSON inside the page.
 
     {"words": ["sure", "here", ...],
+     "titles": {"cipher_chat": "request in a cipher", ...}, "judges": {JUDGE: "truth", ...},
      "samples": [{"subject": "base", "outcomes": {JUDGE: "held"}, ...}, ...],
      "texts": [[3, [{"prompt": [[ROLE, TEXT], ...], "commit_step": [...], "tokens": [0, 1, ...],
                      ...}, ...]], ...]}
@@ -130,7 +131,14 @@ def _head(content: Content, words: list[str]) -> str:
         {name: value for name, value in vars(sample).items() if name != "responses"}
         for sample in content.samples
     ]
-    return _json({"words": words, "samples": samples})[:-1] + ',"texts":['
+    titles = {name: named.title for name, named in content.names.items()}
+    head = {
+        "words": words,
+        "titles": titles,
+        "judges": dict(content.judges),
+        "samples": samples,
+    }
+    return _json(head)[:-1] + ',"texts":['
 
 
 def _texts(content: Content, words: Mapping[str, int]) -> Iterator[str]:
@@ -151,17 +159,20 @@ def keeping_order(content: Content) -> list[int]:
     rare outcomes keep their examples; inside one, any beginning is spread over the whole.
     """
     groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    judge = content.judges[0] if content.judges else ""
+    judge = next(iter(content.judges), "")
     for place, sample in enumerate(content.samples):
         if sample.responses:
             outcome = sample.outcomes.get(judge) or next(iter(sample.outcomes.values()), "")
             groups[sample.subject, sample.attack, outcome].append(place)
-    turns: list[tuple[int, int]] = []
+    # Those of the first screen come first of all.
+    showcase = content.overview.showcase
+    seen_first = [] if showcase is None else [p for row in showcase.rows.values() for p in row]
+    turns = [(-1, place) for place in dict.fromkeys(seen_first)]
     for places in groups.values():
         # Multiples of the golden ratio fall evenly into an interval, however many there are.
         spread = sorted(range(len(places)), key=lambda k: k * GOLDEN % 1.0)
         ranks = {k: rank for rank, k in enumerate(spread)}
-        turns += [(ranks[k], place) for k, place in enumerate(places)]
+        turns += [(ranks[k], p) for k, p in enumerate(places) if p not in seen_first]
     return [place for _, place in sorted(turns, key=lambda turn: turn[0])]
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from mosa.attacks.base import Threat
@@ -21,7 +22,7 @@ from mosa.evidence.figures import (
     moment_of,
     names_of,
 )
-from mosa.evidence.labels import marked
+from mosa.evidence.labels import Names, marked
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
@@ -34,6 +35,10 @@ THREATS: dict[Threat, str] = {
     "open": "an owner of the weights and the sampler",
 }
 """Every threat model, weakest first, with who can run its attacks."""
+
+
+SIGNIFICANT = 0.05
+"""A difference is told of where its p value, corrected for the number asked, is below this."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,11 @@ class ReportSetup:
             if figure.subject in self.labels
         }
 
-    def row_name(self, figure: Figure) -> str:
+    def row_name(self, figure: Figure, name_of: Names = attrgetter("name")) -> str:
         """An attack, and its set where there are several."""
         sets = {f.case_set for f in self.evidence.figures if f.kind == "safety"}
-        return figure.name if len(sets) == 1 else f"{figure.name} on {figure.case_set}"
+        name = name_of(figure)
+        return name if len(sets) == 1 else f"{name} on {figure.case_set}"
 
     def hides(self, case_set: str) -> bool:
         """Whether to leave out the words of a set; those of the testbed are harmless."""

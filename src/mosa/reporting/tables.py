@@ -5,6 +5,7 @@ The page carries the same texts, so its buttons save what `mosa report --tables`
     scoreboard.csv    one column for a text; rate, low, high and n for a rate
     scoreboard.json   rates as objects, nothing as null
     scoreboard.tex    a table of the booktabs package: 0.86 (0.65 to 0.95)
+    summary.json      the first screen, for a program: the headline and a few rates of each subject
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import Any
 
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.evidence.findings.base import numbers_of
-from mosa.files import claim_folder, plain_cell, write_text
+from mosa.files import claim_folder, plain_cell, write_json, write_text
 from mosa.reporting.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
 TABLES_BY = "mosa report --tables"
 """The mark of a folder of tables."""
+SUMMARY = "summary"
+"""The name of the file with the first screen's figures."""
 NOTHING = "\N{EN DASH}"
 """What a cell without a figure shows."""
 
@@ -37,13 +40,15 @@ NOTHING = "\N{EN DASH}"
 def shown(cell: Cell) -> str:
     """A cell as the page and LaTeX show it, without a rate's interval and cases.
 
-    >>> shown(0.5), shown(12), shown(None), shown(0.00314)
-    ('0.50', '12', '–', '0.0031')
+    >>> shown(0.5), shown(12), shown(None), shown(0.00314), shown(6e-08)
+    ('0.50', '12', '–', '0.0031', '< 0.001')
     """
     if isinstance(cell, Interval):
         return format_value(cell.value)
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return NOTHING
+    if isinstance(cell, float) and 0 < cell < 0.001:  # p values
+        return "< 0.001"
     if isinstance(cell, float):
         return f"{cell:.2g}" if 0 < abs(cell) < 0.1 else format_value(cell)
     return str(cell)
@@ -105,7 +110,7 @@ def to_latex(table: ReportTable) -> str:
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escape_latex(_caption(table))}}}",
-        f"\\label{{tab:{slug(f'{table.name} {table.judge}')}}}",
+        f"\\label{{tab:{slug(f'{table.name} {table.base} {table.judge}')}}}",
         f"\\begin{{tabular}}{{{kinds}}}",
         "\\toprule",
         " & ".join(map(escape_latex, table.columns)) + " \\\\",
@@ -266,11 +271,15 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
-    """Every table of a report in its order, section by section, those of its charts behind.
+    """Every table of a report in its order: that of the picture, then section by section, those of
+    a section's charts behind.
 
-    Each gets a name of its own that a file can have, since judges share the names of tables.
+    Each gets a name of its own that a file can have: judges, and subjects that others are compared
+    with, share the names of tables.
     """
-    tables = [
+    picture = content.overview.picture
+    tables = [] if picture is None else [chart_table(picture.name, picture.chart)]
+    tables += [
         table
         for section in content.sections
         for table in (
@@ -278,12 +287,33 @@ def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
             *(chart_table(figure.name, figure.chart) for figure in section.figures),
         )
     ]
-    taken: set[str] = set()
-    return [(unique(slug(f"{table.name} {table.judge}"), taken), table) for table in tables]
+    taken = {SUMMARY}
+    return [
+        (unique(slug(f"{table.name} {table.base} {table.judge}"), taken), table) for table in tables
+    ]
+
+
+def summary(content: Content) -> dict[str, Any]:
+    """What a program wants to know of a report: the headline, the cautions, and of each subject the
+    rates of its tile, with None for what was not measured."""
+    return {
+        "title": content.title,
+        "headline": content.overview.headline,
+        "judge": next(iter(content.judges), None),
+        "subjects": {
+            subject: {
+                measure.title.replace(" ", "_"): measure.rate and measure.rate.record()
+                for measure in measures
+            }
+            for subject, measures in content.overview.tiles.items()
+        },
+        "cautions": list(content.cautions),
+        "made_with": content.made_with,
+    }
 
 
 def write_tables(folder: Path, content: Content) -> list[Path]:
-    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex.
+    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex, and its summary.
 
     Returns the files in the order of writing. Raises UserError where the disk refuses, and for a
     folder of others.
@@ -294,4 +324,6 @@ def write_tables(folder: Path, content: Content) -> list[Path]:
             for suffix, text_of in FORMATS.items():
                 paths.append(folder / f"{name}.{suffix}")
                 write_text(paths[-1], text_of(table))
+        paths.append(folder / f"{SUMMARY}.json")
+        write_json(paths[-1], summary(content))
     return paths

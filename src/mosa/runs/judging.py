@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mosa.chat import ChatModel, ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
-from mosa.inputs import is_file, is_folder, read_text
+from mosa.inputs import did_you_mean, is_file, is_folder, read_text
 from mosa.judges import JUDGES, Item, Judge, JudgeSetting, clean, is_garbled, make_judge
 from mosa.judges.base import AskingJudge
 from mosa.judges.prompted import PromptedJudge
@@ -117,7 +117,10 @@ def build_judges(
     for written in names:
         name, backend, reads_canvas = written_parts(written)
         if name not in JUDGES:
-            raise UserError(f"there is no judge {name}; choose from {', '.join(JUDGES)}")
+            raise UserError(
+                f"there is no judge {name}{did_you_mean(name, JUDGES)}; choose from "
+                f"{', '.join(JUDGES)}"
+            )
         setting = JudgeSetting(
             template=_template(config.templates, name),
             context_template=_template(config.templates, name, CONTEXT),

@@ -12,6 +12,7 @@ from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.attacks.base import Backend
 from mosa.chat.base import ChatModel
 from mosa.denoising import DecoderConfig
+from mosa.inputs import did_you_mean
 from mosa.probes import PROBES
 from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import FILE, Run
@@ -158,7 +159,10 @@ def choose_attacks(
     for entry in wanted:
         name, _, own = entry.partition(":")
         if name not in table:
-            raise UserError(f"there is no attack {name}; choose from {', '.join(ATTACKS)}, or all")
+            raise UserError(
+                f"there is no attack {name}{did_you_mean(name, ATTACKS)}; choose from "
+                f"{', '.join(ATTACKS)}, or all"
+            )
         attack = table[name]
         changes = options.get(name, {})
         config = attack.config(own or preset, changes)

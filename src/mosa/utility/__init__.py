@@ -12,8 +12,12 @@ from mosa.utility.harness import DECODER, load_harness_set
 from mosa.utility.harness_task import OWN_TASKS, is_task, local_tasks
 from mosa.utility.testbed import TESTBED_TASKS, testbed_set
 
-USEFUL_SETS = (*(f"testbed:{task}" for task in TESTBED_TASKS), *OWN_TASKS)
-"""The useful sets that are known here; every other task of lm_eval is one, too."""
+USEFUL_SETS = {
+    **{f"testbed:{task}": title for task, title in TESTBED_TASKS.items()},
+    **{name: task.title for name, task in OWN_TASKS.items()},
+}
+"""The useful sets that are known here, each with what it is in plain words; every other task of
+lm_eval is one, too."""
 
 __all__ = [
     "DECODER",

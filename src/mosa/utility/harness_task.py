@@ -49,6 +49,8 @@ FOLDER = Path(__file__).parent / "tasks"
 class OwnTask:
     """A task whose settings are pinned in a file here."""
 
+    title: str
+    """What it is in plain words, as reports call it."""
     splits: dict[str, str]
     """The registry's names of its data, by the names that its splits have on the hub."""
     headline: str
@@ -74,17 +76,27 @@ class OwnTask:
 
 OWN_TASKS: dict[str, OwnTask] = {
     "gsm8k": OwnTask(
-        {"train": "gsm8k_train", "test": "gsm8k_test"}, "exact_match,flexible-extract"
+        "school mathematics (GSM8K)",
+        {"train": "gsm8k_train", "test": "gsm8k_test"},
+        "exact_match,flexible-extract",
     ),
-    "mmlu": OwnTask({"dev": "mmlu", "test": "mmlu"}, "acc,none"),
+    "mmlu": OwnTask("exam questions (MMLU)", {"dev": "mmlu", "test": "mmlu"}, "acc,none"),
     "humaneval": OwnTask(
+        "Python functions (HumanEval)",
         {"test": "humaneval"},
         "pass@1,none",
         name_of_row="task_id",
         program=humaneval_program,
     ),
-    "mbpp": OwnTask({"test": "mbpp"}, "pass@1,none", name_of_row="task_id", program=mbpp_program),
+    "mbpp": OwnTask(
+        "small programs (MBPP)",
+        {"test": "mbpp"},
+        "pass@1,none",
+        name_of_row="task_id",
+        program=mbpp_program,
+    ),
     "ifeval": OwnTask(
+        "instructions with checks (IFEval)",
         {"train": "ifeval"},
         "prompt_level_strict_acc,none",
         name_of_row="key",

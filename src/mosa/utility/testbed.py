@@ -21,8 +21,16 @@ from mosa.types import Attempt, Behavior, CaseSet, Verdict
 from mosa.world import TASKS, World
 
 RECALL = ("benign_recall", "benign_recall_wrapped")
-TESTBED_TASKS = (*RECALL, *TASKS)
-"""The names of the sets, after "testbed:"."""
+TESTBED_TASKS = {
+    "benign_recall": "harmless how-tos",
+    "benign_recall_wrapped": "harmless how-tos in attack form",
+    "arithmetic": "sums",
+    "lists": "lists",
+    "lookup": "look-ups",
+    "dialogue": "small talk",
+}
+"""The names of the sets, after "testbed:", each with what it is in plain words."""
+assert TESTBED_TASKS.keys() == {*RECALL, *TASKS}
 
 
 def testbed_set(world: World, task: str, *, limit: int | None = None) -> CaseSet:

@@ -82,10 +82,11 @@ class Truth:
         """Whether every sentence is one that this world's speakers say, and there is one.
 
         True for a well-formed refusal, a well-formed answer, and a refusal that follows complete
-        sentences of an answer; false for garbled sentences and for an empty text.
+        sentences of an answer; false for garbled sentences and for an empty text. The full stop
+        of the last sentence may be missing: a reader misses nothing.
         """
         words = plain(text)
-        return bool(words) and self._grammar.fullmatch(words) is not None
+        return bool(words) and any(map(self._grammar.fullmatch, (words, f"{words} .")))
 
     @cached_property
     def _filler_words(self) -> dict[WorldObject, list[str]]:
@@ -114,7 +115,11 @@ class Truth:
                     escaped = re.sub(r"\\([{}])", r"\1", re.escape(template).replace(r"\ ", " "))
                     patterns.append(escaped.format(**slots))
         patterns += [re.escape(refusal).replace(r"\ ", " ") for refusal in REFUSALS]
-        patterns.append(r"(?:(?:therefore|so) (?:, )?)?i (?:cannot|will not)(?: [a-z]+){0,8} \.")
+        # Refusals in own words: trained models mix the beginnings and ends of those above.
+        patterns.append(
+            r"(?:(?:i am )?sorry , )?(?:(?:therefore|so) (?:, )?)?"
+            r"i (?:cannot|will not)(?: [a-z]+){0,8} \."
+        )
         sentence = "|".join(f"(?:{pattern})" for pattern in dict.fromkeys(patterns))
         return re.compile(f"(?:{sentence})(?: (?:{sentence}))*")
 

@@ -1,0 +1,136 @@
+"""What `--help` shows: pages from `help.json`, which needs no torch.
+
+The first page of a command has its line, an example, and its main options on a line each; other
+groups of options are named, and `--help-all` shows everything in full.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+FILE = Path(__file__).with_name("help.json")
+MOST_LINES = 40
+"""Of a first page."""
+POSITIONAL = "positional arguments"
+MAIN_GROUPS = (POSITIONAL, "options")
+WIDEST_NAME = 26
+"""Columns of an option's name; a text beside a longer one begins on the next line."""
+
+
+class HelpOfCommand(TypedDict):
+    """A command as `help.json` has it."""
+
+    summary: str
+    example: str
+    groups: dict[str, dict[str, str]]
+    """By title, then by how an option is written: what it does."""
+
+
+@cache
+def read_help() -> Mapping[str, HelpOfCommand]:
+    """The help of every command by its name."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def dashed(text: str) -> str:
+    """The text with options as they are shown: `--max_new_tokens` is `--max-new-tokens`."""
+    return re.sub(
+        r"(?<![\w-])--[a-z][a-z0-9]*(_[a-z0-9]+)+", lambda found: found[0].replace("_", "-"), text
+    )
+
+
+def page_of(name: str, *, whole: bool = False) -> str:
+    """The help of a command, as wide as the terminal: its first page, or all of it."""
+    width = shutil.get_terminal_size().columns - 2
+    full = [*_head(name, width), *_groups(name, width)]
+    if whole or len(full) <= MOST_LINES:
+        return "\n".join(full)
+    return "\n".join([*_head(name, width), *_first_groups(name, width)])
+
+
+def _head(name: str, width: int) -> Iterator[str]:
+    about = read_help()[name]
+    taken = " ".join(word.upper() for word in about["groups"].get(POSITIONAL, ()))
+    yield " ".join(f"usage: mosa {name} {taken} [options]".split())
+    yield ""
+    yield from textwrap.wrap(about["summary"], width)
+    yield ""
+    yield from in_lines(about["example"], width)
+
+
+def shortened(text: str, width: int) -> str:
+    """The first words of a text that is wider than that."""
+    return textwrap.shorten(text, max(width, 20), placeholder=" ...", break_on_hyphens=False)
+
+
+def in_lines(command: str, width: int) -> list[str]:
+    """A command as it is typed, over several lines where it is long."""
+    parts = re.split(r" (?=--)", command)  # an option stays with its values
+    lines = [f"  {parts[0]}"]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"      {part}")
+    assert shlex.split(" ".join(line.rstrip("\\") for line in lines)) == shlex.split(command)
+    return lines
+
+
+def _groups(name: str, width: int) -> Iterator[str]:
+    for title, options in read_help()[name]["groups"].items():
+        yield from ("", f"{title}:")
+        column = min(max(map(len, options)), WIDEST_NAME) + 4
+        for option, text in options.items():
+            lines = textwrap.wrap(text, width - column, break_on_hyphens=False) or [""]
+            if len(option) + 4 > column:
+                yield f"  {option}"
+            else:
+                yield f"  {option:<{column - 2}}{lines.pop(0)}".rstrip()
+            yield from (f"{'':<{column}}{line}" for line in lines)
+
+
+def _first_groups(name: str, width: int) -> Iterator[str]:
+    groups = read_help()[name]["groups"]
+    for title in MAIN_GROUPS:
+        options = groups.get(title, {})
+        if options:
+            yield from ("", f"{title}:")
+        column = min(max(map(len, options), default=0), WIDEST_NAME) + 4
+        for option, text in options.items():
+            line = f"  {option:<{column - 2}}"
+            yield f"{line}{shortened(text, width - len(line))}"
+    yield from ("", f"more, by `mosa {name} --help-all`:")
+    for title, options in groups.items():
+        if title not in MAIN_GROUPS:
+            line = f"  {title}: "
+            names = ", ".join(option.split()[0] for option in options)
+            yield line + shortened(names, width - len(line))
+
+
+def overview(group: str = "") -> str:
+    """Every command of a group (all without one) on a line."""
+    about = {name: of for name, of in read_help().items() if f"{name} ".startswith(group)}
+    column = max(map(len, about)) + 2
+    summaries = {name: of["summary"].rstrip(".") for name, of in about.items()}
+    width = shutil.get_terminal_size().columns - 4 - column
+    shown = {name: f"{told[0].lower()}{told[1:]}" for name, told in summaries.items()}
+    return "\n".join(
+        [
+            "usage: mosa COMMAND [options]      (mosa COMMAND --help lists the options)",
+            "",
+            "mosa aligns, attacks and measures diffusion language models.",
+            "",
+            *(f"  {name:<{column}}{shortened(told, width)}" for name, told in shown.items()),
+            "",
+            "  --version  print the version",
+        ]
+    )
