@@ -50,7 +50,9 @@ def message_of(turn: object) -> Message:
     if isinstance(turn, Message):
         return turn
     roles = get_args(Role)
-    parts = cast(Mapping[str, object], turn) if isinstance(turn, Mapping) else {}
+    parts: dict[str, object] = {}
+    if isinstance(turn, Mapping):
+        parts = dict(cast(Mapping[str, object], turn))
     role, content = parts.get("role"), parts.get("content")
     if len(parts) != 2 or role not in roles or not isinstance(content, str):
         raise UserError(
