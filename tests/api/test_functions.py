@@ -299,7 +299,7 @@ def test_messages_may_be_dictionaries(shallow):
     """In every place: one dialogue, several, with a system turn."""
     plain = [{"role": "user", "content": REQUEST}]
     history = [*plain, {"role": "assistant", "content": "no ."}, *plain]
-    meant = [Message(turn["role"], turn["content"]) for turn in history]
+    meant = [Message("user", REQUEST), Message("assistant", "no ."), Message("user", REQUEST)]
     both = mosa.sample(shallow, [plain, history], **QUICK)
     for found, same in ((plain, REQUEST), (history, meant)):
         one = mosa.sample(shallow, found, **QUICK)
