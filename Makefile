@@ -44,8 +44,8 @@ attacks: $(STAMP)  ## every attack against the demo's four models (the tables in
 		--attacks all,tap:middle_smoke,ept:middle_smoke,adv_prefix:middle_smoke \
 		--preset smoke --sets testbed --limit 20 \
 		--judges truth,truth@canvas,refusal --out runs/attacks
-	@$(RUN)/mosa results runs/attacks --matrix --by-variant --judge truth/1/world-0
-	@$(RUN)/mosa results runs/attacks --paper --judge truth/1/world-0
+	@$(RUN)/mosa results runs/attacks --matrix --by-variant --judge truth/2/world-0
+	@$(RUN)/mosa results runs/attacks --paper --judge truth/2/world-0
 
 tables: $(STAMP)  ## methods over three training seeds, a factorial, windows: runs/tables/tables.md (takes hours)
 	@$(RUN)/mosa testbed tables --out runs/tables

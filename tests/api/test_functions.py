@@ -132,7 +132,7 @@ def test_arguments_have_the_names_and_defaults_of_the_options(command, words):
 
 def test_a_run_says_what_it_holds(run):
     told = repr(run)
-    for part in (str(run.folder), "testbed:benign", "prefill", "6 tasks done", "truth/1/world-0"):
+    for part in (str(run.folder), "testbed:benign", "prefill", "6 tasks done", "truth/2/world-0"):
         assert part in told
     assert run.problems() == []
 
@@ -146,8 +146,8 @@ def test_results_are_a_table_and_a_data_frame(run):
         assert row["low"] <= row["rate"] == rates[row["name"], row["measure"]] <= row["high"]
     assert "prefill on testbed" in repr(found) and "<td" in found._repr_html_()
     assert repr(found[0]).startswith("<Figure direct on testbed, testbed: success ")
-    assert [f.judge for f in run.results(judge="truth/1/world-0")] == [f.judge for f in found]
-    with refuses("pair", "truth/1/world-0"):
+    assert [f.judge for f in run.results(judge="truth/2/world-0")] == [f.judge for f in found]
+    with refuses("pair", "truth/2/world-0"):
         run.results(judge="pair")
 
 
@@ -160,10 +160,10 @@ def test_without_pandas_one_sentence_says_so(run, monkeypatch):
 def test_samples_are_chosen_by_what_came_of_them_and_played(run, capsys):
     for sample in run.samples(attack="prefill"):
         assert sample.attack == "prefill"
-    outcomes = {sample.outcomes["truth/1/world-0"] for sample in run.samples(case_set="testbed")}
+    outcomes = {sample.outcomes["truth/2/world-0"] for sample in run.samples(case_set="testbed")}
     for outcome in outcomes:
         found = run.samples(case_set="testbed", outcome=outcome)
-        assert {sample.outcomes["truth/1/world-0"] for sample in found} == {outcome}
+        assert {sample.outcomes["truth/2/world-0"] for sample in found} == {outcome}
     sample = run.samples(attack="direct", case_set="testbed")[0]
     sample.show()
     told = capsys.readouterr().out
@@ -229,7 +229,7 @@ def test_what_cannot_be_run_is_refused(shallow, tmp_path, wrong, names):
 def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
     async def cell() -> None:
         judged = mosa.judge(run, "truth@canvas", progress=False)
-        assert "truth/1/world-0@canvas" in repr(judged)
+        assert "truth/2/world-0@canvas" in repr(judged)
         page = mosa.report([run], tmp_path / "report.html", title="A title")
         text = Path(page).read_text(encoding="utf-8")
         assert "A title" in text and page.content.samples and repr(page).endswith("all words>")

@@ -81,8 +81,8 @@ def report(
     if folder is not None:
         if folder.absolute() in Path(out).absolute().parents:
             raise UserError(
-                f"the page {out} is in the folder {folder}, which is for tables alone; "
-                "put the page beside it"
+                f"the page of --out is in the folder {folder} of --tables, which is for tables "
+                "alone; put the page beside it"
             )
         check_folder(folder, TABLES_BY)
     content = build(
