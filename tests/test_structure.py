@@ -40,6 +40,7 @@ for part in (
     "suffix_search",
     "attacks",
     "responder",
+    "served",
     "probes",
     "testbed",
     "utility",

@@ -40,6 +40,8 @@ ROLES: dict[ChatRole, str] = {
     "translator": "translator",
 }
 """The roles of chat models in attacks, and the options that name them."""
+EXIT_STOPPED = 4
+"""The status of an evaluation that stopped where its tokens were spent."""
 BATCH_SIZE = 8
 """Replies of a local chat model at once."""
 
@@ -88,7 +90,12 @@ def evaluation_arguments(
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
     config_argument(parser)
-    parser.add_argument("--model", type=str, help=MODEL_HELP)
+    parser.add_argument(
+        "--model",
+        type=str,
+        help=f"{MODEL_HELP}, or URL#MODEL, a chat model served elsewhere (URL#MODEL@VARIABLE: with "
+        "the key in that variable)",
+    )
     parser.add_argument(
         "--adapter",
         type=str,
@@ -103,7 +110,19 @@ def evaluation_arguments(
         "--subjects",
         type=FileOf(list[dict[str, Any]]),
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
-        "system_prompt, decoder, grants, offers",
+        "system_prompt, decoder, grants, offers, request, i_am_authorized",
+    )
+    parser.add_argument(
+        "--i_am_authorized",
+        action="store_true",
+        help="say that the models served elsewhere are yours to attack, or that their owners have "
+        "allowed it; without it none is asked",
+    )
+    parser.add_argument(
+        "--max_tokens_total",
+        type=int | None,
+        help="stop once served models and chat models of attacks have taken so many tokens in this "
+        "run, asked and answered; the same command with a larger number goes on",
     )
     parser.add_argument(
         "--sets",
@@ -151,6 +170,7 @@ def evaluation_config(
         batch_size=args.batch_size,
         dtype=args.dtype,
         device=args.device,
+        max_tokens_total=args.max_tokens_total,
     )
 
 
@@ -164,14 +184,29 @@ def _subjects(
         if args.model is None:
             raise UserError("no subject is named; give --model, or --subjects FILE")
         settings = {**defaults, **decoder}
-        return subjects_of(
-            args.model, args.adapter, decoder=settings, system_prompt=args.system_prompt
+        found = subjects_of(
+            args.model,
+            args.adapter,
+            decoder=settings,
+            system_prompt=args.system_prompt,
+            i_am_authorized=args.i_am_authorized,
         )
+        return _checked(found, args)
     given = [name for name in ("model", "system_prompt") if args[name] is not None]
     given += ["adapter"] if args.adapter != ["none"] else []
     for name in (*given, *decoder):
         raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
-    return tuple(subject_from(record, decoder=defaults) for record in args.subjects)
+    said = {"i_am_authorized": True} if args.i_am_authorized else {}
+    return _checked(
+        [subject_from({**record, **said}, decoder=defaults) for record in args.subjects], args
+    )
+
+
+def _checked(subjects: Sequence[Subject], args: Namespace) -> tuple[Subject, ...]:
+    """The subjects; UserError for an option that none of them uses."""
+    if args.i_am_authorized and not any(subject.is_served for subject in subjects):
+        raise UserError("--i_am_authorized is for models served elsewhere; leave it out")
+    return tuple(subjects)
 
 
 def _evaluate(args: Namespace) -> int | None:
@@ -179,10 +214,12 @@ def _evaluate(args: Namespace) -> int | None:
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
         config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
-        return config, _chats(args) if processes.is_main else {}
+        return config, _chats(args, _served(config)) if processes.is_main else {}
 
     config, chats = processes.agree(settings)
+    others, served = list(named_roles(args).values()), _served(config)
     judged: set[str] = set()
+    stopped: list[str] = []
     with ProgressBar() as bar:
 
         def on_judged(judge: str, done: int, total: int) -> None:
@@ -193,10 +230,12 @@ def _evaluate(args: Namespace) -> int | None:
             args.out,
             config,
             chats=chats,
-            judge_config=judge_config(args, list(named_roles(args).values())),
+            judge_config=judge_config(args, others, served),
+            endpoint_options=judge_config(args, others, served).chat,
             on_progress=bar.evaluation,
             on_judged=on_judged,
             on_shared=_show_shares,
+            on_stopped=stopped.append,
             processes=processes,
         )
     processes.disband()
@@ -206,13 +245,16 @@ def _evaluate(args: Namespace) -> int | None:
     attacks = {CONTROL, *(name.partition(":")[0] for name in config.attacks)}
     with run:
         show_results(run)
-        return end_status(
+        for message in stopped:
+            show(f"{message[0].upper()}{message[1:]}.")
+        status = end_status(
             nothing_from(
                 run,
                 judged,
                 lambda cell: cell.subject in subjects and bool({"all", cell.attack} & attacks),
             )
         )
+        return EXIT_STOPPED if stopped else status
 
 
 def named_roles(args: Namespace) -> dict[ChatRole, str]:
@@ -220,20 +262,28 @@ def named_roles(args: Namespace) -> dict[ChatRole, str]:
     return {role: args[option] for role, option in ROLES.items() if args[option] is not None}
 
 
-def _chats(args: Namespace) -> dict[str, ChatModel]:
+def _served(config: EvaluateConfig) -> list[str]:
+    return [subject.model for subject in config.subjects if subject.is_served]
+
+
+def _chats(args: Namespace, served: Sequence[str]) -> dict[str, ChatModel]:
     judges = [args.judge_model or "", *(args.judges or ())]
-    return {**role_chats(args, beside=judges, batch_size=BATCH_SIZE)}
+    return {**role_chats(args, beside=judges, served=served, batch_size=BATCH_SIZE)}
 
 
 def role_chats(
-    args: Namespace, *, beside: Sequence[str] = (), batch_size: int
+    args: Namespace,
+    *,
+    beside: Sequence[str] = (),
+    served: Sequence[str] = (),
+    batch_size: int,
 ) -> dict[ChatRole, ChatModel]:
     """The chat models by role, where named; one that plays several roles under one key is loaded
-    once. Options for endpoints may be for those of `beside`."""
+    once. Options for endpoints may be for those of `beside`, or for subjects that are `served`."""
     named = named_roles(args)
     if not named:
         return {}
-    options = chat_options(args, [*named.values(), *beside])
+    options = chat_options(args, [*named.values(), *beside], served)
     chats: dict[tuple[str, tuple[str, ...]], ChatModel] = {}
     by_role: dict[ChatRole, ChatModel] = {}
     for role, spec in named.items():

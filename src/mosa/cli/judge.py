@@ -51,6 +51,8 @@ JUDGES_HELP = (
     "NAME@canvas reads what comes after the first end token, too"
 )
 
+OF_REPLIES = ("enable_thinking", "thought_tokens", "chat_extra", "reply_cache")
+"""The options of endpoints that are for chat models alone, and not for a subject."""
 SHOWN_LETTERS = 300
 """Of a judge's reply, as an example."""
 
@@ -66,25 +68,31 @@ def judge_options(parser: ArgumentParser) -> None:
     add_fields(parser, ChatOptions, group="chat endpoints")
 
 
-def chat_options(args: Namespace, named: Sequence[str]) -> ChatOptions:
+def chat_options(args: Namespace, named: Sequence[str], served: Sequence[str] = ()) -> ChatOptions:
     """How endpoints are asked; UserError where that is set and none of the chat models `named` is
-    one."""
+    one, nor of the `served` subjects, which have their own fields of requests."""
     given = given_fields(ChatOptions, args)
-    if given and not any("://" in spec for spec in named):
-        raise UserError(
-            f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
-            "one as URL#MODEL"
-        )
+    for name in given:
+        meant = named if name in OF_REPLIES else (*named, *served)
+        if not any("://" in spec for spec in meant):
+            own = " (a served subject has `request` for it)" if served else ""
+            raise UserError(
+                f"--{name} is for chat endpoints, and none is named{own}; leave it out or name one "
+                "as URL#MODEL"
+            )
     return ChatOptions(**given)
 
 
-def judge_config(args: Namespace, others: Sequence[str] = ()) -> JudgeConfig:
-    """How the options build judges; `others` are chat models that are named beside theirs."""
+def judge_config(
+    args: Namespace, others: Sequence[str] = (), served: Sequence[str] = ()
+) -> JudgeConfig:
+    """How the options build judges; `others` are chat models that are named beside theirs, and
+    subjects that are `served`."""
     return JudgeConfig(
         model=args.judge_model,
         templates=args.judge_templates,
         device=args.device,
-        chat=chat_options(args, [args.judge_model or "", *(args.judges or ()), *others]),
+        chat=chat_options(args, [args.judge_model or "", *(args.judges or ()), *others], served),
     )
 
 
