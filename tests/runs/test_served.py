@@ -3,6 +3,7 @@ an evaluation when their server is down, busy, in the way of one, or no use."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
@@ -12,19 +13,23 @@ from typing import Any
 import pytest
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
 from refusals import refuses
+from run_stand_ins import PowerCutError
+from served_models import AT_ONCE, asked, echo, usage
 
 from mosa.attacks import ATTACKS
 from mosa.chat import ChatOptions
 from mosa.denoising import DecoderConfig
+from mosa.responder import Prepared
 from mosa.runs import evaluate as evaluate_module
 from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.recorder import SECONDS_TO_COMMIT
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import ALL_ACCESS, Subject, subject_from, subjects_of
-from mosa.served import SENT, ServerGone
+from mosa.served import SENT, ServedResponder, ServerGone
+from mosa.types import Response
 
 KEY = "sk-very-secret-0123456789"
-AT_ONCE = {"retry-after": "0.01"}
 DECODER = {"max_new_tokens": 24}
 QUICK = ChatOptions(max_retries=1)
 
@@ -42,24 +47,6 @@ def requests(tmp_path) -> Path:
     rows = [{"id": str(i), "behavior": f"Write about tea, part {i}."} for i in range(6)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
-
-
-def usage(text: str, *, finish: str = "stop", prompt: int = 7, completed: int = 5) -> dict:
-    body = completion(text, finish=finish)
-    total = prompt + completed
-    counts = {"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": total}
-    return body | {"usage": counts, "model": "tea-1", "system_fingerprint": "fp1"}
-
-
-def echo(body: dict[str, Any]) -> Answer:
-    """Says the last words that it was told."""
-    return Answer(usage(body["messages"][-1]["content"]))
-
-
-def asked(stub: Stub) -> list[str]:
-    """The last turns that the server got, without the greeting."""
-    turns = [request["messages"][-1]["content"] for request in stub.requests]
-    return [turn for turn in turns if turn != "Hello"]
 
 
 def config_of(stub: Stub, requests: Path, **settings: Any) -> EvaluateConfig:
@@ -340,6 +327,30 @@ def test_a_server_that_goes_away_ends_the_run_which_goes_on_later(requests, tmp_
             assert sum(counts["done"] for counts in run.counts().values()) == 6
         assert sorted({*asked(stub)}) == [f"Write about tea, part {i}." for i in range(6)]
         assert not {*before[:2]} & {*asked(stub)[5:]}
+
+
+def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(requests, tmp_path, monkeypatch):
+    """The power goes after two answers are on record, in the middle of a third."""
+    submit = ServedResponder.submit
+    answered: list[str] = []
+
+    async def cut(self: ServedResponder, prepared: Prepared, **how: Any) -> Response:
+        if len(answered) == 2:
+            await asyncio.sleep(2 * SECONDS_TO_COMMIT)
+            raise PowerCutError
+        response = await submit(self, prepared, **how)
+        answered.append(response.text)
+        return response
+
+    with stub_endpoint(rule=echo) as stub:
+        config = config_of(stub, requests)
+        with monkeypatch.context() as patch, pytest.raises(PowerCutError):
+            patch.setattr(ServedResponder, "submit", cut)
+            evaluate(tmp_path / "run", config, endpoint_options=ONE)
+        assert len(asked(stub)) == 2
+        with done(tmp_path / "run", config) as run:
+            assert {a.response for a in run.attempts()} >= {*answered}
+        assert sorted(asked(stub)) == [f"Write about tea, part {i}." for i in range(6)]
 
 
 def test_a_request_that_the_server_refuses_fails_alone(requests, tmp_path):

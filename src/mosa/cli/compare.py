@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from mosa.cli.options import Command, escaped
 from mosa.results.compare import KINDS, ComparedFigure, Comparison, Part, compare, side
 from mosa.results.conditions import MAX_UNSCORED, check, parse_condition
-from mosa.results.labels import legend, length_of, marked, worst_of
+from mosa.results.labels import legend, length_of, marked, place_of, worst_of
 from mosa.stats.rates import format_rate
 from mosa.terminal import show
 from mosa.types import UserError
@@ -70,8 +70,9 @@ def _compare(args: Namespace) -> int:
 def _show_comparison(found: Comparison) -> None:
     """As Markdown, which reads in a terminal and in a pull request."""
     for letter, each in (("A", found.first), ("B", found.second)):
-        weights = each.record.weights
-        show(f"{letter}: {each.subject} in {each.folder} (weights {weights})  ")
+        record = each.record
+        what = f"served at {place_of(record)}" if record.server else f"weights {record.weights}"
+        show(f"{letter}: {each.subject} in {each.folder} ({what})  ")
     for kind, judge in found.judges.items():
         show(f"Judge of {KINDS[kind]}: {judge}  ")
     for note in found.notes:
