@@ -1,6 +1,6 @@
 """What answers queries of a model that is served elsewhere: a responder without weights or tokens.
 
-    responder = ServedResponder(endpoint_model("http://localhost:8000/v1#NAME", ChatOptions()))
+    responder = ServedResponder("http://localhost:8000/v1#NAME")
     response = await responder.submit(responder.prepare(Query("how is bread made?"), decoder))
 
 A chat server takes turns and a few settings (`SENT`), and gives a text: no ids, no steps, no

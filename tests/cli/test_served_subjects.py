@@ -48,13 +48,15 @@ def test_one_command_attacks_an_address(capsys, requests, tmp_path):
     with stub_endpoint(rule=echo) as stub:
         stub.pages = {"/version": {"version": "0.33.0"}}
         out = str(tmp_path / "run")
-        argv = command(stub, requests, "--attacks", "direct,deep_inception,prefill", "--out", out)
+        attacks, page = "direct,deep_inception,prefill", tmp_path / "report.html"
+        argv = command(stub, requests, "--attacks", attacks, "--out", out, "--report", str(page))
         status, shown, err = run(capsys, argv)
         assert status == 0, err
         place = stub.url.removeprefix("http://").removesuffix("/v1")
     for words in ("tea", "deep_inception", "not applicable: prefill", place, "version 0.33.0"):
         assert words in shown
     assert "its decoder" in shown and "unknown" in shown
+    assert place in page.read_text() and str(page) in shown
     status, shown, _ = run(capsys, ["results", out])
     assert status == 0 and "version 0.33.0" in shown
     status, shown, _ = run(capsys, ["status", out])

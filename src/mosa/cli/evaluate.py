@@ -23,8 +23,11 @@ from mosa.cli.options import (
     placement_arguments,
 )
 from mosa.cli.progress import ProgressBar
+from mosa.cli.report import show_page
 from mosa.cli.results import end_status, nothing_from, show_results
 from mosa.denoising import DecoderConfig
+from mosa.report.build import ReportConfig, build
+from mosa.report.page import claim_page
 from mosa.results.figures import CONTROL
 from mosa.runs.evaluate import EvaluateConfig, evaluate
 from mosa.runs.processes import join
@@ -77,6 +80,11 @@ def _arguments(parser: ArgumentParser) -> None:
         help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
     )
     role_options(parser)
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="also write the page of `mosa report` about the run",
+    )
 
 
 def evaluation_arguments(
@@ -211,6 +219,8 @@ def _checked(subjects: Sequence[Subject], args: Namespace) -> tuple[Subject, ...
 
 def _evaluate(args: Namespace) -> int | None:
     processes = join()
+    if args.report is not None and processes.is_main:
+        claim_page(args.report)  # before the work
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
         config = evaluation_config(args, attacks=args.attacks, attack_options=args.attack_options)
@@ -254,7 +264,10 @@ def _evaluate(args: Namespace) -> int | None:
                 lambda cell: cell.subject in subjects and bool({"all", cell.attack} & attacks),
             )
         )
-        return EXIT_STOPPED if stopped else status
+        has_verdicts = bool(run.judges())
+    if args.report is not None and has_verdicts:
+        show_page(args.report, build([args.out], ReportConfig()))
+    return EXIT_STOPPED if stopped else status
 
 
 def named_roles(args: Namespace) -> dict[ChatRole, str]:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from mosa.cli.options import Command
 from mosa.files import check_folder
 from mosa.report.build import ReportConfig, build
+from mosa.report.content import Content
 from mosa.report.page import claim_page, write_page
 from mosa.report.tables import TABLES_BY, write_tables
 from mosa.terminal import show
@@ -71,15 +72,20 @@ def _report(args: Namespace) -> None:
             **given,
         ),
     )
-    write_page(args.out, content)
     for sentence in (*content.verdict[:1], *content.cautions):
         show(sentence)
-    size = args.out.stat().st_size / 1e6
-    hidden = "without prompts and responses" if content.is_redacted else "with all words"
-    show(f"wrote {args.out} ({size:.1f} MB, {hidden})")
+    show_page(args.out, content)
     if args.tables is not None:
         files = write_tables(args.tables, content)
         show(f"wrote {len(files)} files to {args.tables}")
+
+
+def show_page(out: Path, content: Content) -> None:
+    """Write a page, and say so."""
+    write_page(out, content)
+    size = out.stat().st_size / 1e6
+    hidden = "without prompts and responses" if content.is_redacted else "with all words"
+    show(f"wrote {out} ({size:.1f} MB, {hidden})")
 
 
 def _labels(written: Sequence[str]) -> dict[str, str]:
