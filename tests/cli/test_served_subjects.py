@@ -91,6 +91,15 @@ def test_the_word_may_stand_in_a_file(capsys, requests, tmp_path):
         assert stub.requests[-1]["max_denoising_steps"] == 8
 
 
+def test_what_needs_weights_says_so(capsys, requests, tmp_path):
+    with stub_endpoint(rule=echo) as stub:
+        url = f"{stub.url}#tea"
+        cli_refuses(capsys, ["generate", "--model", url, "--prompt", "tea"], url)
+        argv = ["analyze", "step", "--model", url, "--i_am_authorized", "--sets", str(requests)]
+        cli_refuses(capsys, [*argv, "--out", str(tmp_path / "run")], "tea", "step")
+        assert stub.requests == []
+
+
 def test_settings_of_the_server_are_refused(capsys, requests, tmp_path):
     with stub_endpoint(rule=echo) as stub:
         argv = command(stub, requests, "--out", str(tmp_path / "run"))

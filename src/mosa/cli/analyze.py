@@ -16,6 +16,7 @@ from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.processes import join
 from mosa.terminal import show
+from mosa.types import UserError
 
 
 def _command(name: str, summary: str) -> Command:
@@ -41,7 +42,7 @@ def _command(name: str, summary: str) -> Command:
             PROBES[name].config(args.preset, options)  # before its protocol is looked up
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
-            return evaluation_config(
+            config = evaluation_config(
                 args,
                 attacks=(name,),
                 attack_options={name: options} if options else {},
@@ -49,6 +50,13 @@ def _command(name: str, summary: str) -> Command:
                 set_defaults={"limit": meant.num_cases, "sample_seed": meant.sample_seed},
                 decoder_defaults={} if length is None else {"max_new_tokens": length},
             )
+            for subject in config.subjects:
+                if subject.is_served:
+                    raise UserError(
+                        f"{subject.name} is served elsewhere, and the probe {name} reads tokens "
+                        "and steps, which no server shows; load the weights"
+                    )
+            return config
 
         config = processes.agree(settings)
         with ProgressBar() as bar:
