@@ -24,6 +24,7 @@ from mosa.reporting.content import Content
 from mosa.reporting.page import claim_page, write_page
 from mosa.reporting.tables import TABLES_BY, write_tables
 from mosa.stats.rates import format_rate
+from mosa.types import UserError
 
 if TYPE_CHECKING:
     import pandas

@@ -316,6 +316,12 @@ def cautions(setup: ReportSetup) -> Iterator[str]:
             "The subjects have different decoders (see the settings): their figures compare "
             "models together with their decoders."
         )
+    served = [label for name, label in labels.items() if evidence.subjects[name].server is not None]
+    if served:
+        yield (
+            f"{', '.join(served)}: served elsewhere. Weights and most of the decoder are unknown, "
+            "and the same request may get another answer tomorrow (see the settings)."
+        )
     approximations = {n for name in labels for n in evidence.subjects[name].approximations}
     if approximations:
         yield (
