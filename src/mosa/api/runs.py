@@ -89,8 +89,8 @@ def evaluate(
     `model` is a name, folder or hub id, with an `adapter` or several, each a subject of its own; a
     loaded model as it is; or an address URL#NAME, where `i_am_authorized` says that its owner
     agrees and `max_tokens_total` is the most that is spent there. `sets` and `attacks` are names in
-    a list or with commas (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of `SetOptions` (limit,
-    sample_seed, data_dir, ...), `DecoderConfig` (max_new_tokens, steps, ...) and `ChatOptions`.
+    a list or with commas (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of
+    `SetOptions` (limit, sample_seed, ...), `DecoderConfig` (max_new_tokens, ...) and `ChatOptions`.
     `progress` shows how far it is.
 
         run = mosa.evaluate(model, attacks=["direct", "prefill"], sets="testbed", out="runs/a")

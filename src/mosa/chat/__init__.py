@@ -97,7 +97,8 @@ async def check_endpoints(chats: Iterable[ChatModel]) -> None:
         if address.has_key and owner != host:
             raise UserError(
                 f"{address.key_variable} would go to {owner} and to {host}; name the key of each "
-                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one)."
+                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one), or of each model, "
+                "as URL#MODEL@VARIABLE."
             )
     await asyncio.gather(*(chat.probe() for chat in asked.values()))
 
