@@ -42,7 +42,6 @@ whole = transformers.GgufConfig(dequantize=True)
 model = transformers.AutoModelForCausalLM.from_pretrained(
     source, gguf_file=name, dtype=torch.float32, quantization_config=whole
 )
-del model.config.quantization_config
 model.save_pretrained(out)
 transformers.AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(out)
 """

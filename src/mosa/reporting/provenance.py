@@ -98,12 +98,13 @@ def _all(values: Iterable[Any]) -> str | None:
 
 def _decoders(setup: ReportSetup) -> ReportTable:
     """A column for each decoder, under the names of the subjects that have it."""
-    columns: dict[str, list[str]] = {}
+    columns: dict[tuple[str, str | None], list[str]] = {}
     for name, label in setup.labels.items():
-        decoder = setup.evidence.subjects[name].decoder
-        columns.setdefault(_text(decoder), []).append(label)
-    decoders = [json.loads(text) for text in columns]
-    names = dict.fromkeys(n for decoder in decoders for n in decoder if n != "seed")
+        record = setup.evidence.subjects[name]
+        absent = None if record.server is None else UNKNOWN
+        columns.setdefault((_text(record.decoder), absent), []).append(label)
+    decoders = [(json.loads(text), absent) for text, absent in columns]
+    names = dict.fromkeys(n for decoder, _ in decoders for n in decoder if n != "seed")
     return ReportTable(
         "decoder",
         "Decoder",
@@ -112,7 +113,8 @@ def _decoders(setup: ReportSetup) -> ReportTable:
         f"settings say so. What a server does not tell is {UNKNOWN}.",
         ("Setting", *(", ".join(labels) for labels in columns.values())),
         tuple(
-            (name, *(_text(decoder.get(name, UNKNOWN)) for decoder in decoders)) for name in names
+            (name, *(_text(decoder.get(name, absent)) for decoder, absent in decoders))
+            for name in names
         ),
     )
 
