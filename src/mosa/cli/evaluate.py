@@ -21,6 +21,7 @@ from mosa.cli.options import (
     add_fields,
     config_argument,
     group_of,
+    in_words,
     placement_arguments,
 )
 from mosa.cli.report import show_written
@@ -35,6 +36,7 @@ from mosa.runs.options import (
     named_roles,
     served_by,
 )
+from mosa.runs.price import AskedRow, most_asked, total
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
@@ -76,6 +78,11 @@ def _arguments(parser: ArgumentParser) -> None:
         help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
     )
     role_options(parser)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="show what would be asked at most, by attack and in all; nothing is loaded or written",
+    )
     parser.add_argument(
         "--report",
         type=Path,
@@ -164,6 +171,11 @@ def _evaluate(args: Namespace) -> int | None:
         return config, chats
 
     config, chats = processes.agree(settings)
+    if args.dry_run:
+        if processes.is_main:
+            _show_price(most_asked(config, chats))
+        processes.disband()
+        return None
     judging = judge_config(options, list(named_roles(options).values()), served_by(config))
     judged: set[str] = set()
     stopped: list[str] = []
@@ -197,6 +209,22 @@ def _evaluate(args: Namespace) -> int | None:
     if args.report is not None and has_verdicts:
         show_written(report(args.out, args.report))
     return EXIT_STOPPED if stopped else status
+
+
+def _show_price(rows: Sequence[AskedRow]) -> None:
+    """What an evaluation asks at most."""
+    for row in rows:
+        what = f"{row.subject}: {row.attack}:{row.preset} on {row.case_set}"
+        if row.reason:
+            show(f"{what}: not applicable: it {row.reason}")
+        elif row.asked is None:
+            show(f"{what}, {row.num_tasks} tasks: no bound is known")
+        else:
+            show(f"{what}, {row.num_tasks} tasks: {in_words(row.asked)}")
+    show(
+        f"In all at most {in_words(total([*rows])) or 'nothing'}; judges, retries and what is on "
+        "record already are not counted."
+    )
 
 
 def _show_shares(subject: str, shares: Sequence[Tally]) -> None:

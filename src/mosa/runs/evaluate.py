@@ -186,7 +186,7 @@ def run_evaluation(
 
     def begin() -> tuple[_Setup, Run | None, list[NamedJudge]]:
         if not processes.is_main:
-            world = _world_of(config)
+            world = world_of_subjects(config)
             return (
                 _Setup(config, config.subjects, world, [], [], models or {}, {}, TokenMeter()),
                 None,
@@ -232,7 +232,7 @@ def run_evaluation(
     return run
 
 
-def _world_of(config: EvaluateConfig) -> World | None:
+def world_of_subjects(config: EvaluateConfig) -> World | None:
     """The world that the subjects know; UserError where they know different ones."""
     worlds = {
         subject.model: None if subject.is_served else find_world(subject.model)
@@ -256,7 +256,7 @@ def _begin(
     endpoint_options: ChatOptions,
 ) -> tuple[_Setup, Run, list[NamedJudge]]:
     """Check everything that can be checked without weights, and open the run."""
-    world = _world_of(config)
+    world = world_of_subjects(config)
     sets = load_sets(config.sets, world, config.options)
     attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
     courses = courses_of(sets, attacks, world, chats)
