@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -35,17 +34,13 @@ def test_the_tutorial_has_the_steps_of_the_notebook():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("nbclient") is None, reason="needs `notebook`")
 def test_the_notebook_runs(tmp_path):
     """From top to bottom in a kernel, whose event loop is running; denoisings play, figures are
     tables, and the run holds the model before and after."""
-    import nbformat
-    from nbclient import NotebookClient
-
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebook`")
+    client = pytest.importorskip("nbclient", reason="needs the extra `notebook`").NotebookClient
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(
-        notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    client(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [
         "".join(str(out.get("data", {})) for out in c.get("outputs", ())) for c in notebook.cells
     ]

@@ -51,14 +51,14 @@ def message_of(turn: object) -> Message:
     """The turn as a message; UserError where it has no role of `Role`, or no text."""
     if isinstance(turn, Message):
         return turn
-    roles = get_args(Role)
-    parts: Mapping[str, object] = {}
+    roles, told = get_args(Role), str(turn)[:100]
+    parts: dict[str, object] = {}
     if isinstance(turn, Mapping):
-        parts = cast(Mapping[str, object], turn)
+        parts = dict(cast(Mapping[str, object], turn))
     role, content = parts.get("role"), parts.get("content")
     if len(parts) != 2 or role not in roles or not isinstance(content, str):
         raise UserError(
-            f"a turn of a prompt is {str(turn)[:100]!r}; write a message as "
+            f"a turn of a prompt is {told!r}; write a message as "
             f'{{"role": ..., "content": ...}}, its role {", ".join(roles[:-1])} or {roles[-1]} and '
             "its content a text"
         )

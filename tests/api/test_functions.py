@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import LoraConfig
@@ -30,7 +31,7 @@ from mosa.types import Message
 from mosa.worker import run_coroutine
 from mosa.world import World
 
-QUICK = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
+QUICK: dict[str, Any] = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
 FUNCTIONS = ("load_model", "sample", "align", "evaluate", "judge", "results", "report", "compare")
 
 
@@ -179,7 +180,13 @@ def test_samples_are_chosen_by_what_came_of_them_and_played(run, capsys):
 def test_a_loaded_model_is_the_named_one(run, adapter, tmp_path):
     """What was measured on a loaded model with an adapter is found again by their names."""
     model = mosa.load_model("testbed", adapter=str(adapter))
-    asked = {"sets": "testbed", "limit": 1, "out": tmp_path / "run", "progress": False, **QUICK}
+    asked: dict[str, Any] = {
+        "sets": "testbed",
+        "limit": 1,
+        "out": tmp_path / "run",
+        "progress": False,
+        **QUICK,
+    }
     mosa.evaluate(model, **asked)
     with Run(tmp_path / "run") as before:
         (record,) = before.subjects().values()
@@ -215,7 +222,8 @@ def test_what_no_folder_holds_is_not_measured(tmp_path):
 )
 def test_what_cannot_be_run_is_refused(shallow, tmp_path, wrong, names):
     with refuses(*names):
-        mosa.evaluate(shallow, **{"sets": "testbed", "out": tmp_path / "run", **wrong})
+        asked: dict[str, Any] = {"sets": "testbed", "out": tmp_path / "run", **wrong}
+        mosa.evaluate(shallow, **asked)
 
 
 def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
@@ -291,12 +299,12 @@ def test_messages_may_be_dictionaries(shallow):
     """In every place: one dialogue, several, with a system turn."""
     plain = [{"role": "user", "content": REQUEST}]
     history = [*plain, {"role": "assistant", "content": "no ."}, *plain]
-    meant = [Message(turn["role"], turn["content"]) for turn in history]
+    meant = [Message("user", REQUEST), Message("assistant", "no ."), Message("user", REQUEST)]
     both = mosa.sample(shallow, [plain, history], **QUICK)
     for found, same in ((plain, REQUEST), (history, meant)):
         one = mosa.sample(shallow, found, **QUICK)
         assert one.text == mosa.sample(shallow, same, **QUICK).text
-        assert one.text[0] in both.text
+        assert one.text is not None and both.text is not None and one.text[0] in both.text
     system = {"role": "system", "content": "you are a assistant ."}
     one = mosa.sample(shallow, [system, *plain], **QUICK)
     assert one.text == mosa.sample(shallow, REQUEST, system=system["content"], **QUICK).text
@@ -355,6 +363,7 @@ def test_a_testbed_model_decodes_as_in_its_figures(shallow, tiny_llada):
 
 def test_words_of_others_are_shown_on_request_alone(tiny_llada, shallow, capsys):
     found = mosa.sample(tiny_llada, "a secret", max_new_tokens=8, steps=4)
+    assert found.text is not None
     text = found.text[0]
     assert text and text not in repr(found) and "secret" not in found._repr_html_()
     assert "8 tokens" in repr(found) and "redact=False" in found._repr_html_()
@@ -363,7 +372,7 @@ def test_words_of_others_are_shown_on_request_alone(tiny_llada, shallow, capsys)
     found.show(redact=False)
     assert capsys.readouterr().out.strip()
     ours = mosa.sample(shallow, REQUEST)
-    assert ours.text[0] in repr(ours) and "lantern" in ours._repr_html_()
+    assert ours.text is not None and ours.text[0] in repr(ours) and "lantern" in ours._repr_html_()
     assert ours.responses(redact=True)[0].tokens is None
 
 
