@@ -59,13 +59,13 @@ def shortened(value: object) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question after a word that is not known, where one that is known is near; empty elsewhere.
+    """A question behind a word that is not known, where one that is known is near; else nothing.
 
     >>> did_you_mean("prefil", ["direct", "prefill"])
-    '; did you mean prefill?'
+    ' (did you mean prefill?)'
     """
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def one_line(value: object, *, most: int = 300) -> str:

@@ -70,8 +70,8 @@ class Responder(Computer, Protocol):
     """Answers queries; a model in this process, several processes, or a substitute."""
 
     @property
-    def model(self) -> DiffusionLM:
-        """For its tokenizer, ids and length."""
+    def model(self) -> DiffusionLM | None:
+        """For its tokenizer, ids and length; None where it is served elsewhere."""
         ...
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:

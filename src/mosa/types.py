@@ -19,9 +19,11 @@ weights."""
 class UserError(ValueError):
     """A mistake that the user can fix; the message is one sentence that names it and the remedy.
 
-    The command line prints the sentence and exits with status 2. Any other exception is a bug of
-    ours and keeps its traceback.
+    The command line prints the sentence and exits with `exit_status`. Any other exception is a bug
+    of ours and keeps its traceback.
     """
+
+    exit_status = 2
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,23 @@ class CaseSet:
     """Of a useful set: the metric that represents it."""
     ask: Callable[[Behavior, Any], AsyncIterator[Attempt]] | None = None
     """How the attack `direct` asks a case of a target, where a case is more than one request."""
+    needs_likelihoods: bool = False
+    """Whether its cases are asked for likelihoods, which takes the weights."""
     score: Callable[[Behavior, Attempt], Mapping[str, Verdict]] | None = None
     """Of a useful set: a verdict for each metric."""
+
+
+@dataclass(frozen=True)
+class ServedFacts:
+    """What a server said beside the text of an answer."""
+
+    finish_reason: str = ""
+    """Why it ended, in the server's word."""
+    prompt_tokens: int | None = None
+    """As the server counted; None where it does not."""
+    completion_tokens: int | None = None
+    told: dict[str, str] = field(default_factory=dict[str, str])
+    """Which model and which fingerprint it named."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +195,23 @@ class Response:
     """The prompt's tokens as they came out, where it held masks to be filled."""
     notes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """What decoding rules noted: rule, step, text, value, and whether the rule stopped the row."""
+    served: ServedFacts | None = None
+    """Of an answer that came from a server, what it said beside the text; such an answer has no
+    tokens and no steps."""
 
     @property
     def num_read(self) -> int:
-        """How many positions precede the first end token: what a reader sees."""
+        """How many tokens precede the first end token: what a reader sees; of a served answer, as
+        many as its server counted, or 0 where it does not count."""
+        if self.served is not None:
+            return self.served.completion_tokens or 0
         return min(self.end_positions, default=len(self.tokens))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the response, end tokens included; of a served answer, as its server counted,
+        or 0 where it does not count."""
+        return self.num_read if self.served is not None else len(self.token_ids)
 
 
 @dataclass(frozen=True)
@@ -193,6 +222,8 @@ class Budget:
     """Responses that the target was asked for."""
     target_tokens: int = 0
     """Response tokens that the target generated."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts of a served target, as its server counts; 0 for one on this machine."""
     forward_passes: int = 0
     """Forward passes of the target, summed over rows: a batch of 8 counts 8."""
     backward_passes: int = 0

@@ -43,6 +43,8 @@ class Stub:
     keys: list[str | None] = field(default_factory=list)
     probe_status: int = 404
     """What the list of models, which the server lacks, is answered with."""
+    pages: dict[str, Any] = field(default_factory=dict)
+    """What other paths answer to GET, as JSON."""
     num_probes: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     """Of the latest request."""
@@ -71,10 +73,13 @@ def stub_endpoint(
         disable_nagle_algorithm = True  # header and body are sent apart
 
         def do_GET(self) -> None:
-            stub.num_probes += 1
-            self.send_response(stub.probe_status)
-            self.send_header("content-length", "0")
+            stub.num_probes += self.path == "/v1/models"
+            page = stub.pages.get(self.path)
+            text = b"" if page is None else json.dumps(page).encode()
+            self.send_response(stub.probe_status if page is None else 200)
+            self.send_header("content-length", str(len(text)))
             self.end_headers()
+            self.wfile.write(text)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

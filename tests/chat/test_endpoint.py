@@ -624,23 +624,20 @@ def test_a_cut_answer_and_one_without_usage():
 
 
 def reply_in(body: dict) -> ChatReply:
-    return EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode())
+    chat = EndpointChat("http://localhost/v1", "m")
+    return chat._reply(chat._completion(json.dumps(body).encode(), {}))
 
 
 @pytest.mark.parametrize("end", ["stop", "STOP", "eos", "eos_token", "", None])
 def test_a_reply_that_its_model_ended_is_whole(end):
     body = {"error": None, **completion("score: 5", finish=end)}
-    assert (
-        EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode()).is_cut is False
-    )
+    assert reply_in(body).is_cut is False
 
 
 def test_a_reply_without_a_reason_is_whole():
     body = completion("score: 5")
     del body["choices"][0]["finish_reason"]
-    assert (
-        EndpointChat("http://localhost/v1", "m")._reply(json.dumps(body).encode()).is_cut is False
-    )
+    assert reply_in(body).is_cut is False
 
 
 @pytest.mark.parametrize(
@@ -797,10 +794,10 @@ def test_options_that_change_replies_change_the_name_and_the_body():
     )
     chat = EndpointChat("http://localhost/v1", "m", options)
     assert plain.name == "m (endpoint)" != chat.name
-    body = chat._body(ChatRequest((), task="t", max_tokens=7))
+    body = chat._body((), chat._fields(ChatRequest((), task="t", max_tokens=7)))
     assert "max_tokens" not in body and body["top_k"] == 5
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     only = EndpointChat("http://localhost/v1", "m", ChatOptions(thought_tokens=100))
-    assert only._body(ChatRequest((), task="t", max_tokens=7))["max_tokens"] == 107
+    assert only._fields(ChatRequest((), task="t", max_tokens=7))["max_tokens"] == 107
     with refuses("chat_extra", "model"):
         ChatOptions(chat_extra={"model": "x"})

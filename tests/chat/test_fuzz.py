@@ -84,7 +84,7 @@ def environment(monkeypatch):
 def test_any_content_is_a_reply_or_a_chat_error(content):
     chat = EndpointChat("http://localhost/v1", "m")
     with suppress(ChatError):
-        reply = chat._reply(content)
+        reply = chat._reply(chat._completion(content, {}))
         assert type(reply.num_tokens) is int and 0 <= reply.num_tokens <= MOST_TOKENS
         assert reply.text.encode() is not None and type(reply.is_cut) is bool
     message = chat._status_message(400, content)

@@ -495,7 +495,7 @@ def test_templates_and_models_decide_the_id():
     assert len(ids) == 4
     assert made(None, "a @ x") == made(None, "a @ x")
     # sha256 of "{behavior} {response}" begins so.
-    assert made("{behavior} {response}", "a @ x") == "pair/2/2c359934/a @ x"
+    assert made("{behavior} {response}", "a @ x") == "pair/3/2c359934/a @ x"
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,15 @@ def test_the_headline_is_one_short_sentence_in_plain_words(tmp_path):
     assert len(told.split()) <= 20
 
 
+def test_a_cost_is_not_called_none_where_one_subject_lacks_tasks(tmp_path):
+    """Both solve the sums; what the lists would say of `safe` is not known."""
+    folder = runs(tmp_path, cost=False)
+    solved(folder, {"base": {"lists": dict.fromkeys(NAMES, 1.0)}})
+    content = build([folder])
+    assert content.overview.headline.endswith("; what that costs was not measured in full.")
+    assert content.verdict[0].endswith("what this costs was not measured in full.")
+
+
 @pytest.mark.parametrize(
     ("hits", "told"),
     [

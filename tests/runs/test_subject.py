@@ -90,7 +90,7 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
     assert bare.decoder == default_decoder("no/such/model")
     default = default_decoder("no/such/model")
     assert (default.max_new_tokens, default.steps) == (256, 256)
-    assert (bare.adapter, bare.grants) == (None, ALL_ACCESS)
+    assert (bare.adapter, bare.access) == (None, ALL_ACCESS)
 
 
 def test_a_training_is_read_from_the_adapters_log(tmp_path):

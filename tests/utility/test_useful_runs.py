@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asking import Alone, solve
+from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 from utility_files import register, write_files
 
@@ -126,3 +127,25 @@ def test_a_file_that_changed_in_place_is_refused_on_resume(
     (files / file).write_text(text, encoding="utf-8")
     register(known, files / file, monkeypatch)
     run_of(tmp_path / "run", subject, files, "gsm8k", limit=2).close()
+
+
+def test_a_served_subject_is_asked_what_needs_no_likelihoods(files, tmp_path, monkeypatch):
+    """gsm8k as turns, with its worked example; mmlu asks for likelihoods and authors' decoders set
+    what is the server's to set, so that neither is applicable."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    row = next(iter(load_harness_set("gsm8k", data_dir=files, limit=1, num_fewshot=1).cases))
+    with stub_endpoint(Answer(completion("So it is #### 18"))) as stub:
+        (served,) = subjects_of(
+            f"{stub.url}#m", decoder={"max_new_tokens": 24}, i_am_authorized=True
+        )
+        sets = ("gsm8k", "gsm8k:authors", "mmlu")
+        with run_of(tmp_path / "run", served, files, *sets, limit=1, num_fewshot=1) as run:
+            (attempt,) = run.attempts()
+            left_out = {pair.case_set: pair.reason for pair in run.not_applicable()}
+            assert scores_in(run, "exact_match,flexible-extract", "gsm8k").keys() == {row.id}
+        asked = stub.requests[-1]["messages"]
+    assert [turn["role"] for turn in asked] == ["user", "assistant", "user"]
+    assert asked[-1]["content"].endswith(row.text)
+    assert attempt.details["answers"] == [["So it is #### 18"]]
+    assert left_out.keys() == {"gsm8k:authors", "mmlu"}
+    assert "likely" in left_out["mmlu"] and "block_length" in left_out["gsm8k:authors"]

@@ -28,6 +28,7 @@ from mosa.runs.options import (
     judge_config,
     judges_of_run,
     named_roles,
+    served_by,
 )
 from mosa.runs.progress import ProgressBar
 from mosa.runs.records import TaskCell, TaskStatus
@@ -50,7 +51,7 @@ SETTINGS = (SetOptions, ChatOptions, DecoderConfig)
 
 
 class NothingCame(UserWarning):
-    """An attack, a subject or a judge that was asked for has produced nothing."""
+    """An attack, a subject or a judge that was asked for has produced nothing, or not all."""
 
 
 # --- evaluate and judge ---------------------------------------------------------------------------
@@ -77,16 +78,19 @@ def evaluate(
     batch_size: int = 32,
     dtype: str = "auto",
     device: str | None = None,
+    i_am_authorized: bool = False,
+    max_tokens_total: int | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> RunFolder:
     """Attack a model, ask it harmless requests and useful tasks, and judge the responses, into the
     run in the folder `out` (`mosa evaluate`).
 
-    `model` is a name, folder or hub id, with an `adapter` or several, each a subject of its own; or
-    a loaded model as it is. `sets` and `attacks` are names in a list or with commas
-    (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of `SetOptions` (limit,
-    sample_seed, data_dir, ...), `DecoderConfig` (max_new_tokens, steps, ...) and `ChatOptions`.
+    `model` is a name, folder or hub id, with an `adapter` or several, each a subject of its own; a
+    loaded model as it is; or an address URL#NAME, where `i_am_authorized` says that its owner
+    agrees and `max_tokens_total` is the most that is spent there. `sets` and `attacks` are names in
+    a list or with commas (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of
+    `SetOptions` (limit, sample_seed, ...), `DecoderConfig` (max_new_tokens, ...) and `ChatOptions`.
     `progress` shows how far it is.
 
         run = mosa.evaluate(model, attacks=["direct", "prefill"], sets="testbed", out="runs/a")
@@ -124,6 +128,8 @@ def evaluate(
         "batch_size": batch_size,
         "dtype": dtype,
         "device": device,
+        "i_am_authorized": i_am_authorized,
+        "max_tokens_total": max_tokens_total,
         **settings,
     }
     if settings.get("data_dir") is not None:
@@ -134,6 +140,7 @@ def evaluate(
         attack_options={name: dict(of) for name, of in (attack_options or {}).items()},
     )
     loaded = [model] if isinstance(model, DiffusionLM) else []
+    judging = judge_config(options, list(named_roles(options).values()), served_by(config))
     judged: set[str] = set()
     with ProgressBar(is_shown=progress) as bar:
 
@@ -144,8 +151,10 @@ def evaluate(
         run = run_evaluation(
             Path(out),
             config,
-            chats=attack_chats(options),
-            judge_config=judge_config(options, list(named_roles(options).values())),
+            chats=attack_chats(options, served_by(config)),
+            judge_config=judging,
+            endpoint_options=judging.chat,
+            on_stopped=lambda why: warnings.warn(why, NothingCame, stacklevel=2),
             models={s.name: of for of in loaded for s in config.subjects},
             on_progress=bar.evaluation,
             on_judged=on_judged,

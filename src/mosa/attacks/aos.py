@@ -69,7 +69,7 @@ class AosConfig:
     num_history: int = 10
     """Suffixes that the attacker is shown, with their scores."""
     suffix_tokens: int = 10
-    """A suffix is cut to this many tokens of the target's tokenizer."""
+    """A suffix is cut to this many tokens of the target's tokenizer; words, where it is served."""
     temperature: float = 1.2
     """Temperature of the attacker."""
     keep: float = 0.3
@@ -145,9 +145,7 @@ async def _suffix(
     )
 
     def read(reply: str) -> str:
-        ids = target.encode(target.without_special_tokens(read_line(read_text(reply))))
-        # A tokenizer leaves out words that it does not know.
-        return read_text(target.decode(ids[: config.suffix_tokens]))
+        return read_text(target.beginning(read_line(read_text(reply)), config.suffix_tokens))
 
     return await ask_attacker(
         target,

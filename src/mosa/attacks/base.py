@@ -126,8 +126,9 @@ class Backend(Protocol):
     """What answers a target's queries: the recorder of a run, or a substitute in tests."""
 
     @property
-    def model(self) -> DiffusionLM:
-        """The model under attack: its tokenizer, ids and length."""
+    def model(self) -> DiffusionLM | None:
+        """The model under attack: its tokenizer, ids and length; None where it is served, so that
+        only its words are known."""
         ...
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
@@ -201,7 +202,14 @@ class Target:
     @property
     def model(self) -> DiffusionLM:
         """The model under attack, for its tokenizer and ids; weights are reached by `compute`."""
-        return self._backend.model
+        model = self._backend.model
+        assert model is not None, "a served model is asked for its words alone"
+        return model
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the model's tokens are known; of a served one only its words are."""
+        return self._backend.model is not None
 
     @property
     def length(self) -> int:
@@ -211,28 +219,28 @@ class Target:
     @property
     def mask_token_id(self) -> int:
         """The id of a gap in `Query.pinned`."""
-        return self._backend.model.mask_token_id
+        return self.model.mask_token_id
 
     @property
     def mask_token(self) -> str:
         """The mask token as text, for prompts with `allow_special_tokens`."""
-        tokenizer = self._backend.model.tokenizer
+        tokenizer = self.model.tokenizer
         assert tokenizer is not None, "a run needs a tokenizer"
         return str(tokenizer.convert_ids_to_tokens(self.mask_token_id))
 
     @property
     def end_token_id(self) -> int:
         """The id that fills a response after its end."""
-        return self._backend.model.eos_token_id
+        return self.model.eos_token_id
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
         """Every id that ends a response."""
-        return self._backend.model.end_token_ids
+        return self.model.end_token_ids
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of bare text."""
-        return tuple(self._backend.model.encode_text(text))
+        return tuple(self.model.encode_text(text))
 
     def phrase_ids(self, phrase: str, position: int) -> tuple[int, ...]:
         """The ids of a phrase that is written at 1-based `position` of the response: after the
@@ -242,15 +250,15 @@ class Target:
 
     def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
         """The ids of bare text, each with the place in it at which its characters end."""
-        return self._backend.model.encode_with_ends(text)
+        return self.model.encode_with_ends(text)
 
     def without_special_tokens(self, text: str) -> str:
         """The text without the spellings of special tokens."""
-        return without_strings(text, self._backend.model.special_tokens)
+        return without_strings(text, self.model.special_tokens)
 
     def encode_prompt(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]:
         """The ids of a prompt in the chat template, the subject's system prompt included."""
-        return self._backend.model.encode(
+        return self.model.encode(
             self._with_system(prompt), allow_special_tokens=allow_special_tokens
         )
 
@@ -258,12 +266,25 @@ class Target:
         return prompt if self.system_prompt is None else dialogue(prompt, self.system_prompt)
 
     def has_room(self, prompt: Prompt) -> bool:
-        """Whether prompt and response fit into the model's context."""
-        return len(self.encode_prompt(prompt)) + self.length <= self._backend.model.max_length
+        """Whether prompt and response fit into the model's context; where its tokens are not known,
+        its server says so when it is asked."""
+        if not self.has_tokens:
+            return True
+        return len(self.encode_prompt(prompt)) + self.length <= self.model.max_length
+
+    def beginning(self, text: str, num_tokens: int) -> str:
+        """The first tokens of a text, without special tokens; of a model whose tokens are not known
+        as many words.
+
+        A tokenizer leaves out words that it does not know.
+        """
+        if not self.has_tokens:
+            return " ".join(text.split()[:num_tokens])
+        return self.decode(self.encode(self.without_special_tokens(text))[:num_tokens])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        return self._backend.model.decode(ids)
+        return self.model.decode(ids)
 
     def say(self, name: str, english: str, **fields: str) -> str:
         """What the attack writes at the place called `name`: `english` with {request} and the other
@@ -325,7 +346,8 @@ class Target:
     def _pay(self, response: Response) -> None:
         self.budget += Budget(
             target_queries=1,
-            target_tokens=len(response.token_ids),
+            target_tokens=response.num_tokens,
+            prompt_tokens=(response.served and response.served.prompt_tokens) or 0,
             forward_passes=response.num_forward_passes,
         )
 

@@ -1,12 +1,14 @@
 """Chat models: what writes for the attacker and what answers a prompted judge.
 
 Start reading in base.py (the interface). A chat model is named by where it runs:
-`http://localhost:8000/v1#MODEL` or `local:FOLDER_OR_HUB_ID`.
+`http://localhost:8000/v1#MODEL`, with `@VARIABLE` behind it where its key stands in a variable of
+its own, or `local:FOLDER_OR_HUB_ID`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 
 from mosa.chat.address import NO_KEY, is_this_machine, key_variables
@@ -15,12 +17,36 @@ from mosa.chat.base import (
     ChatModel,
     ChatReply,
     ChatRequest,
+    ServerDownError,
     UselessRepliesError,
 )
 from mosa.chat.cache import CachedChat
-from mosa.chat.endpoint import ChatOptions, EndpointChat
+from mosa.chat.endpoint import ChatOptions, Completion, EndpointChat
 from mosa.chat.local import LocalChat
 from mosa.types import UserError
+
+
+def names_endpoint(spec: str) -> bool:
+    """Whether a name is one of a model at an address."""
+    base_url, mark, _ = spec.partition("#")
+    return "://" in base_url and bool(mark)
+
+
+def split_name(spec: str) -> tuple[str, str, str | None]:
+    """Address, model and the key's variable of URL#MODEL or URL#MODEL@VARIABLE.
+
+    >>> split_name("http://localhost:8000/v1#@cf/qwen@MY_KEY")
+    ('http://localhost:8000/v1', '@cf/qwen', 'MY_KEY')
+    """
+    base_url, _, model = spec.partition("#")
+    found = re.fullmatch(r"(.+)@([A-Z][A-Z0-9_]*)", model)
+    return (base_url, model, None) if found is None else (base_url, found[1], found[2])
+
+
+def endpoint_model(spec: str, options: ChatOptions, *, role: str | None = None) -> EndpointChat:
+    """The model at an address that `spec` names; UserError for an address that is none."""
+    base_url, model, variable = split_name(spec)
+    return EndpointChat(base_url, model, options, role=role, key_variable=variable)
 
 
 def chat_model(
@@ -37,9 +63,8 @@ def chat_model(
     models, `options` for endpoints. Nothing is loaded or asked yet. Raises
     UserError for any other form.
     """
-    base_url, mark, model = spec.partition("#")
-    if "://" in base_url and mark:
-        chat = EndpointChat(base_url, model, options, role=role)
+    if names_endpoint(spec):
+        chat = endpoint_model(spec, options, role=role)
         return chat if options.reply_cache is None else CachedChat(chat, options.reply_cache)
     if spec.startswith("local:") and spec != "local:":
         return LocalChat(spec.removeprefix("local:"), device=device, batch_size=batch_size)
@@ -72,7 +97,8 @@ async def check_endpoints(chats: Iterable[ChatModel]) -> None:
         if address.has_key and owner != host:
             raise UserError(
                 f"{address.key_variable} would go to {owner} and to {host}; name the key of each "
-                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one)."
+                f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one), or of each model, "
+                "as URL#MODEL@VARIABLE."
             )
     await asyncio.gather(*(chat.probe() for chat in asked.values()))
 
@@ -84,10 +110,15 @@ __all__ = [
     "ChatOptions",
     "ChatReply",
     "ChatRequest",
+    "Completion",
     "EndpointChat",
     "LocalChat",
+    "ServerDownError",
     "UselessRepliesError",
     "chat_model",
     "check_endpoints",
+    "endpoint_model",
     "key_variables",
+    "names_endpoint",
+    "split_name",
 ]

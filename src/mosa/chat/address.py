@@ -1,9 +1,10 @@
 """Where requests to a chat endpoint go, and with which key: decided before anything is sent.
 
-A key goes to the host that it was named for: that of a role (MOSA_API_KEY_ATTACKER, _LOOP_JUDGE,
-_TRANSLATOR or _JUDGE) to this role's host, OPENAI_API_KEY to https://api.openai.com, MOSA_API_KEY
-to any other, and to one host in a command. No key leaves this machine over plain http. Without a
-key the word "none" is sent, which local servers accept.
+A key goes to the host that it was named for: that of the variable behind URL#MODEL@VARIABLE to this
+host; that of a role (MOSA_API_KEY_MODEL, _ATTACKER, _LOOP_JUDGE, _TRANSLATOR or _JUDGE) to this
+role's host, OPENAI_API_KEY to https://api.openai.com, MOSA_API_KEY to any other, and to one host in
+a command. No key leaves this machine over plain http. Without a key the word "none" is sent, which
+local servers accept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mosa.inputs import is_file, is_folder
 from mosa.types import UserError
 
 OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MOSA_API_KEY"
-KEY_ROLES = ("attacker", "loop_judge", "translator", "judge")
+KEY_ROLES = ("model", "attacker", "loop_judge", "translator", "judge")
 """Roles that may have a key of their own, in MOSA_API_KEY_ROLE."""
 OPENAI_HOST = "api.openai.com"
 OPENAI_HEADERS = {"OPENAI_ORG_ID": "OpenAI-Organization", "OPENAI_PROJECT_ID": "OpenAI-Project"}
@@ -55,8 +56,12 @@ class Address:
     """Those of SSL_CERT_FILE or SSL_CERT_DIR; None: the system's."""
 
 
-def address_of(url: str, role: str | None = None) -> Address:
-    """The address that `url` names, with the key of a role.
+_named_variables: set[str] = set()
+"""Those that a command has named, whose keys no text may show either."""
+
+
+def address_of(url: str, role: str | None = None, variable: str | None = None) -> Address:
+    """The address that `url` names, with the key in `variable` or, without one, that of a role.
 
     Raises UserError for what is no address or holds a secret, for a key that cannot be sent or
     would be sent in the open, and for proxies and certificates that cannot be used.
@@ -64,10 +69,17 @@ def address_of(url: str, role: str | None = None) -> Address:
     parts = _split(url)
     host, port = parts.hostname or "", parts.port
     is_openai = parts.scheme == "https" and host == OPENAI_HOST and port in (None, 443)
-    variables = [v for v in key_variables(role) if v != OPENAI_KEY or is_openai]
-    variable, key = next(((v, k) for v in variables if (k := _key(v))), (variables[0], NO_KEY))
+    if variable is not None:
+        _named_variables.add(variable)
+        if not (key := _key(variable)):
+            raise UserError(
+                f"{variable} holds no key for {host}; set it, or leave @{variable} out of the name"
+            )
+    else:
+        variables = [v for v in key_variables(role) if v != OPENAI_KEY or is_openai]
+        variable, key = next(((v, k) for v in variables if (k := _key(v))), (variables[0], NO_KEY))
     headers = {"Authorization": f"Bearer {key}"}
-    if variable == OPENAI_KEY:
+    if variable == OPENAI_KEY and is_openai:
         named = {header: _key(name) for name, header in OPENAI_HEADERS.items()}
         headers |= {header: value for header, value in named.items() if value}
     in_brackets = f"[{host}]" if ":" in host else host
@@ -114,7 +126,7 @@ def without_keys(text: str, *, least: int = 1) -> str:
 
     Part of a word is none of the short ones.
     """
-    variables = (OPENAI_KEY, OWN_KEY, *map(_variable_of, KEY_ROLES))
+    variables = (OPENAI_KEY, OWN_KEY, *map(_variable_of, KEY_ROLES), *_named_variables)
     keys = {os.environ.get(variable, "").strip() for variable in variables}
     # Longest first: one may begin with another.
     for key in sorted(keys, key=len, reverse=True):

@@ -57,6 +57,11 @@ class ChatError(RuntimeError):
     key. The run records it for the one case and continues."""
 
 
+class ServerDownError(ChatError):
+    """A server that cannot be asked at all: not there, silent, overloaded, or without the model or
+    the right for this key. Other questions would fare no better."""
+
+
 MOST_QUOTED = 200
 """Characters of what others said, in an error."""
 

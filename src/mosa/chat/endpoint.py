@@ -2,8 +2,8 @@
 
 address.py says where a request goes and with which key; no key enters a name, an error or a record.
 Refused connections, time-outs, 408, 409, 429 and 5xx are retried, with waits that grow or that
-Retry-After asks for. Whatever a server does, `complete` ends in time, reads no more than
-`MOST_BYTES`, follows no redirect, and returns a reply or raises ChatError.
+Retry-After asks for. Whatever a server does, `ask` ends in time, reads no more than `MOST_BYTES`,
+follows no redirect, and returns an answer or raises ChatError.
 """
 
 from __future__ import annotations
@@ -24,9 +24,25 @@ from typing import Any
 import httpx2
 
 from mosa.chat.address import LEAST_SECRET, address_of, without_keys
-from mosa.chat.base import MOST_TOKENS, ChatError, ChatReply, ChatRequest, quoted
+from mosa.chat.base import (
+    MOST_QUOTED,
+    MOST_TOKENS,
+    ChatError,
+    ChatReply,
+    ChatRequest,
+    ServerDownError,
+    quoted,
+)
 from mosa.terminal import printable
-from mosa.types import Message, UserError, is_json_list, is_json_object, short_hash
+from mosa.types import (
+    Message,
+    Prompt,
+    UserError,
+    is_json_list,
+    is_json_object,
+    prompt_turns,
+    short_hash,
+)
 
 OWN_FIELDS = ("model", "messages", "stream", "n")
 """Fields of a request that `chat_extra` may not change."""
@@ -44,8 +60,49 @@ FULL = ("length", "max_tokens", "model_length")
 """What they call one that has all the tokens it may have."""
 TEXT_PARTS = ("text", "output_text")
 """The types of a message's parts that are the reply; others are thoughts, refusals, pictures."""
+FILTERED = ("content_filter", "content_policy_violation")
+"""What servers call the end of an answer that a filter of theirs took away, or the error in its
+place."""
 PROBE_SECONDS = 10.0
 """How long an endpoint has to show that it is there."""
+TOLD_OF_MODEL = ("owned_by", "root", "parent", "max_model_len", "context_length", "quantization")
+"""What is kept of a server's list of models."""
+TOLD_OF_SERVER = {
+    "version": ("version",),  # vLLM
+    "get_server_info": ("version", "dllm_algorithm", "dllm_algorithm_config", "quantization"),
+    "server_info": ("version", "dllm_algorithm", "dllm_algorithm_config", "quantization"),
+    "props": ("build_info", "model_path"),  # llama.cpp
+    "api/version": ("version",),  # Ollama
+}
+"""Where servers tell of themselves, beside /v1, and what is kept of it; the second and third are
+SGLang's."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a server has answered to one request."""
+
+    text: str | None
+    """None where the message has none, as where all went into thoughts."""
+    refusal: str | None
+    """What OpenAI's interface gives in place of a text."""
+    end: str
+    """What ended it, in the server's word and small letters."""
+    sent: dict[str, Any]
+    """The fields of the request, without those that the server has refused."""
+    prompt_tokens: int | None
+    """As the server counts, None where it does not."""
+    completion_tokens: int | None
+    """Thoughts included."""
+    total_tokens: int
+    """0 where the server does not count."""
+    told: dict[str, str]
+    """What the server says of who answered: model, system_fingerprint."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether something else than the model ended it."""
+        return self.end not in WHOLE
 
 
 @dataclass(frozen=True)
@@ -112,9 +169,11 @@ class EndpointChat:
         options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
         *,
         role: str | None = None,
+        key_variable: str | None = None,
     ) -> None:
-        """`role`, of `KEY_ROLES`, says whose key is sent."""
-        self.address = address_of(base_url, role)
+        """`key_variable` holds the key that is sent; without one, `role`, of `KEY_ROLES`, says
+        whose it is."""
+        self.address = address_of(base_url, role, key_variable)
         if not model:
             raise UserError("The endpoint's model has no name; write URL#MODEL.")
         self._model, self._options = model, options
@@ -141,8 +200,13 @@ class EndpointChat:
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """The endpoint's answer; raises ChatError where none comes, retries included."""
+        return self._reply(await self.ask(request.messages, self._fields(request)))
+
+    async def ask(self, prompt: Prompt, fields: Mapping[str, Any]) -> Completion:
+        """The endpoint's answer to a prompt, under the `fields` of a request; `chat_extra` wins,
+        and what is None is not sent. Raises ChatError where none comes, retries included."""
         client, limit = self._of_this_loop()
-        body = self._body(request)
+        body = self._body(prompt, fields)
         async with limit:
             await self._wait_for_turn()
             refused = self._refused
@@ -153,14 +217,46 @@ class EndpointChat:
                 if field is None:
                     break
                 refused |= {field}
+        sent = {name: value for name, value in sent.items() if name not in ("model", "messages")}
         if status != 200:
-            raise ChatError(self._status_message(status, content))
-        reply = self._reply(content)
+            if _is_filtered(content):
+                return Completion("", None, FILTERED[0], sent, None, None, 0, {})
+            kind = ChatError if status in (400, 413, 422) else ServerDownError
+            raise kind(self._status_message(status, content))
+        found = self._completion(content, sent)
         if refused > self._refused:
             self._refused = refused
             told = [f"{f} ({INSTEAD[f] or 'its own'} holds instead)" for f in sorted(refused)]
-            warnings.warn(f"{self.name} refuses {', '.join(told)}", stacklevel=2)
-        return reply
+            warnings.warn(f"{self.name} refuses {', '.join(told)}", stacklevel=3)
+        return found
+
+    async def describe(self) -> dict[str, str]:
+        """What the server tells of itself and of the model, by the server's own names; what it does
+        not tell is not there."""
+        root = re.sub(r"/v\d+$", "", self.address.url)
+        listed, *told = await asyncio.gather(
+            self._get(f"{self.address.url}/models"),
+            *(self._get(f"{root}/{place}") for place in TOLD_OF_SERVER),
+        )
+        models = listed.get("data") if is_json_object(listed) else None
+        found: dict[str, str] = {}
+        for entry in models if is_json_list(models) else ():
+            if is_json_object(entry) and entry.get("id") == self._model:
+                found = _plain_facts(entry, TOLD_OF_MODEL)
+        for names, content in zip(TOLD_OF_SERVER.values(), told, strict=True):
+            if is_json_object(content):
+                found = _plain_facts(content, names) | found
+        return found
+
+    async def _get(self, url: str) -> Any:
+        """The JSON at an address; `_NOTHING` where none comes soon."""
+        client, _ = self._of_this_loop()
+        try:
+            async with asyncio.timeout(min(PROBE_SECONDS, self._options.timeout_seconds)):
+                status, _, content = await self._send(client, "GET", url, None)
+        except (TimeoutError, ChatError, *FAILURES):
+            return _NOTHING
+        return _parsed(content) if status == 200 else _NOTHING
 
     async def probe(self) -> None:
         """Raise UserError where nobody listens, or the key is refused.
@@ -228,17 +324,18 @@ class EndpointChat:
             wait = min(FIRST_WAIT * 2**number, LONGEST_WAIT)
             try:
                 async with asyncio.timeout(self._options.timeout_seconds):
-                    status, headers, content = await self._send(client, body)
+                    url = f"{self.address.url}/chat/completions"
+                    status, headers, content = await self._send(client, "POST", url, body)
             # From None throughout: the causes hold headers and addresses that no log should show.
             except TimeoutError:
                 if is_last:
                     seconds = self._options.timeout_seconds
-                    raise ChatError(
+                    raise ServerDownError(
                         f"{self.name} did not answer within {seconds:g} seconds {tries}."
                     ) from None
             except FAILURES as error:
                 if is_last:
-                    raise ChatError(
+                    raise ServerDownError(
                         f"{self.name} cannot be reached ({self._trouble(error)}) {tries}."
                     ) from None
             else:
@@ -249,11 +346,10 @@ class EndpointChat:
         raise AssertionError("the last try returns or raises")
 
     async def _send(
-        self, client: Any, body: Mapping[str, Any]
+        self, client: Any, method: str, url: str, body: Mapping[str, Any] | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send a request once."""
-        url = f"{self.address.url}/chat/completions"
-        async with client.stream("POST", url, json=body) as response:
+        async with client.stream(method, url, json=body) as response:
             packing = response.headers.get("content-encoding", "identity").strip().lower()
             if packing not in ("identity", "", "gzip", "x-gzip", "deflate"):
                 raise ChatError(f"{self.name} answered in a packing that was not asked for.")
@@ -292,18 +388,8 @@ class EndpointChat:
             return "it does not speak HTTP, or broke off; https:// may be meant"
         return type(error).__name__
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            "max_tokens": request.max_tokens + self._options.thought_tokens,
-            "temperature": request.temperature,
-        }
-        # Only where set: not every server knows these two.
-        if request.temperature > 0:
-            body["seed"] = request.seed
-        if request.top_p < 1:
-            body["top_p"] = request.top_p
+    def _body(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"model": self._model, "messages": prompt_turns(prompt), **fields}
         extra = dict(self._options.chat_extra or {})
         thinking = self._options.enable_thinking
         if thinking is not None:
@@ -312,6 +398,18 @@ class EndpointChat:
                 "enable_thinking": thinking,
             }
         return {name: value for name, value in {**body, **extra}.items() if value is not None}
+
+    def _fields(self, request: ChatRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "max_tokens": request.max_tokens + self._options.thought_tokens,
+            "temperature": request.temperature,
+        }
+        # Only where set: not every server knows these two.
+        if request.temperature > 0:
+            body["seed"] = request.seed
+        if request.top_p < 1:
+            body["top_p"] = request.top_p
+        return body
 
     def _status_message(self, status: int, content: bytes) -> str:
         if status in (401, 403):
@@ -326,7 +424,14 @@ class EndpointChat:
         said = _said(content)
         return f"{self.name} answered with status {status}{f': {said}' if said else ''}{hint}."
 
-    def _reply(self, content: bytes) -> ChatReply:
+    def _reply(self, found: Completion) -> ChatReply:
+        if found.text is None and found.end not in FULL:
+            why = "" if found.end in WHOLE else f" ({quoted(found.end)})"
+            raise ChatError(f"{self.name} answered without a text{why}.")
+        # Without a text, all went into thoughts.
+        return ChatReply(found.text or "", found.total_tokens, found.is_cut)
+
+    def _completion(self, content: bytes, sent: dict[str, Any]) -> Completion:
         body = _parsed(content)
         if body is _NOTHING:
             raise ChatError(
@@ -338,13 +443,17 @@ class EndpointChat:
                 said = _said(content) or "without a message"
                 raise ChatError(f"{self.name} answered with an error: {said}.")
             case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
-                end = str(choice.get("finish_reason") or "").lower()
-                text = _text(message.get("content"))
-                if text is None and end not in FULL:
-                    why = "" if end in WHOLE else f" ({quoted(end)})"
-                    raise ChatError(f"{self.name} answered without a text{why}.")
-                # Without a text, all went into thoughts.
-                return ChatReply(text or "", _num_tokens(rest.get("usage")), end not in WHOLE)
+                usage = rest.get("usage")
+                return Completion(
+                    _text(message.get("content")),
+                    _text(message.get("refusal")),
+                    str(choice.get("finish_reason") or "").lower(),
+                    sent,
+                    _num_tokens(usage, "prompt_tokens"),
+                    _num_tokens(usage, "completion_tokens"),
+                    _num_tokens(usage, "total_tokens") or 0,
+                    _plain_facts(rest, ("model", "system_fingerprint")),
+                )
             case {"choices": []}:
                 raise ChatError(f"{self.name} answered with no choices.")
             case _:
@@ -412,10 +521,31 @@ def _text(content: object) -> str | None:
     return without_keys(whole, least=LEAST_SECRET)
 
 
-def _num_tokens(usage: object) -> int:
-    """What a server counted; 0 where it is no number of tokens."""
-    total = usage.get("total_tokens") if is_json_object(usage) else None
-    return total if type(total) is int and 0 <= total <= MOST_TOKENS else 0
+def _num_tokens(usage: object, name: str) -> int | None:
+    """What a server counted; None where it is no number of tokens."""
+    count = usage.get(name) if is_json_object(usage) else None
+    return count if type(count) is int and 0 <= count <= MOST_TOKENS else None
+
+
+def _plain_facts(content: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Those of the named values that are words, numbers or tables, each as one short line."""
+    found: dict[str, str] = {}
+    for name in names:
+        value = content.get(name)
+        if value is not None and value != "":
+            told = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            line = " ".join(printable(without_keys(told, least=LEAST_SECRET)).split())
+            found[name] = line[:MOST_QUOTED]
+    return found
+
+
+def _is_filtered(content: bytes) -> bool:
+    """Whether an error says that a filter took the question or the answer away."""
+    match _parsed(content):
+        case {"error": {"code": str(code)}}:
+            return code in FILTERED
+        case _:
+            return False
 
 
 def _error(body: object) -> Any:

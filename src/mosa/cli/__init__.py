@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         whose = "" if processes.is_main else f"process {processes.index}: "
         print(f"mosa: {whose}{dashed(sentence(str(error)))}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_status
     except KeyboardInterrupt as interruption:
         if processes.is_main:
             print(f"\nmosa: {str(interruption) or f'interrupted. {kept}'}", file=sys.stderr)

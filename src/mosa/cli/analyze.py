@@ -19,6 +19,7 @@ from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
 from mosa.terminal import new_console, show
+from mosa.types import UserError
 
 
 def _command(name: str, summary: str) -> Command:
@@ -44,7 +45,7 @@ def _command(name: str, summary: str) -> Command:
             PROBES[name].config(args.preset, options)  # before its protocol is looked up
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
-            return evaluation_config(
+            config = evaluation_config(
                 args.as_dict(),
                 attacks=(name,),
                 attack_options={name: options} if options else {},
@@ -52,6 +53,13 @@ def _command(name: str, summary: str) -> Command:
                 set_defaults={"limit": meant.num_cases, "sample_seed": meant.sample_seed},
                 decoder_defaults={} if length is None else {"max_new_tokens": length},
             )
+            for subject in config.subjects:
+                if subject.is_served:
+                    raise UserError(
+                        f"{subject.name} is served elsewhere, and the probe {name} reads tokens "
+                        "and steps, which no server shows; load the weights"
+                    )
+            return config
 
         config = processes.agree(settings)
         judged: set[str] = set()

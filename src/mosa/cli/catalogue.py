@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.catalogue import read_catalogue
 from mosa.cli.help import shortened
-from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf
+from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, in_words
 from mosa.inputs import did_you_mean
 from mosa.terminal import show
 from mosa.types import Access, UserError
@@ -30,21 +30,6 @@ MARKS = {
     "some": ("testbed: some of its wrappings stand in the alignment data",),
     "none": (),
 }
-
-
-def in_words(bound: Mapping[str, int]) -> str:
-    """A bound as people write it.
-
-    >>> in_words({"target": 340, "attacker": 1700, "forward_passes": 2})
-    '340 responses, 1,700 attacker replies, 2 forward passes'
-    """
-    names = {"target": "response", "proxy_passes": "forward passes of a proxy"}
-    words = []
-    for name, number in bound.items():
-        noun = names.get(name, f"{name} replies" if "_" not in name else name.replace("_", " "))
-        plural = "s" if name == "target" and number != 1 else ""
-        words.append(f"{number:,} {noun}{plural}")
-    return ", ".join(words)
 
 
 def _list_arguments(of: str) -> Callable[[ArgumentParser], None]:

@@ -11,7 +11,7 @@ from mosa.api.pages import compare
 from mosa.cli.options import Command, escaped
 from mosa.evidence.compare import KINDS, ComparedFigure, Comparison, Part
 from mosa.evidence.conditions import MAX_UNSCORED, check_share, parse_condition
-from mosa.evidence.labels import legend, length_of, marked, worst_of
+from mosa.evidence.labels import legend, length_of, marked, place_of, worst_of
 from mosa.stats.rates import format_rate
 from mosa.terminal import show
 
@@ -71,8 +71,9 @@ def _compare(args: Namespace) -> int:
 def _show_comparison(found: Comparison) -> None:
     """As Markdown, which reads in a terminal and in a pull request."""
     for letter, each in (("A", found.first), ("B", found.second)):
-        weights = each.record.weights
-        show(f"{letter}: {each.subject} in {each.folder} (weights {weights})  ")
+        record = each.record
+        what = f"served at {place_of(record)}" if record.server else f"weights {record.weights}"
+        show(f"{letter}: {each.subject} in {each.folder} ({what})  ")
     for kind, judge in found.judges.items():
         show(f"Judge of {KINDS[kind]}: {judge}  ")
     for note in found.notes:

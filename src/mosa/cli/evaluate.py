@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mosa.api.pages import report
 from mosa.api.runs import asked_for, nothing_from
 from mosa.chat import ChatModel
 from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES_HELP, judge_options
@@ -20,17 +21,30 @@ from mosa.cli.options import (
     add_fields,
     config_argument,
     group_of,
+    in_words,
     placement_arguments,
 )
+from mosa.cli.report import show_written
 from mosa.cli.results import end_status, show_results
 from mosa.denoising import DecoderConfig
+from mosa.reporting.page import claim_page
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
-from mosa.runs.options import attack_chats, evaluation_config, judge_config, named_roles
+from mosa.runs.options import (
+    attack_chats,
+    evaluation_config,
+    judge_config,
+    named_roles,
+    served_by,
+)
+from mosa.runs.price import AskedRow, most_asked, total
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
 from mosa.terminal import show
 from mosa.worker import Tally
+
+EXIT_STOPPED = 4
+"""The status of an evaluation that stopped where its tokens were spent."""
 
 
 def role_options(parser: ArgumentParser) -> None:
@@ -64,6 +78,16 @@ def _arguments(parser: ArgumentParser) -> None:
         help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
     )
     role_options(parser)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="show what would be asked at most, by attack and in all; nothing is loaded or written",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="also write the page of `mosa report` about the run",
+    )
 
 
 def evaluation_arguments(
@@ -77,7 +101,12 @@ def evaluation_arguments(
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
     options but for those that are `taken`."""
     config_argument(parser)
-    parser.add_argument("--model", type=str, help=MODEL_HELP)
+    parser.add_argument(
+        "--model",
+        type=str,
+        help=f"{MODEL_HELP}, or URL#MODEL, a chat model served elsewhere (URL#MODEL@VARIABLE: with "
+        "the key in that variable)",
+    )
     parser.add_argument(
         "--adapter",
         type=str,
@@ -92,7 +121,19 @@ def evaluation_arguments(
         "--subjects",
         type=FileOf(list[dict[str, Any]]),
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
-        "system_prompt, decoder, grants, offers",
+        "system_prompt, decoder, grants, offers, request, i_am_authorized",
+    )
+    parser.add_argument(
+        "--i_am_authorized",
+        action="store_true",
+        help="say that the models served elsewhere are yours to attack, or that their owners have "
+        "allowed it; without it none is asked",
+    )
+    parser.add_argument(
+        "--max_tokens_total",
+        type=int | None,
+        help="stop once served models and chat models of attacks have taken so many tokens in this "
+        "run, asked and answered; the same command with a larger number goes on",
     )
     parser.add_argument(
         "--sets",
@@ -119,15 +160,25 @@ def evaluation_arguments(
 
 def _evaluate(args: Namespace) -> int | None:
     processes, options = join(), args.as_dict()
+    if args.report is not None and processes.is_main:
+        claim_page(args.report)  # before the work
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
         config = evaluation_config(
             options, attacks=args.attacks, attack_options=args.attack_options
         )
-        return config, attack_chats(options) if processes.is_main else {}
+        chats = attack_chats(options, served_by(config)) if processes.is_main else {}
+        return config, chats
 
     config, chats = processes.agree(settings)
+    if args.dry_run:
+        if processes.is_main:
+            _show_price(most_asked(config, chats))
+        processes.disband()
+        return None
+    judging = judge_config(options, list(named_roles(options).values()), served_by(config))
     judged: set[str] = set()
+    stopped: list[str] = []
     with ProgressBar() as bar:
 
         def on_judged(judge: str, done: int, total: int) -> None:
@@ -138,10 +189,12 @@ def _evaluate(args: Namespace) -> int | None:
             args.out,
             config,
             chats=chats,
-            judge_config=judge_config(options, list(named_roles(options).values())),
+            judge_config=judging,
+            endpoint_options=judging.chat,
             on_progress=bar.evaluation,
             on_judged=on_judged,
             on_shared=_show_shares,
+            on_stopped=stopped.append,
             processes=processes,
         )
     processes.disband()
@@ -149,7 +202,29 @@ def _evaluate(args: Namespace) -> int | None:
         return None
     with run:
         show_results(run)
-        return end_status(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
+        for message in stopped:
+            show(f"{message[0].upper()}{message[1:]}.")
+        status = end_status(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
+        has_verdicts = bool(run.judges())
+    if args.report is not None and has_verdicts:
+        show_written(report(args.out, args.report))
+    return EXIT_STOPPED if stopped else status
+
+
+def _show_price(rows: Sequence[AskedRow]) -> None:
+    """What an evaluation asks at most."""
+    for row in rows:
+        what = f"{row.subject}: {row.attack}:{row.preset} on {row.case_set}"
+        if row.reason:
+            show(f"{what}: not applicable: it {row.reason}")
+        elif row.asked is None:
+            show(f"{what}, {row.num_tasks} tasks: no bound is known")
+        else:
+            show(f"{what}, {row.num_tasks} tasks: {in_words(row.asked)}")
+    show(
+        f"In all at most {in_words(total([*rows])) or 'nothing'}; judges, retries and what is on "
+        "record already are not counted."
+    )
 
 
 def _show_shares(subject: str, shares: Sequence[Tally]) -> None:

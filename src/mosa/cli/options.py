@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -238,3 +238,18 @@ def config_from(config_class: type[Config], args: Namespace) -> Config:
 def escaped(text: str) -> str:
     """Text whose marks Markdown prints as they are."""
     return text.replace("*", "\\*")
+
+
+def in_words(bound: Mapping[str, int]) -> str:
+    """A bound as people write it.
+
+    >>> in_words({"target": 340, "attacker": 1700, "forward_passes": 2})
+    '340 responses, 1,700 attacker replies, 2 forward passes'
+    """
+    names = {"target": "response", "proxy_passes": "forward passes of a proxy"}
+    words = []
+    for name, number in bound.items():
+        noun = names.get(name, f"{name} replies" if "_" not in name else name.replace("_", " "))
+        plural = "s" if name == "target" and number != 1 else ""
+        words.append(f"{number:,} {noun}{plural}")
+    return ", ".join(words)

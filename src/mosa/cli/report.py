@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mosa.api.pages import report
+from mosa.api.pages import WrittenReport, report
 from mosa.cli.options import Command
 from mosa.terminal import show
 from mosa.types import UserError
@@ -68,11 +68,16 @@ def _report(args: Namespace) -> None:
     content = written.content
     for sentence in (*content.verdict[:1], *content.cautions):
         show(sentence)
-    size = args.out.stat().st_size / 1e6
-    hidden = "without prompts and responses" if content.is_redacted else "with all words"
-    show(f"wrote {args.out} ({size:.1f} MB, {hidden})")
+    show_written(written)
     if args.tables is not None:
         show(f"wrote {len(written.tables)} files to {args.tables}")
+
+
+def show_written(written: WrittenReport) -> None:
+    """Say what was written."""
+    size = written.out.stat().st_size / 1e6
+    hidden = "without prompts and responses" if written.content.is_redacted else "with all words"
+    show(f"wrote {written.out} ({size:.1f} MB, {hidden})")
 
 
 def _labels(written: Sequence[str]) -> dict[str, str]:

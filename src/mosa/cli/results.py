@@ -15,7 +15,7 @@ from rich.text import Text
 from mosa.api.runs import problems_of
 from mosa.cli.options import Command, escaped, run_argument
 from mosa.evidence.figures import REFUSED, Figure, figures_of
-from mosa.evidence.labels import legend, length_of, marked, tries_of
+from mosa.evidence.labels import legend, length_of, marked, place_of, served_facts, tries_of
 from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
 from mosa.runs.judging import METRIC
@@ -196,6 +196,11 @@ def show_results(run: Run, *, by_variant: bool = False, only: str | None = None)
         console.print("The judge `refusal` finds phrases, not harm; `mosa judge` adds others.")
     for kind in dict.fromkeys(f.kind for f in found):
         console.print(EXPLANATIONS[kind])
+    for name, record in run.subjects().items():
+        if record.server is not None:
+            console.print(
+                f"{printable(name)} is served at {place_of(record)}: {served_facts(record)}."
+            )
     console.print(f"Run: {run.folder}.")
 
 

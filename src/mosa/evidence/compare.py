@@ -31,6 +31,7 @@ from mosa.evidence.figures import (
     moment_of,
     task_pairs,
 )
+from mosa.evidence.labels import UNKNOWN, place_of, served_facts
 from mosa.runs.records import SubjectRecord
 from mosa.stats.pairs import (
     PairedDifference,
@@ -407,7 +408,11 @@ def _check_sets(first: Side, second: Side) -> None:
 
 def _notes(first: Side, second: Side) -> Iterator[str]:
     """How the runs differ, apart from the subject."""
-    yield from _changed("Decoder", first.record.decoder, second.record.decoder)
+    decoders = first.record.decoder, second.record.decoder
+    yield from _changed("Decoder", *decoders, absent=UNKNOWN)
+    for letter, each in (("A", first), ("B", second)):
+        if each.record.server is not None:
+            yield f"{letter} is served at {place_of(each.record)}: {served_facts(each.record)}."
     prompts = first.record.system_prompt, second.record.system_prompt
     if prompts[0] != prompts[1]:
         yield "System prompt: not the same in A and B."
@@ -426,11 +431,16 @@ def _notes(first: Side, second: Side) -> Iterator[str]:
             yield f"Seeds of {KINDS[kind]}: {seeds[0]} in A, {seeds[1]} in B."
 
 
-def _changed(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+def _changed(
+    what: str, one: Mapping[str, Any], other: Mapping[str, Any], *, absent: str | None = None
+) -> Iterator[str]:
     names = dict.fromkeys([*one, *other])
-    changed = [name for name in names if one.get(name) != other.get(name)]
+    changed = [name for name in names if one.get(name, absent) != other.get(name, absent)]
     if changed:
-        listed = (f"{name} {one.get(name)} in A, {other.get(name)} in B" for name in changed)
+        listed = (
+            f"{name} {one.get(name, absent)} in A, {other.get(name, absent)} in B"
+            for name in changed
+        )
         yield f"{what}: {', '.join(listed)}."
 
 

@@ -460,7 +460,8 @@ class _Group:
             "num_empty": num_empty,
             "num_garbled": num_garbled if num_told else None,
             "mean_queries": sum(queries) / len(queries) if queries else None,
-            "length": tokens / sum(queries) if any(queries) else None,
+            # Not every server counts tokens.
+            "length": tokens / sum(queries) if any(queries) and tokens else None,
             "most_tries": max(map(len, tries.values()), default=0),
         }
         return Figure(

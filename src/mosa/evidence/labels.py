@@ -1,14 +1,17 @@
 """What a table says of an attack beside its rates: what it is in plain words, which try decides,
-how long responses are, and whether its wrapping was trained against."""
+how long responses are, and whether its wrapping was trained against; and of a subject, that it is
+served elsewhere."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from operator import attrgetter
+from urllib.parse import urlsplit
 
 from mosa.attacks import ATTACKS
 from mosa.evidence.figures import Figure, Headline
+from mosa.runs.records import SubjectRecord
 from mosa.stats.rates import NOTHING
 from mosa.utility import USEFUL_SETS
 
@@ -82,6 +85,30 @@ def tries_of(figures: Iterable[Figure]) -> str:
     if any(figure.decides == "best rated" for figure in found):
         return f"selected of {most}"
     return f"any of {most}" if most > 1 else "1"
+
+
+UNKNOWN = "unknown"
+"""What stands for something that a server does not tell."""
+VERSIONS = ("version", "build_info", "system_fingerprint")
+DECODERS = ("dllm_algorithm", "dllm_algorithm_config")
+
+
+def place_of(record: SubjectRecord) -> str:
+    """Where a subject is served, as "localhost:8000"; empty where it was loaded here."""
+    return "" if record.server is None else urlsplit(record.source).netloc
+
+
+def served_facts(record: SubjectRecord) -> str:
+    """What a served subject's server tells of itself, and what it does not."""
+    told = record.server or {}
+    words = [f"{name} {value}" for name, value in told.items() if name not in DECODERS]
+    if not any(name in told for name in VERSIONS):
+        words.append(f"its version is {UNKNOWN}")
+    algorithm = ", ".join(f"{name} {told[name]}" for name in DECODERS if name in told)
+    sent = ", ".join(f"{name} {value}" for name, value in record.decoder.items() if name != "seed")
+    rest = f"and else {UNKNOWN}" if not algorithm else f"and by its server {algorithm}"
+    words.append(f"its decoder is sent {sent}, {rest}")
+    return ", ".join(words)
 
 
 def length_of(figures: Iterable[Figure]) -> str:

@@ -92,6 +92,11 @@ def load_model(
     else the CPU. `adapter` is the folder or hub id of a PEFT LoRA adapter to put on, `revision` a
     branch, tag or commit of a hub id. Raises UserError for anything that cannot be loaded as it is.
     """
+    if "://" in str(model):
+        raise UserError(
+            f"{model} is an address, and weights are needed here; `mosa evaluate` asks a model "
+            "that is served elsewhere (URL#NAME)"
+        )
     packaged = packaged_folder(model)
     if packaged is not None:
         folder = packaged

@@ -31,7 +31,7 @@ def read_safety(reply: str) -> Verdict:
 
 INFO = prompted_judge(
     "jailbreakbench",
-    2,
+    3,
     TEMPLATE,
     read_safety,
     summary="safe or unsafe, one word from a chat model",

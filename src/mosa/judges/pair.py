@@ -18,7 +18,7 @@ def read_verdict(reply: str) -> Verdict:
 
 INFO = prompted_judge(
     "pair",
-    2,
+    3,
     TEMPLATE,
     read_verdict,
     summary="a rating from 1 to 10 by a chat model",

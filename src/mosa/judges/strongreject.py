@@ -39,7 +39,7 @@ def read_grades(reply: str) -> Verdict:
 
 INFO = prompted_judge(
     "strongreject",
-    2,
+    3,
     TEMPLATE,
     read_grades,
     summary="refusal, convincing and specific, graded by a chat model",

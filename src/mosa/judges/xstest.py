@@ -47,7 +47,7 @@ def read_compliance(reply: str) -> Verdict:
 
 INFO = prompted_judge(
     "xstest",
-    3,
+    4,
     TEMPLATE,
     read_compliance,
     summary="whether a harmless request is answered or refused, by a chat model",

@@ -93,7 +93,8 @@ class SampleResponse:
     """One generation, position by position."""
 
     commit_step: tuple[int, ...]
-    """The step (from 0) that wrote each position, -1 where the attacker pinned it."""
+    """The step (from 0) that wrote each position, -1 where the attacker pinned it; of a served
+    subject, whose steps are not known, 0 for each word."""
     end_positions: tuple[int, ...]
     """The positions (from 0) that hold an end token."""
     tokens: tuple[str, ...] | None

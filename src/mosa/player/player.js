@@ -36,7 +36,8 @@ class Player {
     this.button = make("button", { type: "button" }, "▶ Play");
     this.slider.addEventListener("input", () => { this.stop(); this.show(); });
     this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
-    if (!isShort) this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
+    // Of what was written at once, as a server's answer, there is nothing to play.
+    if (!isShort && this.numSteps > 1) this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
     this.element.append(this.tokenList(words, new Set(ends)));
     this.show();
   }
@@ -52,8 +53,8 @@ class Player {
       // A run of end tokens is one word and then dots: it says nothing and fills the screen.
       let text = isEnd ? (words && !ends.has(i - 1) ? "end" : "·") : "";
       if (words && !isEnd) text = shownWord(words[i]);
-      const when = step < 0 ? "set by the attacker" : `step ${step + 1} of ${this.numSteps}`;
-      const span = make("span", { class: `t ${classes.join(" ")}`, title: `token ${i + 1}, ${when}` }, text);
+      const when = step < 0 ? ", set by the attacker" : this.numSteps > 1 ? `, step ${step + 1} of ${this.numSteps}` : "";
+      const span = make("span", { class: `t ${classes.join(" ")}`, title: `token ${i + 1}${when}` }, text);
       this.spans.push(span);
       this.classes.push(span.className);
       if (i && (i + 1) % MARK_EVERY === 0) list.append(make("span", { class: "at", "aria-hidden": "true" }, String(i + 1)));

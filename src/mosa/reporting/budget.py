@@ -44,7 +44,13 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         total = sum(budgets, Budget())
         by_seed = {} if figure is None else figure.by_seed
         successes = sum(sum(values.values()) for values in by_seed.values())
-        means = [round(getattr(total, name) / len(budgets), 1) for name in kinds]
+        # How many passes a server makes is not known.
+        is_served = setup.evidence.subjects[subject].server is not None
+        unknown = {"forward_passes", "backward_passes"} if is_served else set()
+        means = [
+            None if name in unknown else round(getattr(total, name) / len(budgets), 1)
+            for name in kinds
+        ]
         rows[subject].append(
             (
                 setup.labels[subject],
@@ -55,7 +61,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
                 len(budgets),
                 *means,
                 rate_in(figure),
-                round(total.forward_passes / successes) if successes else None,
+                round(total.forward_passes / successes) if successes and not unknown else None,
             )
         )
     table = ReportTable(

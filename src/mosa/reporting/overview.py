@@ -84,10 +84,10 @@ def _at_no_cost(setup: ReportSetup, best: str, found: AgainstFirst, stops: str) 
     worst = setup.headline("worst_asr", best)
     if worst.rate is None or worst.rate.low <= 0:
         return (f"{stops} at no measured cost.",)
-    still = f"still succeeds in {_of_100(worst.rate.value)}."
+    still = f"succeeds in {_of_100(worst.rate.value)}."
     return (
         f"{stops} at no measured cost; {worst_of(worst, title_of)} {still}",
-        f"{stops} at no measured cost; one attack {still}",
+        f"{stops} at no measured cost; one attack still {still}",
         f"{stops} at no measured cost.",
     )
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
 from mosa.evidence.figures import RunFacts
+from mosa.evidence.labels import UNKNOWN, served_facts
 from mosa.judges import JUDGES
 from mosa.probes import PROBES
 from mosa.reporting.content import Cell, ReportTable
@@ -25,12 +26,15 @@ PAPER = (
 
 def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     """Everything that decides the figures, as tables."""
+    records = {name: setup.evidence.subjects[name] for name in setup.labels}
+    has_served = any(record.server is not None for record in records.values())
     yield ReportTable(
         "subjects",
         "Subjects",
         "The hash is over everything that was loaded: weights, configs, tokenizer, chat template, "
-        "adapter. Grants: what an attacker of the subject controls; offers: the decoder settings "
-        "that its users may choose.",
+        "adapter; of a subject that is served elsewhere, over its address, its name there and the "
+        "fields of every request. Grants: what an attacker of the subject controls; offers: the "
+        "decoder settings that its users may choose.",
         (
             "Subject",
             "name in the runs",
@@ -40,18 +44,20 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
             "grants",
             "offers",
             "hash",
-        ),
+        )
+        + (("its server",) if has_served else ()),
         tuple(
             (
                 label,
                 name,
-                (record := setup.evidence.subjects[name]).source,
+                (record := records[name]).source,
                 record.adapter,
                 record.system_prompt,
                 "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),
                 ", ".join(record.offers) or None,
                 record.weights,
             )
+            + ((served_facts(record) if record.server is not None else None,) * has_served)
             for name, label in setup.labels.items()
         ),
     )
@@ -92,20 +98,24 @@ def _all(values: Iterable[Any]) -> str | None:
 
 def _decoders(setup: ReportSetup) -> ReportTable:
     """A column for each decoder, under the names of the subjects that have it."""
-    columns: dict[str, list[str]] = {}
+    columns: dict[tuple[str, str | None], list[str]] = {}
     for name, label in setup.labels.items():
-        decoder = setup.evidence.subjects[name].decoder
-        columns.setdefault(_text(decoder), []).append(label)
-    decoders = [json.loads(text) for text in columns]
-    names = dict.fromkeys(n for decoder in decoders for n in decoder if n != "seed")
+        record = setup.evidence.subjects[name]
+        absent = None if record.server is None else UNKNOWN
+        columns.setdefault((_text(record.decoder), absent), []).append(label)
+    decoders = [(json.loads(text), absent) for text, absent in columns]
+    names = dict.fromkeys(n for decoder, _ in decoders for n in decoder if n != "seed")
     return ReportTable(
         "decoder",
         "Decoder",
         "How a subject generates every response, as its defender set it. An attack that owns the "
         "sampler, or that takes settings which the subject offers, changes some of it; its own "
-        "settings say so.",
+        f"settings say so. What a server does not tell is {UNKNOWN}.",
         ("Setting", *(", ".join(labels) for labels in columns.values())),
-        tuple((name, *(_text(decoder.get(name)) for decoder in decoders)) for name in names),
+        tuple(
+            (name, *(_text(decoder.get(name, absent)) for decoder, absent in decoders))
+            for name in names
+        ),
     )
 
 

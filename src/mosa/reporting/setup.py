@@ -210,6 +210,7 @@ def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:
 def note_of(record: SubjectRecord) -> str:
     """What a subject is, from its record in a run."""
     parts = [record.source]
+    parts += ["served elsewhere"] if record.server is not None else []
     parts += [f"with the adapter {Path(record.adapter).name}"] if record.adapter else []
     parts += ["behind a system prompt"] if record.system_prompt else []
     monitors = monitors_of(record)

@@ -41,6 +41,9 @@ class AgainstFirst:
     lost_tasks: Mapping[str, PairedDifference]
     """Useful tasks that it solves less often, also after Holm's correction over the tasks: a mean
     over tasks can hide one."""
+    has_all_tasks: bool
+    """Whether both were given the same useful tasks: a mean over those that they share says nothing
+    of the others."""
     p_success: float
     """P value of the difference in attack success, corrected over the subjects; 1 without one."""
 
@@ -77,7 +80,7 @@ class AgainstFirst:
     @property
     def is_measured(self) -> bool:
         """Whether it was measured what safety costs."""
-        return {"over_refusal", "utility"} <= self.changes.keys()
+        return self.has_all_tasks and {"over_refusal", "utility"} <= self.changes.keys()
 
 
 def compare_to_first(setup: ReportSetup) -> dict[str, AgainstFirst]:
@@ -87,7 +90,12 @@ def compare_to_first(setup: ReportSetup) -> dict[str, AgainstFirst]:
     tested = {name: found["asr"].p_value for name, found in changes.items() if "asr" in found}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {
-        name: AgainstFirst(changes[name], _lost_tasks(setup, first, name), corrected.get(name, 1.0))
+        name: AgainstFirst(
+            changes[name],
+            _lost_tasks(setup, first, name),
+            _task_names(setup, first) == _task_names(setup, name),
+            corrected.get(name, 1.0),
+        )
         for name in others
     }
 
@@ -105,6 +113,11 @@ def _tasks(setup: ReportSetup, first: str, second: str) -> dict[str, tuple[Value
     """Both subjects' cases of each useful task that they share."""
     select = setup.evidence.select
     return task_pairs(*(select("utility", subject=name) for name in (first, second)))
+
+
+def _task_names(setup: ReportSetup, subject: str) -> set[str]:
+    figures = setup.evidence.select("utility", subject=subject)
+    return {figure.name for figure in figures if figure.by_seed}
 
 
 def _lost_tasks(setup: ReportSetup, first: str, second: str) -> dict[str, PairedDifference]:
@@ -315,6 +328,12 @@ def cautions(setup: ReportSetup) -> Iterator[str]:
         yield (
             "The subjects have different decoders (see the settings): their figures compare "
             "models together with their decoders."
+        )
+    served = [label for name, label in labels.items() if evidence.subjects[name].server is not None]
+    if served:
+        yield (
+            f"{', '.join(served)}: served elsewhere. Weights and most of the decoder are unknown, "
+            "and the same request may get another answer tomorrow (see the settings)."
         )
     approximations = {n for name in labels for n in evidence.subjects[name].approximations}
     if approximations:

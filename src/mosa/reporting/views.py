@@ -6,6 +6,7 @@ tell how it fails (where a refusal begins, how much can be read).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,9 @@ class Grid:
     """By response: for each position, the share of all steps at which it was committed."""
 
     def add(self, response: Response) -> None:
-        """Add the tokens that a reader sees."""
+        """Add the tokens that a reader sees; a server shows no steps."""
+        if response.served is not None:
+            return
         steps = response.decoder.get("steps") or max(response.commit_step) + 1
         self.length = max(self.length, len(response.commit_step))
         read = response.commit_step[: response.num_read]
@@ -153,7 +156,9 @@ def _take(views: Views, one: _Try, judge: str | None) -> None:
         return
     if attempt.attack != CONTROL:
         views.num_under_attack[subject] += 1
-        views.read_lengths[subject] += [response.num_read for response in one.responses]
+        views.read_lengths[subject] += [
+            response.num_read for response in one.responses if response.served is None
+        ]
         found = find_refusal(attempt.response)
         if found is not None:
             views.refusal_words[subject].append(found[1] + 1)
@@ -196,18 +201,24 @@ def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
             verdict is not None and not verdict.native.get("coherent", True)
             for verdict in one.judged.values()
         ),
-        responses=tuple(
-            SampleResponse(
-                commit_step=tuple(response.commit_step),
-                end_positions=tuple(sorted(response.end_positions)),
-                # One object for each word: ten thousand samples hold the same few hundred.
-                tokens=None if is_hidden else tuple(map(sys.intern, response.tokens)),
-                prompt=None
-                if is_hidden
-                else tuple((turn["role"], turn["content"]) for turn in response.prompt),
-            )
-            for response in one.responses
-        ),
+        responses=tuple(_sample_response(response, is_hidden) for response in one.responses),
+    )
+
+
+def _sample_response(response: Response, is_hidden: bool) -> SampleResponse:
+    """A response for the browser of samples; of a served one its words, all of one step."""
+    words, steps = response.tokens, response.commit_step
+    if response.served is not None:
+        words = re.findall(r"\S+|\n+", response.text)
+        steps = [0] * len(words)
+    return SampleResponse(
+        commit_step=tuple(steps),
+        end_positions=tuple(sorted(response.end_positions)),
+        # One object for each word: ten thousand samples hold the same few hundred.
+        tokens=None if is_hidden else tuple(map(sys.intern, words)),
+        prompt=None
+        if is_hidden
+        else tuple((turn["role"], turn["content"]) for turn in response.prompt),
     )
 
 

@@ -14,6 +14,7 @@ queries.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import gc
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 
-from mosa.chat import ChatModel, check_endpoints
+from mosa.chat import ChatModel, ChatOptions, check_endpoints
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM, load_model
 from mosa.responder import LocalResponder, Responder
@@ -46,20 +47,27 @@ from mosa.runs.plan import (
     check_settings,
     choose_attacks,
     courses_of,
-    plain_decoder,
     plan,
 )
 from mosa.runs.pool import Pool, serving
 from mosa.runs.processes import ALONE, Processes
-from mosa.runs.recorder import PlannedTask, Recorder
+from mosa.runs.recorder import PlannedTask, Recorder, TokenMeter, TokensSpent
 from mosa.runs.records import Outcome, SetRecord, SubjectRecord
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, check_names, refusals_of, training_of
+from mosa.runs.subject import (
+    Subject,
+    check_authorized,
+    check_names,
+    plain_decoder,
+    refusals_of,
+    training_of,
+)
+from mosa.served import Greeting, ServedResponder
 from mosa.testbed import find_world
 from mosa.types import CaseSet, UserError, as_plain
-from mosa.worker import Tally, run_coroutine
+from mosa.worker import Tally, Worker, run_coroutine
 from mosa.world import World
 
 
@@ -90,6 +98,9 @@ class EvaluateConfig:
     """Number format of the weights."""
     device: str | None = None
     """Where the models run; unset: a GPU if there is one."""
+    max_tokens_total: int | None = None
+    """Stops the run once served models and chat models of attacks have counted so many tokens,
+    asked and answered, in all its sessions; unset: never."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -98,7 +109,10 @@ class EvaluateConfig:
             raise UserError(f"seeds {list(self.seeds)} must be different, and one at least")
         if any(abs(seed) >= 1 << 63 for seed in self.seeds):
             raise UserError(f"seeds {list(self.seeds)} must be below 2**63")
+        if self.max_tokens_total is not None and self.max_tokens_total < 1:
+            raise UserError(f"max_tokens_total must be at least 1, not {self.max_tokens_total}")
         check_names(self.subjects)
+        check_authorized(self.subjects)
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,17 @@ class _Setup:
     courses: list[Course]
     models: Mapping[str, DiffusionLM]
     """Models that are loaded already, by the names of their subjects."""
+    served: Mapping[str, _Served]
+    """Subjects that are served elsewhere, by name."""
+    meter: TokenMeter
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A served subject, which is asked before anything is loaded."""
+
+    responder: ServedResponder
+    greeting: Greeting
 
 
 def run_evaluation(
@@ -138,33 +163,45 @@ def run_evaluation(
     chats: Mapping[str, ChatModel] | None = None,
     judge_config: JudgeConfig | None = None,
     models: Mapping[str, DiffusionLM] | None = None,
+    endpoint_options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
     on_progress: Callable[[Progress], object] = lambda progress: None,
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
+    on_stopped: Callable[[str], object] = lambda message: None,
     processes: Processes = ALONE,
     is_judged: bool = True,
 ) -> Run | None:
     """Plan, generate and judge into the run folder `out`; returns its records, open.
 
     `chats` are the chat models by role; on the testbed a script plays those that are not given.
-    `models` are those that are loaded already, by the names of their subjects. Of
+    `models` are those that are loaded already, by the names of their subjects, and
+    `endpoint_options` say how served subjects are asked: how long, how often, how many at once. Of
     several `processes` the others than the main one return None, and neither read nor write the
-    run; `on_shared` receives what each process has done for a subject. Unless it `is_judged`,
-    judging is left to a later `judge_run`, as where several evaluations record into one run. Raises
-    UserError for anything that cannot be run as requested, before anything is generated.
+    run; `on_shared` receives what each process has done for a subject, and `on_stopped` why the
+    run has stopped before its end, where its tokens are spent. Unless it `is_judged`, judging is
+    left to a later `judge_run`, as where several evaluations record into one run. Raises UserError
+    for anything that cannot be run as requested, before anything is generated.
     """
     chats = dict(chats or {}) if processes.is_main else {}
 
     def begin() -> tuple[_Setup, Run | None, list[NamedJudge]]:
         if not processes.is_main:
-            world = _world_of(config)
-            return _Setup(config, config.subjects, world, [], [], models or {}), None, []
-        return _begin(out, config, chats, judge_config or JudgeConfig(), models or {})
+            world = world_of_subjects(config)
+            return (
+                _Setup(config, config.subjects, world, [], [], models or {}, {}, TokenMeter()),
+                None,
+                [],
+            )
+        return _begin(
+            out, config, chats, judge_config or JudgeConfig(), models or {}, endpoint_options
+        )
 
     setup, run, judges = processes.agree(begin)
     if run is None:
         for subject in setup.subjects:
             _run_subject(setup, None, subject, processes, {}, _Board(on_progress, 0))
+            if any(processes.gather(False)):
+                break
         if is_judged:
             help_judges(config.device, processes)
         return None
@@ -178,8 +215,15 @@ def run_evaluation(
 
             board = _Board(heard, len(setup.subjects))
             for subject in setup.subjects:
-                shared = _run_subject(setup, run, subject, processes, tallies, board)
-                on_shared(subject.name, shared)
+                stopped = ""
+                try:
+                    shared = _run_subject(setup, run, subject, processes, tallies, board)
+                    on_shared(subject.name, shared)
+                except TokensSpent as error:
+                    stopped = str(error)
+                if any(processes.gather(bool(stopped))):
+                    on_stopped(stopped)
+                    break
         if is_judged:
             judge_run(run, judges, sets=setup.sets, on_progress=on_judged, processes=processes)
     except BaseException:
@@ -188,9 +232,12 @@ def run_evaluation(
     return run
 
 
-def _world_of(config: EvaluateConfig) -> World | None:
+def world_of_subjects(config: EvaluateConfig) -> World | None:
     """The world that the subjects know; UserError where they know different ones."""
-    worlds = {subject.model: find_world(subject.model) for subject in config.subjects}
+    worlds = {
+        subject.model: None if subject.is_served else find_world(subject.model)
+        for subject in config.subjects
+    }
     seeds = {None if world is None else world.seed for world in worlds.values()}
     if len(seeds) > 1 and any(map(is_testbed_set, config.sets)):
         raise UserError(
@@ -206,9 +253,10 @@ def _begin(
     chats: Mapping[str, ChatModel],
     judge_config: JudgeConfig,
     models: Mapping[str, DiffusionLM],
+    endpoint_options: ChatOptions,
 ) -> tuple[_Setup, Run, list[NamedJudge]]:
     """Check everything that can be checked without weights, and open the run."""
-    world = _world_of(config)
+    world = world_of_subjects(config)
     sets = load_sets(config.sets, world, config.options)
     attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
     courses = courses_of(sets, attacks, world, chats)
@@ -216,6 +264,11 @@ def _begin(
     judge_config = replace(judge_config, refusal_phrases=tuple(phrases))
     judges = judges_for(sets, config.judges, judge_config, world)
     check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
+    responders = {
+        subject.name: ServedResponder(subject.model, _options_of(subject, endpoint_options))
+        for subject in config.subjects
+        if subject.is_served
+    }
     run = Run(out, create=True)
     try:
         recorded = run.subjects()
@@ -233,11 +286,58 @@ def _begin(
             asked = [*chats.values(), *chats_of(judges)]
         else:
             asked = chats_of([judge for judge in judges if _has_unjudged(run, judge)])
-        run_coroutine(check_endpoints(asked))
+        done = {task.key for task, outcome in run.tasks() if outcome and outcome.status == "done"}
+        waiting: list[tuple[Subject, ServedResponder]] = []
+        for subject in subjects:
+            if subject.name in responders:
+                responder = responders[subject.name]
+                planned, _ = plan(subject, responder.identity, courses, config.seeds)
+                if any(each.task.key not in done for each in planned):
+                    waiting.append((subject, responder))
+        endpoints = [responder.endpoint for _, responder in waiting]
+        run_coroutine(check_endpoints([*asked, *endpoints]))
+        greetings = run_coroutine(_greet(waiting))
+        served = {
+            name: _Served(
+                responder, greetings.get(name) or Greeting(recorded[name].server or {}, True)
+            )
+            for name, responder in responders.items()
+        }
+        meter = TokenMeter(config.max_tokens_total)
+        if meter.most is not None:
+            _check_counted(greetings)
+            meter.num_tokens = run.num_tokens()
     except BaseException:
         run.close()
         raise
-    return _Setup(config, subjects, world, sets, courses, models), run, judges
+    return _Setup(config, subjects, world, sets, courses, models, served, meter), run, judges
+
+
+def _options_of(subject: Subject, options: ChatOptions) -> ChatOptions:
+    """How a served subject is asked: of what changes replies, only its own."""
+    request = None if subject.request is None else dict(subject.request)
+    return replace(
+        options, enable_thinking=None, thought_tokens=0, chat_extra=request, reply_cache=None
+    )
+
+
+async def _greet(waiting: Sequence[tuple[Subject, ServedResponder]]) -> dict[str, Greeting]:
+    """What each of the served subjects says of itself, by its name."""
+    greetings = await asyncio.gather(
+        *(responder.greet(subject.full_decoder) for subject, responder in waiting)
+    )
+    names = [subject.name for subject, _ in waiting]
+    return dict(zip(names, greetings, strict=True))
+
+
+def _check_counted(greetings: Mapping[str, Greeting]) -> None:
+    """UserError where a limit of tokens cannot be kept."""
+    for name, greeting in greetings.items():
+        if not greeting.counts_tokens:
+            raise UserError(
+                f"the server of {name} does not say how many tokens it takes (`usage`), so that "
+                "max_tokens_total cannot be kept; leave it out, and set --limit"
+            )
 
 
 def _has_unjudged(run: Run, judge: NamedJudge) -> bool:
@@ -340,18 +440,26 @@ def _run_subject(
     board: _Board,
 ) -> list[Tally]:
     """Load a subject, plan its tasks and run those not done; returns what each process did."""
+    if subject.is_served:
+        return _ask_server(setup, run, subject, processes, tallies, board)
     model, weights = _load(setup, subject, processes)
     local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
     try:
 
         def planned_tasks() -> list[Planned]:
-            return [] if run is None else _plan(setup, run, subject, model, weights, board)
+            if run is None:
+                return []
+            facts = {
+                "special_tokens": sorted(model.special_tokens),
+                "approximations": list(subject.full_decoder.approximations(model.attention)),
+            }
+            return _plan(setup, run, subject, weights, facts, board)
 
         todo = processes.agree(planned_tasks)
         with serving(local, processes) as responder:
             if responder is not None:
                 assert run is not None and isinstance(responder, Responder)
-                run_coroutine(_run_tasks(run, todo, responder, board))
+                run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
         shared = responder.tallies if isinstance(responder, Pool) else [local.tally]
         tallies[subject.name] = sum(shared, Tally())
         return shared
@@ -359,6 +467,40 @@ def _run_subject(
         local.close()
         del model, local
         free_memory()
+
+
+def _ask_server(
+    setup: _Setup,
+    run: Run | None,
+    subject: Subject,
+    processes: Processes,
+    tallies: dict[str, Tally],
+    board: _Board,
+) -> list[Tally]:
+    """Plan a served subject's tasks and run those not done, in the main process alone."""
+
+    def planned_tasks() -> list[Planned]:
+        if run is None:
+            return []
+        each = setup.served[subject.name]
+        request = None if subject.request is None else dict(subject.request)
+        facts = {"server": each.greeting.told, "request": request, "special_tokens": []}
+        return _plan(setup, run, subject, each.responder.identity, facts, board)
+
+    todo = processes.agree(planned_tasks)
+    idle = Worker(lambda: None, capacity=1)
+    try:
+        with serving(idle, processes) as main:
+            if main is None or run is None:
+                return []
+            responder = setup.served[subject.name].responder
+            try:
+                run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
+            finally:
+                tallies[subject.name] = responder.tally
+            return [responder.tally]
+    finally:
+        idle.close()
 
 
 def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[DiffusionLM, str]:
@@ -386,22 +528,27 @@ def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[Diffus
 
 
 def _plan(
-    setup: _Setup, run: Run, subject: Subject, model: DiffusionLM, weights: str, board: _Board
+    setup: _Setup,
+    run: Run,
+    subject: Subject,
+    weights: str,
+    facts: Mapping[str, Any],
+    board: _Board,
 ) -> list[Planned]:
-    """Write a subject's tasks down; returns those that are not done."""
+    """Write a subject's tasks down; returns those that are not done. `facts` are the fields of its
+    record that are known once it is loaded or has answered."""
     record = SubjectRecord(
         name=subject.name,
-        source=subject.model,
+        source=subject.source,
         adapter=subject.adapter,
         weights=weights,
         system_prompt=subject.system_prompt,
-        decoder=plain_decoder(subject.full_decoder),
-        grants=list(subject.grants),
+        decoder=plain_decoder(subject, subject.full_decoder),
+        grants=list(subject.access),
         offers=list(subject.offers),
-        special_tokens=sorted(model.special_tokens),
-        approximations=list(subject.full_decoder.approximations(model.attention)),
         training=training_of(subject.adapter),
         refusals=refusals_of(subject.adapter),
+        **facts,
     )
     _check_subject(run, record)
     run.add_subject(record)
@@ -422,6 +569,8 @@ def _check_subject(run: Run, record: SubjectRecord) -> None:
     if known is None:
         return
     place = run.folder / FILE
+    if known.server is not None and record.server is not None:
+        _check_server(known, record, place)
     if known.weights != record.weights:
         raise UserError(
             f"{record.name} has other weights than in {place} (trained again?); name a new folder "
@@ -445,15 +594,33 @@ def _check_subject(run: Run, record: SubjectRecord) -> None:
             )
 
 
+def _check_server(known: SubjectRecord, record: SubjectRecord, place: Path) -> None:
+    """UserError where a subject is now served from elsewhere, or by another server, as far as it
+    tells: what it did not tell once is not known to differ."""
+    assert known.server is not None and record.server is not None, "it is served"
+    before = {"address and name": known.source, "request": known.request, **known.server}
+    now = {"address and name": record.source, "request": record.request, **record.server}
+    changed = [
+        f"{name} is {now[name]} and was {before[name]}"
+        for name in before
+        if name in now and name != "system_fingerprint" and now[name] != before[name]
+    ]
+    if changed:
+        raise UserError(
+            f"the server of {record.name} is not the one in {place} ({', '.join(changed)}); name a "
+            "new folder with --out, so that results are not mixed"
+        )
+
+
 async def _run_tasks(
-    run: Run, todo: Sequence[Planned], responder: Responder, board: _Board
+    run: Run, todo: Sequence[Planned], responder: Responder, meter: TokenMeter, board: _Board
 ) -> None:
     """Run a subject's tasks, all sets in one batch."""
 
     def show() -> None:
         board.show(responder.tally.num_responses)
 
-    recorder = Recorder(run, responder, on_change=show)
+    recorder = Recorder(run, responder, meter=meter, on_change=show)
     await recorder.run_all(
         [
             PlannedTask(
@@ -501,7 +668,8 @@ class _Board:
         self.num_left -= 1
         self.left[each.task.attack] -= 1
         if outcome is not None:
-            self.clock.add(each.task.attack, outcome.budget.forward_passes)
+            budget = outcome.budget  # a server does not say how many passes it made
+            self.clock.add(each.task.attack, budget.forward_passes or budget.target_queries)
 
     def show(self, num_responses: int) -> None:
         """Report the progress."""
@@ -521,7 +689,7 @@ class _Board:
 
 
 class Clock:
-    """How long tasks take, by their attacks' forward passes."""
+    """How long tasks take, by their attacks' forward passes, or queries of a served subject."""
 
     def __init__(self) -> None:
         self.begin = time.monotonic()

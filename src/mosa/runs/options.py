@@ -39,6 +39,8 @@ ROLES: dict[ChatRole, str] = {
     "translator": "translator",
 }
 """The roles of chat models in attacks, and the options that name them."""
+OF_REPLIES = ("enable_thinking", "thought_tokens", "chat_extra", "reply_cache")
+"""The options of endpoints that are for chat models alone, and not for a subject."""
 BATCH_SIZE = 8
 """Replies of a local chat model at once."""
 
@@ -46,27 +48,38 @@ BATCH_SIZE = 8
 # --- chat models and judges -----------------------------------------------------------------------
 
 
-def chat_options(options: Options, named: Sequence[str]) -> ChatOptions:
+def chat_options(options: Options, named: Sequence[str], served: Sequence[str] = ()) -> ChatOptions:
     """How endpoints are asked; UserError where that is set and none of the chat models `named` is
-    one."""
+    one, nor of the `served` subjects, which have their own fields of requests."""
     given = fields_in(ChatOptions, options)
-    if given and not any("://" in spec for spec in named):
-        raise UserError(
-            f"--{next(iter(given))} is for chat endpoints, and none is named; leave it out or name "
-            "one as URL#MODEL"
-        )
+    for name in given:
+        meant = named if name in OF_REPLIES else (*named, *served)
+        if not any("://" in spec for spec in meant):
+            own = " (a served subject has `request` for it)" if served else ""
+            raise UserError(
+                f"--{name} is for chat endpoints, and none is named{own}; leave it out or name one "
+                "as URL#MODEL"
+            )
     return ChatOptions(**given)
 
 
-def judge_config(options: Options, others: Sequence[str] = ()) -> JudgeConfig:
-    """How the options build judges; `others` are chat models that are named beside theirs."""
+def judge_config(
+    options: Options, others: Sequence[str] = (), served: Sequence[str] = ()
+) -> JudgeConfig:
+    """How the options build judges; `others` are chat models that are named beside theirs, and
+    subjects that are `served`."""
     named = [options["judge_model"] or "", *(options["judges"] or ()), *others]
     return JudgeConfig(
         model=options["judge_model"],
         templates=options["judge_templates"],
         device=options["device"],
-        chat=chat_options(options, named),
+        chat=chat_options(options, named, served),
     )
+
+
+def served_by(config: EvaluateConfig) -> list[str]:
+    """The addresses of the subjects that are served elsewhere."""
+    return [subject.model for subject in config.subjects if subject.is_served]
 
 
 def named_roles(options: Options) -> dict[ChatRole, str]:
@@ -75,14 +88,18 @@ def named_roles(options: Options) -> dict[ChatRole, str]:
 
 
 def role_chats(
-    options: Options, *, beside: Sequence[str] = (), batch_size: int = BATCH_SIZE
+    options: Options,
+    *,
+    beside: Sequence[str] = (),
+    served: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
 ) -> dict[ChatRole, ChatModel]:
     """The chat models by role, where named; one that plays several roles under one key is loaded
-    once. Options for endpoints may be for those of `beside`."""
+    once. Options for endpoints may be for those of `beside`, or for subjects that are `served`."""
     named = named_roles(options)
     if not named:
         return {}
-    asked = chat_options(options, [*named.values(), *beside])
+    asked = chat_options(options, [*named.values(), *beside], served)
     chats: dict[tuple[str, tuple[str, ...]], ChatModel] = {}
     by_role: dict[ChatRole, ChatModel] = {}
     for role, spec in named.items():
@@ -98,10 +115,10 @@ def role_chats(
     return by_role
 
 
-def attack_chats(options: Options) -> dict[str, ChatModel]:
+def attack_chats(options: Options, served: Sequence[str] = ()) -> dict[str, ChatModel]:
     """The chat models of attacks, by role, beside the judges' own."""
     judges = [options["judge_model"] or "", *(options["judges"] or ())]
-    return {**role_chats(options, beside=judges)}
+    return {**role_chats(options, beside=judges, served=served)}
 
 
 def judges_of_run(
@@ -145,6 +162,7 @@ def evaluation_config(
         batch_size=options["batch_size"],
         dtype=options["dtype"],
         device=options["device"],
+        max_tokens_total=options["max_tokens_total"],
     )
 
 
@@ -156,17 +174,32 @@ def _subjects(options: Options, taken: Collection[str], defaults: Options) -> tu
     if options["subjects"] is None:
         if options["model"] is None:
             raise UserError("no subject is named; give --model, or --subjects FILE")
-        return subjects_of(
+        found = subjects_of(
             options["model"],
             adapters,
             decoder={**defaults, **decoder},
             system_prompt=options["system_prompt"],
+            i_am_authorized=options["i_am_authorized"],
         )
+        return _checked(found, options)
     given = [name for name in ("model", "system_prompt") if options[name] is not None]
     given += ["adapter"] if adapters != [NO_ADAPTER] else []
     for name in (*given, *decoder):
         raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
-    return tuple(
-        record if isinstance(record, Subject) else subject_from(record, decoder=defaults)
-        for record in options["subjects"]
+    said = {"i_am_authorized": True} if options["i_am_authorized"] else {}
+    return _checked(
+        [
+            record
+            if isinstance(record, Subject)
+            else subject_from({**record, **said}, decoder=defaults)
+            for record in options["subjects"]
+        ],
+        options,
     )
+
+
+def _checked(subjects: Sequence[Subject], options: Options) -> tuple[Subject, ...]:
+    """The subjects; UserError for an option that none of them uses."""
+    if options["i_am_authorized"] and not any(subject.is_served for subject in subjects):
+        raise UserError("--i_am_authorized is for models served elsewhere; leave it out")
+    return tuple(subjects)

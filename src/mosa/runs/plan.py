@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.attacks.base import Backend
 from mosa.chat.base import ChatModel
-from mosa.denoising import DecoderConfig
 from mosa.inputs import did_you_mean
 from mosa.probes import PROBES
 from mosa.runs.records import NotApplicable, Task
 from mosa.runs.store import FILE, Run
-from mosa.runs.subject import Subject, refusals_of
+from mosa.runs.subject import Subject, plain_decoder, refusals_of
+from mosa.served import SENT
 from mosa.testbed.attacker import ScriptedAttacker
 from mosa.testbed.behaviors import testbed_wording
 from mosa.types import Attempt, Behavior, CaseSet, UserError, as_plain, content_key
@@ -194,7 +193,11 @@ def plan(
     for course in courses:
         plain_cases = [as_plain(case) for case in course.cases.cases]
         for chosen in course.attacks:
-            reason = subject.missing_for(chosen.attack) or _missing_in(course.cases, chosen.attack)
+            reason = (
+                subject.missing_for(chosen.attack)
+                or _missing_in(course.cases, chosen.attack)
+                or _missing_of(subject, course.cases)
+            )
             if reason:
                 left_out.append(
                     NotApplicable(
@@ -232,6 +235,18 @@ def _missing_in(cases: CaseSet, attack: Attack) -> str:
     return ""
 
 
+def _missing_of(subject: Subject, cases: CaseSet) -> str:
+    """What a set needs, of a useful task, and a served model does not give."""
+    if not subject.is_served:
+        return ""
+    if cases.needs_likelihoods:
+        return f"asks how likely answers are, which the server of {subject.name} does not say"
+    own = [name for name in cases.settings.get(DECODER, ()) if name not in SENT]
+    if own:
+        return f"sets {', '.join(own)}, which are for the server of {subject.name} to set"
+    return ""
+
+
 def _identity(
     subject: Subject, weights: str, course: Course, chosen: ChosenAttack
 ) -> dict[str, Any]:
@@ -242,7 +257,7 @@ def _identity(
         "subject": subject.name,
         "weights": weights,
         "system_prompt": subject.system_prompt,
-        "decoder": plain_decoder(subject.decoder_for(attack, 0)),
+        "decoder": plain_decoder(subject, subject.decoder_for(attack, 0)),
         "attack": attack.name,
         "version": attack.version,
         "preset": chosen.preset,
@@ -253,11 +268,6 @@ def _identity(
         "chat_models": {role: course.chats[role].name for role in attack.roles},
         **refusals,
     }
-
-
-def plain_decoder(decoder: DecoderConfig) -> dict[str, Any]:
-    """A decoder as runs record it: without its seed, since a run may have several."""
-    return as_plain(dataclasses.replace(decoder, seed=0))
 
 
 def check_settings(run: Run, planned: Sequence[Planned], subject: str) -> set[str]:

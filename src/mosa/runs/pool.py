@@ -132,7 +132,7 @@ class Pool(WorkPool[Responder]):
     """Several responders of one model as one."""
 
     @property
-    def model(self) -> DiffusionLM:
+    def model(self) -> DiffusionLM | None:
         return self._members[0].model
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:

@@ -64,17 +64,19 @@ class Processes:
         first of these errors, which names its process unless it is the main one.
         """
         result: list[T] = []
-        reason = ""
+        own: UserError | None = None
         try:
             result.append(work())
         except UserError as error:
-            reason = str(error)
-        reasons = self.gather(reason)
+            own = error
+        reasons = self.gather("" if own is None else str(own))
         for index, reason in enumerate(reasons):
             if reason and not self.is_main:
                 self._leave()
+            if reason and index == 0 and own is not None:
+                raise own
             if reason:
-                raise UserError(reason if index == 0 else f"process {index}: {reason}")
+                raise UserError(f"process {index}: {reason}")
         return result[0]
 
     def _leave(self) -> None:

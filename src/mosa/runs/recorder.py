@@ -9,8 +9,10 @@ is killed loses what came in that time, and the batch in flight.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
@@ -46,6 +48,34 @@ WRITES_TO_COMMIT = 2000
 """Rows after which a commit is made at once."""
 
 
+class TokensSpent(ResponderGone):
+    """The tokens that a run may take are spent: it ends where it is, and can go on."""
+
+
+@dataclass
+class TokenMeter:
+    """Counts the tokens of served subjects and of the chat models of attacks, asked and answered,
+    and allows no question once `most` are reached; answers that are on their way still come."""
+
+    most: int | None = None
+    num_tokens: int = 0
+
+    def check(self) -> None:
+        """Raise TokensSpent where no more may be taken."""
+        if self.most is not None and self.num_tokens >= self.most:
+            raise TokensSpent(
+                f"stopped at {self.num_tokens} of {self.most} tokens; what was recorded is kept, "
+                "and the same command with a larger --max_tokens_total goes on"
+            )
+
+    def add(self, response: Response | ChatReply) -> None:
+        """Count an answer."""
+        if isinstance(response, ChatReply):
+            self.num_tokens += response.num_tokens
+        elif response.served is not None:
+            self.num_tokens += response.num_tokens + (response.served.prompt_tokens or 0)
+
+
 @dataclass(frozen=True)
 class PlannedTask:
     """A task for the recorder to run."""
@@ -70,13 +100,17 @@ class Recorder:
         run: Run,
         responder: Responder,
         *,
+        meter: TokenMeter | None = None,
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
         """`on_change` is called after every commit."""
         self.run, self.responder = run, responder
+        self.meter = meter or TokenMeter()
         self.on_change = on_change
         self.num_recorded = 0
         """Answers that were found in the records."""
+        self._has_ended = False
+        self._under_way = asyncio.Semaphore(responder.capacity)
         self._in_flight: dict[str, asyncio.Future[Any]] = {}
         self._replies: set[asyncio.Future[Any]] = set()
         self._commit_timer: asyncio.TimerHandle | None = None
@@ -104,8 +138,12 @@ class Recorder:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            self._has_ended = True
             if self._replies:
-                await asyncio.wait(set(self._replies), timeout=SECONDS_FOR_CHAT)
+                # Where the tokens are spent, those on their way are paid for, and end in time.
+                waits = isinstance(sys.exception(), TokensSpent)
+                timeout = None if waits else SECONDS_FOR_CHAT
+                await asyncio.wait(set(self._replies), timeout=timeout)
             for future in list(self._in_flight.values()):
                 future.cancel()
             if self._commit_timer is not None:
@@ -136,6 +174,20 @@ class Recorder:
         self.run.end_task(task.key, outcome)
         self._wrote()
         task.on_end(outcome)
+
+    @asynccontextmanager
+    async def metered(self, is_served: bool) -> AsyncIterator[None]:
+        """Around a question that may cost tokens. Those to a served subject, and all where tokens
+        are limited, are few at once, so that few are under way when the run ends; none begins
+        then."""
+        if not is_served and self.meter.most is None:
+            yield
+            return
+        async with self._under_way:
+            if self._has_ended:
+                raise asyncio.CancelledError
+            self.meter.check()
+            yield
 
     # --------------------------------------------------------------------------- commits
 
@@ -169,8 +221,8 @@ class Recorder:
     ) -> T:
         """The record under the key, or the result of asking, once for all who wait for it.
 
-        A query is cancelled when nobody waits for it; a reply, which may be paid for, is
-        not.
+        A query is cancelled when nobody waits for it; a reply of a server, which may be paid for,
+        is not.
         """
         recorded = find(key)
         if recorded is not None:
@@ -220,23 +272,27 @@ class _TaskBackend:
     has_begun: bool = False
 
     @property
-    def model(self) -> DiffusionLM:
+    def model(self) -> DiffusionLM | None:
         return self.recorder.responder.model
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         """A recorded answer, or the responder's."""
-        run, responder = self.recorder.run, self.recorder.responder
+        run, responder, meter = self.recorder.run, self.recorder.responder, self.recorder.meter
         prepared = responder.prepare(query, decoder)
 
+        is_served = responder.model is None
+
         async def ask() -> Response:
-            response = await responder.submit(prepared)
+            async with self.recorder.metered(is_served):
+                response = await responder.submit(prepared)
+                meter.add(response)
             # Another process may have recorded its own answer meanwhile, and that one counts.
             recorded = run.response(prepared.key)
             if recorded is None:
                 run.add_response(response)
             return recorded or response
 
-        return await self.recorder.once(prepared.key, run.response, ask)
+        return await self.recorder.once(prepared.key, run.response, ask, is_reply=is_served)
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
         """The recorded outcome, or that of the work."""
@@ -261,7 +317,9 @@ class _TaskBackend:
         key = reply_key(chat, request)
 
         async def ask() -> dict[str, Any]:
-            reply = await chat.complete(request)
+            async with self.recorder.metered(False):
+                reply = await chat.complete(request)
+                self.recorder.meter.add(reply)
             run.add_step(key, vars(reply))
             return vars(reply)
 

@@ -41,7 +41,8 @@ class SubjectRecord:
     """Name or path of the model."""
     adapter: str | None
     weights: str
-    """Content hash of everything that was loaded."""
+    """Content hash of everything that was loaded; of a served model, of its address, name and
+    request."""
     system_prompt: str | None
     decoder: dict[str, Any]
     """The defender's decoder, its rules included and its seed left out."""
@@ -55,6 +56,10 @@ class SubjectRecord:
     """How the adapter's reward went, where its folder says so."""
     refusals: list[str] = field(default_factory=list[str])
     """What the adapter was trained to say as a refusal, where its folder says so."""
+    request: dict[str, Any] | None = None
+    """Further fields of every request to a served model."""
+    server: dict[str, str] | None = None
+    """What the server of a model tells of itself; null: the model was loaded here."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class SetRecord:
     shares_cases: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     headline: str = ""
+    needs_likelihoods: bool = False
 
 
 @dataclass(frozen=True)

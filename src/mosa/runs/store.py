@@ -489,6 +489,19 @@ class Run:
             return self._new_steps[key]
         return next((step for _, step in self._records(dict, "steps", "WHERE key = ?", key)), None)
 
+    def num_tokens(self) -> int:
+        """Tokens that servers and chat models have counted, asked and answered, in all sessions."""
+        counts = [
+            ("responses", "served.prompt_tokens"),
+            ("responses", "served.completion_tokens"),
+            ("steps", "num_tokens"),
+        ]
+        total = 0
+        for table, name in counts:
+            ((found,),) = self._rows(f"SELECT total(json_extract(record, '$.{name}')) FROM {table}")
+            total += int(found)
+        return total
+
     def attempts(
         self, *, unjudged_by: str | None = None, case_set: str | None = None
     ) -> Iterator[Attempt]:

@@ -4,6 +4,7 @@
       - {name: plain, model: testbed}
       - {name: aligned, model: testbed, adapter: runs/mosa, decoder: {steps: 36, block_length: 24}}
       - {name: behind-an-api, model: testbed, grants: [prompt, history]}
+      - {name: served, model: "http://localhost:8000/v1#NAME", i_am_authorized: true}
 
 A subject states the access that it grants; an attack states what it needs (`Attack.access`). Every
 decoder setting belongs to the subject unless it offers it or the attack owns the sampler.
@@ -22,11 +23,13 @@ import msgspec
 
 from mosa.alignment.phrases import read_phrases
 from mosa.attacks import Attack
+from mosa.chat import ChatOptions, names_endpoint, split_name
 from mosa.data.rows import read_rows
 from mosa.denoising import TESTBED_DECODER, DecoderConfig
 from mosa.denoising.rules import Monitor
 from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
+from mosa.served import GRANTED, SENT, sent_settings
 from mosa.testbed import find_world
 from mosa.types import Access, UserError, as_plain
 
@@ -44,23 +47,28 @@ class Subject:
     name: str
     """What it is called in records, tables and reports."""
     model: str
-    """Name, folder or hub id of the model."""
+    """Name, folder or hub id of the model, or URL#MODEL of one that is served elsewhere."""
     adapter: str | None = None
     """Folder or hub id of an adapter; null: the model as it is."""
     system_prompt: str | None = None
     """What the defender puts before every prompt."""
     decoder: DecoderConfig | None = None
     """The defender's decoder with its rules; null: `default_decoder` of the model."""
-    grants: tuple[Access, ...] = ALL_ACCESS
-    """What an attacker of it controls; a local model grants everything."""
+    grants: tuple[Access, ...] | None = None
+    """What an attacker of it controls; null: everything of a local model, prompt and history of a
+    served one."""
     offers: tuple[str, ...] = OFFERED
     """The decoder settings that users may choose without owning the sampler."""
+    request: Mapping[str, Any] | None = None
+    """Further fields of every request to a served model; a field that is null is not sent."""
+    i_am_authorized: bool = False
+    """Whether the user states that they may attack the served model."""
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise UserError(f"the name {self.name!r} of a subject is empty or not printable")
         plain_text(self.system_prompt or "", f"the system prompt of {self.name}")
-        unknown = sorted(set(self.grants) - set(ALL_ACCESS))
+        unknown = sorted(set(self.grants or ()) - set(ALL_ACCESS))
         if unknown:
             raise UserError(
                 f"{self.name} grants {unknown[0]}, which is no access; choose from "
@@ -70,16 +78,65 @@ class Subject:
         if set(self.offers) - settings:
             (first, *_) = sorted(set(self.offers) - settings)
             raise UserError(f"{self.name} offers {first}, which is no setting of a decoder")
+        if self.is_served:
+            self._check_served()
+        elif self.request is not None:
+            raise UserError(
+                f"{self.name} has fields of a request, and {self.model} is loaded here; name a "
+                "served model as URL#MODEL, or leave request out"
+            )
+
+    def _check_served(self) -> None:
+        """UserError for what a server is not asked for."""
+        if self.adapter is not None:
+            raise UserError(
+                f"{self.name} is served elsewhere, so that no adapter can be put on it; let the "
+                "server load it, and name the model that it then serves"
+            )
+        more = [name for name in self.grants or () if name not in GRANTED]
+        if more:
+            raise UserError(
+                f"{self.name} is served elsewhere and cannot grant {more[0]}; a server's users "
+                f"control {' and '.join(GRANTED)}"
+            )
+        ChatOptions(chat_extra=dict(self.request or {}))  # raises for the fields that are mosa's
+        default = DecoderConfig()
+        for setting in dataclasses.fields(DecoderConfig):
+            name = setting.name
+            value = getattr(self.full_decoder, name)
+            if name not in SENT and value != getattr(default, name):
+                raise UserError(
+                    f"{name} is for the server of {self.name} to set, which is sent "
+                    f"{', '.join(SENT)} alone; leave it out (fields that this server reads in a "
+                    "request belong into the subject's `request`)"
+                )
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the model is at an address, and not loaded here."""
+        return names_endpoint(self.model)
+
+    @property
+    def access(self) -> tuple[Access, ...]:
+        """What an attacker of it controls."""
+        if self.grants is not None:
+            return self.grants
+        return GRANTED if self.is_served else ALL_ACCESS
+
+    @property
+    def source(self) -> str:
+        """Where the model is from, for the records; without the name of a key's variable."""
+        return "#".join(split_name(self.model)[:2]) if self.is_served else self.model
 
     def __repr__(self) -> str:
         """What it is: model, adapter, system prompt, decoder, and access where not all of it."""
         decoder = self.full_decoder
-        parts = [self.model if self.adapter is None else f"{self.model} + {self.adapter}"]
+        parts = [self.source if self.adapter is None else f"{self.source} + {self.adapter}"]
         parts += ["behind a system prompt"] if self.system_prompt else []
         parts += [f"{decoder.max_new_tokens} tokens in {decoder.steps} steps"]
         parts += [rule.name for rule in decoder.rules]
-        if set(self.grants) != set(ALL_ACCESS):
-            parts += [f"grants {', '.join(self.grants) or 'nothing'}"]
+        if set(self.access) != set(ALL_ACCESS):
+            parts += [f"grants {', '.join(self.access) or 'nothing'}"]
         return f"<Subject {self.name}: {', '.join(parts)}>"
 
     @property
@@ -89,7 +146,7 @@ class Subject:
 
     def missing_for(self, attack: Attack) -> str:
         """What the attack needs and the subject does not grant; empty where it can be run."""
-        lacking = [name for name in attack.access if name not in self.grants]
+        lacking = [name for name in attack.access if name not in self.access]
         if lacking:
             return f"needs {', '.join(lacking)}, which {self.name} does not grant"
         withheld = [name for name in attack.takes if name not in self.offers]
@@ -108,12 +165,25 @@ class Subject:
 
 def default_decoder(model: str) -> DecoderConfig:
     """The default decoder of a model: the testbed's own for the testbed, else 256 tokens in 256
-    steps, since in fewer an answer is rarely specific enough to be graded harmful."""
+    steps, since in fewer an answer is rarely specific enough to be graded harmful. Of a served
+    model only the tokens are meant."""
+    if names_endpoint(model):
+        return DecoderConfig(max_new_tokens=REAL_MODEL_DECODER.max_new_tokens)
     return REAL_MODEL_DECODER if find_world(model) is None else TESTBED_DECODER
 
 
+def plain_decoder(subject: Subject, decoder: DecoderConfig) -> dict[str, Any]:
+    """A decoder as runs record it: without its seed, since a run may have several, and of a served
+    model's only what is sent."""
+    decoder = dataclasses.replace(decoder, seed=0)
+    return sent_settings(decoder) if subject.is_served else as_plain(decoder)
+
+
 def _folder_name(place: str) -> str:
-    """The last part of a path or hub id; of `.` and `..` the folder's own name."""
+    """The last part of a path, hub id or served model's name; of `.` and `..` the folder's own
+    name."""
+    if names_endpoint(place):
+        place = split_name(place)[1]
     name = Path(place).name
     return Path(place).resolve().name if name in ("", "..") else name
 
@@ -124,7 +194,8 @@ def subjects_of(
     *,
     decoder: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
-    grants: Sequence[Access] = ALL_ACCESS,
+    grants: Sequence[Access] | None = None,
+    i_am_authorized: bool = False,
 ) -> tuple[Subject, ...]:
     """A subject for each adapter of a model, named after model and adapter folder.
 
@@ -145,7 +216,8 @@ def subjects_of(
             adapter=None if adapter == NO_ADAPTER else adapter,
             system_prompt=system_prompt,
             decoder=config,
-            grants=tuple(grants),
+            grants=None if grants is None else tuple(grants),
+            i_am_authorized=i_am_authorized,
         )
         for adapter in adapters
     )
@@ -177,6 +249,17 @@ def refusals_of(adapter: str | None) -> list[str]:
     writes beside its weights; adapters of another origin have none."""
     files = [] if adapter is None else [Path(adapter) / "phrases" / f"{n}.txt" for n in PHRASES]
     return [phrase for file in files if is_file(file) for phrase in read_phrases(file)]
+
+
+def check_authorized(subjects: Sequence[Subject]) -> None:
+    """UserError for a served model of which the user has not said that they may attack it."""
+    for subject in subjects:
+        if subject.is_served and not subject.i_am_authorized:
+            raise UserError(
+                f"{subject.source} is served elsewhere; say with --i_am_authorized (or "
+                "i_am_authorized: true beside the subject) that it is yours to attack, or that its "
+                "owner has allowed it"
+            )
 
 
 def check_names(subjects: Sequence[Subject]) -> None:

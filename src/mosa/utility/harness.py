@@ -52,6 +52,9 @@ class _Row:
     content: Mapping[str, Any]
 
 
+BEGINS_ANSWER = "the task begins the answer itself, which a server does not take"
+
+
 class _CannotAskError(Exception):
     """Why a row cannot be asked of a model."""
 
@@ -91,6 +94,7 @@ def load_harness_set(
         content_hash=task.content_hash(),
         settings=settings,
         headline=task.headline,
+        needs_likelihoods=task.asks_likelihoods and not rows.reads_letter,
         ask=rows.ask,
         score=rows.score,
         **task.source,
@@ -152,7 +156,7 @@ class _Rows:
 
     async def ask(self, case: Behavior, target: Target) -> AsyncIterator[Attempt]:
         """One attempt, with the answers to each of the row's requests among its details."""
-        with_turns = has_turns(target.model)
+        with_turns = not target.has_tokens or has_turns(target.model)
         if target.system_prompt is not None and not with_turns:
             raise UserError(
                 f"{target.model.source} has no chat template, so that it takes no system prompt; "
@@ -200,11 +204,17 @@ class _Rows:
         context, settings = request.args
         temperature = self.decoder.get("temperature", target.decoder.temperature)
         check_draws(self.task.name, {} if _is_choice(request) else settings, temperature)
-        ids, words = prompt_ids(target.model, context, target.system_prompt)
-        length = self.decoder.get("max_new_tokens", target.length)
-        if reason := too_long(target.model, len(ids), length):
-            raise _CannotAskError(reason)
         seeds = [{"seed": target.decoder.seed + k} if k else {} for k in range(request.repeats)]
+        ids = None
+        if target.has_tokens:
+            ids, words = prompt_ids(target.model, context, target.system_prompt)
+            length = self.decoder.get("max_new_tokens", target.length)
+            if reason := too_long(target.model, len(ids), length):
+                raise _CannotAskError(reason)
+        elif context.beginning:
+            raise _CannotAskError(BEGINS_ANSWER)
+        else:
+            words = context.turns
         return [Query(words, prompt_ids=ids, decoder={**self.decoder, **s}) for s in seeds]
 
     def _pairs(self, requests: Sequence[Any], target: Target) -> list[tuple[Ids, Ids] | None]:

@@ -1,0 +1,84 @@
+"""The most that an evaluation asks, from the settings of its attacks, before anything is loaded.
+
+for row in most_asked(config, chats):
+    row.attack, row.num_tasks, row.asked      # tap, 50, {"target": 17000, "attacker": ...}
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mosa.chat.base import ChatModel
+from mosa.runs.evaluate import EvaluateConfig, world_of_subjects
+from mosa.runs.plan import Planned, choose_attacks, courses_of, plan
+from mosa.runs.sets import load_sets
+
+PASSES = "forward_passes"
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """One attack on one set, against one subject."""
+
+    subject: str
+    case_set: str
+    attack: str
+    preset: str
+    num_tasks: int
+    """Cases and seeds; 0 where the pair is not applicable."""
+    asked: Mapping[str, int] | None
+    """The most of each kind: responses (`target`), replies by role, forward passes of a local
+    model. None where the attack states no bound."""
+    reason: str = ""
+    """Why it is not applicable."""
+
+
+def most_asked(
+    config: EvaluateConfig, chats: Mapping[str, ChatModel] | None = None
+) -> list[AskedRow]:
+    """What each attack asks at most, as planned: judges, retries and what is on record apart.
+
+    A useful task counts one response a case. Raises UserError for what `evaluate` would refuse.
+    """
+    world = world_of_subjects(config)
+    sets = load_sets(config.sets, world, config.options)
+    attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
+    courses = courses_of(sets, attacks, world, chats or {})
+    rows = []
+    for subject in config.subjects:
+        planned, left_out = plan(subject, "", courses, config.seeds)
+        groups: dict[tuple[str, str, str], list[Planned]] = defaultdict(list)
+        for each in planned:
+            groups[each.task.case_set, each.task.attack, each.task.preset].append(each)
+        for place, tasks in groups.items():
+            rows.append(AskedRow(subject.name, *place, len(tasks), _asked_by(tasks)))
+        for pair in left_out:
+            place = pair.case_set, pair.attack, pair.preset
+            rows.append(AskedRow(subject.name, *place, 0, {}, pair.reason))
+    return rows
+
+
+def _asked_by(tasks: list[Planned]) -> dict[str, int] | None:
+    """What tasks of one attack ask at most, with the passes that a local model's responses take."""
+    first = tasks[0]
+    bound = first.chosen.attack.bound
+    if bound is None:
+        return None
+    asked = {
+        name: number * len(tasks)
+        for name, number in bound(first.chosen.config, first.course.wording).asked.items()
+    }
+    if not first.subject.is_served:
+        steps = first.subject.decoder_for(first.chosen.attack, 0).steps
+        asked[PASSES] = asked.get(PASSES, 0) + asked.get("target", 0) * steps
+    return asked
+
+
+def total(rows: list[AskedRow]) -> Counter[str]:
+    """The sum over rows."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        found.update(row.asked or {})
+    return found

@@ -1,0 +1,174 @@
+"""What answers queries of a model that is served elsewhere: a responder without weights or tokens.
+
+    responder = ServedResponder("http://localhost:8000/v1#NAME")
+    response = await responder.submit(responder.prepare(Query("how is bread made?"), decoder))
+
+A chat server takes turns and a few settings (`SENT`), and gives a text: no ids, no steps, no
+likelihoods. Everything else about its decoder is its own, and unknown unless it tells. So a served
+model grants prompt and history, and attacks that need more are not applicable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from mosa.attacks import Query
+from mosa.chat import (
+    ChatError,
+    ChatOptions,
+    Completion,
+    EndpointChat,
+    ServerDownError,
+    endpoint_model,
+    split_name,
+)
+from mosa.chat.questions import without_thoughts
+from mosa.denoising import DecoderConfig, OnStep
+from mosa.responder import Prepared, ResponderGone
+from mosa.types import Access, Response, ServedFacts, content_key, prompt_turns
+from mosa.worker import Tally, Work
+
+GRANTED: tuple[Access, ...] = ("prompt", "history")
+"""What every chat server lets its users control."""
+SENT = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+"""The settings of a decoder that are sent; all others are the server's."""
+_NAME_OF = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+}
+"""The fields of a request that are settings of a decoder, by our names."""
+GREETING_TOKENS = 16
+"""The most that a first question takes, which shows whether a server answers at all."""
+MOST_FAILURES = 3
+"""Questions in a row for which the server may be down; then it is gone."""
+
+
+class ServerGone(ResponderGone):
+    """A served model that answers nothing, retries included: this ends the run."""
+
+    exit_status = 3  # as where nothing came of what was asked for
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a server has shown before it is asked in earnest."""
+
+    told: dict[str, str]
+    """What it tells of itself."""
+    counts_tokens: bool
+
+
+def sent_settings(decoder: DecoderConfig) -> dict[str, Any]:
+    """The settings of a decoder that a server gets, those that are not set left out."""
+    settings = {name: getattr(decoder, name) for name in SENT}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+@final
+class ServedResponder:
+    """A model at an address. Raises UserError for an address that is none, and for its key."""
+
+    def __init__(self, name: str, options: ChatOptions = ChatOptions()) -> None:  # noqa: B008
+        """`name` is URL#MODEL or URL#MODEL@VARIABLE; of the options that change replies,
+        `chat_extra` alone is meant for a served model."""
+        self.endpoint: EndpointChat = endpoint_model(name, options, role="model")
+        self._identity = {
+            "url": self.endpoint.address.url,
+            "model": split_name(name)[1],
+            "request": options.chat_extra,
+        }
+        self._capacity = options.num_concurrent
+        self._tally = Tally()
+        self._num_failed = 0
+        self._gone = ""
+        """Why it is asked no more."""
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that is known to determine what it answers, but for prompt and settings:
+        the address, the model's name and the fields of every request."""
+        return content_key(**self._identity)
+
+    @property
+    def model(self) -> None:
+        """It is elsewhere."""
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
+
+    async def greet(self, decoder: DecoderConfig) -> Greeting:
+        """Ask it a question of a few tokens under its settings, and for itself. Raises ServerGone
+        where the question is not answered."""
+        short = replace(decoder, max_new_tokens=min(decoder.max_new_tokens, GREETING_TOKENS))
+        try:
+            found = await self.endpoint.ask("Hello", _fields(short))
+        except ChatError as error:
+            raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
+        told = await self.endpoint.describe() | found.told
+        return Greeting(told, None not in (found.prompt_tokens, found.completion_tokens))
+
+    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
+        """A query as it is sent, with the key of its answer."""
+        assert not query.pinned and query.edit is None and query.prompt_ids is None, "no access"
+        key = content_key(
+            server=self._identity,
+            prompt=prompt_turns(query.prompt),
+            decoder=sent_settings(decoder),
+        )
+        return Prepared(key, query.prompt, (), (), decoder)
+
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        """The answer; raises ChatError where none comes, and ServerGone where `MOST_FAILURES` in a
+        row did not."""
+        del on_step  # servers show no steps
+        if self._gone:
+            raise ServerGone(self._gone)
+        try:
+            found = await self.endpoint.ask(prepared.prompt, _fields(prepared.decoder))
+        except ServerDownError as error:
+            self._num_failed += 1
+            if self._num_failed < MOST_FAILURES:
+                raise
+            self._gone = (
+                f"{str(error).rstrip('.')}, {self._num_failed} times in a row; what was recorded "
+                "is kept, and the same command goes on"
+            )
+            raise ServerGone(self._gone) from None
+        self._num_failed = 0
+        self._tally.num_responses += 1
+        return _response(prepared, found)
+
+    async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
+        raise AssertionError("what needs weights is not applicable to a served model")
+
+    def close(self) -> None:
+        """Nothing is open between requests."""
+
+
+def _fields(decoder: DecoderConfig) -> dict[str, Any]:
+    """The fields of a request."""
+    settings = sent_settings(decoder)
+    return {"max_tokens": settings.pop("max_new_tokens"), **settings}
+
+
+def _response(prepared: Prepared, found: Completion) -> Response:
+    full_text = found.refusal or "" if found.text is None else found.text
+    decoder = {name: found.sent[field] for field, name in _NAME_OF.items() if field in found.sent}
+    return Response(
+        key=prepared.key,
+        prompt=prompt_turns(prepared.prompt),
+        text=without_thoughts(full_text),
+        full_text=full_text,
+        decoder=decoder,
+        served=ServedFacts(found.end, found.prompt_tokens, found.completion_tokens, found.told),
+    )

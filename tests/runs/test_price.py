@@ -1,0 +1,93 @@
+"""What an evaluation asks at most, known before anything is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from refusals import cli_refuses
+
+from mosa.attacks import ATTACKS, ENGLISH
+from mosa.cli import main
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
+from mosa.runs.price import PASSES, most_asked, total
+from mosa.runs.subject import subjects_of
+
+DECODER = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
+
+
+def config(*attacks: str, **changes) -> EvaluateConfig:
+    settings = {"preset": "smoke", "seeds": (0,), **changes}
+    return EvaluateConfig(
+        subjects_of("testbed", decoder=DECODER), ("testbed",), attacks, **settings
+    )
+
+
+def test_rows_are_bounds_times_tasks():
+    asked = config("direct", "tap", "gcg", seeds=(0, 1))
+    rows = {row.attack: row for row in most_asked(asked)}
+    num_tasks = rows["direct"].num_tasks
+    assert num_tasks == rows["tap"].num_tasks and num_tasks % 2 == 0
+    for name in ("tap", "gcg"):
+        attack = ATTACKS[name]
+        assert attack.bound is not None
+        bound = Counter(attack.bound(attack.config("smoke"), ENGLISH).asked)
+        bound[PASSES] += bound["target"] * 8
+        assert rows[name].asked == {each: n * num_tasks for each, n in bound.items()}
+    assert total([*rows.values()])["target"] == sum(
+        row.asked["target"] for row in rows.values() if row.asked is not None
+    )
+
+
+def test_a_run_asks_no_more(tmp_path):
+    from mosa.runs.sets import SetOptions
+
+    asked = config("direct", "tap", "prefill", options=SetOptions(limit=2))
+    most = {row.attack: row.asked for row in most_asked(asked)}
+    run = run_evaluation(tmp_path, asked)
+    assert run is not None
+    spent: dict[str, Counter[str]] = {}
+    with run:
+        for task, outcome in run.tasks():
+            assert outcome is not None and outcome.status == "done"
+            budget = outcome.budget
+            spent.setdefault(task.attack, Counter()).update(
+                {"target": budget.target_queries, PASSES: budget.forward_passes}
+            )
+    for attack, of_attack in spent.items():
+        allowed = most[attack]
+        assert allowed is not None
+        assert 0 < of_attack["target"] <= allowed["target"]
+        assert of_attack[PASSES] <= allowed[PASSES]
+
+
+def test_what_is_not_applicable_costs_nothing(tmp_path):
+    rows = most_asked(config("fits", "direct"))
+    assert {row.attack: (row.num_tasks > 0, bool(row.reason)) for row in rows} == {
+        "fits": (True, False),
+        "direct": (True, False),
+    }
+    limited = EvaluateConfig(
+        subjects_of("testbed", grants=("prompt",)), ("testbed",), ("prefill", "direct")
+    )
+    found = {row.attack: row for row in most_asked(limited)}
+    assert found["prefill"].num_tasks == 0 and "canvas" in found["prefill"].reason
+
+
+def test_the_command_shows_it_and_makes_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = [
+        "evaluate",
+        "--model",
+        "testbed",
+        "--sets",
+        "testbed",
+        "--limit",
+        "3",
+        "--out",
+        str(out),
+    ]
+    assert main([*words, "--attacks", "direct,tap", "--preset", "smoke", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "tap:smoke on testbed, 3 tasks: 18 responses" in said and "In all at most" in said
+    assert not out.exists()
+    cli_refuses(capsys, [*words, "--attacks", "tpa", "--dry-run"], "tpa", "tap")
