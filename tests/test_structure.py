@@ -343,7 +343,7 @@ def test_readme_python_example_runs(tmp_path, monkeypatch):
 OPENS = {
     "bench/common.py": "our own shapes; the kernel's figures of memory",
     "catalogue.py": "our own",
-    "cli/__init__.py": "our own",
+    "cli/help.py": "our own",
     "data/registry.py": "our own",
     "families/checkpoint.py": "what a library has just saved",
     "player/__init__.py": "our own",
