@@ -268,6 +268,7 @@ def test_nothing_is_told(shallow, tmp_path):
 
 def test_an_interruption_inside_a_loop_ends_the_work():
     """A notebook's loop has no handler of its own, so that the interruption is an exception."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell ignores it
     ended = threading.Event()
 
     async def work() -> None:
@@ -284,8 +285,11 @@ def test_an_interruption_inside_a_loop_ends_the_work():
 
     loop = asyncio.new_event_loop()
     begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        signal.signal(signal.SIGINT, before)
     loop.close()
     assert ended.is_set() and time.monotonic() - begin < 30
 

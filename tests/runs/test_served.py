@@ -21,7 +21,7 @@ from mosa.chat import ChatOptions
 from mosa.denoising import DecoderConfig
 from mosa.responder import Prepared
 from mosa.runs import evaluate as evaluate_module
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.recorder import SECONDS_TO_COMMIT
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
@@ -61,7 +61,7 @@ def config_of(stub: Stub, requests: Path, **settings: Any) -> EvaluateConfig:
 
 
 def done(out: Path, config: EvaluateConfig, **settings: Any) -> Run:
-    run = evaluate(out, config, endpoint_options=QUICK, **settings)
+    run = run_evaluation(out, config, endpoint_options=QUICK, **settings)
     assert run is not None
     return run
 
@@ -319,7 +319,7 @@ def test_a_server_that_goes_away_ends_the_run_which_goes_on_later(requests, tmp_
     with stub_endpoint(rule=rule) as stub:
         config = config_of(stub, requests)
         with refuses("tea", "500", "recorded", error=ServerGone):
-            evaluate(tmp_path / "run", config, endpoint_options=ONE)
+            run_evaluation(tmp_path / "run", config, endpoint_options=ONE)
         before = asked(stub)
         assert len(before) == 2 + 3
         rule.at = range(0)
@@ -346,7 +346,7 @@ def test_a_run_that_was_cut_off_asks_only_for_what_is_missing(requests, tmp_path
         config = config_of(stub, requests)
         with monkeypatch.context() as patch, pytest.raises(PowerCutError):
             patch.setattr(ServedResponder, "submit", cut)
-            evaluate(tmp_path / "run", config, endpoint_options=ONE)
+            run_evaluation(tmp_path / "run", config, endpoint_options=ONE)
         assert len(asked(stub)) == 2
         with done(tmp_path / "run", config) as run:
             assert {a.response for a in run.attempts()} >= {*answered}
@@ -369,7 +369,7 @@ def test_a_busy_server_is_waited_for(requests, tmp_path):
     rule = Sometimes(echo, Answer({}, 429, AT_ONCE), range(2, 4))
     with stub_endpoint(rule=rule) as stub:
         options = ChatOptions(max_retries=4, num_concurrent=1)
-        run = evaluate(tmp_path / "r", config_of(stub, requests), endpoint_options=options)
+        run = run_evaluation(tmp_path / "r", config_of(stub, requests), endpoint_options=options)
         assert run is not None
         with run:
             (counts,) = run.counts().values()
@@ -382,7 +382,7 @@ def test_no_more_questions_at_once_than_allowed(requests, tmp_path):
 
     with stub_endpoint(rule=slowly) as stub:
         options = ChatOptions(num_concurrent=2)
-        run = evaluate(tmp_path / "r", config_of(stub, requests), endpoint_options=options)
+        run = run_evaluation(tmp_path / "r", config_of(stub, requests), endpoint_options=options)
         assert run is not None
         run.close()
     assert stub.most_at_once == 2
@@ -422,7 +422,7 @@ def test_a_run_stops_where_its_tokens_are_spent_and_goes_on(requests, tmp_path):
     said: list[str] = []
     with stub_endpoint(rule=echo) as stub:
         config = config_of(stub, requests, max_tokens_total=24)
-        run = evaluate(tmp_path / "r", config, endpoint_options=ONE, on_stopped=said.append)
+        run = run_evaluation(tmp_path / "r", config, endpoint_options=ONE, on_stopped=said.append)
         assert run is not None
         with run:
             (counts,) = run.counts().values()
@@ -443,7 +443,7 @@ def test_answers_on_their_way_are_kept_when_tokens_are_spent(requests, tmp_path)
 
     with stub_endpoint(rule=slowly) as stub:
         config = config_of(stub, requests, max_tokens_total=12)
-        run = evaluate(tmp_path / "r", config, endpoint_options=ChatOptions(num_concurrent=3))
+        run = run_evaluation(tmp_path / "r", config, endpoint_options=ChatOptions(num_concurrent=3))
         assert run is not None
         with run:
             assert run.num_tokens() == 36

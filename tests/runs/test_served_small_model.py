@@ -20,7 +20,7 @@ import pytest
 
 from mosa.attacks import ATTACKS
 from mosa.chat import ChatOptions, chat_model
-from mosa.runs.evaluate import EvaluateConfig, evaluate
+from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
 from mosa.runs.subject import Subject, subjects_of
 
@@ -111,7 +111,7 @@ def test_an_attack_over_the_chat_server(name, url, subject, tmp_path, monkeypatc
     config = EvaluateConfig(
         (subject,), (str(file),), (name,), preset="smoke", options=SetOptions(limit=1)
     )
-    run = evaluate(tmp_path / "run", config, chats=chats, endpoint_options=OPTIONS)
+    run = run_evaluation(tmp_path / "run", config, chats=chats, endpoint_options=OPTIONS)
     assert run is not None
     with run:
         ((_, outcome),) = list(run.tasks())
