@@ -44,7 +44,7 @@ FOLDERS = {
 }
 """Commands that write a folder."""
 WRITE_NOTHING = {
-    *("attacks", "compare", "data overlap", "judge", "judges", "sets", "status"),
+    *("attacks", "compare", "completion", "data overlap", "judge", "judges", "sets", "status"),
 }
 """`judge` writes into a run, and `compare` prints."""
 
