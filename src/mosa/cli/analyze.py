@@ -7,10 +7,11 @@ import dataclasses
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
-from mosa.api.runs import asked_for, nothing_from
+from mosa.api.runs import asked_for, nothing_from, problems_of
 from mosa.cli.evaluate import evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
-from mosa.cli.results import end_status, show_left_out
+from mosa.cli.results import end_status
+from mosa.cli.tables import Page
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
@@ -18,7 +19,7 @@ from mosa.runs.options import evaluation_config, judge_config
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
-from mosa.terminal import new_console, show
+from mosa.terminal import show
 from mosa.types import UserError
 
 
@@ -86,7 +87,7 @@ def _command(name: str, summary: str) -> Command:
         with Run(args.out) as recorded:
             nothing = nothing_from(recorded, judged, asked_for(config.subjects, config.attacks))
             if nothing:
-                show_left_out(recorded, new_console(is_wide=True))
+                Page(has_format=False).say_each(problems_of(recorded))
             return end_status(nothing)
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
