@@ -8,7 +8,7 @@ import pytest
 from made_runs import attacked, solved
 
 from mosa import cli
-from mosa.cli.tables import TableCell, Column, Page, TextTable
+from mosa.cli.tables import Column, Page, TableCell, TextTable
 
 SUBJECT = "testbed+mosa_robust"
 ATTACKS = ("best_of_n", "decoding_order:confidence_reversed", "tap", "dija_canvas")

@@ -11,7 +11,7 @@ from mosa.api.runs import nothing_from
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, group_of, run_argument
 from mosa.cli.results import end_status, show_results
-from mosa.cli.tables import TableCell, Column, Page, TextTable, rate_cell
+from mosa.cli.tables import Column, Page, TableCell, TextTable, rate_cell
 from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
 from mosa.judges.calibrate import (

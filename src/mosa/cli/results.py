@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.api.runs import problems_of
 from mosa.cli.options import Command, escaped, run_argument
-from mosa.cli.tables import TableCell, Column, Page, TextTable, format_argument, rate_cell
+from mosa.cli.tables import Column, Page, TableCell, TextTable, format_argument, rate_cell
 from mosa.evidence.figures import REFUSED, Figure, figures_of
 from mosa.evidence.labels import legend, length_of, marked, place_of, served_facts, tries_of
 from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
