@@ -47,7 +47,11 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
     assert {"data.csv", "estimates.csv", "header.json", "result.json", "finding.md"} <= files
     result = json.loads((folder / "result.json").read_text())
     assert {f"{chart}.{kind}" for chart in result["charts"] for kind in ("svg", "png")} <= files
-    assert result["paragraph"] in capsys.readouterr().out
+    assert result["paragraph"] == (folder / "finding.md").read_text().strip()
+    shown = capsys.readouterr().out
+    assert (
+        f"{name}, preset" in shown and "testbed, testbed:direct" in shown or "testbed on" in shown
+    )
     header = json.loads((folder / "header.json").read_text())
     assert header["sets"] == {"testbed:direct": 2}
     assert header["judges"]["testbed:direct"].startswith("truth/")

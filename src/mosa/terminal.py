@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterable
 from io import TextIOWrapper
@@ -21,6 +22,8 @@ MOST_CHARACTERS = 1000
 """Of a message; the longest ones list every choice."""
 WIDTH_OF_FILES = 150
 """Columns of what goes to a file or a pipe."""
+SECONDS_BETWEEN_LINES = 30.0
+"""How often progress is printed where there is no terminal to redraw."""
 
 # Control characters but for tab and line feed, separators of lines, marks and changes of
 # direction, and halves of characters.
@@ -84,3 +87,58 @@ def new_console(*, is_wide: bool = False) -> Console:
     if is_wide and not found.is_terminal:
         found = Plain(highlight=False, markup=False, emoji=False, width=WIDTH_OF_FILES)
     return found
+
+
+class LiveBar:
+    """One bar, whose description and total may change: drawn in a terminal, a line now and then
+    elsewhere."""
+
+    def __init__(self, *, is_shown: bool = True) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.console: Console = new_console()
+        self.bar = Progress(
+            TextColumn("{task.fields[what]}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("", total=None, what="", left="")
+        self.last_line = time.monotonic()
+        self.is_shown = is_shown
+
+    def __enter__(self) -> LiveBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar.live.is_started:
+            self.bar.stop()
+
+    def update(self, what: str, done: int, total: int, left: str = "") -> None:
+        """Show progress with something; `left` is what is left, in words."""
+        if not self.is_shown:
+            return
+        self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
+        if self.console.is_terminal and not self.bar.live.is_started:
+            self.bar.start()
+        if self.console.is_terminal:
+            return
+        now = time.monotonic()
+        if now > self.last_line + SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            show(f"{what}: {done} of {total}{', ' if left else ''}{left}")
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        if self.is_shown:
+            self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+
+def duration(seconds: float) -> str:
+    """Some time, in a unit that suits it.
+
+    >>> duration(61.0), duration(600.0)
+    ('61 s', '10 min')
+    """
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

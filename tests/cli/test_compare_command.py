@@ -26,7 +26,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
 
 
 def test_what_is_shown(capsys, folders):
-    status, out, err = run(capsys, *folders)
+    status, out, err = run(capsys, *folders, "--format", "md")
     assert (status, err) == (0, "")
     assert f"A: m in {folders[0]} (weights hash of m)" in out
     assert "Judge of attacks: truth/1/made-up" in out
@@ -37,7 +37,7 @@ def test_what_is_shown(capsys, folders):
     assert cells[3] == "0.33 (0.06 to 0.79, n=3)"
     assert cells[4].startswith("-0.67 (") and cells[4].endswith("n=3)")
     assert cells[5:] == ["0.500", "0.500", "2, 0", "0, 1"]
-    assert "### Conditions" not in out
+    assert "Conditions" not in out
 
 
 def test_attacks_on_the_alignment_data_are_marked_in_every_row(tmp_path, capsys):
@@ -45,11 +45,11 @@ def test_attacks_on_the_alignment_data_are_marked_in_every_row(tmp_path, capsys)
     outcomes = {"m": {"aos": {"a": True}, "prefill": {"a": False}}}
     attacked(tmp_path, outcomes, world_seed=0)
     folder = str(tmp_path)
-    status, out, _ = run(capsys, folder, folder, "--fail-if", "asr:aos<1")
+    status, out, _ = run(capsys, folder, folder, "--fail-if", "asr:aos<1", "--format", "md")
     assert status == 0
     names = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
     assert {r"aos\*", "prefill", r"asr(\*)", r"worst_asr\*"} <= set(names)
-    assert out.count(r", aos\* |") == 2 and r"\* all" in out
+    assert r"- worst_asr: aos\* in A, aos\* in B" in out and r"\* all" in out
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_exit_status(capsys, folders, conditions, expected):
     options = [word for text in conditions for word in ("--fail-if", text)]
     status, out, _ = run(capsys, *folders, *options, "--max-unscored", "0.25")
     assert status == expected
-    assert out.count("- FAIL: ") == (1 if expected else 0)
-    assert out.count("- pass: ") == len(conditions) - (1 if expected else 0)
+    assert out.count("FAIL: ") == (1 if expected else 0)
+    assert out.count("pass: ") == len(conditions) - (1 if expected else 0)
 
 
 def test_unscored_cases_fail_loudly(capsys, folders):
     status, out, _ = run(capsys, *folders, "--fail-if", "asr>0.9")
     assert status == 1
-    assert "- FAIL: asr>0.9: not decided: 25% of the cases are without a score" in out
+    assert "FAIL: asr>0.9: not decided: 25% of the cases are without a score" in out
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_one_judge_alone(capsys, folder):
 
 
 def test_other_ways_to_see_a_run(capsys, folder):
-    status, out, _ = run(capsys, "results", str(folder), "--matrix", "--by_variant")
+    md = ("--matrix", "--by_variant", "--format", "md")
+    status, out, _ = run(capsys, "results", str(folder), *md)
     assert status == 0 and "| tap | prompt | 1 | 4 | 0.50 (" in out
     assert "In no rate: 1 unscored cases, 1 failed and 0 open tasks." in out
     status, out, _ = run(capsys, "results", str(folder), "--paper")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import transformers
 import yaml
+from transformers.trainer_callback import ProgressCallback
 
 from mosa.alignment.checkpoints import read_log
 from mosa.alignment.config import AlignConfig, config_dict
@@ -19,6 +22,7 @@ from mosa.alignment.phrases import read_phrases
 from mosa.data import TrainingExample, identify
 from mosa.files import append_text, write_json, write_text
 from mosa.inputs import sha256
+from mosa.terminal import LiveBar, duration
 
 
 class MetricsFile(transformers.TrainerCallback):
@@ -40,6 +44,46 @@ class MetricsFile(transformers.TrainerCallback):
         is_early = "train_runtime" in logs and state.global_step < state.max_steps
         if state.is_world_process_zero and not is_early:
             append_text(self.path, json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class TrainingProgress(transformers.TrainerCallback):
+    """A bar over the steps with the time left, and a line for every log: figures by name."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.bar = LiveBar()
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Note the time; steps before it were those of another session."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+        self.bar.is_shown = state.is_world_process_zero
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Move the bar on."""
+        seconds = (time.monotonic() - self.started) / (state.global_step - self.first_step)
+        left = f"{duration(seconds * (state.max_steps - state.global_step))} left"
+        self.bar.update(self.what, state.global_step, state.max_steps, left)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """One line with the figures of these steps, without those on the whole training."""
+        figures = {} if not logs or "train_runtime" in logs else logs
+        shown = [f"{name} {value:.3g}" for name, value in figures.items() if name != "epoch"]
+        if shown:
+            self.bar.say(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
+
+
+@contextmanager
+def shown_training(
+    trainer: transformers.Trainer, what: str, *, is_shown: bool = True
+) -> Iterator[None]:
+    """Show the progress of a training in our way, or not at all, and never in the trainer's."""
+    for theirs in (transformers.PrinterCallback, ProgressCallback):
+        trainer.remove_callback(theirs)
+    ours = TrainingProgress(what)
+    if is_shown and not trainer.args.disable_tqdm:
+        trainer.add_callback(ours)
+    with ours.bar:
+        yield
 
 
 def describe_data(

@@ -23,6 +23,7 @@ from mosa.alignment.method import METHODS, Method
 from mosa.alignment.output import (
     MetricsFile,
     describe_data,
+    shown_training,
     write_card,
     write_settings,
 )
@@ -151,13 +152,11 @@ def run_training(
         trainer.add_callback(MetricsFile(out / "metrics.jsonl"))
         for callback in callbacks or ():
             trainer.add_callback(callback)
-        if not progress:
-            trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-            trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
 
         if own is not None:
             write_settings(out, chosen, settings, record)
-        with _graceful_stop() as stop:
+        shown = shown_training(trainer, f"align {method}", is_shown=progress)
+        with _graceful_stop() as stop, shown:
             trainer.add_callback(stop)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 

@@ -7,10 +7,12 @@ import dataclasses
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
-from mosa.api.runs import asked_for, nothing_from
+from mosa.api.runs import asked_for, nothing_from, problems_of
 from mosa.cli.evaluate import evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
-from mosa.cli.results import end_status, show_left_out
+from mosa.cli.results import end_status
+from mosa.cli.tables import Column, Page, TextTable, rate_cell
+from mosa.evidence.findings import Finding
 from mosa.probes import PROBES, PROTOCOLS
 from mosa.probes.base import Protocol
 from mosa.runs.evaluate import EvaluateConfig
@@ -18,7 +20,8 @@ from mosa.runs.options import evaluation_config, judge_config
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
-from mosa.terminal import new_console, show
+from mosa.stats.pairs import PairedDifference
+from mosa.stats.rates import format_p
 from mosa.types import UserError
 
 
@@ -78,15 +81,17 @@ def _command(name: str, summary: str) -> Command:
                 processes=processes,
             )
         processes.disband()
+        page = Page(has_format=False)
         for finding in found:
-            show(finding.paragraph)
-            show(f"Data and figures are in {args.out / finding.name}.")
+            show_finding(finding, page)
+            folder = args.out / finding.name
+            page.say(f"All sentences with intervals (finding.md), data and figures: {folder}")
         if not processes.is_main:
             return None
         with Run(args.out) as recorded:
             nothing = nothing_from(recorded, judged, asked_for(config.subjects, config.attacks))
             if nothing:
-                show_left_out(recorded, new_console(is_wide=True))
+                page.say_each(problems_of(recorded))
             return end_status(nothing)
 
     kept = "All but the batch in flight is recorded; the same command resumes the run."
@@ -98,6 +103,31 @@ def _command(name: str, summary: str) -> Command:
         example=f"mosa analyze {name} --model testbed --sets testbed:direct --out runs/{name}",
         runs_on_several_processes=True,
     )
+
+
+def show_finding(finding: Finding, page: Page) -> None:
+    """The key figures as a table, what they say, and what a reader has to know."""
+    is_tested = any(key.p_adjusted is not None for key in finding.key_figures)
+    rows = [
+        (
+            key.of,
+            key.what,
+            rate_cell(key.figure, signed=isinstance(key.figure, PairedDifference)),
+            str(key.figure.n),
+            *([format_p(key.p_adjusted)] if is_tested else []),
+        )
+        for key in finding.key_figures
+    ]
+    columns = (
+        Column("figure", is_number=False),
+        Column("value", is_number=False),
+        Column("n", 1),
+        *([Column("p (Holm)")] if is_tested else []),
+    )
+    if rows:
+        title = f"{finding.probe}, preset {finding.preset}"
+        page.table(TextTable(title, columns, rows, grouped_by="subject and set"))
+    page.say_each(finding.key_sentences)
 
 
 def _told(protocol: Protocol) -> str:

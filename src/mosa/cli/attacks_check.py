@@ -6,23 +6,22 @@ import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table
 
 from mosa.attacks.check import check_prompts
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.evaluate import role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
+from mosa.cli.tables import Column, Page, TextTable
 from mosa.files import claim_file, write_json
 from mosa.runs.options import ROLES, role_chats
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
-from mosa.terminal import new_console
 from mosa.testbed import find_world
 from mosa.types import UserError
 from mosa.worker import run_coroutine
 
 MADE_BY = "mosa attacks check"
 """In the file, by which a later call knows what it may replace."""
-COLUMNS = ("readable", "declined", "cut", "on topic", "distinct")
+SHARES = ("readable", "declined", "cut", "on topic", "distinct")
 SHOWN = 300
 """Letters of a reply that are shown; the file has all."""
 
@@ -67,16 +66,25 @@ def _check(args: Namespace) -> None:
     checks = run_coroutine(
         check_prompts(chats, cases.cases, args.attacks, max_tokens=args.max_tokens)
     )
-    table = Table(title=f"Prompts of attacks on {len(cases.cases)} requests of {cases.name}")
-    table.add_column("role")
-    table.add_column("prompt")
-    for heading in ("replies", *COLUMNS):
-        table.add_column(heading, justify="right")
-    for check in checks:
-        shares = (f"{check.shares[c]:.2f}" if c in check.shares else "-" for c in COLUMNS)
-        table.add_row(check.role, check.prompt, str(len(check.examples)), *shares)
-    console = new_console(is_wide=True)
-    console.print(table)
+    title = f"Prompts of attacks on {len(cases.cases)} requests of {cases.name}"
+    rows = [
+        (
+            check.prompt,
+            str(len(check.examples)),
+            *(f"{check.shares[c]:.2f}" if c in check.shares else "-" for c in SHARES),
+            check.role,
+        )
+        for check in checks
+    ]
+    columns = (
+        Column("prompt", is_number=False),
+        Column("replies", 2),
+        *map(Column, SHARES),
+        Column("role", 1, is_number=False),
+    )
+    page = Page(has_format=False)
+    page.table(TextTable(title, columns, rows))
+    console = page.console
     for check in checks:
         told: set[str] = set()
         for example in check.examples:  # the first of each kind

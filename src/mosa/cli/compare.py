@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.api.pages import compare
-from mosa.cli.options import Command, escaped
+from mosa.cli.options import Command
+from mosa.cli.tables import Column, Page, TextTable, format_argument, rate_cell
 from mosa.evidence.compare import KINDS, ComparedFigure, Comparison, Part
 from mosa.evidence.conditions import MAX_UNSCORED, check_share, parse_condition
 from mosa.evidence.labels import legend, length_of, marked, place_of, worst_of
-from mosa.stats.rates import format_rate
-from mosa.terminal import show
+from mosa.stats.rates import NOTHING, format_p
 
 EXIT_CONDITION_HOLDS = 1
 
@@ -45,6 +45,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
         help="largest share of cases without a score; above it a condition counts as undecided and "
         "sets the exit status to 1",
     )
+    format_argument(parser)
 
 
 def _compare(args: Namespace) -> int:
@@ -60,77 +61,88 @@ def _compare(args: Namespace) -> int:
     )
     # Before anything is shown, so that an unknown name is all that is printed.
     outcomes = [found.fail_if(text, max_unscored=args.max_unscored) for text in args.fail_if]
-    _show_comparison(found.comparison)
+    page = Page(args.format)
+    _show_comparison(found.comparison, page)
     if outcomes:
-        show("\n### Conditions\n")
-    for outcome in outcomes:
-        show(f"- {outcome}")
+        page.head("Conditions")
+        page.say_each(map(str, outcomes))
     return EXIT_CONDITION_HOLDS if any(outcome.holds for outcome in outcomes) else 0
 
 
-def _show_comparison(found: Comparison) -> None:
-    """As Markdown, which reads in a terminal and in a pull request."""
-    for letter, each in (("A", found.first), ("B", found.second)):
-        record = each.record
-        what = f"served at {place_of(record)}" if record.server else f"weights {record.weights}"
-        show(f"{letter}: {each.subject} in {each.folder} ({what})  ")
-    for kind, judge in found.judges.items():
-        show(f"Judge of {KINDS[kind]}: {judge}  ")
-    for note in found.notes:
-        show(f"Note: {note}  ")
-    show("\n### Headlines\n")
-    _show_table(found.headlines)
+def _show_comparison(found: Comparison, page: Page) -> None:
+    page.say_each(_facts(found))
+    page.table(_table("Headlines", found.headlines))
+    page.say_each(_worst(found.headlines))
     for kind, rows in found.tables.items():
-        show(f"\n### {KINDS[kind][0].upper()}{KINDS[kind][1:]}\n")
-        _show_table(rows)
+        page.table(_table(f"{KINDS[kind][0].upper()}{KINDS[kind][1:]}", rows))
     figures = [
         f for row in found.headlines for part in (row.first, row.second) for f in part.figures
     ]
     if told := legend(figures):
-        show(f"\n{escaped(told)}")
-    show(
-        "\ntokens: length of a response. A, B: rate with its 95 % interval and number of cases. "
+        page.say(told)
+    page.say(
+        "tokens: length of a response. A, B: rate with its 95 % interval and number of cases. "
         "B - A: on the cases scored in both. p: McNemar's test (yes or no) or sign flips; p "
         "(Holm): adjusted for the rows of the table. only A, only B: cases with a yes in one of "
         "them. left out: cases without a score in A, B (+ tasks without a result)."
     )
 
 
-def _show_table(rows: Sequence[ComparedFigure]) -> None:
+def _facts(found: Comparison) -> Iterator[str]:
+    """What was compared, and how it differs beside the subject."""
+    for letter, each in (("A", found.first), ("B", found.second)):
+        record = each.record
+        what = f"served at {place_of(record)}" if record.server else f"weights {record.weights}"
+        yield f"{letter}: {each.subject} in {each.folder} ({what})"
+    for kind, judge in found.judges.items():
+        yield f"Judge of {KINDS[kind]}: {judge}"
+    for note in found.notes:
+        yield f"Note: {note}"
+
+
+def _table(title: str, rows: Sequence[ComparedFigure]) -> TextTable:
     is_adjusted = any(row.p_adjusted is not None for row in rows)
-    holm = " p (Holm) |" if is_adjusted else ""
-    show(f"| | tokens | A | B | B - A | p |{holm} only A, only B | left out |")
-    show(f"|---|---|---|---|---|---|{'---|' * is_adjusted}---|---|")
+    columns = (
+        Column("figure", is_number=False),
+        Column("tokens", 6),
+        Column("A", is_number=False),
+        Column("B", is_number=False),
+        Column("B - A", is_number=False),
+        Column("p", 5 if is_adjusted else 1),
+        *([Column("p (Holm)", 1)] if is_adjusted else []),
+        Column("only A, only B", 4),
+        Column("left out", 3),
+    )
+    cells = []
     for row in rows:
         p_value = row.difference.p_value if row.difference is not None and row.has_test else None
         figures = [*row.first.figures, *row.second.figures]
-        cells = [
-            escaped(marked(row.name, figures)),
-            length_of(figures),
-            _format_part(row.first, is_worst=not row.has_test),
-            _format_part(row.second, is_worst=not row.has_test),
-            "-" if row.difference is None else str(row.difference),
-            _format_p(p_value),
-            *([_format_p(row.p_adjusted)] if is_adjusted else []),
-            "-" if row.only is None else f"{row.only[0]}, {row.only[1]}",
-            f"{_format_left_out(row.first)}, {_format_left_out(row.second)}",
-        ]
-        show(f"| {' | '.join(cells)} |")
+        cells.append(
+            (
+                marked(row.name, figures),
+                length_of(figures),
+                rate_cell(row.first.rate, with_n=True),
+                rate_cell(row.second.rate, with_n=True),
+                rate_cell(row.difference, with_n=True, signed=True),
+                format_p(p_value),
+                *([format_p(row.p_adjusted)] if is_adjusted else []),
+                NOTHING if row.only is None else f"{row.only[0]}, {row.only[1]}",
+                f"{_left_out(row.first)}, {_left_out(row.second)}",
+            )
+        )
+    return TextTable(title, columns, cells, left_out_if_short=("n",))
 
 
-def _format_part(part: Part, *, is_worst: bool) -> str:
-    name = f", {escaped(worst_of(part))}" if is_worst and part.figures else ""
-    return format_rate(part.rate, with_n=True) + name
+def _worst(rows: Sequence[ComparedFigure]) -> Iterator[str]:
+    """The names of the worst attacks, which have no test: they were picked by looking."""
+    for row in rows:
+        if not row.has_test:
+            names = (worst_of(part) or NOTHING for part in (row.first, row.second))
+            yield f"{row.name}: {' in A, '.join(names)} in B"
 
 
-def _format_left_out(part: Part) -> str:
+def _left_out(part: Part) -> str:
     return str(part.num_unscored) + (f" (+{part.num_missing})" if part.num_missing else "")
-
-
-def _format_p(p_value: float | None) -> str:
-    if p_value is None:
-        return "-"
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 COMMANDS: dict[str, Command] = {

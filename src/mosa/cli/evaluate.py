@@ -26,6 +26,7 @@ from mosa.cli.options import (
 )
 from mosa.cli.report import show_written
 from mosa.cli.results import end_status, show_results
+from mosa.cli.tables import Page
 from mosa.denoising import DecoderConfig
 from mosa.reporting.page import claim_page
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
@@ -201,7 +202,7 @@ def _evaluate(args: Namespace) -> int | None:
     if run is None:
         return None
     with run:
-        show_results(run)
+        show_results(run, Page(has_format=False))
         for message in stopped:
             show(f"{message[0].upper()}{message[1:]}.")
         status = end_status(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))

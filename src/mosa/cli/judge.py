@@ -6,12 +6,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.table import Table
 
 from mosa.api.runs import nothing_from
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.options import Command, ListOf, add_fields, group_of, run_argument
 from mosa.cli.results import end_status, show_results
+from mosa.cli.tables import Column, Page, TableCell, TextTable, rate_cell
 from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
 from mosa.judges.calibrate import (
@@ -36,8 +36,7 @@ from mosa.runs.options import judge_config, judges_of_run
 from mosa.runs.processes import join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
-from mosa.stats.rates import format_rate, once, rate_of
-from mosa.terminal import new_console
+from mosa.stats.rates import once, rate_of
 from mosa.testbed import world_of
 from mosa.types import UserError
 from mosa.worker import run_coroutine
@@ -50,6 +49,15 @@ JUDGES_HELP = (
     "NAME@canvas reads what comes after the first end token, too"
 )
 
+CHECK_COLUMNS = (
+    Column("judge", is_number=False),
+    Column("readable", 1, is_number=False),
+    Column("declined", 3),
+    Column("agreement", is_number=False),
+    Column("false positives", is_number=False),
+    Column("false negatives", is_number=False),
+    Column("kappa", 2),
+)
 SHOWN_LETTERS = 300
 """Of a judge's reply, as an example."""
 
@@ -96,7 +104,7 @@ def _judge(args: Namespace) -> int | None:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
         judged = {judge.id for judge in judges}
         processes.disband()
-        show_results(run)
+        show_results(run, Page(has_format=False))
         return end_status(nothing_from(run, judged))
 
 
@@ -146,13 +154,8 @@ def _check(args: Namespace) -> int | None:
     if args.out is not None:
         kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
         write_calibration(args.out, kept)
-    table = Table(title=f"Judges against {found.num_rows} labelled rows")
-    for heading in ("judge", "readable", "declined"):
-        table.add_column(heading)
-    for heading in ("agreement", "false positives", "false negatives", "kappa"):
-        table.add_column(heading)
-    for quality in found.qualities:
-        table.add_row(
+    rows = [
+        (
             quality.judge,
             f"{quality.num_scored} of {found.num_rows}",
             str(quality.num_declined),
@@ -161,12 +164,16 @@ def _check(args: Namespace) -> int | None:
             _share(quality.num_false_negatives, quality.num_positives),
             "-" if quality.kappa is None else f"{quality.kappa:.2f}",
         )
-    console = new_console(is_wide=True)
-    console.print(table)
+        for quality in found.qualities
+    ]
+    title = f"Judges against {found.num_rows} labelled rows"
+    page = Page(has_format=False)
+    page.table(TextTable(title, CHECK_COLUMNS, rows, left_out_if_short=("n",)))
+    console = page.console
     for pair in found.pairs:
         console.print(
             f"{pair.judges[0]} and {pair.judges[1]} agree: "
-            f"{_share(pair.num_agreed, pair.num_scored)}"
+            f"{_share(pair.num_agreed, pair.num_scored).long}"
         )
     for quality in found.qualities:
         kinds = [
@@ -178,7 +185,7 @@ def _check(args: Namespace) -> int | None:
             console.print(f"{quality.judge} is wrong on: {', '.join(kinds)}")
         for reason, replies in sorted(quality.unread.items(), key=lambda item: -len(item[1])):
             share = _share(len(replies), found.num_rows)
-            console.print(f"{quality.judge} is unread on {share}: {reason}")
+            console.print(f"{quality.judge} is unread on {share.long}: {reason}")
             _show_reply(console, replies[0])
         if quality.misjudged:
             console.print(f"{quality.judge} differs from the label, for example:")
@@ -196,10 +203,10 @@ def _show_reply(console: Console, reply: str) -> None:
         console.print(f"    {shown!r}")
 
 
-def _share(count: int, total: int) -> str:
+def _share(count: int, total: int) -> TableCell:
     if not total:
-        return format_rate(None)
-    return format_rate(rate_of(once([True] * count + [False] * (total - count))), with_n=True)
+        return rate_cell(None)
+    return rate_cell(rate_of(once([True] * count + [False] * (total - count))), with_n=True)
 
 
 COMMANDS: dict[str, Command] = {

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mosa.api.runs import problems_of
 from mosa.cli.options import Command, escaped, run_argument
+from mosa.cli.tables import Column, Page, TableCell, TextTable, format_argument, rate_cell
 from mosa.evidence.figures import REFUSED, Figure, figures_of
 from mosa.evidence.labels import legend, length_of, marked, place_of, served_facts, tries_of
 from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
-from mosa.stats.rates import format_rate, format_value
-from mosa.terminal import new_console, printable, show
+from mosa.stats.rates import NOTHING, format_rate_shortly, format_value
+from mosa.terminal import show
 from mosa.types import Budget, UserError
 
 EXIT_NOTHING_DONE = 3
@@ -43,66 +39,84 @@ EXPLANATIONS = {
 }
 
 
-def _show_table(
-    console: Console,
-    title: str,
-    names: Sequence[str],
-    numbers: Sequence[str],
-    rows: Iterable[Sequence[str]],
-) -> None:
-    """A table with columns of names and then of numbers; the first entry of each row is its
-    subject, under which rows are grouped."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in names:
-        table.add_column(heading)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for subject, of_subject in itertools.groupby(rows, lambda row: row[0]):
-        table.add_section()
-        table.add_row(Text(printable(subject), "bold"))
-        for _, name, *cells in of_subject:
-            table.add_row(f"  {name}", *cells)
-    console.print(table)
+COUNTS = (Column("done"), Column("failed"), Column("left"))
+ATTACK_COLUMNS = (
+    Column("attack", is_number=False),
+    Column("threat", 5, is_number=False),
+    Column("success", is_number=False),
+    Column("by", 3, is_number=False),
+    Column("n", 1),
+    Column("score", 6),
+    Column("queries", 9),
+    Column("tokens", 7),
+    Column("garbled", 4),
+    Column("empty", 8),
+    Column("unscored", 2),
+)
+HARMLESS_COLUMNS = (
+    Column("set", is_number=False),
+    Column("refused", is_number=False),
+    Column("answered", is_number=False),
+    Column("in full", 4),
+    Column("in part", 5),
+    Column("garbled", 3),
+    Column("empty", 6),
+    Column("n", 1),
+    Column("tokens", 7),
+    Column("unscored", 2),
+)
+USEFUL_COLUMNS = (
+    Column("task", is_number=False),
+    Column("metric", is_number=False),
+    Column("value", is_number=False),
+    Column("n", 1),
+    Column("tokens", 3),
+    Column("unscored", 2),
+)
 
 
 # --- status ---------------------------------------------------------------------------------------
 
 
+def _status_arguments(parser: ArgumentParser) -> None:
+    run_argument(parser)
+    format_argument(parser)
+
+
 def _status(args: Namespace) -> None:
     with Run(args.run) as run:
-        console = new_console(is_wide=True)
+        page = Page(args.format)
         rows = [
             (*cell[:4], *(str(states[name]) for name in ("done", "failed", "todo")))
             for cell, states in run.counts().items()
         ]
-        columns = ("set", "attack", "preset"), ("done", "failed", "left")
-        _show_table(console, str(args.run), *columns, rows)
-        show_left_out(run, console)
-        for judge in run.judges():
-            if not judge.startswith(METRIC):
-                sets = [name for name in run.sets() if judge in run.judges(name)]
-                unscored = sum(run.num_unjudged(judge, name) for name in sets)
-                console.print(f"judge {judge}: {unscored} attempts without a score")
-        spent = sum((outcome.budget for _, outcome in run.tasks() if outcome is not None), Budget())
-        shown = [f"{v} {k.replace('_', ' ')}" for k, v in vars(spent).items() if v]
-        console.print(f"spent: {', '.join(shown) or 'nothing yet'}")
-        sessions = run.sessions()
-        wanted = sessions[-1]["settings"].get("subjects", []) if sessions else []
-        waiting = [subject["name"] for subject in wanted if subject["name"] not in run.subjects()]
-        if waiting:
-            console.print(f"not started and not counted: {', '.join(waiting)}")
-        seconds = sum(session.get("seconds", 0.0) for session in sessions)
-        cut = sum("ended" not in session for session in sessions)
-        console.print(
-            f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
-            + (f", {cut} of them running or interrupted" if cut else "")
-        )
+        names = [Column(name, is_number=False) for name in ("set", "attack", "preset")]
+        page.table(TextTable(str(args.run), (*names, *COUNTS), rows, grouped_by="subject"))
+        page.say_each(_facts(run))
 
 
-def show_left_out(run: Run, console: Console) -> None:
-    """What failed, is not applicable or unscored, with the reasons."""
-    for line in problems_of(run):
-        console.print(line)
+def _facts(run: Run) -> Iterator[str]:
+    """What a run holds beside its tasks."""
+    yield from problems_of(run)
+    for judge in run.judges():
+        if not judge.startswith(METRIC):
+            sets = [name for name in run.sets() if judge in run.judges(name)]
+            unscored = sum(run.num_unjudged(judge, name) for name in sets)
+            yield f"judge {judge}: {unscored} attempts without a score"
+    spent = sum((outcome.budget for _, outcome in run.tasks() if outcome is not None), Budget())
+    shown = [f"{v} {k.replace('_', ' ')}" for k, v in vars(spent).items() if v]
+    yield f"spent: {', '.join(shown) or 'nothing yet'}"
+    sessions = run.sessions()
+    wanted = sessions[-1]["settings"].get("subjects", []) if sessions else []
+    waiting = [subject["name"] for subject in wanted if subject["name"] not in run.subjects()]
+    if waiting:
+        yield f"not started and not counted: {', '.join(waiting)}"
+    seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    cut = sum("ended" not in session for session in sessions)
+    yield (
+        f"{len(sessions)} session{'s' * (len(sessions) != 1)}, {seconds:.0f} s"
+        + (f", {cut} of them running or interrupted" if cut else "")
+    )
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -110,6 +124,7 @@ def show_left_out(run: Run, console: Console) -> None:
 
 def _results_arguments(parser: ArgumentParser) -> None:
     run_argument(parser)
+    format_argument(parser)
     parser.add_argument("--judge", type=str, help="show only the judge of this id")
     parser.add_argument(
         "--by_variant", action="store_true", help="show each variant of an attack in its own row"
@@ -117,7 +132,7 @@ def _results_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--matrix",
         action="store_true",
-        help="show a Markdown table with a row for each attack and a column for each subject",
+        help="show a table with a row for each attack and a column for each subject",
     )
     parser.add_argument(
         "--paper",
@@ -157,9 +172,10 @@ def _results(args: Namespace) -> None:
         elif args.paper and run.judges():
             _show_paper(run, only=args.judge)
         elif args.matrix and run.judges():
-            _show_matrix(run, by_variant=args.by_variant, only=args.judge)
+            _show_matrix(run, Page(args.format), by_variant=args.by_variant, only=args.judge)
         else:
-            show_results(run, by_variant=args.by_variant, only=args.judge)
+            page = Page(args.format)
+            show_results(run, page, by_variant=args.by_variant, only=args.judge)
 
 
 def _export(run: Run, args: Namespace) -> None:
@@ -177,36 +193,35 @@ def end_status(nothing: Sequence[str]) -> int:
     return EXIT_NOTHING_DONE if nothing else 0
 
 
-def show_results(run: Run, *, by_variant: bool = False, only: str | None = None) -> None:
+def show_results(
+    run: Run, page: Page, *, by_variant: bool = False, only: str | None = None
+) -> None:
     """The rates of a run: attacks by judge, harmless sets by judge, useful tasks."""
-    console = new_console(is_wide=True)
     found = [f for f in figures_of(run, by_variant=by_variant) if only in (None, f.judge)]
     if not found:
-        show_left_out(run, console)
+        page.say_each(problems_of(run))
         remedy = "run the same command again" if run.failures() else "`mosa judge` adds them"
-        console.print(f"{run.folder} has no verdicts yet; {remedy}.")
+        page.say(f"{run.folder} has no verdicts yet; {remedy}.")
         return
     for kind, show_kind in (("safety", _show_attacks), ("over_refusal", _show_harmless)):
         for judge in dict.fromkeys(f.judge for f in found if f.kind == kind):
-            show_kind(judge, [f for f in found if (f.kind, f.judge) == (kind, judge)], console)
-    _show_useful([f for f in found if f.kind == "utility"], console)
-    _show_missing(found, console)
-    show_left_out(run, console)
+            show_kind(judge, [f for f in found if (f.kind, f.judge) == (kind, judge)], page)
+    _show_useful([f for f in found if f.kind == "utility"], page)
+    page.say_each(_missing(found))
+    page.say_each(problems_of(run))
     if any(f.judge.startswith("refusal/") for f in found):
-        console.print("The judge `refusal` finds phrases, not harm; `mosa judge` adds others.")
+        page.say("The judge `refusal` finds phrases, not harm; `mosa judge` adds others.")
     for kind in dict.fromkeys(f.kind for f in found):
-        console.print(EXPLANATIONS[kind])
+        page.say(EXPLANATIONS[kind])
     for name, record in run.subjects().items():
         if record.server is not None:
-            console.print(
-                f"{printable(name)} is served at {place_of(record)}: {served_facts(record)}."
-            )
-    console.print(f"Run: {run.folder}.")
+            page.say(f"{name} is served at {place_of(record)}: {served_facts(record)}.")
+    page.say(f"Run: {run.folder}.")
 
 
-def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None:
+def _show_attacks(judge: str, found: Sequence[Figure], page: Page) -> None:
     several = len({figure.case_set for figure in found}) > 1
-    rows = []
+    rows: list[tuple[TableCell | str, ...]] = []
     for figure in found:
         name = f"{figure.name}{f' on {figure.case_set}' if several else ''}"
         rows.append(
@@ -214,7 +229,7 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
                 figure.subject,
                 marked(name, [figure]),
                 figure.threat,
-                format_rate(figure.rate),
+                rate_cell(figure.rate),
                 tries_of([figure]),
                 _num_scored(figure),
                 "-" if figure.score is None else format_value(figure.score.value),
@@ -227,16 +242,14 @@ def _show_attacks(judge: str, found: Sequence[Figure], console: Console) -> None
         )
         if figure.decides == "best rated":
             num_scored = "0" if figure.any_rate is None else str(figure.any_rate.n)
-            beside = (format_rate(figure.any_rate), f"any of {figure.most_tries}", num_scored)
+            beside = (rate_cell(figure.any_rate), f"any of {figure.most_tries}", num_scored)
             rows.append((figure.subject, "", "", *beside, *[""] * 6))
-    names = ("attack", "threat", "success", "by")
-    numbers = ("n", "score", "queries", "tokens", "garbled", "empty", "unscored")
-    _show_table(console, f"attacks, judge {judge}", names, numbers, rows)
+    page.table(TextTable(f"attacks, judge {judge}", ATTACK_COLUMNS, rows, grouped_by="subject"))
     if told := legend(found):
-        console.print(told)
+        page.say(told)
 
 
-def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> None:
+def _show_harmless(judge: str, found: Sequence[Figure], page: Page) -> None:
     by_set: dict[tuple[str, str], dict[str, Figure]] = {}
     for figure in found:
         by_set.setdefault((figure.subject, figure.name), {})[figure.measure] = figure
@@ -248,8 +261,8 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
             (
                 subject,
                 name,
-                format_rate(rates[REFUSED]),
-                format_rate(rates["full compliance"]),
+                rate_cell(rates[REFUSED]),
+                rate_cell(rates["full compliance"]),
                 *("-" if part is None else format_value(part.value) for part in parts),
                 _num_scored(own[REFUSED]),
                 length_of([own[REFUSED]]),
@@ -257,18 +270,17 @@ def _show_harmless(judge: str, found: Sequence[Figure], console: Console) -> Non
             )
         )
     title = f"harmless requests, judge {judge}"
-    numbers = ("in full", "in part", "garbled", "empty", "n", "tokens", "unscored")
-    _show_table(console, title, ("set", "refused", "answered"), numbers, rows)
+    page.table(TextTable(title, HARMLESS_COLUMNS, rows, grouped_by="subject"))
 
 
-def _show_useful(found: Sequence[Figure], console: Console) -> None:
+def _show_useful(found: Sequence[Figure], page: Page) -> None:
     order = list(dict.fromkeys((f.subject, f.name) for f in found))
     rows = [
         (
             figure.subject,
             figure.name if figure.is_headline else "",
             figure.measure,
-            format_rate(figure.rate),
+            rate_cell(figure.rate),
             _num_scored(figure),
             length_of([figure]),
             str(figure.num_unscored),
@@ -278,15 +290,14 @@ def _show_useful(found: Sequence[Figure], console: Console) -> None:
         )
     ]
     if rows:
-        names = ("task", "metric", "value")
-        _show_table(console, "useful tasks", names, ("n", "tokens", "unscored"), rows)
+        page.table(TextTable("useful tasks", USEFUL_COLUMNS, rows, grouped_by="subject"))
 
 
 def _num_scored(figure: Figure) -> str:
     return "0" if figure.rate is None else str(figure.rate.n)
 
 
-def _show_missing(found: Sequence[Figure], console: Console) -> None:
+def _missing(found: Sequence[Figure]) -> Iterator[str]:
     """Tasks that are in no rate, once for each attack and set."""
     missing = {
         f"{f.subject}, {f.name} on {f.case_set}: {f.num_failed} failed, {f.num_left} left"
@@ -294,29 +305,49 @@ def _show_missing(found: Sequence[Figure], console: Console) -> None:
         if f.num_failed or f.num_left
     }
     if missing:
-        console.print("Tasks in no rate:")
-        console.print(*sorted(missing), sep="\n")
+        yield "Tasks in no rate:"
+        yield from sorted(missing)
 
 
-def _show_matrix(run: Run, *, by_variant: bool, only: str | None) -> None:
-    """Success rates with their intervals, and mean scores, as Markdown, judge by judge."""
+def _show_matrix(run: Run, page: Page, *, by_variant: bool, only: str | None) -> None:
+    """Success rates with their intervals, and mean scores, judge by judge."""
     for judge, found in _attacks_by_judge(run, only, by_variant=by_variant):
         several = len({figure.case_set for figure in found}) > 1
         subjects = list(dict.fromkeys(figure.subject for figure in found))
-        rows = dict.fromkeys((figure.case_set, figure.name, figure.threat) for figure in found)
+        attacks = dict.fromkeys((figure.case_set, figure.name, figure.threat) for figure in found)
         cells = {(f.case_set, f.name, f.subject): f for f in found}
-        show(f"\njudge {judge}: success rate (95 % interval, n); mean score; any-of-N where the")
-        show("attack's loop selects the try that decides\n")
-        show(f"| attack | threat | by | tokens | {' | '.join(subjects)} |")
-        show(f"|---|---|---|---|{'---|' * len(subjects)}")
-        for case_set, name, threat in rows:
+        rows: list[tuple[TableCell | str, ...]] = []
+        for case_set, name, threat in attacks:
             own = [f for f in found if (f.case_set, f.name) == (case_set, name)]
-            shown = [cell_of(cells.get((case_set, name, subject))) for subject in subjects]
-            label = marked(f"{name} on {case_set}" if several else name, own)
-            about = f"{threat} | {tries_of(own)} | {length_of(own)}"
-            show(f"| {escaped(label)} | {about} | {' | '.join(shown)} |")
-        _show_legend(legend(found))
-        _show_sum_left_out(found)
+            of_row = [cells.get((case_set, name, subject)) for subject in subjects]
+            rows.append(
+                (
+                    marked(f"{name} on {case_set}" if several else name, own),
+                    threat,
+                    tries_of(own),
+                    length_of(own),
+                    *(TableCell(cell_of(each), _short_cell_of(each)) for each in of_row),
+                )
+            )
+        columns = (
+            *ATTACK_COLUMNS[:2],
+            Column("by", 3, is_number=False),
+            Column("tokens", 4),
+            *(Column(subject, is_number=False) for subject in subjects),
+        )
+        left_out = ("n", "mean score", "any-of-N")
+        page.table(TextTable(f"attacks, judge {judge}", columns, rows, left_out_if_short=left_out))
+        page.say(
+            "success rate (95 % interval, n); mean score; any-of-N where the attack's loop selects "
+            "the try that decides"
+        )
+        if told := legend(found):
+            page.say(told)
+        page.say(_sum_left_out(found))
+
+
+def _short_cell_of(figure: Figure | None) -> str:
+    return NOTHING if figure is None else format_rate_shortly(figure.rate)
 
 
 def _attacks_by_judge(
@@ -336,13 +367,13 @@ def _show_legend(told: str) -> None:
         show(f"\n{escaped(told)}")
 
 
-def _show_sum_left_out(found: Sequence[Figure]) -> None:
+def _sum_left_out(found: Sequence[Figure]) -> str:
     """How much is in no rate."""
     unscored = sum(figure.num_unscored for figure in found)
     # Tasks are not those of one way, so they are counted once for each attack.
     tasks = {(f.subject, f.case_set, f.attack, f.preset): (f.num_failed, f.num_left) for f in found}
     failed, left = (sum(counts) for counts in zip(*tasks.values(), strict=True))
-    show(f"\nIn no rate: {unscored} unscored cases, {failed} failed and {left} open tasks.")
+    return f"In no rate: {unscored} unscored cases, {failed} failed and {left} open tasks."
 
 
 def _show_paper(run: Run, *, only: str | None) -> None:
@@ -356,13 +387,13 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show(escaped("\n".join(table)))
         _show_legend(legend(f for f in found if f.attack in PAPER_ATTACKS))
-        _show_sum_left_out(found)
+        show(f"\n{_sum_left_out(found)}")
 
 
 COMMANDS: dict[str, Command] = {
     "status": Command(
         "show which tasks of a run are done, failed or left",
-        run_argument,
+        _status_arguments,
         _status,
         "Nothing is written.",
         example="mosa status runs/a",

@@ -30,6 +30,7 @@ of 40 would read as "certainly 0".
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -268,3 +269,35 @@ def format_rate(
     inside = ", ".join(part for part in parts if part)
     value = format_value(found.value, digits=digits, signed=signed)
     return f"{value} ({inside})" if inside else value
+
+
+def format_rate_shortly(found: Interval | None, *, signed: bool = False) -> str:
+    """A figure with its interval where room is short.
+
+    >>> format_rate_shortly(rate_of(once([1.0, 0.0, 0.0, 1.0])))
+    '0.50 [.15-.85]'
+    >>> format_rate_shortly(Interval(0.05, 9, -0.02, 0.121), signed=True)
+    '+0.05 [-.02,+.12]'
+    """
+    if found is None:
+        return NOTHING
+    value = format_value(found.value, signed=signed)
+    if not format_interval(found):
+        return value
+    is_signed = signed or found.low < 0  # so that a minus and a dash are not mixed up
+    low, high = (
+        re.sub(r"^([+-]?)0\.", r"\1.", format_value(end, signed=is_signed))
+        for end in (found.low, found.high)
+    )
+    return f"{value} [{low}{',' if is_signed else '-'}{high}]"
+
+
+def format_p(p_value: float | None) -> str:
+    """A p value, as every table and sentence writes it; `NOTHING` for None.
+
+    >>> format_p(6e-08), format_p(0.0421)
+    ('<0.001', '0.042')
+    """
+    if p_value is None:
+        return NOTHING
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

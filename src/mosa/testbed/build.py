@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from mosa.alignment import SftConfig, SftTrainer
+from mosa.alignment.output import shown_training
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
 from mosa.files import OwnFolder, claim_folder, write_json, write_text
@@ -250,7 +250,6 @@ def _train(
             save_strategy="no",
             report_to="none",
             logging_steps=50.0,
-            disable_tqdm=not progress,
             use_cpu=True,
             seed=config.world_seed,
         )
@@ -260,9 +259,10 @@ def _train(
             other_rate=config.other_rate * stage.rate,
         )
         trainer = SftTrainer(model, settings, _corpus(name, world, config), optimizer=optimizer)
-        if not progress:
-            trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()  # pyright: ignore[reportUnknownMemberType]
+        number = list(stages(config)).index(name) + 1
+        what = f"{name} (stage {number} of {len(stages(config))})"
+        with shown_training(trainer, what, is_shown=progress):
+            trainer.train()  # pyright: ignore[reportUnknownMemberType]
 
 
 def _check_recipe(out: Path, config: BuildConfig) -> None:

@@ -61,6 +61,18 @@ class HeatMap:
 Chart = LineChart | HeatMap
 
 
+@dataclass(frozen=True)
+class KeyFigure:
+    """One of the few figures that a finding is about."""
+
+    of: str
+    """Subject and set."""
+    what: str
+    figure: Interval
+    p_adjusted: float | None = None
+    """Holm's, of a difference that was tested."""
+
+
 @dataclass
 class Finding:
     """What one probe, with one preset, has found in a run; the probe's reader fills it."""
@@ -77,6 +89,10 @@ class Finding:
     """By a name that can be a file's."""
     sentences: list[str] = field(default_factory=list)
     """What was found, with intervals."""
+    key_figures: list[KeyFigure] = field(default_factory=list)
+    """The figures of `sentences`, as a table of a few rows."""
+    key_sentences: list[str] = field(default_factory=list)
+    """What the key figures say, in a sentence for each group."""
 
     @property
     def name(self) -> str:
@@ -93,6 +109,13 @@ class Finding:
         left out."""
         if figure is not None:
             self.estimates.append(of | numbers_of(figure))
+
+    def add_key(
+        self, of: str, what: str, figure: Interval | None, *, p_adjusted: float | None = None
+    ) -> None:
+        """Keep a figure for the table of key figures; None is left out."""
+        if figure is not None:
+            self.key_figures.append(KeyFigure(of, what, figure, p_adjusted))
 
 
 def numbers_of(figure: Interval) -> dict[str, float | None]:

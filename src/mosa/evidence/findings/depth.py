@@ -20,6 +20,12 @@ MEASURES = {
     "end": "probability of an end token",
     "kl": "KL of the model from itself without its adapter, in nats",
 }
+KEY_WORDS = {
+    "refusal": "likeliest refusal",
+    "end": "end token",
+    "kl": "KL from itself without adapter, nats",
+}
+"""The same, as key figures are named."""
 BOUNDS: dict[str, Bounds] = {"refusal": (0.0, 1.0), "end": (0.0, 1.0), "kl": None}
 Grid = dict[tuple[str, str, int, int], Interval]
 """By group, measure, step and position (from 1)."""
@@ -52,10 +58,17 @@ def read(probed: Probed) -> None:
             if line:
                 first[measure][group.label] = line
                 most = max(line, key=lambda p, of=line: of[p].value)
+                finding.add_key(group.label, f"{KEY_WORDS[measure]}, highest at {most}", line[most])
                 finding.sentences.append(
                     f"{group.label}, before the first step: the {meaning} is highest at position "
                     f"{most}, {format_rate(line[most], with_n=True)}."
                 )
+        if line := first["refusal"].get(group.label):
+            most = max(line, key=lambda p, of=line: of[p].value)
+            finding.key_sentences.append(
+                f"{group.label}, before the first step: a refusal is likeliest at position {most} "
+                f"of {positions[-1]}."
+            )
     for measure, meaning in MEASURES.items():
         if first[measure]:
             finding.charts[slug(measure, "first step")] = LineChart(

@@ -49,6 +49,15 @@ MEASURES: dict[str, Bounds] = {
 """What is taken of each response, with its bounds; NaN where it is not defined (no end token, one
 commit)."""
 
+KEY_MEASURES = {
+    "kendall_tau": "tau",
+    "kendall_tau_text": "tau before the first end token",
+    "leftmost_share": "commits at the leftmost masks",
+}
+"""Those of one block that stand among the key figures, in words."""
+BLOCK_MEASURES = {"kendall_tau": "tau", "kendall_tau_in_block": "tau within a block"}
+"""Those of several blocks."""
+
 Taken = dict[tuple[str, str, str], dict[str, dict[str, float]]]
 """By subject, set and condition: by measure, the value of each case where it is defined."""
 
@@ -211,17 +220,28 @@ def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
         tau, left = told(key, "kendall_tau"), told(key, "leftmost_share")
         if tau is None or left is None:
             continue
+        for measure, what in KEY_MEASURES.items():
+            if values := taken[key].get(measure):
+                found = mean(values.values(), MEASURES[measure])
+                finding.add_key(group.label, f"{what}, one block", found)
         text = told(key, "kendall_tau_text")
         before_end = "" if text is None else f", {text} before the first end token"
         sentences.append(
             f"{group.subject} on {group.case_set}, one block over the canvas: Kendall's tau of "
             f"position and step is {tau}{before_end}; {left} of commits are at the leftmost masks."
         )
+    finding.key_sentences += [
+        "Kendall's tau of position and step is 1 where a response is written from left to right, "
+        "and 0 where position does not tell the step."
+    ] * bool(sentences)
     group = probed.groups[0]
     for condition in group.levels("condition"):
         key = group.subject, group.case_set, condition
         tau, inside = told(key, "kendall_tau"), told(key, "kendall_tau_in_block")
         if condition.startswith("block") and tau is not None and inside is not None:
+            for measure, what in BLOCK_MEASURES.items():
+                found = mean(taken[key][measure].values(), MEASURES[measure])
+                finding.add_key(group.label, f"{what}, {condition}", found)
             sentences.append(
                 f"With {condition} the same figure is {tau}, of which the blocks' own order is a "
                 f"part by construction; within a block it is {inside}."

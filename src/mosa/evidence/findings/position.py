@@ -64,13 +64,23 @@ def read(probed: Probed) -> None:
             label = f"{group.label}, {measure}"
             contrasts = {} if is_paper else contrasts_of(group, measure)
             if not contrasts:
-                finding.sentences.append(_rates(label, _by_place(group.observations, measure)))
+                places = _by_place(group.observations, measure)
+                finding.sentences.append(_rates(label, places))
+                for (kind, position), figure in places.items():
+                    where = kind if position is None else f"{kind} at {position}"
+                    finding.add_key(label, where, figure)
                 continue
             adjusted = holm([figure.p_value for figure in contrasts.values()])
             for (name, figure), p in zip(contrasts.items(), adjusted, strict=True):
                 of = group.of | {"measure": measure, "contrast": name}
                 finding.add(figure, **of, p_value=figure.p_value, p_holm=p)
+                finding.add_key(label, name, figure, p_adjusted=p)
             finding.sentences.append(_told_apart(label, contrasts, adjusted))
+            num_clear = sum(p < SIGNIFICANT for p in adjusted)
+            finding.key_sentences.append(
+                f"{label}: {num_clear} of {len(adjusted)} differences have an adjusted p below "
+                f"{SIGNIFICANT:g}."
+            )
         add_sides(finding, group, FACTORS, "phrase")
         if is_paper or settings["positions"] is None:
             wanted = PAPER_POSITIONS if is_paper else POSITIONS

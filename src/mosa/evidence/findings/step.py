@@ -58,8 +58,10 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
     without = rate(group.where(lambda o: o["span"] == "none"), measure)
     told = format_rate(without, with_n=True)
     finding.sentences.append(f"{group.label}: {measure} without a span is {told}.")
+    label = f"{group.label}, {measure}"
+    finding.add_key(label, "no span", without)
     for span in _spans(group):
-        ends = []
+        ends, moved = [], []
         for factor in FACTORS:
             means: dict[int, Rate] = {}
             for level in sorted(group.levels(factor)):
@@ -73,12 +75,20 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
                 continue
             least = min(means, key=lambda level, m=means: m[level].value)
             most = max(means, key=lambda level, m=means: m[level].value)
+            moved.append(f"{means[most].value - means[least].value:.2f} by {factor}")
+            for extreme, level in {"lowest": least, "highest": most}.items():
+                what = f"{span}, {extreme} by {factor}, at {level}"
+                finding.add_key(label, what, means[level])
             if means[least].value == means[most].value:
                 ends.append(f"is {means[least]} at every {factor}")
             else:
                 ends.append(
                     f"goes by {factor} from {means[least]} at {least} to {means[most]} at {most}"
                 )
+        if moved:
+            finding.key_sentences.append(
+                f"{label}: means with a {span} span move by {' and '.join(moved)}."
+            )
         if ends:
             finding.sentences.append(f"With a {span} span it {' and '.join(ends)}.")
 

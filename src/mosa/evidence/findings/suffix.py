@@ -80,9 +80,13 @@ def _add_method(
             finding.add(difference(plain, here, measure), **of, measure=f"{measure}_change")
         told = f"{series}, {'token' if method == 'gcg' else 'word'} {position}: the phrase is "
         told += f"there in {format_rate(shares['in_place'], with_n=True)} of responses"
+        at = f"{method}, position {position}"
+        finding.add_key(group.label, f"{at}: phrase is there", shares["in_place"])
         for measure in group.measures:
             before, after = (format_rate(rate(of_both, measure)) for of_both in (plain, here))
             told += f"; {measure} goes from {before} to {after}"
+            change = difference(plain, here, measure)
+            finding.add_key(group.label, f"{at}: change of {measure}", change)
         reached.setdefault(series, []).extend(points([(float(position), shares["in_place"])]))
         if method == "gcg":
             loss = mean(per_case((o.case, o["best_loss"]) for o in here).values())
