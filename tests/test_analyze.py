@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pytest
 from probed_runs import SET, probed_run, verdict
@@ -11,11 +12,14 @@ from refusals import cli_refuses, refuses
 
 from mosa.analyze import analyze, write_finding
 from mosa.cli import main
+from mosa.cli.analyze import show_finding
+from mosa.cli.tables import Page
 from mosa.denoising import Denoiser
 from mosa.evidence.findings import HeatMap, LineChart, findings_of
 from mosa.probes import PROBES
 from mosa.reporting.charts import save
 from mosa.runs.evaluate import EvaluateConfig
+from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
 from mosa.stats.rates import Interval
 from mosa.suffix_search import GcgSearch
@@ -48,10 +52,19 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
     result = json.loads((folder / "result.json").read_text())
     assert {f"{chart}.{kind}" for chart in result["charts"] for kind in ("svg", "png")} <= files
     assert result["paragraph"] == (folder / "finding.md").read_text().strip()
-    shown = capsys.readouterr().out
-    assert (
-        f"{name}, preset" in shown and "testbed, testbed:direct" in shown or "testbed on" in shown
-    )
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{name}, preset quick" in shown and f"data and figures: {folder}" in shown
+    with Run(tmp_path) as recorded:
+        (finding,) = findings_of(recorded)
+    with pytest.MonkeyPatch.context() as terminal:
+        terminal.setenv("FORCE_COLOR", "1")
+        terminal.setenv("COLUMNS", "80")
+        show_finding(finding, Page(has_format=False))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    in_one = " ".join(out.split())
+    assert finding.key_figures and all(key.what in in_one for key in finding.key_figures)
+    assert all(sentence in in_one for sentence in finding.key_sentences)
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
     header = json.loads((folder / "header.json").read_text())
     assert header["sets"] == {"testbed:direct": 2}
     assert header["judges"]["testbed:direct"].startswith("truth/")
