@@ -340,6 +340,8 @@ class OwnFolder:
             return
         size = content.stat().st_size
         kept = _Content(size, _digest(content, size), grows)
+        if kept in self._files.get(name, ()):  # the same again
+            return
         self._add({"file": name, **kept._asdict()})
         self._files.setdefault(name, set()).add(kept)
 
