@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from made_runs import DECODER, JUDGE, attacked, begun, made_set, record, response, solved, subject
 from refusals import refuses
@@ -289,8 +291,8 @@ def test_redaction_leaves_no_word_of_a_response_or_a_prompt(tmp_path):
     assert hidden.is_redacted and not shown.is_redacted
     assert len(hidden.samples) == len(shown.samples) == 6 * len(NAMES) + 2 * len(NAMES)
     for text in ("spoon", "so kind", "how?"):
-        assert text not in repr(hidden)
-        assert text in repr(shown)
+        assert text not in str(dataclasses.asdict(hidden))  # whole, as no repr of ours is
+        assert text in str(dataclasses.asdict(shown))
     sample = hidden.samples[0]
     assert sample.responses[0].commit_step == (0, 1, 2, 3)
     assert sample.responses[0].tokens is None and sample.request is None
