@@ -102,7 +102,7 @@ def test_second_run_makes_nothing_new(out, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(models, "align", refuse)
+    monkeypatch.setattr(models, "run_training", refuse)
     run_demo(out, TOY)
     assert recorded(out) == before
 
@@ -135,7 +135,7 @@ def test_the_first_answer_and_page_come_before_any_training(tmp_path, monkeypatc
     def refuse(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "align", refuse)
+    monkeypatch.setattr(models, "run_training", refuse)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path, TOY)
     assert demo.LABELS["original"] in (tmp_path / "report.html").read_text()

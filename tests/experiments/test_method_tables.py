@@ -95,7 +95,7 @@ def test_a_second_call_trains_nothing(out, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(models, "align", refuse)
+    monkeypatch.setattr(models, "run_training", refuse)
     before = (out / "tables.md").read_text()
     run_methods(out, TOY)
     assert (out / "tables.md").read_text() == before
@@ -127,7 +127,7 @@ def test_plain_data_ask_plainly(tmp_path, monkeypatch):
         seen.append({str(example.prompt) for example in harmful})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "align", spy)
+    monkeypatch.setattr(models, "run_training", spy)
     for cell in (FACTORIAL["middle", "none", data, "sum"] for data in ("wrapped", "plain")):
         with pytest.raises(KeyboardInterrupt):
             models.train(cell.recipe(0, 1), "testbed", tmp_path / "x", lambda *_: None)
