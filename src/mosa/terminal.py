@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +108,7 @@ class LiveBar:
         self.last_line = time.monotonic()
         self.is_shown = is_shown
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> LiveBar:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class ProgressBar(LiveBar):
     """One bar, for evaluations and judges."""
 
+    def __enter__(self) -> ProgressBar:
+        return self
+
     def evaluation(self, now: Progress) -> None:
         """Show the progress of an evaluation."""
         left = f"{now.num_responses} responses, {_time_left(now)}"
