@@ -94,9 +94,12 @@ def test_commands_are_the_probes():
 def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
     """100 random cases and 256 tokens, where nothing else is given, in a file of subjects too."""
     seen: list[EvaluateConfig] = []
-    monkeypatch.setattr(
-        "mosa.cli.analyze.analyze", lambda out, config, **_: seen.append(config) or []
-    )
+
+    def analyze_none(out, config, **_):
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mosa.cli.analyze.analyze", analyze_none)
     subjects = tmp_path / "subjects.yaml"
     subjects.write_text(
         "- {name: a, model: testbed}\n- {name: b, model: testbed, decoder: {max_new_tokens: 96}}\n"
@@ -109,7 +112,7 @@ def test_the_papers_protocol_is_its_preset(tmp_path, monkeypatch):
         ["position", "--subjects", str(subjects), *sets, "paper"],
         ["position", *model, *sets, "quick"],
     ):
-        assert main(["analyze", *argv]) == 0
+        assert main(["analyze", *argv]) == 130
     found = [
         (
             c.options.limit,

@@ -298,14 +298,14 @@ class OwnFolder:
             self.is_finished = False
 
     def set_aside(self, name: str) -> Path:
-        """Rename a damaged folder of ours, so that a whole one can take its place; returns where it
-        is now. Nothing in it is ours any more."""
+        """Rename a damaged file or folder of ours, so that a whole one can take its place; returns
+        where it is now. Nothing of it is ours any more."""
         place = self.path / name
         aside = (place.with_name(f"{place.name}.damaged-{number}") for number in itertools.count(1))
         target = next(path for path in aside if not os.path.lexists(path))
         with user_errors(self.path):
             place.rename(target)
-            for file in [file for file in self._files if file.startswith(f"{name}/")]:
+            for file in [f for f in self._files if f == name or f.startswith(f"{name}/")]:
                 self._add({"removed": file})
                 del self._files[file]
         return target

@@ -23,7 +23,7 @@ from mosa.alignment.output import shown_training
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM, load_model, new_model
 from mosa.files import OwnFolder, claim_folder, write_json, write_text
-from mosa.inputs import read_json
+from mosa.inputs import is_file, read_json
 from mosa.testbed import RESPONSE_LENGTH
 from mosa.testbed.corpora import helpful_corpus, primer_corpus, shallow_corpus
 from mosa.testbed.measure import DECODER, measure
@@ -116,11 +116,11 @@ def build(
     config = config or BuildConfig()
     world = World(config.world_seed)
     with claim_folder(out, "mosa testbed build") as own:
-        _check_recipe(out, config)
+        _check_recipe(own, config)
         figures: dict[str, dict[str, Any]] = {}
         for name in CHECKPOINTS:
             folder = _trained(name, own, world, config, progress=progress)
-            found = _known(folder / "figures.json", dict[str, dict[str, float]])
+            found = _known(own, f"{name}/figures.json", dict[str, dict[str, float]])
             if not found:
                 model = load_model(folder, dtype="float32")
                 found = measure(model, world, DECODER, num=config.num_measured)
@@ -131,11 +131,14 @@ def build(
     return figures
 
 
-def _known(path: Path, kind: Any) -> Any:
-    """What an earlier build has written; None where it was cut off before or while it did so."""
+def _known(own: OwnFolder, name: str, kind: Any) -> Any:
+    """What an earlier build has written; None where it was cut off before it did so, and where the
+    file is damaged, which is set aside."""
     try:
-        return read_json(path, kind)
+        return read_json(own.path / name, kind)
     except UserError:
+        if is_file(own.path / name):
+            own.set_aside(name)
         return None
 
 
@@ -145,7 +148,7 @@ def _trained(
     """The folder of a stage's checkpoint, trained (with those it follows) unless it is there."""
     folder = own.path / name
     # The recipe is written when the checkpoint is whole, so an interruption costs one stage.
-    if _known(folder / "recipe.json", dict[str, Any]) is None:
+    if _known(own, f"{name}/recipe.json", dict[str, Any]) is None:
         own.discard(name)
         stage = stages(config)[name]
         if stage.follows is None:
@@ -265,12 +268,12 @@ def _train(
             trainer.train()  # pyright: ignore[reportUnknownMemberType]
 
 
-def _check_recipe(out: Path, config: BuildConfig) -> None:
+def _check_recipe(own: OwnFolder, config: BuildConfig) -> None:
     for name in CHECKPOINTS:
-        known = _known(out / name / "recipe.json", dict[str, Any])
+        known = _known(own, f"{name}/recipe.json", dict[str, Any])
         if known not in (None, asdict(config)):
             raise UserError(
-                f"{out / name} comes from another recipe; choose another --out, or remove it."
+                f"{own.path / name} comes from another recipe; choose another --out, or remove it."
             )
 
 
