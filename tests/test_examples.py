@@ -65,7 +65,7 @@ def test_the_script_runs_on_a_checkpoint_in_the_layout_of_llada(new_tiny_llada, 
     )
     words = [str(tmp_path / "model"), "--harmful", str(tmp_path / "harmful.jsonl")]
     words += ["--out", str(tmp_path / "out"), "--config", str(tmp_path / "config.yaml")]
-    words += ["--max_steps", "2", "--max_new_tokens", "24", "--steps", "4", "--attacks", "direct"]
+    words += ["--max-steps", "2", "--max-new-tokens", "24", "--steps", "4", "--attacks", "direct"]
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "real_model.py"), *words],
         cwd=tmp_path,
