@@ -382,6 +382,8 @@ def test_a_damaged_folder_is_set_aside_whole(tmp_path):
             assert (aside / "a").read_text() == "damaged"
             assert (aside / "notes").read_text() == "mine"
         assert own.files == set()
+        (out / "theirs").mkdir()
+        assert own.set_aside("theirs") == out / "theirs" and (out / "theirs").is_dir()
     assert sorted(path.name for path in out.glob("deep*")) == ["deep.damaged-1", "deep.damaged-2"]
 
 

@@ -299,13 +299,16 @@ class OwnFolder:
 
     def set_aside(self, name: str) -> Path:
         """Rename a damaged file or folder of ours, so that a whole one can take its place; returns
-        where it is now. Nothing of it is ours any more."""
+        where it is now. Nothing of it is ours any more. What others have made stays where it is."""
         place = self.path / name
+        known = [file for file in self._files if file == name or file.startswith(f"{name}/")]
+        if not known:
+            return place
         aside = (place.with_name(f"{place.name}.damaged-{number}") for number in itertools.count(1))
         target = next(path for path in aside if not os.path.lexists(path))
         with user_errors(self.path):
             place.rename(target)
-            for file in [f for f in self._files if f == name or f.startswith(f"{name}/")]:
+            for file in known:
                 self._add({"removed": file})
                 del self._files[file]
         return target
