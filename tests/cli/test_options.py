@@ -96,6 +96,7 @@ def test_a_list_takes_no_positional():
         (["report", "run", "--out", ""], "--out"),
         (["report", "run", "--out="], "--out"),
         (["report", "", "--out", "x.html"], "path"),
+        (["judge", "--judges", "truth", ""], "path"),
         (["results", "run", "--export", "csv", "--out", ""], "--out"),
     ],
 )

@@ -141,13 +141,7 @@ def evaluate(
     )
     loaded = [model] if isinstance(model, DiffusionLM) else []
     judging = judge_config(options, list(named_roles(options).values()), served_by(config))
-    judged: set[str] = set()
     with ProgressBar(is_shown=progress) as bar:
-
-        def on_judged(judge: str, done: int, total: int) -> None:
-            judged.add(judge)
-            bar.judging(judge, done, total)
-
         run = run_evaluation(
             Path(out),
             config,
@@ -157,11 +151,11 @@ def evaluate(
             on_stopped=lambda why: warnings.warn(why, NothingCame, stacklevel=2),
             models={s.name: of for of in loaded for s in config.subjects},
             on_progress=bar.evaluation,
-            on_judged=on_judged,
+            on_judged=bar.judging,
         )
     assert run is not None, "this process is the main one"
     with run:
-        _warn_of_nothing(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
+        _warn_of_nothing(nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks)))
     return RunFolder(out)
 
 

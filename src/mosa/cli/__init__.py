@@ -211,53 +211,71 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
 
 
 def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Options as the parser reads them: a list stands once, whether it was given with commas or by
-    naming the option again; `none` is no number, and a file of options is its content.
+    """Options as the parser reads them: a list stands once, `none` is no number, and a file of
+    options is its content.
 
-    Raises UserError for another option that is given twice, since the first would be lost, and for
-    an empty path.
+    Raises UserError for an option other than a list that is given twice, and for an empty path.
     """
     actions = {word: action for action in parser._actions for word in action.option_strings}
     plain: list[str] = []
-    lists: dict[str, list[str]] = {}
-    given: set[str] = set()
     action: Action | None = None  # of the option whose value may stand here
-    is_open = False  # whether a list takes the next word
-    for word in words:
+    for word in _with_whole_lists(actions, words):
         name, equals, value = word.partition("=")
         if name in actions:
-            action = actions[name]
-            if name in given and not (_takes_a_list(action) or isinstance(action, _AppendAction)):
-                raise UserError(f"{name} is given twice; give it once")
-            given.add(name)
-            if _takes_a_list(action):
-                if name not in lists:
-                    plain.append(name)
-                    lists[name] = []
-                is_open = not equals
-                if equals:
-                    lists[name] += split_list(action, value)
-                continue
-        elif is_open and action is not None and _takes_a_list(action):
-            lists[action.option_strings[0]] += split_list(action, word)
-            is_open = action.nargs == "+"
+            value = f"={_plain_value(value, actions[name], actions)}" if equals else ""
+            plain.append(f"{name}{value}")
+            action = None if equals else actions[name]
+        else:
+            plain.append(_plain_value(word, action, actions))
+    return plain
+
+
+def _plain_value(value: str, action: Action | None, actions: Mapping[str, Action]) -> str:
+    """The value of an option, or of a place where there is none, as the parser reads it."""
+    if not value and (action is None or Path in _types_of(action)):  # it would be this folder
+        place = "a path" if action is None else action.option_strings[0]
+        raise UserError(f"{place} is empty; name a file or a folder")
+    if action is None:
+        return value
+    if value == "none" and _may_be_no_number(action):
+        return "null"
+    if _takes_a_table(action) and value != "null":
+        return json.dumps(parse_yaml(value, action.option_strings[0]))
+    if isinstance(action, ActionConfigFile):
+        return json.dumps(_options_of(Path(value), actions))
+    return value
+
+
+def _with_whole_lists(actions: Mapping[str, Action], words: Sequence[str]) -> list[str]:
+    """The words with each list once, however often its option is named, and in the form that its
+    parser takes; UserError for another option that is given twice, since the first would be
+    lost."""
+    found: list[str] = []
+    lists: dict[str, list[str]] = {}
+    given: set[str] = set()
+    is_open = ""  # the option of the list that takes the next word
+    for word in words:
+        name, equals, value = word.partition("=")
+        action = actions.get(name)
+        if action is None and is_open:
+            lists[is_open] += split_list(actions[is_open], word)
+            is_open = is_open if actions[is_open].nargs == "+" else ""
             continue
-        elif action is not None and _takes_a_list(action):
-            action = None  # its list is complete
-        start = f"{name}=" if name in actions and equals else ""
-        value = value if start else word
-        if name not in actions or equals:
-            if not value and (action is None or Path in _types_of(action)):  # it would be this one
-                place = "a path" if action is None else action.option_strings[0]
-                raise UserError(f"{place} is empty; name a file or a folder")
-            if value == "none" and action is not None and _may_be_no_number(action):
-                word = f"{start}null"
-            elif action is not None and _takes_a_table(action) and value != "null":
-                word = f"{start}{json.dumps(parse_yaml(value, action.option_strings[0]))}"
-            elif isinstance(action, ActionConfigFile):
-                word = f"{start}{json.dumps(_options_of(Path(value), actions))}"
-        plain.append(word)
-    return [part for word in plain for part in _with_values(word, actions.get(word), lists)]
+        is_open = ""
+        if action is not None and _takes_a_list(action):
+            if name not in lists:
+                found.append(name)
+                lists[name] = []
+            if equals:
+                lists[name] += split_list(action, value)
+            else:
+                is_open = name
+            continue
+        if name in given and not isinstance(action, _AppendAction):
+            raise UserError(f"{name} is given twice; give it once")
+        given |= {name} if action is not None else set()
+        found.append(word)
+    return [part for word in found for part in _with_values(word, actions.get(word), lists)]
 
 
 def _with_values(option: str, action: Action | None, lists: Mapping[str, list[str]]) -> list[str]:

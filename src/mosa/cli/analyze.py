@@ -65,19 +65,13 @@ def _command(name: str, summary: str) -> Command:
             return config
 
         config = processes.agree(settings)
-        judged: set[str] = set()
         with ProgressBar() as bar:
-
-            def on_judged(judge: str, done: int, total: int) -> None:
-                judged.add(judge)
-                bar.judging(judge, done, total)
-
             found = analyze(
                 args.out,
                 config,
                 judge_config=judge_config(args.as_dict()),
                 on_progress=bar.evaluation,
-                on_judged=on_judged,
+                on_judged=bar.judging,
                 processes=processes,
             )
         processes.disband()
@@ -89,7 +83,7 @@ def _command(name: str, summary: str) -> Command:
         if not processes.is_main:
             return None
         with Run(args.out) as recorded:
-            nothing = nothing_from(recorded, judged, asked_for(config.subjects, config.attacks))
+            nothing = nothing_from(recorded, bar.judged, asked_for(config.subjects, config.attacks))
             if nothing:
                 page.say_each(problems_of(recorded))
             return end_status(nothing)

@@ -178,14 +178,8 @@ def _evaluate(args: Namespace) -> int | None:
         processes.disband()
         return None
     judging = judge_config(options, list(named_roles(options).values()), served_by(config))
-    judged: set[str] = set()
     stopped: list[str] = []
     with ProgressBar() as bar:
-
-        def on_judged(judge: str, done: int, total: int) -> None:
-            judged.add(judge)
-            bar.judging(judge, done, total)
-
         run = run_evaluation(
             args.out,
             config,
@@ -193,7 +187,7 @@ def _evaluate(args: Namespace) -> int | None:
             judge_config=judging,
             endpoint_options=judging.chat,
             on_progress=bar.evaluation,
-            on_judged=on_judged,
+            on_judged=bar.judging,
             on_shared=_show_shares,
             on_stopped=stopped.append,
             processes=processes,
@@ -205,7 +199,9 @@ def _evaluate(args: Namespace) -> int | None:
         show_results(run, Page(has_format=False))
         for message in stopped:
             show(f"{message[0].upper()}{message[1:]}.")
-        status = end_status(nothing_from(run, judged, asked_for(config.subjects, config.attacks)))
+        status = end_status(
+            nothing_from(run, bar.judged, asked_for(config.subjects, config.attacks))
+        )
         has_verdicts = bool(run.judges())
     if args.report is not None and has_verdicts:
         show_written(report(args.out, args.report))
@@ -223,7 +219,7 @@ def _show_price(rows: Sequence[AskedRow]) -> None:
         else:
             show(f"{what}, {row.num_tasks} tasks: {in_words(row.asked)}")
     show(
-        f"In all at most {in_words(total([*rows])) or 'nothing'}; judges, retries and what is on "
+        f"In all at most {in_words(total(rows)) or 'nothing'}; judges, retries and what is on "
         "record already are not counted."
     )
 

@@ -50,10 +50,10 @@ def dashed(text: str) -> str:
 def page_of(name: str, *, whole: bool = False) -> str:
     """The help of a command, as wide as the terminal: its first page, or all of it."""
     width = shutil.get_terminal_size().columns - 2
-    full = [*_head(name, width), *_groups(name, width)]
-    if whole or len(full) <= MOST_LINES:
-        return "\n".join(full)
-    return "\n".join([*_head(name, width), *_first_groups(name, width)])
+    head, groups = list(_head(name, width)), list(_groups(name, width))
+    if not whole and len(head) + len(groups) > MOST_LINES:
+        groups = _first_groups(name, width)
+    return "\n".join([*head, *groups])
 
 
 def _head(name: str, width: int) -> Iterator[str]:

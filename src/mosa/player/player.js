@@ -12,10 +12,25 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// What a slider moves through: it has `slider`, `button`, `numSteps` and `show()`.
+class Playing {
+  play() {
+    this.timer = playing(this.slider, this.numSteps, () => this.show(), () => this.stop());
+    this.button.textContent = "❚❚ Pause";
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = 0;
+    this.button.textContent = "▶ Play";
+  }
+}
+
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
-class Player {
+class Player extends Playing {
   // `isShort` leaves out the prompt, the controls, and what nobody reads: all behind the first end token.
   constructor({ prompt, commit_step, end_positions: ends, tokens }, { isShown, number = 0, isShort = false }) {
+    super();
     const steps = isShort && ends.length ? commit_step.slice(0, Math.min(...ends) + 1) : commit_step;
     this.steps = steps;
     this.numSteps = Math.max(-1, ...commit_step) + 1;
@@ -75,17 +90,6 @@ class Player {
     });
     this.output.textContent = `step ${now} of ${this.numSteps}`;
     this.slider.setAttribute("aria-valuetext", `step ${now} of ${this.numSteps}, ${written} of ${this.steps.length} tokens written`);
-  }
-
-  play() {
-    this.timer = playing(this.slider, this.numSteps, () => this.show(), () => this.stop());
-    this.button.textContent = "❚❚ Pause";
-  }
-
-  stop() {
-    clearInterval(this.timer);
-    this.timer = 0;
-    this.button.textContent = "▶ Play";
   }
 }
 

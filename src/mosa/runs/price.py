@@ -7,7 +7,7 @@ for row in most_asked(config, chats):
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.chat.base import ChatModel
@@ -76,7 +76,7 @@ def _asked_by(tasks: list[Planned]) -> dict[str, int] | None:
     return asked
 
 
-def total(rows: list[AskedRow]) -> Counter[str]:
+def total(rows: Sequence[AskedRow]) -> Counter[str]:
     """The sum over rows."""
     found: Counter[str] = Counter()
     for row in rows:

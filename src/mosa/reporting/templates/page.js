@@ -597,8 +597,9 @@ function outcomeMark(outcome) {
 }
 
 // The case of the first screen: all of its responses move together.
-class Showcase {
+class Showcase extends Playing {
   constructor(samples) {
+    super();
     this.samples = samples;
     this.slider = $("showcase-slider");
     this.button = $("showcase-play");
@@ -637,17 +638,6 @@ class Showcase {
       player.show();
     }
     this.slider.setAttribute("aria-valuetext", `step ${this.slider.value} of ${this.numSteps}`);
-  }
-
-  play() {
-    this.timer = playing(this.slider, this.numSteps, () => this.show(), () => this.stop());
-    this.button.textContent = "❚❚ Pause";
-  }
-
-  stop() {
-    clearInterval(this.timer);
-    this.timer = 0;
-    this.button.textContent = "▶ Play";
   }
 }
 
