@@ -6,6 +6,7 @@ adds an adapter or merges builds its own with `new_tiny_llada()` / `new_tiny_dre
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -23,6 +24,12 @@ from tiny_models import (
 )
 
 from mosa.families import DiffusionLM, new_model
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; a collection of garbage need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,14 @@ def new_console(*, is_wide: bool = False) -> Console:
         def render_str(self, text: str, **kwargs: Any) -> Text:
             return super().render_str(printable(text), **kwargs)
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            if all(isinstance(each, str | Text) for each in objects):
+                # Text has lines in a terminal only, and a path none anywhere: it is copied.
+                words = " ".join(map(str, objects)).split()
+                is_long = max(map(len, words), default=0) > self.width
+                options.setdefault("soft_wrap", is_long or not self.is_terminal)
+            super().print(*objects, **options)
+
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # as print does
 
@@ -132,7 +140,7 @@ class LiveBar:
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         if self.is_shown:
-            self.console.print(text, soft_wrap=not self.console.is_terminal)
+            self.console.print(text)
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,6 @@ from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest
 from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import Action, DecoderConfig, Hook, RowView
-from mosa.families import DiffusionLM
 from mosa.types import (
     Access,
     Attempt,
@@ -122,11 +121,38 @@ class Query:
 
 
 @runtime_checkable
+class Tokens(Protocol):
+    """What attacks read of the model under attack; weights are reached by `Target.compute`.
+
+    `families.DiffusionLM` says what each does.
+    """
+
+    mask_token_id: int
+    eos_token_id: int
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def end_token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def special_tokens(self) -> tuple[str, ...]: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def has_adapter(self) -> bool: ...
+
+    def encode(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]: ...
+    def encode_text(self, text: str) -> list[int]: ...
+    def encode_with_ends(self, text: str) -> list[tuple[int, int]]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """What answers a target's queries: the recorder of a run, or a substitute in tests."""
 
     @property
-    def model(self) -> DiffusionLM | None:
+    def model(self) -> Tokens | None:
         """The model under attack: its tokenizer, ids and length; None where it is served, so that
         only its words are known."""
         ...
@@ -200,7 +226,7 @@ class Target:
         self.budget = Budget()
 
     @property
-    def model(self) -> DiffusionLM:
+    def model(self) -> Tokens:
         """The model under attack, for its tokenizer and ids; weights are reached by `compute`."""
         model = self._backend.model
         assert model is not None, "a served model is asked for its words alone"

@@ -117,7 +117,7 @@ class _StandIn:
         checks: dict[tuple[ChatRole, str], PromptCheck],
         max_tokens: int | None,
     ) -> None:
-        self.model: Any = _Words()
+        self.model = _Words()
         self._max_tokens = max_tokens
         self._chats, self._case, self._checks = chats, case, checks
         self._replies: dict[tuple[ChatRole, str], asyncio.Task[ChatReply]] = {}
@@ -228,6 +228,7 @@ class _Words:
     mask_token_id, eos_token_id, end_token_ids = 0, 1, (1,)
     special_tokens = ("<mask>", "<end>")
     max_length = 1_000_000
+    has_adapter = False
 
     def __init__(self) -> None:
         self._words: list[str] = list(self.special_tokens)
@@ -236,7 +237,12 @@ class _Words:
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of words, each with the blanks before it."""
-        return [self._id(word) for word in re.findall(r"\s*<mask>|\s*\S+?(?=<mask>|\s|\Z)", text)]
+        return [token for token, _ in self.encode_with_ends(text)]
+
+    def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
+        """The ids of `encode_text`, each with the place at which its word ends."""
+        words = re.finditer(r"\s*<mask>|\s*\S+?(?=<mask>|\s|\Z)", text)
+        return [(self._id(word[0]), word.end()) for word in words]
 
     def _id(self, word: str) -> int:
         if word not in self._ids:

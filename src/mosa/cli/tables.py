@@ -121,7 +121,7 @@ class Page:
             return
         room = self.console.width if self.console.is_terminal else None
         for line in _drawn(table, room, has_format=self.has_format):
-            self.console.print(line, soft_wrap=room is None)
+            self.console.print(line)
 
 
 # --- Markdown -------------------------------------------------------------------------------------
