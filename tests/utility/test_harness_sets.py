@@ -28,7 +28,7 @@ from mosa.utility import OWN_TASKS, is_task, local_tasks
 from mosa.utility.authors_decoders import AUTHORS_DECODERS
 from mosa.utility.harness import load_harness_set
 from mosa.utility.harness_task import FOLDER, HarnessTask, _manager, find_task
-from mosa.utility.prompts import SAME_TOKENS, has_turns, pair_of, prompt_ids
+from mosa.utility.prompts import SAME_TOKENS, pair_of, prompt_ids
 from mosa.utility.scoring import NEEDS_PUNKT, NO_PUNKT, NOT_RUN, _has_punkt
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -365,14 +365,14 @@ def test_a_prompt_that_does_not_fit_is_unscored(tiny_llada, files):
 
 def test_base_models_are_asked_in_plain_text(model, files, monkeypatch):
     tokenizer = model.tokenizer
-    assert tokenizer is not None and has_turns(model)
+    assert tokenizer is not None and model.has_turns
     case_set = load_harness_set("gsm8k", data_dir=files, num_fewshot=1, limit=1)
     backend = Alone(model, lambda prompt: "#### 2")
     before = solve(backend, case_set, DECODER)
     family = dataclasses.replace(model.family, template_tokens=("<|no_such|>",))
     monkeypatch.setattr(tokenizer, "chat_template", None)
     monkeypatch.setattr(model, "family", family)
-    assert not has_turns(model)
+    assert not model.has_turns
     assert before.keys() == solve(backend, case_set, DECODER).keys()
     turns, text = (query.prompt for query, _ in backend.queries)
     assert isinstance(text, str) and not isinstance(turns, str)

@@ -127,6 +127,7 @@ class Tokens(Protocol):
     `families.DiffusionLM` says what each does.
     """
 
+    source: str
     mask_token_id: int
     eos_token_id: int
 
@@ -140,6 +141,8 @@ class Tokens(Protocol):
     def max_length(self) -> int: ...
     @property
     def has_adapter(self) -> bool: ...
+    @property
+    def has_turns(self) -> bool: ...
 
     def encode(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]: ...
     def encode_text(self, text: str) -> list[int]: ...

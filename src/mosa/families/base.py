@@ -579,6 +579,15 @@ class DiffusionLM:
             return ()
         return tuple(chat.special_tokens(self.tokenizer, self._reserved_ids()).values())
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether there is a chat template, the tokenizer's or the family's."""
+        if self.tokenizer is None:
+            return False
+        if self.tokenizer.chat_template is not None:
+            return True
+        return set(self.family.template_tokens) <= self.tokenizer.get_vocab().keys()
+
     def _require_tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer is None:
             raise UserError(

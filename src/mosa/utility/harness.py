@@ -28,7 +28,6 @@ from mosa.utility.prompts import (
     Dialogue,
     check_draws,
     cut,
-    has_turns,
     pair_of,
     prompt_ids,
     stop_strings,
@@ -156,7 +155,7 @@ class _Rows:
 
     async def ask(self, case: Behavior, target: Target) -> AsyncIterator[Attempt]:
         """One attempt, with the answers to each of the row's requests among its details."""
-        with_turns = not target.has_tokens or has_turns(target.model)
+        with_turns = not target.has_tokens or target.model.has_turns
         if target.system_prompt is not None and not with_turns:
             raise UserError(
                 f"{target.model.source} has no chat template, so that it takes no system prompt; "

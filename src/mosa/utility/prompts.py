@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mosa.families import DiffusionLM
+from mosa.attacks.base import Tokens
 from mosa.types import Message, Prompt, UserError, dialogue
 
 Ids = tuple[int, ...]
@@ -48,18 +48,8 @@ class Dialogue(str):
         return last.content if last.role == "assistant" else ""
 
 
-def has_turns(model: DiffusionLM) -> bool:
-    """Whether the model has a chat template, its tokenizer's or its family's."""
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return False
-    if tokenizer.chat_template is not None:
-        return True
-    return set(model.family.template_tokens) <= tokenizer.get_vocab().keys()
-
-
 def prompt_ids(
-    model: DiffusionLM, context: str, system_prompt: str | None = None
+    model: Tokens, context: str, system_prompt: str | None = None
 ) -> tuple[Ids, Prompt]:
     """A prompt as ids, and in words for the records; the answer's beginning is part of both.
 
@@ -73,7 +63,7 @@ def prompt_ids(
 
 
 def pair_of(
-    model: DiffusionLM, context: str, continuation: str, system_prompt: str | None = None
+    model: Tokens, context: str, continuation: str, system_prompt: str | None = None
 ) -> tuple[Ids, Ids]:
     """Prompt and answer as ids, cut where the answer begins.
 
@@ -95,7 +85,7 @@ def pair_of(
     return tuple(start + before) or (_first_token(model),), tuple(answer)
 
 
-def too_long(model: DiffusionLM, num_prompt: int, num_answer: int) -> str:
+def too_long(model: Tokens, num_prompt: int, num_answer: int) -> str:
     """Why a prompt and an answer of these lengths cannot be asked; empty where they can."""
     if num_prompt + num_answer <= model.max_length:
         return ""
@@ -126,7 +116,7 @@ def stop_strings(settings: Mapping[str, Any]) -> list[str]:
     return [until] if isinstance(until, str) else list(until)
 
 
-def _first_token(model: DiffusionLM) -> int:
+def _first_token(model: Tokens) -> int:
     """The token that replaces an empty prompt."""
     start = None if model.tokenizer is None else model.tokenizer.bos_token_id
     return start if isinstance(start, int) else model.eos_token_id
