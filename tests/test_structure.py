@@ -87,6 +87,16 @@ def imported_parts(path: Path) -> set[tuple[str, int]]:
     return found
 
 
+def test_every_declared_shape_is_checked_while_the_tests_run():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (checked,) = re.findall(r"--jaxtyping-packages=(\S+)", options["addopts"])
+    parts = {part.removeprefix("mosa.").replace(".", "/") for part in checked.split(",")[:-1]}
+    for path in MODULES:
+        if "from jaxtyping import" in path.read_text(encoding="utf-8"):
+            place = path.relative_to(PACKAGE).with_suffix("")
+            assert {str(place), *map(str, place.parents)} & parts, f"{path} is not checked"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_follow_the_arrows(path):
     part = part_of(path)

@@ -174,6 +174,7 @@ def test_fsdp_wraps_the_layers_of_the_family(family, request):
     assert model.network.get_output_embeddings() is model.network.lm_head
 
 
+@pytest.mark.slow
 def test_fsdp_trains_the_adapter_of_one_process(folder, tmp_path):
     """Two steps on two processes with the weights sharded as the config says, by torch on the CPU.
 

@@ -282,11 +282,9 @@ def down(*models: str, after: int = 0) -> Rules:
 @pytest.mark.parametrize(
     ("role", "after", "failed"),
     [
-        ("attacker", 0, set(ATTACKS)),
         ("attacker", 9, {"tap", "aos"}),
         ("judge", 0, set(ATTACKS)),
         ("judge", 5, set()),  # whichever came too late
-        ("translator", 0, {"speak_easy"}),
         ("translator", 5, {"speak_easy"}),
     ],
 )

@@ -78,10 +78,11 @@ def test_equal_lines_are_compared_once():
     assert pairs == [Overlap(place, 0, 1.0) for place in range(3000)]
 
 
-def test_two_files_of_one_template_are_refused_before_memory_is_full():
+def test_two_files_of_one_template_are_refused_before_memory_is_full(monkeypatch):
+    monkeypatch.setattr("mosa.data.overlap.MOST_PAIRS", 10_000)
     words = ["how", "do", "i", "make", "a", "very", "good", "and", "quite", "cheap"]
-    train = [" ".join((*words, str(number))) for number in range(2000)]
-    with refuses("threshold", "1,000,000"):
+    train = [" ".join((*words, str(number))) for number in range(200)]
+    with refuses("threshold", "10,000"):
         overlap(train, [text + " now" for text in train])
 
 

@@ -118,6 +118,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
         run_demo(tmp_path, TOY)
 
 
+@pytest.mark.slow
 def test_workers_do_the_same_as_this_process(tmp_path, out):
     """Two processes record the same responses as one."""
     run_demo(tmp_path / "two", DemoConfig(**{**vars(TOY), "workers": 2}))

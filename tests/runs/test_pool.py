@@ -306,6 +306,7 @@ def local_verdicts(folder: Path) -> dict[str, Any]:
     return {key: (v.raw, pytest.approx(v.score, abs=1e-5)) for key, v in found.items()}
 
 
+@pytest.mark.slow
 def test_a_local_judge_works_in_both_processes(tmp_path, classifier, alone):
     """Judged with the run and afterwards: the verdicts are those of one process."""
     judge = f"harmbench={classifier / 'model'}"
