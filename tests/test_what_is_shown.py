@@ -49,7 +49,10 @@ def test_brackets_are_no_markup(text):
     assert shown.count(text) == 4 and "\x1b" not in shown and "\\x1b[31m" in shown
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["cp1252", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ascii", "utf-8"))],
+)
 def test_a_terminal_of_another_encoding_loses_no_answer(tmp_path, encoding):
     """What it lacks is written out, and the response stands in the file all the same."""
     (tmp_path / "emo.txt").write_text("x\nthe caf\u00e9 and \U0001f600\n", encoding="utf-8")

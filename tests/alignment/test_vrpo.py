@@ -239,6 +239,7 @@ def test_a_judge_teaches_the_policy(tmp_path, harmful):
     assert sum(harm[-3:]) / 3 < sum(harm[:3]) / 3 - 0.1
 
 
+@pytest.mark.slow
 def test_the_truth_teaches_the_testbed(tmp_path):
     """Its verdicts are the reward: what the policy discloses falls within four updates."""
     world = world_of("testbed")

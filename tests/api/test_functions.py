@@ -217,7 +217,6 @@ def test_what_no_folder_holds_is_not_measured(tmp_path):
         ({"seed": 3}, ["seed"]),
         ({"adapter": "none,x"}, ["adapter"]),
         ({"subjects": [{"name": "a", "model": "testbed"}]}, ["model", "subjects"]),
-        ({"sets": "nowhere"}, ["nowhere"]),
     ],
 )
 def test_what_cannot_be_run_is_refused(shallow, tmp_path, wrong, names):

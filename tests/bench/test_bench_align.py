@@ -143,6 +143,7 @@ def test_activation_checkpointing_reaches_the_layers(tiny):
     assert len(count) == 3, "reference, policy, and the policy's layer once more"
 
 
+@pytest.mark.slow
 def test_ours_alone_with_its_peak_in_a_process_of_its_own():
     config = AlignBenchConfig(
         shape="tiny", against="none", prompt=6, batch=2, repeats=1, device="cpu"

@@ -357,6 +357,7 @@ def test_a_process_that_is_killed_loses_nothing_and_the_main_one_says_so(tmp_pat
     assert again == num_responses(out) - kept
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_once_and_by_whom(tmp_path):
     """A mistake of both; then one of the second process alone: it has other weights."""
     out = str(tmp_path / "run")
