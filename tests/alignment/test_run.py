@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -27,6 +29,7 @@ from mosa.alignment import (
     merge,
     run_training,
 )
+from mosa.alignment.checkpoints import HASHES
 from mosa.alignment.config import config_dict
 from mosa.alignment.run import MADE_BY
 from mosa.families import load_model
@@ -273,6 +276,36 @@ def test_without_a_whole_checkpoint_resuming_is_refused(run, killed):
     with refuses("out", "--resume"):
         run("out", overrides=RESUMABLE)
     assert sorted(killed.rglob("*")) == before
+
+
+class Touch:
+    """A pickle that writes a file where it is loaded without a guard."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("is_pickle", [True, False])
+def test_a_checkpoint_of_another_hand_whose_hashes_fit_runs_nothing(
+    run, killed, tmp_path, name, is_pickle
+):
+    file = killed / "checkpoint-3" / name
+    content = pickle.dumps(Touch(tmp_path / "ran")) if is_pickle else b'{"lr": 3, "steps": "x"}'
+    file.write_bytes(content)
+    hashes = json.loads((file.parent / HASHES).read_text())
+    hashes["files"][name] = hashlib.sha256(content).hexdigest()
+    (file.parent / HASHES).write_text(json.dumps(hashes))
+    with refuses("checkpoint-3", "--resume"):
+        run("out", resume=True, overrides=RESUMABLE)
+    assert not (tmp_path / "ran").exists()
+    shutil.rmtree(file.parent)
+    assert run("out", resume=True, overrides=RESUMABLE).finished
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", "{\n", "- !!python/name:os.system"])

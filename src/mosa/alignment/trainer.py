@@ -15,6 +15,7 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers.trainer import TRAINER_STATE_NAME
 
 from mosa.alignment.checkpoints import NAME, keep_newest, saving
 from mosa.alignment.config import AlignConfig
@@ -24,6 +25,7 @@ from mosa.data import TrainingExample
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.files import OwnFolder, user_errors, write_json
+from mosa.hub import faults_of
 from mosa.hub.weights import is_finite
 from mosa.inputs import read_json
 from mosa.judges.base import Judge
@@ -216,9 +218,26 @@ class DiffusionTrainer(transformers.Trainer, ABC):
             keep_newest(self.own_folder, step, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
+    # A checkpoint whose hashes fit may still be another one's: it is read by the library, which
+    # runs nothing that stands in it, and what the library cannot read is a fault of the file.
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        with _faults_of(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            transformers.TrainerState.load_from_json(
+                str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
+            )
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _faults_of(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """With the sums of what was tracked since the last log."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _faults_of(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             sums = read_json(self._sums_file(Path(checkpoint)), dict[str, list[float]])
             device = self.args.device
@@ -278,3 +297,7 @@ class DiffusionTrainer(transformers.Trainer, ABC):
                 reference_BRD = diffusion.hidden_states(*canvas, network=model)
         policy_BRD = diffusion.hidden_states(*canvas, network=model)
         return head_terms(frozen_head(diffusion), policy_BRD, reference_BRD, asked)
+
+
+def _faults_of(checkpoint: str | None) -> contextlib.AbstractContextManager[None]:
+    return faults_of(str(checkpoint), "remove that folder, and --resume takes the one before it")

@@ -48,9 +48,7 @@ class Dialogue(str):
         return last.content if last.role == "assistant" else ""
 
 
-def prompt_ids(
-    model: Tokens, context: str, system_prompt: str | None = None
-) -> tuple[Ids, Prompt]:
+def prompt_ids(model: Tokens, context: str, system_prompt: str | None = None) -> tuple[Ids, Prompt]:
     """A prompt as ids, and in words for the records; the answer's beginning is part of both.
 
     A dialogue begins with the system prompt, where there is one.
