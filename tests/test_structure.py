@@ -30,7 +30,7 @@ ORDER = (
     ("data", ("types", "files", "inputs", "provenance")),
     ("chat", ("types", "files", "terminal", "inputs", "hub", "provenance", "worker")),
     ("families", ("types", "files", "inputs", "hub", "provenance", "worker")),
-    ("denoising", ("types", "files", "inputs", "player", "world", "families")),
+    ("denoising", ("types", "files", "terminal", "inputs", "player", "world", "families")),
     ("judges", ("types", "files", "inputs", "provenance", "stats", "world", "data", "chat")),
 )
 """The parts at the bottom, each with what it may import."""

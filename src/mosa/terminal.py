@@ -22,6 +22,8 @@ MOST_CHARACTERS = 1000
 """Of a message; the longest ones list every choice."""
 WIDTH_OF_FILES = 150
 """Columns of what goes to a file or a pipe."""
+SECONDS_BEFORE = 1.0
+"""How long something has to take to get a bar that vanishes."""
 SECONDS_BETWEEN_LINES = 30.0
 """How often progress is printed where there is no terminal to redraw."""
 
@@ -98,10 +100,13 @@ def new_console(*, is_wide: bool = False) -> Console:
 
 
 class LiveBar:
-    """One bar, whose description and total may change: drawn in a terminal, a line now and then
-    elsewhere."""
+    """One bar, whose description and total may change, with the time that is left: drawn in a
+    terminal, a line now and then elsewhere.
 
-    def __init__(self, *, is_shown: bool = True) -> None:
+    One that `vanishes` is gone when it ends, and is not drawn at all for what takes a moment.
+    """
+
+    def __init__(self, *, is_shown: bool = True, vanishes: bool = False) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.console: Console = new_console()
@@ -111,10 +116,14 @@ class LiveBar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
+            transient=vanishes,
         )
         self.task = self.bar.add_task("", total=None, what="", left="")
-        self.last_line = time.monotonic()
+        self.last_line = self.begun = time.monotonic()
         self.is_shown = is_shown
+        self.seconds_before = SECONDS_BEFORE if vanishes else 0.0
+        self.what = ""
+        self.first = 0
 
     def __enter__(self) -> LiveBar:
         return self
@@ -123,19 +132,30 @@ class LiveBar:
         if self.bar.live.is_started:
             self.bar.stop()
 
-    def update(self, what: str, done: int, total: int, left: str = "") -> None:
-        """Show progress with something; `left` is what is left, in words."""
+    def update(self, what: str, done: int, total: int, left: str | None = None) -> None:
+        """Show progress with something; `left` is what is left in words, unset: the time at the
+        pace since the first call about it."""
         if not self.is_shown:
             return
-        self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
-        if self.console.is_terminal and not self.bar.live.is_started:
-            self.bar.start()
-        if self.console.is_terminal:
-            return
         now = time.monotonic()
+        if what != self.what:
+            self.what, self.first, self.begun = what, done, now
+        if left is None:
+            left = self._time_left(done, total, now)
+        self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
+        if self.console.is_terminal:
+            if not self.bar.live.is_started and now >= self.begun + self.seconds_before:
+                self.bar.start()
+            return
         if now > self.last_line + SECONDS_BETWEEN_LINES:
             self.last_line = now
             show(f"{what}: {done} of {total}{', ' if left else ''}{left}")
+
+    def _time_left(self, done: int, total: int, now: float) -> str:
+        if done <= self.first or done >= total:
+            return ""
+        pace = (now - self.begun) / (done - self.first)
+        return f"about {duration(pace * (total - done))} left"
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from mosa import cli
+from mosa import cli, terminal
+from mosa.terminal import LiveBar
 
 
 def test_figures_by_name_in_the_width_of_the_terminal(tmp_path, capsys, monkeypatch):
@@ -27,8 +28,39 @@ def test_figures_by_name_in_the_width_of_the_terminal(tmp_path, capsys, monkeypa
 
 def test_nothing_is_drawn_without_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    from mosa.terminal import LiveBar
-
     with LiveBar() as bar:
         bar.update("something", 1, 2, "10 s left")
     assert capsys.readouterr() == ("", "")
+
+
+def test_time_left_is_at_the_pace_since_something_began(capsys, monkeypatch):
+    """From 10 of 40 on, two in ten seconds: 28 more take 2 min. What comes next has a pace of
+    its own."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    bar = LiveBar()
+    for what, done, seconds, left in [
+        ("one", 10, 0, ""),
+        ("one", 12, 10, "about 2 min left"),
+        ("one", 40, 10, ""),
+        ("other", 1, 0, ""),
+        ("other", 2, 7, "about 7 s left"),
+    ]:
+        now[0] += seconds
+        bar.update(what, done, 40 if what == "one" else 3)
+        (task,) = bar.bar.tasks
+        assert task.fields["left"] == left
+    bar.bar.stop()
+
+
+def test_what_takes_a_moment_has_no_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with LiveBar(vanishes=True) as bar:
+        bar.update("tokens", 1, 2)
+        assert not bar.bar.live.is_started
+        now[0] += 2 * terminal.SECONDS_BEFORE
+        bar.update("tokens", 2, 2)
+        assert bar.bar.live.is_started

@@ -13,7 +13,10 @@ from mosa.stats.pairs import PairedDifference
 def test_a_cache_renewed_in_every_step_drifts_nowhere_and_a_low_threshold_does():
     settings = ({"cache": "dual", "cache_refresh": 1}, {"threshold": 0.01})
     told = []
-    result = bench_drift(DriftConfig(approximations=settings, num=1), tell=told.append)
+    result = bench_drift(
+        DriftConfig(approximations=settings, num=1), tell=lambda *line: told.append(line)
+    )
+    assert told[-1][1] == told[-1][2]
     rates, differences = result.tables
     assert [(row["adapter"], row["decoder"]) for row in rates.rows] == [
         ("none", "exact"),

@@ -24,7 +24,10 @@ def in_one_process(monkeypatch):
 def test_a_campaign_answers_every_attempt(in_one_process):
     """30 attempts are 30 of one query each, or two cases of three rounds of four."""
     told = []
-    result = bench_campaign(CampaignBenchConfig(sizes=(30, 12), batch_size=4), tell=told.append)
+    result = bench_campaign(
+        CampaignBenchConfig(sizes=(30, 12), batch_size=4), tell=lambda *line: told.append(line)
+    )
+    assert told[-1][1] == told[-1][2]
     rows = result.tables[0].plain()["rows"]
     assert [(row["attack"], row["attempts"]) for row in rows] == [
         ("single", 12),
@@ -34,7 +37,7 @@ def test_a_campaign_answers_every_attempt(in_one_process):
     ]
     assert all(0 < row["busy"] <= 1 for row in rows)
     assert all(row["kB/attempt"] > 0 for row in rows)
-    assert [line.partition(" attempts: ")[0] for line in told] == [
+    assert [line.partition(" attempts: ")[0] for line, _, _ in told] == [
         f"{row['attack']}, {row['attempts']}" for row in rows
     ]
     assert [note.partition(":")[0] for note in result.notes] == ["single", "rounds"]
@@ -62,8 +65,9 @@ def test_spelled_numbers_are_all_different():
 
 def test_reports_of_two_sizes(in_one_process):
     told = []
-    result = bench_report(ReportBenchConfig(sizes=(40, 8)), tell=told.append)
-    assert [line.partition(":")[0] for line in told] == ["8 attempts", "40 attempts"]
+    result = bench_report(ReportBenchConfig(sizes=(40, 8)), tell=lambda *line: told.append(line))
+    assert told[-1][1] == told[-1][2]
+    assert [line.partition(":")[0] for line, _, _ in told] == ["8 attempts", "40 attempts"]
     small, large = result.tables[0].plain()["rows"]
     assert (small["attempts"], large["attempts"]) == (8, 40)
     assert large["page MB"] > small["page MB"]

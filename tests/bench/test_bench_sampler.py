@@ -73,11 +73,14 @@ def test_reference_draws_above_temperature_0(tiny, tiny_llada):
 
 def test_rows_and_what_they_hold(in_one_process):
     told = []
-    result = bench_sampler(SamplerBenchConfig(shape="tiny", device="cpu"), tell=told.append)
+    result = bench_sampler(
+        SamplerBenchConfig(shape="tiny", device="cpu"), tell=lambda *line: told.append(line)
+    )
+    assert told[-1][1] == told[-1][2]
     table = result.tables[0].plain()["rows"]
     expected = [(b, t, name) for b in (1, 2) for t in (0, 1) for name in ("reference", "mosa")]
     assert [(row["batch"], row["temp"], row["sampler"]) for row in table] == expected
-    assert [line.partition(": ")[0] for line in told] == [
+    assert [line.partition(": ")[0] for line, _, _ in told] == [
         f"batch {b}, temperature {t}, {name}" for b, t, name in expected
     ]
     for first, second in zip(table[::2], table[1::2], strict=True):

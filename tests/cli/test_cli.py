@@ -315,7 +315,7 @@ def test_a_generation_that_is_cut_off_leaves_no_file(capsys, checkpoint, tmp_pat
 
     asked = []
 
-    def interrupted(model, prompts, config):
+    def interrupted(model, prompts, config, progress):
         asked.append(prompts)
         if len(asked) == 2:
             raise KeyboardInterrupt

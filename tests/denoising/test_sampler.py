@@ -276,9 +276,12 @@ def test_the_model_runs_in_evaluation_mode_and_is_left_as_it_was(new_tiny_llada)
     assert not result.trace.confidence.requires_grad
 
 
-def test_progress_shows_a_bar(tiny_llada, capsys):
+def test_progress_shows_a_bar(tiny_llada, capsys, monkeypatch):
+    """In a terminal, of the tokens of all rows."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("mosa.terminal.SECONDS_BEFORE", 0.0)
     sample(tiny_llada, PROMPTS, max_new_tokens=4, steps=2, progress=True)
-    assert "denoising" in capsys.readouterr().out
+    assert f"/{4 * len(PROMPTS)}" in capsys.readouterr().out
 
 
 def test_settings_override_the_config_and_are_reported(tiny_llada):

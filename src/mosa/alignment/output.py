@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from mosa.alignment.phrases import read_phrases
 from mosa.data import TrainingExample, identify
 from mosa.files import append_text, write_json, write_text
 from mosa.inputs import sha256
-from mosa.terminal import LiveBar, duration
+from mosa.terminal import LiveBar
 
 
 class MetricsFile(transformers.TrainerCallback):
@@ -54,15 +53,13 @@ class TrainingProgress(transformers.TrainerCallback):
         self.bar = LiveBar()
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Note the time; steps before it were those of another session."""
-        self.started, self.first_step = time.monotonic(), state.global_step
+        """The pace is that from here on; steps before it were those of another session."""
         self.bar.is_shown = state.is_world_process_zero
+        self.bar.update(self.what, state.global_step, state.max_steps)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         """Move the bar on."""
-        seconds = (time.monotonic() - self.started) / (state.global_step - self.first_step)
-        left = f"{duration(seconds * (state.max_steps - state.global_step))} left"
-        self.bar.update(self.what, state.global_step, state.max_steps, left)
+        self.bar.update(self.what, state.global_step, state.max_steps)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """One line with the figures of these steps, without those on the whole training."""

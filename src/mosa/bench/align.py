@@ -42,12 +42,14 @@ from mosa.bench.common import (
     Environment,
     ModelBenchConfig,
     Shape,
+    Tell,
     bench_model,
     check_counts,
     peak_memory,
     profile_table,
     shape_named,
     side_by_side,
+    silent,
     synchronize,
     threads,
     world_requests,
@@ -174,7 +176,7 @@ def bench_align(
     config: AlignBenchConfig,
     *,
     command: str = "mosa bench align",
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = silent,
 ) -> BenchResult:
     """Times our training step beside the plain one, and projects the paper's run from it.
 
@@ -197,8 +199,8 @@ def bench_align(
             notes.append(_agreement(*trainers.values()))
         runs = {name: steps_of(trainer) for name, trainer in trainers.items()}
         rows = _measured(runs, setting, device, config.repeats)
-        for row in rows:
-            tell(f"{row['step']}: {row['seconds']:.3f} s")
+        for done, row in enumerate(rows, start=1):
+            tell(f"{row['step']}: {row['seconds']:.3f} s", done, len(rows))
         environment = Environment.of(command, device)
         profile = profile_table("Where the time of a step goes", runs[OURS], device)
     head = BenchTable(setting.title, COLUMNS, rows)

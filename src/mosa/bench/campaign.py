@@ -14,7 +14,7 @@ import itertools
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -28,10 +28,12 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
+    Tell,
     check_counts,
     growth,
     in_own_process,
     peak_resident,
+    silent,
 )
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.evidence.figures import figures_of
@@ -202,7 +204,7 @@ def bench_campaign(
     config: CampaignBenchConfig,
     *,
     command: str = "mosa bench campaign",
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = silent,
 ) -> BenchResult:
     """Measures every kind at every size, and says how the cost of an attempt grows."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
@@ -210,7 +212,8 @@ def bench_campaign(
         for size in sorted(config.sizes):
             row = in_own_process(measure, kind, size, config.batch_size)
             of_kind.append(row)
-            tell(f"{kind}, {row['attempts']} attempts: {total_ms(row):.2f} ms each")
+            told = f"{kind}, {row['attempts']} attempts: {total_ms(row):.2f} ms each"
+            tell(told, sum(map(len, rows.values())), len(rows) * len(config.sizes))
     title = (
         f"Campaign with a target that takes no time for {NUM_STEPS} tokens, batch of "
         f"{config.batch_size}; ms and kB for each attempt"

@@ -526,6 +526,14 @@ class BenchResult:
                 write_text(path, content)
 
 
+Tell = Callable[[str, int, int], object]
+"""Takes a line on a part that is done, how many are, and of how many."""
+
+
+def silent(told: str, done: int, total: int) -> None:
+    """Tell nothing."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """A benchmark, as `mosa bench NAME` runs it."""
@@ -533,7 +541,7 @@ class Bench:
     config_class: type
     run: Callable[..., BenchResult]
     """Of the config, `decoder` (the settings of the decoder that were given, where it has such),
-    `command`, and `tell`, which takes a line on each part as it is done."""
+    `command`, and `tell`."""
     decoder_settings: Collection[str] = ()
     """The fields of `DecoderConfig` that are options too."""
 

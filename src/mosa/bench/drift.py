@@ -13,11 +13,20 @@ compares them case by case.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.attacks import Query
-from mosa.bench.common import Bench, BenchResult, BenchTable, Environment, check_counts, timed
+from mosa.bench.common import (
+    Bench,
+    BenchResult,
+    BenchTable,
+    Environment,
+    Tell,
+    check_counts,
+    silent,
+    timed,
+)
 from mosa.denoising import DecoderConfig
 from mosa.denoising.config import APPROXIMATE_SETTINGS
 from mosa.families import DiffusionLM, load_model
@@ -99,7 +108,7 @@ def bench_drift(
     decoder: Mapping[str, float | int | str] | None = None,
     *,
     command: str = "mosa bench drift",
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = silent,
 ) -> BenchResult:
     """Compares every approximation on every adapter, or one with the settings `decoder`; a table of
     rates and one of differences."""
@@ -107,6 +116,7 @@ def bench_drift(
         config = dataclasses.replace(config, approximations=(decoder,))
     device = device_of(config.device)
     rates, differences = [], []
+    total = len(config.adapter) * (1 + len(config.approximations))
     for adapter in config.adapter:
         model = load_model(
             "testbed",
@@ -117,7 +127,7 @@ def bench_drift(
         answer(model, DECODER, 1, config.batch_size)  # the first use builds things; not measured
         exact = answer(model, DECODER, config.num, config.batch_size)
         rates.append({"adapter": adapter, "decoder": "exact", **_rates(exact)})
-        tell(f"{adapter}, exact: {exact.seconds:.1f} s")
+        tell(f"{adapter}, exact: {exact.seconds:.1f} s", len(rates), total)
         for settings in config.approximations:
             changed = dataclasses.replace(DECODER, **settings)
             approximate = answer(model, changed, config.num, config.batch_size)
@@ -126,7 +136,7 @@ def bench_drift(
             rates.append(named | _rates(approximate))
             drift = drift_of(exact, approximate)
             differences.append(named | {key: _written(value) for key, value in drift.items()})
-            tell(f"{adapter}, {name}: {approximate.seconds:.1f} s")
+            tell(f"{adapter}, {name}: {approximate.seconds:.1f} s", len(rates), total)
     tables = (
         BenchTable(
             f"Rates on {len(WRAPPINGS) * config.num} harmful and "

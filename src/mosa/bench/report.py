@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,12 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
+    Tell,
     forget_peak,
     growth,
     in_own_process,
     peak_resident,
+    silent,
 )
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.page import write_page
@@ -68,7 +70,7 @@ def bench_report(
     config: ReportBenchConfig,
     *,
     command: str = "mosa bench report",
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = silent,
 ) -> BenchResult:
     """Builds a report of every size, and says how the cost of an attempt grows."""
     rows = []
@@ -76,7 +78,8 @@ def bench_report(
         with tempfile.TemporaryDirectory() as folder:
             make_run(Path(folder), size)
             rows.append(in_own_process(measure, Path(folder), size))
-        tell(f"{size} attempts: {rows[-1]['read s'] + rows[-1]['draw s']:.1f} s")
+        told = f"{size} attempts: {rows[-1]['read s'] + rows[-1]['draw s']:.1f} s"
+        tell(told, len(rows), len(config.sizes))
     title = f"Report of {len(SUBJECTS)} models with responses of {LENGTH} tokens"
     costs = [(row["attempts"], row["ms per 1,000"]) for row in rows]
     return BenchResult(

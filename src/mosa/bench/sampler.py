@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from mosa.bench.common import (
     Limit,
     ModelBenchConfig,
     Shape,
+    Tell,
     bench_canvas,
     bench_model,
     check_counts,
@@ -38,6 +40,7 @@ from mosa.bench.common import (
     profile_table,
     shape_named,
     side_by_side,
+    silent,
     threads,
 )
 from mosa.denoising import Canvas, sample
@@ -159,7 +162,7 @@ def bench_sampler(
     decoder: Mapping[str, Any] | None = None,
     *,
     command: str = "mosa bench sampler",
-    tell: Callable[[str], object] = lambda line: None,
+    tell: Tell = silent,
 ) -> BenchResult:
     """Times our sampler, with the `decoder` fields given, and what it is compared with.
 
@@ -173,13 +176,13 @@ def bench_sampler(
     with threads(config.threads):
         model = bench_model(shape, device, config.dtype, seed=config.seed)
         batches = config.batch or shape.batch
-        for batch in batches:
-            for temperature in config.temperature:
-                setting = _setting(config, shape, batch, temperature, decoder)
-                for row in _measured(config, setting, model):
-                    rows.append(row)
-                    told = f"batch {batch}, temperature {temperature:g}, {row['sampler']}"
-                    tell(f"{told}: {row['seconds']:.3f} s")
+        total = len(batches) * len(config.temperature)
+        for done, (batch, temperature) in enumerate(product(batches, config.temperature), start=1):
+            setting = _setting(config, shape, batch, temperature, decoder)
+            for row in _measured(config, setting, model):
+                rows.append(row)
+                told = f"batch {batch}, temperature {temperature:g}, {row['sampler']}"
+                tell(f"{told}: {row['seconds']:.3f} s", done, total)
         for temperature in config.temperature:
             setting = _setting(config, shape, max(batches), temperature, decoder)
             title = f"Where the time goes: batch {setting.batch}, temperature {temperature:g}"

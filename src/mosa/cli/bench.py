@@ -13,7 +13,7 @@ from mosa.bench.common import Bench
 from mosa.cli.options import Command, add_fields, config_argument, config_from
 from mosa.denoising import DecoderConfig
 from mosa.files import claim_file
-from mosa.terminal import show
+from mosa.terminal import LiveBar, show
 
 
 def _command(name: str, summary: str, bench: Bench) -> Command:
@@ -36,7 +36,13 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
         config = config_from(bench.config_class, args)
         decoder = {name: args[name] for name in bench.decoder_settings if name in args}
         more = {"decoder": decoder} if bench.decoder_settings else {}
-        result = bench.run(config, command=_written(name, args), tell=show, **more)
+        with LiveBar() as bar:
+
+            def tell(told: str, done: int, total: int) -> None:
+                bar.update(f"bench {name}", done, total)
+                bar.say(told)
+
+            result = bench.run(config, command=_written(name, args), tell=tell, **more)
         show(result.text().rstrip())
         result.write(args.out, args.json)
 

@@ -23,7 +23,7 @@ from mosa.cli.options import (
     placement_arguments,
 )
 from mosa.inputs import plain_text
-from mosa.terminal import show
+from mosa.terminal import new_console, show
 from mosa.types import Prompt, UserError, dialogue
 
 # --- generate -------------------------------------------------------------------------------------
@@ -95,6 +95,7 @@ def _generate(args: Namespace) -> None:
     config = dataclasses.replace(default_config(model), **settings)
     warn_of_unknown_words(model, prompts)
     weights = model.content_hash()
+    has_bar = new_console().is_terminal  # elsewhere its lines would stand among the answers
     keys: list[str] = []
     for number, prompt in enumerate(prompts, start=1):
         try:
@@ -106,7 +107,7 @@ def _generate(args: Namespace) -> None:
             batch = prompts[start : start + args.batch_size]
             with warnings.catch_warnings():  # of which one was given
                 warnings.simplefilter("ignore", UnknownWords)
-                result = sample(model, batch, config)
+                result = sample(model, batch, config, progress=has_bar)
             responses = responses_of(
                 model, result, prompts=batch, keys=keys[start : start + len(batch)]
             )

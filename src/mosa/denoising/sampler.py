@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Int
-from rich.progress import Progress
 from torch import Tensor
 
 from mosa.denoising.batch import Denoiser
@@ -35,6 +34,7 @@ from mosa.denoising.rows import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
 from mosa.player import SampleResponse, display, player_html
+from mosa.terminal import LiveBar
 from mosa.types import Message, Prompt, UserError, dialogue
 from mosa.world import World
 
@@ -192,13 +192,12 @@ def sample(
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     denoiser = Denoiser(model, num_slots=batch_size or len(canvas.tokens))
     filling = denoiser.add(canvas, config, seeds=row_seeds, hook=hook)
-    with Progress(disable=not progress) as bar, evaluation_mode(model):
+    with LiveBar(is_shown=progress, vanishes=True) as bar, evaluation_mode(model):
         total = filling.num_masked
-        task = bar.add_task("denoising", total=total)
         while denoiser.has_work:
+            bar.update("tokens", total - filling.num_masked, total)
             denoiser.step()
             check_broken(model, filling)
-            bar.update(task, completed=total - filling.num_masked)
     return replace(result_of(model, filling, config), turns=turns)
 
 
