@@ -72,7 +72,7 @@ def test_exit_status(capsys, folders, conditions, expected):
 def test_unscored_cases_fail_loudly(capsys, folders):
     status, out, _ = run(capsys, *folders, "--fail-if", "asr>0.9")
     assert status == 1
-    assert "FAIL: asr>0.9: not decided: 25% of the cases are without a score" in out
+    assert "FAIL: asr>0.9: not decided: 0.250 of the cases are without a score" in out
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def test_tasks_that_failed_or_were_not_run_are_without_a_score(tmp_path, pair, t
     comparison = of(pair[0], new)
     assert row_of(comparison, "tap").second.num_missing == 1
     outcome = check(parse_condition(text), comparison)
-    assert outcome.holds and "11% of the cases are without a score" in outcome.text
+    assert outcome.holds and "0.111 of the cases are without a score" in outcome.text
 
 
 def test_the_name_of_a_task_stands_for_its_first_metric(tmp_path):

@@ -17,7 +17,7 @@ from fractions import Fraction
 
 from mosa.evidence.compare import HEADLINES_OF, ComparedFigure, Comparison
 from mosa.inputs import MOST_DIGITS
-from mosa.stats.rates import exactly, format_rate
+from mosa.stats.rates import exactly, format_rate, format_value
 from mosa.types import UserError
 
 MAX_UNSCORED = 0.05
@@ -130,8 +130,8 @@ def check(
         return Decision(
             condition,
             True,
-            f"not decided: {float(share):.0%} of the cases are {without}, and --max_unscored "
-            f"allows {max_unscored:.0%}; the others come to {text}",
+            f"not decided: {format_value(float(share), digits=3)} of the cases are {without}, and "
+            f"--max_unscored allows {max_unscored:g}; the others come to {text}",
         )
     return Decision(condition, OPERATORS[condition.operator](value, condition.bound), text)
 
