@@ -176,9 +176,9 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
         "reward",
         "Reward of the training",
         f"Means over the last {100 * SHARE_AT_THE_END:.0f} % of the log. The reward is the "
-        "log-likelihood of a refusal minus that of a harmful phrase, in nats; refusals first is the "
-        "share of fully masked prompts with a refusal in the window in the first step; the KL is from the "
-        "original, on harmful prompts, in nats.",
+        "log-likelihood of a refusal minus that of a harmful phrase, in nats; refusals first is "
+        "the share of fully masked prompts with a refusal in the window in the first step; the KL "
+        "is from the original, on harmful prompts, in nats.",
         ("Subject", "Updates", "Reward", "Paper's band", "Refusals first", "KL"),
         tuple(rows),
     )
