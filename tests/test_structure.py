@@ -41,6 +41,7 @@ for part in (
     "suffix_search",
     "attacks",
     "responder",
+    "served_canvas",
     "served",
     "probes",
     "testbed",

@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar, final, runtime_checkable
 import torch
 
 from mosa.attacks import Edit, Query, edit_hook
+from mosa.attacks.base import Tokens
 from mosa.denoising import (
     Canvas,
     DecoderConfig,
@@ -70,8 +71,9 @@ class Responder(Computer, Protocol):
     """Answers queries; a model in this process, several processes, or a substitute."""
 
     @property
-    def model(self) -> DiffusionLM | None:
-        """For its tokenizer, ids and length; None where it is served elsewhere."""
+    def model(self) -> Tokens | None:
+        """For its tokenizer, ids and length; None where it is served elsewhere and only its words
+        are known."""
         ...
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:

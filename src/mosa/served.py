@@ -5,7 +5,8 @@
 
 A chat server takes turns and a few settings (`SENT`), and gives a text: no ids, no steps, no
 likelihoods. Everything else about its decoder is its own, and unknown unless it tells. So a served
-model grants prompt and history, and attacks that need more are not applicable.
+model grants prompt and history, and attacks that need more are not applicable. One that takes
+canvases grants them too, where its tokenizer is named (served_canvas.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from mosa.chat import (
 from mosa.chat.questions import without_thoughts
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.responder import Prepared, ResponderGone
-from mosa.types import Access, Response, ServedFacts, content_key, prompt_turns
+from mosa.served_canvas import FIELD, SEED, ServedTokens
+from mosa.types import Access, Response, ServedFacts, UserError, content_key, prompt_turns
 from mosa.worker import Tally, Work
 
 GRANTED: tuple[Access, ...] = ("prompt", "history")
@@ -73,15 +75,25 @@ def sent_settings(decoder: DecoderConfig) -> dict[str, Any]:
 class ServedResponder:
     """A model at an address. Raises UserError for an address that is none, and for its key."""
 
-    def __init__(self, name: str, options: ChatOptions = ChatOptions()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        name: str,
+        options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
+        *,
+        tokenizer: str | None = None,
+    ) -> None:
         """`name` is URL#MODEL or URL#MODEL@VARIABLE; of the options that change replies,
-        `chat_extra` alone is meant for a served model."""
+        `chat_extra` alone is meant for a served model. `tokenizer` is the folder or hub id of its
+        tokenizer, for a server that takes canvases."""
         self.endpoint: EndpointChat = endpoint_model(name, options, role="model")
         self._identity = {
             "url": self.endpoint.address.url,
             "model": split_name(name)[1],
             "request": options.chat_extra,
         }
+        self._tokens = None if tokenizer is None else ServedTokens(tokenizer)
+        if self._tokens is not None:
+            self._identity["tokenizer"] = self._tokens.hash
         self._capacity = options.num_concurrent
         self._tally = Tally()
         self._num_failed = 0
@@ -95,8 +107,9 @@ class ServedResponder:
         return content_key(**self._identity)
 
     @property
-    def model(self) -> None:
-        """It is elsewhere."""
+    def model(self) -> ServedTokens | None:
+        """The model is elsewhere; its tokens, where they are known."""
+        return self._tokens
 
     @property
     def capacity(self) -> int:
@@ -114,18 +127,52 @@ class ServedResponder:
             found = await self.endpoint.ask("Hello", _fields(short))
         except ChatError as error:
             raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
+        if self._tokens is not None:
+            await self._check_canvas(self._tokens, decoder)
         told = await self.endpoint.describe() | found.told
         return Greeting(told, None not in (found.prompt_tokens, found.completion_tokens))
 
+    async def _check_canvas(self, tokens: ServedTokens, decoder: DecoderConfig) -> None:
+        """UserError unless the server takes a canvas, and refuses one of another length than it
+        says: a server that does not know the fields would leave them out without a word."""
+        length = decoder.max_new_tokens
+        gaps = [tokens.mask_token_id] * length
+        fields = _fields(decoder) | tokens.canvas_fields([tokens.eos_token_id, *gaps[1:]], 0)
+        try:
+            await self.endpoint.ask("Hello", fields)
+        except ChatError as error:
+            raise UserError(
+                f"{str(error).rstrip('.')}: it takes no canvas of {length} tokens; set "
+                "max_new_tokens to the length of its canvas, or leave its tokenizer out"
+            ) from None
+        fields[FIELD] = {**fields[FIELD], SEED: fields[FIELD][SEED][:-1]}
+        try:
+            await self.endpoint.ask("Hello", fields)
+        except ServerDownError as error:
+            raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
+        except ChatError:
+            return
+        raise UserError(
+            f"{self.endpoint.name} answers to a canvas that lacks a token as if it were whole, so "
+            f"that it does not read {SEED}; leave its tokenizer out"
+        )
+
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         """A query as it is sent, with the key of its answer."""
-        assert not query.pinned and query.edit is None and query.prompt_ids is None, "no access"
-        key = content_key(
-            server=self._identity,
-            prompt=prompt_turns(query.prompt),
-            decoder=sent_settings(decoder),
-        )
-        return Prepared(key, query.prompt, (), (), decoder)
+        assert query.edit is None and query.prompt_ids is None, "no access"
+        canvas: list[int] = []
+        if query.pinned:
+            assert self._tokens is not None, "no access"
+            canvas = [self._tokens.mask_token_id] * decoder.max_new_tokens
+            for position, ids in query.pinned:
+                canvas[position : position + len(ids)] = ids
+        asked = {
+            "server": self._identity,
+            "prompt": prompt_turns(query.prompt),
+            "decoder": sent_settings(decoder),
+        }
+        key = content_key(**asked, **({"canvas": canvas} if canvas else {}))
+        return Prepared(key, query.prompt, (), tuple(canvas), decoder)
 
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         """The answer; raises ChatError where none comes, and ServerGone where `MOST_FAILURES` in a
@@ -134,7 +181,7 @@ class ServedResponder:
         if self._gone:
             raise ServerGone(self._gone)
         try:
-            found = await self.endpoint.ask(prepared.prompt, _fields(prepared.decoder))
+            found = await self.endpoint.ask(prepared.prompt, self._fields_of(prepared))
         except ServerDownError as error:
             self._num_failed += 1
             if self._num_failed < MOST_FAILURES:
@@ -147,6 +194,13 @@ class ServedResponder:
         self._num_failed = 0
         self._tally.num_responses += 1
         return _response(prepared, found)
+
+    def _fields_of(self, prepared: Prepared) -> dict[str, Any]:
+        fields = _fields(prepared.decoder)
+        if not prepared.response_ids:
+            return fields
+        assert self._tokens is not None, "the canvas is of its tokens"
+        return fields | self._tokens.canvas_fields(prepared.response_ids, prepared.decoder.seed)
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         raise AssertionError("what needs weights is not applicable to a served model")

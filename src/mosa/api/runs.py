@@ -78,6 +78,7 @@ def evaluate(
     batch_size: int = 32,
     dtype: str = "auto",
     device: str | None = None,
+    tokenizer: str | None = None,
     i_am_authorized: bool = False,
     max_tokens_total: int | None = None,
     progress: bool = True,
@@ -88,8 +89,9 @@ def evaluate(
 
     `model` is a name, folder or hub id, with an `adapter` or several, each a subject of its own; a
     loaded model as it is; or an address URL#NAME, where `i_am_authorized` says that its owner
-    agrees and `max_tokens_total` is the most that is spent there. `sets` and `attacks` are names in
-    a list or with commas (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of
+    agrees, `max_tokens_total` is the most that is spent there, and `tokenizer` that of a model
+    whose server takes canvases. `sets` and `attacks` are names in a list or with commas
+    (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of
     `SetOptions` (limit, sample_seed, ...), `DecoderConfig` (max_new_tokens, ...) and `ChatOptions`.
     `progress` shows how far it is.
 
@@ -128,6 +130,7 @@ def evaluate(
         "batch_size": batch_size,
         "dtype": dtype,
         "device": device,
+        "tokenizer": tokenizer,
         "i_am_authorized": i_am_authorized,
         "max_tokens_total": max_tokens_total,
         **settings,

@@ -127,6 +127,8 @@ class Tokens(Protocol):
     `families.DiffusionLM` says what each does.
     """
 
+    is_served: bool
+    """Whether prompts go to a server, which puts them into tokens of its own."""
     source: str
     mask_token_id: int
     eos_token_id: int
@@ -237,8 +239,8 @@ class Target:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the model's tokens are known; of a served one only its words are."""
-        return self._backend.model is not None
+        """Whether the tokens of prompts are known; of a served model only the words are."""
+        return self._backend.model is not None and not self._backend.model.is_served
 
     @property
     def length(self) -> int:
@@ -255,6 +257,8 @@ class Target:
         """The mask token as text, for prompts with `allow_special_tokens`."""
         tokenizer = self.model.tokenizer
         assert tokenizer is not None, "a run needs a tokenizer"
+        if self.mask_token_id < 0:
+            raise UserError(f"{self.model.source} has no mask token to be put into a prompt")
         return str(tokenizer.convert_ids_to_tokens(self.mask_token_id))
 
     @property

@@ -57,8 +57,11 @@ async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIt
         ids += [target.end_token_id] * (target.length - len(ids))
         queries.append(Query(behavior.request, pinned=(target.pin(1, ids),)))
     responses = await target.ask_all(queries)
+    # A served model shows no tokens: its text is all that there is.
     written = "\n".join(
         target.decode(response.token_ids[slice(*spans[i])]).strip()
+        if response.served is None
+        else response.text
         for i, response in zip(sorted(chosen), responses, strict=True)
     )
     yield target.attempt(responses, text=written, full_text=written)

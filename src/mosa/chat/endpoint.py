@@ -397,6 +397,10 @@ class EndpointChat:
                 **extra.get("chat_template_kwargs", {}),
                 "enable_thinking": thinking,
             }
+        for name, value in extra.items():
+            own = body.get(name)
+            if is_json_object(value) and is_json_object(own):
+                extra[name] = {**own, **value}
         return {name: value for name, value in {**body, **extra}.items() if value is not None}
 
     def _fields(self, request: ChatRequest) -> dict[str, Any]:

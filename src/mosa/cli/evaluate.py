@@ -122,7 +122,13 @@ def evaluation_arguments(
         "--subjects",
         type=FileOf(list[dict[str, Any]]),
         help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
-        "system_prompt, decoder, grants, offers, request, i_am_authorized",
+        "system_prompt, decoder, grants, offers, request, tokenizer, i_am_authorized",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=str,
+        help="folder or hub id of a served model's tokenizer, where its server takes canvases "
+        "(vLLM's diffusion_seed_canvas): attacks on the canvas then run on it",
     )
     parser.add_argument(
         "--i_am_authorized",

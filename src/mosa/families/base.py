@@ -207,6 +207,7 @@ class DiffusionLM:
     family: Family
     attention: AttentionPattern
     """Which positions of a row see which."""
+    is_served = False
     source: str
     """Where the weights came from: the folder, hub id or alias as the user wrote it."""
     config: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
@@ -27,8 +27,11 @@ def folder_of(name: str | Path) -> Path:
     return Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises for an unknown user
 
 
-def locate(name: str | Path, *, revision: str | None = None) -> Path:
-    """The folder of a checkpoint or adapter: the named folder, or a copy of the hub's.
+def locate(
+    name: str | Path, *, revision: str | None = None, patterns: Sequence[str] = DOWNLOADED
+) -> Path:
+    """The folder of a checkpoint or adapter: the named folder, or a copy of those of the hub's
+    files that are like `patterns`.
 
     Raises UserError where there is neither.
     """
@@ -43,7 +46,7 @@ def locate(name: str | Path, *, revision: str | None = None) -> Path:
             "organisation/model."
         )
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise UserError(
             f"The hub gives out {name} only to those who accepted its licence; accept it at "

@@ -265,7 +265,9 @@ def _begin(
     judges = judges_for(sets, config.judges, judge_config, world)
     check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
     responders = {
-        subject.name: ServedResponder(subject.model, _options_of(subject, endpoint_options))
+        subject.name: ServedResponder(
+            subject.model, _options_of(subject, endpoint_options), tokenizer=subject.tokenizer
+        )
         for subject in config.subjects
         if subject.is_served
     }

@@ -179,10 +179,11 @@ def _subjects(options: Options, taken: Collection[str], defaults: Options) -> tu
             adapters,
             decoder={**defaults, **decoder},
             system_prompt=options["system_prompt"],
+            tokenizer=options["tokenizer"],
             i_am_authorized=options["i_am_authorized"],
         )
         return _checked(found, options)
-    given = [name for name in ("model", "system_prompt") if options[name] is not None]
+    given = [name for name in ("model", "system_prompt", "tokenizer") if options[name] is not None]
     given += ["adapter"] if adapters != [NO_ADAPTER] else []
     for name in (*given, *decoder):
         raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")

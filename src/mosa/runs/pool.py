@@ -22,6 +22,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, Generic, TypeVar, final
 
 from mosa.attacks import Query
+from mosa.attacks.base import Tokens
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
@@ -132,7 +133,7 @@ class Pool(WorkPool[Responder]):
     """Several responders of one model as one."""
 
     @property
-    def model(self) -> DiffusionLM | None:
+    def model(self) -> Tokens | None:
         return self._members[0].model
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:

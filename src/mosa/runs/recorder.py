@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
 from mosa.attacks import Query, Target
-from mosa.attacks.base import Backend, ChatRole
+from mosa.attacks.base import Backend, ChatRole, Tokens
 from mosa.chat.base import (
     ChatError,
     ChatModel,
@@ -28,7 +28,6 @@ from mosa.chat.base import (
 )
 from mosa.chat.cache import CachedChat
 from mosa.denoising import DecoderConfig
-from mosa.families import DiffusionLM
 from mosa.responder import Responder, ResponderGone
 from mosa.runs.records import Outcome
 from mosa.runs.store import Run
@@ -272,7 +271,7 @@ class _TaskBackend:
     has_begun: bool = False
 
     @property
-    def model(self) -> DiffusionLM | None:
+    def model(self) -> Tokens | None:
         return self.recorder.responder.model
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
@@ -280,7 +279,7 @@ class _TaskBackend:
         run, responder, meter = self.recorder.run, self.recorder.responder, self.recorder.meter
         prepared = responder.prepare(query, decoder)
 
-        is_served = responder.model is None
+        is_served = self.model is None or self.model.is_served
 
         async def ask() -> Response:
             async with self.recorder.metered(is_served):

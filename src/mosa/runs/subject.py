@@ -61,6 +61,9 @@ class Subject:
     """The decoder settings that users may choose without owning the sampler."""
     request: Mapping[str, Any] | None = None
     """Further fields of every request to a served model; a field that is null is not sent."""
+    tokenizer: str | None = None
+    """Folder or hub id of a served model's tokenizer, where its server takes canvases: then it
+    grants them too."""
     i_am_authorized: bool = False
     """Whether the user states that they may attack the served model."""
 
@@ -80,6 +83,11 @@ class Subject:
             raise UserError(f"{self.name} offers {first}, which is no setting of a decoder")
         if self.is_served:
             self._check_served()
+        elif self.tokenizer is not None:
+            raise UserError(
+                f"{self.name} is loaded here with its own tokenizer; leave tokenizer out, which is "
+                "for served models"
+            )
         elif self.request is not None:
             raise UserError(
                 f"{self.name} has fields of a request, and {self.model} is loaded here; name a "
@@ -93,11 +101,13 @@ class Subject:
                 f"{self.name} is served elsewhere, so that no adapter can be put on it; let the "
                 "server load it, and name the model that it then serves"
             )
-        more = [name for name in self.grants or () if name not in GRANTED]
+        granted = self._granted_by_server
+        more = [name for name in self.grants or () if name not in granted]
         if more:
+            remedy = "; name its tokenizer, if it does" if more[0] == "canvas" else ""
             raise UserError(
                 f"{self.name} is served elsewhere and cannot grant {more[0]}; a server's users "
-                f"control {' and '.join(GRANTED)}"
+                f"control {', '.join(granted)}{remedy}"
             )
         ChatOptions(chat_extra=dict(self.request or {}))  # raises for the fields that are mosa's
         default = DecoderConfig()
@@ -117,11 +127,15 @@ class Subject:
         return names_endpoint(self.model)
 
     @property
+    def _granted_by_server(self) -> tuple[Access, ...]:
+        return GRANTED if self.tokenizer is None else (*GRANTED, "canvas")
+
+    @property
     def access(self) -> tuple[Access, ...]:
         """What an attacker of it controls."""
         if self.grants is not None:
             return self.grants
-        return GRANTED if self.is_served else ALL_ACCESS
+        return self._granted_by_server if self.is_served else ALL_ACCESS
 
     @property
     def source(self) -> str:
@@ -195,6 +209,7 @@ def subjects_of(
     decoder: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
     grants: Sequence[Access] | None = None,
+    tokenizer: str | None = None,
     i_am_authorized: bool = False,
 ) -> tuple[Subject, ...]:
     """A subject for each adapter of a model, named after model and adapter folder.
@@ -217,6 +232,7 @@ def subjects_of(
             system_prompt=system_prompt,
             decoder=config,
             grants=None if grants is None else tuple(grants),
+            tokenizer=tokenizer,
             i_am_authorized=i_am_authorized,
         )
         for adapter in adapters
