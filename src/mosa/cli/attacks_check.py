@@ -54,8 +54,11 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _check(args: Namespace) -> int:
-    if args.out is not None:  # before the work
-        claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning)
+    with claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning):  # before the work
+        return _measure(args)
+
+
+def _measure(args: Namespace) -> int:
     chats = role_chats(args.as_dict(), batch_size=args.batch_size)
     if not chats:
         options = " or ".join(f"--{option}" for option in ROLES.values())
