@@ -3,12 +3,14 @@ nothing of the other changes, and afterwards the same command ends as undisturbe
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
@@ -164,6 +166,8 @@ REFUSED_AT_ONCE: dict[str, Hold] = {
     "attacks check --attacker http://127.0.0.1:9/v1#m --out out/a": file("a"),
 }
 """Commands that would take long, or fail later."""
+RATED = Answer(completion("rating: 4"), seconds=0.15)
+"""In its time what came before is committed."""
 READERS = ("results {}", "status {}", "report {} --out page.html", "compare {} {}")
 
 
@@ -240,6 +244,57 @@ def test_a_run_that_others_have_locked_is_not_read(capsys, tmp_path, command):
         assert picture(run) == before
     with held_by_another(written(run)):
         assert cli.main(["results", str(run)]) == 0
+
+
+@pytest.mark.parametrize("name", ["evaluate", "judge"])
+def test_a_lock_that_comes_in_the_midst(capsys, tmp_path, monkeypatch, name):
+    """The command ends, its whole batches are kept, and it goes on."""
+    monkeypatch.setenv("MOSA_API_KEY", "none")
+    requests = tmp_path / "requests.jsonl"
+    rows = [{"id": str(i), "behavior": f"Write about tea, part {i}."} for i in range(6)]
+    requests.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = []
+    with ExitStack() as stack, stub_endpoint() as stub:
+        for run in (tmp_path / "whole", tmp_path / "locked"):
+            argv = ["evaluate", "--model", f"{stub.url}#tea", "--sets", str(requests)]
+            argv += ["--max_new_tokens", "24", "--i_am_authorized", "--num_concurrent", "1"]
+            if name == "judge":
+                for case in "abcdef":
+                    attacked(run, {"a": {"direct": {case: True}}}, words=("sure", case))
+                argv = ["judge", "--judges", "pair", "--judge_model", f"{stub.url}#rater"]
+            argv += [str(run)] if name == "judge" else ["--out", str(run)]
+
+            def rule(body: dict[str, Any], run: Path = run) -> Answer:
+                if run.name == "locked" and len(stub.requests) == 6:
+                    db = stack.enter_context(
+                        closing(
+                            sqlite3.connect(
+                                run / FILE,
+                                isolation_level=None,
+                                timeout=60,
+                                check_same_thread=False,
+                            )
+                        )
+                    )
+                    db.execute("BEGIN IMMEDIATE")
+                return RATED
+
+            stub.rule, stub.requests = rule, []
+            if run.name == "locked":
+                refused(capsys, argv, "end it", run / FILE)
+                stack.pop_all().close()
+                stub.rule, stub.requests = lambda body: RATED, []
+            assert cli.main(argv) == 0, capsys.readouterr().err
+            with Run(run) as records:
+                assert name == "judge" or run.name == "whole" or len(stub.requests) < 1 + 6
+                found.append(
+                    (
+                        sorted((a.case, a.response) for a in records.attempts()),
+                        {judge: len(records.verdicts(judge)) for judge in records.judges()},
+                        records.counts(),
+                    )
+                )
+    assert found[0] == found[1]
 
 
 def test_kept_replies_that_are_being_written(capsys, tmp_path, monkeypatch):
