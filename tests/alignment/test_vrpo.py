@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,6 +239,19 @@ def test_a_judge_teaches_the_policy(tmp_path, harmful):
     trainer.train()
     harm = [line["harm"] for line in trainer.state.log_history if "harm" in line]
     assert sum(harm[-3:]) / 3 < sum(harm[:3]) / 3 - 0.1
+
+
+def test_a_training_in_which_no_pair_was_found_is_told(tmp_path, harmful):
+    class Silent(WordJudge):
+        def _verdict(self, words: list[str]) -> Verdict:
+            return Verdict.unscored("The judge's model declined.")
+
+    for judge, is_told in ((Silent(), True), (WordJudge(), False)):
+        trainer = build(tmp_path, harmful, judge, **ROLLOUTS)
+        trainer.train()
+        with warnings.catch_warnings(record=True) as told:
+            trainer.check_result()
+        assert ["words/1" in str(each.message) for each in told] == [True] * is_told
 
 
 @pytest.mark.slow
