@@ -474,8 +474,14 @@ def test_a_file_is_claimed_by_its_beginning(tmp_path):
     assert names(tmp_path) == []  # a command that fails has made nothing
     path.parent.mkdir()
     path.write_text("ours: text")
-    with claim_file(path, lambda beginning: beginning.startswith(b"ours")), claim_file(path):
+
+    def is_ours(beginning: bytes) -> bool:
+        return beginning.startswith(b"ours")
+
+    with claim_file(path, is_ours), claim_file(path, is_ours):
         assert len(names(path.parent)) == 2
+        with refuses(path), claim_file(path):
+            raise AssertionError("what has come meanwhile is of another command")
     with refuses(path), claim_file(path):
         raise AssertionError("it is of another command")
     assert path.read_text() == "ours: text" and names(path.parent) == ["page"]

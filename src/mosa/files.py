@@ -135,12 +135,16 @@ def claim_file(
     would replace the result of the other. Only a private file is made, which goes with the block:
     folders that are missing are made with the result.
     """
-    if path is None or os.path.realpath(path) in _claimed:
+    if path is None:
         yield
         return
     name = os.path.realpath(path)
     with user_errors(path):
         _check_file(path, is_ours)
+    if name in _claimed:  # by this process
+        yield
+        return
+    with user_errors(path):
         place, descriptor = _locked_place(path)
         _claimed.add(name)
     try:
