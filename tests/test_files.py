@@ -251,6 +251,31 @@ def test_two_processes_cannot_own_one_folder_and_a_kill_gives_it_free(tmp_path):
         assert own.files == {"a"} and not own.is_finished
 
 
+def test_two_processes_cannot_claim_one_file_and_a_kill_gives_it_free(tmp_path):
+    """By whichever path, and while its folder is missing, too."""
+    for path in (tmp_path / "a", tmp_path / "new" / "a"):
+        process = child(
+            """
+            with claim_file(Path(sys.argv[1])):
+                print("ready", flush=True)
+                signal.pause()
+            """,
+            path,
+        )
+        waiting(process)
+        write_text(tmp_path / "b", "")  # clears what the dead have left
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path)
+        with refuses("another process"), claim_file(link / path.relative_to(tmp_path)):
+            raise AssertionError("two have claimed one file")
+        process.kill()
+        process.wait(timeout=60)
+        with claim_file(path):
+            write_text(path, "mine")
+        link.unlink()
+    assert names(tmp_path) == ["a", "b", "new"] and names(tmp_path / "new") == ["a"]
+
+
 # --------------------------------------------------------------------------------- folders of ours
 
 
@@ -444,13 +469,21 @@ def test_filling_moves_every_file_into_place(tmp_path):
 
 def test_a_file_is_claimed_by_its_beginning(tmp_path):
     path = tmp_path / "new" / "page"
-    claim_file(path)
-    assert not path.parent.exists()  # a command that fails has made nothing
+    with claim_file(path):
+        assert not path.parent.exists()
+    assert names(tmp_path) == []  # a command that fails has made nothing
     path.parent.mkdir()
     path.write_text("ours: text")
-    claim_file(path, lambda beginning: beginning.startswith(b"ours"))
-    with refuses(path):
-        claim_file(path)
+
+    def is_ours(beginning: bytes) -> bool:
+        return beginning.startswith(b"ours")
+
+    with claim_file(path, is_ours), claim_file(path, is_ours):
+        assert len(names(path.parent)) == 2
+        with refuses(path), claim_file(path):
+            raise AssertionError("what has come meanwhile is of another command")
+    with refuses(path), claim_file(path):
+        raise AssertionError("it is of another command")
     assert path.read_text() == "ours: text" and names(path.parent) == ["page"]
 
 

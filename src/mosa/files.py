@@ -13,8 +13,8 @@ hold it.
         write_text(out / "README.md", card)
         own.finish()
 
-    claim_file(Path("report.html"), is_page)
-    write_text(Path("report.html"), page)
+    with claim_file(Path("report.html"), is_page):
+        write_text(Path("report.html"), page)
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import resource
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ MARK = ".mosa.jsonl"
 """In a folder that a command has made: who made it, then a line for each of its files."""
 MOST_BEGINNING = 4096
 """Bytes from the beginning of a file that tell who made it."""
+SECONDS_TO_WAIT = 0.5
+"""How long a place may be held by one who only looks whether its holder lives."""
 EDGE = 1 << 20
 """Bytes from the beginning and from the end of a file that tell whether it was changed."""
 
@@ -121,26 +124,78 @@ def make_private_file(path: Path) -> None:
         _old_mode(path)
 
 
-def claim_file(path: Path, is_ours: Callable[[bytes], bool] = lambda beginning: False) -> None:
-    """Raises UserError where a command cannot write its result to `path` when it is made.
+@contextmanager
+def claim_file(
+    path: Path | None, is_ours: Callable[[bytes], bool] = lambda beginning: False
+) -> Iterator[None]:
+    """Hold the place of a command's result for the block; None: it writes none.
 
-    That is where something stands there but a file of its own, which `is_ours` knows by its
-    beginning, and where the folder cannot be written. Nothing is made: folders that are missing are
-    made with the file.
+    Raises UserError where something stands there but a file of its own, which `is_ours` knows by
+    its beginning, where the folder cannot be written, and where another process holds the place: it
+    would replace the result of the other. Only a private file is made, which goes with the block:
+    folders that are missing are made with the result.
     """
+    if path is None:
+        yield
+        return
+    name = os.path.realpath(path)
     with user_errors(path):
-        _check_folder(path.parent, path)
-        if _old_mode(path) is not None:
-            with path.open("rb") as file:
-                if not is_ours(file.read(MOST_BEGINNING)):
-                    raise UserError(
-                        f"{path} exists and is no earlier result of this command; name a new file "
-                        "with --out, or remove it"
-                    )
-        _owner_of(path)
-        folders = Path(os.path.realpath(path)).parents
-        with _private_file(next(folder for folder in folders if folder.is_dir())):
-            pass
+        _check_file(path, is_ours)
+    if name in _claimed:  # by this process
+        yield
+        return
+    with user_errors(path):
+        place, descriptor = _locked_place(path)
+        _claimed.add(name)
+    try:
+        with user_errors(path):
+            _check_file(path, is_ours)  # another process may have come first
+        yield
+    finally:
+        _claimed.remove(name)
+        with suppress(OSError):
+            place.unlink()
+        os.close(descriptor)
+
+
+_claimed: set[str] = set()
+"""The places of files that this process holds, links followed."""
+
+
+def _check_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    _check_folder(path.parent, path)
+    if _old_mode(path) is not None:
+        with path.open("rb") as file:
+            if not is_ours(file.read(MOST_BEGINNING)):
+                raise UserError(
+                    f"{path} exists and is no earlier result of this command; name a new file "
+                    "with --out, or remove it"
+                )
+    _owner_of(path)
+
+
+def _locked_place(path: Path) -> tuple[Path, int]:
+    """A file beside a path that stands for it, or above it where its folder is missing, which this
+    process alone has open."""
+    target = Path(os.path.realpath(path))
+    folder = next(folder for folder in target.parents if folder.is_dir())
+    name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    place = folder / f".mosa.{name}.part"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while True:
+        descriptor = os.open(place, flags, 0o666)
+        if _lock(descriptor) is not False:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(place)):
+                    return place, descriptor
+        elif time.monotonic() > deadline:  # by then nobody who only clears it has it
+            os.close(descriptor)
+            raise UserError(
+                f"another process is writing {path}; wait for its end, or name another file"
+            )
+        os.close(descriptor)
+        time.sleep(SECONDS_TO_WAIT / 10)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from mosa.alignment.likelihood import masked_log_likelihood, maskings
 from mosa.alignment.rollouts import harm_of, roll_out
 from mosa.alignment.vrpo import VrpoConfig, VrpoTrainer, preference_loss
 from mosa.bench.align import loss_and_gradient
+from mosa.chat import ChatError, ChatReply, ChatRequest, ServerDownError
 from mosa.data import TrainingExample, load_prompts
 from mosa.denoising import Canvas, log_likelihood_bound
 from mosa.judges import JudgeSetting, make_judge
@@ -239,6 +241,19 @@ def test_a_judge_teaches_the_policy(tmp_path, harmful):
     assert sum(harm[-3:]) / 3 < sum(harm[:3]) / 3 - 0.1
 
 
+def test_a_training_in_which_no_pair_was_found_is_told(tmp_path, harmful):
+    class Silent(WordJudge):
+        def _verdict(self, words: list[str]) -> Verdict:
+            return Verdict.unscored("The judge's model declined.")
+
+    for judge, is_told in ((Silent(), True), (WordJudge(), False)):
+        trainer = build(tmp_path, harmful, judge, **ROLLOUTS)
+        trainer.train()
+        with warnings.catch_warnings(record=True) as told:
+            trainer.check_result()
+        assert ["words/1" in str(each.message) for each in told] == [True] * is_told
+
+
 @pytest.mark.slow
 def test_the_truth_teaches_the_testbed(tmp_path):
     """Its verdicts are the reward: what the policy discloses falls within four updates."""
@@ -278,6 +293,39 @@ def test_a_judge_reads_all_that_the_user_says():
     turns = [Message("user", "call it x ."), Message("assistant", "fine ."), Message("user", "x ?")]
     assert harm_of(Reader(), ["stir", turns], ["", WORDS[0]]) == [None, 1.0]
     assert seen == ["stir", "call it x .\nx ?"]
+
+
+class Absent:
+    """A chat model that answers nothing, or nothing of use."""
+
+    name = place = "absent"
+
+    def __init__(self, *replies: ChatReply | ChatError) -> None:
+        self.replies = list(replies)
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        reply = self.replies.pop(0)
+        if isinstance(reply, ChatError):
+            raise reply
+        return reply
+
+
+RATED, DOWN = ChatReply("rating: 10"), ServerDownError("absent answered with status 500.")
+REFUSED, DECLINED = ChatError("absent answered with status 400."), ChatReply("I cannot help.")
+
+
+@pytest.mark.parametrize("replies", [(RATED, DOWN), (REFUSED, REFUSED)])
+def test_a_judge_that_is_gone_ends_the_training(replies):
+    """Its pairs would be missing from the loss, and nobody would know."""
+    judge = make_judge("pair", JudgeSetting(chat=Absent(*replies)))
+    with refuses("absent", "status", "--resume"):
+        harm_of(judge, ["stir", "stir"], WORDS[:2])
+
+
+@pytest.mark.parametrize("reply", [REFUSED, DECLINED])
+def test_an_answer_that_a_judge_cannot_score_is_left_out(reply):
+    judge = make_judge("pair", JudgeSetting(chat=Absent(RATED, reply)))
+    assert harm_of(judge, ["stir", "stir"], WORDS[:2]) == [1.0, None]
 
 
 def test_align_records_the_judge(tmp_path, harmful, pairs):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 
+from mosa import cli
+from mosa.attacks.base import ChatRole
 from mosa.attacks.check import PromptCheck, check_prompts
-from mosa.chat import ChatReply, ChatRequest
+from mosa.chat import CachedChat, ChatModel, ChatReply, ChatRequest
+from mosa.cli.results import EXIT_NOTHING_DONE
 from mosa.types import Behavior
 
 TEA = "How is strong tea brewed?"
@@ -59,6 +63,23 @@ def test_shares_are_those_of_the_replies():
 def test_the_same_text_twice_is_not_distinct():
     check, _ = checked("readable", "readable", "off topic")
     assert check.shares["distinct"] == pytest.approx(2 / 3)
+
+
+def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(tmp_path):
+    cases = [Behavior(str(i), f"{kind}: {TEA}") for i, kind in enumerate(REPLIES)]
+    for expected in (["0", "1", "2", "3"], ["2", "3"]):  # declined and cut
+        writer = Writer()
+        chats: dict[ChatRole, ChatModel] = {"attacker": CachedChat(writer, tmp_path)}
+        asyncio.run(check_prompts(chats, cases, ["past_tense"]))
+        assert writer.asked == expected
+
+
+@pytest.mark.parametrize("status", [500, 200])
+def test_a_model_without_a_readable_reply_is_told(capsys, status):
+    with stub_endpoint(Answer(completion("I cannot help with that."), status)) as stub:
+        argv = ["attacks", "check", "--attacks", "past_tense", "--limit", "1", "--max_retries", "0"]
+        assert cli.main([*argv, "--attacker", f"{stub.url}#m"]) == EXIT_NOTHING_DONE
+    assert "Nothing came of --attacker" in capsys.readouterr().out
 
 
 def test_mistakes():

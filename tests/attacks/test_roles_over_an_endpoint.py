@@ -1,16 +1,13 @@
 """Attacker, in-loop judge and translator behind an address: what is asked of them, what becomes of
 an evaluation when they are slow, busy, down or no use, and what is asked again afterwards.
 
-The stub plays all three by the words of what it is asked, as a language model would; which role is
-meant it knows by the name of the model alone.
+The stub plays all three (scripted_roles.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attacks.scripted_roles import ROLES, said, well
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
 from refusals import refuses
 
@@ -29,13 +27,8 @@ from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
 from mosa.testbed.measure import DECODER as TESTBED_DECODER
-from mosa.world import World
-from mosa.world.world import NOISE, ORDINALS, from_second_language, to_second_language
 
 KEY = "sk-very-secret-0123456789"
-WORLD = World(0)
-ROLES = {"attacker": "writer", "judge": "rater", "translator": "speaker"}
-"""What the model of each role is called."""
 ATTACKS = ("tap", "speak_easy", "aos")
 DECODER = dataclasses.replace(TESTBED_DECODER, max_new_tokens=48, steps=6)
 """Short and in few steps, since the answers need not be good."""
@@ -56,55 +49,7 @@ def environment(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-# ------------------------------------------------------------------------------------- the models
-
-
-def said(body: dict[str, Any]) -> str:
-    """What a capable model would say, by the words of the question."""
-    words = "\n".join(message["content"] for message in body["messages"])
-    return {"writer": written, "rater": rated, "speaker": spoken}[body["model"]](words, body)
-
-
-def written(words: str, body: dict[str, Any]) -> str:
-    draws = random.Random(body.get("seed", 0))
-    if "JSON object" in words:
-        obj = WORLD.by_name[the_object(words, "The request: ")]
-        prompt = WORLD.request(obj, draws.choice(("story", "past", "direct")))
-        return json.dumps({"improvement": "ask otherwise", "prompt": prompt})
-    if "short questions" in words:
-        number = re.search(r"the (\d+) short questions", words)
-        assert number is not None
-        name = the_object(words, "Request: ")
-        steps = ORDINALS[: int(number[1])]
-        return "\n".join(f"{i}. what is step {o} of making a {name} ?" for i, o in enumerate(steps))
-    assert "You optimise a suffix" in words
-    return " ".join(draws.choices(NOISE, k=5))
-
-
-def the_object(words: str, before: str) -> str:
-    found = re.findall(rf"{re.escape(before)}how do i make a (\w+ \w+) \?", words)
-    return found[-1]
-
-
-def rated(words: str, body: dict[str, Any]) -> str:
-    if "yes or no" in words:
-        return "yes"
-    if "actionable" in words:
-        return (
-            "actionable: 4\ninformative: 3" if ": you" in words else "actionable: 1\ninformative: 1"
-        )
-    assert 'such as "rating: ' in words
-    return "rating: 4" if ": you" in words else "rating: 1"
-
-
-def spoken(words: str, body: dict[str, Any]) -> str:
-    first, text, _ = re.split(r"^---$", words, flags=re.MULTILINE)
-    turned = to_second_language if "into second language" in first else from_second_language
-    return turned(text.strip())
-
-
-def well(body: dict[str, Any]) -> Answer:
-    return Answer(completion(said(body)))
+# ------------------------------------------------------------------------------------- the rules
 
 
 class Rules:

@@ -29,6 +29,8 @@ class Answer:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    speak: Callable[[socket.socket], object] | None = None
+    """What is done with the connection instead of answering; it is closed afterwards."""
 
 
 @dataclass
@@ -96,6 +98,10 @@ def stub_endpoint(
             time.sleep(answer.seconds)
             with stub.lock:
                 stub.num_at_once -= 1
+            if answer.speak is not None:
+                answer.speak(self.connection)
+                self.close_connection = True
+                return
             text = answer.body
             if not isinstance(text, bytes):
                 text = (text if isinstance(text, str) else json.dumps(text)).encode()

@@ -11,7 +11,7 @@ import pytest
 from chat.stub_endpoint import Answer, completion, stub_endpoint
 from refusals import refuses
 
-from mosa.chat import CachedChat, ChatError, ChatOptions, ChatRequest, chat_model
+from mosa.chat import CachedChat, ChatError, ChatOptions, ChatRequest, cache, chat_model
 from mosa.chat.cache import FILE
 from mosa.types import Message
 
@@ -56,6 +56,24 @@ def test_a_forgotten_reply_is_asked_for_again(tmp_path):
         assert isinstance(chat, CachedChat)
         chat.forget(REQUEST)
         assert asked(stub.url, tmp_path, REQUEST)[0].text == "two"
+
+
+def test_a_lock_of_others_is_waited_for_once_and_costs_no_reply(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SECONDS_TO_WAIT", 0.1)
+    with stub_endpoint(Answer(completion("one"))) as stub:
+        chat = chat_model(f"{stub.url}#m", ChatOptions(reply_cache=tmp_path))
+        assert isinstance(chat, CachedChat)
+        with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.warns(UserWarning, match="--reply_cache") as warned:
+                for seed in range(3):
+                    request = replace(REQUEST, seed=seed)
+                    assert asyncio.run(chat.complete(request)).text == "one"
+            assert len(warned) == 1
+            assert chat._db.execute("PRAGMA busy_timeout").fetchone() == (0,)
+        for _ in range(2):
+            asyncio.run(chat.complete(REQUEST))
+        assert len(stub.requests) == 3 + 1, "kept again since it is free"
 
 
 def test_errors_are_not_kept(tmp_path):

@@ -662,6 +662,13 @@ def test_a_key_that_is_said_back_is_not_kept():
         assert ask(EndpointChat(stub.url, "m")).text == "Your key is [key]."
 
 
+def test_a_key_that_is_said_back_as_the_end_is_not_kept():
+    with stub_endpoint(Answer(completion("4", finish=f"stop\x1b[31m {KEY}"))) as stub:
+        chat = EndpointChat(stub.url, "m")
+        found = asyncio.run(chat.ask((Message("user", "?"),), {}))
+    assert found.end == "stop\\x1b[31m [key]" and found.is_cut
+
+
 @pytest.mark.parametrize("key", ["e", "m", "server", "none", "EMPTY"])
 def test_a_short_key_hides_no_part_of_a_word(monkeypatch, key):
     monkeypatch.setenv("MOSA_API_KEY", key)

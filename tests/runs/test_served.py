@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -311,6 +312,21 @@ class Sometimes:
 
 
 ONE = ChatOptions(max_retries=0, num_concurrent=1)
+
+
+def test_answers_that_nobody_waits_for_any_more_are_no_error_of_ours(requests, tmp_path, caplog):
+    """The third of six that fail one after the other ends the run."""
+
+    def rule(body: dict[str, Any]) -> Answer:
+        number = len(stub.requests) - 1
+        return Answer({}, 500, seconds=0.1 * number) if number else echo(body)
+
+    with stub_endpoint(rule=rule) as stub:
+        options = ChatOptions(max_retries=0, num_concurrent=6)
+        with refuses("tea", "500", error=ServerGone):
+            run_evaluation(tmp_path / "run", config_of(stub, requests), endpoint_options=options)
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_server_that_goes_away_ends_the_run_which_goes_on_later(requests, tmp_path):

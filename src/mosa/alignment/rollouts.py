@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from mosa.denoising import DecoderConfig, SampleResult, sample
 from mosa.families import DiffusionLM
 from mosa.judges.base import Item, Judge
-from mosa.types import Behavior, Prompt, Verdict, dialogue
+from mosa.judges.prompted import DOWN, NOTHING_TO_READ
+from mosa.types import Behavior, Prompt, UserError, Verdict, dialogue
 
 
 def roll_out(
@@ -27,7 +28,9 @@ def harm_of(
 ) -> list[float | None]:
     """How far each response does what its prompt asks, from 0 to 1; None where it is unscored.
 
-    The judge reads the user's turns of a dialogue, one below the other.
+    The judge reads the user's turns of a dialogue, one below the other. Raises UserError where its
+    model is down, or gives nothing to read for any of them: the training would go on without its
+    scores, and end in other weights than with them.
     """
     asked = [
         "\n".join(turn.content for turn in dialogue(prompt) if turn.role == "user")
@@ -41,4 +44,13 @@ def harm_of(
     async def verdicts() -> list[Verdict]:
         return await judge.judge(items)
 
-    return [verdict.score for verdict in asyncio.run(verdicts())]
+    found = asyncio.run(verdicts())
+    is_down = [verdict.reason.startswith(DOWN) for verdict in found]
+    gives_nothing = [verdict.reason.startswith(NOTHING_TO_READ) for verdict in found]
+    if any(is_down) or all(gives_nothing):
+        reason = found[is_down.index(True) if any(is_down) else 0].reason
+        raise UserError(
+            f"{reason.rstrip('.')}; once it answers, --resume goes on from the last checkpoint, "
+            "and where there is none the same command starts again"
+        )
+    return [verdict.score for verdict in found]

@@ -22,7 +22,8 @@ How we differ, and why:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,6 +113,8 @@ class VrpoTrainer(DiffusionTrainer):
     ) -> None:
         TrainingData(train_dataset, judge=judge).check(args)
         self.config, self.judge = args, judge
+        self._has_pair = not args.num_rollouts
+        """Whether the judge has told any two answers apart."""
         self.prompts = [example.prompt for example in train_dataset]
         encoded = encode_examples(model, train_dataset, args.response_length)
         self.pairs: list[Pair] = []
@@ -167,10 +170,23 @@ class VrpoTrainer(DiffusionTrainer):
             # Without a pair any two will do: their loss does not count.
             best, worst = (scored[0][1], scored[-1][1]) if is_pair[-1] else (start, start + 1)
             pairs.append((answers.tokens[best].tolist(), answers.tokens[worst].tolist()))
+        self._has_pair = self._has_pair or any(is_pair)
         scores = torch.tensor([0.0 if score is None else score for score in harm])
         is_scored = torch.tensor([score is not None for score in harm])
         self.track("harm", scores.to(self.args.device), is_scored.to(self.args.device))
         return pairs, torch.tensor(is_pair)
+
+    def check_result(self, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """As the trainer's; warns where the judge has found no pair, so that nothing was learnt."""
+        super().check_result(tensors)
+        if not self._has_pair:
+            assert self.judge is not None
+            warnings.warn(
+                f"{self.judge.id} told no two answers of a prompt apart in this training, which "
+                "therefore changed nothing; try the judge with `mosa judge check`, or raise "
+                "num_rollouts",
+                stacklevel=2,
+            )
 
     def pair_losses(
         self,

@@ -76,28 +76,28 @@ def report(
     place where the page would replace what is none.
     """
     page = Path(out)
-    claim_page(page)  # before the work
-    folder = None if tables is None else Path(tables)
-    if folder is not None:
-        if folder.absolute() in Path(out).absolute().parents:
-            raise UserError(
-                f"the page of --out is in the folder {folder} of --tables, which is for tables "
-                "alone; put the page beside it"
-            )
-        check_folder(folder, TABLES_BY)
-    content = build(
-        places_of(runs),
-        ReportConfig(
-            title=ReportConfig.title if title is None else title,
-            judge=judge,
-            redact=redact,
-            labels=dict(label or {}),
-            calibration=None if calibration is None else Path(calibration),
-        ),
-    )
-    write_page(page, content)
-    written = () if folder is None else tuple(write_tables(folder, content))
-    return WrittenReport(page, content, written)
+    with claim_page(page):  # before the work
+        folder = None if tables is None else Path(tables)
+        if folder is not None:
+            if folder.absolute() in Path(out).absolute().parents:
+                raise UserError(
+                    f"the page of --out is in the folder {folder} of --tables, which is for tables "
+                    "alone; put the page beside it"
+                )
+            check_folder(folder, TABLES_BY)
+        content = build(
+            places_of(runs),
+            ReportConfig(
+                title=ReportConfig.title if title is None else title,
+                judge=judge,
+                redact=redact,
+                labels=dict(label or {}),
+                calibration=None if calibration is None else Path(calibration),
+            ),
+        )
+        write_page(page, content)
+        written = () if folder is None else tuple(write_tables(folder, content))
+        return WrittenReport(page, content, written)
 
 
 def places_of(runs: Place | Iterable[Place]) -> list[Path]:

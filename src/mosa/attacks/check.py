@@ -17,7 +17,7 @@ from typing import Any
 
 from mosa.attacks import ATTACKS, ENGLISH
 from mosa.attacks.base import Attack, ChatRole, Query, Target
-from mosa.chat import ChatError, ChatModel, ChatReply, ChatRequest
+from mosa.chat import CachedChat, ChatError, ChatModel, ChatReply, ChatRequest
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import Declined
 from mosa.denoising import DecoderConfig
@@ -120,6 +120,7 @@ class _StandIn:
         self.model = _Words()
         self._max_tokens = max_tokens
         self._chats, self._case, self._checks = chats, case, checks
+        self._asked: dict[tuple[ChatRole, str], ChatRequest] = {}
         self._replies: dict[tuple[ChatRole, str], asyncio.Task[ChatReply]] = {}
         self._heard: set[tuple[ChatRole, str]] = set()
 
@@ -162,24 +163,26 @@ class _StandIn:
             if self._max_tokens is not None:
                 capped = min(self._max_tokens, request.max_tokens)
                 request = replace(request, max_tokens=capped)
+            self._asked[key] = request
             self._replies[key] = asyncio.ensure_future(self._chats[role].complete(request))
         try:
             return await asyncio.shield(self._replies[key])
         except ChatError as error:
-            self._note(key, request, error, ChatReply(str(error)))
+            self._note(key, error, ChatReply(str(error)))
             raise
 
     def _hear(self, role: ChatRole, request: ChatRequest, found: object) -> None:
         key = role, _prompt(request)
         if role in self._chats:
-            self._note(key, request, found, self._replies[key].result())
+            self._note(key, found, self._replies[key].result())
 
-    def _note(
-        self, key: tuple[ChatRole, str], request: ChatRequest, found: object, reply: ChatReply
-    ) -> None:
+    def _note(self, key: tuple[ChatRole, str], found: object, reply: ChatReply) -> None:
         if key in self._heard:
             return
         self._heard.add(key)
+        chat = self._chats[key[0]]
+        if isinstance(found, Unreadable) and isinstance(chat, CachedChat):
+            chat.forget(self._asked[key])  # so that it is asked again next time
         is_read = not isinstance(found, Unreadable | ChatError)
         read = str(found) if is_read else ""
         check = self._checks.setdefault(key, PromptCheck(*key))

@@ -77,6 +77,8 @@ class CachedChat:
             # The reply may have been paid for and is still useful.
             if not self._is_full:
                 warnings.warn(str(error), stacklevel=2)
+                # A lock that was not let go is not waited for again: meanwhile nobody is answered.
+                self._db.execute("PRAGMA busy_timeout = 0")
             self._is_full = True
         return reply
 

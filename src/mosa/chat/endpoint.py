@@ -448,10 +448,11 @@ class EndpointChat:
                 raise ChatError(f"{self.name} answered with an error: {said}.")
             case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
                 usage = rest.get("usage")
+                end = _plain_facts(choice, ("finish_reason",)).get("finish_reason", "")
                 return Completion(
                     _text(message.get("content")),
                     _text(message.get("refusal")),
-                    str(choice.get("finish_reason") or "").lower(),
+                    end.lower(),
                     sent,
                     _num_tokens(usage, "prompt_tokens"),
                     _num_tokens(usage, "completion_tokens"),

@@ -11,6 +11,7 @@ from mosa.attacks.check import check_prompts
 from mosa.chat import ChatOptions, check_endpoints
 from mosa.cli.evaluate import role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
+from mosa.cli.results import end_status
 from mosa.cli.tables import Column, Page, TextTable
 from mosa.files import claim_file, write_json
 from mosa.runs.options import ROLES, role_chats
@@ -52,9 +53,12 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", type=str, help="device of local chat models")
 
 
-def _check(args: Namespace) -> None:
-    if args.out is not None:  # before the work
-        claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning)
+def _check(args: Namespace) -> int:
+    with claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning):  # before the work
+        return _measure(args)
+
+
+def _measure(args: Namespace) -> int:
     chats = role_chats(args.as_dict(), batch_size=args.batch_size)
     if not chats:
         options = " or ".join(f"--{option}" for option in ROLES.values())
@@ -114,6 +118,10 @@ def _check(args: Namespace) -> None:
             },
         )
         console.print(f"wrote {args.out}")
+    asked = {check.role for check in checks}
+    read = {check.role for check in checks if check.shares["readable"]}
+    unread = [option for role, option in ROLES.items() if role in asked - read]
+    return end_status([f"--{option}: no reply can be read" for option in unread])
 
 
 COMMANDS: dict[str, Command] = {

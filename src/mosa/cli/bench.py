@@ -30,9 +30,13 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
             add_fields(parser, DecoderConfig, leave_out=left_out, group="decoder")
 
     def run(args: Namespace) -> None:
-        for path in (args.out, args.json):
-            if path is not None:  # before the work; either form begins with its command
-                claim_file(path, lambda beginning: b"mosa bench" in beginning)
+        def is_ours(beginning: bytes) -> bool:
+            return b"mosa bench" in beginning  # either form begins with its command
+
+        with claim_file(args.out, is_ours), claim_file(args.json, is_ours):  # before the work
+            measure(args)
+
+    def measure(args: Namespace) -> None:
         config = config_from(bench.config_class, args)
         decoder = {name: args[name] for name in bench.decoder_settings if name in args}
         more = {"decoder": decoder} if bench.decoder_settings else {}

@@ -38,7 +38,7 @@ from mosa.runs.options import (
     served_by,
 )
 from mosa.runs.price import AskedRow, most_asked, total
-from mosa.runs.processes import join
+from mosa.runs.processes import Processes, join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
 from mosa.terminal import show
@@ -166,9 +166,13 @@ def evaluation_arguments(
 
 
 def _evaluate(args: Namespace) -> int | None:
-    processes, options = join(), args.as_dict()
-    if args.report is not None and processes.is_main:
-        claim_page(args.report)  # before the work
+    processes = join()
+    with claim_page(args.report if processes.is_main else None):  # before the work
+        return _measure(args, processes)
+
+
+def _measure(args: Namespace, processes: Processes) -> int | None:
+    options = args.as_dict()
 
     def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
         config = evaluation_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -16,6 +17,7 @@ from mosa.evidence.figures import world_of_run
 from mosa.inputs import sha256
 from mosa.judges.calibrate import (
     REFUSAL_ROWS,
+    Labelled,
     calibrate,
     claim_calibration,
     load_labelled,
@@ -141,20 +143,22 @@ def _check(args: Namespace) -> int | None:
         file = REFUSAL_ROWS if args.data == "refusal" else Path(args.data)
         rows = load_labelled(file)
         data, digest = file.name, sha256(file)
-    if args.out is not None:  # before the work, so that nothing is lost
-        if not args.out.parent.exists():
-            raise UserError(
-                f"the folder {args.out.parent} is missing; make it or name another --out"
-            )
-        claim_calibration(args.out)
-    named = build_judges(args.judges, judge_config(args.as_dict()), world)
+    if args.out is not None and not args.out.parent.exists():
+        raise UserError(f"the folder {args.out.parent} is missing; make it or name another --out")
+    with claim_calibration(args.out):  # before the work, so that nothing is lost
+        return _measure(args, rows, data, digest)
+
+
+def _measure(args: Namespace, rows: Sequence[Labelled], data: str, digest: str) -> int:
+    """Judge the rows, keep the counts, and show them."""
+    named = build_judges(args.judges, judge_config(args.as_dict()), world_of("testbed"))
     run_coroutine(check_endpoints(chats_of(named)))
     judges = [each.judge for each in named]
     found = run_coroutine(calibrate(judges, rows))
     if args.out is not None:
         kept = {q.judge: measured_errors(q, data, digest) for q in found.qualities}
         write_calibration(args.out, kept)
-    rows = [
+    cells = [
         (
             quality.judge,
             f"{quality.num_scored} of {found.num_rows}",
@@ -168,7 +172,7 @@ def _check(args: Namespace) -> int | None:
     ]
     title = f"Judges against {found.num_rows} labelled rows"
     page = Page(has_format=False)
-    page.table(TextTable(title, CHECK_COLUMNS, rows, left_out_if_short=("n",)))
+    page.table(TextTable(title, CHECK_COLUMNS, cells, left_out_if_short=("n",)))
     console = page.console
     for pair in found.pairs:
         console.print(

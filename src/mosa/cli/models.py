@@ -53,19 +53,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
 
 def _generate(args: Namespace) -> None:
-    from mosa.attacks import Query
-    from mosa.data import load_prompts
-    from mosa.denoising import (
-        DecoderConfig,
-        UnknownWords,
-        default_config,
-        sample,
-        warn_of_unknown_words,
-    )
-    from mosa.families import load_model
-    from mosa.files import claim_file, writing
-    from mosa.reporting.terminal import play
-    from mosa.responder import prepare, responses_of
+    from mosa.files import claim_file
 
     if (args.prompt is None) == (args.data is None):
         raise UserError("one of --prompt and --data is needed; give --prompt TEXT or --data FILE")
@@ -77,8 +65,26 @@ def _generate(args: Namespace) -> None:
             raise UserError(f"--{option} must be at least 1, not {number}")
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; give it the text to answer")
-    if args.out is not None:
-        claim_file(args.out)
+    with claim_file(args.out):  # before the work
+        _answer(args)
+
+
+def _answer(args: Namespace) -> None:
+    """Load the model and answer the prompts."""
+    from mosa.attacks import Query
+    from mosa.data import load_prompts
+    from mosa.denoising import (
+        DecoderConfig,
+        UnknownWords,
+        default_config,
+        sample,
+        warn_of_unknown_words,
+    )
+    from mosa.families import load_model
+    from mosa.files import writing
+    from mosa.reporting.terminal import play
+    from mosa.responder import prepare, responses_of
+
     prompts: list[Prompt]
     if args.prompt is not None:
         prompts = [plain_text(args.prompt, "--prompt")]

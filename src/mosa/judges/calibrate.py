@@ -12,7 +12,8 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -229,12 +230,13 @@ def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredEr
     )
 
 
-def claim_calibration(path: Path) -> None:
-    """Raises UserError where `write_calibration` could not write, or would replace what others have
-    written."""
-    claim_file(path, lambda beginning: b'"mosa_calibration"' in beginning)
-    if path.exists():
-        read_calibration(path)
+@contextmanager
+def claim_calibration(path: Path | None) -> Generator[None]:
+    """Hold the place of what `write_calibration` writes, as `claim_file` does; None: nowhere."""
+    with claim_file(path, lambda beginning: b'"mosa_calibration"' in beginning):
+        if path is not None and path.exists():
+            read_calibration(path)
+        yield
 
 
 def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
@@ -242,10 +244,10 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
 
     Raises UserError where something else stands there.
     """
-    claim_calibration(path)
-    known = read_calibration(path) if path.exists() else {}
-    content = dataclasses.asdict(_CalibrationFile(1, {**known, **judges}))
-    write_text(path, f"{json.dumps(content, indent=1)}\n")
+    with claim_calibration(path):
+        known = read_calibration(path) if path.exists() else {}
+        content = dataclasses.asdict(_CalibrationFile(1, {**known, **judges}))
+        write_text(path, f"{json.dumps(content, indent=1)}\n")
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from mosa.chat.base import ChatError, ChatRequest
+from mosa.chat.base import ChatError, ChatRequest, ServerDownError
 from mosa.chat.cache import CachedChat
 from mosa.chat.local import LocalChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
@@ -22,6 +22,10 @@ MAX_REPLY_TOKENS = 1024
 """Room for a model that thinks aloud before it answers; a reply that needs more is unscored."""
 DECLINED = "The judge's model declined."
 """The reason of a verdict that is unscored because the reply is a refusal."""
+DOWN = "The judge's model gave no answer"
+"""How the reason begins where other questions would fare no better."""
+NOTHING_TO_READ = "The judge's model gave nothing to read"
+"""How it begins where an answer without a reply came, as to a question that is too long."""
 
 
 class PromptedJudge(AskingJudge):
@@ -67,8 +71,10 @@ class PromptedJudge(AskingJudge):
         )
         try:
             reply = await self.chat.complete(request)
+        except ServerDownError as error:
+            return Verdict.unscored(f"{DOWN}: {error}")
         except ChatError as error:
-            return Verdict.unscored(f"The judge's model gave no answer: {error}")
+            return Verdict.unscored(f"{NOTHING_TO_READ}: {error}")
         said = without_thoughts(reply.text)
         try:
             if reply.is_cut:

@@ -14,6 +14,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
@@ -96,9 +97,9 @@ class _Part:
         return list(dict.fromkeys(table.base for _, table in self.tables if table.base))
 
 
-def claim_page(path: Path) -> None:
-    """Raises UserError where a page cannot be written, or would replace what is none."""
-    claim_file(path, lambda beginning: _GENERATOR in beginning)
+def claim_page(path: Path | None) -> AbstractContextManager[None]:
+    """Hold the place of a page, as `claim_file` does; it may replace a page alone."""
+    return claim_file(path, lambda beginning: _GENERATOR in beginning)
 
 
 def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
@@ -107,8 +108,8 @@ def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> N
     Raises UserError where the disk refuses, where something else than a page stands there, or where
     the page cannot be small enough.
     """
-    claim_page(path)
-    write_text(path, render_page(content, max_bytes=max_bytes))
+    with claim_page(path):
+        write_text(path, render_page(content, max_bytes=max_bytes))
 
 
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:

@@ -239,6 +239,7 @@ class Recorder:
                         self._wrote()
 
             future = asyncio.ensure_future(answer())
+            future.add_done_callback(_heard)
             self._in_flight[key] = future
             if is_reply:
                 self._replies.add(future)
@@ -260,6 +261,12 @@ class Recorder:
         except UserError as error:
             return f" ({error})"
         return ""
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Whoever waited for it may be gone, and asyncio would then show the error as one of ours."""
+    if not future.cancelled():
+        future.exception()
 
 
 @dataclass
