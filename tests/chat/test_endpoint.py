@@ -12,6 +12,7 @@ import time
 import tracemalloc
 import zlib
 from contextlib import suppress
+from typing import Any
 
 import httpx2
 import pytest
@@ -30,6 +31,7 @@ from mosa.chat import (
 )
 from mosa.chat.address import address_of
 from mosa.chat.base import without_quotations
+from mosa.chat.endpoint import MOST_IN_VAIN
 from mosa.types import Message
 
 KEY = "sk-very-secret-0123456789"
@@ -808,3 +810,32 @@ def test_options_that_change_replies_change_the_name_and_the_body():
     assert only._fields(ChatRequest((), task="t", max_tokens=7))["max_tokens"] == 107
     with refuses("chat_extra", "model"):
         ChatOptions(chat_extra={"model": "x"})
+
+
+def test_a_server_that_stays_down_is_not_asked_again_and_again(monkeypatch):
+    """After some requests in vain each is sent once, until one is answered."""
+    monkeypatch.setattr("mosa.chat.endpoint.FIRST_WAIT", 0.001)
+    is_down = [True]
+
+    def rule(body: dict[str, Any]) -> Answer:
+        return Answer({"error": "down"}, status=503) if is_down[0] else Answer()
+
+    with stub_endpoint(rule=rule) as stub:
+        chat = EndpointChat(stub.url, "tea", ChatOptions(max_retries=2))
+
+        async def count_of(count: int) -> int:
+            """How often the server is asked for so many requests, one after the other."""
+            before = len(stub.requests)
+            for _ in range(count):
+                with suppress(ChatError):
+                    await chat.complete(asked())
+            return len(stub.requests) - before
+
+        async def outage() -> list[int]:
+            counts = [await count_of(MOST_IN_VAIN), await count_of(5)]
+            is_down[0] = False
+            counts.append(await count_of(1))
+            is_down[0] = True
+            return [*counts, await count_of(1)]
+
+        assert asyncio.run(outage()) == [3 * MOST_IN_VAIN, 5, 1, 3]

@@ -52,6 +52,8 @@ MOST_BYTES = 4 * 2**20
 """Of a server's answer, unpacked."""
 FIRST_WAIT, LONGEST_WAIT, LONGEST_RETRY_AFTER = 0.5, 8.0, 60.0
 """Seconds before a retry: the first, the longest, and the longest that a server may ask for."""
+MOST_IN_VAIN = 8
+"""Requests in a row that got no answer, retries included, after which each is sent once."""
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, ValueError)
 """What sending a request may end in."""
 WHOLE = ("", "stop", "stop_sequence", "eos", "eos_token", "end_turn")
@@ -181,6 +183,7 @@ class EndpointChat:
         self._seconds_between = 60 / per_minute if per_minute else 0.0
         self._next_start = 0.0
         self._refused: frozenset[str] = frozenset()
+        self._num_in_vain = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
         self._limit = asyncio.Semaphore(options.num_concurrent)
@@ -316,8 +319,17 @@ class EndpointChat:
 
     async def _ask(self, client: Any, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Status and content of the answer to a request, which is sent again where that may
-        help."""
-        retries = self._options.max_retries
+        help: not where the last ones were all sent in vain, until one is answered."""
+        retries = self._options.max_retries if self._num_in_vain < MOST_IN_VAIN else 0
+        try:
+            status, content = await self._tried(client, body, retries)
+        except ServerDownError:
+            self._num_in_vain += 1
+            raise
+        self._num_in_vain = self._num_in_vain + 1 if status >= 500 else 0
+        return status, content
+
+    async def _tried(self, client: Any, body: Mapping[str, Any], retries: int) -> tuple[int, bytes]:
         tries = f"(tried {retries + 1} times)"
         for number in range(retries + 1):
             is_last = number == retries
