@@ -69,6 +69,7 @@ def test_a_lock_of_others_is_waited_for_once_and_costs_no_reply(tmp_path, monkey
                 for seed in range(3):
                     request = replace(REQUEST, seed=seed)
                     assert asyncio.run(chat.complete(request)).text == "one"
+                    chat.forget(request)
             assert len(warned) == 1
             assert chat._db.execute("PRAGMA busy_timeout").fetchone() == (0,)
         for _ in range(2):

@@ -74,13 +74,16 @@ class CachedChat:
             self._run("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, record)
             self._run("INSERT OR IGNORE INTO chats VALUES (?, ?)", key, self.name)
         except UserError as error:
-            # The reply may have been paid for and is still useful.
-            if not self._is_full:
-                warnings.warn(str(error), stacklevel=2)
-                # A lock that was not let go is not waited for again: meanwhile nobody is answered.
-                self._db.execute("PRAGMA busy_timeout = 0")
-            self._is_full = True
+            self._go_on_without(error)  # the reply may have been paid for and is still useful
         return reply
+
+    def _go_on_without(self, error: UserError) -> None:
+        """Say once that nothing can be written, and work on."""
+        if not self._is_full:
+            warnings.warn(str(error), stacklevel=3)
+            # A lock that was not let go is not waited for again: meanwhile nobody is answered.
+            self._db.execute("PRAGMA busy_timeout = 0")
+        self._is_full = True
 
     @property
     def has_replies(self) -> bool:
@@ -89,8 +92,11 @@ class CachedChat:
         return self._run(of_this, self.name) is not None
 
     def forget(self, request: ChatRequest) -> None:
-        """Delete the kept reply, which could not be used."""
-        self._run("DELETE FROM replies WHERE key = ?", reply_key(self, request))
+        """Delete the kept reply, which could not be used; where nothing can be written it stays."""
+        try:
+            self._run("DELETE FROM replies WHERE key = ?", reply_key(self, request))
+        except UserError as error:
+            self._go_on_without(error)
 
     def _run(self, statement: str, *values: object) -> Any:
         """The first column of the first row, if there is one."""

@@ -168,7 +168,7 @@ class Recorder:
         except (UserError, ChatError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UselessRepliesError):
-                reason += self._forget(task.chats, target.draws)
+                self._forget(task.chats, target.draws)
         outcome = Outcome("failed" if reason else "done", num_attempts, target.budget, reason)
         self.run.end_task(task.key, outcome)
         self._wrote()
@@ -248,19 +248,13 @@ class Recorder:
 
     def _forget(
         self, chats: Mapping[str, ChatModel], asked: Sequence[tuple[ChatRole, ChatRequest]]
-    ) -> str:
-        """Delete unusable replies, so that they are requested again when the task is retried;
-        returns what went wrong with it, for the records."""
+    ) -> None:
+        """Delete unusable replies, so that they are requested again when the task is retried."""
         for role, request in asked:
-            self.run.drop_step(reply_key(chats[role], request))
-        try:
-            for role, request in asked:
-                chat = chats[role]
-                if isinstance(chat, CachedChat):
-                    chat.forget(request)
-        except UserError as error:
-            return f" ({error})"
-        return ""
+            chat = chats[role]
+            self.run.drop_step(reply_key(chat, request))
+            if isinstance(chat, CachedChat):
+                chat.forget(request)
 
 
 def _heard(future: asyncio.Future[Any]) -> None:
