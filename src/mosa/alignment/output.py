@@ -12,7 +12,7 @@ from typing import Any
 
 import transformers
 import yaml
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from mosa.alignment.checkpoints import read_log
 from mosa.alignment.config import AlignConfig, config_dict
@@ -74,7 +74,7 @@ def shown_training(
     trainer: transformers.Trainer, what: str, *, is_shown: bool = True
 ) -> Iterator[None]:
     """Show the progress of a training in our way, or not at all, and never in the trainer's."""
-    for theirs in (transformers.PrinterCallback, ProgressCallback):
+    for theirs in (transformers.PrinterCallback, DEFAULT_PROGRESS_CALLBACK):  # a notebook's, too
         trainer.remove_callback(theirs)
     ours = TrainingProgress(what)
     if is_shown and not trainer.args.disable_tqdm:
