@@ -92,10 +92,7 @@ def prepare(model: DiffusionLM, weights: str, query: Query, decoder: DecoderConf
         prompt_ids = model.encode(query.prompt, allow_special_tokens=query.allow_special_tokens)
     length = decoder.max_new_tokens
     check_fits(model, len(prompt_ids), length)
-    response_ids = [model.mask_token_id] * length
-    for position, ids in query.pinned:
-        response_ids[position : position + len(ids)] = ids
-    assert len(response_ids) == length, "Target.pin checks what fits"
+    response_ids = query.begun_response(model.mask_token_id, length)
     key = content_key(
         weights=weights,
         prompt=list(prompt_ids),

@@ -138,24 +138,27 @@ class ServedResponder:
         length = decoder.max_new_tokens
         gaps = [tokens.mask_token_id] * length
         fields = _fields(decoder) | tokens.canvas_fields([tokens.eos_token_id, *gaps[1:]], 0)
-        try:
-            await self.endpoint.ask("Hello", fields)
-        except ChatError as error:
+        if refusal := await self._refusal(fields):
             raise UserError(
-                f"{str(error).rstrip('.')}: it takes no canvas of {length} tokens; set "
-                "max_new_tokens to the length of its canvas, or leave its tokenizer out"
-            ) from None
+                f"{refusal}: it takes no canvas of {length} tokens; set max_new_tokens to the "
+                "length of its canvas, or leave its tokenizer out"
+            )
         fields[FIELD] = {**fields[FIELD], SEED: fields[FIELD][SEED][:-1]}
+        if not await self._refusal(fields):
+            raise UserError(
+                f"{self.endpoint.name} answers to a canvas that lacks a token as if it were whole, "
+                f"so that it does not read {SEED}; leave its tokenizer out"
+            )
+
+    async def _refusal(self, fields: dict[str, Any]) -> str:
+        """What the server has against a question with these fields; ServerGone where it is down."""
         try:
             await self.endpoint.ask("Hello", fields)
         except ServerDownError as error:
             raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
-        except ChatError:
-            return
-        raise UserError(
-            f"{self.endpoint.name} answers to a canvas that lacks a token as if it were whole, so "
-            f"that it does not read {SEED}; leave its tokenizer out"
-        )
+        except ChatError as error:
+            return str(error).rstrip(".")
+        return ""
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         """A query as it is sent, with the key of its answer."""
@@ -163,9 +166,7 @@ class ServedResponder:
         canvas: list[int] = []
         if query.pinned:
             assert self._tokens is not None, "no access"
-            canvas = [self._tokens.mask_token_id] * decoder.max_new_tokens
-            for position, ids in query.pinned:
-                canvas[position : position + len(ids)] = ids
+            canvas = query.begun_response(self._tokens.mask_token_id, decoder.max_new_tokens)
         asked = {
             "server": self._identity,
             "prompt": prompt_turns(query.prompt),

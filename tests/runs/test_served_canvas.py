@@ -21,6 +21,7 @@ from mosa.cli import main
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject, subjects_of
+from mosa.served import ServerGone
 from mosa.served_canvas import NO_MASK, ServedTokens
 
 LENGTH = 160
@@ -154,6 +155,16 @@ def test_a_server_that_leaves_the_fields_out_is_found_out(requests, tmp_path, wi
         with refuses("diffusion_seed_canvas", "tokenizer"):
             done(tmp_path / "run", config_of(stub, requests, with_mask, attacks=ON_CANVAS))
         assert all(body["messages"][-1]["content"] == "Hello" for body in stub.requests)
+
+
+def test_a_server_that_goes_down_meanwhile_is_no_server_without_canvases(
+    requests, tmp_path, with_mask
+):
+    def rule(body: dict[str, Any]) -> Answer:
+        return Answer({}, status=503) if "vllm_xargs" in body else Answer(usage("tea"))
+
+    with stub_endpoint(rule=rule) as stub, refuses("503", error=ServerGone):
+        done(tmp_path / "run", config_of(stub, requests, with_mask, attacks=ON_CANVAS))
 
 
 def test_a_canvas_of_another_length_is_refused(requests, tmp_path, with_mask):

@@ -119,6 +119,14 @@ class Query:
     """The prompt's ids, the defender's system prompt included, where its words do not determine
     them; `prompt` is then for the records."""
 
+    def begun_response(self, gap: int, length: int) -> list[int]:
+        """The ids of a response of `length` as it begins: what is pinned, and `gap` elsewhere."""
+        ids = [gap] * length
+        for position, run in self.pinned:
+            ids[position : position + len(run)] = run
+        assert len(ids) == length, "Target.pin checks what fits"
+        return ids
+
 
 @runtime_checkable
 class Tokens(Protocol):

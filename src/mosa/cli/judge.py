@@ -42,6 +42,7 @@ from mosa.stats.rates import once, rate_of
 from mosa.testbed import world_of
 from mosa.types import UserError
 from mosa.worker import run_coroutine
+from mosa.world import World
 
 CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
 CHATS = "chat models"
@@ -146,12 +147,14 @@ def _check(args: Namespace) -> int | None:
     if args.out is not None and not args.out.parent.exists():
         raise UserError(f"the folder {args.out.parent} is missing; make it or name another --out")
     with claim_calibration(args.out):  # before the work, so that nothing is lost
-        return _measure(args, rows, data, digest)
+        return _measure(args, world, rows, data, digest)
 
 
-def _measure(args: Namespace, rows: Sequence[Labelled], data: str, digest: str) -> int:
+def _measure(
+    args: Namespace, world: World, rows: Sequence[Labelled], data: str, digest: str
+) -> int:
     """Judge the rows, keep the counts, and show them."""
-    named = build_judges(args.judges, judge_config(args.as_dict()), world_of("testbed"))
+    named = build_judges(args.judges, judge_config(args.as_dict()), world)
     run_coroutine(check_endpoints(chats_of(named)))
     judges = [each.judge for each in named]
     found = run_coroutine(calibrate(judges, rows))
