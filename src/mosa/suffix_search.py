@@ -401,7 +401,11 @@ class Loss:
         first = prompts.shape[1] + self.position
         columns = torch.arange(first, first + len(self.target_N), device=model.device)
         with model.adapter_disabled() if self.without_adapter else nullcontext():
-            logits_CNV = model.logits(torch.cat([prompts, masks], dim=1), positions=columns)
+            logits_CNV = model.logits(
+                torch.cat([prompts, masks], dim=1),
+                positions=columns,
+                response_start=prompts.shape[1],
+            )
         target_CN1 = self.target_N.expand(len(prompts), -1)[..., None]
         if self.kind == "cw":
             target_CN = logits_CNV.gather(-1, target_CN1).squeeze(-1)

@@ -35,6 +35,7 @@ def staged_loop(model, prompt, stages: list[list[int]], counts: list[int], order
                 tokens[None],
                 None,
                 torch.arange(len(tokens)),
+                response_start=width,
                 given=torch.arange(len(tokens))[None] < width,
                 cfg_scale=0.0,
             )[0]

@@ -198,6 +198,7 @@ def remasked_loop(model, prompt, config: DecoderConfig, rule: RemaskBelow):
             tokens[None],
             None,
             torch.arange(len(tokens)),
+            response_start=width,
             given=given[None],
             cfg_scale=config.cfg_scale,
         )[0]

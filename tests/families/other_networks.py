@@ -55,14 +55,14 @@ def _network_config(config: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _attention(config: Mapping[str, Any]) -> AttentionPattern:
-    return AttentionPattern(config["block_length"], config["decoding_begins"])
+    return AttentionPattern(config["block_length"], config["begins"])
 
 
 OTHER = Family(
     name="Other",
     model_types=("other",),
     required_fields=("network", "mask_token_id", "eos_token_id"),
-    default_fields={"block_length": None, "decoding_begins": "response", "settings": {}},
+    default_fields={"block_length": None, "begins": "sequence", "settings": {}},
     only_values={},
     network_config=_network_config,
     released_names={},
@@ -86,7 +86,7 @@ def new_other(
     network: str,
     *,
     block_length: int | None = None,
-    decoding_begins: str = "response",
+    begins: str = "sequence",
     family: Family = OTHER,
     **settings: Any,
 ) -> DiffusionLM:
@@ -95,7 +95,7 @@ def new_other(
     The last ids of the vocabulary are the mask's and the end's.
     """
     config = {"model_type": "other", "network": network, "settings": settings}
-    config |= {"block_length": block_length, "decoding_begins": decoding_begins}
+    config |= {"block_length": block_length, "begins": begins}
     config |= {"mask_token_id": 383, "eos_token_id": 382}
     with other_family(family):
         return randomised(new_model(config, seed=0), 0)

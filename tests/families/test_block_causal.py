@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
 from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising.rows import BatchRow
+from mosa.denoising.rules import Action
 from mosa.denoising.schedule import blocks_of
 from mosa.families import load_model
 from mosa.families.attention import FULL, AttentionPattern
@@ -87,13 +89,24 @@ def test_a_full_pattern_has_every_key_that_is_real():
     assert torch.equal(mask, real[:, None, None, :].expand(2, 1, 3, 3))
 
 
-def test_what_a_change_reaches():
-    """In blocks of three: all from the changed token's block on. In full attention everything."""
-    changed = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0], dtype=torch.bool)
-    assert AttentionPattern(3).affected(changed).int().tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
-    assert FULL.affected(changed).all()
-    assert not FULL.affected(torch.zeros_like(changed)).any()
-    assert AttentionPattern(3).prefix_cache_is_exact and not FULL.prefix_cache_is_exact
+def test_the_blocks_of_a_row():
+    """In blocks of three, from the row's first token; or behind a prompt of four, whose first token
+    is by then the last of its block."""
+    sequence, response = AttentionPattern(3), AttentionPattern(3, "response")
+    assert sequence.shift(4) == 0 and response.shift(4) == 2 and response.shift(6) == 0
+    spans = [(sequence.begin_of_block(p, 0), sequence.end_of_block(p, 0)) for p in range(4)]
+    assert spans == [(0, 3), (0, 3), (0, 3), (3, 6)]
+    spans = [(response.begin_of_block(p, 2), response.end_of_block(p, 2)) for p in range(5)]
+    assert spans == [(0, 1), (1, 4), (1, 4), (1, 4), (4, 7)]
+    assert sequence.shares_prompt and not response.shares_prompt and not FULL.shares_prompt
+
+
+def test_the_mask_where_blocks_begin_at_the_response():
+    """A prompt of three and of two, a response of two, in blocks of two."""
+    real = torch.tensor([[True] * 5, [False] + [True] * 4])
+    mask = AttentionPattern(2, "response").mask(real, 3)[:, 0].int()
+    assert mask[0].tolist() == [[1, 0, 0, 0, 0], *[[1, 1, 1, 0, 0]] * 2, *[[1] * 5] * 2]
+    assert mask[1, 1:].tolist() == [*[[0, 1, 1, 0, 0]] * 2, *[[0, 1, 1, 1, 1]] * 2]
 
 
 def test_packed_and_library_logits_are_the_oracles(model, oracle, rows):
@@ -184,113 +197,175 @@ def prompts_of(length: int) -> Tensor:
     return torch.randint(0, 360, (3, length), generator=torch.Generator().manual_seed(length))
 
 
-@pytest.mark.parametrize("prompt_length", [8, 10])
-def test_the_sampler_fills_with_the_oracles_logits(model, oracle, prompt_length):
-    """One row at a time: in each step the masked position of the block that is surest of its token.
-    The mask token is never generated."""
-    prompts, mask = prompts_of(prompt_length), model.mask_token_id
-    result = sample(model, prompts, max_new_tokens=8, steps=8, block_length=4)
-    for row, prompt in enumerate(prompts):
-        tokens = torch.cat([prompt, torch.full((8,), mask)])
-        for step in range(8):
-            end = prompt_length + 4 * (step // 4 + 1)
-            masked = (tokens[:end] == mask).nonzero()[:, 0]
-            probabilities = oracle(tokens)[masked].softmax(dim=-1)
-            probabilities[:, mask] = 0
-            confidence, best = probabilities.max(dim=-1)
-            surest = confidence.argmax()
-            tokens[masked[surest]] = best[surest]
-        assert result.tokens[row].tolist() == tokens[prompt_length:].tolist()
-
-
 @pytest.fixture(scope="module")
-def from_sequence(model):
-    """The same weights in a family whose decoder counts blocks from the sequence's first token."""
-    return new_other("qwen3", block_length=BLOCK, decoding_begins="sequence")
+def from_response(model):
+    """The same weights with blocks that begin at the response."""
+    return new_other("qwen3", block_length=BLOCK, begins="response")
 
 
-def test_blocks_from_the_sequence_by_hand(model, from_sequence):
+def test_blocks_by_hand(model, from_response):
     """Prompts of 6 and 4 tokens: the former leaves 2 response tokens to the first block of 4."""
     real = torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
     canvas = Canvas.from_prompts(
         model, torch.ones(2, 6).long(), max_new_tokens=7, attention_mask=real
     )
-    config = DecoderConfig(max_new_tokens=7, steps=7, block_length=4)
-    found = blocks_of(canvas, config, from_sequence.attention)[:, 6:].tolist()
+    config = DecoderConfig(max_new_tokens=7, steps=7)
+    found = blocks_of(canvas, config, model.attention)[:, 6:].tolist()
     assert found == [[0, 0, 1, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1, 1]]
-    assert blocks_of(canvas, config, model.attention)[:, 6:].tolist() == [found[1]] * 2
-    whole = DecoderConfig(max_new_tokens=7)
-    assert not blocks_of(canvas, whole, from_sequence.attention).any()
+    assert blocks_of(canvas, config, from_response.attention)[:, 6:].tolist() == [found[1]] * 2
+    assert not blocks_of(canvas, config, FULL).any()
+    wider = DecoderConfig(max_new_tokens=7, steps=7, block_length=6)
+    assert blocks_of(canvas, wider, model.attention)[:, 6:].tolist() == [
+        [0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 1, 1, 1, 1, 1],
+    ]
 
 
-def filled_by_the_sequences_blocks(oracle, prompt: Tensor, length: int, mask: int) -> list[int]:
-    """One token a step, block after block of the whole sequence, until no mask is left."""
+def filled_block_by_block(logits_of, prompt: Tensor, length: int, mask: int, begin: int):
+    """One token a step, block after block from `begin` on, until no mask is left."""
     tokens = torch.cat([prompt, torch.full((length,), mask)])
-    for begin in range(0, len(tokens), BLOCK):
-        while (tokens[begin : begin + BLOCK] == mask).any():
-            masked = (tokens[: begin + BLOCK] == mask).nonzero()[:, 0]
-            probabilities = oracle(tokens)[masked].softmax(dim=-1)
+    for first in range(begin, len(tokens), BLOCK):
+        while (tokens[max(0, first) : first + BLOCK] == mask).any():
+            masked = (tokens[: first + BLOCK] == mask).nonzero()[:, 0]
+            masked = masked[masked >= max(0, first)]
+            probabilities = logits_of(tokens)[masked].softmax(dim=-1)
             probabilities[:, mask] = 0
             confidence, best = probabilities.max(dim=-1)
             tokens[masked[confidence.argmax()]] = best[confidence.argmax()]
     return tokens[len(prompt) :].tolist()
 
 
-def test_the_sampler_fills_the_sequences_blocks(model, from_sequence, oracle, rows):
-    """Prompts of 5, 5, 8 and 11 tokens in one batch, each with its own border of blocks. The
-    control: blocks that begin at the response give other tokens."""
+def test_the_sampler_fills_the_sequences_blocks(model, oracle, rows):
+    """Prompts of 5, 5, 8 and 11 tokens in one batch, each with its own border of blocks, and the
+    last block whole although the response of 10 ends in it."""
     mask, (ids, real) = model.mask_token_id, padded(rows, "left")
-    expected = [filled_by_the_sequences_blocks(oracle, row, 10, mask) for row in rows]
+    expected = [
+        filled_block_by_block(oracle, row, -(-(len(row) + 10) // BLOCK) * BLOCK - len(row), mask, 0)
+        for row in rows
+    ]
+    settings: dict[str, Any] = {"max_new_tokens": 10, "steps": 12}
+    found = sample(model, ids, attention_mask=real, **settings)
+    assert found.tokens.tolist() == [row[:10] for row in expected]
     # Below any confidence the threshold commits the best of a block alone, step by step.
-    settings: dict[str, Any] = {"max_new_tokens": 10, "block_length": BLOCK, "threshold": 1.1}
-    found = sample(from_sequence, ids, attention_mask=real, **settings)
+    alone = sample(model, ids, attention_mask=real, **settings, threshold=1.1)
+    assert alone.tokens.tolist() == found.tokens.tolist()
+    # The controls: without the masks behind the response, and in other blocks, others come out.
+    cut = [filled_block_by_block(oracle, row, 10, mask, 0) for row in rows]
+    assert cut != found.tokens.tolist() and cut[0][:7] == expected[0][:7]
+    five = new_other("qwen3", block_length=5)
+    assert sample(five, ids, attention_mask=real, **settings).tokens.tolist() != cut
+
+
+def test_the_sampler_fills_blocks_that_begin_at_the_response(from_response, rows):
+    """Against the library's forward pass of each whole row by itself."""
+    mask, (ids, real) = from_response.mask_token_id, padded(rows, "left")
+    expected = []
+    for row in rows:
+
+        def logits_of(tokens):
+            with torch.no_grad():
+                return from_response.logits(tokens[None], response_start=len(tokens) - 10)[0]
+
+        expected.append(filled_block_by_block(logits_of, row, 10, mask, len(row)))
+    found = sample(from_response, ids, attention_mask=real, max_new_tokens=10, steps=12)
     assert found.tokens.tolist() == expected
-    cached = sample(from_sequence, ids, attention_mask=real, **settings, cache="prefix")
-    assert cached.tokens.tolist() == expected
-    others = sample(model, ids, attention_mask=real, **settings).tokens.tolist()
-    assert others[2] == expected[2]  # its prompt fills two whole blocks
-    assert others != expected
 
 
-def test_the_plan_covers_the_sequences_blocks(from_sequence):
-    """A prompt of 10 leaves 2 tokens to the first of three blocks, which share 6 steps evenly."""
-    settings: dict[str, Any] = {"max_new_tokens": 8, "block_length": BLOCK}
-    result = sample(from_sequence, prompts_of(10), **settings, steps=6)
+def test_a_block_commits_as_many_as_a_whole_one_would(model):
+    """A prompt of 10 leaves 2 tokens to the first of three blocks, each of two steps of 2; the last
+    fills 2 behind the response too."""
+    settings: dict[str, Any] = {"max_new_tokens": 8}
+    result = sample(model, prompts_of(10), **settings, steps=4)
     steps = result.trace.commit_step[:, 10:]
-    for columns, own in ((slice(0, 2), [0, 1]), (slice(2, 6), [2, 3]), (slice(6, 8), [4, 5])):
-        assert all(set(row) == set(own) for row in steps[:, columns].tolist())
-    part = sample(from_sequence, prompts_of(10), **settings, steps=6, stop_after=3)
+    for columns, own in ((slice(0, 2), {0}), (slice(2, 6), {2, 3}), (slice(6, 8), {4, 5})):
+        assert all(set(row) <= own for row in steps[:, columns].tolist())
+    assert result.trace.row_forward_passes.tolist() == [5] * 3
+    part = sample(model, prompts_of(10), **settings, steps=4, stop_after=3)
     assert torch.equal(part.tokens[:, :6], result.tokens[:, :6])
-    assert (part.tokens[:, 6:] == from_sequence.mask_token_id).all()
-    with refuses("steps", "3"):
-        sample(from_sequence, prompts_of(10), **settings, steps=2)
+    assert (part.tokens[:, 6:] == model.mask_token_id).all()
+    with refuses("steps", "2"):
+        sample(model, prompts_of(10), **settings, steps=1)
 
 
-def test_which_cache_is_an_approximation(model):
-    """Behind blocks nothing is seen, so a prefix cache is exact there, and a dual one is not."""
-    prefix = DecoderConfig(cache="prefix", threshold=0.9)
-    assert prefix.approximations(model.attention) == ("threshold",)
-    assert prefix.approximations(FULL) == ("threshold", "cache")
-    assert DecoderConfig(cache="dual").approximations(model.attention) == ("cache",)
+def test_masks_of_a_prompt_are_filled_in_the_shared_block_alone(model, from_response):
+    prompts = prompts_of(10)
+    prompts[:, [3, 9]] = model.mask_token_id
+    filled = sample(model, prompts, max_new_tokens=8, steps=8).canvas.tokens
+    assert (filled == model.mask_token_id).nonzero().tolist() == [[0, 3], [1, 3], [2, 3]]
+    filled = sample(from_response, prompts, max_new_tokens=8, steps=8).canvas.tokens
+    assert (filled == model.mask_token_id)[:, :10].sum() == 6
+
+
+def test_nothing_is_approximate(model):
+    """Keys that stay right are kept, and a threshold is part of the published loop."""
+    both = DecoderConfig(cache="dual", threshold=0.9)
+    assert both.approximations(model.attention) == ()
+    assert both.approximations(FULL) == ("threshold", "cache")
+    assert DecoderConfig(factor=1.0).approximations(model.attention) == ("factor",)
 
 
 @pytest.mark.parametrize("prompt_length", [8, 9, 10])
-@pytest.mark.parametrize("block_length", [4, 6])
-def test_a_prefix_cache_is_exact(model, prompt_length, block_length):
-    """Wherever the decoder's blocks begin among the network's. The control: in full attention, with
-    the same weights, it is not."""
-
-    def with_and_without(model):
-        settings = {"max_new_tokens": 12, "steps": 12, "block_length": block_length}
-        prompts = prompts_of(prompt_length)
-        return sample(model, prompts, **settings), sample(
-            model, prompts, **settings, cache="prefix"
-        )
-
-    plain, cached = with_and_without(model)
-    assert torch.equal(cached.tokens, plain.tokens)
+@pytest.mark.parametrize("block_length", [None, 4, 6, 2, 12])
+@pytest.mark.parametrize("begins", ["sequence", "response"])
+def test_kept_keys_are_those_of_whole_passes(
+    model, from_response, monkeypatch, prompt_length, block_length, begins
+):
+    """Wherever the decoder's blocks begin among the network's."""
+    chosen = model if begins == "sequence" else from_response
+    settings = {"max_new_tokens": 12, "steps": 12, "block_length": block_length}
+    kept = sample(chosen, prompts_of(prompt_length), **settings)
+    monkeypatch.setattr(BatchRow, "num_settled", property(lambda row: 0, lambda row, value: None))
+    whole = sample(chosen, prompts_of(prompt_length), **settings)
+    assert torch.equal(kept.tokens, whole.tokens)
     torch.testing.assert_close(
-        cached.trace.confidence, plain.trace.confidence, atol=1e-4, rtol=0, equal_nan=True
+        kept.trace.confidence, whole.trace.confidence, atol=1e-4, rtol=0, equal_nan=True
     )
-    plain, cached = with_and_without(new_other("qwen3"))
-    assert (cached.trace.confidence - plain.trace.confidence).nan_to_num().abs().max() > 1e-2
+
+
+def test_each_token_is_computed_for_its_block_and_once_after_it(model, monkeypatch):
+    """A prompt of 8 and three blocks of 4, one token a step: the first pass has prompt and block,
+    the first of each next block the block before it too, and no pass what is still to come."""
+    counted = []
+    whole = model.packed_hidden_states
+
+    def counting(tokens, rotary, lengths, *, queries, visible, **settings):
+        counted.append((sum(queries.counts), visible.counts[0]))
+        return whole(tokens, rotary, lengths, queries=queries, visible=visible, **settings)
+
+    monkeypatch.setattr(model, "packed_hidden_states", counting)
+    sample(model, prompts_of(8)[:1], max_new_tokens=12, steps=12)
+    assert counted == [
+        *[(12, 12), *[(4, 12)] * 3],
+        *[(8, 16), *[(4, 16)] * 3],
+        *[(8, 20), *[(4, 20)] * 3],
+    ]
+
+
+def test_a_hook_may_change_what_was_read(model, from_response):
+    """Keys of a block that a hook rewrites are made anew, as are those that see it."""
+
+    def rewrite(row):
+        if row.step == 6:
+            row.tokens[(row.positions == 1) & row.is_free] = 7
+            return Action(tokens=row.tokens)
+        return None
+
+    for chosen in (model, from_response):
+        settings: dict[str, Any] = {"max_new_tokens": 12, "steps": 12}
+        prompts = prompts_of(9)[:1]
+        found = sample(chosen, prompts, **settings, hook=rewrite)
+        plain = sample(chosen, prompts, **settings)
+        tokens = torch.cat([prompts[0], found.tokens[0]])
+        assert found.tokens[0, 1] == 7
+        # What was written after it is what the network says to the canvas as it then was.
+        steps = found.trace.commit_step[0]
+        for column in (steps > 6).nonzero()[:, 0].tolist():
+            before = torch.where(steps >= steps[column], chosen.mask_token_id, tokens)
+            before[:9] = tokens[:9]
+            more = -len(before) % BLOCK if chosen is model else 0
+            before = torch.cat([before, torch.full((more,), chosen.mask_token_id)])
+            with torch.no_grad():
+                logits = chosen.logits(before[None], response_start=9)[0, column]
+            logits[chosen.mask_token_id] = -torch.inf
+            assert int(logits.argmax()) == tokens[column]
+        assert found.tokens.tolist() != plain.tokens.tolist()

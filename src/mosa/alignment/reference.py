@@ -58,8 +58,8 @@ def losses(
     # 2. Log-probabilities of every token at every position, the frozen reference's and the
     #    policy's. Gradients flow only through the policy.
     with torch.no_grad():
-        reference_BLV = reference.logits(*canvas).log_softmax(dim=-1)
-    policy_BLV = policy.logits(*canvas, network=network).log_softmax(dim=-1)
+        reference_BLV = reference.logits(*canvas, response_start=width).log_softmax(dim=-1)
+    policy_BLV = policy.logits(*canvas, response_start=width, network=network).log_softmax(dim=-1)
     policy_BRV, reference_BRV = policy_BLV[:, width:], reference_BLV[:, width:]
 
     # 3. A phrase scores its log-likelihood at its best place in the window.

@@ -173,7 +173,11 @@ class SftTrainer(DiffusionTrainer):
         scored_BR = scored_BR.to(device)
         positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
         hidden_BRD = diffusion.hidden_states(
-            tokens_BL.to(device), attended_BL.to(device), positions, network=model
+            tokens_BL.to(device),
+            attended_BL.to(device),
+            positions,
+            response_start=tokens_BL.shape[1] - width,
+            network=model,
         )
         hidden_ND = hidden_BRD.flatten(0, 1).index_select(0, index_N)
         log_probs_N, likeliest_N = token_log_probs(diffusion, hidden_ND, target_N)

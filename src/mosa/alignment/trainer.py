@@ -263,7 +263,7 @@ class DiffusionTrainer(transformers.Trainer, ABC):
             ids = torch.tensor([[*self.examples[0].prompt_ids, model.mask_token_id]])
             try:
                 with torch.no_grad(), evaluation_mode(model):
-                    model.logits(ids.to(model.device))
+                    model.logits(ids.to(model.device), response_start=ids.shape[1] - 1)
             except UserError:
                 what = "the model's logits are NaN, infinite or all equal"
         if what:
@@ -288,14 +288,16 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         """
         diffusion, device = self.diffusion_model, self.args.device
         tokens_BL, attended_BL = build_canvas(diffusion, prompts, states)
-        length = tokens_BL.shape[1]
+        length, width = tokens_BL.shape[1], max(map(len, prompts))
         response_R = torch.arange(length - asked.kl.shape[1], length, device=device)
         canvas = tokens_BL.to(device), attended_BL.to(device), response_R
         reference_BRD = None
         if with_reference:
             with torch.no_grad(), diffusion.adapter_disabled():
-                reference_BRD = diffusion.hidden_states(*canvas, network=model)
-        policy_BRD = diffusion.hidden_states(*canvas, network=model)
+                reference_BRD = diffusion.hidden_states(
+                    *canvas, response_start=width, network=model
+                )
+        policy_BRD = diffusion.hidden_states(*canvas, response_start=width, network=model)
         return head_terms(frozen_head(diffusion), policy_BRD, reference_BRD, asked)
 
 

@@ -215,7 +215,11 @@ def _first_step_nll(model: DiffusionLM, states: Sequence[Any]) -> list[dict[str,
         first = len(prompt) + state["position"] - 1
         columns = torch.arange(first, first + max(map(len, candidates)))
         with torch.no_grad(), evaluation_mode(model):
-            logits_1PV = model.logits(canvas.to(model.device), positions=columns.to(model.device))
+            logits_1PV = model.logits(
+                canvas.to(model.device),
+                positions=columns.to(model.device),
+                response_start=len(prompt),
+            )
             log_probs_PV = logits_1PV[0].log_softmax(dim=-1).cpu()
         nll = [
             -float(log_probs_PV[torch.arange(len(ids)), torch.tensor(ids)].mean())

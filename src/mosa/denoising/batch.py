@@ -38,7 +38,7 @@ from mosa.denoising.rows import (
     PackedRows,
     rows_of,
 )
-from mosa.denoising.schedule import PlannedStep, blocks_of, wanted_blocks
+from mosa.denoising.schedule import PlannedStep, blocks_of, fillable, wanted_blocks
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
@@ -89,7 +89,7 @@ class Denoiser:
         UserError for settings that do not fit the canvas or the model.
         """
         _check_for_model(config, canvas, self.model)
-        if hook is not None and config.cache != "none":
+        if hook is not None and config.cache != "none" and self.model.attention.is_full:
             raise UserError(
                 "A hook does not work beside a cache, as it may edit what the cache holds; set "
                 "cache to none."
@@ -104,8 +104,8 @@ class Denoiser:
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
         block_BL = blocks_of(canvas, config, self.model.attention)
         is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
-        filling = Filling(canvas, canvas.free & is_wanted_BL)
-        self._waiting += rows_of(self.model, filling, config, block_BL.cpu(), seeds, hook, on_step)
+        filling = Filling(canvas, fillable(canvas, self.model.attention) & is_wanted_BL)
+        self._waiting += rows_of(self.model, filling, config, seeds, hook, on_step)
         return filling
 
     def remove(self, filling: Filling) -> None:
@@ -142,7 +142,7 @@ class Denoiser:
             token_N, confidence_N, rating_N, broken_N = self._propose(opened, states)
             packed.note_broken(opened.index, opened.step, broken_N)
             for row, step in zip(packed.rows, planned, strict=True):
-                row.has_begun |= step.num_open > 0
+                row.has_begun |= step.num_rated > 0
 
             # 3. Commit the best rated of each row, and all above its bound; the rest stay masked.
             with record_function("mosa.commit"):
@@ -160,7 +160,7 @@ class Denoiser:
         packed.look_at([row for row in packed.rows if row.is_watched])
         for row, step in zip(packed.rows, planned, strict=True):
             if row.broken_step is None and (row.monitors or row.hook is not None):
-                show_to_watchers(packed, row, states if step.num_open else None)
+                show_to_watchers(packed, row, states if step.num_rated else None)
 
         # 6. Report what has changed.
         heard = [row for row in heard if row.broken_step is None]
@@ -186,6 +186,9 @@ class Denoiser:
                 packed.count_masks(watched)
             for row in undecided:
                 row.planned = None if row.is_stopped else row.pace.next_step()
+                if row.has_ended:
+                    packed.finish(row)
+                    row.planned = None
             # A row whose logits choose no token gives its place up after its first step, or, where
             # they break later, when it would be full: all rows wait for each look.
             packed.look_at([row for row in undecided if row.planned is None or row.is_new])
@@ -213,10 +216,18 @@ class Denoiser:
 
     def _open(self, planned: Sequence[PlannedStep]) -> Opened:
         packed = self._packed
-        limits = torch.tensor([[step.block, step.count, step.step] for step in planned])
-        block_S, count_S, step_S = limits.to(packed.fields.device, non_blocking=True).unbind(1)
-        num = tuple(step.num_open for step in planned)
-        is_open_T = packed.is_masked_T & (packed.fields[BLOCK] <= block_S[packed.row_of_token_T])
+        limits = torch.tensor(
+            [[step.block, step.count, step.step, step.num_editable > 0] for step in planned]
+        )
+        limits = limits.to(packed.fields.device, non_blocking=True)
+        block_S, count_S, step_S, is_edited_S = limits.unbind(1)
+        num = tuple(step.num_rated for step in planned)
+        block_T, active_T = packed.fields[BLOCK], block_S[packed.row_of_token_T]
+        is_open_T = packed.is_masked_T & (block_T <= active_T)
+        if any(step.num_editable for step in planned):
+            is_written_T = packed.is_free_T & (packed.fields[POSITION] >= 0) & ~packed.is_masked_T
+            is_edited_T = is_edited_S[packed.row_of_token_T] == 1
+            is_open_T |= is_written_T & (block_T == active_T) & is_edited_T
         index_N = is_open_T.nonzero_static(size=sum(num))[:, 0]
         row_N = packed.row_of_token_T[index_N]
         return Opened(index_N, row_N, step_S[row_N], num, count_S)
@@ -269,6 +280,10 @@ class Denoiser:
         planned: Sequence[PlannedStep],
     ) -> None:
         packed, device = self._packed, rating_N.device
+        is_written_N = None
+        if any(step.num_editable for step in planned):
+            is_written_N = ~packed.is_masked_T[opened.index]
+            rating_N = rating_N.masked_fill(is_written_N, -torch.inf)
         rank_N = _ranks(rating_N, opened.row, opened.num)
         bounds = torch.tensor([step.bound for step in planned])
         is_committed_N = rank_N < opened.count[opened.row]
@@ -277,6 +292,12 @@ class Denoiser:
             factors = torch.tensor([row.config.factor or 0.0 for row in packed.rows])
             factor_N = factors.to(device, non_blocking=True)[opened.row]
             is_committed_N |= (factor_N > 0) & (rating_N >= 1 - factor_N / (rank_N + 2))
+        if any(row.config.entropy_bound is not None for row in packed.rows):
+            bounds = torch.tensor([row.config.entropy_bound or 0.0 for row in packed.rows])
+            bound_N = bounds.to(device, non_blocking=True)[opened.row]
+            is_committed_N |= _cumulative(-rating_N, rank_N, opened.row, opened.num) < bound_N
+        if is_written_N is not None:
+            is_committed_N |= self._edits(opened, is_written_N, token_N, confidence_N)
         for grid_T, values_N in (
             (packed.tokens_T, token_N),
             (packed.commit_step_T, opened.step),
@@ -286,6 +307,34 @@ class Denoiser:
         for row, step in zip(packed.rows, planned, strict=True):
             if not row.pace.is_watched:
                 row.filling.num_masked -= step.count
+
+    def _edits(
+        self,
+        opened: Opened,
+        is_written_N: Bool[Tensor, " N"],
+        token_N: Int[Tensor, " N"],
+        confidence_N: Float[Tensor, " N"],
+    ) -> Bool[Tensor, " N"]:
+        """Which written tokens are replaced: the model is surer of another token than the
+        threshold; what stood there is kept in the trace."""
+        packed = self._packed
+        limits = [row.config.edit_threshold for row in packed.rows]
+        limit_S = torch.tensor([torch.inf if limit is None else limit for limit in limits])
+        is_edited_N = is_written_N & (token_N != packed.tokens_T[opened.index])
+        is_edited_N &= confidence_N > limit_S.to(confidence_N.device)[opened.row]
+        is_edited_T = torch.zeros_like(packed.is_free_T)
+        is_edited_T[opened.index] = is_edited_N
+        for row, has_edited in zip(packed.rows, _any_by_row(is_edited_T, packed.rows), strict=True):
+            row.pace.has_edited = has_edited
+            if has_edited:
+                packed.note_undone(row, is_edited_T[row.shown])
+        return is_edited_N
+
+
+def _any_by_row(flag_T: Bool[Tensor, " T"], rows: Sequence[BatchRow]) -> list[bool]:
+    """Whether any token of each row has the flag."""
+    host_T = flag_T.cpu()
+    return [bool(host_T[row.place].any()) for row in rows]
 
 
 def _positions(slices: list[slice], total: int, device: torch.device) -> slice | Tensor:
@@ -307,6 +356,21 @@ def _ranks(
     rank_N = torch.empty_like(order_N)
     rank_N[order_N] = places_N - begins.to(row_N.device, non_blocking=True)[row_N]
     return rank_N
+
+
+def _cumulative(
+    values_N: Float[Tensor, " N"],
+    rank_N: Int[Tensor, " N"],
+    row_N: Int[Tensor, " N"],
+    num_open: Sequence[int],
+) -> Float[Tensor, " N"]:
+    """Each value with those of a better rank in its row added."""
+    begins = torch.tensor(list(accumulate(num_open, initial=0))[:-1]).to(row_N.device)
+    place_N = rank_N + begins[row_N]  # within its row's places, by rank
+    sorted_N = torch.empty_like(values_N)
+    sorted_N[place_N] = values_N
+    sums = [part.cumsum(0) for part in sorted_N.split(list(num_open))]
+    return torch.cat(sums)[place_N]
 
 
 def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:

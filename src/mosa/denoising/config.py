@@ -31,7 +31,8 @@ class DecoderConfig:
     """Denoising steps, spread evenly over the blocks (the first take the remainder), or by masks
     over the stages of a rule; not used with a threshold."""
     block_length: int | None = None
-    """Tokens in a block; blocks are filled left to right; null makes the response one block."""
+    """Tokens in a block; blocks are filled left to right; null makes the response one block, in a
+    block-causal model the blocks of its attention."""
     temperature: float = 0.0
     """Temperature at which tokens are drawn; 0 takes the likeliest."""
     top_p: float | None = None
@@ -43,19 +44,30 @@ class DecoderConfig:
     entropy, origin, left_to_right or right_to_left."""
     alg_temp: float | None = None
     """Above 0, draws positions from softmax(confidence / alg_temp) instead of taking the best."""
-    schedule: Literal["even", "timesteps"] = "even"
+    schedule: Literal["even", "timesteps", "rounded"] = "even"
     """Commits per step: even takes as many in each, timesteps a share 1 - s/t of what is masked,
-    for times t > s on a line from 1 to 0.001."""
+    for times t > s on a line from 1 to 0.001, rounded the nearest number to such a share, on a line
+    from 1 to 0."""
     threshold: float | None = None
     """Commits every position of at least this confidence, and always the best, until its block is
-    full; approximate."""
+    full; approximate, but for models whose blocks are counted from the prompt, where it commits
+    what lies above it beside what steps ask for, as published."""
+    entropy_bound: float | None = None
+    """Commits the surest positions as long as their entropies add up to less than this, in nats,
+    and always the best; with remasking: entropy."""
+    edit_threshold: float | None = None
+    """Replaces what is written in the open block by another token of which the model is surer than
+    this."""
+    max_post_steps: int = 16
+    """With edit_threshold: how often a block without masks is looked at again, at most."""
     factor: float | None = None
     """Commits the n best of a block together if the n-th has a confidence of at least
     1 - factor / (n + 1), and always the best; approximate."""
     cache: Literal["none", "prefix", "dual"] = "none"
     """What is recomputed in a step: everything (none); the active block and all after it
     (prefix); or only the active block (dual), the rest as it was when the block began;
-    approximate, but for prefix in block-causal attention."""
+    approximate. In block-causal attention keys are kept where they stay right, whatever this
+    says."""
     cache_refresh: int | None = None
     """With a cache, everything is also recomputed after this many steps of a block; null does so
     only at the beginning of each block."""
@@ -89,6 +101,7 @@ class DecoderConfig:
             "top_k",
             "cache_refresh",
             "stop_after",
+            "max_post_steps",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -96,7 +109,8 @@ class DecoderConfig:
         for name in ("max_new_tokens", "steps"):
             if getattr(self, name) > MOST:
                 raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}.")
-        for name in ("temperature", "cfg_scale", "alg_temp", "threshold", "factor"):
+        numbers = ("temperature", "cfg_scale", "alg_temp", "threshold", "factor")
+        for name in (*numbers, "entropy_bound", "edit_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{name} must be a number from 0 up, not {value}.")
@@ -105,7 +119,7 @@ class DecoderConfig:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
         self._check_choice("remasking", tuple(ORDERS))
-        self._check_choice("schedule", ("even", "timesteps"))
+        self._check_choice("schedule", ("even", "timesteps", "rounded"))
         self._check_choice("end_tokens", ("allow", "forbid", "forbid_eos", "suppress"))
         self._check_choice("cache", ("none", "prefix", "dual"))
         self._check_rules()
@@ -114,10 +128,14 @@ class DecoderConfig:
                 f"The order {self.order.name} has no confidence for threshold, factor or alg_temp "
                 "to work on; leave them out or choose another order."
             )
-        given = [n for n in ("threshold", "factor") if getattr(self, n) is not None]
+        given = [
+            n for n in ("threshold", "factor", "entropy_bound") if getattr(self, n) is not None
+        ]
         given += ["alg_temp"] if self.alg_temp else []
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} exclude each other; leave one of them out.")
+        if self.entropy_bound is not None and self.order.name != "entropy":
+            raise UserError("entropy_bound adds up entropies; set remasking to entropy for it.")
         if self.cache == "none" and self.cache_refresh is not None:
             raise UserError("cache_refresh needs a cache; set cache to prefix or dual.")
         num_blocks = -(-self.max_new_tokens // (self.block_length or self.max_new_tokens))
@@ -191,14 +209,19 @@ class DecoderConfig:
     @property
     def has_plan(self) -> bool:
         """Whether the schedule decides how many positions a step commits, and not confidence."""
-        return self.threshold is None and self.factor is None
+        return self.threshold is None and self.factor is None and self.entropy_bound is None
 
     def approximations(self, attention: AttentionPattern) -> tuple[str, ...]:
         """The settings that trade agreement with the published loop for speed, in a model of this
-        attention."""
-        names = [name for name in ("threshold", "factor") if getattr(self, name) is not None]
-        is_exact = self.cache == "prefix" and attention.prefix_cache_is_exact
-        return tuple(names if self.cache == "none" or is_exact else [*names, "cache"])
+        attention.
+
+        In block-causal attention a cache is exact and always there, and a threshold is part of the
+        published loops.
+        """
+        names = ("factor",) if attention.shares_prompt else ("threshold", "factor")
+        found = [name for name in names if getattr(self, name) is not None]
+        has_cache = self.cache != "none" and attention.is_full
+        return tuple([*found, "cache"] if has_cache else found)
 
 
 TESTBED_DECODER = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)

@@ -28,10 +28,11 @@ def show_to_watchers(packed: PackedRows, row: BatchRow, states: PassStates | Non
 def _view(packed: PackedRows, row: BatchRow, states: PassStates | None) -> RowView:
     assert row.planned is not None
     step, begin, guidance = row.planned.step, row.begin, row.config.guidance
-    computed = torch.arange(row.length if states is not None else 0, device=packed.fields.device)
-    at = row.place
+    num_shown = len(row.columns)
+    computed = torch.arange(num_shown if states is not None else 0, device=packed.fields.device)
+    at = row.shown
     if states is not None and states.computed is not None:
-        is_mine = (states.computed >= row.begin) & (states.computed < row.begin + row.length)
+        is_mine = (states.computed >= row.begin) & (states.computed < row.begin + num_shown)
         where = is_mine.nonzero()[:, 0]
         computed = states.computed[where] - row.begin
         at = slice(int(where[0]), int(where[-1]) + 1)  # the tokens of a row are side by side
@@ -47,10 +48,10 @@ def _view(packed: PackedRows, row: BatchRow, states: PassStates | None) -> RowVi
     return RowView(
         number=row.number,
         step=step,
-        tokens=packed.tokens_T[row.place].clone(),
-        positions=packed.fields[POSITION, row.place],
-        is_free=packed.is_free_T[row.place],
-        commit_step=packed.commit_step_T[row.place].clone(),
+        tokens=packed.tokens_T[row.shown].clone(),
+        positions=packed.fields[POSITION, row.shown],
+        is_free=packed.is_free_T[row.shown],
+        commit_step=packed.commit_step_T[row.shown].clone(),
         mask_token_id=packed.model.mask_token_id,
         computed=computed,
         read_logits=lambda index: made().of_tokens(guidance, index + begin),
@@ -61,9 +62,9 @@ def _view(packed: PackedRows, row: BatchRow, states: PassStates | None) -> RowVi
 def _act(packed: PackedRows, row: BatchRow, name: str, editor: str, action: Action | None) -> None:
     if action is None:
         return
-    edited_n = packed.tokens_T[row.place] if action.tokens is None else action.tokens
+    edited_n = packed.tokens_T[row.shown] if action.tokens is None else action.tokens
     if action.stop:
-        is_left_n = packed.is_free_T[row.place] & (edited_n == packed.model.mask_token_id)
+        is_left_n = packed.is_free_T[row.shown] & (edited_n == packed.model.mask_token_id)
         edited_n = edited_n.masked_fill(is_left_n, packed.model.eos_token_id)
     if action.tokens is not None or action.stop:
         packed.edit(row, editor, edited_n)

@@ -98,6 +98,7 @@ def log_likelihood_bound(
                 masked.tokens,
                 None if attention_BL is None else attention_BL[row_M],
                 columns_R,
+                response_start=canvas.response_start,
                 given=(canvas.attention_mask & ~eligible_BL)[row_M],
                 cfg_scale=cfg_scale,
             )
@@ -121,14 +122,18 @@ def guided_logits(
     attention_mask: Bool[Tensor, "M L"] | None,
     columns: Int[Tensor, " R"],
     *,
+    response_start: int,
     given: Bool[Tensor, "M L"],
     cfg_scale: float,
 ) -> Float[Tensor, "M R V"]:
     """The logits of the columns, guided away from a canvas in which `given` is masked as well."""
     if cfg_scale == 0:
-        return model.logits(tokens, attention_mask, columns)
+        return model.logits(tokens, attention_mask, columns, response_start=response_start)
     guidance = ClassifierFree(scale=cfg_scale)
     blind_ML = guidance.other_tokens(tokens, given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
-    logits_MRV, blind_MRV = model.logits(torch.cat([tokens, blind_ML]), twice, columns).chunk(2)
+    both_MRV = model.logits(
+        torch.cat([tokens, blind_ML]), twice, columns, response_start=response_start
+    )
+    logits_MRV, blind_MRV = both_MRV.chunk(2)
     return guidance.combine(logits_MRV, blind_MRV)

@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from mosa.denoising.rows import FREE, BatchRow, PackedRows
 from mosa.denoising.rules import Guidance
 from mosa.families.base import DiffusionLM
-from mosa.families.packed import Selection, places
+from mosa.families.packed import Selection, Visible, places
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,11 @@ def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStat
     """
     packed.count_pass()
     with record_function("mosa.network"):
-        queries, read_T = _queries(model, packed), packed.read_T
+        read_T, visible = packed.read_T, None
+        if model.attention.is_full:
+            queries = _queries(packed, shifted=model.family.logits_shifted)
+        else:
+            queries, visible = _block_causal_queries(model, packed)
         monitors = [monitor for row in packed.rows for monitor, _ in row.monitors]
         hidden = {layer: torch.empty(0) for monitor in monitors for layer in monitor.layers}
         reads_all = bool(hidden) or any(monitor.reads_logits for monitor in monitors)
@@ -101,6 +105,7 @@ def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStat
             queries=queries,
             asked=asked,
             cache=packed.cache,
+            visible=visible,
             hidden=hidden,
         )
         computed = None if queries is None else queries.index
@@ -135,8 +140,40 @@ def _second_pass(
     return states, places(index, len(packed.read_T))[packed.read_T]
 
 
-def _queries(model: DiffusionLM, packed: PackedRows) -> Selection | None:
-    """The tokens that are recomputed; None for all of them."""
+def _block_causal_queries(model: DiffusionLM, packed: PackedRows) -> tuple[Selection, Visible]:
+    """What is computed in block-causal attention, and what of each row is there for it.
+
+    The blocks to come are invisible. The blocks before the first with a mask have their keys and
+    values since the pass after their last change, so nothing is computed twice and nothing is
+    approximated.
+    """
+    chosen, counts, to_all = [], [], True
+    for row in packed.rows:
+        planned = row.planned
+        assert planned is not None
+        if not planned.num_rated:
+            chosen.append(torch.arange(0))
+            counts.append(row.length)
+            continue
+        opened = (row.host_block >= 0) & (row.host_block <= planned.block)
+        last = int(opened.nonzero()[-1, 0])
+        end = min(model.attention.end_of_block(last, row.shift), row.length)
+        begin = row.num_settled
+        if model.family.logits_shifted:  # the first of a block is read to its left
+            begin = max(0, begin - 1)
+        to_all &= begin >= model.attention.begin_of_block(end - 1, row.shift)
+        chosen.append(torch.arange(row.begin + begin, row.begin + end))
+        counts.append(end)
+        # What this step writes changes the keys of its block, and of those that follow.
+        first = int((row.host_block >= planned.first_open).nonzero()[0, 0])
+        row.num_settled = model.attention.begin_of_block(first, row.shift)
+    index = torch.cat(chosen).to(packed.fields.device, non_blocking=True)
+    visible = Visible(tuple(counts), tuple(row.shift for row in packed.rows), to_all)
+    return Selection(index, tuple(map(len, chosen))), visible
+
+
+def _queries(packed: PackedRows, *, shifted: bool) -> Selection | None:
+    """The tokens that are recomputed in full attention; None for all of them."""
     if packed.cache is None:
         return None
     chosen = []
@@ -156,9 +193,7 @@ def _queries(model: DiffusionLM, packed: PackedRows) -> Selection | None:
         is_active = row.host_block == planned.block
         if config.cache == "prefix":
             is_active = row.host_block >= planned.block
-            if model.attention.prefix_cache_is_exact:  # also where blocks begin elsewhere
-                is_active = model.attention.affected(is_active)
-        if model.family.logits_shifted:  # the first of a block is read to its left
+        if shifted:  # the first of a block is read to its left
             is_active[:-1] |= is_active[1:].clone()
         chosen.append(row.begin + is_active.nonzero()[:, 0])
     counts = tuple(map(len, chosen))

@@ -1,6 +1,7 @@
 """The rows of a batch, laid end to end: what is kept of each of their tokens, and of each row.
 
-# S rows of the batch, B rows and L columns of a canvas, T tokens of all rows, n tokens of a row
+# S rows of the batch, B rows and L columns of a canvas, T tokens of all rows, n tokens of a row on
+# its canvas, m tokens of a row with those that fill its last block
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from torch import Tensor
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.noise import row_keys
 from mosa.denoising.rules import Action, Monitor, RowView
-from mosa.denoising.schedule import Pace, PlannedStep
+from mosa.denoising.schedule import (
+    Pace,
+    PlannedStep,
+    blocks_of,
+    length_of_blocks,
+    wanted_blocks,
+)
 from mosa.denoising.trace import Filling, Remasking
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import KeyValueCache
@@ -70,17 +77,23 @@ class BatchRow:
     config: DecoderConfig
     pace: Pace
     columns: Int[Tensor, " n"]
-    """The canvas column of each token; padding has none."""
-    fields: Int[Tensor, "9 n"]
+    """The canvas column of each token; padding has none. In a family whose last block is a whole
+    one, masks that follow the canvas fill it up; they are the row's last tokens, without a column.
+    """
+    fields: Int[Tensor, "9 m"]
     """What the batch keeps of every token, as it was when the row was added."""
-    host_block: Int[Tensor, " n"]
+    host_block: Int[Tensor, " m"]
     """The block of each token; -1 in the prompt, where it is never active."""
+    shift: int
+    """How many places of its first block come before the row's first token."""
     hook: Hook | None
     on_step: OnStep | None
     monitors: list[tuple[Monitor, Any]] = field(default_factory=list)
     """The decoder's monitors, each with its state of this row."""
     planned: PlannedStep | None = None
     """The step that the row takes now."""
+    ended_block: int | None = None
+    """Where tokens can be edited: the first block that holds an end token."""
     is_stopped: bool = False
     """Whether a monitor has ended the row."""
     begin: int = 0
@@ -95,11 +108,23 @@ class BatchRow:
     """The first step at which logits of the row chose no token, as far as it is known."""
     cached_steps: int = 0
     """Steps since everything was recomputed."""
+    num_settled: int = 0
+    """In block-causal attention: how many tokens, from the first on, have keys and values that stay
+    right whatever the next steps write."""
 
     @property
     def is_watched(self) -> bool:
         """Whether somebody looks at the row after each of its steps."""
         return bool(self.monitors) or self.hook is not None or self.on_step is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether tokens can be edited and a block that is closed holds an end token, behind which
+        nothing is asked for."""
+        is_closed = self.planned is None or (
+            self.ended_block is not None and self.ended_block < self.planned.block
+        )
+        return self.config.stop_when_finished and self.ended_block is not None and is_closed
 
     @property
     def is_new(self) -> bool:
@@ -108,7 +133,12 @@ class BatchRow:
 
     @property
     def length(self) -> int:
-        return len(self.columns)
+        return len(self.host_block)
+
+    @property
+    def shown(self) -> slice:
+        """The tokens that are on the canvas."""
+        return slice(self.begin, self.begin + len(self.columns))
 
     @property
     def place(self) -> slice:
@@ -119,13 +149,17 @@ def rows_of(
     model: DiffusionLM,
     filling: Filling,
     config: DecoderConfig,
-    blocks: Int[Tensor, "B L"],
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
 ) -> list[BatchRow]:
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
-    canvas = filling.canvas
+    canvas, attention = filling.canvas, model.attention
+    blocks = blocks_of(canvas, config, attention).cpu()
+    is_last_wanted = wanted_blocks(blocks, canvas.response_start, config.stop_after)[:, -1]
+    block_length = None
+    if attention.shares_prompt and config.stages is None:
+        block_length = length_of_blocks(config, attention)
     positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
     host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
     seeds_B = torch.tensor(seeds, dtype=torch.long)
@@ -152,17 +186,30 @@ def rows_of(
                 torch.full_like(tokens, NOT_BROKEN),
             ]
         )
+        num_prompt = int((positions < 0).sum())
+        host_block = block.masked_fill((positions < 0) & ~free, -1)
+        if attention.shares_prompt and bool(is_last_wanted[number]):
+            assert attention.block_length is not None
+            num_more = -len(columns) % attention.block_length
+            more = fields[:, -1:].repeat(1, num_more)
+            more[TOKEN], more[FREE] = model.mask_token_id, 1
+            more[POSITION] += torch.arange(1, num_more + 1)
+            more[POSITION_ID] += torch.arange(1, num_more + 1)
+            fields = torch.cat([fields, more], dim=1)
+            host_block = torch.cat([host_block, more[BLOCK]])
+            filling.num_masked += num_more
         num_blocks = int(blocks[number].max()) + 1
-        num_masked = torch.bincount(block[free], minlength=num_blocks).tolist()
+        num_masked = torch.bincount(fields[BLOCK][fields[FREE] == 1], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(
                 filling=filling,
                 number=number,
                 config=config,
-                pace=Pace(config, num_masked, has_hook=hook is not None),
+                pace=Pace(config, num_masked, block_length=block_length, has_hook=hook is not None),
                 columns=columns.to(canvas.tokens.device),
                 fields=fields,
-                host_block=block.masked_fill((positions < 0) & ~free, -1),
+                host_block=host_block,
+                shift=attention.shift(num_prompt),
                 hook=hook,
                 on_step=on_step,
                 monitors=[(monitor, monitor.start(model)) for monitor in config.monitors],
@@ -180,6 +227,7 @@ class PackedRows:
         self.lengths: tuple[int, ...] = ()
         self.fields = torch.empty(9, 0, dtype=torch.long, device=model.device)
         self.confidence_T = torch.empty(0, device=model.device)
+        self.ends = torch.tensor(model.end_token_ids)
         self.cache: KeyValueCache | None = None
 
     @property
@@ -216,15 +264,15 @@ class PackedRows:
                 fields.append(row.fields.to(device, non_blocking=True))
                 confidences.append(torch.full((row.length,), torch.nan, device=device))
                 index.append(torch.zeros(row.length, dtype=torch.long))
-        is_cached = any(row.config.cache != "none" for row in rows)
-        if not is_cached:
+        self.lengths = tuple(row.length for row in rows)
+        is_block_causal = not self.model.attention.is_full
+        if not rows or not (is_block_causal or any(row.config.cache != "none" for row in rows)):
             self.cache = None
-        elif self.cache is None:
+        elif self.cache is None or not self.cache.layers:
             self.cache = KeyValueCache()
-        elif kept:
+        else:
             self.cache.repack(torch.cat(index).to(device, non_blocking=True))
         self.rows = rows
-        self.lengths = tuple(row.length for row in rows)
         for row, begin in zip(rows, accumulate(self.lengths, initial=0), strict=False):
             row.begin = begin
         if rows:
@@ -245,12 +293,21 @@ class PackedRows:
         """Counts the masks in the rows' blocks for their plans: the only synchronization of a step
         without monitors, hooks and listeners."""
         is_masked = self.is_masked_T.cpu()
+        edits = any(row.config.edit_threshold is not None for row in rows)
+        tokens = self.tokens_T.cpu() if edits else None
         before: dict[int, int] = {}
         for row in rows:
             before[id(row.filling)] = before.get(id(row.filling), 0) + sum(row.pace.num_masked)
             blocks = row.host_block[is_masked[row.place]]
             num_blocks = len(row.pace.num_masked)
             row.pace.num_masked = torch.bincount(blocks, minlength=num_blocks).tolist()
+            if tokens is not None and row.config.edit_threshold is not None:
+                is_written = (row.fields[FREE] == 1) & (row.fields[POSITION] >= 0)
+                is_written &= ~is_masked[row.place]
+                blocks = row.host_block[is_written]
+                row.pace.num_written = torch.bincount(blocks, minlength=num_blocks).tolist()
+                is_end = is_written & torch.isin(tokens[row.place], self.ends)
+                row.ended_block = int(row.host_block[is_end].min()) if bool(is_end.any()) else None
         fillings = {id(row.filling): row.filling for row in rows}
         for key, filling in fillings.items():
             now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
@@ -275,7 +332,7 @@ class PackedRows:
 
     def count_pass(self) -> None:
         """Counts a forward pass for each row that would need it by itself, and for its canvas."""
-        has_open = [row for row in self.rows if row.planned is not None and row.planned.num_open]
+        has_open = [row for row in self.rows if row.planned is not None and row.planned.num_rated]
         fillings = {id(row.filling): row.filling for row in has_open}
         for row in has_open:
             row.filling.trace.row_forward_passes[row.number] += 1
@@ -285,7 +342,9 @@ class PackedRows:
     def rest_of_finished_rows(self, ends: Int[Tensor, " n"]) -> Bool[Tensor, " T"]:
         """The masks of every row in which all before the first generated end token is filled."""
         device = self.fields.device
-        stops_S = torch.tensor([row.config.stop_when_finished for row in self.rows], device=device)
+        # Where tokens can be edited, an end counts when its block is closed (`finish`).
+        stops = [r.config.stop_when_finished and r.config.edit_threshold is None for r in self.rows]
+        stops_S = torch.tensor(stops, device=device)
         is_end_T = torch.isin(self.tokens_T, ends) & self.is_free_T & (self.fields[POSITION] >= 0)
         num_ends_T = is_end_T.cumsum(0)
         before_S = torch.cat([num_ends_T.new_zeros(1), num_ends_T])[self.begins_S]
@@ -297,57 +356,72 @@ class PackedRows:
         is_finished_S = (num_waiting_S == 0) & stops_S
         return is_masked_T & is_after_end_T & is_finished_S[self.row_of_token_T]
 
+    def finish(self, row: BatchRow) -> None:
+        """Fills what is left of a row with end-of-text."""
+        is_left_n = self.is_masked_T[row.place]
+        self.tokens_T[row.place].masked_fill_(is_left_n, self.model.eos_token_id)
+        self.commit_step_T[row.place].masked_fill_(is_left_n, row.pace.num_taken - 1)
+
     def write_back(self, row: BatchRow) -> None:
         """Copies the row to the trace of its canvas."""
         trace, number = row.filling.trace, row.number
-        trace.tokens[number, row.columns] = self.tokens_T[row.place]
-        trace.commit_step[number, row.columns] = self.commit_step_T[row.place]
-        trace.confidence[number, row.columns] = self.confidence_T[row.place]
+        trace.tokens[number, row.columns] = self.tokens_T[row.shown]
+        trace.commit_step[number, row.columns] = self.commit_step_T[row.shown]
+        trace.confidence[number, row.columns] = self.confidence_T[row.shown]
 
     def edit(self, row: BatchRow, editor: str, edited: Int[Tensor, " n"]) -> None:
         """Makes the tokens of an editor (its hook, or a rule) the row's; UserError if it changed
         what is pinned."""
         assert row.planned is not None
         # Views: what is written to them is written to the batch.
-        tokens_n, commit_n = self.tokens_T[row.place], self.commit_step_T[row.place]
-        confidence_n = self.confidence_T[row.place]
+        tokens_n, commit_n = self.tokens_T[row.shown], self.commit_step_T[row.shown]
+        confidence_n = self.confidence_T[row.shown]
         if edited.shape != tokens_n.shape:
             raise UserError(
                 f"{editor} returned a tensor of shape {list(edited.shape)}; return all tokens of "
                 f"the row, {list(tokens_n.shape)}, or None."
             )
         is_edited_n = edited != tokens_n
-        if bool((is_edited_n & ~self.is_free_T[row.place]).any()):
+        if bool((is_edited_n & ~self.is_free_T[row.shown]).any()):
             raise UserError(
                 f"{editor} changed a prompt or pinned token, which stay as they are; edit free "
                 "positions only, or sample from a new canvas."
             )
-        is_undone_n = is_edited_n & (commit_n >= 0)
+        self.note_undone(row, is_edited_n & (commit_n >= 0))
+        if not self.model.attention.is_full and bool(is_edited_n.any()):
+            first = int(is_edited_n.nonzero()[0, 0])
+            settled = self.model.attention.begin_of_block(first, row.shift)
+            row.num_settled = min(row.num_settled, settled)
+        tokens_n.copy_(edited)
+        commit_n.masked_fill_(is_edited_n, row.planned.step)
+        commit_n.masked_fill_(is_edited_n & (edited == self.model.mask_token_id), -1)
+        confidence_n.masked_fill_(is_edited_n, torch.nan)
+
+    def note_undone(self, row: BatchRow, is_undone_n: Bool[Tensor, " n"]) -> None:
+        """Keeps in the trace what stands at some of the row's tokens, which something else will
+        replace."""
+        assert row.planned is not None
         if bool(is_undone_n.any()):
             row.filling.trace.remasks.append(
                 Remasking(
                     step=row.planned.step,
                     row=row.number,
                     columns=row.columns[is_undone_n],
-                    tokens=tokens_n[is_undone_n],
-                    commit_steps=commit_n[is_undone_n],
-                    confidences=confidence_n[is_undone_n],
+                    tokens=self.tokens_T[row.shown][is_undone_n],
+                    commit_steps=self.commit_step_T[row.shown][is_undone_n],
+                    confidences=self.confidence_T[row.shown][is_undone_n],
                 )
             )
-        tokens_n.copy_(edited)
-        commit_n.masked_fill_(is_edited_n, row.planned.step)
-        commit_n.masked_fill_(is_edited_n & (edited == self.model.mask_token_id), -1)
-        confidence_n.masked_fill_(is_edited_n, torch.nan)
 
     def changes_of(self, row: BatchRow, before_T: Int[Tensor, " T"]) -> StepChanges:
         """What its step has changed in a row, given the tokens of all rows before it."""
         assert row.planned is not None
-        tokens_n = self.tokens_T[row.place]
-        where = (tokens_n != before_T[row.place]).nonzero()[:, 0]
+        tokens_n = self.tokens_T[row.shown]
+        where = (tokens_n != before_T[row.shown]).nonzero()[:, 0]
         return StepChanges(
             row=row.number,
             step=row.planned.step,
-            positions=self.fields[POSITION, row.place][where].tolist(),
+            positions=self.fields[POSITION, row.shown][where].tolist(),
             tokens=tokens_n[where].tolist(),
-            confidences=self.confidence_T[row.place][where].tolist(),
+            confidences=self.confidence_T[row.shown][where].tolist(),
         )

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -51,12 +52,18 @@ def commit_fraction(schedule: str, slot: int, num_slots: int) -> float | Tensor:
     """Which share of the positions still masked goes in step `slot` of a block's `num_slots`.
 
     `even` is 1 / (steps left). `timesteps` is 1 - s/t for times t > s on a line from 1 to 0.001,
-    in float32 as in Dream's `_sample`, since rounding it decides. The last step takes everything.
+    in float32 as in Dream's `_sample`, since rounding it decides. `rounded` is 1 - s/t for times
+    t > s on a line from 1 to 0, each as 1 - (1 - t) in float32, which decides as well: that is the
+    `LinearAlphaScheduler` of dllm (repository ZHZisZZ/dllm). The last step takes everything.
     """
     if slot == num_slots - 1:
         return 1.0
     if schedule == "even":
         return 1 / (num_slots - slot)
+    if schedule == "rounded":
+        one = torch.tensor(1.0)
+        shares = [one - (one - (num_slots - n) / num_slots) for n in (slot, slot + 1)]
+        return 1 - float(shares[1] / shares[0])
     times = torch.linspace(1, 1e-3, num_slots + 1)
     return 1 - times[slot + 1] / times[slot]
 
@@ -67,9 +74,12 @@ def commit_count(schedule: str, num_masked: int, slot: int, num_slots: int) -> i
     `even` rounds up: 10 positions in 4 steps go 3, 3, 2, 2, the remainder first, which is LLaDA's
     `get_num_transfer_tokens`, and evens out what a hook fills or masks on the way. `timesteps`
     rounds down as Dream does: 8 positions in 4 steps go 1, 2, 2, 3 (of 8, 7, 5 and 3 still left).
+    `rounded` rounds to the nearest, a half to the even one: 5 positions in 2 steps go 2 and 3.
     """
     if schedule == "even":
         return -(-num_masked // (num_slots - slot))
+    if schedule == "rounded":
+        return round(num_masked * float(commit_fraction(schedule, slot, num_slots)))
     return int(num_masked * commit_fraction(schedule, slot, num_slots))
 
 
@@ -79,20 +89,41 @@ def blocks_of(
     """The block of each position, from 0, or its stage where a rule has stages; masks inside the
     prompt go with the first block.
 
-    Blocks begin where the family's begin (`AttentionPattern.decoding_begins`). Counted from the
-    sequence, a prompt of 6 tokens leaves 2 of the response to the first block of 4.
+    A block-causal network has blocks of its own, which are filled one after the other unless the
+    config sets others. They begin where its attention has them begin: counted from the sequence, a
+    prompt of 6 tokens leaves 2 of the response to the first block of 4.
     """
     device = canvas.tokens.device
     positions_L = torch.arange(canvas.tokens.shape[1], device=device) - canvas.response_start
-    block_length = config.block_length or config.max_new_tokens
+    block_length = length_of_blocks(config, attention)
     shared_B1 = torch.zeros(len(canvas.tokens), 1, dtype=torch.long, device=device)
-    if config.block_length is not None and attention.decoding_begins == "sequence":
+    if attention.shares_prompt:
         prompt_BP = canvas.attention_mask[:, : canvas.response_start]
         shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % block_length
     block_BL = (positions_L.clamp(min=0) + shared_B1) // block_length
     if config.stages is None:
         return block_BL
     return config.stages.stage_of(positions_L.expand_as(block_BL), block_BL)
+
+
+def length_of_blocks(config: DecoderConfig, attention: AttentionPattern) -> int:
+    """The tokens of a block: as the config says, or the network, or all."""
+    return config.block_length or attention.block_length or config.max_new_tokens
+
+
+def fillable(canvas: Canvas, attention: AttentionPattern) -> Bool[Tensor, "B L"]:
+    """The masks that can be filled.
+
+    Of a prompt in block-causal attention only what shares a block with the response: the blocks
+    before it are read once and never denoised (repositories JetAstra/SDAR and ZHZisZZ/dllm).
+    """
+    if attention.block_length is None:
+        return canvas.free
+    columns_L = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
+    prompt_BP = canvas.attention_mask[:, : canvas.response_start]
+    shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % attention.block_length
+    first_B1 = canvas.response_start - (shared_B1 if attention.shares_prompt else 0)
+    return canvas.free & (columns_L >= first_B1)
 
 
 def wanted_blocks(
@@ -118,10 +149,25 @@ class PlannedStep:
     """How many positions the row commits at least."""
     bound: float
     """The confidence from which on a position is committed beyond the count."""
+    first_open: int
+    """The first block that has masks before the step; the active one where none has."""
+    num_editable: int = 0
+    """How many written tokens of the active block may be replaced."""
+
+    @property
+    def num_rated(self) -> int:
+        """For how many positions a token is proposed."""
+        return self.num_open + self.num_editable
 
 
-def _steps_of(config: DecoderConfig, num_masked: Sequence[int]) -> list[int]:
-    """The steps of each block, or stage; UserError where one would have none."""
+def _steps_of(
+    config: DecoderConfig, num_masked: Sequence[int], block_length: int | None
+) -> list[int]:
+    """The steps of each block, or stage; UserError where one would have none.
+
+    Where whole blocks of `block_length` are counted from the prompt's first token, each has as many
+    steps as if the response filled whole blocks.
+    """
     if config.stages is not None:
         num_stages = sum(n > 0 for n in num_masked)
         if config.steps < num_stages:
@@ -130,6 +176,14 @@ def _steps_of(config: DecoderConfig, num_masked: Sequence[int]) -> list[int]:
                 f"{config.stages.name} makes of the response; give every stage at least one step."
             )
         return spread_by_masks(config.steps, num_masked)
+    if block_length is not None:
+        num_whole = -(-config.max_new_tokens // block_length)
+        if config.steps < num_whole:
+            raise UserError(
+                f"steps={config.steps} is too few for the {num_whole} blocks of {block_length} "
+                "tokens that the response takes; give every block at least one step."
+            )
+        return [min(config.steps // num_whole, block_length)] * len(num_masked)
     if config.steps < len(num_masked):
         raise UserError(
             f"steps={config.steps} is too few for the {len(num_masked)} blocks of "
@@ -147,22 +201,46 @@ class Pace:
     `num_masked` be read from the device before each step.
     """
 
-    def __init__(self, config: DecoderConfig, num_masked: Sequence[int], *, has_hook: bool) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        num_masked: Sequence[int],
+        *,
+        block_length: int | None,
+        has_hook: bool,
+    ) -> None:
         self.config = config
         self.num_masked = list(num_masked)
         """How many masks each block has before the next step."""
+        self.num_written = [0] * len(self.num_masked)
+        """How many tokens of the response the sampler has written in each block."""
+        self.block_length = block_length
+        """The tokens of a whole block where blocks are counted from the prompt's first token, so
+        that a block with fewer masks commits as many of them in a step as a whole one."""
+        self.has_edited = False
+        """Whether the latest step replaced what was written."""
+        self.num_post_steps = 0
+        """Steps in the active block that began without a mask in it."""
+        self.active: int | None = None
+        """The block of the latest step."""
+        self.num_planned = 0
+        """Steps of the plan so far; those that only edit are not in it."""
         self.has_hook = has_hook
         self.is_watched = (
             has_hook
             or not config.has_plan
+            or config.edit_threshold is not None
             or config.order.commits_by_chance
             or bool(config.monitors)
             or config.stop_when_finished
         )
         # Without a plan confidence decides how many steps a block takes.
-        self.plan = step_plan(_steps_of(config, num_masked)) if config.has_plan else []
+        has_plan = config.has_plan or block_length is not None
+        self.plan = step_plan(_steps_of(config, num_masked, block_length)) if has_plan else []
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
+        if config.edit_threshold is not None:
+            self.limit += config.max_post_steps * len(num_masked)
         self.num_taken = 0
         """Steps so far, those without work included."""
 
@@ -170,28 +248,62 @@ class Pace:
         """The next step with work, or None if the row is full; with a hook every planned step is
         taken, for the hook to see."""
         while True:
-            step = self.num_taken
-            is_planned = step < len(self.plan)
+            step, edited = self.num_taken, self._edited_block()
+            if edited is not None:
+                self.num_taken += 1
+                self.num_post_steps += 1
+                num_editable = self.num_written[edited]
+                return PlannedStep(step, edited, 0, 0, NEVER, edited, num_editable)
+            planned = self.num_planned
+            is_planned = planned < len(self.plan)
             if not any(self.num_masked) and not (self.has_hook and is_planned):
                 return None
             self.num_taken += 1
-            if is_planned:
-                block = self.plan[step][0]
-            else:
-                block = next((b for b, n in enumerate(self.num_masked) if n), 0)
+            self.num_planned += 1
+            first_open = next((b for b, n in enumerate(self.num_masked) if n), None)
+            block = self.plan[planned][0] if is_planned else first_open or 0
             num_open = sum(self.num_masked[: block + 1])
-            count, bound = self._count(step, num_open)
+            count, bound = self._count(planned, num_open)
             if self.has_hook or (num_open and (count or bound < NEVER)):
+                first = block if first_open is None else min(first_open, block)
+                is_edited = self.config.edit_threshold is not None
+                num_editable = self.num_written[block] if is_edited else 0
                 if not self.is_watched:  # all blocks before this one are full
                     self.num_masked[block] -= count
-                return PlannedStep(step, block, num_open, count, bound)
+                if block != self.active:
+                    self.active, self.num_post_steps = block, 0
+                return PlannedStep(step, block, num_open, count, bound, first, num_editable)
+
+    def _edited_block(self) -> int | None:
+        """The block that has no masks left and may still be edited: until a step that began without
+        masks edits nothing, and for so many steps at most."""
+        if self.config.edit_threshold is None or self.active is None:
+            return None
+        if any(self.num_masked[: self.active + 1]) or not self.num_written[self.active]:
+            return None
+        is_settled = self.num_post_steps > 0 and not self.has_edited
+        if is_settled or self.num_post_steps >= self.config.max_post_steps:
+            return None
+        return self.active
 
     def _count(self, step: int, num_open: int) -> tuple[int, float]:
         """How many positions the row commits at least, and from which confidence on more."""
         config = self.config
-        if not config.has_plan:
+        bound = NEVER if config.threshold is None else config.threshold
+        if not self.plan:
             self._check_end(step)
-            return min(num_open, 1), NEVER if config.threshold is None else config.threshold
+            return min(num_open, 1), bound
+        if self.block_length is not None and self.config.schedule == "even":
+            if step >= len(self.plan):
+                self._check_end(step)
+                return min(num_open, 1), bound
+            # A block commits what lies strictly above the threshold, and what a whole block would.
+            _, slot, num_slots = self.plan[step]
+            share = self.block_length // num_slots + (slot < self.block_length % num_slots)
+            above = (
+                bound if bound == NEVER else float(np.nextafter(np.float32(bound), np.float32(2)))
+            )
+            return min(num_open, share), above
         if step >= len(self.plan):  # masks were left after the last step: continue at the same pace
             self._check_end(step)
             return min(num_open, self.leftover_count), NEVER

@@ -19,16 +19,17 @@ class AttentionPattern:
     """Which positions of a row see which: all see all, or block-causal where blocks have a length.
 
     In a block-causal pattern a position sees its own block and those before it (block diffusion,
-    arXiv:2503.09573). Blocks are counted from the row's first token, which is the prompt's;
-    padding is not counted.
+    arXiv:2503.09573). Padding is not counted. The sampler fills the same blocks, one after the
+    other.
     """
 
     block_length: int | None = None
     """Tokens in a block; None where every position sees every other."""
-    decoding_begins: Literal["response", "sequence"] = "response"
-    """Where the blocks that the sampler fills begin: at the response's first token, or at the
-    row's, as in SDAR (arXiv:2510.06303) and Fast-dLLM v2 (arXiv:2509.26328), so that the end of
-    the prompt shares a block with the first tokens of the response."""
+    begins: Literal["sequence", "response"] = "sequence"
+    """Where blocks are counted from: the row's first token, as in SDAR (arXiv:2510.06303) and
+    Fast-dLLM v2 (arXiv:2509.26328), so that the end of the prompt shares a block with the first
+    tokens of the response and the canvas ends with a whole block; or the response's first token,
+    as in BD3LM, whose prompt begins with what is left for a block."""
 
     def __post_init__(self) -> None:
         assert self.block_length is None or self.block_length >= 1
@@ -39,14 +40,31 @@ class AttentionPattern:
         return self.block_length is None
 
     @property
-    def prefix_cache_is_exact(self) -> bool:
-        """Whether keys and values stay right while only tokens after their block change."""
-        return not self.is_full
+    def shares_prompt(self) -> bool:
+        """Whether the end of the prompt shares a block with the first tokens of the response."""
+        return not self.is_full and self.begins == "sequence"
+
+    def shift(self, num_prompt: int) -> int:
+        """How many places of its block come before the row's first token."""
+        if self.block_length is None or self.begins == "sequence":
+            return 0
+        return -num_prompt % self.block_length
+
+    def begin_of_block(self, place: int, shift: int) -> int:
+        """The first place of the row in the block of `place`."""
+        assert self.block_length is not None
+        return max(0, (place + shift) // self.block_length * self.block_length - shift)
+
+    def end_of_block(self, place: int, shift: int) -> int:
+        """One past the last place of the block of `place`."""
+        assert self.block_length is not None
+        return ((place + shift) // self.block_length + 1) * self.block_length - shift
 
     def sees(
         self, queries: Int[Tensor, "*rows Q"], keys: Int[Tensor, "*rows K"]
     ) -> Bool[Tensor, "*rows Q K"]:
-        """Whether the query at each place of a row sees the key at each; places count from 0."""
+        """Whether the query at each place sees the key at each; places count from 0 at the begin
+        of the row's first block."""
         if self.block_length is None:
             shape = (*queries.shape, keys.shape[-1])
             return torch.ones(shape, dtype=torch.bool, device=queries.device)
@@ -54,18 +72,20 @@ class AttentionPattern:
             ..., None
         ]
 
-    def affected(self, changed: Bool[Tensor, " n"]) -> Bool[Tensor, " n"]:
-        """The positions of one row that see a changed one, directly or through others."""
-        places_n = torch.arange(len(changed), device=changed.device)
-        return self.sees(places_n, places_n[changed]).any(dim=1)
-
-    def mask(self, real: Bool[Tensor, "B L"]) -> Bool[Tensor, "B 1 L L"]:
+    def mask(
+        self, real: Bool[Tensor, "B L"], response_start: int | None = None
+    ) -> Bool[Tensor, "B 1 L L"]:
         """Which key (last) each query sees, for rows whose padding is not `real`.
 
+        `response_start` is the column of the response's first token, for blocks that begin there.
         Padding sees what the token before it sees, and a row of only padding sees itself, so that
         nothing is undefined.
         """
         places_BL = (real.long().cumsum(dim=1) - 1).clamp(min=0)
+        if self.block_length is not None and self.begins == "response":
+            assert response_start is not None, "blocks begin at the response: say where it begins"
+            num_prompt_B1 = real[:, :response_start].sum(dim=1, keepdim=True)
+            places_BL = places_BL + -num_prompt_B1 % self.block_length
         visible_BLL = self.sees(places_BL, places_BL) & real[:, None, :]
         return (visible_BLL | ~real.any(dim=1)[:, None, None])[:, None]
 

@@ -389,17 +389,21 @@ class DiffusionLM:
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, " P"] | None = None,
         *,
+        response_start: int | None = None,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P V"]:
         """The model's logits for the token *at* each position, in float32 or wider.
 
         `attention_mask` is True (1) on real tokens; padding on the left or the right changes
         nothing on the others. `positions` are the columns (0 to L-1, the same for all rows, in any
-        order) to answer for; only they go through the LM head. Without them P = L. `network` is a
-        wrapped form of `self.network` (DDP's, the Trainer's) to call in its place. UserError where
-        the logits of a position choose no token.
+        order) to answer for; only they go through the LM head. Without them P = L.
+        `response_start` is the column of the response's first token, which a family needs whose
+        blocks begin there. `network` is a wrapped form of `self.network` (DDP's, the Trainer's) to
+        call in its place. UserError where the logits of a position choose no token.
         """
-        logits = _at_least_float32(self._forward(input_ids, attention_mask, positions, network))
+        logits = _at_least_float32(
+            self._forward(input_ids, attention_mask, positions, response_start, network)
+        )
         if bool(chooses_nothing(logits.detach()).any()):
             raise self.broken()
         return logits
@@ -420,6 +424,7 @@ class DiffusionLM:
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None = None,
         positions: Int[Tensor, " P"] | None = None,
         *,
+        response_start: int | None = None,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P D"]:
         """What `head` turns into the logits that `logits` gives for the same arguments.
@@ -429,7 +434,7 @@ class DiffusionLM:
         """
         head = self._head
         with _replaced_forward(head, lambda hidden: hidden):
-            return self._forward(input_ids, attention_mask, positions, network)
+            return self._forward(input_ids, attention_mask, positions, response_start, network)
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
@@ -450,6 +455,7 @@ class DiffusionLM:
         input_ids: Int[Tensor, "B L"],
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
         positions: Int[Tensor, " P"] | None,
+        response_start: int | None,
         network: nn.Module | None,
     ) -> Tensor:
         position_ids = None
@@ -461,7 +467,7 @@ class DiffusionLM:
                 input_ids, position_ids = _first_token_repeated(input_ids, attention_mask.bool())
         output = (self.network if network is None else network)(
             input_ids=input_ids,
-            attention_mask=self._mask(input_ids, attention_mask),
+            attention_mask=self._mask(input_ids, attention_mask, response_start),
             position_ids=position_ids,
             logits_to_keep=0 if positions is None else positions,
             use_cache=False,
@@ -472,6 +478,7 @@ class DiffusionLM:
         self,
         input_ids: Int[Tensor, "B L"],
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+        response_start: int | None,
     ) -> Tensor | None:
         """What the library's forward pass takes as the mask of these rows."""
         real_BL = None if attention_mask is None else attention_mask.bool()
@@ -479,7 +486,7 @@ class DiffusionLM:
             return real_BL  # the library makes a mask that looks both ways, padding aside
         if real_BL is None:
             real_BL = torch.ones_like(input_ids, dtype=torch.bool)
-        mask_B1LL = self.attention.mask(real_BL)
+        mask_B1LL = self.attention.mask(real_BL, response_start)
         if self._base.config._attn_implementation == "sdpa":
             return mask_B1LL
         # Eager attention adds its mask to the scores.

@@ -9,7 +9,8 @@ included), and computes what `DiffusionLM.hidden_states` computes, but
 2. the last layer has queries only where hidden states are asked for;
 3. with a cache, all layers have queries only where something may have changed, and take the keys
    and values of the other positions from earlier passes (an approximation in full attention,
-   where every key depends on every token; arXiv:2505.22618, Section 3.2);
+   where every key depends on every token; arXiv:2505.22618, Section 3.2); in block-causal
+   attention nothing is computed for the blocks to come;
 4. elementwise work is done in place.
 
 What a layer consists of is read once, in `walk.py`, which refuses what is not computed here.
@@ -90,6 +91,18 @@ def places(index: Int[Tensor, " n"], num_tokens: int) -> Int[Tensor, " T"]:
     return place_T
 
 
+@dataclass(frozen=True)
+class Visible:
+    """What is there of each row in block-causal attention: the blocks up to the open one."""
+
+    counts: tuple[int, ...]
+    """How many tokens of each row, from its first on, are keys."""
+    shifts: tuple[int, ...]
+    """How many places of its first block come before each row's first token."""
+    to_all: bool
+    """Whether every query sees all keys of its row."""
+
+
 @dataclass
 class KeyValueCache:
     """Keys and values of every token at the latest pass in which it was a query, by layer."""
@@ -97,12 +110,15 @@ class KeyValueCache:
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def update(
-        self, layer: int, keys: Tensor, values: Tensor, queries: Tensor | None
+        self, layer: int, keys: Tensor, values: Tensor, queries: Tensor | None, num_tokens: int
     ) -> tuple[Tensor, Tensor]:
         """Takes over those of the queries (None: of all tokens), and returns those of all."""
         if queries is None:
             self.layers[layer : layer + 1] = [(keys, values)]
         else:
+            if layer == len(self.layers):
+                empty = [new.new_empty(num_tokens, *new.shape[1:]) for new in (keys, values)]
+                self.layers.append((empty[0], empty[1]))
             for stored, new in zip(self.layers[layer], (keys, values), strict=True):
                 stored.index_copy_(0, queries, new)
         return self.layers[layer]
@@ -121,28 +137,33 @@ def packed_hidden_states(
     queries: Selection | None = None,
     asked: Selection | None = None,
     cache: KeyValueCache | None = None,
+    visible: Visible | None = None,
     hidden: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "N D"]:
     """What goes into the LM head, at the `asked` positions (None: at all queries).
 
     `lengths` are those of the rows, in order; equal ones should be adjacent. `queries` (None:
     all tokens) are the positions whose states are recomputed; others need a `cache` that has
-    seen them. `asked` positions index the packed tokens and must be among the queries. What the
-    layers that are keys of `hidden` (from 1) put out at the queries is written there, at the
-    `asked` positions in the last. Runs without gradients, which the caller turns off.
+    seen them. `visible` (None: all) says which keys the rows have. `asked` positions index the
+    packed tokens and must be among the queries. What the layers that are keys of `hidden` (from 1)
+    put out at the queries is written there, at the `asked` positions in the last. Runs without
+    gradients, which the caller turns off.
     """
     body = walk.body
     device = tokens.device
+    num_tokens = len(tokens)
     num_queries = lengths if queries is None else queries.counts
     query_index = None if queries is None else queries.index
-    place_Q = None if walk.attention.is_full else _places_in_rows(lengths, device)
+    if visible is None:
+        visible = Visible(lengths, (0,) * len(lengths), to_all=walk.attention.is_full)
+    place_Q = None if visible.to_all else _places_in_rows(lengths, visible.shifts, device)
     if queries is not None:
         tokens, rotary = tokens[queries.index], rotary[queries.index]
         place_Q = None if place_Q is None else place_Q[queries.index]
         if asked is not None:
             asked = Selection(places(queries.index, sum(lengths))[asked.index], asked.counts)
-    calls = attention_calls(num_queries, lengths, device)
-    masks = calls.masks(walk.attention, place_Q)
+    calls = attention_calls(num_queries, lengths, visible.counts, device)
+    masks = calls.masks(walk.attention, place_Q, visible.shifts)
     last = len(walk.layers) - 1
 
     states = body.embed_tokens(tokens)
@@ -155,11 +176,12 @@ def packed_hidden_states(
         keys = rotary(keys)
         values = _heads(attention.v_proj, normed, attention.head_dim)
         if cache is not None:
-            keys, values = cache.update(number, keys, values, query_index)
+            keys, values = cache.update(number, keys, values, query_index, num_tokens)
         if number == last and asked is not None:
             normed, states, rotary = normed[asked.index], states[asked.index], rotary[asked.index]
-            calls = attention_calls(asked.counts, lengths, device)
-            masks = calls.masks(walk.attention, None if place_Q is None else place_Q[asked.index])
+            calls = attention_calls(asked.counts, lengths, visible.counts, device)
+            place_N = None if place_Q is None else place_Q[asked.index]
+            masks = calls.masks(walk.attention, place_N, visible.shifts)
         heads = _heads(attention.q_proj, normed, attention.head_dim)
         if layer.has_head_norms:
             heads = _norm(attention.q_norm, heads)
@@ -178,9 +200,12 @@ def packed_hidden_states(
     return _norm(body.norm, states)
 
 
-def _places_in_rows(lengths: tuple[int, ...], device: torch.device) -> Int[Tensor, " T"]:
-    """The place of each packed token in its row."""
-    return torch.cat([torch.arange(length) for length in lengths]).to(device, non_blocking=True)
+def _places_in_rows(
+    lengths: tuple[int, ...], shifts: tuple[int, ...], device: torch.device
+) -> Int[Tensor, " T"]:
+    """The place of each packed token in its row, counted from the begin of its first block."""
+    ranges = [torch.arange(s, s + n) for n, s in zip(lengths, shifts, strict=True)]
+    return torch.cat(ranges).to(device, non_blocking=True)
 
 
 def _heads(projection: nn.Module, states: Tensor, head_dim: int) -> Tensor:
@@ -195,7 +220,7 @@ def _norm(module: Any, states: Tensor) -> Tensor:
 class _Call:
     """One call of the attention kernel: rows with the same number of keys."""
 
-    num_rows: int
+    rows: tuple[int, ...]
     num_keys: int
     """How many keys each row has."""
     queries: slice | Tensor
@@ -206,7 +231,7 @@ class _Call:
 
     def in_rows(self, packed: Float[Tensor, "n H E"]) -> Float[Tensor, "rows H each E"]:
         """The heads of packed tokens, row by row."""
-        return packed.unflatten(0, (self.num_rows, -1)).transpose(1, 2)
+        return packed.unflatten(0, (len(self.rows), -1)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -243,28 +268,38 @@ class AttentionCalls:
         return together if self.order is None else together[self.order]
 
     def masks(
-        self, attention: AttentionPattern, place_Q: Int[Tensor, " Q"] | None
+        self,
+        attention: AttentionPattern,
+        place_Q: Int[Tensor, " Q"] | None,
+        shifts: tuple[int, ...],
     ) -> Sequence[Bool[Tensor, "_ 1 _ _"] | None]:
         """For each call, which keys its queries see; `place_Q` holds their places in their rows,
-        and is None in full attention, which needs no masks."""
+        and is None where all see all, which needs no masks."""
         if place_Q is None:
             return [None] * len(self.calls)
         found = []
         for call in self.calls:
-            query_places = place_Q[call.queries].unflatten(0, (call.num_rows, -1))
-            key_places = torch.arange(call.num_keys, device=place_Q.device)
-            sees = attention.sees(query_places, key_places.expand(call.num_rows, -1))
+            query_places = place_Q[call.queries].unflatten(0, (len(call.rows), -1))
+            begins = torch.tensor([shifts[row] for row in call.rows])[:, None]
+            key_places = begins + torch.arange(call.num_keys)
+            sees = attention.sees(query_places, key_places.to(place_Q.device, non_blocking=True))
             found.append(sees[:, None])
         return found
 
 
 @functools.lru_cache(maxsize=64)
 def attention_calls(
-    num_queries: tuple[int, ...], num_keys: tuple[int, ...], device: torch.device
+    num_queries: tuple[int, ...],
+    lengths: tuple[int, ...],
+    num_keys: tuple[int, ...],
+    device: torch.device,
 ) -> AttentionCalls:
-    """One call per length of rows; rows with all their queries are separate from those with few."""
+    """One call per number of keys; rows with all their queries are separate from those with few.
+
+    A row of `lengths` tokens has the first `num_keys` of them as keys.
+    """
     query_begin = list(accumulate(num_queries, initial=0))
-    key_begin = list(accumulate(num_keys, initial=0))
+    key_begin = list(accumulate(lengths, initial=0))
     rows = [row for row in range(len(num_keys)) if num_queries[row]]
 
     def kind(row: int) -> tuple[int, bool]:
@@ -276,8 +311,9 @@ def attention_calls(
         most = max(num_queries[row] for row in chosen)
         is_equal = all(num_queries[row] == most for row in chosen)
         is_together = chosen == list(range(chosen[0], chosen[-1] + 1))
-        if is_together:
-            keys = slice(key_begin[chosen[0]], key_begin[chosen[-1] + 1])
+        is_whole = all(num_keys[row] == lengths[row] for row in chosen[:-1])
+        if is_together and is_whole:
+            keys = slice(key_begin[chosen[0]], key_begin[chosen[-1]] + num_keys[chosen[-1]])
         else:
             keys = _ranges([key_begin[r] for r in chosen], num_keys[chosen[0]], device)
         kept = None
@@ -293,7 +329,7 @@ def attention_calls(
             query_at = (
                 (begins + offsets.minimum(counts - 1)).flatten().to(device, non_blocking=True)
             )
-        calls.append(_Call(len(chosen), num_keys[chosen[0]], query_at, keys, kept))
+        calls.append(_Call(tuple(chosen), num_keys[chosen[0]], query_at, keys, kept))
         sequence += chosen
     order = None
     if sequence != rows:

@@ -14,6 +14,7 @@ The attempt has no response: its details hold the profiles.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -96,16 +97,22 @@ def _look(
     with model.adapter_disabled():
         trace = sample(model, canvas, decoder).trace
     columns = torch.arange(canvas.response_start, canvas.tokens.shape[1]).to(model.device)
+    logits_of = functools.partial(
+        model.logits,
+        attention_mask=canvas.attention_mask,
+        positions=columns,
+        response_start=canvas.response_start,
+    )
     profiles: list[list[dict[str, Any]]] = [[] for _ in prompts]
     for step in steps:
         tokens_BL = trace.replay(until_step=step - 1)
         masked_BR = tokens_BL[:, canvas.response_start :] == canvas.mask_token_id
         with torch.no_grad(), evaluation_mode(model):
-            log_probs_BRV = model.logits(tokens_BL, canvas.attention_mask, columns).log_softmax(-1)
+            log_probs_BRV = logits_of(tokens_BL).log_softmax(-1)
             values = profile(log_probs_BRV, masked_BR, model.end_token_ids, refusals)
             if model.has_adapter:
                 with model.adapter_disabled():
-                    base_BRV = model.logits(tokens_BL, canvas.attention_mask, columns)
+                    base_BRV = logits_of(tokens_BL)
                 kl_BR = kl_divergence(log_probs_BRV, base_BRV.log_softmax(-1))
                 values["kl"] = kl_BR.masked_fill(~masked_BR, torch.nan)
         for row, profile_of_row in enumerate(profiles):

@@ -52,7 +52,7 @@ class RemaskBelow(Monitor):
     def look(self, row: RowView, state: TakenBack) -> Action | None:
         left = self.max_taken_back - state.count
         is_earlier_n = row.is_free & (row.commit_step >= 0) & (row.commit_step < row.step)
-        earlier_m = is_earlier_n.nonzero()[:, 0]
+        earlier_m = row.computed[is_earlier_n[row.computed]]
         if left == 0 or not len(earlier_m):
             return None
         probs_mV = row.logits(earlier_m).softmax(dim=-1)
