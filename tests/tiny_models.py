@@ -108,6 +108,26 @@ def tiny_dream_config(tokenizer: PreTrainedTokenizerFast, **fields) -> dict:
     }
 
 
+def qwen3_layout(**fields) -> dict[str, Any]:
+    """A config.json in the layout of the network of Qwen3, with the ids of Dream's tokenizer."""
+    vocabulary = dream_tokenizer().get_vocab()
+    return {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 512,
+        "vocab_size": 384,
+        "initializer_range": 0.2,
+        "mask_token_id": vocabulary["<|mask|>"],
+        "eos_token_id": vocabulary["<|im_end|>"],
+        "pad_token_id": vocabulary["<|endoftext|>"],
+        **fields,
+    }
+
+
 LLADA_LAYOUT = tiny_llada_config(llada_tokenizer())
 DREAM_LAYOUT = tiny_dream_config(dream_tokenizer())
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -119,6 +139,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "dream": (
         DREAM_LAYOUT,
         {**DREAM_LAYOUT, "num_key_value_heads": None, "tie_word_embeddings": True},
+    ),
+    "a2d": (
+        qwen3_layout(model_type="a2d-qwen3", tie_word_embeddings=True),
+        qwen3_layout(model_type="a2d-qwen3", block_size=4),
+    ),
+    "sdar": (
+        qwen3_layout(model_type="sdar", block_size=4),
+        qwen3_layout(model_type="sdar", block_size=8, tie_word_embeddings=True),
     ),
 }
 """For every family of the table, configs of 384 tokens that between them build all that it may."""

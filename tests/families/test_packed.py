@@ -12,10 +12,12 @@ from peft import LoraConfig
 from tiny_models import randomised, variants
 
 from mosa.families import DiffusionLM, new_model
-from mosa.families.packed import KeyValueCache, Selection
+from mosa.families.packed import KeyValueCache, Selection, Visible
 
 LENGTHS = (5, 5, 8, 11)
 BEGINS = (0, 5, 10, 18, 29)
+RESPONSE = 2
+"""The tokens of each row's response, for families whose blocks begin there."""
 OTHERS = [
     pytest.param({"other": name, "block_length": block_length}, id=f"{name}-{block_length}")
     for name in NETWORKS
@@ -48,6 +50,9 @@ def tokens():
 
 def packed(model, tokens, lengths=LENGTHS, **kwargs):
     positions = torch.cat([torch.arange(length) for length in lengths])
+    if not model.attention.is_full:
+        shifts = tuple(model.attention.shift(length - RESPONSE) for length in lengths)
+        kwargs.setdefault("visible", Visible(lengths, shifts, to_all=False))
     with torch.no_grad():
         return model.packed_hidden_states(tokens, model.rotary(positions), lengths, **kwargs)
 
@@ -56,7 +61,10 @@ def own_states(model, tokens, row):
     """The row by itself through the library's own forward, not shifted."""
     part = tokens[BEGINS[row] : BEGINS[row + 1]][None]
     base = model.network.get_base_model() if model.has_adapter else model.network
-    mask = None if model.attention.is_full else model.attention.mask(torch.ones_like(part).bool())
+    mask = None
+    if not model.attention.is_full:
+        start = part.shape[1] - RESPONSE
+        mask = model.attention.mask(torch.ones_like(part).bool(), start)
     with torch.no_grad():
         states = base.model(input_ids=part, attention_mask=mask, use_cache=False)
     return states.last_hidden_state[0]
@@ -77,15 +85,16 @@ def test_their_head_gives_the_models_logits_for_padded_rows(model, tokens):
     """With the shift of a family that reads one position to the left."""
     states = packed(model, tokens)
     width = max(LENGTHS)
-    for side in ("left", "right"):
+    sides = ("left",) if model.attention.begins == "response" else ("left", "right")
+    for side in sides:
         ids = torch.full((4, width), model.pad_token_id)
         real = torch.zeros(4, width, dtype=torch.bool)
         for row, length in enumerate(LENGTHS):
             place = slice(width - length, width) if side == "left" else slice(0, length)
             ids[row, place], real[row, place] = tokens[BEGINS[row] : BEGINS[row + 1]], True
         with torch.no_grad():
-            logits = model.logits(ids, real)
-            hidden = model.hidden_states(ids, real)
+            logits = model.logits(ids, real, response_start=width - RESPONSE)
+            hidden = model.hidden_states(ids, real, response_start=width - RESPONSE)
             again = model.head(hidden)
         torch.testing.assert_close(again, logits, atol=0, rtol=0)
         for row, length in enumerate(LENGTHS):

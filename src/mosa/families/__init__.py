@@ -18,10 +18,12 @@ from transformers import (
 )
 
 from mosa.families import checkpoint
+from mosa.families.a2d import A2D
 from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 from mosa.families.rotary import turn_in_float32
+from mosa.families.sdar import SDAR
 from mosa.hub import Weights, locate
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import FLOATING
@@ -43,6 +45,8 @@ __all__ = [
 FAMILIES: dict[str, Family] = {
     "llada": LLADA,
     "dream": DREAM,
+    "a2d": A2D,
+    "sdar": SDAR,
 }
 
 ALIASES: dict[str, str] = {
@@ -111,7 +115,7 @@ def load_model(
     if packaged is None and not is_folder(folder_of(model)):
         released = checkpoint.with_hub_code(released, str(model))
     family = _family_of(released)
-    config = family.complete_config(released)
+    config = family.complete_config({**_fields_by_name(family, Path(model).name), **released})
     network_config = _network_config(family, config)
     weights = Weights.of_folder(folder)
     device = device_of(device)
@@ -134,11 +138,12 @@ def load_model(
     checkpoint.assign(network, tensors, family.released_name)
     # The rotary tables are computed and not stored, so only they are still without memory.
     network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
+    tokenizer = checkpoint.read_tokenizer(folder, family.tokenizer_class)
     loaded = DiffusionLM(
         network.eval(),
         family,
-        config,
-        checkpoint.read_tokenizer(folder, family.tokenizer_class),
+        _with_mask(family, config, tokenizer),
+        tokenizer,
         source=str(model),
         companions=checkpoint.companions(folder),
         world_seed=world_seed_of(model),
@@ -186,11 +191,36 @@ def new_model(
     return DiffusionLM(
         network.eval(),
         family,
-        complete,
+        _with_mask(family, complete, tokenizer),
         tokenizer,
         source=f"new {family.name} model",
         companions={},
     )
+
+
+def _fields_by_name(family: Family, name: str) -> Mapping[str, Any]:
+    """What the name of a checkpoint says that its config.json may leave out."""
+    found: dict[str, Any] = {}
+    for piece, fields in family.fields_by_name.items():
+        if piece in name.lower():
+            found |= fields
+    return found
+
+
+def _with_mask(
+    family: Family, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast | None
+) -> dict[str, Any]:
+    """The config with `mask_token_id`, which some releases leave to their tokenizer or loader."""
+    if config.get("mask_token_id") is not None or family.mask_token is None:
+        return config
+    if tokenizer is None:
+        raise UserError(
+            f"config.json of this {family.name} model has no mask_token_id, and there is no "
+            f"tokenizer to look {family.mask_token} up in; add either."
+        )
+    if tokenizer.mask_token is None:
+        tokenizer.add_special_tokens({"mask_token": family.mask_token})
+    return {**config, "mask_token_id": tokenizer.mask_token_id}
 
 
 def _family_of(config: Mapping[str, Any]) -> Family:

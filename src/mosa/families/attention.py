@@ -26,10 +26,9 @@ class AttentionPattern:
     block_length: int | None = None
     """Tokens in a block; None where every position sees every other."""
     begins: Literal["sequence", "response"] = "sequence"
-    """Where blocks are counted from: the row's first token, as in SDAR (arXiv:2510.06303) and
-    Fast-dLLM v2 (arXiv:2509.26328), so that the end of the prompt shares a block with the first
-    tokens of the response and the canvas ends with a whole block; or the response's first token,
-    as in BD3LM, whose prompt begins with what is left for a block."""
+    """Where blocks are counted from: the row's first token, so that the end of the prompt shares a
+    block with the first tokens of the response and the canvas ends with a whole block; or the
+    response's first token, so that the prompt begins with what is left for a block."""
 
     def __post_init__(self) -> None:
         assert self.block_length is None or self.block_length >= 1

@@ -82,7 +82,16 @@ class Family:
     generation_header: str
     """What the template appends when the model speaks next."""
     end_tokens: tuple[str, ...]
-    """The special tokens that end a response, in addition to the config's `eos_token_id`."""
+    """The special tokens that end a response, in addition to the config's `eos_token_id`;
+    end-of-text, which pads answers too, comes first."""
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What chat templates are told besides the dialogue."""
+    mask_token: str | None = None
+    """The mask's spelling, for checkpoints whose config.json does not name the mask; a tokenizer
+    that lacks it gets it as its next special token."""
+    fields_by_name: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Pieces of checkpoints' names -> fields that their config.json lacks, where the name alone
+    tells apart what config.json does not."""
     attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
     """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
@@ -252,19 +261,20 @@ class DiffusionLM:
         self.vocab_size = network.config.vocab_size
         self.mask_token_id = self._token_id("mask_token_id")
         ends = self._end_token_ids()
-        self.eos_token_id = ends[0]
-        has_pad = config.get("pad_token_id") is not None
-        self.pad_token_id = self._token_id("pad_token_id") if has_pad else self.eos_token_id
         if tokenizer is not None:
             vocabulary = tokenizer.get_vocab()
+            others = [vocabulary[t] for t in family.end_tokens if t in vocabulary]
+            ends = others[:1] + ends + others[1:]
             largest = max(vocabulary.values(), default=0)
             if largest >= self.vocab_size:
                 raise UserError(
                     f"The tokenizer has token id {largest} but the model of {source} has "
                     f"{self.vocab_size} embeddings; use the tokenizer that belongs to it."
                 )
-            ends += [vocabulary[t] for t in family.end_tokens if t in vocabulary]
         self.end_token_ids = tuple(dict.fromkeys(ends))
+        self.eos_token_id = ends[0]
+        has_pad = config.get("pad_token_id") is not None
+        self.pad_token_id = self._token_id("pad_token_id") if has_pad else self.eos_token_id
         self._check_steering()
 
     def __repr__(self) -> str:
@@ -524,6 +534,7 @@ class DiffusionLM:
             dialogue(prompt),
             template=template,
             generation_header=self.family.generation_header,
+            settings=self.family.template_settings,
             mask_token_id=self.mask_token_id,
             reserved_ids=self._reserved_ids(),
             add_generation_prompt=add_generation_prompt,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -18,13 +19,14 @@ def encode_dialogue(
     *,
     template: str,
     generation_header: str,
+    settings: Mapping[str, Any],
     mask_token_id: int,
     reserved_ids: Collection[int],
     add_generation_prompt: bool,
     allow_special_tokens: bool,
     source: str,
 ) -> list[int]:
-    """The token ids of a dialogue under a Jinja chat template.
+    """The token ids of a dialogue under a Jinja chat template, which is told `settings` as well.
 
     Special tokens written by the template are special; the same characters inside a message are
     plain text unless `allow_special_tokens`. Raises UserError where the template refuses the
@@ -38,7 +40,12 @@ def encode_dialogue(
             for message, content in zip(messages, contents, strict=True)
         ]
         text = rendered(
-            tokenizer, template, turns, source, add_generation_prompt=add_generation_prompt
+            tokenizer,
+            template,
+            turns,
+            source,
+            add_generation_prompt=add_generation_prompt,
+            settings=settings,
         )
         # Some released templates append the header whether it is asked for or not.
         return text if add_generation_prompt else text.removesuffix(generation_header)

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -154,13 +155,15 @@ def rendered(
     source: str,
     *,
     add_generation_prompt: bool,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The text of a dialogue in a chat template.
 
-    `turns` have a role and a content: a text, or a list of parts with a text each. Raises Refused
-    where the template refuses the dialogue, and UserError where it fails, takes too much time or
-    memory, or leaves out what a turn says. How much white space parts words does not count, nor
-    what stands before `</think>` in an answer.
+    `settings` are what the template is told besides, such as `enable_thinking`. `turns` have a role
+    and a content: a text, or a list of parts with a text each. Raises Refused where the template
+    refuses the dialogue, and UserError where it fails, takes too much time or memory, or leaves out
+    what a turn says. How much white space parts words does not count, nor what stands before
+    `</think>` in an answer.
     """
     said = [(turn["role"], words) for turn in turns for words in _texts_of(turn)]
     context = {
@@ -169,6 +172,7 @@ def rendered(
         "tools": None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
+        **settings,
     }
     most = MOST_ADDED_LETTERS + 2 * sum(len(words) for _, words in said)
     outcome = ask("render", template=template, context=context, most=most)
