@@ -1,0 +1,97 @@
+"""The sampler writes what the published block decoders wrote, in at most as many calls.
+
+The recordings are from the authors' code on tiny random networks (`recordings/README.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from other_networks import new_other
+from recorded import MASK, Recording, fill, recordings
+
+from mosa.denoising import DecoderConfig, SampleResult, sample
+from mosa.families import DiffusionLM
+
+CASES = [
+    pytest.param(case, id=case.name)
+    for case in recordings("mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
+]
+
+
+def model_of(case: Recording, end_ids: list[int]) -> DiffusionLM:
+    block_length = case.settings.get("block_length", case.settings.get("block_size"))
+    is_block_causal = case.decoder != "mdlm"
+    model = new_other(
+        case.network,
+        block_length=block_length if is_block_causal else None,
+        begins="response" if case.decoder == "bd3lm" else "sequence",
+    )
+    model.end_token_ids = tuple(end_ids) or model.end_token_ids
+    return fill(model, case.weight_seed, case.echo)
+
+
+def decoder_of(case: Recording) -> DecoderConfig:
+    given = case.settings
+    settings: dict[str, Any] = {"stop_when_finished": bool(ends_of(case))}
+    if case.decoder in ("mdlm", "bd3lm"):
+        length, block = given["max_new_tokens"], given["block_size"]
+        num_blocks = math.ceil(length / block)
+        per_block = given.get("steps_per_block") or math.ceil(given["steps"] / num_blocks)
+        settings |= {"schedule": "rounded", "steps": per_block * num_blocks, "block_length": block}
+    else:
+        length, block = given["gen_length"], given["block_length"]
+        per_block = given.get("denoising_steps", block)
+        if case.decoder == "llada2.0":
+            per_block = min(given["steps"], length // given["minimal_topk"])
+        if case.decoder == "llada2.1":
+            settings["edit_threshold"] = given["editing_threshold"]
+            settings["max_post_steps"] = given["max_post_steps"]
+        settings["steps"] = min(per_block, block) * math.ceil(length / block)
+        strategy = given.get("remasking_strategy", "low_confidence_dynamic")
+        if strategy == "sequential":
+            settings["remasking"] = "left_to_right"
+        elif strategy == "entropy_bounded":
+            settings |= {"remasking": "entropy", "entropy_bound": given["eb_threshold"]}
+        elif strategy == "low_confidence_dynamic":
+            settings["threshold"] = given.get("confidence_threshold", given.get("threshold"))
+    return DecoderConfig(max_new_tokens=length, **settings)
+
+
+def ends_of(case: Recording) -> list[int]:
+    """The ids at which the published loop stops."""
+    if case.decoder == "sdar":
+        return case.settings["stopping_criteria_idx"] or []
+    if case.decoder == "bd3lm":
+        return [case.settings["eos_token_id"]]
+    if case.decoder == "llada2.0":
+        return [case.settings["eos_id"]]
+    return [case.settings["eos_id"]] if case.settings.get("eos_early_stop") else []
+
+
+def written(case: Recording) -> SampleResult:
+    model = model_of(case, ends_of(case))
+    width = max(map(len, case.prompts))
+    ids = [[0] * (width - len(prompt)) + prompt for prompt in case.prompts]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in case.prompts]
+    return sample(model, torch.tensor(ids), decoder_of(case), attention_mask=torch.tensor(real))
+
+
+def up_to_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens with the first end; what was never written behind it is nothing."""
+    found = [place for place, token in enumerate(tokens) if token in ends]
+    return tokens[: found[0] + 1] if found else tokens
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_tokens_are_theirs(case):
+    result, ends = written(case), ends_of(case)
+    length = result.tokens.shape[1]
+    for row, response in enumerate(case.responses):
+        theirs = up_to_end(response[:length], ends)
+        assert up_to_end(result.tokens[row].tolist(), ends)[: len(theirs)] == theirs
+        assert MASK not in theirs
+    assert result.num_forward_passes <= case.forwards
