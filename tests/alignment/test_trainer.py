@@ -312,8 +312,8 @@ def test_one_reference_and_one_policy_pass_and_the_head_where_needed(
     model, calls, questions = trainer.diffusion_model, [], []
     hidden_states = model.hidden_states
 
-    def spy(input_ids, attention_mask=None, positions=None, *, network=None):
-        result = hidden_states(input_ids, attention_mask, positions, network=network)
+    def spy(input_ids, attention_mask, positions, **settings):
+        result = hidden_states(input_ids, attention_mask, positions, **settings)
         calls.append((input_ids.shape[1], positions, result.requires_grad))
         return result
 
@@ -356,7 +356,7 @@ def test_refusal_share_and_best_start_on_a_model_that_refuses(
     model = trainer.diffusion_model
     phrase = trainer.safe_phrases[1].variants[0]
 
-    def refuse(input_ids, attention_mask=None, positions=None, *, network=None):
+    def refuse(input_ids, attention_mask, positions, **settings):
         """Logits as hidden states, for a head that leaves them as they are."""
         assert positions is not None
         logits = torch.zeros(len(input_ids), len(positions), model.vocab_size)
@@ -395,7 +395,8 @@ def test_states_reveal_what_they_say(model, harmful):
                 assert 1 <= len(revealed) <= 40
             elif state.state == "fully_masked":
                 assert len(revealed) == 0
-            tokens, attended = build_canvas(model, [e.prompt_ids], [state])
+            canvas = build_canvas(model, [e.prompt_ids], [state])
+            tokens, attended = canvas.tokens, canvas.attended
             response = tokens[0, -24:]
             for position in range(24):
                 expected = model.mask_token_id if state.masked[position] else answer[position]
@@ -410,7 +411,8 @@ def test_canvas_is_left_padded(model, harmful):
     examples = encode_examples(model, [harmful[0], harmful[6]], 4)
     blank = ResponseState(torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool))
     prompts = [e.prompt_ids for e in examples]
-    tokens, attended = build_canvas(model, prompts, [blank, blank])
+    canvas = build_canvas(model, prompts, [blank, blank])
+    tokens, attended = canvas.tokens, canvas.attended
     difference = len(prompts[1]) - len(prompts[0])
     assert difference > 0
     assert tokens[0, difference:-4].tolist() == prompts[0]

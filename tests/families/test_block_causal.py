@@ -23,7 +23,7 @@ from mosa.denoising.schedule import blocks_of
 from mosa.families import load_model
 from mosa.families.attention import FULL, AttentionPattern
 
-BLOCK = 4
+BLOCK, MASK = 4, 383
 LENGTHS = (5, 5, 8, 11)
 WIDTH = 11
 
@@ -369,3 +369,36 @@ def test_a_hook_may_change_what_was_read(model, from_response):
             logits[chosen.mask_token_id] = -torch.inf
             assert int(logits.argmax()) == tokens[column]
         assert found.tokens.tolist() != plain.tokens.tolist()
+
+
+# ------------------------------------------------------------------------- all blocks in one pass
+
+
+@pytest.mark.parametrize("begins", ["sequence", "response"])
+@pytest.mark.parametrize("widths", [(9, 9, 6), (3, 8, 2)])
+def test_blocks_in_one_pass_are_the_states_of_the_sampler(model, from_response, begins, widths):
+    """Each block of a response of 10 as it opens: earlier blocks written, half of its own masked,
+    all behind it masked. The oracle is one pass for each block of each row, by itself."""
+    chosen = model if begins == "sequence" else from_response
+    generator, width = torch.Generator().manual_seed(3), max(widths)
+    written = torch.randint(0, 360, (3, width + 10), generator=generator)
+    real = torch.arange(width + 10) >= width - torch.tensor(widths)[:, None]
+    is_masked = torch.rand(3, width + 10, generator=generator) < 0.5
+    is_masked[:, :width] = False
+    masked = written.masked_fill(is_masked, chosen.mask_token_id)
+    columns = torch.arange(width, width + 10)
+    with torch.no_grad():
+        found = chosen.logits(masked, real, columns, response_start=width, written=written)
+    for row, num_prompt in enumerate(widths):
+        more = -(num_prompt + 10) % BLOCK if begins == "sequence" else 0
+        shift = chosen.attention.shift(num_prompt)
+        own = written[row, real[row]], masked[row, real[row]]
+        for position in range(10):
+            place = num_prompt + position
+            first = chosen.attention.begin_of_block(place, shift)
+            end = chosen.attention.end_of_block(place, shift)
+            state = torch.cat([own[0][:first], own[1][first:], torch.full((more,), MASK)])
+            state[end:] = MASK
+            with torch.no_grad():
+                expected = chosen.logits(state[None], response_start=num_prompt)[0, place]
+            torch.testing.assert_close(found[row, position], expected, atol=2e-4, rtol=1e-4)

@@ -157,7 +157,7 @@ class SftTrainer(DiffusionTrainer):
             if config.anchor_window is not None:
                 state = anchored_answer(state, config.anchor_window, random)
             states.append(state)
-        tokens_BL, attended_BL = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
+        canvas = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
 
         # 2. One pass, and the head on the positions that are scored only.
         lengths = [state.answer_length for state in states]
@@ -171,14 +171,7 @@ class SftTrainer(DiffusionTrainer):
         index_N = flat_indices(scored_BR).to(device)
         target_N = target_BR.flatten().to(device)[index_N]
         scored_BR = scored_BR.to(device)
-        positions = torch.arange(tokens_BL.shape[1] - width, tokens_BL.shape[1], device=device)
-        hidden_BRD = diffusion.hidden_states(
-            tokens_BL.to(device),
-            attended_BL.to(device),
-            positions,
-            response_start=tokens_BL.shape[1] - width,
-            network=model,
-        )
+        hidden_BRD = canvas.hidden_states(diffusion, width, model)
         hidden_ND = hidden_BRD.flatten(0, 1).index_select(0, index_N)
         log_probs_N, likeliest_N = token_log_probs(diffusion, hidden_ND, target_N)
 

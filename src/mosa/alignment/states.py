@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.data import TrainingExample
@@ -28,7 +28,7 @@ from mosa.denoising.noise import mask_at_random_ratio
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
-# B rows, Q prompt columns (left-padded), R response positions, L = Q + R canvas length.
+# B rows, Q prompt columns (left-padded), R response positions, L = Q + R canvas length, D width.
 
 State = Literal["fully_masked", "random_reveal", "prefix"]
 STATES: tuple[State, ...] = ("fully_masked", "random_reveal", "prefix")
@@ -211,10 +211,40 @@ def anchored_answer(
     return replace(state, masked=masked, scored=scored, mask_ratio=state.mask_ratio / 2)
 
 
+@dataclass(frozen=True)
+class TrainingCanvas:
+    """Rows of a forward pass: prompts left-padded to one width, then the responses."""
+
+    tokens: Int[Tensor, "B L"]
+    attended: Bool[Tensor, "B L"]
+    """Where there is a token, and not padding."""
+    written: Int[Tensor, "B L"]
+    """The same without masks: what stands in the blocks before one that is filled."""
+    response_start: int
+
+    def hidden_states(
+        self, model: DiffusionLM, num_positions: int, network: nn.Module
+    ) -> Float[Tensor, "B R D"]:
+        """What goes into the head at the last `num_positions` columns, by a wrapped network.
+
+        In a block-causal model each block is computed as it is when the blocks before it are
+        written and its own masks are still there.
+        """
+        device, length = model.device, self.tokens.shape[1]
+        return model.hidden_states(
+            self.tokens.to(device),
+            self.attended.to(device),
+            torch.arange(length - num_positions, length, device=device),
+            response_start=self.response_start,
+            written=None if model.attention.is_full else self.written.to(device),
+            network=network,
+        )
+
+
 def build_canvas(
     model: DiffusionLM, prompts: Sequence[Sequence[int]], states: Sequence[ResponseState]
-) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """Token grid and attention mask: prompts left-padded to one width, then the responses.
+) -> TrainingCanvas:
+    """The rows of some prompts and states.
 
     Responses shorter than the longest are padded on the right and not attended to.
     """
@@ -222,9 +252,12 @@ def build_canvas(
     length = max(state.tokens.shape[0] for state in states)
     tokens = torch.full((len(prompts), width + length), model.pad_token_id, dtype=torch.long)
     attended = torch.zeros_like(tokens, dtype=torch.bool)
+    written = tokens.clone()
     for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
         end = width + state.tokens.shape[0]
         tokens[row, width - len(prompt) : width] = torch.tensor(prompt, dtype=torch.long)
+        written[row, :width] = tokens[row, :width]
+        written[row, width:end] = state.tokens
         tokens[row, width:end] = state.tokens.masked_fill(state.masked, model.mask_token_id)
         attended[row, width - len(prompt) : end] = True
-    return tokens, attended
+    return TrainingCanvas(tokens, attended, written, width)

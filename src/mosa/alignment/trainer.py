@@ -286,18 +286,13 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         Both passes run on the same canvases and weights, the reference's (the adapter off) first
         and with nothing kept of it but the hidden states of the response.
         """
-        diffusion, device = self.diffusion_model, self.args.device
-        tokens_BL, attended_BL = build_canvas(diffusion, prompts, states)
-        length, width = tokens_BL.shape[1], max(map(len, prompts))
-        response_R = torch.arange(length - asked.kl.shape[1], length, device=device)
-        canvas = tokens_BL.to(device), attended_BL.to(device), response_R
+        diffusion, length = self.diffusion_model, asked.kl.shape[1]
+        canvas = build_canvas(diffusion, prompts, states)
         reference_BRD = None
         if with_reference:
             with torch.no_grad(), diffusion.adapter_disabled():
-                reference_BRD = diffusion.hidden_states(
-                    *canvas, response_start=width, network=model
-                )
-        policy_BRD = diffusion.hidden_states(*canvas, response_start=width, network=model)
+                reference_BRD = canvas.hidden_states(diffusion, length, model)
+        policy_BRD = canvas.hidden_states(diffusion, length, model)
         return head_terms(frozen_head(diffusion), policy_BRD, reference_BRD, asked)
 
 

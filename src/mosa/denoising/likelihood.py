@@ -53,7 +53,9 @@ def log_likelihood_bound(
     response tokens at random, l uniform on 1..n, and weigh their log-probabilities by n/l. The
     canvas holds prompt and response, with no mask; response positions outside its attention mask
     are not counted. Counts are spread evenly over all samples of a row, where the reference spreads
-    them within each batch of 16. `batch_size` bounds the canvases of one forward pass.
+    them within each batch of 16. In block-causal attention a masked token is found given the blocks
+    before its own as they are; the bound is the same, since of the masks each number is equally
+    likely to fall on a block. `batch_size` bounds the canvases of one forward pass.
     """
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
@@ -99,6 +101,7 @@ def log_likelihood_bound(
                 None if attention_BL is None else attention_BL[row_M],
                 columns_R,
                 response_start=canvas.response_start,
+                written=None if model.attention.is_full else canvas.tokens[row_M],
                 given=(canvas.attention_mask & ~eligible_BL)[row_M],
                 cfg_scale=cfg_scale,
             )
@@ -123,17 +126,30 @@ def guided_logits(
     columns: Int[Tensor, " R"],
     *,
     response_start: int,
+    written: Int[Tensor, "M L"] | None = None,
     given: Bool[Tensor, "M L"],
     cfg_scale: float,
 ) -> Float[Tensor, "M R V"]:
-    """The logits of the columns, guided away from a canvas in which `given` is masked as well."""
+    """The logits of the columns, guided away from a canvas in which `given` is masked as well.
+
+    `written`: as for `DiffusionLM.logits`.
+    """
     if cfg_scale == 0:
-        return model.logits(tokens, attention_mask, columns, response_start=response_start)
+        return model.logits(
+            tokens, attention_mask, columns, response_start=response_start, written=written
+        )
     guidance = ClassifierFree(scale=cfg_scale)
     blind_ML = guidance.other_tokens(tokens, given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
+    if written is not None:
+        blind = guidance.other_tokens(written, given, model.mask_token_id)
+        written = torch.cat([written, blind])
     both_MRV = model.logits(
-        torch.cat([tokens, blind_ML]), twice, columns, response_start=response_start
+        torch.cat([tokens, blind_ML]),
+        twice,
+        columns,
+        response_start=response_start,
+        written=written,
     )
     logits_MRV, blind_MRV = both_MRV.chunk(2)
     return guidance.combine(logits_MRV, blind_MRV)

@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from mosa import provenance
 from mosa.families import chat, checkpoint, packed
 from mosa.families.attention import FULL, AttentionPattern
+from mosa.families.by_block import by_block
 from mosa.families.walk import Walk
 from mosa.files import filling
 from mosa.hub import (
@@ -400,6 +401,7 @@ class DiffusionLM:
         positions: Int[Tensor, " P"] | None = None,
         *,
         response_start: int | None = None,
+        written: Int[Tensor, "B L"] | None = None,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P V"]:
         """The model's logits for the token *at* each position, in float32 or wider.
@@ -408,11 +410,13 @@ class DiffusionLM:
         nothing on the others. `positions` are the columns (0 to L-1, the same for all rows, in any
         order) to answer for; only they go through the LM head. Without them P = L.
         `response_start` is the column of the response's first token, which a family needs whose
-        blocks begin there. `network` is a wrapped form of `self.network` (DDP's, the Trainer's) to
-        call in its place. UserError where the logits of a position choose no token.
+        blocks begin there. `written` is for block-causal families: each block of `input_ids` is
+        then answered behind the blocks before it as they are in `written` (`by_block.py`), at
+        `positions` of the response. `network` is a wrapped form of `self.network` (DDP's, the
+        Trainer's) to call in its place. UserError where the logits of a position choose no token.
         """
         logits = _at_least_float32(
-            self._forward(input_ids, attention_mask, positions, response_start, network)
+            self._forward(input_ids, attention_mask, positions, response_start, written, network)
         )
         if bool(chooses_nothing(logits.detach()).any()):
             raise self.broken()
@@ -435,6 +439,7 @@ class DiffusionLM:
         positions: Int[Tensor, " P"] | None = None,
         *,
         response_start: int | None = None,
+        written: Int[Tensor, "B L"] | None = None,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P D"]:
         """What `head` turns into the logits that `logits` gives for the same arguments.
@@ -444,7 +449,9 @@ class DiffusionLM:
         """
         head = self._head
         with _replaced_forward(head, lambda hidden: hidden):
-            return self._forward(input_ids, attention_mask, positions, response_start, network)
+            return self._forward(
+                input_ids, attention_mask, positions, response_start, written, network
+            )
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
@@ -466,8 +473,14 @@ class DiffusionLM:
         attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
         positions: Int[Tensor, " P"] | None,
         response_start: int | None,
+        written: Int[Tensor, "B L"] | None,
         network: nn.Module | None,
     ) -> Tensor:
+        if written is not None:
+            assert positions is not None and response_start is not None, "a response is asked for"
+            return self._by_block(
+                input_ids, written, attention_mask, positions, response_start, network
+            )
         position_ids = None
         if self.family.logits_shifted:
             if positions is None:
@@ -484,6 +497,29 @@ class DiffusionLM:
         )
         return output.logits
 
+    def _by_block(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        written: Int[Tensor, "B L"],
+        attention_mask: Tensor | None,
+        positions: Int[Tensor, " P"],
+        response_start: int,
+        network: nn.Module | None,
+    ) -> Tensor:
+        assert not self.family.logits_shifted, "no block-causal family here is shifted"
+        real_BL = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask
+        twice = by_block(
+            self.attention, input_ids, written, real_BL.bool(), response_start, self.mask_token_id
+        )
+        output = (self.network if network is None else network)(
+            input_ids=twice.tokens,
+            attention_mask=self._as_library_mask(twice.mask),
+            position_ids=twice.position_ids,
+            logits_to_keep=twice.index(positions),
+            use_cache=False,
+        )
+        return output.logits
+
     def _mask(
         self,
         input_ids: Int[Tensor, "B L"],
@@ -496,7 +532,10 @@ class DiffusionLM:
             return real_BL  # the library makes a mask that looks both ways, padding aside
         if real_BL is None:
             real_BL = torch.ones_like(input_ids, dtype=torch.bool)
-        mask_B1LL = self.attention.mask(real_BL, response_start)
+        return self._as_library_mask(self.attention.mask(real_BL, response_start))
+
+    def _as_library_mask(self, mask_B1LL: Bool[Tensor, "B 1 L L"]) -> Tensor:
+        """A mask of what is seen, as the network's implementation of attention takes it."""
         if self._base.config._attn_implementation == "sdpa":
             return mask_B1LL
         # Eager attention adds its mask to the scores.
