@@ -34,8 +34,8 @@ def random_log_probs(model: DiffusionLM, rows: int = 1, seed: int = 0) -> torch.
 def score_one(model, config, phrase, log_probs, free=None, wide=False):
     free = torch.ones(log_probs.shape[:2], dtype=torch.bool) if free is None else free
     scorer = PhraseScorer(config, [phrase], model.vocab_size)
-    rows = len(log_probs)
-    return scorer(log_probs[..., scorer.scored_ids], free, [[phrase]] * rows, [wide] * rows)
+    rows, window = len(log_probs), scorer.wide_window if wide else scorer.window
+    return scorer(log_probs[..., scorer.scored_ids], free, [[phrase]] * rows, [window] * rows)
 
 
 @pytest.mark.parametrize("segment", ["contain", "start_in_window"])
@@ -155,7 +155,7 @@ def test_rows_with_different_phrases_are_scored_apart(model):
     scorer = PhraseScorer(config, [first, second], model.vocab_size)
     free = torch.ones(2, RESPONSE, dtype=torch.bool)
     scored = log_probs[..., scorer.scored_ids]
-    both = scorer(scored, free, [[first, second], [second, first]], [False, False])
+    both = scorer(scored, free, [[first, second], [second, first]], [scorer.window] * 2)
     for row, place, phrase in ((0, 0, first), (0, 1, second), (1, 0, second), (1, 1, first)):
         alone = score_one(model, config, phrase, log_probs[row : row + 1])
         assert both.value[row, place].item() == pytest.approx(alone.value.item())

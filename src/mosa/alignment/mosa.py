@@ -14,13 +14,17 @@ How we differ from the paper, and why:
 2. States other than the fully masked answer, the terms on benign prompts, and bounds of the harmful
    term are ours, each an option that is off in the paper's preset.
 3. The KL covers masked positions only: the model's output at a revealed position is never used.
+4. In a block-causal model the window is mapped to blocks (placing.py), each of which is scored as
+   it opens; the best start is that within a block, and over the blocks a mean is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 import transformers
 from jaxtyping import Bool, Float, Int
@@ -30,6 +34,13 @@ from mosa.alignment import objective
 from mosa.alignment.head_loss import Asked, HeadTerms, frozen_head
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.alignment.phrases import Phrase, encode_phrases, read_phrases
+from mosa.alignment.placing import (
+    Placed,
+    blocks_of_window,
+    open_block,
+    placed_anywhere,
+    placed_in_blocks,
+)
 from mosa.alignment.scoring import PhraseScorer, Scores
 from mosa.alignment.states import (
     EncodedExample,
@@ -43,10 +54,11 @@ from mosa.alignment.states import (
 from mosa.alignment.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
+from mosa.types import UserError
 
 # B rows, R response positions, K phrases of a row.
 
-_STATE_STREAM, _PHRASE_STREAM, _BENIGN_STREAM = 0, 1, 2
+_STATE_STREAM, _PHRASE_STREAM, _BENIGN_STREAM, _BLOCK_STREAM = 0, 1, 2, 3
 
 
 class MosaTrainer(DiffusionTrainer):
@@ -71,8 +83,8 @@ class MosaTrainer(DiffusionTrainer):
         self.config = args
         harmful = encode_examples(model, train_dataset, args.response_length)
         self.benign: list[EncodedExample] = []
-        if "benign" in args.needs:
-            assert benign_dataset is not None
+        needs_benign = "benign" in args.needs or not model.attention.is_full
+        if benign_dataset and needs_benign:
             self.benign = encode_examples(model, benign_dataset, args.response_length)
         self.safe_phrases = encode_phrases(
             model,
@@ -86,8 +98,29 @@ class MosaTrainer(DiffusionTrainer):
         self.scorer = PhraseScorer(
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
+        self._check_blocks(model, args, harmful)
         frozen_head(model)  # raise a UserError now, not at the first step
         super().__init__(model, args, harmful, callbacks)
+
+    def _check_blocks(
+        self, model: DiffusionLM, config: MosaConfig, harmful: Sequence[EncodedExample]
+    ) -> None:
+        """UserError where the settings do not fit a block-causal model or its data."""
+        if model.attention.is_full:
+            return
+        has_answers = all(e.answer_ids is not None for e in harmful)
+        has_answers |= any(e.answer_ids is not None for e in self.benign)
+        if config.window_start > 1 and not has_answers:
+            raise UserError(
+                f"{model.source} fills block after block, so that a window from token "
+                f"{config.window_start} on stands behind the beginning of an answer; give harmful "
+                "or benign data with answers."
+            )
+        if config.phrase_sampling == "full_set":
+            raise UserError(
+                f"{model.source} fills block after block, and a phrase that runs over a block is "
+                "scored by itself; set phrase_sampling=one_pair."
+            )
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: MosaConfig, data: TrainingData) -> MosaTrainer:
@@ -109,68 +142,112 @@ class MosaTrainer(DiffusionTrainer):
         seed, epoch = config.seed, self.epoch_index
         examples = [self.examples[i] for i in indices]
 
-        # 1. Draw a state for every prompt, and list what its positions need.
+        # 1. Draw a state and phrases for every prompt, and list what its positions need.
         states = [
             harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
         ]
-        answer_BR = self._answer_positions(states)
-        masked_BR = torch.stack([state.masked for state in states])
+        placed = self.place(examples, states, *self.draw_phrases(indices))
+        answer_NR = self._answer_positions(placed)
         asked = Asked(
-            kl=masked_BR & (config.beta > 0),
-            log_probs=self._phrase_positions(states) | answer_BR,
+            kl=placed.kept & (config.beta > 0),
+            log_probs=self._phrase_positions(placed) | answer_NR,
             token_ids=self.scorer.scored_ids,
-            targets=torch.stack([s.tokens for s in states]),
+            targets=torch.stack([s.tokens for s in placed.states]),
             of_reference=config.uses_reference_scores,
         )
 
         # 2. One reference pass with the adapter off, one policy pass, and the head where needed.
-        prompts = [e.prompt_ids for e in examples]
-        terms = self.terms(model, prompts, states, asked, with_reference=config.uses_reference)
+        prompts = [examples[prompt].prompt_ids for prompt in placed.prompt_of_row]
+        terms = self.terms(
+            model, prompts, placed.states, asked, with_reference=config.uses_reference
+        )
 
         # 3. The reward of phrases in the window, and the harmful answer's own tokens.
-        losses_B = self._phrase_losses(terms, states, indices)
+        losses_B = self._phrase_losses(terms, placed)
         if config.scores_answers:
-            losses_B = losses_B + self._answer_losses(terms, answer_BR.to(device))
+            losses_B = losses_B + self._answer_losses(terms, answer_NR.to(device))[: len(indices)]
 
         # 4. Stay near the reference.
         if config.beta > 0:
-            kl_B = _reduce_positions(terms.kl, masked_BR.to(device), config.kl_reduction)
-            self.track("kl", kl_B)
-            losses_B = losses_B + config.beta * kl_B
+            kl_N = _reduce_positions(terms.kl, placed.kept.to(device), config.kl_reduction)
+            self.track("kl", kl_N[: len(indices)])
+            losses_B = losses_B + config.beta * kl_N[: len(indices)]
         return losses_B
 
-    def _phrase_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
-        """The masked positions at which a phrase may be in each row."""
-        window_R = self.scorer.window.positions(self.config.response_length)
-        wide_B = torch.tensor([self._is_wide(state) for state in states])
-        return (window_R | wide_B[:, None]) & torch.stack([state.masked for state in states])
-
-    def _answer_positions(self, states: Sequence[ResponseState]) -> Bool[Tensor, "B R"]:
-        """The masked positions of each harmful answer, where they should become unlikely."""
-        position_R = torch.arange(self.config.response_length)
-        length_B = torch.tensor([state.answer_length for state in states])
-        inside_BR = (position_R < length_B[:, None]) & self.config.scores_answers
-        return inside_BR & torch.stack([state.masked for state in states])
-
-    def _phrase_losses(
+    def place(
         self,
-        terms: HeadTerms,
-        states: Sequence[ResponseState],
-        indices: list[int],
-    ) -> Float[Tensor, " B"]:
+        examples: Sequence[EncodedExample],
+        states: list[ResponseState],
+        safe: list[list[Phrase]],
+        harmful: list[list[Phrase]],
+    ) -> Placed:
+        """The rows on which the phrases drawn for some prompts are scored, and where."""
+        attention = self.diffusion_model.attention
+        if attention.is_full:
+            return placed_anywhere(self.scorer, states, safe, harmful)
+        longest = max(phrase.max_length for phrase in (*self.safe_phrases, *self.harmful_phrases))
+        blocks = []
+        for number, (example, state) in enumerate(zip(examples, states, strict=True)):
+            random = rng(self.config.seed, self.epoch_index, example.index, _BLOCK_STREAM)
+            beginning = state.answer_length
+            if self.benign and (not beginning or self._begins_harmless(state, random)):
+                answers = [e.answer_ids for e in self.benign if e.answer_ids is not None]
+                answer_ids = answers[int(random.integers(len(answers)))]
+                beginning = len(answer_ids)
+                tokens = torch.full_like(state.tokens, self.diffusion_model.eos_token_id)
+                tokens[:beginning] = torch.tensor(answer_ids)
+                states[number] = replace(state, tokens=tokens, answer_length=0)
+            window = self.scorer.window_of_state(state)
+            found = blocks_of_window(attention, len(example.prompt_ids), window, longest)
+            blocks.append(open_block(found, state, beginning, random))
+        return placed_in_blocks(states, blocks, safe, harmful)
+
+    def _begins_harmless(self, state: ResponseState, random: np.random.Generator) -> bool:
+        """Whether a fully masked block stands behind the beginning of a harmless answer."""
+        return state.state == "fully_masked" and bool(random.random() < 0.5)
+
+    def _phrase_positions(self, placed: Placed) -> Bool[Tensor, "N R"]:
+        """The masked positions at which a phrase may be in each row."""
+        length = self.config.response_length
+        found_NR = torch.zeros(len(placed.states), length, dtype=torch.bool)
+        for row, window in enumerate(placed.safe_windows):
+            found_NR[row] |= window.positions(length)
+        for row, window in zip(placed.harmful_rows, placed.harmful_windows, strict=True):
+            found_NR[row] |= window.positions(length)
+        return found_NR & torch.stack([state.masked for state in placed.states])
+
+    def _answer_positions(self, placed: Placed) -> Bool[Tensor, "N R"]:
+        """The masked positions of each harmful answer, where they should become unlikely: all of
+        them, or those of the open block."""
+        position_R = torch.arange(self.config.response_length)
+        length_N = torch.tensor([state.answer_length for state in placed.states])
+        inside_NR = (position_R < length_N[:, None]) & self.config.scores_answers & placed.kept
+        if not self.diffusion_model.attention.is_full:
+            num_extra = len(placed.states) - len(placed.safe_windows)
+            first_N = torch.tensor([w.first for w in placed.safe_windows] + [0] * num_extra)
+            inside_NR &= position_R >= first_N[:, None]
+        return inside_NR
+
+    def _phrase_losses(self, terms: HeadTerms, placed: Placed) -> Float[Tensor, " B"]:
         """- score(s+) + harmful_weight * bound(score(s-)), and its metrics."""
-        config = self.config
-        safe_BK, harmful_BK = self.draw_phrases(indices)
-        masked_BR = torch.stack([state.masked for state in states]).to(self.args.device)
-        is_wide = [self._is_wide(state) for state in states]
-        safe = self.scorer(terms.log_probs, masked_BR, safe_BK, is_wide)
-        harmful = self.scorer(terms.log_probs, masked_BR, harmful_BK, is_wide)
+        config, num_prompts = self.config, len(placed.safe_windows)
+        masked_NR = torch.stack([s.masked for s in placed.states]).to(self.args.device)
+        rows = torch.tensor(placed.harmful_rows, device=masked_NR.device)
+        safe = self.scorer(
+            terms.log_probs[:num_prompts], masked_NR[:num_prompts], placed.safe, placed.safe_windows
+        )
+        harmful = self.scorer(
+            terms.log_probs[rows], masked_NR[rows], placed.harmful, placed.harmful_windows
+        )
         losses_B = -safe.value.mean(dim=-1)
         if config.harmful_target == "phrase" and config.harmful_weight > 0:
             reference_value = None
             if config.uses_reference_scores:
                 reference_value = self.scorer(
-                    terms.reference_log_probs, masked_BR, harmful_BK, is_wide
+                    terms.reference_log_probs[rows],
+                    masked_NR[rows],
+                    placed.harmful,
+                    placed.harmful_windows,
                 ).value
             bounded_BK = objective.bound_harmful(
                 harmful.value,
@@ -190,12 +267,8 @@ class MosaTrainer(DiffusionTrainer):
         # 1-based, as in the settings
         self.track("best_start", _mean_found(safe.best_start + 1, safe), safe.found.any(dim=-1))
         self.track("scored_share", safe.found.any(dim=-1))
-        self._track_refusals(terms.likeliest, states)
+        self._track_refusals(terms.likeliest, placed)
         return losses_B
-
-    def _is_wide(self, state: ResponseState) -> bool:
-        """Whether a row's phrases are scored over the whole response instead of the window."""
-        return self.config.contaminated_window == "response" and state.state != "fully_masked"
 
     def draw_phrases(self, indices: list[int]) -> tuple[list[list[Phrase]], list[list[Phrase]]]:
         """For each row the safe and the harmful phrases that it is scored on."""
@@ -208,18 +281,19 @@ class MosaTrainer(DiffusionTrainer):
             harmful.append([self.harmful_phrases[random.integers(len(self.harmful_phrases))]])
         return safe, harmful
 
-    def _track_refusals(
-        self, likeliest_BR: Int[Tensor, "B R"], states: Sequence[ResponseState]
-    ) -> None:
+    def _track_refusals(self, likeliest_NR: Int[Tensor, "N R"], placed: Placed) -> None:
         """Share of fully masked rows whose greedy first step has a refusal in the window."""
-        fully_masked = torch.tensor([state.state == "fully_masked" for state in states])
-        greedy = likeliest_BR[:, self.scorer.window.first : self.scorer.window.end]
-        holds = torch.zeros(len(states), dtype=torch.bool, device=greedy.device)
-        for phrase in self.safe_phrases:
-            for words in phrase.words:
-                holds |= objective.contains_phrase(
-                    greedy, torch.tensor(words, device=greedy.device)
-                )
+        num_prompts = len(placed.safe_windows)
+        fully_masked = torch.tensor(
+            [state.state == "fully_masked" for state in placed.states[:num_prompts]]
+        )
+        holds = torch.zeros(num_prompts, dtype=torch.bool, device=likeliest_NR.device)
+        for row, window in enumerate(placed.safe_windows):
+            greedy = likeliest_NR[None, row, window.first : window.end]
+            for phrase in self.safe_phrases:
+                for words in phrase.words:
+                    wanted = torch.tensor(words, device=greedy.device)
+                    holds[row] |= objective.contains_phrase(greedy, wanted)[0]
         self.track("refusal_share", holds, fully_masked.to(holds.device))
 
     def _answer_losses(

@@ -16,6 +16,7 @@ from torch import Tensor
 from mosa.alignment import objective
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.alignment.phrases import Phrase
+from mosa.alignment.states import ResponseState
 from mosa.types import UserError
 
 # B rows, R response positions, W positions of one window, U tokens that occur in phrases, K phrases
@@ -86,17 +87,22 @@ class PhraseScorer:
         self.column_of_id = torch.full((vocab_size,), -1)
         self.column_of_id[self.scored_ids] = torch.arange(len(self.scored_ids))
 
+    def window_of_state(self, state: ResponseState) -> Window:
+        """Where phrases may be in a response of this state."""
+        is_wide = self.config.contaminated_window == "response" and state.state != "fully_masked"
+        return self.wide_window if is_wide else self.window
+
     def __call__(
         self,
         log_probs: Float[Tensor, "B R U"],
         free: Bool[Tensor, "B R"],
         phrases: Sequence[Sequence[Phrase]],
-        is_wide: Sequence[bool],
+        windows: Sequence[Window],
     ) -> Scores:
         """Score `phrases[b]` on row b, from the log-probabilities of `scored_ids`.
 
         `free` marks the positions that are still masked; the tokens at the others are not used.
-        Rows with `is_wide` are scored over the whole response, the others in the window.
+        `windows` say where the phrases of each row may be.
         """
         num_phrases = len(phrases[0])
         value = log_probs.new_zeros(len(phrases), num_phrases)
@@ -104,12 +110,11 @@ class PhraseScorer:
         found = torch.zeros_like(value, dtype=torch.bool)
 
         # Rows that share a phrase and a window are scored together.
-        groups: dict[tuple[Phrase, bool], list[tuple[int, int]]] = {}
+        groups: dict[tuple[Phrase, Window], list[tuple[int, int]]] = {}
         for row, row_phrases in enumerate(phrases):
             for place, phrase in enumerate(row_phrases):
-                groups.setdefault((phrase, is_wide[row]), []).append((row, place))
-        for (phrase, wide), places in groups.items():
-            window = self.wide_window if wide else self.window
+                groups.setdefault((phrase, windows[row]), []).append((row, place))
+        for (phrase, window), places in groups.items():
             at = slice(window.first, window.end)
             rows, ks = torch.tensor(places, device=value.device).T
             value_g, start_g, found_g = self._score_phrase(

@@ -1,0 +1,253 @@
+"""MOSA on a block-causal model: each block as it opens, against states written down one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from align_tiny import tiny_tokenizer
+from refusals import refuses
+
+from mosa.alignment import MosaConfig, MosaTrainer, SftConfig, SftTrainer, add_adapter
+from mosa.alignment.placing import blocks_of_window, open_block
+from mosa.alignment.scoring import Window
+from mosa.alignment.states import ResponseState
+from mosa.families import DiffusionLM, new_model
+from mosa.families.attention import AttentionPattern
+
+LENGTH = 24
+BASE: dict[str, Any] = {
+    "response_length": LENGTH,
+    "window_start": 5,
+    "window_end": 20,
+    "lora_r": 4,
+    "per_device_train_batch_size": 8,
+    "max_steps": 1,
+    "max_grad_norm": 1.0,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+def block_model(block: int, *, begins: str = "sequence") -> DiffusionLM:
+    tokenizer = tiny_tokenizer()
+    config = {
+        "model_type": "sdar" if begins == "sequence" else "a2d-qwen3",
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 128,
+        "block_size": block,
+        "mask_token_id": tokenizer.convert_tokens_to_ids("<|mdm_mask|>"),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return new_model(config, tokenizer, seed=0)
+
+
+def trainer_of(tmp_path, model, phrase_files, harmful, benign=None, **changes) -> MosaTrainer:
+    config = MosaConfig(**{**BASE, **phrase_files, "output_dir": str(tmp_path / "out"), **changes})
+    torch.manual_seed(0)
+    add_adapter(model, config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return MosaTrainer(model, config, harmful, benign)
+
+
+def test_the_window_by_blocks():
+    """Window 6..13, blocks of 4 from token 1 and from the first token of a prompt of 7."""
+    window = Window(5, 12, 13)
+    parts = blocks_of_window(AttentionPattern(4, "response"), 7, window, 3)
+    assert parts == [Window(5, 7, 8), Window(8, 11, 12)]
+    parts = blocks_of_window(AttentionPattern(4), 7, window, 3)
+    assert parts == [Window(5, 8, 9), Window(9, 12, 13)]
+    # A phrase of one token has a place in the last block too; one of eight in the first alone.
+    parts = blocks_of_window(AttentionPattern(4, "response"), 7, window, 1)
+    assert parts[-1] == Window(12, 12, 13)
+    assert blocks_of_window(AttentionPattern(4), 7, window, 8) == [Window(5, 8, 9)]
+
+
+def test_which_block_is_open():
+    blocks = [Window(4, 7, 8), Window(8, 11, 12), Window(12, 15, 16)]
+    masked = torch.ones(16, dtype=torch.bool)
+    state = ResponseState(torch.zeros(16, dtype=torch.long), masked)
+
+    def opened(state, beginning):
+        draws = [np.random.default_rng(seed) for seed in range(40)]
+        return {open_block(blocks, state, beginning, random).first for random in draws}
+
+    assert opened(state, 20) == {4, 8, 12} and opened(state, 8) == {4, 8}
+    assert opened(state, 2) == {4}  # none is reached
+    revealed = masked.clone()
+    revealed[:9] = False
+    assert opened(ResponseState(state.tokens, revealed, "prefix"), 20) == {8}
+
+
+@dataclass
+class OneByOne:
+    """Passes over one prompt, one state each."""
+
+    model: DiffusionLM
+    prompt: list[int]
+    answer: list[int]
+
+    def log_probs(self, position: int, written: list[int]) -> torch.Tensor:
+        """At a response position, with the blocks before its own as written and masks from there
+        to the block's end."""
+        attention, num_prompt = self.model.attention, len(self.prompt)
+        place, shift = num_prompt + position, attention.shift(num_prompt)
+        first, end = attention.begin_of_block(place, shift), attention.end_of_block(place, shift)
+        if attention.begins == "response":
+            end = min(end, num_prompt + LENGTH)
+        tokens = (self.prompt + written)[:first]
+        tokens += [self.model.mask_token_id] * (end - len(tokens))
+        tokens[:num_prompt] = self.prompt
+        logits = self.model.logits(torch.tensor([tokens]), response_start=num_prompt)
+        return logits[0, place].log_softmax(-1)
+
+    def score(self, phrase: tuple[int, ...], window: Window) -> torch.Tensor:
+        """The best start in a window, the phrase written as far as it goes."""
+        values = []
+        for start in range(window.first, window.last + 1):
+            if start + len(phrase) <= window.end:
+                written = self.answer[:start] + [0] * (start - len(self.answer)) + list(phrase)
+                each = [self.log_probs(start + j, written)[t] for j, t in enumerate(phrase)]
+                values.append(torch.stack(each).sum())
+        return torch.stack(values).max()
+
+    def kl(self, positions: list[int]) -> torch.Tensor:
+        """The sum over positions behind the answer's beginning."""
+        written, values = self.answer + [0] * LENGTH, []
+        for position in positions:
+            policy = self.log_probs(position, written)
+            with self.model.adapter_disabled():
+                reference = self.log_probs(position, written)
+            values.append((policy.exp() * (policy - reference)).sum())
+        return torch.stack(values).sum()
+
+
+@pytest.mark.parametrize("begins", ["sequence", "response"])
+@pytest.mark.parametrize("block", [4, 16])
+def test_the_objective_is_that_of_the_states_one_by_one(
+    tmp_path, phrase_files, harmful, block, begins
+):
+    """Blocks of 4, over which the refusals run, and of 16, into which they fit: reward and KL of
+    every prompt from plain passes over `prompt, beginning, phrase so far, masks`."""
+    model = block_model(block, begins=begins)
+    trainer = trainer_of(tmp_path, model, phrase_files, harmful, breaker="eos", beta=0.3)
+    indices = list(range(len(harmful)))
+    with torch.no_grad():
+        found = trainer.harmful_losses(model.network, indices)
+    examples = [trainer.examples[i] for i in indices]
+    placed = trainer.place(examples, states_of(examples), *trainer.draw_phrases(indices))
+    for row, example in enumerate(examples):
+        assert example.answer_ids is not None
+        oracle = OneByOne(model, example.prompt_ids, example.answer_ids)
+        with torch.no_grad():
+            safe = oracle.score(placed.safe[row][0].variants[0], placed.safe_windows[row])
+            bad = oracle.score(placed.harmful[row][0].variants[0], placed.harmful_windows[row])
+            kl = oracle.kl(placed.kept[row].nonzero()[:, 0].tolist())
+        torch.testing.assert_close(found[row], bad - safe + 0.3 * kl, atol=2e-3, rtol=1e-3)
+        # The KL counts up to the end of the open block, where the beginning is what is written.
+        counted = placed.kept[row].nonzero()[:, 0].tolist()
+        assert counted == list(range(len(counted)))
+        assert placed.safe_windows[row].first < len(counted)
+    runs_over = [w.end - w.first > block for w in placed.safe_windows]
+    assert any(runs_over) == (block == 4)
+
+
+def states_of(examples) -> list[ResponseState]:
+    """Fully masked, behind the answers."""
+    masked = torch.ones(LENGTH, dtype=torch.bool)
+    return [
+        ResponseState(_answer(e.answer_ids), masked, answer_length=len(e.answer_ids))
+        for e in examples
+    ]
+
+
+def _answer(ids) -> torch.Tensor:
+    tokens = torch.zeros(LENGTH, dtype=torch.long)
+    tokens[: len(ids)] = torch.tensor(ids)
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("harmful_weight", "figure", "sign"), [(1.0, "score_safe", 1), (1e3, "score_answer", -1)]
+)
+def test_the_robust_kind_moves_the_right_way(
+    tmp_path, phrase_files, harmful, benign, harmful_weight, figure, sign
+):
+    """All its terms at once: refusals become likelier, or the answers' own tokens less likely."""
+    changes = {
+        "random_reveal_weight": 1.0,
+        "prefix_weight": 1.0,
+        "revealed": "around",
+        "contaminated_window": "response",
+        "harmful_bound": "hinge",
+        "harmful_target": "answer",
+        "harmful_weight": harmful_weight,
+        "benign_beta": 0.1,
+        "max_steps": 40,
+        "learning_rate": 1e-2,
+        "logging_steps": 1.0,
+    }
+    trainer = trainer_of(tmp_path, block_model(4), phrase_files, harmful, benign, **changes)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if figure in log]
+    first, last = (fmean(log[figure] for log in part) for part in (logs[:8], logs[-8:]))
+    assert sign * (last - first) > 0.5
+    assert all(log["scored_share"] == 1.0 for log in logs)
+
+
+def test_harmless_beginnings_stand_before_the_block_too(tmp_path, phrase_files, harmful, benign):
+    """Half of the fully masked blocks stand behind the answer to a harmless request."""
+    model = block_model(4)
+    trainer = trainer_of(tmp_path, model, phrase_files, harmful, benign)
+    assert trainer.benign
+    harmless = [e.answer_ids for e in trainer.benign if e.answer_ids is not None]
+    count = 0
+    for epoch in range(6):
+        trainer.state.epoch = float(epoch)
+        phrases = trainer.draw_phrases(list(range(len(trainer.examples))))
+        placed = trainer.place(trainer.examples, states_of(trainer.examples), *phrases)
+        for state, window in zip(placed.states, placed.safe_windows, strict=False):
+            begin = state.tokens[: window.first].tolist()
+            count += any(begin[: len(a)] == a[: len(begin)] and begin for a in harmless)
+    assert 12 < count < 36
+
+
+def test_a_window_behind_a_beginning_needs_one(tmp_path, phrase_files, harmful):
+    prompts = [type(e)(e.prompt) for e in harmful]
+    with refuses("window", "answers"):
+        trainer_of(tmp_path, block_model(4), phrase_files, prompts)
+    trainer = trainer_of(
+        tmp_path, block_model(4), phrase_files, prompts, window_start=1, window_end=None
+    )
+    assert trainer.harmful_losses(trainer.diffusion_model.network, [0, 1]).isfinite().all()
+    with refuses("phrase_sampling"):
+        trainer_of(tmp_path, block_model(4), phrase_files, harmful, phrase_sampling="full_set")
+
+
+def test_answers_are_learned_block_by_block(tmp_path, harmful):
+    """The loss of supervised fine-tuning is that of the blocks one by one."""
+    model = block_model(4)
+    settings = SftConfig(
+        output_dir=str(tmp_path), trainable="full", response_length=LENGTH, use_cpu=True
+    )
+    trainer = SftTrainer(model, settings, harmful[:3])
+    with torch.no_grad():
+        found = trainer.example_losses(model.network, [0, 1, 2])
+        again = trainer.example_losses(model.network, [0, 1, 2])
+    assert torch.equal(found, again) and found.isfinite().all() and (found > 0).all()
