@@ -47,9 +47,24 @@ PROJECTIONS = (
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",
+    "mlp.shared_experts.gate_proj",
+    "mlp.shared_experts.up_proj",
+    "mlp.shared_experts.down_proj",
 )
-"""The linear maps of one layer, as paths below `model.layers.N` in the transformers library; a
-network with mixtures of experts has the first four in every layer."""
+"""The linear maps of a layer that every token goes through, as paths below `model.layers.N` in the
+transformers library. A layer has attention's, and those of a dense MLP or of shared experts."""
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""The parameters of a mixture's routed experts, [experts, rows, columns], as such paths."""
+
+
+EXPERTS_APART: Mapping[str, tuple[str, ...]] = {
+    ".mlp.experts.gate_up_proj": (
+        ".mlp.experts.{}.gate_proj.weight",
+        ".mlp.experts.{}.up_proj.weight",
+    ),
+    ".mlp.experts.down_proj": (".mlp.experts.{}.down_proj.weight",),
+}
+"""`Family.stacked` where a release has each expert's three matrices by themselves."""
 
 
 @final
@@ -83,6 +98,15 @@ class Family:
     """What the template appends when the model speaks next."""
     end_tokens: tuple[str, ...]
     """The special tokens that end a response, in addition to the config's `eos_token_id`."""
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ends of the library's names for tensors that hold all experts of a layer -> the ends, before
+    `released_names`, for the tensors of expert {} whose rows each of them holds, one below the
+    other; see `EXPERTS_APART`."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Pieces of names, before `released_names`, for tensors that hold the rows of several of the
+    library's, one below the other -> the same pieces of the library's names."""
+    architecture: str | None = None
+    """What `architectures` of config.json names, where another family has the `model_type` too."""
     attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
     """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
@@ -97,6 +121,13 @@ class Family:
         for ours, released in self.released_names.items():
             name = name.replace(ours, released)
         return name
+
+    def pieces(self, network: PreTrainedModel) -> checkpoint.Pieces:
+        """The released tensors of a network by name, and where the library has their numbers."""
+        shapes = {n: tensor.shape for n, tensor in checkpoint.stored_tensors(network).items()}
+        return checkpoint.pieces_of(
+            shapes, self.released_name, stacked=self.stacked, fused=self.fused
+        )
 
     def complete_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with its defaults written out, checked for what cannot be built here.
@@ -124,6 +155,7 @@ class Family:
 
 MOST = {
     "layers": 10_000,
+    "experts": 10_000,
     "width": 1 << 22,
     "vocabulary": 1 << 24,
     "positions": 1 << 30,
@@ -154,6 +186,21 @@ def positive_number(
             f"{f'of at least {least:g}' if least else 'above 0'}, at most {most:g}."
         )
     return float(value)
+
+
+def expert_counts(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many routed experts a layer has, and how many of them a token goes through.
+
+    UserError where a token wants more than there are.
+    """
+    experts = positive_int(config, "num_experts", MOST["experts"])
+    chosen = positive_int(config, "num_experts_per_tok", MOST["experts"])
+    if chosen > experts:
+        raise UserError(
+            f"config.json sets num_experts_per_tok={chosen} and num_experts={experts}; a token "
+            "cannot go through more experts than there are."
+        )
+    return experts, chosen
 
 
 def norm_epsilon(config: Mapping[str, Any]) -> float:
@@ -770,7 +817,8 @@ class DiffusionLM:
         checkpoint.write(
             Path(folder),
             config=self.config,
-            tensors=checkpoint.released_tensors(self.network, self.family.released_name),
+            own=checkpoint.stored_tensors(self.network),
+            pieces=self.family.pieces(self.network),
             companions=self._companions,
             tokenizer=self.tokenizer,
             max_shard_size=max_shard_size,
