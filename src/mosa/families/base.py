@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -652,19 +653,15 @@ class DiffusionLM:
 
     @property
     def lora_target_modules(self) -> list[str]:
-        """The modules that LoRA adapts: the projections that every layer has.
+        """The modules that LoRA adapts: the projections that all tokens of a layer go through."""
+        found = [name for name, _ in self._base.named_modules()]
+        return [p for p in PROJECTIONS if any(name.endswith(f".{p}") for name in found)]
 
-        Not those that a dense layer has beside mixtures of experts: PEFT takes their names for the
-        experts'.
-        """
-        found = {name for name, _ in self._base.named_modules()}
-        layers = range(self._base.config.num_hidden_layers)
-        return [p for p in PROJECTIONS if found.issuperset(f"model.layers.{n}.{p}" for n in layers)]
-
-    def add_lora(self, lora_config: LoraConfig) -> None:
+    def add_lora(self, lora_config: LoraConfig, *, experts: bool = False) -> None:
         """Put a fresh LoRA adapter on the network, which from then on trains only the adapter.
 
-        It adapts `lora_target_modules`; UserError where the config names others.
+        It adapts `lora_target_modules` and, with `experts`, every routed expert of a mixture: each
+        gets a pair of its own, of the same rank. UserError where the config names other targets.
         """
         if isinstance(self.network, PeftModel):
             raise UserError(
@@ -675,17 +672,37 @@ class DiffusionLM:
                 "The config has alora_invocation_tokens, so the adapter would act on some "
                 "positions only, which the sampler does not know; use plain LoRA."
             )
-        if lora_config.target_modules is not None:
-            raise UserError(
-                f"The config names target_modules, and mosa adapts {', '.join(PROJECTIONS)} in "
-                "every layer; leave target_modules out."
-            )
+        for name in ("target_modules", "target_parameters"):
+            if getattr(lora_config, name) is not None:
+                raise UserError(
+                    f"The config names {name}, and mosa adapts {', '.join(PROJECTIONS)} in every "
+                    f"layer that has them; leave {name} out."
+                )
         config = copy.copy(lora_config)
         config.target_modules = self.lora_target_modules
+        if experts:
+            self._check_experts(lora_config)
+            config.target_parameters = list(EXPERTS)
         with peft_asking_quietly():
             network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
         self._set_network(network)
+
+    def _check_experts(self, lora_config: LoraConfig) -> None:
+        """UserError where there are no experts to adapt, or they cannot be as the config says."""
+        names = [name for name, _ in self._base.named_parameters()]
+        if not any(name.endswith(EXPERTS) for name in names):
+            raise UserError(
+                f"{self.source} has no routed experts, which lora_experts would adapt; leave it "
+                "out."
+            )
+        # PEFT adapts a stack of matrices by adding to the weights, not to what they put out.
+        for setting in ("lora_dropout", "lora_bias", "use_dora"):
+            if getattr(lora_config, setting):
+                raise UserError(
+                    f"The config has {setting}, which cannot be had for routed experts; leave it "
+                    "out, or adapt without the experts."
+                )
 
     def load_adapter(self, name: str | Path, *, revision: str | None = None) -> None:
         """Put a trained LoRA adapter (a PEFT folder or hub id) on the network, frozen.
@@ -751,7 +768,8 @@ class DiffusionLM:
         for name, layer in network.named_modules():
             if not isinstance(layer, LoraLayer):
                 continue
-            parameter = layer.get_base_layer().get_parameter("weight")
+            weight = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+            parameter = layer.get_base_layer().get_parameter(weight)
             dtype, before = parameter.dtype, parameter.data
             parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
             if any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
@@ -763,7 +781,7 @@ class DiffusionLM:
             exact, parameter.data = parameter.data, parameter.data.to(dtype)
             if not is_finite(parameter.data):
                 raise UserError(
-                    f"Merged in {str(dtype).removeprefix('torch.')}, the weight of {name} holds "
+                    f"Merged in {str(dtype).removeprefix('torch.')}, the {weight} of {name} holds "
                     "numbers that are not finite; merge with --dtype float32."
                 )
             change, rounding = (exact - before).norm(), (parameter.data - exact).norm()
