@@ -282,18 +282,19 @@ def _write_tensors(
     }
     shards = split_torch_state_dict_into_shards(sizes, max_shard_size=max_shard_size)
     for file, names in shards.filename_to_tensors.items():
-        tensors = {name: released_tensor(pieces[name], own) for name in names}
-        # Files hold no tensor that shares the memory of another, as the parts of a stack do.
-        separate = {
-            name: tensor.clone(memory_format=torch.contiguous_format)
-            if tensor.untyped_storage().nbytes() != tensor.nbytes
-            else tensor.contiguous()
-            for name, tensor in tensors.items()
-        }
-        save_file(separate, folder / file, metadata={"format": "pt"})
+        tensors = {name: _separate(released_tensor(pieces[name], own)) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        del tensors  # before the next file's are made
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _separate(tensor: Tensor) -> Tensor:
+    """The tensor with memory of its own, as the parts of a stack have not: files share none."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor.contiguous()
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 # --------------------------------------------------------------------------------------- adapters
