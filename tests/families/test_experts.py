@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,18 +125,17 @@ def test_the_librarys_own_network_and_reader_give_the_same_logits(name, config, 
     model = tiny(config)
     model.save(tmp_path)
     tensors = tensors_of(tmp_path)
-    sizes = {n: config[n] for n in ("hidden_size", "num_hidden_layers", "num_attention_heads")} | {
-        n: config[n] for n in ("num_key_value_heads", "num_experts_per_tok", "vocab_size")
-    }
+    copied = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    copied += ("num_experts_per_tok", "vocab_size")
+    sizes: dict[str, Any] = {field: config[field] for field in copied}
     sizes |= {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
+    sizes |= {"head_dim": 8 if name == "llada_moe" else 16}
+    sizes |= {"intermediate_size": 48, "moe_intermediate_size": 24}
     if name == "llada2":
         network = Glm4MoeForCausalLM
         rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
         library = Glm4MoeConfig(
             **sizes,
-            head_dim=16,
-            intermediate_size=48,
-            moe_intermediate_size=24,
             first_k_dense_replace=config["first_k_dense_replace"],
             n_routed_experts=8,
             n_shared_experts=config["num_shared_experts"],
@@ -155,9 +155,6 @@ def test_the_librarys_own_network_and_reader_give_the_same_logits(name, config, 
         dense = [n for n, mark in enumerate(config.get("moe_layer_freq", [])) if mark == 0]
         library = Qwen3MoeConfig(
             **sizes,
-            head_dim=8 if is_llada else 16,
-            intermediate_size=48,
-            moe_intermediate_size=24,
             num_experts=6,
             norm_topk_prob=config.get("norm_topk_prob", False),
             mlp_only_layers=dense,
@@ -320,9 +317,8 @@ def test_turns_are_marked_by_roles():
     for layout in (LLADA_MOE_LAYOUT, LLADA2_LAYOUT):
         model = new_model(layout, tokenizer, seed=0)
         texts += [model.decode(model.encode(t), skip_special_tokens=False) for t in (turns, "Hi")]
-        assert model.end_token_ids == tuple(
-            tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|role_end|>"])
-        )
+        vocabulary = tokenizer.get_vocab()
+        assert model.end_token_ids == (vocabulary["<|endoftext|>"], vocabulary["<|role_end|>"])
     human = "<role>HUMAN</role>How are you?<|role_end|><role>ASSISTANT</role>"
     thinking = "detailed thinking off<|role_end|>"
     assert texts == [
@@ -433,9 +429,10 @@ def test_gradients_reach_the_experts_pairs_with_checkpointing_too(model):
 def test_what_cannot_be_adapted_is_refused(model, tiny_llada):
     with refuses("lora_experts"):
         tiny_llada.add_lora(LoraConfig(r=2), experts=True)
-    for setting in ({"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}):
-        with refuses(*setting, "experts"):
-            model.add_lora(LoraConfig(r=2, **setting), experts=True)
+    settings: dict[str, Any] = {"lora_dropout": 0.1, "use_dora": True, "lora_bias": True}
+    for name, value in settings.items():
+        with refuses(name, "experts"):
+            model.add_lora(LoraConfig(r=2, **{name: value}), experts=True)
     with refuses("target_parameters"):
         model.add_lora(LoraConfig(r=2, target_parameters=["mlp.experts.down_proj"]))
     assert not model.has_adapter and not tiny_llada.has_adapter
