@@ -22,6 +22,7 @@ TEXT = (
 )
 LLADA_SPECIALS = ["<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>"]
 LLADA_SPECIALS += ["<|end_header_id|>", "<|eot_id|>"]
+ROLE_SPECIALS = ["<|endoftext|>", "<role>", "</role>", "<|role_end|>", "<|mask|>"]
 DREAM_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>"]
 
 
@@ -128,8 +129,96 @@ def qwen3_layout(**fields) -> dict[str, Any]:
     }
 
 
+def role_tokenizer() -> PreTrainedTokenizerFast:
+    """The special tokens of LLaDA-MoE and LLaDA2; their chat template is the families'."""
+    return byte_tokenizer(ROLE_SPECIALS, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, mask: str) -> dict[str, int]:
+    vocabulary = tokenizer.get_vocab()
+    end = vocabulary["<|endoftext|>"]
+    return {"mask_token_id": vocabulary[mask], "eos_token_id": end, "pad_token_id": end}
+
+
+def tiny_llada_moe_config(tokenizer: PreTrainedTokenizerFast, **fields) -> dict:
+    """A config.json in LLaDA-MoE's layout: its second layer has no experts."""
+    return {
+        "architectures": ["LLaDAMoEModelLM"],
+        "model_type": "llada",
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 3,
+        "dense_intermediate_size": 48,
+        "expert_intermediate_size": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_layer_freq": [1, 0, 1],
+        "shared_expert_intermediate_size": None,  # else their class has its own default
+        "max_position_embeddings": 512,
+        "rope_theta": 50000,
+        "vocab_size": 384,
+        "initializer_range": 0.2,
+        **_ids(tokenizer, "<|mask|>"),
+        **fields,
+    }
+
+
+def tiny_llada2_config(tokenizer: PreTrainedTokenizerFast, **fields) -> dict:
+    """A config.json in LLaDA2's layout: blocks of 8, and a first layer without experts."""
+    return {
+        "architectures": ["LLaDA2MoeModelLM"],
+        "model_type": "llada2_moe",
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 3,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "num_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "block_size": 8,
+        "max_position_embeddings": 512,
+        "rope_theta": 600000,
+        "vocab_size": 384,
+        "initializer_range": 0.2,
+        **_ids(tokenizer, "<|mask|>"),
+        **fields,
+    }
+
+
+def tiny_sdar_moe_config(tokenizer: PreTrainedTokenizerFast, **fields) -> dict:
+    """A config.json in the layout of SDAR's mixtures of experts."""
+    return {
+        "architectures": ["SDARMoeForCausalLM"],
+        "model_type": "sdar_moe",
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "moe_intermediate_size": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "max_position_embeddings": 512,
+        "vocab_size": 384,
+        "initializer_range": 0.2,
+        **_ids(tokenizer, "<|mask|>"),
+        **fields,
+    }
+
+
 LLADA_LAYOUT = tiny_llada_config(llada_tokenizer())
 DREAM_LAYOUT = tiny_dream_config(dream_tokenizer())
+LLADA_MOE_LAYOUT = tiny_llada_moe_config(role_tokenizer())
+LLADA2_LAYOUT = tiny_llada2_config(role_tokenizer())
+SDAR_MOE_LAYOUT = tiny_sdar_moe_config(dream_tokenizer())
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "llada": (
         LLADA_LAYOUT,
@@ -148,6 +237,31 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         qwen3_layout(model_type="sdar", block_size=4),
         qwen3_layout(model_type="sdar", block_size=8, tie_word_embeddings=True),
     ),
+    "llada_moe": (
+        LLADA_MOE_LAYOUT,
+        {
+            **LLADA_MOE_LAYOUT,
+            "model_type": "lladamoe",
+            "num_key_value_heads": 2,
+            "moe_layer_freq": [1, 1, 1],
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llada2": (
+        LLADA2_LAYOUT,
+        {
+            **LLADA2_LAYOUT,
+            "first_k_dense_replace": 0,
+            "num_experts_per_tok": 1,
+            "num_shared_experts": 2,
+            "partial_rotary_factor": 1.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "sdar_moe": (
+        SDAR_MOE_LAYOUT,
+        {**SDAR_MOE_LAYOUT, "norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
 }
 """For every family of the table, configs of 384 tokens that between them build all that it may."""
 
@@ -162,10 +276,13 @@ def variants() -> list[Any]:
 
 
 def randomised(model: DiffusionLM, seed: int) -> DiffusionLM:
-    """The model with noise on every weight, so that norms and biases are not ones and zeros."""
+    """The model with noise on every weight, so that norms and biases are not ones and zeros; on
+    what routers add to their scores, too."""
     generator = torch.Generator().manual_seed(seed)
+    stored = model.network.state_dict()
+    buffers = [buffer for name, buffer in model.network.named_buffers() if name in stored]
     with torch.no_grad():
-        for parameter in model.network.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.1 * noise.to(parameter))
+        for tensor in (*model.network.parameters(), *buffers):
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor.add_(0.1 * noise.to(tensor))
     return model

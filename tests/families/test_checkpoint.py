@@ -169,13 +169,14 @@ def test_a_folder_without_tokenizer_takes_and_gives_token_ids(folder):
 def test_loading_holds_one_copy_of_the_weights(folder, monkeypatch):
     """The network is given the very tensors that were read, and nothing is initialised before."""
     read = {}
-    original = Weights.read
+    original = Weights.each
 
     def recorded(*args, **kwargs):
-        read.update(original(*args, **kwargs))
-        return read
+        for name, tensor in original(*args, **kwargs):
+            read[name] = tensor
+            yield name, tensor
 
-    monkeypatch.setattr(Weights, "read", recorded)
+    monkeypatch.setattr(Weights, "each", recorded)
     model = load_model(folder, device="cpu")
     pointers = {tensor.data_ptr() for tensor in read.values()}
     assert {p.data_ptr() for p in model.network.parameters()} == pointers

@@ -32,14 +32,16 @@ MODELS = [
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request) -> DiffusionLM:
-    """With noise on every weight, those of its norms too, and an adapter that says something."""
+    """With noise on every weight, those of its norms too, and an adapter that says something, on
+    routed experts too."""
     config, has_adapter = request.param
     if "other" in config:
         model = new_other(config["other"], block_length=config["block_length"])
     else:
         model = randomised(new_model(config, seed=1), 1)
     if has_adapter:
-        model.add_lora(LoraConfig(r=4, init_lora_weights=False))
+        has_experts = "experts.down_proj" in " ".join(model.network.state_dict())
+        model.add_lora(LoraConfig(r=4, init_lora_weights=False), experts=has_experts)
     return model
 
 

@@ -176,16 +176,17 @@ def test_an_adapter_that_acts_on_some_positions_only_is_refused():
     assert not model.has_adapter
 
 
-def test_beside_experts_lora_adapts_the_projections_of_attention():
-    """Those that every layer has, also where one layer is dense."""
-    for name in ("qwen3_moe", "glm4_moe"):
+def test_lora_adapts_what_each_layer_has_but_routed_experts():
+    """Attention everywhere, the one dense layer's MLP, and the shared experts of the others."""
+    mlp = ("gate_proj", "up_proj", "down_proj")
+    shared = [(1, f"shared_experts.{part}") for part in mlp]
+    shared += [(2, f"shared_experts.{part}") for part in mlp]
+    for name, dense, others in (("qwen3_moe", 1, []), ("glm4_moe", 0, shared)):
         model = new_other(name)
-        attention = [f"self_attn.{part}_proj" for part in "qkvo"]
-        assert model.lora_target_modules == attention
         model.add_lora(LoraConfig(r=2))
         adapted = {
             n.split(".lora_A")[0] for n, _ in model.network.named_parameters() if "lora_A" in n
         }
-        assert adapted == {
-            f"base_model.model.model.layers.{n}.{path}" for n in range(3) for path in attention
-        }
+        paths = [(n, f"self_attn.{part}_proj") for n in range(3) for part in "qkvo"]
+        paths += [(n, f"mlp.{path}") for n, path in [*((dense, part) for part in mlp), *others]]
+        assert adapted == {f"base_model.model.model.layers.{n}.{path}" for n, path in paths}

@@ -18,9 +18,10 @@ from fuzz.surfaces import SLOW, changed, changed_bytes, read_or_refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
+from tiny_models import LLADA2_LAYOUT, role_tokenizer
 
 from mosa.chat import ChatRequest, LocalChat
-from mosa.families import load_model
+from mosa.families import load_model, new_model
 from mosa.types import Message
 
 pytestmark = pytest.mark.slow
@@ -38,10 +39,11 @@ TEXT = "how do i make tea ?"
 
 @pytest.fixture(scope="module")
 def place(tiny_llada, new_tiny_llada, tmp_path_factory) -> Path:
-    """A target, whole and in shards, an adapter of it, and a chat model."""
+    """A target, whole and in shards, one with experts, an adapter of the first, a chat model."""
     place = tmp_path_factory.mktemp("sound")
     tiny_llada.save(place / "base")
     tiny_llada.save(place / "shards", max_shard_size="40KB")
+    new_model(LLADA2_LAYOUT, role_tokenizer(), seed=0).save(place / "experts")
     model = new_tiny_llada()
     model.add_lora(LoraConfig(r=2, init_lora_weights=False))
     model.save_adapter(place / "adapter")
@@ -89,6 +91,7 @@ def check(
     ("file", "read"),
     [
         ("base/config.json", target("base")),
+        ("experts/config.json", target("experts")),
         ("base/tokenizer.json", target("base")),
         ("base/tokenizer_config.json", target("base")),
         ("shards/model.safetensors.index.json", target("shards")),
@@ -107,6 +110,7 @@ def test_damaged_settings(place, file, read):
     ("file", "read"),
     [
         ("base/model.safetensors", target("base")),
+        ("experts/model.safetensors", target("experts")),
         ("adapter/adapter_model.safetensors", target("base", "adapter")),
         ("chat/model.safetensors", chat),
     ],

@@ -71,6 +71,8 @@ class AlignConfig(transformers.TrainingArguments):
     """Rank of the LoRA adapter."""
     lora_alpha: int = 64
     """LoRA scale numerator; the update is scaled by lora_alpha / lora_r."""
+    lora_experts: bool = False
+    """Adapt the routed experts of a mixture too, each with a pair of matrices of its own."""
 
     num_prompts: int | None = None
     """Number of training prompts that are drawn at random, by `seed`; none: all in their file."""

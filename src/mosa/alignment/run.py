@@ -229,7 +229,8 @@ def merge(
 
 def add_adapter(model: DiffusionLM, config: AlignConfig) -> None:
     """Put the fresh LoRA adapter that the settings describe on the model."""
-    model.add_lora(LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha))
+    lora = LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha)
+    model.add_lora(lora, experts=config.lora_experts)
 
 
 def whole_adapter(model: DiffusionLM) -> dict[str, Tensor]:

@@ -22,8 +22,11 @@ from mosa.families.a2d import A2D
 from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
+from mosa.families.llada2 import LLADA2
+from mosa.families.llada_moe import LLADA_MOE
 from mosa.families.rotary import turn_in_float32
 from mosa.families.sdar import SDAR
+from mosa.families.sdar_moe import SDAR_MOE
 from mosa.hub import Weights, locate
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import FLOATING
@@ -47,6 +50,9 @@ FAMILIES: dict[str, Family] = {
     "dream": DREAM,
     "a2d": A2D,
     "sdar": SDAR,
+    "llada_moe": LLADA_MOE,
+    "llada2": LLADA2,
+    "sdar_moe": SDAR_MOE,
 }
 
 ALIASES: dict[str, str] = {
@@ -129,13 +135,21 @@ def load_model(
     # Built without memory, then given the checkpoint's tensors, so only one copy exists.
     with torch.device("meta"):
         network = _build(family, network_config, attn_implementation, torch.float32)
-    expected = checkpoint.released_tensors(network, family.released_name)
+    pieces = family.pieces(network)
+    own = checkpoint.stored_tensors(network)
+    shapes = {name: checkpoint.released_tensor(parts, own).shape for name, parts in pieces.items()}
     unused = _unused(family, network_config, weights)
-    shapes = {name: tensor.shape for name, tensor in expected.items()}
     checkpoint.check_tensors(weights, shapes, unused=unused)
     stored = weights.stored[family.released_name("model.embed_tokens.weight")]
-    tensors = weights.read(device=device, dtype=_dtype(dtype) or FLOATING[stored], leave_out=unused)
-    checkpoint.assign(network, tensors, family.released_name)
+    # What is no parameter, such as what a router adds to its scores, has a format of its own.
+    buffers = dict(network.named_buffers())
+    released_tensors = weights.each(
+        device=device,
+        dtype=_dtype(dtype) or FLOATING[stored],
+        as_stored=[name for name, parts in pieces.items() if parts[0].name in buffers],
+        leave_out=unused,
+    )
+    checkpoint.assign(network, released_tensors, pieces)
     # The rotary tables are computed and not stored, so only they are still without memory.
     network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
     tokenizer = checkpoint.read_tokenizer(folder, family.tokenizer_class)
@@ -225,24 +239,29 @@ def _with_mask(
 
 def _family_of(config: Mapping[str, Any]) -> Family:
     model_type = config.get("model_type")
-    for family in FAMILIES.values():
-        if model_type in family.model_types:
-            return family
-    known = ", ".join(t for family in FAMILIES.values() for t in family.model_types)
-    raise UserError(
-        f"config.json has model_type {shortened(repr(model_type))}, which mosa does not know; it "
-        f"can load {known}."
-    )
+    families = [f for f in FAMILIES.values() if model_type in f.model_types]
+    if not families:
+        types = dict.fromkeys(t for family in FAMILIES.values() for t in family.model_types)
+        raise UserError(
+            f"config.json has model_type {shortened(repr(model_type))}, which mosa does not know; "
+            f"it can load {', '.join(types)}."
+        )
+    named = [f for f in families if config.get("architectures") == [f.architecture]]
+    unnamed = [f for f in families if f.architecture is None]
+    return (named or unnamed or families)[0]
 
 
 def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConfig:
-    network_config = family.network_config(config)
+    network_config: Any = family.network_config(config)
     # Read by the transformers library at every call: attention looks both ways, padding aside.
     network_config.is_causal = False
     # No padding_idx: it would zero and freeze the embedding of a padding token, which in these
     # models is often the end-of-text token too.
     network_config.pad_token_id = None
     network_config.bos_token_id = network_config.eos_token_id = None
+    # By the library's own, PEFT would take the names of dense layers and of shared experts for
+    # those of routed experts, which older versions of the library held apart.
+    network_config.model_type = "mosa"
     return network_config
 
 

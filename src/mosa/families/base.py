@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -48,9 +49,24 @@ PROJECTIONS = (
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",
+    "mlp.shared_experts.gate_proj",
+    "mlp.shared_experts.up_proj",
+    "mlp.shared_experts.down_proj",
 )
-"""The linear maps of one layer, as paths below `model.layers.N` in the transformers library; a
-network with mixtures of experts has the first four in every layer."""
+"""The linear maps of a layer that every token goes through, as paths below `model.layers.N` in the
+transformers library. A layer has attention's, and those of a dense MLP or of shared experts."""
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""The parameters of a mixture's routed experts, [experts, rows, columns], as such paths."""
+
+
+EXPERTS_APART: Mapping[str, tuple[str, ...]] = {
+    ".mlp.experts.gate_up_proj": (
+        ".mlp.experts.{}.gate_proj.weight",
+        ".mlp.experts.{}.up_proj.weight",
+    ),
+    ".mlp.experts.down_proj": (".mlp.experts.{}.down_proj.weight",),
+}
+"""`Family.stacked` where a release has each expert's three matrices by themselves."""
 
 
 @final
@@ -93,6 +109,15 @@ class Family:
     fields_by_name: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Pieces of checkpoints' names -> fields that their config.json lacks, where the name alone
     tells apart what config.json does not."""
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ends of the library's names for tensors that hold all experts of a layer -> the ends, before
+    `released_names`, for the tensors of expert {} whose rows each of them holds, one below the
+    other; see `EXPERTS_APART`."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Pieces of names, before `released_names`, for tensors that hold the rows of several of the
+    library's, one below the other -> the same pieces of the library's names."""
+    architecture: str | None = None
+    """What `architectures` of config.json names, where another family has the `model_type` too."""
     attention: Callable[[Mapping[str, Any]], AttentionPattern] = lambda config: FULL
     """Which positions of a row see which, by a complete config.json."""
     logits_shifted: bool = False
@@ -107,6 +132,13 @@ class Family:
         for ours, released in self.released_names.items():
             name = name.replace(ours, released)
         return name
+
+    def pieces(self, network: PreTrainedModel) -> checkpoint.Pieces:
+        """The released tensors of a network by name, and where the library has their numbers."""
+        shapes = {n: tensor.shape for n, tensor in checkpoint.stored_tensors(network).items()}
+        return checkpoint.pieces_of(
+            shapes, self.released_name, stacked=self.stacked, fused=self.fused
+        )
 
     def complete_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with its defaults written out, checked for what cannot be built here.
@@ -134,6 +166,7 @@ class Family:
 
 MOST = {
     "layers": 10_000,
+    "experts": 10_000,
     "width": 1 << 22,
     "vocabulary": 1 << 24,
     "positions": 1 << 30,
@@ -164,6 +197,21 @@ def positive_number(
             f"{f'of at least {least:g}' if least else 'above 0'}, at most {most:g}."
         )
     return float(value)
+
+
+def expert_counts(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many routed experts a layer has, and how many of them a token goes through.
+
+    UserError where a token wants more than there are.
+    """
+    experts = positive_int(config, "num_experts", MOST["experts"])
+    chosen = positive_int(config, "num_experts_per_tok", MOST["experts"])
+    if chosen > experts:
+        raise UserError(
+            f"config.json sets num_experts_per_tok={chosen} and num_experts={experts}; a token "
+            "cannot go through more experts than there are."
+        )
+    return experts, chosen
 
 
 def norm_epsilon(config: Mapping[str, Any]) -> float:
@@ -662,19 +710,15 @@ class DiffusionLM:
 
     @property
     def lora_target_modules(self) -> list[str]:
-        """The modules that LoRA adapts: the projections that every layer has.
+        """The modules that LoRA adapts: the projections that all tokens of a layer go through."""
+        found = [name for name, _ in self._base.named_modules()]
+        return [p for p in PROJECTIONS if any(name.endswith(f".{p}") for name in found)]
 
-        Not those that a dense layer has beside mixtures of experts: PEFT takes their names for the
-        experts'.
-        """
-        found = {name for name, _ in self._base.named_modules()}
-        layers = range(self._base.config.num_hidden_layers)
-        return [p for p in PROJECTIONS if found.issuperset(f"model.layers.{n}.{p}" for n in layers)]
-
-    def add_lora(self, lora_config: LoraConfig) -> None:
+    def add_lora(self, lora_config: LoraConfig, *, experts: bool = False) -> None:
         """Put a fresh LoRA adapter on the network, which from then on trains only the adapter.
 
-        It adapts `lora_target_modules`; UserError where the config names others.
+        It adapts `lora_target_modules` and, with `experts`, every routed expert of a mixture: each
+        gets a pair of its own, of the same rank. UserError where the config names other targets.
         """
         if isinstance(self.network, PeftModel):
             raise UserError(
@@ -685,17 +729,37 @@ class DiffusionLM:
                 "The config has alora_invocation_tokens, so the adapter would act on some "
                 "positions only, which the sampler does not know; use plain LoRA."
             )
-        if lora_config.target_modules is not None:
-            raise UserError(
-                f"The config names target_modules, and mosa adapts {', '.join(PROJECTIONS)} in "
-                "every layer; leave target_modules out."
-            )
+        for name in ("target_modules", "target_parameters"):
+            if getattr(lora_config, name) is not None:
+                raise UserError(
+                    f"The config names {name}, and mosa adapts {', '.join(PROJECTIONS)} in every "
+                    f"layer that has them; leave {name} out."
+                )
         config = copy.copy(lora_config)
         config.target_modules = self.lora_target_modules
+        if experts:
+            self._check_experts(lora_config)
+            config.target_parameters = list(EXPERTS)
         with peft_asking_quietly():
             network = get_peft_model(self.network, config)
         assert isinstance(network, PeftModel)  # mixed models are asked for by name
         self._set_network(network)
+
+    def _check_experts(self, lora_config: LoraConfig) -> None:
+        """UserError where there are no experts to adapt, or they cannot be as the config says."""
+        names = [name for name, _ in self._base.named_parameters()]
+        if not any(name.endswith(EXPERTS) for name in names):
+            raise UserError(
+                f"{self.source} has no routed experts, which lora_experts would adapt; leave it "
+                "out."
+            )
+        # PEFT adapts a stack of matrices by adding to the weights, not to what they put out.
+        for setting in ("lora_dropout", "lora_bias", "use_dora"):
+            if getattr(lora_config, setting):
+                raise UserError(
+                    f"The config has {setting}, which cannot be had for routed experts; leave it "
+                    "out, or adapt without the experts."
+                )
 
     def load_adapter(self, name: str | Path, *, revision: str | None = None) -> None:
         """Put a trained LoRA adapter (a PEFT folder or hub id) on the network, frozen.
@@ -761,7 +825,8 @@ class DiffusionLM:
         for name, layer in network.named_modules():
             if not isinstance(layer, LoraLayer):
                 continue
-            parameter = layer.get_base_layer().get_parameter("weight")
+            weight = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
+            parameter = layer.get_base_layer().get_parameter(weight)
             dtype, before = parameter.dtype, parameter.data
             parameter.data = before.to(torch.promote_types(dtype, torch.float32), copy=True)
             if any(layer.lora_bias.values()) and layer.get_base_layer().bias is None:
@@ -773,7 +838,7 @@ class DiffusionLM:
             exact, parameter.data = parameter.data, parameter.data.to(dtype)
             if not is_finite(parameter.data):
                 raise UserError(
-                    f"Merged in {str(dtype).removeprefix('torch.')}, the weight of {name} holds "
+                    f"Merged in {str(dtype).removeprefix('torch.')}, the {weight} of {name} holds "
                     "numbers that are not finite; merge with --dtype float32."
                 )
             change, rounding = (exact - before).norm(), (parameter.data - exact).norm()
@@ -827,7 +892,8 @@ class DiffusionLM:
         checkpoint.write(
             Path(folder),
             config=self.config,
-            tensors=checkpoint.released_tensors(self.network, self.family.released_name),
+            own=checkpoint.stored_tensors(self.network),
+            pieces=self.family.pieces(self.network),
             companions=self._companions,
             tokenizer=self.tokenizer,
             max_shard_size=max_shard_size,

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import save_torch_state_dict
+from huggingface_hub import split_torch_state_dict_into_shards
 from peft import PeftModel
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa import hub
 from mosa.files import filling, write_bytes, write_text
 from mosa.hub import Weights, locate
-from mosa.hub.weights import listed
+from mosa.hub.weights import INDEX, listed
 from mosa.inputs import is_file, read_bytes, read_json
 from mosa.types import UserError
 
@@ -72,6 +73,70 @@ def with_hub_code(config: Mapping[str, Any], repository: str) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- tensors
 
 
+class Piece(NamedTuple):
+    """What a released tensor takes from one of the library's."""
+
+    name: str
+    """The library's tensor."""
+    index: tuple[int | slice, ...] = ()
+    """Which part of it; all of it if empty."""
+
+
+Pieces = Mapping[str, tuple[Piece, ...]]
+"""Released tensors by name -> the pieces whose rows they hold, one below the other."""
+
+
+def pieces_of(
+    shapes: Mapping[str, torch.Size],
+    released_name: Callable[[str], str],
+    *,
+    stacked: Mapping[str, tuple[str, ...]],
+    fused: Mapping[str, tuple[str, ...]],
+) -> Pieces:
+    """How the library's tensors, given by their shapes, are laid out in a release.
+
+    `stacked` and `fused` are those of a `Family`.
+    """
+    found: dict[str, tuple[Piece, ...]] = {}
+    for name, shape in shapes.items():
+        for released, pieces in _released(name, shape, stacked, fused):
+            found[released_name(released)] = pieces
+    return found
+
+
+def _released(
+    name: str,
+    shape: torch.Size,
+    stacked: Mapping[str, tuple[str, ...]],
+    fused: Mapping[str, tuple[str, ...]],
+) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    """The released tensors that begin with rows of one of the library's."""
+    for ending, parts in stacked.items():
+        if name.endswith(ending):
+            rows = shape[1] // len(parts)
+            for expert in range(shape[0]):
+                for number, part in enumerate(parts):
+                    index = (expert, slice(number * rows, (number + 1) * rows))
+                    released = name.removesuffix(ending) + part.format(expert)
+                    yield released, (Piece(name, index),)
+            return
+    for whole, parts in fused.items():
+        if parts[0] in name:
+            yield (
+                name.replace(parts[0], whole),
+                tuple(Piece(name.replace(parts[0], part)) for part in parts),
+            )
+        if any(part in name for part in parts):
+            return
+    yield name, (Piece(name),)
+
+
+def released_tensor(pieces: tuple[Piece, ...], own: Mapping[str, Tensor]) -> Tensor:
+    """A released tensor, made of the library's by name; it may share their memory."""
+    parts = [own[piece.name][piece.index] for piece in pieces]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def check_tensors(
     weights: Weights, expected: Mapping[str, torch.Size], *, unused: Collection[str] = ()
 ) -> None:
@@ -101,27 +166,39 @@ def check_tensors(
 
 
 def assign(
-    network: PreTrainedModel, tensors: Mapping[str, Tensor], released_name: Callable[[str], str]
+    network: PreTrainedModel, released: Iterable[tuple[str, Tensor]], pieces: Pieces
 ) -> None:
-    """Make tensors by released name the network's own parameters, without copying them."""
-    named = {name: released_name(name) for name in network.state_dict()}
-    network.load_state_dict(
-        {ours: tensors[released] for ours, released in named.items() if released in tensors},
-        strict=False,
-        assign=True,
-    )
+    """Make released tensors, which come one by one, the network's own.
+
+    Those that are whole tensors of the library are not copied. Of the others the rows are copied
+    to their place and the tensor is let go as the next is read, so that a network that is all
+    experts needs hardly more memory than its weights.
+    """
+    shapes = {name: tensor.shape for name, tensor in stored_tensors(network).items()}
+    own: dict[str, Tensor] = {}
+    for name, tensor in released:
+        first, *others = pieces[name]
+        if not first.index and not others:
+            own[first.name] = tensor
+            continue
+        begin = 0
+        for piece in (first, *others):
+            if piece.name not in own:
+                own[piece.name] = tensor.new_empty(shapes[piece.name])
+            place = own[piece.name][piece.index]
+            place.copy_(tensor[begin : begin + len(place)])
+            begin += len(place)
+    network.load_state_dict(own, strict=False, assign=True)
     if network.config.tie_word_embeddings:
         network.tie_weights()
-    assert not any(p.is_meta for p in network.parameters())
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
 
 
-def released_tensors(
-    network: PreTrainedModel, released_name: Callable[[str], str]
-) -> dict[str, Tensor]:
-    """The network's tensors by released name; a tied LM head is left out, as in releases."""
+def stored_tensors(network: PreTrainedModel) -> dict[str, Tensor]:
+    """The network's tensors by the library's names, without a tied LM head, as in releases."""
     tied = network.config.tie_word_embeddings
     return {
-        released_name(name): tensor
+        name: tensor
         for name, tensor in network.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
@@ -163,19 +240,19 @@ def write(
     folder: Path,
     *,
     config: Mapping[str, Any],
-    tensors: dict[str, Tensor],
+    own: Mapping[str, Tensor],
+    pieces: Pieces,
     companions: Mapping[str, bytes],
     tokenizer: PreTrainedTokenizerFast | None,
     max_shard_size: int | str,
 ) -> None:
     """Write a checkpoint folder, each file whole.
 
-    Companions are written unchanged; a tokenizer is serialised only if it did not come as files.
+    `own` are the library's tensors, `pieces` how releases hold them. Companions are written
+    unchanged; a tokenizer is serialised only if it did not come as files.
     """
     with filling(folder) as part:
-        save_torch_state_dict(
-            tensors, part, max_shard_size=max_shard_size, metadata={"format": "pt"}
-        )
+        _write_tensors(part, own, pieces, max_shard_size)
         names = {path.name for path in part.iterdir()}
         write_text(part / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
         for name, content in companions.items():
@@ -192,6 +269,32 @@ def write(
         # The rest of an earlier save here, which would be read in place of this one.
         if _WEIGHTS.fullmatch(path.name) and path.name not in names:
             path.unlink()
+
+
+def _write_tensors(
+    folder: Path, own: Mapping[str, Tensor], pieces: Pieces, max_shard_size: int | str
+) -> None:
+    """Write the released tensors, one file after another: only one file's are in memory twice."""
+    without_memory = {name: tensor.to("meta") for name, tensor in own.items()}
+    sizes = {
+        released: torch.empty_like(released_tensor(parts, without_memory))
+        for released, parts in pieces.items()
+    }
+    shards = split_torch_state_dict_into_shards(sizes, max_shard_size=max_shard_size)
+    for file, names in shards.filename_to_tensors.items():
+        tensors = {name: _separate(released_tensor(pieces[name], own)) for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        del tensors  # before the next file's are made
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _separate(tensor: Tensor) -> Tensor:
+    """The tensor with memory of its own, as the parts of a stack have not: files share none."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor.contiguous()
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 # --------------------------------------------------------------------------------------- adapters

@@ -29,7 +29,8 @@ NOTES = frozenset(
 )
 """Fields without effect on a trained adapter that only answers."""
 MADE = frozenset(
-    ("r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora")
+    ("r", "lora_alpha", "target_modules", "target_parameters", "exclude_modules")
+    + ("use_rslora", "use_dora")
     + ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "layers_pattern")
     + ("bias", "fan_in_fan_out", "lora_bias", "ensure_weight_tying")
 )
@@ -96,6 +97,9 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         value = settings.get(name)
         if not (value is None or isinstance(value, str) or _are_texts(value)):
             raise _wrong(folder, name, value, "names of modules")
+    value = settings.get("target_parameters")
+    if not (value is None or _are_texts(value)):
+        raise _wrong(folder, "target_parameters", value, "names of parameters")
     return settings
 
 
@@ -133,6 +137,7 @@ def read_adapter(
             )
     _check_ranks(folder, settings, weights)
     _check_patterns(folder, settings, network)
+    _check_parameters(folder, settings, network)
     # Checked in the format in which PEFT keeps them.
     wide = torch.promote_types(network.dtype, torch.float32)
     read = weights.read(device="cpu", dtype=wide)
@@ -188,11 +193,14 @@ def _check_ranks(folder: Path, settings: Mapping[str, Any], weights: Weights) ->
     firsts = (".lora_A.weight", ".lora_embedding_A")
     ranks = {s[0] for n, s in weights.shape.items() if n.endswith(firsts) and s}
     pattern: dict[str, int] = settings.get("rank_pattern") or {}
+    stacked = bool(settings.get("target_parameters"))
     named = [(f"rank_pattern {shortened(name)}", rank) for name, rank in pattern.items()]
     for name, rank in [*named, ("r", settings.get("r", 8))]:
         # Beside a pattern that names all modules, no tensor has the rank `r`.
         is_unused = name == "r" and bool(named) and rank <= MOST_UNUSED_RANK
-        if rank not in ranks and not is_unused:
+        # The pairs of a layer's experts are one tensor, whose rank is a multiple.
+        is_there = rank in ranks or stacked and any(found % rank == 0 for found in ranks)
+        if not is_there and not is_unused:
             has = ", ".join(map(str, sorted(ranks))) or "none"
             raise UserError(
                 f"{folder / CONFIG} sets {name}={rank}, but its tensors have the rank {has}; use "
@@ -248,6 +256,17 @@ def _check_patterns(folder: Path, settings: Mapping[str, Any], network: Any) -> 
             raise UserError(
                 f"{folder / CONFIG} has {field} {shortened(repr(pattern))}, which cannot be "
                 f"matched with the names of modules ({outcome['error']}); list the names."
+            )
+
+
+def _check_parameters(folder: Path, settings: Mapping[str, Any], network: Any) -> None:
+    """UserError for a parameter to adapt that the network does not have."""
+    names = [f".{name}" for name, _ in network.named_parameters()]
+    for target in settings.get("target_parameters") or []:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise UserError(
+                f"{folder / CONFIG} names {shortened(repr(target))} in target_parameters, which "
+                "this model does not have; give the adapter that was trained on it."
             )
 
 

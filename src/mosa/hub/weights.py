@@ -124,12 +124,23 @@ class Weights:
         leave_out: Collection[str] = (),
         finite: bool = True,
     ) -> dict[str, Tensor]:
-        """The tensors by name, copied one by one to the device, in `dtype` or as they are stored.
+        """The tensors of `each` by name, all at once."""
+        return dict(self.each(device=device, dtype=dtype, leave_out=leave_out, finite=finite))
 
-        Raises UserError for a damaged file and, unless `finite` is false, for a tensor with numbers
-        that are not finite.
+    def each(
+        self,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        as_stored: Collection[str] = (),
+        leave_out: Collection[str] = (),
+        finite: bool = True,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor, one after another: a copy on the device, in `dtype` or as it is stored.
+
+        Those named in `as_stored` keep their type whatever `dtype` is. Raises UserError for a
+        damaged file and, unless `finite` is false, for a tensor with numbers that are not finite.
         """
-        read: dict[str, Tensor] = {}
         for file in dict.fromkeys(self.file.values()):
             with _opened(file, str(device)) as tensors:
                 for name in [n for n, place in self.file.items() if place == file]:
@@ -137,7 +148,8 @@ class Weights:
                         continue
                     # A copy: on the CPU safetensors returns a view of the file, which would become
                     # invalid when the folder is overwritten.
-                    tensor = tensors.get_tensor(name).to(dtype=dtype, copy=True)
+                    wanted = None if name in as_stored else dtype
+                    tensor = tensors.get_tensor(name).to(dtype=wanted, copy=True)
                     if finite and not is_finite(tensor):
                         narrow = tensor.dtype.itemsize < 4
                         raise UserError(
@@ -145,8 +157,7 @@ class Weights:
                             f"not finite in {str(tensor.dtype).removeprefix('torch.')}; use other "
                             f"weights{', or float32' if narrow else ''}."
                         )
-                    read[name] = tensor
-        return read
+                    yield name, tensor
 
 
 def _weight_map(index: Path) -> dict[str, str]:
