@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
+from mosa.families.by_block import first_masked_column
 from mosa.types import UserError, dialogue, short_hash
 
 # L canvas length, S suffix tokens, N target tokens, C candidates, D embedding width, V vocabulary
@@ -391,7 +392,14 @@ class Loss:
         (gradient,) = torch.autograd.grad(loss, kept[0])
         self.num_backward_passes += 1
         weight_VD = embedding.get_parameter("weight").detach()
-        return gradient[0, : len(prompt)].float() @ weight_VD.float().T
+        num_prompt = len(prompt)
+        gradient_PD = gradient[0, :num_prompt].float()
+        if not self.model.attention.is_full:
+            # The end of the prompt is in the row twice, where it shares a block with the response.
+            first = first_masked_column(self.model.attention, num_prompt)
+            again = num_prompt + self.response_length
+            gradient_PD[first:] += gradient[0, again : again + num_prompt - first].float()
+        return gradient_PD @ weight_VD.float().T
 
     def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
         """One forward pass, with the gradients that the caller asks for."""
@@ -400,11 +408,16 @@ class Loss:
         masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)
         first = prompts.shape[1] + self.position
         columns = torch.arange(first, first + len(self.target_N), device=model.device)
+        canvas, written = torch.cat([prompts, masks], dim=1), None
+        if not model.attention.is_full:  # each block of the target behind those before it
+            written = canvas.clone()
+            written[:, columns] = self.target_N
         with model.adapter_disabled() if self.without_adapter else nullcontext():
             logits_CNV = model.logits(
-                torch.cat([prompts, masks], dim=1),
+                canvas,
                 positions=columns,
                 response_start=prompts.shape[1],
+                written=written,
             )
         target_CN1 = self.target_N.expand(len(prompts), -1)[..., None]
         if self.kind == "cw":

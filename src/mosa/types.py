@@ -169,6 +169,19 @@ class ServedFacts:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """What stood at a position of a response until it was edited or masked again."""
+
+    position: int
+    """From 0."""
+    token: str
+    written: int
+    """The step (from 0) that wrote it, -1 where it was there before the first."""
+    until: int
+    """The step that took it away."""
+
+
+@dataclass(frozen=True)
 class Response:
     """What a model answered to one prompt."""
 
@@ -188,6 +201,8 @@ class Response:
     """The denoising step that wrote each position (from 0), -1 where it was pinned."""
     end_positions: list[int] = field(default_factory=list[int])
     """The positions (from 0) that hold an end token."""
+    replaced: list[Replaced] = field(default_factory=list[Replaced])
+    """What stood there before: edits of the decoder, and what a rule or an attacker took back."""
     num_forward_passes: int = 0
     """Forward passes in which this row took part."""
     decoder: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -39,6 +39,13 @@ CONFIG = EvaluateConfig(
     options=SetOptions(limit=LIMIT),
     attack_options=dict.fromkeys(SEARCHES, FEW_STEPS),
 )
+EDITING = dataclasses.replace(
+    CONFIG,
+    subjects=subjects_of("testbed", decoder={"threshold": 0.95, "edit_threshold": 0.5}),
+    attacks=tuple(name for name, attack in ATTACKS.items() if attack.needs_edits),
+    attack_options={},
+)
+"""For attacks on what a decoder edits, which the testbed's own does not."""
 BEHAVIOR = Behavior("b", 'how do i "bake" bread?', target="Sure", answer="Mix. Knead. Bake.")
 
 
@@ -53,14 +60,32 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def attempts(folder) -> dict[str, list[Attempt]]:
+def attempts(folder, editing) -> dict[str, list[Attempt]]:
     found: dict[str, list[Attempt]] = {name: [] for name in ATTACKS}
-    with Run(folder) as store:
-        assert store.failures() == []
-        for attempt in store.attempts():
-            responses = store.responses_of(attempt.key)
-            found[attempt.attack].append(dataclasses.replace(attempt, responses=responses))
+    for each in (folder, editing):
+        with Run(each) as store:
+            assert store.failures() == []
+            for attempt in store.attempts():
+                responses = store.responses_of(attempt.key)
+                found[attempt.attack].append(dataclasses.replace(attempt, responses=responses))
     return found
+
+
+@pytest.fixture(scope="module")
+def editing(tmp_path_factory) -> Path:
+    """Attacks on edits against two objects of the testbed, whose decoder makes some."""
+    folder = tmp_path_factory.mktemp("editing")
+    run = run_evaluation(folder, EDITING)
+    assert run is not None
+    run.close()
+    return folder
+
+
+def test_attacks_on_edits_are_not_applicable_without_any(folder):
+    with Run(folder) as store:
+        left_out = {pair.attack: pair.reason for pair in store.not_applicable()}
+    assert left_out.keys() == set(EDITING.attacks)
+    assert all("edit_threshold" in reason for reason in left_out.values())
 
 
 def test_every_file_is_in_the_table():
@@ -192,6 +217,8 @@ def test_each_attack_says_which_settings_of_the_decoder_it_takes(folder, attempt
         for attempt in found:
             for response in attempt.responses:
                 own = TESTBED_DECODER_RECORD | {"seed": 0}
+                if ATTACKS[name].needs_edits:
+                    own |= {"threshold": 0.95, "edit_threshold": 0.5}
                 changed |= {key for key, value in response.decoder.items() if own[key] != value}
         assert changed <= set(ATTACKS[name].takes), name
 

@@ -1363,7 +1363,7 @@ def test_margin_loss_by_hand(new_tiny_llada, monkeypatch):
     rows[0, 0, 5], rows[0, 0, 7], rows[0, 1, 2] = 1.0, 4.5, 9.0
     rows[1, 0, 5], rows[1, 0, 6] = 2.0, 2.0
     rows[1, 1, 2], rows[1, 1, 3] = 1.0, 2.0
-    monkeypatch.setattr(model, "logits", lambda ids, positions: rows)
+    monkeypatch.setattr(model, "logits", lambda ids, positions, **_: rows)
     found = Loss(model, [5, 2], 0, 4, 8, kind="cw")(torch.tensor([[1, 2], [3, 4]]))
     assert found.tolist() == pytest.approx([(3.5 - CW_MARGIN) / 2, (0.0 + 1.0) / 2])
     # Cross-entropy on the same: log of the sum of exponentials, less the token's own.

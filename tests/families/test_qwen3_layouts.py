@@ -122,7 +122,10 @@ def test_tensors_keep_the_networks_names(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            ("layer_types", "sliding_attention"),
+        ),
         ({"head_dim": 15}, ("head_dim", "even")),
         ({"num_key_value_heads": 3}, ("num_key_value_heads", "divide")),
         ({"attention_bias": True}, ("attention_bias",)),

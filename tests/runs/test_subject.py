@@ -139,8 +139,12 @@ def test_what_an_attack_needs_and_a_subject_does_not_grant():
         lacking = [access for access in attack.access if access != "prompt"]
         reason = api.missing_for(attack)
         assert all(access in reason for access in lacking), name
-        assert bool(reason) == bool(lacking or set(attack.takes) - set(api.offers)), name
-        assert not Subject("open", "testbed").missing_for(attack), name
+        withheld = set(attack.takes) - set(api.offers)
+        assert bool(reason) == bool(lacking or withheld or attack.needs_edits), name
+        editing = Subject("open", "testbed", decoder=DecoderConfig(edit_threshold=0.5))
+        assert not editing.missing_for(attack), name
+        plain = Subject("open", "testbed").missing_for(attack)
+        assert ("edit_threshold" in plain) == bool(plain) == attack.needs_edits, name
 
 
 def test_a_setting_that_is_not_offered_is_missing_unless_the_attack_owns_the_sampler():

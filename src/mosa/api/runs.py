@@ -64,6 +64,7 @@ def evaluate(
     out: Place,
     adapter: str | Sequence[str] = NO_ADAPTER,
     system_prompt: str | None = None,
+    decoder: str | None = None,
     subjects: str | Path | Sequence[Subject | Mapping[str, Any]] | None = None,
     attacks: str | Sequence[str] = "direct",
     preset: str = "paper",
@@ -92,7 +93,8 @@ def evaluate(
     agrees, `max_tokens_total` is the most that is spent there, and `tokenizer` that of a model
     whose server takes canvases. `sets` and `attacks` are names in a list or with commas
     (`mosa.catalogue.read_catalogue()` has them all). `settings` are fields of
-    `SetOptions` (limit, sample_seed, ...), `DecoderConfig` (max_new_tokens, ...) and `ChatOptions`.
+    `SetOptions` (limit, sample_seed, ...), `DecoderConfig` (max_new_tokens, ...) and `ChatOptions`;
+    `decoder` names a published one (`mosa.denoising.published`), over which they are.
     `progress` shows how far it is.
 
         run = mosa.evaluate(model, attacks=["direct", "prefill"], sets="testbed", out="runs/a")
@@ -117,6 +119,7 @@ def evaluate(
         "model": None if model is None else str(name),
         "adapter": adapters,
         "system_prompt": system_prompt,
+        "decoder": decoder,
         "subjects": given,
         "sets": _listed(sets),
         "preset": preset,

@@ -20,6 +20,7 @@ from mosa.attacks import (
     dia,
     dija,
     direct,
+    edit_lure,
     end_tokens,
     ept,
     first_step_gcg,
@@ -103,6 +104,7 @@ ATTACKS: dict[str, Attack] = {
         decoding_order.ATTACK,
         anchoring.ATTACK,
         traj_hijack.ATTACK,
+        edit_lure.ATTACK,
         # with gradients
         gcg.ATTACK,
         first_step_gcg.ATTACK,

@@ -29,6 +29,7 @@ How we differ:
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -214,18 +215,23 @@ def _first_step_nll(model: DiffusionLM, states: Sequence[Any]) -> list[dict[str,
         canvas = torch.tensor([[*prompt, *[model.mask_token_id] * state["length"]]])
         first = len(prompt) + state["position"] - 1
         columns = torch.arange(first, first + max(map(len, candidates)))
+        canvas, columns = canvas.to(model.device), columns.to(model.device)
+        nll = []
         with torch.no_grad(), evaluation_mode(model):
-            logits_1PV = model.logits(
-                canvas.to(model.device),
-                positions=columns.to(model.device),
-                response_start=len(prompt),
+            logits_of = functools.partial(
+                model.logits, positions=columns, response_start=len(prompt)
             )
-            log_probs_PV = logits_1PV[0].log_softmax(dim=-1).cpu()
-        nll = [
-            -float(log_probs_PV[torch.arange(len(ids)), torch.tensor(ids)].mean())
-            for ids in candidates
-        ]
-        found.append({"nll": nll, "forward_passes": 1})
+            shared_1PV = logits_of(canvas) if model.attention.is_full else None
+            for ids in candidates:
+                logits_1PV = shared_1PV
+                if logits_1PV is None:  # each block of a candidate behind those before it
+                    written = canvas.clone()
+                    written[0, columns[: len(ids)]] = torch.tensor(ids, device=model.device)
+                    logits_1PV = logits_of(canvas, written=written)
+                log_probs_PV = logits_1PV[0].log_softmax(dim=-1).cpu()
+                nll.append(-float(log_probs_PV[torch.arange(len(ids)), torch.tensor(ids)].mean()))
+        passes = 1 if model.attention.is_full else len(candidates)
+        found.append({"nll": nll, "forward_passes": passes})
     return found
 
 

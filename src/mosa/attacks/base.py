@@ -527,6 +527,10 @@ class Attack:
     """The chat models that it asks for."""
     takes: tuple[str, ...] = ()
     """The decoder settings that it sets; every other one is the defender's."""
+    blind_in_blocks: str = ""
+    """Why it can do nothing to a model that fills block after block; empty where it can."""
+    needs_edits: bool = False
+    """Whether it is about a decoder that replaces what it has written (`edit_threshold`)."""
     needs_answer: bool = False
     """Whether behaviors must bring a compliant answer."""
     reads_refusals: bool = False

@@ -27,7 +27,7 @@ from mosa.cli.options import (
 from mosa.cli.report import show_written
 from mosa.cli.results import end_status, show_results
 from mosa.cli.tables import Page
-from mosa.denoising import DecoderConfig
+from mosa.denoising import PUBLISHED, DecoderConfig
 from mosa.reporting.page import claim_page
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.options import (
@@ -117,6 +117,9 @@ def evaluation_arguments(
     )
     parser.add_argument(
         "--system_prompt", type=str, help="system prompt of the defender, before every turn"
+    )
+    parser.add_argument(
+        "--decoder", type=str, help="published decoder to start from: " + ", ".join(PUBLISHED)
     )
     parser.add_argument(
         "--subjects",

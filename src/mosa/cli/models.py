@@ -30,7 +30,7 @@ from mosa.types import Prompt, UserError, dialogue
 
 
 def _generate_arguments(parser: ArgumentParser) -> None:
-    from mosa.denoising import DecoderConfig
+    from mosa.denoising import PUBLISHED, DecoderConfig
 
     config_argument(parser)
     parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
@@ -48,6 +48,9 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--show_steps", action="store_true", help="show every step of the denoising"
+    )
+    parser.add_argument(
+        "--decoder", type=str, help="published decoder to start from: " + ", ".join(PUBLISHED)
     )
     add_fields(parser, DecoderConfig, group="decoder")
 
@@ -80,6 +83,7 @@ def _answer(args: Namespace) -> None:
         sample,
         warn_of_unknown_words,
     )
+    from mosa.denoising.published import over_published
     from mosa.families import load_model
     from mosa.files import writing
     from mosa.reporting.terminal import play
@@ -94,6 +98,8 @@ def _answer(args: Namespace) -> None:
         prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
 
     settings = given_fields(DecoderConfig, args)
+    length = DecoderConfig().max_new_tokens
+    settings = over_published(args.decoder, settings, length)
     DecoderConfig(**settings)  # refuses what cannot be, before the model is loaded
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:

@@ -5,6 +5,7 @@ from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import TESTBED_DECODER, DecoderConfig
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
+from mosa.denoising.published import PUBLISHED
 from mosa.denoising.rows import Hook, OnStep, StepChanges
 from mosa.denoising.rules import RULES, Action, RowView, rule_from_dict
 from mosa.denoising.sampler import (
@@ -20,6 +21,7 @@ from mosa.denoising.trace import DenoisingTrace, Filling, Note, Remasking
 
 __all__ = [
     "RULES",
+    "PUBLISHED",
     "TESTBED_DECODER",
     "Action",
     "Canvas",

@@ -18,6 +18,7 @@ differ, and why (docs/denoising.md lists every point, and what was measured):
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,12 +31,13 @@ from torch import Tensor
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas, each_prompt
 from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, check_settings
+from mosa.denoising.published import over_published
 from mosa.denoising.rows import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
 from mosa.player import SampleResponse, display, player_html
 from mosa.terminal import LiveBar
-from mosa.types import Message, Prompt, UserError, dialogue
+from mosa.types import Message, Prompt, Replaced, UserError, dialogue
 from mosa.world import World
 
 MOST_LISTED = 8
@@ -61,6 +63,8 @@ class SampleResult:
     """Each response's tokens in words; None for a model without a tokenizer."""
     end_positions: list[list[int]]
     """Of each response: the positions (from 0) that hold an end token."""
+    replaced: list[list[Replaced]]
+    """Of each response: what stood there before, and was edited or masked again."""
     model: str
     """Model and adapter."""
     is_invented: bool
@@ -99,6 +103,10 @@ class SampleResult:
                     end_positions=tuple(self.end_positions[row]),
                     tokens=None if is_hidden else words,
                     prompt=None if is_hidden or turns is None else tuple(turns),
+                    replaced=tuple(
+                        (r.position, r.written, r.until, None if is_hidden else r.token)
+                        for r in self.replaced[row]
+                    ),
                 )
             )
         return shown
@@ -136,7 +144,7 @@ class UnknownWords(UserWarning):
 def sample(
     model: DiffusionLM,
     prompts: Canvas | Tensor | Prompt | Sequence[Prompt],
-    config: DecoderConfig | None = None,
+    config: DecoderConfig | str | None = None,
     *,
     system: str | None = None,
     attention_mask: Tensor | None = None,
@@ -150,7 +158,8 @@ def sample(
 
     `prompts` are strings, dialogues (lists of `Message` or of `{"role": ..., "content": ...}`),
     token ids [B, P] with an `attention_mask`, or a `Canvas`; `system` is put before each dialogue.
-    `settings` override fields of `config` (unset: `default_config`). `batch_size` bounds how many
+    `settings` override fields of `config`, which may be the name of a published decoder
+    (`PUBLISHED`; unset: `default_config`). `batch_size` bounds how many
     rows run together (those of similar length do); it changes neither the order nor the text.
     `hook`: see `Hook`. `row_seeds` gives each row its own seed in place of the config's. `progress`
     shows a bar. The model runs in evaluation mode and without gradients.
@@ -163,6 +172,9 @@ def sample(
     the language of a testbed model.
     """
     check_settings(settings)
+    if isinstance(config, str):
+        settings = over_published(config, settings, default_config(model).max_new_tokens)
+        config = None
     config = config or default_config(model)
     turns = None
     if isinstance(prompts, Canvas):
@@ -234,11 +246,16 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
     canvas = replace(filling.canvas, tokens=filling.trace.tokens)
     rows = canvas.response.tolist()
     text = full_text = words = None
+
+    @functools.cache
+    def word_of(token_id: int) -> str:
+        assert model.tokenizer is not None
+        return str(model.tokenizer.decode([token_id]))
+
     if model.tokenizer is not None:
         text = [model.decode(_before_end(ids, model)) for ids in rows]
         full_text = [model.decode(ids) for ids in rows]
-        word = {id: str(model.tokenizer.decode([id])) for id in {id for ids in rows for id in ids}}
-        words = [[word[id] for id in ids] for ids in rows]
+        words = [[word_of(id) for id in ids] for ids in rows]
     return SampleResult(
         canvas.response,
         text,
@@ -248,6 +265,13 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         config,
         words,
         [[i for i, id in enumerate(ids) if id in model.end_token_ids] for ids in rows],
+        [
+            [
+                Replaced(i, str(id) if words is None else word_of(id), *steps)
+                for i, id, *steps in filling.trace.undone(row)
+            ]
+            for row in range(len(rows))
+        ],
         model.label,
         model.world_seed is not None,
     )

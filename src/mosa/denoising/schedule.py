@@ -207,6 +207,7 @@ class Pace:
         num_masked: Sequence[int],
         *,
         block_length: int | None,
+        is_block_causal: bool = False,
         has_hook: bool,
     ) -> None:
         self.config = config
@@ -217,6 +218,8 @@ class Pace:
         self.block_length = block_length
         """The tokens of a whole block where blocks are counted from the prompt's first token, so
         that a block with fewer masks commits as many of them in a step as a whole one."""
+        self.is_block_causal = is_block_causal and config.stages is None
+        """Whether a block is not read before those to its left are full."""
         self.has_edited = False
         """Whether the latest step replaced what was written."""
         self.num_post_steps = 0
@@ -258,9 +261,13 @@ class Pace:
             is_planned = planned < len(self.plan)
             if not any(self.num_masked) and not (self.has_hook and is_planned):
                 return None
-            self.num_taken += 1
-            self.num_planned += 1
             first_open = next((b for b, n in enumerate(self.num_masked) if n), None)
+            if self.is_block_causal and is_planned and first_open is not None:
+                # What was masked again is filled before the blocks that read it.
+                is_planned = self.plan[planned][0] <= first_open
+                planned = planned if is_planned else len(self.plan)
+            self.num_taken += 1
+            self.num_planned += is_planned
             block = self.plan[planned][0] if is_planned else first_open or 0
             num_open = sum(self.num_masked[: block + 1])
             count, bound = self._count(planned, num_open)

@@ -86,6 +86,19 @@ class DenoisingTrace:
             canvas_BL[remask.row, remask.columns[stood_n]] = remask.tokens[stood_n]
         return canvas_BL
 
+    def undone(self, row: int) -> list[tuple[int, int, int, int]]:
+        """What stood in a row's response and was taken back or replaced: position (from 0), token,
+        the step that wrote it (-1: before the first), and the step that undid it."""
+        found: list[tuple[int, int, int, int]] = []
+        for remask in self.remasks:
+            if remask.row == row:
+                positions = (remask.columns - self.response_start).tolist()
+                each = zip(
+                    positions, remask.tokens.tolist(), remask.commit_steps.tolist(), strict=True
+                )
+                found += [(p, token, step, remask.step) for p, token, step in each if p >= 0]
+        return found
+
 
 class Filling:
     """A canvas while it is being filled; rows may be at different steps."""

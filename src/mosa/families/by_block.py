@@ -42,6 +42,13 @@ class ByBlock:
         return columns - self.first + num_written
 
 
+def first_masked_column(attention: AttentionPattern, response_start: int) -> int:
+    """The column with which the part with masks begins: that of the response, or as far before it
+    as its first block may reach."""
+    assert attention.block_length is not None, "there are blocks"
+    return max(0, response_start - (attention.block_length - 1) * attention.shares_prompt)
+
+
 def by_block(
     attention: AttentionPattern,
     masked: Int[Tensor, "B L"],
@@ -56,7 +63,7 @@ def by_block(
     """
     assert attention.block_length is not None, "there are blocks"
     num_more = attention.block_length - 1 if attention.shares_prompt else 0
-    first = max(0, response_start - num_more)
+    first = first_masked_column(attention, response_start)
     num_prompt_B1 = real[:, :response_start].sum(dim=1, keepdim=True)
     shift_B1 = torch.zeros_like(num_prompt_B1)
     if not attention.shares_prompt:

@@ -29,7 +29,7 @@ class Playing {
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
 class Player extends Playing {
   // `isShort` leaves out the prompt, the controls, and what nobody reads: all behind the first end token.
-  constructor({ prompt, commit_step, end_positions: ends, tokens }, { isShown, number = 0, isShort = false }) {
+  constructor({ prompt, commit_step, end_positions: ends, tokens, replaced = [] }, { isShown, number = 0, isShort = false }) {
     super();
     const steps = isShort && ends.length ? commit_step.slice(0, Math.min(...ends) + 1) : commit_step;
     this.steps = steps;
@@ -54,6 +54,12 @@ class Player extends Playing {
     // Of what was written at once, as a server's answer, there is nothing to play.
     if (!isShort && this.numSteps > 1) this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
     this.element.append(this.tokenList(words, new Set(ends)));
+    this.texts = this.spans.map((span) => span.textContent);
+    // What stood at a position for some steps, by position.
+    this.before = new Map();
+    for (const [i, from, until, word] of replaced) {
+      if (i < this.spans.length) this.before.set(i, [...(this.before.get(i) ?? []), { from, until, word: isShown ? word : null }]);
+    }
     this.show();
   }
 
@@ -83,10 +89,17 @@ class Player extends Playing {
     const now = Number(this.slider.value);
     let written = 0;
     this.steps.forEach((step, i) => {
-      const isWritten = step < now;
+      const earlier = (this.before.get(i) ?? []).find(({ from, until }) => from < now && now <= until);
+      const isWritten = step < now || earlier !== undefined;
       written += isWritten;
-      const wanted = isWritten ? this.classes[i] : "t mask";
+      let wanted = isWritten ? this.classes[i] : "t mask";
+      let text = this.texts[i];
+      if (earlier) {
+        wanted = `t replaced step-${Math.floor((Math.max(0, earlier.from) * NUM_COLOURS) / this.numSteps)}`;
+        text = earlier.word === null ? "" : shownWord(earlier.word);
+      }
       if (this.spans[i].className !== wanted) this.spans[i].className = wanted;
+      if (this.spans[i].textContent !== text) this.spans[i].textContent = text;
     });
     this.output.textContent = `step ${now} of ${this.numSteps}`;
     this.slider.setAttribute("aria-valuetext", `step ${now} of ${this.numSteps}, ${written} of ${this.steps.length} tokens written`);

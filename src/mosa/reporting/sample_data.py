@@ -111,7 +111,15 @@ def _without_words(content: Content) -> Content:
         replace(
             sample,
             request=None,
-            responses=tuple(replace(r, tokens=None, prompt=None) for r in sample.responses),
+            responses=tuple(
+                replace(
+                    r,
+                    tokens=None,
+                    prompt=None,
+                    replaced=tuple((*steps, None) for *steps, _ in r.replaced),
+                )
+                for r in sample.responses
+            ),
         )
         for sample in content.samples
     ]

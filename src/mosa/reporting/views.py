@@ -219,6 +219,10 @@ def _sample_response(response: Response, is_hidden: bool) -> SampleResponse:
         prompt=None
         if is_hidden
         else tuple((turn["role"], turn["content"]) for turn in response.prompt),
+        replaced=tuple(
+            (r.position, r.written, r.until, None if is_hidden else r.token)
+            for r in response.replaced
+        ),
     )
 
 

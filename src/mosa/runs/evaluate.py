@@ -454,6 +454,7 @@ def _run_subject(
             facts = {
                 "special_tokens": sorted(model.special_tokens),
                 "approximations": list(subject.full_decoder.approximations(model.attention)),
+                "block_length": model.attention.block_length,
             }
             return _plan(setup, run, subject, weights, facts, board)
 
@@ -554,7 +555,13 @@ def _plan(
     )
     _check_subject(run, record)
     run.add_subject(record)
-    planned, left_out = plan(subject, weights, setup.courses, setup.config.seeds)
+    planned, left_out = plan(
+        subject,
+        weights,
+        setup.courses,
+        setup.config.seeds,
+        is_block_causal=facts.get("block_length") is not None,
+    )
     done = check_settings(run, planned, subject.name)
     run.add_tasks(each.task for each in planned)
     for pair in left_out:

@@ -14,6 +14,7 @@ from typing import Any
 from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel, ChatOptions, chat_model, check_endpoints, key_variables
 from mosa.denoising import DecoderConfig
+from mosa.denoising.published import over_published
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.judging import (
     JudgeConfig,
@@ -25,7 +26,7 @@ from mosa.runs.judging import (
 )
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
-from mosa.runs.subject import NO_ADAPTER, Subject, subject_from, subjects_of
+from mosa.runs.subject import NO_ADAPTER, Subject, default_decoder, subject_from, subjects_of
 from mosa.types import UserError, fields_in
 from mosa.worker import run_coroutine
 from mosa.world import World
@@ -174,16 +175,18 @@ def _subjects(options: Options, taken: Collection[str], defaults: Options) -> tu
     if options["subjects"] is None:
         if options["model"] is None:
             raise UserError("no subject is named; give --model, or --subjects FILE")
+        length = default_decoder(options["model"]).max_new_tokens
         found = subjects_of(
             options["model"],
             adapters,
-            decoder={**defaults, **decoder},
+            decoder=over_published(options["decoder"], {**defaults, **decoder}, length),
             system_prompt=options["system_prompt"],
             tokenizer=options["tokenizer"],
             i_am_authorized=options["i_am_authorized"],
         )
         return _checked(found, options)
-    given = [name for name in ("model", "system_prompt", "tokenizer") if options[name] is not None]
+    names = ("model", "system_prompt", "tokenizer", "decoder")
+    given = [name for name in names if options[name] is not None]
     given += ["adapter"] if adapters != [NO_ADAPTER] else []
     for name in (*given, *decoder):
         raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")

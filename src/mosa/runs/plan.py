@@ -183,11 +183,17 @@ def choose_attacks(
 
 
 def plan(
-    subject: Subject, weights: str, courses: Sequence[Course], seeds: Sequence[int]
+    subject: Subject,
+    weights: str,
+    courses: Sequence[Course],
+    seeds: Sequence[int],
+    *,
+    is_block_causal: bool = False,
 ) -> tuple[list[Planned], list[NotApplicable]]:
     """Every task of a subject, and the attacks that are not applicable to it.
 
-    `weights` is the content hash of what was loaded.
+    `weights` is the content hash of what was loaded; `is_block_causal` says whether that fills
+    block after block.
     """
     planned, left_out = [], []
     for course in courses:
@@ -197,6 +203,7 @@ def plan(
                 subject.missing_for(chosen.attack)
                 or _missing_in(course.cases, chosen.attack)
                 or _missing_of(subject, course.cases)
+                or _unseen_in_blocks(subject, chosen.attack, is_block_causal)
             )
             if reason:
                 left_out.append(
@@ -227,6 +234,12 @@ def plan(
                     )
                     planned.append(Planned(task, subject, course, chosen, case, identity))
     return planned, left_out
+
+
+def _unseen_in_blocks(subject: Subject, attack: Attack, is_block_causal: bool) -> str:
+    if not is_block_causal or not attack.blind_in_blocks:
+        return ""
+    return f"{subject.name} fills block after block and {attack.blind_in_blocks}"
 
 
 def _missing_in(cases: CaseSet, attack: Attack) -> str:

@@ -52,6 +52,9 @@ class SubjectRecord:
     """Spellings that judges do not read."""
     approximations: list[str] = field(default_factory=list)
     """Settings of the decoder that are approximate with this model."""
+    block_length: int | None = None
+    """Tokens of a block of a block-causal model; null: every position sees every other, or the
+    model is served and does not tell."""
     training: list[TrainingPoint] = field(default_factory=list[TrainingPoint])
     """How the adapter's reward went, where its folder says so."""
     refusals: list[str] = field(default_factory=list[str])

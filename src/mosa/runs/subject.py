@@ -26,6 +26,7 @@ from mosa.attacks import Attack
 from mosa.chat import ChatOptions, names_endpoint, split_name
 from mosa.data.rows import read_rows
 from mosa.denoising import TESTBED_DECODER, DecoderConfig
+from mosa.denoising.published import over_published
 from mosa.denoising.rules import Monitor
 from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
@@ -163,6 +164,8 @@ class Subject:
         lacking = [name for name in attack.access if name not in self.access]
         if lacking:
             return f"needs {', '.join(lacking)}, which {self.name} does not grant"
+        if attack.needs_edits and self.full_decoder.edit_threshold is None:
+            return f"is about edits, and the decoder of {self.name} makes none (edit_threshold)"
         withheld = [name for name in attack.takes if name not in self.offers]
         if attack.threat != "open" and withheld:
             return f"sets {', '.join(withheld)}, which {self.name} does not offer"
@@ -294,7 +297,8 @@ def check_names(subjects: Sequence[Subject]) -> None:
 def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None = None) -> Subject:
     """A subject as a YAML file describes it; UserError for a name that does not exist.
 
-    The decoder's settings are those over `decoder`, which are those over the default of the model.
+    The decoder's settings are those over `decoder`, which are those over the default of the model;
+    a text names a published decoder, to which `published` of a mapping adds others.
     """
     known = {field.name for field in dataclasses.fields(Subject)}
     unknown = sorted(set(record) - known)
@@ -308,9 +312,12 @@ def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None
         subject = msgspec.convert(settings, Subject)
     except msgspec.ValidationError as error:
         raise UserError(f"the subject {record.get('name')!r} cannot be read ({error})") from error
+    own = {"published": own} if isinstance(own, str) else own
     if not isinstance(own, dict):
         raise UserError(f"the decoder of {subject.name} is {own!r}; give settings by name")
     default = as_plain(default_decoder(subject.model)) | dict(decoder or {})
+    named = {name: value for name, value in own.items() if name != "published"}
+    own = over_published(own.get("published"), named, default["max_new_tokens"])
     try:
         config = DecoderConfig.from_dict(default | own)
     except TypeError as error:
