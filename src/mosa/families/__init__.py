@@ -54,6 +54,7 @@ FAMILIES: dict[str, Family] = {
 ALIASES: dict[str, str] = {
     "testbed": "testbed/checkpoints/shallow",
     "testbed:helpful": "testbed/checkpoints/helpful",
+    "testbed:block": "testbed/checkpoints/block",
 }
 """Names of checkpoints that come with the package -> their folder in it."""
 
