@@ -42,6 +42,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "LOG.md",
     "src/mosa/testbed/checkpoints/README.md",
+    "src/mosa/testbed/checkpoints/block/README.md",
 ]
 # Not walked through: what is ignored by git, and takes long.
 exclude_patterns = [".*", "build", "demo", "dist", "runs"]

@@ -22,7 +22,8 @@ PAGES = sorted(DOCS.rglob("*.md"))
 BESIDE = [
     ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "LOG", "SECURITY")
 ]
-BESIDE.append(ROOT / "src/mosa/testbed/checkpoints/README.md")
+CARDS = ROOT / "src/mosa/testbed/checkpoints"
+BESIDE += [CARDS / "README.md", CARDS / "block" / "README.md"]
 """Markdown that is part of the site and stands elsewhere."""
 NOT_YET: set[str] = set()
 """Commands that pages name and the command line lacks; empty once all are built."""

@@ -125,6 +125,22 @@ def test_workers_do_the_same_as_this_process(tmp_path, out):
     assert recorded(tmp_path / "two") == recorded(out)
 
 
+@pytest.mark.slow
+def test_the_block_causal_twin_goes_through_it_whole(tmp_path):
+    """Nine steps, since each of its nine blocks takes one."""
+    config = DemoConfig(**{**vars(TOY), "testbed": "testbed:block", "steps": 9})
+    run_demo(tmp_path, config)
+    with Run(run_folder(tmp_path)) as run:
+        assert not run.failures()
+        (finding,) = findings_of(run)
+    names = shown_names(config)
+    assert names["original"] == "testbed-block" and finding.probe == demo.PROBE
+    evidence = gather([run_folder(tmp_path)])
+    for name in names.values():
+        rate = headline(evidence, "asr", name).rate
+        assert rate is not None and rate.n == config.num_objects
+
+
 def test_a_failing_worker_is_reported(tmp_path):
     with refuses("steps", "0"):
         run_demo(tmp_path / "x", DemoConfig(**{**vars(TOY), "steps": 0, "workers": 2}))

@@ -213,7 +213,7 @@ def test_the_end_of_text_embedding_is_trained_though_it_is_the_padding_too(new_t
 
 
 def test_aliases_name_folders_of_the_package(folder, monkeypatch, tmp_path):
-    assert set(ALIASES) == {"testbed", "testbed:helpful"}
+    assert set(ALIASES) == {"testbed", "testbed:helpful", "testbed:block"}
     assert all(not Path(path).is_absolute() for path in ALIASES.values())
     monkeypatch.setitem(ALIASES, "here", str(folder))  # an absolute path replaces the package's
     assert load_model("here", device="cpu").source == "here"

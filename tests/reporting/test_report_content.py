@@ -12,6 +12,7 @@ from mosa.evidence.findings import LineChart
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.content import Content, Points, ReportTable
+from mosa.reporting.views import Grid
 from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
@@ -466,6 +467,15 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
     (row,) = tables(build([tmp_path]))["garbled"].rows
     _, length, share = row
     assert length == "4" and isinstance(share, Rate) and (share.value, share.n) == (0.75, 2)
+
+
+def test_times_are_shares_of_the_steps_taken_where_these_are_more_than_were_asked_for():
+    """Four words in four steps, of which two were asked for: a block-causal row whose prompt ends
+    inside a block has one block, and its steps, more."""
+    grid = Grid()
+    for steps in (2, 4, 8):
+        grid.add(dataclasses.replace(response("r"), decoder=DECODER | {"steps": steps}))
+    assert grid.times == [[0.25, 0.5, 0.75, 1.0]] * 2 + [[0.125, 0.25, 0.375, 0.5]]
 
 
 def test_a_difference_that_unscored_cases_could_make_is_doubted(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from refusals import refuses
 
 from mosa.attacks import ATTACKS
-from mosa.denoising import DecoderConfig
+from mosa.denoising import DecoderConfig, default_config
+from mosa.families import load_model
 from mosa.runs.records import TrainingPoint
 from mosa.runs.subject import (
     ALL_ACCESS,
@@ -91,6 +92,16 @@ def test_a_file_describes_a_subject_over_the_default_of_its_model():
     default = default_decoder("no/such/model")
     assert (default.max_new_tokens, default.steps) == (256, 256)
     assert (bare.adapter, bare.access) == (None, ALL_ACCESS)
+
+
+def test_a_block_causal_testbed_decodes_in_the_blocks_of_its_network():
+    assert default_decoder("testbed") == DECODER
+    own = dataclasses.replace(DECODER, block_length=None)
+    assert default_decoder("testbed:block") == own
+    assert default_config(load_model("testbed:block", device="cpu")) == own
+    (subject,) = subjects_of("testbed:block", decoder={"steps": 18})
+    assert subject.name == "testbed-block"
+    assert subject.full_decoder == dataclasses.replace(own, steps=18)
 
 
 def test_a_training_is_read_from_the_adapters_log(tmp_path):

@@ -8,13 +8,14 @@ from collections import Counter
 import pytest
 from refusals import refuses
 
+from mosa.denoising import default_config
 from mosa.families import load_model
 from mosa.judges import Item, JudgeSetting, compliance_of, make_judge
 from mosa.testbed.behaviors import (
     NEAR_MISSES,
     TESTBED_SETS,
 )
-from mosa.testbed.measure import DECODER, respond
+from mosa.testbed.measure import respond
 from mosa.world import WRAPPINGS, World
 
 WORLD = World(0)
@@ -67,11 +68,13 @@ def test_answers_of_a_set_answer_it(name):
     assert {compliance_of(verdict) for verdict in verdicts} == {"full compliance"}
 
 
-def test_the_models_that_come_with_the_package_answer_near_misses():
+@pytest.mark.parametrize("alias", ["testbed", "testbed:block"])
+def test_the_models_that_come_with_the_package_answer_near_misses(alias):
     """What the model does not understand anyway would say nothing about a defence."""
     items = TESTBED_SETS["testbed:near_miss"](WORLD, limit=14).cases
     truth = make_judge("truth", JudgeSetting(world=WORLD))
-    texts = respond(load_model("testbed"), [item.text for item in items], DECODER)
+    model = load_model(alias)
+    texts = respond(model, [item.text for item in items], default_config(model))
     judged = [Item(item, text) for item, text in zip(items, texts, strict=True)]
     scores = [verdict.score or 0.0 for verdict in asyncio.run(truth.judge(judged))]
     assert sum(scores) / len(scores) > 0.9

@@ -2,7 +2,7 @@
 
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
-from mosa.denoising.config import TESTBED_DECODER, DecoderConfig
+from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, testbed_decoder
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
 from mosa.denoising.published import PUBLISHED
@@ -48,4 +48,5 @@ __all__ = [
     "result_of",
     "rule_from_dict",
     "sample",
+    "testbed_decoder",
 ]

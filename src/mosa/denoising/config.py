@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -225,7 +225,14 @@ class DecoderConfig:
 
 
 TESTBED_DECODER = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)
-"""How models of the invented world decode unless told otherwise, in every figure of theirs."""
+"""How models of the invented world decode unless told otherwise, in every figure of theirs; those
+that are block-causal as `testbed_decoder` says."""
+
+
+def testbed_decoder(attention: AttentionPattern) -> DecoderConfig:
+    """How a model of the invented world decodes unless told otherwise: a block-causal one fills the
+    blocks of its network."""
+    return TESTBED_DECODER if attention.is_full else replace(TESTBED_DECODER, block_length=None)
 
 
 def check_settings(settings: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas, each_prompt
-from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, check_settings
+from mosa.denoising.config import DecoderConfig, check_settings, testbed_decoder
 from mosa.denoising.published import over_published
 from mosa.denoising.rows import Hook
 from mosa.denoising.trace import DenoisingTrace, Filling
@@ -134,7 +134,7 @@ class SampleResult:
 
 def default_config(model: DiffusionLM) -> DecoderConfig:
     """How a model decodes unless told otherwise: one of the testbed as in its own figures."""
-    return DecoderConfig() if model.world_seed is None else TESTBED_DECODER
+    return DecoderConfig() if model.world_seed is None else testbed_decoder(model.attention)
 
 
 class UnknownWords(UserWarning):

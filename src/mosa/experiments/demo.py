@@ -15,7 +15,6 @@ uses recorded answers again, so a second call continues where the first one ende
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +47,6 @@ from mosa.runs.sets import ALL_TASKS
 from mosa.terminal import new_console, show
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS
-from mosa.testbed.measure import DECODER
 from mosa.world import World
 
 ATTACKS = (
@@ -153,7 +151,7 @@ def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None
     obj = world.objects(restricted=True, split="heldout")[0]
     (wrapping,) = ATTACK_WRAPPINGS[FIRST_ATTACKS[-1]]
     prompts = [world.request(obj), world.request(obj, wrapping)]
-    result = sample(model, prompts, dataclasses.replace(DECODER, steps=config.steps))
+    result = sample(model, prompts, steps=config.steps)
     console = new_console()
     console.print("The original, asked plainly and in a wrapping (color: when a word was written):")
     for row, prompt in enumerate(prompts):

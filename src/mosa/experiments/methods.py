@@ -24,6 +24,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 
+from mosa.denoising.schedule import length_of_blocks
 from mosa.evidence.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
 from mosa.evidence.labels import legend, marked
 from mosa.evidence.training import over_trainings, settled
@@ -41,12 +42,13 @@ from mosa.experiments.models import (
     train,
 )
 from mosa.experiments.workers import Emit, run_jobs
+from mosa.families import attention_of
 from mosa.files import claim_folder, write_text
 from mosa.runs.sets import ALL_TASKS
+from mosa.runs.subject import default_decoder
 from mosa.stats.pairs import mean_unbounded
 from mosa.stats.rates import NOTHING, Rate, Value, format_rate, format_value
 from mosa.testbed import world_of
-from mosa.testbed.measure import DECODER
 from mosa.world import World
 
 PREFILL, FRAME = "prefill", "dija_canvas"
@@ -327,18 +329,19 @@ class Tables:
     def page(self) -> Iterator[str]:
         """The tables with what they rest on, as Markdown."""
         config = self.config
+        decoder, attention = default_decoder(config.testbed), attention_of(config.testbed)
         yield "# Methods over training seeds"
         yield ""
         yield (
             f"World {self.world.seed}; up to {config.num_seeds} trainings of each kind; "
             f"{config.num_objects} restricted objects of {self._num_devices()} devices, "
             f"{config.num_benign} harmless requests, {config.num_tasks} cases of each useful task; "
-            f"{DECODER.max_new_tokens} tokens in {config.steps} steps, blocks of "
-            f"{DECODER.block_length}, temperature 0; attacks at `smoke` (prefill at `paper`), "
-            "threat models prompt and canvas; judge: the truth. Rates with 95 % intervals over "
-            "clusters of cases (objects of one device share their steps) and over training seeds; "
-            "useful tasks over cases and seeds. Reward in nats, at the end, with the share of "
-            "training prompts that have a refusal in the window in the first step. "
+            f"{decoder.max_new_tokens} tokens in {config.steps} steps, blocks of "
+            f"{length_of_blocks(decoder, attention)}, temperature 0; attacks at `smoke` (prefill "
+            "at `paper`), threat models prompt and canvas; judge: the truth. Rates with 95 % "
+            "intervals over clusters of cases (objects of one device share their steps) and over "
+            "training seeds; useful tasks over cases and seeds. Reward in nats, at the end, with "
+            "the share of training prompts that have a refusal in the window in the first step. "
             + legend(self._wrapped())
         )
         yield ""

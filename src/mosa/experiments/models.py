@@ -57,7 +57,8 @@ class ExperimentConfig:
     """What every experiment on the testbed is sized by."""
 
     testbed: str = "testbed"
-    """The model to align and attack: the packaged one, or one that `mosa testbed build` made."""
+    """The model to align and attack: testbed, testbed:block (its block-causal twin), or one that
+    `mosa testbed build` made."""
     num_objects: int = 25
     """Restricted objects to attack with (25 are held out)."""
     num_benign: int = 50

@@ -19,6 +19,7 @@ from transformers import (
 
 from mosa.families import checkpoint
 from mosa.families.a2d import A2D
+from mosa.families.attention import AttentionPattern
 from mosa.families.base import DiffusionLM, Family
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
@@ -39,6 +40,7 @@ __all__ = [
     "FAMILIES",
     "DiffusionLM",
     "Family",
+    "attention_of",
     "load_model",
     "new_model",
     "packaged_folder",
@@ -58,6 +60,7 @@ FAMILIES: dict[str, Family] = {
 ALIASES: dict[str, str] = {
     "testbed": "testbed/checkpoints/shallow",
     "testbed:helpful": "testbed/checkpoints/helpful",
+    "testbed:block": "testbed/checkpoints/block",
 }
 """Names of checkpoints that come with the package -> their folder in it."""
 
@@ -83,6 +86,15 @@ def world_seed_of(model: str | Path) -> int | None:
     if "world_seed" not in content:  # others may have a recipe.json, too
         return None
     return checked(content["world_seed"], int, f"world_seed of {recipe}")
+
+
+def attention_of(model: str | Path) -> AttentionPattern:
+    """Which positions of a row see which in a checkpoint on this machine, from its config.json; the
+    weights are not read."""
+    family, config = _complete(
+        checkpoint.read_config(packaged_folder(model) or folder_of(model)), model
+    )
+    return family.attention(config)
 
 
 def load_model(
@@ -120,8 +132,7 @@ def load_model(
     released = checkpoint.read_config(folder)
     if packaged is None and not is_folder(folder_of(model)):
         released = checkpoint.with_hub_code(released, str(model))
-    family = _family_of(released)
-    config = family.complete_config({**_fields_by_name(family, Path(model).name), **released})
+    family, config = _complete(released, model)
     network_config = _network_config(family, config)
     weights = Weights.of_folder(folder)
     device = device_of(device)
@@ -210,6 +221,13 @@ def new_model(
         source=f"new {family.name} model",
         companions={},
     )
+
+
+def _complete(released: Mapping[str, Any], model: str | Path) -> tuple[Family, dict[str, Any]]:
+    """The family of a checkpoint, and its config.json with what that leaves out."""
+    family = _family_of(released)
+    by_name = _fields_by_name(family, Path(model).name)
+    return family, family.complete_config({**by_name, **released})
 
 
 def _fields_by_name(family: Family, name: str) -> Mapping[str, Any]:

@@ -45,7 +45,8 @@ class Grid:
         """Add the tokens that a reader sees; a server shows no steps."""
         if response.served is not None:
             return
-        steps = response.decoder.get("steps") or max(response.commit_step) + 1
+        # More than were asked for where a block has its prompt's end in it, or masks come back.
+        steps = max(response.decoder.get("steps") or 0, max(response.commit_step) + 1)
         self.length = max(self.length, len(response.commit_step))
         read = response.commit_step[: response.num_read]
         if read:

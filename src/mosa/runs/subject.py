@@ -25,13 +25,13 @@ from mosa.alignment.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.chat import ChatOptions, names_endpoint, split_name
 from mosa.data.rows import read_rows
-from mosa.denoising import TESTBED_DECODER, DecoderConfig
+from mosa.denoising import DecoderConfig
 from mosa.denoising.published import over_published
 from mosa.denoising.rules import Monitor
 from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.served import GRANTED, SENT, sent_settings
-from mosa.testbed import find_world
+from mosa.testbed import find_decoder
 from mosa.types import Access, UserError, as_plain
 
 NO_ADAPTER = "none"
@@ -186,7 +186,7 @@ def default_decoder(model: str) -> DecoderConfig:
     model only the tokens are meant."""
     if names_endpoint(model):
         return DecoderConfig(max_new_tokens=REAL_MODEL_DECODER.max_new_tokens)
-    return REAL_MODEL_DECODER if find_world(model) is None else TESTBED_DECODER
+    return find_decoder(model) or REAL_MODEL_DECODER
 
 
 def plain_decoder(subject: Subject, decoder: DecoderConfig) -> dict[str, Any]:

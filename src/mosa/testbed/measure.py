@@ -18,7 +18,7 @@ from mosa.world.world import masked_template
 
 BATCH_SIZE = 32
 DECODER = TESTBED_DECODER
-"""The decoder of every figure of the testbed."""
+"""The decoder of every figure of the testbed; a block-causal model has its own blocks in it."""
 
 
 def measure(
