@@ -8,7 +8,8 @@
                      the network answers for the open block, beside the keys and values of those
                      before it, which one more call for each block keeps
     A2D's bd3lm      the same with all rows together. Theirs (repository ZHZisZZ/dllm) reads the
-                     whole prefix again before each block and copies what is kept in every step
+                     whole prefix again before each block, copies what is kept in every step, and
+                     rounds how many masks a step fills
 
 The loops are those of `denoising.reference`. The network is called directly: the logits stay in the
 number format of the weights. The draws are the loops' own, so that above temperature 0 only the
