@@ -26,14 +26,15 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
-    bench_device,
     bench_model,
     shape_named,
     side_by_side,
     threads,
 )
-from mosa.bench.sampler import OURS, Filled, Setting, contestant
+from mosa.bench.published import Filled
+from mosa.bench.sampler import OURS, Setting, contestant
 from mosa.families import DiffusionLM
+from mosa.worker import device_of
 
 AUTHORS = "authors"
 
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    shape, device = shape_named(args.shape), bench_device(args.device)
+    shape, device = shape_named(args.shape), device_of(args.device)
     rows = []
     with threads(args.threads):
         model = bench_model(shape, device, args.dtype, seed=args.seed)

@@ -163,6 +163,7 @@ def test_ours_alone_with_its_peak_in_a_process_of_its_own():
         ({"shape": "huge"}, ("shape", "huge")),
         ({"shape": "llada-8b"}, ("llada-8b", "--device cuda")),
         ({"length": 10}, ("window_start", "response_length", 10)),
+        ({"shape": "sdar", "batch": 1}, ("--shape sdar", "wide")),
     ],
 )
 def test_settings_that_do_not_fit(settings, names):

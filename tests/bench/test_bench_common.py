@@ -39,8 +39,42 @@ CPU = torch.device("cpu")
 
 
 def test_the_shapes_are_those_of_the_docs():
-    assert set(SHAPES) == {"testbed", "wide", "llada-8b"}
+    small = {"testbed", "wide", "qwen3_mdlm", "qwen3_bd3lm", "sdar", "llada2", "llada_moe"}
+    large = {"llada-8b", "qwen3-0.6b", "sdar-1.7b", "llada2-mini"}
+    assert set(SHAPES) == small | large
+    assert {name for name, shape in SHAPES.items() if shape.needs_accelerator} == large
     assert all(shape.steps >= shape.length // shape.block_length for shape in SHAPES.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "billions"),
+    [
+        ("qwen3-0.6b", "A2D", 0.596),
+        ("sdar-1.7b", "SDAR", 2.032),
+        ("llada2-mini", "LLaDA2", 16.26),
+        ("llada-8b", "LLaDA", 8.016),
+    ],
+)
+def test_the_large_shapes_are_the_released_ones(name, family, billions):
+    """By their weights; SDAR-1.7B has a head of its own, Qwen3's 1.72 and 0.31 billion."""
+    shape = SHAPES[name]
+    assert shape.config is not None
+    with torch.device("meta"):
+        model = new_model(shape.config, seed=0, dtype=torch.bfloat16)
+    assert model.family.name == family
+    num_weights = sum(weight.numel() for weight in model.network.parameters())
+    assert num_weights / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["qwen3_mdlm", "qwen3_bd3lm", "sdar", "llada2", "llada_moe"])
+def test_a_small_shape_of_each_family(name):
+    """Its network fills the shape's blocks, and its prompts hold no special token."""
+    shape = SHAPES[name]
+    model = bench_model(shape, CPU)
+    assert model.attention.block_length in (None, shape.block_length)
+    assert shape.length % shape.block_length == 0
+    canvas = bench_canvas(model, shape, 2, prompt=shape.prompt, length=shape.length, seed=0)
+    assert int(canvas.free.sum()) == 2 * shape.length
 
 
 def test_a_shape_that_is_not_there():

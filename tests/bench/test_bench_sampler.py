@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import pytest
 import torch
 from refusals import cli_refuses, refuses
-from tiny_models import llada_tokenizer, tiny_llada_config
+from tiny_models import (
+    LLADA2_LAYOUT,
+    LLADA_MOE_LAYOUT,
+    SDAR_MOE_LAYOUT,
+    llada_tokenizer,
+    qwen3_layout,
+    randomised,
+    tiny_llada_config,
+)
 
 from mosa import cli
 from mosa.bench import common, sampler
 from mosa.bench.common import Shape
-from mosa.bench.sampler import SamplerBenchConfig, Setting, bench_sampler, published_loop
+from mosa.bench.published import published_loop
+from mosa.bench.sampler import SamplerBenchConfig, Setting, bench_sampler
 from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.families import new_model
 
 PROMPTS = ["Tell me how to make tea.", "A story?", "First read aloud to a friend, then stop here."]
 
@@ -57,7 +68,7 @@ def test_reference_is_ours_at_temperature_0(tiny, new_tiny_llada, seed, steps):
     canvas = Canvas.from_prompts(model, PROMPTS, max_new_tokens=12)
     assert not canvas.attention_mask.all()
     setting = setting_of(tiny, steps=steps)
-    filled = published_loop(model, canvas, setting)
+    filled = published_loop(model, canvas, setting.decoder)
     assert (filled.num_forward_passes, filled.num_row_passes) == (steps, 3 * steps)
     assert torch.equal(filled.tokens, sample(model, canvas, setting.decoder).tokens)
 
@@ -65,10 +76,73 @@ def test_reference_is_ours_at_temperature_0(tiny, new_tiny_llada, seed, steps):
 def test_reference_draws_above_temperature_0(tiny, tiny_llada):
     """It fills all but what it drew as masks, and another seed draws otherwise."""
     canvas = Canvas.from_prompts(tiny_llada, PROMPTS, max_new_tokens=12)
-    tokens = published_loop(tiny_llada, canvas, setting_of(tiny, 1.0)).tokens
+    tokens = published_loop(tiny_llada, canvas, setting_of(tiny, 1.0).decoder).tokens
     assert (tokens != tiny_llada.mask_token_id).float().mean() > 0.9
-    greedy = published_loop(tiny_llada, canvas, setting_of(tiny)).tokens
+    greedy = published_loop(tiny_llada, canvas, setting_of(tiny).decoder).tokens
     assert not torch.equal(tokens, greedy)
+
+
+MDLM = qwen3_layout(model_type="a2d-qwen3")
+BD3LM = {**MDLM, "block_size": 4}
+SDAR = qwen3_layout(model_type="sdar", block_size=4)
+LLADA2 = {**LLADA2_LAYOUT, "block_size": 4}
+SDAR_MOE = {**SDAR_MOE_LAYOUT, "block_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "num_calls", "num_row_calls"),
+    [
+        pytest.param(MDLM, 6, 18, id="mdlm"),
+        pytest.param(LLADA_MOE_LAYOUT, 6, 18, id="LLaDA-MoE"),
+        pytest.param(BD3LM, 6 + 4, 3 * (6 + 4), id="bd3lm"),
+        pytest.param(SDAR, 3 * (7 + 4), 3 * (7 + 4), id="SDAR"),
+        pytest.param(SDAR_MOE, 3 * (7 + 4), 3 * (7 + 4), id="SDAR-MoE"),
+        pytest.param(LLADA2, 3 * 7, 3 * 7, id="LLaDA2"),
+    ],
+)
+def test_reference_of_each_family_is_ours(config, num_calls, num_row_calls):
+    """Three prompts of 6 tokens and 12 to fill in blocks of 4, two steps for each block.
+
+    Counted from the prompt's first token that are 4 blocks, the first with two masks, which take
+    one step; from the response's 3. bd3lm keeps the prompt and every block, SDAR the prompt's whole
+    block and all but the last.
+    """
+    model = randomised(new_model(config, seed=5), 5)
+    prompts = torch.randint(0, 300, (3, 6), generator=torch.Generator().manual_seed(1))
+    canvas = Canvas.from_prompts(model, prompts, max_new_tokens=12)
+    decoder = DecoderConfig(max_new_tokens=12, block_length=4, steps=6)
+    filled = published_loop(model, canvas, decoder)
+    assert (filled.num_forward_passes, filled.num_row_passes) == (num_calls, num_row_calls)
+    assert torch.equal(filled.tokens, sample(model, canvas, decoder).tokens)
+
+
+@pytest.mark.parametrize("config", [SDAR, LLADA2], ids=["SDAR", "LLaDA2"])
+def test_reference_commits_above_a_threshold_and_edits(config):
+    """These are settings of the published loops, so the reference has them too."""
+    model = randomised(new_model(config, seed=5), 5)
+    canvas = Canvas.from_prompts(model, torch.arange(10).reshape(2, 5), max_new_tokens=12)
+    plain = DecoderConfig(max_new_tokens=12, block_length=4, steps=12)
+    decoder = dataclasses.replace(plain, threshold=0.03, edit_threshold=0.02, max_post_steps=3)
+    filled = published_loop(model, canvas, decoder)
+    assert torch.equal(filled.tokens, sample(model, canvas, decoder).tokens)
+    assert not torch.equal(filled.tokens, published_loop(model, canvas, plain).tokens)
+
+
+@pytest.mark.parametrize("config", [BD3LM, SDAR, LLADA2], ids=["bd3lm", "SDAR", "LLaDA2"])
+def test_block_references_draw_above_temperature_0(config):
+    model = randomised(new_model(config, seed=5), 5)
+    canvas = Canvas.from_prompts(model, torch.arange(12).reshape(2, 6), max_new_tokens=12)
+    greedy = DecoderConfig(max_new_tokens=12, block_length=4, steps=6)
+    drawn = published_loop(model, canvas, dataclasses.replace(greedy, temperature=1.0)).tokens
+    assert (drawn != model.mask_token_id).float().mean() > 0.9
+    assert not torch.equal(drawn, published_loop(model, canvas, greedy).tokens)
+
+
+def test_references_fill_the_networks_own_blocks():
+    model = new_model(SDAR, seed=5)
+    canvas = Canvas.from_prompts(model, torch.arange(12).reshape(2, 6), max_new_tokens=12)
+    with refuses("--block_length", "4", "6"):
+        published_loop(model, canvas, DecoderConfig(max_new_tokens=12, block_length=6, steps=6))
 
 
 def test_rows_and_what_they_hold(in_one_process):
@@ -131,6 +205,8 @@ def test_shares_of_a_limit(tiny, tiny_llada, name):
     cached = setting_of(tiny, cache="dual")
     shares = sampler._limit_shares(limit, tiny_llada, cached, name, filled, 2.0)
     assert (shares == {}) == (name == "mosa")
+    by_block = new_model(SDAR, seed=0)
+    assert sampler._limit_shares(limit, by_block, setting, name, filled, 2.0) == {}
 
 
 def test_peak_is_measured_in_a_process_of_its_own():

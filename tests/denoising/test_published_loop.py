@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import LLADA2_LAYOUT, SDAR_MOE_LAYOUT, randomised
 
 from mosa.denoising import sample
-from mosa.denoising.reference import fill_block_by_block, fill_by_timesteps
+from mosa.denoising.reference import fill_block_by_block, fill_by_timesteps, fill_network_blocks
+from mosa.families import new_model
 
 
 def padded_canvas(model, length, seed=0, widths=(9, 4, 7)):
@@ -117,3 +119,46 @@ def test_draws_of_the_reference_fit_the_distribution():
     expected = 6000 * probs[:3] / probs[:3].sum()
     assert counts[3] == 0
     assert float(((counts[:3] - expected) ** 2 / expected).sum()) < 13.8
+
+
+@pytest.mark.parametrize("layout", [SDAR_MOE_LAYOUT, LLADA2_LAYOUT], ids=["SDAR", "LLaDA2"])
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"threshold": 0.05},
+        {"threshold": 0.05, "edit_threshold": 0.02, "max_post_steps": 3},
+    ],
+    ids=["schedule", "threshold", "edits"],
+)
+def test_blocks_of_the_network_row_by_row(layout, settings, ends):
+    """Rows in one batch become what the loop makes of each by itself, in blocks of 4.
+
+    Their first block holds 1, 0, 3 and 3 tokens of the prompt. For `ends` every second id ends a
+    response, and what is behind it is not compared.
+    """
+    model = randomised(new_model({**layout, "block_size": 4}, seed=3), 3)
+    model.end_token_ids = tuple(range(0, 360, 2))
+    tokens, real = padded_canvas(model, 10, seed=4, widths=(9, 4, 7, 3))
+    ours, _ = filled(model, tokens, real, length=10, steps=9, stop_when_finished=ends, **settings)
+    num_masks = 0
+    for row, is_real in enumerate(real):
+        expected = fill_network_blocks(
+            model.logits,
+            tokens[row, is_real][None, :-10],
+            mask_token_id=model.mask_token_id,
+            max_new_tokens=10,
+            block_length=4,
+            steps_per_block=3,
+            end_token_ids=model.end_token_ids if ends else (),
+            **settings,
+        )[0, : is_real.sum()]
+        is_written = expected != model.mask_token_id
+        num_masks += int((~is_written).sum())
+        if ends and "edit_threshold" not in settings:  # ours ends at the token, not at its block
+            is_end = torch.isin(expected, torch.tensor(model.end_token_ids))
+            is_end &= torch.arange(len(expected)) >= len(expected) - 10
+            is_written &= is_end.cumsum(0) - is_end.long() == 0
+        assert torch.equal(ours[row, is_real][is_written], expected[is_written])
+    assert (num_masks > 0) == ends

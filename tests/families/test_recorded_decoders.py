@@ -14,12 +14,20 @@ from other_networks import new_other
 from recorded import MASK, Recording, fill, recordings
 
 from mosa.denoising import DecoderConfig, SampleResult, sample
+from mosa.denoising.reference import fill_network_blocks
 from mosa.families import DiffusionLM
 
 CASES = [
     pytest.param(case, id=case.name)
     for case in recordings("mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
 ]
+
+BY_CONFIDENCE = [
+    pytest.param(case, id=case.name)
+    for case in recordings("sdar", "llada2.0", "llada2.1")
+    if case.settings.get("remasking_strategy") not in ("sequential", "entropy_bounded")
+]
+"""What the plain loop has orders for."""
 
 
 def model_of(case: Recording, end_ids: list[int]) -> DiffusionLM:
@@ -95,3 +103,31 @@ def test_the_tokens_are_theirs(case):
         assert up_to_end(result.tokens[row].tolist(), ends)[: len(theirs)] == theirs
         assert MASK not in theirs
     assert result.num_forward_passes <= case.forwards
+
+
+@pytest.mark.parametrize("case", BY_CONFIDENCE)
+def test_the_plain_loop_is_theirs(case):
+    """Every token, the masks behind an end included, and every call of the network."""
+    model, decoder, (prompt,) = model_of(case, ends_of(case)), decoder_of(case), case.prompts
+    block_length = case.settings["block_length"]
+    num_calls = 0
+
+    def logits_of(tokens):
+        nonlocal num_calls
+        num_calls += 1
+        return model.logits(tokens)
+
+    tokens = fill_network_blocks(
+        logits_of,
+        torch.tensor([prompt]),
+        mask_token_id=MASK,
+        max_new_tokens=decoder.max_new_tokens,
+        block_length=block_length,
+        steps_per_block=decoder.steps // math.ceil(decoder.max_new_tokens / block_length),
+        threshold=decoder.threshold,
+        edit_threshold=decoder.edit_threshold,
+        max_post_steps=decoder.max_post_steps,
+        end_token_ids=ends_of(case),
+    )
+    assert tokens[0].tolist() == prompt + case.responses[0]
+    assert num_calls == case.forwards

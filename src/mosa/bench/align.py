@@ -319,6 +319,11 @@ WORDS = [f"word{number}" for number in range(1000)]
 def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> DiffusionLM:
     """The shape's model, with a tokenizer of whole words where it brings none."""
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
+    if not model.attention.is_full:
+        raise UserError(
+            f"--shape {setting.shape.name} sees blocks, whose training needs answers, and prompts "
+            "of random words have none; choose a shape that sees the whole canvas, such as wide."
+        )
     if model.tokenizer is not None:
         return model
     assert isinstance(model.network, transformers.PreTrainedModel), "it has no adapter yet"
@@ -331,7 +336,7 @@ def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> D
         "<unknown>": len(vocabulary),
         "<mask>": model.mask_token_id,
         "<end>": model.eos_token_id,
-        model.family.end_tokens[0]: model.eos_token_id + 1,
+        model.family.end_tokens[0]: model.eos_token_id - 1,
     }
     tokenizer = Tokenizer(models.WordLevel(vocabulary | specials, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -103,7 +103,7 @@ def bench_model(
     if shape.needs_accelerator and device.type == "cpu":
         raise UserError(
             f"The shape {shape.name} needs minutes for a forward pass on a CPU; run it on a "
-            "machine with a GPU (--device cuda), or choose --shape wide."
+            "machine with a GPU (--device cuda), or choose a small shape, such as --shape wide."
         )
     dtype = dtype or shape.dtype
     if dtype not in DTYPES:
@@ -157,7 +157,9 @@ class ModelBenchConfig:
 
     shape: str = "testbed"
     """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
-    vocabulary of 126,464 words), or llada-8b (needs a GPU)."""
+    vocabulary of 126,464 words), a released one made small (qwen3_mdlm, qwen3_bd3lm, sdar, llada2,
+    llada_moe), or one of full size, which needs a GPU (llada-8b, qwen3-0.6b, sdar-1.7b,
+    llada2-mini)."""
     device: str | None = None
     """cpu, cuda, ...; null takes a GPU if there is one."""
     dtype: str | None = None

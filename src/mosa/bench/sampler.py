@@ -2,12 +2,11 @@
 
     mosa bench sampler --shape wide --against reference
 
-The reference is LLaDA's `generate` (arXiv:2502.09992; ML-GSAI/LLaDA, generate.py) as
-`denoising.reference` writes it out: in every step the network answers for the whole canvas, a
-softmax takes all of its logits, float64 Gumbel noise joins them above temperature 0, and each row
-has a `topk`. At temperature 0 in float32 its tokens are ours.
-
-# B rows, L canvas length (prompt + response), V vocabulary
+The reference is the published loop of the shape's family (`published.py`). LLaDA's `generate`
+(arXiv:2502.09992; ML-GSAI/LLaDA, generate.py): in every step the network answers for the whole
+canvas, a softmax takes all of its logits, float64 Gumbel noise joins them above temperature 0, and
+each row has a `topk`. SDAR's and LLaDA2's take one row at a time. At temperature 0 in float32 their
+tokens are ours.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from mosa.bench.common import (
     RATIO,
@@ -43,9 +40,9 @@ from mosa.bench.common import (
     silent,
     threads,
 )
+from mosa.bench.published import Filled, published_loop
 from mosa.denoising import Canvas, sample
 from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
-from mosa.denoising.reference import fill_block_by_block
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 from mosa.worker import device_of
@@ -128,16 +125,6 @@ class Setting:
         return bench_canvas(
             model, self.shape, self.batch, prompt=self.prompt, length=length, seed=seed
         )
-
-
-@dataclass(frozen=True)
-class Filled:
-    """The canvas that a contestant has filled."""
-
-    tokens: Int[Tensor, "B R"]
-    num_forward_passes: int
-    num_row_passes: int
-    """Passes times the rows that took part in each."""
 
 
 COLUMNS = {
@@ -252,7 +239,7 @@ def _measured(
             "seconds": seconds,
             "tokens/s": filled.tokens.numel() / seconds,
             "passes": filled.num_forward_passes,
-            "tokens/pass": filled.tokens.numel() / setting.batch / filled.num_forward_passes,
+            "tokens/pass": filled.tokens.numel() / filled.num_row_passes,
             "ms/pass": 1000 * seconds / filled.num_forward_passes,
             "peak MiB": peak / 2**20,
         }
@@ -269,7 +256,7 @@ def contestant(name: str, setting: Setting, model: DiffusionLM) -> Callable[[], 
     """A run of the reference, of ours, or of ours without approximations."""
     canvas, decoder = setting.canvas(model), setting.decoder
     if name == "reference":
-        return lambda: published_loop(model, canvas, setting)
+        return lambda: published_loop(model, canvas, decoder)
     if name == "exact":
         plain = DecoderConfig()
         decoder = replace(decoder, **{key: getattr(plain, key) for key in APPROXIMATE_SETTINGS})
@@ -299,9 +286,10 @@ def _limit_shares(
 ) -> dict[str, float]:
     """The least shares of the device's compute and bandwidth that the passes need.
 
-    Empty for an unknown device, and where a cache makes passes smaller than a whole one.
+    Empty for an unknown device, and where kept keys make passes smaller than a whole one.
     """
-    if limit is None or (name == OURS and setting.decoder.cache != "none"):
+    keeps_keys = not model.attention.is_full or (name == OURS and setting.decoder.cache != "none")
+    if limit is None or keeps_keys:
         return {}
     attended_BL = setting.canvas(model).attention_mask
     if name == "reference":
@@ -316,35 +304,6 @@ def _limit_shares(
         "compute": flop / seconds / limit.flops,
         "bandwidth": read / seconds / limit.bytes,
     }
-
-
-# --- the reference --------------------------------------------------------------------------------
-
-
-def published_loop(model: DiffusionLM, canvas: Canvas, setting: Setting) -> Filled:
-    """The published `generate` on the canvas; its draws are its own, so that above temperature 0
-    only the time compares.
-
-    The network is called directly: the logits stay in the number format of the weights.
-    """
-    is_padded, decoder = not bool(canvas.attention_mask.all()), setting.decoder
-    tokens = fill_block_by_block(
-        lambda tokens, real: (
-            model.network(
-                input_ids=tokens, attention_mask=real if is_padded else None, use_cache=False
-            ).logits
-        ),
-        canvas.tokens,
-        canvas.attention_mask,
-        mask_token_id=canvas.mask_token_id,
-        response_start=canvas.response_start,
-        block_length=decoder.block_length or decoder.max_new_tokens,
-        steps=decoder.steps,
-        temperature=decoder.temperature,
-        generator=torch.Generator(canvas.tokens.device).manual_seed(decoder.seed),
-    )
-    response_BR = tokens[:, canvas.response_start :]
-    return Filled(response_BR, decoder.steps, decoder.steps * setting.batch)
 
 
 BENCH = Bench(

@@ -226,12 +226,18 @@ class _Call:
     queries: slice | Tensor
     """The places of the rows' queries, [num_rows * most]; rows with fewer repeat their last."""
     keys: slice | Tensor
+    """The places of the rows' keys, as many for each row; what is behind the first `num_keys` of
+    them is not seen."""
     kept: Tensor | None
     """Which of the outputs are not repetitions; None if all are kept."""
 
     def in_rows(self, packed: Float[Tensor, "n H E"]) -> Float[Tensor, "rows H each E"]:
         """The heads of packed tokens, row by row."""
         return packed.unflatten(0, (len(self.rows), -1)).transpose(1, 2)
+
+    def seen(self, packed: Float[Tensor, "T G E"]) -> Float[Tensor, "rows G num_keys E"]:
+        """The heads of the rows' keys or values, which are not copied if `keys` is a slice."""
+        return self.in_rows(packed[self.keys])[:, :, : self.num_keys]
 
 
 @dataclass(frozen=True)
@@ -256,8 +262,8 @@ class AttentionCalls:
         for call, mask in zip(self.calls, masks, strict=True):
             mixed = functional.scaled_dot_product_attention(
                 call.in_rows(queries[call.queries]),
-                call.in_rows(keys[call.keys]),
-                call.in_rows(values[call.keys]),
+                call.seen(keys),
+                call.seen(values),
                 attn_mask=mask,
                 scale=scaling,
                 enable_gqa=is_grouped,
@@ -311,9 +317,9 @@ def attention_calls(
         most = max(num_queries[row] for row in chosen)
         is_equal = all(num_queries[row] == most for row in chosen)
         is_together = chosen == list(range(chosen[0], chosen[-1] + 1))
-        is_whole = all(num_keys[row] == lengths[row] for row in chosen[:-1])
-        if is_together and is_whole:
-            keys = slice(key_begin[chosen[0]], key_begin[chosen[-1]] + num_keys[chosen[-1]])
+        are_alike = all(lengths[row] == lengths[chosen[0]] for row in chosen)
+        if is_together and are_alike:
+            keys = slice(key_begin[chosen[0]], key_begin[chosen[-1] + 1])
         else:
             keys = _ranges([key_begin[r] for r in chosen], num_keys[chosen[0]], device)
         kept = None
