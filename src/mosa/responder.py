@@ -255,6 +255,7 @@ def responses_of(
                 token_ids=tokens[row],
                 tokens=result.words[row],
                 commit_step=commit_step[row],
+                block_starts=result.block_starts[row],
                 replaced=result.replaced[row],
                 end_positions=result.end_positions[row],
                 num_forward_passes=int(trace.row_forward_passes[row]),

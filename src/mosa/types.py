@@ -201,6 +201,8 @@ class Response:
     """The denoising step that wrote each position (from 0), -1 where it was pinned."""
     end_positions: list[int] = field(default_factory=list[int])
     """The positions (from 0) that hold an end token."""
+    block_starts: list[int] = field(default_factory=list[int])
+    """The positions (from 0) at which a block begins; none of a served answer."""
     replaced: list[Replaced] = field(default_factory=list[Replaced])
     """What stood there before: edits of the decoder, and what a rule or an attacker took back."""
     num_forward_passes: int = 0

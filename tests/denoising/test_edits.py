@@ -124,3 +124,11 @@ def test_the_decoder_may_take_back_what_a_hook_wrote(model, prompts):
     taken = sample(model, prompts, **SETTINGS, hook=write, edit_threshold=0.0)
     assert not (taken.tokens[:, :3] == 9).all()
     assert any(r.written == 0 and r.position < 3 for row in taken.replaced for r in row)
+
+
+def test_where_blocks_begin(model, prompts, tiny_llada):
+    """A prompt of 11 leaves 5 tokens to its block of 8; a full model has the decoder's blocks."""
+    assert sample(model, prompts, **SETTINGS).block_starts == [[0, 5, 13]] * 4
+    one = sample(tiny_llada, prompts[:1, :4], max_new_tokens=8, steps=8)
+    four = sample(tiny_llada, prompts[:1, :4], max_new_tokens=8, steps=8, block_length=3)
+    assert one.block_starts == [[0]] and four.block_starts == [[0, 3, 6]]

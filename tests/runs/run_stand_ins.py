@@ -52,6 +52,7 @@ class EchoResponder:
             token_ids=list(prepared.response_ids),
             tokens=[str(id) for id in prepared.response_ids],
             commit_step=[0] * len(prepared.response_ids),
+            block_starts=[0],
             num_forward_passes=prepared.decoder.steps,
             decoder=as_plain(prepared.decoder),
         )

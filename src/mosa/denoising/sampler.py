@@ -33,6 +33,7 @@ from mosa.denoising.canvas import Canvas, each_prompt
 from mosa.denoising.config import DecoderConfig, check_settings, testbed_decoder
 from mosa.denoising.published import over_published
 from mosa.denoising.rows import Hook
+from mosa.denoising.schedule import blocks_of
 from mosa.denoising.trace import DenoisingTrace, Filling
 from mosa.families.base import DiffusionLM
 from mosa.player import SampleResponse, display, player_html
@@ -63,6 +64,8 @@ class SampleResult:
     """Each response's tokens in words; None for a model without a tokenizer."""
     end_positions: list[list[int]]
     """Of each response: the positions (from 0) that hold an end token."""
+    block_starts: list[list[int]]
+    """Of each response: the positions (from 0) at which a block begins."""
     replaced: list[list[Replaced]]
     """Of each response: what stood there before, and was edited or masked again."""
     model: str
@@ -103,6 +106,7 @@ class SampleResult:
                     end_positions=tuple(self.end_positions[row]),
                     tokens=None if is_hidden else words,
                     prompt=None if is_hidden or turns is None else tuple(turns),
+                    block_starts=tuple(self.block_starts[row]),
                     replaced=tuple(
                         (r.position, r.written, r.until, None if is_hidden else r.token)
                         for r in self.replaced[row]
@@ -265,6 +269,7 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         config,
         words,
         [[i for i, id in enumerate(ids) if id in model.end_token_ids] for ids in rows],
+        _block_starts(model, canvas, config),
         [
             [
                 Replaced(i, str(id) if words is None else word_of(id), *steps)
@@ -275,6 +280,13 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         model.label,
         model.world_seed is not None,
     )
+
+
+def _block_starts(model: DiffusionLM, canvas: Canvas, config: DecoderConfig) -> list[list[int]]:
+    without_stages = replace(config, rules=())
+    block_BR = blocks_of(canvas, without_stages, model.attention)[:, canvas.response_start :]
+    begins_BR = block_BR.diff(dim=1, prepend=block_BR[:, :1] - 1) > 0
+    return [row.nonzero()[:, 0].tolist() for row in begins_BR.cpu()]
 
 
 def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:

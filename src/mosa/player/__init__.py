@@ -60,6 +60,7 @@ KEY = (
 <span><b class="t unread step-4">word</b> behind the first end token, not read</span>
 <span><b class="t mask">word</b> not yet written</span>
 <span><b class="t step-4 replaced">word</b> replaced in a later step</span>
+<span><i class="cut"></i> a block begins</span>
 </div>"""
 )
 """What the colours and marks mean."""
@@ -102,6 +103,8 @@ class SampleResponse:
     """The words; None under redaction."""
     prompt: tuple[tuple[str, str], ...] | None
     """(role, text) of each turn that was sent; None under redaction."""
+    block_starts: tuple[int, ...] = ()
+    """The positions (from 0) at which a block begins."""
     replaced: tuple[tuple[int, int, int, str | None], ...] = ()
     """What stood at a position before: position and the steps that wrote it and took it away, from
     0, and the word; None under redaction."""

@@ -29,7 +29,7 @@ class Playing {
 // One response: its prompt, its tokens by commit step, and a slider through the denoising.
 class Player extends Playing {
   // `isShort` leaves out the prompt, the controls, and what nobody reads: all behind the first end token.
-  constructor({ prompt, commit_step, end_positions: ends, tokens, replaced = [] }, { isShown, number = 0, isShort = false }) {
+  constructor({ prompt, commit_step, end_positions: ends, tokens, block_starts: starts = [], replaced = [] }, { isShown, number = 0, isShort = false }) {
     super();
     const steps = isShort && ends.length ? commit_step.slice(0, Math.min(...ends) + 1) : commit_step;
     this.steps = steps;
@@ -53,7 +53,7 @@ class Player extends Playing {
     this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
     // Of what was written at once, as a server's answer, there is nothing to play.
     if (!isShort && this.numSteps > 1) this.element.append(make("div", { class: "player" }, this.button, this.slider, this.output));
-    this.element.append(this.tokenList(words, new Set(ends)));
+    this.element.append(this.tokenList(words, new Set(ends), new Set(starts)));
     this.texts = this.spans.map((span) => span.textContent);
     // What stood at a position for some steps, by position.
     this.before = new Map();
@@ -63,7 +63,7 @@ class Player extends Playing {
     this.show();
   }
 
-  tokenList(words, ends) {
+  tokenList(words, ends, starts) {
     const list = make("p", { class: words ? "tokens" : "tokens blocks" });
     const firstEnd = ends.size ? Math.min(...ends) : Infinity;
     this.steps.forEach((step, i) => {
@@ -78,6 +78,7 @@ class Player extends Playing {
       const span = make("span", { class: `t ${classes.join(" ")}`, title: `token ${i + 1}${when}` }, text);
       this.spans.push(span);
       this.classes.push(span.className);
+      if (i && starts.has(i)) list.append(make("i", { class: "cut" }));
       if (i && (i + 1) % MARK_EVERY === 0) list.append(make("span", { class: "at", "aria-hidden": "true" }, String(i + 1)));
       list.append(span, " ");
     });

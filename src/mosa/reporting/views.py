@@ -220,6 +220,7 @@ def _sample_response(response: Response, is_hidden: bool) -> SampleResponse:
         prompt=None
         if is_hidden
         else tuple((turn["role"], turn["content"]) for turn in response.prompt),
+        block_starts=tuple(response.block_starts),
         replaced=tuple(
             (r.position, r.written, r.until, None if is_hidden else r.token)
             for r in response.replaced

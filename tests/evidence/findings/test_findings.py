@@ -245,7 +245,7 @@ def test_a_map_of_a_span(tmp_path):
     ],
 )
 def test_orders_of_four_positions(steps, tau, leftmost, slope):
-    found = measures_of(np.array(steps), NO_END, None)
+    found = measures_of(np.array(steps), NO_END, [0])
     assert found["kendall_tau"] == pytest.approx(tau)
     assert found["leftmost_share"] == leftmost
     assert found["slope"] == pytest.approx(slope)
@@ -255,7 +255,7 @@ def test_orders_of_four_positions(steps, tau, leftmost, slope):
 
 def test_two_positions_a_step():
     """Positions 1 and 4, then 2 and 3: means 2.5 and 2.5, spreads 1.5 and 0.5."""
-    found = measures_of(np.array([0, 1, 1, 0]), NO_END, None)
+    found = measures_of(np.array([0, 1, 1, 0]), NO_END, [0])
     assert mean_positions(np.array([0, 1, 1, 0])) == [(0, 2.5), (1, 2.5)]
     assert found["spread"] == 1.0
     assert found["slope"] == 0.0
@@ -266,7 +266,7 @@ def test_two_positions_a_step():
 def test_blocks_make_an_order_that_is_not_there_within_them():
     """Each block of four is filled from the right; the blocks themselves from the left."""
     steps = np.array([3, 2, 1, 0, 7, 6, 5, 4])
-    found = measures_of(steps, np.zeros(8, dtype=bool), 4)
+    found = measures_of(steps, np.zeros(8, dtype=bool), [0, 4])
     assert found["kendall_tau_in_block"] == -1.0
     assert found["kendall_tau"] > 0
 
@@ -274,7 +274,7 @@ def test_blocks_make_an_order_that_is_not_there_within_them():
 def test_end_tokens_from_the_right():
     """Three end tokens; two of them committed at the rightmost mask of their step."""
     is_end = np.array([False, True, True, True])
-    found = measures_of(np.array([3, 0, 2, 1]), is_end, None)
+    found = measures_of(np.array([3, 0, 2, 1]), is_end, [0])
     assert found["end_from_right"] == pytest.approx(2 / 3)
     # Before the first end token there is one position, which has no order.
     assert math.isnan(found["kendall_tau_text"])

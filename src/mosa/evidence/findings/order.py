@@ -10,6 +10,7 @@ blocks. Example, four positions, one a step:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -115,22 +116,21 @@ def _taken(
 
 def commits_of(
     response: Response,
-) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], int | None]:
-    """The step that committed each position, where end tokens are, and the block length."""
+) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], list[int]]:
+    """The step that committed each position, where end tokens are, and where blocks begin."""
     is_end = np.zeros(len(response.token_ids), dtype=bool)
     is_end[response.end_positions] = True
-    return np.array(response.commit_step), is_end, response.decoder["block_length"]
+    return np.array(response.commit_step), is_end, response.block_starts
 
 
 def measures_of(
-    steps: Int[np.ndarray, " R"], is_end: Bool[np.ndarray, " R"], block_length: int | None
+    steps: Int[np.ndarray, " R"], is_end: Bool[np.ndarray, " R"], block_starts: Sequence[int]
 ) -> dict[str, float]:
     """Every measure of `MEASURES` for one response, from the step that committed each position."""
     positions = np.arange(1, len(steps) + 1)
-    block = block_length or len(steps)
     in_block = [
-        _tau(positions[start : start + block], steps[start : start + block])
-        for start in range(0, len(steps), block)
+        _tau(positions[start:end], steps[start:end])
+        for start, end in zip(block_starts, [*block_starts[1:], len(steps)], strict=True)
     ]
     first_end = int(is_end.argmax()) if is_end.any() else len(steps)
     curve = mean_positions(steps)
@@ -220,15 +220,20 @@ def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
         tau, left = told(key, "kendall_tau"), told(key, "leftmost_share")
         if tau is None or left is None:
             continue
+        base = group.where(lambda o: o["condition"] == BASE)
+        has_own = any(len(probed.response(one).block_starts) > 1 for one in base)
+        blocks = "the model's own blocks" if has_own else "one block"
         for measure, what in KEY_MEASURES.items():
             if values := taken[key].get(measure):
                 found = mean(values.values(), MEASURES[measure])
-                finding.add_key(group.label, f"{what}, one block", found)
-        text = told(key, "kendall_tau_text")
+                finding.add_key(group.label, f"{what}, {blocks}", found)
+        text, inside = told(key, "kendall_tau_text"), told(key, "kendall_tau_in_block")
         before_end = "" if text is None else f", {text} before the first end token"
+        within = f", {inside} within a block" if has_own and inside is not None else ""
+        where = f"in {blocks}" if has_own else "one block over the canvas"
         sentences.append(
-            f"{group.subject} on {group.case_set}, one block over the canvas: Kendall's tau of "
-            f"position and step is {tau}{before_end}; {left} of commits are at the leftmost masks."
+            f"{group.subject} on {group.case_set}, {where}: Kendall's tau of position and step is "
+            f"{tau}{before_end}{within}; {left} of commits are at the leftmost masks."
         )
     finding.key_sentences += [
         "Kendall's tau of position and step is 1 where a response is written from left to right, "
