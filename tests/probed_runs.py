@@ -31,7 +31,9 @@ def verdict(score: float, *, refused: bool = False) -> Verdict:
 def response_of(key: str, steps: list[int], ends: list[int], block: int | None) -> Response:
     """A response whose positions were committed in these steps."""
     words = [str(step) for step in steps]
-    return Response(key, [], "", "", steps, words, steps, ends, decoder={"block_length": block})
+    starts = list(range(0, len(steps), block or len(steps)))
+    decoder = {"block_length": block}
+    return Response(key, [], "", "", steps, words, steps, ends, starts, decoder=decoder)
 
 
 def probed_run(
