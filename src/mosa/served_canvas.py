@@ -51,6 +51,7 @@ class ServedTokens:
         self.eos_token_id = tokenizer.eos_token_id
         self.end_token_ids = (self.eos_token_id,)
         self.max_length = tokenizer.model_max_length
+        self.block_length: int | None = None  # a server does not tell
         self.hash = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     @property

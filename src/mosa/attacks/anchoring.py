@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Edit, Query, Target, at_least_one
+from mosa.attacks.base import PLANNED, Attack, Bound, Edit, Query, Target, at_least_one
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -54,7 +54,7 @@ async def run(
         query = Query(
             behavior.request,
             edit=Edit(step, ids, keep_committed=True),
-            decoder={"remasking": config.remasking, "block_length": None},
+            decoder={"remasking": config.remasking, "block_length": None, **PLANNED},
         )
         if step in seen:
             continue
@@ -70,7 +70,7 @@ ATTACK = Attack(
     summary="at step t the predicted response is replaced by a compliant one",
     source="anchoring, arXiv 2510.00565",
     access=("prompt", "sampler"),
-    takes=("remasking", "block_length"),
+    takes=("remasking", "block_length", *PLANNED),
     config_class=AnchoringConfig,
     presets={"paper": {}, "reduced": {"times": (1, 8, 32)}, "smoke": {"times": (1, 8, 32)}},
     run=run,

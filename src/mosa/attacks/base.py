@@ -102,6 +102,11 @@ def edit_hook(edit: Edit) -> Hook:
     return hook
 
 
+PLANNED: Mapping[str, Any] = {"threshold": None, "factor": None, "entropy_bound": None}
+"""Settings of the decoder with which steps decide how many positions are filled, and not
+confidence: what an attack that imposes an order sets besides."""
+
+
 @dataclass(frozen=True)
 class Query:
     """What the target is asked, and what is done to its canvas and its sampler meanwhile."""
@@ -149,6 +154,8 @@ class Tokens(Protocol):
     def special_tokens(self) -> tuple[str, ...]: ...
     @property
     def max_length(self) -> int: ...
+    @property
+    def block_length(self) -> int | None: ...
     @property
     def has_adapter(self) -> bool: ...
     @property
@@ -254,6 +261,11 @@ class Target:
     def length(self) -> int:
         """Tokens of a response."""
         return self.decoder.max_new_tokens
+
+    @property
+    def num_blocks(self) -> int:
+        """The blocks of a response in a model that fills block after block, else 1."""
+        return -(-self.length // (self.model.block_length or self.length))
 
     @property
     def mask_token_id(self) -> int:
@@ -528,7 +540,8 @@ class Attack:
     takes: tuple[str, ...] = ()
     """The decoder settings that it sets; every other one is the defender's."""
     blind_in_blocks: str = ""
-    """Why it can do nothing to a model that fills block after block; empty where it can."""
+    """What it does that cannot reach a model which fills block after block, {subject}; empty where
+    it can."""
     needs_edits: bool = False
     """Whether it is about a decoder that replaces what it has written (`edit_threshold`)."""
     needs_answer: bool = False

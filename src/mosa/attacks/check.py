@@ -231,6 +231,7 @@ class _Words:
     mask_token_id, eos_token_id, end_token_ids = 0, 1, (1,)
     special_tokens = ("<mask>", "<end>")
     max_length = 1_000_000
+    block_length = None
     is_served, has_adapter, has_turns = False, False, True
     source = "stand-in"
 

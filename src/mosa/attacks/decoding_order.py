@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Bound, Query, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
@@ -54,13 +54,13 @@ async def run(
 def decoder_of(order: str, target: Target) -> dict[str, Any]:
     """The decoder's settings that make an order."""
     steps, length = target.decoder.steps, target.length
-    few = max(1, steps // 8)
+    few = max(target.num_blocks, steps // 8)
     settings: dict[str, dict[str, Any]] = {
         # Without blocks: the order must hold over the whole response.
-        "right_to_left": {"remasking": "right_to_left", "block_length": None},
-        "left_to_right": {"remasking": "left_to_right", "block_length": None},
-        "random": {"remasking": "random", "block_length": None},
-        "few_steps": {"steps": few, "block_length": None},
+        "right_to_left": {"remasking": "right_to_left", "block_length": None, **PLANNED},
+        "left_to_right": {"remasking": "left_to_right", "block_length": None, **PLANNED},
+        "random": {"remasking": "random", "block_length": None, **PLANNED},
+        "few_steps": {"steps": few, "block_length": None, **PLANNED},
         "one_block": {"block_length": None},
     }
     blocks = re.fullmatch(r"block_([1-9]\d*)", order)
@@ -79,7 +79,7 @@ ATTACK = Attack(
     summary="the response is filled in another order or in fewer steps",
     source="A2D, arXiv 2509.23286; TrustLDM, arXiv 2606.00023",
     access=("prompt", "sampler"),
-    takes=("remasking", "block_length", "steps"),
+    takes=("remasking", "block_length", "steps", *PLANNED),
     config_class=DecodingOrderConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,

@@ -236,7 +236,7 @@ DIJA = Attack(
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",
-    blind_in_blocks="fills no masks in the prompt, whose blocks it reads once",
+    blind_in_blocks="has masks in the prompt, the blocks of which {subject} reads and never fills",
     title="masked answer in the prompt",
     summary="an answer's structure with its content masked, in the prompt, with a response behind",
     source="DIJA, arXiv 2507.11097, with a response",

@@ -44,7 +44,7 @@ async def run(
 
 ATTACK = Attack(
     name="post_context",
-    blind_in_blocks="does not see in a block what stands behind it",
+    blind_in_blocks="has text behind the answer, unseen by the blocks of {subject} before it",
     title="text fixed behind the answer",
     summary="text fixed behind the answer, as if it had been given",
     source="TrustLDM, arXiv 2606.00023",

@@ -432,6 +432,11 @@ class DiffusionLM:
         return self._base.config.max_position_embeddings
 
     @property
+    def block_length(self) -> int | None:
+        """Tokens of a block of a block-causal model; None where every position sees every other."""
+        return self.attention.block_length
+
+    @property
     def _base(self) -> PreTrainedModel:
         """The network without the adapter's wrapping."""
         network = self.network

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.alignment.phrases import read_phrases
-from mosa.attacks.base import Target
+from mosa.attacks.base import PLANNED, Target
 from mosa.types import Attempt, UserError
 
 PHRASE_TYPES = ("affirmative", "procedural", "neutral", "refusing")
@@ -65,7 +65,7 @@ def pace(length: int, tokens_per_step: int, block_length: int | None = None) -> 
     more steps."""
     num_blocks = -(-length // block_length) if block_length else 1
     steps = max(num_blocks, -(-length // tokens_per_step))
-    return {"steps": steps, "block_length": block_length}
+    return {"steps": steps, "block_length": block_length, **PLANNED}
 
 
 def fitting_positions(

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mosa.alignment.objective import kl_divergence, window_scores
-from mosa.attacks.base import Attack, Target
+from mosa.attacks.base import PLANNED, Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM
 from mosa.probes.base import Protocol, pace, phrases_of, step_numbers
@@ -174,7 +174,7 @@ ATTACK = Attack(
     summary="where and when a model puts refusals",
     source="after MOSA, arXiv 2508.12398",
     access=("prompt", "sampler", "likelihood"),
-    takes=("steps", "block_length"),
+    takes=("steps", "block_length", *PLANNED),
     config_class=DepthConfig,
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,

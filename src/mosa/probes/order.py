@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Query, Target
 from mosa.probes.base import Protocol, pace
 from mosa.types import Attempt, Behavior
 
@@ -72,7 +72,7 @@ ATTACK = Attack(
     summary="in which order positions are committed",
     source="MOSA E3, arXiv 2508.12398, with and without blocks",
     access=("prompt", "sampler"),
-    takes=("max_new_tokens", "steps", "block_length", "temperature", "remasking"),
+    takes=("max_new_tokens", "steps", "block_length", "temperature", "remasking", *PLANNED),
     config_class=OrderConfig,
     presets={
         "quick": {"block_lengths": (24,)},

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Query, Target
 from mosa.probes.base import (
     PAPER_PROTOCOL,
     Protocol,
@@ -126,7 +126,7 @@ ATTACK = Attack(
     summary="harm by what is forced into a response, and where",
     source="MOSA E1, arXiv 2508.12398, with its factors taken apart",
     access=("prompt", "canvas", "sampler"),
-    takes=("steps", "block_length", "remasking", "end_tokens"),
+    takes=("steps", "block_length", "remasking", "end_tokens", *PLANNED),
     config_class=PositionConfig,
     presets={
         "quick": {},

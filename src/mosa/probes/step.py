@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Edit, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Edit, Query, Target
 from mosa.probes.base import (
     Protocol,
     chosen_ids,
@@ -95,7 +95,7 @@ ATTACK = Attack(
     source="after MOSA, arXiv 2508.12398, anchoring, arXiv 2510.00565, and TrajHijack, arXiv "
     "2604.08557",
     access=("prompt", "canvas", "sampler"),
-    takes=("steps", "block_length", "end_tokens"),
+    takes=("steps", "block_length", "end_tokens", *PLANNED),
     config_class=StepConfig,
     presets={
         "quick": {"positions": (1, 20, 40, 60), "step_shares": (0.0, 0.25, 0.5)},

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mosa.attacks.base import Attack, Query, Target, at_least_one
+from mosa.attacks.base import PLANNED, Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import aim_of, search_steps
 from mosa.probes.base import PAPER_PROTOCOL, Protocol, pace, phrases_of, variant_of
 from mosa.suffix_search import GcgConfig
@@ -180,7 +180,7 @@ ATTACK = Attack(
     summary="how far an optimised prompt steers a position",
     source="MOSA E2, arXiv 2508.12398, with one phrase at every position",
     access=("prompt", "sampler", "gradients"),
-    takes=("steps", "block_length"),
+    takes=("steps", "block_length", *PLANNED),
     config_class=SuffixConfig,
     presets={
         "quick": {"positions": (1, 10, 30), "num_iterations": 25, "num_candidates": 64},

@@ -239,7 +239,7 @@ def plan(
 def _unseen_in_blocks(subject: Subject, attack: Attack, is_block_causal: bool) -> str:
     if not is_block_causal or not attack.blind_in_blocks:
         return ""
-    return f"{subject.name} fills block after block and {attack.blind_in_blocks}"
+    return attack.blind_in_blocks.format(subject=subject.name)
 
 
 def _missing_in(cases: CaseSet, attack: Attack) -> str:
