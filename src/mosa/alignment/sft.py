@@ -45,6 +45,7 @@ from mosa.alignment.states import (
 from mosa.alignment.trainer import DiffusionTrainer, TrainingData
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
+from mosa.types import UserError
 
 _MASK_STREAM = 0
 
@@ -120,6 +121,11 @@ class SftTrainer(DiffusionTrainer):
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = args
+        if args.anchor_window is not None and not model.attention.is_full:
+            raise UserError(
+                f"anchor_start trains a window that is filled before all else, and {model.source} "
+                "fills block after block; leave anchor_start and anchor_end out."
+            )
         encoded = encode_examples(model, train_dataset, args.response_length)
         answers = [example.answer for example in train_dataset]
         self.answers = encode_answers(model, answers, args.response_length)

@@ -213,6 +213,10 @@ def note_of(record: SubjectRecord) -> str:
     parts += ["served elsewhere"] if record.server is not None else []
     parts += [f"with the adapter {Path(record.adapter).name}"] if record.adapter else []
     parts += ["behind a system prompt"] if record.system_prompt else []
+    if record.block_length is not None:
+        parts += [f"in blocks of {record.block_length} of its own"]
+    if (threshold := record.decoder.get("edit_threshold")) is not None:
+        parts += [f"whose decoder edits above {threshold:g}"]
     monitors = monitors_of(record)
     parts += [f"with {', '.join(monitors)} in its decoder"] if monitors else []
     return ", ".join(parts) if len(parts) > 1 else f"{record.source}, as it is"
