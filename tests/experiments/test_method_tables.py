@@ -30,7 +30,14 @@ from mosa.testbed import world_of
 from mosa.world import World
 
 TOY = MethodsConfig(
-    num_seeds=2, num_objects=2, num_benign=2, num_tasks=2, align_steps=8, steps=4, workers=1
+    num_seeds=2,
+    tables=("methods",),
+    num_objects=2,
+    num_benign=2,
+    num_tasks=2,
+    align_steps=8,
+    steps=4,
+    workers=1,
 )
 CELLS = (METHODS_TABLE["mosa"],)
 
@@ -43,10 +50,9 @@ def out(tmp_path_factory):
         word
         for name, value in vars(TOY).items()
         if name != "testbed"
-        for word in (f"--{name}", str(value))
+        for word in (f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "all_cells", lambda: list(CELLS))
         patch.setattr(methods, "METHODS_TABLE", {"mosa": CELLS[0]})
         assert main(["testbed", "tables", "--out", str(out), *argv]) == 0
     return out
@@ -55,6 +61,9 @@ def out(tmp_path_factory):
 def test_every_cell_is_trained_once_and_its_settings_say_what_it_is():
     cells = all_cells()
     names = [name_of(cell, 0) for cell in cells]
+    shared = all_cells(("windows", "methods"))
+    assert len(all_cells(("windows",))) == len(WINDOWS) and set(shared) < set(cells)
+    assert shared[: len(METHODS_TABLE)] == all_cells(("methods",)) == [*METHODS_TABLE.values()]
     assert len(set(names)) == len(names)
     assert {*METHODS_TABLE.values()} <= set(cells)
     for (position, breaker, _, kl), cell in FACTORIAL.items():
@@ -89,7 +98,6 @@ def test_the_page_has_every_training(out):
 
 
 def test_a_second_call_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr(methods, "all_cells", lambda: list(CELLS))
     monkeypatch.setattr(methods, "METHODS_TABLE", {"mosa": CELLS[0]})
 
     def refuse(*args, **kwargs):

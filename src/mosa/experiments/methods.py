@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
+from typing import Literal, get_args
 
 from mosa.denoising.schedule import length_of_blocks
 from mosa.evidence.figures import MOMENT, Evidence, Figure, gather, headline, mean_over_attacks
@@ -65,6 +66,7 @@ MOMENTS = (1 / 8, 1 / 4, 1 / 2)
 LEVELS = (0.95, 0.9, 0.8)
 """Benign recall at which methods are compared."""
 ORIGINAL = "original"
+Table = Literal["methods", "factorial", "windows"]
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,15 @@ WINDOWS: Mapping[str, TrainedCell] = {
 """MOSA by the tokens of its window."""
 
 
-def all_cells() -> list[TrainedCell]:
-    """Every cell of the tables once, those of methods first: tables share trainings."""
+def all_cells(tables: Sequence[Table] = get_args(Table)) -> list[TrainedCell]:
+    """Every cell of some tables once, those of methods first: tables share trainings."""
+    cells: dict[str, Iterable[TrainedCell]] = {
+        "methods": METHODS_TABLE.values(),
+        "factorial": FACTORIAL.values(),
+        "windows": WINDOWS.values(),
+    }
     found: dict[tuple[str, bool], TrainedCell] = {}
-    for cell in (*METHODS_TABLE.values(), *FACTORIAL.values(), *WINDOWS.values()):
+    for cell in itertools.chain.from_iterable(cells[name] for name in cells if name in tables):
         found.setdefault((cell.preset, cell.is_wrapped), cell)
     return list(found.values())
 
@@ -146,6 +153,8 @@ class MethodsConfig(ExperimentConfig):
 
     num_seeds: int = 3
     """Trainings of each cell, with seeds from 0."""
+    tables: tuple[Table, ...] = get_args(Table)
+    """The tables whose cells are trained."""
 
 
 def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
@@ -159,8 +168,9 @@ def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
         keep_settings(out, "methods", config, load_testbed(config.testbed))
         jobs = [CellJob(None, 0, out, config)]
         # Seed by seed within the methods; what comes later adds to their tables and not to others.
-        cells, methods = all_cells(), len(METHODS_TABLE)
-        for group in (cells[:methods], cells[methods:]):
+        methods = all_cells(("methods",)) if "methods" in config.tables else []
+        others = [cell for cell in all_cells(config.tables) if cell not in methods]
+        for group in (methods, others):
             seeds = range(config.num_seeds)
             jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]
         run_jobs(jobs, config.workers)
