@@ -44,6 +44,8 @@ class Sampled:
             [self.model.decode([token]) for token in tokens],
             result.trace.commit_step[0, result.trace.response_start :].tolist(),
             [i for i, token in enumerate(tokens) if token in self.model.end_token_ids],
+            result.block_starts[0],
+            result.replaced[0],
             int(result.trace.row_forward_passes[0]),
             as_plain(decoder),
         )
