@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
+from mosa.denoising.rules.remask_below import RemaskBelow
 from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
@@ -201,6 +202,29 @@ def _steps_of(
     return spread_evenly(config.steps, len(num_masked))
 
 
+def most_passes(config: DecoderConfig, attention: AttentionPattern) -> int:
+    """In how many passes a response is full at most, where no hook masks again: as many as the plan
+    has steps, or one for each mask of the response; and those of edits and repairs."""
+    block_length, num_more = length_of_blocks(config, attention), 0
+    num_blocks = num_whole = -(-config.max_new_tokens // block_length)
+    if attention.shares_prompt:
+        assert attention.block_length is not None
+        num_more = attention.block_length - 1  # masks behind the response
+        num_blocks = -(-(config.max_new_tokens + block_length - 1) // block_length)
+    if attention.shares_prompt and config.stages is None:
+        found = min(config.steps // num_whole, block_length) * num_blocks
+        if block_length != attention.block_length:  # the last block may have more masks
+            found += num_more
+    else:
+        found = config.steps if config.has_plan else config.max_new_tokens + num_more
+    repairs = [rule for rule in config.monitors if isinstance(rule, RemaskBelow)]
+    num_again = sum(rule.max_taken_back for rule in repairs)
+    if config.edit_threshold is not None:
+        num_visits = num_again + num_blocks + (config.stages is not None)
+        found += config.max_post_steps * num_visits
+    return found + num_again
+
+
 class Pace:
     """The steps of one row that have work to do.
 
@@ -327,6 +351,6 @@ class Pace:
     def _check_end(self) -> None:
         if self.num_taken > self.limit:
             raise UserError(
-                f"After {self.limit} steps the hook or a rule still masks positions again; let it stop "
-                "after some step, so that the generation can end."
+                f"After {self.limit} steps the hook or a rule still masks positions again; let it "
+                "stop after some step, so that the generation can end."
             )
