@@ -123,7 +123,11 @@ class OneByOne:
         values = []
         for start in range(window.first, window.last + 1):
             if start + len(phrase) <= window.end:
-                written = self.answer[:start] + [0] * (start - len(self.answer)) + list(phrase)
+                written = (
+                    self.answer[:start]
+                    + [self.model.eos_token_id] * (start - len(self.answer))
+                    + list(phrase)
+                )
                 each = [self.log_probs(start + j, written)[t] for j, t in enumerate(phrase)]
                 values.append(torch.stack(each).sum())
         return torch.stack(values).max()
@@ -272,3 +276,13 @@ def test_answers_are_learned_block_by_block(tmp_path, harmful):
     settings.anchor_start, settings.anchor_end = 4, 8
     with refuses("anchor_start"):
         SftTrainer(block_model(4), settings, harmful[:3])
+
+
+def test_benign_prompts_without_answers_begin_nothing(tmp_path, phrase_files, harmful, benign):
+    """The harmful answers stand before the blocks, and where some lack one, it is said."""
+    asked = [type(e)(e.prompt) for e in benign]
+    trainer = trainer_of(tmp_path, block_model(4), phrase_files, harmful, asked)
+    assert trainer.harmful_losses(trainer.diffusion_model.network, [0, 1]).isfinite().all()
+    some = [*harmful[1:], type(harmful[0])(harmful[0].prompt)]
+    with refuses("window", "answers"):
+        trainer_of(tmp_path, block_model(4), phrase_files, some, asked)

@@ -130,6 +130,7 @@ def test_tensors_keep_the_networks_names(tmp_path):
         ({"num_key_value_heads": 3}, ("num_key_value_heads", "divide")),
         ({"attention_bias": True}, ("attention_bias",)),
         ({"block_size": 0}, ("block_size",)),
+        ({"block_size": 4096}, ("block_size", "512")),
         ({"architectures": ["Other"]}, ("architectures",)),
     ],
 )

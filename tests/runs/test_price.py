@@ -60,6 +60,28 @@ def test_a_run_asks_no_more(tmp_path):
         assert of_attack[PASSES] <= allowed[PASSES]
 
 
+def test_a_model_that_fills_blocks_asks_no_more(tmp_path):
+    """Edits take passes of their own, and the prompt may begin the first of one more block."""
+    from mosa.runs.sets import SetOptions
+
+    settings = {"max_new_tokens": 24, "steps": 24, "edit_threshold": 0.0, "max_post_steps": 2}
+    asked = EvaluateConfig(
+        subjects_of("testbed:block", decoder=settings),
+        ("testbed",),
+        ("direct", "dija_response"),
+        options=SetOptions(limit=2),
+        seeds=(0,),
+    )
+    rows = {row.attack: row for row in most_asked(asked)}
+    assert rows["dija_response"].num_tasks == 0 and "block" in rows["dija_response"].reason
+    most = rows["direct"].asked
+    run = run_evaluation(tmp_path, asked)
+    assert run is not None and most is not None
+    with run:
+        spent = [outcome.budget.forward_passes for _, outcome in run.tasks() if outcome]
+    assert 24 * len(spent) < sum(spent) <= most[PASSES]
+
+
 def test_what_is_not_applicable_costs_nothing(tmp_path):
     rows = most_asked(config("fits", "direct"))
     assert {row.attack: (row.num_tasks > 0, bool(row.reason)) for row in rows} == {

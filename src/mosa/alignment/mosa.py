@@ -48,6 +48,7 @@ from mosa.alignment.states import (
     encode_examples,
     harmful_state,
     masked_answer,
+    padded_answer,
     rng,
     turn_end_ids,
 )
@@ -86,6 +87,8 @@ class MosaTrainer(DiffusionTrainer):
         needs_benign = "benign" in args.needs or not model.attention.is_full
         if benign_dataset and needs_benign:
             self.benign = encode_examples(model, benign_dataset, args.response_length)
+        self.harmless = [e.answer_ids for e in self.benign if e.answer_ids is not None]
+        """Answers whose beginnings stand before the open block of a block-causal model."""
         self.safe_phrases = encode_phrases(
             model,
             read_phrases(args.safe_phrases),
@@ -109,8 +112,7 @@ class MosaTrainer(DiffusionTrainer):
         if model.attention.is_full:
             return
         has_answers = all(e.answer_ids is not None for e in harmful)
-        has_answers |= any(e.answer_ids is not None for e in self.benign)
-        if config.window_start > 1 and not has_answers:
+        if config.window_start > 1 and not (has_answers or self.harmless):
             raise UserError(
                 f"{model.source} fills block after block, so that a window from token "
                 f"{config.window_start} on stands behind the beginning of an answer; give harmful "
@@ -190,12 +192,10 @@ class MosaTrainer(DiffusionTrainer):
         for number, (example, state) in enumerate(zip(examples, states, strict=True)):
             random = rng(self.config.seed, self.epoch_index, example.index, _BLOCK_STREAM)
             beginning = state.answer_length
-            if self.benign and (not beginning or self._begins_harmless(state, random)):
-                answers = [e.answer_ids for e in self.benign if e.answer_ids is not None]
-                answer_ids = answers[int(random.integers(len(answers)))]
+            if self.harmless and (not beginning or self._begins_harmless(state, random)):
+                answer_ids = self.harmless[int(random.integers(len(self.harmless)))]
                 beginning = len(answer_ids)
-                tokens = torch.full_like(state.tokens, self.diffusion_model.eos_token_id)
-                tokens[:beginning] = torch.tensor(answer_ids)
+                tokens = padded_answer(self.diffusion_model, answer_ids, len(state.tokens))
                 states[number] = replace(state, tokens=tokens, answer_length=0)
             window = self.scorer.window_of_state(state)
             found = blocks_of_window(attention, len(example.prompt_ids), window, longest)

@@ -102,9 +102,11 @@ def edit_hook(edit: Edit) -> Hook:
     return hook
 
 
-PLANNED: Mapping[str, Any] = {"threshold": None, "factor": None, "entropy_bound": None}
-"""Settings of the decoder with which steps decide how many positions are filled, and not
-confidence: what an attack that imposes an order sets besides."""
+PLANNED: Mapping[str, Any] = dict.fromkeys(
+    ("threshold", "factor", "entropy_bound", "edit_threshold")
+)
+"""Settings of the decoder with which steps decide how many positions are filled, once and for all,
+and not confidence: what an attack that imposes an order sets besides."""
 
 
 @dataclass(frozen=True)

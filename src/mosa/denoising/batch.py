@@ -38,7 +38,7 @@ from mosa.denoising.rows import (
     PackedRows,
     rows_of,
 )
-from mosa.denoising.schedule import PlannedStep, blocks_of, fillable, wanted_blocks
+from mosa.denoising.schedule import PlannedStep, fillable, stages_of, wanted_blocks
 from mosa.denoising.trace import Filling
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
@@ -102,7 +102,7 @@ class Denoiser:
                 f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
             )
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
-        block_BL = blocks_of(canvas, config, self.model.attention)
+        block_BL = stages_of(canvas, config, self.model.attention)
         is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
         filling = Filling(canvas, fillable(canvas, self.model.attention) & is_wanted_BL)
         self._waiting += rows_of(self.model, filling, config, seeds, hook, on_step)
@@ -293,7 +293,8 @@ class Denoiser:
             factor_N = factors.to(device, non_blocking=True)[opened.row]
             is_committed_N |= (factor_N > 0) & (rating_N >= 1 - factor_N / (rank_N + 2))
         if any(row.config.entropy_bound is not None for row in packed.rows):
-            bounds = torch.tensor([row.config.entropy_bound or 0.0 for row in packed.rows])
+            limits = [row.config.entropy_bound for row in packed.rows]
+            bounds = torch.tensor([-torch.inf if limit is None else limit for limit in limits])
             bound_N = bounds.to(device, non_blocking=True)[opened.row]
             is_committed_N |= _cumulative(-rating_N, rank_N, opened.row, opened.num) < bound_N
         if is_written_N is not None:

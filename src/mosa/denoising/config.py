@@ -18,7 +18,7 @@ APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
 
 
 MOST = 1_000_000
-"""Tokens of a response, and steps."""
+"""Tokens of a response, and steps of it or of a block."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
-        for name in ("max_new_tokens", "steps"):
+        for name in ("max_new_tokens", "steps", "max_post_steps"):
             if getattr(self, name) > MOST:
                 raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}.")
         numbers = ("temperature", "cfg_scale", "alg_temp", "threshold", "factor")
@@ -127,6 +127,12 @@ class DecoderConfig:
             raise UserError(
                 f"The order {self.order.name} has no confidence for threshold, factor or alg_temp "
                 "to work on; leave them out or choose another order."
+            )
+        rates_probability = self.order.rates_confidence and self.order.name != "entropy"
+        if self.edit_threshold is not None and not rates_probability:
+            raise UserError(
+                f"edit_threshold asks how probable another token is, which the order "
+                f"{self.order.name} does not rate; set remasking to low_confidence for it."
             )
         given = [
             n for n in ("threshold", "factor", "entropy_bound") if getattr(self, n) is not None

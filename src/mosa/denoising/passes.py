@@ -134,8 +134,12 @@ def _second_pass(
         given = packed.fields[FREE, index[-1]] == 0
         tokens.append(guidance.other_tokens(packed.tokens_T[index[-1]], given, model.mask_token_id))
     index = torch.cat(index)
+    lengths, shifts = zip(*((row.length, row.shift) for row in guided), strict=True)
     states = model.packed_hidden_states(
-        torch.cat(tokens), packed.rotary[index], tuple(row.length for row in guided)
+        torch.cat(tokens),
+        packed.rotary[index],
+        lengths,
+        visible=Visible(lengths, shifts, to_all=model.attention.is_full),
     )
     return states, places(index, len(packed.read_T))[packed.read_T]
 

@@ -21,8 +21,8 @@ from mosa.denoising.rules import Action, Monitor, RowView
 from mosa.denoising.schedule import (
     Pace,
     PlannedStep,
-    blocks_of,
     length_of_blocks,
+    stages_of,
     wanted_blocks,
 )
 from mosa.denoising.trace import Filling, Remasking
@@ -93,7 +93,7 @@ class BatchRow:
     planned: PlannedStep | None = None
     """The step that the row takes now."""
     ended_block: int | None = None
-    """Where tokens can be edited: the first block that holds an end token."""
+    """Where tokens can be edited: the block in which all up to the first end token is filled."""
     is_stopped: bool = False
     """Whether a monitor has ended the row."""
     begin: int = 0
@@ -122,7 +122,7 @@ class BatchRow:
         """Whether tokens can be edited and a block that is closed holds an end token, behind which
         nothing is asked for."""
         is_closed = self.planned is None or (
-            self.ended_block is not None and self.ended_block < self.planned.block
+            self.ended_block is not None and self.ended_block < self.planned.first_open
         )
         return self.config.stop_when_finished and self.ended_block is not None and is_closed
 
@@ -155,7 +155,7 @@ def rows_of(
 ) -> list[BatchRow]:
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
     canvas, attention = filling.canvas, model.attention
-    blocks = blocks_of(canvas, config, attention).cpu()
+    blocks = stages_of(canvas, config, attention).cpu()
     is_last_wanted = wanted_blocks(blocks, canvas.response_start, config.stop_after)[:, -1]
     block_length = None
     if attention.shares_prompt and config.stages is None:
@@ -188,16 +188,17 @@ def rows_of(
         )
         num_prompt = int((positions < 0).sum())
         host_block = block.masked_fill((positions < 0) & ~free, -1)
-        if attention.shares_prompt and bool(is_last_wanted[number]):
+        if attention.shares_prompt:
             assert attention.block_length is not None
+            is_wanted = bool(is_last_wanted[number])
             num_more = -len(columns) % attention.block_length
             more = fields[:, -1:].repeat(1, num_more)
-            more[TOKEN], more[FREE] = model.mask_token_id, 1
+            more[TOKEN], more[FREE] = model.mask_token_id, int(is_wanted)
             more[POSITION] += torch.arange(1, num_more + 1)
             more[POSITION_ID] += torch.arange(1, num_more + 1)
             fields = torch.cat([fields, more], dim=1)
             host_block = torch.cat([host_block, more[BLOCK]])
-            filling.num_masked += num_more
+            filling.num_masked += num_more * is_wanted
         num_blocks = int(blocks[number].max()) + 1
         num_masked = torch.bincount(fields[BLOCK][fields[FREE] == 1], minlength=num_blocks).tolist()
         rows.append(
@@ -313,7 +314,10 @@ class PackedRows:
                 blocks = row.host_block[is_written]
                 row.pace.num_written = torch.bincount(blocks, minlength=num_blocks).tolist()
                 is_end = is_written & torch.isin(tokens[row.place], self.ends)
-                row.ended_block = int(row.host_block[is_end].min()) if bool(is_end.any()) else None
+                row.ended_block = None
+                if bool(is_end.any()):  # stages may fill later what stands before an end token
+                    first_end = int(is_end.nonzero()[0, 0])
+                    row.ended_block = int(row.host_block[: first_end + 1].max())
         fillings = {id(row.filling): row.filling for row in rows}
         for key, filling in fillings.items():
             now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
@@ -367,6 +371,7 @@ class PackedRows:
         is_left_n = self.is_masked_T[row.place]
         self.tokens_T[row.place].masked_fill_(is_left_n, self.model.eos_token_id)
         self.commit_step_T[row.place].masked_fill_(is_left_n, row.pace.num_taken - 1)
+        row.filling.num_masked -= sum(row.pace.num_masked)
 
     def write_back(self, row: BatchRow) -> None:
         """Copies the row to the trace of its canvas."""

@@ -283,8 +283,7 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
 
 
 def _block_starts(model: DiffusionLM, canvas: Canvas, config: DecoderConfig) -> list[list[int]]:
-    without_stages = replace(config, rules=())
-    block_BR = blocks_of(canvas, without_stages, model.attention)[:, canvas.response_start :]
+    block_BR = blocks_of(canvas, config, model.attention)[:, canvas.response_start :]
     begins_BR = block_BR.diff(dim=1, prepend=block_BR[:, :1] - 1) > 0
     return [row.nonzero()[:, 0].tolist() for row in begins_BR.cpu()]
 

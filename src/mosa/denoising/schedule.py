@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import DecoderConfig
+from mosa.denoising.rules.remask_below import RemaskBelow
 from mosa.families.attention import AttentionPattern
 from mosa.types import UserError
 
@@ -83,11 +84,22 @@ def commit_count(schedule: str, num_masked: int, slot: int, num_slots: int) -> i
     return int(num_masked * commit_fraction(schedule, slot, num_slots))
 
 
+def stages_of(
+    canvas: Canvas, config: DecoderConfig, attention: AttentionPattern
+) -> Int[Tensor, "B L"]:
+    """The stage of each position where a rule has stages; elsewhere its block."""
+    block_BL = blocks_of(canvas, config, attention)
+    if config.stages is None:
+        return block_BL
+    positions_L = torch.arange(canvas.tokens.shape[1], device=block_BL.device)
+    positions_L = positions_L - canvas.response_start
+    return config.stages.stage_of(positions_L.expand_as(block_BL), block_BL)
+
+
 def blocks_of(
     canvas: Canvas, config: DecoderConfig, attention: AttentionPattern
 ) -> Int[Tensor, "B L"]:
-    """The block of each position, from 0, or its stage where a rule has stages; masks inside the
-    prompt go with the first block.
+    """The block of each position, from 0; masks inside the prompt go with the first block.
 
     A block-causal network has blocks of its own, which are filled one after the other unless the
     config sets others. They begin where its attention has them begin: counted from the sequence, a
@@ -100,10 +112,7 @@ def blocks_of(
     if attention.shares_prompt:
         prompt_BP = canvas.attention_mask[:, : canvas.response_start]
         shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % block_length
-    block_BL = (positions_L.clamp(min=0) + shared_B1) // block_length
-    if config.stages is None:
-        return block_BL
-    return config.stages.stage_of(positions_L.expand_as(block_BL), block_BL)
+    return (positions_L.clamp(min=0) + shared_B1) // block_length
 
 
 def length_of_blocks(config: DecoderConfig, attention: AttentionPattern) -> int:
@@ -191,6 +200,29 @@ def _steps_of(
             "least one step."
         )
     return spread_evenly(config.steps, len(num_masked))
+
+
+def most_passes(config: DecoderConfig, attention: AttentionPattern) -> int:
+    """In how many passes a response is full at most, where no hook masks again: as many as the plan
+    has steps, or one for each mask of the response; and those of edits and repairs."""
+    block_length, num_more = length_of_blocks(config, attention), 0
+    num_blocks = num_whole = -(-config.max_new_tokens // block_length)
+    if attention.shares_prompt:
+        assert attention.block_length is not None
+        num_more = attention.block_length - 1  # masks behind the response
+        num_blocks = -(-(config.max_new_tokens + block_length - 1) // block_length)
+    if attention.shares_prompt and config.stages is None:
+        found = min(config.steps // num_whole, block_length) * num_blocks
+        if block_length != attention.block_length:  # the last block may have more masks
+            found += num_more
+    else:
+        found = config.steps if config.has_plan else config.max_new_tokens + num_more
+    repairs = [rule for rule in config.monitors if isinstance(rule, RemaskBelow)]
+    num_again = sum(rule.max_taken_back for rule in repairs)
+    if config.edit_threshold is not None:
+        num_visits = num_again + num_blocks + (config.stages is not None)
+        found += config.max_post_steps * num_visits
+    return found + num_again
 
 
 class Pace:
@@ -298,32 +330,27 @@ class Pace:
         config = self.config
         bound = NEVER if config.threshold is None else config.threshold
         if not self.plan:
-            self._check_end(step)
+            self._check_end()
             return min(num_open, 1), bound
-        if self.block_length is not None and self.config.schedule == "even":
-            if step >= len(self.plan):
-                self._check_end(step)
-                return min(num_open, 1), bound
-            # A block commits what lies strictly above the threshold, and what a whole block would.
-            _, slot, num_slots = self.plan[step]
-            share = self.block_length // num_slots + (slot < self.block_length % num_slots)
-            above = (
-                bound if bound == NEVER else float(np.nextafter(np.float32(bound), np.float32(2)))
-            )
-            return min(num_open, share), above
+        if bound < NEVER:  # with a plan, what lies strictly above the threshold
+            bound = float(np.nextafter(np.float32(bound), np.float32(2)))
+        is_even = config.schedule == "even" and not config.order.commits_by_chance
+        whole = self.block_length if is_even else None
         if step >= len(self.plan):  # masks were left after the last step: continue at the same pace
-            self._check_end(step)
-            return min(num_open, self.leftover_count), NEVER
+            self._check_end()
+            return min(num_open, self.leftover_count if whole is None else 1), bound
         _, slot, num_slots = self.plan[step]
+        if whole is not None:  # as many as a whole block would
+            return min(num_open, whole // num_slots + (slot < whole % num_slots)), bound
         if config.order.commits_by_chance:  # each position by its own chance
             fraction = float(commit_fraction(config.schedule, slot, num_slots))
             # A block's last step takes everything, suppressed end tokens too.
             return 0, 1 - fraction if slot < num_slots - 1 else -NEVER
-        return commit_count(config.schedule, num_open, slot, num_slots), NEVER
+        return commit_count(config.schedule, num_open, slot, num_slots), bound
 
-    def _check_end(self, step: int) -> None:
-        if step >= self.limit:
+    def _check_end(self) -> None:
+        if self.num_taken > self.limit:
             raise UserError(
-                f"After {step} steps the hook or a rule still masks positions again; let it stop "
-                "after some step, so that the generation can end."
+                f"After {self.limit} steps the hook or a rule still masks positions again; let it "
+                "stop after some step, so that the generation can end."
             )

@@ -24,6 +24,7 @@ from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.base import (
     MOST,
     Family,
+    block_size,
     flag,
     norm_epsilon,
     positive_int,
@@ -99,7 +100,7 @@ def qwen3_kv_heads(config: Mapping[str, Any]) -> int:
 def _attention(config: Mapping[str, Any]) -> AttentionPattern:
     if config["block_size"] is None:
         return FULL
-    return AttentionPattern(positive_int(config, "block_size"), "response")
+    return AttentionPattern(block_size(config), "response")
 
 
 A2D = Family(

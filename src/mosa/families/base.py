@@ -185,6 +185,12 @@ def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]
     return value
 
 
+def block_size(config: Mapping[str, Any]) -> int:
+    """The tokens of a block; UserError where it is no number up to those of the context."""
+    most = positive_int(config, "max_position_embeddings", MOST["positions"])
+    return positive_int(config, "block_size", most)
+
+
 def positive_number(
     config: Mapping[str, Any], name: str, most: float, *, least: float = 0.0
 ) -> float:

@@ -25,6 +25,7 @@ from mosa.families.base import (
     EXPERTS_APART,
     MOST,
     Family,
+    block_size,
     expert_counts,
     flag,
     head_counts,
@@ -182,7 +183,5 @@ LLADA2 = Family(
     template_tokens=("<role>", "</role>", "<|role_end|>"),
     generation_header="<role>ASSISTANT</role>",
     end_tokens=("<|endoftext|>", "<|role_end|>"),
-    attention=lambda config: AttentionPattern(
-        positive_int(config, "block_size", MOST["positions"])
-    ),
+    attention=lambda config: AttentionPattern(block_size(config)),
 )

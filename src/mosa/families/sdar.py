@@ -24,12 +24,12 @@ from transformers import Qwen2Tokenizer
 
 from mosa.families.a2d import QWEN3_DEFAULTS, QWEN3_FIELDS, QWEN3_ONLY, qwen3_config
 from mosa.families.attention import AttentionPattern
-from mosa.families.base import Family, positive_int
+from mosa.families.base import Family, block_size
 
 
 def sdar_attention(config: Mapping[str, Any]) -> AttentionPattern:
     """Blocks of `block_size` tokens from the prompt's first token on."""
-    return AttentionPattern(positive_int(config, "block_size"))
+    return AttentionPattern(block_size(config))
 
 
 SDAR_DEFAULTS = {**QWEN3_DEFAULTS, "block_size": 4}

@@ -11,9 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mosa.chat.base import ChatModel
+from mosa.denoising.schedule import most_passes
+from mosa.families import attention_of, packaged_folder
+from mosa.families.attention import FULL, AttentionPattern
+from mosa.hub.folders import folder_of
+from mosa.inputs import is_folder
 from mosa.runs.evaluate import EvaluateConfig, world_of_subjects
 from mosa.runs.plan import Planned, choose_attacks, courses_of, plan
 from mosa.runs.sets import load_sets
+from mosa.runs.subject import Subject
 
 PASSES = "forward_passes"
 
@@ -48,19 +54,28 @@ def most_asked(
     courses = courses_of(sets, attacks, world, chats or {})
     rows = []
     for subject in config.subjects:
-        planned, left_out = plan(subject, "", courses, config.seeds)
+        attention = _attention(subject)
+        planned, left_out = plan(
+            subject, "", courses, config.seeds, is_block_causal=not attention.is_full
+        )
         groups: dict[tuple[str, str, str], list[Planned]] = defaultdict(list)
         for each in planned:
             groups[each.task.case_set, each.task.attack, each.task.preset].append(each)
         for place, tasks in groups.items():
-            rows.append(AskedRow(subject.name, *place, len(tasks), _asked_by(tasks)))
+            rows.append(AskedRow(subject.name, *place, len(tasks), _asked_by(tasks, attention)))
         for pair in left_out:
             place = pair.case_set, pair.attack, pair.preset
             rows.append(AskedRow(subject.name, *place, 0, {}, pair.reason))
     return rows
 
 
-def _asked_by(tasks: list[Planned]) -> dict[str, int] | None:
+def _attention(subject: Subject) -> AttentionPattern:
+    """That of a model on this machine; of any other it is not known before it is loaded."""
+    is_here = packaged_folder(subject.model) or is_folder(folder_of(subject.model))
+    return attention_of(subject.model) if is_here and not subject.is_served else FULL
+
+
+def _asked_by(tasks: list[Planned], attention: AttentionPattern) -> dict[str, int] | None:
     """What tasks of one attack ask at most, with the passes that a local model's responses take."""
     first = tasks[0]
     bound = first.chosen.attack.bound
@@ -71,8 +86,8 @@ def _asked_by(tasks: list[Planned]) -> dict[str, int] | None:
         for name, number in bound(first.chosen.config, first.course.wording).asked.items()
     }
     if not first.subject.is_served:
-        steps = first.subject.decoder_for(first.chosen.attack, 0).steps
-        asked[PASSES] = asked.get(PASSES, 0) + asked.get("target", 0) * steps
+        passes = most_passes(first.subject.decoder_for(first.chosen.attack, 0), attention)
+        asked[PASSES] = asked.get(PASSES, 0) + asked.get("target", 0) * passes
     return asked
 
 
