@@ -134,7 +134,7 @@ class OneByOne:
 
     def kl(self, positions: list[int]) -> torch.Tensor:
         """The sum over positions behind the answer's beginning."""
-        written, values = self.answer + [0] * LENGTH, []
+        written, values = self.answer + [self.model.eos_token_id] * LENGTH, []
         for position in positions:
             policy = self.log_probs(position, written)
             with self.model.adapter_disabled():

@@ -197,6 +197,9 @@ class MosaTrainer(DiffusionTrainer):
                 beginning = len(answer_ids)
                 tokens = padded_answer(self.diffusion_model, answer_ids, len(state.tokens))
                 states[number] = replace(state, tokens=tokens, answer_length=0)
+            elif example.answer_ids is not None:  # what stands behind its end is read here
+                tokens = padded_answer(self.diffusion_model, example.answer_ids, len(state.tokens))
+                states[number] = replace(state, tokens=tokens)
             window = self.scorer.window_of_state(state)
             found = blocks_of_window(attention, len(example.prompt_ids), window, longest)
             blocks.append(open_block(found, state, beginning, random))
