@@ -291,12 +291,13 @@ class MosaTrainer(DiffusionTrainer):
             [state.state == "fully_masked" for state in placed.states[:num_prompts]]
         )
         holds = torch.zeros(num_prompts, dtype=torch.bool, device=likeliest_NR.device)
-        for row, window in enumerate(placed.safe_windows):
-            greedy = likeliest_NR[None, row, window.first : window.end]
+        for window in dict.fromkeys(placed.safe_windows):
+            rows = [row for row, own in enumerate(placed.safe_windows) if own == window]
+            greedy = likeliest_NR[rows, window.first : window.end]
             for phrase in self.safe_phrases:
                 for words in phrase.words:
                     wanted = torch.tensor(words, device=greedy.device)
-                    holds[row] |= objective.contains_phrase(greedy, wanted)[0]
+                    holds[rows] |= objective.contains_phrase(greedy, wanted)
         self.track("refusal_share", holds, fully_masked.to(holds.device))
 
     def _answer_losses(

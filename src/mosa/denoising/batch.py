@@ -33,6 +33,7 @@ from mosa.denoising.rows import (
     POSITION,
     SEED,
     BatchRow,
+    BlocksOfRows,
     Hook,
     OnStep,
     PackedRows,
@@ -105,7 +106,8 @@ class Denoiser:
         block_BL = stages_of(canvas, config, self.model.attention)
         is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
         filling = Filling(canvas, fillable(canvas, self.model.attention) & is_wanted_BL)
-        self._waiting += rows_of(self.model, filling, config, seeds, hook, on_step)
+        blocks = BlocksOfRows(block_BL.cpu(), is_wanted_BL[:, -1].cpu())
+        self._waiting += rows_of(self.model, filling, config, blocks, seeds, hook, on_step)
         return filling
 
     def remove(self, filling: Filling) -> None:

@@ -18,13 +18,7 @@ from torch import Tensor
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.noise import row_keys
 from mosa.denoising.rules import Action, Monitor, RowView
-from mosa.denoising.schedule import (
-    Pace,
-    PlannedStep,
-    length_of_blocks,
-    stages_of,
-    wanted_blocks,
-)
+from mosa.denoising.schedule import Pace, PlannedStep
 from mosa.denoising.trace import Filling, Remasking
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import KeyValueCache
@@ -121,10 +115,9 @@ class BatchRow:
     def has_ended(self) -> bool:
         """Whether tokens can be edited and a block that is closed holds an end token, behind which
         nothing is asked for."""
-        is_closed = self.planned is None or (
-            self.ended_block is not None and self.ended_block < self.planned.first_open
-        )
-        return self.config.stop_when_finished and self.ended_block is not None and is_closed
+        if not self.config.stop_when_finished or self.ended_block is None:
+            return False
+        return self.planned is None or self.ended_block < self.planned.first_open
 
     @property
     def is_new(self) -> bool:
@@ -145,21 +138,27 @@ class BatchRow:
         return slice(self.begin, self.begin + self.length)
 
 
+@dataclass(frozen=True)
+class BlocksOfRows:
+    """The blocks of a canvas, on the host."""
+
+    block: Int[Tensor, "B L"]
+    """The block, or stage, of each position."""
+    is_last_wanted: Bool[Tensor, " B"]
+    """Whether the last of each row is to be filled."""
+
+
 def rows_of(
     model: DiffusionLM,
     filling: Filling,
     config: DecoderConfig,
+    blocks: BlocksOfRows,
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
 ) -> list[BatchRow]:
     """The canvas's rows, shortest first, since rows of one length share a call of attention."""
     canvas, attention = filling.canvas, model.attention
-    blocks = stages_of(canvas, config, attention).cpu()
-    is_last_wanted = wanted_blocks(blocks, canvas.response_start, config.stop_after)[:, -1]
-    block_length = None
-    if attention.shares_prompt and config.stages is None:
-        block_length = length_of_blocks(config, attention)
     positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
     host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
     seeds_B = torch.tensor(seeds, dtype=torch.long)
@@ -168,7 +167,7 @@ def rows_of(
     for number, real_L in enumerate(host.attention_mask):
         columns = real_L.nonzero()[:, 0]
         tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
-        positions, block = positions_L[columns], blocks[number, columns]
+        positions, block = positions_L[columns], blocks.block[number, columns]
         # Padding has no position in a family that counts tokens; in others it has one.
         steps_right = columns - columns[0]
         if model.family.logits_shifted:
@@ -190,7 +189,7 @@ def rows_of(
         host_block = block.masked_fill((positions < 0) & ~free, -1)
         if attention.shares_prompt:
             assert attention.block_length is not None
-            is_wanted = bool(is_last_wanted[number])
+            is_wanted = bool(blocks.is_last_wanted[number])
             num_more = -len(columns) % attention.block_length
             more = fields[:, -1:].repeat(1, num_more)
             more[TOKEN], more[FREE] = model.mask_token_id, int(is_wanted)
@@ -199,20 +198,14 @@ def rows_of(
             fields = torch.cat([fields, more], dim=1)
             host_block = torch.cat([host_block, more[BLOCK]])
             filling.num_masked += num_more * is_wanted
-        num_blocks = int(blocks[number].max()) + 1
+        num_blocks = int(blocks.block[number].max()) + 1
         num_masked = torch.bincount(fields[BLOCK][fields[FREE] == 1], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(
                 filling=filling,
                 number=number,
                 config=config,
-                pace=Pace(
-                    config,
-                    num_masked,
-                    block_length=block_length,
-                    is_block_causal=not attention.is_full,
-                    has_hook=hook is not None,
-                ),
+                pace=Pace(config, num_masked, attention, has_hook=hook is not None),
                 columns=columns.to(canvas.tokens.device),
                 fields=fields,
                 host_block=host_block,

@@ -120,6 +120,13 @@ def length_of_blocks(config: DecoderConfig, attention: AttentionPattern) -> int:
     return config.block_length or attention.block_length or config.max_new_tokens
 
 
+def whole_block(config: DecoderConfig, attention: AttentionPattern) -> int | None:
+    """The tokens of a block where whole ones are counted from the prompt's first token."""
+    if attention.shares_prompt and config.stages is None:
+        return length_of_blocks(config, attention)
+    return None
+
+
 def fillable(canvas: Canvas, attention: AttentionPattern) -> Bool[Tensor, "B L"]:
     """The masks that can be filled.
 
@@ -208,10 +215,9 @@ def most_passes(config: DecoderConfig, attention: AttentionPattern) -> int:
     block_length, num_more = length_of_blocks(config, attention), 0
     num_blocks = num_whole = -(-config.max_new_tokens // block_length)
     if attention.shares_prompt:
-        assert attention.block_length is not None
-        num_more = attention.block_length - 1  # masks behind the response
+        num_more = attention.most_shared  # masks behind the response
         num_blocks = -(-(config.max_new_tokens + block_length - 1) // block_length)
-    if attention.shares_prompt and config.stages is None:
+    if whole_block(config, attention) is not None:
         found = min(config.steps // num_whole, block_length) * num_blocks
         if block_length != attention.block_length:  # the last block may have more masks
             found += num_more
@@ -237,9 +243,8 @@ class Pace:
         self,
         config: DecoderConfig,
         num_masked: Sequence[int],
+        attention: AttentionPattern,
         *,
-        block_length: int | None,
-        is_block_causal: bool = False,
         has_hook: bool,
     ) -> None:
         self.config = config
@@ -247,10 +252,10 @@ class Pace:
         """How many masks each block has before the next step."""
         self.num_written = [0] * len(self.num_masked)
         """How many tokens of the response the sampler has written in each block."""
-        self.block_length = block_length
+        self.block_length = whole_block(config, attention)
         """The tokens of a whole block where blocks are counted from the prompt's first token, so
         that a block with fewer masks commits as many of them in a step as a whole one."""
-        self.is_block_causal = is_block_causal and config.stages is None
+        self.is_block_causal = not attention.is_full and config.stages is None
         """Whether a block is not read before those to its left are full."""
         self.has_edited = False
         """Whether the latest step replaced what was written."""
@@ -270,8 +275,9 @@ class Pace:
             or config.stop_when_finished
         )
         # Without a plan confidence decides how many steps a block takes.
-        has_plan = config.has_plan or block_length is not None
-        self.plan = step_plan(_steps_of(config, num_masked, block_length)) if has_plan else []
+        self.plan: list[tuple[int, int, int]] = []
+        if config.has_plan or self.block_length is not None:
+            self.plan = step_plan(_steps_of(config, num_masked, self.block_length))
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
         if config.edit_threshold is not None:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+N = TypeVar("N", int, Tensor)
 
 
 @final
@@ -43,10 +45,16 @@ class AttentionPattern:
         """Whether the end of the prompt shares a block with the first tokens of the response."""
         return not self.is_full and self.begins == "sequence"
 
-    def shift(self, num_prompt: int) -> int:
-        """How many places of its block come before the row's first token."""
+    @property
+    def most_shared(self) -> int:
+        """How many tokens of a prompt share a block with the response at most, and how many masks
+        fill up its last block."""
+        return self.block_length - 1 if self.shares_prompt and self.block_length else 0
+
+    def shift(self, num_prompt: N) -> N:
+        """How many places of its block come before a row's first token, by its prompt's length."""
         if self.block_length is None or self.begins == "sequence":
-            return 0
+            return num_prompt * 0
         return -num_prompt % self.block_length
 
     def begin_of_block(self, place: int, shift: int) -> int:
@@ -84,7 +92,7 @@ class AttentionPattern:
         if self.block_length is not None and self.begins == "response":
             assert response_start is not None, "blocks begin at the response: say where it begins"
             num_prompt_B1 = real[:, :response_start].sum(dim=1, keepdim=True)
-            places_BL = places_BL + -num_prompt_B1 % self.block_length
+            places_BL = places_BL + self.shift(num_prompt_B1)
         visible_BLL = self.sees(places_BL, places_BL) & real[:, None, :]
         return (visible_BLL | ~real.any(dim=1)[:, None, None])[:, None]
 

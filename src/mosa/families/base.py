@@ -574,7 +574,7 @@ class DiffusionLM:
             input_ids=twice.tokens,
             attention_mask=self._as_library_mask(twice.mask),
             position_ids=twice.position_ids,
-            logits_to_keep=twice.index(positions),
+            logits_to_keep=positions + twice.offset,
             use_cache=False,
         )
         return output.logits

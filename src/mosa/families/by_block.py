@@ -26,27 +26,20 @@ from mosa.families.attention import AttentionPattern
 
 @dataclass(frozen=True)
 class ByBlock:
-    """A canvas twice: as it is written, then from column `first` on with its masks."""
+    """A canvas twice: as it is written, then from its open blocks on with its masks."""
 
     tokens: Int[Tensor, "B N"]
     position_ids: Int[Tensor, "B N"]
     mask: Bool[Tensor, "B 1 N N"]
     """Which key (last) each query sees."""
-    first: int
-    num_masked: int
-    """The columns of the part with masks."""
-
-    def index(self, columns: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
-        """Where columns of the canvas are in the part with masks."""
-        num_written = self.tokens.shape[1] - self.num_masked
-        return columns - self.first + num_written
+    offset: int
+    """What a column of the canvas counts more in the part with masks."""
 
 
 def first_masked_column(attention: AttentionPattern, response_start: int) -> int:
     """The column with which the part with masks begins: that of the response, or as far before it
     as its first block may reach."""
-    assert attention.block_length is not None, "there are blocks"
-    return max(0, response_start - (attention.block_length - 1) * attention.shares_prompt)
+    return max(0, response_start - attention.most_shared)
 
 
 def by_block(
@@ -62,15 +55,11 @@ def by_block(
     Where the last block is a whole one, masks behind the canvas fill it up, as in the sampler.
     """
     assert attention.block_length is not None, "there are blocks"
-    num_more = attention.block_length - 1 if attention.shares_prompt else 0
     first = first_masked_column(attention, response_start)
-    num_prompt_B1 = real[:, :response_start].sum(dim=1, keepdim=True)
-    shift_B1 = torch.zeros_like(num_prompt_B1)
-    if not attention.shares_prompt:
-        shift_B1 = -num_prompt_B1 % attention.block_length
+    shift_B1 = attention.shift(real[:, :response_start].sum(dim=1, keepdim=True))
     places_BL = (real.long().cumsum(dim=1) - 1).clamp(min=0)
     length_B1 = real.sum(dim=1, keepdim=True)
-    more_X = torch.arange(num_more, device=masked.device)
+    more_X = torch.arange(attention.most_shared, device=masked.device)
     is_more_BX = more_X < -length_B1 % attention.block_length
     masks_BX = masked.new_full(is_more_BX.shape, mask_token_id)
 
@@ -87,5 +76,4 @@ def by_block(
     sees_BNN &= real_BN[:, None, :]
     # Padding sees itself, so that nothing is undefined.
     sees_BNN |= torch.eye(tokens_BN.shape[1], dtype=torch.bool, device=masked.device)
-    num_masked = tokens_BN.shape[1] - num_written
-    return ByBlock(tokens_BN, position_BN, sees_BNN[:, None], first, num_masked)
+    return ByBlock(tokens_BN, position_BN, sees_BNN[:, None], num_written - first)

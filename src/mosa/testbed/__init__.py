@@ -2,7 +2,7 @@
 
 The model that ships with the package is loaded as `testbed`, its block-causal twin as
 `testbed:block`; see `checkpoints/README.md` and `checkpoints/block/README.md` for their cards.
- build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
+build.py makes such models, behaviors.py asks for their objects, attacker.py writes attacks.
 """
 
 from mosa.denoising import TESTBED_DECODER, DecoderConfig, testbed_decoder
