@@ -22,13 +22,10 @@ from transformers import Qwen2Tokenizer, Qwen3Config
 
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.base import (
-    MOST,
     Family,
     block_size,
-    flag,
-    norm_epsilon,
+    common_fields,
     positive_int,
-    positive_number,
     rope_theta,
 )
 from mosa.inputs import shortened
@@ -64,18 +61,13 @@ def qwen3_config(config: Mapping[str, Any]) -> Qwen3Config:
             "full_attention can be built."
         )
     return Qwen3Config(
-        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
+        **common_fields(config),
         hidden_size=positive_int(config, "hidden_size"),
         intermediate_size=positive_int(config, "intermediate_size"),
-        num_hidden_layers=positive_int(config, "num_hidden_layers", MOST["layers"]),
         num_attention_heads=positive_int(config, "num_attention_heads"),
         num_key_value_heads=qwen3_kv_heads(config),
         head_dim=positive_int(config, "head_dim"),
-        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
-        initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=norm_epsilon(config),
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
-        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 

@@ -248,6 +248,23 @@ def head_counts(
     return counts[0], counts[1], counts[2]
 
 
+def common_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that config.json and the library's configs name and mean alike.
+
+    UserError where one cannot be a network's.
+    """
+    return {
+        "vocab_size": positive_int(config, "vocab_size", MOST["vocabulary"]),
+        "num_hidden_layers": positive_int(config, "num_hidden_layers", MOST["layers"]),
+        "max_position_embeddings": positive_int(
+            config, "max_position_embeddings", MOST["positions"]
+        ),
+        "initializer_range": positive_number(config, "initializer_range", 1.0),
+        "rms_norm_eps": norm_epsilon(config),
+        "tie_word_embeddings": flag(config, "tie_word_embeddings"),
+    }
+
+
 def flag(config: Mapping[str, Any], name: str) -> bool:
     """A field of config.json that is true or false; UserError where it is neither."""
     value = config[name]

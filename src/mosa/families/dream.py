@@ -19,13 +19,10 @@ from typing import Any
 from transformers import Qwen2Config, Qwen2Tokenizer
 
 from mosa.families.base import (
-    MOST,
     Family,
-    flag,
+    common_fields,
     head_counts,
-    norm_epsilon,
     positive_int,
-    positive_number,
     rope_theta,
 )
 
@@ -35,17 +32,12 @@ def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
         config, "hidden_size", "num_attention_heads", "num_key_value_heads"
     )
     return Qwen2Config(
-        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
+        **common_fields(config),
         hidden_size=width,
         intermediate_size=positive_int(config, "intermediate_size"),
-        num_hidden_layers=positive_int(config, "num_hidden_layers", MOST["layers"]),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
-        initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=norm_epsilon(config),
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
-        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 

@@ -26,10 +26,9 @@ from mosa.families.base import (
     MOST,
     Family,
     block_size,
+    common_fields,
     expert_counts,
-    flag,
     head_counts,
-    norm_epsilon,
     positive_int,
     positive_number,
     rope_theta,
@@ -57,12 +56,11 @@ def _network_config(config: Mapping[str, Any]) -> Glm4MoeConfig:
     dense = positive_int(config, "first_k_dense_replace", layers) if dense != 0 else 0
     undeclared: dict[str, Any] = {"head_dim": head_dim}  # the network reads it
     return Glm4MoeConfig(
+        **common_fields(config),
         **undeclared,
-        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
         hidden_size=width,
         intermediate_size=positive_int(config, "intermediate_size") if dense else expert_width,
         moe_intermediate_size=expert_width,
-        num_hidden_layers=layers,
         first_k_dense_replace=dense,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
@@ -75,15 +73,11 @@ def _network_config(config: Mapping[str, Any]) -> Glm4MoeConfig:
         # The released code gives a single expert its own score.
         norm_topk_prob=chosen > 1,
         routed_scaling_factor=positive_number(config, "routed_scaling_factor", 1000.0),
-        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
-        initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=norm_epsilon(config),
         rope_parameters={
             "rope_type": "default",
             "rope_theta": rope_theta(config),
             "partial_rotary_factor": _turned_share(config, head_dim),
         },
-        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 

@@ -21,12 +21,10 @@ from mosa.families.base import (
     EXPERTS_APART,
     MOST,
     Family,
+    common_fields,
     expert_counts,
-    flag,
     head_counts,
-    norm_epsilon,
     positive_int,
-    positive_number,
     rope_theta,
 )
 from mosa.inputs import shortened
@@ -42,25 +40,20 @@ def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
     expert_width = positive_int(config, "expert_intermediate_size")
     undeclared: dict[str, Any] = {"head_dim": width // heads}  # the network reads it
     return Qwen3MoeConfig(
+        **common_fields(config),
         **undeclared,
-        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
         hidden_size=width,
         intermediate_size=positive_int(config, "dense_intermediate_size")
         if dense
         else expert_width,
         moe_intermediate_size=expert_width,
-        num_hidden_layers=positive_int(config, "num_hidden_layers", MOST["layers"]),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_experts=experts,
         num_experts_per_tok=chosen,
         norm_topk_prob=False,
         mlp_only_layers=dense,
-        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
-        initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=norm_epsilon(config),
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
-        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 

@@ -14,16 +14,15 @@ from typing import Any
 
 from transformers import Qwen2Tokenizer, Qwen3MoeConfig
 
+from mosa.families.a2d import QWEN3_ONLY
 from mosa.families.base import (
     EXPERTS_APART,
-    MOST,
     Family,
+    common_fields,
     expert_counts,
     flag,
     head_counts,
-    norm_epsilon,
     positive_int,
-    positive_number,
     rope_theta,
 )
 from mosa.families.sdar import SDAR_TEMPLATE, sdar_attention
@@ -38,21 +37,16 @@ def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
         "head_dim": positive_int(config, "head_dim")
     }  # the network reads it
     return Qwen3MoeConfig(
+        **common_fields(config),
         **undeclared,
-        vocab_size=positive_int(config, "vocab_size", MOST["vocabulary"]),
         hidden_size=width,
         moe_intermediate_size=positive_int(config, "moe_intermediate_size"),
-        num_hidden_layers=positive_int(config, "num_hidden_layers", MOST["layers"]),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_experts=experts,
         num_experts_per_tok=chosen,
         norm_topk_prob=flag(config, "norm_topk_prob"),
-        max_position_embeddings=positive_int(config, "max_position_embeddings", MOST["positions"]),
-        initializer_range=positive_number(config, "initializer_range", 1.0),
-        rms_norm_eps=norm_epsilon(config),
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
-        tie_word_embeddings=flag(config, "tie_word_embeddings"),
     )
 
 
@@ -71,16 +65,7 @@ SDAR_MOE = Family(
         "initializer_range": 0.02,
         "block_size": 4,
     },
-    only_values={
-        "attention_bias": (False,),
-        "attention_dropout": (0.0,),
-        "decoder_sparse_step": (1,),
-        "hidden_act": ("silu",),
-        "mlp_only_layers": ([], None),
-        "rope_parameters": (None,),
-        "rope_scaling": (None,),
-        "use_sliding_window": (False,),
-    },
+    only_values={**QWEN3_ONLY, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
     network_config=_network_config,
     released_names={},
     stacked=EXPERTS_APART,
