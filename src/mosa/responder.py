@@ -31,11 +31,11 @@ from mosa.attacks.base import Tokens
 from mosa.denoising import (
     Canvas,
     DecoderConfig,
-    Denoiser,
     Filling,
     OnStep,
     SampleResult,
     StepChanges,
+    denoiser_of,
     evaluation_mode,
     result_of,
 )
@@ -131,7 +131,7 @@ class LocalResponder(Worker[DiffusionLM]):
         self._model, self.weights = model, weights
         self._queries: deque[_Asked] = deque()
         self._busy: dict[Filling, _Asked] = {}
-        self._denoiser = Denoiser(model, batch_size)
+        self._denoiser = denoiser_of(model, batch_size)
         super().__init__(lambda: model, capacity=batch_size)
 
     @property
@@ -174,7 +174,7 @@ class LocalResponder(Worker[DiffusionLM]):
                 for item in self._busy.values():
                     item.settle(error=readable(error, len(self._busy)))
                 self._busy.clear()
-                self._denoiser = Denoiser(self._model, self._capacity)
+                self._denoiser = denoiser_of(self._model, self._capacity)
 
     def _join(self, item: _Asked) -> None:
         """Give a query a place in the batch; only it fails where its decoder does not fit."""

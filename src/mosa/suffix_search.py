@@ -408,10 +408,9 @@ class Loss:
         masks = prompts.new_full((len(prompts), self.response_length), model.mask_token_id)
         first = prompts.shape[1] + self.position
         columns = torch.arange(first, first + len(self.target_N), device=model.device)
-        canvas, written = torch.cat([prompts, masks], dim=1), None
-        if not model.attention.is_full:  # each block of the target behind those before it
-            written = canvas.clone()
-            written[:, columns] = self.target_N
+        canvas = torch.cat([prompts, masks], dim=1)
+        written = canvas.clone()  # each block of the target is found behind those before it
+        written[:, columns] = self.target_N
         with model.adapter_disabled() if self.without_adapter else nullcontext():
             logits_CNV = model.logits(
                 canvas,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mosa.denoising.drawing import draw, likeliest, shape_logits
-from mosa.denoising.noise import counter_uniform, row_keys
 from mosa.denoising.rules import ORDERS, Proposals
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
+from mosa.draws import counter_uniform, row_keys
 
 PROBS = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
 

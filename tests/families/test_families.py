@@ -15,7 +15,8 @@ from tiny_models import VARIANTS
 import mosa.families
 from mosa.families import FAMILIES, Family
 
-SHARED = {"attention", "base", "by_block", "chat", "checkpoint", "packed", "rotary", "walk"}
+SHARED = {"attention", "base", "by_block", "chat", "checkpoint", "noise", "packed", "rotary"}
+SHARED |= {"walk"}
 """Modules of the folder that hold no family."""
 ROOT = Path(__file__).parents[2]
 

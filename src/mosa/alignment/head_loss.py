@@ -7,6 +7,7 @@ policy's probabilities p, the reference's q, and E_p[W] = sum_v p_v W_v:
     log p_u         gradient   W_u - E_p[W]
     KL(p || q)      gradient   sum_v p_v (log p_v - log q_v - KL) W_v
 
+Where a model bounds its logits, z = c tanh(W h / c), each W_v has a slope with it, 1 - (z_v / c)^2.
 So the gradients are computed with the values, while a chunk's logits exist, and nothing as
 wide as the vocabulary is kept after its chunk. That takes three products with W at a position with
 a KL, one more where log-probabilities are needed, and none at any other position. The head must be
@@ -92,10 +93,13 @@ def head_terms(
     policy: Float[Tensor, "B R D"],
     reference: Float[Tensor, "B R D"] | None,
     asked: Asked,
+    *,
+    cap: float | None = None,
 ) -> HeadTerms:
     """The terms in `asked`, from the hidden states `policy` and `reference` and a frozen head.
 
-    Gradients reach only `policy`. `reference` may be None where no term needs it.
+    `cap` is the model's `logit_cap`. Gradients reach only `policy`. `reference` may be None where
+    no term needs it.
     """
     device = policy.device
     weights_VD = _weights(head, device)
@@ -124,7 +128,7 @@ def head_terms(
     references = [None] * len(chunks) if reference is None else chosen(reference)
 
     # 2. One chunk after the other.
-    buffered = _Head(weights_VD, max(sizes))
+    buffered = _Head(weights_VD, max(sizes), cap)
     token_ids_U = asked.token_ids.to(device)
     answers = []
     for (_, has_log_probs, has_kl), policy_nD, reference_nD, targets_n in zip(
@@ -181,8 +185,11 @@ class _Head:
     Chunks share the buffers because fresh memory costs a CPU nearly as much as the products.
     """
 
-    def __init__(self, weights_VD: Tensor, num_rows: int) -> None:
+    def __init__(self, weights_VD: Tensor, num_rows: int, cap: float | None) -> None:
         self.weights_VD = weights_VD
+        self.cap = cap
+        self.slope_nV: Tensor | None = None
+        """With a cap: how much each logit of the latest chunk of the policy grows with W h."""
         self.wide = torch.promote_types(weights_VD.dtype, torch.float32)
         self._num_rows = num_rows
         self._buffers: dict[str, Tensor] = {}
@@ -198,10 +205,17 @@ class _Head:
             torch.mm(hidden_nD, self.weights_VD.T, out=buffer_nV)
         else:
             buffer_nV.copy_(torch.mm(hidden_nD, self.weights_VD.T))
+        if self.cap is not None:
+            buffer_nV.div_(self.cap).tanh_()
+            if buffer == "policy":
+                self.slope_nV = 1 - buffer_nV.square()
+            buffer_nV.mul_(self.cap)
         return torch.log_softmax(buffer_nV, dim=-1, out=buffer_nV)
 
     def sum_of_weights(self, factors_nV: Tensor) -> Float[Tensor, "n D"]:
-        """sum_v factors_v W_v."""
+        """sum_v factors_v W_v, each W_v with its slope."""
+        if self.slope_nV is not None:
+            factors_nV = factors_nV * self.slope_nV
         return torch.mm(factors_nV.to(self.weights_VD.dtype), self.weights_VD).to(self.wide)
 
 
@@ -252,8 +266,13 @@ class _Chunk(torch.autograd.Function):
         if has_log_probs and with_gradient:
             mean_weights_nD = head.sum_of_weights(probs_nV)
 
+        slope_nU, slope_n = None, None
+        if head.slope_nV is not None:
+            slope_nU, slope_n = _pick(head.slope_nV, token_ids_U, targets_n)
         ctx.dtype, ctx.weights_VD = policy_nD.dtype, head.weights_VD  # not the buffers
-        ctx.save_for_backward(token_ids_U, targets_n, kl_slope_nD, mean_weights_nD)
+        ctx.save_for_backward(
+            token_ids_U, targets_n, kl_slope_nD, mean_weights_nD, slope_nU, slope_n
+        )
         ctx.mark_non_differentiable(of_reference_nU, target_of_reference_n, likeliest_n)
         return kl_n, log_probs_nU, target_n, of_reference_nU, target_of_reference_n, likeliest_n
 
@@ -261,23 +280,26 @@ class _Chunk(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kl_n, log_probs_nU, target_n = gradients[:3]
-        token_ids_U, targets_n, kl_slope_nD, mean_weights_nD = ctx.saved_tensors
+        token_ids_U, targets_n, kl_slope_nD, mean_weights_nD, *slopes = ctx.saved_tensors
+        slope_nU, slope_n = slopes
         policy_nD = kl_n.new_zeros(len(kl_n), ctx.weights_VD.shape[1])
         if kl_slope_nD is not None:
             policy_nD.addcmul_(kl_n[:, None], kl_slope_nD)
         if mean_weights_nD is not None:
+            total_n = log_probs_nU.sum(dim=-1) + target_n
+            if slope_nU is not None:
+                log_probs_nU, target_n = log_probs_nU * slope_nU, target_n * slope_n
             policy_nD.addmm_(log_probs_nU, ctx.weights_VD[token_ids_U].to(kl_n.dtype))
             policy_nD.addcmul_(target_n[:, None], ctx.weights_VD[targets_n].to(kl_n.dtype))
-            total_n = log_probs_nU.sum(dim=-1) + target_n
             policy_nD.addcmul_(total_n[:, None], mean_weights_nD, value=-1)
         return policy_nD.to(ctx.dtype), *[None] * 7
 
 
 def _pick(
-    log_probs_nV: Tensor, token_ids_U: Tensor, targets_n: Tensor
+    values_nV: Tensor, token_ids_U: Tensor, targets_n: Tensor
 ) -> tuple[Float[Tensor, "n U"], Float[Tensor, " n"]]:
-    """The log-probabilities of the tokens scored everywhere, and of each position's own."""
-    return log_probs_nV[:, token_ids_U], log_probs_nV.gather(1, targets_n[:, None]).squeeze(1)
+    """The values of the tokens scored everywhere, and of each position's own."""
+    return values_nV[:, token_ids_U], values_nV.gather(1, targets_n[:, None]).squeeze(1)
 
 
 def token_log_probs(

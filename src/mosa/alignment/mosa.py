@@ -84,7 +84,9 @@ class MosaTrainer(DiffusionTrainer):
         self.config = args
         harmful = encode_examples(model, train_dataset, args.response_length)
         self.benign: list[EncodedExample] = []
-        needs_benign = "benign" in args.needs or not model.attention.is_full
+        self.in_blocks = model.attention.has_blocks(args.response_length)
+        """Whether a response has several blocks, of which a later one sees the earlier ones."""
+        needs_benign = "benign" in args.needs or self.in_blocks
         if benign_dataset and needs_benign:
             self.benign = encode_examples(model, benign_dataset, args.response_length)
         self.harmless = [e.answer_ids for e in self.benign if e.answer_ids is not None]
@@ -109,7 +111,7 @@ class MosaTrainer(DiffusionTrainer):
         self, model: DiffusionLM, config: MosaConfig, harmful: Sequence[EncodedExample]
     ) -> None:
         """UserError where the settings do not fit a block-causal model or its data."""
-        if model.attention.is_full:
+        if not self.in_blocks:
             return
         has_answers = all(e.answer_ids is not None for e in harmful)
         if config.window_start > 1 and not (has_answers or self.harmless):
@@ -185,7 +187,7 @@ class MosaTrainer(DiffusionTrainer):
     ) -> Placed:
         """The rows on which the phrases drawn for some prompts are scored, and where."""
         attention = self.diffusion_model.attention
-        if attention.is_full:
+        if not self.in_blocks:
             return placed_anywhere(self.scorer, states, safe, harmful)
         longest = max(phrase.max_length for phrase in (*self.safe_phrases, *self.harmful_phrases))
         blocks = []
@@ -225,7 +227,7 @@ class MosaTrainer(DiffusionTrainer):
         position_R = torch.arange(self.config.response_length)
         length_N = torch.tensor([state.answer_length for state in placed.states])
         inside_NR = (position_R < length_N[:, None]) & self.config.scores_answers & placed.kept
-        if not self.diffusion_model.attention.is_full:
+        if self.in_blocks:
             num_extra = len(placed.states) - len(placed.safe_windows)
             first_N = torch.tensor([w.first for w in placed.safe_windows] + [0] * num_extra)
             inside_NR &= position_R >= first_N[:, None]

@@ -121,7 +121,7 @@ class SftTrainer(DiffusionTrainer):
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.config = args
-        if args.anchor_window is not None and not model.attention.is_full:
+        if args.anchor_window is not None and model.attention.has_blocks(args.response_length):
             raise UserError(
                 f"anchor_start trains a window that is filled before all else, and {model.source} "
                 "fills block after block; leave anchor_start and anchor_end out."
@@ -163,7 +163,8 @@ class SftTrainer(DiffusionTrainer):
             if config.anchor_window is not None:
                 state = anchored_answer(state, config.anchor_window, random)
             states.append(state)
-        canvas = build_canvas(diffusion, [e.prompt_ids for e in examples], states)
+        prompts = [e.prompt_ids for e in examples]
+        canvas = build_canvas(diffusion, prompts, states, noise_seed=self.noise_seed)
 
         # 2. One pass, and the head on the positions that are scored only.
         lengths = [state.answer_length for state in states]
@@ -173,7 +174,8 @@ class SftTrainer(DiffusionTrainer):
         for row, state in enumerate(states):
             target_BR[row, : lengths[row]] = state.tokens
             scored = state.masked if state.scored is None else state.scored
-            scored_BR[row, : lengths[row]] = scored
+            # Of noise any position may be, so that the network says what stands at all of them.
+            scored_BR[row, : lengths[row]] = scored | diffusion.is_noise
         index_N = flat_indices(scored_BR).to(device)
         target_N = target_BR.flatten().to(device)[index_N]
         scored_BR = scored_BR.to(device)
@@ -190,7 +192,9 @@ class SftTrainer(DiffusionTrainer):
         losses_B = masked_cross_entropy(
             log_probs_N.new_zeros(scored_BR.shape).masked_scatter(scored_BR, log_probs_N),
             scored_BR,
-            torch.tensor([state.mask_ratio for state in states], device=device),
+            torch.tensor(
+                [1.0 if diffusion.is_noise else state.mask_ratio for state in states], device=device
+            ),
             torch.tensor(lengths, dtype=log_probs_N.dtype, device=device),
         )
         self.track("loss_per_token", losses_B)

@@ -81,7 +81,7 @@ def encode_examples(
     """
     if not examples:
         raise UserError("There is nothing to train on; give at least one prompt.")
-    limit = model.network.config.max_position_embeddings
+    limit = model.max_length
     encoded = []
     for index, example in enumerate(examples):
         prompt_ids = model.encode(example.prompt)
@@ -221,6 +221,8 @@ class TrainingCanvas:
     written: Int[Tensor, "B L"]
     """The same without masks: what stands in the blocks before one that is filled."""
     response_start: int
+    noise_seed: int
+    """What stands in place of masks in a model of uniform noise."""
 
     def hidden_states(
         self, model: DiffusionLM, num_positions: int, network: nn.Module
@@ -236,13 +238,18 @@ class TrainingCanvas:
             self.attended.to(device),
             torch.arange(length - num_positions, length, device=device),
             response_start=self.response_start,
-            written=None if model.attention.is_full else self.written.to(device),
+            written=self.written.to(device),
+            noise_seed=self.noise_seed,
             network=network,
         )
 
 
 def build_canvas(
-    model: DiffusionLM, prompts: Sequence[Sequence[int]], states: Sequence[ResponseState]
+    model: DiffusionLM,
+    prompts: Sequence[Sequence[int]],
+    states: Sequence[ResponseState],
+    *,
+    noise_seed: int,
 ) -> TrainingCanvas:
     """The rows of some prompts and states.
 
@@ -260,4 +267,4 @@ def build_canvas(
         written[row, width:end] = state.tokens
         tokens[row, width:end] = state.tokens.masked_fill(state.masked, model.mask_token_id)
         attended[row, width - len(prompt) : end] = True
-    return TrainingCanvas(tokens, attended, written, width)
+    return TrainingCanvas(tokens, attended, written, width, noise_seed)

@@ -154,6 +154,12 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         """Number of complete passes over the data so far."""
         return int(self.state.epoch or 0)
 
+    @property
+    def noise_seed(self) -> int:
+        """What the noise of a model without masks is drawn with: other noise in each pass over the
+        data."""
+        return self.args.seed * 1_000_003 + self.epoch_index
+
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """As the trainer's own, with its mixed precision: the head is taken outside the network."""
         contexts = super().compute_loss_context_manager()
@@ -263,7 +269,8 @@ class DiffusionTrainer(transformers.Trainer, ABC):
             ids = torch.tensor([[*self.examples[0].prompt_ids, model.mask_token_id]])
             try:
                 with torch.no_grad(), evaluation_mode(model):
-                    model.logits(ids.to(model.device), response_start=ids.shape[1] - 1)
+                    last_1 = torch.tensor([ids.shape[1] - 1], device=model.device)
+                    model.logits(ids.to(model.device), None, last_1, response_start=int(last_1))
             except UserError:
                 what = "the model's logits are NaN, infinite or all equal"
         if what:
@@ -287,13 +294,14 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         and with nothing kept of it but the hidden states of the response.
         """
         diffusion, length = self.diffusion_model, asked.kl.shape[1]
-        canvas = build_canvas(diffusion, prompts, states)
+        canvas = build_canvas(diffusion, prompts, states, noise_seed=self.noise_seed)
         reference_BRD = None
         if with_reference:
             with torch.no_grad(), diffusion.adapter_disabled():
                 reference_BRD = canvas.hidden_states(diffusion, length, model)
         policy_BRD = canvas.hidden_states(diffusion, length, model)
-        return head_terms(frozen_head(diffusion), policy_BRD, reference_BRD, asked)
+        head, cap = frozen_head(diffusion), diffusion.logit_cap
+        return head_terms(head, policy_BRD, reference_BRD, asked, cap=cap)
 
 
 def _faults_of(checkpoint: str | None) -> contextlib.AbstractContextManager[None]:

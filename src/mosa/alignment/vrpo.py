@@ -41,6 +41,7 @@ from mosa.data import TrainingExample
 from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.judges.base import Judge
+from mosa.types import UserError
 
 # B prompts, R response positions, S maskings of an answer, M = B x 2 x S canvases.
 
@@ -111,6 +112,11 @@ class VrpoTrainer(DiffusionTrainer):
         judge: Judge | None = None,
         callbacks: list[transformers.TrainerCallback] | None = None,
     ) -> None:
+        if model.is_noise:
+            raise UserError(
+                f"vrpo trains the likelihood bound of masked diffusion, and {model.source} has no "
+                "mask; use mosa or sft."
+            )
         TrainingData(train_dataset, judge=judge).check(args)
         self.config, self.judge = args, judge
         self._has_pair = not args.num_rollouts

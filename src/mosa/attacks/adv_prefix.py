@@ -221,16 +221,17 @@ def _first_step_nll(model: DiffusionLM, states: Sequence[Any]) -> list[dict[str,
             logits_of = functools.partial(
                 model.logits, positions=columns, response_start=len(prompt)
             )
-            shared_1PV = logits_of(canvas) if model.attention.is_full else None
+            is_shared = model.attention.is_full  # else each block stands behind those before it
+            shared_1PV = logits_of(canvas) if is_shared else None
             for ids in candidates:
                 logits_1PV = shared_1PV
-                if logits_1PV is None:  # each block of a candidate behind those before it
+                if logits_1PV is None:
                     written = canvas.clone()
                     written[0, columns[: len(ids)]] = torch.tensor(ids, device=model.device)
                     logits_1PV = logits_of(canvas, written=written)
                 log_probs_PV = logits_1PV[0].log_softmax(dim=-1).cpu()
                 nll.append(-float(log_probs_PV[torch.arange(len(ids)), torch.tensor(ids)].mean()))
-        passes = 1 if model.attention.is_full else len(candidates)
+        passes = 1 if is_shared else len(candidates)
         found.append({"nll": nll, "forward_passes": passes})
     return found
 

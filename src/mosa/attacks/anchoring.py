@@ -9,7 +9,8 @@ a model survives. As there, the decoder fills positions in random order, so that
 random places. The final judges read the written tokens, too; at late steps these alone say a lot.
 How we differ: times are the paper's (t of 128) as shares of the decoder's steps, and times that
 fall on one step are one try. The attack removes blocks, so that the random places are those of the
-whole response.
+whole response. Canvases of uniform noise have no order; there the whole answer stands in the canvas
+of the next step.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ async def run(
     ids = target.encode(behavior.answer)[: target.length]
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
+    order = {"remasking": config.remasking, "block_length": None, **PLANNED}
     queries = []
     seen: set[int] = set()
     for time in config.times:
@@ -54,7 +56,7 @@ async def run(
         query = Query(
             behavior.request,
             edit=Edit(step, ids, keep_committed=True),
-            decoder={"remasking": config.remasking, "block_length": None, **PLANNED},
+            decoder=order if target.has_masks else {},
         )
         if step in seen:
             continue

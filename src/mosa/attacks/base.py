@@ -270,6 +270,11 @@ class Target:
         return -(-self.length // (self.model.block_length or self.length))
 
     @property
+    def has_masks(self) -> bool:
+        """Whether the model fills masks, and does not denoise canvases of uniform noise."""
+        return self.decoder.renoise is None
+
+    @property
     def mask_token_id(self) -> int:
         """The id of a gap in `Query.pinned`."""
         return self.model.mask_token_id
@@ -544,6 +549,9 @@ class Attack:
     blind_in_blocks: str = ""
     """What it does that cannot reach a model which fills block after block, {subject}; empty where
     it can."""
+    needs_masks: str = ""
+    """What it does with masks that a model of uniform noise, {subject}, has none of; empty where it
+    works on both."""
     needs_edits: bool = False
     """Whether it is about a decoder that replaces what it has written (`edit_threshold`)."""
     needs_answer: bool = False

@@ -8,6 +8,7 @@
 A2D (arXiv 2509.23286) and TrustLDM (arXiv 2606.00023) test models under several orders, since
 safety that was learned under one need not hold under another. Each order is one try. The attack
 leaves out an order that the subject's decoder has already, which would repeat the plain request.
+Canvases of uniform noise are written everywhere at once, so that only fewer steps are tried there.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ async def run(
     behavior: Behavior, target: Target, config: DecodingOrderConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each order."""
+    orders = config.orders if target.has_masks else ("few_steps",)
     queries = [
         (order, Query(behavior.request, decoder=decoder_of(order, target)))
-        for order in config.orders
+        for order in orders
         if dataclasses.replace(target.decoder, **decoder_of(order, target)) != target.decoder
     ]
     async for attempt in target.tries(queries):

@@ -221,6 +221,7 @@ def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[st
 HYGIENE = {"paper": {}, "reduced": {}, "smoke": {}, "hygiene": {"hygiene": True}}
 DIJA = Attack(
     name="dija",
+    needs_masks="has masks in the prompt, and {subject} knows no mask",
     title="masked answer as the prompt",
     summary="an answer's structure with its content masked, in a prompt that is the whole canvas",
     source="DIJA, arXiv 2507.11097",
@@ -236,6 +237,7 @@ DIJA = Attack(
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",
+    needs_masks="has masks in the prompt, and {subject} knows no mask",
     blind_in_blocks="has masks in the prompt, the blocks of which {subject} reads and never fills",
     title="masked answer in the prompt",
     summary="an answer's structure with its content masked, in the prompt, with a response behind",

@@ -3,7 +3,8 @@
 LLaDA's official evaluation offers both ways: `forbid` gives end tokens probability 0, `suppress`
 lets them in only where nothing else in the block is left to fill (repository ML-GSAI/LLaDA, notes
 on evaluation; arXiv 2502.09992). Where a defence refuses by ending the answer, as MOSA's breaker
-and A2D's end tokens do, such a decoder removes the defence. Each way is one try.
+and A2D's end tokens do, such a decoder removes the defence. Each way is one try. Canvases of noise
+have nothing that is left to fill, so that only `forbid` is tried there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ async def run(
     behavior: Behavior, target: Target, config: EndTokensConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each way."""
-    queries = [(way, Query(behavior.request, decoder={"end_tokens": way})) for way in config.ways]
+    ways = config.ways if target.has_masks else ("forbid",)
+    queries = [(way, Query(behavior.request, decoder={"end_tokens": way})) for way in ways]
     async for attempt in target.tries(queries):
         yield attempt
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from contextlib import nullcontext
@@ -104,7 +103,7 @@ def _answer(args: Namespace) -> None:
     model = load_model(args.model, adapter=args.adapter, dtype=args.dtype, device=args.device)
     if model.tokenizer is None:
         raise UserError(f"{args.model} has no tokenizer.json, so it cannot read a prompt in words")
-    config = dataclasses.replace(default_config(model), **settings)
+    config = default_config(model, settings)
     warn_of_unknown_words(model, prompts)
     weights = model.content_hash()
     has_bar = new_console().is_terminal  # elsewhere its lines would stand among the answers

@@ -24,7 +24,6 @@ from torch.profiler import record_function
 from mosa.denoising.canvas import Canvas, check_fits
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.editing import show_to_watchers
-from mosa.denoising.noise import Draws
 from mosa.denoising.passes import Opened, PassStates, run_pass
 from mosa.denoising.proposals import SpecialTokens, banned_ids, propose
 from mosa.denoising.rows import (
@@ -41,6 +40,7 @@ from mosa.denoising.rows import (
 )
 from mosa.denoising.schedule import PlannedStep, fillable, stages_of, wanted_blocks
 from mosa.denoising.trace import Filling
+from mosa.draws import Draws
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
 
@@ -89,19 +89,15 @@ class Denoiser:
         happen, which costs the batch a synchronization each.
         UserError for settings that do not fit the canvas or the model.
         """
-        _check_for_model(config, canvas, self.model)
+        if self.model.is_noise:
+            raise UserError(f"{self.model.source} has no masks to fill; use `denoiser_of`.")
+        check_canvas(config, canvas, self.model)
         if hook is not None and config.cache != "none" and self.model.attention.is_full:
             raise UserError(
                 "A hook does not work beside a cache, as it may edit what the cache holds; set "
                 "cache to none."
             )
-        num_rows = len(canvas.tokens)
-        if seeds is None:
-            seeds = [config.seed] * num_rows
-        if len(seeds) != num_rows:
-            raise UserError(
-                f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
-            )
+        seeds = check_seeds(seeds, config, len(canvas.tokens))
         config = replace(config, seed=0)  # rows of different seeds are decoded alike
         block_BL = stages_of(canvas, config, self.model.attention)
         is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
@@ -376,7 +372,19 @@ def _cumulative(
     return torch.cat(sums)[place_N]
 
 
-def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
+def check_seeds(seeds: Sequence[int] | None, config: DecoderConfig, num_rows: int) -> Sequence[int]:
+    """The seed of each row; UserError where some are given and others are not."""
+    if seeds is None:
+        return [config.seed] * num_rows
+    if len(seeds) != num_rows:
+        raise UserError(
+            f"{len(seeds)} row_seeds were given for {num_rows} rows; give one for each."
+        )
+    return seeds
+
+
+def check_canvas(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> None:
+    """UserError where a canvas or a decoder does not fit the model."""
     width = canvas.response.shape[1]
     if canvas.mask_token_id != model.mask_token_id:
         raise UserError(
@@ -384,7 +392,8 @@ def _check_for_model(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) 
             f"{model.mask_token_id}; make the canvas for this model."
         )
     check_fits(model, int(canvas.attention_mask.sum(dim=1).max()) - width, width)
-    lowest, highest = int(canvas.tokens.min()), int(canvas.tokens.max())
+    tokens = canvas.tokens[~canvas.free]
+    lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= model.vocab_size:
         raise UserError(
             f"The canvas holds token id {lowest if lowest < 0 else highest}, outside the model's "

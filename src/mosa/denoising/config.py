@@ -7,12 +7,24 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from mosa.denoising.rules import ORDERS, Guidance, Monitor, Order, Rule, Stages, rule_from_dict
+from mosa.denoising.rules import (
+    ORDERS,
+    Guidance,
+    Monitor,
+    Order,
+    Renoise,
+    Rule,
+    Stages,
+    rule_from_dict,
+)
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.families.attention import AttentionPattern
 from mosa.inputs import checked
 from mosa.types import UserError
 
+OF_NOISE = ("max_new_tokens", "steps", "temperature", "banned_token_ids", "end_tokens")
+OF_NOISE += ("stop_when_finished", "stop_after", "rules", "seed")
+"""The settings that mean something for canvases of uniform noise."""
 APPROXIMATE_SETTINGS = ("threshold", "factor", "cache", "cache_refresh")
 """The settings that trade agreement with the published loop for speed."""
 
@@ -34,7 +46,8 @@ class DecoderConfig:
     """Tokens in a block; blocks are filled left to right; null makes the response one block, in a
     block-causal model the blocks of its attention."""
     temperature: float = 0.0
-    """Temperature at which tokens are drawn; 0 takes the likeliest."""
+    """Temperature at which tokens are drawn; 0 takes the likeliest. For canvases of uniform noise
+    0 means the temperatures of the rule renoise, and another number that one at every step."""
     top_p: float | None = None
     """Draws from the smallest set of tokens that holds this much probability; null does not cut."""
     top_k: int | None = None
@@ -174,9 +187,10 @@ class DecoderConfig:
             orders.append(self.remasking)
         if len(orders) > 1:
             raise UserError(f"{' and '.join(orders)} exclude each other; choose one order.")
-        stages = [rule.name for rule in self.rules if isinstance(rule, Stages)]
-        if len(stages) > 1:
-            raise UserError(f"{' and '.join(stages)} exclude each other; choose one of them.")
+        for kind in (Stages, Renoise):
+            names = [rule.name for rule in self.rules if isinstance(rule, kind)]
+            if len(names) > 1:
+                raise UserError(f"{' and '.join(names)} exclude each other; choose one of them.")
         if self.cache == "none":
             return
         for rule in (self.order, *self.monitors, *([self.guidance] if self.guidance else [])):
@@ -211,6 +225,11 @@ class DecoderConfig:
     def monitors(self) -> tuple[Monitor, ...]:
         """The rules that look at a row after each of its steps."""
         return tuple(rule for rule in self.rules if isinstance(rule, Monitor))
+
+    @cached_property
+    def renoise(self) -> Renoise | None:
+        """The rule by which canvases of uniform noise are denoised, if there is one."""
+        return next((rule for rule in self.rules if isinstance(rule, Renoise)), None)
 
     @property
     def has_plan(self) -> bool:

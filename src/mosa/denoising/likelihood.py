@@ -12,16 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mosa.denoising.canvas import Canvas, check_fits
-from mosa.denoising.noise import (
-    COUNT_DRAW,
-    MASK_DRAW,
-    counter_uniform,
-    mask_exact_count,
-    row_keys,
-    stratified_counts,
-)
+from mosa.denoising.noise import mask_exact_count, stratified_counts
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.denoising.sampler import evaluation_mode
+from mosa.draws import COUNT_DRAW, MASK_DRAW, counter_uniform, row_keys
 from mosa.families.base import DiffusionLM
 from mosa.types import UserError
 
@@ -57,6 +51,11 @@ def log_likelihood_bound(
     before its own as they are; the bound is the same, since of the masks each number is equally
     likely to fall on a block. `batch_size` bounds the canvases of one forward pass.
     """
+    if model.is_noise:
+        raise UserError(
+            f"The bound is that of masked diffusion, and {model.source} has no mask; compare its "
+            "answers instead."
+        )
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")
@@ -101,7 +100,7 @@ def log_likelihood_bound(
                 None if attention_BL is None else attention_BL[row_M],
                 columns_R,
                 response_start=canvas.response_start,
-                written=None if model.attention.is_full else canvas.tokens[row_M],
+                written=canvas.tokens[row_M],
                 given=(canvas.attention_mask & ~eligible_BL)[row_M],
                 cfg_scale=cfg_scale,
             )

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
 from mosa.denoising.drawing import draw, likeliest, shape_logits
-from mosa.denoising.noise import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, Draws
 from mosa.denoising.rules import Proposals
+from mosa.draws import ORDER_DRAW, POSITION_DRAW, TOKEN_DRAW, Draws
 from mosa.families.base import DiffusionLM, chooses_nothing
 
 MAX_LOGITS_AT_ONCE = 2**26

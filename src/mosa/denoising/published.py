@@ -1,9 +1,10 @@
-"""The decoders that the authors of block-wise models publish, by name.
+"""The decoders that the authors of models publish, by name.
 
 Servers and papers run the same weights under other settings, and figures differ with them
 (LLaDA2.1: 0.95 and 0.9 in its code, 0.5 and 0 in SGLang), so that a name is part of a claim.
 Sources: repositories JetAstra/SDAR (generate.py), ZHZisZZ/dllm (pipelines/llada2, llada21, a2d),
-sgl-project/sglang (srt/dllm/algorithm), inclusionAI's model card of LLaDA2.1.
+sgl-project/sglang (srt/dllm/algorithm), inclusionAI's model card of LLaDA2.1, huggingface's
+transformers (models/diffusion_gemma).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosa.types import UserError
+
+STEPS_OF_CANVAS = "steps_of_canvas"
+"""So many steps for each canvas of so many tokens."""
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "qwen3-mdlm": {"block_length": 32, "schedule": "rounded"},
@@ -27,8 +31,13 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "llada2.1": {"threshold": 0.95, "edit_threshold": 0.9, "stop_when_finished": True},
     "llada2.1-quality": {"threshold": 0.7, "edit_threshold": 0.5, "stop_when_finished": True},
     "llada2.1-speed": {"threshold": 0.5, "edit_threshold": 0.0, "stop_when_finished": True},
+    "diffusion-gemma": {
+        STEPS_OF_CANVAS: (48, 256),
+        "rules": ({"name": "renoise"},),
+        "stop_when_finished": True,
+    },
 }
-"""Name -> what it sets over the defaults; besides, a step for every token."""
+"""Name -> what it sets over the defaults; besides, a step for every token, or `STEPS_OF_CANVAS`."""
 
 
 def published_decoder(name: str, max_new_tokens: int) -> dict[str, Any]:
@@ -38,7 +47,10 @@ def published_decoder(name: str, max_new_tokens: int) -> dict[str, Any]:
         raise UserError(
             f"there is no published decoder {name!r}; choose from {', '.join(PUBLISHED)}"
         )
-    return {"max_new_tokens": max_new_tokens, "steps": max_new_tokens, **PUBLISHED[name]}
+    settings = dict(PUBLISHED[name])
+    steps, tokens = settings.pop(STEPS_OF_CANVAS, (1, 1))
+    num_canvases = -(-max_new_tokens // tokens)
+    return {"max_new_tokens": max_new_tokens, "steps": steps * num_canvases, **settings}
 
 
 def over_published(

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.noise import row_keys
 from mosa.denoising.rules import Action, Monitor, RowView
 from mosa.denoising.schedule import Pace, PlannedStep
 from mosa.denoising.trace import Filling, Remasking
+from mosa.draws import row_keys
 from mosa.families.base import DiffusionLM
 from mosa.families.packed import KeyValueCache
 from mosa.types import UserError

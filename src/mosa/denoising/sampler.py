@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,10 +28,10 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas, each_prompt
 from mosa.denoising.config import DecoderConfig, check_settings, testbed_decoder
 from mosa.denoising.published import over_published
+from mosa.denoising.renoising import denoiser_of
 from mosa.denoising.rows import Hook
 from mosa.denoising.schedule import blocks_of
 from mosa.denoising.trace import DenoisingTrace, Filling
@@ -136,9 +136,22 @@ class SampleResult:
         display(self._player(redact), "\n".join(texts) or repr(self))
 
 
-def default_config(model: DiffusionLM) -> DecoderConfig:
-    """How a model decodes unless told otherwise: one of the testbed as in its own figures."""
-    return DecoderConfig() if model.world_seed is None else testbed_decoder(model.attention)
+def default_config(model: DiffusionLM, settings: Mapping[str, Any] | None = None) -> DecoderConfig:
+    """How a model decodes but for some settings: one of the testbed as in its own figures, one of a
+    family with a decoder of its own by that."""
+    settings = settings or {}
+    if model.family.decoder is not None:
+        length = DecoderConfig().max_new_tokens
+        return DecoderConfig(**over_published(model.family.decoder, settings, length))
+    usual = DecoderConfig() if model.world_seed is None else testbed_decoder(model.attention)
+    return replace(usual, **settings)
+
+
+def _over(
+    model: DiffusionLM, config: DecoderConfig | None, settings: Mapping[str, Any]
+) -> DecoderConfig:
+    """Settings over those of a config, or of the model's default."""
+    return default_config(model, settings) if config is None else replace(config, **settings)
 
 
 class UnknownWords(UserWarning):
@@ -177,9 +190,8 @@ def sample(
     """
     check_settings(settings)
     if isinstance(config, str):
-        settings = over_published(config, settings, default_config(model).max_new_tokens)
-        config = None
-    config = config or default_config(model)
+        length = default_config(model).max_new_tokens
+        config = DecoderConfig(**over_published(config, settings, length))
     turns = None
     if isinstance(prompts, Canvas):
         if system is not None:
@@ -190,10 +202,10 @@ def sample(
                 f"A canvas brings its attention mask and the length of its response ({width}); "
                 "leave out attention_mask and max_new_tokens."
             )
-        config = replace(config, **settings | {"max_new_tokens": width})
+        config = _over(model, config, settings | {"max_new_tokens": width})
         canvas = prompts.to(model.device)
     else:
-        config = replace(config, **settings)
+        config = _over(model, config, settings)
         canvas = Canvas.from_prompts(
             model,
             prompts,
@@ -206,7 +218,7 @@ def sample(
             warn_of_unknown_words(model, turns)
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
-    denoiser = Denoiser(model, num_slots=batch_size or len(canvas.tokens))
+    denoiser = denoiser_of(model, num_slots=batch_size or len(canvas.tokens))
     filling = denoiser.add(canvas, config, seeds=row_seeds, hook=hook)
     with LiveBar(is_shown=progress, vanishes=True) as bar, evaluation_mode(model):
         total = filling.num_masked

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -21,6 +22,7 @@ from mosa.families import checkpoint
 from mosa.families.a2d import A2D
 from mosa.families.attention import AttentionPattern
 from mosa.families.base import DiffusionLM, Family
+from mosa.families.diffusion_gemma import DIFFUSION_GEMMA
 from mosa.families.dream import DREAM
 from mosa.families.llada import LLADA
 from mosa.families.llada2 import LLADA2
@@ -41,6 +43,7 @@ __all__ = [
     "DiffusionLM",
     "Family",
     "attention_of",
+    "decoder_of",
     "load_model",
     "new_model",
     "packaged_folder",
@@ -55,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "llada_moe": LLADA_MOE,
     "llada2": LLADA2,
     "sdar_moe": SDAR_MOE,
+    "diffusion_gemma": DIFFUSION_GEMMA,
 }
 
 ALIASES: dict[str, str] = {
@@ -97,6 +101,15 @@ def attention_of(model: str | Path) -> AttentionPattern:
     return family.attention(config)
 
 
+def decoder_of(model: str | Path) -> str | None:
+    """The published decoder by which a checkpoint on this machine answers unless told otherwise, if
+    its family has one; None for what is not on this machine."""
+    folder = packaged_folder(model) or folder_of(model)
+    if not is_file(folder / "config.json"):
+        return None
+    return _family_of(checkpoint.read_config(folder)).decoder
+
+
 def load_model(
     model: str | Path,
     *,
@@ -137,7 +150,8 @@ def load_model(
     weights = Weights.of_folder(folder)
     device = device_of(device)
     # Asked before the layers are built one by one, of which a damaged config may want millions.
-    last = f"model.layers.{network_config.num_hidden_layers - 1}.input_layernorm.weight"
+    num_layers = network_config.get_text_config().num_hidden_layers
+    last = f"{family.body}.layers.{num_layers - 1}.input_layernorm.weight"
     if family.released_name(last) not in weights.file:
         raise UserError(
             f"{folder} lacks the tensor {family.released_name(last)}; its weights and config.json "
@@ -151,7 +165,7 @@ def load_model(
     shapes = {name: checkpoint.released_tensor(parts, own).shape for name, parts in pieces.items()}
     unused = _unused(family, network_config, weights)
     checkpoint.check_tensors(weights, shapes, unused=unused)
-    stored = weights.stored[family.released_name("model.embed_tokens.weight")]
+    stored = weights.stored[family.released_name(f"{family.body}.embed_tokens.weight")]
     # What is no parameter, such as what a router adds to its scores, has a format of its own.
     buffers = dict(network.named_buffers())
     released_tensors = weights.each(
@@ -161,8 +175,8 @@ def load_model(
         leave_out=unused,
     )
     checkpoint.assign(network, released_tensors, pieces)
-    # The rotary tables are computed and not stored, so only they are still without memory.
-    network.model.rotary_emb = type(network.model.rotary_emb)(network_config).to(device)
+    # Rotary tables are computed and not stored, so only they are still without memory.
+    checkpoint.compute_tables(network, device)
     tokenizer = checkpoint.read_tokenizer(folder, family.tokenizer_class)
     loaded = DiffusionLM(
         network.eval(),
@@ -271,6 +285,8 @@ def _family_of(config: Mapping[str, Any]) -> Family:
 
 def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConfig:
     network_config: Any = family.network_config(config)
+    if family.is_noise:  # its masks are the library's own
+        return network_config
     # Read by the transformers library at every call: attention looks both ways, padding aside.
     network_config.is_causal = False
     # No padding_idx: it would zero and freeze the embedding of a padding token, which in these
@@ -287,9 +303,8 @@ def _build(
     family: Family, config: PreTrainedConfig, attn_implementation: str, dtype: torch.dtype
 ) -> PreTrainedModel:
     try:
-        network = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attn_implementation, dtype=dtype
-        )
+        kind: Any = AutoModelForMultimodalLM if family.is_noise else AutoModelForCausalLM
+        network = kind.from_config(config, attn_implementation=attn_implementation, dtype=dtype)
     except (ImportError, ValueError) as error:
         raise UserError(
             f"The attention implementation {attn_implementation!r} cannot be used here ({error}); "

@@ -40,6 +40,12 @@ class AttentionPattern:
         """Whether every position sees every other."""
         return self.block_length is None
 
+    def has_blocks(self, response_length: int) -> bool:
+        """Whether a response of so many tokens may lie in more than one block."""
+        if self.block_length is None:
+            return False
+        return self.shares_prompt or response_length > self.block_length
+
     @property
     def shares_prompt(self) -> bool:
         """Whether the end of the prompt shares a block with the first tokens of the response."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa import provenance
-from mosa.families import chat, checkpoint, packed
+from mosa.families import chat, checkpoint, noise, packed
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.by_block import by_block
 from mosa.families.walk import Walk
@@ -55,9 +55,12 @@ PROJECTIONS = (
 )
 """The linear maps of a layer that every token goes through, as paths below `model.layers.N` in the
 transformers library. A layer has attention's, and those of a dense MLP or of shared experts."""
-EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 """The parameters of a mixture's routed experts, [experts, rows, columns], as such paths."""
 
+
+NO_TEXT = r".*vision_tower.*"
+"""The modules that no text goes through, as a pattern."""
 
 EXPERTS_APART: Mapping[str, tuple[str, ...]] = {
     ".mlp.experts.gate_up_proj": (
@@ -126,6 +129,12 @@ class Family:
     """Whether queries and keys are turned by their positions in float32 under lower formats."""
     tokenizer_class: type[PreTrainedTokenizerFast] = field(default=PreTrainedTokenizerFast)
     """The class that reads the tokenizer files where there is no tokenizer.json."""
+    is_noise: bool = False
+    """Whether what is still to be written is a random token, and not a mask (noise.py)."""
+    body: str = "model"
+    """The module of the network that holds embedding and layers."""
+    decoder: str | None = None
+    """The published decoder by which such a model answers unless told otherwise."""
 
     def released_name(self, name: str) -> str:
         """The released name of one of the network's tensors or modules."""
@@ -294,6 +303,8 @@ class DiffusionLM:
     config: dict[str, Any]
     """config.json in the released layout."""
     mask_token_id: int
+    """The id of a position that is still to be written; of a model of uniform noise the one behind
+    its vocabulary, which no tokenizer has and no network reads."""
     eos_token_id: int
     pad_token_id: int
     end_token_ids: tuple[int, ...]
@@ -330,8 +341,10 @@ class DiffusionLM:
         self.source = source
         self.adapter, self.world_seed = None, world_seed
         self._companions = dict(companions)
-        self.vocab_size = network.config.vocab_size
-        self.mask_token_id = self._token_id("mask_token_id")
+        self.vocab_size = self._text_config.vocab_size
+        self.mask_token_id = self.vocab_size
+        if not family.is_noise:
+            self.mask_token_id = self._token_id("mask_token_id")
         ends = self._end_token_ids()
         if tokenizer is not None:
             vocabulary = tokenizer.get_vocab()
@@ -419,7 +432,7 @@ class DiffusionLM:
         # Some tokenizers have the end of a text as the token of unknown words.
         unknown = tokenizer.unk_token_id
         for name, kind, ids in (
-            ("mask_token_id", "mask", [mask]),
+            ("mask_token_id", "mask", [] if self.is_noise else [mask]),
             ("eos_token_id", "end", self._end_token_ids()),
             ("pad_token_id", "padding", [self.pad_token_id]),
         ):
@@ -442,7 +455,7 @@ class DiffusionLM:
     @property
     def dtype(self) -> torch.dtype:
         """The number format of the (base) weights."""
-        return self._base.dtype
+        return self.base_network.dtype
 
     @property
     def has_adapter(self) -> bool:
@@ -452,7 +465,17 @@ class DiffusionLM:
     @property
     def max_length(self) -> int:
         """How many tokens, prompt and response together, the model was made for."""
-        return self._base.config.max_position_embeddings
+        return self._text_config.max_position_embeddings
+
+    @property
+    def num_layers(self) -> int:
+        """The layers that a token goes through."""
+        return self._text_config.num_hidden_layers
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether canvases are of uniform noise, so that there is no mask."""
+        return self.family.is_noise
 
     @property
     def block_length(self) -> int | None:
@@ -460,13 +483,17 @@ class DiffusionLM:
         return self.attention.block_length
 
     @property
-    def _base(self) -> PreTrainedModel:
+    def base_network(self) -> PreTrainedModel:
         """The network without the adapter's wrapping."""
         network = self.network
         if isinstance(network, PeftModel):
             network = network.get_base_model()
         assert isinstance(network, PreTrainedModel)
         return network
+
+    @property
+    def _text_config(self) -> Any:
+        return self.base_network.config.get_text_config()
 
     # ----------------------------------------------------------------------------- forward pass
 
@@ -478,6 +505,7 @@ class DiffusionLM:
         *,
         response_start: int | None = None,
         written: Int[Tensor, "B L"] | None = None,
+        noise_seed: int = 0,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P V"]:
         """The model's logits for the token *at* each position, in float32 or wider.
@@ -488,12 +516,16 @@ class DiffusionLM:
         `response_start` is the column of the response's first token, which a family needs whose
         blocks begin there. `written` is for block-causal families: each block of `input_ids` is
         then answered behind the blocks before it as they are in `written` (`by_block.py`), at
-        `positions` of the response. `network` is a wrapped form of `self.network` (DDP's, the
-        Trainer's) to call in its place. UserError where the logits of a position choose no token.
+        `positions` of the response; full attention has no blocks, and does not read it. A model of
+        uniform noise answers at positions of the response alone, with noise of `noise_seed` in
+        place of each mask. `network` is a wrapped form of `self.network` (DDP's, the Trainer's) to
+        call in its place. UserError where the logits of a position choose no token.
         """
-        logits = _at_least_float32(
-            self._forward(input_ids, attention_mask, positions, response_start, written, network)
-        )
+        arguments = (input_ids, attention_mask, positions, response_start, written, network)
+        if self.is_noise:
+            logits = self.head(self._of_canvases(*arguments, noise_seed))
+        else:
+            logits = _at_least_float32(self._forward(*arguments))
         if bool(chooses_nothing(logits.detach()).any()):
             raise self.broken()
         return logits
@@ -516,6 +548,7 @@ class DiffusionLM:
         *,
         response_start: int | None = None,
         written: Int[Tensor, "B L"] | None = None,
+        noise_seed: int = 0,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P D"]:
         """What `head` turns into the logits that `logits` gives for the same arguments.
@@ -523,25 +556,33 @@ class DiffusionLM:
         With the two apart, the head can be taken on a few rows at a time, and no caller must hold
         [B, P, V] logits.
         """
-        head = self._head
-        with _replaced_forward(head, lambda hidden: hidden):
-            return self._forward(
-                input_ids, attention_mask, positions, response_start, written, network
-            )
+        arguments = (input_ids, attention_mask, positions, response_start, written, network)
+        if self.is_noise:
+            return self._of_canvases(*arguments, noise_seed)
+        with _replaced_forward(self._head, lambda hidden: hidden):
+            return self._forward(*arguments)
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
-        return _at_least_float32(self._head(hidden))
+        logits = _at_least_float32(self._head(hidden))
+        if self.logit_cap is None:
+            return logits
+        return torch.tanh(logits / self.logit_cap) * self.logit_cap
+
+    @property
+    def logit_cap(self) -> float | None:
+        """What the size of logits approaches and never reaches: c in c tanh(x / c)."""
+        return getattr(self.base_network, "final_logit_softcapping", None)
 
     @property
     def _head(self) -> nn.Module:
-        head = self._base.get_output_embeddings()
+        head = self.base_network.get_output_embeddings()
         assert head is not None, "a causal model of the transformers library has one"
         return head
 
     def rotary(self, position_ids: Int[Tensor, " T"]) -> packed.Rotary:
         """The rotary embedding of some positions, for `packed_hidden_states`."""
-        return packed.Rotary.of(self._base, position_ids)
+        return packed.Rotary.of(self.base_network, position_ids)
 
     def _forward(
         self,
@@ -552,7 +593,7 @@ class DiffusionLM:
         written: Int[Tensor, "B L"] | None,
         network: nn.Module | None,
     ) -> Tensor:
-        if written is not None:
+        if written is not None and not self.attention.is_full:
             assert positions is not None and response_start is not None, "a response is asked for"
             return self._by_block(
                 input_ids, written, attention_mask, positions, response_start, network
@@ -572,6 +613,38 @@ class DiffusionLM:
             use_cache=False,
         )
         return output.logits
+
+    def _of_canvases(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+        positions: Int[Tensor, " P"] | None,
+        response_start: int | None,
+        written: Int[Tensor, "B L"] | None,
+        network: nn.Module | None,
+        noise_seed: int,
+    ) -> Tensor:
+        """Hidden states of a model of uniform noise."""
+        assert positions is not None and response_start is not None, "a response is asked for"
+        real_BL = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask
+        assert self.attention.block_length is not None, "a canvas has a length"
+        noise_of = functools.partial(
+            noise.noised,
+            response_start=response_start,
+            mask_token_id=self.mask_token_id,
+            seed=noise_seed,
+        )
+        with noise.no_cap(self.base_network), _replaced_forward(self._head, lambda hidden: hidden):
+            return noise.hidden_states(
+                self.network if network is None else network,
+                input_ids,
+                input_ids if written is None else written,
+                real_BL.bool(),
+                positions,
+                response_start,
+                self.attention.block_length,
+                noise_of,
+            )
 
     def _by_block(
         self,
@@ -612,7 +685,7 @@ class DiffusionLM:
 
     def _as_library_mask(self, mask_B1LL: Bool[Tensor, "B 1 L L"]) -> Tensor:
         """A mask of what is seen, as the network's implementation of attention takes it."""
-        if self._base.config._attn_implementation == "sdpa":
+        if self.base_network.config._attn_implementation == "sdpa":
             return mask_B1LL
         # Eager attention adds its mask to the scores.
         hidden = torch.finfo(self.dtype).min
@@ -739,7 +812,7 @@ class DiffusionLM:
     @property
     def lora_target_modules(self) -> list[str]:
         """The modules that LoRA adapts: the projections that all tokens of a layer go through."""
-        found = [name for name, _ in self._base.named_modules()]
+        found = [name for name, _ in self.base_network.named_modules()]
         return [p for p in PROJECTIONS if any(name.endswith(f".{p}") for name in found)]
 
     def add_lora(self, lora_config: LoraConfig, *, experts: bool = False) -> None:
@@ -765,6 +838,8 @@ class DiffusionLM:
                 )
         config = copy.copy(lora_config)
         config.target_modules = self.lora_target_modules
+        if self.is_noise:  # towers for what is no text have layers of the same names
+            config.exclude_modules = NO_TEXT
         if experts:
             self._check_experts(lora_config)
             config.target_parameters = list(EXPERTS)
@@ -775,7 +850,7 @@ class DiffusionLM:
 
     def _check_experts(self, lora_config: LoraConfig) -> None:
         """UserError where there are no experts to adapt, or they cannot be as the config says."""
-        names = [name for name, _ in self._base.named_parameters()]
+        names = [name for name, _ in self.base_network.named_parameters()]
         if not any(name.endswith(EXPERTS) for name in names):
             raise UserError(
                 f"{self.source} has no routed experts, which lora_experts would adapt; leave it "
@@ -807,7 +882,10 @@ class DiffusionLM:
     def _set_network(self, network: PreTrainedModel | PeftModel) -> None:
         """Makes this the network, with or without an adapter."""
         self.network = network
-        walk = Walk.over(self._base, self.attention)
+        if self.is_noise:
+            noise.share_modules(self.base_network)
+            return
+        walk = Walk.over(self.base_network, self.attention)
         self.packed_hidden_states = functools.partial(packed.packed_hidden_states, walk)
         """As `hidden_states`, of rows laid end to end."""
 

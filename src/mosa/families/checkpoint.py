@@ -195,13 +195,22 @@ def assign(
 
 
 def stored_tensors(network: PreTrainedModel) -> dict[str, Tensor]:
-    """The network's tensors by the library's names, without a tied LM head, as in releases."""
-    tied = network.config.tie_word_embeddings
-    return {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    }
+    """The network's tensors by the library's names, those that are tied to others left out, as in
+    releases."""
+    tied = network.all_tied_weights_keys
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in tied}
+
+
+def compute_tables(network: PreTrainedModel, device: torch.device) -> None:
+    """Give a network that was built without memory what is computed and not stored."""
+    for path, module in list(network.named_modules()):
+        parent, _, name = path.rpartition(".")
+        if name == "rotary_emb":
+            computed: Any = type(module)
+            setattr(network.get_submodule(parent), name, computed(module.config).to(device))
+        elif "embed_scale" in module._buffers:
+            scale: Any = module.scalar_embed_scale
+            module._buffers["embed_scale"] = torch.tensor(scale, device=device)
 
 
 # -------------------------------------------------------------------------------------- tokenizer

@@ -103,18 +103,16 @@ def _look(
         positions=columns,
         response_start=canvas.response_start,
     )
-    is_block_causal = not model.attention.is_full
     profiles: list[list[dict[str, Any]]] = [[] for _ in prompts]
     for step in steps:
         tokens_BL = trace.replay(until_step=step - 1)
-        written = tokens_BL if is_block_causal else None
         masked_BR = tokens_BL[:, canvas.response_start :] == canvas.mask_token_id
         with torch.no_grad(), evaluation_mode(model):
-            log_probs_BRV = logits_of(tokens_BL, written=written).log_softmax(-1)
+            log_probs_BRV = logits_of(tokens_BL, written=tokens_BL).log_softmax(-1)
             values = profile(log_probs_BRV, masked_BR, model.end_token_ids, refusals)
             if model.has_adapter:
                 with model.adapter_disabled():
-                    base_BRV = logits_of(tokens_BL, written=written)
+                    base_BRV = logits_of(tokens_BL, written=tokens_BL)
                 kl_BR = kl_divergence(log_probs_BRV, base_BRV.log_softmax(-1))
                 values["kl"] = kl_BR.masked_fill(~masked_BR, torch.nan)
         for row, profile_of_row in enumerate(profiles):
@@ -170,6 +168,7 @@ def _plain(values: Float[Tensor, " R"]) -> list[float | None]:
 
 ATTACK = Attack(
     name="depth",
+    needs_masks="looks at the masks that are left, and {subject} has none",
     title="depth of refusals",
     summary="where and when a model puts refusals",
     source="after MOSA, arXiv 2508.12398",

@@ -68,6 +68,7 @@ async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncI
 
 ATTACK = Attack(
     name="order",
+    needs_masks="asks in which order masks are filled, and {subject} has none",
     title="order of writing",
     summary="in which order positions are committed",
     source="MOSA E3, arXiv 2508.12398, with and without blocks",

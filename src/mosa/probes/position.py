@@ -17,7 +17,7 @@ Every combination is one attempt. The preset `paper` is the paper's own protocol
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from mosa.attacks.base import PLANNED, Attack, Query, Target
@@ -102,6 +102,8 @@ def cells(config: PositionConfig, length: int, longest: int) -> list[Cell]:
 async def run(behavior: Behavior, target: Target, config: PositionConfig) -> AsyncIterator[Attempt]:
     """Write each phrase at each position, and let the model fill the rest."""
     queries, details = [], []
+    if not target.has_masks:  # canvases of uniform noise have their own blocks, and no order
+        config = replace(config, block_lengths=(0,), remaskings=("low_confidence",))
     for cell in cells(config, target.length, longest_phrase(target)):
         place = cell.position
         ids = () if place is None else chosen_ids(target, cell.phrase_type, place)

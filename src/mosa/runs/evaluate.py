@@ -560,7 +560,7 @@ def _plan(
         weights,
         setup.courses,
         setup.config.seeds,
-        is_block_causal=facts.get("block_length") is not None,
+        block_length=facts.get("block_length"),
     )
     done = check_settings(run, planned, subject.name)
     run.add_tasks(each.task for each in planned)

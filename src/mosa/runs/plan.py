@@ -188,12 +188,12 @@ def plan(
     courses: Sequence[Course],
     seeds: Sequence[int],
     *,
-    is_block_causal: bool = False,
+    block_length: int | None = None,
 ) -> tuple[list[Planned], list[NotApplicable]]:
     """Every task of a subject, and the attacks that are not applicable to it.
 
-    `weights` is the content hash of what was loaded; `is_block_causal` says whether that fills
-    block after block.
+    `weights` is the content hash of what was loaded; `block_length` are the tokens of its blocks,
+    where it fills block after block.
     """
     planned, left_out = [], []
     for course in courses:
@@ -203,7 +203,7 @@ def plan(
                 subject.missing_for(chosen.attack)
                 or _missing_in(course.cases, chosen.attack)
                 or _missing_of(subject, course.cases)
-                or _unseen_in_blocks(subject, chosen.attack, is_block_causal)
+                or _unseen_in_blocks(subject, chosen.attack, block_length)
             )
             if reason:
                 left_out.append(
@@ -236,8 +236,11 @@ def plan(
     return planned, left_out
 
 
-def _unseen_in_blocks(subject: Subject, attack: Attack, is_block_causal: bool) -> str:
-    if not is_block_causal or not attack.blind_in_blocks:
+def _unseen_in_blocks(subject: Subject, attack: Attack, block_length: int | None) -> str:
+    if block_length is None or not attack.blind_in_blocks:
+        return ""
+    decoder = subject.full_decoder
+    if decoder.renoise is not None and decoder.max_new_tokens <= block_length:  # one canvas
         return ""
     return attack.blind_in_blocks.format(subject=subject.name)
 

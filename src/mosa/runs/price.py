@@ -56,7 +56,7 @@ def most_asked(
     for subject in config.subjects:
         attention = _attention(subject)
         planned, left_out = plan(
-            subject, "", courses, config.seeds, is_block_causal=not attention.is_full
+            subject, "", courses, config.seeds, block_length=attention.block_length
         )
         groups: dict[tuple[str, str, str], list[Planned]] = defaultdict(list)
         for each in planned:

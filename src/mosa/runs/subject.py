@@ -28,6 +28,7 @@ from mosa.data.rows import read_rows
 from mosa.denoising import DecoderConfig
 from mosa.denoising.published import over_published
 from mosa.denoising.rules import Monitor
+from mosa.families import decoder_of
 from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.served import GRANTED, SENT, sent_settings
@@ -164,7 +165,10 @@ class Subject:
         lacking = [name for name in attack.access if name not in self.access]
         if lacking:
             return f"needs {', '.join(lacking)}, which {self.name} does not grant"
-        if attack.needs_edits and self.full_decoder.edit_threshold is None:
+        decoder = self.full_decoder
+        if attack.needs_masks and decoder.renoise is not None:
+            return attack.needs_masks.format(subject=self.name)
+        if attack.needs_edits and decoder.edit_threshold is None and decoder.renoise is None:
             return f"is about edits, and the decoder of {self.name} makes none (edit_threshold)"
         withheld = [name for name in attack.takes if name not in self.offers]
         if attack.threat != "open" and withheld:
@@ -180,13 +184,18 @@ class Subject:
         return dataclasses.replace(decoder, rules=own)
 
 
-def default_decoder(model: str) -> DecoderConfig:
-    """The default decoder of a model: the testbed's own for the testbed, else 256 tokens in 256
-    steps, since in fewer an answer is rarely specific enough to be graded harmful. Of a served
-    model only the tokens are meant."""
+def default_decoder(model: str, settings: Mapping[str, Any] | None = None) -> DecoderConfig:
+    """The default decoder of a model but for some settings: the testbed's own for the testbed, that
+    of a family which has one, else 256 tokens in 256 steps, since in fewer an answer is rarely
+    specific enough to be graded harmful. Of a served model only the tokens are meant."""
+    settings = settings or {}
+    length = REAL_MODEL_DECODER.max_new_tokens
     if names_endpoint(model):
-        return DecoderConfig(max_new_tokens=REAL_MODEL_DECODER.max_new_tokens)
-    return find_decoder(model) or REAL_MODEL_DECODER
+        return dataclasses.replace(DecoderConfig(max_new_tokens=length), **settings)
+    named = decoder_of(model)
+    if named is not None:
+        return DecoderConfig.from_dict(over_published(named, settings, length))
+    return dataclasses.replace(find_decoder(model) or REAL_MODEL_DECODER, **settings)
 
 
 def plain_decoder(subject: Subject, decoder: DecoderConfig) -> dict[str, Any]:
@@ -219,7 +228,7 @@ def subjects_of(
 
     `none` is the model as it is; `decoder` are settings over the model's default.
     """
-    config = dataclasses.replace(default_decoder(model), **(decoder or {}))
+    config = default_decoder(model, decoder)
     base = _folder_name(model).replace(":", "-")
     for adapter in adapters:
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) is not None
@@ -315,10 +324,12 @@ def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None
     own = {"published": own} if isinstance(own, str) else own
     if not isinstance(own, dict):
         raise UserError(f"the decoder of {subject.name} is {own!r}; give settings by name")
-    default = as_plain(default_decoder(subject.model)) | dict(decoder or {})
+    given = dict(decoder or {})
     named = {name: value for name, value in own.items() if name != "published"}
-    own = over_published(own.get("published"), named, default["max_new_tokens"])
+    length = default_decoder(subject.model).max_new_tokens
+    own = over_published(own.get("published"), named, given.get("max_new_tokens", length))
     try:
+        default = as_plain(default_decoder(subject.model, given | own))
         config = DecoderConfig.from_dict(default | own)
     except TypeError as error:
         raise UserError(f"the decoder of {subject.name} cannot be read ({error})") from error

@@ -120,7 +120,7 @@ def _single_tokens(
                 canvas.attention_mask,
                 torch.tensor([canvas.response_start], device=canvas.tokens.device),
                 response_start=canvas.response_start,
-                written=None if model.attention.is_full else canvas.tokens,
+                written=canvas.tokens,
                 given=canvas.attention_mask & ~canvas.free,
                 cfg_scale=cfg_scale,
             ).log_softmax(dim=-1)

@@ -34,6 +34,7 @@ from mosa.denoising.rules.orders import (
     TopkMargin,
 )
 from mosa.denoising.rules.remask_below import RemaskBelow
+from mosa.denoising.rules.renoise import Renoise
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
 from mosa.types import UserError
 
@@ -51,6 +52,7 @@ RULES: dict[str, type[Rule]] = {
     "classifier_free": ClassifierFree,
     "remask_below": RemaskBelow,
     "linear_probe": LinearProbe,
+    "renoise": Renoise,
 }
 """Every rule by its name."""
 
@@ -112,6 +114,7 @@ __all__ = [
     "Monitor",
     "Order",
     "Proposals",
+    "Renoise",
     "RowView",
     "Rule",
     "Stages",
