@@ -39,21 +39,27 @@ def loss_of(kl: Tensor, log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
     return (weight * (2 * kl + of_tokens - 0.4 * target_log_probs)).sum()
 
 
+@pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.parametrize("positions_at_once", [1, 2, 100])
 @pytest.mark.parametrize(("with_kl", "of_reference"), [(True, True), (True, False), (False, False)])
 def test_values_and_gradients_are_those_of_the_formulas(
-    monkeypatch, positions_at_once, with_kl, of_reference
+    monkeypatch, positions_at_once, with_kl, of_reference, cap
 ):
+    """Also where logits are bounded, by so little that all of them are bent."""
     monkeypatch.setattr(head_loss, "MAX_LOGITS_AT_ONCE", positions_at_once * VOCABULARY)
     head, policy, reference = made()
     question = asked(with_kl=with_kl, of_reference=of_reference)
-    terms = head_terms(head, policy, reference if with_kl or of_reference else None, question)
+    needed = reference if with_kl or of_reference else None
+    terms = head_terms(head, policy, needed, question, cap=cap)
     (gradient,) = torch.autograd.grad(
         loss_of(terms.kl, terms.log_probs, terms.target_log_probs), policy
     )
 
-    policy_log_probs = head(policy).log_softmax(dim=-1)
-    reference_log_probs = head(reference).log_softmax(dim=-1)
+    def log_probs_of(hidden: Tensor) -> Tensor:
+        logits = head(hidden)
+        return (logits if cap is None else cap * torch.tanh(logits / cap)).log_softmax(dim=-1)
+
+    policy_log_probs, reference_log_probs = log_probs_of(policy), log_probs_of(reference)
     is_asked = question.log_probs
 
     def scored(log_probs: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,11 @@ def test_loss_by_hand(monkeypatch):
     for model, probs in ((policy, (0.5, 0.5)), (other, (0.25, 0.75))):
         logits = torch.tensor(probs).log()
         monkeypatch.setattr(
-            model, "logits", lambda tokens, *_, logits=logits, **__: logits.expand(*tokens.shape, 2)
+            model,
+            "logits",
+            lambda tokens, _, columns, logits=logits, **__: logits.expand(
+                len(tokens), len(columns), 2
+            ),
         )
     kl = 2 * (0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     found = reference.losses(

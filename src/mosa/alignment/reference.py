@@ -54,13 +54,14 @@ def losses(
         tokens_BL[row, width - len(prompt) : width] = torch.tensor(prompt)
         attended_BL[row, : width - len(prompt)] = False
     canvas = tokens_BL.to(policy.device), attended_BL.to(policy.device)
+    columns_R = torch.arange(width, tokens_BL.shape[1], device=policy.device)
 
-    # 2. Log-probabilities of every token at every position, the frozen reference's and the
-    #    policy's. Gradients flow only through the policy.
+    # 2. Log-probabilities of every token at every response position, the frozen reference's and
+    #    the policy's. Gradients flow only through the policy.
     with torch.no_grad():
-        reference_BLV = reference.logits(*canvas, response_start=width).log_softmax(dim=-1)
-    policy_BLV = policy.logits(*canvas, response_start=width, network=network).log_softmax(dim=-1)
-    policy_BRV, reference_BRV = policy_BLV[:, width:], reference_BLV[:, width:]
+        reference_BRV = reference.logits(*canvas, columns_R, response_start=width).log_softmax(-1)
+    logits_BRV = policy.logits(*canvas, columns_R, response_start=width, network=network)
+    policy_BRV = logits_BRV.log_softmax(-1)
 
     # 3. A phrase scores its log-likelihood at its best place in the window.
     # 4. The reward: the refusal should be likely somewhere in there, the continuation nowhere.

@@ -6,7 +6,7 @@ from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, testbed_decode
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
 from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
 from mosa.denoising.published import PUBLISHED
-from mosa.denoising.renoising import denoiser_of
+from mosa.denoising.renoising import check_decoder, denoiser_of
 from mosa.denoising.rows import Hook, OnStep, StepChanges
 from mosa.denoising.rules import RULES, Action, RowView, rule_from_dict
 from mosa.denoising.sampler import (
@@ -39,6 +39,7 @@ __all__ = [
     "RowView",
     "SampleResult",
     "UnknownWords",
+    "check_decoder",
     "default_config",
     "denoiser_of",
     "warn_of_unknown_words",

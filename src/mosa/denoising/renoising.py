@@ -451,6 +451,14 @@ class NoiseDenoiser:
         row.num_stable = 0
 
 
+def check_decoder(config: DecoderConfig, model: DiffusionLM) -> None:
+    """UserError where a decoder is not for the model, whatever it is to fill."""
+    if model.is_noise:
+        check_settings_of_noise(config, model)
+    for rule in config.rules:
+        rule.check_model(model)
+
+
 def check_settings_of_noise(config: DecoderConfig, model: DiffusionLM) -> Renoise:
     """The rule by which a model of uniform noise denoises; UserError for settings about masks."""
     if config.renoise is None:

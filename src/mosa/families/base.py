@@ -635,7 +635,7 @@ class DiffusionLM:
             seed=noise_seed,
         )
         with noise.no_cap(self.base_network), _replaced_forward(self._head, lambda hidden: hidden):
-            return noise.hidden_states(
+            hidden = noise.hidden_states(
                 self.network if network is None else network,
                 input_ids,
                 input_ids if written is None else written,
@@ -645,6 +645,7 @@ class DiffusionLM:
                 self.attention.block_length,
                 noise_of,
             )
+        return hidden.to(self.dtype)  # the library makes logits of it, in float32
 
     def _by_block(
         self,

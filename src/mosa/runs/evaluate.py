@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from mosa.chat import ChatModel, ChatOptions, check_endpoints
-from mosa.denoising import DecoderConfig
+from mosa.denoising import DecoderConfig, check_decoder
 from mosa.families import DiffusionLM, load_model
 from mosa.responder import LocalResponder, Responder
 from mosa.runs.judging import (
@@ -514,6 +514,7 @@ def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[Diffus
         model = setup.models.get(subject.name) or load_model(
             subject.model, adapter=subject.adapter, dtype=config.dtype, device=config.device
         )
+        check_decoder(subject.full_decoder, model)
         return model, model.content_hash()
 
     model, weights = processes.agree(load)
