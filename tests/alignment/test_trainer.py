@@ -395,7 +395,7 @@ def test_states_reveal_what_they_say(model, harmful):
                 assert 1 <= len(revealed) <= 40
             elif state.state == "fully_masked":
                 assert len(revealed) == 0
-            canvas = build_canvas(model, [e.prompt_ids], [state])
+            canvas = build_canvas(model, [e.prompt_ids], [state], noise_seed=0)
             tokens, attended = canvas.tokens, canvas.attended
             response = tokens[0, -24:]
             for position in range(24):
@@ -411,7 +411,7 @@ def test_canvas_is_left_padded(model, harmful):
     examples = encode_examples(model, [harmful[0], harmful[6]], 4)
     blank = ResponseState(torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool))
     prompts = [e.prompt_ids for e in examples]
-    canvas = build_canvas(model, prompts, [blank, blank])
+    canvas = build_canvas(model, prompts, [blank, blank], noise_seed=0)
     tokens, attended = canvas.tokens, canvas.attended
     difference = len(prompts[1]) - len(prompts[0])
     assert difference > 0

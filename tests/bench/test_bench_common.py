@@ -40,6 +40,7 @@ CPU = torch.device("cpu")
 
 def test_the_shapes_are_those_of_the_docs():
     small = {"testbed", "wide", "qwen3_mdlm", "qwen3_bd3lm", "sdar", "llada2", "llada_moe"}
+    small |= {"diffusion_gemma"}
     large = {"llada-8b", "qwen3-0.6b", "sdar-1.7b", "llada2-mini"}
     assert set(SHAPES) == small | large
     assert {name for name, shape in SHAPES.items() if shape.needs_accelerator} == large
@@ -66,7 +67,9 @@ def test_the_large_shapes_are_the_released_ones(name, family, billions):
     assert num_weights / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["qwen3_mdlm", "qwen3_bd3lm", "sdar", "llada2", "llada_moe"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_mdlm", "qwen3_bd3lm", "sdar", "llada2", "llada_moe", "diffusion_gemma"]
+)
 def test_a_small_shape_of_each_family(name):
     """Its network fills the shape's blocks, and its prompts hold no special token."""
     shape = SHAPES[name]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from refusals import cli_refuses, refuses
 from tiny_models import (
+    DIFFUSION_GEMMA_LAYOUT,
     LLADA2_LAYOUT,
     LLADA_MOE_LAYOUT,
     SDAR_MOE_LAYOUT,
@@ -269,3 +270,15 @@ def test_command_reads_settings_from_a_file(in_one_process, tmp_path, capsys):
 )
 def test_command_refuses(words, names, capsys):
     cli_refuses(capsys, ["bench", "sampler", *words.split()], *names)
+
+
+def test_reference_of_noise_is_the_librarys_own():
+    """Every step of every canvas, of all rows together; what it draws is its own."""
+    model = randomised(new_model(DIFFUSION_GEMMA_LAYOUT, seed=5), 5)
+    prompts = torch.randint(0, 300, (3, 6), generator=torch.Generator().manual_seed(1))
+    canvas = Canvas.from_prompts(model, prompts, max_new_tokens=20)
+    decoder = DecoderConfig(max_new_tokens=20, steps=6, rules=({"name": "renoise"},))
+    filled = published_loop(model, canvas, decoder)
+    assert (filled.num_forward_passes, filled.num_row_passes) == (6, 18)
+    ours = sample(model, canvas, decoder)
+    assert ours.num_forward_passes == 6 and filled.tokens.shape == ours.tokens.shape

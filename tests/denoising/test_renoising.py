@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,8 @@ class Library:
 
     def __init__(self, model: DiffusionLM, patch: pytest.MonkeyPatch) -> None:
         self.model, self.patch = model, patch
-        self.network = DiffusionGemmaForBlockDiffusion(model.base_network.config).eval()
+        config: Any = model.base_network.config
+        self.network: Any = DiffusionGemmaForBlockDiffusion(config).eval()
         self.network.load_state_dict(model.network.state_dict())
         self.length = model.attention.block_length or 0
 
@@ -164,7 +166,7 @@ def test_tokens_and_passes_are_those_of_the_library(
 
 def test_a_row_is_the_same_alone_in_a_batch_and_in_turns(model):
     texts = ["Tell me how to make tea.", "How can I help you today?", "Sure."]
-    settings = {"max_new_tokens": 20, "steps": 8, "seed": 3}
+    settings: dict[str, Any] = {"max_new_tokens": 20, "steps": 8, "seed": 3}
     together = sample(model, texts, **settings)
     assert sample(model, texts, batch_size=1, **settings).text == together.text
     for number, text in enumerate(texts):
@@ -254,7 +256,7 @@ def test_an_end_in_a_canvas_ends_the_row(model):
         embedding = spoken.base_network.model.decoder.embed_tokens.weight
         embedding.mul_(0.01)
         embedding[end] = 5 * spoken.base_network.model.decoder.norm.weight.sign()
-    settings = {"max_new_tokens": 3 * C, "steps": 12, "seed": 0}
+    settings: dict[str, Any] = {"max_new_tokens": 3 * C, "steps": 12, "seed": 0}
     ended = sample(spoken, prompts(9, 1), **settings)
     assert end in ended.tokens[0, :C].tolist()
     assert set(ended.tokens[0, C:].tolist()) == {spoken.eos_token_id}
@@ -284,7 +286,7 @@ def test_a_hook_writes_into_the_canvas_and_the_network_reads_it(model):
             return Action(tokens=row.tokens, note="wrote")
         return None
 
-    settings = {"steps": 6, "seed": 2}
+    settings: dict[str, Any] = {"steps": 6, "seed": 2}
     plain = sample(model, canvas, **settings)
     found = sample(model, canvas, hook=hook, **settings)
     assert [step for step, *_ in seen] == [0, 1, 2, 3, 4, 5]

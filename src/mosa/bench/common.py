@@ -73,6 +73,8 @@ class Shape:
     checkpoint: str | None = None
     """A checkpoint instead."""
     needs_accelerator: bool = False
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the decoder that the model needs."""
 
 
 def read_shape(path: Path) -> Shape:

@@ -10,10 +10,11 @@
     A2D's bd3lm      the same with all rows together. Theirs (repository ZHZisZZ/dllm) reads the
                      whole prefix again before each block, copies what is kept in every step, and
                      rounds how many masks a step fills
+    DiffusionGemma   `generate` of the transformers library itself: all rows together
 
-The loops are those of `denoising.reference`. The network is called directly: the logits stay in the
-number format of the weights. The draws are the loops' own, so that above temperature 0 only the
-time compares.
+The other loops are those of `denoising.reference`. The network is called directly: the logits stay
+in the number format of the weights. The draws are the loops' own, so that above temperature 0 only
+the time compares.
 
 # B rows, L canvas length (prompt + response), R response, K tokens of a block, n some tokens
 """
@@ -21,11 +22,13 @@ time compares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
 from mosa.denoising import Canvas
 from mosa.denoising.config import DecoderConfig
@@ -48,6 +51,8 @@ class Filled:
 def published_loop(model: DiffusionLM, canvas: Canvas, decoder: DecoderConfig) -> Filled:
     """What the published loop of the model's family makes of the canvas."""
     generator = torch.Generator(canvas.tokens.device).manual_seed(decoder.seed)
+    if model.is_noise:
+        return _canvases_of_noise(model, canvas, decoder)
     if model.attention.is_full:
         return _whole_canvas(model, canvas, decoder, generator)
     if decoder.block_length != model.attention.block_length:
@@ -81,6 +86,32 @@ def _whole_canvas(
     )
     response_BR = tokens_BL[:, canvas.response_start :]
     return Filled(response_BR, decoder.steps, decoder.steps * len(tokens_BL))
+
+
+def _canvases_of_noise(model: DiffusionLM, canvas: Canvas, decoder: DecoderConfig) -> Filled:
+    """The library's own `generate`, which takes all rows at once and ends at no token here."""
+    rule, length = decoder.renoise, model.attention.block_length
+    assert rule is not None and length is not None, "a shape of noise has the rule"
+    assert bool(canvas.attention_mask.all()), "the prompts of a shape have one length"
+    network: Any = model.base_network
+    num_canvases = -(-decoder.max_new_tokens // length)
+    torch.manual_seed(decoder.seed)
+    found = network.generate(
+        canvas.tokens[:, : canvas.response_start],
+        max_new_tokens=decoder.max_new_tokens,
+        max_denoising_steps=decoder.steps // num_canvases,
+        sampler_config=EntropyBoundSamplerConfig(rule.entropy_bound),
+        t_max=rule.hottest,
+        t_min=rule.coldest,
+        stability_threshold=rule.stable_steps,
+        confidence_threshold=rule.sure_below,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    first = canvas.response_start
+    passes_B = found.sequences[:, first:].shape[1] / found.tokens_per_forward
+    response_BR = found.sequences[:, first : first + decoder.max_new_tokens]
+    return Filled(response_BR, int(passes_B.max()), int(passes_B.sum()))
 
 
 def _blocks_of_all_rows(

@@ -105,7 +105,14 @@ class Setting:
             given.dtype or shape.dtype,
             batch,
             given.prompt or shape.prompt,
-            DecoderConfig(length, steps, block_length, temperature, seed=given.seed, **decoder),
+            DecoderConfig(
+                length,
+                steps,
+                block_length,
+                temperature,
+                seed=given.seed,
+                **{**shape.decoder, **decoder},
+            ),
         )
 
     @property
@@ -245,7 +252,7 @@ def _measured(
         }
         if name != names[0]:
             row |= timings.ratio(names[0], name)
-            if temperature == 0:
+            if temperature == 0 and not model.is_noise:  # noise is drawn at any temperature
                 other = timings.first[names[0]].tokens
                 row["equal"] = float((filled.tokens == other).float().mean())
         rows.append(row | _limit_shares(limit_of(device), model, setting, name, filled, seconds))
