@@ -25,12 +25,13 @@ ORDER = (
     ("provenance", ("types", "inputs")),
     ("stats", ("types",)),
     ("player", ("terminal",)),
+    ("draws", ()),
     ("worker", ("types",)),
     ("world", ("types", "inputs")),
     ("data", ("types", "files", "inputs", "provenance")),
     ("chat", ("types", "files", "terminal", "inputs", "hub", "provenance", "worker")),
-    ("families", ("types", "files", "inputs", "hub", "provenance", "worker")),
-    ("denoising", ("types", "files", "terminal", "inputs", "player", "world", "families")),
+    ("families", ("types", "files", "inputs", "hub", "provenance", "draws", "worker")),
+    ("denoising", ("types", "files", "terminal", "inputs", "player", "draws", "world", "families")),
     ("judges", ("types", "files", "inputs", "provenance", "stats", "world", "data", "chat")),
 )
 """The parts at the bottom, each with what it may import."""

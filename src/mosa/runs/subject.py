@@ -191,11 +191,12 @@ def default_decoder(model: str, settings: Mapping[str, Any] | None = None) -> De
     settings = settings or {}
     length = REAL_MODEL_DECODER.max_new_tokens
     if names_endpoint(model):
-        return dataclasses.replace(DecoderConfig(max_new_tokens=length), **settings)
-    named = decoder_of(model)
-    if named is not None:
-        return DecoderConfig.from_dict(over_published(named, settings, length))
-    return dataclasses.replace(find_decoder(model) or REAL_MODEL_DECODER, **settings)
+        usual = as_plain(DecoderConfig(max_new_tokens=length))
+    elif (named := decoder_of(model)) is not None:
+        usual = over_published(named, settings, length)
+    else:
+        usual = as_plain(find_decoder(model) or REAL_MODEL_DECODER)
+    return DecoderConfig.from_dict(usual | dict(settings))
 
 
 def plain_decoder(subject: Subject, decoder: DecoderConfig) -> dict[str, Any]:
@@ -329,8 +330,7 @@ def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None
     length = default_decoder(subject.model).max_new_tokens
     own = over_published(own.get("published"), named, given.get("max_new_tokens", length))
     try:
-        default = as_plain(default_decoder(subject.model, given | own))
-        config = DecoderConfig.from_dict(default | own)
+        config = default_decoder(subject.model, given | own)
     except TypeError as error:
         raise UserError(f"the decoder of {subject.name} cannot be read ({error})") from error
     return dataclasses.replace(subject, decoder=config)
