@@ -13,7 +13,7 @@ from mosa.denoising import (
     mask_at_random_ratio,
     mask_exact_count,
 )
-from mosa.denoising.noise import stratified_counts
+from mosa.denoising.masks import stratified_counts
 
 TOKENS = torch.arange(40).view(4, 10)
 ELIGIBLE = TOKENS % 10 >= 3

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mosa.alignment.states import ResponseState, padded_answer
-from mosa.denoising.noise import mask_exact_count, stratified_counts
+from mosa.denoising.masks import mask_exact_count, stratified_counts
 from mosa.families import DiffusionLM
 
 # B rows, R response positions, S maskings of one answer.

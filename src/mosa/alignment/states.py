@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.data import TrainingExample
-from mosa.denoising.noise import mask_at_random_ratio
+from mosa.denoising.masks import mask_at_random_ratio
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 

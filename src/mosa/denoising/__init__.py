@@ -4,7 +4,7 @@ from mosa.denoising.batch import Denoiser
 from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import TESTBED_DECODER, DecoderConfig, testbed_decoder
 from mosa.denoising.likelihood import LikelihoodBound, log_likelihood_bound
-from mosa.denoising.noise import Masked, mask_at_random_ratio, mask_exact_count
+from mosa.denoising.masks import Masked, mask_at_random_ratio, mask_exact_count
 from mosa.denoising.published import PUBLISHED
 from mosa.denoising.renoising import check_decoder, denoiser_of
 from mosa.denoising.rows import Hook, OnStep, StepChanges

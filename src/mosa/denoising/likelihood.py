@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mosa.denoising.canvas import Canvas, check_fits
-from mosa.denoising.noise import mask_exact_count, stratified_counts
+from mosa.denoising.masks import mask_exact_count, stratified_counts
 from mosa.denoising.rules.classifier_free import ClassifierFree
 from mosa.denoising.sampler import evaluation_mode
 from mosa.draws import COUNT_DRAW, MASK_DRAW, counter_uniform, row_keys

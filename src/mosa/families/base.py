@@ -200,6 +200,11 @@ def block_size(config: Mapping[str, Any]) -> int:
     return positive_int(config, "block_size", most)
 
 
+def blocks_of_sequence(config: Mapping[str, Any]) -> AttentionPattern:
+    """Blocks of `block_size` tokens from the prompt's first token on."""
+    return AttentionPattern(block_size(config))
+
+
 def positive_number(
     config: Mapping[str, Any], name: str, most: float, *, least: float = 0.0
 ) -> float:
@@ -466,11 +471,6 @@ class DiffusionLM:
     def max_length(self) -> int:
         """How many tokens, prompt and response together, the model was made for."""
         return self._text_config.max_position_embeddings
-
-    @property
-    def num_layers(self) -> int:
-        """The layers that a token goes through."""
-        return self._text_config.num_hidden_layers
 
     @property
     def is_noise(self) -> bool:

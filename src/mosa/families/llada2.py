@@ -20,12 +20,11 @@ from typing import Any
 
 from transformers import Glm4MoeConfig
 
-from mosa.families.attention import AttentionPattern
 from mosa.families.base import (
     EXPERTS_APART,
     MOST,
     Family,
-    block_size,
+    blocks_of_sequence,
     common_fields,
     expert_counts,
     head_counts,
@@ -177,5 +176,5 @@ LLADA2 = Family(
     template_tokens=("<role>", "</role>", "<|role_end|>"),
     generation_header="<role>ASSISTANT</role>",
     end_tokens=("<|endoftext|>", "<|role_end|>"),
-    attention=lambda config: AttentionPattern(block_size(config)),
+    attention=blocks_of_sequence,
 )

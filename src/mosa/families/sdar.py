@@ -17,20 +17,10 @@ How we differ from SDAR's `generate.py`, and why:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from transformers import Qwen2Tokenizer
 
 from mosa.families.a2d import QWEN3_DEFAULTS, QWEN3_FIELDS, QWEN3_ONLY, qwen3_config
-from mosa.families.attention import AttentionPattern
-from mosa.families.base import Family, block_size
-
-
-def sdar_attention(config: Mapping[str, Any]) -> AttentionPattern:
-    """Blocks of `block_size` tokens from the prompt's first token on."""
-    return AttentionPattern(block_size(config))
-
+from mosa.families.base import Family, blocks_of_sequence
 
 SDAR_DEFAULTS = {**QWEN3_DEFAULTS, "block_size": 4}
 SDAR_TEMPLATE = (
@@ -53,6 +43,6 @@ SDAR = Family(
     generation_header="<|im_start|>assistant\n",
     end_tokens=("<|endoftext|>", "<|im_end|>"),
     mask_token="<|MASK|>",
-    attention=sdar_attention,
+    attention=blocks_of_sequence,
     tokenizer_class=Qwen2Tokenizer,
 )

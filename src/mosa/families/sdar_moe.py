@@ -18,6 +18,7 @@ from mosa.families.a2d import QWEN3_ONLY
 from mosa.families.base import (
     EXPERTS_APART,
     Family,
+    blocks_of_sequence,
     common_fields,
     expert_counts,
     flag,
@@ -25,7 +26,7 @@ from mosa.families.base import (
     positive_int,
     rope_theta,
 )
-from mosa.families.sdar import SDAR_TEMPLATE, sdar_attention
+from mosa.families.sdar import SDAR_TEMPLATE
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
@@ -74,6 +75,6 @@ SDAR_MOE = Family(
     generation_header="<|im_start|>assistant\n",
     end_tokens=("<|endoftext|>", "<|im_end|>"),
     mask_token="<|MASK|>",
-    attention=sdar_attention,
+    attention=blocks_of_sequence,
     tokenizer_class=Qwen2Tokenizer,
 )
