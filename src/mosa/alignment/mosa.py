@@ -137,14 +137,10 @@ class MosaTrainer(DiffusionTrainer):
     def harmful_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """Reward and KL of each harmful prompt, as a loss."""
         config, device = self.config, self.args.device
-        seed, epoch = config.seed, self.epoch_index
         examples = [self.examples[i] for i in indices]
 
         # 1. Draw a state and phrases for every prompt, and list what its positions need.
-        states = [
-            harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
-        ]
-        placed = self.place(examples, states, *self.draw_phrases(indices))
+        placed = self.draw(indices)
         answer_NR = self._answer_positions(placed)
         asked = Asked(
             kl=placed.kept & (config.beta > 0),
@@ -171,6 +167,16 @@ class MosaTrainer(DiffusionTrainer):
             self.track("kl", kl_N[: len(indices)])
             losses_B = losses_B + config.beta * kl_N[: len(indices)]
         return losses_B
+
+    def draw(self, indices: list[int]) -> Placed:
+        """A state and phrases for each prompt, on rows and in windows."""
+        config, epoch = self.config, self.epoch_index
+        examples = [self.examples[i] for i in indices]
+        states = [
+            harmful_state(e, config, rng(config.seed, epoch, e.index, _STATE_STREAM))
+            for e in examples
+        ]
+        return self.place(examples, states, *self.draw_phrases(indices))
 
     def place(
         self,
