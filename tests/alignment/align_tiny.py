@@ -61,9 +61,15 @@ def tiny_model(seed: int = 0, *, with_tokenizer: bool = True) -> DiffusionLM:
 
 
 def plain_head_terms(
-    head: nn.Linear, policy: Tensor, reference: Tensor | None, asked: Asked
+    head: nn.Linear,
+    policy: Tensor,
+    reference: Tensor | None,
+    asked: Asked,
+    *,
+    cap: float | None,
 ) -> HeadTerms:
     """As `head_terms`, from all log-probabilities at every position, whatever was asked."""
+    assert cap is None, "of a head without a bound"
     policy_BRV = head(policy).log_softmax(dim=-1)
     reference_BRV = policy_BRV if reference is None else head(reference).log_softmax(dim=-1)
     targets = asked.targets[..., None]

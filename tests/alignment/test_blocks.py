@@ -12,7 +12,14 @@ import torch
 from align_tiny import tiny_tokenizer
 from refusals import refuses
 
-from mosa.alignment import MosaConfig, MosaTrainer, SftConfig, SftTrainer, add_adapter
+from mosa.alignment import (
+    MosaConfig,
+    MosaTrainer,
+    SftConfig,
+    SftTrainer,
+    add_adapter,
+    reference,
+)
 from mosa.alignment.placing import blocks_of_window, open_block
 from mosa.alignment.scoring import Window
 from mosa.alignment.sft import _MASK_STREAM
@@ -138,20 +145,25 @@ class OneByOne:
         for position in positions:
             policy = self.log_probs(position, written)
             with self.model.adapter_disabled():
-                reference = self.log_probs(position, written)
-            values.append((policy.exp() * (policy - reference)).sum())
+                frozen = self.log_probs(position, written)
+            values.append((policy.exp() * (policy - frozen)).sum())
         return torch.stack(values).sum()
 
 
 @pytest.mark.parametrize("begins", ["sequence", "response"])
-@pytest.mark.parametrize("block", [4, 16])
+@pytest.mark.parametrize(
+    ("phrase_sampling", "block"),
+    [("one_pair", 4), ("one_pair", 16), ("full_set", 4), ("full_set", 8)],
+)
 def test_the_objective_is_that_of_the_states_one_by_one(
-    tmp_path, phrase_files, harmful, block, begins
+    tmp_path, phrase_files, harmful, block, begins, phrase_sampling
 ):
-    """Blocks of 4, over which the refusals run, and of 16, into which they fit: reward and KL of
-    every prompt from plain passes over `prompt, beginning, phrase so far, masks`."""
+    """Blocks of 4, over which all refusals run, and of 8 and 16, into which they fit but where the
+    window cuts a block: reward and KL of every prompt from plain passes over `prompt, beginning,
+    phrase so far, masks`, a mean over its phrases."""
     model = block_model(block, begins=begins)
-    trainer = trainer_of(tmp_path, model, phrase_files, harmful, breaker="eos", beta=0.3)
+    changes = {"breaker": "eos", "beta": 0.3, "phrase_sampling": phrase_sampling}
+    trainer = trainer_of(tmp_path, model, phrase_files, harmful, **changes)
     indices = list(range(len(harmful)))
     with torch.no_grad():
         found = trainer.harmful_losses(model.network, indices)
@@ -160,17 +172,111 @@ def test_the_objective_is_that_of_the_states_one_by_one(
     for row, example in enumerate(examples):
         assert example.answer_ids is not None
         oracle = OneByOne(model, example.prompt_ids, example.answer_ids)
+
+        def score(places, oracle=oracle):
+            each = [oracle.score(p.phrase.variants[0], p.window) for p in places]
+            return torch.stack(each).mean()
+
         with torch.no_grad():
-            safe = oracle.score(placed.safe[row][0].variants[0], placed.safe_windows[row])
-            bad = oracle.score(placed.harmful[row][0].variants[0], placed.harmful_windows[row])
+            safe, bad = score(placed.safe[row]), score(placed.harmful[row])
             kl = oracle.kl(placed.kept[row].nonzero()[:, 0].tolist())
         torch.testing.assert_close(found[row], bad - safe + 0.3 * kl, atol=2e-3, rtol=1e-3)
         # The KL counts up to the end of the open block, where the beginning is what is written.
         counted = placed.kept[row].nonzero()[:, 0].tolist()
         assert counted == list(range(len(counted)))
-        assert placed.safe_windows[row].first < len(counted)
-    runs_over = [w.end - w.first > block for w in placed.safe_windows]
-    assert any(runs_over) == (block == 4)
+        assert placed.windows[row].first < len(counted)
+    blocks = zip(placed.safe, placed.windows, strict=True)
+    runs_over = [p.window.end > opened.end for places, opened in blocks for p in places]
+    assert all(runs_over) == (block == 4)
+
+
+@pytest.mark.parametrize("begins", ["sequence", "response"])
+@pytest.mark.parametrize(
+    ("block", "changes"),
+    [
+        (4, {}),
+        (16, {"beta": 0.3}),
+        (4, {"window_start": 1, "window_end": None}),
+        (8, {"breaker": "none", "beta": 0.0}),
+    ],
+    ids=["runs over", "fits", "initial", "no KL"],
+)
+def test_the_trainer_optimises_the_plain_step(
+    tmp_path, phrase_files, harmful, begins, block, changes
+):
+    """Losses of every prompt and gradients of the adapter against reference.py, in float64."""
+    policy, other = block_model(block, begins=begins), block_model(block, begins=begins)
+    trainer = trainer_of(tmp_path, policy, phrase_files, harmful, **changes)
+    policy.network.double()
+    other.network.double()
+    indices = list(range(len(harmful)))
+    placed = trainer.draw(indices)
+    safe, bad = (
+        [place.phrase.variants[0] for (place,) in places]
+        for places in (placed.safe, placed.harmful)
+    )
+    losses = reference.block_losses(
+        policy,
+        other,
+        [example.prompt_ids for example in trainer.examples],
+        placed.targets[: len(indices)].tolist(),
+        [(window.first + 1, window.last + 1, window.end) for window in placed.windows],
+        safe,
+        bad,
+        beta=trainer.config.beta,
+    )
+    parameters = [p for p in policy.network.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(losses.mean(), parameters)
+    ours = trainer.harmful_losses(policy.network, indices)
+    # Qwen3's norms are taken in float32 whatever the weights are, and rows of other lengths round
+    # them otherwise.
+    torch.testing.assert_close(ours, losses, rtol=1e-6, atol=1e-6)
+    our_gradients = torch.autograd.grad(ours.mean(), parameters)
+    for gradient, our_gradient in zip(gradients, our_gradients, strict=True):
+        assert (our_gradient - gradient).norm() < 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize(("block", "num_rows"), [(4, 3), (16, 1)])
+def test_each_phrase_of_a_set_that_runs_over_has_a_row(
+    tmp_path, phrase_files, harmful, block, num_rows
+):
+    """Two refusals and two continuations: three rows a prompt where all but the continuation of
+    three tokens run over a block of 4, one where all fit into the first block of 16."""
+    settings = {"phrase_sampling": "full_set", "window_start": 1, "window_end": 16}
+    model = block_model(block, begins="response")
+    trainer = trainer_of(tmp_path, model, phrase_files, harmful, **settings)
+    placed = trainer.place(
+        trainer.examples[:3], states_of(trainer.examples[:3]), *trainer.draw_phrases([0, 1, 2])
+    )
+    assert len(placed.states) == 3 * num_rows
+    assert len(placed.safe[0]) == len(placed.harmful[0]) == 2
+    rows = [place.row for own in (*placed.safe, *placed.harmful) for place in own]
+    assert len(set(rows)) == 3 * num_rows
+
+
+def test_a_refusal_over_the_answer_is_not_its_target(tmp_path, phrase_files, harmful):
+    """The answer's own tokens become unlikely in the open block, not those of a refusal that runs
+    over it: their mean log-probability from plain passes behind the beginning."""
+    settings = {"harmful_target": "answer", "harmful_bound": "none", "beta": 0.0}
+    model = block_model(4)
+    trainer = trainer_of(tmp_path, model, phrase_files, harmful, **settings)
+    indices = list(range(len(harmful)))
+    with torch.no_grad():
+        found = trainer.harmful_losses(model.network, indices)
+    placed = trainer.place(
+        trainer.examples, states_of(trainer.examples), *trainer.draw_phrases(indices)
+    )
+    for row, example in enumerate(trainer.examples):
+        assert example.answer_ids is not None
+        oracle = OneByOne(model, example.prompt_ids, example.answer_ids)
+        (place,) = placed.safe[row]
+        first, answer = placed.windows[row].first, example.answer_ids
+        open_until = min(placed.windows[row].end, len(answer))
+        with torch.no_grad():
+            safe = oracle.score(place.phrase.variants[0], place.window)
+            own = [oracle.log_probs(p, answer)[answer[p]] for p in range(first, open_until)]
+        expected = -safe + (torch.stack(own).mean() if own else 0.0)
+        torch.testing.assert_close(found[row], expected, atol=2e-3, rtol=1e-3)
 
 
 def states_of(examples) -> list[ResponseState]:
@@ -227,7 +333,7 @@ def test_harmless_beginnings_stand_before_the_block_too(tmp_path, phrase_files, 
         trainer.state.epoch = float(epoch)
         phrases = trainer.draw_phrases(list(range(len(trainer.examples))))
         placed = trainer.place(trainer.examples, states_of(trainer.examples), *phrases)
-        for state, window in zip(placed.states, placed.safe_windows, strict=False):
+        for state, window in zip(placed.states, placed.windows, strict=False):
             begin = state.tokens[: window.first].tolist()
             count += any(begin[: len(a)] == a[: len(begin)] and begin for a in harmless)
     assert 12 < count < 36
@@ -241,8 +347,6 @@ def test_a_window_behind_a_beginning_needs_one(tmp_path, phrase_files, harmful):
         tmp_path, block_model(4), phrase_files, prompts, window_start=1, window_end=None
     )
     assert trainer.harmful_losses(trainer.diffusion_model.network, [0, 1]).isfinite().all()
-    with refuses("phrase_sampling"):
-        trainer_of(tmp_path, block_model(4), phrase_files, harmful, phrase_sampling="full_set")
 
 
 def test_answers_are_learned_block_by_block(tmp_path, harmful):

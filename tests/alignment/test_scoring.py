@@ -11,7 +11,7 @@ from refusals import refuses
 
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.alignment.phrases import breaker_token_ids, encode_phrases, read_phrases
-from mosa.alignment.scoring import PhraseScorer, window_of
+from mosa.alignment.scoring import PhraseScorer, Place, window_of
 from mosa.families import DiffusionLM
 
 RESPONSE = 12
@@ -35,7 +35,8 @@ def score_one(model, config, phrase, log_probs, free=None, wide=False):
     free = torch.ones(log_probs.shape[:2], dtype=torch.bool) if free is None else free
     scorer = PhraseScorer(config, [phrase], model.vocab_size)
     rows, window = len(log_probs), scorer.wide_window if wide else scorer.window
-    return scorer(log_probs[..., scorer.scored_ids], free, [[phrase]] * rows, [window] * rows)
+    places = [[Place(row, phrase, window)] for row in range(rows)]
+    return scorer(log_probs[..., scorer.scored_ids], free, places)
 
 
 @pytest.mark.parametrize("segment", ["contain", "start_in_window"])
@@ -155,7 +156,9 @@ def test_rows_with_different_phrases_are_scored_apart(model):
     scorer = PhraseScorer(config, [first, second], model.vocab_size)
     free = torch.ones(2, RESPONSE, dtype=torch.bool)
     scored = log_probs[..., scorer.scored_ids]
-    both = scorer(scored, free, [[first, second], [second, first]], [scorer.window] * 2)
+    pairs = [[first, second], [second, first]]
+    places = [[Place(row, p, scorer.window) for p in own] for row, own in enumerate(pairs)]
+    both = scorer(scored, free, places)
     for row, place, phrase in ((0, 0, first), (0, 1, second), (1, 0, second), (1, 1, first)):
         alone = score_one(model, config, phrase, log_probs[row : row + 1])
         assert both.value[row, place].item() == pytest.approx(alone.value.item())

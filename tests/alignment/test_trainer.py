@@ -317,9 +317,9 @@ def test_one_reference_and_one_policy_pass_and_the_head_where_needed(
         calls.append((input_ids.shape[1], positions, result.requires_grad))
         return result
 
-    def spy_head(head, policy, reference, asked):
+    def spy_head(head, policy, reference, asked, **bound):
         questions.append(asked)
-        return head_terms(head, policy, reference, asked)
+        return head_terms(head, policy, reference, asked, **bound)
 
     monkeypatch.setattr(model, "hidden_states", spy)
     monkeypatch.setattr(mosa.alignment.trainer, "head_terms", spy_head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -59,6 +60,29 @@ def tiny(monkeypatch) -> Shape:
 
 
 @pytest.fixture
+def tiny_blocks(tiny, monkeypatch) -> Shape:
+    """The same in blocks of 4 that begin with the prompt, by the name `blocks`."""
+    config = {
+        "model_type": "sdar",
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 256,
+        "block_size": 4,
+        "vocab_size": 1500,
+        "mask_token_id": 1490,
+        "eos_token_id": 1480,
+        "pad_token_id": 1480,
+    }
+    shape = dataclasses.replace(tiny, name="blocks", config=config)
+    monkeypatch.setitem(common.SHAPES, "blocks", shape)
+    return shape
+
+
+@pytest.fixture
 def in_one_process(monkeypatch):
     """Peaks without a process for each; the processes have a test of their own."""
     monkeypatch.setattr(align, "peak_memory", lambda device, run, *spawned: 3 * 2**20)
@@ -76,13 +100,14 @@ def setting_of(shape: Shape, **overrides) -> AlignSetting:
     )
 
 
-def test_the_plain_step_is_ours(tiny):
+@pytest.mark.parametrize("name", ["tiny", "blocks"])
+def test_the_plain_step_is_ours(tiny_blocks, name):
     """Loss and gradients agree at first; so do three updates of each.
 
     The updates are those of plain gradient descent: Adam divides by the size of a gradient, and so
     makes a whole step of one that is rounding alone.
     """
-    setting = setting_of(tiny, optim="sgd", learning_rate=10.0)
+    setting = setting_of(common.SHAPES[name], optim="sgd", learning_rate=10.0)
     trainers = [trainer_of(name, setting, CPU, num_steps=1) for name in ("plain", "mosa")]
     plain, ours = trainers
     assert isinstance(plain, PlainTrainer) and type(ours) is MosaTrainer
@@ -111,10 +136,11 @@ def test_prompts_have_the_length_that_is_asked(tiny):
     assert [len(example.prompt_ids) for example in trainer.examples] == [6] * 4
 
 
-def test_tables_and_notes(in_one_process):
+@pytest.mark.parametrize("shape", ["tiny", "blocks"])
+def test_tables_and_notes(in_one_process, tiny_blocks, shape):
     told = []
     config = AlignBenchConfig(
-        shape="tiny", prompt=6, batch=2, repeats=2, projected_steps=2, device="cpu"
+        shape=shape, prompt=6, batch=2, repeats=2, projected_steps=2, device="cpu"
     )
     result = bench_align(config, tell=lambda *line: told.append(line))
     assert told[-1][1] == told[-1][2]
@@ -163,7 +189,6 @@ def test_ours_alone_with_its_peak_in_a_process_of_its_own():
         ({"shape": "huge"}, ("shape", "huge")),
         ({"shape": "llada-8b"}, ("llada-8b", "--device cuda")),
         ({"length": 10}, ("window_start", "response_length", 10)),
-        ({"shape": "sdar", "batch": 1}, ("--shape sdar", "wide")),
     ],
 )
 def test_settings_that_do_not_fit(settings, names):

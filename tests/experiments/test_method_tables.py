@@ -66,6 +66,8 @@ def test_every_cell_is_trained_once_and_its_settings_say_what_it_is():
     assert shared[: len(METHODS_TABLE)] == all_cells(("methods",)) == [*METHODS_TABLE.values()]
     assert len(set(names)) == len(names)
     assert {*METHODS_TABLE.values()} <= set(cells)
+    for_blocks = set(cells) - set(all_cells(with_blocks=False))
+    assert for_blocks == {METHODS_TABLE["mosa_block"]}
     for (position, breaker, _, kl), cell in FACTORIAL.items():
         settings = load_config(MosaConfig, cell.preset, {})
         assert (settings.window_start == 1) == (position == "first")

@@ -82,11 +82,11 @@ def target_of(
     )
 
 
-def probe(target: Target, name: str, **options: Any) -> list[Attempt]:
-    """The attempts of a probe with its quick preset and some options."""
+def probe(target: Target, name: str, preset: str = "quick", **options: Any) -> list[Attempt]:
+    """The attempts of a probe with a preset and some options."""
 
     async def run() -> list[Attempt]:
-        config = PROBES[name].config("quick", options)
+        config = PROBES[name].config(preset, options)
         return [attempt async for attempt in PROBES[name].run(target.behavior, target, config)]
 
     return asyncio.run(run())

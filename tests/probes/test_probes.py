@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import torch
 from peft import LoraConfig
 from refusals import refuses
 from sampled_target import Sampled, factors, probe, target_of
+from tiny_models import dream_tokenizer, qwen3_layout, role_tokenizer, tiny_llada2_config
 
 import mosa.probes
-from mosa.attacks import ATTACKS, ENGLISH, Edit
-from mosa.denoising import DecoderConfig
+from mosa.attacks import ATTACKS, ENGLISH, Edit, Query
+from mosa.denoising import Canvas, DecoderConfig
+from mosa.denoising.schedule import Pace, blocks_of
 from mosa.evidence.findings import FINDINGS
-from mosa.families import load_model
+from mosa.families import load_model, new_model
 from mosa.probes import PROBES, PROTOCOLS, suffix
 from mosa.probes.base import chosen_ids, fitting_positions, step_numbers
 from mosa.probes.depth import look, profile
@@ -99,6 +103,86 @@ def test_an_edit_with_a_position_leaves_the_rest():
     response = torch.tensor([5, 9, 9, 7])
     edited = Edit(0, (1, 2), position=2).apply(response, mask_token_id=9)
     assert edited.tolist() == [5, 9, 1, 2] and response.tolist() == [5, 9, 9, 7]
+
+
+# --- pace -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def block_models():
+    """SDAR's layout in blocks of 4, LLaDA2's in blocks of 32, A2D's whose blocks begin with the
+    response, and one that sees all."""
+    roles, dream = role_tokenizer(), dream_tokenizer()
+    return {
+        "sdar": new_model(qwen3_layout(model_type="sdar", block_size=4), dream, seed=0),
+        "llada2": new_model(tiny_llada2_config(roles, block_size=32), roles, seed=0),
+        "a2d": new_model(qwen3_layout(model_type="a2d-qwen3", block_size=4), dream, seed=0),
+        "full": new_model(qwen3_layout(model_type="a2d-qwen3"), dream, seed=0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "per_step", "length", "block", "steps"),
+    [
+        ("full", 2, 72, None, 36),
+        ("full", 5, 72, None, 15),
+        ("full", 4, 72, 32, 24),  # 8 steps for each of 3 blocks
+        ("sdar", 8, 72, None, 18),  # a block has 4
+        ("sdar", 3, 72, None, 36),  # two steps of 2
+        ("sdar", 2, 74, None, 38),
+        ("sdar", 4, 72, 24, 18),
+        ("llada2", 2, 72, None, 48),  # 16 steps for each of 3 blocks
+        ("llada2", 8, 24, None, 4),
+    ],
+)
+def test_pace_in_numbers(block_models, name, per_step, length, block, steps):
+    target = target_of(Sampled(block_models[name]), "order", TEA, DecoderConfig(length, length))
+    found = target.pace(per_step, block)
+    assert (found["steps"], found["block_length"]) == (steps, block)
+    assert found == target.pace(per_step, block, length=length)
+
+
+@pytest.mark.parametrize("name", ["sdar", "llada2", "a2d", "full"])
+@pytest.mark.parametrize(("per_step", "block"), [(1, None), (3, None), (8, None), (3, 8)])
+def test_a_step_fills_as_many_as_it_is_asked_or_a_block_has(block_models, name, per_step, block):
+    """Counted in what the sampler committed, over 26 tokens that fill no whole number of blocks."""
+    backend = Sampled(block_models[name])
+    target = target_of(backend, "order", TEA, DecoderConfig(26, 26))
+    query = Query(TEA.request, decoder=target.pace(per_step, block))
+    steps = asyncio.run(target.ask(query)).commit_step
+    most = max(Counter(steps).values())
+    own = block or target.model.block_length or 26
+    assert most == -(-own // -(-own // per_step)) <= per_step
+
+
+class Planned(Sampled):
+    """Answers without the model, after a look at whether the blocks can be filled in the steps."""
+
+    async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
+        assert self.model.tokenizer is not None
+        self.asked.append((query, decoder))
+        prompt = torch.tensor([self.model.encode(query.prompt)])
+        canvas = Canvas.from_prompts(self.model, prompt, max_new_tokens=decoder.max_new_tokens)
+        blocks = blocks_of(canvas, decoder, self.model.attention)[0, canvas.response_start :]
+        Pace(decoder, torch.bincount(blocks).tolist(), self.model.attention, has_hook=False)
+        return Response("k", [], "", "", [5] * len(blocks), [], [0] * len(blocks))
+
+
+@pytest.mark.parametrize("name", ["sdar", "llada2", "a2d"])
+@pytest.mark.parametrize("length", [74, 128])
+def test_every_preset_can_be_filled_in_the_networks_blocks(block_models, name, length):
+    """Of the probes that sample as they are; 8 tokens a step, which `order` asks for in full, left
+    blocks of 4 without steps."""
+    for probe_name in ("position", "order", "step"):
+        for preset in PROBES[probe_name].presets:
+            if (probe_name, preset, length) == ("step", "quick", 74):
+                continue  # its positions have no room there
+            backend = Planned(block_models[name])
+            target = target_of(backend, probe_name, TEA, DecoderConfig(length, length // 2))
+            assert probe(target, probe_name, preset=preset)
+            decoders = [as_plain(decoder) for _, decoder in backend.asked]
+            if probe_name == "order":
+                assert all(decoders.count(decoder) == 1 for decoder in decoders)
 
 
 # --- position -------------------------------------------------------------------------------------
@@ -219,7 +303,7 @@ def test_spans_are_written_when_and_where_they_are_due(model):
 # --- order ----------------------------------------------------------------------------------------
 
 
-def test_conditions_change_one_setting_each():
+def test_conditions_change_one_setting_each(block_models):
     config = OrderConfig(
         tokens_per_step=(4, 1),
         block_lengths=(8, 64),
@@ -227,7 +311,9 @@ def test_conditions_change_one_setting_each():
         remaskings=("low_confidence", "random"),
         canvas_lengths=(32,),
     )
-    named = conditions(config, 64)
+    model = block_models["full"]
+    target = target_of(Sampled(model), "order", TEA, DecoderConfig(64, 64))
+    named = conditions(config, target)
     # A block as long as the canvas is the base itself.
     assert list(named) == [
         "base",
@@ -243,6 +329,14 @@ def test_conditions_change_one_setting_each():
     for name, settings in named.items():
         changed = {key for key, value in settings.items() if base[key] != value}
         assert len(changed) == 1 or (name, changed) == ("canvas 32", {"max_new_tokens", "steps"})
+
+
+def test_conditions_that_blocks_of_4_do_not_tell_apart_are_one(block_models):
+    """A step fills at most a block, and blocks of 4 are those of the base."""
+    target = target_of(Sampled(block_models["sdar"]), "order", TEA, DecoderConfig(64, 64))
+    named = conditions(OrderConfig(tokens_per_step=(4, 2, 8), block_lengths=(4, 8)), target)
+    assert list(named) == ["base", "block 8", "2 tokens a step"]
+    assert (named["base"]["steps"], named["2 tokens a step"]["steps"]) == (16, 32)
 
 
 # --- suffix ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ How we differ from the paper, and why:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -41,7 +42,7 @@ from mosa.alignment.placing import (
     placed_anywhere,
     placed_in_blocks,
 )
-from mosa.alignment.scoring import PhraseScorer, Scores
+from mosa.alignment.scoring import PhraseScorer, Scores, Window
 from mosa.alignment.states import (
     EncodedExample,
     ResponseState,
@@ -120,11 +121,6 @@ class MosaTrainer(DiffusionTrainer):
                 f"{config.window_start} on stands behind the beginning of an answer; give harmful "
                 "or benign data with answers."
             )
-        if config.phrase_sampling == "full_set":
-            raise UserError(
-                f"{model.source} fills block after block, and a phrase that runs over a block is "
-                "scored by itself; set phrase_sampling=one_pair."
-            )
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: MosaConfig, data: TrainingData) -> MosaTrainer:
@@ -143,20 +139,16 @@ class MosaTrainer(DiffusionTrainer):
     def harmful_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """Reward and KL of each harmful prompt, as a loss."""
         config, device = self.config, self.args.device
-        seed, epoch = config.seed, self.epoch_index
         examples = [self.examples[i] for i in indices]
 
         # 1. Draw a state and phrases for every prompt, and list what its positions need.
-        states = [
-            harmful_state(e, config, rng(seed, epoch, e.index, _STATE_STREAM)) for e in examples
-        ]
-        placed = self.place(examples, states, *self.draw_phrases(indices))
+        placed = self.draw(indices)
         answer_NR = self._answer_positions(placed)
         asked = Asked(
             kl=placed.kept & (config.beta > 0),
             log_probs=self._phrase_positions(placed) | answer_NR,
             token_ids=self.scorer.scored_ids,
-            targets=torch.stack([s.tokens for s in placed.states]),
+            targets=placed.targets,
             of_reference=config.uses_reference_scores,
         )
 
@@ -177,6 +169,16 @@ class MosaTrainer(DiffusionTrainer):
             self.track("kl", kl_N[: len(indices)])
             losses_B = losses_B + config.beta * kl_N[: len(indices)]
         return losses_B
+
+    def draw(self, indices: list[int]) -> Placed:
+        """A state and phrases for each prompt, on rows and in windows."""
+        config, epoch = self.config, self.epoch_index
+        examples = [self.examples[i] for i in indices]
+        states = [
+            harmful_state(e, config, rng(config.seed, epoch, e.index, _STATE_STREAM))
+            for e in examples
+        ]
+        return self.place(examples, states, *self.draw_phrases(indices))
 
     def place(
         self,
@@ -215,10 +217,8 @@ class MosaTrainer(DiffusionTrainer):
         """The masked positions at which a phrase may be in each row."""
         length = self.config.response_length
         found_NR = torch.zeros(len(placed.states), length, dtype=torch.bool)
-        for row, window in enumerate(placed.safe_windows):
-            found_NR[row] |= window.positions(length)
-        for row, window in zip(placed.harmful_rows, placed.harmful_windows, strict=True):
-            found_NR[row] |= window.positions(length)
+        for place in itertools.chain(*placed.safe, *placed.harmful):
+            found_NR[place.row] |= place.window.positions(length)
         return found_NR & torch.stack([state.masked for state in placed.states])
 
     def _answer_positions(self, placed: Placed) -> Bool[Tensor, "N R"]:
@@ -228,31 +228,22 @@ class MosaTrainer(DiffusionTrainer):
         length_N = torch.tensor([state.answer_length for state in placed.states])
         inside_NR = (position_R < length_N[:, None]) & self.config.scores_answers & placed.kept
         if self.in_blocks:
-            num_extra = len(placed.states) - len(placed.safe_windows)
-            first_N = torch.tensor([w.first for w in placed.safe_windows] + [0] * num_extra)
+            first_N = torch.tensor([placed.windows[row].first for row in placed.prompt_of_row])
             inside_NR &= position_R >= first_N[:, None]
         return inside_NR
 
     def _phrase_losses(self, terms: HeadTerms, placed: Placed) -> Float[Tensor, " B"]:
         """- score(s+) + harmful_weight * bound(score(s-)), and its metrics."""
-        config, num_prompts = self.config, len(placed.safe_windows)
+        config = self.config
         masked_NR = torch.stack([s.masked for s in placed.states]).to(self.args.device)
-        rows = torch.tensor(placed.harmful_rows, device=masked_NR.device)
-        safe = self.scorer(
-            terms.log_probs[:num_prompts], masked_NR[:num_prompts], placed.safe, placed.safe_windows
-        )
-        harmful = self.scorer(
-            terms.log_probs[rows], masked_NR[rows], placed.harmful, placed.harmful_windows
-        )
+        safe = self.scorer(terms.log_probs, masked_NR, placed.safe)
+        harmful = self.scorer(terms.log_probs, masked_NR, placed.harmful)
         losses_B = -safe.value.mean(dim=-1)
         if config.harmful_target == "phrase" and config.harmful_weight > 0:
             reference_value = None
             if config.uses_reference_scores:
                 reference_value = self.scorer(
-                    terms.reference_log_probs[rows],
-                    masked_NR[rows],
-                    placed.harmful,
-                    placed.harmful_windows,
+                    terms.reference_log_probs, masked_NR, placed.harmful
                 ).value
             bounded_BK = objective.bound_harmful(
                 harmful.value,
@@ -287,20 +278,23 @@ class MosaTrainer(DiffusionTrainer):
         return safe, harmful
 
     def _track_refusals(self, likeliest_NR: Int[Tensor, "N R"], placed: Placed) -> None:
-        """Share of fully masked rows whose greedy first step has a refusal in the window."""
-        num_prompts = len(placed.safe_windows)
-        fully_masked = torch.tensor(
-            [state.state == "fully_masked" for state in placed.states[:num_prompts]]
-        )
-        holds = torch.zeros(num_prompts, dtype=torch.bool, device=likeliest_NR.device)
-        for window in dict.fromkeys(placed.safe_windows):
-            rows = [row for row, own in enumerate(placed.safe_windows) if own == window]
+        """Share of fully masked prompts whose greedy first step has a refusal in the window."""
+        own = placed.states[: len(placed.safe)]
+        fully_masked = torch.tensor([state.state == "fully_masked" for state in own])
+        found: dict[Window, dict[tuple[int, int], None]] = {}
+        for prompt, places in enumerate(placed.safe):
+            for place in places:
+                found.setdefault(place.window, {})[place.row, prompt] = None
+        num_held = torch.zeros(len(own), dtype=torch.long, device=likeliest_NR.device)
+        for window, members in found.items():
+            rows, prompts = torch.tensor([*members], device=likeliest_NR.device).T
             greedy = likeliest_NR[rows, window.first : window.end]
             for phrase in self.safe_phrases:
                 for words in phrase.words:
                     wanted = torch.tensor(words, device=greedy.device)
-                    holds[rows] |= objective.contains_phrase(greedy, wanted)
-        self.track("refusal_share", holds, fully_masked.to(holds.device))
+                    is_held = objective.contains_phrase(greedy, wanted)
+                    num_held.index_add_(0, prompts, is_held.long())
+        self.track("refusal_share", num_held > 0, fully_masked.to(num_held.device))
 
     def _answer_losses(
         self, terms: HeadTerms, answer_BR: Bool[Tensor, "B R"]

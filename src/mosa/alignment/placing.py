@@ -9,8 +9,9 @@ to something harmless:
     window 6..13, blocks of 4 from token 1    blocks 5..8, 9..12, 13..16
 
 A phrase that fits into the block is scored at its best start there, as in the paper. One that does
-not begins with the block's first token and runs over: it is written into the row, so that its later
-tokens are scored behind its earlier ones. A harmful phrase that runs over has a row of its own.
+not begins with the block's first token and runs over: it is written into a row, so that its later
+tokens are scored behind its earlier ones. The first refusal that runs over is written into the
+prompt's own row, each further phrase into a row of its own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.alignment.phrases import Phrase
-from mosa.alignment.scoring import PhraseScorer, Window
+from mosa.alignment.scoring import PhraseScorer, Place, Window
 from mosa.alignment.states import ResponseState
 from mosa.families.attention import AttentionPattern
 
@@ -33,37 +34,37 @@ from mosa.families.attention import AttentionPattern
 
 @dataclass(frozen=True)
 class Placed:
-    """The rows of a batch of B prompts: one for each, then those that only harmful phrases need."""
+    """The rows of a batch of B prompts: one for each, then those that only single phrases need."""
 
     states: list[ResponseState]
-    harmful_rows: list[int]
-    """The row on which each prompt's harmful phrases are scored."""
-    safe: list[list[Phrase]]
-    harmful: list[list[Phrase]]
-    safe_windows: list[Window]
-    harmful_windows: list[Window]
+    prompt_of_row: list[int]
+    safe: list[list[Place]]
+    """The places of each prompt's safe phrases, with those of its harmful ones below."""
+    harmful: list[list[Place]]
+    windows: list[Window]
+    """Of each prompt: the open block, or the settings' window."""
+    targets: Int[Tensor, "N R"]
+    """The answer's tokens in each row, whatever phrase is written over them."""
     kept: Bool[Tensor, "N R"]
     """The masked positions that a sampler would meet in these states, where the KL counts."""
-
-    @property
-    def prompt_of_row(self) -> list[int]:
-        """The prompt of each row."""
-        extra = [
-            prompt for prompt, row in enumerate(self.harmful_rows) if row >= len(self.safe_windows)
-        ]
-        return [*range(len(self.safe_windows)), *extra]
 
 
 def placed_anywhere(
     scorer: PhraseScorer,
     states: list[ResponseState],
-    safe: list[list[Phrase]],
-    harmful: list[list[Phrase]],
+    safe: Sequence[Sequence[Phrase]],
+    harmful: Sequence[Sequence[Phrase]],
 ) -> Placed:
     """Of a model with full attention: every prompt's row, and the settings' window."""
     windows = [scorer.window_of_state(state) for state in states]
+
+    def places(phrases: Sequence[Sequence[Phrase]]) -> list[list[Place]]:
+        return [[Place(row, p, windows[row]) for p in own] for row, own in enumerate(phrases)]
+
+    targets = torch.stack([state.tokens for state in states])
     kept = torch.stack([state.masked for state in states])
-    return Placed(states, [*range(len(states))], safe, harmful, windows, windows, kept)
+    rows = [*range(len(states))]
+    return Placed(states, rows, places(safe), places(harmful), windows, targets, kept)
 
 
 def blocks_of_window(
@@ -101,53 +102,44 @@ def open_block(
 def placed_in_blocks(
     states: Sequence[ResponseState],
     blocks: Sequence[Window],
-    safe: Sequence[list[Phrase]],
-    harmful: Sequence[list[Phrase]],
+    safe: Sequence[Sequence[Phrase]],
+    harmful: Sequence[Sequence[Phrase]],
 ) -> Placed:
     """Of a block-causal model: each prompt's open block, with phrases that run over written."""
-    rows, extra, harmful_rows = [], [], []
-    safe_found: list[tuple[list[Phrase], Window]] = []
-    harmful_found: list[tuple[list[Phrase], Window]] = []
+    rows, prompt_of_row = [*states], [*range(len(states))]
+    safe_places: list[list[Place]] = []
+    harmful_places: list[list[Place]] = []
     for number, (state, block) in enumerate(zip(states, blocks, strict=True)):
-        safe_phrases, safe_window, safe_state = _in_block(state, block, safe[number])
-        phrases, window, harmful_state = _in_block(state, block, harmful[number])
-        safe_found.append((safe_phrases, safe_window))
-        harmful_found.append((phrases, window))
-        rows.append(safe_state)
-        if harmful_state is state:
-            harmful_rows.append(number)
-        else:
-            harmful_rows.append(len(states) + len(extra))
-            extra.append(harmful_state)
-    masked = torch.stack([state.masked for state in [*rows, *extra]])
-    kept = torch.zeros_like(masked)
+        for phrases, found in ((safe[number], safe_places), (harmful[number], harmful_places)):
+            places = []
+            for phrase in phrases:
+                row, window = number, block
+                if phrase.max_length > block.end - block.first:
+                    phrase, window, written = _running_over(state, block, phrase)
+                    if found is safe_places and rows[number] is state:
+                        rows[number] = written
+                    else:
+                        row = len(rows)
+                        rows.append(written)
+                        prompt_of_row.append(number)
+                places.append(Place(row, phrase, window))
+            found.append(places)
+    kept = torch.zeros(len(rows), len(states[0].tokens), dtype=torch.bool)
     for number, block in enumerate(blocks):
-        kept[number, : block.end] = masked[number, : block.end]
-    return Placed(
-        [*rows, *extra],
-        harmful_rows,
-        [phrases for phrases, _ in safe_found],
-        [phrases for phrases, _ in harmful_found],
-        [window for _, window in safe_found],
-        [window for _, window in harmful_found],
-        kept,
-    )
+        kept[number, : block.end] = rows[number].masked[: block.end]
+    targets = torch.stack([states[prompt].tokens for prompt in prompt_of_row])
+    return Placed(rows, prompt_of_row, safe_places, harmful_places, [*blocks], targets, kept)
 
 
-def _in_block(
-    state: ResponseState, block: Window, phrases: list[Phrase]
-) -> tuple[list[Phrase], Window, ResponseState]:
-    """The phrases as they are scored in an open block, where, and in which state: a phrase that
-    runs over is written into it, in its first variant."""
-    longest = max(phrase.max_length for phrase in phrases)
-    if longest <= block.end - block.first:
-        return phrases, block, state
-    (phrase,) = phrases
+def _running_over(
+    state: ResponseState, block: Window, phrase: Phrase
+) -> tuple[Phrase, Window, ResponseState]:
+    """A phrase that runs over an open block, in its first variant; where it stands; and the state
+    with it written there."""
     ids = phrase.variants[0]
     one = replace(phrase, words=phrase.words[:1], variants=phrase.variants[:1])
     tokens, masked = state.tokens.clone(), state.masked.clone()
     end = block.first + len(ids)
     tokens[block.first : end] = torch.tensor(ids)
     masked[block.first : end] = True
-    window = Window(block.first, block.first, end)
-    return [one], window, replace(state, tokens=tokens, masked=masked)
+    return one, Window(block.first, block.first, end), replace(state, tokens=tokens, masked=masked)

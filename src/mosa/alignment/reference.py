@@ -11,6 +11,9 @@ a second copy of the model as the reference, and all log-probabilities of both.
 
 The paper calls this reinforcement learning. There is no rollout, advantage or ratio in it: the
 reward is a differentiable function of one forward pass.
+
+`block_losses` is the same step for a model that fills block after block, with one pass for each
+block as it opens.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 
 from mosa.families import DiffusionLM
 
-# B prompts, L canvas length, R response positions, V vocabulary.
+# B prompts, L canvas length, R response positions, P response positions of a block, V vocabulary.
 
 
 def losses(
@@ -92,8 +95,88 @@ def score(
     """
     first, last = window[0] - 1, window[1]
     starts = [first] if last is None else range(first, last - len(phrase) + 1)
-    places = [
-        torch.stack([log_probs[start + j, token] for j, token in enumerate(phrase)]).sum()
-        for start in starts
-    ]
-    return torch.stack(places).max()
+    return torch.stack([_at(log_probs, start, phrase) for start in starts]).max()
+
+
+def block_losses(
+    policy: DiffusionLM,
+    reference: DiffusionLM,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    blocks: Sequence[tuple[int, int, int]],
+    safe: Sequence[Sequence[int]],
+    harmful: Sequence[Sequence[int]],
+    *,
+    beta: float = 0.05,
+    network: nn.Module | None = None,
+) -> Float[Tensor, " B"]:
+    """The loss of each prompt in a model that fills block after block (placing.py says why).
+
+    `answers[b]` is what stands in the blocks before the open one, a whole response long.
+    `blocks[b]` is the open block as far as the window reaches: the first and the last position at
+    which a phrase may start there, and the last that one may take, all counted from 1. The other
+    arguments are those of `losses`.
+    """
+    found = []
+    for prompt, answer, block, s_plus, s_minus in zip(
+        prompts, answers, blocks, safe, harmful, strict=True
+    ):
+        # 1. Every block up to the open one as it opens: those before it written, its own masked.
+        end, kl = 0, torch.zeros((), device=policy.device)
+        while True:
+            begin = end
+            opened = block_log_probs(policy, prompt, answer, begin, network)
+            with torch.no_grad():
+                frozen = block_log_probs(reference, prompt, answer, begin)
+            end = begin + len(opened)
+
+            # 2. KL(policy || reference) of these blocks.
+            kl_P = (opened.exp() * (opened - frozen)).sum(dim=-1)
+            kl = kl + kl_P[: block[2] - begin].sum()
+            if end >= block[2]:
+                break
+
+        # 3. Maximise the reward, near the reference.
+        first, reward = block[0] - 1, 0.0
+        for phrase, sign in ((s_plus, 1), (s_minus, -1)):
+            last = min(block[1], block[2] + 1 - len(phrase))
+            if last > first:  # the phrase fits: its best place in the open block
+                window = (block[0] - begin, last - 1 + len(phrase) - begin)
+                reward = reward + sign * score(opened, phrase, window)
+                continue
+            # It does not: it starts with the block. The rest of it is scored in the next blocks,
+            # each as it opens behind what is written of the phrase.
+            written = [*answer[:first], *phrase, *answer[first + len(phrase) :]]
+            num_scored = end - first
+            reward = reward + sign * _at(opened, first - begin, phrase[:num_scored])
+            while num_scored < len(phrase):
+                next_block = block_log_probs(policy, prompt, written, first + num_scored, network)
+                rest = phrase[num_scored : num_scored + len(next_block)]
+                reward = reward + sign * _at(next_block, 0, rest)
+                num_scored += len(next_block)
+        found.append(beta * kl - reward)
+    return torch.stack(found)
+
+
+def block_log_probs(
+    model: DiffusionLM,
+    prompt: Sequence[int],
+    response: Sequence[int],
+    begin: int,
+    network: nn.Module | None = None,
+) -> Float[Tensor, "P V"]:
+    """Log-probabilities in the block of a response that begins with its position `begin`, counted
+    from 0, before any of it is written; what comes before is as in `response`."""
+    attention, place = model.attention, len(prompt) + begin
+    end = attention.end_of_block(place, attention.shift(len(prompt)))
+    if not attention.shares_prompt:  # whose last block ends with the response
+        end = min(end, len(prompt) + len(response))
+    tokens = [*prompt, *response[:begin], *[model.mask_token_id] * (end - place)]
+    tokens_1L = torch.tensor([tokens], device=model.device)
+    logits = model.logits(tokens_1L, response_start=len(prompt), network=network)
+    return logits[0, place:].log_softmax(dim=-1)
+
+
+def _at(log_probs: Float[Tensor, "P V"], start: int, phrase: Sequence[int]) -> Float[Tensor, ""]:
+    """The log-likelihood of a phrase from `start` on."""
+    return torch.stack([log_probs[start + j, token] for j, token in enumerate(phrase)]).sum()

@@ -1,6 +1,6 @@
 """Scores of the phrases of a batch: objective.py applied to windows, states and phrase variants.
 
-objective.py scores one phrase on a grid of positions. A batch has a phrase for every row, rows in
+objective.py scores one phrase on a grid of positions. A batch has phrases for every prompt, rows in
 several states, and phrases in several tokenisations; this file handles them.
 """
 
@@ -19,8 +19,8 @@ from mosa.alignment.phrases import Phrase
 from mosa.alignment.states import ResponseState
 from mosa.types import UserError
 
-# B rows, R response positions, W positions of one window, U tokens that occur in phrases, K phrases
-# of a row, S starts.
+# B prompts, N rows, R response positions, W positions of one window, U tokens that occur in
+# phrases, K phrases of a prompt, S starts.
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,15 @@ class Window:
         """Which of a response's positions a phrase may occupy."""
         position_R = torch.arange(length)
         return (position_R >= self.first) & (position_R < self.end)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a phrase is scored."""
+
+    row: int
+    phrase: Phrase
+    window: Window
 
 
 def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
@@ -63,7 +72,7 @@ def window_of(config: MosaConfig, phrases: Sequence[Phrase]) -> Window:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of K phrases on each row."""
+    """Scores of the K phrases of each prompt."""
 
     value: Float[Tensor, "B K"]
     """In nats (nats per token with token_reduction="mean"); 0 where nothing was found."""
@@ -94,35 +103,33 @@ class PhraseScorer:
 
     def __call__(
         self,
-        log_probs: Float[Tensor, "B R U"],
-        free: Bool[Tensor, "B R"],
-        phrases: Sequence[Sequence[Phrase]],
-        windows: Sequence[Window],
+        log_probs: Float[Tensor, "N R U"],
+        free: Bool[Tensor, "N R"],
+        places: Sequence[Sequence[Place]],
     ) -> Scores:
-        """Score `phrases[b]` on row b, from the log-probabilities of `scored_ids`.
+        """Score the K phrases of each of B prompts, from the log-probabilities of `scored_ids`.
 
         `free` marks the positions that are still masked; the tokens at the others are not used.
-        `windows` say where the phrases of each row may be.
         """
-        num_phrases = len(phrases[0])
-        value = log_probs.new_zeros(len(phrases), num_phrases)
+        value = log_probs.new_zeros(len(places), len(places[0]))
         best_start = torch.zeros_like(value, dtype=torch.long)
         found = torch.zeros_like(value, dtype=torch.bool)
 
         # Rows that share a phrase and a window are scored together.
-        groups: dict[tuple[Phrase, Window], list[tuple[int, int]]] = {}
-        for row, row_phrases in enumerate(phrases):
-            for place, phrase in enumerate(row_phrases):
-                groups.setdefault((phrase, windows[row]), []).append((row, place))
-        for (phrase, window), places in groups.items():
+        groups: dict[tuple[Phrase, Window], list[tuple[int, int, int]]] = {}
+        for prompt, own in enumerate(places):
+            for number, place in enumerate(own):
+                group = groups.setdefault((place.phrase, place.window), [])
+                group.append((place.row, prompt, number))
+        for (phrase, window), members in groups.items():
             at = slice(window.first, window.end)
-            rows, ks = torch.tensor(places, device=value.device).T
+            rows, prompts, ks = torch.tensor(members, device=value.device).T
             value_g, start_g, found_g = self._score_phrase(
                 log_probs[rows, at], free[rows, at], phrase, window.last - window.first + 1
             )
-            value = value.index_put((rows, ks), value_g)
-            best_start[rows, ks] = start_g + window.first
-            found[rows, ks] = found_g
+            value = value.index_put((prompts, ks), value_g)
+            best_start[prompts, ks] = start_g + window.first
+            found[prompts, ks] = found_g
         return Scores(value, best_start, found)
 
     def _score_phrase(

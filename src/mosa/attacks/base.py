@@ -264,10 +264,26 @@ class Target:
         """Tokens of a response."""
         return self.decoder.max_new_tokens
 
-    @property
-    def num_blocks(self) -> int:
-        """The blocks of a response in a model that fills block after block, else 1."""
-        return -(-self.length // (self.model.block_length or self.length))
+    def pace(
+        self, tokens_per_step: int, block_length: int | None = None, *, length: int | None = None
+    ) -> dict[str, Any]:
+        """Decoder settings at which a step fills `tokens_per_step` tokens, and fewer where blocks
+        have no more or do not divide by it; all blocks have equally many steps.
+
+        Without `block_length` the blocks are the network's, or the response is one; `length` is
+        another one than the target's. Canvases of uniform noise settle no number of tokens, and
+        keep the defender's steps.
+
+            8 tokens a step in blocks of 4: a step a block fills 4; 3 a step: two steps fill 2 each
+        """
+        length = length or self.length
+        block = block_length or self.model.block_length or length
+        if self.model.block_length is None:
+            block = min(block, length)
+        steps = -(-length // block) * -(-block // tokens_per_step)
+        if not self.has_masks:
+            steps = self.decoder.steps
+        return {"steps": steps, "block_length": block_length, **PLANNED}
 
     @property
     def has_masks(self) -> bool:

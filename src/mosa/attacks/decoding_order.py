@@ -56,13 +56,16 @@ async def run(
 def decoder_of(order: str, target: Target) -> dict[str, Any]:
     """The decoder's settings that make an order."""
     steps, length = target.decoder.steps, target.length
-    few = max(target.num_blocks, steps // 8)
+    # Every block needs a step, so that a step fills at most a block.
+    few = target.pace(-(-length // max(steps // 8, 1)))
+    if not target.has_masks:
+        few = {"steps": max(steps // 8, -(-length // (target.model.block_length or length)))}
     settings: dict[str, dict[str, Any]] = {
         # Without blocks: the order must hold over the whole response.
         "right_to_left": {"remasking": "right_to_left", "block_length": None, **PLANNED},
         "left_to_right": {"remasking": "left_to_right", "block_length": None, **PLANNED},
         "random": {"remasking": "random", "block_length": None, **PLANNED},
-        "few_steps": {"steps": few, "block_length": None, **PLANNED},
+        "few_steps": few,
         "one_block": {"block_length": None},
     }
     blocks = re.fullmatch(r"block_([1-9]\d*)", order)
@@ -87,4 +90,5 @@ ATTACK = Attack(
     run=run,
     bound=lambda config, _: Bound(len(config.orders)),
     decides="any",
+    version=2,
 )

@@ -102,13 +102,16 @@ async def as_canvas(
         yield target.attempt([response], details={"template": template})
         return
     first = ids.index(target.mask_token_id)
+    steps = ids.count(target.mask_token_id)
+    if target.model.block_length is not None:  # steps are spread over blocks, not over masks
+        steps = target.pace(1, length=len(ids) - first)["steps"]
     query = Query(
         prompt,
         pinned=((0, tuple(ids[first:])),),
         decoder={
             "temperature": config.temperature,
             "max_new_tokens": len(ids) - first,
-            "steps": ids.count(target.mask_token_id),
+            "steps": steps,
             "block_length": None,
         },
         prompt_ids=tuple(ids[:first]),
@@ -233,7 +236,7 @@ DIJA = Attack(
     run=as_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
     decides="only",
-    version=4,
+    version=5,
 )
 DIJA_RESPONSE = Attack(
     name="dija_response",

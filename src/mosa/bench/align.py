@@ -4,8 +4,9 @@
 
 The plain step is `mosa.alignment.reference`, as arXiv 2508.12398 writes it down: a second copy of
 the model as the reference, logits and log-softmax of both over the whole canvas and vocabulary, the
-KL by its definition, and gradients through all of that. The two share trainer, weights, prompts and
-settings. The benchmark compares their losses and gradients before it takes any time.
+KL by its definition, and gradients through all of that. For a model that fills block after block it
+makes a pass for each block as it opens. The two share trainer, weights, prompts and settings. The
+benchmark compares their losses and gradients before it takes any time.
 """
 
 from __future__ import annotations
@@ -143,15 +144,20 @@ class AlignSetting:
         }
         return load_config(MosaConfig, self.source, overrides)
 
-    def prompts(self, number: int) -> list[TrainingExample]:
-        """Prompts to train on."""
+    def prompts(self, number: int, *, with_answers: bool) -> list[TrainingExample]:
+        """Prompts to train on; with answers, where words are drawn at random, of a whole response,
+        so that every block has a beginning before it."""
         requests: Sequence[Prompt]
         if self.shape.checkpoint is not None:
             requests = world_requests(world_of(self.shape.checkpoint), number, self.seed)
         else:
             draw = random.Random(self.seed)
             requests = [" ".join(draw.choices(WORDS, k=self.prompt)) for _ in range(number)]
-        return [TrainingExample(request) for request in requests]
+        if not with_answers:
+            return [TrainingExample(request) for request in requests]
+        assert self.shape.checkpoint is None, "no checkpoint among the shapes fills blocks"
+        draw, length = random.Random(self.seed + 1), self.config(1).response_length
+        return [TrainingExample(r, " ".join(draw.choices(WORDS, k=length))) for r in requests]
 
 
 COLUMNS = {
@@ -235,18 +241,31 @@ class PlainTrainer(MosaTrainer):
 
     def harmful_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """As `MosaTrainer.harmful_losses`, from all log-probabilities of both models."""
-        config = self.config
+        config, placed = self.config, self.draw(indices)
+        models = self.diffusion_model, self.reference
+        prompts = [self.examples[index].prompt_ids for index in indices]
         safe, harmful = (
-            [phrase.variants[0] for (phrase,) in phrases] for phrases in self.draw_phrases(indices)
+            [place.phrase.variants[0] for (place,) in places]
+            for places in (placed.safe, placed.harmful)
         )
-        return reference.losses(
-            self.diffusion_model,
-            self.reference,
-            [self.examples[index].prompt_ids for index in indices],
+        if self.diffusion_model.attention.is_full:
+            return reference.losses(
+                *models,
+                prompts,
+                safe,
+                harmful,
+                window=(config.window_start, config.window_end),
+                response_length=config.response_length,
+                beta=config.beta,
+                network=model,
+            )
+        return reference.block_losses(
+            *models,
+            prompts,
+            placed.targets[: len(indices)].tolist(),
+            [(window.first + 1, window.last + 1, window.end) for window in placed.windows],
             safe,
             harmful,
-            window=(config.window_start, config.window_end),
-            response_length=config.response_length,
             beta=config.beta,
             network=model,
         )
@@ -279,7 +298,8 @@ def trainer_of(
     torch.manual_seed(setting.seed)
     add_adapter(model, config)
     _disturb(model, setting.seed)
-    prompts = setting.prompts(setting.batch * num_steps)
+    with_answers = not model.attention.is_full
+    prompts = setting.prompts(setting.batch * num_steps, with_answers=with_answers)
     if name == OURS:
         trainer = MosaTrainer(model, config, prompts)
     else:
@@ -319,11 +339,6 @@ WORDS = [f"word{number}" for number in range(1000)]
 def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> DiffusionLM:
     """The shape's model, with a tokenizer of whole words where it brings none."""
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
-    if not model.attention.is_full:
-        raise UserError(
-            f"--shape {setting.shape.name} sees blocks, whose training needs answers, and prompts "
-            "of random words have none; choose a shape that sees the whole canvas, such as wide."
-        )
     if model.tokenizer is not None:
         return model
     assert isinstance(model.network, transformers.PreTrainedModel), "it has no adapter yet"

@@ -77,6 +77,8 @@ class TrainedCell:
     method: str
     preset: str
     is_wrapped: bool = True
+    is_for_blocks: bool = False
+    """Whether the preset is for models that fill block after block, and trained on those alone."""
 
     def recipe(self, seed: int, max_steps: int | None) -> Recipe:
         """How one of its adapters is trained."""
@@ -91,6 +93,9 @@ METHODS_TABLE: Mapping[str, TrainedCell] = {
         "Initial alignment, tokens 1 to 41", "initial", "initial_testbed_window"
     ),
     "mosa": TrainedCell("MOSA (paper), tokens 20 to 60", "mosa", "mosa_testbed_paper"),
+    "mosa_block": TrainedCell(
+        "MOSA for blocks, tokens 25 to 40", "mosa", "mosa_testbed_block", is_for_blocks=True
+    ),
     "mosa_robust": TrainedCell("MOSA (robust)", "mosa", "mosa_testbed_robust"),
     "mosa_unbounded": TrainedCell(
         "MOSA without a bound (runaway)", "mosa", "mosa_testbed_paper_ablate_unbounded"
@@ -129,8 +134,11 @@ WINDOWS: Mapping[str, TrainedCell] = {
 """MOSA by the tokens of its window."""
 
 
-def all_cells(tables: Sequence[Table] = get_args(Table)) -> list[TrainedCell]:
-    """Every cell of some tables once, those of methods first: tables share trainings."""
+def all_cells(
+    tables: Sequence[Table] = get_args(Table), *, with_blocks: bool = True
+) -> list[TrainedCell]:
+    """Every cell of some tables once, those of methods first: tables share trainings. Those for
+    models that fill blocks are left out without `with_blocks`."""
     cells: dict[str, Iterable[TrainedCell]] = {
         "methods": METHODS_TABLE.values(),
         "factorial": FACTORIAL.values(),
@@ -138,7 +146,8 @@ def all_cells(tables: Sequence[Table] = get_args(Table)) -> list[TrainedCell]:
     }
     found: dict[tuple[str, bool], TrainedCell] = {}
     for cell in itertools.chain.from_iterable(cells[name] for name in cells if name in tables):
-        found.setdefault((cell.preset, cell.is_wrapped), cell)
+        if with_blocks or not cell.is_for_blocks:
+            found.setdefault((cell.preset, cell.is_wrapped), cell)
     return list(found.values())
 
 
@@ -168,8 +177,9 @@ def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
         keep_settings(out, "methods", config, load_testbed(config.testbed))
         jobs = [CellJob(None, 0, out, config)]
         # Seed by seed within the methods; what comes later adds to their tables and not to others.
-        methods = all_cells(("methods",)) if "methods" in config.tables else []
-        others = [cell for cell in all_cells(config.tables) if cell not in methods]
+        fitting = partial(all_cells, with_blocks=not attention_of(config.testbed).is_full)
+        methods = fitting(("methods",)) if "methods" in config.tables else []
+        others = [cell for cell in fitting(config.tables) if cell not in methods]
         for group in (methods, others):
             seeds = range(config.num_seeds)
             jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]

@@ -1,4 +1,4 @@
-"""What probes share: the phrases that they write, where these fit, and the pace of decoding."""
+"""What probes share: the phrases that they write, and where these fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.alignment.phrases import read_phrases
-from mosa.attacks.base import PLANNED, Target
+from mosa.attacks.base import Target
 from mosa.types import Attempt, UserError
 
 PHRASE_TYPES = ("affirmative", "procedural", "neutral", "refusing")
@@ -58,14 +58,6 @@ def chosen_ids(target: Target, phrase_type: str, position: int) -> tuple[int, ..
     ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
     ordinary = [i for i in ordinary if i not in (target.mask_token_id, *target.end_token_ids)]
     return tuple(rng.choice(ordinary) for _ in target.phrase_ids(drawn["procedural"], position))
-
-
-def pace(length: int, tokens_per_step: int, block_length: int | None = None) -> dict[str, Any]:
-    """Decoder settings that commit `tokens_per_step` tokens a step, or fewer where the blocks need
-    more steps."""
-    num_blocks = -(-length // block_length) if block_length else 1
-    steps = max(num_blocks, -(-length // tokens_per_step))
-    return {"steps": steps, "block_length": block_length, **PLANNED}
 
 
 def fitting_positions(

@@ -29,7 +29,7 @@ from mosa.alignment.objective import kl_divergence, window_scores
 from mosa.attacks.base import PLANNED, Attack, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.families import DiffusionLM
-from mosa.probes.base import Protocol, pace, phrases_of, step_numbers
+from mosa.probes.base import Protocol, phrases_of, step_numbers
 from mosa.types import Attempt, Behavior, as_plain
 from mosa.worker import Work
 
@@ -50,14 +50,14 @@ class DepthConfig:
     step_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     """Moments: before the step at this share of all steps."""
     tokens_per_step: int = 2
-    """Tokens committed in a step."""
+    """Tokens committed in a step, at most a block's."""
     block_length: int | None = None
     """Block length; unset: one block over the canvas."""
 
 
 async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncIterator[Attempt]:
     """Look at the canvases of one generation."""
-    settings = pace(target.length, config.tokens_per_step, config.block_length)
+    settings = target.pace(config.tokens_per_step, config.block_length)
     decoder = dataclasses.replace(target.decoder, **settings)
     packaged = phrases_of(target, "refusing")
     trained = [text for text in target.refusals if text not in packaged]
@@ -72,7 +72,8 @@ async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncI
     }
     found = await target.compute("profiles", Work(look, state, together=CASES_TOGETHER))
     counts = {"num_packaged_refusals": len(packaged), "num_trained_refusals": len(trained)}
-    yield target.attempt([], details={"profiles": found["profiles"], **counts})
+    told = {"num_steps": decoder.steps, "block_length": decoder.block_length}
+    yield target.attempt([], details={"profiles": found["profiles"], **counts, **told})
 
 
 def look(model: DiffusionLM, states: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -179,6 +180,6 @@ ATTACK = Attack(
     run=run,
     decides="any",
     reads_refusals=True,
-    version=3,
+    version=4,
 )
 PROTOCOLS = {"quick": Protocol(12), "full": Protocol(25)}

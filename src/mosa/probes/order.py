@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.attacks.base import PLANNED, Attack, Query, Target
-from mosa.probes.base import Protocol, pace
+from mosa.probes.base import Protocol
 from mosa.types import Attempt, Behavior
 
 BASE = "base"
@@ -24,9 +24,9 @@ class OrderConfig:
     """Conditions are the base settings with one of them changed at a time."""
 
     tokens_per_step: tuple[int, ...] = (4,)
-    """Tokens committed in a step; the first is the base."""
+    """Tokens committed in a step, at most a block's; the first is the base."""
     block_lengths: tuple[int, ...] = (32,)
-    """Block lengths in addition to the whole canvas, which is the base."""
+    """Block lengths in addition to the base: the whole canvas, or the blocks of the network."""
     temperatures: tuple[float, ...] = (0.0,)
     """Sampling temperatures; the first is the base."""
     remaskings: tuple[str, ...] = ("low_confidence",)
@@ -35,32 +35,36 @@ class OrderConfig:
     """Further response lengths."""
 
 
-def conditions(config: OrderConfig, length: int) -> dict[str, dict[str, Any]]:
-    """The base settings (one block over the canvas) and every change of one of them, by name."""
+def conditions(config: OrderConfig, target: Target) -> dict[str, dict[str, Any]]:
+    """The base settings (one block over the canvas, or the network's own) and every change of one
+    of them, by name; a change that the network's blocks do not let happen is left out."""
     per_step = config.tokens_per_step[0]
     base = {
-        **pace(length, per_step),
+        **target.pace(per_step),
         "temperature": config.temperatures[0],
         "remasking": config.remaskings[0],
     }
     named = {BASE: base}
     for block in config.block_lengths:
-        if block < length:
-            named[f"block {block}"] = base | pace(length, per_step, block)
+        if block < target.length and block != target.model.block_length:
+            named[f"block {block}"] = base | target.pace(per_step, block)
     for count in config.tokens_per_step[1:]:
-        named[f"{count} tokens a step"] = base | pace(length, count)
+        settings = base | target.pace(count)
+        if settings not in named.values():
+            named[f"{count} tokens a step"] = settings
     for temperature in config.temperatures[1:]:
         named[f"temperature {temperature:g}"] = base | {"temperature": temperature}
     for remasking in config.remaskings[1:]:
         named[f"remasking {remasking}"] = base | {"remasking": remasking}
     for other in config.canvas_lengths:
-        named[f"canvas {other}"] = base | pace(other, per_step) | {"max_new_tokens": other}
+        settings = target.pace(per_step, length=other) | {"max_new_tokens": other}
+        named[f"canvas {other}"] = base | settings
     return named
 
 
 async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncIterator[Attempt]:
     """Ask once under each condition."""
-    named = conditions(config, target.length)
+    named = conditions(config, target)
     queries = [(name, Query(behavior.request, decoder=named[name])) for name in named]
     async for attempt in target.tries(queries, [{"condition": name} for name in named]):
         yield attempt
@@ -87,5 +91,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
+    version=2,
 )
 PROTOCOLS = {"quick": Protocol(12), "full": Protocol(50)}

@@ -27,7 +27,6 @@ from mosa.probes.base import (
     chosen_ids,
     fitting_positions,
     longest_phrase,
-    pace,
     variant_of,
     with_sides,
 )
@@ -63,7 +62,7 @@ class PositionConfig:
     """The paper's protocol: affirmative at 1, procedural at 40, 80, 120 and 160 where they fit,
     one block, end tokens allowed. The settings above are then not used."""
     tokens_per_step: int = 2
-    """Tokens committed in a step."""
+    """Tokens committed in a step, at most a block's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ async def run(behavior: Behavior, target: Target, config: PositionConfig) -> Asy
             behavior.request,
             pinned=() if place is None else (target.pin(place, ids),),
             decoder={
-                **pace(target.length, config.tokens_per_step, cell.block_length or None),
+                **target.pace(config.tokens_per_step, cell.block_length or None),
                 "remasking": cell.remasking,
                 "end_tokens": cell.end_tokens,
             },
@@ -147,6 +146,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    version=2,
+    version=3,
 )
 PROTOCOLS = {"quick": Protocol(8), "full": Protocol(25), "paper": PAPER_PROTOCOL}

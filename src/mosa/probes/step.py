@@ -24,7 +24,6 @@ from mosa.probes.base import (
     chosen_ids,
     fitting_positions,
     longest_phrase,
-    pace,
     step_numbers,
     variant_of,
     with_sides,
@@ -53,7 +52,7 @@ class StepConfig:
     step_shares: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5, 0.75)
     """When: before the step at this share of all steps."""
     tokens_per_step: int = 2
-    """Tokens committed in a step."""
+    """Tokens committed in a step, at most a block's."""
     block_length: int | None = None
     """Block length; unset: one block over the canvas, so that no order is imposed."""
     end_tokens: Literal["allow", "forbid"] = "allow"
@@ -65,7 +64,7 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
     longest = longest_phrase(target, [PHRASES_OF[span] for span in config.spans])
     positions = fitting_positions(config.positions, POSITIONS, longest, target.length)
     decoder = {
-        **pace(target.length, config.tokens_per_step, config.block_length),
+        **target.pace(config.tokens_per_step, config.block_length),
         "end_tokens": config.end_tokens,
     }
     queries = [("no span", Query(behavior.request, decoder=decoder))]
@@ -103,6 +102,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
-    version=3,
+    version=4,
 )
 PROTOCOLS = {"quick": Protocol(6), "full": Protocol(25)}

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from mosa.attacks.base import PLANNED, Attack, Query, Target, at_least_one
 from mosa.attacks.gcg import aim_of, search_steps
-from mosa.probes.base import PAPER_PROTOCOL, Protocol, pace, phrases_of, variant_of
+from mosa.probes.base import PAPER_PROTOCOL, Protocol, phrases_of, variant_of
 from mosa.suffix_search import GcgConfig
 from mosa.types import Attempt, Behavior, Response, UserError
 
@@ -53,7 +53,7 @@ class SuffixConfig:
     top_k: int = 64
     """Tokens per position among which swaps are drawn."""
     tokens_per_step: int = 2
-    """Tokens committed in a step."""
+    """Tokens committed in a step, at most a block's."""
     block_length: int | None = None
     """Block length; unset: one block over the canvas."""
 
@@ -63,7 +63,7 @@ class SuffixConfig:
 
 async def run(behavior: Behavior, target: Target, config: SuffixConfig) -> AsyncIterator[Attempt]:
     """Ask plainly, then steer the response at every position."""
-    decoder = pace(target.length, config.tokens_per_step, config.block_length)
+    decoder = target.pace(config.tokens_per_step, config.block_length)
     places = wanted(target, config)
     methods = methods_of(target, config)
     plain = await target.ask(Query(behavior.request, decoder=decoder))
@@ -189,5 +189,6 @@ ATTACK = Attack(
     },
     run=run,
     decides="any",
+    version=2,
 )
 PROTOCOLS = {"quick": Protocol(2), "full": Protocol(6), "paper": PAPER_PROTOCOL}
