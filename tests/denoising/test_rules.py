@@ -72,7 +72,7 @@ def test_rules_are_recorded_and_read_back(examples):
         assert rule_from_dict(rule.to_dict()) == rule
         assert hash(rule_from_dict(rule.to_dict())) == hash(rule)
         if rule.chosen_by == "rules":
-            config = DecoderConfig(rules=({"name": name, **examples[name]},), seed=5)
+            config = DecoderConfig(rules=({"name": name, **examples.get(name, {})},), seed=5)
             assert config.rules == (rule,)
             plain = as_plain(config)
             assert plain["rules"] == [rule.to_dict()]
