@@ -60,6 +60,7 @@ def response(key: str, words: tuple[str, ...] = WORDS, prompt: str = "how?") -> 
         list(range(len(words))),
         list(words),
         list(range(len(words))),
+        block_starts=[0],
         decoder=dict(DECODER),
         num_forward_passes=len(words),
     )
@@ -93,6 +94,7 @@ def record(
     variant: str = "",
     num_queries: int = 1,
     selected: int | None = None,
+    details: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> Attempt:
     """One task with one attempt and its verdicts, done (or failed for a reason)."""
@@ -118,6 +120,7 @@ def record(
             forward_passes=4 * num_queries,
         ),
         selected=selected,
+        details=dict(details or {}),
     )
     run.add_attempt(key, attempt)
     run.end_task(key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason))

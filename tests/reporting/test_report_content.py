@@ -452,6 +452,7 @@ def test_what_stands_in_two_runs_is_refused(tmp_path):
 def test_empty_responses_are_tries_without_garbled_text(tmp_path):
     attacked(tmp_path, {"base": {"tap": {"a": False, "b": False}}}, native={"coherent": False})
     empty = Verdict(0.0, False, {"class": "empty"})
+    answer = dataclasses.replace(response("empty", ("<end>",)), text="", end_positions=[0])
     with Run(tmp_path) as run:
         record(
             run,
@@ -461,7 +462,7 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
             subject="base",
             attack="tap",
             seed=1,
-            answers=[response("empty", ())],
+            answers=[answer],
             verdicts={JUDGE: empty},
         )
     (row,) = tables(build([tmp_path]))["garbled"].rows
@@ -616,7 +617,8 @@ def test_probes_are_findings_and_no_attacks(tmp_path):
     attacked(tmp_path, {"m": {"tap": held}})
     with begun(tmp_path, ["m"]) as run:
         run.add_set(made_set("made up", "harmful", NAMES[:3]))
-        record(run, "p", "made up", NAMES[0], subject="m", attack="order", answers=[response("p")])
+        probed = {"attack": "order", "details": {"condition": "base"}}
+        record(run, "p", "made up", NAMES[0], subject="m", answers=[response("p")], **probed)
     content = build([tmp_path])
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]
     assert {sample.attack for sample in content.samples} == {"tap"}

@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
 
 from mosa.evidence.figures import by_trust
 from mosa.judges import REFUSAL_CLASSES, compliance_of
+from mosa.probes import PROBES
 from mosa.runs.judging import tells_refusals
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
@@ -135,7 +138,8 @@ def slug(*words: str) -> str:
 
 def without_room(group: Group, positions: Iterable[int]) -> list[str]:
     """Which of the positions that a probe wanted leave no room, as a sentence or none."""
-    left = sorted(set(positions) - set(group.levels("position")))
+    there = {o.details.get("position") for o in group.observations}  # a plain request has none
+    left = sorted(set(positions) - there)
     if not left:
         return []
     places = ", ".join(map(str, left))
@@ -163,6 +167,66 @@ def not_read(probed: Probed) -> list[str]:
 
 # --- what a run holds of a probe ------------------------------------------------------------------
 
+_Share = Annotated[float, msgspec.Meta(ge=-1e-3, le=1 + 1e-3)]
+"""A probability, rounded as the network's numbers are."""
+
+
+class _Profile(TypedDict):
+    step: int
+    end: list[_Share | None]
+    refusal: list[_Share | None]
+    kl: NotRequired[list[float | None]]
+
+
+class _Details(TypedDict, total=False):
+    """What an attempt of a probe says, of what is read; it says more."""
+
+    phrase_type: str
+    span: str
+    method: str
+    condition: str
+    end_tokens: Literal["allow", "forbid"]
+    block_length: int
+    remasking: str
+    position: int | None
+    step: int | None
+    text_before: str
+    text_after: str
+    in_place: bool
+    in_whole_canvas: bool
+    anywhere: bool
+    best_loss: float
+    losses: list[float]
+    profiles: list[_Profile]
+    num_packaged_refusals: int
+    num_trained_refusals: int
+
+
+_KINDS = ("phrase_type", "span", "method")
+"""Factors of which one level, none, is the plain request: that alone has no position."""
+
+
+def _fault_of(details: dict[str, Any]) -> str:
+    """Why no probe has written these details; empty where one may have."""
+    try:
+        known = msgspec.convert(details, _Details)
+    except msgspec.ValidationError as error:
+        return str(error)
+    position = known.get("position")
+    kinds = {details[name] for name in _KINDS if name in details}
+    if kinds and (position is None) != (kinds == {"none"}):
+        return "its position is not of its kind"
+    if "text_before" in details and position is None:
+        return "it has sides without a position"
+    for profile in known.get("profiles", ()):
+        if len({len(values) for values in profile.values() if isinstance(values, list)}) > 1:
+            return "its profiles are not of one length"
+    return ""
+
+
+class MissingDetail(Exception):
+    """An attempt that a probe has made does not say what the probe's reader needs."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -180,7 +244,10 @@ class Observation:
     """By measure; None where the judge could not score it."""
 
     def __getitem__(self, factor: str) -> Any:
-        return self.details[factor]
+        try:
+            return self.details[factor]
+        except KeyError as error:
+            raise MissingDetail(f"attempts, {self.key}", f"it does not say its {factor}") from error
 
     def row(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
         """Everything but the key, as one flat record."""
@@ -214,7 +281,7 @@ class Group:
 
     def levels(self, factor: str) -> list[Any]:
         """The values of a factor, in the order of the experiment; None is not a level."""
-        found = dict.fromkeys(o.details.get(factor) for o in self.observations)
+        found = dict.fromkeys(o[factor] for o in self.observations)
         return [level for level in found if level is not None]
 
 
@@ -238,8 +305,10 @@ class Probed:
 
     def response(self, observation: Observation) -> Response:
         """The response of an attempt that has one."""
-        (response,) = self.run.responses_of(observation.key)
-        return response
+        responses = self.run.responses_of(observation.key)
+        if len(responses) != 1:
+            raise self.run.damage(f"attempts, {observation.key}", "it has not one response")
+        return responses[0]
 
 
 def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
@@ -251,6 +320,10 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for task, _ in run.tasks(status="done"):
         if task.attack in probes:
+            try:
+                msgspec.convert(task.config, PROBES[task.attack].config_class)
+            except msgspec.ValidationError as error:
+                raise run.damage(f"tasks, {task.key}", error) from error
             settings.setdefault((task.attack, task.preset), task.config)
     if not settings:
         return []
@@ -263,6 +336,8 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
         pairs = ((a, None) for a in run.attempts(case_set=case_set))
         for attempt, verdict in pairs if name is None else run.judged(name, case_set):
             if (attempt.attack, attempt.preset) in settings:
+                if fault := _fault_of(attempt.details):
+                    raise run.damage(f"attempts, {attempt.key}", fault)
                 observation = Observation(
                     attempt.subject,
                     case_set,
