@@ -94,11 +94,13 @@ def record(
     variant: str = "",
     num_queries: int = 1,
     selected: int | None = None,
+    config: Mapping[str, Any] | None = None,
     details: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> Attempt:
     """One task with one attempt and its verdicts, done (or failed for a reason)."""
-    run.add_tasks([Task(key, subject, case_set, case, attack, preset, seed, threat, {})])
+    settings = dict(config or {})
+    run.add_tasks([Task(key, subject, case_set, case, attack, preset, seed, threat, settings)])
     for answer in answers:
         run.add_response(answer)
     attempt = Attempt(

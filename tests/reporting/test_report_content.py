@@ -10,6 +10,7 @@ from refusals import refuses
 
 from mosa.evidence.findings import LineChart
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
+from mosa.probes import PROBES
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.content import Content, Points, ReportTable
 from mosa.reporting.views import Grid
@@ -17,7 +18,7 @@ from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
 from mosa.stats.rates import Rate
-from mosa.types import Verdict
+from mosa.types import Verdict, as_plain
 
 NAMES = [f"b{i}" for i in range(30)]
 SECRET = ("take", "the", "amber", "spoon")
@@ -617,7 +618,8 @@ def test_probes_are_findings_and_no_attacks(tmp_path):
     attacked(tmp_path, {"m": {"tap": held}})
     with begun(tmp_path, ["m"]) as run:
         run.add_set(made_set("made up", "harmful", NAMES[:3]))
-        probed = {"attack": "order", "details": {"condition": "base"}}
+        config = as_plain(PROBES["order"].config("quick", {}))
+        probed = {"attack": "order", "config": config, "details": {"condition": "base"}}
         record(run, "p", "made up", NAMES[0], subject="m", answers=[response("p")], **probed)
     content = build([tmp_path])
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]

@@ -433,9 +433,12 @@ def test_what_no_probe_has_written_is_damage(tmp_path, probe, sound, changes):
         findings_of(run)
 
 
-def test_settings_that_no_probe_has_are_damage(tmp_path):
+@pytest.mark.parametrize("changes", [{"paper": "yes"}, {"paper": ...}])
+def test_settings_that_no_probe_has_are_damage(tmp_path, changes):
     with probed_run(tmp_path, "position", [("m", "a", WRITTEN, verdict(0.5), None)]) as run:
-        run.add_tasks([Task("t", "m", SET, "a", "position", "quick", 1, "open", {"paper": "yes"})])
+        config = as_plain(PROBES["position"].config("quick", {})) | changes
+        config = {name: value for name, value in config.items() if value is not ...}
+        run.add_tasks([Task("t", "m", SET, "a", "position", "quick", 1, "open", config)])
         run.end_task("t", Outcome("done", 0, Budget()))
         run.commit()
         with refuses("run.sqlite", "tasks, t", "paper", error=DamagedRun):

@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ from mosa.evidence.figures import by_trust
 from mosa.judges import REFUSAL_CLASSES, compliance_of
 from mosa.probes import PROBES
 from mosa.runs.judging import tells_refusals
+from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
 from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
@@ -224,6 +226,19 @@ def _fault_of(details: dict[str, Any]) -> str:
     return ""
 
 
+def _fault_of_settings(task: Task) -> str:
+    """Why a probe was not run with these settings; empty where it may have been."""
+    config_class = PROBES[task.attack].config_class
+    lacking = {field.name for field in dataclasses.fields(config_class)} - task.config.keys()
+    if lacking:
+        return f"its settings lack {min(lacking)}"
+    try:
+        msgspec.convert(task.config, config_class)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
 class MissingDetail(Exception):
     """An attempt that a probe has made does not say what the probe's reader needs."""
 
@@ -320,10 +335,8 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for task, _ in run.tasks(status="done"):
         if task.attack in probes:
-            try:
-                msgspec.convert(task.config, PROBES[task.attack].config_class)
-            except msgspec.ValidationError as error:
-                raise run.damage(f"tasks, {task.key}", error) from error
+            if fault := _fault_of_settings(task):
+                raise run.damage(f"tasks, {task.key}", fault)
             settings.setdefault((task.attack, task.preset), task.config)
     if not settings:
         return []
