@@ -169,8 +169,7 @@ def not_read(probed: Probed) -> list[str]:
 
 # --- what a run holds of a probe ------------------------------------------------------------------
 
-_Share = Annotated[float, msgspec.Meta(ge=-1e-3, le=1 + 1e-3)]
-"""A probability, rounded as the network's numbers are."""
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class _Profile(TypedDict):
@@ -208,22 +207,19 @@ _KINDS = ("phrase_type", "span", "method")
 """Factors of which one level, none, is the plain request: that alone has no position."""
 
 
-def _fault_of(details: dict[str, Any]) -> str:
-    """Why no probe has written these details; empty where one may have."""
-    try:
-        known = msgspec.convert(details, _Details)
-    except msgspec.ValidationError as error:
-        return str(error)
+def _checked(details: dict[str, Any]) -> dict[str, Any]:
+    """The details of an attempt, by their types; ValueError for those that no probe has written."""
+    known = msgspec.convert(details, _Details)
     position = known.get("position")
     kinds = {details[name] for name in _KINDS if name in details}
     if kinds and (position is None) != (kinds == {"none"}):
-        return "its position is not of its kind"
+        raise ValueError("its position is not of its kind")
     if "text_before" in details and position is None:
-        return "it has sides without a position"
+        raise ValueError("it has sides without a position")
     for profile in known.get("profiles", ()):
         if len({len(values) for values in profile.values() if isinstance(values, list)}) > 1:
-            return "its profiles are not of one length"
-    return ""
+            raise ValueError("its profiles are not of one length")
+    return {**details, **known}
 
 
 def _fault_of_settings(task: Task) -> str:
@@ -349,15 +345,17 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
         pairs = ((a, None) for a in run.attempts(case_set=case_set))
         for attempt, verdict in pairs if name is None else run.judged(name, case_set):
             if (attempt.attack, attempt.preset) in settings:
-                if fault := _fault_of(attempt.details):
-                    raise run.damage(f"attempts, {attempt.key}", fault)
+                try:
+                    details = _checked(attempt.details)
+                except ValueError as error:
+                    raise run.damage(f"attempts, {attempt.key}", error) from error
                 observation = Observation(
                     attempt.subject,
                     case_set,
                     attempt.case,
                     attempt.seed,
                     attempt.key,
-                    attempt.details,
+                    details,
                     {m: _value(verdict, m) for m in _measures(name)},
                 )
                 cells = found.setdefault((attempt.attack, attempt.preset), {})
