@@ -60,6 +60,7 @@ def response(key: str, words: tuple[str, ...] = WORDS, prompt: str = "how?") -> 
         list(range(len(words))),
         list(words),
         list(range(len(words))),
+        block_starts=[0],
         decoder=dict(DECODER),
         num_forward_passes=len(words),
     )
@@ -93,10 +94,13 @@ def record(
     variant: str = "",
     num_queries: int = 1,
     selected: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> Attempt:
     """One task with one attempt and its verdicts, done (or failed for a reason)."""
-    run.add_tasks([Task(key, subject, case_set, case, attack, preset, seed, threat, {})])
+    settings = dict(config or {})
+    run.add_tasks([Task(key, subject, case_set, case, attack, preset, seed, threat, settings)])
     for answer in answers:
         run.add_response(answer)
     attempt = Attempt(
@@ -118,6 +122,7 @@ def record(
             forward_passes=4 * num_queries,
         ),
         selected=selected,
+        details=dict(details or {}),
     )
     run.add_attempt(key, attempt)
     run.end_task(key, Outcome("failed" if reason else "done", number + 1, attempt.budget, reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 import stat
@@ -27,9 +28,11 @@ from mosa.files import (
     make_private_file,
     plain_cell,
     replacing,
+    seal,
     user_errors,
     write_bytes,
     write_json,
+    write_sealed,
     write_text,
     writing,
 )
@@ -331,14 +334,16 @@ def test_only_our_files_are_replaced_or_removed(tmp_path):
 
 def test_what_others_have_changed_is_not_ours_any_more(tmp_path):
     out = tmp_path / "out"
-    large = "x" * (3 * EDGE)
+    large, middle = "x" * (3 * EDGE), "x" * (2 * EDGE)
     with claim_folder(out, "mosa x"):
         for name in ("a", "b", "one/c"):
             write_text(out / name, "ours")
         write_text(out / "large", large)
+        write_text(out / "middle", middle)
         with filling(out / "two") as part:
             (part / "d").write_text("ours")
     changed = {"a": "mine", "one/c": "ours, and mine", "two/d": "our", "large": f"{large[:-1]}y"}
+    changed["middle"] = f"{middle[:EDGE]}y{middle[EDGE + 1 :]}"
     for name, text in changed.items():
         (out / name).write_text(text)
     with claim_folder(out, "mosa x") as own:
@@ -467,24 +472,60 @@ def test_filling_moves_every_file_into_place(tmp_path):
     assert names(tmp_path / "out") == [MARK, "a", "b"]
 
 
-def test_a_file_is_claimed_by_its_beginning(tmp_path):
+def test_a_file_is_claimed_by_its_seal(tmp_path):
     path = tmp_path / "new" / "page"
-    with claim_file(path):
+    with claim_file(path, "mosa x"):
         assert not path.parent.exists()
     assert names(tmp_path) == []  # a command that fails has made nothing
-    path.parent.mkdir()
-    path.write_text("ours: text")
-
-    def is_ours(beginning: bytes) -> bool:
-        return beginning.startswith(b"ours")
-
-    with claim_file(path, is_ours), claim_file(path, is_ours):
+    with claim_file(path, "mosa x"):
+        for text in ("1", "2"):
+            write_sealed(path, f"<{seal('mosa x')}>\n{text}\n")
+    ours = path.read_text()
+    assert re.fullmatch(r"<mosa x sha256:[0-9a-f]{64}>\n2\n", ours)
+    with claim_file(path, "mosa x"), claim_file(path, "mosa x"):
         assert len(names(path.parent)) == 2
         with refuses(path), claim_file(path):
-            raise AssertionError("what has come meanwhile is of another command")
-    with refuses(path), claim_file(path):
+            raise AssertionError("it replaces nothing")
+    with refuses(path, "no earlier result"), claim_file(path, "mosa y"):
         raise AssertionError("it is of another command")
-    assert path.read_text() == "ours: text" and names(path.parent) == ["page"]
+    assert path.read_text() == ours and names(path.parent) == ["page"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "my notes\n",
+        lambda text: text[:-2] + "x\n",
+        lambda text: " " + text,
+        lambda text: text[:-1],
+        lambda text: text.replace("sha256:", "sha256:0", 1),
+        lambda text: re.sub("[0-9a-f]{64}", "0" * 64, text),
+    ],
+)
+def test_a_sealed_file_that_somebody_has_changed_is_not_replaced(tmp_path, change):
+    """Before the work, and where it is changed while a command works."""
+    path = tmp_path / "page"
+    with claim_file(path, "mosa x"):
+        write_sealed(path, f"{seal('mosa x')}\n" + "text\n" * 10_000)
+    sound = path.read_text()
+    path.write_text(change(sound))
+    with refuses(path, "changed"), claim_file(path, "mosa x"):
+        raise AssertionError("claimed")
+    path.write_text(sound)
+    with claim_file(path, "mosa x"):
+        path.write_text(change(sound))
+        with refuses(path, "changed"):
+            write_sealed(path, seal("mosa x"))
+    assert path.read_text() == change(sound)
+
+
+def test_what_comes_while_a_command_works_is_not_replaced(tmp_path):
+    path = tmp_path / "answers"
+    with claim_file(path):
+        path.write_text("mine")
+        with refuses(path), writing(path) as file:
+            file.write("ours")
+    assert path.read_text() == "mine"
 
 
 def test_records_are_for_their_owner_alone(tmp_path):

@@ -7,14 +7,14 @@ name that it leaves is cleared by the next that writes into the folder.
 A command claims its place before it begins. A folder of ours has a mark, `.mosa.jsonl`, which says
 who made it, which files are ours, and what they were when we wrote them; nothing else in it is ever
 replaced or removed, a file of ours that somebody has changed neither, and one process at a time may
-hold it.
+hold it. A file that stands alone has a seal in its beginning: who made it, and its text's hash.
 
     with claim_folder(out, "mosa merge") as own:
         write_text(out / "README.md", card)
         own.finish()
 
-    with claim_file(Path("report.html"), is_page):
-        write_text(Path("report.html"), page)
+    with claim_file(Path("numbers.json"), "mosa bench"):
+        write_sealed(Path("numbers.json"), json.dumps({"made_by": seal("mosa bench"), ...}))
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ from mosa.types import UserError
 MARK = ".mosa.jsonl"
 """In a folder that a command has made: who made it, then a line for each of its files."""
 MOST_BEGINNING = 4096
-"""Bytes from the beginning of a file that tell who made it."""
+"""Bytes from the beginning of a file, in which its seal stands."""
 SECONDS_TO_WAIT = 0.5
 """How long a place may be held by one who only looks whether its holder lives."""
-EDGE = 1 << 20
+EDGE = 8 << 20
 """Bytes from the beginning and from the end of a file that tell whether it was changed."""
 
+_NO_HASH = "0" * 64
+"""In place of the hash while it is computed."""
 _PART = re.compile(r"\.mosa\.[0-9a-f]{16}\.part")
 """The private names of what is not whole yet."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
@@ -125,53 +127,83 @@ def make_private_file(path: Path) -> None:
 
 
 @contextmanager
-def claim_file(
-    path: Path | None, is_ours: Callable[[bytes], bool] = lambda beginning: False
-) -> Iterator[None]:
+def claim_file(path: Path | None, made_by: str | None = None) -> Iterator[None]:
     """Hold the place of a command's result for the block; None: it writes none.
 
-    Raises UserError where something stands there but a file of its own, which `is_ours` knows by
-    its beginning, where the folder cannot be written, and where another process holds the place: it
-    would replace the result of the other. Only a private file is made, which goes with the block:
-    folders that are missing are made with the result.
+    Raises UserError where something stands there but a file that `made_by` has sealed and nobody
+    has changed since, where the folder cannot be written, and where another process holds the
+    place: it would replace the result of the other. Only a private file is made, which goes with
+    the block: folders that are missing are made with the result.
     """
     if path is None:
         yield
         return
     name = os.path.realpath(path)
     with user_errors(path):
-        _check_file(path, is_ours)
+        _check_file(path, made_by)
     if name in _claimed:  # by this process
         yield
         return
     with user_errors(path):
         place, descriptor = _locked_place(path)
-        _claimed.add(name)
+        _claimed[name] = made_by
     try:
         with user_errors(path):
-            _check_file(path, is_ours)  # another process may have come first
+            _check_file(path, made_by)  # another process may have come first
         yield
     finally:
-        _claimed.remove(name)
+        del _claimed[name]
         with suppress(OSError):
             place.unlink()
         os.close(descriptor)
 
 
-_claimed: set[str] = set()
-"""The places of files that this process holds, links followed."""
+_claimed: dict[str, str | None] = {}
+"""The places of files that this process holds, links followed, and who may have made what stands
+there."""
 
 
-def _check_file(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+def _check_file(path: Path, made_by: str | None) -> None:
     _check_folder(path.parent, path)
     if _old_mode(path) is not None:
-        with path.open("rb") as file:
-            if not is_ours(file.read(MOST_BEGINNING)):
-                raise UserError(
-                    f"{path} exists and is no earlier result of this command; name a new file "
-                    "with --out, or remove it"
-                )
+        is_as_written = None if made_by is None else _is_as_sealed(path, made_by)
+        if is_as_written is None:
+            raise UserError(
+                f"{path} exists and is no earlier result of this command; name a new file with "
+                "--out, or remove it"
+            )
+        if not is_as_written:
+            raise UserError(
+                f"{path} was changed since this command wrote it; move it, or name a new file with "
+                "--out"
+            )
     _owner_of(path)
+
+
+def seal(made_by: str) -> str:
+    """What stands once in the beginning of a text for `write_sealed`: who made it, and room for its
+    hash."""
+    return f"{made_by} sha256:{_NO_HASH}"
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write a text, with its own hash in its seal: by that `claim_file` knows it, wherever it is
+    moved, and knows that nobody has changed it."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_text(path, text.replace(f" sha256:{_NO_HASH}", f" sha256:{digest}", 1))
+
+
+def _is_as_sealed(path: Path, made_by: str) -> bool | None:
+    """Whether a file is as `made_by` wrote it; None where it has not written it."""
+    with path.open("rb") as file:
+        beginning = file.read(MOST_BEGINNING)
+        found = re.search(rb"%b sha256:([0-9a-f]{64})" % re.escape(made_by.encode()), beginning)
+        if found is None:
+            return None
+        start, end = found.span(1)
+        digest = hashlib.sha256(beginning[:start] + _NO_HASH.encode() + beginning[end:])
+        hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest() == found[1].decode()
 
 
 def _locked_place(path: Path) -> tuple[Path, int]:
@@ -535,8 +567,11 @@ def _read_mark(path: Path, descriptor: int) -> _Mark:
 
 
 def _digest(path: Path, size: int) -> str:
-    """A hash of the edges of a file's first `size` bytes, which is all of a small one. What people
-    edit is small, and weights are not read whole again."""
+    """A hash of the edges of a file's first `size` bytes, which is all of a file of up to 16 MiB.
+
+    What people edit is that small, and gigabytes of weights are not read whole again. The time of
+    the last change would be cheaper and wrong: a folder that is copied or restored has others.
+    """
     found = hashlib.sha256()
     with path.open("rb") as file:
         found.update(file.read(min(size, EDGE)))
@@ -588,6 +623,8 @@ def _place(path: Path) -> tuple[Path, int | None]:
     if own is not None and (name := own._name_of(path)) is not None:
         own.expect(name)
     target = Path(os.path.realpath(path))
+    if str(target) in _claimed:
+        _check_file(path, _claimed[str(target)])  # what has come while the command worked
     target.parent.mkdir(parents=True, exist_ok=True)
     return target, mode
 

@@ -294,13 +294,18 @@ class Attempt:
         return self.responses[0].prompt if self.responses else []
 
 
+NATIVE = {"class": str, "refused": bool, "coherent": bool, "harm": int | float}
+"""Fields of a judge's own that outcomes are read from, and their types."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A judge's score of one response, or why it has none; a scorer of useful tasks is a judge
     too.
 
     Raises ValueError for a score that is not a number from 0 to 1, a success that is not a boolean,
-    and where score, success and reason do not agree on whether there is a verdict.
+    where score, success and reason do not agree on whether there is a verdict, and for a field of
+    its own that outcomes are read from and that is of another type (`NATIVE`).
     """
 
     score: float | None
@@ -317,6 +322,9 @@ class Verdict:
     def __post_init__(self) -> None:
         if not (self.score is None) == (self.success is None) == bool(self.reason):
             raise ValueError("a verdict has score and success, or a reason for having neither")
+        for name in NATIVE.keys() & self.native.keys():
+            if not isinstance(self.native[name], NATIVE[name]):
+                raise ValueError(f"{name} of a verdict is {self.native[name]!r}, of another type")
         if self.score is None:
             return
         if isinstance(self.score, bool) or not 0 <= self.score <= 1:

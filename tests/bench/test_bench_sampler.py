@@ -244,7 +244,7 @@ def test_command_shows_and_writes(in_one_process, tmp_path, capsys):
     assert cli.main([*words.split(), "--out", str(out), "--json", str(file)]) == 0
     shown = capsys.readouterr().out
     assert "batch 2, temperature 0, mosa: " in shown
-    assert out.read_text(encoding="utf-8") in shown
+    assert out.read_text(encoding="utf-8").split("\n", 1)[1] in shown
     read = json.loads(file.read_text(encoding="utf-8"))
     assert [row["batch"] for row in read["tables"][0]["rows"]] == [1, 1, 2, 2]
     for option in ("--batch 1,2", "--temperature 0", "--threshold 0.5", f"--out {out}"):

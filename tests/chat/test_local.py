@@ -6,8 +6,10 @@ import asyncio
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from chat.tiny_causal import causal_tokenizer, saved, tiny_llama
@@ -451,6 +453,58 @@ def test_a_gguf_file_is_named_by_its_content(tmp_path):
     (tmp_path / "n.gguf").write_bytes(b"two")
     with refuses("m.gguf", "n.gguf"):
         checkpoint_name(tmp_path)
+
+
+WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁how", "▁tea"]
+
+
+def write_gguf(file: Path, end: int, types: Sequence[int]) -> None:
+    """A llama of one layer in a GGUF file."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(len(WORDS))
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(WORDS)
+    writer.add_token_scores([0.0] * len(WORDS))
+    if types:
+        writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(end)
+    writer.add_unk_token_id(0)
+    draws = np.random.default_rng(0)
+    for name in ("token_embd", "output"):
+        values = draws.standard_normal((len(WORDS), 32)).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", values)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+        values = draws.standard_normal((32, 32)).astype(np.float32)
+        writer.add_tensor(f"blk.0.{name}.weight", values)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_an_end_token_of_a_gguf_file_is_no_word(tmp_path):
+    """Answers would stop at it, and the tokenizer would take it out of them."""
+    types = [2, 3, 3, *[6] * 256, 1, 1, 1]
+    for number, end in enumerate((2, WORDS.index("▁tea"))):
+        write_gguf(tmp_path / f"{number}.gguf", end, types)
+    assert load_causal_lm(tmp_path / "0.gguf", device="cpu").end_token_ids == (2,)
+    with refuses("1.gguf", "eos_token_id", WORDS.index("▁tea")):
+        load_causal_lm(tmp_path / "1.gguf", device="cpu")
+    write_gguf(tmp_path / "2.gguf", 2, ())
+    with refuses("2.gguf", "eos_token_id"):  # it does not say what is special
+        load_causal_lm(tmp_path / "2.gguf", device="cpu")
 
 
 def test_a_damaged_gguf_file_is_refused(tmp_path):

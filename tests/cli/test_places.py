@@ -214,6 +214,26 @@ def test_the_same_command_replaces_its_own(capsys, here):
     assert Path("letter.txt").read_text() == "dear reader"
 
 
+def test_what_its_user_has_changed_is_not_replaced(capsys, here):
+    """Neither in a folder of ours nor where the file stands alone."""
+    page = ["report", "run", "--out", "page.html"]
+    export = ["results", "run", "--export", "csv", "--out", "out"]
+    rows = ["judge", "check", "--judges", "refusal", "--data", "refusal", "--out", "errors.json"]
+    files = {"page.html": page, "out/tasks.csv": export, "errors.json": rows}
+    for argv in files.values():
+        assert main(argv) == main(argv) == 0
+    for name, argv in files.items():
+        sound = Path(name).read_bytes()
+        for changed in (b"mine", sound.replace(b"1", b"2")):
+            Path(name).write_bytes(changed)
+            before = picture(here)[str(here / name)]
+            capsys.readouterr()
+            cli_refuses(capsys, argv, name)
+            assert picture(here)[str(here / name)] == before
+        Path(name).write_bytes(sound)
+        assert main(argv) == 0
+
+
 def test_a_file_that_others_put_into_a_folder_of_ours_is_not_replaced(capsys, here):
     assert main(["results", "run", "--export", "json", "--out", "out"]) == 0
     Path("out/tasks.csv").write_text("mine")

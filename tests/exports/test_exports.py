@@ -59,6 +59,7 @@ def add_task(
             tokens=["WO", "RDS", "<end>"],
             commit_step=[0, 1, 1],
             end_positions=[2],
+            block_starts=[0],
             decoder=DECODER,
         )
         attempt = Attempt(

@@ -10,6 +10,7 @@ from refusals import refuses
 
 from mosa.evidence.findings import LineChart
 from mosa.judges.calibrate import MeasuredErrors, write_calibration
+from mosa.probes import PROBES
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.content import Content, Points, ReportTable
 from mosa.reporting.views import Grid
@@ -17,7 +18,7 @@ from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
 from mosa.stats.rates import Rate
-from mosa.types import Verdict
+from mosa.types import Verdict, as_plain
 
 NAMES = [f"b{i}" for i in range(30)]
 SECRET = ("take", "the", "amber", "spoon")
@@ -452,6 +453,7 @@ def test_what_stands_in_two_runs_is_refused(tmp_path):
 def test_empty_responses_are_tries_without_garbled_text(tmp_path):
     attacked(tmp_path, {"base": {"tap": {"a": False, "b": False}}}, native={"coherent": False})
     empty = Verdict(0.0, False, {"class": "empty"})
+    answer = dataclasses.replace(response("empty", ("<end>",)), text="", end_positions=[0])
     with Run(tmp_path) as run:
         record(
             run,
@@ -461,7 +463,7 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
             subject="base",
             attack="tap",
             seed=1,
-            answers=[response("empty", ())],
+            answers=[answer],
             verdicts={JUDGE: empty},
         )
     (row,) = tables(build([tmp_path]))["garbled"].rows
@@ -616,7 +618,9 @@ def test_probes_are_findings_and_no_attacks(tmp_path):
     attacked(tmp_path, {"m": {"tap": held}})
     with begun(tmp_path, ["m"]) as run:
         run.add_set(made_set("made up", "harmful", NAMES[:3]))
-        record(run, "p", "made up", NAMES[0], subject="m", attack="order", answers=[response("p")])
+        config = as_plain(PROBES["order"].config("quick", {}))
+        probed = {"attack": "order", "config": config, "details": {"condition": "base"}}
+        record(run, "p", "made up", NAMES[0], subject="m", answers=[response("p")], **probed)
     content = build([tmp_path])
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]
     assert {sample.attack for sample in content.samples} == {"tap"}

@@ -17,14 +17,24 @@ from refusals import refuses
 from mosa.runs import store as store_module
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task, TaskCell
 from mosa.runs.store import FILE, DamagedRun, Run
-from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+from mosa.types import (
+    Attempt,
+    Behavior,
+    Budget,
+    CaseSet,
+    RecordedTurn,
+    Response,
+    UserError,
+    Verdict,
+)
 
 SUBJECT = SubjectRecord("m", "base", None, "1f", None, {"steps": 4}, ["prompt"], ["seed"], [])
 SET = CaseSet("tea", "harmful", (Behavior("b0", "how is tea made?", target="Sure"),))
 
 
 def response(key: str, text: str = "tea") -> Response:
-    return Response(key, [{"role": "user", "content": "how?"}], text, text, [1, 2], ["t", "ea"])
+    turn: RecordedTurn = {"role": "user", "content": "how?"}
+    return Response(key, [turn], text, text, [1, 2], ["t", "ea"], [0, 1], [], [0])
 
 
 def attempt(key: str, *responses: Response, number: int = 0) -> Attempt:
@@ -385,7 +395,7 @@ def whole(folder: Path) -> Path:
     """A run with a row in every table that is read, closed; its file."""
     with filled(folder) as store:
         store.add_verdict("a0", "j", Verdict(1.0, True))
-        store.begin_session({"started": "now", "settings": {}})
+        store.begin_session({"started": "2026-01-01T00:00:00+00:00", "settings": {}})
     return folder / FILE
 
 
@@ -422,6 +432,55 @@ def test_turns_that_are_none_are_damage(tmp_path, turn):
         )
     with refuses(tmp_path / FILE, "responses", error=DamagedRun), Run(tmp_path) as run:
         run.response(key)
+
+
+@pytest.mark.parametrize(
+    ("table", "changes"),
+    [
+        ("responses", {"tokens": ["tea"]}),
+        ("responses", {"commit_step": []}),
+        ("responses", {"commit_step": [0, -2]}),
+        ("responses", {"commit_step": [0, 1 << 31]}),
+        ("responses", {"token_ids": [], "tokens": [], "commit_step": []}),
+        ("responses", {"end_positions": [2]}),
+        ("responses", {"block_starts": [1, 0]}),
+        ("responses", {"block_starts": []}),
+        ("responses", {"block_starts": [0, 2]}),
+        ("responses", {"replaced": [{"position": 9, "token": "x", "written": 0, "until": 1}]}),
+        ("responses", {"decoder": {"steps": "4"}}),
+        ("responses", {"decoder": {"max_new_tokens": [4]}}),
+        ("subjects", {"decoder": {"steps": "4"}}),
+        ("subjects", {"decoder": {"rules": ["none of ours"]}}),
+        ("verdicts", {"native": {"class": []}}),
+        ("verdicts", {"native": {"harm": "high", "refused": True, "coherent": True}}),
+        ("verdicts", {"native": {"refused": "no"}}),
+        ("sessions", {"started": ""}),
+        ("sessions", {"ended": "2026-01-01T00:00:00"}),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_damage(tmp_path, table, changes):
+    """Pages, tables and exports count on them."""
+    file = whole(tmp_path)
+    columns = store_module.COLUMNS[table]
+    with sqlite3.connect(file) as database:
+        row = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchone()
+        text = json.dumps(json.loads(row[-2]) | changes)
+        values = text, store_module.checksum(*row[:-2], text), row[-1]
+        database.execute(f"UPDATE {table} SET record = ?, crc = ? WHERE crc = ?", values)
+    with refuses(file, table, error=DamagedRun), Run(tmp_path) as run:
+        READERS[table](run)
+
+
+def test_a_file_whose_damage_has_no_words_is_damage(tmp_path):
+    """SQLite repeats the damaged statement in its message, which is then no UTF-8."""
+    file = whole(tmp_path)
+    content = file.read_bytes()
+    assert content.count(b"CREATE TABLE subjects (name") == 1
+    file.write_bytes(
+        content.replace(b"CREATE TABLE subjects (name", b"CREATE TABLE subjects \x80name")
+    )
+    with refuses(file, error=DamagedRun):
+        Run(tmp_path)
 
 
 @pytest.mark.parametrize(

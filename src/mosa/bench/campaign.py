@@ -151,6 +151,7 @@ def response_to(prepared: Prepared) -> Response:
         token_ids=list(range(NUM_STEPS)),
         tokens=["token"] * NUM_STEPS,
         commit_step=list(range(NUM_STEPS)),
+        block_starts=[0],
         num_forward_passes=NUM_STEPS,
         decoder=plain(prepared.decoder),
     )

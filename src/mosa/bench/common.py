@@ -31,13 +31,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from mosa.denoising import Canvas
 from mosa.families import DTYPES, DiffusionLM, load_model, new_model
-from mosa.files import write_text
+from mosa.files import seal, write_sealed
 from mosa.provenance import versions
 from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
 from mosa.world import WRAPPINGS, World
 
 SHAPES_FOLDER = Path(__file__).parent / "shapes"
+MADE_BY = "mosa bench"
 STAGE = "mosa."
 """The beginning of the labels of stages in a profile (`torch.profiler.record_function`)."""
 OUTSIDE = "outside"
@@ -523,11 +524,11 @@ class BenchResult:
     def write(self, out: Path | None, json_file: Path | None) -> None:
         """Write the text and the numbers to the files given, and make their folders."""
         for path, content in (
-            (out, self.text()),
-            (json_file, json.dumps(self.plain(), indent=1) + "\n"),
+            (out, f"{seal(MADE_BY)}\n{self.text()}"),
+            (json_file, json.dumps({"made_by": seal(MADE_BY), **self.plain()}, indent=1) + "\n"),
         ):
             if path is not None:
-                write_text(path, content)
+                write_sealed(path, content)
 
 
 Tell = Callable[[str, int, int], object]

@@ -146,6 +146,7 @@ def _add_attempt(run: Run, number: int, cases: Sequence[Behavior], rng: random.R
         list(range(LENGTH)),
         words,
         rng.sample(range(LENGTH), LENGTH),
+        block_starts=[0],
         decoder={"steps": LENGTH},
     )
     key = str(number)

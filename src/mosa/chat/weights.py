@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import weakref
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -324,6 +324,13 @@ def _stated_ends(folder: Path, config: Any, tokenizer: Any) -> list[int]:
     stated: Any = read_json(file).get("eos_token_id") if is_file(file) else None
     if stated is None:
         file, stated = folder / "config.json", config.get_text_config().eos_token_id
+    return _checked_ends(file, stated, config, tokenizer, tokenizer.added_tokens_decoder)
+
+
+def _checked_ends(
+    file: Path, stated: Any, config: Any, tokenizer: Any, special: Collection[int]
+) -> list[int]:
+    """The end tokens that a file states; UserError where one is not `special`, or no token."""
     ids = stated if is_json_list(stated) else [] if stated is None else [stated]
     size = config.get_text_config().vocab_size
     for token_id in ids:
@@ -332,7 +339,7 @@ def _stated_ends(folder: Path, config: Any, tokenizer: Any) -> list[int]:
                 f"{file} has eos_token_id {shortened(repr(stated))}, which names no tokens of the "
                 f"{size}; put the ids of the end tokens there."
             )
-        if token_id not in tokenizer.added_tokens_decoder:
+        if token_id not in special:
             word = tokenizer.convert_ids_to_tokens(token_id)
             raise UserError(
                 f"{file} has eos_token_id {shortened(repr(stated))}, but {token_id} is no special "
@@ -371,10 +378,22 @@ def _load_gguf(file: Path, checkpoint: str, device: str | None) -> CausalLM:
             file.parent, dtype=torch.float32, output_loading_info=True, **where
         )
         tokenizer = reader.from_pretrained(file.parent, **where)
+        special = _special_in_gguf(file)
     _check_whole(file, found)
     network.generation_config = GenerationConfig()
-    ends = [network.config.eos_token_id] if type(network.config.eos_token_id) is int else []
+    ends = _checked_ends(file, network.config.eos_token_id, network.config, tokenizer, special)
     return _causal_lm(network, tokenizer, checkpoint, device, ends)
+
+
+def _special_in_gguf(file: Path) -> set[int]:
+    """The tokens that a GGUF file itself calls special. The tokenizer that is made of it does not
+    tell: it takes whatever the file names as an end token for a special one."""
+    from gguf import GGUFReader, TokenType  # an extra
+
+    kinds = GGUFReader(file).fields.get("tokenizer.ggml.token_type")
+    of_tokens = [] if kinds is None else [int(kinds.parts[place][0]) for place in kinds.data]
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED)
+    return {number for number, kind in enumerate(of_tokens) if kind in special}
 
 
 class LocalModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,7 +14,7 @@ from mosa.cli.evaluate import role_options
 from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
 from mosa.cli.results import end_status
 from mosa.cli.tables import Column, Page, TextTable
-from mosa.files import claim_file, write_json
+from mosa.files import claim_file, seal, write_sealed
 from mosa.runs.options import ROLES, role_chats
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.testbed import find_world
@@ -54,7 +55,7 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _check(args: Namespace) -> int:
-    with claim_file(args.out, lambda beginning: MADE_BY.encode() in beginning):  # before the work
+    with claim_file(args.out, MADE_BY):  # before the work
         return _measure(args)
 
 
@@ -99,24 +100,22 @@ def _measure(args: Namespace) -> int:
             reply = " ".join(example.reply.split())[:SHOWN]
             console.print(f"\n{check.prompt} ({kind})\n  {example.request}\n  > {reply}")
     if args.out is not None:
-        write_json(
-            args.out,
-            {
-                "made_by": MADE_BY,
-                "chats": {role: chat.name for role, chat in chats.items()},
-                "set": cases.name,
-                "num_requests": len(cases.cases),
-                "prompts": [
-                    {
-                        "role": check.role,
-                        "prompt": check.prompt,
-                        "shares": check.shares,
-                        "replies": [dataclasses.asdict(each) for each in check.examples],
-                    }
-                    for check in checks
-                ],
-            },
-        )
+        found = {
+            "made_by": seal(MADE_BY),
+            "chats": {role: chat.name for role, chat in chats.items()},
+            "set": cases.name,
+            "num_requests": len(cases.cases),
+            "prompts": [
+                {
+                    "role": check.role,
+                    "prompt": check.prompt,
+                    "shares": check.shares,
+                    "replies": [dataclasses.asdict(each) for each in check.examples],
+                }
+                for check in checks
+            ],
+        }
+        write_sealed(args.out, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         console.print(f"wrote {args.out}")
     asked = {check.role for check in checks}
     read = {check.role for check in checks if check.shares["readable"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.bench import align, campaign, drift, report, sampler
-from mosa.bench.common import Bench
+from mosa.bench.common import MADE_BY, Bench
 from mosa.cli.options import Command, add_fields, config_argument, config_from
 from mosa.denoising import DecoderConfig
 from mosa.files import claim_file
@@ -30,10 +30,7 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
             add_fields(parser, DecoderConfig, leave_out=left_out, group="decoder")
 
     def run(args: Namespace) -> None:
-        def is_ours(beginning: bytes) -> bool:
-            return b"mosa bench" in beginning  # either form begins with its command
-
-        with claim_file(args.out, is_ours), claim_file(args.json, is_ours):  # before the work
+        with claim_file(args.out, MADE_BY), claim_file(args.json, MADE_BY):  # before the work
             measure(args)
 
     def measure(args: Namespace) -> None:

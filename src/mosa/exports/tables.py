@@ -73,7 +73,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "response": own.hide(attempt.response),
                 "response_full": own.hide(attempt.response_full),
                 "prompt": as_json(prompt),
-                "max_new_tokens": responses[0].decoder["max_new_tokens"] if responses else None,
+                "max_new_tokens": responses[0].decoder.get("max_new_tokens") if responses else None,
                 "decoder": as_json(responses[0].decoder if responses else {}),
             }
             for judge in readers[attempt.case_set]:  # the columns of others stay empty

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mosa.data.rows import read_rows
-from mosa.files import claim_file, write_text
+from mosa.files import claim_file, seal, write_sealed
 from mosa.inputs import is_file, read_json
 from mosa.judges.base import Item, Judge
 from mosa.judges.prompted import DECLINED
 from mosa.types import Behavior, UserError, Verdict, is_json_object
 from mosa.world import Truth, World, WorldObject
 from mosa.world.world import NUM_STEPS, REFUSALS
+
+MADE_BY = "mosa judge check"
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,7 @@ class MeasuredErrors:
 
 @dataclass(frozen=True)
 class _CalibrationFile:
+    made_by: str
     mosa_calibration: Literal[1]
     """The version of the format."""
     judges: dict[str, MeasuredErrors]
@@ -233,7 +236,7 @@ def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredEr
 @contextmanager
 def claim_calibration(path: Path | None) -> Generator[None]:
     """Hold the place of what `write_calibration` writes, as `claim_file` does; None: nowhere."""
-    with claim_file(path, lambda beginning: b'"mosa_calibration"' in beginning):
+    with claim_file(path, MADE_BY):
         if path is not None and path.exists():
             read_calibration(path)
         yield
@@ -246,8 +249,8 @@ def write_calibration(path: Path, judges: Mapping[str, MeasuredErrors]) -> None:
     """
     with claim_calibration(path):
         known = read_calibration(path) if path.exists() else {}
-        content = dataclasses.asdict(_CalibrationFile(1, {**known, **judges}))
-        write_text(path, f"{json.dumps(content, indent=1)}\n")
+        content = dataclasses.asdict(_CalibrationFile(seal(MADE_BY), 1, {**known, **judges}))
+        write_sealed(path, f"{json.dumps(content, indent=1)}\n")
 
 
 def read_calibration(path: str | Path) -> dict[str, MeasuredErrors]:

@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mosa import player
-from mosa.files import claim_file, write_text
+from mosa.files import claim_file, seal, write_sealed
 from mosa.player import COLOURS as PLAYER_COLOURS
 from mosa.reporting import charts
 from mosa.reporting.content import Content, ReportFigure, ReportTable, Sample, Section
@@ -47,8 +47,7 @@ FEWER, MORE = "\N{BLACK DOWN-POINTING TRIANGLE}", "\N{BLACK UP-POINTING TRIANGLE
 LONG_TABLE = 16
 """A table of more rows shows its first 12 on the screen, until the reader asks for all."""
 
-_GENERATOR = b'<meta name="generator" content="mosa report">'
-"""At the head of every page, by which a later one knows what it may replace."""
+MADE_BY = "mosa report"
 
 COLOURS = {
     # Light and dark scheme, as variables of the style sheet.
@@ -99,7 +98,7 @@ class _Part:
 
 def claim_page(path: Path | None) -> AbstractContextManager[None]:
     """Hold the place of a page, as `claim_file` does; it may replace a page alone."""
-    return claim_file(path, lambda beginning: _GENERATOR in beginning)
+    return claim_file(path, MADE_BY)
 
 
 def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
@@ -109,7 +108,7 @@ def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> N
     the page cannot be small enough.
     """
     with claim_page(path):
-        write_text(path, render_page(content, max_bytes=max_bytes))
+        write_sealed(path, render_page(content, max_bytes=max_bytes))
 
 
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
@@ -149,6 +148,7 @@ def _render(
     template = _environment().get_template("page.html")
     script = player.source("player.js") + _source("page.js")
     return template.render(
+        seal=seal(MADE_BY),
         content=content,
         sections=parts,
         overview=content.overview,

@@ -1,21 +1,27 @@
 """What a run records, row by row, and the one schema by which its rows are read.
 
 A row is written as JSON beside a checksum, and read back into its dataclass: `decode` raises
-ValueError for text that is not JSON, lacks a field, or has a value of another type.
+ValueError for text that is not JSON, lacks a field, has a value of another type, or whose parts do
+not fit each other.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Required, TypedDict, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, Required, TypedDict, TypeVar
 
 import msgspec
 
 from mosa.attacks.base import Threat
-from mosa.types import Access, Budget, SetKind
+from mosa.denoising import DecoderConfig
+from mosa.types import Access, Budget, Response, SetKind, UserError
 
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+MOST_STEPS = 1 << 31
 T = TypeVar("T")
 
 
@@ -189,8 +195,8 @@ class SessionShape(TypedDict, total=False):
     """What a session says at least, of what is read; it says more."""
 
     settings: Required[_SettingsShape]
-    started: str
-    ended: str
+    started: Time
+    ended: Time
     seconds: float
     device: str | None
     versions: dict[str, str | None]
@@ -215,9 +221,46 @@ def decode(text: str, kind: type[T]) -> T:
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     try:
-        return decoder.decode(text)
+        record = decoder.decode(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    if kind in _FITS:
+        _FITS[kind](record)
+    return record
+
+
+def _response_fits(response: Response) -> None:
+    """ValueError for a response whose tokens, steps and positions do not belong together."""
+    length = len(response.token_ids)
+    if not length == len(response.tokens) == len(response.commit_step):
+        raise ValueError("its tokens, their ids and their steps are not as many")
+    starts = response.block_starts
+    if response.served is None and starts[:1] != [0]:
+        raise ValueError("no block begins with it, and no server gave it")
+    places = [*response.end_positions, *starts, *(one.position for one in response.replaced)]
+    if any(not 0 <= place < length for place in places):
+        raise ValueError("a position is outside of it")
+    if starts != sorted(set(starts)):
+        raise ValueError("its blocks are not in their order")
+    if any(not -1 <= step < MOST_STEPS for step in response.commit_step):
+        raise ValueError("a step is none")
+    for name in ("max_new_tokens", "steps"):
+        if type(response.decoder.get(name)) not in (int, type(None)):
+            raise ValueError(f"its decoder has {name} that is no number")
+
+
+def _subject_fits(subject: SubjectRecord) -> None:
+    """ValueError for a subject with a decoder that cannot be."""
+    try:
+        DecoderConfig.from_dict(subject.decoder)
+    except UserError as error:
+        raise ValueError(error) from error
+
+
+_FITS: dict[Any, Callable[[Any], None]] = {
+    Response: _response_fits,
+    SubjectRecord: _subject_fits,
+}
 
 
 def checksum(*columns: str | int | None) -> int:

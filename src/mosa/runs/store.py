@@ -215,16 +215,17 @@ class Run:
             )
         (found,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise self._damage("", found)
+            raise self.damage("", found)
         for table, key, fault, why in DANGLING:
             found = self._db.execute(f"SELECT {key} FROM {table} WHERE {fault} LIMIT 1").fetchone()
             if found:
-                raise self._damage(f"{table}, {found[0]}", why)
+                raise self.damage(f"{table}, {found[0]}", why)
 
     def _tables(self) -> dict[str, tuple[str, str | None]]:
         return _tables_in(self._db)
 
-    def _damage(self, where: str, why: object) -> DamagedRun:
+    def damage(self, where: str, why: object) -> DamagedRun:
+        """The error to raise for a row that is not what was written: `where` is table and key."""
         place = f"{where[:100]}: " if where else ""
         return DamagedRun(
             f"{self.folder / FILE} is damaged ({place}{one_line(why)}); restore "
@@ -269,7 +270,9 @@ class Run:
                 ) from error
             if kind == sqlite3.SQLITE_ERROR and self._is_checked:
                 raise  # a statement of ours is wrong: the tables were compared
-            raise self._damage("", error) from error
+            raise self.damage("", error) from error
+        except UnicodeDecodeError as error:  # of a name that a message of SQLite repeats
+            raise self.damage("", error) from error
 
     def close(self) -> None:
         """Commit what is open and close the file."""
@@ -435,7 +438,7 @@ class Run:
             return record
         except (ValueError, TypeError) as error:
             # A session has no key, and its whole record stands in place of one.
-            raise self._damage(f"{table}, {columns[0]}", error) from error
+            raise self.damage(f"{table}, {columns[0]}", error) from error
 
     def subjects(self) -> dict[str, SubjectRecord]:
         """What each subject's name means, in the order of first use."""
@@ -530,7 +533,7 @@ class Run:
             for _, _, *cell, key, task, number, text, crc in page:
                 record = self._record(AttemptRecord, "attempts", (key, task, number, text, crc))
                 if [getattr(record, name) for name in OF_A_TASK] != cell:
-                    raise self._damage(f"attempts, {key}", "it is not of its task")
+                    raise self.damage(f"attempts, {key}", "it is not of its task")
                 yield Attempt(**{**vars(record), "responses": []})
 
     def num_unjudged(self, judge: str, case_set: str | None = None) -> int:
@@ -558,7 +561,7 @@ class Run:
             for key in record.responses:
                 response = self.response(key)
                 if response is None:
-                    raise self._damage("responses", f"{key} is missing")
+                    raise self.damage("responses", f"{key} is missing")
                 found.append(response)
         return found
 
@@ -596,7 +599,7 @@ class Run:
             try:
                 msgspec.convert(record, SessionShape)
             except msgspec.ValidationError as error:
-                raise self._damage("sessions", error) from error
+                raise self.damage("sessions", error) from error
             found.append(record)
         return found
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from probed_runs import JUDGE, SET, probed_run, response_of, verdict
+from refusals import refuses
 
 from mosa.evidence.figures import figures_of
 from mosa.evidence.findings import Finding, HeatMap, LineChart, findings_of
@@ -14,6 +15,7 @@ from mosa.evidence.findings.base import mean, numbers_of, slug
 from mosa.evidence.findings.order import mean_positions, measures_of
 from mosa.probes import PROBES
 from mosa.runs.records import Outcome, Task
+from mosa.runs.store import DamagedRun
 from mosa.types import Budget, Verdict, as_plain
 
 NO_END = np.zeros(4, dtype=bool)
@@ -384,6 +386,63 @@ def test_profiles_become_a_grid(tmp_path):
     assert ["position 1" in highest[0], "position 2" in highest[1]] == [True, True]
     assert "plain: refusals are 3 packaged phrases." in finding.paragraph
     assert "aligned: refusals are 3 packaged phrases and 2 more that" in finding.paragraph
+
+
+# --- records of another hand ----------------------------------------------------------------------
+
+WRITTEN = {
+    "phrase_type": "neutral", "position": 2, "end_tokens": "allow", "text_before": "no",
+    "text_after": "yes",
+}  # fmt: skip
+LOOKED = {
+    "profiles": [{"step": 0, "refusal": [0.5], "end": [0.0]}],
+    "num_packaged_refusals": 1,
+    "num_trained_refusals": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("probe", "sound", "changes"),
+    [
+        ("position", WRITTEN, {"phrase_type": None}),
+        ("position", WRITTEN, {"phrase_type": []}),
+        ("position", WRITTEN, {"position": None}),
+        ("position", WRITTEN, {"position": "2"}),
+        ("position", WRITTEN, {"end_tokens": "both"}),
+        ("position", WRITTEN, {"end_tokens": ...}),
+        ("position", WRITTEN, {"phrase_type": ...}),
+        ("position", WRITTEN, {"text_after": ...}),
+        ("position", WRITTEN, {"text_before": 3}),
+        ("depth", LOOKED, {"profiles": ...}),
+        ("depth", LOOKED, {"profiles": [{"step": 0, "refusal": [0.5]}]}),
+        ("depth", LOOKED, {"profiles": [{"step": 0, "refusal": [0.5, 0.5], "end": [0.0]}]}),
+        ("depth", LOOKED, {"profiles": [{"step": 0, "refusal": [5.0], "end": [0.0]}]}),
+        ("depth", LOOKED, {"num_trained_refusals": "none"}),
+        ("suffix", {"method": "none"}, {"method": "gcg"}),
+        ("suffix", {"method": "none"}, {"method": "gcg", "position": 1}),
+        ("order", {"condition": "base"}, {}),
+    ],
+)
+def test_what_no_probe_has_written_is_damage(tmp_path, probe, sound, changes):
+    """An order without a response is one, too."""
+    details = {k: v for k, v in (sound | changes).items() if v is not ...}
+    with (
+        probed_run(tmp_path, probe, [("m", "a", details, verdict(0.5), None)]) as run,
+        refuses("run.sqlite", "attempts", "m-a-0", error=DamagedRun),
+    ):
+        findings_of(run)
+
+
+@pytest.mark.parametrize("changes", [{"paper": "yes"}, {"paper": ...}])
+def test_settings_that_no_probe_has_are_damage(tmp_path, changes):
+    with probed_run(tmp_path, "position", [("m", "a", WRITTEN, verdict(0.5), None)]) as run:
+        config = as_plain(PROBES["position"].config("quick", {})) | changes
+        config = {name: value for name, value in config.items() if value is not ...}
+        run.add_tasks([Task("t", "m", SET, "a", "position", "quick", 1, "open", config)])
+        run.end_task("t", Outcome("done", 0, Budget()))
+        run.commit()
+        with refuses("run.sqlite", "tasks, t", "paper", error=DamagedRun):
+            findings_of(run)
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mosa.evidence.findings.base import (
     Finding,
     HeatMap,
     LineChart,
+    MissingDetail,
     Probed,
     not_read,
     probed_of,
@@ -42,6 +43,9 @@ def findings_of(run: Run, *, judge: str | None = None) -> list[Finding]:
     """
     found = probed_of(run, FINDINGS, judge)
     for probed in found:
-        FINDINGS[probed.finding.probe](probed)
+        try:
+            FINDINGS[probed.finding.probe](probed)
+        except MissingDetail as error:
+            raise run.damage(*error.args) from error
         probed.finding.sentences += not_read(probed)
     return [probed.finding for probed in found]

@@ -7,17 +7,22 @@ one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import msgspec
 
 from mosa.evidence.figures import by_trust
 from mosa.judges import REFUSAL_CLASSES, compliance_of
+from mosa.probes import PROBES
 from mosa.runs.judging import tells_refusals
+from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
 from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
@@ -135,7 +140,8 @@ def slug(*words: str) -> str:
 
 def without_room(group: Group, positions: Iterable[int]) -> list[str]:
     """Which of the positions that a probe wanted leave no room, as a sentence or none."""
-    left = sorted(set(positions) - set(group.levels("position")))
+    there = {o.details.get("position") for o in group.observations}  # a plain request has none
+    left = sorted(set(positions) - there)
     if not left:
         return []
     places = ", ".join(map(str, left))
@@ -163,6 +169,75 @@ def not_read(probed: Probed) -> list[str]:
 
 # --- what a run holds of a probe ------------------------------------------------------------------
 
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class _Profile(TypedDict):
+    step: int
+    end: list[_Share | None]
+    refusal: list[_Share | None]
+    kl: NotRequired[list[float | None]]
+
+
+class _Details(TypedDict, total=False):
+    """What an attempt of a probe says, of what is read; it says more."""
+
+    phrase_type: str
+    span: str
+    method: str
+    condition: str
+    end_tokens: Literal["allow", "forbid"]
+    block_length: int
+    remasking: str
+    position: int | None
+    step: int | None
+    text_before: str
+    text_after: str
+    in_place: bool
+    in_whole_canvas: bool
+    anywhere: bool
+    best_loss: float
+    losses: list[float]
+    profiles: list[_Profile]
+    num_packaged_refusals: int
+    num_trained_refusals: int
+
+
+_KINDS = ("phrase_type", "span", "method")
+"""Factors of which one level, none, is the plain request: that alone has no position."""
+
+
+def _checked(details: dict[str, Any]) -> dict[str, Any]:
+    """The details of an attempt, by their types; ValueError for those that no probe has written."""
+    known = msgspec.convert(details, _Details)
+    position = known.get("position")
+    kinds = {details[name] for name in _KINDS if name in details}
+    if kinds and (position is None) != (kinds == {"none"}):
+        raise ValueError("its position is not of its kind")
+    if "text_before" in details and position is None:
+        raise ValueError("it has sides without a position")
+    for profile in known.get("profiles", ()):
+        if len({len(values) for values in profile.values() if isinstance(values, list)}) > 1:
+            raise ValueError("its profiles are not of one length")
+    return {**details, **known}
+
+
+def _fault_of_settings(task: Task) -> str:
+    """Why a probe was not run with these settings; empty where it may have been."""
+    config_class = PROBES[task.attack].config_class
+    lacking = {field.name for field in dataclasses.fields(config_class)} - task.config.keys()
+    if lacking:
+        return f"its settings lack {min(lacking)}"
+    try:
+        msgspec.convert(task.config, config_class)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
+class MissingDetail(Exception):
+    """An attempt that a probe has made does not say what the probe's reader needs."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -180,7 +255,10 @@ class Observation:
     """By measure; None where the judge could not score it."""
 
     def __getitem__(self, factor: str) -> Any:
-        return self.details[factor]
+        try:
+            return self.details[factor]
+        except KeyError as error:
+            raise MissingDetail(f"attempts, {self.key}", f"it does not say its {factor}") from error
 
     def row(self, leave_out: Collection[str] = ()) -> dict[str, Any]:
         """Everything but the key, as one flat record."""
@@ -214,7 +292,7 @@ class Group:
 
     def levels(self, factor: str) -> list[Any]:
         """The values of a factor, in the order of the experiment; None is not a level."""
-        found = dict.fromkeys(o.details.get(factor) for o in self.observations)
+        found = dict.fromkeys(o[factor] for o in self.observations)
         return [level for level in found if level is not None]
 
 
@@ -238,8 +316,10 @@ class Probed:
 
     def response(self, observation: Observation) -> Response:
         """The response of an attempt that has one."""
-        (response,) = self.run.responses_of(observation.key)
-        return response
+        responses = self.run.responses_of(observation.key)
+        if len(responses) != 1:
+            raise self.run.damage(f"attempts, {observation.key}", "it has not one response")
+        return responses[0]
 
 
 def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> list[Probed]:
@@ -251,6 +331,8 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for task, _ in run.tasks(status="done"):
         if task.attack in probes:
+            if fault := _fault_of_settings(task):
+                raise run.damage(f"tasks, {task.key}", fault)
             settings.setdefault((task.attack, task.preset), task.config)
     if not settings:
         return []
@@ -263,13 +345,17 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
         pairs = ((a, None) for a in run.attempts(case_set=case_set))
         for attempt, verdict in pairs if name is None else run.judged(name, case_set):
             if (attempt.attack, attempt.preset) in settings:
+                try:
+                    details = _checked(attempt.details)
+                except ValueError as error:
+                    raise run.damage(f"attempts, {attempt.key}", error) from error
                 observation = Observation(
                     attempt.subject,
                     case_set,
                     attempt.case,
                     attempt.seed,
                     attempt.key,
-                    attempt.details,
+                    details,
                     {m: _value(verdict, m) for m in _measures(name)},
                 )
                 cells = found.setdefault((attempt.attack, attempt.preset), {})

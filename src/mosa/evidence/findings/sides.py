@@ -23,11 +23,11 @@ def sides_of(observation: Observation, refusals: Sequence[str]) -> dict[str, boo
     """Whether phrases of refusal, `refusals` among them, stand before the written words, after
     them, and before them in a response that then goes on without one; nothing where nothing was
     written."""
-    texts = observation.details
-    if "text_before" not in texts:
+    if "text_before" not in observation.details:
         return {}
-    before, after = (is_refusal(texts[side], refusals) for side in ("text_before", "text_after"))
-    went_on = before and not after and bool(texts["text_after"].strip())
+    before = is_refusal(observation["text_before"], refusals)
+    after = is_refusal(observation["text_after"], refusals)
+    went_on = before and not after and bool(observation["text_after"].strip())
     return dict(zip(SIDES, (before, after, went_on), strict=True))
 
 
