@@ -269,7 +269,34 @@ def test_an_end_in_a_canvas_ends_the_row(model):
 def test_only_the_canvases_that_are_needed_are_written(model):
     found = sample(model, prompts(9, 1), max_new_tokens=3 * C, steps=12, stop_after=C + 1)
     assert bool((found.tokens[0, 2 * C :] == model.mask_token_id).all())
-    assert bool((found.tokens[0, : 2 * C] != model.mask_token_id).all())
+    whole = sample(model, prompts(9, 1), max_new_tokens=3 * C, steps=12)
+    assert torch.equal(found.tokens[0, : 2 * C], whole.tokens[0, : 2 * C])
+    assert int(found.trace.row_forward_passes[0]) == 8
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_logits_that_are_no_numbers_are_no_answer(step):
+    """From the first step on, or later; the row beside it has its answer."""
+    broken = tiny()
+    head, calls = broken.head, []
+
+    def spoiled(hidden):
+        calls.append(len(calls))
+        logits = head(hidden)
+        return logits * torch.nan if calls[-1] // 2 >= step and calls[-1] % 2 else logits
+
+    broken.head = spoiled  # type: ignore[method-assign]
+    denoiser = denoiser_of(broken, 2)
+    config = DecoderConfig(max_new_tokens=C, steps=6, rules=renoise())
+    fillings = [
+        denoiser.add(Canvas.from_prompts(broken, prompts(n, 1), max_new_tokens=C), config)
+        for n in (9, 12)
+    ]
+    with evaluation_mode(broken):
+        for _ in range(step + 1):
+            denoiser.step()
+    assert [filling.broken_step for filling in fillings] == [None, step]
+    assert fillings[1].is_full and not fillings[0].is_full
 
 
 # ------------------------------------------------------------------------------------------- hooks
@@ -331,6 +358,13 @@ def test_a_hook_may_stop_and_not_touch_what_is_pinned(model):
     stopped = sample(model, canvas, steps=8, hook=lambda row: Action(stop=row.step == 1))
     assert stopped.num_forward_passes == 2
     assert set(stopped.tokens[0, C:].tolist()) == {model.eos_token_id}
+
+    def leave(row):
+        row.tokens[row.is_free] = row.mask_token_id
+        return Action(tokens=row.tokens, stop=True)
+
+    left = sample(model, canvas, steps=8, hook=leave)
+    assert set(left.tokens[0].tolist()) == {model.eos_token_id}
 
     def spoil(row):
         row.tokens[0] += 1

@@ -100,19 +100,27 @@ class NoiseRow:
     def open(self) -> slice:
         return slice(self.begin, self.begin + self.length)
 
-    def noise(self, vocab_size: int) -> Int[Tensor, " C"]:
-        """Random tokens for the open canvas, after the steps so far."""
-        positions_C = torch.arange(self.length, device=self.tokens.device)
-        positions_C = positions_C + self.canvas * self.length
-        step_C = torch.full_like(positions_C, self.step)
-        return noise.noise(self.seed, self.key.expand(self.length), positions_C, step_C, vocab_size)
+    def num_free(self, canvas: int) -> int:
+        """How many positions of a canvas are written and shown."""
+        begin = self.num_prompt + canvas * self.length
+        return int(self.is_free[: len(self.columns)][begin : begin + self.length].sum())
+
+    @property
+    def positions(self) -> Int[Tensor, " C"]:
+        """The response positions of the open canvas, from 0."""
+        first = self.canvas * self.length
+        return torch.arange(first, first + self.length, device=self.tokens.device)
+
+    def noise(self, num_steps: int, vocab_size: int) -> Int[Tensor, " C"]:
+        """Random tokens for the open canvas after so many steps of the row."""
+        return noise.noise(
+            self.seed, self.key.expand(self.length), self.positions, num_steps, vocab_size
+        )
 
     def uniform(self) -> Float[Tensor, " C"]:
         """A uniform number for each position of the open canvas in the step to come."""
-        positions_C = torch.arange(self.length, device=self.tokens.device)
-        positions_C = positions_C + self.canvas * self.length
         keys_C = self.key.expand(self.length)
-        return counter_uniform(self.seed, keys_C, positions_C, self.step, TOKEN_DRAW)
+        return counter_uniform(self.seed, keys_C, self.positions, self.step, TOKEN_DRAW)
 
 
 @dataclass(frozen=True)
@@ -187,18 +195,19 @@ class NoiseDenoiser:
             canvas.response_start,
             torch.tensor(seeds, device=canvas.tokens.device),
         )
-        num_canvases = -(-wanted // length)
+        num_canvases = -(-canvas.response.shape[1] // length)
         slots = spread_evenly(config.steps, num_canvases)
         if 0 in slots:
             raise UserError(
                 f"steps={config.steps} is too few for the {num_canvases} canvases of {length} "
                 "tokens that the response takes; give every canvas at least one step."
             )
+        slots = slots[: -(-wanted // length)]
         for number, real_L in enumerate(canvas.attention_mask):
             columns = (real_L & (positions_L < wanted)).nonzero()[:, 0]
             tokens = canvas.tokens[number, columns]
             num_prompt = int((positions_L[columns] < 0).sum())
-            more = num_canvases * length - (len(columns) - num_prompt)
+            more = len(slots) * length - (len(columns) - num_prompt)
             tokens = torch.cat([tokens, tokens.new_full((more,), self.model.mask_token_id)])
             is_free = tokens == self.model.mask_token_id
             is_free[:num_prompt] = False
@@ -251,7 +260,8 @@ class NoiseDenoiser:
         for row in [row for row in self._rows if _is_done(row) or row.broken_step is not None]:
             self._rows.remove(row)
             _write_back(row)
-            row.filling.broken_step = row.broken_step or row.filling.broken_step
+            if row.broken_step is not None:
+                row.filling.broken_step = row.broken_step
             row.filling.num_rows_left -= 1
             if row.filling.is_full:
                 row.filling.num_masked = 0
@@ -274,7 +284,8 @@ class NoiseDenoiser:
                     row.num_encoded = row.begin
                 given = row.tokens[row.open]
                 is_open = row.is_free[row.open]
-                row.noisy = torch.where(is_open, row.noise(self.model.vocab_size), given)
+                noise_C = row.noise(row.step, self.model.vocab_size)
+                row.noisy = torch.where(is_open, noise_C, given)
             alike[row.begin, row.expected is None].append(row)
         for filling in {id(row.filling): row.filling for row in rows}.values():
             filling.trace.num_forward_passes += 1
@@ -305,7 +316,8 @@ class NoiseDenoiser:
 
         # 2. What the network reads next: the surest of the drawn tokens, and noise elsewhere.
         is_accepted_C = _accepted(said.entropy, is_free_C, row.rule.entropy_bound)
-        noisy_C = torch.where(is_accepted_C, said.drawn, self._next_noise(row))
+        noise_C = row.noise(row.step + 1, self.model.vocab_size)
+        noisy_C = torch.where(is_accepted_C, said.drawn, noise_C)
         row.noisy = torch.where(is_free_C, noisy_C, row.tokens[row.open])
         row.expected = said.expected
         row.slot += 1
@@ -325,10 +337,6 @@ class NoiseDenoiser:
                 f"After {row.step} steps the hook still masks positions again; let it stop after "
                 "some step, so that the generation can end."
             )
-
-    def _next_noise(self, row: NoiseRow) -> Int[Tensor, " C"]:
-        after = dataclasses.replace(row, step=row.step + 1)
-        return after.noise(self.model.vocab_size)
 
     def _listen(self, row: NoiseRow) -> Said:
         """Reads a step's logits, so many positions at a time that they fit into memory."""
@@ -369,11 +377,11 @@ class NoiseDenoiser:
         generated = row.tokens[row.open][row.is_free[row.open]]
         ends = torch.tensor(self.model.end_token_ids, device=generated.device)
         has_ended = row.config.stop_when_finished and bool(torch.isin(generated, ends).any())
-        row.filling.num_masked -= int(row.is_free[: len(row.columns)][row.open].sum())
+        row.filling.num_masked -= row.num_free(row.canvas)
+        rest = slice(row.begin, len(row.tokens))
         row.canvas, row.slot, row.num_stable = row.canvas + 1, 0, 0
         row.noisy = row.expected = row.states = None
         if has_ended or row.is_stopped:
-            rest = slice(row.begin, len(row.tokens))
             is_left = row.is_free[rest] & (row.tokens[rest] == self.model.mask_token_id)
             row.tokens[rest].masked_fill_(is_left, self.model.eos_token_id)
             row.commit_step[rest].masked_fill_(is_left, row.step)
@@ -437,6 +445,7 @@ class NoiseDenoiser:
             return
         first = (int(is_edited.nonzero()[0, 0]) - row.num_prompt) // row.length
         if first < row.canvas:  # the canvases that follow have read what is no longer there
+            row.filling.num_masked += sum(map(row.num_free, range(first, row.canvas)))
             row.canvas, row.slot, row.num_stable = first, 0, 0
             row.noisy = row.expected = row.context = None
             row.num_encoded = 0
@@ -446,7 +455,8 @@ class NoiseDenoiser:
         is_new = torch.zeros_like(row.is_free)
         is_new[:shown] = is_edited
         is_mask = here == self.model.mask_token_id
-        renewed = torch.where(is_mask, self._next_noise(row), here)
+        noise_C = row.noise(row.step + 1, self.model.vocab_size)
+        renewed = torch.where(is_mask, noise_C, here)
         row.noisy = torch.where(is_new[row.open], renewed, row.noisy)
         row.num_stable = 0
 
