@@ -66,6 +66,7 @@ def test_no_phrase_is_a_success():
 
 
 REFUSING = {"refusals", "refusing", "testbed_refusals", "testbed_refusing"}
+REFUSING |= {"testbed_short_refusals"}
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PHRASE_FOLDER.glob("*.txt")))
