@@ -389,16 +389,18 @@ class Loss:
                 loss = self._losses(prompt[None])[0]
         finally:
             handle.remove()
-        (gradient,) = torch.autograd.grad(loss, kept[0])
+        # A model of noise embeds the prompt before each canvas of the target, and then the canvas.
+        prompts = kept[::2] if self.model.is_noise else kept[:1]
+        gradients = torch.autograd.grad(loss, prompts)
         self.num_backward_passes += 1
         weight_VD = embedding.get_parameter("weight").detach()
         num_prompt = len(prompt)
-        gradient_PD = gradient[0, :num_prompt].float()
+        gradient_PD = torch.stack([each[0, :num_prompt].float() for each in gradients]).sum(dim=0)
         if not self.model.attention.is_full:
             # The end of the prompt is in the row twice, where it shares a block with the response.
             first = first_masked_column(self.model.attention, num_prompt)
             again = num_prompt + self.response_length
-            gradient_PD[first:] += gradient[0, again : again + num_prompt - first].float()
+            gradient_PD[first:] += gradients[0][0, again : again + num_prompt - first].float()
         return gradient_PD @ weight_VD.float().T
 
     def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:

@@ -21,6 +21,7 @@ from mosa.alignment import (
     add_adapter,
     reference,
 )
+from mosa.alignment.states import ResponseState, build_canvas
 from mosa.denoising import Canvas, log_likelihood_bound
 from mosa.families import DiffusionLM, new_model
 from mosa.families import noise as of_noise
@@ -83,15 +84,19 @@ def test_the_trainer_optimises_the_published_step_on_noise(
     policy, config = trainer.diffusion_model, trainer.config
     parameters = [p for p in policy.network.parameters() if p.requires_grad]
     safe, bad = trainer.draw_phrases(list(range(8)))
+    masked = ResponseState(torch.zeros(LENGTH).long(), torch.ones(LENGTH).bool())
+    prompts = [example.prompt_ids for example in trainer.examples]
+    canvas = build_canvas(policy, prompts, [masked] * 8, noise_seed=trainer.noise_seed)
     losses = reference.losses(
         policy,
         noise_model(),
-        [example.prompt_ids for example in trainer.examples],
+        prompts,
         [phrase.variants[0] for (phrase,) in safe],
         [phrase.variants[0] for (phrase,) in bad],
         window=(config.window_start, config.window_end),
         response_length=LENGTH,
         beta=config.beta,
+        noise_seed=canvas.noise_seeds,
     )
     plain = torch.autograd.grad(losses.mean(), parameters)
     ours = trainer.harmful_losses(policy.network, list(range(8)))
@@ -106,16 +111,19 @@ def test_each_pass_over_the_data_has_other_noise(tmp_path, phrase_files, harmful
     trainer = mosa_trainer(tmp_path, phrase_files, harmful)
     seen, noised = [], of_noise.noised
 
-    def note(tokens, real, response_start, mask_token_id, seed):
-        seen.append(seed)
-        return noised(tokens, real, response_start, mask_token_id, seed)
+    def note(tokens, real, response_start, mask_token_id, seeds):
+        seen.append(seeds.tolist())
+        return noised(tokens, real, response_start, mask_token_id, seeds)
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(of_noise, "noised", note)
         for epoch in (0, 1):
             trainer.state.epoch = float(epoch)
             trainer.harmful_losses(trainer.diffusion_model.network, [0, 1])
-    assert set(seen) == {0, 1} and seen == sorted(seen)
+    first, *others = seen
+    assert first[0] != first[1]  # two prompts
+    # Encoder and decoder, reference and policy have one noise, which the next pass has not.
+    assert others == [first] * 3 + [others[-1]] * 4 and not set(first) & set(others[-1])
 
 
 def test_refusals_become_likelier(tmp_path, phrase_files, harmful, benign):

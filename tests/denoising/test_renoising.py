@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -344,6 +345,64 @@ def test_what_a_hook_masks_in_an_earlier_canvas_is_written_again(model):
     assert steps[6][1] == C and torch.equal(found.trace.replay(), found.trace.tokens)
 
 
+def read_by(model: DiffusionLM, canvas: Canvas, hook) -> list[tuple[int, list[int], Any]]:
+    """The noisy canvas of each pass of one row, with the number of tokens before it and what the
+    step before had expected."""
+    seen, denoise = [], of_noise.denoise
+
+    def note(network, noisy, contexts, conditioning):
+        seen.append((contexts[0].get_seq_length(), noisy[0].tolist(), conditioning))
+        return denoise(network, noisy, contexts, conditioning)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_noise, "denoise", note)
+        sample(model, canvas, steps=8, hook=hook)
+    return seen
+
+
+def write_at(step: int, place: int, ids: list[int]):
+    """A hook that writes ids at a response position after a step."""
+
+    def hook(row):
+        if row.step != step:
+            return None
+        row.tokens[9 + place : 9 + place + len(ids)] = torch.tensor(ids)
+        return Action(tokens=row.tokens)
+
+    return hook
+
+
+@pytest.mark.parametrize(("step", "place"), [(1, 2), (1, C + 3), (5, 2), (5, C + 3)])
+def test_what_a_hook_writes_is_read_wherever_it_stands(model, step, place):
+    """In the open canvas at once, in a later one when it opens, in an earlier one when it opens
+    again, whose other tokens stand as they were."""
+    canvas = Canvas.from_prompts(model, prompts(9, 1), max_new_tokens=2 * C)
+    plain = read_by(model, canvas, lambda row: None)
+    seen = read_by(model, canvas, write_at(step, place, [11, 12, 13]))
+    first = place // C * C
+    number = next(i for i, (before, *_) in enumerate(seen) if i > step and before == 9 + first)
+    assert seen[number][1][place - first : place - first + 3] == [11, 12, 13]
+    assert [kept[:2] for kept in seen[: step + 1]] == [kept[:2] for kept in plain[: step + 1]]
+
+
+def test_what_was_expected_where_a_hook_wrote_is_forgotten(model):
+    canvas = Canvas.from_prompts(model, prompts(9, 1), max_new_tokens=C)
+    seen = read_by(model, canvas, write_at(2, 4, [11, 12]))
+    assert [kept[2] is None for kept in seen] == [True] + [False] * 7
+    zeros = [(kept[2][0] == 0).all(dim=-1).nonzero()[:, 0].tolist() for kept in seen[1:]]
+    assert zeros == [[], [], [4, 5], [], [], [], []]
+
+
+def test_with_a_hook_every_planned_step_is_taken(sure):
+    """Else an edit that is timed by steps would not be made where the canvas is sure before."""
+    rules = renoise(sure_below=10.0, stable_steps=0)
+    settings: dict[str, Any] = {"max_new_tokens": C, "steps": 8, "rules": rules}
+    assert sample(sure, prompts(9, 1), **settings).num_forward_passes == 1
+    seen = []
+    sample(sure, prompts(9, 1), **settings, hook=lambda row: seen.append(row.step))
+    assert seen == list(range(8))
+
+
 def test_a_hook_that_masks_for_ever_is_stopped(model):
     def hook(row):
         row.tokens[row.is_free] = row.mask_token_id
@@ -402,6 +461,18 @@ def test_a_hook_may_stop_and_not_touch_what_is_pinned(model):
 def test_settings_about_masks_are_refused_by_name(model, settings, named):
     with refuses(named):
         sample(model, "Tea?", **{"max_new_tokens": C, "steps": 4, **settings})
+
+
+def test_a_prompt_has_no_masks_and_a_token(model):
+    canvas = Canvas.from_prompts(model, prompts(9, 1), max_new_tokens=C)
+    tokens = canvas.tokens.clone()
+    tokens[0, 3] = model.mask_token_id
+    for spoiled in (
+        dataclasses.replace(canvas, tokens=tokens),
+        dataclasses.replace(canvas, response_start=0),
+    ):
+        with refuses("prompt"):
+            sample(model, spoiled, steps=4)
 
 
 def test_the_rule_is_for_noise_alone(tiny_llada):

@@ -46,7 +46,7 @@ def masked(model: DiffusionLM, ids: torch.Tensor, length: int) -> torch.Tensor:
 
 def noisy(model: DiffusionLM, canvas: torch.Tensor, start: int) -> torch.Tensor:
     real = torch.ones_like(canvas, dtype=torch.bool)
-    return of_noise.noised(canvas, real, start, model.mask_token_id, 0)
+    return of_noise.noised(canvas, real, start, model.mask_token_id, canvas.new_zeros(len(canvas)))
 
 
 @torch.no_grad()
@@ -125,9 +125,9 @@ def test_logits_are_those_of_the_library(model, folder):
     found = model.logits(
         canvas, None, torch.arange(P, P + 2 * C), response_start=P, written=written
     )
-    # The noise of a canvas follows from the columns up to its own.
-    first = of_library(network, IDS, noisy(model, canvas[:, : P + C], P)[:, P:])
-    second = of_library(network, written[:, : P + C], noisy(model, canvas, P)[:, P + C :])
+    noise_BL = noisy(model, canvas, P)
+    first = of_library(network, IDS, noise_BL[:, P : P + C])
+    second = of_library(network, written[:, : P + C], noise_BL[:, P + C :])
     torch.testing.assert_close(found[:, :C], first)
     torch.testing.assert_close(found[:, C:], second)
 
@@ -147,21 +147,33 @@ def test_a_short_response_is_filled_up_with_noise_to_a_whole_canvas(model, folde
     found = model.logits(canvas, None, torch.arange(P, P + 5), response_start=P)
     whole = torch.nn.functional.pad(canvas, (0, C - 5), value=-1)
     real = torch.nn.functional.pad(torch.ones_like(canvas).bool(), (0, C - 5), value=False)
-    noise_BL = of_noise.noised(whole, real, P, model.mask_token_id, 0)
+    noise_BL = of_noise.noised(whole, real, P, model.mask_token_id, torch.zeros(2).long())
     assert torch.equal(noise_BL[:, :P], IDS) and bool((noise_BL < 384).all())
     theirs = of_library(library(folder), IDS, noise_BL[:, P:])
     torch.testing.assert_close(found, theirs[:, :5])
 
 
-def test_noise_follows_from_tokens_and_seed(model):
-    canvas = masked(model, torch.cat([IDS[:1], IDS[:1]]), C)
+def test_noise_follows_from_seed_and_position_alone(model):
+    """So that prompts which are compared stand before one canvas."""
+    canvas = masked(model, IDS, C)
     same = noisy(model, canvas, P)
-    assert torch.equal(same[0], same[1])
+    assert not torch.equal(IDS[0], IDS[1]) and torch.equal(same[0, P:], same[1, P:])
     real = torch.ones_like(canvas).bool()
-    other = of_noise.noised(canvas, real, P, model.mask_token_id, 1)
-    assert (other[:, P:] != same[:, P:]).float().mean() > 0.9
+    other = of_noise.noised(canvas, real, P, model.mask_token_id, torch.tensor([0, 1]))
+    assert torch.equal(other[0], same[0])
+    assert (other[1, P:] != same[1, P:]).float().mean() > 0.9
+    columns = torch.arange(P, P + C)
+    found = model.logits(canvas, None, columns, response_start=P, noise_seed=torch.tensor([0, 1]))
+    apart = [model.logits(canvas, None, columns, response_start=P, noise_seed=s) for s in (0, 1)]
+    torch.testing.assert_close(found, torch.stack([apart[0][0], apart[1][1]]))
     draws = of_noise.noise(0, torch.arange(40_000), torch.zeros(40_000).long(), 0, 4)
     assert torch.bincount(draws, minlength=4).sub(10_000).abs().max() < 400
+
+
+def test_it_answers_in_the_response_alone(model):
+    for arguments in ({}, {"positions": torch.arange(P, P + C)}, {"response_start": P}):
+        with refuses("response_start", "positions"):
+            model.logits(masked(model, IDS, C), **arguments)
 
 
 def test_hidden_states_and_head_give_the_logits(model):

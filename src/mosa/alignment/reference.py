@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mosa.families import DiffusionLM
@@ -39,6 +39,7 @@ def losses(
     window: tuple[int, int | None] = (20, 60),
     response_length: int = 128,
     beta: float = 0.05,
+    noise_seed: int | Int[Tensor, " B"] = 0,
     network: nn.Module | None = None,
 ) -> Float[Tensor, " B"]:
     """The loss of each prompt: minus its reward, plus `beta` times its KL to the reference.
@@ -46,7 +47,8 @@ def losses(
     Prompts and phrases are token ids. `safe[b]` is the refusal s+ drawn for prompt b with its
     breaker (the end tokens that cut the answer), `harmful[b]` the continuation s-. `window` is its
     first and last position, counted from 1 at the first response token, the last included.
-    `network` is a wrapped form of the policy's network to call in its place.
+    `noise_seed` says what stands in place of masks in a model of uniform noise. `network` is a
+    wrapped form of the policy's network to call in its place.
     """
     # 1. The canvas: every prompt, padded on the left to one width, and a response of masks only.
     width = max(map(len, prompts))
@@ -62,9 +64,12 @@ def losses(
     # 2. Log-probabilities of every token at every response position, the frozen reference's and
     #    the policy's. Gradients flow only through the policy.
     with torch.no_grad():
-        reference_BRV = reference.logits(*canvas, columns_R, response_start=width).log_softmax(-1)
-    logits_BRV = policy.logits(*canvas, columns_R, response_start=width, network=network)
-    policy_BRV = logits_BRV.log_softmax(-1)
+        reference_BRV = reference.logits(
+            *canvas, columns_R, response_start=width, noise_seed=noise_seed
+        ).log_softmax(-1)
+    policy_BRV = policy.logits(
+        *canvas, columns_R, response_start=width, noise_seed=noise_seed, network=network
+    ).log_softmax(-1)
 
     # 3. A phrase scores its log-likelihood at its best place in the window.
     # 4. The reward: the refusal should be likely somewhere in there, the continuation nowhere.

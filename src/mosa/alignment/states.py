@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.data import TrainingExample
 from mosa.denoising.masks import mask_at_random_ratio
+from mosa.draws import row_keys
 from mosa.families import DiffusionLM
 from mosa.types import UserError
 
@@ -222,7 +223,14 @@ class TrainingCanvas:
     """The same without masks: what stands in the blocks before one that is filled."""
     response_start: int
     noise_seed: int
-    """What stands in place of masks in a model of uniform noise."""
+    """What decides, with a row's tokens, what stands in place of its masks in a model of uniform
+    noise."""
+
+    @property
+    def noise_seeds(self) -> Int[Tensor, " B"]:
+        """The seed of each row's noise."""
+        keys_B = row_keys(self.tokens, self.attended, self.response_start, counts_equal_rows=False)
+        return keys_B + (self.noise_seed << 32)
 
     def hidden_states(
         self, model: DiffusionLM, num_positions: int, network: nn.Module
@@ -239,7 +247,7 @@ class TrainingCanvas:
             torch.arange(length - num_positions, length, device=device),
             response_start=self.response_start,
             written=self.written.to(device),
-            noise_seed=self.noise_seed,
+            noise_seed=self.noise_seeds.to(device),
             network=network,
         )
 

@@ -158,7 +158,7 @@ class DiffusionTrainer(transformers.Trainer, ABC):
     def noise_seed(self) -> int:
         """What the noise of a model without masks is drawn with: other noise in each pass over the
         data."""
-        return self.args.seed * 1_000_003 + self.epoch_index
+        return (self.args.seed * 1_000_003 + self.epoch_index) % (1 << 31)
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """As the trainer's own, with its mixed precision: the head is taken outside the network."""

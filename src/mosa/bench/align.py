@@ -339,6 +339,11 @@ WORDS = [f"word{number}" for number in range(1000)]
 def _model(setting: AlignSetting, config: MosaConfig, device: torch.device) -> DiffusionLM:
     """The shape's model, with a tokenizer of whole words where it brings none."""
     model = bench_model(setting.shape, device, setting.dtype, seed=setting.seed)
+    if model.is_noise:
+        raise UserError(
+            f"--shape {setting.shape.name} has no masks, on which the plain step is taken; choose "
+            "another shape, such as wide or sdar"
+        )
     if model.tokenizer is not None:
         return model
     assert isinstance(model.network, transformers.PreTrainedModel), "it has no adapter yet"

@@ -392,7 +392,7 @@ def check_canvas(config: DecoderConfig, canvas: Canvas, model: DiffusionLM) -> N
             f"{model.mask_token_id}; make the canvas for this model."
         )
     check_fits(model, int(canvas.attention_mask.sum(dim=1).max()) - width, width)
-    tokens = canvas.tokens[~canvas.free]
+    tokens = torch.where(canvas.free, 0, canvas.tokens)
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= model.vocab_size:
         raise UserError(

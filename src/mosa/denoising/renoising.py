@@ -177,10 +177,19 @@ class NoiseDenoiser:
         on_step: OnStep | None = None,
     ) -> Filling:
         """As `Denoiser.add`; what a hook masks is drawn anew, and what it writes stands in the next
-        step's noisy canvas, as accepted tokens do."""
+        noisy canvas of its place, as accepted tokens do. With a hook every planned step is taken.
+        UserError for masks in a prompt, too."""
         rule = check_settings_of_noise(config, self.model)
         check_canvas(config, canvas, self.model)
         seeds = check_seeds(seeds, config, len(canvas.tokens))
+        prompt_BP = canvas.free[:, : canvas.response_start]
+        if bool(prompt_BP.any()) or not bool(
+            canvas.attention_mask[:, : prompt_BP.shape[1]].any(1).all()
+        ):
+            raise UserError(
+                f"{self.model.source} reads its prompt and writes nothing there; give a prompt of "
+                "at least one token, without masks."
+            )
         positions_L = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
         positions_L = positions_L - canvas.response_start
         wanted = config.stop_after or canvas.response.shape[1]
@@ -282,10 +291,10 @@ class NoiseDenoiser:
                     new = row.tokens[row.num_encoded : row.begin]
                     row.context = noise.encode(network, new[None], row.context)
                     row.num_encoded = row.begin
+                # What is pinned, or was written by a hook, stands from the first step on.
                 given = row.tokens[row.open]
-                is_open = row.is_free[row.open]
                 noise_C = row.noise(row.step, self.model.vocab_size)
-                row.noisy = torch.where(is_open, noise_C, given)
+                row.noisy = torch.where(given == self.model.mask_token_id, noise_C, given)
             alike[row.begin, row.expected is None].append(row)
         for filling in {id(row.filling): row.filling for row in rows}.values():
             filling.trace.num_forward_passes += 1
@@ -329,6 +338,7 @@ class NoiseDenoiser:
         # 4. Is the canvas done?
         mean = float(said.entropy[is_free_C].mean())
         is_sure = row.num_stable >= row.rule.stable_steps and mean < row.rule.sure_below
+        is_sure &= row.hook is None  # which is shown every planned step
         is_full = not bool((row.tokens[row.open] == self.model.mask_token_id).any())
         if row.is_stopped or (is_full and (is_sure or row.slot >= row.slots[row.canvas])):
             self._close(row)
@@ -458,6 +468,9 @@ class NoiseDenoiser:
         noise_C = row.noise(row.step + 1, self.model.vocab_size)
         renewed = torch.where(is_mask, noise_C, here)
         row.noisy = torch.where(is_new[row.open], renewed, row.noisy)
+        # Nor is the network shown what it had expected there.
+        assert row.expected is not None
+        row.expected = row.expected.masked_fill(is_new[row.open][:, None], 0.0)
         row.num_stable = 0
 
 
@@ -482,12 +495,19 @@ def check_settings_of_noise(config: DecoderConfig, model: DiffusionLM) -> Renois
         if name == "block_length" and value == model.attention.block_length:
             continue
         if name not in OF_NOISE and value != getattr(default, name):
-            raise UserError(f"{name} is about masks, and {model.source} has none; leave it out.")
+            raise _not_of_noise(name, model)
     others = [rule.name for rule in config.rules if rule is not config.renoise]
     others += ["end_tokens=suppress"] if config.end_tokens == "suppress" else []
     if others:
-        raise UserError(f"{others[0]} is about masks, and {model.source} has none; leave it out.")
+        raise _not_of_noise(others[0], model)
     return config.renoise
+
+
+def _not_of_noise(name: str, model: DiffusionLM) -> UserError:
+    return UserError(
+        f"{name} does nothing on canvases of uniform noise, which {model.source} denoises; leave "
+        "it out."
+    )
 
 
 def _is_done(row: NoiseRow) -> bool:
@@ -496,7 +516,7 @@ def _is_done(row: NoiseRow) -> bool:
 
 def _skip_what_is_pinned(row: NoiseRow) -> None:
     """Passes over canvases in which nothing is to be written."""
-    while not _is_done(row) and row.noisy is None and not bool(row.is_free[row.open].any()):
+    while not _is_done(row) and row.noisy is None and not row.num_free(row.canvas):
         row.canvas += 1
 
 

@@ -505,7 +505,7 @@ class DiffusionLM:
         *,
         response_start: int | None = None,
         written: Int[Tensor, "B L"] | None = None,
-        noise_seed: int = 0,
+        noise_seed: int | Int[Tensor, " B"] = 0,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P V"]:
         """The model's logits for the token *at* each position, in float32 or wider.
@@ -517,9 +517,10 @@ class DiffusionLM:
         blocks begin there. `written` is for block-causal families: each block of `input_ids` is
         then answered behind the blocks before it as they are in `written` (`by_block.py`), at
         `positions` of the response; full attention has no blocks, and does not read it. A model of
-        uniform noise answers at positions of the response alone, with noise of `noise_seed` in
-        place of each mask. `network` is a wrapped form of `self.network` (DDP's, the Trainer's) to
-        call in its place. UserError where the logits of a position choose no token.
+        uniform noise answers at positions of the response alone, with noise of `noise_seed` (one
+        for all rows, or one for each) in place of each mask. `network` is a wrapped form of
+        `self.network` (DDP's, the Trainer's) to call in its place. UserError where the logits of a
+        position choose no token.
         """
         arguments = (input_ids, attention_mask, positions, response_start, written, network)
         if self.is_noise:
@@ -548,7 +549,7 @@ class DiffusionLM:
         *,
         response_start: int | None = None,
         written: Int[Tensor, "B L"] | None = None,
-        noise_seed: int = 0,
+        noise_seed: int | Int[Tensor, " B"] = 0,
         network: nn.Module | None = None,
     ) -> Float[Tensor, "B P D"]:
         """What `head` turns into the logits that `logits` gives for the same arguments.
@@ -622,17 +623,21 @@ class DiffusionLM:
         response_start: int | None,
         written: Int[Tensor, "B L"] | None,
         network: nn.Module | None,
-        noise_seed: int,
+        noise_seed: int | Int[Tensor, " B"],
     ) -> Tensor:
         """Hidden states of a model of uniform noise."""
-        assert positions is not None and response_start is not None, "a response is asked for"
+        if positions is None or response_start is None:
+            raise UserError(
+                f"{self.source} answers in its response alone; give response_start, and positions "
+                "from there on."
+            )
         real_BL = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask
         assert self.attention.block_length is not None, "a canvas has a length"
         noise_of = functools.partial(
             noise.noised,
             response_start=response_start,
             mask_token_id=self.mask_token_id,
-            seed=noise_seed,
+            seeds=torch.as_tensor(noise_seed, device=input_ids.device).expand(len(input_ids)),
         )
         with noise.no_cap(self.base_network), _replaced_forward(self._head, lambda hidden: hidden):
             hidden = noise.hidden_states(

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from mosa.draws import NOISE_DRAW, counter_uniform, row_keys
+from mosa.draws import NOISE_DRAW, counter_uniform
 
 SHARED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 SHARED += ("self_attn.q_norm", "self_attn.k_norm", "mlp", "router", "experts")
@@ -70,23 +70,20 @@ def noised(
     real: Bool[Tensor, "B L"],
     response_start: int,
     mask_token_id: int,
-    seed: int,
+    seeds: Int[Tensor, " B"],
 ) -> Int[Tensor, "B L"]:
     """The tokens with noise in place of each that is to be written, and of padding.
 
-    The noise of a row follows from its tokens, the seed and the position alone.
+    The noise follows from a row's seed and the position alone, so that prompts that are compared
+    stand before the same canvas.
     """
-    keys_B = row_keys(tokens, real, response_start, counts_equal_rows=False)
     positions_L = torch.arange(tokens.shape[1], device=tokens.device) - response_start
     grid_BL = torch.zeros_like(tokens)
-    noise_BL = noise(
-        seed,
-        (keys_B[:, None] + grid_BL).flatten(),
-        (positions_L + grid_BL).flatten(),
-        0,
-        mask_token_id,  # the first id behind the vocabulary
-    ).view_as(tokens)
-    return torch.where((tokens == mask_token_id) | ~real, noise_BL, tokens)
+    seeds_N = (seeds[:, None] + grid_BL).flatten()
+    positions_N = (positions_L + grid_BL).flatten()
+    # The mask is the first id behind the vocabulary.
+    noise_N = noise(seeds_N, torch.zeros_like(seeds_N), positions_N, 0, mask_token_id)
+    return torch.where((tokens == mask_token_id) | ~real, noise_N.view_as(tokens), tokens)
 
 
 def hidden_states(

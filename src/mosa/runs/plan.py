@@ -10,6 +10,7 @@ from typing import Any
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
 from mosa.attacks.base import Backend
 from mosa.chat.base import ChatModel
+from mosa.denoising.config import OF_NOISE
 from mosa.inputs import did_you_mean
 from mosa.probes import PROBES
 from mosa.runs.records import NotApplicable, Task
@@ -253,11 +254,17 @@ def _missing_in(cases: CaseSet, attack: Attack) -> str:
 
 def _missing_of(subject: Subject, cases: CaseSet) -> str:
     """What a set needs, of a useful task, and a served model does not give."""
+    is_noise = subject.full_decoder.renoise is not None
+    own = cases.settings.get(DECODER, ())
+    if is_noise and cases.needs_likelihoods:
+        return f"asks how likely answers are, which {subject.name}, a model of noise, does not say"
+    if is_noise and any(name not in OF_NOISE for name in own):
+        return f"sets {', '.join(n for n in own if n not in OF_NOISE)}, which are about masks"
     if not subject.is_served:
         return ""
     if cases.needs_likelihoods:
         return f"asks how likely answers are, which the server of {subject.name} does not say"
-    own = [name for name in cases.settings.get(DECODER, ()) if name not in SENT]
+    own = [name for name in own if name not in SENT]
     if own:
         return f"sets {', '.join(own)}, which are for the server of {subject.name} to set"
     return ""
