@@ -187,7 +187,7 @@ class _Details(TypedDict, total=False):
     method: str
     condition: str
     end_tokens: Literal["allow", "forbid"]
-    block_length: int
+    block_length: int | None
     remasking: str
     position: int | None
     step: int | None
