@@ -18,6 +18,7 @@ from mosa.runs.plan import choose_attacks, courses_of, plan
 from mosa.runs.subject import Subject, refusals_of
 from mosa.testbed.behaviors import TESTBED_SETS
 from mosa.types import CaseSet
+from mosa.utility import DECODER
 from mosa.world import World
 
 WORLD = World(0)
@@ -171,3 +172,18 @@ def test_attacks_without_a_harmful_set_are_a_mistake():
         courses_of([HARMLESS], choose_attacks(("direct", "prefill"), "smoke", {}), WORLD, {})
     (course,) = courses_of([HARMLESS], choose_attacks(("direct",), "smoke", {}), WORLD, {})
     assert [chosen.attack.name for chosen in course.attacks] == ["direct"]
+
+
+def test_what_rests_on_masks_is_not_applicable_to_a_model_of_noise():
+    """Tasks that ask how likely answers are, and tasks with a decoder of their own about masks."""
+    decoder = DecoderConfig(max_new_tokens=8, rules=({"name": "renoise"},))
+    noise = dataclasses.replace(SUBJECT, decoder=decoder)
+    by_likelihood = dataclasses.replace(USEFUL, name="letters", needs_likelihoods=True)
+    own = dataclasses.replace(USEFUL, name="own", settings={DECODER: ["remasking", "steps"]})
+    planned, left_out = tasks_of([USEFUL, by_likelihood, own], ("direct",), subject=noise)
+    assert {p.task.case_set for p in planned} == {USEFUL.name}
+    reasons = {pair.case_set: pair.reason for pair in left_out}
+    assert reasons.keys() == {"letters", "own"}
+    assert "likely" in reasons["letters"] and "remasking" in reasons["own"]
+    planned, left_out = tasks_of([by_likelihood, own], ("direct",))
+    assert len(planned) == 2 and not left_out
