@@ -393,7 +393,8 @@ class Loss:
         prompts = kept[::2] if self.model.is_noise else kept[:1]
         gradients = torch.autograd.grad(loss, prompts)
         self.num_backward_passes += 1
-        weight_VD = embedding.get_parameter("weight").detach()
+        with torch.no_grad():  # some embeddings scale what they hold
+            weight_VD = embedding(torch.arange(self.model.vocab_size, device=self.model.device))
         num_prompt = len(prompt)
         gradient_PD = torch.stack([each[0, :num_prompt].float() for each in gradients]).sum(dim=0)
         if not self.model.attention.is_full:

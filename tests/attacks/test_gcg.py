@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from refusals import refuses
+from tiny_models import tiny_diffusion_gemma_config, turn_tokenizer
 
-from mosa.families import load_model
+from mosa.families import load_model, new_model
 from mosa.suffix_search import (
     GcgConfig,
     GcgSearch,
@@ -70,6 +71,37 @@ def test_gradient_against_the_loss_of_a_moved_embedding(family, request):
         measured = (loss_at(step) - loss_at(-step)) / (2 * step)
         assert measured == pytest.approx(expected, rel=1e-2, abs=1e-4)
     model.network.float()
+
+
+def test_gradient_on_noise_goes_through_every_canvas_of_the_target():
+    """The encoder reads the prompt once for each of two canvases; embeddings are scaled."""
+    canvas = 8
+    config = tiny_diffusion_gemma_config(turn_tokenizer(), canvas_length=canvas)
+    model = new_model(config, turn_tokenizer(), seed=3)
+    loss = Loss(model, [5, 9, 11, 12], canvas - 2, 2 * canvas, 8)
+    prompt = torch.tensor([20, 21, 22, 23])
+    gradient = loss.gradient(prompt)
+    embedding = model.network.get_input_embeddings()
+    embedded = embedding(torch.arange(model.vocab_size)).detach()
+    for place, token in ((1, 40), (2, 41), (3, 7)):
+        direction = embedded[token] - embedded[prompt[place]]
+
+        def loss_at(size, place=place, direction=direction):
+            def moved(module, arguments, output):
+                changed = output.clone()
+                if output.shape[1] != canvas:  # the encoder's
+                    changed[:, place] += size * direction
+                return changed
+
+            handle = embedding.register_forward_hook(moved)
+            found = float(loss(prompt[None])[0])
+            handle.remove()
+            return found
+
+        step = 3e-3
+        expected = float(gradient[place, token] - gradient[place, prompt[place]])
+        measured = (loss_at(step) - loss_at(-step)) / (2 * step)
+        assert measured == pytest.approx(expected, rel=3e-2, abs=3e-3)
 
 
 def test_loss_is_that_of_the_fully_masked_response(model):

@@ -187,6 +187,7 @@ def test_ours_alone_with_its_peak_in_a_process_of_its_own():
         ({"batch": 0}, ("--batch", 0)),
         ({"projected_steps": -1}, ("--projected_steps", -1)),
         ({"shape": "huge"}, ("shape", "huge")),
+        ({"shape": "diffusion_gemma"}, ("--shape diffusion_gemma", "wide")),
         ({"shape": "llada-8b"}, ("llada-8b", "--device cuda")),
         ({"length": 10}, ("window_start", "response_length", 10)),
     ],

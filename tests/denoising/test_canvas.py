@@ -1,9 +1,11 @@
 """Laying out prompts, pinning tokens, masking again."""
 
+from dataclasses import replace
+
 import torch
 from refusals import refuses
 
-from mosa.denoising import Canvas
+from mosa.denoising import Canvas, sample
 from mosa.types import Message
 
 
@@ -78,3 +80,12 @@ def test_mistakes(padded_canvas, tiny_llada):
         Canvas.from_prompts(tiny_llada, torch.ones(0, 4).long(), max_new_tokens=2)
     with refuses("max_new_tokens"):
         Canvas.from_prompts(tiny_llada, ["hi"], max_new_tokens=0)
+
+
+def test_a_canvas_may_be_all_response(tiny_llada):
+    """Then there is no token to look at before the first step."""
+    canvas = Canvas.from_prompts(tiny_llada, "Tell me", max_new_tokens=4)
+    alone = replace(canvas, response_start=0).select(torch.tensor([0]))
+    masks = torch.full_like(alone.tokens, tiny_llada.mask_token_id)
+    filled = sample(tiny_llada, replace(alone, tokens=masks), steps=4).tokens
+    assert bool((filled != tiny_llada.mask_token_id).all())
