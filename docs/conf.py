@@ -22,7 +22,7 @@ from typing import Any
 from docutils import nodes
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers import TextLexer, find_lexer_class_for_filename
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -43,6 +43,7 @@ include_patterns = [
     "LOG.md",
     "src/mosa/testbed/checkpoints/README.md",
     "src/mosa/testbed/checkpoints/block/README.md",
+    "tests/families/recordings/README.md",
 ]
 # Not walked through: what is ignored by git, and takes long.
 exclude_patterns = [".*", "build", "demo", "dist", "runs"]
@@ -129,7 +130,8 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             code = file.read_text(encoding="utf-8")
             body += f"<h1>{file.relative_to(ROOT)}</h1>\n"
-            body += highlight(code, get_lexer_for_filename(file.name), HtmlFormatter())
+            lexer = find_lexer_class_for_filename(file.name) or TextLexer
+            body += highlight(code, lexer(), HtmlFormatter())
         yield f"source/{shown}", {"title": shown, "body": body}, "page.html"
 
 
