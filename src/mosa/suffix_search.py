@@ -393,8 +393,8 @@ class Loss:
         prompts = kept[::2] if self.model.is_noise else kept[:1]
         gradients = torch.autograd.grad(loss, prompts)
         self.num_backward_passes += 1
-        with torch.no_grad():  # some embeddings scale what they hold
-            weight_VD = embedding(torch.arange(self.model.vocab_size, device=self.model.device))
+        weight_VD = embedding.get_parameter("weight").detach()
+        scale = getattr(embedding, "scalar_embed_scale", 1.0)  # some scale what they hold
         num_prompt = len(prompt)
         gradient_PD = torch.stack([each[0, :num_prompt].float() for each in gradients]).sum(dim=0)
         if not self.model.attention.is_full:
@@ -402,7 +402,7 @@ class Loss:
             first = first_masked_column(self.model.attention, num_prompt)
             again = num_prompt + self.response_length
             gradient_PD[first:] += gradients[0][0, again : again + num_prompt - first].float()
-        return gradient_PD @ weight_VD.float().T
+        return scale * gradient_PD @ weight_VD.float().T
 
     def _losses(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
         """One forward pass, with the gradients that the caller asks for."""

@@ -9,8 +9,8 @@ a model survives. As there, the decoder fills positions in random order, so that
 random places. The final judges read the written tokens, too; at late steps these alone say a lot.
 How we differ: times are the paper's (t of 128) as shares of the decoder's steps, and times that
 fall on one step are one try. The attack removes blocks, so that the random places are those of the
-whole response. Canvases of uniform noise have no order; there the whole answer stands in the canvas
-of the next step.
+whole response. Canvases of uniform noise have no order; there the answer stands in the next canvas
+of its place, which the model may overwrite.
 """
 
 from __future__ import annotations

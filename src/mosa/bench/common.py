@@ -423,7 +423,7 @@ def forward_flop(model: DiffusionLM, batch: int, length: int, num_logits: int) -
         if isinstance(module, nn.Linear) and module is not head
     )
     assert head is not None, "a language model has a head"
-    config = network.config.get_text_config()
+    config = network.config
     attention = 4 * length**2 * config.hidden_size * config.num_hidden_layers
     return batch * (2 * linear * length + attention + 2 * head.weight.numel() * num_logits)
 

@@ -32,7 +32,7 @@ from mosa.denoising.canvas import Canvas
 from mosa.denoising.config import OF_NOISE, DecoderConfig
 from mosa.denoising.drawing import draw, likeliest
 from mosa.denoising.proposals import MAX_LOGITS_AT_ONCE, banned_ids
-from mosa.denoising.rows import Hook, OnStep, StepChanges
+from mosa.denoising.rows import Hook, OnStep, StepChanges, edited_places
 from mosa.denoising.rules import Action, Renoise, RowView
 from mosa.denoising.schedule import spread_evenly
 from mosa.denoising.trace import Filling, Note, Remasking
@@ -224,7 +224,7 @@ class NoiseDenoiser:
                 NoiseRow(
                     filling=filling,
                     number=number,
-                    config=dataclasses.replace(config, seed=0),
+                    config=config,
                     rule=rule,
                     seed=seeds[number],
                     key=keys_B[number],
@@ -432,17 +432,7 @@ class NoiseDenoiser:
 
     def _act(self, row: NoiseRow, action: Action, shown: int) -> None:
         edited = row.tokens[:shown] if action.tokens is None else action.tokens
-        if edited.shape != (shown,):
-            raise UserError(
-                f"The hook returned a tensor of shape {list(edited.shape)}; return all tokens of "
-                f"the row, [{shown}], or None."
-            )
-        is_edited = edited != row.tokens[:shown]
-        if bool((is_edited & ~row.is_free[:shown]).any()):
-            raise UserError(
-                "The hook changed a prompt or pinned token, which stay as they are; edit free "
-                "positions only, or sample from a new canvas."
-            )
+        is_edited = edited_places("The hook", edited, row.tokens[:shown], row.is_free[:shown])
         nan = torch.full_like(row.confidence[:shown], torch.nan)
         _write(row, slice(0, shown), is_edited, edited, nan)
         is_masked = is_edited & (edited == self.model.mask_token_id)

@@ -54,6 +54,26 @@ filled with the masks of the active block, or after the plan's last step in step
 nothing stays masked. It is not shown a row that a rule has stopped.
 """
 
+
+def edited_places(
+    editor: str, edited: Int[Tensor, " k"], tokens: Int[Tensor, " n"], is_free: Bool[Tensor, " n"]
+) -> Bool[Tensor, " n"]:
+    """Where an editor (a hook, or a rule) has changed a row's tokens; UserError if it changed what
+    is pinned, or returned other than all of them."""
+    if edited.shape != tokens.shape:
+        raise UserError(
+            f"{editor} returned a tensor of shape {list(edited.shape)}; return all tokens of "
+            f"the row, {list(tokens.shape)}, or None."
+        )
+    is_edited_n = edited != tokens
+    if bool((is_edited_n & ~is_free).any()):
+        raise UserError(
+            f"{editor} changed a prompt or pinned token, which stay as they are; edit free "
+            "positions only, or sample from a new canvas."
+        )
+    return is_edited_n
+
+
 # What is kept of every token of the batch, a row of one integer tensor each.
 TOKEN, COMMIT_STEP, FREE, BLOCK, POSITION, POSITION_ID, KEY, SEED, BROKEN = range(9)
 
@@ -380,17 +400,7 @@ class PackedRows:
         # Views: what is written to them is written to the batch.
         tokens_n, commit_n = self.tokens_T[row.shown], self.commit_step_T[row.shown]
         confidence_n = self.confidence_T[row.shown]
-        if edited.shape != tokens_n.shape:
-            raise UserError(
-                f"{editor} returned a tensor of shape {list(edited.shape)}; return all tokens of "
-                f"the row, {list(tokens_n.shape)}, or None."
-            )
-        is_edited_n = edited != tokens_n
-        if bool((is_edited_n & ~self.is_free_T[row.shown]).any()):
-            raise UserError(
-                f"{editor} changed a prompt or pinned token, which stay as they are; edit free "
-                "positions only, or sample from a new canvas."
-            )
+        is_edited_n = edited_places(editor, edited, tokens_n, self.is_free_T[row.shown])
         self.note_undone(row, is_edited_n & (commit_n >= 0))
         if not self.model.attention.is_full and bool(is_edited_n.any()):
             first = int(is_edited_n.nonzero()[0, 0])

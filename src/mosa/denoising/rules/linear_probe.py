@@ -70,7 +70,7 @@ class LinearProbe(Monitor):
         return (self.layer,)
 
     def check_model(self, model: DiffusionLM) -> None:
-        config = model.network.config.get_text_config()
+        config = model.network.config
         weight_D, _ = _probe(self.file, self.sha256)
         if self.layer > config.num_hidden_layers or len(weight_D) != config.hidden_size:
             raise UserError(
