@@ -17,7 +17,6 @@ import pytest
 from refusals import refuses
 
 from mosa.files import (
-    EDGE,
     MARK,
     append_text,
     check_folder,
@@ -334,16 +333,16 @@ def test_only_our_files_are_replaced_or_removed(tmp_path):
 
 def test_what_others_have_changed_is_not_ours_any_more(tmp_path):
     out = tmp_path / "out"
-    large, middle = "x" * (3 * EDGE), "x" * (2 * EDGE)
+    large = "x" * (24 << 20)
     with claim_folder(out, "mosa x"):
         for name in ("a", "b", "one/c"):
             write_text(out / name, "ours")
         write_text(out / "large", large)
-        write_text(out / "middle", middle)
+        write_text(out / "middle", large)
         with filling(out / "two") as part:
             (part / "d").write_text("ours")
     changed = {"a": "mine", "one/c": "ours, and mine", "two/d": "our", "large": f"{large[:-1]}y"}
-    changed["middle"] = f"{middle[:EDGE]}y{middle[EDGE + 1 :]}"
+    changed["middle"] = f"{large[: 12 << 20]}y{large[(12 << 20) + 1 :]}"
     for name, text in changed.items():
         (out / name).write_text(text)
     with claim_folder(out, "mosa x") as own:
@@ -358,6 +357,23 @@ def test_what_others_have_changed_is_not_ours_any_more(tmp_path):
             write_text(out / "a", "ours again")
     assert {name: (out / name).read_text() for name in changed} == changed
     assert not (out / "b").exists()
+
+
+def test_results_of_several_files_are_all_replaced_or_none(tmp_path):
+    out = tmp_path / "out"
+    with claim_folder(out, "mosa x"), filling(out) as part:
+        for name in "abc":
+            write_text(part / name, "ours")
+    (out / "c").write_text("mine")
+    with refuses(out / "c", "changed"), claim_folder(out, "mosa x"), filling(out) as part:
+        for name in ("a", "b", "c", "d"):
+            write_text(part / name, "ours again")
+        write_text(part / "new" / "e", "ours again")
+    assert {path.name: path.read_text() for path in out.iterdir() if path.name != MARK} == {
+        "a": "ours",
+        "b": "ours",
+        "c": "mine",
+    }
 
 
 def test_a_kill_between_the_mark_and_the_file_leaves_it_ours(tmp_path, monkeypatch):

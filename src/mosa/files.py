@@ -44,9 +44,8 @@ MOST_BEGINNING = 4096
 """Bytes from the beginning of a file, in which its seal stands."""
 SECONDS_TO_WAIT = 0.5
 """How long a place may be held by one who only looks whether its holder lives."""
-EDGE = 8 << 20
-"""Bytes from the beginning and from the end of a file that tell whether it was changed."""
-
+_CHUNK = 1 << 20
+"""Bytes that are read at once."""
 _NO_HASH = "0" * 64
 """In place of the hash while it is computed."""
 _PART = re.compile(r"\.mosa\.[0-9a-f]{16}\.part")
@@ -79,6 +78,7 @@ def user_errors(place: Path) -> Iterator[None]:
         number = _disk_error(error)
         if number is None:
             raise
+        place = Path(*(part for part in place.parts if not _PART.fullmatch(part)))
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"the disk of {place} is full; free some space and run the same command again"
@@ -307,8 +307,9 @@ def plain_cell(value: Any) -> Any:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder to save files to, for libraries that choose their names; when the block ends
-    well, each file takes its place in `folder`, as in `replacing`."""
+    """An empty folder to save files to, for results of several files and for libraries that choose
+    their names; when the block ends well, each file takes its place in `folder`, as in `replacing`,
+    after all places were found free or ours."""
     with user_errors(folder):
         _check_folder(folder, folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -316,7 +317,10 @@ def filling(folder: Path) -> Iterator[Path]:
         with _private_folder(folder) as part:
             mode = part.stat().st_mode & 0o666
             yield part
-            for file in sorted(path for path in part.rglob("*") if path.is_file()):
+            files = sorted(path for path in part.rglob("*") if path.is_file())
+            for place in [folder / file.relative_to(part) for file in files]:
+                _check_place(place)
+            for file in files:
                 place = folder / file.relative_to(part)
                 target, old = _place(place)
                 file.chmod(mode if old is None else old)
@@ -514,7 +518,7 @@ class _Content(NamedTuple):
     size: int
     """In bytes."""
     digest: str
-    """Of its edges (`_digest`)."""
+    """`_digest` of all of it."""
     grows: bool
     """We append to it: it is known by what it began with."""
 
@@ -536,7 +540,7 @@ class _Mark(NamedTuple):
 
 
 def _read_mark(path: Path, descriptor: int) -> _Mark:
-    content = b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
+    content = b"".join(iter(lambda: os.read(descriptor, _CHUNK), b""))
     *lines, cut = content.split(b"\n")
     made_by: str | None = None
     files: dict[str, set[_Content]] = {}
@@ -567,17 +571,16 @@ def _read_mark(path: Path, descriptor: int) -> _Mark:
 
 
 def _digest(path: Path, size: int) -> str:
-    """A hash of the edges of a file's first `size` bytes, which is all of a file of up to 16 MiB.
+    """A hash of a file's first `size` bytes.
 
-    What people edit is that small, and gigabytes of weights are not read whole again. The time of
-    the last change would be cheaper and wrong: a folder that is copied or restored has others.
+    The time of the last change would be cheaper and wrong: a folder that is copied or restored has
+    others. The edges would be, too: an edit in the middle may keep the size.
     """
     found = hashlib.sha256()
     with path.open("rb") as file:
-        found.update(file.read(min(size, EDGE)))
-        if size > EDGE:
-            file.seek(max(EDGE, size - EDGE))
-            found.update(file.read(size - file.tell()))
+        while part := file.read(min(size, _CHUNK)):
+            found.update(part)
+            size -= len(part)
     return found.hexdigest()
 
 
@@ -613,7 +616,14 @@ def _locked_mark(path: Path) -> int:
 
 
 def _place(path: Path) -> tuple[Path, int | None]:
-    """The file to write for a path, its folder made, and the mode of the old one, if there is one.
+    """As `_check_place`, the file's folder made."""
+    target, mode = _check_place(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target, mode
+
+
+def _check_place(path: Path) -> tuple[Path, int | None]:
+    """The file to write for a path, and the mode of the old one, if there is one.
 
     Raises UserError where something stands there that must not be replaced.
     """
@@ -625,7 +635,6 @@ def _place(path: Path) -> tuple[Path, int | None]:
     target = Path(os.path.realpath(path))
     if str(target) in _claimed:
         _check_file(path, _claimed[str(target)])  # what has come while the command worked
-    target.parent.mkdir(parents=True, exist_ok=True)
     return target, mode
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import deciding, trained_against
-from mosa.files import claim_folder, user_errors
+from mosa.files import claim_folder, filling, user_errors
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
@@ -43,15 +43,16 @@ class Export:
 
     summary: str
     written: Callable[[Run, Path, ExportSetting], list[Path]]
-    """Writes into a folder that is held; returns the files, in the order of writing."""
+    """Writes into an empty folder; returns the files, in the order of writing."""
 
     def write(self, run: Run, out: Path, setting: ExportSetting) -> list[Path]:
-        """Write into a folder; returns the files, in the order of writing.
+        """Write into a folder, all files or none; returns them, in the order of writing.
 
         Raises UserError for a folder that holds other things than exports.
         """
-        with claim_folder(out, "mosa results --export"), user_errors(out):
-            return self.written(run, out, setting)
+        with claim_folder(out, "mosa results --export"), user_errors(out), filling(out) as part:
+            paths = self.written(run, part, setting)
+        return [out / path.relative_to(part) for path in paths]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from mosa.evidence.findings import HeatMap, LineChart
 from mosa.evidence.findings.base import numbers_of
-from mosa.files import claim_folder, plain_cell, write_json, write_text
+from mosa.files import claim_folder, filling, plain_cell, write_json, write_text
 from mosa.reporting.content import Cell, Chart, Content, Histogram, Paths, Points, ReportTable
 from mosa.stats.rates import Interval, Rate, format_rate, format_value
 
@@ -313,17 +313,18 @@ def summary(content: Content) -> dict[str, Any]:
 
 
 def write_tables(folder: Path, content: Content) -> list[Path]:
-    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex, and its summary.
+    """Every table of a report into a folder, as NAME.csv, NAME.json and NAME.tex, and its summary:
+    all files or none.
 
     Returns the files in the order of writing. Raises UserError where the disk refuses, and for a
     folder of others.
     """
     paths = []
-    with claim_folder(folder, TABLES_BY):
+    with claim_folder(folder, TABLES_BY), filling(folder) as part:
         for name, table in named_tables(content):
             for suffix, text_of in FORMATS.items():
                 paths.append(folder / f"{name}.{suffix}")
-                write_text(paths[-1], text_of(table))
+                write_text(part / paths[-1].name, text_of(table))
         paths.append(folder / f"{SUMMARY}.json")
-        write_json(paths[-1], summary(content))
+        write_json(part / paths[-1].name, summary(content))
     return paths
