@@ -12,7 +12,7 @@ from mosa.alignment import load_config
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.cli import main
 from mosa.evidence.figures import gather
-from mosa.experiments import methods, models
+from mosa.experiments import models
 from mosa.experiments.methods import (
     FACTORIAL,
     METHODS_TABLE,
@@ -32,6 +32,7 @@ from mosa.world import World
 TOY = MethodsConfig(
     num_seeds=2,
     tables=("methods",),
+    cells=("mosa_testbed_paper",),
     num_objects=2,
     num_benign=2,
     num_tasks=2,
@@ -52,9 +53,7 @@ def out(tmp_path_factory):
         if name != "testbed"
         for word in (f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value))
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS_TABLE", {"mosa": CELLS[0]})
-        assert main(["testbed", "tables", "--out", str(out), *argv]) == 0
+    assert main(["testbed", "tables", "--out", str(out), *argv]) == 0
     return out
 
 
@@ -100,8 +99,6 @@ def test_the_page_has_every_training(out):
 
 
 def test_a_second_call_trains_nothing(out, monkeypatch):
-    monkeypatch.setattr(methods, "METHODS_TABLE", {"mosa": CELLS[0]})
-
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
@@ -111,6 +108,19 @@ def test_a_second_call_trains_nothing(out, monkeypatch):
     assert (out / "tables.md").read_text() == before
     with refuses(out, "num_tasks", "--out"):
         run_methods(out, replace(TOY, num_tasks=3))
+    with refuses("mosa_testbed_pape", "mosa_testbed_paper"):
+        run_methods(out, replace(TOY, cells=("mosa_testbed_pape",)))
+
+
+def test_cells_are_chosen_by_name_within_their_tables():
+    plain = replace(TOY, tables=("factorial",), cells=("mosa_testbed_paper_plain",))
+    assert plain.chosen() == [FACTORIAL["middle", "one end token", "plain", "sum"]]
+    assert len(replace(TOY, cells=()).chosen()) == len(METHODS_TABLE) - 1  # without that for blocks
+    with refuses("mosa_testbed_paper_plain"):
+        replace(plain, tables=("methods",)).chosen()
+    with refuses("mosa_testbed_block"):
+        replace(TOY, cells=("mosa_testbed_block",)).chosen()
+    assert replace(TOY, testbed="testbed:block", cells=("mosa_testbed_block",)).chosen()
 
 
 def test_an_adapter_of_others_is_not_trained_over(tmp_path):

@@ -50,6 +50,7 @@ from mosa.runs.subject import default_decoder
 from mosa.stats.pairs import mean_unbounded
 from mosa.stats.rates import NOTHING, Rate, Value, format_rate, format_value
 from mosa.testbed import world_of
+from mosa.types import UserError
 from mosa.world import World
 
 PREFILL, FRAME = "prefill", "dija_canvas"
@@ -79,6 +80,11 @@ class TrainedCell:
     is_wrapped: bool = True
     is_for_blocks: bool = False
     """Whether the preset is for models that fill block after block, and trained on those alone."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from all other cells: its preset, and whether all its prompts are plain."""
+        return self.preset + ("" if self.is_wrapped else "_plain")
 
     def recipe(self, seed: int, max_steps: int | None) -> Recipe:
         """How one of its adapters is trained."""
@@ -144,16 +150,16 @@ def all_cells(
         "factorial": FACTORIAL.values(),
         "windows": WINDOWS.values(),
     }
-    found: dict[tuple[str, bool], TrainedCell] = {}
+    found: dict[str, TrainedCell] = {}
     for cell in itertools.chain.from_iterable(cells[name] for name in cells if name in tables):
         if with_blocks or not cell.is_for_blocks:
-            found.setdefault((cell.preset, cell.is_wrapped), cell)
+            found.setdefault(cell.name, cell)
     return list(found.values())
 
 
 def name_of(cell: TrainedCell, seed: int) -> str:
     """The folder of one of a cell's adapters."""
-    return f"{cell.preset}{'' if cell.is_wrapped else '_plain'}-{seed}"
+    return f"{cell.name}-{seed}"
 
 
 @dataclass(frozen=True)
@@ -164,22 +170,38 @@ class MethodsConfig(ExperimentConfig):
     """Trainings of each cell, with seeds from 0."""
     tables: tuple[Table, ...] = get_args(Table)
     """The tables whose cells are trained."""
+    cells: tuple[str, ...] = ()
+    """Cells of these tables to train, each a preset of `mosa align`, with _plain behind it where
+    all prompts ask plainly; unset: all."""
+
+    def chosen(self) -> list[TrainedCell]:
+        """The cells to train, those of methods first; UserError for unknown names."""
+        fitting = all_cells(self.tables, with_blocks=not attention_of(self.testbed).is_full)
+        known = {cell.name: cell for cell in fitting}
+        for name in self.cells:
+            if name not in known:
+                raise UserError(
+                    f"{name} is no cell of these tables for {self.testbed}; there are: "
+                    + ", ".join(sorted(known))
+                )
+        return [cell for cell in fitting if not self.cells or cell.name in self.cells]
 
 
 def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
     """Train, measure and judge what is missing, and write the page of tables; returns its path.
 
-    Raises UserError where `out` holds something else.
+    Raises UserError where `out` holds something else, and for unknown cells.
     """
     config = config or MethodsConfig()
+    cells = config.chosen()
     with claim_folder(out, "mosa testbed tables"):
         world = world_of(config.testbed)
         keep_settings(out, "methods", config, load_testbed(config.testbed))
         jobs = [CellJob(None, 0, out, config)]
         # Seed by seed within the methods; what comes later adds to their tables and not to others.
-        fitting = partial(all_cells, with_blocks=not attention_of(config.testbed).is_full)
-        methods = fitting(("methods",)) if "methods" in config.tables else []
-        others = [cell for cell in fitting(config.tables) if cell not in methods]
+        first = METHODS_TABLE.values() if "methods" in config.tables else []
+        methods = [cell for cell in cells if cell in first]
+        others = [cell for cell in cells if cell not in first]
         for group in (methods, others):
             seeds = range(config.num_seeds)
             jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]
@@ -309,7 +331,7 @@ class Tables:
             return NOTHING, NOTHING
         shares = [end.refusal_share for end in logs if end.refusal_share is not None]
         return (
-            f"{fmean(end.reward for end in logs):.1f}",
+            f"{fmean(end.reward for end in logs):z.1f}",
             format_value(fmean(shares)) if shares else NOTHING,
         )
 

@@ -93,7 +93,7 @@ def testbed_subject(testbed: str, adapter: Path | None, *, steps: int) -> Subjec
 def keep_settings(out: Path, what: str, config: ExperimentConfig, model: DiffusionLM) -> None:
     """Keep the settings of an experiment in its folder, which is held; UserError where it has the
     same experiment with other settings, those aside that only say how much of it is done."""
-    amounts = ("workers", "tables")
+    amounts = ("workers", "tables", "cells", "num_seeds")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in amounts}
     settings["testbed_hash"] = model.content_hash()
     file = out / f"{what}.json"

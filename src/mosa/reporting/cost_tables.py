@@ -157,7 +157,7 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
             (
                 label,
                 points[-1].step,
-                f"{end.reward:.1f}",
+                f"{end.reward:z.1f}",
                 "inside" if end.is_in_band else "outside",
                 None if end.refusal_share is None else f"{end.refusal_share:.2f}",
                 None if end.kl is None else f"{end.kl:.1f}",
@@ -168,7 +168,7 @@ def _rewards(setup: ReportSetup) -> tuple[ReportTable, LineChart, list[str]]:
         ]
         if not end.is_in_band:
             left.append(
-                f"{label}: the reward ends at {end.reward:.1f} nats, where the paper's settles at "
+                f"{label}: the reward ends at {end.reward:z.1f} nats, where the paper's settles at "
                 f"{BAND[0]:g} to {BAND[1]:g} (up to {MOST:g} counts here); its figures are not "
                 "about the paper's regime."
             )
