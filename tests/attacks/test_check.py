@@ -74,6 +74,26 @@ def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(tmp_path):
         assert writer.asked == expected
 
 
+@pytest.mark.parametrize(
+    ("role", "prompts"),
+    [
+        ("translator", {"translate"}),
+        ("judge", {"judge/pair", "loop/on_topic", "avatar/closeness", "speak_easy/score"}),
+    ],
+)
+def test_a_role_that_is_checked_alone_is_asked_all_its_prompts(role: ChatRole, prompts: set[str]):
+    """The others say what the attacks can read, so that these go on."""
+
+    class Rater(Writer):
+        async def complete(self, request: ChatRequest) -> ChatReply:
+            return ChatReply("rating: 3")
+
+    cases = [Behavior("tea", TEA), Behavior("quoted", 'What does "brew" mean?')]
+    checks = asyncio.run(check_prompts({role: Rater()}, cases))
+    assert {check.prompt for check in checks} == prompts
+    assert all(len(check.examples) == len(cases) for check in checks)
+
+
 @pytest.mark.parametrize("status", [500, 200])
 def test_a_model_without_a_readable_reply_is_told(capsys, status):
     with stub_endpoint(Answer(completion("I cannot help with that."), status)) as stub:

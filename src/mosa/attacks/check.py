@@ -1,14 +1,15 @@
 """What chat models make of the prompts that attacks send them, before a run depends on it.
 
-Each attack that asks chat models runs on each request at its smallest budget, against a stand-in
-for the target. The chat model answers each prompt once for each request; later askings get the same
-reply, so that a check takes as many replies as there are prompts and requests. A prompt that only
-follows a readable reply is asked less often.
+Each attack that asks chat models runs on each request, against a stand-in for the target. The chat
+model answers each prompt once for each request; later askings get the same reply, so that a check
+takes as many replies as there are prompts and requests. Roles that are not under check say what
+attacks can read. A prompt that only follows a readable reply is asked less often.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,13 +27,21 @@ from mosa.worker import Work
 
 ANSWER = "1. Collect what is needed. 2. Put the parts together, one after the other. 3. Try it out."
 """What the stand-in for the target answers."""
-UNNAMED = {
+PRESET = "reduced"
+"""The smallest budget at which every prompt is sent: at `smoke` AVATAR compares no metaphors."""
+UNNAMED: Mapping[str, str] = {
     "judge/pair": "rating: 1",
     "loop/on_topic": "yes",
     "avatar/closeness": "rating: 5",
     "speak_easy/score": "actionable: 1\ninformative: 1",
+    "refine": '{"improvement": "It is said otherwise.", "prompt": "Version NUMBER: REQUEST"}',
+    "speak_easy/split": "\n".join(f"{number}. Part {number}: REQUEST" for number in range(1, 6)),
+    "avatar/entities": "WORD = paper boat NUMBER",
+    "dia/keywords": "WORD = paper boat",
+    "dija/template": "1. REQUEST <mask:20>",
 }
-"""What a judge says that is not under check."""
+"""What a role says that is not under check, so that attacks go on to the prompts of those that are;
+an attacker else says the request in a numbered version, a translator the text."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +144,13 @@ class _StandIn:
             case_set="check",
             behavior=self._case,
             attack=attack.name,
-            preset="smoke",
+            preset=PRESET,
             seed=0,
             takes=attack.takes,
         )
         target.listener = self._hear
         with suppress(ChatError):  # the attack ends here; what was said is noted
-            async for _ in attack.run(self._case, target, attack.config("smoke")):
+            async for _ in attack.run(self._case, target, attack.config(PRESET)):
                 pass
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
@@ -157,7 +166,7 @@ class _StandIn:
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         if role not in self._chats:
-            return ChatReply(UNNAMED.get(request.task, request.fields.get("text", "")))
+            return ChatReply(_unnamed(role, request))
         key = role, _prompt(request)
         if key not in self._replies:
             if self._max_tokens is not None:
@@ -197,6 +206,18 @@ class _StandIn:
                 is_on_topic=bool(_stems(self._case.request) & _stems(read)),
             )
         )
+
+
+def _unnamed(role: ChatRole, request: ChatRequest) -> str:
+    """What a role says that is not under check: something that the attack can read."""
+    if role == "translator":
+        return request.fields["text"]
+    asked = request.fields.get("asked") or request.fields.get("request", "")
+    word = max(re.findall(r"\w+", asked), key=len, default="")
+    said = UNNAMED.get(request.task, "Version NUMBER: REQUEST")
+    if request.task == "refine":  # in JSON
+        asked = json.dumps(asked)[1:-1]
+    return said.replace("NUMBER", str(request.seed)).replace("WORD", word).replace("REQUEST", asked)
 
 
 def _prompt(request: ChatRequest) -> str:
