@@ -71,6 +71,7 @@ COMMANDS: dict[str, str] = {
     "attacks": "catalogue",
     "judges": "catalogue",
     "sets": "catalogue",
+    "data get": "catalogue",
     "data overlap": "catalogue",
     "attacks check": "attacks_check",
     **{f"bench {name}": "bench" for name in ("sampler", "align", "drift", "campaign", "report")},

@@ -1,4 +1,4 @@
-"""Commands that list attacks, judges and sets; and overlaps of prompt files."""
+"""Commands that list attacks, judges and sets; copies and overlaps of prompt files."""
 
 from __future__ import annotations
 
@@ -131,6 +131,23 @@ def _show_list(
             show(f"  {line}")
 
 
+def _get_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name", type=str, nargs="+", help="published files: names of `mosa sets`, gsm8k_test, ..."
+    )
+    parser.add_argument("--data_dir", type=Path, help=DATA_DIR_HELP)
+
+
+def _get(args: Namespace) -> None:
+    from mosa.data import KNOWN_FILES, download
+
+    for name in args.name:
+        path, is_new = download(name, args.data_dir)
+        known = KNOWN_FILES[name.partition(":")[0]]
+        done = f"fetched {path}" if is_new else f"there already, {path}"
+        show(f"{name}: {done} ({known.num_rows} rows, {known.licence}, by {known.origin})")
+
+
 def _overlap_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("train", type=Path, help=f"training prompts: {FILES}")
     parser.add_argument(
@@ -186,6 +203,13 @@ COMMANDS: dict[str, Command] = {
         _sets,
         UNCHANGED,
         example="mosa sets xstest",
+    ),
+    "data get": Command(
+        "fetch published benchmark files, and check their bytes",
+        _get_arguments,
+        _get,
+        "Files that were fetched whole stay.",
+        example="mosa data get advbench_50 xstest",
     ),
     "data overlap": Command(
         "find training prompts that are also in a case set",

@@ -320,10 +320,10 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
     except (OSError, ImportError) as error:
         remedy = "check the network, or leave the task out"
         if own is not None:
-            places = " and ".join(f"github.com/{KNOWN_FILES[file].found_at}" for file in own.files)
             remedy = (
-                f"no file under {data_folder(data_dir)} has its bytes either: put copies of "
-                f"{places} there, or name their folder with --data_dir or MOSA_DATA"
+                f"no file under {data_folder(data_dir)} has its bytes either: `mosa data get "
+                f"{' '.join(own.files)}` fetches it, or name its folder with --data_dir or "
+                "MOSA_DATA"
             )
         raise UserError(
             f"the hub does not provide the data of {name} ({one_line(error, most=200)}); {remedy}"
