@@ -65,7 +65,7 @@ def test_moments_of_a_training_do_not_decide_which_attacks_count(tmp_path):
     )
     evidence = gather([tmp_path])
     assert moment_of(evidence, "m@30") == ("m", 30)
-    assert moment_of(evidence, "m") is None
+    assert moment_of(evidence, "m") is None and moment_of(evidence, "m@²") is None
     assert len(attacks_of_all(evidence, JUDGE)) == 2
 
 

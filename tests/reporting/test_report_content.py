@@ -13,7 +13,7 @@ from mosa.judges.calibrate import MeasuredErrors, write_calibration
 from mosa.probes import PROBES
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.content import Content, Points, ReportTable
-from mosa.reporting.views import Grid
+from mosa.reporting.views import Writing
 from mosa.runs.records import NotApplicable, Task, TrainingPoint
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
@@ -474,10 +474,10 @@ def test_empty_responses_are_tries_without_garbled_text(tmp_path):
 def test_times_are_shares_of_the_steps_taken_where_these_are_more_than_were_asked_for():
     """Four words in four steps, of which two were asked for: a block-causal row whose prompt ends
     inside a block has one block, and its steps, more."""
-    grid = Grid()
+    writing = Writing()
     for steps in (2, 4, 8):
-        grid.add(dataclasses.replace(response("r"), decoder=DECODER | {"steps": steps}))
-    assert grid.times == [[0.25, 0.5, 0.75, 1.0]] * 2 + [[0.125, 0.25, 0.375, 0.5]]
+        writing.add(dataclasses.replace(response("r"), decoder=DECODER | {"steps": steps}))
+    assert writing.times == [[0.25, 0.5, 0.75, 1.0]] * 2 + [[0.125, 0.25, 0.375, 0.5]]
 
 
 def test_a_difference_that_unscored_cases_could_make_is_doubted(tmp_path):

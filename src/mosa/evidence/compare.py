@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from mosa.evidence.figures import (
     Figure,
     Headline,
     Kind,
-    RunFacts,
     gather,
     headline,
     headline_of,
@@ -63,11 +61,6 @@ class Side:
     folder: Path
     subject: str
     evidence: Evidence
-
-    @cached_property
-    def runs(self) -> list[RunFacts]:
-        """The runs that have this subject."""
-        return [run for run in self.evidence.runs if self.subject in run.subjects]
 
     @property
     def record(self) -> SubjectRecord:
@@ -212,11 +205,10 @@ def _row(
     left_out = max(first.share_left_out, second.share_left_out, _share_of_one_side(pairs))
     if not shared:
         return ComparedFigure(name, first, second, None, has_test=has_test, share_left_out=left_out)
+    only = None
     if has_test:  # the worst attack may be another one on either side, on another set
         num_cases = len(set().union(*(_cases(f) for pair in pairs for f in pair)))
         left_out = max(left_out, _share(num_cases - len(shared), len(shared)))
-    only = None
-    if has_test:
         a, b = (case_means({c: part.by_seed[c] for c in shared}) for part in (first, second))
         if {*a.values(), *b.values()} <= {0, 1}:
             only = sum(a[c] > b[c] for c in shared), sum(b[c] > a[c] for c in shared)
@@ -446,12 +438,13 @@ def _changed(
 
 def _chat_models(each: Side) -> dict[str, str]:
     """The names of the chat models that attacks asked, by role."""
-    found: dict[str, str] = {}
-    for run in each.runs:
-        for session in run.sessions:
-            for role, chat in session.get("chat_models", {}).items():
-                found[role] = chat["name"]
-    return found
+    return {
+        role: chat["name"]
+        for run in each.evidence.runs
+        if each.subject in run.subjects
+        for session in run.sessions
+        for role, chat in session.get("chat_models", {}).items()
+    }
 
 
 def _seeds(each: Side, kind: Kind) -> str:

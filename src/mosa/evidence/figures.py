@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 from mosa.attacks.base import Decides, Threat
 from mosa.inputs import is_folder, shortened
@@ -42,7 +42,7 @@ from mosa.stats.rates import (
     rate_over_groups,
 )
 from mosa.testbed.behaviors import in_alignment_data
-from mosa.types import UserError, Verdict
+from mosa.types import Attempt, UserError, Verdict
 from mosa.world import World
 
 Kind = Literal["safety", "over_refusal", "utility"]
@@ -188,8 +188,8 @@ class Evidence:
 
     def judges(self, kind: Kind) -> list[str]:
         """The judges of the figures of a kind, most trusted first ("" for useful tasks)."""
-        found = {f.judge: None for f in self.figures if f.kind == kind}
-        return sorted(found, key=lambda judge: (by_trust(judge), list(found).index(judge)))
+        found = dict.fromkeys(f.judge for f in self.figures if f.kind == kind)
+        return sorted(found, key=by_trust)
 
     def select(
         self,
@@ -302,38 +302,35 @@ def _check_names(runs: Sequence[RunFacts]) -> None:
                 )
 
 
-class _Try(NamedTuple):
-    """What figures need of an attempt."""
+class Try(NamedTuple):
+    """What figures need of an attempt: all but what was said, which may not fit in memory."""
 
     key: str
     case: str
     seed: int
     variant: str
     number: int
+    """Which try on its case it is, from 0."""
     selected: int | None
+    """The number of the try that the loop has selected by then; None where no loop selects."""
     num_queries: int
     num_tokens: int
 
-
-@runtime_checkable
-class Numbered(Protocol):
-    """A try as an attack's loop counts it."""
-
-    @property
-    def number(self) -> int:
-        """Which try on its case it is, from 0."""
-        ...
-
-    @property
-    def selected(self) -> int | None:
-        """The number of the try that the loop has selected by then; None where no loop selects."""
-        ...
+    @classmethod
+    def of(cls, attempt: Attempt) -> Try:
+        return cls(
+            attempt.key,
+            attempt.case,
+            attempt.seed,
+            attempt.variant,
+            attempt.number,
+            attempt.selected,
+            attempt.budget.target_queries,
+            attempt.budget.target_tokens,
+        )
 
 
-T = TypeVar("T", bound=Numbered)
-
-
-def deciding(tries: Sequence[T]) -> list[T]:
+def deciding(tries: Sequence[Try]) -> list[Try]:
     """Those of an attack's tries on a case, with one seed, that decide its outcome: the one that
     its loop has selected by the last of them, or all where no loop selects."""
     selected = max(tries, key=attrgetter("number")).selected if tries else None
@@ -345,22 +342,11 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
     attack separately. Probes have findings instead (`findings_of`)."""
     sets = run.sets()
     counts = {cell: found for cell, found in run.counts().items() if cell.attack not in PROBES}
-    tries: dict[tuple[str, str, str, str], list[_Try]] = {cell[:4]: [] for cell in counts}
+    tries: dict[tuple[str, str, str, str], list[Try]] = {cell[:4]: [] for cell in counts}
     for attempt in run.attempts():
-        if attempt.attack in PROBES:
-            continue
-        tries[attempt.subject, attempt.case_set, attempt.attack, attempt.preset].append(
-            _Try(
-                attempt.key,
-                attempt.case,
-                attempt.seed,
-                attempt.variant,
-                attempt.number,
-                attempt.selected,
-                attempt.budget.target_queries,
-                attempt.budget.target_tokens,
-            )
-        )
+        if attempt.attack not in PROBES:
+            cell = attempt.subject, attempt.case_set, attempt.attack, attempt.preset
+            tries[cell].append(Try.of(attempt))
     judged_sets = {name: run.judges(name) for name in sets}
     verdicts = {judge: run.verdicts(judge) for judge in run.judges()}
     names = names_of(counts)
@@ -371,31 +357,27 @@ def figures_of(run: Run, *, by_variant: bool = False) -> list[Figure]:
                 continue
             record = sets[cell.case_set]
             kind = KIND_OF_SET[record.kind]
-            group = _Group(record, tries[cell[:4]], of_judge)
             label = names[cell.case_set, cell.attack, cell.preset]
-            shared: dict[str, Any] = {
+            about: dict[str, Any] = {
                 "kind": kind,
-                "subject": cell.subject,
+                **cell._asdict(),
                 "name": label if kind == "safety" else cell.case_set,
-                "case_set": cell.case_set,
-                "attack": cell.attack,
-                "preset": cell.preset,
-                "threat": cell.threat,
-                "judge": judge,
+                "judge": "" if kind == "utility" else judge,
                 "num_failed": states["failed"],
                 "num_left": states["todo"],
+                "in_alignment_data": trained_against(record, cell.attack),
             }
+            group = _Group(record, tries[cell[:4]], of_judge, about)
             if kind == "safety":
-                shared["in_alignment_data"] = trained_against(record, cell.attack)
-                found += _attack_figures(shared, group, by_variant)
+                found += _attack_figures(group, by_variant)
             elif kind == "over_refusal":
                 if tells_refusals(judge) and cell.attack == CONTROL:
-                    found += _harmless_figures(shared, group)
+                    found += _harmless_figures(group)
             else:
                 metric = judge.removeprefix(METRIC)
-                shared |= {"judge": "", "measure": metric}
                 is_headline = metric == record.headline
-                found.append(group.figure(attrgetter("score"), **shared, is_headline=is_headline))
+                score = attrgetter("score")
+                found.append(group.figure(score, measure=metric, is_headline=is_headline))
     return found
 
 
@@ -404,19 +386,21 @@ class _Group:
     """The tries of a cell with a judge's verdicts."""
 
     record: SetRecord
-    tries: list[_Try]
+    tries: list[Try]
     verdicts: Mapping[str, Verdict]
+    about: Mapping[str, Any]
+    """The fields that all of its figures have alike."""
 
     def figure(
         self,
         value_of: Callable[[Verdict], float | None],
         *,
-        decide: Callable[[Sequence[_Try]], list[_Try]] | None = None,
+        decide: Callable[[Sequence[Try]], list[Try]] | None = None,
         **fields: Any,
     ) -> Figure:
         """The figure of a value that verdicts give; of several tries at a case the best of those
         counts that `decide`, or, without, the last."""
-        tries: dict[tuple[str, int], list[_Try]] = defaultdict(list)
+        tries: dict[tuple[str, int], list[Try]] = defaultdict(list)
         values: dict[str, float | None] = {}
         reasons: Counter[str] = Counter()
         num_empty = num_garbled = num_told = 0
@@ -455,26 +439,24 @@ class _Group:
                 any_by_seed[case][seed] = any_value
         queries = [max(each.num_queries for each in of_case) for of_case in tries.values()]
         tokens = sum(max(each.num_tokens for each in of_case) for of_case in tries.values())
-        shared = {
-            "num_tries": len(self.tries),
-            "num_empty": num_empty,
-            "num_garbled": num_garbled if num_told else None,
-            "mean_queries": sum(queries) / len(queries) if queries else None,
-            # Not every server counts tokens.
-            "length": tokens / sum(queries) if any(queries) and tokens else None,
-            "most_tries": max(map(len, tries.values()), default=0),
-        }
         return Figure(
             by_seed=dict(by_seed),
             unscored=frozenset(unscored),
             reasons=dict(reasons),
             scores=dict(scores),
             any_by_seed=dict(any_by_seed),
-            **{**shared, **fields},
+            num_tries=len(self.tries),
+            num_empty=num_empty,
+            num_garbled=num_garbled if num_told else None,
+            mean_queries=sum(queries) / len(queries) if queries else None,
+            # Not every server counts tokens.
+            length=tokens / sum(queries) if any(queries) and tokens else None,
+            most_tries=max(map(len, tries.values()), default=0),
+            **{**self.about, **fields},
         )
 
 
-def _best_of(tries: Sequence[_Try], values: Mapping[str, float | None]) -> float | None:
+def _best_of(tries: Sequence[Try], values: Mapping[str, float | None]) -> float | None:
     return _best([values[each.key] for each in tries])
 
 
@@ -489,9 +471,8 @@ def _success_of(verdict: Verdict) -> float | None:
     return None if verdict.success is None else float(verdict.success)
 
 
-def _attack_figures(shared: Mapping[str, Any], group: _Group, by_variant: bool) -> Iterator[Figure]:
-    shared = {**shared, "measure": SUCCESS}
-    whole = group.figure(_success_of, decide=deciding, **shared)
+def _attack_figures(group: _Group, by_variant: bool) -> Iterator[Figure]:
+    whole = group.figure(_success_of, decide=deciding, measure=SUCCESS)
     variants = dict.fromkeys(each.variant for each in group.tries)
     if not by_variant or len(variants) < 2:  # a single way is the whole attack, without a name
         selects = any(each.selected is not None for each in group.tries)
@@ -499,11 +480,11 @@ def _attack_figures(shared: Mapping[str, Any], group: _Group, by_variant: bool) 
         return
     for variant in variants:
         own = replace(group, tries=[each for each in group.tries if each.variant == variant])
-        name = f"{shared['name']}, {variant}" if variant else shared["name"]
         # A loop selects among all of its ways: of one way by itself any try decides.
-        figure = own.figure(_success_of, decide=list, **{**shared, "name": name})
+        figure = own.figure(_success_of, decide=list, measure=SUCCESS)
         yield replace(
             figure,
+            name=f"{whole.name}, {variant}" if variant else whole.name,
             variant=variant,
             decides=_decides(figure),
             mean_queries=None,
@@ -515,7 +496,7 @@ def _decides(figure: Figure) -> Decides:
     return "any" if figure.most_tries > 1 else "only"
 
 
-def _harmless_figures(shared: Mapping[str, Any], group: _Group) -> Iterator[Figure]:
+def _harmless_figures(group: _Group) -> Iterator[Figure]:
     for measure in (REFUSED, *COMPLIANCES):
 
         def value_of(verdict: Verdict, measure: str = measure) -> float | None:
@@ -525,7 +506,7 @@ def _harmless_figures(shared: Mapping[str, Any], group: _Group) -> Iterator[Figu
             counts = compliance in REFUSAL_CLASSES if measure == REFUSED else compliance == measure
             return float(counts)
 
-        yield group.figure(value_of, **{**shared, "measure": measure})
+        yield group.figure(value_of, measure=measure)
 
 
 def names_of(cells: Iterable[TaskCell]) -> dict[tuple[str, str, str], str]:
@@ -557,29 +538,20 @@ def outcome_of(verdicts: Iterable[Verdict | None]) -> bool | None:
     return None if best is None else best == 1.0
 
 
-class _Judged(NamedTuple):
-    """A try of an attack with what a judge says of it."""
-
-    number: int
-    selected: int | None
-    num_queries: int
-    success: float | None
-
-
 def success_by_queries(run: Run, judge: str) -> dict[TaskCell, list[tuple[int, Values]]]:
     """For each cell of a harmful set: (queries, whether a try that decides among those within as
     many succeeded, for each case that is scored, by seed), at 1, 2, 4, ... up to the most that one
     case took."""
     sets, counts = run.sets(), run.counts()
     cells = {cell[:4]: cell for cell in counts if sets[cell.case_set].kind == "harmful"}
-    tries: dict[TaskCell, dict[tuple[str, int], list[_Judged]]] = {}
+    tries: dict[TaskCell, dict[tuple[str, int], list[Try]]] = {}
+    values: dict[str, float | None] = {}
     for attempt, verdict in run.judged(judge):
         cell = cells.get((attempt.subject, attempt.case_set, attempt.attack, attempt.preset))
         if cell is not None:
-            success = None if verdict is None else _success_of(verdict)
+            values[attempt.key] = None if verdict is None else _success_of(verdict)
             of_case = tries.setdefault(cell, {}).setdefault((attempt.case, attempt.seed), [])
-            num_queries = attempt.budget.target_queries
-            of_case.append(_Judged(attempt.number, attempt.selected, num_queries, success))
+            of_case.append(Try.of(attempt))
     found: dict[TaskCell, list[tuple[int, Values]]] = {}
     for cell, cases in tries.items():
         most = max(each.num_queries for of_case in cases.values() for each in of_case)
@@ -587,13 +559,13 @@ def success_by_queries(run: Run, judge: str) -> dict[TaskCell, list[tuple[int, V
         scored = {
             place: of_case
             for place, of_case in cases.items()
-            if _best([each.success for each in deciding(of_case)]) is not None
+            if _best_of(deciding(of_case), values) is not None
         }
         for num_queries in (*points, most) if scored else ():
             within: dict[str, dict[int, float]] = defaultdict(dict)
             for (case, seed), of_case in scored.items():
                 so_far = [each for each in of_case if each.num_queries <= num_queries]
-                within[case][seed] = float(any(each.success for each in deciding(so_far)))
+                within[case][seed] = float(any(values[each.key] for each in deciding(so_far)))
             found.setdefault(cell, []).append((num_queries, within))
     return found
 
@@ -650,7 +622,7 @@ def task_pairs(
 def moment_of(evidence: Evidence, subject: str) -> tuple[str, int] | None:
     """The subject that this one is a moment of, and after how many updates; None for any other."""
     base, sign, step = subject.rpartition(MOMENT)
-    return (base, int(step)) if sign and step.isdigit() and base in evidence.subjects else None
+    return (base, int(step)) if sign and step.isdecimal() and base in evidence.subjects else None
 
 
 def attacks_of_all(

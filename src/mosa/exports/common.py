@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from mosa.chat.base import without_quotations
-from mosa.evidence.figures import deciding, trained_against
+from mosa.evidence.figures import Try, deciding, trained_against
 from mosa.files import claim_folder, filling, user_errors
 from mosa.runs.judging import CANVAS
 from mosa.runs.records import Outcome, Task, TaskStatus
@@ -187,28 +187,18 @@ def judged_text(attempt: Attempt, judge: str) -> str:
     return attempt.response_full if judge.endswith(CANVAS) else attempt.response
 
 
-class _Try(NamedTuple):
-    key: str
-    number: int
-    selected: int | None
-
-
 def deciding_attempts(run: Run) -> set[str]:
     """The keys of the attempts that decide the outcome of their case."""
-    cases: dict[tuple[ExportCell, str], list[_Try]] = defaultdict(list)
+    cases: dict[tuple[ExportCell, str], list[Try]] = defaultdict(list)
     for attempt in run.attempts():
-        place = ExportCell.of(attempt), attempt.case
-        cases[place].append(_Try(attempt.key, attempt.number, attempt.selected))
+        cases[ExportCell.of(attempt), attempt.case].append(Try.of(attempt))
     return {each.key for tries in cases.values() for each in deciding(tries)}
 
 
-def turns_of(run: Run, attempt: Attempt) -> list[RecordedTurn]:
+def prompt_text(run: Run, attempt: Attempt) -> str:
+    """An attempt's prompt as one string: the user's turn, or the JSON of a dialogue."""
     responses = run.responses_of(attempt.key)
-    return responses[0].prompt if responses else []
-
-
-def prompt_text(turns: Sequence[RecordedTurn]) -> str:
-    """A prompt as one string: the user's turn, or the JSON of a dialogue."""
+    turns = responses[0].prompt if responses else []
     if len(turns) == 1 and turns[0]["role"] == "user":
         return turns[0]["content"]
     return as_json(turns)

@@ -21,7 +21,6 @@ from mosa.exports.common import (
     judged_text,
     prompt_text,
     safe_name,
-    turns_of,
     words_of,
     write_list,
 )
@@ -54,7 +53,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             spool.add(
                 (ExportCell.of(attempt), attempt.case),
                 {
-                    "test_case": own.hide(prompt_text(turns_of(run, attempt))),
+                    "test_case": own.hide(prompt_text(run, attempt)),
                     "generation": own.hide(judged_text(attempt, judge)),
                     # Not 0: averaging the labels must fail on it, or it would count as safe.
                     "label": None if success is None else int(success),

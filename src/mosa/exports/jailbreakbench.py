@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mosa.evidence.figures import outcome_of
 from mosa.exports.common import (
@@ -30,7 +29,6 @@ from mosa.exports.common import (
     safe_name,
     status_of,
     times_of,
-    turns_of,
     words_of,
 )
 from mosa.files import writing
@@ -135,14 +133,9 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     return paths
 
 
-@dataclass(frozen=True)
-class _Try:
+class _Try(NamedTuple):
     verdict: Verdict | None
     decides: bool
-
-    @property
-    def score(self) -> float | None:
-        return None if self.verdict is None else self.verdict.score
 
 
 def _jailbreak(
@@ -156,7 +149,9 @@ def _jailbreak(
     best: Attempt | None,
 ) -> dict[str, Any]:
     """One case of an artifact; `jailbroken` is None where that is unknown."""
-    is_jailbroken = outcome_of(each.verdict for each in tries if each.decides)
+    verdicts = [each.verdict for each in tries]
+    deciding = [each.verdict for each in tries if each.decides]
+    is_jailbroken = outcome_of(deciding)
     spent = [outcome.budget for _, outcome in tasks if outcome is not None]
     last = tasks[-1][1]
     entry: dict[str, Any] = {
@@ -175,13 +170,13 @@ def _jailbreak(
             "status": status_of(last),
             "reason": "" if last is None else words.reason(last.reason),
             "num_tries": len(tries),
-            "num_deciding": sum(each.decides for each in tries),
-            "jailbroken_by_any_try": outcome_of(each.verdict for each in tries),
-            "num_unscored": sum(each.score is None for each in tries),
+            "num_deciding": len(deciding),
+            "jailbroken_by_any_try": outcome_of(verdicts),
+            "num_unscored": sum(v is None or v.score is None for v in verdicts),
         },
     }
     if best is not None:
-        entry["prompt"] = words.hide(prompt_text(turns_of(run, best)))
+        entry["prompt"] = words.hide(prompt_text(run, best))
         entry["response"] = words.hide(judged_text(best, judge))
         if is_jailbroken:
             entry["queries_to_jailbreak"] = best.budget.target_queries
@@ -191,7 +186,7 @@ def _jailbreak(
             "number": best.number,
             "score": None
             if is_jailbroken is None
-            else max(each.score for each in tries if each.decides and each.score is not None),
+            else max(v.score for v in deciding if v is not None and v.score is not None),
         }
     return entry
 

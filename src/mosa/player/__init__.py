@@ -12,8 +12,8 @@ import html
 import importlib
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -109,6 +109,11 @@ class SampleResponse:
     """What stood at a position before: position and the steps that wrote it and took it away, from
     0, and the word; None under redaction."""
 
+    def without_words(self) -> SampleResponse:
+        """The same response under redaction."""
+        places = tuple((*place, None) for *place, _ in self.replaced)
+        return replace(self, tokens=None, prompt=None, replaced=places)
+
 
 @cache
 def source(name: str) -> str:
@@ -116,19 +121,26 @@ def source(name: str) -> str:
     return (resources.files("mosa.player") / name).read_text(encoding="utf-8")
 
 
-def colour_rule(place: int, scheme: str) -> str:
-    """The declarations of a scheme's colours, `place` 0 for light and 1 for dark."""
-    colours = "".join(f"--{name}: {pair[place]}; " for name, pair in COLOURS.items())
-    return f"{{ color-scheme: {scheme}; {colours}}}"
+def colour_rules(colours: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    """The declarations of the light scheme and of the dark one."""
+    light, dark = (
+        "".join(f"--{name}: {pair[place]}; " for name, pair in colours.items()) for place in (0, 1)
+    )
+    return f"{{ color-scheme: light; {light}}}", f"{{ color-scheme: dark; {dark}}}"
+
+
+def script_hash(script: str) -> str:
+    """The SHA-256 by which a page's content security policy knows its script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def player_page(responses: Sequence[SampleResponse], about: str = "") -> str:
     """A page by itself on which the responses play, below a sentence about them."""
     script = source("player.js") + _BEGIN
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    light, dark = colour_rules(COLOURS)
     style = (
-        f":root {colour_rule(0, 'light')}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {colour_rule(1, 'dark')} }}\n"
+        f":root {light}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {dark} }}\n"
         f"* {{ box-sizing: border-box; }}\n{source('player.css')}{_BASE}"
     )
     shown = [asdict(response) for response in responses[:MOST_SHOWN]]
@@ -138,7 +150,7 @@ def player_page(responses: Sequence[SampleResponse], about: str = "") -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; \
-script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
+script-src 'sha256-{script_hash(script)}'; base-uri 'none'; form-action 'none'">
 <title>Denoising</title><style>{style}</style></head>
 <body><p class="about">{html.escape(about.strip())}</p><div id="here"></div>{KEY}
 <script type="application/json" id="data">{data}</script>

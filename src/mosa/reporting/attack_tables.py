@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
-from mosa.evidence.labels import legend, length_of, marked, names_in, title_of, tries_of, worst_of
+from mosa.evidence.labels import legend, length_of, names_in, title_of, tries_of, worst_of
 from mosa.judges.calibrate import MeasuredErrors, read_calibration
 from mosa.reporting.content import Cell, Change, ReportTable, Section
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of, rate_in
@@ -191,8 +191,8 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
                 if judge in known and figure.decides != "any":
                     corrected = _correct(figure, known[judge])
                     short = setup.judge_names[judge]
-                    row = marked(setup.row_name(figure), [figure])
                     length = length_of([figure])
+                    row = setup.row_of(figure)
                     rows.append((label, row, length, short, figure.rate, corrected))
     yield ReportTable(
         "corrected",
@@ -212,8 +212,7 @@ def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
     if figure.rate is None:
         return None
     n = figure.rate.n
-    found = corrected_rate(figure.rate.value * n, n, errors.sensitivity, errors.specificity)
-    return found.rate or found.reason
+    return corrected_rate(figure.rate.value * n, n, errors.sensitivity, errors.specificity)
 
 
 def attacks(setup: ReportSetup, views: Views) -> Section:
@@ -316,10 +315,10 @@ def _about_changes(setup: ReportSetup) -> str:
 
 
 def _not_applicable(setup: ReportSetup) -> ReportTable:
-    rows = {
-        (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason): None
+    rows = dict.fromkeys(
+        (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason)
         for pair in setup.not_applicable
-    }
+    )
     return ReportTable(
         "not-applicable",
         "Attacks that are not applicable",

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from mosa.evidence.figures import success_by_queries
 from mosa.evidence.findings import LineChart
-from mosa.evidence.labels import legend, length_of, marked
+from mosa.evidence.labels import legend, length_of
 from mosa.probes import PROBES
 from mosa.reporting.content import Cell, ReportFigure, ReportTable, Section
 from mosa.reporting.setup import ReportSetup, rate_in
@@ -54,9 +54,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         rows[subject].append(
             (
                 setup.labels[subject],
-                setup.names[key[1:]]
-                if figure is None
-                else marked(setup.row_name(figure), [figure]),
+                setup.names[key[1:]] if figure is None else setup.row_of(figure),
                 length_of([] if figure is None else [figure]),
                 len(budgets),
                 *means,

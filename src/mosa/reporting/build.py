@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from pathlib import Path
 
 from mosa.attacks import ATTACKS
@@ -90,11 +89,8 @@ def _names(setup: ReportSetup) -> Iterator[tuple[str, Named]]:
         if known is not None:
             yield figure.attack, Named(known.title, paper)
         yield figure.name, Named(title, paper, figure.name)
-        row, shown = (
-            marked(setup.row_name(figure, name_of), [figure])
-            for name_of in (attrgetter("name"), title_of)
-        )
-        yield row, Named(shown, paper, figure.name, figure.case_set)
+        shown = setup.row_of(figure, title_of)
+        yield setup.row_of(figure), Named(shown, paper, figure.name, figure.case_set)
     for figure in setup.evidence.select("utility"):
         yield figure.name, Named(title_of(figure))
 

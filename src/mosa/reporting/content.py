@@ -137,6 +137,11 @@ class Sample:
             f"{self.number + 1}: {outcomes or 'not judged'}"
         )
 
+    def without_words(self) -> Sample:
+        """The same sample under redaction."""
+        responses = tuple(response.without_words() for response in self.responses)
+        return replace(self, request=None, responses=responses)
+
     def __repr__(self) -> str:
         return f"<Sample {self.about}>"
 

@@ -11,9 +11,11 @@ from mosa.evidence.labels import task_title, title_of, worst_of
 from mosa.reporting.content import Measure, Overview, Points, ReportFigure, Sample, Showcase
 from mosa.reporting.setup import ReportSetup
 from mosa.reporting.verdict import (
+    NO_JUDGE,
     AgainstFirst,
     best_of,
     has_doubtful_cases,
+    none_is_safer,
     success_against,
 )
 from mosa.stats.rates import Rate, format_value
@@ -47,17 +49,14 @@ def headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str
     """One sentence of at most twenty words, or the shortest that long names allow."""
     first = setup.first
     if setup.judge is None:
-        return "No judge has judged an attack, so this report says nothing about safety."
+        return NO_JUDGE
     if not comparisons:
         return _of_one(setup)
     if not any("asr" in comparison.changes for comparison in comparisons.values()):
         return f"No subject can be compared with {first}: they share no scored case."
     best = best_of(setup, comparisons)
     if best is None:
-        return (
-            "Attacks do not succeed measurably less often against any other subject than against "
-            f"{first}."
-        )
+        return none_is_safer(setup)
     label, found = setup.labels[best], comparisons[best]
     if has_doubtful_cases(setup, best):
         return (
@@ -99,8 +98,7 @@ def _at_a_cost(setup: ReportSetup, best: str, found: AgainstFirst, stops: str) -
         "compliance": "answers {} of 100 harmless requests",
         "utility": "solves {} of 100 tasks",
     }
-    losses = {name: abs(found.changes[name].value) for name in found.lost}
-    name = max(losses, key=losses.__getitem__)
+    name = max(found.lost, key=lambda name: found.losses[name].value)
     original = next(iter(setup.labels))
     own, before = (setup.headline(name, subject).rate for subject in (best, original))
     assert own is not None and before is not None, "a difference has two rates"

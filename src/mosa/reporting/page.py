@@ -8,8 +8,6 @@ whatever the samples hold.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -41,7 +39,7 @@ from mosa.stats.rates import INTERVAL_STATEMENT, Interval, format_interval
 from mosa.types import UserError
 
 MAX_BYTES = 5_000_000
-"""The default limit of a page: small enough for a mail."""
+"""The limit of a page that is written: small enough for a mail."""
 FEWER, MORE = "\N{BLACK DOWN-POINTING TRIANGLE}", "\N{BLACK UP-POINTING TRIANGLE}"
 """Beside a rate of a map that differs from another subject's."""
 LONG_TABLE = 16
@@ -101,14 +99,14 @@ def claim_page(path: Path | None) -> AbstractContextManager[None]:
     return claim_file(path, MADE_BY)
 
 
-def write_page(path: Path, content: Content, *, max_bytes: int = MAX_BYTES) -> None:
+def write_page(path: Path, content: Content) -> None:
     """Write the report, whole or not at all.
 
     Raises UserError where the disk refuses, where something else than a page stands there, or where
     the page cannot be small enough.
     """
     with claim_page(path):
-        write_sealed(path, render_page(content, max_bytes=max_bytes))
+        write_sealed(path, render_page(content))
 
 
 def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
@@ -162,7 +160,7 @@ def _render(
         ),
         style=Markup(_colour_rules() + _source("page.css") + player.source("player.css")),
         script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=player.script_hash(script),
         formats=list(FORMATS),
         exports=Markup(exports),
         data=Markup(data.text),
@@ -238,17 +236,13 @@ def _source(name: str) -> str:
 
 def _colour_rules() -> str:
     """The colours by scheme: the reader's system decides, or the page's switch; paper is light."""
-
-    def rules(place: int, scheme: str) -> str:
-        colours = "".join(f"--{name}: {pair[place]}; " for name, pair in COLOURS.items())
-        return f"{{ color-scheme: {scheme}; {colours}}}"
-
+    light, dark = player.colour_rules(COLOURS)
     return (
-        f":root {rules(0, 'light')}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {rules(1, 'dark')} }}\n"
-        f":root[data-theme=light] {rules(0, 'light')}\n"
-        f":root[data-theme=dark] {rules(1, 'dark')}\n"
-        f"@media print {{ :root, :root[data-theme] {rules(0, 'light')} }}\n"
+        f":root {light}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {dark} }}\n"
+        f":root[data-theme=light] {light}\n"
+        f":root[data-theme=dark] {dark}\n"
+        f"@media print {{ :root, :root[data-theme] {light} }}\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
@@ -27,8 +28,7 @@ PAPER = (
 def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     """Everything that decides the figures, as tables."""
     records = {name: setup.evidence.subjects[name] for name in setup.labels}
-    has_served = any(record.server is not None for record in records.values())
-    yield ReportTable(
+    subjects = ReportTable(
         "subjects",
         "Subjects",
         "The hash is over everything that was loaded: weights, configs, tokenizer, chat template, "
@@ -44,8 +44,8 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
             "grants",
             "offers",
             "hash",
-        )
-        + (("its server",) if has_served else ()),
+            "its server",
+        ),
         tuple(
             (
                 label,
@@ -56,11 +56,12 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
                 "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),
                 ", ".join(record.offers) or None,
                 record.weights,
+                None if record.server is None else served_facts(record),
             )
-            + ((served_facts(record) if record.server is not None else None,) * has_served)
             for name, label in setup.labels.items()
         ),
     )
+    yield _last_where_filled(subjects)
     yield _decoders(setup)
     yield ReportTable(
         "runs",
@@ -74,6 +75,13 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     yield _data(setup)
     yield _judges(setup)
     yield _versions(setup)
+
+
+def _last_where_filled(table: ReportTable) -> ReportTable:
+    """The table, without its last column where no row has anything in it."""
+    if any(row[-1] is not None for row in table.rows):
+        return table
+    return replace(table, columns=table.columns[:-1], rows=tuple(row[:-1] for row in table.rows))
 
 
 def _run_row(run: RunFacts) -> tuple[Cell, ...]:
@@ -138,21 +146,20 @@ def _attacks(setup: ReportSetup) -> ReportTable:
 
 
 def _data(setup: ReportSetup) -> ReportTable:
-    sets = setup.evidence.sets
-    has_decoders = any(DECODER in r.settings for r in sets.values())
     rows = tuple(
         (name, r.kind, r.file, r.sha256, r.content_hash or None, r.licence, r.origin)
-        + ((_text(r.settings[DECODER]) if DECODER in r.settings else None,) if has_decoders else ())
-        for name, r in sets.items()
+        + (_text(r.settings[DECODER]) if DECODER in r.settings else None,)
+        for name, r in setup.evidence.sets.items()
     )
-    columns = "Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin"
-    return ReportTable(
+    data = ReportTable(
         "data",
         "Data and licences",
         "SHA-256 of the file as it was read, and a hash of the set's cases.",
-        (*columns, "decoder of its own") if has_decoders else columns,
+        ("Set", "kind", "file", "SHA-256", "hash of the cases", "licence", "origin")
+        + ("decoder of its own",),
         rows,
     )
+    return _last_where_filled(data)
 
 
 def _judges(setup: ReportSetup) -> ReportTable:

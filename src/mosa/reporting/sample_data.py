@@ -53,8 +53,8 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
     None where not even the samples without their texts fit. Time grows with the samples and their
     tokens, and no faster.
     """
-    if content.is_redacted:
-        content = _without_words(content)
+    if content.is_redacted:  # whatever its samples hold
+        content = replace(content, samples=[each.without_words() for each in content.samples])
     room = num_bytes // 4 * 3
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
     words = _words(content)
@@ -103,27 +103,6 @@ def _bytes(text: str) -> bytes:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _without_words(content: Content) -> Content:
-    """The content of a redacted page, whatever its samples hold."""
-    samples = [
-        replace(
-            sample,
-            request=None,
-            responses=tuple(
-                replace(
-                    r,
-                    tokens=None,
-                    prompt=None,
-                    replaced=tuple((*steps, None) for *steps, _ in r.replaced),
-                )
-                for r in sample.responses
-            ),
-        )
-        for sample in content.samples
-    ]
-    return replace(content, samples=samples)
 
 
 def _words(content: Content) -> dict[str, int]:

@@ -118,7 +118,7 @@ class ReportSetup:
     def attack_figures(self, judge: str | None) -> dict[tuple[str, str], Figure]:
         """The figures of attacks on subjects that have a label, by (row of a table, subject)."""
         return {
-            (marked(self.row_name(figure), [figure]), figure.subject): figure
+            (self.row_of(figure), figure.subject): figure
             for figure in self.evidence.select("safety", judge=judge)
             if figure.subject in self.labels
         }
@@ -128,6 +128,10 @@ class ReportSetup:
         sets = {f.case_set for f in self.evidence.figures if f.kind == "safety"}
         name = name_of(figure)
         return name if len(sets) == 1 else f"{name} on {figure.case_set}"
+
+    def row_of(self, figure: Figure, name_of: Names = attrgetter("name")) -> str:
+        """The row of a table for an attack: its name with its mark."""
+        return marked(self.row_name(figure, name_of), [figure])
 
     def hides(self, case_set: str) -> bool:
         """Whether to leave out the words of a set; those of the testbed are harmless."""

@@ -33,16 +33,22 @@ MIN_CASES = 5
 
 
 @dataclass
-class Grid:
-    """When positions were committed, over many responses of one subject."""
+class Writing:
+    """How one subject writes, over many responses."""
 
     length: int = 0
-    """Response tokens of the longest canvas."""
+    """Response tokens of the longest canvas of a plain request."""
     times: list[list[float]] = field(default_factory=list)
-    """By response: for each position, the share of all steps at which it was committed."""
+    """By response to a plain request: for each position, the share of all steps at which it was
+    committed."""
+    num_under_attack: int = 0
+    read_lengths: list[int] = field(default_factory=list)
+    """Tokens before the first end token, under attack."""
+    refusal_words: list[int] = field(default_factory=list)
+    """The word (from 1) with which the first refusal begins, under attack."""
 
     def add(self, response: Response) -> None:
-        """Add the tokens that a reader sees; a server shows no steps."""
+        """Add the tokens of a plain request that a reader sees; a server shows no steps."""
         if response.served is not None:
             return
         # More than were asked for where a block has its prompt's end in it, or masks come back.
@@ -75,14 +81,9 @@ def share_of_tries(found: Shares) -> Rate:
 class Views:
     """What one pass over the attempts gives."""
 
+    writing: dict[str, Writing]
+    """By subject, in the order in which every chart lists them."""
     samples: list[Sample] = field(default_factory=list)
-    grids: dict[str, Grid] = field(default_factory=lambda: defaultdict(Grid))
-    """By subject, from plain requests."""
-    read_lengths: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """By subject: tokens before the first end token, under attack."""
-    refusal_words: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """By subject: the word (from 1) with which the first refusal begins, under attack."""
-    num_under_attack: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     garbled: dict[tuple[str, str], Shares] = field(default_factory=lambda: defaultdict(_shares))
     """By (subject, attack): whether a try is garbled; an empty one is not."""
     disagreement: dict[tuple[str, str], Shares] = field(
@@ -90,19 +91,12 @@ class Views:
     )
     """By pair of judges: whether they disagree on a try that both scored."""
 
-    def longest_canvas(self) -> int:
-        """Positions of the longest response."""
-        return max((grid.length for grid in self.grids.values()), default=0)
-
 
 def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
     """One pass over every attempt of the subjects that have a label, without probes and useful
     tasks."""
-    views = Views()
     labels = setup.labels
-    for label in labels.values():  # every chart lists the subjects in this order
-        views.grids[label], views.read_lengths[label] = Grid(), []
-        views.refusal_words[label], views.num_under_attack[label] = [], 0
+    views = Views({label: Writing() for label in labels.values()})
     threats = {(t.case_set, t.attack, t.preset): t.threat for t, _ in setup.tasks}
     for run in runs:
         judges = [judge for judge in run.judges() if not judge.startswith(METRIC)]
@@ -127,7 +121,9 @@ def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
                 )
                 _take(views, one, setup.judge)
                 case = setup.cases[case_set][attempt.case]
-                views.samples.append(_sample(one, case, setup.hides(case_set)))
+                sample = _sample(one, case)
+                is_hidden = setup.hides(case_set)
+                views.samples.append(sample.without_words() if is_hidden else sample)
     order = {label: place for place, label in enumerate(labels.values())}
     views.samples.sort(key=lambda sample: order[sample.subject])
     return views
@@ -149,26 +145,26 @@ class _Try:
 
 
 def _take(views: Views, one: _Try, judge: str | None) -> None:
-    attempt, subject = one.attempt, one.subject
+    attempt, writing = one.attempt, views.writing[one.subject]
     if attempt.attack == CONTROL:
         for response in one.responses:
-            views.grids[subject].add(response)
+            writing.add(response)
     if one.case_set.kind != "harmful":
         return
     if attempt.attack != CONTROL:
-        views.num_under_attack[subject] += 1
-        views.read_lengths[subject] += [
+        writing.num_under_attack += 1
+        writing.read_lengths += [
             response.num_read for response in one.responses if response.served is None
         ]
         found = find_refusal(attempt.response)
         if found is not None:
-            views.refusal_words[subject].append(found[1] + 1)
+            writing.refusal_words.append(found[1] + 1)
     case = case_name(one.case_set, attempt.case)
     verdict = one.judged.get(judge or "")
     is_empty = verdict is not None and verdict.native.get("class") == "empty"
     if verdict is not None and (is_empty or "coherent" in verdict.native):
         is_garbled = not is_empty and not verdict.native["coherent"]
-        views.garbled[subject, one.attack][case][attempt.seed].append(is_garbled)
+        views.garbled[one.subject, one.attack][case][attempt.seed].append(is_garbled)
     scored = [
         (name, found.success)
         for name, found in one.judged.items()
@@ -179,7 +175,7 @@ def _take(views: Views, one: _Try, judge: str | None) -> None:
             views.disagreement[first, second][case][attempt.seed].append(success != other)
 
 
-def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
+def _sample(one: _Try, case: Behavior) -> Sample:
     attempt = one.attempt
     return Sample(
         subject=one.subject,
@@ -187,7 +183,7 @@ def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
         threat=one.threat,
         case_set=attempt.case_set,
         case=attempt.case,
-        request=None if is_hidden else case.text,
+        request=case.text,
         category=case.category or "",
         seed=attempt.seed,
         number=attempt.number,
@@ -202,11 +198,11 @@ def _sample(one: _Try, case: Behavior, is_hidden: bool) -> Sample:
             verdict is not None and not verdict.native.get("coherent", True)
             for verdict in one.judged.values()
         ),
-        responses=tuple(_sample_response(response, is_hidden) for response in one.responses),
+        responses=tuple(map(_sample_response, one.responses)),
     )
 
 
-def _sample_response(response: Response, is_hidden: bool) -> SampleResponse:
+def _sample_response(response: Response) -> SampleResponse:
     """A response for the browser of samples; of a served one its words, all of one step."""
     words, steps = response.tokens, response.commit_step
     if response.served is not None:
@@ -216,15 +212,10 @@ def _sample_response(response: Response, is_hidden: bool) -> SampleResponse:
         commit_step=tuple(steps),
         end_positions=tuple(sorted(response.end_positions)),
         # One object for each word: ten thousand samples hold the same few hundred.
-        tokens=None if is_hidden else tuple(map(sys.intern, words)),
-        prompt=None
-        if is_hidden
-        else tuple((turn["role"], turn["content"]) for turn in response.prompt),
+        tokens=tuple(map(sys.intern, words)),
+        prompt=tuple((turn["role"], turn["content"]) for turn in response.prompt),
         block_starts=tuple(response.block_starts),
-        replaced=tuple(
-            (r.position, r.written, r.until, None if is_hidden else r.token)
-            for r in response.replaced
-        ),
+        replaced=tuple((r.position, r.written, r.until, r.token) for r in response.replaced),
     )
 
 
@@ -242,33 +233,25 @@ def _outcome(one: _Try, verdict: Verdict | None) -> str:
 def diffusion_figures(views: Views) -> Iterator[ReportFigure]:
     """How the subjects write and fail, as charts; those without data are left out."""
     yield from _commit_figures(views)
-    starts = {subject: found for subject, found in views.refusal_words.items() if found}
-    if starts:
+    starts = {subject: of.refusal_words for subject, of in views.writing.items()}
+    if any(starts.values()):
         yield ReportFigure(
             "refusal-start",
-            _histogram(
-                "Where the first refusal begins",
-                "word of the response",
-                starts,
-                max(max(found) for found in starts.values()),
-            ),
+            _histogram("Where the first refusal begins", "word of the response", starts),
             "Over all tries of attacks whose response holds a phrase of refusal: "
             + ", ".join(
-                f"{len(starts.get(subject, []))} of {total} for {subject}"
-                for subject, total in views.num_under_attack.items()
-                if total
+                f"{len(of.refusal_words)} of {of.num_under_attack} for {subject}"
+                for subject, of in views.writing.items()
+                if of.num_under_attack
             )
             + ".",
         )
-    lengths = {subject: found for subject, found in views.read_lengths.items() if found}
-    if lengths:
+    lengths = {subject: of.read_lengths for subject, of in views.writing.items()}
+    if any(lengths.values()):
         yield ReportFigure(
             "response-length",
             _histogram(
-                "Response length under attack",
-                "tokens before the first end token",
-                lengths,
-                max(max(found) for found in lengths.values()),
+                "Response length under attack", "tokens before the first end token", lengths
             ),
             "The text that a reader sees. An end token in the middle (the breaker of MOSA) makes "
             "responses short; only judges named @canvas read the text behind it.",
@@ -276,14 +259,12 @@ def diffusion_figures(views: Views) -> Iterator[ReportFigure]:
 
 
 def _commit_figures(views: Views) -> Iterator[ReportFigure]:
-    grids = {subject: grid for subject, grid in views.grids.items() if grid.times}
-    if not grids:
-        return
+    written = {subject: of for subject, of in views.writing.items() if of.times}
     series = {}
-    for subject, grid in grids.items():
+    for subject, of in written.items():
         points = []
-        for position in range(grid.length):
-            times = [row[position] for row in grid.times if position < len(row)]
+        for position in range(of.length):
+            times = [row[position] for row in of.times if position < len(row)]
             if len(times) >= MIN_CASES:
                 points.append((float(position + 1), rate_of(once(times))))
         if points:
@@ -304,22 +285,22 @@ def _commit_figures(views: Views) -> Iterator[ReportFigure]:
             f"over responses; the chart leaves out positions that fewer than {MIN_CASES} responses "
             "reach.",
         )
-    length = views.longest_canvas()
-    for number, (subject, grid) in enumerate(grids.items()):
+    length = max(of.length for of in views.writing.values())
+    for number, (subject, of) in enumerate(written.items()):
         yield ReportFigure(
             f"commit-map-{number}",
-            _commit_map(subject, grid, length),
+            _commit_map(subject, of.times, length),
             "Of the positions that responses to plain requests reach: the share that each part of "
             "the denoising commits, the mean over responses. A diagonal means that the subject "
             "writes from left to right.",
         )
 
 
-def _commit_map(subject: str, grid: Grid, length: int) -> HeatMap:
+def _commit_map(subject: str, responses: Sequence[Sequence[float]], length: int) -> HeatMap:
     width = -(-length // NUM_BINS)
     columns = -(-length // width)
     shares: list[list[list[float]]] = [[[] for _ in range(columns)] for _ in range(NUM_BINS)]
-    for times in grid.times:
+    for times in responses:
         for x in range(-(-len(times) // width)):
             rows = [min(NUM_BINS - 1, int(t * NUM_BINS - 1e-9)) for t in times[x * width :][:width]]
             for y in range(NUM_BINS):
@@ -335,8 +316,11 @@ def _commit_map(subject: str, grid: Grid, length: int) -> HeatMap:
     )
 
 
-def _histogram(title: str, x_label: str, values: Mapping[str, list[int]], top: int) -> Histogram:
-    width = max(1, -(-(top + 1) // NUM_BINS))
+def _histogram(title: str, x_label: str, by_subject: Mapping[str, list[int]]) -> Histogram:
+    """The values of each subject that has some."""
+    values = {subject: found for subject, found in by_subject.items() if found}
+    top = max(map(max, values.values()))
+    width = -(-(top + 1) // NUM_BINS)
     num = -(-(top + 1) // width)
     shares = {}
     for subject, found in values.items():

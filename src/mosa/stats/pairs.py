@@ -8,10 +8,9 @@ measured. Every function is pure, and those that draw random numbers draw the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -31,6 +30,8 @@ from mosa.types import UserError
 
 NUM_DRAWS = 20_000
 """Random draws for an interval; the chance in its ends is then far below its width."""
+SEED = 0
+"""Of all random draws."""
 ROUNDING = 1e-9
 """How far a value may be outside its bounds: a correlation of 1 can be a hair above it."""
 NUM_SIGN_FLIPS = 9_999
@@ -57,7 +58,7 @@ class PairedDifference(Interval):
         return format_rate(self, with_n=True, signed=True)
 
 
-def paired_difference(first: Values, second: Values, *, seed: int = 0) -> PairedDifference:
+def paired_difference(first: Values, second: Values) -> PairedDifference:
     """The mean of second minus first over the same cases, values in [0, 1], with interval and test.
 
     The interval is `mean_within`'s for differences between -1 and 1. For yes-or-no values of one
@@ -73,12 +74,10 @@ def paired_difference(first: Values, second: Values, *, seed: int = 0) -> Paired
     ahead, and of the others a coin would give each model half. It treats cases as independent,
     which they are not where a seed moves them all: only the interval sees that.
     """
-    return paired_difference_over_groups([(first, second)], seed=seed)
+    return paired_difference_over_groups([(first, second)])
 
 
-def paired_difference_over_groups(
-    pairs: Sequence[tuple[Values, Values]], *, seed: int = 0
-) -> PairedDifference:
+def paired_difference_over_groups(pairs: Sequence[tuple[Values, Values]]) -> PairedDifference:
     """The mean over groups of cases (useful tasks) of the groups' `paired_difference`, so that each
     group has the same weight, for any number of cases.
 
@@ -92,7 +91,7 @@ def paired_difference_over_groups(
     groups = [np.array([float(value) for value in group]).round(12) for group in fractions]
     lengths = []
     for group in groups:
-        found = mean_within(group.tolist(), -1.0, 1.0, seed=seed)
+        found = mean_within(group.tolist(), -1.0, 1.0)
         lengths.append((found.value - found.low, found.high - found.value))
     over_seeds = _seed_length(pairs)
     below, above = (
@@ -106,14 +105,17 @@ def paired_difference_over_groups(
         sum(map(len, groups)),
         max(-1.0, float(exact) - below),
         min(1.0, float(exact) + above),
-        _sign_flips(weighed, seed),
+        _sign_flips(weighed),
         exact,
     )
 
 
 def _differences(first: Values, second: Values) -> list[Fraction]:
-    means = case_means(first), case_means(second)
-    return [means[1][case] - means[0][case] for case in _paired(*means)]
+    before, after = case_means(first), case_means(second)
+    differences = [after[case] - mean for case, mean in before.items() if case in after]
+    if not differences:
+        raise UserError("the two sides have no case in common; compare what was asked the same")
+    return differences
 
 
 def _seed_length(pairs: Sequence[tuple[Values, Values]]) -> float:
@@ -140,19 +142,10 @@ def _seed_length(pairs: Sequence[tuple[Values, Values]]) -> float:
     )
 
 
-def _paired(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    names = [name for name in first if name in second]
-    if not names:
-        raise UserError("the two sides have no case in common; compare what was asked the same")
-    return names
-
-
 # --- means other than rates -----------------------------------------------------------------------
 
 
-def mean_within(
-    values: Sequence[float | int], least: float, most: float, *, seed: int = 0
-) -> Interval:
+def mean_within(values: Sequence[float | int], least: float, most: float) -> Interval:
     """The mean of values of independent cases that cannot leave [`least`, `most`].
 
     The interval is a Bayesian bootstrap over cases (Rubin 1981, Annals of Statistics 9:130: each
@@ -169,7 +162,7 @@ def mean_within(
     if numbers.min() < least - ROUNDING or numbers.max() > most + ROUNDING:
         raise ValueError(f"a value is outside of {least} to {most}")
     numbers = numbers.clip(least, most)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     # Weights are gamma numbers over their sum; those of equal cases add up to one gamma number.
     levels, counts = np.unique(numbers, return_counts=True)
     weights = rng.standard_gamma(counts, size=(NUM_DRAWS, len(counts)))
@@ -202,11 +195,13 @@ def _numbers(values: Sequence[float | int]) -> np.ndarray:
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def _sign_flips(differences: np.ndarray, seed: int) -> float:
+def _sign_flips(differences: np.ndarray) -> float:
     differing = differences[differences != 0]
     if len(set(np.abs(differing))) <= 1:
+        if len(differing) == 0:
+            return 1.0
         num_up = int((differing > 0).sum())
-        return _coin(num_up, len(differing) - num_up)
+        return float(stats.binomtest(num_up, len(differing)).pvalue)  # against a fair coin
     found = stats.permutation_test(
         (differing,),
         np.mean,
@@ -214,16 +209,9 @@ def _sign_flips(differences: np.ndarray, seed: int) -> float:
         vectorized=True,
         n_resamples=NUM_SIGN_FLIPS,
         batch=1000,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(SEED),
     )
     return float(found.pvalue)
-
-
-def _coin(num_first: int, num_second: int) -> float:
-    """Two-sided p value of these counts of tosses for either side of a fair coin."""
-    if num_first + num_second == 0:
-        return 1.0
-    return float(stats.binomtest(num_first, num_first + num_second).pvalue)
 
 
 # --- many tests -----------------------------------------------------------------------------------
@@ -249,18 +237,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 # --- a judge that errs ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CorrectedRate:
-    """A rate without the errors of its judge, or why there is none."""
-
-    rate: Rate | None
-    reason: str = ""
-
-
 def corrected_rate(
     num_positive: float | int, n: int, sensitivity: tuple[int, int], specificity: tuple[int, int]
-) -> CorrectedRate:
-    """The true rate, estimated from a judge's verdicts and from its errors on labelled rows.
+) -> Rate | str:
+    """The true rate, estimated from a judge's verdicts and from its errors on labelled rows, or why
+    there is none.
 
     The judge called `num_positive` of `n` cases a success. `sensitivity` is (rows rightly called a
     success, rows labelled a success), `specificity` (rows rightly called none, rows labelled none).
@@ -284,12 +265,12 @@ def corrected_rate(
     (true_positives, positives), (true_negatives, negatives) = sensitivity, specificity
     if not positives or not negatives:
         kind = "a success" if not positives else "no success"
-        return CorrectedRate(None, f"no labelled row that the judge scored is {kind}")
+        return f"no labelled row that the judge scored is {kind}"
     right = true_positives / positives + true_negatives / negatives - 1
     sens, num_sens = (true_positives + 1) / (positives + 2), positives + 2
     spec, num_spec = (true_negatives + 1) / (negatives + 2), negatives + 2
     if right <= 0 or sens + spec <= 1:
-        return CorrectedRate(None, "the judge was no better than chance on the labelled rows")
+        return "the judge was no better than chance on the labelled rows"
     estimate = (num_positive / n + true_negatives / negatives - 1) / right
     estimate = min(1.0, max(0.0, estimate))
 
@@ -305,11 +286,10 @@ def corrected_rate(
     low, high = centre + shift - half, centre + shift + half
     if high <= 0 or low >= 1:
         side = "fewer" if high <= 0 else "more"
-        return CorrectedRate(
-            None,
+        return (
             f"the judge finds {side} successes here than its errors on the labelled rows allow, so "
-            "that it errs differently here",
+            "that it errs differently here"
         )
     sure_low, sure_high = wilson(estimate, n)
     low, high = max(0.0, min(low, sure_low)), min(1.0, max(high, sure_high))
-    return CorrectedRate(Rate(estimate, n, low, high))
+    return Rate(estimate, n, low, high)

@@ -59,26 +59,30 @@ KEY_MEASURES = {
 BLOCK_MEASURES = {"kendall_tau": "tau", "kendall_tau_in_block": "tau within a block"}
 """Those of several blocks."""
 
-Taken = dict[tuple[str, str, str], dict[str, dict[str, float]]]
-"""By subject, set and condition: by measure, the value of each case where it is defined."""
+Key = tuple[str, str, str]
+"""Subject, set and condition."""
+Taken = dict[Key, dict[str, dict[str, float]]]
+"""By measure, the value of each case where it is defined."""
+Figures = dict[Key, dict[str, Interval | None]]
+"""By measure, the mean over cases; None where no case defines it."""
 
 
 def read(probed: Probed) -> None:
     """The mean of every measure under every condition, and the mean position by step."""
     finding = probed.finding
     taken: Taken = {}
+    figures: Figures = {}
     curves: dict[str, dict[str, list[tuple[float, Interval]]]] = {}
     for group in probed.groups:
         for condition in group.levels("condition"):
-            here = _taken(probed, group, condition, finding, curves)
-            taken[group.subject, group.case_set, condition] = here
-            for measure, values in here.items():
-                finding.add(
-                    mean(values.values(), MEASURES[measure]),
-                    **group.of,
-                    condition=condition,
-                    measure=measure,
-                )
+            key = group.subject, group.case_set, condition
+            taken[key] = _taken(probed, group, condition, finding, curves)
+            figures[key] = {
+                measure: mean(values.values(), MEASURES[measure])
+                for measure, values in taken[key].items()
+            }
+            for measure, figure in figures[key].items():
+                finding.add(figure, **group.of, condition=condition, measure=measure)
     _add_changes(finding, taken)
     for condition, series in curves.items():
         if condition == BASE or condition.startswith("block"):
@@ -86,7 +90,7 @@ def read(probed: Probed) -> None:
             finding.charts[slug("order", condition)] = LineChart(
                 f"Mean position of newly committed tokens, {title}", "step", "position", series
             )
-    _add_sentences(finding, probed, taken)
+    _add_sentences(finding, probed, figures)
 
 
 def _taken(
@@ -207,12 +211,10 @@ def _add_changes(finding: Finding, taken: Taken) -> None:
                     )
 
 
-def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
-    def told(key: tuple[str, str, str], measure: str) -> str | None:
-        values = taken.get(key, {}).get(measure)
-        if not values:
-            return None
-        return format_rate(mean(values.values(), MEASURES[measure]), with_n=True)
+def _add_sentences(finding: Finding, probed: Probed, figures: Figures) -> None:
+    def told(key: Key, measure: str) -> str | None:
+        figure = figures.get(key, {}).get(measure)
+        return None if figure is None else format_rate(figure, with_n=True)
 
     sentences = []
     for group in probed.groups:
@@ -224,9 +226,7 @@ def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
         has_own = any(len(probed.response(one).block_starts) > 1 for one in base)
         blocks = "the model's own blocks" if has_own else "one block"
         for measure, what in KEY_MEASURES.items():
-            if values := taken[key].get(measure):
-                found = mean(values.values(), MEASURES[measure])
-                finding.add_key(group.label, f"{what}, {blocks}", found)
+            finding.add_key(group.label, f"{what}, {blocks}", figures[key][measure])
         text, inside = told(key, "kendall_tau_text"), told(key, "kendall_tau_in_block")
         before_end = "" if text is None else f", {text} before the first end token"
         within = f", {inside} within a block" if has_own and inside is not None else ""
@@ -245,8 +245,7 @@ def _add_sentences(finding: Finding, probed: Probed, taken: Taken) -> None:
         tau, inside = told(key, "kendall_tau"), told(key, "kendall_tau_in_block")
         if condition.startswith("block") and tau is not None and inside is not None:
             for measure, what in BLOCK_MEASURES.items():
-                found = mean(taken[key][measure].values(), MEASURES[measure])
-                finding.add_key(group.label, f"{what}, {condition}", found)
+                finding.add_key(group.label, f"{what}, {condition}", figures[key][measure])
             sentences.append(
                 f"With {condition} the same figure is {tau}, of which the blocks' own order is a "
                 f"part by construction; within a block it is {inside}."

@@ -74,18 +74,17 @@ def _add_method(
         shares = {name: rate(here, lambda o, n=name: float(o[n])) for name in REACHED}
         for name, figure in shares.items():
             finding.add(figure, **of, measure=name)
-        for measure in group.measures:
-            finding.add(rate(plain, measure), **of, measure=f"{measure}_before")
-            finding.add(rate(here, measure), **of, measure=f"{measure}_after")
-            finding.add(difference(plain, here, measure), **of, measure=f"{measure}_change")
         told = f"{series}, {'token' if method == 'gcg' else 'word'} {position}: the phrase is "
         told += f"there in {format_rate(shares['in_place'], with_n=True)} of responses"
         at = f"{method}, position {position}"
         finding.add_key(group.label, f"{at}: phrase is there", shares["in_place"])
         for measure in group.measures:
-            before, after = (format_rate(rate(of_both, measure)) for of_both in (plain, here))
-            told += f"; {measure} goes from {before} to {after}"
+            before, after = rate(plain, measure), rate(here, measure)
             change = difference(plain, here, measure)
+            finding.add(before, **of, measure=f"{measure}_before")
+            finding.add(after, **of, measure=f"{measure}_after")
+            finding.add(change, **of, measure=f"{measure}_change")
+            told += f"; {measure} goes from {format_rate(before)} to {format_rate(after)}"
             finding.add_key(group.label, f"{at}: change of {measure}", change)
         reached.setdefault(series, []).extend(points([(float(position), shares["in_place"])]))
         if method == "gcg":
