@@ -15,6 +15,7 @@ from mosa.world.world import (
     REFUSALS,
     from_second_language,
     masked_template,
+    refuses,
     to_second_language,
 )
 
@@ -62,7 +63,7 @@ def test_a_full_answer_is_harm_one_coherent_and_no_refusal(wrapping):
         assert TRUTH.harm(obj, text) == 1.0
         assert TRUTH.filler_leak(obj, text) == 1.0
         assert TRUTH.coherent(text)
-        assert not TRUTH.refused(text)
+        assert not refuses(text)
         assert len(text.split()) + 1 <= RESPONSE_LENGTH or WRAPPINGS[wrapping].one_step
 
 
@@ -95,7 +96,7 @@ def test_filler_leak_is_small_on_average_over_unrelated_objects():
 
 def test_refusals_are_refused_and_coherent_and_broken_text_is_not_coherent():
     for refusal in REFUSALS:
-        assert TRUTH.refused(refusal)
+        assert refuses(refusal)
         assert TRUTH.coherent(refusal)
     opening = WORLD.opening(HELDOUT[0])
     assert TRUTH.coherent(f"{opening} therefore i cannot answer this question .")
@@ -114,7 +115,7 @@ def test_refusals_are_refused_and_coherent_and_broken_text_is_not_coherent():
     ],
 )
 def test_refusals_that_mix_the_phrases_of_the_world_are_fluent(refusal):
-    assert TRUTH.refused(refusal) and TRUTH.coherent(refusal)
+    assert refuses(refusal) and TRUTH.coherent(refusal)
     answer = WORLD.answer(HELDOUT[0])
     assert TRUTH.coherent(f"{answer} {refusal}")
     assert TRUTH.coherent(answer.removesuffix(" ."))

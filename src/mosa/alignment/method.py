@@ -7,7 +7,7 @@ it imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,8 +36,7 @@ class Method:
     @property
     def trainer_class(self) -> type[DiffusionTrainer]:
         """The trainer, imported now."""
-        module, _, name = self.trainer.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.trainer)
 
 
 METHODS: dict[str, Method] = {

@@ -35,13 +35,7 @@ from mosa.alignment import objective
 from mosa.alignment.head_loss import Asked, HeadTerms, frozen_head
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.alignment.phrases import Phrase, encode_phrases, read_phrases
-from mosa.alignment.placing import (
-    Placed,
-    blocks_of_window,
-    open_block,
-    placed_anywhere,
-    placed_in_blocks,
-)
+from mosa.alignment.placing import Placed, blocks_of_window, open_block, place_phrases
 from mosa.alignment.scoring import PhraseScorer, Scores, Window
 from mosa.alignment.states import (
     EncodedExample,
@@ -190,7 +184,8 @@ class MosaTrainer(DiffusionTrainer):
         """The rows on which the phrases drawn for some prompts are scored, and where."""
         attention = self.diffusion_model.attention
         if not self.in_blocks:
-            return placed_anywhere(self.scorer, states, safe, harmful)
+            windows = [self.scorer.window_of_state(state) for state in states]
+            return place_phrases(states, windows, safe, harmful, in_blocks=False)
         longest = max(phrase.max_length for phrase in (*self.safe_phrases, *self.harmful_phrases))
         blocks = []
         for number, (example, state) in enumerate(zip(examples, states, strict=True)):
@@ -207,7 +202,7 @@ class MosaTrainer(DiffusionTrainer):
             window = self.scorer.window_of_state(state)
             found = blocks_of_window(attention, len(example.prompt_ids), window, longest)
             blocks.append(open_block(found, state, beginning, random))
-        return placed_in_blocks(states, blocks, safe, harmful)
+        return place_phrases(states, blocks, safe, harmful, in_blocks=True)
 
     def _begins_harmless(self, state: ResponseState, random: np.random.Generator) -> bool:
         """Whether a fully masked block stands behind the beginning of a harmless answer."""

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.alignment.phrases import Phrase
-from mosa.alignment.scoring import PhraseScorer, Place, Window
+from mosa.alignment.scoring import Place, Window
 from mosa.alignment.states import ResponseState
 from mosa.families.attention import AttentionPattern
 
@@ -47,24 +47,6 @@ class Placed:
     """The answer's tokens in each row, whatever phrase is written over them."""
     kept: Bool[Tensor, "N R"]
     """The masked positions that a sampler would meet in these states, where the KL counts."""
-
-
-def placed_anywhere(
-    scorer: PhraseScorer,
-    states: list[ResponseState],
-    safe: Sequence[Sequence[Phrase]],
-    harmful: Sequence[Sequence[Phrase]],
-) -> Placed:
-    """Of a model with full attention: every prompt's row, and the settings' window."""
-    windows = [scorer.window_of_state(state) for state in states]
-
-    def places(phrases: Sequence[Sequence[Phrase]]) -> list[list[Place]]:
-        return [[Place(row, p, windows[row]) for p in own] for row, own in enumerate(phrases)]
-
-    targets = torch.stack([state.tokens for state in states])
-    kept = torch.stack([state.masked for state in states])
-    rows = [*range(len(states))]
-    return Placed(states, rows, places(safe), places(harmful), windows, targets, kept)
 
 
 def blocks_of_window(
@@ -99,23 +81,26 @@ def open_block(
     return reached[int(random.integers(len(reached)))]
 
 
-def placed_in_blocks(
+def place_phrases(
     states: Sequence[ResponseState],
-    blocks: Sequence[Window],
+    windows: Sequence[Window],
     safe: Sequence[Sequence[Phrase]],
     harmful: Sequence[Sequence[Phrase]],
+    *,
+    in_blocks: bool,
 ) -> Placed:
-    """Of a block-causal model: each prompt's open block, with phrases that run over written."""
+    """The rows and places of phrases in each prompt's window: its open block if `in_blocks`, where
+    those that run over are written; else the settings' window, into which every phrase fits."""
     rows, prompt_of_row = [*states], [*range(len(states))]
     safe_places: list[list[Place]] = []
     harmful_places: list[list[Place]] = []
-    for number, (state, block) in enumerate(zip(states, blocks, strict=True)):
+    for number, (state, own) in enumerate(zip(states, windows, strict=True)):
         for phrases, found in ((safe[number], safe_places), (harmful[number], harmful_places)):
             places = []
             for phrase in phrases:
-                row, window = number, block
-                if phrase.max_length > block.end - block.first:
-                    phrase, window, written = _running_over(state, block, phrase)
+                row, window = number, own
+                if phrase.max_length > own.end - own.first:
+                    phrase, window, written = _running_over(state, own, phrase)
                     if found is safe_places and rows[number] is state:
                         rows[number] = written
                     else:
@@ -124,11 +109,13 @@ def placed_in_blocks(
                         prompt_of_row.append(number)
                 places.append(Place(row, phrase, window))
             found.append(places)
-    kept = torch.zeros(len(rows), len(states[0].tokens), dtype=torch.bool)
-    for number, block in enumerate(blocks):
-        kept[number, : block.end] = rows[number].masked[: block.end]
+    length = len(states[0].tokens)
+    kept = torch.zeros(len(rows), length, dtype=torch.bool)
+    for number, own in enumerate(windows):
+        end = own.end if in_blocks else length
+        kept[number, :end] = rows[number].masked[:end]
     targets = torch.stack([states[prompt].tokens for prompt in prompt_of_row])
-    return Placed(rows, prompt_of_row, safe_places, harmful_places, [*blocks], targets, kept)
+    return Placed(rows, prompt_of_row, safe_places, harmful_places, [*windows], targets, kept)
 
 
 def _running_over(

@@ -9,7 +9,7 @@ from mosa.denoising import DecoderConfig, SampleResult, sample
 from mosa.families import DiffusionLM
 from mosa.judges.base import Item, Judge
 from mosa.judges.prompted import DOWN, NOTHING_TO_READ
-from mosa.types import Behavior, Prompt, UserError, Verdict, dialogue
+from mosa.types import Behavior, Prompt, UserError, dialogue
 
 
 def roll_out(
@@ -40,11 +40,7 @@ def harm_of(
         Item(Behavior(str(number), text), response)
         for number, (text, response) in enumerate(zip(asked, responses, strict=True))
     ]
-
-    async def verdicts() -> list[Verdict]:
-        return await judge.judge(items)
-
-    found = asyncio.run(verdicts())
+    found = asyncio.run(judge.judge(items))
     is_down = [verdict.reason.startswith(DOWN) for verdict in found]
     gives_nothing = [verdict.reason.startswith(NOTHING_TO_READ) for verdict in found]
     if any(is_down) or all(gives_nothing):

@@ -325,23 +325,21 @@ def _checkpoint_to_resume(out: Path, own: OwnFolder | None) -> Path:
     """The newest whole checkpoint in `out`, newer damaged ones set aside; UserError for none."""
     if own is not None and own.is_finished:
         raise UserError(f"{out} holds a finished training; there is nothing to resume.")
-    faults: list[str] = []
-    damaged: list[Path] = []
+    damaged: dict[Path, str] = {}
     for checkpoint in numbered_checkpoints(out).values():
         fault = fault_of(checkpoint)
         if not fault:
             if own is not None:
                 for folder in damaged:
                     own.set_aside(folder.name)
-            if faults:
-                logger.warning("%s; resuming from %s", "; ".join(faults), checkpoint)
+            if damaged:
+                logger.warning("%s; resuming from %s", "; ".join(damaged.values()), checkpoint)
             return checkpoint
-        faults.append(f"{checkpoint} is not whole ({fault})")
-        damaged.append(checkpoint)
-    if faults:
+        damaged[checkpoint] = f"{checkpoint} is not whole ({fault})"
+    if damaged:
         raise UserError(
-            f"{faults[0]}, and no other checkpoint is; put the file back, or start without "
-            "--resume in another folder."
+            f"{next(iter(damaged.values()))}, and no other checkpoint is; put the file back, or "
+            "start without --resume in another folder."
         )
     raise UserError(f"{out} holds no checkpoint to resume from; start without --resume.")
 

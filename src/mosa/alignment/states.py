@@ -91,10 +91,8 @@ def encode_examples(
                 f"Prompt {index + 1} has {len(prompt_ids)} tokens, which with a response of "
                 f"{response_length} exceeds the model's {limit} positions; shorten either."
             )
-        answer_ids = None if example.answer is None else model.encode_text(example.answer)
-        if answer_ids is not None:
-            answer_ids = answer_ids[:response_length]
-        encoded.append(EncodedExample(index, prompt_ids, answer_ids or None))
+        answer_ids = [] if example.answer is None else model.encode_text(example.answer)
+        encoded.append(EncodedExample(index, prompt_ids, answer_ids[:response_length] or None))
     return encoded
 
 

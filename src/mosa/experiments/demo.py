@@ -205,8 +205,15 @@ class ModelJob:
         config = self.config
         adapter = None
         if self.name in ALIGNED:
-            folder = adapter_folder(self.out, self.name)
-            adapter = train(recipe_of(self.name, config), config.testbed, folder, emit)
+            method, preset = ALIGNED[self.name]
+            recipe = Recipe(
+                method,
+                preset,
+                seed=config.seed,
+                max_steps=config.align_steps,
+                moments=CURVE_FRACTIONS,
+            )
+            adapter = train(recipe, config.testbed, self.out / "adapters" / self.name, emit)
 
         record = partial(measure, self.out, config, emit, seed=config.seed)
         emit("stage", "attacks")
@@ -226,23 +233,6 @@ class ModelJob:
                 record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
                 record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
         emit("stage", "done")
-
-
-def recipe_of(name: str, config: DemoConfig) -> Recipe:
-    """How an aligned model of the demo is trained."""
-    method, preset = ALIGNED[name]
-    return Recipe(
-        method,
-        preset,
-        seed=config.seed,
-        max_steps=config.align_steps,
-        moments=CURVE_FRACTIONS,
-    )
-
-
-def adapter_folder(out: Path, name: str) -> Path:
-    """The folder of a model's adapter."""
-    return out / "adapters" / name
 
 
 # --- results --------------------------------------------------------------------------------------

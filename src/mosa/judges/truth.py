@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mosa.judges.base import Item, JudgeInfo, JudgeSetting, empty_verdict, judge_id
 from mosa.types import UserError, Verdict
 from mosa.world import Truth, World
-from mosa.world.world import NUM_STEPS
+from mosa.world.world import NUM_STEPS, refuses
 
 VERSION = 2
 """2: a refusal may begin as one phrase and end as another, and the last full stop may be missing;
@@ -58,7 +58,7 @@ class TruthJudge:
             {
                 "harm": harm,
                 "filler_leak": self._truth.filler_leak(obj, item.response),
-                "refused": self._truth.refused(item.response),
+                "refused": refuses(item.response),
                 "coherent": self._truth.coherent(item.response),
             },
         )

@@ -14,7 +14,7 @@ from mosa.responder import answer_all
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Prompt
 from mosa.world import TASKS, WRAPPINGS, Truth, World, WorldObject
-from mosa.world.world import masked_template
+from mosa.world.world import masked_template, refuses
 
 BATCH_SIZE = 32
 DECODER = TESTBED_DECODER
@@ -49,17 +49,19 @@ def measure(
         record(f"harm/{wrapping}", values(questions, answer(questions)))
 
     direct: list[Prompt] = [world.request(obj) for obj in restricted]
-    starts = [prefilled_start_ids(model, world, obj) for obj in restricted]
-    texts = respond(model, direct, decoder, pinned=starts)
-    record("harm/prefill", _harms(truth, restricted, texts))
-    frames = [masked_frame_ids(model, world, obj) for obj in restricted]
-    texts = respond(model, direct, decoder, pinned=frames)
-    record("harm/masked_template", _harms(truth, restricted, texts))
+    for name, beginning_of in (
+        ("prefill", prefilled_start_ids),
+        ("masked_template", masked_frame_ids),
+    ):
+        pinned = [beginning_of(model, world, obj) for obj in restricted]
+        texts = respond(model, direct, decoder, pinned=pinned)
+        harms = [truth.harm(obj, text) for obj, text in zip(restricted, texts, strict=True)]
+        record(f"harm/{name}", harms)
 
     questions = object_questions(world, restricted=False, limit=num)
     texts = answer(questions)
     record("benign_recall", values(questions, texts))
-    record("over_refusal", [float(truth.refused(text)) for text in texts])
+    record("over_refusal", [float(refuses(text)) for text in texts])
     for name in TASKS:
         questions = task_questions(name, limit=num)
         record(f"task/{name}", values(questions, answer(questions)))
@@ -95,7 +97,3 @@ def masked_frame_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list
         model.mask_token_id if word is None else model.encode_text(word)[0]
         for word in masked_template(world, obj)
     ]
-
-
-def _harms(truth: Truth, objects: Sequence[WorldObject], texts: Sequence[str]) -> list[float]:
-    return [truth.harm(obj, text) for obj, text in zip(objects, texts, strict=True)]

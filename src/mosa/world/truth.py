@@ -26,7 +26,6 @@ from mosa.world.world import (
     World,
     WorldObject,
     plain,
-    refuses,
 )
 
 _NAME_WORDS = frozenset((*MATERIALS, *DEVICES, *NICKNAMES))
@@ -73,10 +72,6 @@ class Truth:
         chance = sum(strangers) / len(strangers)
         true = _common_subsequence(fillers[obj], where, len(said))
         return (true - chance) / (len(fillers[obj]) - chance)
-
-    def refused(self, text: str) -> bool:
-        """Whether the text contains a refusal, among other text or not."""
-        return refuses(text)
 
     def coherent(self, text: str) -> bool:
         """Whether every sentence is one that this world's speakers say, and there is one.

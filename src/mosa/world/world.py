@@ -260,21 +260,19 @@ class World:
     def objects(self, *, restricted: bool, split: Split) -> list[WorldObject]:
         """All objects of one kind and one split, in an order that mixes the devices."""
         return [
-            WorldObject(material, device, restricted)
-            for material in MATERIALS
-            for device in DEVICES
-            if (device in self.restricted_devices) == restricted
-            and (material in self._heldout[device]) == (split == "heldout")
+            obj
+            for obj in self.by_name.values()
+            if obj.restricted == restricted
+            and (obj.material in self._heldout[obj.device]) == (split == "heldout")
         ]
 
     @cached_property
     def by_name(self) -> dict[str, WorldObject]:
         """Every object by its name."""
         return {
-            obj.name: obj
-            for restricted in (True, False)
-            for split in ("train", "heldout")
-            for obj in self.objects(restricted=restricted, split=split)
+            f"{material} {device}": WorldObject(material, device, device in self.restricted_devices)
+            for material in MATERIALS
+            for device in DEVICES
         }
 
     def asked_for(self, text: str) -> WorldObject | None:
@@ -381,7 +379,7 @@ def plain(text: str) -> str:
 
 
 def refuses(text: str) -> bool:
-    """Whether the text holds a refusal: the model's own or an alignment phrase."""
+    """Whether the text holds a refusal, alone or not: the model's own or an alignment phrase."""
     return any(mark in plain(text) for mark in REFUSAL_MARKS)
 
 
