@@ -59,7 +59,7 @@ def test_command_writes_everything_and_goes_on_without_work(name, tmp_path, caps
     with pytest.MonkeyPatch.context() as terminal:
         terminal.setenv("FORCE_COLOR", "1")
         terminal.setenv("COLUMNS", "80")
-        show_finding(finding, Page(has_format=False))
+        show_finding(finding, Page())
     out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     in_one = " ".join(out.split())
     assert finding.key_figures and all(key.what in in_one for key in finding.key_figures)

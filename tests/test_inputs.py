@@ -106,6 +106,12 @@ def test_yaml_that_is_no_plain_table_is_refused_soon(text: str, tmp_path: Path) 
         read_yaml(file)
 
 
+def test_settings_that_nest_too_deeply_are_told_once() -> None:
+    with refuses("recipe.yaml") as caught:
+        parse_yaml("[" * 200, "recipe.yaml")
+    assert str(caught.value).count("recipe.yaml") == 1
+
+
 def test_yaml_of_settings_is_read() -> None:
     assert parse_yaml("", "x") == {}
     text = "base: &b {r: 8}\nother: *b\nmerged:\n  <<: *b\n  alpha: 1e-5\n"

@@ -17,6 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -73,6 +74,23 @@ def one_line(value: object, *, most: int = 300) -> str:
     return " ".join(str(value).split())[:most]
 
 
+@contextmanager
+def refusing(
+    kinds: type[Exception] | tuple[type[Exception], ...], what: str, remedy: str
+) -> Iterator[None]:
+    """Inside, an error of these kinds becomes the UserError "WHAT (what the error says); REMEDY".
+
+    A UserError passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{what} ({one_line(reason or error)}); {remedy}") from error
+
+
 def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; UserError, with the sentence `missing` where none is there.
 
@@ -85,13 +103,9 @@ def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> byte
         raise UserError(f"{path} is a folder; name a file")
     if kind != stat.S_IFREG:
         raise UserError(f"{path} is no regular file; copy its content into one")
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check its permissions"
-        ) from error
+    remedy = "check its permissions"
+    with refusing(OSError, f"{path} cannot be read", remedy), path.open("rb") as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"{path} is larger than {most:,} bytes, the most that is read")
     return content
@@ -149,7 +163,10 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises UserError for what is no JSON, for a name that stands twice in one object, for numbers
     that are not finite or too long, and for what nests deeper than `MOST_DEPTH`.
     """
-    try:
+    with (
+        refusing(RecursionError, f"{where} nests too deeply to be read as JSON", "flatten it"),
+        refusing(ValueError, f"{where} is not readable JSON", "correct it"),
+    ):
         value = json.loads(
             text,
             object_pairs_hook=_object,
@@ -157,52 +174,40 @@ def parse_json(text: str | bytes, where: str) -> Any:
             parse_float=_finite,
             parse_int=_whole,
         )
-    except RecursionError as error:
-        raise UserError(f"{where} nests too deeply to be read as JSON; flatten it") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{where} is not readable JSON ({one_line(error, most=200)}); correct it"
-        ) from error
     if _is_deeper(value, MOST_DEPTH):
         raise UserError(f"{where} nests deeper than {MOST_DEPTH} levels; flatten it")
     return value
 
 
 @overload
-def read_json(path: Path, *, missing: str = ..., most: int = ...) -> dict[str, Any]: ...
+def read_json(path: Path, *, missing: str = ...) -> dict[str, Any]: ...
 @overload
-def read_json(path: Path, kind: type[Kind], *, missing: str = ..., most: int = ...) -> Kind: ...
-def read_json(
-    path: Path, kind: Any = dict[str, Any], *, missing: str = "", most: int = MOST_BYTES
-) -> Any:
+def read_json(path: Path, kind: type[Kind], *, missing: str = ...) -> Kind: ...
+def read_json(path: Path, kind: Any = dict[str, Any], *, missing: str = "") -> Any:
     """The content of a JSON file, as `kind`, by default an object; UserError for anything else."""
-    return checked(
-        parse_json(read_text(path, missing=missing, most=most), str(path)), kind, str(path)
-    )
+    return checked(parse_json(read_text(path, missing=missing), str(path)), kind, str(path))
 
 
-def read_yaml(path: Path, kind: Any = dict[str, Any], *, missing: str = "") -> Any:
+def read_yaml(path: Path, kind: Any = dict[str, Any]) -> Any:
     """The content of a YAML file of settings as `kind`; a table, empty for an empty file.
 
     Raises UserError for what is no YAML or of another kind, for Python's tags, for a name that
     stands twice, for numbers that are not finite, and for files that are large, deep, or whose
     aliases multiply.
     """
-    text = read_text(path, missing=missing, most=MOST_SETTINGS_BYTES)
-    return parse_yaml(text, str(path), kind)
+    return parse_yaml(read_text(path, most=MOST_SETTINGS_BYTES), str(path), kind)
 
 
 def parse_yaml(text: str, where: str, kind: Any = dict[str, Any]) -> Any:
     """The content of a YAML text, as in `read_yaml`."""
-    try:
+    unreadable = (yaml.YAMLError, ValueError, OverflowError)
+    with refusing(unreadable, f"{where} is not readable YAML", "correct it"):
         _bound_events(text, where)
         loader = _StrictLoader(text)
         node = loader.get_single_node()
         if node is not None and _num_nodes(node, {}, where) > MOST_YAML_NODES:
             raise UserError(f"{where} has aliases that multiply; write the values out")
         content = None if node is None else loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise UserError(f"{where} is not readable YAML ({one_line(error)}); correct it") from error
     plain_texts(content, where)
     return checked({} if content is None else content, kind, where)
 
@@ -223,12 +228,9 @@ def checked(value: Any, kind: Any, where: str) -> Any:
 
     Types are strict: a truth value is no number, and a number is no text.
     """
-    try:
+    wrong = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: half a character
+    with refusing(wrong, f"{where} does not hold what it should", "correct it"):
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # half a character
-        raise UserError(
-            f"{where} does not hold what it should: {one_line(error)}; correct it"
-        ) from error
 
 
 def _kind(path: Path) -> int | None:

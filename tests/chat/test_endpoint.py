@@ -627,7 +627,7 @@ def test_a_cut_answer_and_one_without_usage():
 
 def reply_in(body: dict) -> ChatReply:
     chat = EndpointChat("http://localhost/v1", "m")
-    return chat._reply(chat._completion(json.dumps(body).encode(), {}))
+    return chat._reply(chat._completion(body, {}))
 
 
 @pytest.mark.parametrize("end", ["stop", "STOP", "eos", "eos_token", "", None])

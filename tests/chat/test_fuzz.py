@@ -18,7 +18,7 @@ from mosa.chat import ChatError, ChatOptions, ChatReply, ChatRequest, EndpointCh
 from mosa.chat.address import address_of
 from mosa.chat.base import MOST_TOKENS
 from mosa.chat.cache import _kept_reply
-from mosa.chat.endpoint import _refused_field
+from mosa.chat.endpoint import _parsed, _refused_field
 from mosa.chat.questions import Unreadable, read_numbers, without_thoughts
 from mosa.terminal import printable
 from mosa.types import Message, UserError
@@ -82,15 +82,15 @@ def environment(monkeypatch):
 @MANY
 @given(st.binary(max_size=60) | (changed() | values).map(content_of))
 def test_any_content_is_a_reply_or_a_chat_error(content):
-    chat = EndpointChat("http://localhost/v1", "m")
+    chat, answer = EndpointChat("http://localhost/v1", "m"), _parsed(content)
     with suppress(ChatError):
-        reply = chat._reply(chat._completion(content, {}))
+        reply = chat._reply(chat._completion(answer, {}))
         assert type(reply.num_tokens) is int and 0 <= reply.num_tokens <= MOST_TOKENS
         assert reply.text.encode() is not None and type(reply.is_cut) is bool
-    message = chat._status_message(400, content)
+    message = chat._status_message(400, answer)
     assert printable(message) == message and len(message.splitlines()) == 1
     assert len(message) < 2200
-    assert _refused_field(400, content, {"max_tokens": 1}) in ("max_tokens", None)
+    assert _refused_field(400, answer, {"max_tokens": 1}) in ("max_tokens", None)
 
 
 @MANY

@@ -135,7 +135,7 @@ TABLE = TextTable(
 )
 def test_less_and_less_room(capsys, terminal, width, expected):
     terminal(width)
-    Page().table(TABLE)
+    Page("text").table(TABLE)
     lines = [STYLES.sub("", line) for line in capsys.readouterr().out.splitlines()]
     at = lines.index("group") + 1
     assert lines[at : at + len(expected)] == expected

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -476,12 +477,12 @@ def record_of(figure: Figure) -> dict[str, Any]:
 
 def data_frame(records: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     """Records as a data frame; UserError where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError as error:
+    if find_spec("pandas") is None:
         raise UserError(
             "pandas is not installed; `pip install pandas`, or use records() for plain dictionaries"
-        ) from error
+        )
+    import pandas
+
     return pandas.DataFrame([dict(record) for record in records])
 
 

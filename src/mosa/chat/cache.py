@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mosa.chat.base import MOST_TOKENS, ChatModel, ChatReply, ChatRequest, reply_key
 from mosa.files import make_private_file
-from mosa.inputs import checked, parse_json, plain_text
+from mosa.inputs import checked, parse_json, plain_text, refusing
 from mosa.types import UserError, as_plain
 
 FILE = "replies.sqlite"
@@ -34,7 +35,7 @@ class CachedChat:
     _is_full: bool = False
 
     def __post_init__(self) -> None:
-        try:
+        with self._keeping():
             make_private_file(self.folder / FILE)
             self._db = sqlite3.connect(
                 self.folder / FILE, timeout=SECONDS_TO_WAIT, isolation_level=None
@@ -48,8 +49,6 @@ class CachedChat:
             others = "SELECT 1 FROM sqlite_master WHERE type IN ('view', 'trigger')"
             if self._db.execute(others).fetchone():  # which run what their maker wrote
                 raise sqlite3.DatabaseError("it holds a view or a trigger")
-        except (sqlite3.Error, OSError) as error:
-            raise UserError(self._trouble(error)) from error
 
     @property
     def name(self) -> str:
@@ -100,16 +99,15 @@ class CachedChat:
 
     def _run(self, statement: str, *values: object) -> Any:
         """The first column of the first row, if there is one."""
-        try:
+        with self._keeping():
             row = self._db.execute(statement, values).fetchone()
-        except sqlite3.Error as error:
-            raise UserError(self._trouble(error)) from error
         return None if row is None else row[0]
 
-    def _trouble(self, error: Exception) -> str:
-        return (
-            f"replies cannot be kept in {self.folder / FILE} ({error}); name another folder with "
-            "--reply_cache, or leave it out"
+    def _keeping(self) -> AbstractContextManager[None]:
+        return refusing(
+            (sqlite3.Error, OSError),
+            f"replies cannot be kept in {self.folder / FILE}",
+            "name another folder with --reply_cache, or leave it out",
         )
 
 

@@ -215,18 +215,18 @@ class EndpointChat:
             refused = self._refused
             while True:
                 sent = _without(body, refused)
-                status, content = await self._ask(client, sent)
-                field = _refused_field(status, content, sent)
+                status, answer = await self._ask(client, sent)
+                field = _refused_field(status, answer, sent)
                 if field is None:
                     break
                 refused |= {field}
         sent = {name: value for name, value in sent.items() if name not in ("model", "messages")}
         if status != 200:
-            if _is_filtered(content):
+            if _beside_message(answer, "code") in FILTERED:
                 return Completion("", None, FILTERED[0], sent, None, None, 0, {})
             kind = ChatError if status in (400, 413, 422) else ServerDownError
-            raise kind(self._status_message(status, content))
-        found = self._completion(content, sent)
+            raise kind(self._status_message(status, answer))
+        found = self._completion(answer, sent)
         if refused > self._refused:
             self._refused = refused
             told = [f"{f} ({INSTEAD[f] or 'its own'} holds instead)" for f in sorted(refused)]
@@ -317,9 +317,10 @@ class EndpointChat:
         self._next_start = start + self._seconds_between
         await asyncio.sleep(start - time.monotonic())
 
-    async def _ask(self, client: Any, body: Mapping[str, Any]) -> tuple[int, bytes]:
-        """Status and content of the answer to a request, which is sent again where that may
-        help: not where the last ones were all sent in vain, until one is answered."""
+    async def _ask(self, client: Any, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Status and JSON of the answer to a request (`_NOTHING` where it is none), which is sent
+        again where that may help: not where the last ones were all sent in vain, until one is
+        answered."""
         retries = self._options.max_retries if self._num_in_vain < MOST_IN_VAIN else 0
         try:
             status, content = await self._tried(client, body, retries)
@@ -327,7 +328,7 @@ class EndpointChat:
             self._num_in_vain += 1
             raise
         self._num_in_vain = self._num_in_vain + 1 if status >= 500 else 0
-        return status, content
+        return status, _parsed(content)
 
     async def _tried(self, client: Any, body: Mapping[str, Any], retries: int) -> tuple[int, bytes]:
         tries = f"(tried {retries + 1} times)"
@@ -427,7 +428,7 @@ class EndpointChat:
             body["top_p"] = request.top_p
         return body
 
-    def _status_message(self, status: int, content: bytes) -> str:
+    def _status_message(self, status: int, answer: Any) -> str:
         if status in (401, 403):
             # Without the server's message: some repeat half of the key.
             variable = self.address.key_variable
@@ -437,7 +438,7 @@ class EndpointChat:
             hint = "; it redirects to another address, name that one"
         if status == 404:
             hint = "; check the model's name and the address, which most often ends in /v1"
-        said = _said(content)
+        said = _said(answer)
         return f"{self.name} answered with status {status}{f': {said}' if said else ''}{hint}."
 
     def _reply(self, found: Completion) -> ChatReply:
@@ -447,16 +448,15 @@ class EndpointChat:
         # Without a text, all went into thoughts.
         return ChatReply(found.text or "", found.total_tokens, found.is_cut)
 
-    def _completion(self, content: bytes, sent: dict[str, Any]) -> Completion:
-        body = _parsed(content)
-        if body is _NOTHING:
+    def _completion(self, answer: Any, sent: dict[str, Any]) -> Completion:
+        if answer is _NOTHING:
             raise ChatError(
                 f"{self.name} answered with something that is not JSON; check that the address is "
                 "that of an OpenAI-compatible interface (most end in /v1)."
             )
-        match body:
-            case {} if _error(body):
-                said = _said(content) or "without a message"
+        match answer:
+            case {} if _error(answer):
+                said = _said(answer) or "without a message"
                 raise ChatError(f"{self.name} answered with an error: {said}.")
             case {"choices": [{"message": {} as message, **choice}, *_], **rest}:
                 usage = rest.get("usage")
@@ -488,11 +488,11 @@ def _without(body: Mapping[str, Any], refused: Iterable[str]) -> dict[str, Any]:
     return {new: body[name] for name, new in names.items() if new is not None}
 
 
-def _refused_field(status: int, content: bytes, body: Mapping[str, Any]) -> str | None:
+def _refused_field(status: int, answer: Any, body: Mapping[str, Any]) -> str | None:
     """The field of a request that the server's error names, if we can do without it."""
     if status not in (400, 422):
         return None
-    said = f"{_said(content)} {_param(content)}"
+    said = f"{_said(answer)} {_beside_message(answer, 'param')}"
     return next((f for f in INSTEAD if f in body and re.search(rf"\b{f}\b", said)), None)
 
 
@@ -556,30 +556,20 @@ def _plain_facts(content: Mapping[str, Any], names: Iterable[str]) -> dict[str, 
     return found
 
 
-def _is_filtered(content: bytes) -> bool:
-    """Whether an error says that a filter took the question or the answer away."""
-    match _parsed(content):
-        case {"error": {"code": str(code)}}:
-            return code in FILTERED
-        case _:
-            return False
-
-
-def _error(body: object) -> Any:
+def _error(answer: object) -> Any:
     """The error that an answer holds, beside or in its first choice; false where there is none."""
-    choices = body.get("choices") if is_json_object(body) else None
+    choices = answer.get("choices") if is_json_object(answer) else None
     first = choices[0] if is_json_list(choices) and choices else None
-    for place in (body, first):
+    for place in (answer, first):
         if is_json_object(place) and place.get("error"):
             return place["error"]
     is_broken = is_json_object(first) and first.get("finish_reason") == "error"
     return "its finish_reason is error" if is_broken else None
 
 
-def _said(content: bytes) -> str:
+def _said(answer: Any) -> str:
     """A server's message about an error: one short line in quotes, without our key."""
-    body = _parsed(content)
-    match {"error": error} if (error := _error(body)) else body:
+    match {"error": error} if (error := _error(answer)) else answer:
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             said = message
         case {"message": str(message)} | {"detail": str(message)}:
@@ -600,10 +590,8 @@ def _detail(detail: object) -> str:
     return f"{before}{detail.get('msg', '')}"
 
 
-def _param(content: bytes) -> str:
-    """The field that OpenAI's errors name beside the message."""
-    match _parsed(content):
-        case {"error": {"param": str(name)}}:
-            return name
-        case _:
-            return ""
+def _beside_message(answer: Any, name: str) -> str:
+    """What OpenAI's errors say beside the message: a `code`, or in `param` the wrong field."""
+    error = answer.get("error") if is_json_object(answer) else None
+    said = error.get(name) if is_json_object(error) else None
+    return said if isinstance(said, str) else ""

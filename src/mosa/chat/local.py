@@ -73,15 +73,8 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
     turns = [
         Message(m.role, without_strings(m.content, model.special_tokens)) for m in request.messages
     ]
-    text = _rendered(model, turns)
-    if isinstance(text, ChatError) and turns[0].role == "system" and len(turns) > 1:
-        # Some templates know no system turn; its words then precede the user's.
-        merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")
-        text = _rendered(model, [merged, *turns[2:]])
-    if isinstance(text, ChatError):
-        return text
     try:
-        ids = model.prompt_ids(text)
+        ids = model.prompt_ids(_rendered(model, turns))
     except UserError as error:
         return ChatError(str(error))
     room = model.max_length
@@ -90,13 +83,16 @@ def _prompt_ids(model: CausalLM, request: ChatRequest) -> list[int] | ChatError:
     return ids
 
 
-def _rendered(model: CausalLM, turns: Sequence[Message]) -> str | ChatError:
-    """The prompt in the chat template; an error where that fails or loses what we ask."""
-    plain = [{"role": turn.role, "content": turn.content} for turn in turns]
+def _rendered(model: CausalLM, turns: Sequence[Message]) -> str:
+    """The prompt in the chat template; UserError where that fails or loses what we ask."""
     try:
-        return model.rendered(plain)
-    except UserError as error:
-        return ChatError(str(error))
+        return model.rendered([{"role": turn.role, "content": turn.content} for turn in turns])
+    except UserError:
+        if turns[0].role != "system" or len(turns) == 1:
+            raise
+    # Some templates know no system turn; its words then precede the user's.
+    merged = Message(turns[1].role, f"{turns[0].content}\n\n{turns[1].content}")
+    return _rendered(model, [merged, *turns[2:]])
 
 
 def _generate(

@@ -108,9 +108,7 @@ def read_line(reply: str) -> str:
     >>> read_line("First sentence: I will tell you how bread is baked:")
     'I will tell you how bread is baked:'
     """
-    if declines(reply):
-        raise Declined("The model declined.")
-    lines = (_unquoted(_LABEL.sub("", _unquoted(line))) for line in _unfenced(reply).splitlines())
+    lines = (_unquoted(_LABEL.sub("", _unquoted(line))) for line in _said(reply).splitlines())
     found = next((line for line in lines if line), None)
     if found is None:
         raise Unreadable("The reply is empty.")
@@ -126,9 +124,7 @@ def read_list(reply: str, *, least: int = 1) -> list[str]:
     >>> read_list("Here are two:\\n1. one\\n2. **two**\\nI hope this helps!")
     ['one', 'two']
     """
-    if declines(reply):
-        raise Declined("The model declined.")
-    lines = [line for line in _unfenced(reply).splitlines() if line.strip()]
+    lines = [line for line in _said(reply).splitlines() if line.strip()]
     bulleted = [line for line in lines if _BULLET.match(line)]
     kept = bulleted if bulleted and len(bulleted) >= least else _without_frame(lines)
     found = [text for line in kept if (text := _unquoted(_BULLET.sub("", line)))]
@@ -145,10 +141,8 @@ def read_pairs(reply: str) -> list[tuple[str, str]]:
     >>> read_pairs("Here you are:\\n- **lock** = lamp\\nThese are all.")
     [('lock', 'lamp')]
     """
-    if declines(reply):
-        raise Declined("The model declined.")
     pairs: list[tuple[str, str]] = []
-    for line in _unfenced(reply).splitlines():
+    for line in _said(reply).splitlines():
         first, equals, second = _BULLET.sub("", line).partition("=")
         pair = _unquoted(first), _unquoted(second)
         if equals and all(pair):
@@ -235,6 +229,13 @@ def _bare(line: str) -> str:
     """A line in lower case, without label, bullet, quotes and the mark at its end."""
     words = _unquoted(_LABEL.sub("", _BULLET.sub("", line)))
     return " ".join(words.lower().rstrip(".:!?").split())
+
+
+def _said(reply: str) -> str:
+    """The reply without its fence; raises Declined where it begins with a phrase of refusal."""
+    if declines(reply):
+        raise Declined("The model declined.")
+    return _unfenced(reply)
 
 
 def _unfenced(reply: str) -> str:

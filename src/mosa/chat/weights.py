@@ -208,7 +208,7 @@ def load_causal_lm(checkpoint: str | Path, *, device: str | None = None) -> Caus
         config = reader.from_pretrained(folder, local_files_only=True)
         _check_depth(folder, config, weights)
         _check_measures(folder, config)
-    tensors = weights.read(device="cpu", finite=False)  # the scores show it
+    tensors = dict(weights.each(device="cpu", finite=False))  # the scores show it
     # Without the folder's name, so that the library reads no file but these tensors.
     with faults_of(f"The checkpoint {folder}", remedy), _without_reports():
         library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

@@ -75,7 +75,7 @@ def _command(name: str, summary: str) -> Command:
                 processes=processes,
             )
         processes.disband()
-        page = Page(has_format=False)
+        page = Page()
         for finding in found:
             show_finding(finding, page)
             folder = args.out / finding.name

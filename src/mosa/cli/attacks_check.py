@@ -87,7 +87,7 @@ def _measure(args: Namespace) -> int:
         *map(Column, SHARES),
         Column("role", 1, is_number=False),
     )
-    page = Page(has_format=False)
+    page = Page()
     page.table(TextTable(title, columns, rows))
     console = page.console
     for check in checks:

@@ -209,7 +209,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
     if run is None:
         return None
     with run:
-        show_results(run, Page(has_format=False))
+        show_results(run, Page())
         for message in stopped:
             show(f"{message[0].upper()}{message[1:]}.")
         status = end_status(

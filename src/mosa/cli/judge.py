@@ -107,7 +107,7 @@ def _judge(args: Namespace) -> int | None:
             judge_run(run, judges, on_progress=bar.judging, processes=processes)
         judged = {judge.id for judge in judges}
         processes.disband()
-        show_results(run, Page(has_format=False))
+        show_results(run, Page())
         return end_status(nothing_from(run, judged))
 
 
@@ -174,7 +174,7 @@ def _measure(
         for quality in found.qualities
     ]
     title = f"Judges against {found.num_rows} labelled rows"
-    page = Page(has_format=False)
+    page = Page()
     page.table(TextTable(title, CHECK_COLUMNS, cells, left_out_if_short=("n",)))
     console = page.console
     for pair in found.pairs:

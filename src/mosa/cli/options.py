@@ -207,11 +207,9 @@ def _field_texts(*config_classes: type) -> dict[str, str]:
     }
 
 
-def given_fields(
-    config_class: type, args: Namespace, *, leave_out: Collection[str] = ()
-) -> dict[str, Any]:
+def given_fields(config_class: type, args: Namespace) -> dict[str, Any]:
     """The options that are fields of a dataclass and were given."""
-    return fields_in(config_class, args.as_dict(), leave_out=leave_out)
+    return fields_in(config_class, args.as_dict())
 
 
 def add_align_fields(parser: ArgumentParser, config_class: type[AlignConfig]) -> None:

@@ -361,12 +361,6 @@ def _attacks_by_judge(
     return list(found.items())
 
 
-def _show_legend(told: str) -> None:
-    """Behind a Markdown table, what the marks in it mean."""
-    if told:
-        show(f"\n{escaped(told)}")
-
-
 def _sum_left_out(found: Sequence[Figure]) -> str:
     """How much is in no rate."""
     unscored = sum(figure.num_unscored for figure in found)
@@ -386,7 +380,8 @@ def _show_paper(run: Run, *, only: str | None) -> None:
         show("attack's loop selects the try that decides.")
         show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
         show(escaped("\n".join(table)))
-        _show_legend(legend(f for f in found if f.attack in PAPER_ATTACKS))
+        if told := legend(f for f in found if f.attack in PAPER_ATTACKS):
+            show(f"\n{escaped(told)}")
         show(f"\n{_sum_left_out(found)}")
 
 

@@ -76,13 +76,12 @@ class TextTable:
 
 
 class Page:
-    """What a command shows: tables and sentences, in one form."""
+    """What a command shows: tables and sentences, in the form that its `--format` names, or as
+    text where it has no such option."""
 
-    def __init__(self, form: Form = "text", *, has_format: bool = True) -> None:
+    def __init__(self, form: Form | None = None) -> None:
         self.form = form
         self.console = new_console(is_wide=True)
-        self.has_format = has_format
-        """Whether the command has `--format`."""
 
     def say(self, text: str) -> None:
         """A paragraph."""
@@ -120,7 +119,7 @@ class Page:
             show("")
             return
         room = self.console.width if self.console.is_terminal else None
-        for line in _drawn(table, room, has_format=self.has_format):
+        for line in _drawn(table, room, has_format=self.form is not None):
             self.console.print(line)
 
 

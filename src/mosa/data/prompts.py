@@ -32,7 +32,7 @@ from mosa.data.rows import (
     read_rows,
     text_of,
 )
-from mosa.inputs import is_blank, is_file, shortened
+from mosa.inputs import is_blank, is_file, refusing, shortened
 from mosa.types import Message, Prompt, UserError, is_json_list, is_json_object
 
 ANSWER_COLUMNS = ("answer", "response", "completion", "output", "chosen")
@@ -159,13 +159,10 @@ def only_turn(turns: Any, where: str) -> str:
 
 
 def _messages(messages: Any, where: str) -> tuple[Message, ...]:
-    try:
+    what = f"{where}: `messages` are no list of turns"
+    remedy = "give each a role (system, user or assistant) and a text as content."
+    with refusing(msgspec.ValidationError, what, remedy):
         turns = msgspec.convert(messages, tuple[Message, ...])
-    except msgspec.ValidationError as error:
-        raise UserError(
-            f"{where}: `messages` must be a list of turns, each with a role (system, user or "
-            f"assistant) and a text as content ({error})."
-        ) from error
     if turns and is_blank(turns[-1].content):
         raise UserError(f"{where}: the last turn is empty; every prompt needs text.")
     if not turns or turns[-1].role != "user":

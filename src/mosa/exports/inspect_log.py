@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,12 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
 
     Inspect's writer takes whole logs, so memory holds one log at a time.
     """
-    try:
-        from inspect_ai import log  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        if error.name != "inspect_ai":
-            raise
+    if find_spec("inspect_ai") is None:
         raise UserError(
             "the inspect export needs the package inspect-ai; install mosa-dllm[inspect]"
-        ) from error
+        )
+    from inspect_ai import log  # pyright: ignore[reportMissingImports]
+
     cells = attack_tasks(run)
     decides = deciding_attempts(run)
     harmful = {cell.case_set for cell in cells}

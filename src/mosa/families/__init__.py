@@ -33,7 +33,7 @@ from mosa.families.sdar_moe import SDAR_MOE
 from mosa.hub import Weights, locate
 from mosa.hub.folders import folder_of
 from mosa.hub.weights import FLOATING
-from mosa.inputs import checked, is_file, is_folder, read_json, shortened
+from mosa.inputs import checked, is_file, is_folder, read_json, refusing, shortened
 from mosa.types import UserError
 from mosa.worker import device_of
 
@@ -201,7 +201,7 @@ def _unused(family: Family, config: PreTrainedConfig, weights: Weights) -> list[
     if config.tie_word_embeddings and head in weights.file:
         embedding = family.released_name("model.embed_tokens.weight")
         others = [name for name in weights.file if name not in (head, embedding)]
-        pair = weights.read(device="cpu", leave_out=others)
+        pair = dict(weights.each(device="cpu", leave_out=others))
         if embedding in pair and torch.equal(pair[head], pair[embedding]):
             unused.append(head)
     return unused
@@ -302,14 +302,10 @@ def _network_config(family: Family, config: Mapping[str, Any]) -> PreTrainedConf
 def _build(
     family: Family, config: PreTrainedConfig, attn_implementation: str, dtype: torch.dtype
 ) -> PreTrainedModel:
-    try:
-        kind: Any = AutoModelForMultimodalLM if family.is_noise else AutoModelForCausalLM
+    kind: Any = AutoModelForMultimodalLM if family.is_noise else AutoModelForCausalLM
+    what = f"The attention implementation {attn_implementation!r} cannot be used here"
+    with refusing((ImportError, ValueError), what, "use sdpa or eager."):
         network = kind.from_config(config, attn_implementation=attn_implementation, dtype=dtype)
-    except (ImportError, ValueError) as error:
-        raise UserError(
-            f"The attention implementation {attn_implementation!r} cannot be used here ({error}); "
-            "use sdpa or eager."
-        ) from error
     if family.turns_in_float32:
         turn_in_float32(network)
     return network

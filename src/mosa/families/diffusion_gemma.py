@@ -35,7 +35,7 @@ from mosa.families.base import (
     positive_number,
     rope_theta,
 )
-from mosa.inputs import checked, shortened
+from mosa.inputs import checked, refusing, shortened
 from mosa.types import UserError
 
 ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -57,13 +57,10 @@ def _network_config(config: Mapping[str, Any]) -> DiffusionGemmaConfig:
             "layers of their own, which mosa does not build; use a checkpoint whose layers are "
             "tied, as all released ones are."
         )
-    try:
+    what = "config.json of this DiffusionGemma model cannot be read"
+    faults = (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError)
+    with refusing(faults, what, "use the one that belongs to the weights."):
         return DiffusionGemmaConfig.from_dict(dict(config))
-    except (AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
-        raise UserError(
-            f"config.json of this DiffusionGemma model cannot be read "
-            f"({shortened(' '.join(str(error).split()))}); use the one that belongs to the weights."
-        ) from error
 
 
 def _check_text(text: Mapping[str, Any]) -> None:

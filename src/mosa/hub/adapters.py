@@ -140,8 +140,8 @@ def read_adapter(
     _check_parameters(folder, settings, network)
     # Checked in the format in which PEFT keeps them.
     wide = torch.promote_types(network.dtype, torch.float32)
-    read = weights.read(device="cpu", dtype=wide)
-    tensors = {renamed.get(name, name): tensor for name, tensor in read.items()}
+    read = weights.each(device="cpu", dtype=wide)
+    tensors = {renamed.get(name, name): tensor for name, tensor in read}
     known = {field.name for field in dataclasses.fields(LoraConfig)}
     left_out = {"auto_mapping", "init_lora_weights", "runtime_config"}
     fields = {n: v for n, v in settings.items() if n in known - left_out}

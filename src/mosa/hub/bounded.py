@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mosa.inputs import shortened
+from mosa.inputs import refusing, shortened
 from mosa.types import UserError
 
 
@@ -57,7 +57,11 @@ class _Child:
         process = self._process
         if process is None or self._parent != os.getpid() or process.poll() is not None:
             child = Path(__file__).with_name("bounded_child.py")
-            try:
+            what = (
+                f"Python cannot be started as {shortened(repr(sys.executable))}, by "
+                "sys.executable, to try a template or tokenizer in"
+            )
+            with refusing(OSError, what, "run mosa by that path, and allow another process."):
                 process = subprocess.Popen(
                     [sys.executable, "-P", str(child)],
                     stdin=subprocess.PIPE,
@@ -67,12 +71,6 @@ class _Child:
                     env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
                     start_new_session=True,  # signals of the terminal are for this process
                 )
-            except OSError as error:
-                raise UserError(
-                    f"Python cannot be started as {shortened(repr(sys.executable))}, by "
-                    f"sys.executable, to try a template or tokenizer in ({said(error)}); run mosa "
-                    "by that path, and allow another process."
-                ) from error
             self._process, self._parent = process, os.getpid()
         return process
 

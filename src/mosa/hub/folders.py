@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
+from mosa.hub.bounded import said
 from mosa.inputs import is_file, is_folder, shortened
 from mosa.types import UserError
 
@@ -47,28 +48,24 @@ def locate(
         )
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except GatedRepoError as error:
-        raise UserError(
-            f"The hub gives out {name} only to those who accepted its licence; accept it at "
-            f"https://huggingface.co/{name} and log in with `hf auth login`, or give a folder."
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except Exception as error:  # its client meets more than its own errors, such as a full disk
         raise UserError(_not_given_out(name, revision, error)) from error
-    except HFValidationError as error:
-        raise UserError(
-            f"{name} is no name of the hub ({shortened(error)}); correct it."
-        ) from error
-    # Whatever else its client meets: another server that answers for the hub, a full disk.
-    except Exception as error:
-        raise UserError(
-            f"There is no folder {name}, and from the hub at {constants.ENDPOINT} it cannot be had "
-            f"({type(error).__name__}: {shortened(error)}); check HF_ENDPOINT and the connection, "
-            "or give the folder of a copy."
-        ) from error
 
 
 def _not_given_out(name: str, revision: str | None, error: Exception) -> str:
-    """Why the hub did not give a model out: its limit, no connection, or no such model."""
+    """Why the hub did not give a model out: a licence, its limit, no connection, no such model."""
+    if isinstance(error, GatedRepoError):
+        return (
+            f"The hub gives out {name} only to those who accepted its licence; accept it at "
+            f"https://huggingface.co/{name} and log in with `hf auth login`, or give a folder."
+        )
+    if isinstance(error, HFValidationError):
+        return f"{name} is no name of the hub ({shortened(error)}); correct it."
+    if not isinstance(error, LocalEntryNotFoundError | HfHubHTTPError):
+        return (
+            f"There is no folder {name}, and from the hub at {constants.ENDPOINT} it cannot be had "
+            f"({said(error)}); check HF_ENDPOINT and the connection, or give the folder of a copy."
+        )
     statuses = {cause.response.status_code for cause in _http_errors(error)}
     if 429 in statuses:
         return (

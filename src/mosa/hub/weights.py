@@ -116,17 +116,6 @@ class Weights:
                     "weights are not supported, use those in bfloat16 or float32."
                 )
 
-    def read(
-        self,
-        *,
-        device: torch.device | str,
-        dtype: torch.dtype | None = None,
-        leave_out: Collection[str] = (),
-        finite: bool = True,
-    ) -> dict[str, Tensor]:
-        """The tensors of `each` by name, all at once."""
-        return dict(self.each(device=device, dtype=dtype, leave_out=leave_out, finite=finite))
-
     def each(
         self,
         *,

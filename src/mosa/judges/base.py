@@ -58,6 +58,11 @@ class JudgeSetting:
     device: str | None = None
     batch_size: int = 8
 
+    def weights(self, published: str) -> LocalModel:
+        """The model of the checkpoint, or else the published one."""
+        checkpoint = self.checkpoint or published
+        return LocalModel(checkpoint, device=self.device, batch_size=self.batch_size)
+
 
 @dataclass(frozen=True)
 class JudgeInfo:
@@ -78,10 +83,8 @@ class JudgeInfo:
 class AskingJudge(ABC):
     """A judge that asks a language model about each response that is not empty."""
 
-    @property
-    @abstractmethod
-    def local_model(self) -> LocalModel | None:
-        """The model, where it is one of this machine: every process of a launch can then help."""
+    local_model: LocalModel | None
+    """The model, where it is one of this machine: every process of a launch can then help."""
 
     @abstractmethod
     async def ask(self, item: Item) -> Verdict:

@@ -139,19 +139,20 @@ async def calibrate(judges: Sequence[Judge], rows: Sequence[Labelled]) -> Calibr
 
 
 def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) -> JudgeQuality:
-    cases = Counter((row.label, v.success) for row, v in zip(rows, verdicts, strict=True))
-    kinds = dict.fromkeys(row.kind for row in rows if row.kind)
+    judged = list(zip(rows, verdicts, strict=True))
+    cases = Counter((row.label, verdict.success) for row, verdict in judged)
     by_kind: dict[str, tuple[int, int]] = {}
-    for kind in kinds:
-        of_kind = [
-            (r.label, v.success) for r, v in zip(rows, verdicts, strict=True) if r.kind == kind
-        ]
-        wrong = sum(said is not None and said != label for label, said in of_kind)
-        by_kind[kind] = (wrong, len(of_kind))
     unread: dict[str, list[str]] = {}
-    for verdict in verdicts:
+    misjudged: list[str] = []
+    for row, verdict in judged:
+        is_wrong = verdict.success == (not row.label)
+        if row.kind:
+            num_wrong, num_rows = by_kind.get(row.kind, (0, 0))
+            by_kind[row.kind] = num_wrong + is_wrong, num_rows + 1
         if verdict.success is None:
             unread.setdefault(verdict.reason, []).append(verdict.raw)
+        elif is_wrong and verdict.raw:
+            misjudged.append(verdict.raw)
     return JudgeQuality(
         judge,
         num_unscored=cases[True, None] + cases[False, None],
@@ -160,11 +161,7 @@ def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) 
         num_true_negatives=cases[False, False],
         num_false_negatives=cases[True, False],
         unread=unread,
-        misjudged=[
-            v.raw
-            for row, v in zip(rows, verdicts, strict=True)
-            if v.raw and v.success is not None and v.success != row.label
-        ],
+        misjudged=misjudged,
         num_errors_by_kind=by_kind,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mosa.chat.local import running
 from mosa.chat.questions import fill
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
+from mosa.chat.weights import CausalLM, chooses_nothing
 from mosa.judges.base import AskingJudge, Item, JudgeSetting, judge_id
 from mosa.judges.prompted import check_template
 from mosa.types import UserError, Verdict, short_hash
@@ -27,33 +27,37 @@ MAX_RESPONSE_TOKENS = 512
 BROKEN = "The scores of the judge's model are NaN, infinite or all equal; its weights are damaged."
 
 
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A published classifier, and how it says its verdict."""
+
+    name: str
+    """The judge's."""
+    version: int
+    checkpoint: str
+    """The published weights."""
+    origin: str
+    """Where its prompt is published."""
+    aliases: Mapping[str, str]
+    """What the prompt's fields are called there."""
+    spellings: Mapping[str, Sequence[str]]
+    """For each word that it may say next, the tokens that spell it."""
+    verdict: Callable[[Mapping[str, float]], Verdict]
+    """What the words' shares, which sum to 1, mean."""
+    context_origin: str | None = None
+    """Where its prompt for behaviors with a context is published, if there is one; such behaviors
+    are unscored without it."""
+
+
 class NextTokenJudge(AskingJudge):
-    """A judge that weighs the words which a classifier may say next.
+    """A judge that weighs the words which a classifier may say next."""
 
-    `spellings` lists, for each word, the tokens that spell it; `verdict` makes a verdict of the
-    words' shares, which sum to 1. `origin` says where the prompt is published, `aliases` what
-    its fields are called there.
-    `context_origin` is where the prompt for behaviors with a context is published, if there is one;
-    such behaviors are unscored without it.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        version: int,
-        published: str,
-        origin: str,
-        aliases: Mapping[str, str],
-        spellings: Mapping[str, Sequence[str]],
-        verdict: Callable[[Mapping[str, float]], Verdict],
-        setting: JudgeSetting,
-        context_origin: str | None = None,
-    ) -> None:
+    def __init__(self, classifier: Classifier, setting: JudgeSetting) -> None:
+        name, aliases = classifier.name, classifier.aliases
         if setting.template is None:
             raise UserError(
                 f"The judge {name} needs the prompt that its classifier was trained with; give it "
-                f"as the template, from {origin}."
+                f"as the template, from {classifier.origin}."
             )
         check_template(name, setting.template, aliases)
         if setting.context_template is not None:
@@ -63,44 +67,37 @@ class NextTokenJudge(AskingJudge):
                     f"The context template of the judge {name} lacks {{context}}; write it where "
                     "the context belongs."
                 )
-        self._context_template, self._context_origin = setting.context_template, context_origin
-        self._name, self._version = name, version
-        self._model = LocalModel(
-            setting.checkpoint or published, device=setting.device, batch_size=setting.batch_size
-        )
-        self._template, self._aliases = setting.template, aliases
-        self._spellings, self._make_verdict = spellings, verdict
+        self._classifier = classifier
+        self._template, self._context_template = setting.template, setting.context_template
+        self._model = self.local_model = setting.weights(classifier.checkpoint)
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template or templates, and the checkpoint."""
         templates = "\0".join(filter(None, (self._template, self._context_template)))
-        return judge_id(self._name, self._version, short_hash(templates), self._model.name)
-
-    @property
-    def local_model(self) -> LocalModel:
-        return self._model
+        name, version = self._classifier.name, self._classifier.version
+        return judge_id(name, version, short_hash(templates), self._model.name)
 
     async def ask(self, item: Item) -> Verdict:
-        template = self._template
-        if item.behavior.context and self._context_origin is not None:
+        classifier, template = self._classifier, self._template
+        if item.behavior.context and classifier.context_origin is not None:
             if self._context_template is None:
                 return Verdict.unscored(
                     "The behavior has a context, and the classifier's prompt for these is not "
-                    f"given; write {self._context_origin} to {self._name}_context.txt."
+                    f"given; write {classifier.context_origin} to {classifier.name}_context.txt."
                 )
             template = self._context_template
-        question = ClassifierQuestion(item, template, self._aliases, self._spellings)
+        question = ClassifierQuestion(item, template, classifier)
         found = await self._model.compute(word_shares, question)
         if "broken" in found:
             return Verdict.unscored(BROKEN)
         if found["mass"] is None:
             return Verdict.unscored(
-                f"The classifier's next token is none of {', '.join(self._spellings)}; its "
+                f"The classifier's next token is none of {', '.join(classifier.spellings)}; its "
                 "template or checkpoint is probably not the published one.",
                 found["said"],
             )
-        verdict = self._make_verdict(found["shares"])
+        verdict = classifier.verdict(found["shares"])
         native = {**verdict.native, "mass": found["mass"], "clipped": found["is_clipped"]}
         return dataclasses.replace(verdict, native=native, raw=found["said"])
 
@@ -111,8 +108,7 @@ class ClassifierQuestion:
 
     item: Item
     template: str
-    aliases: Mapping[str, str]
-    spellings: Mapping[str, Sequence[str]]
+    classifier: Classifier
 
 
 def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> list[dict[str, Any]]:
@@ -124,14 +120,15 @@ def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> lis
             question.template,
             question.item.behavior,
             response,
-            question.aliases,
+            question.classifier.aliases,
             lambda text: without_strings(text, model.special_tokens),
         )
         for question, (response, _) in zip(questions, clipped, strict=True)
     ]
     logits_BV = next_token_logits(model, [prompt_ids(model, prompt) for prompt in prompts])
     probs_BV, broken_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
-    words = _word_ids(model, questions[0].spellings)  # one judge asks its model, with its words
+    # One judge asks its model, so all have its words.
+    words = _word_ids(model, questions[0].classifier.spellings)
     found: list[dict[str, Any]] = []
     for probs_V, is_broken, (_, is_clipped) in zip(probs_BV, broken_B, clipped, strict=True):
         if is_broken:

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from mosa.chat.local import running
 from mosa.chat.questions import Unreadable, fill
 from mosa.chat.text import without_strings
-from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
+from mosa.chat.weights import CausalLM, chooses_nothing
 from mosa.judges.base import (
     AskingJudge,
     Item,
@@ -53,9 +53,7 @@ class GuardJudge(AskingJudge):
     def __init__(self, setting: JudgeSetting) -> None:
         if setting.template is not None:
             check_template("llama_guard", setting.template)
-        self._model = LocalModel(
-            setting.checkpoint or CHECKPOINT, device=setting.device, batch_size=setting.batch_size
-        )
+        self._model = self.local_model = setting.weights(CHECKPOINT)
         self._template = setting.template
 
     @property
@@ -63,10 +61,6 @@ class GuardJudge(AskingJudge):
         """Name, version, hash of the template (or that it is the model's own), the checkpoint."""
         prompt = "own-template" if self._template is None else short_hash(self._template)
         return judge_id("llama_guard", 1, prompt, self._model.name)
-
-    @property
-    def local_model(self) -> LocalModel:
-        return self._model
 
     async def ask(self, item: Item) -> Verdict:
         return (await self._model.compute(verdicts, (item, self._template)))["verdict"]

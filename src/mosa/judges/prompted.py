@@ -14,7 +14,6 @@ from mosa.chat.cache import CachedChat
 from mosa.chat.local import LocalChat
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.replies import declines
-from mosa.chat.weights import LocalModel
 from mosa.judges.base import AskingJudge, Item, JudgeInfo, JudgeSetting, judge_id
 from mosa.types import Message, UserError, Verdict, short_hash
 
@@ -51,16 +50,12 @@ class PromptedJudge(AskingJudge):
         check_template(name, self._template)
         self._name, self._version = name, version
         self._read, self.chat = read, setting.chat
+        self.local_model = self.chat.model if isinstance(self.chat, LocalChat) else None
 
     @property
     def id(self) -> str:
         """Name, version, hash of the template, and the chat model."""
         return judge_id(self._name, self._version, short_hash(self._template), self.chat.name)
-
-    @property
-    def local_model(self) -> LocalModel | None:
-        chat = self.chat.chat if isinstance(self.chat, CachedChat) else self.chat
-        return chat.model if isinstance(chat, LocalChat) else None
 
     async def ask(self, item: Item) -> Verdict:
         request = ChatRequest(

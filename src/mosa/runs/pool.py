@@ -25,6 +25,7 @@ from mosa.attacks import Query
 from mosa.attacks.base import Tokens
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
+from mosa.inputs import refusing
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.runs.processes import Processes
 from mosa.types import Response, UserError
@@ -55,13 +56,9 @@ def serving(local: Worker[Any], processes: Processes) -> Iterator[Computer | Non
             )
         return
     address, secret = processes.gather((("", 0), b""))[0]  # the main one's are the first
-    try:
+    what = f"process {processes.index} cannot reach the main one at {address}"
+    with refusing(OSError, what, "check MASTER_ADDR and the firewall"):
         connection = Client(address, authkey=secret)
-    except OSError as error:
-        raise UserError(
-            f"process {processes.index} cannot reach the main one at {address} ({error}); check "
-            "MASTER_ADDR and the firewall"
-        ) from error
     with connection:
         asyncio.run(_answer(connection, local))
     yield None

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
-
 from mosa.alignment.phrases import read_phrases
 from mosa.attacks import Attack
 from mosa.chat import ChatOptions, names_endpoint, split_name
@@ -29,7 +27,7 @@ from mosa.denoising import DecoderConfig
 from mosa.denoising.published import over_published
 from mosa.denoising.rules import Monitor
 from mosa.families import decoder_of
-from mosa.inputs import checked, is_file, is_folder, plain_text, shortened
+from mosa.inputs import checked, is_file, is_folder, plain_text, refusing, shortened
 from mosa.runs.records import TrainingPoint
 from mosa.served import GRANTED, SENT, sent_settings
 from mosa.testbed import find_decoder
@@ -318,10 +316,7 @@ def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None
         )
     settings = dict(record)
     own = settings.pop("decoder", None) or {}
-    try:
-        subject = msgspec.convert(settings, Subject)
-    except msgspec.ValidationError as error:
-        raise UserError(f"the subject {record.get('name')!r} cannot be read ({error})") from error
+    subject = checked(settings, Subject, f"the subject {record.get('name')!r}")
     own = {"published": own} if isinstance(own, str) else own
     if not isinstance(own, dict):
         raise UserError(f"the decoder of {subject.name} is {own!r}; give settings by name")
@@ -329,8 +324,6 @@ def subject_from(record: Mapping[str, Any], *, decoder: Mapping[str, Any] | None
     named = {name: value for name, value in own.items() if name != "published"}
     length = default_decoder(subject.model).max_new_tokens
     own = over_published(own.get("published"), named, given.get("max_new_tokens", length))
-    try:
+    with refusing(TypeError, f"the decoder of {subject.name} cannot be read", "correct it"):
         config = default_decoder(subject.model, given | own)
-    except TypeError as error:
-        raise UserError(f"the decoder of {subject.name} cannot be read ({error})") from error
     return dataclasses.replace(subject, decoder=config)

@@ -24,7 +24,7 @@ import yaml
 
 from mosa.data import hash_of_cases
 from mosa.data.registry import KNOWN_FILES, data_folder
-from mosa.inputs import one_line, sha256
+from mosa.inputs import refusing, sha256
 from mosa.types import UserError, Verdict, as_plain, content_key
 from mosa.utility.authors_decoders import split_name
 from mosa.utility.code_sandbox import Limits
@@ -230,12 +230,10 @@ def local_tasks(
 
 def harness() -> Any:
     """lm_eval; UserError where it is not installed."""
-    try:
-        import lm_eval  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        if error.name != "lm_eval":
-            raise
-        raise UserError(NO_HARNESS) from error
+    if find_spec("lm_eval") is None:
+        raise UserError(NO_HARNESS)
+    import lm_eval  # pyright: ignore[reportMissingImports]
+
     return lm_eval
 
 
@@ -314,20 +312,15 @@ def _runs_code(name: str) -> UserError:
 @contextlib.contextmanager
 def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> Iterator[None]:
     """Raises UserError with the remedy where the hub cannot provide data."""
-    try:
-        with quiet():
-            yield
-    except (OSError, ImportError) as error:
-        remedy = "check the network, or leave the task out"
-        if own is not None:
-            remedy = (
-                f"no file under {data_folder(data_dir)} has its bytes either: `mosa data get "
-                f"{' '.join(own.files)}` fetches it, or name its folder with --data_dir or "
-                "MOSA_DATA"
-            )
-        raise UserError(
-            f"the hub does not provide the data of {name} ({one_line(error, most=200)}); {remedy}"
-        ) from error
+    remedy = "check the network, or leave the task out"
+    if own is not None:
+        remedy = (
+            f"no file under {data_folder(data_dir)} has its bytes either: `mosa data get "
+            f"{' '.join(own.files)}` fetches it, or name its folder with --data_dir or MOSA_DATA"
+        )
+    what = f"the hub does not provide the data of {name}"
+    with refusing((OSError, ImportError), what, remedy), quiet():
+        yield
 
 
 @contextlib.contextmanager

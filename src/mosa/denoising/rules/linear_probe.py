@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mosa.denoising.rules.base import Action, Monitor, RowView
 from mosa.families.base import DiffusionLM
-from mosa.inputs import read_bytes
+from mosa.inputs import read_bytes, refusing
 from mosa.types import UserError
 
 
@@ -100,10 +100,8 @@ def _probe(file: str, sha256: str) -> tuple[Float[Tensor, " D"], Float[Tensor, "
     data = read_bytes(Path(file))
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{file} has changed since it was named; name it again, as a new rule.")
-    try:
+    with refusing(SafetensorError, f"{file} is no safetensors file", "make the probe again"):
         tensors = load(data)
-    except SafetensorError as error:
-        raise UserError(f"{file} is no safetensors file ({error}).") from error
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if weight is None or bias is None or weight.ndim != 1 or bias.numel() != 1:
         raise UserError(f"{file} must hold the tensors weight [D] and bias (one number).")
