@@ -19,7 +19,6 @@ can be stopped and resumed at any iteration: its `GcgState` is all that it knows
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -64,11 +63,6 @@ class GcgConfig:
     seed: int = 0
     """Seed of the first suffix and of the swaps."""
 
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name not in ("seed", "loss", "skip_visited") and value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
-
 
 @dataclass(frozen=True)
 class GcgState:
@@ -96,6 +90,11 @@ class GcgState:
         """Iterations done."""
         return len(self.losses) - 1
 
+    @property
+    def first_and_best(self) -> dict[str, float]:
+        """The first loss and the best one, for the details of an attempt."""
+        return {"first_loss": self.losses[0], "best_loss": self.best_loss}
+
 
 class GcgSearch:
     """The search for a suffix of `prompt` that makes `target_ids` likely from 0-based response
@@ -114,10 +113,9 @@ class GcgSearch:
         *,
         response_length: int,
         guide: DiffusionLM | None = None,
-        guide_without_adapter: bool = False,
         system_prompt: str | None = None,
     ) -> None:
-        """`guide` may be the model itself, without its adapter."""
+        """`guide` may be the model itself, which then guides without its adapter."""
         if not target_ids or position < 0 or position + len(target_ids) > response_length:
             raise UserError(
                 f"A target of {len(target_ids)} tokens at position {position + 1} does not fit "
@@ -143,33 +141,26 @@ class GcgSearch:
         self._guide = (
             self._loss
             if guide is None
-            else Loss(guide, *where, kind=config.loss, without_adapter=guide_without_adapter)
+            else Loss(guide, *where, kind=config.loss, without_adapter=guide is model)
         )
 
     def begin(self) -> GcgState:
         """A random suffix and its loss."""
         generator = torch.Generator().manual_seed(self.config.seed)
-        suffix = _first_suffix(
-            self.model, self.prompt, self._ordinary_V, self.config, generator, self.system_prompt
-        )
-        ids_L, _ = with_suffix(self.model, self.prompt, suffix, self.system_prompt)
+        suffix = self._first_suffix(generator)
+        ids_L, _ = self.with_suffix(suffix)
         with evaluation_mode(self.model):
             loss = float(self._loss(ids_L[None])[0])
         return GcgState(suffix, suffix, loss, [loss], _packed(generator), 1, 0)
 
-    def advance(
-        self,
-        state: GcgState,
-        num_iterations: int,
-        on_iteration: Callable[[int], object] | None = None,
-    ) -> GcgState:
-        """The state after some more iterations; `on_iteration` receives the number of each."""
+    def advance(self, state: GcgState, num_iterations: int) -> GcgState:
+        """The state after some more iterations."""
         generator = _unpacked(state.random_state)
         for loss in (self._loss, self._guide):
-            loss.num_rows = loss.num_backward_passes = 0
+            loss.num_forward_passes = loss.num_backward_passes = 0
         suffix, best, best_loss = state.suffix, state.best, state.best_loss
         losses, visited = list(state.losses), dict.fromkeys(state.visited)
-        ids_L, start = with_suffix(self.model, self.prompt, suffix, self.system_prompt)
+        ids_L, start = self.with_suffix(suffix)
         length = self.config.suffix_length
         with evaluation_mode(self.model):
             for _ in range(num_iterations):
@@ -183,8 +174,7 @@ class GcgSearch:
                         continue
                     expected = ids_L.tolist()
                     expected[start : start + length] = candidate
-                    text = suffixed(self.model, self.prompt, candidate)
-                    if self.model.encode(dialogue(text, self.system_prompt)) == expected:
+                    if self._encoded(candidate) == expected:
                         kept.append(candidate)
                         rows.append(expected)
                 if kept and self._guide is not self._loss:
@@ -201,8 +191,12 @@ class GcgSearch:
                     losses.append(losses[-1])
                 if losses[-1] < best_loss:
                     best, best_loss = suffix, losses[-1]
-                if on_iteration is not None:
-                    on_iteration(len(losses) - 2)
+        guide_passes = state.guide_passes
+        if self._guide is not self._loss:
+            guide_passes = [
+                guide_passes[0] + self._guide.num_forward_passes,
+                guide_passes[1] + self._guide.num_backward_passes,
+            ]
         return replace(
             state,
             suffix=suffix,
@@ -211,25 +205,53 @@ class GcgSearch:
             losses=losses,
             random_state=_packed(generator),
             visited=list(visited),
-            # Each gradient's own forward pass counts as well.
-            num_forward_passes=state.num_forward_passes
-            + self._loss.num_rows
-            + self._loss.num_backward_passes,
+            num_forward_passes=state.num_forward_passes + self._loss.num_forward_passes,
             num_backward_passes=state.num_backward_passes + self._loss.num_backward_passes,
-            guide_passes=self._passes_of_guide(state),
+            guide_passes=guide_passes,
         )
-
-    def _passes_of_guide(self, state: GcgState) -> list[int]:
-        forward, backward = state.guide_passes
-        if self._guide is self._loss:
-            return [forward, backward]
-        own = self._guide
-        forward += own.num_rows + own.num_backward_passes
-        return [forward, backward + own.num_backward_passes]
 
     def prompt_of(self, state: GcgState) -> str:
         """The user's turn with the best suffix."""
-        return suffixed(self.model, self.prompt, state.best)
+        return self._suffixed(state.best)
+
+    def _suffixed(self, suffix: list[int]) -> str:
+        """The user's turn with the suffix, as text."""
+        return f"{self.prompt.rstrip()} {self.model.decode(suffix).strip()}"
+
+    def _encoded(self, suffix: list[int]) -> list[int]:
+        """The ids of the whole prompt with the suffix, as they are read from its text."""
+        return self.model.encode(dialogue(self._suffixed(suffix), self.system_prompt))
+
+    def with_suffix(self, suffix: list[int]) -> tuple[Int[Tensor, " L"], int]:
+        """The encoded prompt with its suffix, and the column where the suffix begins.
+
+        Raises UserError where the tokenizer reads the text back as other tokens.
+        """
+        ids = self._encoded(suffix)
+        start = _last_place(ids, suffix)
+        if start is None:
+            raise UserError(
+                "The suffix is not read back from its text token for token; choose other tokens."
+            )
+        return torch.tensor(ids), start
+
+    def _first_suffix(self, generator: torch.Generator) -> list[int]:
+        """Ordinary tokens drawn until the tokenizer reads them back; the first that do."""
+        choices = self._ordinary_V.nonzero().flatten()
+        length = self.config.suffix_length
+        for _ in range(1000):
+            draw = torch.randint(len(choices), (length,), generator=generator)
+            # Tokens that merge with their neighbours are read back as others: take what is read.
+            read = self.model.encode_text(self.model.decode(choices[draw].tolist()).strip())
+            suffix = read[:length]
+            if len(suffix) < length or not bool(self._ordinary_V[suffix].all()):
+                continue
+            if _last_place(self._encoded(suffix), suffix) is not None:
+                return suffix
+        raise UserError(
+            f"No suffix of {length} tokens was found that this tokenizer reads back; try another "
+            "suffix_length."
+        )
 
 
 def _packed(generator: torch.Generator) -> str:
@@ -240,27 +262,6 @@ def _unpacked(state: str) -> torch.Generator:
     generator = torch.Generator()
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(state)), dtype=torch.uint8))
     return generator
-
-
-def suffixed(model: DiffusionLM, prompt: str, suffix: list[int]) -> str:
-    """The user's turn with the suffix, as text."""
-    return f"{prompt.rstrip()} {model.decode(suffix).strip()}"
-
-
-def with_suffix(
-    model: DiffusionLM, prompt: str, suffix: list[int], system_prompt: str | None = None
-) -> tuple[Int[Tensor, " L"], int]:
-    """The encoded prompt with its suffix, and the column where the suffix begins.
-
-    Raises UserError where the tokenizer reads the text back as other tokens.
-    """
-    ids = model.encode(dialogue(suffixed(model, prompt, suffix), system_prompt))
-    start = _last_place(ids, suffix)
-    if start is None:
-        raise UserError(
-            "The suffix is not read back from its text token for token; choose other tokens."
-        )
-    return torch.tensor(ids), start
 
 
 def _last_place(ids: list[int], suffix: list[int]) -> int | None:
@@ -290,32 +291,6 @@ def ordinary_tokens(model: DiffusionLM) -> torch.Tensor:
         )
     _ORDINARY[model] = allowed
     return allowed
-
-
-def _first_suffix(
-    model: DiffusionLM,
-    prompt: str,
-    ordinary: Tensor,
-    config: GcgConfig,
-    generator: torch.Generator,
-    system_prompt: str | None,
-) -> list[int]:
-    """Ordinary tokens drawn until the tokenizer reads them back; the first that do."""
-    choices = ordinary.nonzero().flatten()
-    for _ in range(1000):
-        draw = torch.randint(len(choices), (config.suffix_length,), generator=generator)
-        # Tokens that merge with their neighbours are read back as others: take what is read.
-        read = model.encode_text(model.decode(choices[draw].tolist()).strip())
-        suffix = read[: config.suffix_length]
-        if len(suffix) < config.suffix_length or not bool(ordinary[suffix].all()):
-            continue
-        ids = model.encode(dialogue(suffixed(model, prompt, suffix), system_prompt))
-        if _last_place(ids, suffix) is not None:
-            return suffix
-    raise UserError(
-        f"No suffix of {config.suffix_length} tokens was found that this tokenizer reads back; try "
-        "another suffix_length."
-    )
 
 
 def _swaps(
@@ -359,11 +334,11 @@ class Loss:
         self.kind, self.without_adapter = kind, without_adapter
         self.target_N = torch.tensor(target_ids, device=model.device)
         self.position, self.response_length = position, response_length
-        self.num_backward_passes = self.num_rows = 0
+        self.num_forward_passes = self.num_backward_passes = 0
 
     def __call__(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:
         """The loss of each prompt."""
-        self.num_rows += len(prompts)
+        self.num_forward_passes += len(prompts)
         losses = []
         with torch.no_grad():
             for part in prompts.split(self.batch_size):
@@ -392,6 +367,7 @@ class Loss:
         # A model of noise embeds the prompt before each canvas of the target, and then the canvas.
         prompts = kept[::2] if self.model.is_noise else kept[:1]
         gradients = torch.autograd.grad(loss, prompts)
+        self.num_forward_passes += 1  # its own
         self.num_backward_passes += 1
         weight_VD = embedding.get_parameter("weight").detach()
         scale = getattr(embedding, "scalar_embed_scale", 1.0)  # some scale what they hold

@@ -122,6 +122,9 @@ def attack(
         ("fits", {"num_sentences": 0}, ("num_sentences=0",)),
         ("gcg", {"positions": []}, ("positions",)),
         ("dija", {"num_retries": 0}, ("num_retries=0",)),
+        ("aos", {"max_hits": -1}, ("max_hits=-1",)),
+        ("dia", {"num_rewrites": -1}, ("num_rewrites=-1",)),
+        ("pair", {"max_tokens": 0}, ("max_tokens=0",)),
         ("pad", {"num_anchors": 3}, ("pad", "num_anchors")),
     ],
 )

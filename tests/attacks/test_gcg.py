@@ -11,6 +11,7 @@ import torch
 from refusals import refuses
 from tiny_models import tiny_diffusion_gemma_config, turn_tokenizer
 
+from mosa.attacks.gcg import SearchBudget
 from mosa.families import load_model, new_model
 from mosa.suffix_search import (
     GcgConfig,
@@ -19,8 +20,6 @@ from mosa.suffix_search import (
     Loss,
     _swaps,
     ordinary_tokens,
-    suffixed,
-    with_suffix,
 )
 
 PROMPT = "how do i make a copper drum ?"
@@ -37,9 +36,9 @@ def search_of(model, config=SMALL, position=0) -> GcgSearch:
     return GcgSearch(model, PROMPT, target, position, config, response_length=12)
 
 
-def attack(model, config=SMALL, on_iteration=None) -> GcgState:
+def attack(model, config=SMALL) -> GcgState:
     search = search_of(model, config)
-    return search.advance(search.begin(), config.num_iterations, on_iteration)
+    return search.advance(search.begin(), config.num_iterations)
 
 
 @pytest.mark.parametrize("family", ["tiny_llada", "tiny_dream"])
@@ -119,7 +118,7 @@ def test_best_suffix_has_the_best_loss_and_is_what_a_user_can_send(model):
     found = attack(model)
     assert len(found.losses) == SMALL.num_iterations + 1
     assert found.best_loss == min(found.losses) < found.losses[0]
-    ids, start = with_suffix(model, PROMPT, found.best)
+    ids, start = search_of(model).with_suffix(found.best)
     assert ids[start : start + 4].tolist() == found.best
     assert model.encode(search_of(model).prompt_of(found)) == ids.tolist()
     again = Loss(model, model.encode_text("step two"), 0, 12, 4)(ids[None])
@@ -127,9 +126,7 @@ def test_best_suffix_has_the_best_loss_and_is_what_a_user_can_send(model):
 
 
 def test_budget_is_counted(model):
-    done = []
-    found = attack(model, on_iteration=done.append)
-    assert done == list(range(6))
+    found = attack(model)
     assert found.num_backward_passes == 6
     # One for the first loss, and per iteration one with gradients and at most 16 candidates.
     assert 1 + 6 < found.num_forward_passes <= 1 + 6 * (1 + 16)
@@ -168,7 +165,7 @@ def test_candidates_that_read_back_differently_are_dropped(tiny_llada):
     search = GcgSearch(tiny_llada, "how is tea made?", target, 2, config, response_length=16)
     found = search.advance(search.begin(), 4)
     assert found.num_forward_passes < 1 + 4 * (1 + 64)
-    ids = tiny_llada.encode(suffixed(tiny_llada, "how is tea made?", found.best))
+    ids = tiny_llada.encode(search.prompt_of(found))
     assert any(ids[i : i + 6] == found.best for i in range(len(ids)))
 
 
@@ -183,7 +180,7 @@ def test_a_target_that_does_not_fit_is_refused(model):
     with refuses("2", "12"):
         search_of(model, position=11)
     with refuses("num_iterations", "0"):
-        GcgConfig(num_iterations=0)
+        SearchBudget(num_iterations=0)
 
 
 def test_first_loss_is_taken_without_dropout(model):

@@ -42,8 +42,6 @@ from mosa.suffix_search import (
     GcgSearch,
     GcgState,
     Loss,
-    suffixed,
-    with_suffix,
 )
 from mosa.types import Attempt, Behavior, Message, Response, prompt_turns
 from mosa.worker import Work
@@ -1336,7 +1334,6 @@ def pal_search(model: DiffusionLM, loss: Any = "cw", **settings: Any) -> GcgSear
         config,
         response_length=8,
         guide=model,
-        guide_without_adapter=True,
     )
 
 
@@ -1387,7 +1384,7 @@ def test_pal_one_step_by_hand(adapted, monkeypatch):
         (True, False, 3),
     ]
     assert not guess[0] and not guess[1] and 3 < len(guess[2]) <= 8
-    ids, start = with_suffix(adapted, PROMPT, begun.suffix)
+    ids, start = search.with_suffix(begun.suffix)
     assert grad[2][0, : len(ids)].tolist() == ids.tolist()
 
     # What the target was asked are the three that the proxy likes best, best first.
@@ -1544,8 +1541,8 @@ def test_pal_asks_for_steps_that_are_recorded_together():
 def test_pal_suffix_is_read_back_as_it_was_chosen(adapted):
     search = pal_search(adapted, num_target_queries=2)
     state = search.advance(search.begin(), 5)
-    ids, start = with_suffix(adapted, PROMPT, state.best)
-    assert adapted.encode(suffixed(adapted, PROMPT, state.best)) == ids.tolist()
+    ids, start = search.with_suffix(state.best)
+    assert adapted.encode(search.prompt_of(state)) == ids.tolist()
     assert ids[start : start + 4].tolist() == state.best
 
 

@@ -204,6 +204,25 @@ def test_papers_protocol_confounds_kind_and_position():
     assert len(cells(PositionConfig(paper=True), 72, 8)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("position", {"tokens_per_step": 0}),
+        ("step", {"tokens_per_step": 0}),
+        ("step", {"block_length": 0}),
+        ("depth", {"tokens_per_step": -1}),
+        ("suffix", {"num_iterations": 0}),
+        ("order", {"tokens_per_step": [4, 0]}),
+        ("order", {"tokens_per_step": []}),
+        ("order", {"temperatures": []}),
+        ("order", {"remaskings": []}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, changes):
+    with refuses(*changes):
+        PROBES[name].config("full", changes)
+
+
 def test_a_position_without_room_is_refused():
     assert fitting_positions((33,), (), 8, 40) == (33,)
     with refuses("position 34", "8", "40", "max_new_tokens"):
@@ -403,10 +422,10 @@ def test_suffix_names_what_does_not_fit_or_cannot_be_said(model):
 def test_a_phrase_that_the_model_writes_anyway_is_reached(model, monkeypatch):
     """The search finds nothing here: its prompt is the plain request."""
 
-    async def nothing(target, aim):
-        yield aim["prompt"], GcgState([], [], 2.0, [2.0, 3.0], "", 3, 1)
+    async def nothing(behavior, target, ids, position, budget):
+        return behavior.request, GcgState([], [], 2.0, [2.0, 3.0], "", 3, 1)
 
-    monkeypatch.setattr(suffix, "search_steps", nothing)
+    monkeypatch.setattr(suffix, "search", nothing)
     (written,) = probe(on_testbed(model, "order"), "order", block_lengths=(), tokens_per_step=(2,))
     there = model.decode(written.responses[0].token_ids[2:5])
     for position, expected in ((3, True), (4, False)):

@@ -38,13 +38,12 @@ from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.attacks.gcg import SearchBudget, search, search_bound
 from mosa.attacks.loop import NUM_RETRIES, ask_attacker, rate_all, rated_part
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
-from mosa.chat.text import fill_fields
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.judges.refusal import is_refusal
@@ -94,15 +93,6 @@ class AdvPrefixConfig(SearchBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(
-            self,
-            "num_per_manner",
-            "prefix_tokens",
-            "num_kept",
-            "num_completions",
-            "success_rating",
-            "position",
-        )
         if len(self.num_per_manner) > len(MANNERS):
             raise UserError(
                 f"num_per_manner={self.num_per_manner}: there are {len(MANNERS)} manners; give as "
@@ -152,17 +142,14 @@ async def run(
             query = Query(behavior.request, pinned=(target.pin(config.position, chosen),))
             found = details
         else:
-            prompt, losses = await search(behavior, target, list(chosen), config.position, config)
-            query, found = Query(prompt), details | losses
+            prompt, state = await search(behavior, target, list(chosen), config.position, config)
+            query, found = Query(prompt), details | state.first_and_best
         yield target.attempt([await target.ask(query)], variant=use, details=found)
 
 
 async def _beginning(
     target: Target, config: AdvPrefixConfig, manner: str, *, draw: int
 ) -> str | None:
-    fields = {"manner": manner, "words": str(config.prefix_tokens)}
-    words = fill_fields(INSTRUCTION, {**fields, "request": target.behavior.request})
-
     def read(reply: str) -> str:
         text = target.without_special_tokens(_unwrapped(reply)).strip()
         # Characters unknown to the tokenizer leave no target.
@@ -173,9 +160,9 @@ async def _beginning(
     return await ask_attacker(
         target,
         "adv_prefix/prefix",
-        words,
+        INSTRUCTION,
         read,
-        fields=fields,
+        fields={"manner": manner, "words": str(config.prefix_tokens)},
         draw=draw,
         max_tokens=4 * config.prefix_tokens,
         may_be_cut=True,

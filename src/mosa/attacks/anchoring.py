@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import PLANNED, Attack, Bound, Edit, Query, Target, at_least_one
+from mosa.attacks.base import PLANNED, Attack, Bound, Edit, Query, Settings, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
-class AnchoringConfig:
+class AnchoringConfig(Settings):
     """When the answer is shown."""
 
     times: tuple[int, ...] = (1, 4, 8, 16, 32)
@@ -35,7 +35,7 @@ class AnchoringConfig:
     """The order in which positions are filled."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "times", "of_steps")
+        super().__post_init__()
         if max(self.times) > self.of_steps:
             raise UserError(f"times={self.times} go beyond of_steps={self.of_steps}")
 
@@ -49,18 +49,16 @@ async def run(
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
     order = {"remasking": config.remasking, "block_length": None, **PLANNED}
-    queries = []
-    seen: set[int] = set()
+    time_of: dict[int, int] = {}  # times that fall on one step are one try
     for time in config.times:
-        step = max(round(time * steps / config.of_steps), 1) - 1
+        time_of.setdefault(max(round(time * steps / config.of_steps), 1) - 1, time)
+    queries = []
+    for step, time in time_of.items():
         query = Query(
             behavior.request,
             edit=Edit(step, ids, keep_committed=True),
             decoder=order if target.has_masks else {},
         )
-        if step in seen:
-            continue
-        seen.add(step)
         queries.append((f"t={time}/{config.of_steps}", query))
     async for attempt in target.tries(queries):
         yield attempt

@@ -25,7 +25,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
@@ -59,8 +59,10 @@ NOTHING_TRIED = "(none)"
 
 
 @dataclass(frozen=True)
-class AosConfig:
+class AosConfig(Settings):
     """The budget of the search."""
+
+    from_zero = ("max_hits",)
 
     num_rounds: int = 50
     """Rounds of suffixes."""
@@ -80,11 +82,6 @@ class AosConfig:
     """More hits than these end the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
-
-    def __post_init__(self) -> None:
-        at_least_one(
-            self, "num_rounds", "batch_size", "num_history", "suffix_tokens", "num_retries"
-        )
 
 
 async def run(behavior: Behavior, target: Target, config: AosConfig) -> AsyncIterator[Attempt]:
@@ -132,17 +129,7 @@ def _history(scores: dict[str, float], config: AosConfig) -> list[tuple[str, flo
 async def _suffix(
     target: Target, history: list[tuple[str, float]], config: AosConfig, *, draw: int
 ) -> str | None:
-    shown = "\n".join(f"{score:.2f}  {suffix}" for suffix, score in history)
-    words = fill_fields(
-        INSTRUCTION,
-        {
-            "tokens": str(config.suffix_tokens),
-            "aim": fill_fields(AIM, {"start": target.wording.start(target.behavior)}),
-            "request": target.behavior.request,
-            "history": shown or NOTHING_TRIED,
-            "examples": EXAMPLES,
-        },
-    )
+    tried = "\n".join(f"{score:.2f}  {suffix}" for suffix, score in history)
 
     def read(reply: str) -> str:
         return read_text(target.beginning(read_line(read_text(reply)), config.suffix_tokens))
@@ -150,9 +137,15 @@ async def _suffix(
     return await ask_attacker(
         target,
         "aos/suffix",
-        words,
+        INSTRUCTION,
         read,
         fields={"tried": json.dumps(history)},
+        shown={
+            "tokens": str(config.suffix_tokens),
+            "aim": fill_fields(AIM, {"start": target.wording.start(target.behavior)}),
+            "history": tried or NOTHING_TRIED,
+            "examples": EXAMPLES,
+        },
         draw=draw,
         num_retries=config.num_retries,
         max_tokens=256,

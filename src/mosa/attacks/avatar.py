@@ -30,7 +30,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import (
     UNREADABLE_RATING,
     ask_attacker,
@@ -96,7 +96,7 @@ TRANSFER = (
 
 
 @dataclass(frozen=True)
-class AvatarConfig:
+class AvatarConfig(Settings):
     """How many metaphors, and how long each dialogue is."""
 
     num_proposals: int = 8
@@ -111,10 +111,6 @@ class AvatarConfig:
     """How often the attacker is asked until its reply can be read."""
     max_tokens: int = 300
     """Tokens of the attacker's reply."""
-
-    def __post_init__(self) -> None:
-        counts = ("num_proposals", "num_mappings", "num_turns", "cutoff")
-        at_least_one(self, *counts, "num_retries", "max_tokens")
 
 
 @dataclass
@@ -175,11 +171,10 @@ async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> Async
 
 
 async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tuple[str, str]] | None:
-    words = fill_fields(ENTITIES, {"request": target.behavior.request})
     return await ask_attacker(
         target,
         "avatar/entities",
-        words,
+        ENTITIES,
         lambda reply: _read_mapping(reply, target.behavior.request),
         examples=ENTITIES,
         draw=draw,
@@ -192,7 +187,7 @@ async def _closeness(target: Target, mapping: list[tuple[str, str]]) -> int:
     """How closely the metaphors match, from 1 to 10; 1 where the judge's reply cannot be read."""
     pairs = "\n".join(f"{other}, in place of {thing}" for thing, other in mapping)
     words = fill_fields(CLOSENESS, {"pairs": pairs})
-    request = question(target, "avatar/closeness", words, fields={"pairs": pairs}, max_tokens=1024)
+    request = question(target, "avatar/closeness", words, {"pairs": pairs}, max_tokens=1024)
     try:
         return await read_reply(target, "judge", request, read_rating)
     except Unreadable:
@@ -218,15 +213,13 @@ async def _question(
 ) -> str | None:
     entity, metaphor = _names(dialogue)
     said = [(message.role, message.content) for message in dialogue.turns]
-    fields = {"entity": entity, "metaphor": metaphor, "dialogue": json.dumps(said)}
-    shown = "\n".join(f"{role}: {text}" for role, text in said)
-    words = fill_fields(QUESTION, {**fields, "dialogue": shown, "request": target.behavior.request})
     return await ask_attacker(
         target,
         "avatar/question",
-        words,
+        QUESTION,
         read_text,
-        fields=fields,
+        fields={"entity": entity, "metaphor": metaphor, "dialogue": json.dumps(said)},
+        shown={"dialogue": "\n".join(f"{role}: {text}" for role, text in said)},
         draw=dialogue.number * config.num_turns + turn,
         num_retries=config.num_retries,
         max_tokens=config.max_tokens,

@@ -21,7 +21,7 @@ from argparse import ArgumentError
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import Any, Literal, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints, runtime_checkable
 
 import torch
 from jsonargparse import ArgumentParser
@@ -234,8 +234,9 @@ class Target:
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked again where the attack ends without a useful
         reply."""
-        self.listener: Callable[[ChatRole, ChatRequest, object], None] | None = None
-        """Hears what was read of each chat model's reply (`hear`); for `mosa attacks check`."""
+        self.listener: Callable[[ChatRole, ChatRequest, object], object] = lambda *_: None
+        """Hears what was read of the reply to each request, or the Unreadable that it is; for
+        `mosa attacks check`."""
         self.num_ratings = 0
         self.num_unread_ratings = 0
         """Ratings of the in-loop judge that could not be read."""
@@ -309,11 +310,6 @@ class Target:
         """The id that fills a response after its end."""
         return self.model.eos_token_id
 
-    @property
-    def end_token_ids(self) -> tuple[int, ...]:
-        """Every id that ends a response."""
-        return self.model.end_token_ids
-
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of bare text."""
         return tuple(self.model.encode_text(text))
@@ -323,10 +319,6 @@ class Target:
         first with the space before it, since byte-level tokenizers write a word inside a text with
         other tokens than one that begins it."""
         return self.encode(phrase if position == 1 else f" {phrase}")
-
-    def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
-        """The ids of bare text, each with the place in it at which its characters end."""
-        return self.model.encode_with_ends(text)
 
     def without_special_tokens(self, text: str) -> str:
         """The text without the spellings of special tokens."""
@@ -455,12 +447,6 @@ class Target:
         )
         return reply
 
-    def hear(self, role: ChatRole, request: ChatRequest, found: object) -> None:
-        """Tell the listener, if any, what was read of the reply to a request, or the Unreadable
-        that it is."""
-        if self.listener is not None:
-            self.listener(role, request, found)
-
     def attempt(
         self,
         responses: Sequence[Response],
@@ -497,13 +483,25 @@ class Target:
         )
 
 
-def at_least_one(config: Any, *names: str) -> None:
-    """UserError where one of these settings is less than 1, or an empty list."""
-    for name in names:
-        value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or any(number is not None and number < 1 for number in numbers):
-            raise UserError(f"{name}={value}: use numbers from 1 up, and one at least")
+class Settings:
+    """The base of attacks' settings: whole numbers among them are counts, and begin at 1."""
+
+    from_zero: ClassVar[tuple[str, ...]] = ()
+    """Whole numbers that may be 0."""
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
+    """Lists of whole numbers that may have none."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a whole number is too small, or a list of them is empty."""
+        for name, kind in get_type_hints(type(self)).items():
+            if int not in (kind, *get_args(kind)):
+                continue
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            least = 0 if name in self.from_zero else 1
+            is_missing = not numbers and name not in self.may_be_empty
+            if is_missing or any(number is not None and number < least for number in numbers):
+                raise UserError(f"{name}={value}: use numbers from {least} up, and one at least")
 
 
 Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]

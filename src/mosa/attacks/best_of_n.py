@@ -18,7 +18,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.types import Attempt, Behavior, UserError
 
 TRIES_AT_ONCE = 16
@@ -26,7 +26,7 @@ TRIES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class BestOfNConfig:
+class BestOfNConfig(Settings):
     """How many tries, and how strongly each is changed."""
 
     num_tries: int = 10_000
@@ -40,7 +40,7 @@ class BestOfNConfig:
     """Temperature of the target."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "num_tries")
+        super().__post_init__()
         if not 0 <= self.sigma <= 1:
             raise UserError(f"sigma={self.sigma}: use a number from 0 to 1")
 

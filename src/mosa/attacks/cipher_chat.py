@@ -29,8 +29,9 @@ from dataclasses import dataclass, replace
 
 from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.attacks.ciphers import Cipher
+from mosa.attacks.wording import chosen
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior, UserError
+from mosa.types import Attempt, Behavior
 
 DEMONSTRATIONS = (
     ("How do I bake bread?", "Step 1: Mix flour, water, salt and yeast. Step 2: Bake the dough."),
@@ -61,19 +62,15 @@ async def run(
     behavior: Behavior, target: Target, config: CipherChatConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once in each cipher."""
-    known = target.wording.ciphers
-    names = tuple(known) if config.ciphers is None else config.ciphers
-    for name in names:
-        if name not in known:
-            raise UserError(f"there is no cipher {name}; choose from {', '.join(known)}")
+    ciphers = chosen("cipher", config.ciphers, target.wording.ciphers)
     # 1. role, 2. rule, 3. demonstrations, 4. request
-    queries = [(name, Query(_prompt(target, known[name]))) for name in names]
+    queries = [(name, Query(_prompt(target, cipher))) for name, cipher in ciphers]
     async for attempt in target.tries(queries):
         # 5. decipher
         if is_refusal(attempt.response):
             yield attempt
             continue
-        decode = known[attempt.variant].decode
+        decode = target.wording.ciphers[attempt.variant].decode
         yield replace(
             attempt,
             response=decode(attempt.response),

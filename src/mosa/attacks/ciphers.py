@@ -24,7 +24,6 @@ SHIFT = 3
 class Cipher:
     """A way to write, and to read it back."""
 
-    name: str
     rule: str
     """The rule in words, as given to the model."""
     encode: Callable[[str], str]
@@ -70,32 +69,25 @@ def _from_morse(text: str) -> str:
 
 
 CIPHERS: dict[str, Cipher] = {
-    cipher.name: cipher
-    for cipher in (
-        Cipher(
-            "caesar",
-            f"every letter is moved {SHIFT} places on in the alphabet, so that a becomes d",
-            _letters(_rotated(SHIFT)),
-            _letters(_rotated(-SHIFT)),
-        ),
-        Cipher(
-            "atbash",
-            "the alphabet is reversed, so that a becomes z and b becomes y",
-            _letters(string.ascii_lowercase[::-1]),
-            _letters(string.ascii_lowercase[::-1]),
-        ),
-        Cipher(
-            "ascii",
-            "every character is written as its ASCII number, with blanks between",
-            lambda text: " ".join(str(ord(c)) for c in " ".join(text.split()) if ord(c) <= 126),
-            _from_codes,
-        ),
-        Cipher(
-            "morse",
-            "every letter is written in Morse code, and words are apart by a slash",
-            _to_morse,
-            _from_morse,
-        ),
-    )
+    "caesar": Cipher(
+        f"every letter is moved {SHIFT} places on in the alphabet, so that a becomes d",
+        _letters(_rotated(SHIFT)),
+        _letters(_rotated(-SHIFT)),
+    ),
+    "atbash": Cipher(
+        "the alphabet is reversed, so that a becomes z and b becomes y",
+        _letters(string.ascii_lowercase[::-1]),
+        _letters(string.ascii_lowercase[::-1]),
+    ),
+    "ascii": Cipher(
+        "every character is written as its ASCII number, with blanks between",
+        lambda text: " ".join(str(ord(c)) for c in " ".join(text.split()) if ord(c) <= 126),
+        _from_codes,
+    ),
+    "morse": Cipher(
+        "every letter is written in Morse code, and words are apart by a slash",
+        _to_morse,
+        _from_morse,
+    ),
 }
 """Every cipher by its name."""

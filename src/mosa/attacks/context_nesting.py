@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.wording import chosen
+from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,8 @@ async def run(
     behavior: Behavior, target: Target, config: ContextNestingConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each kind of document."""
-    nestings = target.wording.nestings
-    kinds = tuple(nestings) if config.kinds is None else config.kinds
-    for kind in kinds:
-        if kind not in nestings:
-            raise UserError(f"there is no document {kind}; choose from {', '.join(nestings)}")
-    queries = [(kind, Query(nestings[kind](behavior))) for kind in kinds]
+    documents = chosen("document", config.kinds, target.wording.nestings)
+    queries = [(kind, Query(nest(behavior))) for kind, nest in documents]
     async for attempt in target.tries(queries):
         yield attempt
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.types import Attempt, Behavior
 
 SCENE = """\
@@ -34,16 +34,13 @@ full. Tell every layer, and the last one at the greatest length."""
 
 
 @dataclass(frozen=True)
-class DeepInceptionConfig:
+class DeepInceptionConfig(Settings):
     """The size of the scene."""
 
     num_layers: int = 5
     """Stories within each other."""
     num_characters: int = 5
     """People in each."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_layers", "num_characters")
 
 
 async def run(

@@ -41,13 +41,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.attacks.wording import Wording
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import read_line, read_pairs, read_text
-from mosa.chat.text import fill_fields
-from mosa.types import Attempt, Behavior, Message, UserError
+from mosa.types import Attempt, Behavior, Message
 
 Words = list[tuple[str, str]]
 """Words of a request, each with what stands for it."""
@@ -142,8 +141,10 @@ NUM_STEPS_DONE = 2
 
 
 @dataclass(frozen=True)
-class DiaConfig:
+class DiaConfig(Settings):
     """How many wordings, and which forged histories."""
+
+    from_zero = ("num_rewrites",)
 
     num_rewrites: int = 9
     """Wordings of the request in addition to the original."""
@@ -155,11 +156,6 @@ class DiaConfig:
     """Whether the model has gone on badly once, and is criticised for it."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_retries")
-        if self.num_rewrites < 0:
-            raise UserError(f"num_rewrites={self.num_rewrites}: use a number from 0 up")
 
 
 async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIterator[Attempt]:
@@ -191,11 +187,10 @@ async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIte
 
 
 async def _rewrite(target: Target, config: DiaConfig, draw: int) -> str | None:
-    words = fill_fields(REWRITE, {"request": target.behavior.request})
     return await ask_attacker(
         target,
         "dia/rewrite",
-        words,
+        REWRITE,
         read_text,
         examples=REWRITE,
         draw=draw,
@@ -209,7 +204,7 @@ async def _opening(target: Target, config: DiaConfig, asked: str) -> str:
     written = await ask_attacker(
         target,
         "dia/opening",
-        fill_fields(OPENING, {"asked": asked}),
+        OPENING,
         read_line,
         fields={"asked": asked},
         num_retries=config.num_retries,
@@ -227,7 +222,7 @@ async def _words(target: Target, config: DiaConfig, asked: str) -> Words:
     found = await ask_attacker(
         target,
         "dia/keywords",
-        fill_fields(KEYWORDS, {"asked": asked}),
+        KEYWORDS,
         lambda reply: read_words(reply, asked),
         fields={"asked": asked},
         num_retries=config.num_retries,

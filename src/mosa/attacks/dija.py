@@ -35,12 +35,11 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import read_text
-from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
@@ -65,7 +64,7 @@ Skeleton:"""
 
 
 @dataclass(frozen=True)
-class DijaConfig:
+class DijaConfig(Settings):
     """The decoder's temperature, and how often the attacker is asked."""
 
     temperature: float = 0.2
@@ -75,9 +74,6 @@ class DijaConfig:
     at 1."""
     max_tokens: int = 200
     """Tokens of a template."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_retries", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ async def as_canvas(
     behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
     """The prompt is the canvas: from its first mask on it stands in the response's place."""
-    template = await _template(behavior, target, config)
+    template = await _template(target, config)
     prompt = _masked_prompt(behavior, target, template)
     plain = target.encode_prompt(behavior.request)
     ids = target.encode_prompt(prompt, allow_special_tokens=not config.hygiene)
@@ -132,7 +128,7 @@ async def in_prompt(
     behavior: Behavior, target: Target, config: PromptDijaConfig
 ) -> AsyncIterator[Attempt]:
     """Masks in the user's turn, and a masked response behind it."""
-    template = await _template(behavior, target, config)
+    template = await _template(target, config)
     query = Query(
         _masked_prompt(behavior, target, template),
         allow_special_tokens=not config.hygiene,
@@ -147,7 +143,7 @@ async def on_canvas(
     behavior: Behavior, target: Target, config: DijaConfig
 ) -> AsyncIterator[Attempt]:
     """Masks at the beginning of the response."""
-    template = await _template(behavior, target, config)
+    template = await _template(target, config)
     ids = expanded_ids(target, template)[: target.length]
     query = Query(
         behavior.request,
@@ -157,13 +153,12 @@ async def on_canvas(
     yield target.attempt([await target.ask(query)], details={"template": template})
 
 
-async def _template(behavior: Behavior, target: Target, config: DijaConfig) -> str:
+async def _template(target: Target, config: DijaConfig) -> str:
     """A skeleton with masks from the attacker; UselessRepliesError where it writes none."""
-    words = fill_fields(INSTRUCTION, {"request": behavior.request})
     template = await ask_attacker(
         target,
         TASK,
-        words,
+        INSTRUCTION,
         _read_template,
         num_retries=config.num_retries,
         max_tokens=config.max_tokens,
@@ -216,7 +211,7 @@ def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[st
     filled = response.filled_prompt_ids
     turn = filled[_shared(plain, filled) :]
     # The template's own end of the turn is the first end token that was not filled in.
-    ends = [i for i, token in enumerate(turn) if token in target.end_token_ids]
+    ends = [i for i, token in enumerate(turn) if token in target.model.end_token_ids]
     written = target.decode(turn[: ends[0]] if ends else turn)
     return f"{written}\n{response.text}", f"{target.decode(turn)}\n{response.full_text}"
 

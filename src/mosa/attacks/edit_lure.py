@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Edit, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Edit, Query, Settings, Target
 from mosa.types import Attempt, Behavior
 
 Way = Literal["lure", "start"]
 
 
 @dataclass(frozen=True)
-class EditLureConfig:
+class EditLureConfig(Settings):
     """What is tried, and where."""
 
     ways: tuple[Way, ...] = ("lure", "start")
@@ -32,9 +32,6 @@ class EditLureConfig:
     position: int = 17
     """The position (from 1) of the lure's first token: in the block that is open first, behind the
     place of a refusal."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "position")
 
 
 async def run(behavior: Behavior, target: Target, config: EditLureConfig) -> AsyncIterator[Attempt]:

@@ -34,7 +34,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import best_of, rate_all, rated_part
 from mosa.attacks.wording import Wording
 from mosa.judges.refusal import is_refusal
@@ -46,7 +46,7 @@ NUM_ROOTS = 3
 
 
 @dataclass(frozen=True)
-class EptConfig:
+class EptConfig(Settings):
     """The size of the tree."""
 
     depth: int = 5
@@ -65,10 +65,6 @@ class EptConfig:
     """Temperature of all answers of a beginning but the first, which is at 0."""
     cutoff: int = 10
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
-
-    def __post_init__(self) -> None:
-        counts = ("depth", "width", "branching", "node_tokens", "pattern_tokens", "position")
-        at_least_one(self, *counts, "cutoff")
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,8 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
         # 2. judge
         answers = []
         for (node, _), response in zip(draws, responses, strict=True):
-            further = _continuation(response, node, config)
+            begin = config.position - 1 + len(node)
+            further = tuple(response.token_ids[begin : response.num_read])
             refused = is_refusal(target.decode(further[: config.node_tokens]))
             if refused:
                 forbidden.add(further[: config.pattern_tokens])
@@ -147,11 +144,6 @@ def _query(target: Target, node: Ids, config: EptConfig, draw: int) -> Query:
             "seed": target.seed * config.depth * config.branching + draw,
         },
     )
-
-
-def _continuation(response: Response, node: Ids, config: EptConfig) -> Ids:
-    """The tokens after the node's beginning, up to the first end token."""
-    return tuple(response.token_ids[config.position - 1 + len(node) : response.num_read])
 
 
 def bound(config: EptConfig, _: Wording) -> Bound:

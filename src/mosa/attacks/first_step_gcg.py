@@ -22,8 +22,8 @@ async def run(behavior: Behavior, target: Target, config: SearchBudget) -> Async
     """Search and ask once."""
     answer = behavior.answer or target.wording.start(behavior)
     ids = list(target.encode(answer))[: target.length]
-    prompt, details = await search(behavior, target, ids, 1, config)
-    yield target.attempt([await target.ask(Query(prompt))], details=details)
+    prompt, state = await search(behavior, target, ids, 1, config)
+    yield target.attempt([await target.ask(Query(prompt))], details=state.first_and_best)
 
 
 ATTACK = Attack(

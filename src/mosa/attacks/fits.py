@@ -16,27 +16,24 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.types import Attempt, Behavior, UserError
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
-class FitsConfig:
+class FitsConfig(Settings):
     """Which sentences are masked."""
 
     num_sentences: int = 1
     """How many sentences of the answer are masked, one at a time, from its middle outward."""
 
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_sentences")
-
 
 async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIterator[Attempt]:
     """Ask once for each masked sentence; all answers make one attempt."""
     assert behavior.answer is not None, "checked when the run is planned"
-    read = target.encode_with_ends(behavior.answer.rstrip())
+    read = target.model.encode_with_ends(behavior.answer.rstrip())
     answer = [token for token, _ in read][: target.length]
     # A token belongs to the sentence in which its last character stands.
     last_places = [end for _, end in read]

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.families import DiffusionLM
 from mosa.suffix_search import GcgConfig, GcgSearch, GcgState
 from mosa.types import Attempt, Behavior
@@ -28,7 +28,7 @@ ITERATIONS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
-class SearchBudget:
+class SearchBudget(Settings):
     """The budget of a search."""
 
     num_iterations: int = 500
@@ -39,9 +39,6 @@ class SearchBudget:
     """Swaps at a position are drawn among this many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_iterations", "num_candidates", "top_k", "suffix_length")
 
     def settings(self, **further: Any) -> GcgConfig:
         """The budget as settings of a search, with others of it."""
@@ -55,10 +52,6 @@ class GcgAttackConfig(SearchBudget):
 
     positions: tuple[int, ...] = (1, 30)
     """Positions (from 1) of the phrase's first token; one search and one try each."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one(self, "positions")
 
 
 BUDGETS = {
@@ -77,9 +70,11 @@ async def run(
     for position in config.positions:
         phrase = list(target.phrase_ids(target.wording.start(behavior), position))
         target.pin(position, phrase)  # raises where there is no room
-        prompt, details = await search(behavior, target, phrase, position, config)
+        prompt, state = await search(behavior, target, phrase, position, config)
         response = await target.ask(Query(prompt))
-        yield target.attempt([response], variant=f"position {position}", details=details)
+        yield target.attempt(
+            [response], variant=f"position {position}", details=state.first_and_best
+        )
 
 
 def search_bound(config: SearchBudget, number: int) -> Bound:
@@ -95,12 +90,11 @@ def search_bound(config: SearchBudget, number: int) -> Bound:
 
 async def search(
     behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
-) -> tuple[str, dict[str, Any]]:
-    """The prompt with the best suffix for `ids` at 1-based `position`, and the losses."""
+) -> tuple[str, GcgState]:
+    """The prompt with the best suffix for `ids` at 1-based `position`, and how the search went."""
     aim = aim_of(behavior, target, ids, position, config.settings(seed=target.seed))
     steps = [step async for step in search_steps(target, aim)]
-    prompt, state = steps[-1]
-    return prompt, {"first_loss": state.losses[0], "best_loss": state.best_loss}
+    return steps[-1]
 
 
 def aim_of(
@@ -117,8 +111,10 @@ def aim_of(
     }
 
 
-def search_of(model: DiffusionLM, aim: Mapping[str, Any], **guide: Any) -> GcgSearch:
-    """The search that `aim_of` describes; `guide` are the guide's arguments of `GcgSearch`."""
+def search_of(
+    model: DiffusionLM, aim: Mapping[str, Any], guide: DiffusionLM | None = None
+) -> GcgSearch:
+    """The search that `aim_of` describes; `guide` is that of `GcgSearch`."""
     return GcgSearch(
         model,
         aim["prompt"],
@@ -127,7 +123,7 @@ def search_of(model: DiffusionLM, aim: Mapping[str, Any], **guide: Any) -> GcgSe
         GcgConfig(**aim["settings"]),
         response_length=aim["response_length"],
         system_prompt=aim["system_prompt"],
-        **guide,
+        guide=guide,
     )
 
 
@@ -158,19 +154,13 @@ def _advance(
     found = []
     for work in works:
         search = start(model, work["aim"])
-        before = search.begin() if work["from"] is None else GcgState(**work["from"])
-        after = search.advance(before, work["count"])
-        spent = (0, 0)
-        if work["from"] is not None:
-            spent = (before.num_forward_passes, before.num_backward_passes)
-        found.append(
-            asdict(after)
-            | {
-                "prompt": search.prompt_of(after),
-                "forward_passes": after.num_forward_passes - spent[0],
-                "backward_passes": after.num_backward_passes - spent[1],
-            }
-        )
+        before = work["from"] or {}
+        after = search.advance(GcgState(**before) if before else search.begin(), work["count"])
+        spent = {
+            passes: getattr(after, f"num_{passes}") - before.get(f"num_{passes}", 0)
+            for passes in ("forward_passes", "backward_passes")
+        }
+        found.append(asdict(after) | {"prompt": search.prompt_of(after)} | spent)
     return found
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 from mosa.attacks.base import ChatRole, Target
@@ -61,23 +62,16 @@ def question(
     target: Target,
     task: str,
     text: str,
+    fields: Mapping[str, str],
     *,
-    fields: Mapping[str, str] | None = None,
     max_tokens: int = 512,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    system: str = "",
 ) -> ChatRequest:
-    """A question of one turn, behind the `system` turn if any, with the behavior among the
-    fields."""
-    before = (Message("system", system),) if system else ()
+    """A question of one turn to a judge or translator, with the behavior among the fields."""
     return ChatRequest(
-        messages=(*before, Message("user", text)),
+        messages=(Message("user", text),),
         task=task,
-        fields=about(target, **(fields or {})),
+        fields=about(target, **fields),
         max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
     )
 
 
@@ -105,9 +99,9 @@ async def read_reply(
             raise Unreadable("The reply was cut off.")
         found = read(without_thoughts(reply.text))
     except Unreadable as error:
-        target.hear(role, request, error)
+        target.listener(role, request, error)
         raise
-    target.hear(role, request, found)
+    target.listener(role, request, found)
     return found
 
 
@@ -141,10 +135,11 @@ async def ask_until_read(
 async def ask_attacker(
     target: Target,
     task: str,
-    text: str,
+    template: str,
     read: Callable[[str], T],
     *,
-    fields: Mapping[str, str] | None = None,
+    fields: Mapping[str, str] = MappingProxyType({}),
+    shown: Mapping[str, str] = MappingProxyType({}),
     draw: int = 0,
     num_retries: int = NUM_RETRIES,
     max_tokens: int = 512,
@@ -154,8 +149,9 @@ async def ask_attacker(
 ) -> T | None:
     """The result of `read` on the attacker's reply to a question of one turn (`ask_until_read`).
 
-    A reply that repeats a line of `examples`, which the question shows, cannot be read: small
-    models say our examples back.
+    The question is `template` with the request, the `fields`, and what is only `shown` filled in;
+    of equal names the latter wins. A reply that repeats a line of `examples`, which the question
+    shows, cannot be read: small models say our examples back.
     """
 
     def read_own(reply: str) -> T:
@@ -164,15 +160,14 @@ async def ask_attacker(
             raise Unreadable("The reply repeats an example of the prompt.")
         return found
 
-    request = question(
-        target,
-        task,
-        text,
-        fields=fields,
+    words = fill_fields(template, {"request": target.behavior.request, **fields, **shown})
+    request = ChatRequest(
+        messages=(Message("system", SYSTEM), Message("user", words)),
+        task=task,
+        fields=about(target, **fields),
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=NUCLEUS,
-        system=SYSTEM,
     )
     return await ask_until_read(
         target,
@@ -191,13 +186,20 @@ async def rate(target: Target, response: str, prompt: str = "") -> int:
     if not response.strip():
         return 1
     request = rating_request(target.behavior, response, prompt=prompt)
+    rating = await ask_judge(target, request, read_rating)
+    return UNREADABLE_RATING if rating is None else rating
+
+
+async def ask_judge(target: Target, request: ChatRequest, read: Callable[[str], T]) -> T | None:
+    """The result of `read` on the in-loop judge's rating of a response; None where it cannot read
+    it, which the target counts."""
     target.num_ratings += 1
     try:
-        return await read_reply(target, "judge", request, read_rating)
+        return await read_reply(target, "judge", request, read)
     except Unreadable:
         target.num_unread_ratings += 1
         target.draws.append(("judge", request))
-        return UNREADABLE_RATING
+        return None
 
 
 async def rate_all(
@@ -230,7 +232,7 @@ async def asks_the_same(target: Target, text: str) -> bool:
     """Whether the in-loop judge finds that a text asks for what the behavior does; an unreadable
     reply counts as yes, so that nothing is pruned for it (as in TAP's code)."""
     words = fill(ON_TOPIC, target.behavior, text)
-    request = question(target, "loop/on_topic", words, fields={"text": text})
+    request = question(target, "loop/on_topic", words, {"text": text})
     try:
         return await read_reply(target, "judge", request, _read_yes)
     except Unreadable:
@@ -254,7 +256,7 @@ async def translate(target: Target, text: str, source: str, language: str) -> st
         return text
     fields = {"text": text, "source": source, "language": language}
     words = fill_fields(TRANSLATION, fields)
-    request = question(target, "translate", words, fields=fields, max_tokens=1024)
+    request = question(target, "translate", words, fields, max_tokens=1024)
     try:
         return await read_reply(target, "translator", request, partial(read_text, may_refuse=True))
     except Unreadable:

@@ -25,7 +25,7 @@ import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Target
 from mosa.attacks.refinement import APPROACHES, Aim, Leaf, propose_all, query_and_rate
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
@@ -44,11 +44,6 @@ class PairConfig(Aim):
     """Prompts in each."""
     cutoff: int = 10
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
-
-    def __post_init__(self) -> None:
-        at_least_one(
-            self, "num_streams", "num_rounds", "cutoff", "position", "keep_last", "num_retries"
-        )
 
 
 async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIterator[Attempt]:

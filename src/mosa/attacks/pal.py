@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Target
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
 from mosa.attacks.wording import Wording
 from mosa.families import DiffusionLM, load_model
@@ -65,7 +65,6 @@ class PalConfig(SearchBudget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "num_target_queries", "ask_every")
         if self.ask_every % ITERATIONS_AT_ONCE:
             raise UserError(
                 f"ask_every={self.ask_every}: use a multiple of {ITERATIONS_AT_ONCE}, the steps "
@@ -93,9 +92,7 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
         if is_due and prompt != asked:
             asked = prompt
             response = await target.ask(Query(prompt))
-            details = {
-                "first_loss": state.losses[0],
-                "best_loss": state.best_loss,
+            details = state.first_and_best | {
                 "proxy": config.proxy or own,
                 "proxy_passes": state.guide_passes,
             }
@@ -106,9 +103,7 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
 
 def _guided(model: DiffusionLM, aim: Mapping[str, Any]) -> GcgSearch:
     """The search with its guide."""
-    if aim["proxy"] is not None:
-        return search_of(model, aim, guide=_proxy(aim["proxy"], model))
-    return search_of(model, aim, guide=model, guide_without_adapter=model.has_adapter)
+    return search_of(model, aim, model if aim["proxy"] is None else _proxy(aim["proxy"], model))
 
 
 _PROXIES: WeakKeyDictionary[DiffusionLM, tuple[str, DiffusionLM]] = WeakKeyDictionary()

@@ -26,12 +26,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
-from mosa.attacks.wording import Wording
+from mosa.attacks.wording import Wording, chosen
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.replies import read_text
-from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior, UserError
 
 PERSUADE = """\
@@ -100,7 +99,7 @@ USUAL = (
 
 
 @dataclass(frozen=True)
-class PapConfig:
+class PapConfig(Settings):
     """Which techniques, and how the attacker writes."""
 
     techniques: tuple[str, ...] = USUAL
@@ -113,14 +112,10 @@ class PapConfig:
     """How often the attacker is asked until its reply can be read."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "max_tokens", "num_retries")
+        super().__post_init__()
         if not self.techniques:
             raise UserError("techniques is empty; name one at least")
-        for technique in self.techniques:
-            if technique not in TECHNIQUES:
-                raise UserError(
-                    f"there is no technique {technique}; choose from {', '.join(TECHNIQUES)}"
-                )
+        chosen("technique", self.techniques, TECHNIQUES)
 
 
 async def run(behavior: Behavior, target: Target, config: PapConfig) -> AsyncIterator[Attempt]:
@@ -144,14 +139,13 @@ async def run(behavior: Behavior, target: Target, config: PapConfig) -> AsyncIte
 
 
 async def _paraphrase(target: Target, config: PapConfig, technique: str) -> str | None:
-    values = {"technique": technique, "definition": TECHNIQUES[technique]}
-    words = fill_fields(PERSUADE, {**values, "request": target.behavior.request})
     return await ask_attacker(
         target,
         "pap/persuade",
-        words,
+        PERSUADE,
         read_text,
         fields={"technique": technique},
+        shown={"definition": TECHNIQUES[technique]},
         num_retries=config.num_retries,
         max_tokens=config.max_tokens,
         temperature=config.temperature,

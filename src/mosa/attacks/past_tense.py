@@ -28,12 +28,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, rate_all
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.replies import read_text
-from mosa.chat.text import fill_fields
 from mosa.types import Attempt, Behavior
 
 REFORMULATE = """\
@@ -62,7 +61,7 @@ Question: What will people plan when they cross the mountains one day?""",
 
 
 @dataclass(frozen=True)
-class PastTenseConfig:
+class PastTenseConfig(Settings):
     """How many tries, and in which tense."""
 
     num_tries: int = 20
@@ -78,9 +77,6 @@ class PastTenseConfig:
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_tries", "tries_at_once", "cutoff", "num_retries")
 
 
 async def run(
@@ -110,14 +106,13 @@ async def run(
 
 
 async def _reformulated(target: Target, config: PastTenseConfig, draw: int) -> str | None:
-    values = {"tense": config.tense, "examples": EXAMPLES[config.tense]}
-    words = fill_fields(REFORMULATE, {**values, "request": target.behavior.request})
     return await ask_attacker(
         target,
         "past_tense/reformulate",
-        words,
+        REFORMULATE,
         read_text,
         fields={"tense": config.tense},
+        shown={"examples": EXAMPLES[config.tense]},
         examples=EXAMPLES[config.tense],
         draw=draw,
         num_retries=config.num_retries,

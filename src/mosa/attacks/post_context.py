@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.wording import chosen
+from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,9 @@ async def run(
     behavior: Behavior, target: Target, config: PostContextConfig
 ) -> AsyncIterator[Attempt]:
     """Ask once for each kind of text."""
-    texts = target.wording.post_contexts
-    kinds = tuple(texts) if config.kinds is None else config.kinds
-    for kind in kinds:
-        if kind not in texts:
-            raise UserError(f"there is no post-context {kind}; choose from {', '.join(texts)}")
     queries = []
-    for kind in kinds:
-        ids = target.phrase_ids(texts[kind], target.length)  # never the first token
+    for kind, text in chosen("post-context", config.kinds, target.wording.post_contexts):
+        ids = target.phrase_ids(text, target.length)  # never the first token
         pinned = (target.pin(target.length - len(ids) + 1, ids),)
         queries.append((kind, Query(behavior.request, pinned=pinned)))
     async for attempt in target.tries(queries):

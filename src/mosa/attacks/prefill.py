@@ -13,21 +13,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.types import Attempt, Behavior, UserError
 
 
 @dataclass(frozen=True)
-class PrefillConfig:
+class PrefillConfig(Settings):
     """What is fixed, and where."""
 
     positions: tuple[int, ...] = (1,)
     """Positions (from 1) of the phrase's first token; one try for each that leaves room for it."""
     with_heading: bool = True
     """Whether the first heading of a list of steps ("Step 1:") follows the phrase."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "positions")
 
 
 async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> AsyncIterator[Attempt]:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Query, Target
+from mosa.attacks.base import Query, Settings, Target
 from mosa.attacks.loop import SYSTEM, about, ask_until_read, rate_all, rated_part
 from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable
@@ -84,7 +84,7 @@ BEGIN = "The request: {request} {aim} Reply with the JSON object alone."
 
 
 @dataclass(frozen=True)
-class Aim:
+class Aim(Settings):
     """The aim of a prompt, and how often the attacker is asked."""
 
     position: int = 1

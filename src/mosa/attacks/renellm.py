@@ -27,12 +27,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, asks_the_same, rate
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.replies import read_text
-from mosa.chat.text import fill_fields
 from mosa.judges.refusal import is_refusal
 from mosa.types import Attempt, Behavior
 
@@ -86,7 +85,7 @@ time and answered it from the first step to the last, and left nothing out. "To 
 
 
 @dataclass(frozen=True)
-class RenellmConfig:
+class RenellmConfig(Settings):
     """How many iterations, and how often the attacker is asked."""
 
     num_iterations: int = 20
@@ -97,9 +96,6 @@ class RenellmConfig:
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
     num_retries: int = 3
     """How often the attacker is asked until its reply can be read."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "num_iterations", "num_rewrites", "cutoff", "num_retries")
 
 
 async def run(behavior: Behavior, target: Target, config: RenellmConfig) -> AsyncIterator[Attempt]:
@@ -152,14 +148,13 @@ async def _rewritten(
 async def _apply(
     target: Target, config: RenellmConfig, operation: str, text: str, draw: int
 ) -> str | None:
-    words = fill_fields(REWRITE, {"how": OPERATIONS[operation], "text": text})
-    fields = {"operation": operation, "text": text}
     return await ask_attacker(
         target,
         "renellm/rewrite",
-        words,
+        REWRITE,
         read_text,
-        fields=fields,
+        fields={"operation": operation, "text": text},
+        shown={"how": OPERATIONS[operation]},
         draw=draw,
         num_retries=config.num_retries,
     )

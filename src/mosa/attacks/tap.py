@@ -31,7 +31,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Target
 from mosa.attacks.loop import asks_the_same, best_of
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
 from mosa.attacks.wording import Wording
@@ -51,11 +51,6 @@ class TapConfig(Aim):
     """New prompts from each leaf."""
     cutoff: int = 10
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
-
-    def __post_init__(self) -> None:
-        at_least_one(
-            self, "depth", "width", "branching", "cutoff", "position", "keep_last", "num_retries"
-        )
 
 
 async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIterator[Attempt]:

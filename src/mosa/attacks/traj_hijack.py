@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Edit, Query, Target, at_least_one
+from mosa.attacks.base import Attack, Bound, Edit, Query, Settings, Target
 from mosa.types import Attempt, Behavior, UserError
 
 Way = Literal["redirect", "remask only", "prefix only"]
 
 
 @dataclass(frozen=True)
-class TrajHijackConfig:
+class TrajHijackConfig(Settings):
     """When, and what is tried."""
 
     horizon: int = 16
@@ -38,7 +38,7 @@ class TrajHijackConfig:
     only`, `prefix only`)."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "horizon", "of_steps", "prefix_length")
+        super().__post_init__()
         if self.horizon > self.of_steps:
             raise UserError(f"horizon={self.horizon} lies beyond of_steps={self.of_steps}")
 

@@ -6,12 +6,12 @@ in its own file, in English; a wording may have others in their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mosa.attacks.ciphers import CIPHERS, Cipher
-from mosa.types import Behavior, Prompt
+from mosa.types import Behavior, Prompt, UserError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,21 @@ class Wording:
     def start(self, behavior: Behavior) -> str:
         """The beginning of a compliant answer to the behavior."""
         return behavior.target or self.opening(behavior)
+
+
+T = TypeVar("T")
+
+
+def chosen(what: str, names: Sequence[str] | None, known: Mapping[str, T]) -> list[tuple[str, T]]:
+    """What is known by these names, each with its name; all that is known where `names` is None.
+
+    Raises UserError for a name that is not known.
+    """
+    names = tuple(known) if names is None else names
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no {what} {name}; choose from {', '.join(known)}")
+    return [(name, known[name]) for name in names]
 
 
 def _nested(template: str) -> Callable[[Behavior], Prompt]:

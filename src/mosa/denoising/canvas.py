@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mosa.families.base import DiffusionLM
 from mosa.types import Message, Prompt, UserError, dialogue
@@ -169,6 +170,16 @@ def each_prompt(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(cast(Sequence[Prompt], prompts))
 
 
+def left_padded(
+    rows: Sequence[Sequence[int]], pad: int
+) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Rows of ids side by side, and where they are."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=pad, padding_side="left")
+    real = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
+    return ids, pad_sequence(real, batch_first=True, padding_side="left")
+
+
 def _row_index(rows: int | Sequence[int] | Tensor | None, num_rows: int, device) -> Tensor:
     if rows is None:
         return torch.arange(num_rows, device=device)
@@ -184,10 +195,7 @@ def _encoded(
     rows = [
         model.encode(prompt if system is None else dialogue(prompt, system)) for prompt in given
     ]
-    width = max(map(len, rows))
-    ids = [[model.pad_token_id] * (width - len(row)) + row for row in rows]
-    real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
-    return torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
+    return left_padded(rows, model.pad_token_id)
 
 
 def _left_aligned(

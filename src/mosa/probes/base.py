@@ -56,7 +56,7 @@ def chosen_ids(target: Target, phrase_type: str, position: int) -> tuple[int, ..
     tokenizer = target.model.tokenizer
     assert tokenizer is not None, "phrases were encoded with it"
     ordinary = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    ordinary = [i for i in ordinary if i not in (target.mask_token_id, *target.end_token_ids)]
+    ordinary = [i for i in ordinary if i not in (target.mask_token_id, *target.model.end_token_ids)]
     return tuple(rng.choice(ordinary) for _ in target.phrase_ids(drawn["procedural"], position))
 
 

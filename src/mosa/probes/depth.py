@@ -26,8 +26,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mosa.alignment.objective import kl_divergence, window_scores
-from mosa.attacks.base import PLANNED, Attack, Target
+from mosa.attacks.base import PLANNED, Attack, Settings, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
+from mosa.denoising.canvas import left_padded
 from mosa.families import DiffusionLM
 from mosa.probes.base import Protocol, phrases_of, step_numbers
 from mosa.types import Attempt, Behavior, as_plain
@@ -44,7 +45,7 @@ CASES_TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class DepthConfig:
+class DepthConfig(Settings):
     """Which moments of a generation are looked at."""
 
     step_shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
@@ -94,7 +95,10 @@ def _look(
     steps: Sequence[int],
     refusals: Refusals,
 ) -> list[dict[str, Any]]:
-    canvas = _canvas(model, prompts, decoder.max_new_tokens)
+    ids, real = left_padded(prompts, model.pad_token_id)
+    canvas = Canvas.from_prompts(
+        model, ids, max_new_tokens=decoder.max_new_tokens, attention_mask=real
+    )
     with model.adapter_disabled():
         trace = sample(model, canvas, decoder).trace
     columns = torch.arange(canvas.response_start, canvas.tokens.shape[1]).to(model.device)
@@ -124,15 +128,6 @@ def _look(
         {"profiles": profiles[row], "forward_passes": num_looks + passes}
         for row, passes in enumerate(trace.row_forward_passes.tolist())
     ]
-
-
-def _canvas(model: DiffusionLM, prompts: Sequence[Sequence[int]], length: int) -> Canvas:
-    width = max(map(len, prompts))
-    ids = [[model.pad_token_id] * (width - len(row)) + list(row) for row in prompts]
-    real = [[False] * (width - len(row)) + [True] * len(row) for row in prompts]
-    return Canvas.from_prompts(
-        model, torch.tensor(ids), max_new_tokens=length, attention_mask=torch.tensor(real)
-    )
 
 
 def profile(

@@ -12,16 +12,18 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import PLANNED, Attack, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Query, Settings, Target
 from mosa.probes.base import Protocol
-from mosa.types import Attempt, Behavior
+from mosa.types import Attempt, Behavior, UserError
 
 BASE = "base"
 
 
 @dataclass(frozen=True)
-class OrderConfig:
+class OrderConfig(Settings):
     """Conditions are the base settings with one of them changed at a time."""
+
+    may_be_empty = ("block_lengths", "canvas_lengths")
 
     tokens_per_step: tuple[int, ...] = (4,)
     """Tokens committed in a step, at most a block's; the first is the base."""
@@ -33,6 +35,12 @@ class OrderConfig:
     """Remasking rules; the first is the base."""
     canvas_lengths: tuple[int, ...] = ()
     """Further response lengths."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("temperatures", "remaskings"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty; name the base's at least")
 
 
 def conditions(config: OrderConfig, target: Target) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Query, Settings, Target
 from mosa.probes.base import (
     PAPER_PROTOCOL,
     Protocol,
@@ -38,8 +38,10 @@ POSITIONS = (1, 10, 20, 40, 80, 120, 160)
 
 
 @dataclass(frozen=True)
-class PositionConfig:
+class PositionConfig(Settings):
     """The factors of the experiment; every combination is run."""
+
+    from_zero = ("block_lengths",)
 
     phrase_types: tuple[PhraseType, ...] = (
         "none",

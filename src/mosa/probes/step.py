@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Edit, Query, Target
+from mosa.attacks.base import PLANNED, Attack, Edit, Query, Settings, Target
 from mosa.probes.base import (
     Protocol,
     chosen_ids,
@@ -41,7 +41,7 @@ POSITIONS = (1, 10, 20, 30, 40, 50, 60, 80, 100)
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Settings):
     """The grid and its decoder."""
 
     spans: tuple[Span, ...] = ("neutral", "compliant", "refusing")

@@ -18,12 +18,11 @@ from __future__ import annotations
 import string
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Query, Target, at_least_one
-from mosa.attacks.gcg import aim_of, search_steps
+from mosa.attacks.base import PLANNED, Attack, Query, Settings, Target
+from mosa.attacks.gcg import SearchBudget, search
 from mosa.probes.base import PAPER_PROTOCOL, Protocol, phrases_of, variant_of
-from mosa.suffix_search import GcgConfig
 from mosa.types import Attempt, Behavior, Response, UserError
 
 POSITIONS = (1, 5, 10, 20, 30, 60, 100)
@@ -32,7 +31,7 @@ Method = Literal["gcg", "prompt"]
 
 
 @dataclass(frozen=True)
-class SuffixConfig:
+class SuffixConfig(Settings):
     """Positions, phrase, and the budget of the optimisation."""
 
     positions: tuple[int, ...] | None = None
@@ -57,22 +56,26 @@ class SuffixConfig:
     block_length: int | None = None
     """Block length; unset: one block over the canvas."""
 
-    def __post_init__(self) -> None:
-        at_least_one(self, "suffix_length", "num_iterations", "num_candidates", "top_k")
-
 
 async def run(behavior: Behavior, target: Target, config: SuffixConfig) -> AsyncIterator[Attempt]:
     """Ask plainly, then steer the response at every position."""
     decoder = target.pace(config.tokens_per_step, config.block_length)
     places = wanted(target, config)
     methods = methods_of(target, config)
+    budget = SearchBudget(
+        num_iterations=config.num_iterations,
+        num_candidates=config.num_candidates,
+        top_k=config.top_k,
+        suffix_length=config.suffix_length,
+    )
     plain = await target.ask(Query(behavior.request, decoder=decoder))
     yield target.attempt([plain], variant="plain", details={"method": "none"})
     for method in methods:
         for position, phrase in places:
             ids = list(target.phrase_ids(phrase, position))
             if method == "gcg":
-                prompt, searched = await _search(behavior, target, ids, position, config)
+                prompt, state = await search(behavior, target, ids, position, budget)
+                searched = {"best_loss": state.best_loss, "losses": state.losses}
             else:
                 prompt = REQUEST_FOR_SENTENCE.format(
                     prompt=behavior.request, k=position, phrase=phrase
@@ -83,23 +86,6 @@ async def run(behavior: Behavior, target: Target, config: SuffixConfig) -> Async
             found = reached(response, ids if method == "gcg" else None, phrase, position)
             details = factors | {"phrase": phrase} | found | searched
             yield target.attempt([response], variant=variant_of(factors), details=details)
-
-
-async def _search(
-    behavior: Behavior, target: Target, ids: list[int], position: int, config: SuffixConfig
-) -> tuple[str, dict[str, Any]]:
-    """The prompt with the best suffix for `ids` at 1-based `position`, and the losses."""
-    settings = GcgConfig(
-        suffix_length=config.suffix_length,
-        num_iterations=config.num_iterations,
-        num_candidates=config.num_candidates,
-        top_k=config.top_k,
-        seed=target.seed,
-    )
-    aim = aim_of(behavior, target, ids, position, settings)
-    steps = [step async for step in search_steps(target, aim)]
-    prompt, state = steps[-1]
-    return prompt, {"best_loss": state.best_loss, "losses": state.losses}
 
 
 def reached(

@@ -136,10 +136,7 @@ def testbed_wording(world: World) -> Wording:
         # Word for word is how this world writes in secret.
         ciphers={
             "second_language": Cipher(
-                "second_language",
-                "the second language",
-                to_second_language,
-                from_second_language,
+                "the second language", to_second_language, from_second_language
             )
         },
         phrases=_phrases(world),

@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mosa.denoising import Canvas, DecoderConfig, sample
+from mosa.denoising.canvas import left_padded
 from mosa.denoising.likelihood import guided_logits, log_likelihood_bound
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
@@ -178,14 +179,6 @@ def batches(items: list[Item], size: int, length: Any) -> Iterator[list[Item]]:
     ordered = sorted(items, key=length, reverse=True)
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ids side by side [B, L], and where they are."""
-    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
-    ids = pad_sequence(tensors, batch_first=True, padding_value=pad, padding_side="left")
-    real = [torch.ones_like(row, dtype=torch.bool) for row in tensors]
-    return ids, pad_sequence(real, batch_first=True, padding_side="left")
 
 
 def pair_canvas(model: DiffusionLM, pairs: Sequence[Pair]) -> Canvas:
