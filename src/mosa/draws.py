@@ -17,13 +17,13 @@ TOKEN_DRAW, POSITION_DRAW, ORDER_DRAW, COUNT_DRAW, MASK_DRAW, NOISE_DRAW = range
 
 
 def counter_uniform(
-    seed: int | Int[Tensor, " N"],
-    row_keys: Int[Tensor, " N"],
-    positions: Int[Tensor, " N"],
-    step: int | Int[Tensor, " N"],
+    seed: int | Int[Tensor, "*#N"],
+    row_keys: Int[Tensor, "*#N"],
+    positions: Int[Tensor, "*#N"],
+    step: int | Int[Tensor, "*#N"],
     stream: int,
-) -> Float[Tensor, " N"]:
-    """Uniform float64 numbers in (0, 1), each a hash of what it is for.
+) -> Float[Tensor, "*N"]:
+    """Uniform float64 numbers in (0, 1), each a hash of what it is for; arguments are broadcast.
 
     A draw depends on the seed, the row's key, the response position, the step and the stream, and
     on nothing else: not on the rows beside it, the padding, the device, or other draws. So a row

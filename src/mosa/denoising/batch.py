@@ -14,7 +14,6 @@ import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,7 +31,6 @@ from mosa.denoising.rows import (
     POSITION,
     SEED,
     BatchRow,
-    BlocksOfRows,
     Hook,
     OnStep,
     PackedRows,
@@ -63,11 +61,6 @@ class Denoiser:
         self._waiting: deque[BatchRow] = deque()
         self._packed = PackedRows(model)
         self._special: dict[DecoderConfig, SpecialTokens] = {}
-
-    @property
-    def num_busy(self) -> int:
-        """Rows in the batch, and rows that wait for a place in it."""
-        return len(self._packed.rows) + len(self._waiting)
 
     @property
     def has_work(self) -> bool:
@@ -102,8 +95,10 @@ class Denoiser:
         block_BL = stages_of(canvas, config, self.model.attention)
         is_wanted_BL = wanted_blocks(block_BL, canvas.response_start, config.stop_after)
         filling = Filling(canvas, fillable(canvas, self.model.attention) & is_wanted_BL)
-        blocks = BlocksOfRows(block_BL.cpu(), is_wanted_BL[:, -1].cpu())
-        self._waiting += rows_of(self.model, filling, config, blocks, seeds, hook, on_step)
+        host_block_BL, is_last_wanted_B = block_BL.cpu(), is_wanted_BL[:, -1].cpu()
+        self._waiting += rows_of(
+            self.model, filling, config, host_block_BL, is_last_wanted_B, seeds, hook, on_step
+        )
         return filling
 
     def remove(self, filling: Filling) -> None:
@@ -242,12 +237,10 @@ class Denoiser:
             positions=fields[POSITION, opened.index],
             steps=opened.step,
         )
-        begins = list(accumulate(opened.num, initial=0))
         alike: dict[DecoderConfig, list[slice]] = {}
-        for number, row in enumerate(self._packed.rows):
-            if opened.num[number]:
-                where = slice(begins[number], begins[number + 1])
-                alike.setdefault(row.config, []).append(where)
+        for row, begin, num in zip(self._packed.rows, opened.begins, opened.num, strict=True):
+            if num:
+                alike.setdefault(row.config, []).append(slice(begin, begin + num))
         token_N = torch.empty_like(opened.index)
         confidence_N = torch.empty(len(token_N), device=token_N.device)
         rating_N = torch.empty_like(confidence_N)
@@ -277,24 +270,21 @@ class Denoiser:
         rating_N: Float[Tensor, " N"],
         planned: Sequence[PlannedStep],
     ) -> None:
-        packed, device = self._packed, rating_N.device
+        packed = self._packed
         is_written_N = None
         if any(step.num_editable for step in planned):
             is_written_N = ~packed.is_masked_T[opened.index]
             rating_N = rating_N.masked_fill(is_written_N, -torch.inf)
-        rank_N = _ranks(rating_N, opened.row, opened.num)
-        bounds = torch.tensor([step.bound for step in planned])
+        rank_N = _ranks(rating_N, opened)
         is_committed_N = rank_N < opened.count[opened.row]
-        is_committed_N |= rating_N >= bounds.to(device, non_blocking=True)[opened.row]
+        is_committed_N |= rating_N >= opened.of_rows(step.bound for step in planned)
         if any(row.config.factor is not None for row in packed.rows):
-            factors = torch.tensor([row.config.factor or 0.0 for row in packed.rows])
-            factor_N = factors.to(device, non_blocking=True)[opened.row]
+            factor_N = opened.of_rows(row.config.factor or 0.0 for row in packed.rows)
             is_committed_N |= (factor_N > 0) & (rating_N >= 1 - factor_N / (rank_N + 2))
         if any(row.config.entropy_bound is not None for row in packed.rows):
             limits = [row.config.entropy_bound for row in packed.rows]
-            bounds = torch.tensor([-torch.inf if limit is None else limit for limit in limits])
-            bound_N = bounds.to(device, non_blocking=True)[opened.row]
-            is_committed_N |= _cumulative(-rating_N, rank_N, opened.row, opened.num) < bound_N
+            bound_N = opened.of_rows(-torch.inf if limit is None else limit for limit in limits)
+            is_committed_N |= _cumulative(-rating_N, rank_N, opened) < bound_N
         if is_written_N is not None:
             is_committed_N |= self._edits(opened, is_written_N, token_N, confidence_N)
         for grid_T, values_N in (
@@ -318,9 +308,9 @@ class Denoiser:
         threshold; what stood there is kept in the trace."""
         packed = self._packed
         limits = [row.config.edit_threshold for row in packed.rows]
-        limit_S = torch.tensor([torch.inf if limit is None else limit for limit in limits])
+        limit_N = opened.of_rows(torch.inf if limit is None else limit for limit in limits)
         is_edited_N = is_written_N & (token_N != packed.tokens_T[opened.index])
-        is_edited_N &= confidence_N > limit_S.to(confidence_N.device)[opened.row]
+        is_edited_N &= confidence_N > limit_N
         is_edited_T = torch.zeros_like(packed.is_free_T)
         is_edited_T[opened.index] = is_edited_N
         for row, has_edited in zip(packed.rows, _any_by_row(is_edited_T, packed.rows), strict=True):
@@ -344,31 +334,24 @@ def _positions(slices: list[slice], total: int, device: torch.device) -> slice |
     return index.to(device, non_blocking=True)
 
 
-def _ranks(
-    rating_N: Float[Tensor, " N"], row_N: Int[Tensor, " N"], num_open: Sequence[int]
-) -> Int[Tensor, " N"]:
+def _ranks(rating_N: Float[Tensor, " N"], opened: Opened) -> Int[Tensor, " N"]:
     """The rank of each position within its row, 0 for the best; ties go to the left."""
     order_N = rating_N.argsort(descending=True, stable=True)
-    order_N = order_N[row_N[order_N].argsort(stable=True)]
-    begins = torch.tensor(list(accumulate(num_open, initial=0))[:-1])
-    places_N = torch.arange(len(row_N), device=row_N.device)
+    order_N = order_N[opened.row[order_N].argsort(stable=True)]
+    places_N = torch.arange(len(order_N), device=order_N.device)
     rank_N = torch.empty_like(order_N)
-    rank_N[order_N] = places_N - begins.to(row_N.device, non_blocking=True)[row_N]
+    rank_N[order_N] = places_N - opened.of_rows(opened.begins)
     return rank_N
 
 
 def _cumulative(
-    values_N: Float[Tensor, " N"],
-    rank_N: Int[Tensor, " N"],
-    row_N: Int[Tensor, " N"],
-    num_open: Sequence[int],
+    values_N: Float[Tensor, " N"], rank_N: Int[Tensor, " N"], opened: Opened
 ) -> Float[Tensor, " N"]:
     """Each value with those of a better rank in its row added."""
-    begins = torch.tensor(list(accumulate(num_open, initial=0))[:-1]).to(row_N.device)
-    place_N = rank_N + begins[row_N]  # within its row's places, by rank
+    place_N = rank_N + opened.of_rows(opened.begins)  # within its row's places, by rank
     sorted_N = torch.empty_like(values_N)
     sorted_N[place_N] = values_N
-    sums = [part.cumsum(0) for part in sorted_N.split(list(num_open))]
+    sums = [part.cumsum(0) for part in sorted_N.split(list(opened.num))]
     return torch.cat(sums)[place_N]
 
 

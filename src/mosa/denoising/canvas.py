@@ -94,6 +94,12 @@ class Canvas:
         return (self.tokens == self.mask_token_id) & self.attention_mask
 
     @property
+    def positions(self) -> Int[Tensor, " L"]:
+        """The position of each column."""
+        columns_L = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return columns_L - self.response_start
+
+    @property
     def response(self) -> Int[Tensor, "B R"]:
         """The response columns."""
         return self.tokens[:, self.response_start :]
@@ -131,7 +137,9 @@ class Canvas:
                 f"The pinned positions {position.tolist()} are not all in the response of "
                 f"{self.response.shape[1]} tokens; raise max_new_tokens or pin earlier."
             )
-        rows_A = _row_index(rows, len(self.tokens), device)
+        rows_A = torch.arange(len(self.tokens), device=device)
+        if rows is not None:
+            rows_A = torch.as_tensor(rows, device=device).reshape(-1)
         tokens_BL = self.tokens.clone()
         tokens_BL[rows_A[:, None], columns_n] = ids_n
         return replace(self, tokens=tokens_BL)
@@ -163,13 +171,6 @@ def check_fits(model: DiffusionLM, num_prompt: int, num_response: int) -> None:
         )
 
 
-def each_prompt(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """The prompts one by one, where one or several are given."""
-    if isinstance(prompts, str | Mapping) or isinstance(prompts[0], Message | Mapping):
-        return [cast(Prompt, prompts)]
-    return list(cast(Sequence[Prompt], prompts))
-
-
 def left_padded(
     rows: Sequence[Sequence[int]], pad: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
@@ -180,10 +181,11 @@ def left_padded(
     return ids, pad_sequence(real, batch_first=True, padding_side="left")
 
 
-def _row_index(rows: int | Sequence[int] | Tensor | None, num_rows: int, device) -> Tensor:
-    if rows is None:
-        return torch.arange(num_rows, device=device)
-    return torch.as_tensor(rows, device=device).reshape(-1)
+def each_prompt(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """The prompts one by one, where one or several are given."""
+    if isinstance(prompts, str | Mapping) or isinstance(prompts[0], Message | Mapping):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
 
 
 def _encoded(

@@ -206,10 +206,8 @@ class DecoderConfig:
     @cached_property
     def order(self) -> Order:
         """The rule that says which masked positions are filled first."""
-        for rule in self.rules:
-            if isinstance(rule, Order):
-                return rule
-        return ORDERS[self.remasking]()
+        chosen = next((rule for rule in self.rules if isinstance(rule, Order)), None)
+        return chosen or ORDERS[self.remasking]()
 
     @cached_property
     def stages(self) -> Stages | None:

@@ -54,8 +54,8 @@ def _view(packed: PackedRows, row: BatchRow, states: PassStates | None) -> RowVi
         commit_step=packed.commit_step_T[row.shown].clone(),
         mask_token_id=packed.model.mask_token_id,
         computed=computed,
-        read_logits=lambda index: made().of_tokens(guidance, index + begin),
-        read_hidden=lambda layer: made().hidden[layer][at],
+        logits=lambda index: made().of_tokens(guidance, index + begin),
+        hidden=lambda layer: made().hidden[layer][at],
     )
 
 

@@ -64,7 +64,7 @@ def log_likelihood_bound(
     width = canvas.response.shape[1]
     check_fits(model, int(canvas.attention_mask.sum(dim=1).max()) - width, width)
     canvas = canvas.to(model.device)
-    positions_L = torch.arange(canvas.tokens.shape[1], device=model.device) - canvas.response_start
+    positions_L = canvas.positions
     eligible_BL = canvas.attention_mask & (positions_L >= 0)
     length_B = eligible_BL.sum(dim=1)
     if not bool((length_B > 0).all()):
@@ -79,14 +79,9 @@ def log_likelihood_bound(
     with evaluation_mode(model):
         for sample_M in torch.arange(counts_BS.numel(), device=model.device).split(batch_size):
             row_M, number_M = sample_M // num_samples, sample_M % num_samples
-            grid_ML = torch.zeros_like(canvas.tokens[row_M])
             draws_ML = counter_uniform(
-                seed,
-                (keys_B[row_M, None] + grid_ML).flatten(),
-                (positions_L + grid_ML).flatten(),
-                (number_M[:, None] + grid_ML).flatten(),
-                MASK_DRAW,
-            ).view_as(grid_ML)
+                seed, keys_B[row_M, None], positions_L, number_M[:, None], MASK_DRAW
+            )
             masked = mask_exact_count(
                 canvas.tokens[row_M],
                 eligible_BL[row_M],
@@ -125,7 +120,7 @@ def guided_logits(
     columns: Int[Tensor, " R"],
     *,
     response_start: int,
-    written: Int[Tensor, "M L"] | None = None,
+    written: Int[Tensor, "M L"],
     given: Bool[Tensor, "M L"],
     cfg_scale: float,
 ) -> Float[Tensor, "M R V"]:
@@ -140,15 +135,13 @@ def guided_logits(
     guidance = ClassifierFree(scale=cfg_scale)
     blind_ML = guidance.other_tokens(tokens, given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
-    if written is not None:
-        blind = guidance.other_tokens(written, given, model.mask_token_id)
-        written = torch.cat([written, blind])
+    blind_written_ML = guidance.other_tokens(written, given, model.mask_token_id)
     both_MRV = model.logits(
         torch.cat([tokens, blind_ML]),
         twice,
         columns,
         response_start=response_start,
-        written=written,
+        written=torch.cat([written, blind_written_ML]),
     )
     logits_MRV, blind_MRV = both_MRV.chunk(2)
     return guidance.combine(logits_MRV, blind_MRV)

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.profiler import record_function
 
@@ -34,6 +35,16 @@ class Opened:
     """How many each row has."""
     count: Int[Tensor, " S"]
     """How many each row commits at least."""
+
+    def of_rows(self, numbers: Iterable[int | float]) -> Num[Tensor, " N"]:
+        """A number for each row, at each position of it."""
+        numbers_S = torch.tensor(list(numbers)).to(self.row.device, non_blocking=True)
+        return numbers_S[self.row]
+
+    @property
+    def begins(self) -> list[int]:
+        """The first place of each row among the positions."""
+        return list(accumulate(self.num, initial=0))[:-1]
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,10 @@ def run_pass(model: DiffusionLM, packed: PackedRows, opened: Opened) -> PassStat
         place_T = None
         if reads_all:
             place_T = read_T if computed is None else places(computed, len(read_T))[read_T]
+        other = other_place_T = None
         guided = [row for row in packed.rows if row.config.guidance is not None]
-        if not guided:
-            return PassStates(model, opened.index, states_nD, place_T, computed, hidden)
-        other, other_place_T = _second_pass(model, packed, guided)
+        if guided:
+            other, other_place_T = _second_pass(model, packed, guided)
         return PassStates(
             model, opened.index, states_nD, place_T, computed, hidden, other, other_place_T
         )

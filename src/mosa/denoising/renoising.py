@@ -34,7 +34,7 @@ from mosa.denoising.drawing import draw, likeliest
 from mosa.denoising.proposals import MAX_LOGITS_AT_ONCE, banned_ids
 from mosa.denoising.rows import Hook, OnStep, StepChanges, edited_places
 from mosa.denoising.rules import Action, Renoise, RowView
-from mosa.denoising.schedule import spread_evenly
+from mosa.denoising.schedule import check_steps, spread_evenly
 from mosa.denoising.trace import Filling, Note, Remasking
 from mosa.draws import TOKEN_DRAW, counter_uniform, row_keys
 from mosa.families import noise
@@ -113,14 +113,11 @@ class NoiseRow:
 
     def noise(self, num_steps: int, vocab_size: int) -> Int[Tensor, " C"]:
         """Random tokens for the open canvas after so many steps of the row."""
-        return noise.noise(
-            self.seed, self.key.expand(self.length), self.positions, num_steps, vocab_size
-        )
+        return noise.noise(self.seed, self.key, self.positions, num_steps, vocab_size)
 
     def uniform(self) -> Float[Tensor, " C"]:
         """A uniform number for each position of the open canvas in the step to come."""
-        keys_C = self.key.expand(self.length)
-        return counter_uniform(self.seed, keys_C, self.positions, self.step, TOKEN_DRAW)
+        return counter_uniform(self.seed, self.key, self.positions, self.step, TOKEN_DRAW)
 
 
 @dataclass(frozen=True)
@@ -158,14 +155,9 @@ class NoiseDenoiser:
         self._rows: list[NoiseRow] = []
 
     @property
-    def num_busy(self) -> int:
-        """Rows in the batch, and rows that wait for a place in it."""
-        return len(self._rows) + len(self._waiting)
-
-    @property
     def has_work(self) -> bool:
         """Whether any row is still to be filled."""
-        return self.num_busy > 0
+        return bool(self._rows or self._waiting)
 
     def add(
         self,
@@ -190,8 +182,7 @@ class NoiseDenoiser:
                 f"{self.model.source} reads its prompt and writes nothing there; give a prompt of "
                 "at least one token, without masks."
             )
-        positions_L = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
-        positions_L = positions_L - canvas.response_start
+        positions_L = canvas.positions
         wanted = config.stop_after or canvas.response.shape[1]
         length = self.model.attention.block_length
         assert length is not None, "a canvas has a length"
@@ -205,13 +196,9 @@ class NoiseDenoiser:
             torch.tensor(seeds, device=canvas.tokens.device),
         )
         num_canvases = -(-canvas.response.shape[1] // length)
-        slots = spread_evenly(config.steps, num_canvases)
-        if 0 in slots:
-            raise UserError(
-                f"steps={config.steps} is too few for the {num_canvases} canvases of {length} "
-                "tokens that the response takes; give every canvas at least one step."
-            )
-        slots = slots[: -(-wanted // length)]
+        parts = f"canvases of {length} tokens that the response takes"
+        check_steps(config.steps, num_canvases, parts, "canvas")
+        slots = spread_evenly(config.steps, num_canvases)[: -(-wanted // length)]
         for number, real_L in enumerate(canvas.attention_mask):
             columns = (real_L & (positions_L < wanted)).nonzero()[:, 0]
             tokens = canvas.tokens[number, columns]
@@ -296,7 +283,7 @@ class NoiseDenoiser:
                 noise_C = row.noise(row.step, self.model.vocab_size)
                 row.noisy = torch.where(given == self.model.mask_token_id, noise_C, given)
             alike[row.begin, row.expected is None].append(row)
-        for filling in {id(row.filling): row.filling for row in rows}.values():
+        for filling in {row.filling for row in rows}:
             filling.trace.num_forward_passes += 1
         for (_, is_first), group in alike.items():
             noisy = torch.stack([row.noisy for row in group if row.noisy is not None])
@@ -403,11 +390,11 @@ class NoiseDenoiser:
         begin, states = row.begin, row.states
         end = min(begin + row.length, shown)
 
-        def read_logits(index: Tensor) -> Tensor:
+        def logits(index: Tensor) -> Tensor:
             assert states is not None
             return self.model.head(states[index - begin])
 
-        def read_hidden(layer: int) -> Tensor:
+        def hidden(layer: int) -> Tensor:
             raise UserError(
                 f"Hidden states of layer {layer} cannot be read while canvases of uniform noise "
                 "are denoised; read logits."
@@ -423,8 +410,8 @@ class NoiseDenoiser:
             commit_step=row.commit_step[:shown].clone(),
             mask_token_id=self.model.mask_token_id,
             computed=torch.arange(begin, end, device=row.tokens.device),
-            read_logits=read_logits,
-            read_hidden=read_hidden,
+            logits=logits,
+            hidden=hidden,
         )
         action = hook(view)
         if action is not None:

@@ -158,36 +158,31 @@ class BatchRow:
         return slice(self.begin, self.begin + self.length)
 
 
-@dataclass(frozen=True)
-class BlocksOfRows:
-    """The blocks of a canvas, on the host."""
-
-    block: Int[Tensor, "B L"]
-    """The block, or stage, of each position."""
-    is_last_wanted: Bool[Tensor, " B"]
-    """Whether the last of each row is to be filled."""
-
-
 def rows_of(
     model: DiffusionLM,
     filling: Filling,
     config: DecoderConfig,
-    blocks: BlocksOfRows,
+    block: Int[Tensor, "B L"],
+    is_last_wanted: Bool[Tensor, " B"],
     seeds: Sequence[int],
     hook: Hook | None,
     on_step: OnStep | None,
 ) -> list[BatchRow]:
-    """The canvas's rows, shortest first, since rows of one length share a call of attention."""
+    """The canvas's rows, shortest first, since rows of one length share a call of attention.
+
+    `block` has the block, or stage, of each position, `is_last_wanted` whether the last position of
+    each row is to be filled; both are on the host.
+    """
     canvas, attention = filling.canvas, model.attention
-    positions_L = torch.arange(canvas.tokens.shape[1]) - canvas.response_start
     host, host_free_BL = canvas.to("cpu"), filling.free.cpu()
+    positions_L = host.positions
     seeds_B = torch.tensor(seeds, dtype=torch.long)
     keys_B = row_keys(host.tokens, host.attention_mask, host.response_start, seeds_B)
     rows = []
     for number, real_L in enumerate(host.attention_mask):
         columns = real_L.nonzero()[:, 0]
         tokens, free = host.tokens[number, columns], host_free_BL[number, columns]
-        positions, block = positions_L[columns], blocks.block[number, columns]
+        positions, block_n = positions_L[columns], block[number, columns]
         # Padding has no position in a family that counts tokens; in others it has one.
         steps_right = columns - columns[0]
         if model.family.logits_shifted:
@@ -197,7 +192,7 @@ def rows_of(
                 tokens,
                 torch.full_like(tokens, -1),
                 free.long(),
-                block,
+                block_n,
                 positions,
                 steps_right,
                 keys_B[number].expand_as(tokens),
@@ -206,10 +201,10 @@ def rows_of(
             ]
         )
         num_prompt = int((positions < 0).sum())
-        host_block = block.masked_fill((positions < 0) & ~free, -1)
+        host_block = block_n.masked_fill((positions < 0) & ~free, -1)
         if attention.shares_prompt:
             assert attention.block_length is not None
-            is_wanted = bool(blocks.is_last_wanted[number])
+            is_wanted = bool(is_last_wanted[number])
             num_more = -len(columns) % attention.block_length
             more = fields[:, -1:].repeat(1, num_more)
             more[TOKEN], more[FREE] = model.mask_token_id, int(is_wanted)
@@ -218,7 +213,7 @@ def rows_of(
             fields = torch.cat([fields, more], dim=1)
             host_block = torch.cat([host_block, more[BLOCK]])
             filling.num_masked += num_more * is_wanted
-        num_blocks = int(blocks.block[number].max()) + 1
+        num_blocks = int(block[number].max()) + 1
         num_masked = torch.bincount(fields[BLOCK][fields[FREE] == 1], minlength=num_blocks).tolist()
         rows.append(
             BatchRow(
@@ -315,12 +310,12 @@ class PackedRows:
         is_masked = self.is_masked_T.cpu()
         edits = any(row.config.edit_threshold is not None for row in rows)
         tokens = self.tokens_T.cpu() if edits else None
-        before: dict[int, int] = {}
         for row in rows:
-            before[id(row.filling)] = before.get(id(row.filling), 0) + sum(row.pace.num_masked)
+            num_before = sum(row.pace.num_masked)
             blocks = row.host_block[is_masked[row.place]]
             num_blocks = len(row.pace.num_masked)
             row.pace.num_masked = torch.bincount(blocks, minlength=num_blocks).tolist()
+            row.filling.num_masked += sum(row.pace.num_masked) - num_before
             if tokens is not None and row.config.edit_threshold is not None:
                 is_written = (row.fields[FREE] == 1) & (row.fields[POSITION] >= 0)
                 is_written &= ~is_masked[row.place]
@@ -331,10 +326,6 @@ class PackedRows:
                 if bool(is_end.any()):  # stages may fill later what stands before an end token
                     first_end = int(is_end.nonzero()[0, 0])
                     row.ended_block = int(row.host_block[: first_end + 1].max())
-        fillings = {id(row.filling): row.filling for row in rows}
-        for key, filling in fillings.items():
-            now = sum(sum(row.pace.num_masked) for row in rows if row.filling is filling)
-            filling.num_masked += now - before[key]
 
     def note_broken(
         self, index: Int[Tensor, " N"], step: Int[Tensor, " N"], broken: Tensor
@@ -356,10 +347,9 @@ class PackedRows:
     def count_pass(self) -> None:
         """Counts a forward pass for each row that would need it by itself, and for its canvas."""
         has_open = [row for row in self.rows if row.planned is not None and row.planned.num_rated]
-        fillings = {id(row.filling): row.filling for row in has_open}
         for row in has_open:
             row.filling.trace.row_forward_passes[row.number] += 1
-        for filling in fillings.values():
+        for filling in {row.filling for row in has_open}:
             filling.trace.num_forward_passes += 1
 
     def rest_of_finished_rows(self, ends: Int[Tensor, " n"]) -> Bool[Tensor, " T"]:

@@ -147,13 +147,6 @@ def default_config(model: DiffusionLM, settings: Mapping[str, Any] | None = None
     return replace(usual, **settings)
 
 
-def _over(
-    model: DiffusionLM, config: DecoderConfig | None, settings: Mapping[str, Any]
-) -> DecoderConfig:
-    """Settings over those of a config, or of the model's default."""
-    return default_config(model, settings) if config is None else replace(config, **settings)
-
-
 class UnknownWords(UserWarning):
     """A prompt has words that the model's language lacks."""
 
@@ -202,10 +195,11 @@ def sample(
                 f"A canvas brings its attention mask and the length of its response ({width}); "
                 "leave out attention_mask and max_new_tokens."
             )
-        config = _over(model, config, settings | {"max_new_tokens": width})
+        settings["max_new_tokens"] = width
+    config = default_config(model, settings) if config is None else replace(config, **settings)
+    if isinstance(prompts, Canvas):
         canvas = prompts.to(model.device)
     else:
-        config = _over(model, config, settings)
         canvas = Canvas.from_prompts(
             model,
             prompts,

@@ -44,6 +44,15 @@ def spread_by_masks(steps: int, num_masked: Sequence[int]) -> list[int]:
     return per_stage
 
 
+def check_steps(steps: int, num_parts: int, parts: str, part: str = "block") -> None:
+    """UserError where the steps do not suffice for so many parts, which are described."""
+    if steps < num_parts:
+        raise UserError(
+            f"steps={steps} is too few for the {num_parts} {parts}; give every {part} at least one "
+            "step."
+        )
+
+
 def step_plan(per_block: Sequence[int]) -> list[tuple[int, int, int]]:
     """For every step its block, its number within the block, and the block's number of steps."""
     return [(block, slot, n) for block, n in enumerate(per_block) for slot in range(n)]
@@ -91,9 +100,7 @@ def stages_of(
     block_BL = blocks_of(canvas, config, attention)
     if config.stages is None:
         return block_BL
-    positions_L = torch.arange(canvas.tokens.shape[1], device=block_BL.device)
-    positions_L = positions_L - canvas.response_start
-    return config.stages.stage_of(positions_L.expand_as(block_BL), block_BL)
+    return config.stages.stage_of(canvas.positions.expand_as(block_BL), block_BL)
 
 
 def blocks_of(
@@ -105,10 +112,9 @@ def blocks_of(
     config sets others. They begin where its attention has them begin: counted from the sequence, a
     prompt of 6 tokens leaves 2 of the response to the first block of 4.
     """
-    device = canvas.tokens.device
-    positions_L = torch.arange(canvas.tokens.shape[1], device=device) - canvas.response_start
+    positions_L = canvas.positions
     block_length = length_of_blocks(config, attention)
-    shared_B1 = torch.zeros(len(canvas.tokens), 1, dtype=torch.long, device=device)
+    shared_B1 = positions_L.new_zeros(len(canvas.tokens), 1)
     if attention.shares_prompt:
         prompt_BP = canvas.attention_mask[:, : canvas.response_start]
         shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % block_length
@@ -135,11 +141,10 @@ def fillable(canvas: Canvas, attention: AttentionPattern) -> Bool[Tensor, "B L"]
     """
     if attention.block_length is None:
         return canvas.free
-    columns_L = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
     prompt_BP = canvas.attention_mask[:, : canvas.response_start]
     shared_B1 = prompt_BP.sum(dim=1, keepdim=True) % attention.block_length
-    first_B1 = canvas.response_start - (shared_B1 if attention.shares_prompt else 0)
-    return canvas.free & (columns_L >= first_B1)
+    first_B1 = -shared_B1 if attention.shares_prompt else 0
+    return canvas.free & (canvas.positions >= first_B1)
 
 
 def wanted_blocks(
@@ -186,26 +191,16 @@ def _steps_of(
     """
     if config.stages is not None:
         num_stages = sum(n > 0 for n in num_masked)
-        if config.steps < num_stages:
-            raise UserError(
-                f"steps={config.steps} is too few for the {num_stages} stages that "
-                f"{config.stages.name} makes of the response; give every stage at least one step."
-            )
+        parts = f"stages that {config.stages.name} makes of the response"
+        check_steps(config.steps, num_stages, parts, "stage")
         return spread_by_masks(config.steps, num_masked)
     if block_length is not None:
         num_whole = -(-config.max_new_tokens // block_length)
-        if config.steps < num_whole:
-            raise UserError(
-                f"steps={config.steps} is too few for the {num_whole} blocks of {block_length} "
-                "tokens that the response takes; give every block at least one step."
-            )
+        parts = f"blocks of {block_length} tokens that the response takes"
+        check_steps(config.steps, num_whole, parts)
         return [min(config.steps // num_whole, block_length)] * len(num_masked)
-    if config.steps < len(num_masked):
-        raise UserError(
-            f"steps={config.steps} is too few for the {len(num_masked)} blocks of "
-            f"{config.block_length} tokens that the response lies in; give every block at "
-            "least one step."
-        )
+    parts = f"blocks of {config.block_length} tokens that the response lies in"
+    check_steps(config.steps, len(num_masked), parts)
     return spread_evenly(config.steps, len(num_masked))
 
 

@@ -239,18 +239,11 @@ def new_model(
 
 def _complete(released: Mapping[str, Any], model: str | Path) -> tuple[Family, dict[str, Any]]:
     """The family of a checkpoint, and its config.json with what that leaves out."""
-    family = _family_of(released)
-    by_name = _fields_by_name(family, Path(model).name)
-    return family, family.complete_config({**by_name, **released})
-
-
-def _fields_by_name(family: Family, name: str) -> Mapping[str, Any]:
-    """What the name of a checkpoint says that its config.json may leave out."""
-    found: dict[str, Any] = {}
+    family, config = _family_of(released), dict(released)
     for piece, fields in family.fields_by_name.items():
-        if piece in name.lower():
-            found |= fields
-    return found
+        if piece in Path(model).name.lower():
+            config = {**fields, **config}
+    return family, family.complete_config(config)
 
 
 def _with_mask(

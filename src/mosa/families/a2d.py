@@ -21,13 +21,7 @@ from typing import Any
 from transformers import Qwen2Tokenizer, Qwen3Config
 
 from mosa.families.attention import FULL, AttentionPattern
-from mosa.families.base import (
-    Family,
-    block_size,
-    common_fields,
-    positive_int,
-    rope_theta,
-)
+from mosa.families.base import Family, block_size, common_fields, positive_int
 from mosa.inputs import shortened
 from mosa.types import UserError
 
@@ -67,7 +61,6 @@ def qwen3_config(config: Mapping[str, Any]) -> Qwen3Config:
         num_attention_heads=positive_int(config, "num_attention_heads"),
         num_key_value_heads=qwen3_kv_heads(config),
         head_dim=positive_int(config, "head_dim"),
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
     )
 
 

@@ -34,7 +34,9 @@ from mosa.hub import (
     check_words,
     chooses_nothing,
     faults_of,
+    locate,
     peft_asking_quietly,
+    read_adapter,
     token_ids,
 )
 from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, is_finite
@@ -144,10 +146,13 @@ class Family:
 
     def pieces(self, network: PreTrainedModel) -> checkpoint.Pieces:
         """The released tensors of a network by name, and where the library has their numbers."""
-        shapes = {n: tensor.shape for n, tensor in checkpoint.stored_tensors(network).items()}
-        return checkpoint.pieces_of(
-            shapes, self.released_name, stacked=self.stacked, fused=self.fused
-        )
+        return {
+            self.released_name(released): pieces
+            for name, tensor in checkpoint.stored_tensors(network).items()
+            for released, pieces in checkpoint.pieces_of(
+                name, tensor.shape, self.stacked, self.fused
+            )
+        }
 
     def complete_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with its defaults written out, checked for what cannot be built here.
@@ -219,17 +224,20 @@ def positive_number(
     return float(value)
 
 
-def expert_counts(config: Mapping[str, Any]) -> tuple[int, int]:
-    """How many routed experts a layer has, and how many of them a token goes through.
+def expert_counts(
+    config: Mapping[str, Any], per_token: str = "num_experts_per_tok"
+) -> tuple[int, int]:
+    """How many routed experts a layer has, and how many of them a token goes through, which is in
+    the field `per_token`.
 
     UserError where a token wants more than there are.
     """
     experts = positive_int(config, "num_experts", MOST["experts"])
-    chosen = positive_int(config, "num_experts_per_tok", MOST["experts"])
+    chosen = positive_int(config, per_token, MOST["experts"])
     if chosen > experts:
         raise UserError(
-            f"config.json sets num_experts_per_tok={chosen} and num_experts={experts}; a token "
-            "cannot go through more experts than there are."
+            f"config.json sets {per_token}={chosen} and num_experts={experts}; a token cannot go "
+            "through more experts than there are."
         )
     return experts, chosen
 
@@ -245,10 +253,19 @@ def rope_theta(config: Mapping[str, Any]) -> float:
     return positive_number(config, "rope_theta", most, least=least)
 
 
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the library's configs say that positions turn queries and keys by `rope_theta`."""
+    return {"rope_type": "default", "rope_theta": rope_theta(config)}
+
+
 def head_counts(
-    config: Mapping[str, Any], width: str, heads: str, kv_heads: str
-) -> tuple[int, int, int]:
-    """Width, heads, and heads of keys and values (null: as many as heads), by their fields.
+    config: Mapping[str, Any],
+    width: str = "hidden_size",
+    heads: str = "num_attention_heads",
+    kv_heads: str = "num_key_value_heads",
+) -> dict[str, Any]:
+    """Width, heads, and heads of keys and values (null: as many as heads), by the names that the
+    library's configs have for them; the arguments are those of config.json.
 
     UserError where one does not divide the one before it.
     """
@@ -259,7 +276,8 @@ def head_counts(
             f"{name}={count}" for name, count in zip((width, heads, kv_heads), counts, strict=True)
         )
         raise UserError(f"config.json sets {named}; each must divide the one before it.")
-    return counts[0], counts[1], counts[2]
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    return dict(zip(names, counts, strict=True))
 
 
 def common_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,6 +293,7 @@ def common_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "initializer_range": positive_number(config, "initializer_range", 1.0),
         "rms_norm_eps": norm_epsilon(config),
+        "rope_parameters": rope_parameters(config),
         "tie_word_embeddings": flag(config, "tie_word_embeddings"),
     }
 
@@ -349,7 +368,7 @@ class DiffusionLM:
         self.vocab_size = self._text_config.vocab_size
         self.mask_token_id = self.vocab_size
         if not family.is_noise:
-            self.mask_token_id = self._token_id("mask_token_id")
+            self.mask_token_id = self._checked_id("mask_token_id", config["mask_token_id"])
         ends = self._end_token_ids()
         if tokenizer is not None:
             vocabulary = tokenizer.get_vocab()
@@ -363,8 +382,9 @@ class DiffusionLM:
                 )
         self.end_token_ids = tuple(dict.fromkeys(ends))
         self.eos_token_id = ends[0]
-        has_pad = config.get("pad_token_id") is not None
-        self.pad_token_id = self._token_id("pad_token_id") if has_pad else self.eos_token_id
+        self.pad_token_id = self.eos_token_id
+        if config.get("pad_token_id") is not None:
+            self.pad_token_id = self._checked_id("pad_token_id", config["pad_token_id"])
         self._check_steering()
 
     def __repr__(self) -> str:
@@ -388,9 +408,6 @@ class DiffusionLM:
     def turn_end_token_id(self) -> int | None:
         """The token that ends a turn, where it is another than end-of-text."""
         return next((i for i in self.end_token_ids if i != self.eos_token_id), None)
-
-    def _token_id(self, name: str) -> int:
-        return self._checked_id(name, self.config[name])
 
     def _end_token_ids(self) -> list[int]:
         """The ids of `eos_token_id`, which may be a list: its first is end-of-text."""
@@ -795,11 +812,7 @@ class DiffusionLM:
     @property
     def has_turns(self) -> bool:
         """Whether there is a chat template, the tokenizer's or the family's."""
-        if self.tokenizer is None:
-            return False
-        if self.tokenizer.chat_template is not None:
-            return True
-        return set(self.family.template_tokens) <= self.tokenizer.get_vocab().keys()
+        return self.tokenizer is not None and self._template() is not None
 
     def _require_tokenizer(self) -> PreTrainedTokenizerFast:
         if self.tokenizer is None:
@@ -879,10 +892,13 @@ class DiffusionLM:
             raise UserError(
                 f"{self.source} has an adapter already; call merge_adapter() before loading one."
             )
-        adapted = checkpoint.read_adapter(
-            self.network, name, revision=revision, released_name=self.family.released_name
+        folder = locate(name, revision=revision)
+        # An adapter that was trained on the released code knows the modules by released names.
+        names = [path for path, _ in self.network.named_modules()]
+        released = {self.family.released_name(f"{n}.").removesuffix("."): n for n in names}
+        self._set_network(
+            read_adapter(self.network, folder, other_names=released, changes_base=False)
         )
-        self._set_network(adapted)
         self.adapter = str(name)
 
     def _set_network(self, network: PreTrainedModel | PeftModel) -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoint folders: config.json, safetensors, tokenizer, adapters.
+"""Reading and writing checkpoint folders: config.json, safetensors, tokenizer.
 
 Nothing here runs code that came with a checkpoint, and nothing unpickles.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mosa import hub
 from mosa.files import filling, write_bytes, write_text
-from mosa.hub import Weights, locate
+from mosa.hub import Weights
 from mosa.hub.weights import INDEX, listed
 from mosa.inputs import is_file, read_bytes, read_json
 from mosa.types import UserError
@@ -87,30 +86,15 @@ Pieces = Mapping[str, tuple[Piece, ...]]
 
 
 def pieces_of(
-    shapes: Mapping[str, torch.Size],
-    released_name: Callable[[str], str],
-    *,
-    stacked: Mapping[str, tuple[str, ...]],
-    fused: Mapping[str, tuple[str, ...]],
-) -> Pieces:
-    """How the library's tensors, given by their shapes, are laid out in a release.
-
-    `stacked` and `fused` are those of a `Family`.
-    """
-    found: dict[str, tuple[Piece, ...]] = {}
-    for name, shape in shapes.items():
-        for released, pieces in _released(name, shape, stacked, fused):
-            found[released_name(released)] = pieces
-    return found
-
-
-def _released(
     name: str,
     shape: torch.Size,
     stacked: Mapping[str, tuple[str, ...]],
     fused: Mapping[str, tuple[str, ...]],
 ) -> Iterator[tuple[str, tuple[Piece, ...]]]:
-    """The released tensors that begin with rows of one of the library's."""
+    """The released tensors that begin with rows of one of the library's, before `released_names`.
+
+    `stacked` and `fused` are those of a `Family`.
+    """
     for ending, parts in stacked.items():
         if name.endswith(ending):
             rows = shape[1] // len(parts)
@@ -304,24 +288,3 @@ def _separate(tensor: Tensor) -> Tensor:
     if tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor.contiguous()
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-# --------------------------------------------------------------------------------------- adapters
-
-
-def read_adapter(
-    network: PreTrainedModel,
-    name: str | Path,
-    *,
-    revision: str | None,
-    released_name: Callable[[str], str],
-) -> PeftModel:
-    """The network with a trained LoRA adapter on it, frozen.
-
-    An adapter that was trained on the released code knows the modules by their released names.
-    Raises UserError where the folder holds no LoRA adapter in safetensors or one for another model.
-    """
-    folder = locate(name, revision=revision)
-    names = [name for name, _ in network.named_modules()]
-    released = {released_name(f"{name}.").removesuffix("."): name for name in names}
-    return hub.read_adapter(network, folder, other_names=released, changes_base=False)

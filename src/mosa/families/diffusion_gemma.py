@@ -29,6 +29,7 @@ from mosa.families.attention import AttentionPattern
 from mosa.families.base import (
     MOST,
     Family,
+    expert_counts,
     flag,
     norm_epsilon,
     positive_int,
@@ -45,6 +46,10 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (None, "vision"),
 }
 """Fields of `text_config` that would change the network in ways not built here."""
+COUNTS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+COUNTS += ("num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window")
+COUNTS += ("num_experts", "top_k_experts", "moe_intermediate_size")
+"""Fields of `text_config` that count something, and without which the network cannot be built."""
 ROPE_TYPES = ("default", "proportional")
 
 
@@ -65,20 +70,14 @@ def _network_config(config: Mapping[str, Any]) -> DiffusionGemmaConfig:
 
 def _check_text(text: Mapping[str, Any]) -> None:
     """UserError for what `text_config` lacks, or sets so that it cannot be a network's."""
-    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
-        _needed(text, name)
+    for name in COUNTS:
+        if text.get(name) is None:
+            raise UserError(
+                f"text_config in config.json of this DiffusionGemma model has no {name}; add it "
+                "(the checkpoint it came from says its value)."
+            )
         positive_int(text, name, MOST["layers"] if name == "num_hidden_layers" else MOST["width"])
-    for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window"):
-        _needed(text, name)
-        positive_int(text, name)
-    for name in ("num_experts", "top_k_experts", "moe_intermediate_size"):
-        _needed(text, name)
-        positive_int(text, name)
-    if text["top_k_experts"] > text["num_experts"]:
-        raise UserError(
-            f"config.json sets top_k_experts={text['top_k_experts']} and num_experts="
-            f"{text['num_experts']}; a token cannot go through more experts than there are."
-        )
+    expert_counts(text, "top_k_experts")
     for name, allowed in ONLY.items():
         if text.get(name, allowed[0]) not in allowed:
             raise UserError(
@@ -95,14 +94,6 @@ def _check_text(text: Mapping[str, Any]) -> None:
                 f"which mosa does not support; only {' or '.join(ROPE_TYPES)} can be loaded."
             )
         rope_theta({"rope_theta": 10_000.0, **settings})
-
-
-def _needed(text: Mapping[str, Any], name: str) -> None:
-    if text.get(name) is None:
-        raise UserError(
-            f"text_config in config.json of this DiffusionGemma model has no {name}; add it (the "
-            "checkpoint it came from says its value)."
-        )
 
 
 def canvas_attention(config: Mapping[str, Any]) -> AttentionPattern:

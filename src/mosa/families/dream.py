@@ -18,26 +18,14 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2Tokenizer
 
-from mosa.families.base import (
-    Family,
-    common_fields,
-    head_counts,
-    positive_int,
-    rope_theta,
-)
+from mosa.families.base import Family, common_fields, head_counts, positive_int
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen2Config:
-    width, heads, kv_heads = head_counts(
-        config, "hidden_size", "num_attention_heads", "num_key_value_heads"
-    )
     return Qwen2Config(
         **common_fields(config),
-        hidden_size=width,
+        **head_counts(config),
         intermediate_size=positive_int(config, "intermediate_size"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
     )
 
 

@@ -26,14 +26,14 @@ from mosa.families.base import (
     norm_epsilon,
     positive_int,
     positive_number,
-    rope_theta,
+    rope_parameters,
 )
 
 
 def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
-    width, heads, kv_heads = head_counts(config, "d_model", "n_heads", "n_kv_heads")
+    counts = head_counts(config, "d_model", "n_heads", "n_kv_heads")
     if config["mlp_hidden_size"] is None:
-        hidden = positive_int(config, "mlp_ratio", 1000) * width
+        hidden = positive_int(config, "mlp_ratio", 1000) * counts["hidden_size"]
     else:
         hidden = positive_int(config, "mlp_hidden_size")
     # Rows of the embedding: MMaDA names its enlarged vocabulary separately, LLaDA may pad its own.
@@ -42,16 +42,14 @@ def _network_config(config: Mapping[str, Any]) -> LlamaConfig:
         "vocab_size",
     )
     return LlamaConfig(
+        **counts,
         vocab_size=positive_int(config, rows, MOST["vocabulary"]),
-        hidden_size=width,
         intermediate_size=hidden,
         num_hidden_layers=positive_int(config, "n_layers", MOST["layers"]),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         max_position_embeddings=positive_int(config, "max_sequence_length", MOST["positions"]),
         initializer_range=positive_number(config, "init_std", 1.0),
         rms_norm_eps=norm_epsilon(config),
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
+        rope_parameters=rope_parameters(config),
         tie_word_embeddings=flag(config, "weight_tying"),
     )
 

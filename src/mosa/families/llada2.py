@@ -30,7 +30,6 @@ from mosa.families.base import (
     head_counts,
     positive_int,
     positive_number,
-    rope_theta,
 )
 from mosa.inputs import shortened
 from mosa.types import UserError
@@ -43,26 +42,25 @@ def _network_config(config: Mapping[str, Any]) -> Glm4MoeConfig:
             "this model chooses its experts for a block together, which mosa does not build; use a "
             "checkpoint that chooses them token by token, such as LLaDA2.0 or LLaDA2.1."
         )
-    width, heads, kv_heads = head_counts(
-        config, "hidden_size", "num_attention_heads", "num_key_value_heads"
-    )
-    head_dim = width // heads if config["head_dim"] is None else positive_int(config, "head_dim")
+    common, counts = common_fields(config), head_counts(config)
+    if config["head_dim"] is None:
+        head_dim = counts["hidden_size"] // counts["num_attention_heads"]
+    else:
+        head_dim = positive_int(config, "head_dim")
+    counts["head_dim"] = head_dim  # not declared, but the network reads it
+    common["rope_parameters"]["partial_rotary_factor"] = _turned_share(config, head_dim)
     experts, chosen = expert_counts(config)
     _check_groups(config, experts, chosen)
     expert_width = positive_int(config, "moe_intermediate_size")
     layers = positive_int(config, "num_hidden_layers", MOST["layers"])
     dense = config["first_k_dense_replace"]
     dense = positive_int(config, "first_k_dense_replace", layers) if dense != 0 else 0
-    undeclared: dict[str, Any] = {"head_dim": head_dim}  # the network reads it
     return Glm4MoeConfig(
-        **common_fields(config),
-        **undeclared,
-        hidden_size=width,
+        **common,
+        **counts,
         intermediate_size=positive_int(config, "intermediate_size") if dense else expert_width,
         moe_intermediate_size=expert_width,
         first_k_dense_replace=dense,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         use_qk_norm=True,
         n_routed_experts=experts,
         n_shared_experts=positive_int(config, "num_shared_experts", MOST["experts"]),
@@ -72,11 +70,6 @@ def _network_config(config: Mapping[str, Any]) -> Glm4MoeConfig:
         # The released code gives a single expert its own score.
         norm_topk_prob=chosen > 1,
         routed_scaling_factor=positive_number(config, "routed_scaling_factor", 1000.0),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": rope_theta(config),
-            "partial_rotary_factor": _turned_share(config, head_dim),
-        },
     )
 
 

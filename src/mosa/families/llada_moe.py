@@ -25,35 +25,29 @@ from mosa.families.base import (
     expert_counts,
     head_counts,
     positive_int,
-    rope_theta,
 )
 from mosa.inputs import shortened
 from mosa.types import UserError
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
-    width, heads, kv_heads = head_counts(
-        config, "hidden_size", "num_attention_heads", "num_key_value_heads"
-    )
+    counts = head_counts(config)
     experts, chosen = expert_counts(config)
     dense = _dense_layers(config)
     expert_width = positive_int(config, "expert_intermediate_size")
-    undeclared: dict[str, Any] = {"head_dim": width // heads}  # the network reads it
+    # Not declared, but the network reads it.
+    counts["head_dim"] = counts["hidden_size"] // counts["num_attention_heads"]
     return Qwen3MoeConfig(
         **common_fields(config),
-        **undeclared,
-        hidden_size=width,
+        **counts,
         intermediate_size=positive_int(config, "dense_intermediate_size")
         if dense
         else expert_width,
         moe_intermediate_size=expert_width,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         num_experts=experts,
         num_experts_per_tok=chosen,
         norm_topk_prob=False,
         mlp_only_layers=dense,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
     )
 
 

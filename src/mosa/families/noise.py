@@ -54,12 +54,12 @@ def share_modules(network: PreTrainedModel) -> None:
 
 
 def noise(
-    seed: int | Int[Tensor, " N"],
-    row_keys: Int[Tensor, " N"],
-    positions: Int[Tensor, " N"],
-    step: int | Int[Tensor, " N"],
+    seed: int | Int[Tensor, "*#N"],
+    row_keys: Int[Tensor, "*#N"],
+    positions: Int[Tensor, "*#N"],
+    step: int | Int[Tensor, "*#N"],
     vocab_size: int,
-) -> Int[Tensor, " N"]:
+) -> Int[Tensor, "*N"]:
     """A random token for each position, each as likely as any other, as `counter_uniform` draws."""
     draws = counter_uniform(seed, row_keys, positions, step, NOISE_DRAW)
     return (draws * vocab_size).long().clamp(max=vocab_size - 1)
@@ -78,12 +78,10 @@ def noised(
     stand before the same canvas.
     """
     positions_L = torch.arange(tokens.shape[1], device=tokens.device) - response_start
-    grid_BL = torch.zeros_like(tokens)
-    seeds_N = (seeds[:, None] + grid_BL).flatten()
-    positions_N = (positions_L + grid_BL).flatten()
+    key_1 = torch.zeros_like(positions_L[:1])
     # The mask is the first id behind the vocabulary.
-    noise_N = noise(seeds_N, torch.zeros_like(seeds_N), positions_N, 0, mask_token_id)
-    return torch.where((tokens == mask_token_id) | ~real, noise_N.view_as(tokens), tokens)
+    noise_BL = noise(seeds[:, None], key_1, positions_L, 0, mask_token_id)
+    return torch.where((tokens == mask_token_id) | ~real, noise_BL, tokens)
 
 
 def hidden_states(

@@ -22,23 +22,20 @@ from transformers import Qwen2Tokenizer
 from mosa.families.a2d import QWEN3_DEFAULTS, QWEN3_FIELDS, QWEN3_ONLY, qwen3_config
 from mosa.families.base import Family, blocks_of_sequence
 
-SDAR_DEFAULTS = {**QWEN3_DEFAULTS, "block_size": 4}
-SDAR_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 SDAR = Family(
     name="SDAR",
     model_types=("sdar",),
     required_fields=QWEN3_FIELDS,
-    default_fields=SDAR_DEFAULTS,
+    default_fields={**QWEN3_DEFAULTS, "block_size": 4},
     only_values={"architectures": (["SDARForCausalLM"],), **QWEN3_ONLY},
     network_config=qwen3_config,
     released_names={},
-    chat_template=SDAR_TEMPLATE,
+    chat_template=(
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
     template_tokens=("<|im_start|>", "<|im_end|>"),
     generation_header="<|im_start|>assistant\n",
     end_tokens=("<|endoftext|>", "<|im_end|>"),

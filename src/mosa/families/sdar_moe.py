@@ -10,48 +10,39 @@ Its config.json names neither the mask nor the length of a block: the tokenizer 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from transformers import Qwen2Tokenizer, Qwen3MoeConfig
+from transformers import Qwen3MoeConfig
 
+from mosa.families import sdar
 from mosa.families.a2d import QWEN3_ONLY
 from mosa.families.base import (
     EXPERTS_APART,
-    Family,
-    blocks_of_sequence,
     common_fields,
     expert_counts,
     flag,
     head_counts,
     positive_int,
-    rope_theta,
 )
-from mosa.families.sdar import SDAR_TEMPLATE
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
-    width, heads, kv_heads = head_counts(
-        config, "hidden_size", "num_attention_heads", "num_key_value_heads"
-    )
     experts, chosen = expert_counts(config)
-    undeclared: dict[str, Any] = {
-        "head_dim": positive_int(config, "head_dim")
-    }  # the network reads it
+    counts = head_counts(config)
+    counts["head_dim"] = positive_int(config, "head_dim")  # not declared, but the network reads it
     return Qwen3MoeConfig(
         **common_fields(config),
-        **undeclared,
-        hidden_size=width,
+        **counts,
         moe_intermediate_size=positive_int(config, "moe_intermediate_size"),
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         num_experts=experts,
         num_experts_per_tok=chosen,
         norm_topk_prob=flag(config, "norm_topk_prob"),
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta(config)},
     )
 
 
-SDAR_MOE = Family(
+SDAR_MOE = replace(
+    sdar.SDAR,
     name="SDAR-MoE",
     model_types=("sdar_moe",),
     required_fields=("hidden_size", "moe_intermediate_size", "num_hidden_layers")
@@ -68,13 +59,5 @@ SDAR_MOE = Family(
     },
     only_values={**QWEN3_ONLY, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
     network_config=_network_config,
-    released_names={},
     stacked=EXPERTS_APART,
-    chat_template=SDAR_TEMPLATE,
-    template_tokens=("<|im_start|>", "<|im_end|>"),
-    generation_header="<|im_start|>assistant\n",
-    end_tokens=("<|endoftext|>", "<|im_end|>"),
-    mask_token="<|MASK|>",
-    attention=blocks_of_sequence,
-    tokenizer_class=Qwen2Tokenizer,
 )

@@ -186,21 +186,15 @@ class RowView:
     computed: Int[Tensor, " m"]
     """Which of the tokens this pass computed: all of them, but for a cache; none where no mask was
     open, which only a hook is shown."""
-    read_logits: Callable[[Tensor], Tensor] = field(repr=False)
-    read_hidden: Callable[[int], Tensor] = field(repr=False)
+    logits: Callable[[Int[Tensor, " k"]], Float[Tensor, "k V"]] = field(repr=False)
+    """The logits, guided, at some of the n tokens; for hooks, and rules that `reads_logits`."""
+    hidden: Callable[[int], Float[Tensor, "m D"]] = field(repr=False)
+    """What layer (from 1) put out at the computed tokens; for one of the `layers`."""
 
     @property
     def is_masked(self) -> Bool[Tensor, " n"]:
         """The masks that are left to fill."""
         return self.is_free & (self.tokens == self.mask_token_id)
-
-    def logits(self, index: Int[Tensor, " k"]) -> Float[Tensor, "k V"]:
-        """The logits, guided, at some of the n tokens; for hooks, and rules that `reads_logits`."""
-        return self.read_logits(index)
-
-    def hidden(self, layer: int) -> Float[Tensor, "m D"]:
-        """What layer `layer` (from 1) put out at the computed tokens; for one of the `layers`."""
-        return self.read_hidden(layer)
 
 
 @dataclass(frozen=True)
