@@ -21,8 +21,9 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, final, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 
@@ -34,7 +35,6 @@ from mosa.denoising import (
     Filling,
     OnStep,
     SampleResult,
-    StepChanges,
     denoiser_of,
     evaluation_mode,
     result_of,
@@ -128,23 +128,19 @@ class LocalResponder(Worker[DiffusionLM]):
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         if model.tokenizer is None:
             raise UserError(f"{model.source} has no tokenizer.json, so it cannot read a request")
-        self._model, self.weights = model, weights
+        self.model: Final = model
+        self.weights = weights
         self._queries: deque[_Asked] = deque()
         self._busy: dict[Filling, _Asked] = {}
         self._denoiser = denoiser_of(model, batch_size)
         super().__init__(lambda: model, capacity=batch_size)
 
-    @property
-    def model(self) -> DiffusionLM:
-        return self._model
-
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
-        return prepare(self._model, self.weights, query, decoder)
+        return prepare(self.model, self.weights, query, decoder)
 
     async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
-        loop = asyncio.get_running_loop()
-        item = _Asked(loop, loop.create_future(), prepared=prepared, on_step=on_step)
-        return await self._ask(item)
+        future = asyncio.get_running_loop().create_future()
+        return await self._ask(_Asked(future, prepared=prepared, on_step=on_step))
 
     # ------------------------------------------------------------------------- the model's thread
 
@@ -161,11 +157,11 @@ class LocalResponder(Worker[DiffusionLM]):
             self._denoiser.remove(item.filling)
 
     def _advance(self) -> None:
-        while self._queries and len(self._busy) < self._capacity:
+        while self._queries and len(self._busy) < self.capacity:
             item = self._queries.popleft()
             if not item.is_cancelled:
                 self._join(item)
-        if self._works and len(self._busy) < self._capacity:
+        if self._works and len(self._busy) < self.capacity:
             self._work()
         elif self._busy:
             try:
@@ -174,17 +170,19 @@ class LocalResponder(Worker[DiffusionLM]):
                 for item in self._busy.values():
                     item.settle(error=readable(error, len(self._busy)))
                 self._busy.clear()
-                self._denoiser = denoiser_of(self._model, self._capacity)
+                self._denoiser = denoiser_of(self.model, self.capacity)
 
     def _join(self, item: _Asked) -> None:
         """Give a query a place in the batch; only it fails where its decoder does not fit."""
         prepared = item.prepared
         assert prepared is not None
         hook = None if prepared.edit is None else edit_hook(prepared.edit)
-        on_step = None if item.on_step is None else _in_loop(item.loop, item.on_step)
+        on_step = None
+        if item.on_step is not None:  # called in this thread, it passes steps to the event loop
+            on_step = functools.partial(item.future.get_loop().call_soon_threadsafe, item.on_step)
         try:
             canvas = Canvas.from_prompts(
-                self._model,
+                self.model,
                 torch.tensor([prepared.prompt_ids]),
                 max_new_tokens=len(prepared.response_ids),
             ).pin(0, list(prepared.response_ids))
@@ -195,33 +193,24 @@ class LocalResponder(Worker[DiffusionLM]):
         self._busy[item.filling] = item
 
     def _step(self) -> None:
-        with evaluation_mode(self._model):
+        with evaluation_mode(self.model):
             full = self._denoiser.step()
-        self._tally.num_steps += 1
-        self._tally.num_row_steps += len(self._busy)
+        self.tally.num_steps += 1
+        self.tally.num_row_steps += len(self._busy)
         for filling in full:
             item = self._busy.pop(filling)
             assert item.prepared is not None
             try:
-                check_broken(self._model, filling)
+                check_broken(self.model, filling)
             except UserError as error:
                 item.settle(error=error)
                 continue
-            result = result_of(self._model, filling, item.prepared.decoder)
+            result = result_of(self.model, filling, item.prepared.decoder)
             (response,) = responses_of(
-                self._model, result, prompts=[item.prepared.prompt], keys=[item.prepared.key]
+                self.model, result, prompts=[item.prepared.prompt], keys=[item.prepared.key]
             )
-            self._tally.num_responses += 1
+            self.tally.num_responses += 1
             item.settle(response)
-
-
-def _in_loop(loop: asyncio.AbstractEventLoop, on_step: OnStep) -> OnStep:
-    """Receives steps in the model's thread, and passes them on to the event loop."""
-
-    def pass_on(changes: StepChanges) -> None:
-        loop.call_soon_threadsafe(on_step, changes)
-
-    return pass_on
 
 
 def responses_of(
@@ -279,11 +268,8 @@ def with_responder(
     batch_size: int = 32,
 ) -> T:
     """What `ask` returns for a responder that only this call uses."""
-    responder = LocalResponder(model, weights, batch_size=batch_size)
-    try:
+    with closing(LocalResponder(model, weights, batch_size=batch_size)) as responder:
         return run_coroutine(ask(responder))
-    finally:
-        responder.close()
 
 
 def answer_all(

@@ -12,7 +12,7 @@ canvases grants them too, where its tokenizer is named (served_canvas.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Final, final
 
 from mosa.attacks import Query
 from mosa.chat import (
@@ -91,11 +91,12 @@ class ServedResponder:
             "model": split_name(name)[1],
             "request": options.chat_extra,
         }
-        self._tokens = None if tokenizer is None else ServedTokens(tokenizer)
-        if self._tokens is not None:
-            self._identity["tokenizer"] = self._tokens.hash
-        self._capacity = options.num_concurrent
-        self._tally = Tally()
+        self.model: Final = None if tokenizer is None else ServedTokens(tokenizer)
+        """The model is elsewhere; its tokens, where they are known."""
+        if self.model is not None:
+            self._identity["tokenizer"] = self.model.hash
+        self.capacity: Final = options.num_concurrent
+        self.tally: Final = Tally()
         self._num_failed = 0
         self._gone = ""
         """Why it is asked no more."""
@@ -106,19 +107,6 @@ class ServedResponder:
         the address, the model's name and the fields of every request."""
         return content_key(**self._identity)
 
-    @property
-    def model(self) -> ServedTokens | None:
-        """The model is elsewhere; its tokens, where they are known."""
-        return self._tokens
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def tally(self) -> Tally:
-        return self._tally
-
     async def greet(self, decoder: DecoderConfig) -> Greeting:
         """Ask it a question of a few tokens under its settings, and for itself. Raises ServerGone
         where the question is not answered."""
@@ -127,8 +115,8 @@ class ServedResponder:
             found = await self.endpoint.ask("Hello", _fields(short))
         except ChatError as error:
             raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
-        if self._tokens is not None:
-            await self._check_canvas(self._tokens, decoder)
+        if self.model is not None:
+            await self._check_canvas(self.model, decoder)
         told = await self.endpoint.describe() | found.told
         return Greeting(told, None not in (found.prompt_tokens, found.completion_tokens))
 
@@ -165,8 +153,8 @@ class ServedResponder:
         assert query.edit is None and query.prompt_ids is None, "no access"
         canvas: list[int] = []
         if query.pinned:
-            assert self._tokens is not None, "no access"
-            canvas = query.begun_response(self._tokens.mask_token_id, decoder.max_new_tokens)
+            assert self.model is not None, "no access"
+            canvas = query.begun_response(self.model.mask_token_id, decoder.max_new_tokens)
         asked = {
             "server": self._identity,
             "prompt": prompt_turns(query.prompt),
@@ -193,15 +181,15 @@ class ServedResponder:
             )
             raise ServerGone(self._gone) from None
         self._num_failed = 0
-        self._tally.num_responses += 1
+        self.tally.num_responses += 1
         return _response(prepared, found)
 
     def _fields_of(self, prepared: Prepared) -> dict[str, Any]:
         fields = _fields(prepared.decoder)
         if not prepared.response_ids:
             return fields
-        assert self._tokens is not None, "the canvas is of its tokens"
-        return fields | self._tokens.canvas_fields(prepared.response_ids, prepared.decoder.seed)
+        assert self.model is not None, "the canvas is of its tokens"
+        return fields | self.model.canvas_fields(prepared.response_ids, prepared.decoder.seed)
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         raise AssertionError("what needs weights is not applicable to a served model")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +125,7 @@ class LiveBar:
         self.what = ""
         self.first = 0
 
-    def __enter__(self) -> LiveBar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

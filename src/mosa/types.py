@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
 
 Role = Literal["system", "user", "assistant"]
@@ -120,13 +120,13 @@ SetKind = Literal["harmful", "harmless", "useful"]
 
 
 @dataclass(frozen=True)
-class CaseSet:
-    """Cases of one kind, in the order of their source, with how each is asked and judged."""
+class SetRecord:
+    """What runs record of a set of cases, beside the cases."""
 
     name: str
     """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
     kind: SetKind
-    cases: tuple[Behavior, ...]
+    _: KW_ONLY
     file: str | None = None
     """The file's name, without its folder."""
     sha256: str | None = None
@@ -147,10 +147,17 @@ class CaseSet:
     """What else its figures depend on: worked examples, stop strings, limits of a sandbox."""
     headline: str = ""
     """Of a useful set: the metric that represents it."""
-    ask: Callable[[Behavior, Any], AsyncIterator[Attempt]] | None = None
-    """How the attack `direct` asks a case of a target, where a case is more than one request."""
     needs_likelihoods: bool = False
     """Whether its cases are asked for likelihoods, which takes the weights."""
+
+
+@dataclass(frozen=True)
+class CaseSet(SetRecord):
+    """Cases of one kind, in the order of their source, with how each is asked and judged."""
+
+    cases: tuple[Behavior, ...]
+    ask: Callable[[Behavior, Any], AsyncIterator[Attempt]] | None = None
+    """How the attack `direct` asks a case of a target, where a case is more than one request."""
     score: Callable[[Behavior, Attempt], Mapping[str, Verdict]] | None = None
     """Of a useful set: a verdict for each metric."""
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -88,37 +88,27 @@ class Computer(Protocol):
 class Waiting:
     """Something that is asked of a worker, and the future that somebody awaits."""
 
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     work: Work | None = None
     goes_first: bool = False
     is_cancelled: bool = False
 
     def settle(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Give the result to those who wait, from any thread."""
-        settle(self.loop, self.future, result, error)
+        """Give the result or an error to those who wait, from any thread."""
 
+        def give() -> None:
+            if self.future.done():
+                return
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
 
-def settle(
-    loop: asyncio.AbstractEventLoop,
-    future: asyncio.Future[Any],
-    result: Any = None,
-    error: BaseException | None = None,
-) -> None:
-    """Give a result or an error to those who wait for a future, from any thread."""
-
-    def give() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    try:
-        loop.call_soon_threadsafe(give)
-    except RuntimeError:  # the loop has ended, and with it all who waited
-        assert loop.is_closed()
+        loop = self.future.get_loop()
+        try:
+            loop.call_soon_threadsafe(give)
+        except RuntimeError:  # the loop has ended, and with it all who waited
+            assert loop.is_closed()
 
 
 class Worker(Generic[M]):
@@ -131,8 +121,8 @@ class Worker(Generic[M]):
     def __init__(self, load: Callable[[], M], *, capacity: int) -> None:
         """`load` gives the model; the thread calls it before its first work."""
         self._load = functools.cache(load)
-        self._capacity = capacity
-        self._tally = Tally()
+        self.capacity: Final = capacity
+        self.tally: Final = Tally()
         self._asked: deque[Waiting] = deque()
         self._inbox: queue.SimpleQueue[list[Waiting] | None] = queue.SimpleQueue()
         self._works: deque[Waiting] = deque()
@@ -140,24 +130,16 @@ class Worker(Generic[M]):
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def tally(self) -> Tally:
-        return self._tally
-
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         """The outcome of a piece of work; it may go before all that waits."""
-        loop = asyncio.get_running_loop()
-        return await self._ask(Waiting(loop, loop.create_future(), work, goes_first))
+        future = asyncio.get_running_loop().create_future()
+        return await self._ask(Waiting(future, work, goes_first))
 
     async def _ask(self, item: Waiting) -> Any:
         if self._is_closed:
             raise RuntimeError("the worker is closed")
         self._asked.append(item)
-        item.loop.call_soon(self._pass_on)
+        item.future.get_loop().call_soon(self._pass_on)
         try:
             return await item.future
         except asyncio.CancelledError:
@@ -190,7 +172,7 @@ class Worker(Generic[M]):
                     self._take(item)
             begin = time.perf_counter()
             self._advance()
-            self._tally.model_seconds += time.perf_counter() - begin
+            self.tally.model_seconds += time.perf_counter() - begin
 
     def _arrived(self) -> list[list[Waiting] | None]:
         """What has arrived; waits for something where the thread is idle."""
@@ -220,7 +202,7 @@ class Worker(Generic[M]):
         assert first.work is not None
         if first.is_cancelled:
             return
-        most = min(first.work.together, self._capacity)
+        most = min(first.work.together, self.capacity)
         group = [first]
         for item in list(self._works):
             assert item.work is not None
@@ -236,7 +218,7 @@ class Worker(Generic[M]):
             for item in group:
                 item.settle(error=readable(error, len(group)))
             return
-        self._tally.num_works += len(group)
+        self.tally.num_works += len(group)
         for item, outcome in zip(group, found, strict=True):
             item.settle(outcome)
 

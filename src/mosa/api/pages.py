@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,9 @@ def report(
                     "alone; put the page beside it"
                 )
             check_folder(folder, TABLES_BY)
+        places = [runs] if isinstance(runs, str | PathLike) else runs
         content = build(
-            places_of(runs),
+            [Path(place) for place in places],
             ReportConfig(
                 title=ReportConfig.title if title is None else title,
                 judge=judge,
@@ -98,13 +99,6 @@ def report(
         write_page(page, content)
         written = () if folder is None else tuple(write_tables(folder, content))
         return WrittenReport(page, content, written)
-
-
-def places_of(runs: Place | Iterable[Place]) -> list[Path]:
-    """The folders, where one or several are given."""
-    if isinstance(runs, str | PathLike):
-        return [Path(runs)]
-    return [Path(fspath(run)) for run in runs]
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,11 +7,11 @@ import html
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mosa.chat import ChatOptions
 from mosa.denoising import DecoderConfig
@@ -24,11 +24,10 @@ from mosa.reporting.views import scan
 from mosa.runs.evaluate import run_evaluation
 from mosa.runs.judging import METRIC, judge_run
 from mosa.runs.options import (
-    attack_chats,
     evaluation_config,
     judge_config,
     judges_of_run,
-    named_roles,
+    role_chats,
     served_by,
 )
 from mosa.runs.progress import ProgressBar
@@ -42,8 +41,6 @@ from mosa.types import UserError
 
 if TYPE_CHECKING:
     import pandas
-
-T = TypeVar("T")
 
 Place = str | os.PathLike[str]
 """A folder's path; a `RunFolder` is one, too."""
@@ -105,7 +102,8 @@ def evaluate(
     before anything is generated; warns (`NothingCame`) where an attack or judge produced nothing.
     """
     _check_settings(settings)
-    given = _file_of_subjects(subjects) if isinstance(subjects, str | Path) else subjects
+    if isinstance(subjects, str | Path):
+        subjects = read_yaml(Path(subjects), list[dict[str, Any]])
     name, adapters = model, _listed(adapter)
     if isinstance(model, DiffusionLM):
         if adapters != (NO_ADAPTER,):
@@ -121,7 +119,7 @@ def evaluate(
         "adapter": adapters,
         "system_prompt": system_prompt,
         "decoder": decoder,
-        "subjects": given,
+        "subjects": subjects,
         "sets": _listed(sets),
         "preset": preset,
         "attacker": attacker,
@@ -147,12 +145,12 @@ def evaluate(
         attack_options={name: dict(of) for name, of in (attack_options or {}).items()},
     )
     loaded = [model] if isinstance(model, DiffusionLM) else []
-    judging = judge_config(options, list(named_roles(options).values()), served_by(config))
+    judging = judge_config(options, served_by(config))
     with ProgressBar(is_shown=progress) as bar:
         run = run_evaluation(
             Path(out),
             config,
-            chats=attack_chats(options, served_by(config)),
+            chats=role_chats(options, served_by(config)),
             judge_config=judging,
             endpoint_options=judging.chat,
             on_stopped=lambda why: warnings.warn(why, NothingCame, stacklevel=2),
@@ -238,10 +236,6 @@ def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _file_of_subjects(path: str | Path) -> list[dict[str, Any]]:
-    return read_yaml(Path(path), list[dict[str, Any]])
-
-
 def _check_settings(settings: Mapping[str, Any], classes: Sequence[type] = SETTINGS) -> None:
     """UserError for a setting that is none."""
     fields = {field.name: of for of in classes for field in dataclasses.fields(of)}
@@ -266,16 +260,13 @@ class RunFolder:
         self.folder = Path(folder)
         Run(self.folder).close()
 
-    def _ask(self, question: Callable[[Run], T]) -> T:
-        with Run(self.folder) as run:
-            return question(run)
-
     def __fspath__(self) -> str:
         return str(self.folder)
 
     def __repr__(self) -> str:
         """Where it is, and how much of what it holds."""
-        return f"<RunFolder {self.folder}: {self._ask(_told)}>"
+        with Run(self.folder) as run:
+            return f"<RunFolder {self.folder}: {_told(run)}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.results()._repr_html_()}"
@@ -325,7 +316,8 @@ class RunFolder:
 
     def problems(self) -> list[str]:
         """What failed, could not be scored, or is not applicable, with the reasons."""
-        return self._ask(problems_of)
+        with Run(self.folder) as run:
+            return problems_of(run)
 
 
 def _told(run: Run) -> str:
@@ -396,9 +388,6 @@ class Results(Sequence[Figure]):
 
     def __getitem__(self, place: Any) -> Any:
         return self.figures[place]
-
-    def __iter__(self) -> Iterator[Figure]:
-        return iter(self.figures)
 
     def rows(self) -> list[tuple[str, ...]]:
         """The rows of the table, below `HEADINGS`."""

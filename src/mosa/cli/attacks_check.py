@@ -15,7 +15,8 @@ from mosa.cli.options import DATA_DIR_HELP, FILES, Command, ListOf, add_fields
 from mosa.cli.results import end_status
 from mosa.cli.tables import Column, Page, TextTable
 from mosa.files import claim_file, seal, write_sealed
-from mosa.runs.options import ROLES, role_chats
+from mosa.runs.options import role_chats
+from mosa.runs.plan import ROLES
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.testbed import find_world
 from mosa.types import UserError

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.api.pages import report
 from mosa.api.runs import asked_for, nothing_from
+from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel
 from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES_HELP, judge_options
 from mosa.cli.options import (
@@ -31,10 +32,9 @@ from mosa.denoising import PUBLISHED, DecoderConfig
 from mosa.reporting.page import claim_page
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.options import (
-    attack_chats,
     evaluation_config,
     judge_config,
-    named_roles,
+    role_chats,
     served_by,
 )
 from mosa.runs.price import AskedRow, most_asked, total
@@ -177,11 +177,11 @@ def _evaluate(args: Namespace) -> int | None:
 def _measure(args: Namespace, processes: Processes) -> int | None:
     options = args.as_dict()
 
-    def settings() -> tuple[EvaluateConfig, dict[str, ChatModel]]:
+    def settings() -> tuple[EvaluateConfig, dict[ChatRole, ChatModel]]:
         config = evaluation_config(
             options, attacks=args.attacks, attack_options=args.attack_options
         )
-        chats = attack_chats(options, served_by(config)) if processes.is_main else {}
+        chats = role_chats(options, served_by(config)) if processes.is_main else {}
         return config, chats
 
     config, chats = processes.agree(settings)
@@ -190,7 +190,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
             _show_price(most_asked(config, chats))
         processes.disband()
         return None
-    judging = judge_config(options, list(named_roles(options).values()), served_by(config))
+    judging = judge_config(options, served_by(config))
     stopped: list[str] = []
     with ProgressBar() as bar:
         run = run_evaluation(

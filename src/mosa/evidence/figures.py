@@ -29,7 +29,7 @@ from mosa.inputs import is_folder, shortened
 from mosa.judges.compliance import COMPLIANCES, REFUSAL_CLASSES, compliance_of
 from mosa.probes import PROBES
 from mosa.runs.judging import CANVAS, METRIC, tells_refusals
-from mosa.runs.records import NotApplicable, SetRecord, SubjectRecord, TaskCell, TaskStatus
+from mosa.runs.records import NotApplicable, SubjectRecord, TaskCell, TaskStatus
 from mosa.runs.store import FILE, Run
 from mosa.stats.rates import (
     Rate,
@@ -42,7 +42,7 @@ from mosa.stats.rates import (
     rate_over_groups,
 )
 from mosa.testbed.behaviors import in_alignment_data
-from mosa.types import Attempt, UserError, Verdict
+from mosa.types import Attempt, SetRecord, UserError, Verdict
 from mosa.world import World
 
 Kind = Literal["safety", "over_refusal", "utility"]

@@ -21,10 +21,9 @@ from mosa.probes import PROBES
 from mosa.reporting.content import Histogram, ReportFigure, Sample
 from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import METRIC
-from mosa.runs.records import SetRecord
 from mosa.runs.store import Run
 from mosa.stats.rates import Interval, Rate, mean_of, once, rate_of
-from mosa.types import Attempt, Behavior, Response, Verdict
+from mosa.types import Attempt, Behavior, Response, SetRecord, Verdict
 
 NUM_BINS = 12
 """Classes of a histogram, and rows and columns of a map of positions and steps."""

@@ -21,12 +21,14 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel, ChatOptions, check_endpoints
 from mosa.denoising import DecoderConfig, check_decoder
 from mosa.families import DiffusionLM, load_model
@@ -52,7 +54,7 @@ from mosa.runs.plan import (
 from mosa.runs.pool import Pool, serving
 from mosa.runs.processes import ALONE, Processes
 from mosa.runs.recorder import PlannedTask, Recorder, TokenMeter, TokensSpent
-from mosa.runs.records import Outcome, SetRecord, SubjectRecord
+from mosa.runs.records import Outcome, SubjectRecord
 from mosa.runs.sessions import session, session_record
 from mosa.runs.sets import SetOptions, is_testbed_set, load_sets
 from mosa.runs.store import FILE, Run
@@ -66,7 +68,7 @@ from mosa.runs.subject import (
 )
 from mosa.served import Greeting, ServedResponder
 from mosa.testbed import find_world
-from mosa.types import CaseSet, UserError, as_plain
+from mosa.types import CaseSet, SetRecord, UserError, as_plain
 from mosa.worker import Tally, Worker, run_coroutine
 from mosa.world import World
 
@@ -133,19 +135,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What all subjects of an evaluation share."""
+    """What all subjects of an evaluation share; other processes than the main one plan nothing."""
 
     config: EvaluateConfig
-    subjects: tuple[Subject, ...]
-    """Each with its decoder."""
-    world: World | None
-    sets: list[CaseSet]
-    courses: list[Course]
+    processes: Processes
     models: Mapping[str, DiffusionLM]
     """Models that are loaded already, by the names of their subjects."""
-    served: Mapping[str, _Served]
+    subjects: tuple[Subject, ...]
+    """Each with its decoder."""
+    sets: Sequence[CaseSet] = ()
+    courses: Sequence[Course] = ()
+    served: Mapping[str, _Served] = field(default_factory=dict)
     """Subjects that are served elsewhere, by name."""
-    meter: TokenMeter
+    meter: TokenMeter = field(default_factory=TokenMeter)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """What has been asked of each subject, by name."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def run_evaluation(
     out: Path,
     config: EvaluateConfig,
     *,
-    chats: Mapping[str, ChatModel] | None = None,
+    chats: Mapping[ChatRole, ChatModel] | None = None,
     judge_config: JudgeConfig | None = None,
     models: Mapping[str, DiffusionLM] | None = None,
     endpoint_options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
@@ -182,32 +186,26 @@ def run_evaluation(
     left to a later `judge_run`, as where several evaluations record into one run. Raises UserError
     for anything that cannot be run as requested, before anything is generated.
     """
-    chats = dict(chats or {}) if processes.is_main else {}
+    chats = dict(chats or {})
+    setup = _Setup(config, processes, models or {}, config.subjects)
 
-    def begin() -> tuple[_Setup, Run | None, list[NamedJudge]]:
+    def begin() -> tuple[_Setup, Run, list[NamedJudge]] | None:
         if not processes.is_main:
-            world = world_of_subjects(config)
-            return (
-                _Setup(config, config.subjects, world, [], [], models or {}, {}, TokenMeter()),
-                None,
-                [],
-            )
-        return _begin(
-            out, config, chats, judge_config or JudgeConfig(), models or {}, endpoint_options
-        )
+            return None
+        return _begin(out, setup, chats, judge_config or JudgeConfig(), endpoint_options)
 
-    setup, run, judges = processes.agree(begin)
-    if run is None:
+    begun = processes.agree(begin)
+    if begun is None:
         for subject in setup.subjects:
-            _run_subject(setup, None, subject, processes, {}, _Board(on_progress, 0))
+            _run_subject(setup, None, subject, _Board(on_progress, 0))
             if any(processes.gather(False)):
                 break
         if is_judged:
             help_judges(config.device, processes)
         return None
+    setup, run, judges = begun
     try:
-        tallies: dict[str, Tally] = {}
-        with session(run, _session(setup, chats, processes), tallies) as note:
+        with session(run, _session(setup, chats), setup.tallies) as note:
 
             def heard(progress: Progress) -> None:
                 note()
@@ -217,8 +215,7 @@ def run_evaluation(
             for subject in setup.subjects:
                 stopped = ""
                 try:
-                    shared = _run_subject(setup, run, subject, processes, tallies, board)
-                    on_shared(subject.name, shared)
+                    on_shared(subject.name, _run_subject(setup, run, subject, board))
                 except TokensSpent as error:
                     stopped = str(error)
                 if any(processes.gather(bool(stopped))):
@@ -249,13 +246,13 @@ def world_of_subjects(config: EvaluateConfig) -> World | None:
 
 def _begin(
     out: Path,
-    config: EvaluateConfig,
-    chats: Mapping[str, ChatModel],
+    setup: _Setup,
+    chats: Mapping[ChatRole, ChatModel],
     judge_config: JudgeConfig,
-    models: Mapping[str, DiffusionLM],
     endpoint_options: ChatOptions,
 ) -> tuple[_Setup, Run, list[NamedJudge]]:
     """Check everything that can be checked without weights, and open the run."""
+    config = setup.config
     world = world_of_subjects(config)
     sets = load_sets(config.sets, world, config.options)
     attacks = choose_attacks(config.attacks, config.preset, config.attack_options)
@@ -312,7 +309,10 @@ def _begin(
     except BaseException:
         run.close()
         raise
-    return _Setup(config, subjects, world, sets, courses, models, served, meter), run, judges
+    whole = replace(
+        setup, subjects=subjects, sets=sets, courses=courses, served=served, meter=meter
+    )
+    return whole, run, judges
 
 
 def _options_of(subject: Subject, options: ChatOptions) -> ChatOptions:
@@ -373,12 +373,8 @@ def _with_decoder(subject: Subject, recorded: Mapping[str, SubjectRecord]) -> Su
     """The subject with its decoder: the given one, else the recorded one, else the default."""
     if subject.decoder is not None or subject.name not in recorded:
         return dataclasses.replace(subject, decoder=subject.full_decoder)
-    return dataclasses.replace(subject, decoder=read_decoder(recorded[subject.name].decoder))
-
-
-def read_decoder(settings: Mapping[str, Any]) -> DecoderConfig:
-    """The decoder that a record describes."""
-    return DecoderConfig.from_dict(dict(settings))
+    decoder = DecoderConfig.from_dict(recorded[subject.name].decoder)
+    return dataclasses.replace(subject, decoder=decoder)
 
 
 def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
@@ -417,7 +413,7 @@ def _check_draw(run: Run, config: EvaluateConfig) -> None:
             )
 
 
-def _session(setup: _Setup, chats: Mapping[str, ChatModel], processes: Processes) -> dict[str, Any]:
+def _session(setup: _Setup, chats: Mapping[ChatRole, ChatModel]) -> dict[str, Any]:
     settings = as_plain(dataclasses.replace(setup.config, options=SetOptions()))
     options = dataclasses.asdict(setup.config.options)
     data_dir = options["data_dir"]
@@ -426,25 +422,18 @@ def _session(setup: _Setup, chats: Mapping[str, ChatModel], processes: Processes
         "chat_models": {
             role: {"name": chat.name, "place": chat.place} for role, chat in chats.items()
         },
-        "processes": processes.count,
+        "processes": setup.processes.count,
     }
 
 
 # --- one subject ----------------------------------------------------------------------------------
 
 
-def _run_subject(
-    setup: _Setup,
-    run: Run | None,
-    subject: Subject,
-    processes: Processes,
-    tallies: dict[str, Tally],
-    board: _Board,
-) -> list[Tally]:
+def _run_subject(setup: _Setup, run: Run | None, subject: Subject, board: _Board) -> list[Tally]:
     """Load a subject, plan its tasks and run those not done; returns what each process did."""
     if subject.is_served:
-        return _ask_server(setup, run, subject, processes, tallies, board)
-    model, weights = _load(setup, subject, processes)
+        return _ask_server(setup, run, subject, board)
+    model, weights = _load(setup, subject)
     local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
     try:
 
@@ -458,13 +447,13 @@ def _run_subject(
             }
             return _plan(setup, run, subject, weights, facts, board)
 
-        todo = processes.agree(planned_tasks)
-        with serving(local, processes) as responder:
+        todo = setup.processes.agree(planned_tasks)
+        with serving(local, setup.processes) as responder:
             if responder is not None:
                 assert run is not None and isinstance(responder, Responder)
                 run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
         shared = responder.tallies if isinstance(responder, Pool) else [local.tally]
-        tallies[subject.name] = sum(shared, Tally())
+        setup.tallies[subject.name] = sum(shared, Tally())
         return shared
     finally:
         local.close()
@@ -472,14 +461,7 @@ def _run_subject(
         free_memory()
 
 
-def _ask_server(
-    setup: _Setup,
-    run: Run | None,
-    subject: Subject,
-    processes: Processes,
-    tallies: dict[str, Tally],
-    board: _Board,
-) -> list[Tally]:
+def _ask_server(setup: _Setup, run: Run | None, subject: Subject, board: _Board) -> list[Tally]:
     """Plan a served subject's tasks and run those not done, in the main process alone."""
 
     def planned_tasks() -> list[Planned]:
@@ -490,23 +472,22 @@ def _ask_server(
         facts = {"server": each.greeting.told, "request": request, "special_tokens": []}
         return _plan(setup, run, subject, each.responder.identity, facts, board)
 
-    todo = processes.agree(planned_tasks)
-    idle = Worker(lambda: None, capacity=1)
-    try:
-        with serving(idle, processes) as main:
-            if main is None or run is None:
-                return []
-            responder = setup.served[subject.name].responder
-            try:
-                run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
-            finally:
-                tallies[subject.name] = responder.tally
-            return [responder.tally]
-    finally:
-        idle.close()
+    todo = setup.processes.agree(planned_tasks)
+    with (
+        closing(Worker(lambda: None, capacity=1)) as idle,
+        serving(idle, setup.processes) as main,
+    ):
+        if main is None or run is None:
+            return []
+        responder = setup.served[subject.name].responder
+        try:
+            run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
+        finally:
+            setup.tallies[subject.name] = responder.tally
+        return [responder.tally]
 
 
-def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[DiffusionLM, str]:
+def _load(setup: _Setup, subject: Subject) -> tuple[DiffusionLM, str]:
     """A model and its content hash; UserError where processes have loaded different ones."""
 
     def load() -> tuple[DiffusionLM, str]:
@@ -517,8 +498,8 @@ def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[Diffus
         check_decoder(subject.full_decoder, model)
         return model, model.content_hash()
 
-    model, weights = processes.agree(load)
-    first, *others = processes.gather(weights)
+    model, weights = setup.processes.agree(load)
+    first, *others = setup.processes.gather(weights)
 
     def check() -> None:
         if any(weights != first for weights in others):
@@ -527,7 +508,7 @@ def _load(setup: _Setup, subject: Subject, processes: Processes) -> tuple[Diffus
                 "machine the same files"
             )
 
-    processes.agree(check)
+    setup.processes.agree(check)
     return model, weights
 
 
@@ -668,14 +649,12 @@ class _Board:
         self.subject = subject
         self.num_before += self.num_planned
         self.num_planned = len(planned)
-        self.num_left = len(todo)
         self.num_begun += 1
         self.left = Counter(each.task.attack for each in todo)
         self.clock = Clock()
 
     def end(self, each: Planned, outcome: Outcome | None) -> None:
         """One of them has ended."""
-        self.num_left -= 1
         self.left[each.task.attack] -= 1
         if outcome is not None:
             budget = outcome.budget  # a server does not say how many passes it made
@@ -687,7 +666,7 @@ class _Board:
         self.on_progress(
             Progress(
                 subject=self.subject,
-                num_done=self.num_before + self.num_planned - self.num_left,
+                num_done=self.num_before + self.num_planned - self.left.total(),
                 # Later subjects are assumed to be as large as this one.
                 num_tasks=self.num_before
                 + self.num_planned * (1 + self.num_subjects - self.num_begun),

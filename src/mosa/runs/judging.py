@@ -9,6 +9,7 @@ brings its scorer, whose verdicts are those of the judges `metric:NAME`.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,8 @@ from mosa.judges.base import AskingJudge
 from mosa.judges.prompted import PromptedJudge
 from mosa.runs.pool import serving
 from mosa.runs.processes import ALONE, Processes
-from mosa.runs.records import SetRecord
 from mosa.runs.store import Run
-from mosa.types import Attempt, Behavior, CaseSet, UserError, Verdict
+from mosa.types import Attempt, Behavior, CaseSet, SetRecord, UserError, Verdict
 from mosa.worker import run_coroutine
 from mosa.world import World
 
@@ -50,8 +50,6 @@ class JudgeConfig:
     """Where local judges run."""
     refusal_phrases: tuple[str, ...] = ()
     """Refusals that the subjects were trained to say (`SubjectRecord.refusals`)."""
-    batch_size: int = 8
-    """Responses per forward pass of a local judge."""
     chat: ChatOptions = ChatOptions()
     """How endpoints are asked."""
 
@@ -75,7 +73,7 @@ class NamedJudge:
         """The language model on this machine that it asks, if it asks one."""
         return self.judge.local_model if isinstance(self.judge, AskingJudge) else None
 
-    def reads(self, cases: SetRecord | CaseSet) -> bool:
+    def reads(self, cases: SetRecord) -> bool:
         """Whether it judges the set: the truth knows its own world, and harmless requests need a
         judge that tells refusals from answers."""
         info = JUDGES[self.name]
@@ -94,7 +92,7 @@ def written_parts(written: str) -> tuple[str, str, bool]:
     return name, backend, written.endswith(CANVAS)
 
 
-def default_judges(sets: Sequence[SetRecord | CaseSet]) -> tuple[str, ...]:
+def default_judges(sets: Sequence[SetRecord]) -> tuple[str, ...]:
     """The default judges: the truth on the testbed, phrases of refusal elsewhere."""
     requests = [cases for cases in sets if cases.kind != "useful"]
     names = ["truth"] if any(cases.world_seed is not None for cases in requests) else []
@@ -127,7 +125,6 @@ def build_judges(
             refusal_phrases=config.refusal_phrases,
             world=world,
             device=config.device,
-            batch_size=config.batch_size,
         )
         needs = JUDGES[name].needs
         if needs == "chat model":
@@ -139,13 +136,7 @@ def build_judges(
                 )
             setting = replace(
                 setting,
-                chat=chat_model(
-                    chat,
-                    config.chat,
-                    role="judge",
-                    device=config.device,
-                    batch_size=config.batch_size,
-                ),
+                chat=chat_model(chat, config.chat, role="judge", device=config.device),
             )
         elif needs == "weights":
             setting = replace(setting, checkpoint=backend or None)
@@ -274,13 +265,7 @@ def help_judges(device: str | None, processes: Processes) -> None:
 
 
 def _batches(attempts: Iterator[Attempt], size: int = ITEMS_AT_ONCE) -> Iterator[list[Attempt]]:
-    batch: list[Attempt] = []
-    for attempt in attempts:
-        batch.append(attempt)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    while batch := list(itertools.islice(attempts, size)):
         yield batch
 
 
@@ -296,19 +281,14 @@ def _judge_batch(
     for attempt in batch:
         text = attempt.response_full if judge.reads_canvas else attempt.response
         items.append(Item(cases[attempt.case], clean(text, specials)))
-    verdicts = run_coroutine(_verdicts(judge.judge, items))
+    verdicts = run_coroutine(judge.judge.judge(items))
+    assert len(verdicts) == len(items), "a judge gives one verdict for each item"
     for attempt, item, verdict in zip(batch, items, verdicts, strict=True):
         if not is_testbed and verdict.score is not None:
             garbled = is_garbled(item.response)
             verdict = replace(verdict, native={**verdict.native, "coherent": not garbled})
         run.add_verdict(attempt.key, judge.id, verdict)
     run.commit()
-
-
-async def _verdicts(judge: Judge, items: Sequence[Item]) -> list[Verdict]:
-    verdicts = await judge.judge(items)
-    assert len(verdicts) == len(items), "a judge gives one verdict for each item"
-    return verdicts
 
 
 def _score(

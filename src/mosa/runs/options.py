@@ -24,6 +24,7 @@ from mosa.runs.judging import (
     check_apart,
     loop_judges,
 )
+from mosa.runs.plan import ROLES
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import NO_ADAPTER, Subject, default_decoder, subject_from, subjects_of
@@ -34,12 +35,6 @@ from mosa.world import World
 Options = Mapping[str, Any]
 """Options by their names; those that are fields of settings may be left out."""
 
-ROLES: dict[ChatRole, str] = {
-    "attacker": "attacker",
-    "judge": "loop_judge",
-    "translator": "translator",
-}
-"""The roles of chat models in attacks, and the options that name them."""
 OF_REPLIES = ("enable_thinking", "thought_tokens", "chat_extra", "reply_cache")
 """The options of endpoints that are for chat models alone, and not for a subject."""
 BATCH_SIZE = 8
@@ -49,9 +44,11 @@ BATCH_SIZE = 8
 # --- chat models and judges -----------------------------------------------------------------------
 
 
-def chat_options(options: Options, named: Sequence[str], served: Sequence[str] = ()) -> ChatOptions:
-    """How endpoints are asked; UserError where that is set and none of the chat models `named` is
-    one, nor of the `served` subjects, which have their own fields of requests."""
+def chat_options(options: Options, served: Sequence[str] = ()) -> ChatOptions:
+    """How endpoints are asked; UserError where that is set and none of the chat models named in
+    the options is one, nor of the `served` subjects, which have their own fields of requests."""
+    named = [*_named_roles(options).values(), *(options.get("judges") or ())]
+    named.append(options.get("judge_model") or "")
     given = fields_in(ChatOptions, options)
     for name in given:
         meant = named if name in OF_REPLIES else (*named, *served)
@@ -64,17 +61,13 @@ def chat_options(options: Options, named: Sequence[str], served: Sequence[str] =
     return ChatOptions(**given)
 
 
-def judge_config(
-    options: Options, others: Sequence[str] = (), served: Sequence[str] = ()
-) -> JudgeConfig:
-    """How the options build judges; `others` are chat models that are named beside theirs, and
-    subjects that are `served`."""
-    named = [options["judge_model"] or "", *(options["judges"] or ()), *others]
+def judge_config(options: Options, served: Sequence[str] = ()) -> JudgeConfig:
+    """How the options build judges; those for endpoints may be for subjects that are `served`."""
     return JudgeConfig(
         model=options["judge_model"],
         templates=options["judge_templates"],
         device=options["device"],
-        chat=chat_options(options, named, served),
+        chat=chat_options(options, served),
     )
 
 
@@ -83,24 +76,21 @@ def served_by(config: EvaluateConfig) -> list[str]:
     return [subject.model for subject in config.subjects if subject.is_served]
 
 
-def named_roles(options: Options) -> dict[ChatRole, str]:
+def _named_roles(options: Options) -> dict[ChatRole, str]:
     """The models that attacks ask, as they were written, by role."""
-    return {role: options[option] for role, option in ROLES.items() if options[option] is not None}
+    named = {role: options.get(option) for role, option in ROLES.items()}
+    return {role: spec for role, spec in named.items() if spec is not None}
 
 
 def role_chats(
-    options: Options,
-    *,
-    beside: Sequence[str] = (),
-    served: Sequence[str] = (),
-    batch_size: int = BATCH_SIZE,
+    options: Options, served: Sequence[str] = (), *, batch_size: int = BATCH_SIZE
 ) -> dict[ChatRole, ChatModel]:
-    """The chat models by role, where named; one that plays several roles under one key is loaded
-    once. Options for endpoints may be for those of `beside`, or for subjects that are `served`."""
-    named = named_roles(options)
+    """The chat models of attacks by role, where named; one that plays several roles under one key
+    is loaded once. Options for endpoints may be for subjects that are `served`."""
+    named = _named_roles(options)
     if not named:
         return {}
-    asked = chat_options(options, [*named.values(), *beside], served)
+    asked = chat_options(options, served)
     chats: dict[tuple[str, tuple[str, ...]], ChatModel] = {}
     by_role: dict[ChatRole, ChatModel] = {}
     for role, spec in named.items():
@@ -114,12 +104,6 @@ def role_chats(
                 raise UserError(f"--{ROLES[role]}: {error}") from error
         by_role[role] = chats[key]
     return by_role
-
-
-def attack_chats(options: Options, served: Sequence[str] = ()) -> dict[str, ChatModel]:
-    """The chat models of attacks, by role, beside the judges' own."""
-    judges = [options["judge_model"] or "", *(options["judges"] or ())]
-    return {**role_chats(options, beside=judges, served=served)}
 
 
 def judges_of_run(

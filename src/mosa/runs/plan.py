@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mosa.attacks import ATTACKS, ENGLISH, Attack, Target, Wording
-from mosa.attacks.base import Backend
+from mosa.attacks.base import Backend, ChatRole
 from mosa.chat.base import ChatModel
 from mosa.denoising.config import OF_NOISE
 from mosa.inputs import did_you_mean
@@ -25,7 +25,12 @@ from mosa.world import World
 
 PLAIN = "direct"
 """The plain request: the control on harmful sets, and how all other sets are asked."""
-ROLES = ("attacker", "judge", "translator")
+ROLES: dict[ChatRole, str] = {
+    "attacker": "attacker",
+    "judge": "loop_judge",
+    "translator": "translator",
+}
+"""The roles of chat models in attacks, and the options that name them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Course:
     cases: CaseSet
     attacks: tuple[ChosenAttack, ...]
     wording: Wording
-    chats: Mapping[str, ChatModel]
+    chats: Mapping[ChatRole, ChatModel]
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def courses_of(
     sets: Sequence[CaseSet],
     attacks: Sequence[ChosenAttack],
     world: World | None,
-    chats: Mapping[str, ChatModel],
+    chats: Mapping[ChatRole, ChatModel],
 ) -> list[Course]:
     """Which attacks run on each set, and which chat models write for them.
 
@@ -103,7 +108,7 @@ def courses_of(
     plays the roles for which no chat model is given. Raises UserError where a chat model is
     missing, or given and not used.
     """
-    scripted: dict[str, ChatModel] = {}
+    scripted: dict[ChatRole, ChatModel] = {}
     if world is not None:
         scripted = dict.fromkeys(ROLES, ScriptedAttacker(world))
     plain = ChosenAttack(ATTACKS[PLAIN], "paper", ATTACKS[PLAIN].config("paper"))
@@ -123,14 +128,14 @@ def courses_of(
         courses.append(Course(cases, chosen, wording, own))
     used = {role for course in courses for c in course.attacks for role in c.attack.roles}
     for role in chats.keys() - used:
-        raise UserError(f"no attack uses {role_option(role)}; leave it out")
+        raise UserError(f"no attack uses --{ROLES[role]}; leave it out")
     for course in courses:
         for chosen in course.attacks:
             for role in chosen.attack.roles:
                 if role not in course.chats:
                     raise UserError(
                         f"{chosen.attack.name} asks for a chat model as {role}; name one with "
-                        f"{role_option(role)}, or leave the attack out"
+                        f"--{ROLES[role]}, or leave the attack out"
                     )
     others = [c.attack.name for c in attacks if c.attack.name not in (PLAIN, *PROBES)]
     if others and not any(course.cases.kind == "harmful" for course in courses):
@@ -139,11 +144,6 @@ def courses_of(
             "the attack out"
         )
     return courses
-
-
-def role_option(role: str) -> str:
-    """The option that names the chat model of a role."""
-    return "--loop_judge" if role == "judge" else f"--{role}"
 
 
 def choose_attacks(
@@ -200,23 +200,16 @@ def plan(
     for course in courses:
         plain_cases = [as_plain(case) for case in course.cases.cases]
         for chosen in course.attacks:
+            attack = chosen.attack
             reason = (
-                subject.missing_for(chosen.attack)
-                or _missing_in(course.cases, chosen.attack)
+                subject.missing_for(attack)
+                or _missing_in(course.cases, attack)
                 or _missing_of(subject, course.cases)
-                or _unseen_in_blocks(subject, chosen.attack, block_length)
+                or _unseen_in_blocks(subject, attack, block_length)
             )
             if reason:
-                left_out.append(
-                    NotApplicable(
-                        subject.name,
-                        course.cases.name,
-                        chosen.attack.name,
-                        chosen.preset,
-                        chosen.attack.threat,
-                        reason,
-                    )
-                )
+                pair = subject.name, course.cases.name, attack.name, chosen.preset
+                left_out.append(NotApplicable(*pair, attack.threat, reason))
                 continue
             shared = _identity(subject, weights, course, chosen)
             for seed in seeds:
@@ -227,10 +220,10 @@ def plan(
                         subject=subject.name,
                         case_set=course.cases.name,
                         case=case.id,
-                        attack=chosen.attack.name,
+                        attack=attack.name,
                         preset=chosen.preset,
                         seed=seed,
-                        threat=chosen.attack.threat,
+                        threat=attack.threat,
                         config=shared["config"],
                     )
                     planned.append(Planned(task, subject, course, chosen, case, identity))

@@ -12,6 +12,7 @@ runs the attacks and writes the run.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import secrets
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
 from mosa.attacks import Query
 from mosa.attacks.base import Tokens
@@ -29,7 +30,7 @@ from mosa.inputs import refusing
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.runs.processes import Processes
 from mosa.types import Response, UserError
-from mosa.worker import Computer, Tally, Work, Worker, settle
+from mosa.worker import Computer, Tally, Waiting, Work, Worker
 
 GONE = (
     "another process of this launch has ended before its work was done, and its own message says "
@@ -147,10 +148,10 @@ class RemoteResponder:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._capacity: int = connection.recv()
-        self._tally = Tally()
+        self.capacity: Final[int] = connection.recv()
+        self.tally = Tally()
         self._numbers = itertools.count()
-        self._open: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Any]] = {}
+        self._open: dict[int, tuple[Waiting, Any]] = {}
         self._lock = threading.Lock()
         self._is_gone = False
         self._thread = threading.Thread(target=self._listen, name="remote model", daemon=True)
@@ -159,14 +160,6 @@ class RemoteResponder:
     @property
     def model(self) -> DiffusionLM:
         raise AssertionError("a pool reads with the model of its own process")
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def tally(self) -> Tally:
-        return self._tally
 
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         raise AssertionError("a pool reads with the model of its own process")
@@ -178,13 +171,12 @@ class RemoteResponder:
         return await self._ask("compute", (work, goes_first), None)
 
     async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        waiting = Waiting(asyncio.get_running_loop().create_future())
         number = next(self._numbers)
-        self._open[number] = loop, future, on_step
+        self._open[number] = waiting, on_step
         try:
             self._send(number, kind, what)
-            return await future
+            return await waiting.future
         except asyncio.CancelledError:
             with suppress(ResponderGone):
                 self._send(number, "cancel", None)
@@ -212,21 +204,19 @@ class RemoteResponder:
                     self._settle(number, None, ResponderGone(GONE))
                 return
             if kind == "tally":
-                self._tally = what
+                self.tally = what
             elif kind == "step":
                 entry = self._open.get(number)
                 if entry is not None:
-                    loop, _, on_step = entry
-                    loop.call_soon_threadsafe(on_step, what)
+                    waiting, on_step = entry
+                    waiting.future.get_loop().call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
 
     def _settle(self, number: int, result: Any, error: BaseException | None) -> None:
         entry = self._open.pop(number, None)
-        if entry is None:  # cancelled meanwhile
-            return
-        loop, future, _ = entry
-        settle(loop, future, result, error)
+        if entry is not None:  # else cancelled meanwhile
+            entry[0].settle(result, error)
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and receive what it has done."""
@@ -265,9 +255,7 @@ async def _answer(connection: Connection, local: Worker[Any]) -> None:
             else:
                 assert isinstance(local, LocalResponder)
                 prepared, hears_steps = what
-                on_step = None
-                if hears_steps:
-                    on_step = _sender(send, number)
+                on_step = functools.partial(send, number, "step") if hears_steps else None
                 result = await local.submit(prepared, on_step=on_step)
         except Exception as error:
             send(number, "failed", _portable(error))
@@ -298,7 +286,3 @@ def _portable(error: Exception) -> Exception:
     if isinstance(error, UserError):
         return UserError(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _sender(send: Any, number: int) -> OnStep:
-    return lambda changes: send(number, "step", changes)

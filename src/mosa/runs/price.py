@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatModel
 from mosa.denoising.schedule import most_passes
 from mosa.families import attention_of, packaged_folder
@@ -42,7 +43,7 @@ class AskedRow:
 
 
 def most_asked(
-    config: EvaluateConfig, chats: Mapping[str, ChatModel] | None = None
+    config: EvaluateConfig, chats: Mapping[ChatRole, ChatModel] | None = None
 ) -> list[AskedRow]:
     """What each attack asks at most, as planned: judges, retries and what is on record apart.
 

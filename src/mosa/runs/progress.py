@@ -18,9 +18,6 @@ class ProgressBar(LiveBar):
         self.judged: set[str] = set()
         """The judges that had work."""
 
-    def __enter__(self) -> ProgressBar:
-        return self
-
     def evaluation(self, now: Progress) -> None:
         """Show the progress of an evaluation."""
         left = f"{now.num_responses} responses, {_time_left(now)}"

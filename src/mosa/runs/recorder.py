@@ -84,7 +84,7 @@ class PlannedTask:
     """Makes the target, given the backend."""
     attack: Callable[[Target], AsyncIterator[Attempt]]
     """Makes the attack's async generator."""
-    chats: Mapping[str, ChatModel] = field(default_factory=dict)
+    chats: Mapping[ChatRole, ChatModel] = field(default_factory=dict)
     """The chat models that it may ask, by role."""
     on_end: Callable[[Outcome | None], object] = lambda outcome: None
     """Called when the task is done or has failed; None: by another process."""
@@ -247,7 +247,7 @@ class Recorder:
         return await asyncio.shield(future)
 
     def _forget(
-        self, chats: Mapping[str, ChatModel], asked: Sequence[tuple[ChatRole, ChatRequest]]
+        self, chats: Mapping[ChatRole, ChatModel], asked: Sequence[tuple[ChatRole, ChatRequest]]
     ) -> None:
         """Delete unusable replies, so that they are requested again when the task is retried."""
         for role, request in asked:
@@ -268,7 +268,7 @@ class _TaskBackend:
     """The recorder as the target of one task sees it."""
 
     recorder: Recorder
-    chats: Mapping[str, ChatModel]
+    chats: Mapping[ChatRole, ChatModel]
     has_begun: bool = False
 
     @property

@@ -18,7 +18,7 @@ import msgspec
 
 from mosa.attacks.base import Threat
 from mosa.denoising import DecoderConfig
-from mosa.types import Access, Budget, Response, SetKind, UserError
+from mosa.types import Access, Budget, Response, UserError
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 MOST_STEPS = 1 << 31
@@ -69,25 +69,6 @@ class SubjectRecord:
     """Further fields of every request to a served model."""
     server: dict[str, str] | None = None
     """What the server of a model tells of itself; null: the model was loaded here."""
-
-
-@dataclass(frozen=True)
-class SetRecord:
-    """A set of cases, without the cases."""
-
-    name: str
-    kind: SetKind
-    file: str | None = None
-    sha256: str | None = None
-    content_hash: str = ""
-    known_as: str | None = None
-    licence: str | None = None
-    origin: str | None = None
-    world_seed: int | None = None
-    shares_cases: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    headline: str = ""
-    needs_likelihoods: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,19 +157,15 @@ class AttemptRecord:
     """The number of the try that the attack's loop has selected by then."""
 
 
-class _SubjectShape(TypedDict):
+class _NamedShape(TypedDict):
     name: str
 
 
 class _SettingsShape(TypedDict, total=False):
     seeds: list[int]
-    subjects: list[_SubjectShape]
+    subjects: list[_NamedShape]
     sets: list[str]
     options: dict[str, Any]
-
-
-class _ChatShape(TypedDict):
-    name: str
 
 
 class SessionShape(TypedDict, total=False):
@@ -200,7 +177,7 @@ class SessionShape(TypedDict, total=False):
     seconds: float
     device: str | None
     versions: dict[str, str | None]
-    chat_models: dict[str, _ChatShape]
+    chat_models: dict[str, _NamedShape]
 
 
 def encode(record: Any) -> str:

@@ -22,6 +22,7 @@ names the file, never another number.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sqlite3
@@ -41,7 +42,6 @@ from mosa.runs.records import (
     NotApplicable,
     Outcome,
     SessionShape,
-    SetRecord,
     SubjectRecord,
     Task,
     TaskCell,
@@ -50,7 +50,7 @@ from mosa.runs.records import (
     decode,
     encode,
 )
-from mosa.types import Attempt, Behavior, CaseSet, Response, UserError, Verdict
+from mosa.types import Attempt, Behavior, CaseSet, Response, SetRecord, UserError, Verdict
 
 T = TypeVar("T")
 
@@ -185,7 +185,7 @@ class Run:
         The write-ahead log is begun after them, so that the file by itself is a run.
         """
         with self._transaction():
-            if not self._tables():
+            if not _tables_in(self._db):
                 for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {LAYOUT}")
@@ -202,7 +202,7 @@ class Run:
     def _check(self) -> None:
         """Raises UserError where the tables are not ours, DamagedRun where pages are damaged."""
         path = self.folder / FILE
-        tables = self._tables()
+        tables = _tables_in(self._db)
         if not tables:
             raise UserError(
                 f"{path} holds nothing; copy {FILE}-wal with it, or name another folder"
@@ -220,9 +220,6 @@ class Run:
             found = self._db.execute(f"SELECT {key} FROM {table} WHERE {fault} LIMIT 1").fetchone()
             if found:
                 raise self.damage(f"{table}, {found[0]}", why)
-
-    def _tables(self) -> dict[str, tuple[str, str | None]]:
-        return _tables_in(self._db)
 
     def damage(self, where: str, why: object) -> DamagedRun:
         """The error to raise for a row that is not what was written: `where` is table and key."""
@@ -328,8 +325,8 @@ class Run:
 
     def add_set(self, cases: CaseSet) -> None:
         """Keep a set and its cases, in their order."""
-        plain = {k: v for k, v in vars(cases).items() if k not in ("cases", "ask", "score")}
-        self._insert("sets", cases.name, record=SetRecord(**plain))
+        recorded = {of.name: getattr(cases, of.name) for of in dataclasses.fields(SetRecord)}
+        self._insert("sets", cases.name, record=SetRecord(**recorded))
         for place, case in enumerate(cases.cases):
             self._insert("cases", cases.name, case.id, place, record=case)
 
