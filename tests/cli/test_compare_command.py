@@ -66,7 +66,7 @@ def test_exit_status(capsys, folders, conditions, expected):
     status, out, _ = run(capsys, *folders, *options, "--max-unscored", "0.25")
     assert status == expected
     assert out.count("FAIL: ") == (1 if expected else 0)
-    assert out.count("pass: ") == len(conditions) - (1 if expected else 0)
+    assert out.count("ok: ") == len(conditions) - (1 if expected else 0)
 
 
 def test_unscored_cases_fail_loudly(capsys, folders):

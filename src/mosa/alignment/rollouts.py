@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from mosa.denoising import DecoderConfig, SampleResult, sample
@@ -10,6 +9,7 @@ from mosa.families import DiffusionLM
 from mosa.judges.base import Item, Judge
 from mosa.judges.prompted import DOWN, NOTHING_TO_READ
 from mosa.types import Behavior, Prompt, UserError, dialogue
+from mosa.worker import run_coroutine
 
 
 def roll_out(
@@ -40,7 +40,7 @@ def harm_of(
         Item(Behavior(str(number), text), response)
         for number, (text, response) in enumerate(zip(asked, responses, strict=True))
     ]
-    found = asyncio.run(judge.judge(items))
+    found = run_coroutine(judge.judge(items))
     is_down = [verdict.reason.startswith(DOWN) for verdict in found]
     gives_nothing = [verdict.reason.startswith(NOTHING_TO_READ) for verdict in found]
     if any(is_down) or all(gives_nothing):

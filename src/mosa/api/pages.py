@@ -66,8 +66,8 @@ def report(
 
     `runs` are folders, whose own folders are searched too. `tables` is a folder for the tables as
     CSV, JSON and LaTeX. `redact` unset leaves out prompts and responses of all but the testbed's
-    sets. `judge` is the id of the judge that counts, unset the most trusted. `label` gives subjects
-    their names on the page, in its order. `calibration` is a file of judges' errors
+    sets. `judge` is the judge that counts, by its id or name, unset the most trusted. `label` gives
+    subjects their names on the page, in its order. `calibration` is a file of judges' errors
     (`mosa judge check --out`), by which rates are corrected.
 
         mosa.report([run], "report.html")

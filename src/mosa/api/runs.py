@@ -22,7 +22,7 @@ from mosa.reporting.content import Sample
 from mosa.reporting.setup import ReportConfig, read_setup
 from mosa.reporting.views import scan
 from mosa.runs.evaluate import run_evaluation
-from mosa.runs.judging import METRIC, judge_run
+from mosa.runs.judging import METRIC, judge_meant, judge_run
 from mosa.runs.options import (
     evaluation_config,
     judge_config,
@@ -359,14 +359,13 @@ def problems_of(run: Run) -> list[str]:
 def results(run: Place, *, judge: str | None = None, by_variant: bool = False) -> Results:
     """The rates of a run: attacks, harmless sets and useful tasks of each subject (`mosa results`).
 
-    Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge's id,
-    `by_variant` gives each way of an attack a row of its own. Raises UserError for a folder without
-    a run and an unknown judge.
+    Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge, by its id
+    or name, `by_variant` gives each way of an attack a row of its own. Raises UserError for a
+    folder without a run and an unknown judge.
     """
     with Run(Path(run)) as opened:
-        if judge is not None and judge not in opened.judges():
-            known = ", ".join(opened.judges()) or "none yet"
-            raise UserError(f"{judge} has not judged {opened.folder}; judges that have: {known}")
+        if judge is not None:
+            judge = judge_meant(judge, opened.judges(), opened.folder)
         found = figures_of(opened, by_variant=by_variant)
     return Results(tuple(f for f in found if judge in (None, f.judge)))
 

@@ -28,7 +28,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--subject_a", type=str, help="subject A, where run_a has several")
     parser.add_argument("--subject_b", type=str, help="subject B, where run_b has several")
     parser.add_argument(
-        "--judge", type=str, help="judge by its id; unset: the most trusted that both have"
+        "--judge", type=str, help="judge by its id or name; unset: the most trusted that both have"
     )
     parser.add_argument(
         "--fail_if",

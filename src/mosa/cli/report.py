@@ -33,7 +33,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--judge",
         type=str,
-        help="id of the judge that counts; unset: the most trusted",
+        help="judge that counts, by its id or name; unset: the most trusted",
     )
     parser.add_argument("--title", type=str, help="heading of the page")
     parser.add_argument(

@@ -14,7 +14,7 @@ from mosa.evidence.figures import REFUSED, Figure, figures_of
 from mosa.evidence.labels import legend, length_of, marked, place_of, served_facts, tries_of
 from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
-from mosa.runs.judging import METRIC
+from mosa.runs.judging import METRIC, judge_meant
 from mosa.runs.store import Run
 from mosa.stats.rates import NOTHING, format_rate_shortly, format_value
 from mosa.terminal import show
@@ -28,9 +28,9 @@ EXPLANATIONS = {
     "its 95 % interval; by: which try that is, of the most on one case: the one that the attack's "
     "loop selected (below it, without a name, the rate if any of them counted), or any; score: "
     "mean of the scores of the tries that decide, the best of several; tokens: length of a "
-    "response; garbled, empty: tries whose text cannot be read, or that hold nothing; unscored: in "
-    "no rate. Threat models: prompt (a user of a chat API), canvas (an API that takes prefills and "
-    "masks), open (weights and sampler).",
+    "response; garbled, empty: tries whose text cannot be read, or that hold nothing; unscored: "
+    "the judge gave no verdict; left out of the rate. Threat models: prompt (a user of a chat "
+    "API), canvas (an API that takes prefills and masks), open (weights and sampler).",
     "over_refusal": "refused: share of the n scored requests that are refused in full or in part, "
     "with its 95 % interval; garbled: text that neither refuses nor answers; tokens: length of a "
     "response.",
@@ -164,9 +164,8 @@ def _results(args: Namespace) -> None:
     if args.no_redact and args.export is None:
         raise UserError("--no_redact needs --export; add an export or leave --no_redact out")
     with Run(args.run) as run:
-        if args.judge is not None and args.judge not in run.judges():
-            known = ", ".join(run.judges()) or "none yet"
-            raise UserError(f"{args.judge} has not judged {args.run}; judges that have: {known}")
+        if args.judge is not None:
+            args.judge = judge_meant(args.judge, run.judges(), args.run)
         if args.export is not None:
             _export(run, args)
         elif args.paper and run.judges():

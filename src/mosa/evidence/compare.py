@@ -30,6 +30,7 @@ from mosa.evidence.figures import (
     task_pairs,
 )
 from mosa.evidence.labels import UNKNOWN, place_of, served_facts
+from mosa.runs.judging import judge_meant, short_name
 from mosa.runs.records import SubjectRecord
 from mosa.stats.pairs import (
     PairedDifference,
@@ -371,20 +372,24 @@ def _judge(
     """Whose verdicts of A and of B are taken; None for a side without a figure of this kind."""
     judges = first.judges(kind), second.judges(kind)
     if not judges[0] or not judges[1]:
-        alone = [wanted if wanted in own else next(iter(own), None) for own in judges]
-        return alone[0], alone[1]
+        return _preferred(judges[0], wanted), _preferred(judges[1], wanted)
     shared = [judge for judge in judges[0] if judge in judges[1]]
     if not shared:
         raise UserError(
             f"{KINDS[kind]} were judged by {', '.join(judges[0])} in {first.folder} and by "
             f"{', '.join(judges[1])} in {second.folder}; let one judge judge both (`mosa judge`)"
         )
-    if wanted is not None and wanted not in shared and kind == "safety":
-        raise UserError(
-            f"{wanted} has not judged both runs; those that have are {', '.join(shared)}"
-        )
-    judge = wanted if wanted in shared else shared[0]
+    if wanted is not None and kind == "safety":
+        judge = judge_meant(wanted, shared, "both runs")
+    else:
+        judge = _preferred(shared, wanted)
     return judge, judge
+
+
+def _preferred(judges: Sequence[str], wanted: str | None) -> str | None:
+    """The wanted judge, by its id or name, where it is among these; else the first of them."""
+    named = (judge for judge in judges if wanted in (judge, short_name(judge)))
+    return next(named, next(iter(judges), None))
 
 
 def _check_sets(first: Side, second: Side) -> None:

@@ -97,8 +97,10 @@ class Decision:
     """The value with its interval, or why it could not be decided."""
 
     def __str__(self) -> str:
-        """For example `pass: asr>0.10: 0.02 (0.00 to 0.11)`."""
-        return f"{'FAIL' if self.holds else 'pass'}: {self.condition.text}: {self.text}"
+        """For example `ok: asr>0.10 does not hold: 0.02 (0.00 to 0.11)`."""
+        if self.holds:
+            return f"FAIL: {self.condition.text}: {self.text}"
+        return f"ok: {self.condition.text} does not hold: {self.text}"
 
     def __repr__(self) -> str:
         return f"<Decision {self}>"

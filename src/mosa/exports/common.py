@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import Try, deciding, trained_against
 from mosa.files import claim_folder, filling, user_errors
-from mosa.runs.judging import CANVAS
+from mosa.runs.judging import CANVAS, judge_meant
 from mosa.runs.records import Outcome, Task, TaskStatus
 from mosa.runs.store import Run
 from mosa.stats.rates import INTERVAL_STATEMENT, Rate
@@ -170,12 +170,10 @@ def deciding_judge(run: Run, setting: ExportSetting, name: str) -> str:
             "json"
         )
     judges = list(dict.fromkeys(judge for case_set in harmful for judge in run.judges(case_set)))
-    known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
     if setting.judge is not None:
-        if setting.judge not in judges:
-            raise UserError(f"no judge {setting.judge} has judged {run.folder}; there are: {known}")
-        return setting.judge
+        return judge_meant(setting.judge, judges, run.folder)
     if len(judges) != 1:
+        known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
         raise UserError(
             f"the {name} export needs one judge to decide; name one with --judge, of: {known}"
         )

@@ -23,7 +23,7 @@ from mosa.evidence.figures import (
     names_of,
 )
 from mosa.evidence.labels import Names, marked
-from mosa.runs.judging import CANVAS
+from mosa.runs.judging import judge_meant, short_name
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate
@@ -88,7 +88,7 @@ class ReportSetup:
     def judge_names(self) -> dict[str, str]:
         """Judges without the hashes in their ids, unless two would then have one name."""
         judges = [judge for run in self.evidence.runs for judge in run.judges]
-        short = {judge: _short(judge) for judge in dict.fromkeys(judges)}
+        short = {judge: short_name(judge) for judge in dict.fromkeys(judges)}
         several = Counter(short.values())
         return {judge: judge if several[name] > 1 else name for judge, name in short.items()}
 
@@ -139,11 +139,6 @@ class ReportSetup:
         return self.evidence.sets[case_set].world_seed is None if redact is None else redact
 
 
-def _short(judge: str) -> str:
-    reads = CANVAS if judge.endswith(CANVAS) else ""
-    return judge.removesuffix(CANVAS).split("/")[0] + reads
-
-
 def read_setup(runs: Sequence[Run], config: ReportConfig) -> ReportSetup:
     """What a report needs of open runs, except single responses.
 
@@ -182,10 +177,9 @@ def check_once(evidence: Evidence) -> None:
 def deciding_judge(evidence: Evidence, config: ReportConfig) -> str | None:
     """The judge of the settings, or the most trusted one."""
     judges = evidence.judges("safety")
-    if config.judge is not None and config.judge not in judges:
-        known = ", ".join(judges) or "none yet (`mosa judge RUN` adds one)"
-        raise UserError(f"no judge {config.judge} has judged these runs; there are: {known}")
-    return config.judge or (judges[0] if judges else None)
+    if config.judge is not None:
+        return judge_meant(config.judge, judges, "these runs")
+    return judges[0] if judges else None
 
 
 def labels_of(evidence: Evidence, config: ReportConfig) -> dict[str, str]:

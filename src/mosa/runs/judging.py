@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +90,32 @@ def written_parts(written: str) -> tuple[str, str, bool]:
     """
     name, _, backend = written.removesuffix(CANVAS).partition("=")
     return name, backend, written.endswith(CANVAS)
+
+
+def short_name(judge: str) -> str:
+    """The name of a judge by its id, with what it reads.
+
+    >>> short_name("truth/2/world-0@canvas")
+    'truth@canvas'
+    """
+    reads = CANVAS if judge.endswith(CANVAS) else ""
+    return judge.removesuffix(CANVAS).split("/")[0] + reads
+
+
+def judge_meant(wanted: str, known: Collection[str], where: object) -> str:
+    """Which of the known ids is meant by an id, or by a name that one of them alone has.
+
+    Raises UserError where none or several are.
+    """
+    if wanted in known:
+        return wanted
+    found = [judge for judge in known if short_name(judge) == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{wanted} is the name of several judges; name one: {', '.join(found)}")
+    others = ", ".join(known) or "none yet (`mosa judge RUN` adds one)"
+    raise UserError(f"no judge {wanted} has judged {where}; there are: {others}")
 
 
 def default_judges(sets: Sequence[SetRecord]) -> tuple[str, ...]:

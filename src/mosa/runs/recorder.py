@@ -64,7 +64,7 @@ class TokenMeter:
         if self.most is not None and self.num_tokens >= self.most:
             raise TokensSpent(
                 f"stopped at {self.num_tokens} of {self.most} tokens; what was recorded is kept, "
-                "and the same command with a larger --max_tokens_total goes on"
+                "and the same command with a larger --max-tokens-total goes on"
             )
 
     def add(self, response: Response | ChatReply) -> None:
