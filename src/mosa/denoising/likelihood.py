@@ -120,7 +120,7 @@ def guided_logits(
     columns: Int[Tensor, " R"],
     *,
     response_start: int,
-    written: Int[Tensor, "M L"],
+    written: Int[Tensor, "M L"] | None = None,
     given: Bool[Tensor, "M L"],
     cfg_scale: float,
 ) -> Float[Tensor, "M R V"]:
@@ -135,13 +135,15 @@ def guided_logits(
     guidance = ClassifierFree(scale=cfg_scale)
     blind_ML = guidance.other_tokens(tokens, given, model.mask_token_id)
     twice = None if attention_mask is None else torch.cat([attention_mask, attention_mask])
-    blind_written_ML = guidance.other_tokens(written, given, model.mask_token_id)
+    if written is not None:
+        blind = guidance.other_tokens(written, given, model.mask_token_id)
+        written = torch.cat([written, blind])
     both_MRV = model.logits(
         torch.cat([tokens, blind_ML]),
         twice,
         columns,
         response_start=response_start,
-        written=torch.cat([written, blind_written_ML]),
+        written=written,
     )
     logits_MRV, blind_MRV = both_MRV.chunk(2)
     return guidance.combine(logits_MRV, blind_MRV)
