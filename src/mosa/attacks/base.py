@@ -483,6 +483,7 @@ class Target:
         )
 
 
+@dataclass(frozen=True)
 class Settings:
     """The base of attacks' settings: whole numbers among them are counts, and begin at 1."""
 
