@@ -45,7 +45,8 @@ def probed_run(
     refusals: Sequence[str] = (),
     **settings: Any,
 ) -> Run:
-    """A run with one attempt for each (subject, case, details, verdict, response)."""
+    """A run with one attempt for each (subject, case, details, verdict, response); where the words
+    that a probe writes are all that is looked at, the response may be left out."""
     run = Run(folder, create=True)
     config = as_plain(PROBES[probe].config("quick", settings))
     cells = list(cells)
@@ -58,6 +59,8 @@ def probed_run(
         if not number:
             run.add_subject(subject_of(subject, refusals))
             run.add_tasks([Task(task, subject, SET, case, probe, "quick", 0, "open", config)])
+        if response is None and probe in ("position", "step"):
+            response = response_of(f"{task}-{number}", [0] * 168, [], None)
         tasks[subject, case] = number + 1
         attempt = Attempt(
             key=f"{task}-{number}",

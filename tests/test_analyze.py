@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from probed_runs import SET, probed_run, verdict
@@ -17,7 +18,7 @@ from mosa.cli.tables import Page
 from mosa.denoising import Denoiser
 from mosa.evidence.findings import HeatMap, LineChart, findings_of
 from mosa.probes import PROBES
-from mosa.reporting.charts import save
+from mosa.reporting.charts import describe, save
 from mosa.runs.evaluate import EvaluateConfig
 from mosa.runs.store import Run
 from mosa.runs.subject import subjects_of
@@ -169,3 +170,19 @@ def test_figures_are_the_same_each_time(tmp_path, chart):
     assert (tmp_path / "one.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     if isinstance(chart, HeatMap):
         assert ">0.50<" in svg
+
+
+def test_a_map_shows_and_says_where_blocks_begin(tmp_path):
+    """One line more than without borders, before the second column, at position 2."""
+    plain = CHARTS[1]
+    assert isinstance(plain, HeatMap)
+    lined = replace(plain, borders=[1])
+    for name, chart in {"plain": plain, "lined": lined}.items():
+        save(chart, tmp_path / name)
+    lines = [
+        (tmp_path / f"{name}.svg").read_text().count('id="line2d') for name in ("plain", "lined")
+    ]
+    assert lines[1] == lines[0] + 1
+    assert describe(lined) == f"{describe(plain)} " + (
+        "A block begins between these columns and those on their left: 2."
+    )

@@ -1,4 +1,4 @@
-"""Recordings of the published block decoders, and the tiny networks that they were made with.
+"""Recordings of the published decoders, and the tiny networks that they were made with.
 
 `recordings/README.md` says how they were made. The networks are rebuilt here from numbers that
 every processor draws alike, so that the tokens can be compared without the published code.
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from other_networks import new_other
+from tiny_models import LLADA_MOE_LAYOUT
 from torch import Tensor
 
-from mosa.families import DiffusionLM
+from mosa.families import DiffusionLM, new_model
 
 FOLDER = Path(__file__).parent / "recordings"
-DECODERS = ("mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
-MASK = 383
+DECODERS = ("llada", "mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
+MASK, END = 383, 382
 CHECKED_IDS = (0, 100, 200, 300)
 """The ids whose logits behind the first prompt are recorded."""
 
@@ -34,7 +35,7 @@ class Recording:
     decoder: str
     """One of `DECODERS`."""
     network: str
-    """One of `other_networks.NETWORKS`."""
+    """One of `other_networks.NETWORKS`, or `llada_moe`; see `new_recorded`."""
     weight_seed: int
     echo: float
     """How strongly a written token predicts itself; see `fill`."""
@@ -69,6 +70,13 @@ def read(path: Path) -> list[Recording]:
 def recordings(*decoders: str) -> list[Recording]:
     """All recordings of some decoders."""
     return [one for decoder in decoders for one in read(FOLDER / f"{decoder}.json")]
+
+
+def new_recorded(network: str, **attention: Any) -> DiffusionLM:
+    """A network of `other_networks`, or that of the family LLaDA-MoE, to be filled."""
+    if network == "llada_moe":
+        return new_model({**LLADA_MOE_LAYOUT, "mask_token_id": MASK, "eos_token_id": END}, seed=0)
+    return new_other(network, **attention)
 
 
 def fill(model: DiffusionLM, seed: int, echo: float) -> DiffusionLM:
@@ -106,8 +114,8 @@ def _scaled(name: str, noise: np.ndarray) -> np.ndarray:
 
 @cache
 def filled(network: str, seed: int, echo: float) -> DiffusionLM:
-    """A network of `other_networks` with the weights of `fill`, in full attention."""
-    return fill(new_other(network), seed, echo)
+    """A recorded network with the weights of `fill`, in full attention."""
+    return fill(new_recorded(network), seed, echo)
 
 
 def full_logits(model: DiffusionLM, tokens: list[int]) -> Tensor:

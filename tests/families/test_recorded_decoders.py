@@ -1,4 +1,4 @@
-"""The sampler writes what the published block decoders wrote, in at most as many calls.
+"""The sampler writes what the published decoders wrote, in at most as many calls.
 
 The recordings are from the authors' code on tiny random networks (`recordings/README.md`).
 """
@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from other_networks import new_other
-from recorded import MASK, Recording, fill, recordings
+from recorded import MASK, Recording, fill, new_recorded, recordings
+from torch import Tensor
 
 from mosa.denoising import DecoderConfig, SampleResult, sample
-from mosa.denoising.reference import fill_network_blocks
+from mosa.denoising.reference import fill_block_by_block, fill_network_blocks
 from mosa.families import DiffusionLM
 
 CASES = [
     pytest.param(case, id=case.name)
-    for case in recordings("mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
+    for case in recordings("llada", "mdlm", "bd3lm", "sdar", "llada2.0", "llada2.1")
 ]
 
 BY_CONFIDENCE = [
@@ -27,13 +27,13 @@ BY_CONFIDENCE = [
     for case in recordings("sdar", "llada2.0", "llada2.1")
     if case.settings.get("remasking_strategy") not in ("sequential", "entropy_bounded")
 ]
-"""What the plain loop has orders for."""
+"""What the plain loop over a network's blocks has orders for."""
 
 
 def model_of(case: Recording, end_ids: list[int]) -> DiffusionLM:
     block_length = case.settings.get("block_length", case.settings.get("block_size"))
-    is_block_causal = case.decoder != "mdlm"
-    model = new_other(
+    is_block_causal = case.decoder not in ("llada", "mdlm")
+    model = new_recorded(
         case.network,
         block_length=block_length if is_block_causal else None,
         begins="response" if case.decoder == "bd3lm" else "sequence",
@@ -45,7 +45,10 @@ def model_of(case: Recording, end_ids: list[int]) -> DiffusionLM:
 def decoder_of(case: Recording) -> DecoderConfig:
     given = case.settings
     settings: dict[str, Any] = {"stop_when_finished": bool(ends_of(case))}
-    if case.decoder in ("mdlm", "bd3lm"):
+    if case.decoder == "llada":
+        length = given["gen_length"]
+        settings |= {k: given[k] for k in ("steps", "block_length", "cfg_scale", "remasking")}
+    elif case.decoder in ("mdlm", "bd3lm"):
         length, block = given["max_new_tokens"], given["block_size"]
         num_blocks = math.ceil(length / block)
         per_block = given.get("steps_per_block") or math.ceil(given["steps"] / num_blocks)
@@ -80,12 +83,17 @@ def ends_of(case: Recording) -> list[int]:
     return [case.settings["eos_id"]] if case.settings.get("eos_early_stop") else []
 
 
+def padded(prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """The prompts with padding on their left, and which of the tokens are theirs."""
+    width = max(map(len, prompts))
+    ids = [[0] * (width - len(prompt)) + prompt for prompt in prompts]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(real)
+
+
 def written(case: Recording) -> SampleResult:
-    model = model_of(case, ends_of(case))
-    width = max(map(len, case.prompts))
-    ids = [[0] * (width - len(prompt)) + prompt for prompt in case.prompts]
-    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in case.prompts]
-    return sample(model, torch.tensor(ids), decoder_of(case), attention_mask=torch.tensor(real))
+    ids, real = padded(case.prompts)
+    return sample(model_of(case, ends_of(case)), ids, decoder_of(case), attention_mask=real)
 
 
 def up_to_end(tokens: list[int], ends: list[int]) -> list[int]:
@@ -131,3 +139,22 @@ def test_the_plain_loop_is_theirs(case):
     )
     assert tokens[0].tolist() == prompt + case.responses[0]
     assert num_calls == case.forwards
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in recordings("llada")])
+def test_the_plain_loop_is_theirs_in_full_attention(case):
+    """Those by `random` are so few steps or so short blocks that every order is the same."""
+    decoder, (ids, real) = decoder_of(case), padded(case.prompts)
+    response = torch.full((len(ids), decoder.max_new_tokens), MASK)
+    start = ids.shape[1]
+    filled = fill_block_by_block(
+        model_of(case, []).logits,
+        torch.cat([ids, response], dim=1),
+        torch.cat([real, torch.ones_like(response)], dim=1).bool(),
+        mask_token_id=MASK,
+        response_start=start,
+        block_length=case.settings["block_length"],
+        steps=decoder.steps,
+        cfg_scale=decoder.cfg_scale,
+    )
+    assert filled[:, start:].tolist() == case.responses

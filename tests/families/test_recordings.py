@@ -18,10 +18,12 @@ def test_recorded_networks_are_rebuilt(decoder):
 
 
 def test_recordings_show_what_they_are_for():
-    """Ends before the last block, uneven prompts, edits, and edits without an end."""
+    """Ends before the last block, uneven prompts, guidance, edits, and edits without an end."""
     every = {decoder: recordings(decoder) for decoder in DECODERS}
     assert all(len(some) >= 12 for some in every.values())
-    assert all(any(len(one.prompts) > 1 for one in every[name]) for name in ("mdlm", "bd3lm"))
+    in_batches = ("llada", "mdlm", "bd3lm")
+    assert all(any(len(one.prompts) > 1 for one in every[name]) for name in in_batches)
+    assert any(one.settings["cfg_scale"] for one in every["llada"])
     ended_early = {
         decoder
         for decoder, some in every.items()

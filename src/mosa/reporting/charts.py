@@ -241,7 +241,13 @@ def _describe_lines(chart: LineChart) -> str:
 def _describe_cells(chart: HeatMap) -> str:
     cells = [cell.value for row in chart.cells for cell in row if cell is not None]
     span = f", from {min(cells):.2f} to {max(cells):.2f}" if cells else ""
-    return f"Map of {chart.value_label} by {chart.x_label} and {chart.y_label}{span}."
+    places = ", ".join(f"{chart.x_values[column]:g}" for column in chart.borders)
+    borders = (
+        f" A block begins between these columns and those on their left: {places}."
+        if places
+        else ""
+    )
+    return f"Map of {chart.value_label} by {chart.x_label} and {chart.y_label}{span}.{borders}"
 
 
 def _describe_classes(chart: Histogram) -> str:
@@ -347,6 +353,8 @@ def _cells(chart: HeatMap, subjects: Collection[str]) -> Figure:
         # Never quite nothing: a cell at zero was measured.
         alpha = 0.04 + 0.96 * level / NUM_LEVELS
         axes.add_patch(PathPatch(shape, facecolor=_HEAT_OF_STYLE, alpha=alpha, linewidth=0))
+    for column in chart.borders:
+        axes.axvline(column, color="C0", linewidth=1.4)
     for axis, values in ((axes.xaxis, chart.x_values), (axes.yaxis, chart.y_values)):
         every = -(-len(values) // MAX_TICKS)
         places = range(0, len(values), every)

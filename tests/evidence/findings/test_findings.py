@@ -235,6 +235,85 @@ def test_a_map_of_a_span(tmp_path):
     assert "is 0.50" in finding.paragraph  # at every step
 
 
+# --- blocks ---------------------------------------------------------------------------------------
+
+STARTS = {"a": 8, "b": 8, "c": 12}
+"""The length of each case's blocks: position 10 is in block 2 of `a` and `b`, and in 1 of `c`."""
+
+
+def in_blocks(case: str, number: int):
+    return response_of(f"{case}-{number}", [0] * 48, [], STARTS[case])
+
+
+def test_a_map_by_block(tmp_path):
+    """What is written in the first block makes a score of 1, elsewhere of 0.
+
+    Positions 1, 10 and 20 are in blocks 1, 2 and 3 of `a` and `b` and 1, 1 and 2 of `c`; so the
+    mean at position 10 is 1/3, and the only border that all share is that before position 20."""
+    cells = []
+    for case, length in STARTS.items():
+        nothing = {"span": "none", "position": None, "step": None}
+        cells.append(("m", case, nothing, verdict(0.5), in_blocks(case, 0)))
+        for number, position in enumerate((1, 10, 20), start=1):
+            details = {"span": "neutral", "position": position, "step": 4}
+            said = verdict(float(position <= length))
+            cells.append(("m", case, details, said, in_blocks(case, number)))
+    with probed_run(tmp_path, "step", cells) as run:
+        (finding,) = findings_of(run)
+    by_position, by_block = (
+        map_of(finding, f"score-neutral{name}-m") for name in ("", "-by-block")
+    )
+    values = [[cell and cell.value for cell in chart.cells[0]] for chart in (by_position, by_block)]
+    assert values == [[1.0, pytest.approx(1 / 3), 0.0], [1.0, 0.0, 0.0]]
+    assert (by_position.x_values, by_position.borders) == ([1.0, 10.0, 20.0], [2])
+    assert (by_block.x_values, by_block.borders) == ([1.0, 2.0, 3.0], [])
+    blocks = {(r["case"], r["position"]): r["block"] for r in finding.rows}
+    assert [blocks["a", 10], blocks["c", 10], blocks["c", 20], blocks["a", None]] == [2, 1, 2, None]
+    assert "goes by block from 0.00" in finding.paragraph
+    assert "to 1.00 (0.44 to 1.00, n=3) at 1" in finding.paragraph
+    scores = [e for e in finding.estimates if "block" in e and e["measure"] == "score"]
+    found = {e["block"]: (e["value"], e["n"]) for e in scores}
+    assert found == {1: (1.0, 3), 2: (0.0, 3), 3: (0.0, 2)}
+
+
+def test_phrases_by_block(tmp_path):
+    """Random words in the second block make a score of 0.5, in the first of 0.1; blocks that the
+    decoder imposes are left to their own contrast."""
+    cells = []
+    for case in ("a", "b"):
+        cells.append(("m", case, place("none", None), verdict(0.2), in_blocks(case, 0)))
+        for number, (position, score) in enumerate(((1, 0.1), (8, 0.1), (9, 0.5)), start=1):
+            at = place("random", position)
+            cells.append(("m", case, at, verdict(score), in_blocks(case, number)))
+            imposed = response_of(f"{case}-{number}-24", [0] * 48, [], 24)
+            cells.append(("m", case, at | {"block_length": 24}, verdict(1.0), imposed))
+    with probed_run(tmp_path, "position", cells) as run:
+        (finding,) = findings_of(run)
+    series = lines_of(finding, "score-by-block-m-end-tokens-allow").series
+    figures = {kind: [(x, figure.value) for x, figure in line] for kind, line in series.items()}
+    assert figures == {
+        "none": [(1.0, pytest.approx(0.2)), (2.0, pytest.approx(0.2))],
+        "random": [(1.0, pytest.approx(0.1)), (2.0, 0.5)],
+    }
+    assert "score with a random phrase goes by block from 0.10" in finding.paragraph
+
+
+@pytest.mark.parametrize("probe", ["position", "step"])
+def test_one_block_is_no_map_by_block(tmp_path, probe):
+    """Nor is a phrase that is in the first block wherever it is written."""
+    for number, length in enumerate((None, 24)):
+        cells = []
+        for position in (1, 10):
+            details = place("neutral", position) | {"span": "neutral", "step": 0}
+            response = response_of(f"a-{position}", [0] * 48, [], length)
+            cells.append(("m", "a", details, verdict(1.0), response))
+        with probed_run(tmp_path / str(number), probe, cells) as run:
+            (finding,) = findings_of(run)
+        assert not [name for name in finding.charts if "by-block" in name]
+        assert "by block" not in finding.paragraph
+        assert {"block" in row for row in finding.rows} == {length is not None}
+
+
 # --- order ----------------------------------------------------------------------------------------
 
 

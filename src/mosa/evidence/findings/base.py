@@ -61,6 +61,8 @@ class HeatMap:
     y_values: list[float]
     cells: list[list[Interval | None]]
     value_label: str
+    borders: list[int] = field(default_factory=list[int])
+    """Columns (from 0) before which a block of the response begins."""
 
 
 Chart = LineChart | HeatMap
@@ -429,6 +431,30 @@ def rate(
     if all(value is None for seeds in values.values() for value in seeds.values()):
         return None
     return rate_of(values)
+
+
+Level = tuple[int, Rate]
+"""A level of a factor, and the rate at it."""
+
+
+def extremes(
+    observations: Sequence[Observation], factor: str, measure: str
+) -> tuple[Level, Level] | None:
+    """The levels of a factor at which a measure is lowest and highest, the first of equal ones;
+    None where nothing was scored."""
+    cells = sorted(cells_of(observations, (factor,)).items())
+    rates = [(level, rate(here, measure)) for (level,), here in cells]
+    scored = [(level, figure) for level, figure in rates if figure is not None]
+    if not scored:
+        return None
+    return min(scored, key=lambda one: one[1].value), max(scored, key=lambda one: one[1].value)
+
+
+def ends_told(factor: str, lowest: Level, highest: Level) -> str:
+    """Where a measure goes by a factor."""
+    if lowest[1].value == highest[1].value:
+        return f"is {lowest[1]} at every {factor}"
+    return f"goes by {factor} from {lowest[1]} at {lowest[0]} to {highest[1]} at {highest[0]}"
 
 
 def difference(

@@ -1,22 +1,30 @@
-"""Content, presence, position or length: what the probe `position` distinguishes."""
+"""Content, presence, position or length: what the probe `position` distinguishes.
+
+On a model that fills block after block it says the same by block.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from mosa.evidence.findings.base import (
     INTERVALS,
+    Finding,
     Group,
     LineChart,
     Observation,
     Probed,
     cells_of,
     difference,
+    ends_told,
+    extremes,
     points,
     rate,
     slug,
     without_room,
 )
+from mosa.evidence.findings.blocks import in_several_blocks, with_blocks
 from mosa.evidence.findings.sides import add_sides, row_of
 from mosa.probes.position import PAPER_POSITIONS, POSITIONS
 from mosa.stats.pairs import PairedDifference, holm
@@ -26,37 +34,32 @@ END_TOKENS = {"allow": "allowed", "forbid": "forbidden"}
 SIGNIFICANT = 0.05
 """The adjusted p value below which a contrast counts as different from 0."""
 Place = tuple[str, int | None]
-"""Kind of phrase, and position; None where nothing is written."""
+"""Kind of phrase, and position or block; None where nothing is written."""
 FACTORS = ("phrase_type", "position")
-X_LABEL = "position of the phrase's first token"
+X_LABELS = {
+    "position": "position of the phrase's first token",
+    "block": "block that the phrase's first token is in",
+}
+"""Where a phrase is written."""
 
 
 def read(probed: Probed) -> None:
     """Rates by kind of phrase and position, and the contrasts between them."""
     finding = probed.finding
-    finding.rows += [row_of(o, group) for group in probed.groups for o in group.observations]
+    groups = [with_blocks(probed, group) for group in probed.groups]
+    finding.rows += [row_of(o, group) for group in groups for o in group.observations]
     settings = finding.header["settings"]
     is_paper = settings["paper"]
     overlays: dict[tuple[str, str, str], dict[str, list[tuple[float, Interval]]]] = {}
-    for group in probed.groups:
+    for group in groups:
         for measure in group.measures:
             for end_tokens in group.levels("end_tokens"):
                 alike = group.where(lambda o, e=end_tokens: o["end_tokens"] == e)
-                places = _by_place(alike, measure)
-                for (kind, position), figure in places.items():
-                    finding.add(
-                        figure,
-                        **group.of,
-                        measure=measure,
-                        contrast="",
-                        end_tokens=end_tokens,
-                        phrase_type=kind,
-                        position=position,
-                    )
-                title = f"by forced phrase and its position, end tokens {END_TOKENS[end_tokens]}"
-                series = {k: _series(k, places) for k in dict.fromkeys(k for k, _ in places)}
-                chart = _chart(f"{title}: {group.label}", measure, series)
-                finding.charts[slug(measure, group.label, "end tokens", end_tokens)] = chart
+                series = _add_places(finding, group, measure, end_tokens, alike, "position")
+                own = [o for o in alike if o["block_length"] == 0]
+                if in_several_blocks(own):
+                    _add_places(finding, group, measure, end_tokens, own, "block")
+                    finding.sentences += _told_by_block(group, measure, end_tokens, own)
                 overlay = overlays.setdefault((group.case_set, measure, end_tokens), {})
                 for kind in ("none", "procedural"):
                     if kind in series:
@@ -99,6 +102,44 @@ def read(probed: Probed) -> None:
     )
 
 
+def _add_places(
+    finding: Finding,
+    group: Group,
+    measure: str,
+    end_tokens: str,
+    alike: list[Observation],
+    where: Literal["position", "block"],
+) -> dict[str, list[tuple[float, Interval]]]:
+    """Adds the rate of each kind of phrase in each place, and their chart; gives the chart's
+    lines."""
+    places = _by_place(alike, measure, where)
+    for (kind, place), figure in places.items():
+        if where == "position" or place is not None:  # nothing written is told once
+            of = {"end_tokens": end_tokens, "phrase_type": kind, where: place}
+            finding.add(figure, **group.of, measure=measure, contrast="", **of)
+    title = f"by forced phrase and its {where}, end tokens {END_TOKENS[end_tokens]}: {group.label}"
+    series = {kind: _series(kind, places) for kind in dict.fromkeys(kind for kind, _ in places)}
+    by_block = ["by block"] if where == "block" else []
+    name = slug(measure, *by_block, group.label, "end tokens", end_tokens)
+    finding.charts[name] = _chart(title, measure, series, X_LABELS[where])
+    return series
+
+
+def _told_by_block(
+    group: Group, measure: str, end_tokens: str, observations: list[Observation]
+) -> list[str]:
+    """Between which of a model's own blocks a measure moves with each kind of phrase, as a sentence
+    or none."""
+    told = []
+    for kind in group.levels("phrase_type"):
+        written = [o for o in observations if o["phrase_type"] == kind]
+        ends = None if kind == "none" else extremes(written, "block", measure)
+        if ends is not None:
+            told.append(f"with a {kind} phrase {ends_told('block', *ends)}")
+    label = f"{group.label}, end tokens {END_TOKENS[end_tokens]}"
+    return [f"{label}: {measure} {'; '.join(told)}."] * bool(told)
+
+
 def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
     """Differences within cases that separate content, presence, position and length."""
     kinds, positions = group.levels("phrase_type"), sorted(group.levels("position"))
@@ -138,22 +179,29 @@ def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _by_place(observations: list[Observation], measure: str) -> dict[Place, Rate | None]:
-    """The rate of each kind of phrase at each position; other factors averaged."""
-    cells = cells_of(observations, FACTORS)
+def _by_place(
+    observations: list[Observation], measure: str, where: str = "position"
+) -> dict[Place, Rate | None]:
+    """The rate of each kind of phrase at each position or in each block; other factors averaged."""
+    cells = cells_of(observations, ("phrase_type", where))
     return {(kind, place): rate(found, measure) for (kind, place), found in cells.items()}
 
 
 def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:
-    """A kind's figures by position; `none` has no position and is a level line to compare with."""
+    """A kind's figures by place; `none` has no place and is a level line to compare with."""
     positions = sorted({p for _, p in places if p is not None})
     if kind == "none":
         return points((float(p), places[kind, None]) for p in positions)
     return points((float(p), places.get((kind, p))) for p in positions)
 
 
-def _chart(title: str, measure: str, series: dict[str, list[tuple[float, Interval]]]) -> LineChart:
-    return LineChart(f"{measure.capitalize()} {title}", X_LABEL, measure, series, (0.0, 1.0))
+def _chart(
+    title: str,
+    measure: str,
+    series: dict[str, list[tuple[float, Interval]]],
+    x_label: str = X_LABELS["position"],
+) -> LineChart:
+    return LineChart(f"{measure.capitalize()} {title}", x_label, measure, series, (0.0, 1.0))
 
 
 def _rates(label: str, places: dict[Place, Rate | None]) -> str:

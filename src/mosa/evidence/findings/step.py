@@ -1,6 +1,11 @@
-"""Position by step: what the probe `step` shows of when and where a span is written."""
+"""Position by step: what the probe `step` shows of when and where a span is written.
+
+Where responses have several blocks it says the same by block.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from mosa.evidence.findings.base import (
     INTERVALS,
@@ -9,24 +14,35 @@ from mosa.evidence.findings.base import (
     HeatMap,
     Probed,
     cells_of,
+    ends_told,
+    extremes,
     rate,
     slug,
     without_room,
 )
+from mosa.evidence.findings.blocks import borders_of, in_several_blocks, with_blocks
 from mosa.evidence.findings.sides import add_sides, row_of
 from mosa.probes.step import POSITIONS
 from mosa.stats.rates import Rate, format_rate
 
 FACTORS = ("position", "step")
+X_LABELS = {
+    "position": "position of the span's first token",
+    "block": "block that the span's first token is in",
+}
+"""Where a span is written."""
 
 
 def read(probed: Probed) -> None:
     """A map of rates for each span, and how far they move by position and by step."""
     finding = probed.finding
-    finding.rows += [row_of(o, group) for group in probed.groups for o in group.observations]
-    for group in probed.groups:
+    groups = [with_blocks(probed, group) for group in probed.groups]
+    finding.rows += [row_of(o, group) for group in groups for o in group.observations]
+    for group in groups:
         for measure in group.measures:
-            _add_maps(finding, group, measure)
+            _add_maps(finding, group, measure, "position")
+            if in_several_blocks(group.observations):
+                _add_maps(finding, group, measure, "block")
             _add_sentences(finding, group, measure)
         add_sides(finding, group, ("span", *FACTORS), "span")
         if finding.header["settings"]["positions"] is None:
@@ -34,27 +50,37 @@ def read(probed: Probed) -> None:
     finding.sentences.append(INTERVALS)
 
 
-def _add_maps(finding: Finding, group: Group, measure: str) -> None:
+def _add_maps(
+    finding: Finding, group: Group, measure: str, where: Literal["position", "block"]
+) -> None:
     grid: dict[tuple[str, int | None, int | None], Rate | None] = {}
-    for (span, position, step), here in cells_of(group.observations, ("span", *FACTORS)).items():
-        figure = grid[span, position, step] = rate(here, measure)
-        finding.add(figure, **group.of, measure=measure, span=span, position=position, step=step)
+    for (span, place, step), here in cells_of(group.observations, ("span", where, "step")).items():
+        figure = grid[span, place, step] = rate(here, measure)
+        if where == "position" or place is not None:  # nothing written is told once
+            of = {"span": span, where: place, "step": step}
+            finding.add(figure, **group.of, measure=measure, **of)
     for span in _spans(group):
         xs = sorted({p for s, p, _ in grid if s == span and p is not None})
         ys = sorted({t for s, _, t in grid if s == span and t is not None})
-        finding.charts[slug(measure, span, group.label)] = HeatMap(
+        written = group.where(lambda o, s=span: o["span"] == s)
+        borders = borders_of(written, xs) if where == "position" else []
+        name = slug(measure, span, *(["by block"] if where == "block" else []), group.label)
+        finding.charts[name] = HeatMap(
             f"{measure.capitalize()}, {span} span written during generation: {group.label}",
-            "position of the span's first token",
+            X_LABELS[where] + " (a line: a new block)" * bool(borders),
             "denoising step before which it is written",
             [float(x) for x in xs],
             [float(y) for y in ys],
             [[grid.get((span, x, y)) for x in xs] for y in ys],
             measure,
+            borders,
         )
 
 
 def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
-    """How much the position moves a measure, and how much the step does: spread of the means."""
+    """How much the position moves a measure, how much the step does, and how much the block does
+    where there are several: spread of the means."""
+    factors = (*FACTORS, "block") if in_several_blocks(group.observations) else FACTORS
     without = rate(group.where(lambda o: o["span"] == "none"), measure)
     told = format_rate(without, with_n=True)
     finding.sentences.append(f"{group.label}: {measure} without a span is {told}.")
@@ -62,29 +88,15 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
     finding.add_key(label, "no span", without)
     for span in _spans(group):
         ends, moved = [], []
-        for factor in FACTORS:
-            means: dict[int, Rate] = {}
-            for level in sorted(group.levels(factor)):
-                found = rate(
-                    group.where(lambda o, s=span, f=factor, v=level: (o["span"], o[f]) == (s, v)),
-                    measure,
-                )
-                if found is not None:
-                    means[level] = found
-            if not means:
+        for factor in factors:
+            found = extremes(group.where(lambda o, s=span: o["span"] == s), factor, measure)
+            if found is None:
                 continue
-            least = min(means, key=lambda level, m=means: m[level].value)
-            most = max(means, key=lambda level, m=means: m[level].value)
-            moved.append(f"{means[most].value - means[least].value:.2f} by {factor}")
-            for extreme, level in {"lowest": least, "highest": most}.items():
-                what = f"{span}, {extreme} by {factor}, at {level}"
-                finding.add_key(label, what, means[level])
-            if means[least].value == means[most].value:
-                ends.append(f"is {means[least]} at every {factor}")
-            else:
-                ends.append(
-                    f"goes by {factor} from {means[least]} at {least} to {means[most]} at {most}"
-                )
+            lowest, highest = found
+            moved.append(f"{highest[1].value - lowest[1].value:.2f} by {factor}")
+            for extreme, (level, figure) in {"lowest": lowest, "highest": highest}.items():
+                finding.add_key(label, f"{span}, {extreme} by {factor}, at {level}", figure)
+            ends.append(ends_told(factor, lowest, highest))
         if moved:
             finding.key_sentences.append(
                 f"{label}: means with a {span} span move by {' and '.join(moved)}."
