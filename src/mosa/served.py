@@ -170,7 +170,7 @@ class ServedResponder:
         if self._gone:
             raise ServerGone(self._gone)
         try:
-            found = await self.endpoint.ask(prepared.prompt, self._fields_of(prepared))
+            response = await self.answer(prepared)
         except ServerDownError as error:
             self._num_failed += 1
             if self._num_failed < MOST_FAILURES:
@@ -182,6 +182,11 @@ class ServedResponder:
             raise ServerGone(self._gone) from None
         self._num_failed = 0
         self.tally.num_responses += 1
+        return response
+
+    async def answer(self, prepared: Prepared) -> Response:
+        """The answer, by itself; raises ChatError where none comes."""
+        found = await self.endpoint.ask(prepared.prompt, self._fields_of(prepared))
         return _response(prepared, found)
 
     def _fields_of(self, prepared: Prepared) -> dict[str, Any]:

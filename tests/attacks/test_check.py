@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from chat.stub_endpoint import Answer, completion, stub_endpoint
+from chat.stub_endpoint import Answer, after_hello, completion, stub_endpoint
 from refusals import refuses
 
 from mosa import cli
@@ -96,7 +96,8 @@ def test_a_role_that_is_checked_alone_is_asked_all_its_prompts(role: ChatRole, p
 
 @pytest.mark.parametrize("status", [500, 200])
 def test_a_model_without_a_readable_reply_is_told(capsys, status):
-    with stub_endpoint(Answer(completion("I cannot help with that."), status)) as stub:
+    declining = Answer(completion("I cannot help with that."), status)
+    with stub_endpoint(rule=after_hello(declining)) as stub:
         argv = ["attacks", "check", "--attacks", "past_tense", "--limit", "1", "--max_retries", "0"]
         assert cli.main([*argv, "--attacker", f"{stub.url}#m"]) == EXIT_NOTHING_DONE
     assert "Nothing came of --attacker" in capsys.readouterr().out

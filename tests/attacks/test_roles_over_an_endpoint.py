@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 from attacks.scripted_roles import ROLES, said, well
-from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
+from chat.stub_endpoint import Answer, Stub, completion, is_first_question, stub_endpoint
 from refusals import refuses
 
 from mosa import cli
 from mosa.chat import ChatModel, ChatOptions, EndpointChat
+from mosa.chat.base import without_quotations
 from mosa.responder import LocalResponder
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.sets import SetOptions
@@ -53,13 +55,16 @@ def environment(monkeypatch):
 
 
 class Rules:
-    """A rule that counts, so that it may answer otherwise in the beginning or from some time on."""
+    """A rule that counts what attacks ask, so that it may answer otherwise in the beginning or from
+    some time on."""
 
     def __init__(self, rule: Callable[[dict[str, Any], int], Answer]) -> None:
         self.rule = rule
         self.counts: Counter[str] = Counter()
 
     def __call__(self, body: dict[str, Any]) -> Answer:
+        if is_first_question(body):
+            return well(body)
         number = self.counts[body["model"]]
         self.counts[body["model"]] += 1
         return self.rule(body, number)
@@ -107,9 +112,14 @@ def outcome_of(folder: Path, stub: Stub) -> Left:
         sorted(attempts, key=lambda a: a[:3]),
         {task.attack: outcome.status for task, outcome in tasks if outcome is not None},
         {task.attack: o.reason for task, o in tasks if o is not None and o.reason},
-        sorted(json.dumps(body, sort_keys=True) for body in stub.requests),
+        sorted(json.dumps(body, sort_keys=True) for body in asked_by_attacks(stub)),
         stub,
     )
+
+
+def asked_by_attacks(stub: Stub) -> list[dict[str, Any]]:
+    """What the server was asked but for the question of one token with which a run begins."""
+    return [body for body in stub.requests if not is_first_question(body)]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +132,7 @@ def smooth(tmp_path_factory) -> Iterator[Left]:
 
 
 def one_sentence(reason: str) -> bool:
+    reason = without_quotations(reason, "...")
     return "\n" not in reason and reason.rstrip(".").count(". ") == 0 and len(reason) > 10
 
 
@@ -132,7 +143,7 @@ def test_every_role_is_asked_and_paid_for(smooth):
     assert smooth.status == dict.fromkeys(ATTACKS, "done")
     assert set(smooth.stub.keys) == {f"Bearer {KEY}"}
     budgets = {attempt[0]: attempt[-1] for attempt in smooth.attempts}
-    calls = Counter(body["model"] for body in smooth.stub.requests)
+    calls = Counter(body["model"] for body in asked_by_attacks(smooth.stub))
     written = 1 + budgets["tap"].attacker_calls + budgets["aos"].attacker_calls
     assert calls["writer"] == written
     # These two are asked once where two answers came to the same text; budgets count both.
@@ -150,7 +161,8 @@ def test_every_role_is_asked_and_paid_for(smooth):
 
 def test_settings_of_the_questions_arrive(smooth):
     """Drawn where draws are meant, with a seed each; at temperature 0 where one answer is."""
-    drawn = [b for b in smooth.stub.requests if b["temperature"] > 0]
+    asked = asked_by_attacks(smooth.stub)
+    drawn = [b for b in asked if b["temperature"] > 0]
     tap = [b for b in drawn if b["max_tokens"] == 500]
     assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in tap} == {(1.0, 0.9, 500)}
     aos = [b for b in drawn if b["max_tokens"] == 256]
@@ -158,7 +170,7 @@ def test_settings_of_the_questions_arrive(smooth):
     assert {b["model"] for b in drawn} == {"writer"}
     # 2 + 4 prompts, and further askings where one repeats another.
     assert 2 + 4 <= len({b["seed"] for b in tap}) == len(tap) <= 2 * (2 + 4)
-    assert not any("seed" in b for b in smooth.stub.requests if b["temperature"] == 0)
+    assert not any("seed" in b for b in asked if b["temperature"] == 0)
 
 
 def test_on_the_command_line_and_once_more(tmp_path, capsys):
@@ -290,13 +302,14 @@ def cut(body: dict[str, Any]) -> Answer:
 
 
 def refusing(body: dict[str, Any]) -> Answer:
-    return Answer(completion("I cannot help with that."))
+    return Answer(completion(DECLINES))
 
 
 def nonsense(body: dict[str, Any]) -> Answer:
     return Answer(completion("zig wum zig"))
 
 
+DECLINES = "I cannot help with that."
 NO_PROMPT = "the attacker wrote no prompt that can be read and is on topic"
 NO_QUESTIONS = "the attacker wrote no 5 questions in 3 tries"
 NO_RATING = "no rating of the in-loop judge can be read"
@@ -314,11 +327,28 @@ NO_SUFFIX = "the attacker wrote no suffix in 2 rounds"
 )
 def test_answers_that_are_no_use_are_told_in_a_sentence(tmp_path, rule, reasons):
     found = evaluated(tmp_path, rule)
-    assert found.reasons == reasons and all(map(one_sentence, reasons.values()))
+    assert without_what_came(found.reasons) == reasons
+    assert all(map(one_sentence, found.reasons.values()))
+    kind = {cut: "cut off", refusing: "declined", nonsense: "unreadable"}[rule]
+    for reason in found.reasons.values():  # of each role one kind, and how it began
+        told = re.findall(
+            r"replies of the (?:attacker|in-loop judge): (\d+) ([\w ]+), the first", reason
+        )
+        assert told and all(int(number) and why == kind for number, why in told), reason
+    if rule is refusing:
+        # Three askings, each of which the attacker declines.
+        (said,) = {found.reasons["speak_easy"].removeprefix(NO_QUESTIONS)}
+        assert said == " (replies of the attacker: 3 declined, the first “I cannot help with that”)"
+        assert DECLINES[:-1] not in without_quotations(said, "[redacted]")
     assert {a for a, status in found.status.items() if status == "failed"} == set(reasons)
     # Each was asked a bounded number of times: 2 prompts 5 times, questions and 8 suffixes 3 times.
-    asked = Counter(body["model"] for body in found.stub.requests)
+    asked = Counter(body["model"] for body in asked_by_attacks(found.stub))
     assert asked["writer"] <= 2 * 5 + 3 + 8 * 3 and asked["speaker"] == 0
+
+
+def without_what_came(reasons: dict[str, str]) -> dict[str, str]:
+    """Reasons as the attacks give them."""
+    return {attack: reason.partition(" (replies")[0] for attack, reason in reasons.items()}
 
 
 def only(model: str, rule: Rule) -> Rule:
@@ -329,7 +359,8 @@ def only(model: str, rule: Rule) -> Rule:
 def test_a_judge_of_no_use_is_told_of(tmp_path, smooth, rule):
     """Its ratings would steer nothing; once it is mended, its ratings are asked for anew."""
     first = evaluated(tmp_path, only("rater", rule))
-    assert first.reasons == dict.fromkeys(ATTACKS, NO_RATING)
+    assert without_what_came(first.reasons) == dict.fromkeys(ATTACKS, NO_RATING)
+    assert all("attacker" not in reason for reason in first.reasons.values())
     second = evaluated(tmp_path, well)
     assert second.attempts == smooth.attempts and second.reasons == {}
 

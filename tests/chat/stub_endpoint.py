@@ -33,6 +33,16 @@ class Answer:
     """What is done with the connection instead of answering; it is closed afterwards."""
 
 
+def is_first_question(body: dict[str, Any]) -> bool:
+    """Whether a request is the one that shows whether an endpoint answers, before the work."""
+    return body["messages"][-1]["content"] == "Hello"
+
+
+def after_hello(answer: Answer) -> Callable[[dict[str, Any]], Answer]:
+    """The rule of a model that answers the first question, and all others with `answer`."""
+    return lambda body: Answer() if is_first_question(body) else answer
+
+
 @dataclass
 class Stub:
     """The server's answers, and what it saw. The last answer is given again and again; with a

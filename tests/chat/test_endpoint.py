@@ -25,14 +25,16 @@ from mosa.chat import (
     ChatReply,
     ChatRequest,
     EndpointChat,
+    NoAnswerError,
     chat_model,
     check_endpoints,
     key_variables,
 )
+from mosa.chat import endpoint as endpoint_module
 from mosa.chat.address import address_of
 from mosa.chat.base import without_quotations
 from mosa.chat.endpoint import MOST_IN_VAIN
-from mosa.types import Message
+from mosa.types import Message, UserError
 
 KEY = "sk-very-secret-0123456789"
 AT_ONCE = {"retry-after": "0.01"}
@@ -465,7 +467,7 @@ def test_one_key_goes_to_one_host(monkeypatch):
     """An attacker on a rented server would get the key of the judge."""
     asked = []
 
-    async def probe(chat: EndpointChat) -> None:
+    async def probe(chat: EndpointChat, *, is_greeted: bool = False) -> None:
         asked.append(chat.place)
 
     monkeypatch.setattr(EndpointChat, "probe", probe)
@@ -570,7 +572,18 @@ def test_an_endpoint_that_is_there_is_enough(status):
     with stub_endpoint() as stub:
         stub.probe_status = status
         probed(stub.url)
-    assert stub.num_probes == 1 and stub.requests == []
+    (question,) = stub.requests
+    assert stub.num_probes == 1 and question["max_tokens"] == 1
+
+
+def test_each_model_is_asked_once_and_one_that_is_greeted_later_is_not():
+    with stub_endpoint() as stub:
+        chats = [chat_model(f"{stub.url}#{name}") for name in ("a", "b", "a")]
+        asyncio.run(check_endpoints(chats, [EndpointChat(stub.url, "served")]))
+        assert sorted(request["model"] for request in stub.requests) == ["a", "b"]
+        stub.probe_status = 403  # the key may be of no use
+        asyncio.run(check_endpoints([], [EndpointChat(stub.url, "served")]))
+        assert stub.requests[-1]["model"] == "served"
 
 
 def test_an_endpoint_that_is_not_there_ends_the_command():
@@ -580,19 +593,59 @@ def test_an_endpoint_that_is_not_there_ends_the_command():
         probed(gone)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_ends_the_command(status):
-    with stub_endpoint(Answer({}, status)) as stub:
-        stub.probe_status = status
-        with refuses("MOSA_API_KEY", status):
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        (401, ["MOSA_API_KEY", 401]),
+        (403, ["MOSA_API_KEY", 403]),
+        (404, ["404", "name", "no such model"]),
+        (307, ["307", "redirects"]),
+    ],
+)
+def test_a_wrong_key_name_or_address_ends_the_command(status, names):
+    """Although the models are listed."""
+    error = {"error": {"message": "no such model"}}
+    with stub_endpoint(Answer(error, status)) as stub:
+        stub.probe_status = 200
+        with refuses("m", *names) as caught:
             probed(stub.url)
+    assert type(caught.value) is UserError and len(stub.requests) == 1
 
 
-def test_a_key_that_may_not_list_models_is_enough():
-    with stub_endpoint() as stub:
-        stub.probe_status = 403
-        probed(stub.url)
-    assert stub.requests[0]["max_tokens"] == 1
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        (Answer({"error": {"message": "out of memory"}}, 500, AT_ONCE), ["500", "out of memory"]),
+        (Answer("<html>"), ["JSON"]),
+        (Answer({"error": {"message": "no route"}}), ["no route"]),
+        (Answer(speak=lambda connection: connection.close()), ["m"]),
+    ],
+)
+def test_an_endpoint_that_answers_no_question_ends_the_command(answer, names):
+    with stub_endpoint(answer) as stub:
+        stub.probe_status = 200
+        with refuses(*names, error=NoAnswerError):
+            probed(stub.url, max_retries=1)
+    assert NoAnswerError.exit_status == 3 and len(stub.requests) <= 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer({}, 429, AT_ONCE),
+        Answer({"error": {"message": "max_tokens must be at least 16"}}, 400),
+        Answer({}, 500, {"retry-after": "30"}),
+        Answer(seconds=2.0),
+        Answer({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}),
+    ],
+)
+def test_who_is_busy_or_slow_or_takes_no_single_token_may_answer_others(monkeypatch, answer):
+    monkeypatch.setattr(endpoint_module, "PROBE_SECONDS", 1.0)
+    with stub_endpoint(answer) as stub:
+        probed(stub.url, max_retries=1)
+        if answer.seconds:  # where an answer has less time than that
+            probed(stub.url, max_retries=0, timeout_seconds=0.5)
+    assert stub.requests
 
 
 def test_kept_replies_need_no_endpoint(tmp_path):

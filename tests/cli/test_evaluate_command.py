@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from chat.stub_endpoint import Answer, completion, stub_endpoint
+from chat.stub_endpoint import Answer, after_hello, completion, stub_endpoint
 from refusals import cli_refuses, with_options
 
 from mosa import cli
@@ -84,7 +84,8 @@ def test_subjects_from_a_file(capsys, tmp_path):
 
 def test_an_attack_that_came_to_nothing_says_why_and_ends_with_3(capsys, tmp_path):
     """An attacker that fails: no verdict, and no advice to judge what is not there."""
-    with stub_endpoint(Answer({"error": {"message": "out [/of] memory"}}, 500)) as stub:
+    out_of_memory = Answer({"error": {"message": "out [/of] memory"}}, 500)
+    with stub_endpoint(rule=after_hello(out_of_memory)) as stub:
         attacker = ("--attacker", f"{stub.url}#m", "--max_retries", "0")
         argv = (*EVALUATE, *attacker, "--out", str(tmp_path))
         status, out, _ = run(capsys, *with_options(argv, "--attacks", "pap"))
@@ -130,6 +131,14 @@ def test_endpoints_are_asked_before_weights_are_loaded(capsys, tmp_path, monkeyp
     with stub_endpoint(Answer({}, 401)) as stub:
         stub.probe_status = 401
         cli_refuses(capsys, [*argv, f"--{role}", f"{stub.url}#m"], "m", 401, "MOSA_API_KEY")
+    with stub_endpoint(Answer({}, 404)) as stub:  # which lists models, but not this one
+        stub.probe_status = 200
+        cli_refuses(capsys, [*argv, f"--{role}", f"{stub.url}#m"], "m", 404)
+    with stub_endpoint(Answer("<html>")) as stub:
+        stub.probe_status = 200
+        status, out, err = run(capsys, *argv, f"--{role}", f"{stub.url}#m")
+        assert (status, out) == (EXIT_NOTHING_DONE, "") and "JSON" in err
+        assert len(stub.requests) == 1
     cli_refuses(capsys, [*argv, f"--{role}", f"{stub.url}#m"], "m", "connection refused")
 
 
@@ -137,7 +146,8 @@ def test_a_judge_that_scores_nothing_says_why_and_ends_with_3(capsys, tmp_path):
     """In `evaluate`, `judge`, `judge check`, `status` and, beside them, the report."""
     attacks = ("--attacks", "direct")
     judged = ("--judges", "truth,mosa_scale", "--max_retries", "0", "--out", str(tmp_path / "run"))
-    with stub_endpoint(Answer({"error": {"message": "blocked: the response"}}, 418)) as stub:
+    blocked = Answer({"error": {"message": "blocked: the response"}}, 418)
+    with stub_endpoint(rule=after_hello(blocked)) as stub:
         model = ("--judge_model", f"{stub.url}#m")
         status, out, _ = run(capsys, *with_options(EVALUATE, *attacks), *judged, *model)
         why = "1 unscored: The judge's model gave no answer: m (endpoint) answered with status 418"
@@ -220,8 +230,6 @@ def test_a_model_in_the_released_layout_with_endpoints(
 ):
     """The job on a real model, at toy size: a checkpoint in LLaDA's layout, rows in AdvBench's, an
     attacker and a judge behind addresses."""
-    from chat.stub_endpoint import Answer, completion, stub_endpoint
-
     monkeypatch.setenv("MOSA_API_KEY", "sk-secret-key")
     new_tiny_llada().save(tmp_path / "model")
     rows = tmp_path / "rows.csv"
@@ -241,7 +249,8 @@ def test_a_model_in_the_released_layout_with_endpoints(
         status, shown, err = run(capsys, *argv)
         assert status == 0, err
         assert "dija_response:hygiene" in shown and "mosa_scale" in shown
-        assert len(attacker.requests) == 1  # the second preset asks the same and is answered
+        # After the first question, one: the second preset asks the same and is answered.
+        assert len(attacker.requests) == 1 + 1
     with Run(out) as found:
         keys = {(a.attack, a.preset): a.key for a in found.attempts()}
         (masked,) = found.responses_of(keys["dija_response", "paper"])
@@ -250,7 +259,7 @@ def test_a_model_in_the_released_layout_with_endpoints(
         (rated,) = [j for j in found.judges() if j.startswith("mosa_scale")]
         # The tiny model may answer nothing, which no judge is asked about.
         said = [v for v in found.verdicts(rated).values() if v.native.get("class") != "empty"]
-        assert len(judge.requests) == len(said) and all(v.success for v in said)
+        assert len(judge.requests) == 1 + len(said) and all(v.success for v in said)
         used = found.sessions()[0]["chat_models"]["attacker"]
         assert used["name"] == "writer (endpoint)" and used["place"].startswith("127.0.0.1")
     assert b"sk-secret-key" not in b"".join(path.read_bytes() for path in out.iterdir())

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from chat.stub_endpoint import Answer, completion, stub_endpoint
+from chat.stub_endpoint import Answer, after_hello, completion, stub_endpoint
 from made_runs import attacked, begun, session, solved, subject
 from refusals import cli_refuses
 
@@ -52,7 +52,7 @@ def test_the_refusal_judge_sees_what_a_recorded_training_calls_a_refusal(capsys,
 def test_a_judge_whose_endpoint_is_no_use_scores_nothing(capsys, folder):
     argv = ("judge", str(folder), "--judges", "pair", "--max_retries", "0", "--judge_model")
     cli_refuses(capsys, [*argv, "http://127.0.0.1:9/v1#x"], "x", "connection refused")
-    with stub_endpoint(Answer({}, 500)) as stub:
+    with stub_endpoint(rule=after_hello(Answer({}, 500))) as stub:
         status, out, _ = run(capsys, *argv, f"{stub.url}#x")
     assert status == 3 and "2 unscored: The judge's model gave no answer" in " ".join(out.split())
     with stub_endpoint(Answer(completion("rating: 4"))) as stub:  # what another one said is past

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,12 @@ from refusals import cli_refuses, with_options
 from served_models import AT_ONCE, asked, echo, usage
 
 from mosa import cli
+from mosa.attacks import ATTACKS
 from mosa.cli.evaluate import EXIT_STOPPED
 from mosa.cli.results import EXIT_NOTHING_DONE
 from mosa.runs.store import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +70,34 @@ def test_one_command_attacks_an_address(capsys, requests, tmp_path):
     assert status == 0 and "prompt tokens" in shown and "target tokens" in shown
 
 
+def test_the_documented_eight_attacks_on_an_address_and_a_key(
+    capsys, requests, tmp_path, monkeypatch
+):
+    """The line of docs/remote.md, on one request: its model answers, and writes for its attackers,
+    words that each can read."""
+    monkeypatch.setenv("MOSA_API_KEY", "sk-secret-0123456789")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
+    section = page.partition("## Eight attacks on an address and a key")[2]
+    (line,) = re.findall(r"^mosa evaluate (?:.*\\\n)+.*$", section.partition("\n## ")[0], re.M)
+    requests.write_text(requests.read_text().splitlines()[0] + "\n")
+    with stub_endpoint(Answer(usage("tea = paper boat"))) as stub:
+        said = line.replace("https://HOST/v1", stub.url).replace(
+            "harmbench:standard", str(requests)
+        )
+        argv = shlex.split(said.replace("\\\n", ""))
+        status, _, err = run(capsys, argv[1:])
+        assert status == 0, err
+        assert {*stub.keys} == {"Bearer sk-secret-0123456789"}
+    names = argv[argv.index("--attacks") + 1].split(",")
+    with Run(tmp_path / "runs" / "served") as found:
+        outcomes = {task.attack: outcome for task, outcome in found.tasks()}
+    assert len(names) == 8 and [*outcomes] == names
+    assert all(outcome and outcome.status == "done" for outcome in outcomes.values())
+    text = (tmp_path / "served.html").read_text()
+    assert all(html.escape(ATTACKS[name].title) in text for name in names)
+
+
 def test_without_a_word_of_the_user_nothing_is_asked(capsys, requests, tmp_path):
     with stub_endpoint(rule=echo) as stub:
         argv = command(stub, requests, "--out", str(tmp_path / "run"))
@@ -91,10 +126,80 @@ def test_the_word_may_stand_in_a_file(capsys, requests, tmp_path):
         assert stub.requests[-1]["max_denoising_steps"] == 8
 
 
+def generate(stub: Stub, *more: str) -> list[str]:
+    return ["generate", "--model", f"{stub.url}#tea", "--i-am-authorized", *more]
+
+
+def test_generate_asks_an_address(capsys, tmp_path):
+    """One prompt, one request; the thoughts are in the file alone."""
+    with stub_endpoint(Answer(usage("<think>Tea?</think>Steep [it]."))) as stub:
+        out = tmp_path / "answers.jsonl"
+        argv = generate(stub, "--prompt", "How?", "--system", "Be kind.", "--seed", "3")
+        status, shown, err = run(capsys, [*argv, "--out", str(out)])
+        assert (status, shown, err) == (0, "Steep [it].", "")
+        (request,) = stub.requests
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How?"}]
+    assert request["messages"] == turns
+    assert (request["max_tokens"], request["seed"]) == (128, 3)
+    (record,) = map(json.loads, out.read_text().splitlines())
+    assert record["prompt"] == turns and record["response"] == "Steep [it]."
+    assert record["response_full"] == "<think>Tea?</think>Steep [it]."
+    assert record["decoder"] == {"max_new_tokens": 128, "temperature": 0.0, "seed": 3}
+
+
+def test_generate_asks_an_address_all_prompts_of_a_file(capsys, requests, tmp_path):
+    """Some at once; the answers are in the order of the file."""
+
+    def rule(body: dict[str, Any]) -> Answer:
+        return dataclasses.replace(echo(body), seconds=0.3 if "part 0" in str(body) else 0.05)
+
+    with stub_endpoint(rule=rule) as stub:
+        out = tmp_path / "answers.jsonl"
+        argv = generate(stub, "--data", str(requests), "--limit", "3", "--batch-size", "2")
+        status, shown, err = run(capsys, [*argv, "--out", str(out)])
+        assert status == 0, err
+        assert len(stub.requests) == 3 and stub.most_at_once == 2
+    said = [json.loads(line)["response"] for line in out.read_text().splitlines()]
+    assert said == [f"Write about tea, part {i}." for i in range(3)]
+    assert shown.index("[1/3] Write about tea, part 0.") < shown.index("[2/3]")
+
+
+def test_generate_refuses_what_a_server_is_not_asked(capsys, tmp_path):
+    with stub_endpoint(rule=echo) as stub:
+        argv, url = generate(stub, "--prompt", "tea"), f"{stub.url}#tea"
+        for more in (
+            *(("--show_steps",), ("--adapter", str(tmp_path)), ("--decoder", "llada2.1")),
+            *(("--dtype", "float32"), ("--device", "cpu")),
+        ):
+            cli_refuses(capsys, [*argv, *more], more[0], url)
+        cli_refuses(capsys, [*argv, "--steps", "64"], "steps", "max_new_tokens")
+        argv.remove("--i-am-authorized")
+        cli_refuses(capsys, argv, "--i_am_authorized", url)
+        local = with_options(argv, "--model", "testbed")
+        cli_refuses(capsys, [*local, "--i_am_authorized"], "--i_am_authorized")
+        assert stub.requests == [] and stub.num_probes == 0
+    cli_refuses(capsys, generate(stub, "--prompt", "tea"), "tea", "connection refused")
+
+
+def test_generate_tells_why_an_address_answers_nothing(capsys, requests, tmp_path):
+    """A file of answers is whole or not there."""
+    out = tmp_path / "answers.jsonl"
+
+    def rule(body: dict[str, Any]) -> Answer:
+        too_long = Answer({"error": {"message": "too long for me"}}, 400)
+        return too_long if "part 1" in str(body) else echo(body)
+
+    with stub_endpoint(rule=rule) as stub:
+        argv = generate(stub, "--data", str(requests), "--out", str(out))
+        status, _, err = run(capsys, argv)
+        assert status == EXIT_NOTHING_DONE and not out.exists()
+    assert "too long for me" in err and f"prompt 2 of {requests}" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_what_needs_weights_says_so(capsys, requests, tmp_path):
     with stub_endpoint(rule=echo) as stub:
         url = f"{stub.url}#tea"
-        cli_refuses(capsys, ["generate", "--model", url, "--prompt", "tea"], url)
         argv = ["analyze", "step", "--model", url, "--i_am_authorized", "--sets", str(requests)]
         cli_refuses(capsys, [*argv, "--out", str(tmp_path / "run")], "tea", "step")
         assert stub.requests == []

@@ -323,6 +323,6 @@ def test_kept_replies_that_are_being_written(capsys, tmp_path, monkeypatch):
             with pytest.warns(UserWarning, match="--reply_cache") as warned:
                 assert cli.main([*argv[:-1], f"{argv[-1]}c"]) == 0
             assert len(warned) == 1
-        assert len(stub.requests) == 4 + 4
+        assert len(stub.requests) == 2 * (1 + 4)
         with Run(run) as found:
             assert all(not found.num_unjudged(judge) for judge in found.judges())

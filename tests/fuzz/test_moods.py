@@ -300,8 +300,8 @@ def test_each_mood_alone(capsys, tmp_path, smooth, name, mood):
 
 
 @pytest.mark.parametrize("mood", [mood for mood in NO_ANSWER if mood not in ("slow",)])
-def test_a_server_that_greets_and_answers_nothing_then(capsys, tmp_path, smooth, mood):
-    name = "evaluate a served subject"
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "align"])
+def test_a_server_that_greets_and_answers_nothing_then(capsys, tmp_path, smooth, name, mood):
     moody = Moody(well, mood, begins_well=True)
     assert through(capsys, tmp_path, BY_NAME[name], moody) == smooth(name)
 

@@ -15,7 +15,7 @@ import pytest
 from chat.stub_endpoint import Answer, Stub, completion, stub_endpoint
 from refusals import refuses
 from run_stand_ins import PowerCutError
-from served_models import AT_ONCE, asked, echo, usage
+from served_models import AT_ONCE, OVER_CHAT, asked, attacked_over_chat, echo, usage
 
 from mosa.attacks import ATTACKS
 from mosa.chat import ChatOptions
@@ -225,6 +225,14 @@ def test_it_grants_what_an_attack_over_a_chat_needs():
         name for name, attack in ATTACKS.items() if {*attack.access} <= {"prompt", "history"}
     }
     assert len(applicable) == 16
+
+
+@pytest.mark.parametrize("name", OVER_CHAT)
+def test_each_attack_over_a_chat_runs_to_its_end(name, tmp_path):
+    """As in test_served_small_model.py, which has a real model behind the address."""
+    with stub_endpoint(rule=echo) as stub:
+        (subject,) = subjects_of(f"{stub.url}#tea", decoder=DECODER, i_am_authorized=True)
+        attacked_over_chat(name, subject, tmp_path, QUICK)
 
 
 def test_what_a_server_cannot_be_asked_is_refused():

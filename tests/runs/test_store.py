@@ -103,6 +103,14 @@ def test_attempts_of_unfinished_tasks_are_not_read(tmp_path):
         store.commit()
         assert [a.key for a in store.attempts()] == ["a0"]
         assert store.failures() == [("direct", "no answer", 1)]
+        store.add_tasks([task("t2"), task("t3")])
+        for key, said in (("t2", "no"), ("t3", "never")):
+            store.end_task(key, failed(f"no reply, the first “{said}”", 1))
+        store.commit()
+        said_otherwise = ("direct", "no reply, the first “no”", 2)
+        assert store.failures() == [said_otherwise, ("direct", "no answer", 1)]
+        for key in ("t2", "t3"):
+            store.drop_task(key)
         store.drop_task("t0")  # done: kept
         store.commit()
         assert [t.key for t, _ in store.tasks(status="done")] == ["t0"]

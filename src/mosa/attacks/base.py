@@ -18,6 +18,7 @@ import math
 import random
 import re
 from argparse import ArgumentError
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
@@ -28,7 +29,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from mosa.attacks.wording import Wording
-from mosa.chat.base import ChatReply, ChatRequest
+from mosa.chat.base import ChatReply, ChatRequest, quoted
 from mosa.chat.text import fill_fields, without_strings
 from mosa.denoising import Action, DecoderConfig, Hook, RowView
 from mosa.types import (
@@ -45,6 +46,8 @@ from mosa.types import (
 from mosa.worker import Work
 
 ChatRole = Literal["attacker", "judge", "translator"]
+Useless = Literal["declined", "cut off", "unreadable"]
+"""Why nothing could be made of a chat model's reply."""
 Threat = Literal["prompt", "canvas", "open"]
 """Who can run an attack: a user of a chat API; a user of an API that takes prefills and masks; an
 owner of weights and sampler."""
@@ -234,6 +237,10 @@ class Target:
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
         """Questions to chat models that can be asked again where the attack ends without a useful
         reply."""
+        self.useless: defaultdict[ChatRole, list[tuple[Useless, str]]] = defaultdict(list)
+        """Replies of which nothing could be made: why, and their text."""
+        self.num_read: Counter[ChatRole] = Counter()
+        """Replies that could be read."""
         self.listener: Callable[[ChatRole, ChatRequest, object], object] = lambda *_: None
         """Hears what was read of the reply to each request, or the Unreadable that it is; for
         `mosa attacks check`."""
@@ -446,6 +453,20 @@ class Target:
             chat_tokens=reply.num_tokens,
         )
         return reply
+
+    def said_in_vain(self) -> str:
+        """The replies of which nothing could be made, in brackets for a reason: how many of each
+        kind, and how the first begins; those of a role that are fewer than what was read of it are
+        left out."""
+        told: list[str] = []
+        for role, replies in self.useless.items():
+            if len(replies) < self.num_read[role]:
+                continue
+            counts = Counter(why for why, _ in replies)
+            number = ", ".join(f"{counts[why]} {why}" for why in get_args(Useless) if counts[why])
+            who = "in-loop judge" if role == "judge" else role
+            told.append(f"replies of the {who}: {number}, the first {quoted(replies[0][1])}")
+        return f" ({'; '.join(told)})" if told else ""
 
     def attempt(
         self,

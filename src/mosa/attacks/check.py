@@ -166,7 +166,7 @@ class _StandIn:
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         if role not in self._chats:
-            return ChatReply(_unnamed(role, request))
+            return ChatReply(readable_reply(role, request))
         key = role, _prompt(request)
         if key not in self._replies:
             if self._max_tokens is not None:
@@ -208,7 +208,7 @@ class _StandIn:
         )
 
 
-def _unnamed(role: ChatRole, request: ChatRequest) -> str:
+def readable_reply(role: ChatRole, request: ChatRequest) -> str:
     """What a role says that is not under check: something that the attack can read."""
     if role == "translator":
         return request.fields["text"]

@@ -17,7 +17,7 @@ from mosa.attacks.base import ChatRole, Target
 from mosa.chat.base import ChatRequest
 from mosa.chat.questions import Unreadable, fill, without_thoughts
 from mosa.chat.rating import rating_request, read_rating
-from mosa.chat.replies import read_text, repeats
+from mosa.chat.replies import Declined, read_text, repeats
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
@@ -94,13 +94,17 @@ async def read_reply(
     sentence is another one. `may_be_cut` is for texts of which the beginning is wanted.
     """
     reply = await target.chat(role, request)
+    is_cut = reply.is_cut and not may_be_cut
     try:
-        if reply.is_cut and not may_be_cut:
+        if is_cut:
             raise Unreadable("The reply was cut off.")
         found = read(without_thoughts(reply.text))
     except Unreadable as error:
+        why = "cut off" if is_cut else "declined" if isinstance(error, Declined) else "unreadable"
+        target.useless[role].append((why, reply.text))
         target.listener(role, request, error)
         raise
+    target.num_read[role] += 1
     target.listener(role, request, found)
     return found
 

@@ -183,7 +183,7 @@ async def _translate_all(target: Target, texts: Sequence[tuple[str, str, str]]) 
     for (source, language), said in of_way.items():
         if all(isinstance(one, Unreadable) for one in said):
             raise UselessRepliesError(
-                f"the translator gave no translation from {source} into {language}: {said[0]}"
+                f"the translator gave no translation from {source} into {language}"
             )
     return ["" if isinstance(said, Unreadable) else said for said in found]
 

@@ -17,6 +17,7 @@ from mosa.chat.base import (
     ChatModel,
     ChatReply,
     ChatRequest,
+    NoAnswerError,
     ServerDownError,
     UselessRepliesError,
 )
@@ -74,23 +75,26 @@ def chat_model(
     )
 
 
-async def check_endpoints(chats: Iterable[ChatModel]) -> None:
-    """Ask each endpoint once, before other work, whether it is there.
+async def check_endpoints(chats: Iterable[ChatModel], greeted: Iterable[EndpointChat] = ()) -> None:
+    """Ask each model at an endpoint once, before other work, whether it is there and answers.
 
-    One with kept replies of its model need not be, but its key goes where others go. Raises
-    UserError for an endpoint that is not there, for a refused key, and where MOSA_API_KEY would go
-    to several hosts.
+    One with kept replies need not be, but its key goes where others go; those that are `greeted`
+    afterwards are asked no question here. Raises UserError for an endpoint that is not there, for
+    a wrong key or name and where MOSA_API_KEY would go to several hosts, and NoAnswerError for a
+    model that answers nothing.
     """
     named: list[EndpointChat] = []
-    asked: dict[tuple[str, str], EndpointChat] = {}
+    served = list(greeted)
+    asked: dict[tuple[str, str, str], EndpointChat] = {}
     for chat in chats:
         endpoint = chat.chat if isinstance(chat, CachedChat) else chat
         if isinstance(endpoint, EndpointChat):
             named.append(endpoint)
             if not (isinstance(chat, CachedChat) and chat.has_replies):
-                asked[endpoint.address.url, endpoint.address.headers["Authorization"]] = endpoint
+                address = endpoint.address
+                asked[address.url, address.headers["Authorization"], endpoint.name] = endpoint
     owners: dict[str, str] = {}
-    for chat in named:
+    for chat in (*named, *served):
         address = chat.address
         host = "this machine" if is_this_machine(address.host) else address.host
         owner = owners.setdefault(address.key_variable, host)
@@ -100,7 +104,10 @@ async def check_endpoints(chats: Iterable[ChatModel]) -> None:
                 f"role, as MOSA_API_KEY_JUDGE ({NO_KEY} for a host without one), or of each model, "
                 "as URL#MODEL@VARIABLE."
             )
-    await asyncio.gather(*(chat.probe() for chat in asked.values()))
+    await asyncio.gather(
+        *(chat.probe() for chat in asked.values()),
+        *(chat.probe(is_greeted=True) for chat in served),
+    )
 
 
 __all__ = [
@@ -113,6 +120,7 @@ __all__ = [
     "Completion",
     "EndpointChat",
     "LocalChat",
+    "NoAnswerError",
     "ServerDownError",
     "UselessRepliesError",
     "chat_model",

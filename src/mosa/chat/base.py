@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from mosa.terminal import printable
-from mosa.types import Message, as_plain, content_key
+from mosa.types import Message, UserError, as_plain, content_key
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ class ServerDownError(ChatError):
 
 MOST_QUOTED = 200
 """Characters of what others said, in an error."""
+
+
+class NoAnswerError(UserError):
+    """An endpoint that is there and answers no question: nothing is begun."""
+
+    exit_status = 3  # as where nothing came of what was asked for
 
 
 def quoted(text: str) -> str:

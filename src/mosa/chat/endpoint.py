@@ -30,12 +30,12 @@ from mosa.chat.base import (
     ChatError,
     ChatReply,
     ChatRequest,
+    NoAnswerError,
     ServerDownError,
     quoted,
 )
 from mosa.terminal import printable
 from mosa.types import (
-    Message,
     Prompt,
     UserError,
     is_json_list,
@@ -65,8 +65,12 @@ TEXT_PARTS = ("text", "output_text")
 FILTERED = ("content_filter", "content_policy_violation")
 """What servers call the end of an answer that a filter of theirs took away, or the error in its
 place."""
+BUSY = (408, 409, 429)
+"""The statuses of a server that may answer later."""
+OF_QUESTION = (400, 413, 422)
+"""The statuses of one that does not take this question, and may take others."""
 PROBE_SECONDS = 10.0
-"""How long an endpoint has to show that it is there."""
+"""How long an endpoint has to show that it is there, and then that it answers."""
 TOLD_OF_MODEL = ("owned_by", "root", "parent", "max_model_len", "context_length", "quantization")
 """What is kept of a server's list of models."""
 TOLD_OF_SERVER = {
@@ -224,7 +228,7 @@ class EndpointChat:
         if status != 200:
             if _beside_message(answer, "code") in FILTERED:
                 return Completion("", None, FILTERED[0], sent, None, None, 0, {})
-            kind = ChatError if status in (400, 413, 422) else ServerDownError
+            kind = ChatError if status in OF_QUESTION else ServerDownError
             raise kind(self._status_message(status, answer))
         found = self._completion(answer, sent)
         if refused > self._refused:
@@ -261,11 +265,14 @@ class EndpointChat:
             return _NOTHING
         return _parsed(content) if status == 200 else _NOTHING
 
-    async def probe(self) -> None:
-        """Raise UserError where nobody listens, or the key is refused.
+    async def probe(self, *, is_greeted: bool = False) -> None:
+        """Raise UserError where nobody listens, or where key, model or address are wrong, and
+        NoAnswerError where nothing comes of a question of one token for another reason.
 
         The list of models costs nothing. Not every server has one, and not every key may read it,
-        so only a refusal of a question of one token counts.
+        so what it answers is no error; where the model `is_greeted` later, that the list can be
+        read is enough. A server that is busy or slow, or does not take this question (some refuse
+        a single token), may answer others.
         """
         client, _ = self._of_this_loop()
         seconds = min(PROBE_SECONDS, self._options.timeout_seconds)
@@ -276,24 +283,35 @@ class EndpointChat:
                 asyncio.timeout(seconds),
                 client.stream("GET", url, timeout=to_connect) as response,
             ):
-                status = response.status_code
+                may_list = response.status_code not in (401, 403)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise UserError(
                 f"{self.name} at {self.place} cannot be reached ({self._trouble(error)}); start it "
                 "or correct its address."
             ) from None
         except (TimeoutError, *FAILURES):
-            return  # whoever listens there is asked in earnest
-        if status in (401, 403):
-            try:
-                await self.complete(ChatRequest(_HELLO, "probe", max_tokens=1))
-            except ChatError as error:
-                if self._refuses_key in str(error):
-                    raise UserError(str(error)) from None
+            may_list = True  # whoever listens there is asked
+        if not (is_greeted and may_list):
+            await self._ask_for_a_token()
 
-    @property
-    def _refuses_key(self) -> str:
-        return f"{self.name} refused the key"
+    async def _ask_for_a_token(self) -> None:
+        client, limit = self._of_this_loop()
+        body = self._body("Hello", {"max_tokens": 1})
+        try:
+            async with asyncio.timeout(PROBE_SECONDS), limit:
+                await self._wait_for_turn()
+                status, answer = await self._ask(client, body)
+            if status in (*BUSY, *OF_QUESTION):
+                return
+            if 300 <= status < 500:
+                raise UserError(self._status_message(status, answer))
+            if status != 200:
+                raise ServerDownError(self._status_message(status, answer))
+            self._completion(answer, {})
+        except (TimeoutError, _SilentError):
+            return
+        except ChatError as error:
+            raise NoAnswerError(f"{str(error).rstrip('.')}; nothing was begun") from None
 
     def _of_this_loop(self) -> tuple[Any, asyncio.Semaphore]:
         """Client and limit of the running loop: neither outlives the loop that first used it."""
@@ -343,7 +361,7 @@ class EndpointChat:
             except TimeoutError:
                 if is_last:
                     seconds = self._options.timeout_seconds
-                    raise ServerDownError(
+                    raise _SilentError(
                         f"{self.name} did not answer within {seconds:g} seconds {tries}."
                     ) from None
             except FAILURES as error:
@@ -352,7 +370,7 @@ class EndpointChat:
                         f"{self.name} cannot be reached ({self._trouble(error)}) {tries}."
                     ) from None
             else:
-                if is_last or not (status in (408, 409, 429) or status >= 500):
+                if is_last or not (status in BUSY or status >= 500):
                     return status, content
                 wait = _retry_after(headers) or wait
             await asyncio.sleep(wait)
@@ -432,7 +450,7 @@ class EndpointChat:
         if status in (401, 403):
             # Without the server's message: some repeat half of the key.
             variable = self.address.key_variable
-            return f"{self._refuses_key} (status {status}); set {variable}."
+            return f"{self.name} refused the key (status {status}); set {variable}."
         hint = ""
         if 300 <= status < 400:
             hint = "; it redirects to another address, name that one"
@@ -477,7 +495,10 @@ class EndpointChat:
                 raise ChatError(f"{self.name} answered with JSON that is no chat completion.")
 
 
-_HELLO = (Message("user", "Hello"),)
+class _SilentError(ServerDownError):
+    """A server that takes longer than it may."""
+
+
 _NOTHING = object()
 """What is read from something that is no JSON."""
 

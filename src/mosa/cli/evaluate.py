@@ -14,8 +14,10 @@ from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel
 from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES_HELP, judge_options
 from mosa.cli.options import (
+    AUTHORIZED_HELP,
     FILES,
     MODEL_HELP,
+    SERVED_HELP,
     Command,
     FileOf,
     ListOf,
@@ -105,8 +107,7 @@ def evaluation_arguments(
     parser.add_argument(
         "--model",
         type=str,
-        help=f"{MODEL_HELP}, or URL#MODEL, a chat model served elsewhere (URL#MODEL@VARIABLE: with "
-        "the key in that variable)",
+        help=f"{MODEL_HELP}, or {SERVED_HELP}",
     )
     parser.add_argument(
         "--adapter",
@@ -136,8 +137,7 @@ def evaluation_arguments(
     parser.add_argument(
         "--i_am_authorized",
         action="store_true",
-        help="say that the models served elsewhere are yours to attack, or that their owners have "
-        "allowed it; without it none is asked",
+        help=AUTHORIZED_HELP,
     )
     parser.add_argument(
         "--max_tokens_total",

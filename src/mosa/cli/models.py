@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mosa.alignment.method import METHODS
 from mosa.cli.options import (
+    AUTHORIZED_HELP,
     FILES,
     MODEL_HELP,
+    SERVED_HELP,
     Command,
     add_align_fields,
     add_fields,
@@ -23,7 +28,7 @@ from mosa.cli.options import (
 )
 from mosa.inputs import plain_text
 from mosa.terminal import new_console, show
-from mosa.types import Prompt, UserError, dialogue
+from mosa.types import Prompt, Response, UserError, dialogue
 
 # --- generate -------------------------------------------------------------------------------------
 
@@ -32,14 +37,20 @@ def _generate_arguments(parser: ArgumentParser) -> None:
     from mosa.denoising import PUBLISHED, DecoderConfig
 
     config_argument(parser)
-    parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
+    parser.add_argument("--model", type=str, required=True, help=f"{MODEL_HELP}, or {SERVED_HELP}")
     parser.add_argument("--adapter", type=str, help="folder of an adapter for the model")
+    parser.add_argument("--i_am_authorized", action="store_true", help=AUTHORIZED_HELP)
     placement_arguments(parser)
     parser.add_argument("--prompt", type=str, help="prompt to answer, one user turn")
     parser.add_argument("--system", type=str, help="system prompt, before every prompt")
     parser.add_argument("--data", type=str, help=f"file of prompts to answer: {FILES}")
     parser.add_argument("--limit", type=int | None, help="answer only the first N rows of --data")
-    parser.add_argument("--batch_size", type=int, default=8, help="prompts per forward pass")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        help="prompts per forward pass, or under way at once to a served model",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -55,6 +66,7 @@ def _generate_arguments(parser: ArgumentParser) -> None:
 
 
 def _generate(args: Namespace) -> None:
+    from mosa.chat import names_endpoint
     from mosa.files import claim_file
 
     if (args.prompt is None) == (args.data is None):
@@ -67,14 +79,98 @@ def _generate(args: Namespace) -> None:
             raise UserError(f"--{option} must be at least 1, not {number}")
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; give it the text to answer")
+    is_served = names_endpoint(args.model)
+    if args.i_am_authorized and not is_served:
+        raise UserError("--i_am_authorized is for models served elsewhere; leave it out")
     with claim_file(args.out):  # before the work
-        _answer(args)
+        answer = _ask_server if is_served else _answer
+        answer(args, _prompts(args))
 
 
-def _answer(args: Namespace) -> None:
+def _prompts(args: Namespace) -> list[Prompt]:
+    """What is to be answered, behind the system prompt."""
+    from mosa.data import load_prompts
+
+    prompts: list[Prompt]
+    if args.prompt is not None:
+        prompts = [plain_text(args.prompt, "--prompt")]
+    else:
+        prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
+    if args.system is not None:
+        prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
+    return prompts
+
+
+def _ask_server(args: Namespace, prompts: Sequence[Prompt]) -> None:
+    """Have a served model answer the prompts, several at once."""
+    from mosa.attacks import Query
+    from mosa.chat import ChatError, ChatOptions, NoAnswerError, check_endpoints
+    from mosa.denoising import DecoderConfig
+    from mosa.files import writing
+    from mosa.runs.subject import check_authorized, subjects_of
+    from mosa.served import ServedResponder
+    from mosa.worker import run_coroutine
+
+    given = [name for name in ("adapter", "decoder", "device", "show_steps") if getattr(args, name)]
+    given += ["dtype"] if args.dtype != "auto" else []
+    for name in given:
+        raise UserError(
+            f"--{name} is for a model that is loaded here, and {args.model} is served elsewhere; "
+            "leave it out"
+        )
+    settings = given_fields(DecoderConfig, args)
+    settings.setdefault("max_new_tokens", DecoderConfig().max_new_tokens)
+    (subject,) = subjects_of(args.model, decoder=settings, i_am_authorized=args.i_am_authorized)
+    check_authorized([subject])
+    responder = ServedResponder(subject.model, ChatOptions(num_concurrent=args.batch_size))
+
+    async def answered(number: int, prompt: Prompt) -> Response:
+        try:
+            return await responder.answer(responder.prepare(Query(prompt), subject.full_decoder))
+        except ChatError as error:
+            where = f"prompt {number} of {args.data or '--prompt'}"
+            raise NoAnswerError(f"{where}: {error}") from None
+
+    async def answer_all(file: IO[str] | None) -> None:
+        await check_endpoints([], [responder.endpoint])
+        tasks = [asyncio.ensure_future(answered(*each)) for each in enumerate(prompts, start=1)]
+        try:
+            for number, task in enumerate(tasks, start=1):
+                response = await task
+                _show_prompt(args, number, len(prompts), response)
+                show(response.text)
+                _write(file, response)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with nullcontext() if args.out is None else writing(args.out) as file:
+        run_coroutine(answer_all(file))
+
+
+def _show_prompt(args: Namespace, number: int, total: int, response: Response) -> None:
+    """Which prompt of a file is answered."""
+    if args.data is not None:
+        show(f"[{number}/{total}] {response.prompt[-1]['content']}")
+
+
+def _write(file: IO[str] | None, response: Response) -> None:
+    """A response as a line of --out, where that is given."""
+    if file is not None:
+        record = {
+            "key": response.key,
+            "prompt": response.prompt,
+            "response": response.text,
+            "response_full": response.full_text,
+            "decoder": response.decoder,
+        }
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _answer(args: Namespace, prompts: Sequence[Prompt]) -> None:
     """Load the model and answer the prompts."""
     from mosa.attacks import Query
-    from mosa.data import load_prompts
     from mosa.denoising import (
         DecoderConfig,
         UnknownWords,
@@ -87,14 +183,6 @@ def _answer(args: Namespace) -> None:
     from mosa.files import writing
     from mosa.reporting.terminal import play
     from mosa.responder import prepare, responses_of
-
-    prompts: list[Prompt]
-    if args.prompt is not None:
-        prompts = [plain_text(args.prompt, "--prompt")]
-    else:
-        prompts = [example.prompt for example in load_prompts(args.data)][: args.limit]
-    if args.system is not None:
-        prompts = [dialogue(prompt, plain_text(args.system, "--system")) for prompt in prompts]
 
     settings = given_fields(DecoderConfig, args)
     length = DecoderConfig().max_new_tokens
@@ -123,22 +211,12 @@ def _answer(args: Namespace) -> None:
                 model, result, prompts=batch, keys=keys[start : start + len(batch)]
             )
             for row, response in enumerate(responses):
-                if args.data is not None:
-                    asked = response.prompt[-1]["content"]
-                    show(f"[{start + row + 1}/{len(prompts)}] {asked}")
+                _show_prompt(args, start + row + 1, len(prompts), response)
                 if args.show_steps:
                     play(model, result.trace, row=row)
                 else:
                     show(response.text)
-                if file is not None:
-                    record = {
-                        "key": response.key,
-                        "prompt": response.prompt,
-                        "response": response.text,
-                        "response_full": response.full_text,
-                        "decoder": response.decoder,
-                    }
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                _write(file, response)
 
 
 # --- align ----------------------------------------------------------------------------------------

@@ -24,6 +24,13 @@ Config = TypeVar("Config")
 
 FILES = "a .txt, .csv, .json or .jsonl file"
 MODEL_HELP = "folder, Hugging Face id, or `testbed` (a tiny model that comes with mosa)"
+SERVED_HELP = (
+    "URL#MODEL, a chat model served elsewhere (URL#MODEL@VARIABLE: with the key in that variable)"
+)
+AUTHORIZED_HELP = (
+    "say that the models served elsewhere are yours to attack, or that their owners have allowed "
+    "it; without it none is asked"
+)
 DTYPE_HELP = "type of the weights: auto (the checkpoint's), float32, bfloat16 or float16"
 DATA_DIR_HELP = "folder of published benchmark files; unset: MOSA_DATA, else ./data"
 

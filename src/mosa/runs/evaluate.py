@@ -294,7 +294,7 @@ def _begin(
                 if any(each.task.key not in done for each in planned):
                     waiting.append((subject, responder))
         endpoints = [responder.endpoint for _, responder in waiting]
-        run_coroutine(check_endpoints([*asked, *endpoints]))
+        run_coroutine(check_endpoints(asked, endpoints))
         greetings = run_coroutine(_greet(waiting))
         served = {
             name: _Served(

@@ -168,6 +168,7 @@ class Recorder:
         except (UserError, ChatError) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, UselessRepliesError):
+                reason += target.said_in_vain()
                 self._forget(task.chats, target.draws)
         outcome = Outcome("failed" if reason else "done", num_attempts, target.budget, reason)
         self.run.end_task(task.key, outcome)

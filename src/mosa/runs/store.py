@@ -35,6 +35,7 @@ from typing import Any, TypeVar, final
 
 import msgspec
 
+from mosa.chat.base import without_quotations
 from mosa.files import check_folder, make_private_file
 from mosa.inputs import is_file, one_line, shortened
 from mosa.runs.records import (
@@ -613,9 +614,16 @@ class Run:
         return found
 
     def failures(self) -> list[tuple[str, str, int]]:
-        """(attack, reason, number of tasks) of what failed, the most frequent first."""
-        failed = [(task.attack, o.reason) for task, o in self.tasks(status="failed") if o]
-        return [(*key, count) for key, count in Counter(failed).most_common()]
+        """(attack, reason, number of tasks) of what failed, the most frequent first; reasons that
+        differ in what others said count as the first of them."""
+        counts: Counter[tuple[str, str]] = Counter()
+        first: dict[tuple[str, str], str] = {}
+        for task, outcome in self.tasks(status="failed"):
+            if outcome is not None:
+                key = task.attack, without_quotations(outcome.reason, "")
+                first.setdefault(key, outcome.reason)
+                counts[key] += 1
+        return [(key[0], first[key], count) for key, count in counts.most_common()]
 
 
 def _is_locked(error: sqlite3.Error) -> bool:
