@@ -27,8 +27,8 @@ from mosa.worker import Work
 
 ANSWER = "1. Collect what is needed. 2. Put the parts together, one after the other. 3. Try it out."
 """What the stand-in for the target answers."""
-PRESET = "reduced"
-"""The smallest budget at which every prompt is sent: at `smoke` AVATAR compares no metaphors."""
+PRESETS = {"avatar": "reduced"}
+"""The smallest budget of an attack at which it sends all its prompts, where that is not `smoke`."""
 UNNAMED: Mapping[str, str] = {
     "judge/pair": "rating: 1",
     "loop/on_topic": "yes",
@@ -135,6 +135,7 @@ class _StandIn:
 
     async def run(self, attack: Attack) -> None:
         """One attack to its end, or to where replies end it."""
+        preset = PRESETS.get(attack.name, "smoke")
         target = Target(
             self,
             decoder=DecoderConfig(max_new_tokens=64, steps=64),
@@ -144,13 +145,13 @@ class _StandIn:
             case_set="check",
             behavior=self._case,
             attack=attack.name,
-            preset=PRESET,
+            preset=preset,
             seed=0,
             takes=attack.takes,
         )
         target.listener = self._hear
         with suppress(ChatError):  # the attack ends here; what was said is noted
-            async for _ in attack.run(self._case, target, attack.config(PRESET)):
+            async for _ in attack.run(self._case, target, attack.config(preset)):
                 pass
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
