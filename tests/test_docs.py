@@ -107,6 +107,11 @@ def test_no_command_is_excused_without_need():
     assert not {name.split()[0] for name in cli.COMMANDS} & NOT_YET
 
 
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE, ROOT / "README.md"], ids=name_of)
+def test_options_are_written_with_dashes(page):
+    assert re.findall(r"--[a-z]+_\w+", page.read_text(encoding="utf-8")) == []
+
+
 # --- worked examples ------------------------------------------------------------------------------
 
 

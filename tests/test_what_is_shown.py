@@ -13,7 +13,7 @@ import pytest
 from rich.table import Table
 
 import mosa
-from mosa.terminal import new_console, printable, short_warnings, show
+from mosa.terminal import new_console, printable, short_warnings, show, without_lines
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,11 @@ def test_a_warning_of_ours_is_one_line():
     assert shown == "mosa: the cache\\x1b is full\n"
     theirs = warnings.formatwarning("old", UserWarning, "/elsewhere/a.py", 3, "x = 1")
     assert theirs == "/elsewhere/a.py:3: UserWarning: old\n  x = 1\n"
+
+
+def test_lines_of_a_library_are_left_out_and_others_stay(capfd):
+    """Those that go around Python, too; afterwards all are shown."""
+    with without_lines("noise:"):
+        os.write(2, b"noise: begun\nan error\nnoise: ended\n")
+    os.write(2, b"noise: of another\n")
+    assert capfd.readouterr().err == "an error\nnoise: of another\n"

@@ -6,17 +6,22 @@ halves of characters) are shown as `\\x1b` and the like. Ours is the only stylin
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
 MOST_CHARACTERS = 1000
 """Of a message; the longest ones list every choice."""
@@ -72,6 +77,26 @@ def _warning(message: Any, category: Any, filename: str, *others: Any, **more: A
     return f"mosa: {sentence(str(message))}\n"
 
 
+@contextmanager
+def without_lines(beginning: str) -> Iterator[None]:
+    """Leaves out lines that begin so of what goes to stderr, a library's in C++ too; the others
+    come at the end."""
+    stderr = 2
+    sys.stderr.flush()
+    shown = os.dup(stderr)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), stderr)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, stderr)
+            os.close(shown)
+            held.seek(0)
+            others = [line for line in held if not line.startswith(beginning.encode())]
+            os.write(stderr, b"".join(others))
+
+
 def new_console(*, is_wide: bool = False) -> Console:
     """A console that prints texts as they are; one that `is_wide` has room for whole rows where
     it is no terminal."""
@@ -99,31 +124,41 @@ def new_console(*, is_wide: bool = False) -> Console:
     return found
 
 
+@dataclass
+class _Row:
+    """A row of the bar, and since when it is about the same."""
+
+    task: TaskID
+    last_line: float
+    what: str = ""
+    first: int = 0
+    begun: float = 0.0
+
+
 class LiveBar:
-    """One bar, whose description and total may change, with the time that is left: drawn in a
-    terminal, a line now and then elsewhere.
+    """One bar, whose description and total may change, with the time that it took and that is left:
+    drawn in a terminal, a line now and then elsewhere. Work in parallel has a row for each.
 
     One that `vanishes` is gone when it ends, and is not drawn at all for what takes a moment.
     """
 
     def __init__(self, *, is_shown: bool = True, vanishes: bool = False) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.console: Console = new_console()
         self.bar = Progress(
             TextColumn("{task.fields[what]}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=None),  # what the words leave
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
             transient=vanishes,
         )
-        self.task = self.bar.add_task("", total=None, what="", left="")
-        self.last_line = self.begun = time.monotonic()
+        self.begun = time.monotonic()
         self.is_shown = is_shown
         self.seconds_before = SECONDS_BEFORE if vanishes else 0.0
-        self.what = ""
-        self.first = 0
+        self.rows: dict[str, _Row] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -132,35 +167,51 @@ class LiveBar:
         if self.bar.live.is_started:
             self.bar.stop()
 
-    def update(self, what: str, done: int, total: int, left: str | None = None) -> None:
+    def update(
+        self, what: str, done: int, total: int | None, left: str | None = None, *, row: str = ""
+    ) -> None:
         """Show progress with something; `left` is what is left in words, unset: the time at the
         pace since the first call about it."""
         if not self.is_shown:
             return
         now = time.monotonic()
-        if what != self.what:
-            self.what, self.first, self.begun = what, done, now
+        if row not in self.rows:
+            task = self.bar.add_task("", total=None, what="", count="", left="")
+            self.rows[row] = _Row(task, now)
+        of = self.rows[row]
+        if what != of.what:
+            of.what, of.first, of.begun = what, done, now
         if left is None:
-            left = self._time_left(done, total, now)
-        self.bar.update(self.task, what=printable(what), total=total, completed=done, left=left)
+            left = _time_left(of, done, total, now)
+        count = "" if total is None else f"{done}/{total}"
+        self.bar.update(
+            of.task, what=printable(what), total=total, completed=done, count=count, left=left
+        )
         if self.console.is_terminal:
             if not self.bar.live.is_started and now >= self.begun + self.seconds_before:
                 self.bar.start()
             return
-        if now > self.last_line + SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            show(f"{what}: {done} of {total}{', ' if left else ''}{left}")
+        if now > of.last_line + SECONDS_BETWEEN_LINES:
+            of.last_line = now
+            told = "" if total is None else f": {done} of {total}"
+            show(f"{what}{told}{', ' if left else ''}{left}")
 
-    def _time_left(self, done: int, total: int, now: float) -> str:
-        if done <= self.first or done >= total:
-            return ""
-        pace = (now - self.begun) / (done - self.first)
-        return f"about {duration(pace * (total - done))} left"
+    def end(self, row: str) -> None:
+        """Take the row of what has ended away."""
+        if row in self.rows:
+            self.bar.remove_task(self.rows.pop(row).task)
 
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         if self.is_shown:
             self.console.print(text)
+
+
+def _time_left(row: _Row, done: int, total: int | None, now: float) -> str:
+    if total is None or done <= row.first or done >= total:
+        return ""
+    pace = (now - row.begun) / (done - row.first)
+    return f"about {duration(pace * (total - done))} left"
 
 
 def duration(seconds: float) -> str:

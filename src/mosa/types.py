@@ -14,6 +14,12 @@ Access = Literal["prompt", "history", "canvas", "sampler", "likelihood", "gradie
 """What an attacker controls and a subject grants: the user's turns; the model's own earlier turns;
 the response's tokens before generation; the sampler's settings and steps; log-probabilities; the
 weights."""
+Tell = Callable[[str, int, int | None], object]
+"""Hears what is under way, by name, how much of it is done, and of how much, where it is known."""
+
+
+def tell_nobody(what: str, done: int, total: int | None) -> None:
+    """For work that shows no progress."""
 
 
 class UserError(ValueError):

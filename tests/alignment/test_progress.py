@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+import pytest
+from made_runs import begun, made_set, record
+
+import mosa
 from mosa import cli, terminal
+from mosa.experiments.workers import Emit, run_jobs
 from mosa.terminal import LiveBar
 
 
@@ -64,3 +70,94 @@ def test_what_takes_a_moment_has_no_bar(capsys, monkeypatch):
         now[0] += 2 * terminal.SECONDS_BEFORE
         bar.update("tokens", 2, 2)
         assert bar.bar.live.is_started
+
+
+@dataclass(frozen=True)
+class Two:
+    """A job of two stages."""
+
+    label: str
+
+    def run(self, emit: Emit) -> None:
+        for stage in ("aligning", "attacks"):
+            emit("stage", stage)
+            emit("advance", (1, 2))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_jobs_have_a_row_each_while_they_run_and_one_for_all(capsys, monkeypatch, num_workers):
+    """Off a terminal each stage is a line, and all of a job's come in their order."""
+    drawn = []
+    monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
+    run_jobs([Two("one"), Two("two")], num_workers)
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == ["one: aligning", "one: attacks", "two: aligning", "two: attacks"]
+    assert drawn[0] == ("models done", 0, 2) and drawn[-1] == ("models done", 2, 2)
+    assert [what for what in drawn if what[0].startswith("one")] == [
+        ("one: aligning", 0, None),
+        ("one: aligning", 1, 2),
+        ("one: attacks", 0, None),
+        ("one: attacks", 1, 2),
+    ]
+
+
+def kept(calls, update):
+    """The method, with what it is given kept in a list."""
+
+    def keeping(bar, what, done, total, *others, **named):
+        calls.append((what, done, total))
+        return update(bar, what, done, total, *others, **named)
+
+    return keeping
+
+
+def test_rows_have_a_time_of_their_own_and_end(monkeypatch):
+    """Two rows at once: 1 of 4 after 10 s, and 1 of 2 after 30 s; then the second is gone."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with LiveBar() as bar:
+        bar.update("a", 0, 4, row="a")
+        bar.update("b", 0, 2, row="b")
+        now[0] = 110.0
+        bar.update("a", 1, 4, row="a")
+        now[0] = 130.0
+        bar.update("b", 1, 2, row="b")
+        assert [task.fields["left"] for task in bar.bar.tasks] == [
+            "about 30 s left",
+            "about 30 s left",
+        ]
+        bar.end("b")
+        assert [task.fields["what"] for task in bar.bar.tasks] == ["a"]
+
+
+def test_a_bar_fits_the_terminal_and_shows_what_is_left(capsys, monkeypatch):
+    """The bar gives way, and not the words."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    left = "1234 responses, at least 3 min left"
+    with LiveBar() as bar:
+        bar.update("testbed+mosa", 30, 300, left)
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    lines = [line for line in re.split(r"[\r\n]", out) if line.strip()]
+    assert lines and all(len(line) <= 80 for line in lines)
+    assert "testbed+mosa" in lines[-1] and "30/300 0:00:0" in lines[-1] and lines[-1].endswith(left)
+
+
+def test_a_report_shows_its_stages(tmp_path, monkeypatch):
+    """By name, and every attempt is counted."""
+    monkeypatch.setattr("mosa.reporting.views.ATTEMPTS_BETWEEN", 1)
+    with begun(tmp_path / "run", ["m"]) as run:
+        run.add_set(made_set("s", "harmful", ["a", "b"]))
+        for case in ("a", "b"):
+            record(run, case, "s", case, subject="m")
+    drawn = []
+    monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
+    mosa.report(tmp_path / "run", tmp_path / "page.html")
+    assert drawn == [
+        ("report: figures", 0, None),
+        ("report: attempts", 1, 2),
+        ("report: attempts", 2, 2),
+        ("report: findings and tables", 0, None),
+        ("report: page", 0, None),
+    ]

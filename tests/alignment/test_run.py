@@ -136,8 +136,16 @@ def test_the_adapter_loads_and_changes_the_model(run, checkpoint):
 
 def test_merge_writes_a_full_checkpoint(run, checkpoint, tmp_path):
     result = run()
-    merged = load_model(merge(checkpoint, result.out, tmp_path / "merged"))
-    aligned = load_model(checkpoint, adapter=result.out)
+    told = []
+    out = merge(checkpoint, result.out, tmp_path / "merged", tell=lambda *now: told.append(now))
+    merged, aligned = load_model(out), load_model(checkpoint, adapter=result.out)
+    matrices = [now[1:] for now in told if now[0] == "merge: matrices"]
+    assert matrices and matrices == [(i, len(matrices)) for i in range(len(matrices))]
+    assert [now[0] for now in told if now[2] is None] == [
+        "merge: loading the model",
+        "merge: loading the adapter",
+        "merge: writing the checkpoint",
+    ]
     ids = torch.tensor([merged.encode("how do i bake bread")])
     with torch.no_grad():
         torch.testing.assert_close(merged.logits(ids), aligned.logits(ids), rtol=1e-4, atol=1e-5)

@@ -195,7 +195,7 @@ def profile_of(run) -> tuple[dict[str, dict], dict[str, dict]]:
     }
 
 
-def test_profile_tells_stages_and_operators_apart():
+def test_profile_tells_stages_and_operators_apart(capfd):
     weights = torch.randn(64, 64)
 
     def run():
@@ -212,6 +212,7 @@ def test_profile_tells_stages_and_operators_apart():
     assert operators["aten::mm"]["calls"] == 3
     seconds = [operator["seconds"] for operator in operators.values()]
     assert seconds == sorted(seconds, reverse=True)
+    assert capfd.readouterr().err == "", "the profiler says nothing of itself"
 
 
 def test_a_stage_inside_another_counts_once():

@@ -60,6 +60,24 @@ def test_every_command_of_every_module_is_in_the_table():
     assert found == cli.COMMANDS and len(modules) > 5
 
 
+def test_overview_cuts_no_summary(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run(capsys, "--help")[1]
+    assert "..." not in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_the_first_page_of_an_evaluation_has_what_a_user_thinks_of_first(capsys, monkeypatch):
+    """Under each of its groups, in whole sentences."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run(capsys, "evaluate", "--help")
+    places = [out.index(f"\n{title}") for title in read_help()["evaluate"]["groups"]]
+    assert places == sorted(places) and len(places) == 7
+    for option in ("model", "sets", "out", "adapter", "limit", "attacks", "preset", "judges"):
+        assert f"\n  --{option} " in out
+    for option in ("attacker", "judge-model", "decoder", "i-am-authorized", "dry-run"):
+        assert f"\n  --{option} " in out
+
+
 def test_group_lists_its_own(capsys):
     status, out, _ = run(capsys, "align")
     assert status == 0
@@ -88,7 +106,10 @@ def test_first_pages_are_short_and_the_rest_is_behind_them(capsys, monkeypatch, 
     assert all(f"  {option}" in whole for options in groups.values() for option in options)
     texts = [" ".join(text.split()) for options in groups.values() for text in options.values()]
     assert all(text in " ".join(whole.split()) for text in texts)
-    assert whole == first or all(f"{title}:" in first for title in groups)
+    assert whole == first or all(
+        re.search(rf"^{title}( \(\d+ of \d+\))?:$", first, re.M) for title in groups
+    )
+    assert not re.search(r"(?<!A,B,)(?<!ITEM,)\.\.\.|…", first), "a text is cut"
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))

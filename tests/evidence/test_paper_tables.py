@@ -87,12 +87,14 @@ def test_rows_stand_in_the_papers_order_beside_its_figures(tmp_path):
     cells = [cell.strip() for cell in tap.split("|")]
     assert cells[1] == "tap:smoke" and cells[5] == "-"  # n was not attacked so
     assert cells[4] == "1.00 (0.21 to 1.00, n=1); 0.75"  # the other behavior is unscored
-    assert cells[6] == "79.1 (77.2) / 29.6 (28.1) / 4.5 (3.7)"
+    assert cells[6] == "0.791 (0.772) / 0.296 (0.281) / 0.045 (0.037)"
     cells = [cell.strip() for cell in dia.split("|")]
     assert cells[4].startswith("0.50 (") and cells[5].startswith("0.00 (")
     # No mean: one over some of the eight would stand beside one over all.
     assert rest[1] == "Aimed at the middle of the response:"
-    assert rest[-1] == "| tap:middle_smoke | 1 | 4 | 1.00 (0.34 to 1.00, n=2); 0.75 | 5.1 (4.4) |"
+    assert (
+        rest[-1] == "| tap:middle_smoke | 1 | 4 | 1.00 (0.34 to 1.00, n=2); 0.75 | 0.051 (0.044) |"
+    )
 
 
 def test_the_mean_is_over_cases_that_all_eight_have_a_score_for(tmp_path):
@@ -113,7 +115,7 @@ def test_an_attack_of_which_nothing_is_done_has_an_empty_row(tmp_path):
     with stored(tmp_path, {("m", "dia", "smoke"): {"a": True}}) as run:
         without_attempt(run, "a", "the endpoint was down")
         table = list(beside_the_paper(figures_of(run)))
-    assert table[2].startswith("| tap:smoke | - | - | - | 79.1 (77.2)")
+    assert table[2].startswith("| tap:smoke | - | - | - | 0.791 (0.772)")
 
 
 def test_a_run_without_them_has_no_table(tmp_path):

@@ -388,7 +388,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "several_devices.md"
 def launches() -> list[list[str]]:
     """The words of every `accelerate launch` that the page shows, without those around it."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
-    found = re.findall(r"(accelerate launch --config_file .+? -m mosa .+)$", text, re.MULTILINE)
+    found = re.findall(r"(accelerate launch --config-file .+? -m mosa .+)$", text, re.MULTILINE)
     return [shlex.split(line.removesuffix("'")) for line in found]
 
 

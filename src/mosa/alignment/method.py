@@ -64,7 +64,7 @@ METHODS: dict[str, Method] = {
     ),
     "vrpo": Method(
         "mosa.alignment.vrpo:VrpoTrainer",
-        "train on preferences between two answers, given as data or found by a judge",
+        "train on preferences between two answers",
         "VRPO (variance-reduced preference optimisation, arXiv 2505.19223)",
         "vrpo_llada",
     ),

@@ -35,7 +35,7 @@ from mosa.hub.folders import folder_of
 from mosa.inputs import is_file, read_json, read_yaml
 from mosa.judges.base import Judge
 from mosa.provenance import versions
-from mosa.types import UserError
+from mosa.types import Tell, UserError, tell_nobody
 
 logger = logging.getLogger(__name__)
 
@@ -194,11 +194,12 @@ def merge(
     dtype: str = "auto",
     device: str | None = None,
     on_merged: Callable[[str, float], object] = lambda dtype, rounding: None,
+    tell: Tell = tell_nobody,
 ) -> Path:
     """Add an adapter into its model's weights and write a full checkpoint in the released layout.
 
     `on_merged` receives the number format of the weights, and how much rounding to it changes what
-    the adapter changes (`DiffusionLM.merge_adapter`).
+    the adapter changes (`DiffusionLM.merge_adapter`). `tell` hears how far it is.
     Raises UserError for an adapter that does not fit or overflows the weights' number format, and
     for a folder that is not empty.
     """
@@ -208,7 +209,9 @@ def merge(
             raise UserError(f"{out} holds a merged checkpoint; choose a new folder for this one.")
         own.discard_all()  # what one that was killed has left
         if not isinstance(model, DiffusionLM):
+            tell("merge: loading the model", 0, None)
             model = load_model(model, dtype=dtype, device=device)
+        tell("merge: loading the adapter", 0, None)
         versions_file = folder_of(adapter) / "versions.json"
         if is_file(versions_file):
             trained_on = read_json(versions_file, _Versions).model
@@ -220,7 +223,8 @@ def merge(
                     stacklevel=2,
                 )
         model.load_adapter(adapter)
-        rounding = model.merge_adapter()
+        rounding = model.merge_adapter(tell)
+        tell("merge: writing the checkpoint", 0, None)
         model.save(out)
         own.finish()
     on_merged(str(model.dtype).removeprefix("torch."), rounding)

@@ -24,6 +24,7 @@ from mosa.reporting.content import Content
 from mosa.reporting.page import claim_page, write_page
 from mosa.reporting.tables import TABLES_BY, write_tables
 from mosa.stats.rates import format_rate
+from mosa.terminal import LiveBar
 from mosa.types import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def report(
     title: str | None = None,
     label: Mapping[str, str] | None = None,
     calibration: Place | None = None,
+    progress: bool = True,
 ) -> WrittenReport:
     """Write one self-contained HTML page about runs (`mosa report`).
 
@@ -68,7 +70,7 @@ def report(
     CSV, JSON and LaTeX. `redact` unset leaves out prompts and responses of all but the testbed's
     sets. `judge` is the judge that counts, by its id or name, unset the most trusted. `label` gives
     subjects their names on the page, in its order. `calibration` is a file of judges' errors
-    (`mosa judge check --out`), by which rates are corrected.
+    (`mosa judge check --out`), by which rates are corrected. `progress` shows how far it is.
 
         mosa.report([run], "report.html")
 
@@ -76,7 +78,8 @@ def report(
     place where the page would replace what is none.
     """
     page = Path(out)
-    with claim_page(page):  # before the work
+    bar = LiveBar(is_shown=progress, vanishes=True)
+    with claim_page(page), bar:  # before the work
         folder = None if tables is None else Path(tables)
         if folder is not None:
             if folder.absolute() in Path(out).absolute().parents:
@@ -95,7 +98,9 @@ def report(
                 labels=dict(label or {}),
                 calibration=None if calibration is None else Path(calibration),
             ),
+            bar.update,
         )
+        bar.update("report: page", 0, None)
         write_page(page, content)
         written = () if folder is None else tuple(write_tables(folder, content))
         return WrittenReport(page, content, written)

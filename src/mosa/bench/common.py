@@ -33,6 +33,7 @@ from mosa.denoising import Canvas
 from mosa.families import DTYPES, DiffusionLM, load_model, new_model
 from mosa.files import seal, write_sealed
 from mosa.provenance import versions
+from mosa.terminal import without_lines
 from mosa.testbed import world_of
 from mosa.types import Prompt, UserError
 from mosa.world import WRAPPINGS, World
@@ -41,6 +42,8 @@ SHAPES_FOLDER = Path(__file__).parent / "shapes"
 MADE_BY = "mosa bench"
 STAGE = "mosa."
 """The beginning of the labels of stages in a profile (`torch.profiler.record_function`)."""
+PROFILER_NOISE = "USDT:"
+"""The beginning of the lines by which PyTorch's profiler says that it starts and stops."""
 OUTSIDE = "outside"
 """The row of a profile for what no label covers."""
 NUM_OPERATORS = 8
@@ -159,12 +162,12 @@ class ModelBenchConfig:
     """The settings of a benchmark of a model."""
 
     shape: str = "testbed"
-    """The model: testbed (the checkpoint that comes with mosa), wide (a small network under a
+    """The model; testbed (the checkpoint that comes with mosa), wide (a small network under a
     vocabulary of 126,464 words), a released one made small (qwen3_mdlm, qwen3_bd3lm, sdar, llada2,
     llada_moe), or one of full size, which needs a GPU (llada-8b, qwen3-0.6b, sdar-1.7b,
     llada2-mini)."""
     device: str | None = None
-    """cpu, cuda, ...; null takes a GPU if there is one."""
+    """Device, for example cpu or cuda; null takes a GPU if there is one."""
     dtype: str | None = None
     """Number format of the weights; null takes the shape's."""
     threads: int | None = None
@@ -341,7 +344,7 @@ def profile_table(title: str, run: Callable[[], Any], device: torch.device) -> B
     """
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as found:
+    with without_lines(PROFILER_NOISE), profile(activities=activities) as found:
         seconds, _ = timed(run, device)
     kind = "device" if on_cuda else "cpu"
     # Labels come a second time as spans on the device, which carry no kernels of their own.

@@ -74,7 +74,7 @@ class DriftConfig:
     batch_size: int = 32
     """Rows that run together."""
     device: str | None = None
-    """cpu, cuda, ...; null takes a GPU if there is one."""
+    """Device, for example cpu or cuda; null takes a GPU if there is one."""
 
     def __post_init__(self):
         check_counts(self, "num", "batch_size")

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mosa.analyze import analyze
 from mosa.api.runs import asked_for, nothing_from, problems_of
-from mosa.cli.evaluate import evaluation_arguments
+from mosa.cli.evaluate import begin_groups, evaluation_arguments
 from mosa.cli.options import Command, add_fields, given_fields
 from mosa.cli.results import end_status
 from mosa.cli.tables import Column, Page, TextTable, rate_cell
@@ -30,15 +30,18 @@ def _command(name: str, summary: str) -> Command:
 
     def add_arguments(parser: ArgumentParser) -> None:
         meant = ", ".join(f"{preset} ({_told(of)})" for preset, of in PROTOCOLS[name].items())
+        of_the_probe = f"settings of the probe {name}"
+        begin_groups(parser, of_the_probe)
         evaluation_arguments(
             parser,
-            sets_help="harmful or harmless sets",
+            sets_help="harmful or harmless",
+            group=of_the_probe,
             preset="quick",
-            preset_help=f"settings of the probe: {meant}; options given beside it win, and --limit "
-            "sets another number of cases",
+            preset_help=f"settings of the probe; {meant}, and options given beside it win, "
+            "--limit for the number of cases",
             taken=_taken(name),
         )
-        add_fields(parser, PROBES[name].config_class, group=f"settings of the probe {name}")
+        add_fields(parser, PROBES[name].config_class, group=of_the_probe)
 
     def run(args: Namespace) -> int | None:
         processes = join()

@@ -39,7 +39,7 @@ def _arguments(parser: ArgumentParser) -> None:
         "--set",
         type=str,
         default="testbed",
-        help=f"requests: a name (`mosa sets` lists them) or {FILES}",
+        help=f"requests; a name (`mosa sets` lists them) or {FILES}",
     )
     parser.add_argument("--limit", type=int, default=20, help="how many requests")
     parser.add_argument(

@@ -74,13 +74,13 @@ COMMANDS: dict[str, Command] = {
     for name, summary, bench in (
         (
             "sampler",
-            "time our sampler beside the published loop, and measure its memory",
+            "time our sampler beside the published loop, with memory",
             sampler.BENCH,
         ),
-        ("align", "time a training step beside a plain one, and measure its memory", align.BENCH),
+        ("align", "time a training step beside a plain one, with memory", align.BENCH),
         (
             "drift",
-            "measure how far approximate decoders change harm, utility and tokens",
+            "measure what approximate decoders change in harm and use",
             drift.BENCH,
         ),
         ("campaign", "time the recording of attempts as their number grows", campaign.BENCH),

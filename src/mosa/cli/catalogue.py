@@ -133,7 +133,10 @@ def _show_list(
 
 def _get_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "name", type=str, nargs="+", help="published files: names of `mosa sets`, gsm8k_test, ..."
+        "name",
+        type=str,
+        nargs="+",
+        help="published files; names of `mosa sets`, or for example gsm8k_test",
     )
     parser.add_argument("--data_dir", type=Path, help=DATA_DIR_HELP)
 

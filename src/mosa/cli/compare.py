@@ -147,7 +147,7 @@ def _left_out(part: Part) -> str:
 
 COMMANDS: dict[str, Command] = {
     "compare": Command(
-        "compare two subjects on the same cases, and exit with 1 where a condition holds",
+        "compare two subjects, with status 1 if a condition holds",
         _compare_arguments,
         _compare,
         "The runs are unchanged.",

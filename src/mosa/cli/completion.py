@@ -57,7 +57,7 @@ def _parser_of_all() -> argparse.ArgumentParser:
 
 COMMANDS: dict[str, Command] = {
     "completion": Command(
-        "print a script by which a shell completes commands and options",
+        "print a script by which a shell completes what you type",
         _arguments,
         _completion,
         "Nothing is written.",

@@ -12,7 +12,7 @@ from mosa.api.pages import report
 from mosa.api.runs import asked_for, nothing_from
 from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel
-from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES_HELP, judge_options
+from mosa.cli.judge import CHAT_HELP, CHATS, JUDGES, JUDGES_HELP, judge_options
 from mosa.cli.options import (
     AUTHORIZED_HELP,
     FILES,
@@ -48,124 +48,142 @@ from mosa.worker import Tally
 
 EXIT_STOPPED = 4
 """The status of an evaluation that stopped where its tokens were spent."""
+MEASURED, ATTACKS, RUNNING = "what to measure", "attacks", "running"
+DECODER, SERVED = "decoder of the subjects", "served models"
+"""The groups of options, beside those of judges and chat models."""
 
 
 def role_options(parser: ArgumentParser) -> None:
     """The chat models of attacks."""
     for role, of in (
-        ("attacker", "writes for attacks that need a writer"),
-        ("loop_judge", "rates tries inside attacks that need a judge"),
-        ("translator", "translates for attacks that need translations"),
+        ("attacker", "writes for attacks"),
+        ("loop_judge", "rates tries inside attacks"),
+        ("translator", "translates for attacks"),
     ):
-        group_of(parser, CHATS).add_argument(f"--{role}", type=str, help=f"{CHAT_HELP}; it {of}")
+        told = f"chat model that {of}; {CHAT_HELP}"
+        group_of(parser, CHATS).add_argument(f"--{role}", type=str, help=told)
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    evaluation_arguments(
-        parser,
-        sets_help="harmful, harmless or useful case sets",
-        preset="paper",
-        preset_help="preset of the attacks; `mosa attacks` lists those of each",
-    )
-    parser.add_argument(
+    begin_groups(parser, ATTACKS)
+    attacks, running = group_of(parser, ATTACKS), group_of(parser, RUNNING)
+    attacks.add_argument(
         "--attacks",
         type=ListOf(str),
         default="direct",
-        help="comma-separated attacks on the harmful sets (`mosa attacks` lists them), or all; "
-        "NAME:PRESET takes another preset for one",
+        help="comma-separated attacks, or all; `mosa attacks` lists them, they take the harmful "
+        "sets, and NAME:PRESET takes another preset for one",
     )
-    parser.add_argument(
+    role_options(parser)
+    running.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="show what would be asked at most; by attack and in all, nothing is loaded or written",
+    )
+    evaluation_arguments(
+        parser,
+        sets_help="harmful, harmless or useful",
+        group=ATTACKS,
+        preset="paper",
+        preset_help="preset of the attacks; `mosa attacks` lists those of each",
+    )
+    attacks.add_argument(
         "--attack_options",
         type=dict[str, dict[str, Any]],
         default={},
-        help='settings that change an attack\'s preset: {"prefill": {"positions": [1, 30]}}',
+        help='settings that change an attack\'s preset; {"prefill": {"positions": [1, 30]}}',
     )
-    role_options(parser)
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="show what would be asked at most, by attack and in all; nothing is loaded or written",
-    )
-    parser.add_argument(
+    running.add_argument(
         "--report",
         type=Path,
         help="also write the page of `mosa report` about the run",
     )
 
 
+def begin_groups(parser: ArgumentParser, of_what_runs: str) -> None:
+    """The groups of an evaluation's options, in the order in which the help has them."""
+    for title in (MEASURED, of_what_runs, JUDGES, CHATS, DECODER, SERVED, RUNNING):
+        group_of(parser, title)
+
+
 def evaluation_arguments(
     parser: ArgumentParser,
     *,
     sets_help: str,
+    group: str,
     preset: str,
     preset_help: str,
     taken: Collection[str] = (),
 ) -> None:
     """What is measured, on which cases, by which judges, and where; the decoder's settings are
-    options but for those that are `taken`."""
-    config_argument(parser)
-    parser.add_argument(
+    options but for those that are `taken`, and the preset is in the `group` of what runs."""
+    measured, judges, decoder, served, running = (
+        group_of(parser, title) for title in (MEASURED, JUDGES, DECODER, SERVED, RUNNING)
+    )
+    measured.add_argument(
         "--model",
         type=str,
-        help=f"{MODEL_HELP}, or {SERVED_HELP}",
+        help=f"{MODEL_HELP}, and {SERVED_HELP}",
     )
-    parser.add_argument(
+    measured.add_argument(
+        "--sets",
+        type=ListOf(str),
+        required=True,
+        help=f"comma-separated sets of cases; each {sets_help}, a name (`mosa sets` lists them) or "
+        f"{FILES}",
+    )
+    measured.add_argument("--out", type=Path, required=True, help="folder of the run")
+    measured.add_argument(
         "--adapter",
         type=str,
         nargs="+",
         default=["none"],
         help="folders of adapters with commas, one subject each; `none` is the model without one",
     )
-    parser.add_argument(
+    add_fields(parser, SetOptions, group=MEASURED)
+    measured.add_argument(
         "--system_prompt", type=str, help="system prompt of the defender, before every turn"
     )
-    parser.add_argument(
-        "--decoder", type=str, help="published decoder to start from: " + ", ".join(PUBLISHED)
-    )
-    parser.add_argument(
+    measured.add_argument(
         "--subjects",
         type=FileOf(list[dict[str, Any]]),
-        help="YAML file with a list of subjects, instead of --model: name, model, adapter, "
-        "system_prompt, decoder, grants, offers, request, tokenizer, i_am_authorized",
+        help="YAML file with a list of subjects, instead of --model; each has name, model, "
+        "adapter, system_prompt, decoder, grants, offers, request, tokenizer, i_am_authorized",
     )
-    parser.add_argument(
-        "--tokenizer",
-        type=str,
-        help="folder or hub id of a served model's tokenizer, where its server takes canvases "
-        "(vLLM's diffusion_seed_canvas): attacks on the canvas then run on it",
-    )
-    parser.add_argument(
-        "--i_am_authorized",
-        action="store_true",
-        help=AUTHORIZED_HELP,
-    )
-    parser.add_argument(
-        "--max_tokens_total",
-        type=int | None,
-        help="stop once served models and chat models of attacks have taken so many tokens in this "
-        "run, asked and answered; the same command with a larger number goes on",
-    )
-    parser.add_argument(
-        "--sets",
-        type=ListOf(str),
-        required=True,
-        help=f"comma-separated {sets_help} (`mosa sets` lists them), each a name or {FILES}",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--preset", type=str, default=preset, help=preset_help)
-    parser.add_argument(
+    measured.add_argument("--seeds", type=ListOf(int), default="0", help="comma-separated seeds")
+    group_of(parser, group).add_argument("--preset", type=str, default=preset, help=preset_help)
+    judges.add_argument(
         "--judges",
         type=ListOf(str),
         help=f"{JUDGES_HELP}; unset: truth on the testbed, refusal elsewhere",
     )
     judge_options(parser)
-    add_fields(parser, SetOptions, group="cases")
-    parser.add_argument("--seeds", type=ListOf(int), default="0", help="comma-separated seeds")
-    parser.add_argument(
+    decoder.add_argument(
+        "--decoder", type=str, help="published decoder to start from; " + ", ".join(PUBLISHED)
+    )
+    add_fields(parser, DecoderConfig, leave_out=("seed", *taken), group=DECODER)
+    served.add_argument(
+        "--i_am_authorized",
+        action="store_true",
+        help=AUTHORIZED_HELP,
+    )
+    served.add_argument(
+        "--max_tokens_total",
+        type=int | None,
+        help="stop once this run has taken so many tokens; those of served models and chat models "
+        "of attacks, asked and answered, and the same command with a larger number goes on",
+    )
+    served.add_argument(
+        "--tokenizer",
+        type=str,
+        help="folder or hub id of a served model's tokenizer; where its server takes canvases "
+        "(vLLM's diffusion_seed_canvas), attacks on the canvas then run on it",
+    )
+    config_argument(parser, group=RUNNING)
+    running.add_argument(
         "--batch_size", type=int, default=32, help="responses per forward pass in each process"
     )
-    placement_arguments(parser)
-    add_fields(parser, DecoderConfig, leave_out=("seed", *taken), group="decoder of the subjects")
+    placement_arguments(parser, group=RUNNING)
 
 
 def _evaluate(args: Namespace) -> int | None:
@@ -246,7 +264,7 @@ def _show_shares(subject: str, shares: Sequence[Tally]) -> None:
 
 COMMANDS: dict[str, Command] = {
     "evaluate": Command(
-        "attack models, ask them harmless requests and useful tasks, and judge the responses",
+        "measure models under attack, on harmless and useful tasks",
         _arguments,
         _evaluate,
         "All but the batch in flight is recorded; the same command resumes the run.",

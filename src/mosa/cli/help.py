@@ -1,7 +1,7 @@
 """What `--help` shows: pages from `help.json`, which needs no torch.
 
-The first page of a command has its line, an example, and its main options on a line each; other
-groups of options are named, and `--help-all` shows everything in full.
+The first page of a command has its line, an example, and, where not all fit, the first options of
+each group with the first part of their texts; `--help-all` shows everything in full.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ FILE = Path(__file__).with_name("help.json")
 MOST_LINES = 40
 """Of a first page."""
 POSITIONAL = "positional arguments"
-MAIN_GROUPS = (POSITIONAL, "options")
+AHEAD = 3
+"""How many options of the first group stand on a first page before others have a second one."""
 WIDEST_NAME = 26
 """Columns of an option's name; a text beside a longer one begins on the next line."""
 
@@ -52,7 +53,7 @@ def page_of(name: str, *, whole: bool = False) -> str:
     width = shutil.get_terminal_size().columns - 2
     head, groups = list(_head(name, width)), list(_groups(name, width))
     if not whole and len(head) + len(groups) > MOST_LINES:
-        groups = _first_groups(name, width)
+        groups = _first_groups(name, width, MOST_LINES - len(head))
     return "\n".join([*head, *groups])
 
 
@@ -90,30 +91,58 @@ def _groups(name: str, width: int) -> Iterator[str]:
         yield from ("", f"{title}:")
         column = min(max(map(len, options)), WIDEST_NAME) + 4
         for option, text in options.items():
-            lines = textwrap.wrap(text, width - column, break_on_hyphens=False) or [""]
-            if len(option) + 4 > column:
-                yield f"  {option}"
-            else:
-                yield f"  {option:<{column - 2}}{lines.pop(0)}".rstrip()
-            yield from (f"{'':<{column}}{line}" for line in lines)
+            yield from _option(option, text, column, width)
 
 
-def _first_groups(name: str, width: int) -> Iterator[str]:
+def _option(option: str, text: str, column: int, width: int) -> Iterator[str]:
+    """The lines of an option, with its text from a column on."""
+    text = " ".join(text.split())
+    lines = textwrap.wrap(text, width - column, break_on_hyphens=False) or [""]
+    if len(option) + 4 > column:
+        yield f"  {option}"
+    else:
+        yield f"  {option:<{column - 2}}{lines.pop(0)}".rstrip()
+    yield from (f"{'':<{column}}{line}" for line in lines)
+
+
+def _first_groups(name: str, width: int, room: int) -> list[str]:
+    """The first options of each group, as many as fit into so many lines: one of each, then a
+    second, and so on, where the first group is ahead of the others."""
     groups = read_help()[name]["groups"]
-    for title in MAIN_GROUPS:
-        options = groups.get(title, {})
-        if options:
-            yield from ("", f"{title}:")
-        column = min(max(map(len, options), default=0), WIDEST_NAME) + 4
-        for option, text in options.items():
-            line = f"  {option:<{column - 2}}"
-            yield f"{line}{shortened(text, width - len(line))}"
-    yield from ("", f"more, by `mosa {name} --help-all`:")
+    end = ["", f"All options in full: mosa {name} --help-all"]
+    main = next(iter(groups))
+    in_turn = sorted(
+        (place - AHEAD * (title == main), number, title, option)
+        for number, (title, options) in enumerate(groups.items())
+        for place, option in enumerate(options)
+    )
+    names = [len(option) for turn, *_, option in in_turn if turn < AHEAD]
+    column = 4 + max(length for length in names if length <= WIDEST_NAME)
+    shown: dict[str, list[list[str]]] = {title: [] for title in groups}
+    left = room - 1 - len(groups) - len(end)
+    for *_, title, option in in_turn:
+        lines = list(_option(option, briefly(groups[title][option]), column, width))
+        if len(lines) > left:
+            break
+        shown[title].append(lines)
+        left -= len(lines)
+    found = [""]
     for title, options in groups.items():
-        if title not in MAIN_GROUPS:
-            line = f"  {title}: "
-            names = ", ".join(option.split()[0] for option in options)
-            yield line + shortened(names, width - len(line))
+        num = len(shown[title])
+        found.append(f"{title}:" if num == len(options) else f"{title} ({num} of {len(options)}):")
+        found += [line for lines in shown[title] for line in lines]
+    return [*found, *end]
+
+
+def briefly(text: str) -> str:
+    """What a text says up to its first semicolon or sentence, and the default.
+
+    >>> briefly("Draws from so many tokens; null does not cut (default: 64)")
+    'Draws from so many tokens (default: 64)'
+    """
+    first, *rest = re.split(r"; |\. (?=[A-Z])", text, maxsplit=1)
+    end = re.search(r" \((required|default: [^()]*)\)$", " ".join(rest))
+    return f"{first}{end[0] if end else ''}"
 
 
 def overview(group: str = "") -> str:

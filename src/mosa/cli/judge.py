@@ -44,11 +44,12 @@ from mosa.types import UserError
 from mosa.worker import run_coroutine
 from mosa.world import World
 
-CHAT_HELP = "chat model: URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
+CHAT_HELP = "URL#MODEL (with the key in MOSA_API_KEY) or local:FOLDER_OR_GGUF_FILE"
 CHATS = "chat models"
-"""The group of their options."""
+JUDGES = "judges"
+"""The groups of their options."""
 JUDGES_HELP = (
-    "comma-separated judges (`mosa judges` lists them); NAME=BACKEND names the model of one, and "
+    "comma-separated judges; `mosa judges` lists them, NAME=BACKEND names the model of one, and "
     "NAME@canvas reads what comes after the first end token, too"
 )
 
@@ -67,21 +68,22 @@ SHOWN_LETTERS = 300
 
 def judge_options(parser: ArgumentParser) -> None:
     """How judges are built."""
-    chats = group_of(parser, CHATS)
-    chats.add_argument("--judge_model", type=str, help=f"{CHAT_HELP}; judges that need one ask it")
-    chats.add_argument(
+    judges = group_of(parser, JUDGES)
+    judges.add_argument("--judge_model", type=str, help=f"chat model that judges ask; {CHAT_HELP}")
+    judges.add_argument(
         "--judge_templates",
         type=Path,
-        help="folder of prompts, each a file NAME.txt that replaces that judge's own",
+        help="folder of prompts for judges; each is a file NAME.txt and replaces that judge's own",
     )
     add_fields(parser, ChatOptions, group=CHATS)
 
 
 def _named_judges(parser: ArgumentParser) -> None:
     """Which judges, how they are built, and where."""
-    parser.add_argument("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
+    add = group_of(parser, JUDGES).add_argument
+    add("--judges", type=ListOf(str, num_least=1), required=True, help=JUDGES_HELP)
     judge_options(parser)
-    parser.add_argument("--device", type=str, help="device of local judges")
+    add("--device", type=str, help="device of local judges")
 
 
 def _judge_arguments(parser: ArgumentParser) -> None:
@@ -218,7 +220,7 @@ def _share(count: int, total: int) -> TableCell:
 
 COMMANDS: dict[str, Command] = {
     "judge": Command(
-        "score the responses of a run again, without generating them again",
+        "score the responses of a run again, as they are",
         _judge_arguments,
         _judge,
         "Verdicts so far are recorded; the same command judges the rest.",
@@ -226,7 +228,7 @@ COMMANDS: dict[str, Command] = {
         runs_on_several_processes=True,
     ),
     "judge check": Command(
-        "measure judges against labelled rows: readable, declined, agreement, with examples",
+        "measure judges against labelled rows, with examples",
         _check_arguments,
         _check,
         "Nothing is written before all judges are done.",

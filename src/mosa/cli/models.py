@@ -27,7 +27,7 @@ from mosa.cli.options import (
     placement_arguments,
 )
 from mosa.inputs import plain_text
-from mosa.terminal import new_console, show
+from mosa.terminal import LiveBar, new_console, show
 from mosa.types import Prompt, Response, UserError, dialogue
 
 # --- generate -------------------------------------------------------------------------------------
@@ -36,15 +36,13 @@ from mosa.types import Prompt, Response, UserError, dialogue
 def _generate_arguments(parser: ArgumentParser) -> None:
     from mosa.denoising import PUBLISHED, DecoderConfig
 
-    config_argument(parser)
-    parser.add_argument("--model", type=str, required=True, help=f"{MODEL_HELP}, or {SERVED_HELP}")
-    parser.add_argument("--adapter", type=str, help="folder of an adapter for the model")
-    parser.add_argument("--i_am_authorized", action="store_true", help=AUTHORIZED_HELP)
-    placement_arguments(parser)
+    parser.add_argument("--model", type=str, required=True, help=f"{MODEL_HELP}, and {SERVED_HELP}")
     parser.add_argument("--prompt", type=str, help="prompt to answer, one user turn")
+    parser.add_argument("--data", type=str, help=f"file of prompts to answer; {FILES}")
+    parser.add_argument("--adapter", type=str, help="folder of an adapter for the model")
     parser.add_argument("--system", type=str, help="system prompt, before every prompt")
-    parser.add_argument("--data", type=str, help=f"file of prompts to answer: {FILES}")
     parser.add_argument("--limit", type=int | None, help="answer only the first N rows of --data")
+    parser.add_argument("--i_am_authorized", action="store_true", help=AUTHORIZED_HELP)
     parser.add_argument(
         "--batch_size",
         type=int,
@@ -60,8 +58,10 @@ def _generate_arguments(parser: ArgumentParser) -> None:
         "--show_steps", action="store_true", help="show every step of the denoising"
     )
     parser.add_argument(
-        "--decoder", type=str, help="published decoder to start from: " + ", ".join(PUBLISHED)
+        "--decoder", type=str, help="published decoder to start from; " + ", ".join(PUBLISHED)
     )
+    placement_arguments(parser)
+    config_argument(parser)
     add_fields(parser, DecoderConfig, group="decoder")
 
 
@@ -229,13 +229,14 @@ def _align_command(method: str) -> Command:
         from mosa.alignment import presets
 
         chosen = METHODS[method]
+        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
+        parser.add_argument("--data", type=str, required=True, help=f"harmful prompts; {FILES}")
+        parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
             "--config",
             type=str,
-            help=f"YAML file or preset ({', '.join(presets())}); unset: {chosen.preset}",
+            help=f"YAML file or preset, {chosen.preset} if unset; one of {', '.join(presets())}",
         )
-        parser.add_argument("--model", type=str, required=True, help=MODEL_HELP)
-        parser.add_argument("--data", type=str, required=True, help=f"harmful prompts: {FILES}")
         parser.add_argument(
             "--benign",
             type=str,
@@ -244,10 +245,9 @@ def _align_command(method: str) -> Command:
         parser.add_argument(
             "--judge",
             type=str,
-            help="judge of answers, for settings that need one: NAME or NAME=URL#MODEL "
+            help="judge of answers, for settings that need one; NAME or NAME=URL#MODEL "
             "(`mosa judges` lists the names)",
         )
-        parser.add_argument("--out", type=str, required=True, help="folder for the adapter")
         parser.add_argument(
             "--resume", action="store_true", help="resume the interrupted training in --out"
         )
@@ -310,7 +310,16 @@ def _merge(args: Namespace) -> None:
             "evaluate the checkpoint that you will use."
         )
 
-    merge(args.model, args.adapter, args.out, dtype=args.dtype, device=args.device, on_merged=say)
+    with LiveBar(vanishes=True) as bar:
+        merge(
+            args.model,
+            args.adapter,
+            args.out,
+            dtype=args.dtype,
+            device=args.device,
+            on_merged=say,
+            tell=bar.update,
+        )
     show(f"Merged checkpoint in {args.out}; `mosa generate --model {args.out}` answers with it.")
 
 
@@ -383,28 +392,28 @@ COMMANDS: dict[str, Command] = {
     ),
     **{f"align {method}": _align_command(method) for method in METHODS},
     "merge": Command(
-        "merge an adapter into its model and write the full checkpoint",
+        "merge an adapter into its model, as a full checkpoint",
         _merge_arguments,
         _merge,
         "The model and the adapter are unchanged; the same command starts again.",
         example="mosa merge --model GSAI-ML/LLaDA-8B-Instruct --adapter runs/mosa --out merged",
     ),
     "demo": Command(
-        "align the testbed, attack it, and write a report (no GPU needed)",
+        "align and attack the testbed, with a report (needs no GPU)",
         _demo_arguments,
         _demo,
         "Finished adapters and responses are kept; the same command resumes.",
         example="mosa demo --out demo",
     ),
     "testbed tables": Command(
-        "methods, a factorial and windows over several training seeds (takes hours on two cores)",
+        "compare methods over training seeds (takes hours)",
         _tables_arguments,
         _tables,
         "Finished adapters and responses are kept; the same command resumes.",
         example="mosa testbed tables --out runs/tables",
     ),
     "testbed build": Command(
-        "train the testbed's two models from scratch (no GPU needed)",
+        "train the testbed's two models anew (no GPU needed)",
         _build_arguments,
         _build,
         "A finished model is kept; the same command trains the other.",

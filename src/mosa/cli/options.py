@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 FILES = "a .txt, .csv, .json or .jsonl file"
-MODEL_HELP = "folder, Hugging Face id, or `testbed` (a tiny model that comes with mosa)"
+MODEL_HELP = "folder, Hugging Face id, or `testbed`; that is a tiny model that comes with mosa"
 SERVED_HELP = (
-    "URL#MODEL, a chat model served elsewhere (URL#MODEL@VARIABLE: with the key in that variable)"
+    "URL#MODEL a chat model served elsewhere (URL#MODEL@VARIABLE: with the key in that variable)"
 )
 AUTHORIZED_HELP = (
-    "say that the models served elsewhere are yours to attack, or that their owners have allowed "
-    "it; without it none is asked"
+    "say that you may attack models served elsewhere; they are yours, or their owners have allowed "
+    "it, and without it none is asked"
 )
-DTYPE_HELP = "type of the weights: auto (the checkpoint's), float32, bfloat16 or float16"
+DTYPE_HELP = "type of the weights; auto (the checkpoint's), float32, bfloat16 or float16"
 DATA_DIR_HELP = "folder of published benchmark files; unset: MOSA_DATA, else ./data"
 
 
@@ -60,7 +60,7 @@ class HelpFormatter(DefaultHelpFormatter):
         if action.required and action.option_strings:
             return f"{about} (required)"
         default = " ".join(action.default) if isinstance(action.default, list) else action.default
-        if default in (None, False, "", {}, argparse.SUPPRESS):
+        if default in (None, False, "", (), {}, argparse.SUPPRESS):
             return about
         return f"{about} (default: {default})"
 
@@ -79,15 +79,18 @@ def run_argument(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a run")
 
 
-def placement_arguments(parser: ArgumentParser) -> None:
+def placement_arguments(parser: ArgumentParser, *, group: str = "options") -> None:
     """Where a model runs, and in which number format."""
-    parser.add_argument("--dtype", type=str, default="auto", help=DTYPE_HELP)
-    parser.add_argument("--device", type=str, help="device: cpu, cuda, ...; unset: a GPU if any")
+    add = group_of(parser, group).add_argument
+    add("--device", type=str, help="device, for example cpu or cuda; unset: a GPU if any")
+    add("--dtype", type=str, default="auto", help=DTYPE_HELP)
 
 
-def config_argument(parser: ArgumentParser) -> None:
+def config_argument(parser: ArgumentParser, *, group: str = "options") -> None:
     """A file of options."""
-    parser.add_argument("--config", action="config", metavar="PATH", help="YAML file of options")
+    group_of(parser, group).add_argument(
+        "--config", action="config", metavar="PATH", help="YAML file of options"
+    )
 
 
 def add_fields(

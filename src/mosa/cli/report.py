@@ -94,7 +94,7 @@ def _labels(written: Sequence[str]) -> dict[str, str]:
 
 COMMANDS: dict[str, Command] = {
     "report": Command(
-        "write a self-contained HTML page about runs: safety, over-refusal, utility, samples",
+        "write one HTML page about runs, with samples of responses",
         _report_arguments,
         _report,
         "The runs are unchanged.",

@@ -377,7 +377,7 @@ def _show_paper(run: Run, *, only: str | None) -> None:
             raise UserError(f"{run.folder} has none of the attacks {', '.join(PAPER_ATTACKS)}")
         show(f"\njudge {judge}: success rate (95 % interval); mean score; any-of-N where the")
         show("attack's loop selects the try that decides.")
-        show("Paper: percent by its own judge (by StrongREJECT), on LLaDA.\n")
+        show("Paper: success rate by its own judge (by StrongREJECT), on LLaDA.\n")
         show(escaped("\n".join(table)))
         if told := legend(f for f in found if f.attack in PAPER_ATTACKS):
             show(f"\n{escaped(told)}")

@@ -40,8 +40,8 @@ class DecoderConfig:
     max_new_tokens: int = 128
     """Length of the response in tokens; the end token may come earlier."""
     steps: int = 128
-    """Denoising steps, spread evenly over the blocks (the first take the remainder), or by masks
-    over the stages of a rule; not used with a threshold."""
+    """Denoising steps; spread evenly over the blocks (the first take the remainder), or by masks
+    over the stages of a rule, and not used with a threshold."""
     block_length: int | None = None
     """Tokens in a block; blocks are filled left to right; null makes the response one block, in a
     block-causal model the blocks of its attention."""
@@ -53,12 +53,12 @@ class DecoderConfig:
     top_k: int | None = None
     """Draws from this many likeliest tokens; null does not cut."""
     remasking: str = "low_confidence"
-    """Which masked positions are filled first: low_confidence, random, maskgit_plus, topk_margin,
+    """Which masked positions are filled first; low_confidence, random, maskgit_plus, topk_margin,
     entropy, origin, left_to_right or right_to_left."""
     alg_temp: float | None = None
     """Above 0, draws positions from softmax(confidence / alg_temp) instead of taking the best."""
     schedule: Literal["even", "timesteps", "rounded"] = "even"
-    """Commits per step: even takes as many in each, timesteps a share 1 - s/t of what is masked,
+    """Commits per step; even takes as many in each, timesteps a share 1 - s/t of what is masked,
     for times t > s on a line from 1 to 0.001, rounded the nearest number to such a share, on a line
     from 1 to 0."""
     threshold: float | None = None
@@ -77,8 +77,8 @@ class DecoderConfig:
     """Commits the n best of a block together if the n-th has a confidence of at least
     1 - factor / (n + 1), and always the best; approximate."""
     cache: Literal["none", "prefix", "dual"] = "none"
-    """What is recomputed in a step: everything (none); the active block and all after it
-    (prefix); or only the active block (dual), the rest as it was when the block began;
+    """What is recomputed in a step; everything (none), the active block and all after it
+    (prefix), or only the active block (dual), the rest as it was when the block began;
     approximate. In block-causal attention keys are kept where they stay right, whatever this
     says."""
     cache_refresh: int | None = None

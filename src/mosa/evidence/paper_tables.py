@@ -1,7 +1,8 @@
 """A run next to the tables of the MOSA paper (arXiv 2508.12398), as Markdown.
 
-The paper's figures are percentages on LLaDA by its own judge (a rating above 3 of 5 by GPT-4.1) and
-by StrongREJECT (both grades at 5 of 5). It gives no intervals and no number of prompts.
+The paper's figures are on LLaDA, by its own judge (a rating above 3 of 5 by GPT-4.1) and by
+StrongREJECT (both grades at 5 of 5). They stand here in percent, as published, and are shown as
+shares. The paper gives no intervals and no number of prompts.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def cell_of(figure: Figure | None) -> str:
 
 
 def _published(pairs: Sequence[Pair]) -> str:
-    """Both judges' figures for each model, in percent as published."""
-    return " / ".join(f"{own:.1f} ({strict:.1f})" for own, strict in pairs)
+    """Both judges' figures for each model, as shares with the digits that are published."""
+    return " / ".join(f"{own / 100:.3f} ({strict / 100:.3f})" for own, strict in pairs)
 
 
 def _means(table: dict[str, tuple[Pair, Pair, Pair]]) -> list[Pair]:

@@ -44,7 +44,7 @@ from mosa.reporting.page import write_page
 from mosa.reporting.tables import write_tables
 from mosa.reporting.terminal import picture
 from mosa.runs.sets import ALL_TASKS
-from mosa.terminal import new_console, show
+from mosa.terminal import LiveBar, new_console, show
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS
 from mosa.world import World
@@ -125,16 +125,17 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
         world, model = world_of(config.testbed), load_testbed(config.testbed)
         keep_settings(out, "demo", config, model)
         _first_answers(model, world, config)
-        measure(
-            out,
-            config,
-            lambda *_: None,
-            None,
-            [HARMFUL],
-            FIRST_ATTACKS,
-            limit=config.num_objects,
-            seed=config.seed,
-        )
+        with LiveBar(vanishes=True) as bar:
+            measure(
+                out,
+                config,
+                lambda _, progress: bar.update("original: first attack", *progress),
+                None,
+                [HARMFUL],
+                FIRST_ATTACKS,
+                limit=config.num_objects,
+                seed=config.seed,
+            )
         write_demo_report(out, config)
         show(
             f"The first page is {out / 'report.html'}: the original under {FIRST_ATTACKS[-1]}. It "
@@ -232,7 +233,6 @@ class ModelJob:
             for moment in moments_of(adapter):
                 record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
                 record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
-        emit("stage", "done")
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -249,7 +249,6 @@ class CellJob:
             emit("stage", f"after {moment.name.rpartition(MOMENT)[2]} updates")
             record(moment, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
             record(moment, [RECALL], ["direct"], limit=config.num_tasks)
-        emit("stage", "done")
 
 
 # --- reading --------------------------------------------------------------------------------------

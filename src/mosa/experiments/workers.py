@@ -1,4 +1,4 @@
-"""Jobs in worker processes of one thread each, with a line or a bar for every job.
+"""Jobs in worker processes of one thread each, with a row of the bar for every job.
 
 On the testbed's small matrices two processes do about twice the work of two threads.
 """
@@ -16,13 +16,14 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mosa.terminal import new_console
+from mosa.terminal import LiveBar
 from mosa.types import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.5
 """How long the parent waits for news before it looks whether a worker has ended."""
+ALL = "models done"
+"""The row on all jobs."""
 
 Emit = Callable[[str, Any], None]
 """What a job reports: ("stage", text) or ("advance", (done, total))."""
@@ -53,10 +54,11 @@ def run_jobs(
     """
     if num_workers < 1:
         raise UserError(f"--workers must be at least 1, not {num_workers}")
-    with _Board(jobs) as board:
+    with _Board(len(jobs)) as board:
         if num_workers == 1:
             for job in jobs:
                 job.run(functools.partial(board.show, job.label))
+                board.show(job.label, "end", None)
                 if job is not jobs[-1]:
                     on_end()
         else:
@@ -105,46 +107,36 @@ def _work(job: Job, news: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     torch.set_num_threads(1)
     job.run(lambda kind, content: news.put((job.label, kind, content)))
+    news.put((job.label, "end", None))
 
 
 class _Board:
-    """Progress of all jobs: bars in a terminal, a line per stage elsewhere."""
+    """Progress of all jobs and of each that is under way; where nothing is drawn, also a line for
+    each stage."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.console = new_console()
-        width = max((len(job.label) for job in jobs), default=0)
-        self.progress = Progress(
-            TextColumn(f"{{task.fields[label]:<{width}}}", markup=False),
-            TextColumn("{task.fields[stage]:<18}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            console=self.console,
-        )
-        self.tasks = {
-            job.label: self.progress.add_task(
-                "", total=1.0, start=False, label=job.label, stage="waiting"
-            )
-            for job in jobs
-        }
+    def __init__(self, num_jobs: int) -> None:
+        self.num_jobs, self.num_done = num_jobs, 0
+        self.stages: dict[str, str] = {}
+        self.bar = LiveBar()
 
     def __enter__(self) -> _Board:
-        if self.console.is_terminal:
-            self.progress.start()
+        self.bar.update(ALL, 0, self.num_jobs)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
+        self.bar.__exit__(*exception)
 
     def show(self, label: str, kind: str, content: Any) -> None:
         """Show one message of a job."""
-        task = self.tasks[label]
-        if kind == "advance":
-            done, total = content
-            self.progress.update(task, completed=done, total=total)
+        if kind == "end":
+            self.bar.end(label)
+            self.num_done += 1
+            self.bar.update(ALL, self.num_done, self.num_jobs)
+        elif kind == "stage":
+            self.stages[label] = f"{label}: {content}"
+            self.bar.update(self.stages[label], 0, None, row=label)
+            if not self.bar.console.is_terminal:
+                self.bar.say(self.stages[label])
         else:
-            self.progress.start_task(task)
-            self.progress.update(task, stage=content)
-            if not self.console.is_terminal:
-                self.console.print(f"{label}: {content}")
+            done, total = content
+            self.bar.update(self.stages[label], done, total, row=label)

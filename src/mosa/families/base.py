@@ -41,7 +41,7 @@ from mosa.hub import (
 )
 from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, is_finite
 from mosa.inputs import shortened
-from mosa.types import Prompt, UserError, dialogue
+from mosa.types import Prompt, Tell, UserError, dialogue, tell_nobody
 
 PROJECTIONS = (
     "self_attn.q_proj",
@@ -941,8 +941,9 @@ class DiffusionLM:
         )
 
     @torch.no_grad()
-    def merge_adapter(self) -> float:
+    def merge_adapter(self, tell: Tell = tell_nobody) -> float:
         """Add the adapter into the weights and drop it; `save` then writes a full checkpoint.
+        `tell` hears of each matrix.
 
         Returns how much rounding changes what the adapter changes: the norm of the rounding over
         the norm of the change, the largest of all adapted matrices. UserError where a merged weight
@@ -950,9 +951,11 @@ class DiffusionLM:
         """
         network = self._require_adapter("merge")
         largest = 0.0
-        for name, layer in network.named_modules():
-            if not isinstance(layer, LoraLayer):
-                continue
+        layers = [
+            (n, layer) for n, layer in network.named_modules() if isinstance(layer, LoraLayer)
+        ]
+        for number, (name, layer) in enumerate(layers):
+            tell("merge: matrices", number, len(layers))
             weight = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
             parameter = layer.get_base_layer().get_parameter(weight)
             dtype, before = parameter.dtype, parameter.data

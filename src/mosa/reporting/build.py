@@ -28,18 +28,23 @@ from mosa.reporting.provenance import citation, settings_tables
 from mosa.reporting.setup import ReportConfig, ReportSetup, note_of, read_setup
 from mosa.reporting.verdict import cautions, compare_to_first, verdict
 from mosa.reporting.views import Views, diffusion_figures, position_figure, scan, share_of_tries
+from mosa.types import Tell, tell_nobody
 
 
-def build(paths: Sequence[Path], config: ReportConfig | None = None) -> Content:
-    """What a report on these run folders says.
+def build(
+    paths: Sequence[Path], config: ReportConfig | None = None, tell: Tell = tell_nobody
+) -> Content:
+    """What a report on these run folders says; `tell` hears how far it is.
 
     Raises UserError for folders without a run, a figure that two runs hold, an unknown judge, or a
     label of no subject.
     """
     config = config or ReportConfig()
     with opened(paths) as runs:
+        tell("report: figures", 0, None)
         setup = read_setup(runs, config)
-        views = scan(setup, runs)
+        views = scan(setup, runs, tell)
+        tell("report: findings and tables", 0, None)
         findings = [finding for run in runs for finding in findings_of(run)]
         by_position = list(position_figure(setup, runs))
         spent = budget(setup, runs)

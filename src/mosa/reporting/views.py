@@ -6,6 +6,7 @@ tell how it fails (where a refusal begins, how much can be read).
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections import defaultdict
@@ -23,10 +24,12 @@ from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
 from mosa.stats.rates import Interval, Rate, mean_of, once, rate_of
-from mosa.types import Attempt, Behavior, Response, SetRecord, Verdict
+from mosa.types import Attempt, Behavior, Response, SetRecord, Tell, Verdict, tell_nobody
 
 NUM_BINS = 12
 """Classes of a histogram, and rows and columns of a map of positions and steps."""
+ATTEMPTS_BETWEEN = 50
+"""How many attempts are read before the bar moves."""
 MIN_CASES = 5
 """A position that fewer responses reach is left out of the commit order."""
 
@@ -91,9 +94,11 @@ class Views:
     """By pair of judges: whether they disagree on a try that both scored."""
 
 
-def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
+def scan(setup: ReportSetup, runs: Sequence[Run], tell: Tell = tell_nobody) -> Views:
     """One pass over every attempt of the subjects that have a label, without probes and useful
     tasks."""
+    sets = [(run, name) for run in runs for name, of in run.sets().items() if of.kind != "useful"]
+    total, num_read = sum(run.num_unjudged(None, name) for run, name in sets), itertools.count(1)
     labels = setup.labels
     views = Views({label: Writing() for label in labels.values()})
     threats = {(t.case_set, t.attack, t.preset): t.threat for t, _ in setup.tasks}
@@ -106,6 +111,8 @@ def scan(setup: ReportSetup, runs: Sequence[Run]) -> Views:
             # The judges of its own kind: attacks may have others than harmless requests.
             own = [judge for judge in run.judges(case_set) if judge in verdicts]
             for attempt in run.attempts(case_set=case_set):
+                if (number := next(num_read)) % ATTEMPTS_BETWEEN == 0:
+                    tell("report: attempts", number, total)
                 if attempt.subject not in labels or attempt.attack in PROBES:
                     continue
                 key = (case_set, attempt.attack, attempt.preset)

@@ -33,4 +33,4 @@ def _time_left(now: Progress) -> str:
     seconds = now.seconds_left
     if seconds is None:
         return "time left not known yet"
-    return f"{'at least' if now.is_at_least else 'about'} {duration(seconds)} left for this subject"
+    return f"{'at least' if now.is_at_least else 'about'} {duration(seconds)} left"

@@ -32,7 +32,7 @@ class SetOptions:
     """How sets are read."""
 
     limit: int | None = None
-    """Use only the first N cases of each set (of each subject of a task that has several)."""
+    """Use only the first N cases of each set; of each subject where a task has several."""
     sample_seed: int | None = None
     """Seed with which the `limit` cases of a set are drawn at random; unset: they are the first."""
     data_dir: Path | None = None

@@ -534,8 +534,8 @@ class Run:
                     raise self.damage(f"attempts, {key}", "it is not of its task")
                 yield Attempt(**{**vars(record), "responses": []})
 
-    def num_unjudged(self, judge: str, case_set: str | None = None) -> int:
-        """How many attempts of finished tasks this judge has not scored."""
+    def num_unjudged(self, judge: str | None, case_set: str | None = None) -> int:
+        """How many attempts of finished tasks this judge has not scored; all for None."""
         where, values = _conditions(judge, case_set)
         rows = self._rows(
             "SELECT count(*) FROM attempts CROSS JOIN tasks ON tasks.key = attempts.task"
