@@ -234,7 +234,7 @@ def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
         assert "A title" in text and page.content.samples and repr(page).endswith("all words>")
         found = mosa.compare(run, run)
         assert not found.fail_if("asr_rise>0.02").holds
-        assert "pass" in repr(found.fail_if("asr_rise>0.02"))
+        assert "ok" in repr(found.fail_if("asr_rise>0.02"))
         assert found.to_pandas().query("table == 'headline' and name == 'asr'")["n"].item() == 2
         rows = calibration.testbed_rows(World(0), 5)
         truth = [TruthJudge(JudgeSetting(world=World(0)))]

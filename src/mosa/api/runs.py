@@ -359,8 +359,8 @@ def problems_of(run: Run) -> list[str]:
 def results(run: Place, *, judge: str | None = None, by_variant: bool = False) -> Results:
     """The rates of a run: attacks, harmless sets and useful tasks of each subject (`mosa results`).
 
-    Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge, by its id
-    or name, `by_variant` gives each way of an attack a row of its own. Raises UserError for a
+    Rates are shares from 0 to 1 with 95 % intervals. `judge` keeps the figures of one judge, by its
+    id or name, `by_variant` gives each way of an attack a row of its own. Raises UserError for a
     folder without a run and an unknown judge.
     """
     with Run(Path(run)) as opened:
