@@ -78,8 +78,9 @@ def served_by(config: EvaluateConfig) -> list[str]:
 
 def _named_roles(options: Options) -> dict[ChatRole, str]:
     """The models that attacks ask, as they were written, by role."""
-    named = {role: options.get(option) for role, option in ROLES.items()}
-    return {role: spec for role, spec in named.items() if spec is not None}
+    return {
+        role: options[option] for role, option in ROLES.items() if options.get(option) is not None
+    }
 
 
 def role_chats(

@@ -124,7 +124,7 @@ def courses_of(
                 chosen = tuple(probes) if len(probes) == len(attacks) else (plain, *probes)
         assert not is_testbed or world is not None, "checked when sets are loaded"
         wording = testbed_wording(world) if is_testbed and world is not None else ENGLISH
-        own = {**scripted, **chats} if is_testbed else dict(chats)
+        own: Mapping[ChatRole, ChatModel] = {**scripted, **chats} if is_testbed else chats
         courses.append(Course(cases, chosen, wording, own))
     used = {role for course in courses for c in course.attacks for role in c.attack.roles}
     for role in chats.keys() - used:
