@@ -13,11 +13,12 @@ from typing import Any
 
 from chat.stub_endpoint import Answer, completion
 
+from mosa.attacks.base import ChatRole
 from mosa.world import World
 from mosa.world.world import NOISE, ORDINALS, from_second_language, to_second_language
 
 WORLD = World(0)
-ROLES = {"attacker": "writer", "judge": "rater", "translator": "speaker"}
+ROLES: dict[ChatRole, str] = {"attacker": "writer", "judge": "rater", "translator": "speaker"}
 """What the model of each role is called."""
 
 

@@ -21,6 +21,7 @@ from chat.stub_endpoint import Answer, Stub, completion, is_first_question, stub
 from refusals import refuses
 
 from mosa import cli
+from mosa.attacks.base import ChatRole
 from mosa.chat import ChatModel, ChatOptions, EndpointChat
 from mosa.chat.base import without_quotations
 from mosa.responder import LocalResponder
@@ -89,7 +90,7 @@ class Left:
 def evaluated(folder: Path, rule: Rule, **options: Any) -> Left:
     options = {"max_retries": 2, **options}
     with stub_endpoint(rule=rule) as stub:
-        chats: dict[str, ChatModel] = {
+        chats: dict[ChatRole, ChatModel] = {
             role: EndpointChat(stub.url, name, ChatOptions(**options))
             for role, name in ROLES.items()
         }
@@ -283,7 +284,7 @@ def test_an_endpoint_that_never_answers_in_time(tmp_path, smooth):
 
 def test_an_address_that_is_gone(tmp_path, smooth):
     gone = "http://127.0.0.1:9/v1"
-    chats: dict[str, ChatModel] = {
+    chats: dict[ChatRole, ChatModel] = {
         role: EndpointChat(gone, name, ChatOptions(max_retries=0)) for role, name in ROLES.items()
     }
     with refuses("127.0.0.1:9", "connection refused"):
@@ -409,7 +410,7 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkey
 
     monkeypatch.setattr(LocalResponder, "submit", dying)
     with stub_endpoint(rule=well) as stub:
-        chats: dict[str, ChatModel] = {
+        chats: dict[ChatRole, ChatModel] = {
             role: EndpointChat(stub.url, name) for role, name in ROLES.items()
         }
         with pytest.raises(ZeroDivisionError):

@@ -12,6 +12,7 @@ from refusals import refuses
 from run_stand_ins import ScriptedChat
 
 from mosa.attacks import ATTACKS
+from mosa.attacks.base import ChatRole
 from mosa.denoising import DecoderConfig
 from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
@@ -36,7 +37,7 @@ def tasks_of(
     seeds: tuple[int, ...] = (0,),
     weights: str = "hash",
     options: dict[str, Any] | None = None,
-    chats: dict[str, Any] | None = None,
+    chats: dict[ChatRole, Any] | None = None,
 ) -> tuple[list[Any], list[Any]]:
     chosen = choose_attacks(attacks, "smoke", options or {})
     return plan(subject, weights, courses_of(sets, chosen, WORLD, chats or {}), seeds)
