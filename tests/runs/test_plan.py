@@ -12,7 +12,6 @@ from refusals import refuses
 from run_stand_ins import ScriptedChat
 
 from mosa.attacks import ATTACKS
-from mosa.attacks.base import ChatRole
 from mosa.denoising import DecoderConfig
 from mosa.probes import PROBES
 from mosa.runs.plan import choose_attacks, courses_of, plan
@@ -37,7 +36,7 @@ def tasks_of(
     seeds: tuple[int, ...] = (0,),
     weights: str = "hash",
     options: dict[str, Any] | None = None,
-    chats: dict[ChatRole, Any] | None = None,
+    chats: dict[Any, Any] | None = None,
 ) -> tuple[list[Any], list[Any]]:
     chosen = choose_attacks(attacks, "smoke", options or {})
     return plan(subject, weights, courses_of(sets, chosen, WORLD, chats or {}), seeds)

@@ -15,7 +15,6 @@ from refusals import refuses
 from run_stand_ins import DOWN, EchoResponder, PowerCutError, ScriptedChat
 
 from mosa.attacks import ENGLISH, Query, Target
-from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatModel, ChatRequest
 from mosa.denoising import DecoderConfig
 from mosa.responder import Responder, ResponderGone
@@ -33,7 +32,7 @@ def planned(
     name: str,
     attack: Any,
     *,
-    chats: Mapping[ChatRole, ChatModel] | None = None,
+    chats: Mapping[Any, ChatModel] | None = None,
     takes: tuple[str, ...] = (),
     decoder: DecoderConfig = DECODER,
 ) -> PlannedTask:
