@@ -242,8 +242,9 @@ def test_inside_a_loop_runs_are_judged_reported_and_compared(run, tmp_path):
         assert run_coroutine(calibration.calibrate(truth, rows)).num_rows == 5
 
     asyncio.run(cell())
-    with refuses("truth"):
-        mosa.report(run, tmp_path / "report.html", judge="truth")
+    assert mosa.report(run, tmp_path / "report.html", judge="truth").out.exists()
+    with refuses("pair", "truth/2/world-0"):
+        mosa.report(run, tmp_path / "report.html", judge="pair")
     with refuses("max_unscored"):
         mosa.compare(run, run).fail_if("asr>0.1", max_unscored=2.0)
 

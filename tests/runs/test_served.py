@@ -454,7 +454,7 @@ def test_a_run_stops_where_its_tokens_are_spent_and_goes_on(requests, tmp_path):
             (counts,) = run.counts().values()
             assert (counts["done"], counts["todo"]) == (2, 4)
             assert run.num_tokens() == 24 and len(run.judges()) == 1
-        assert len(said) == 1 and "24" in said[0] and "max_tokens_total" in said[0]
+        assert len(said) == 1 and "24" in said[0] and "max-tokens-total" in said[0]
         assert len(asked(stub)) == 2
         more = dataclasses.replace(config, max_tokens_total=1000)
         with done(tmp_path / "r", more, on_stopped=said.append) as run:

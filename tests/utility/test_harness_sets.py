@@ -481,7 +481,7 @@ def test_any_task_of_the_harness_can_be_asked(model, hub):
         ("wikitext", {}, ("wikitext", "perplexity")),
         ("humaneval", {"num_fewshot": 2}, ("humaneval", "--num_fewshot")),
         ("arc_easy", {}, ("arc_easy", "Hub")),
-        ("gsm8k", {}, ("gsm8k", "github.com/openai/grade-school-math")),
+        ("gsm8k", {}, ("gsm8k", "mosa data get gsm8k_train gsm8k_test")),
         ("mmlu", {}, ("mmlu", "github.com/HaeChan0305/MLILAB-FedLLM")),
         ("gsm8k", {"data_dir": Path("nowhere")}, ("folder nowhere",)),
     ],

@@ -314,9 +314,13 @@ def _hub_errors_named(name: str, own: OwnTask | None, data_dir: Path | None) -> 
     """Raises UserError with the remedy where the hub cannot provide data."""
     remedy = "check the network, or leave the task out"
     if own is not None:
+        known = [KNOWN_FILES[file] for file in own.files]
+        places = " and ".join(f"github.com/{file.found_at}" for file in known)
+        fetches = f"`mosa data get {' '.join(own.files)}` fetches it"
         remedy = (
-            f"no file under {data_folder(data_dir)} has its bytes either: `mosa data get "
-            f"{' '.join(own.files)}` fetches it, or name its folder with --data_dir or MOSA_DATA"
+            f"no file under {data_folder(data_dir)} has its bytes either: "
+            f"{f'put a copy of {places} there' if known[0].is_folder else fetches}, or name its "
+            "folder with --data_dir or MOSA_DATA"
         )
     what = f"the hub does not provide the data of {name}"
     with refusing((OSError, ImportError), what, remedy), quiet():
