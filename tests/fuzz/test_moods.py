@@ -125,7 +125,8 @@ def judged(folder: Path) -> Path:
 
 
 def by_request(found: dict[str, Any]) -> dict[str, Any]:
-    """Replies are listed as they come."""
+    """Replies are listed as they come, and the file's seal is a hash of its text."""
+    del found["made_by"]
     for prompt in found["prompts"]:
         prompt["replies"].sort(key=str)
     return found
