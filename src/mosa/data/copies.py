@@ -8,14 +8,13 @@ from urllib.parse import quote
 
 import httpx2
 
-from mosa.data.registry import KNOWN_FILES, KnownFile, data_folder, find
+from mosa.data.registry import KnownFile, data_folder, find, known_file
 from mosa.files import claim_file, write_bytes
-from mosa.inputs import did_you_mean
 from mosa.types import UserError
 
 SERVER = "https://raw.githubusercontent.com"
 MOST_BYTES = 64 * 2**20
-"""Of a file; the largest known one has 16 MiB."""
+"""Of a file; the largest known one has 4 MiB."""
 SECONDS = 60.0
 """How long the server may be silent."""
 
@@ -30,12 +29,7 @@ def download(name: str, data_dir: Path | None = None) -> tuple[Path, bool]:
     its place.
     """
     name = name.partition(":")[0]
-    if name not in KNOWN_FILES:
-        raise UserError(
-            f"no known file is called {name}{did_you_mean(name, KNOWN_FILES)}; there are: "
-            + ", ".join(KNOWN_FILES)
-        )
-    known, folder = KNOWN_FILES[name], data_folder(data_dir)
+    known, folder = known_file(name), data_folder(data_dir)
     if known.is_folder:
         raise UserError(f"{name} consists of many files; fetch github.com/{known.found_at} by hand")
     if folder.is_dir() and (there := find(known, folder)) is not None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from mosa.inputs import sha256
+from mosa.inputs import did_you_mean, sha256
 from mosa.types import UserError
 
 
@@ -62,6 +62,16 @@ KNOWN_FILES = _read_table()
 unlike the files of its authors."""
 
 
+def known_file(name: str) -> KnownFile:
+    """The registry's entry for a name; UserError for one that is not registered."""
+    if name not in KNOWN_FILES:
+        raise UserError(
+            f"no known file is called {name}{did_you_mean(name, KNOWN_FILES)}; there are: "
+            + ", ".join(KNOWN_FILES)
+        )
+    return KNOWN_FILES[name]
+
+
 def data_folder(data_dir: Path | None) -> Path:
     """The folder that holds known files: `data_dir`, else what MOSA_DATA names, else ./data."""
     return data_dir or Path(os.environ.get("MOSA_DATA") or "data").expanduser()
@@ -92,11 +102,10 @@ def verify(path: str | Path, name: str) -> KnownFile:
 
     Raises UserError for a name that is not registered, a missing file, or other bytes.
     """
-    if name not in KNOWN_FILES:
-        raise UserError(f"No known file is called {name}; there are {', '.join(KNOWN_FILES)}.")
+    known = known_file(name)
     if not Path(path).is_file():
         raise UserError(f"There is no file {path} to compare with {name}; check the path.")
-    known, found = KNOWN_FILES[name], sha256(path)
+    found = sha256(path)
     if not found.startswith(known.sha256_prefix):
         raise UserError(
             f"{path} is not the published {known.filename} of {known.origin}: its SHA-256 "
