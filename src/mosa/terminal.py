@@ -217,7 +217,9 @@ def _time_left(row: _Row, done: int, total: int | None, now: float) -> str:
 def duration(seconds: float) -> str:
     """Some time, in a unit that suits it.
 
-    >>> duration(61.0), duration(600.0)
-    ('61 s', '10 min')
+    >>> duration(61.0), duration(600.0), duration(6000.0)
+    ('61 s', '10 min', '1.7 h')
     """
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

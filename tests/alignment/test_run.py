@@ -120,7 +120,8 @@ def test_what_a_run_leaves_behind(run, tmp_path, phrase_files, checkpoint):
     config = load_config(MosaConfig, result.out / "config.yaml")
     assert config.window_end == 20 and config_dict(config)["beta"] == 0.05
     card = (result.out / "README.md").read_text()
-    assert "Nothing has been measured" in card and "2508.12398" in card
+    assert "measured nothing" in card and "2508.12398" in card
+    assert f"--model {checkpoint} --adapter none,PATH/TO/THIS/FOLDER" in card
     assert "[optional]" not in card and "More Information Needed" not in card
 
 

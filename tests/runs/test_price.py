@@ -1,15 +1,19 @@
-"""What an evaluation asks at most, known before anything is loaded."""
+"""What an evaluation asks at most, and the time of it, known before it begins."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 from refusals import cli_refuses
 
 from mosa.attacks import ATTACKS, ENGLISH
 from mosa.cli import main
+from mosa.responder import answer_all
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
-from mosa.runs.price import PASSES, most_asked, total
+from mosa.runs.price import PASSES, most_asked, seconds_of_a_pass, total
 from mosa.runs.subject import subjects_of
 
 DECODER = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
@@ -95,6 +99,25 @@ def test_what_is_not_applicable_costs_nothing(tmp_path):
     assert found["prefill"].num_tasks == 0 and "canvas" in found["prefill"].reason
 
 
+@pytest.mark.parametrize("model", ["testbed", "testbed:block"])
+def test_the_time_is_that_of_a_pass_of_a_response(model, monkeypatch):
+    """A clock that counts answers: 8 responses of 24 tokens take 2 s, so a pass takes 2 s over the
+    passes that they report."""
+    asked = replace(config("direct"), subjects=subjects_of(model), batch_size=8)
+    passes: list[int] = []
+
+    def answers(*args, **kwargs):
+        responses = answer_all(*args, **kwargs)
+        passes.append(sum(each.num_forward_passes for each in responses))
+        return responses
+
+    monkeypatch.setattr("mosa.runs.price.answer_all", answers)
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr("mosa.runs.price.time", SimpleNamespace(perf_counter=clock.__next__))
+    assert seconds_of_a_pass(asked, asked.subjects[0]) == 2.0 / passes[1]
+    assert passes[0] == passes[1] <= 8 * (72 // 8 + 1)
+
+
 def test_the_command_shows_it_and_makes_nothing(tmp_path, capsys):
     out = tmp_path / "run"
     words = [
@@ -111,5 +134,6 @@ def test_the_command_shows_it_and_makes_nothing(tmp_path, capsys):
     assert main([*words, "--attacks", "direct,tap", "--preset", "smoke", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "tap:smoke on testbed, 3 tasks: 18 responses" in said and "In all at most" in said
+    assert "testbed: at most" in said and "ms for a pass" in said
     assert not out.exists()
     cli_refuses(capsys, [*words, "--attacks", "tpa", "--dry-run"], "tpa", "tap")

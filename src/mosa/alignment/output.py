@@ -1,4 +1,4 @@
-"""The output of a run: settings, phrases, metrics, versions and a model card draft."""
+"""The output of a run: settings, phrases, metrics, versions and a model card."""
 
 from __future__ import annotations
 
@@ -146,12 +146,15 @@ def write_card(
         if is_adapter
         else 'model = mosa.load_model("PATH/TO/THIS/FOLDER")'
     )
+    measured = (
+        f"--model {record['model']['source']} --adapter none,PATH/TO/THIS/FOLDER"
+        if is_adapter
+        else "--model PATH/TO/THIS/FOLDER"
+    )
     text = f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
 # {kind.capitalize()}: {method.title}
-
-*A draft written by the training run. Fill in what is marked, and delete this line.*
 
 Base model: `{record["model"]["source"]}` (content hash {record["model"]["content_hash"]}).
 
@@ -181,8 +184,13 @@ They describe the objective on training prompts, not safety. The whole curve is 
 {figures}
 
 ## Evaluation
-*To be filled in:* attack success rates with their attacks, judges, decoder settings and intervals;
-usefulness and over-refusal under the same decoder. Nothing has been measured by this run.
+The training run measured nothing. This measures attacks, harmless requests and useful tasks under
+one decoder (`mosa sets` lists what SETS can be), and prints a table for this page:
+
+```sh
+mosa evaluate {measured} --attacks direct,prefill,dija --sets SETS --out runs/card
+mosa results runs/card --format md
+```
 
 ## Limits
 - An owner of the weights can remove the adapter or control the sampler; alignment of this kind

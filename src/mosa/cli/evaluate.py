@@ -39,11 +39,11 @@ from mosa.runs.options import (
     role_chats,
     served_by,
 )
-from mosa.runs.price import AskedRow, most_asked, total
+from mosa.runs.price import PASSES, AskedRow, most_asked, seconds_of_a_pass, total
 from mosa.runs.processes import Processes, join
 from mosa.runs.progress import ProgressBar
 from mosa.runs.sets import SetOptions
-from mosa.terminal import show
+from mosa.terminal import duration, show
 from mosa.worker import Tally
 
 EXIT_STOPPED = 4
@@ -78,7 +78,8 @@ def _arguments(parser: ArgumentParser) -> None:
     running.add_argument(
         "--dry_run",
         action="store_true",
-        help="show what would be asked at most; by attack and in all, nothing is loaded or written",
+        help="show what would be asked at most; by attack and in all, with the time of the forward "
+        "passes of local models, which are loaded to measure one; nothing is written",
     )
     evaluation_arguments(
         parser,
@@ -205,7 +206,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
     config, chats = processes.agree(settings)
     if args.dry_run:
         if processes.is_main:
-            _show_price(most_asked(config, chats))
+            _show_price(config, most_asked(config, chats))
         processes.disband()
         return None
     judging = judge_config(options, served_by(config))
@@ -239,8 +240,8 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
     return EXIT_STOPPED if stopped else status
 
 
-def _show_price(rows: Sequence[AskedRow]) -> None:
-    """What an evaluation asks at most."""
+def _show_price(config: EvaluateConfig, rows: Sequence[AskedRow]) -> None:
+    """What an evaluation asks at most, and how long the forward passes of local models take."""
     for row in rows:
         what = f"{row.subject}: {row.attack}:{row.preset} on {row.case_set}"
         if row.reason:
@@ -253,6 +254,14 @@ def _show_price(rows: Sequence[AskedRow]) -> None:
         f"In all at most {in_words(total(rows)) or 'nothing'}; judges, retries and what is on "
         "record already are not counted."
     )
+    for subject in config.subjects:
+        if passes := total([row for row in rows if row.subject == subject.name])[PASSES]:
+            seconds = seconds_of_a_pass(config, subject)
+            show(
+                f"{subject.name}: at most {duration(passes * seconds)}, at {1000 * seconds:.3g} ms "
+                "for a pass of one response, measured on plain requests in batches of "
+                f"{config.batch_size}."
+            )
 
 
 def _show_shares(subject: str, shares: Sequence[Tally]) -> None:

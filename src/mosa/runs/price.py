@@ -2,21 +2,27 @@
 
 for row in most_asked(config, chats):
     row.attack, row.num_tasks, row.asked      # tap, 50, {"target": 17000, "attacker": ...}
+seconds_of_a_pass(config, subject)            # times its forward passes: the time at most
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mosa.attacks import Query
 from mosa.attacks.base import ChatRole
 from mosa.chat.base import ChatModel
-from mosa.denoising.schedule import most_passes
-from mosa.families import attention_of, packaged_folder
+from mosa.denoising import check_decoder
+from mosa.denoising.schedule import length_of_blocks, most_passes
+from mosa.families import attention_of, load_model, packaged_folder
 from mosa.families.attention import FULL, AttentionPattern
 from mosa.hub.folders import folder_of
 from mosa.inputs import is_folder
+from mosa.responder import answer_all
 from mosa.runs.evaluate import EvaluateConfig, world_of_subjects
 from mosa.runs.plan import Planned, choose_attacks, courses_of, plan
 from mosa.runs.sets import load_sets
@@ -98,3 +104,25 @@ def total(rows: Sequence[AskedRow]) -> Counter[str]:
     for row in rows:
         found.update(row.asked or {})
     return found
+
+
+def seconds_of_a_pass(config: EvaluateConfig, subject: Subject) -> float:
+    """Seconds that one response's forward pass takes in a full batch of plain requests, measured
+    on the subject's weights; prompts that an attack makes longer take longer.
+
+    Raises UserError where the weights cannot be loaded.
+    """
+    model = load_model(
+        subject.model, adapter=subject.adapter, dtype=config.dtype, device=config.device
+    )
+    decoder = subject.full_decoder
+    check_decoder(decoder, model)
+    blocks = -(-decoder.max_new_tokens // length_of_blocks(decoder, model.attention))
+    decoder = replace(decoder, steps=blocks)
+    sets = load_sets(config.sets, world_of_subjects(config), config.options)
+    requests = itertools.cycle(case.request for cases in sets for case in cases.cases)
+    queries = [(Query(next(requests)), decoder) for _ in range(config.batch_size)]
+    answer_all(model, "", queries, batch_size=config.batch_size)  # the first call sets things up
+    start = time.perf_counter()
+    responses = answer_all(model, "", queries, batch_size=config.batch_size)
+    return (time.perf_counter() - start) / sum(each.num_forward_passes for each in responses)
