@@ -227,58 +227,37 @@ def save(chart: LineChart | HeatMap, path: FilePath) -> None:
 
 def describe(chart: Chart) -> str:
     """What a chart shows, for readers who do not see it; a table beside it has the figures."""
-    return _DESCRIBE[type(chart)](chart)
-
-
-def _describe_lines(chart: LineChart) -> str:
-    xs = [x for points in chart.series.values() for x, _ in points]
-    span = f" from {min(xs):g} to {max(xs):g}" if xs else ""
-    return f"Lines with 95 % intervals: {chart.y_label} over {chart.x_label}{span}, " + (
-        f"for {', '.join(chart.series)}."
-    )
-
-
-def _describe_cells(chart: HeatMap) -> str:
-    cells = [cell.value for row in chart.cells for cell in row if cell is not None]
-    span = f", from {min(cells):.2f} to {max(cells):.2f}" if cells else ""
-    places = ", ".join(f"{chart.x_values[column]:g}" for column in chart.borders)
-    borders = (
-        f" A block begins between these columns and those on their left: {places}."
-        if places
-        else ""
-    )
-    return f"Map of {chart.value_label} by {chart.x_label} and {chart.y_label}{span}.{borders}"
-
-
-def _describe_classes(chart: Histogram) -> str:
-    return f"Bars: share of cases by {chart.x_label}, for {', '.join(chart.series)}."
-
-
-def _describe_points(chart: Points) -> str:
-    told = (
-        f"{name} at {shown(x)} and {shown(y)}, {_size_told(chart, name)}"
-        for name, (x, y, _) in chart.points.items()
-    )
-    return f"Points with 95 % intervals of {chart.x_label} and {chart.y_label}: {'; '.join(told)}."
-
-
-def _describe_paths(chart: Paths) -> str:
-    told = (
-        f"{name} from {shown(points[0][1])} and {shown(points[0][2])} ({points[0][0]}) "
-        f"to {shown(points[-1][1])} and {shown(points[-1][2])} ({points[-1][0]})"
-        for name, points in chart.series.items()
-        if points
-    )
-    return f"Paths through {chart.x_label} and {chart.y_label}: {'; '.join(told)}."
-
-
-_DESCRIBE: Mapping[type, Callable[[Any], str]] = {
-    LineChart: _describe_lines,
-    HeatMap: _describe_cells,
-    Histogram: _describe_classes,
-    Points: _describe_points,
-    Paths: _describe_paths,
-}
+    axes = f"{chart.x_label} and {axis_labels(chart)[1]}"
+    match chart:
+        case LineChart():
+            xs = [x for points in chart.series.values() for x, _ in points]
+            span = f" from {min(xs):g} to {max(xs):g}" if xs else ""
+            over = f"{chart.y_label} over {chart.x_label}{span}"
+            return f"Lines with 95 % intervals: {over}, for {', '.join(chart.series)}."
+        case HeatMap():
+            cells = [cell.value for row in chart.cells for cell in row if cell is not None]
+            span = f", from {min(cells):.2f} to {max(cells):.2f}" if cells else ""
+            told = f"Map of {chart.value_label} by {axes}{span}."
+            if chart.borders:
+                places = ", ".join(f"{chart.x_values[column]:g}" for column in chart.borders)
+                told += f" A block begins between these columns and those on their left: {places}."
+            return told
+        case Histogram():
+            return f"Bars: share of cases by {chart.x_label}, for {', '.join(chart.series)}."
+        case Points():
+            each = (
+                f"{name} at {shown(x)} and {shown(y)}, {_size_told(chart, name)}"
+                for name, (x, y, _) in chart.points.items()
+            )
+            return f"Points with 95 % intervals of {axes}: {'; '.join(each)}."
+        case Paths():
+            each = (
+                f"{name} from {shown(points[0][1])} and {shown(points[0][2])} ({points[0][0]}) "
+                f"to {shown(points[-1][1])} and {shown(points[-1][2])} ({points[-1][0]})"
+                for name, points in chart.series.items()
+                if points
+            )
+            return f"Paths through {axes}: {'; '.join(each)}."
 
 
 def _figure(height: int) -> Figure:

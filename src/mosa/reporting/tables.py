@@ -200,54 +200,29 @@ def escape_latex(text: str) -> str:
 
 def chart_table(name: str, chart: Chart) -> ReportTable:
     """The figures that a chart draws, as a table."""
-    columns, rows, caption = _CHARTS[type(chart)](chart)
+    columns: Iterable[str]
+    rows: Iterable[Sequence[Cell]]
+    caption = ""
+    match chart:
+        case LineChart():
+            columns = ("series", chart.x_label, chart.y_label)
+            rows = ((name, *point) for name, points in chart.series.items() for point in points)
+        case HeatMap():
+            columns = (f"{chart.y_label} \\ {chart.x_label}", *(f"{x:g}" for x in chart.x_values))
+            rows = ((f"{y:g}", *row) for y, row in zip(chart.y_values, chart.cells, strict=True))
+            caption = f"Rows: {chart.y_label}. Columns: {chart.x_label}. {chart.value_label}."
+        case Histogram():
+            columns = (f"{chart.x_label}, from", "to below", *chart.series)
+            rows = zip(chart.edges, chart.edges[1:], *chart.series.values(), strict=False)
+            cases = ", ".join(f"{name} {count}" for name, count in chart.counts.items())
+            caption = f"Shares of cases in each class. Cases: {cases}."
+        case Points():
+            columns = ("subject", chart.x_label, chart.y_label, chart.size_label)
+            rows = ((name, *rates) for name, rates in chart.points.items())
+        case Paths():
+            columns = ("series", "point", chart.x_label, chart.y_label)
+            rows = ((name, *point) for name, points in chart.series.items() for point in points)
     return ReportTable(name, chart.title, caption, tuple(columns), tuple(map(tuple, rows)))
-
-
-_Parts = tuple[Iterable[str], Iterable[Sequence[Cell]], str]
-
-
-def _line_rows(chart: LineChart) -> _Parts:
-    rows = [(name, x, estimate) for name, points in chart.series.items() for x, estimate in points]
-    return ("series", chart.x_label, chart.y_label), rows, ""
-
-
-def _cell_rows(chart: HeatMap) -> _Parts:
-    columns = (f"{chart.y_label} \\ {chart.x_label}", *(f"{x:g}" for x in chart.x_values))
-    rows = [(f"{y:g}", *row) for y, row in zip(chart.y_values, chart.cells, strict=True)]
-    return columns, rows, f"Rows: {chart.y_label}. Columns: {chart.x_label}. {chart.value_label}."
-
-
-def _class_rows(chart: Histogram) -> _Parts:
-    rows = [
-        (low, high, *(shares[i] for shares in chart.series.values()))
-        for i, (low, high) in enumerate(itertools.pairwise(chart.edges))
-    ]
-    cases = ", ".join(f"{name} {count}" for name, count in chart.counts.items())
-    return (
-        (f"{chart.x_label}, from", "to below", *chart.series),
-        rows,
-        f"Shares of cases in each class. Cases: {cases}.",
-    )
-
-
-def _point_rows(chart: Points) -> _Parts:
-    rows = [(name, *rates) for name, rates in chart.points.items()]
-    return ("subject", chart.x_label, chart.y_label, chart.size_label), rows, ""
-
-
-def _path_rows(chart: Paths) -> _Parts:
-    rows = [(name, *point) for name, points in chart.series.items() for point in points]
-    return ("series", "point", chart.x_label, chart.y_label), rows, ""
-
-
-_CHARTS: Mapping[type, Callable[[Any], _Parts]] = {
-    LineChart: _line_rows,
-    HeatMap: _cell_rows,
-    Histogram: _class_rows,
-    Points: _point_rows,
-    Paths: _path_rows,
-}
 
 
 # ------------------------------------------------------------------------------------ files
