@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mosa import player
 from mosa.files import claim_file, seal, write_sealed
-from mosa.player import COLOURS as PLAYER_COLOURS
 from mosa.reporting import charts
-from mosa.reporting.content import Content, ReportFigure, ReportTable, Sample, Section
-from mosa.reporting.sample_data import SampleData, gzipped, pack
+from mosa.reporting.content import Content, ReportFigure, ReportTable, Sample
+from mosa.reporting.sample_data import gzipped, pack
 from mosa.reporting.tables import (
     FORMATS,
     named_tables,
@@ -60,38 +59,9 @@ COLOURS = {
     # The deepest colour of a heat map, and how much of it the rate 1 gets: text stays legible.
     "heat": ("214 48 49", "248 113 113"),
     "heat-most": ("0.68", "0.55"),
-    **PLAYER_COLOURS,
+    **player.COLOURS,
     **{f"series-{i}": pair for i, pair in enumerate(charts.SERIES_COLOURS)},
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A chart as the page shows it."""
-
-    name: str
-    """Unique on the page and in the names of its files."""
-    figure: ReportFigure
-    svg: Markup
-    numbers: ReportTable
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A section with what the page adds to it."""
-
-    section: Section
-    anchor: str
-    tables: list[tuple[str, ReportTable]]
-    """Each with its name, unique on the page and in the names of its files."""
-    figures: list[_Drawn]
-    has_switch: bool
-    """Whether some of it depends on the judge."""
-
-    @property
-    def bases(self) -> list[str]:
-        """The subjects that others are compared with."""
-        return list(dict.fromkeys(table.base for _, table in self.tables if table.base))
 
 
 def claim_page(path: Path | None) -> AbstractContextManager[None]:
@@ -115,61 +85,83 @@ def render_page(content: Content, max_bytes: int = MAX_BYTES) -> str:
     Where it would be larger, only some samples keep their responses, and the page says so; it has
     the outcomes of all.
     """
-    drawn = _parts(content)
-    exports = _exports(named_tables(content))
+    template = _environment().get_template("page.html")
+    tables = named_tables(content)
+    facts = _facts(content, tables)
+    # Every table in every format, for the buttons that save it.
+    texts = {name: {end: text_of(of) for end, text_of in FORMATS.items()} for name, of in tables}
+    facts["exports"] = Markup(gzipped(json.dumps(texts, ensure_ascii=False)))
+
+    def page(data: str, num_with_text: int) -> bytes:
+        text = template.render(facts, data=Markup(data), num_with_text=num_with_text)
+        # A half character would stop the writing of the file; see sample_data.
+        return text.encode("utf-8", "replace")
+
     # At its longest: it says that some samples have no text.
-    most = _render(content, drawn, exports, SampleData("", len(content.samples) - 1))
-    data = pack(content, max_bytes - len(most.encode("utf-8", "replace")))
-    if data is None:
+    most = page("", len(content.samples) - 1)
+    packed = pack(content, max_bytes - len(most))
+    if packed is None:
         raise UserError(
             f"the page would be larger than {max_bytes:,} bytes even without any response; make a "
             "report of fewer runs"
         )
-    page = _render(content, drawn, exports, data)
-    # A half character would stop the writing of the file; see sample_data.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return page(*packed).decode("utf-8")
 
 
-def _exports(tables: Sequence[tuple[str, ReportTable]]) -> str:
-    """Every table in every format, for the buttons that save it."""
-    texts = {
-        name: {suffix: text_of(table) for suffix, text_of in FORMATS.items()}
-        for name, table in tables
-    }
-    return gzipped(json.dumps(texts, ensure_ascii=False))
-
-
-def _render(
-    content: Content, drawn: tuple[_Drawn | None, list[_Part]], exports: str, data: SampleData
-) -> str:
-    picture, parts = drawn
-    template = _environment().get_template("page.html")
+def _facts(content: Content, tables: Sequence[tuple[str, ReportTable]]) -> dict[str, Any]:
+    """What the template shows, but for the samples' responses and the tables' texts."""
+    picture, sections = _parts(content, iter(tables))
     script = player.source("player.js") + _source("page.js")
-    return template.render(
-        seal=seal(MADE_BY),
-        content=content,
-        sections=parts,
-        overview=content.overview,
-        picture=picture,
-        judge=next(iter(content.judges), ""),
-        prompts=partial(_shared_prompt, content),
-        fewer=FEWER,
-        more=MORE,
-        marks=defaultdict(
+    return {
+        "seal": seal(MADE_BY),
+        "content": content,
+        "sections": sections,
+        "overview": content.overview,
+        "picture": picture,
+        "judge": next(iter(content.judges), ""),
+        "prompts": partial(_shared_prompt, content),
+        "fewer": FEWER,
+        "more": MORE,
+        "marks": defaultdict(
             Markup, {subject: charts.mark(i) for i, subject in enumerate(content.subjects)}
         ),
-        style=Markup(_colour_rules() + _source("page.css") + player.source("player.css")),
-        script=Markup(script),
-        script_hash=player.script_hash(script),
-        formats=list(FORMATS),
-        exports=Markup(exports),
-        data=Markup(data.text),
-        num_with_text=data.num_with_text,
-        player_key=Markup(player.KEY),
-        player_ramp=Markup(player.RAMP),
-        long_table=LONG_TABLE,
-        interval_statement=INTERVAL_STATEMENT,
-    )
+        "style": Markup(_colour_rules() + _source("page.css") + player.source("player.css")),
+        "script": Markup(script),
+        "script_hash": player.script_hash(script),
+        "formats": list(FORMATS),
+        "player_key": Markup(player.KEY),
+        "player_ramp": Markup(player.RAMP),
+        "long_table": LONG_TABLE,
+        "interval_statement": INTERVAL_STATEMENT,
+    }
+
+
+def _parts(
+    content: Content, names: Iterator[tuple[str, ReportTable]]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The picture of the first screen, and all sections; each table and chart with a name that is
+    unique on the page and in the names of its files."""
+
+    def drawn(figure: ReportFigure) -> dict[str, Any]:
+        name, numbers = next(names)
+        svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
+        return {"name": name, "figure": figure, "svg": svg, "numbers": numbers}
+
+    picture = None if content.overview.picture is None else drawn(content.overview.picture)
+    # What the template itself uses.
+    taken = {"top", "verdict", "samples", "contents", "showcase"}
+    parts = [
+        {
+            "section": section,
+            "anchor": unique(slug(section.name), taken),
+            "tables": [next(names) for _ in section.tables],
+            "figures": [drawn(figure) for figure in section.figures],
+            "has_switch": len(content.judges) > 1 and any(t.judge for t in section.tables),
+            "bases": list(dict.fromkeys(t.base for t in section.tables if t.base)),
+        }
+        for section in content.sections
+    ]
+    return picture, parts
 
 
 @cache
@@ -244,25 +236,3 @@ def _colour_rules() -> str:
         f":root[data-theme=dark] {dark}\n"
         f"@media print {{ :root, :root[data-theme] {light} }}\n"
     )
-
-
-def _parts(content: Content) -> tuple[_Drawn | None, list[_Part]]:
-    """The picture of the first screen, and all sections."""
-    names = iter(named_tables(content))
-
-    def drawn(figure: ReportFigure) -> _Drawn:
-        name, numbers = next(names)
-        svg = charts.draw(figure.chart, f"chart-{name}", list(content.subjects))
-        return _Drawn(name, figure, svg, numbers)
-
-    picture = None if content.overview.picture is None else drawn(content.overview.picture)
-    # What the template itself uses.
-    taken = {"top", "verdict", "samples", "contents", "showcase"}
-    parts = []
-    for section in content.sections:
-        tables = [next(names) for _ in section.tables]
-        figures = [drawn(figure) for figure in section.figures]
-        has_switch = len(content.judges) > 1 and any(t.judge for t in section.tables)
-        anchor = unique(slug(section.name), taken)
-        parts.append(_Part(section, anchor, tables, figures, has_switch))
-    return picture, parts

@@ -19,7 +19,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mosa.reporting.content import Content
@@ -31,24 +31,15 @@ GZIP = 31
 """zlib's word for the gzip format, whose head then holds no time."""
 
 
-@dataclass(frozen=True)
-class SampleData:
-    """What the page carries."""
-
-    text: str
-    """gzip in base64; read by page.js."""
-    num_with_text: int
-    """Samples whose responses are in it."""
-
-
 def gzipped(text: str) -> str:
     """Text as gzip in base64, the same for the same text."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, GZIP)
     return _base64(compressor.compress(_bytes(text)) + compressor.flush())
 
 
-def pack(content: Content, num_bytes: int) -> SampleData | None:
-    """All samples, and the texts of as many as fit into `num_bytes` of base64.
+def pack(content: Content, num_bytes: int) -> tuple[str, int] | None:
+    """All samples, with the texts of as many as fit into `num_bytes` of base64, as page.js reads
+    them; and how many have their texts.
 
     None where not even the samples without their texts fit. Time grows with the samples and their
     tokens, and no faster.
@@ -86,7 +77,7 @@ def pack(content: Content, num_bytes: int) -> SampleData | None:
                 break
         break
     written.append(compressor.compress(b"]}") + compressor.flush())
-    return SampleData(_base64(b"".join(written)), kept)
+    return _base64(b"".join(written)), kept
 
 
 # --------------------------------------------------------------------------------- samples
