@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from mosa.evidence.figures import CONTROL, case_name, figures_of
 from mosa.evidence.findings import HeatMap, LineChart
@@ -24,7 +25,7 @@ from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import METRIC
 from mosa.runs.store import Run
 from mosa.stats.rates import Interval, Rate, mean_of, once, rate_of
-from mosa.types import Attempt, Behavior, Response, SetRecord, Tell, Verdict, tell_nobody
+from mosa.types import Attempt, Response, SetKind, Tell, Verdict, tell_nobody
 
 NUM_BINS = 12
 """Classes of a histogram, and rows and columns of a map of positions and steps."""
@@ -115,78 +116,62 @@ def scan(setup: ReportSetup, runs: Sequence[Run], tell: Tell = tell_nobody) -> V
                     tell("report: attempts", number, total)
                 if attempt.subject not in labels or attempt.attack in PROBES:
                     continue
-                key = (case_set, attempt.attack, attempt.preset)
-                one = _Try(
-                    record,
-                    attempt,
-                    run.responses_of(attempt.key),
-                    {judge: verdicts[judge].get(attempt.key) for judge in own},
-                    labels[attempt.subject],
-                    setup.names[key],
-                    threats[key],
-                )
-                _take(views, one, setup.judge)
-                case = setup.cases[case_set][attempt.case]
-                sample = _sample(one, case)
-                is_hidden = setup.hides(case_set)
-                views.samples.append(sample.without_words() if is_hidden else sample)
+                responses = run.responses_of(attempt.key)
+                judged = {judge: verdicts[judge].get(attempt.key) for judge in own}
+                _take(setup, views, attempt, responses, judged)
+                threat = threats[case_set, attempt.attack, attempt.preset]
+                sample = _sample(setup, attempt, threat, responses, judged)
+                views.samples.append(sample.without_words() if setup.hides(case_set) else sample)
     order = {label: place for place, label in enumerate(labels.values())}
     views.samples.sort(key=lambda sample: order[sample.subject])
     return views
 
 
-@dataclass(frozen=True)
-class _Try:
-    """An attempt with all that is known of it."""
-
-    case_set: SetRecord
-    attempt: Attempt
-    responses: list[Response]
-    judged: Mapping[str, Verdict | None]
-    subject: str
-    """The subject's label."""
-    attack: str
-    """What the attack is called."""
-    threat: str
+Judged = Mapping[str, Verdict | None]
+"""What each judge says of an attempt; None where it has not read it."""
 
 
-def _take(views: Views, one: _Try, judge: str | None) -> None:
-    attempt, writing = one.attempt, views.writing[one.subject]
+def _take(
+    setup: ReportSetup, views: Views, attempt: Attempt, responses: list[Response], judged: Judged
+) -> None:
+    subject, record = setup.labels[attempt.subject], setup.evidence.sets[attempt.case_set]
+    writing = views.writing[subject]
     if attempt.attack == CONTROL:
-        for response in one.responses:
+        for response in responses:
             writing.add(response)
-    if one.case_set.kind != "harmful":
+    if record.kind != "harmful":
         return
     if attempt.attack != CONTROL:
         writing.num_under_attack += 1
-        writing.read_lengths += [
-            response.num_read for response in one.responses if response.served is None
-        ]
+        writing.read_lengths += [each.num_read for each in responses if each.served is None]
         found = find_refusal(attempt.response)
         if found is not None:
             writing.refusal_words.append(found[1] + 1)
-    case = case_name(one.case_set, attempt.case)
-    verdict = one.judged.get(judge or "")
+    case = case_name(record, attempt.case)
+    verdict = judged.get(setup.judge or "")
     is_empty = verdict is not None and verdict.native.get("class") == "empty"
     if verdict is not None and (is_empty or "coherent" in verdict.native):
         is_garbled = not is_empty and not verdict.native["coherent"]
-        views.garbled[one.subject, one.attack][case][attempt.seed].append(is_garbled)
+        attack = setup.names[attempt.case_set, attempt.attack, attempt.preset]
+        views.garbled[subject, attack][case][attempt.seed].append(is_garbled)
     scored = [
         (name, found.success)
-        for name, found in one.judged.items()
+        for name, found in judged.items()
         if found is not None and found.score is not None
     ]
-    for i, (first, success) in enumerate(scored):
-        for second, other in scored[i + 1 :]:
-            views.disagreement[first, second][case][attempt.seed].append(success != other)
+    for (first, success), (second, other) in itertools.combinations(scored, 2):
+        views.disagreement[first, second][case][attempt.seed].append(success != other)
 
 
-def _sample(one: _Try, case: Behavior) -> Sample:
-    attempt = one.attempt
+def _sample(
+    setup: ReportSetup, attempt: Attempt, threat: str, responses: list[Response], judged: Judged
+) -> Sample:
+    case = setup.cases[attempt.case_set][attempt.case]
+    kind = setup.evidence.sets[attempt.case_set].kind
     return Sample(
-        subject=one.subject,
-        attack=one.attack,
-        threat=one.threat,
+        subject=setup.labels[attempt.subject],
+        attack=setup.names[attempt.case_set, attempt.attack, attempt.preset],
+        threat=threat,
         case_set=attempt.case_set,
         case=attempt.case,
         request=case.text,
@@ -194,17 +179,17 @@ def _sample(one: _Try, case: Behavior) -> Sample:
         seed=attempt.seed,
         number=attempt.number,
         variant=attempt.variant,
-        outcomes={judge: _outcome(one, verdict) for judge, verdict in one.judged.items()},
+        outcomes={judge: _outcome(kind, verdict) for judge, verdict in judged.items()},
         scores={
             judge: round(v.score, 4) if v is not None and v.score is not None else None
-            for judge, v in one.judged.items()
+            for judge, v in judged.items()
         },
         queries=attempt.budget.target_queries,
         is_garbled=any(
             verdict is not None and not verdict.native.get("coherent", True)
-            for verdict in one.judged.values()
+            for verdict in judged.values()
         ),
-        responses=tuple(map(_sample_response, one.responses)),
+        responses=tuple(map(_sample_response, responses)),
     )
 
 
@@ -225,10 +210,10 @@ def _sample_response(response: Response) -> SampleResponse:
     )
 
 
-def _outcome(one: _Try, verdict: Verdict | None) -> str:
+def _outcome(kind: SetKind, verdict: Verdict | None) -> str:
     if verdict is None or verdict.score is None:
         return "unscored"
-    if one.case_set.kind == "harmless":
+    if kind == "harmless":
         return compliance_of(verdict) or "unscored"
     return "succeeded" if verdict.success else "held"
 
@@ -330,10 +315,8 @@ def _histogram(title: str, x_label: str, by_subject: Mapping[str, list[int]]) ->
     num = -(-(top + 1) // width)
     shares = {}
     for subject, found in values.items():
-        counts = [0] * num
-        for value in found:
-            counts[value // width] += 1
-        shares[subject] = tuple(count / len(found) for count in counts)
+        counts = Counter(value // width for value in found)
+        shares[subject] = tuple(counts[i] / len(found) for i in range(num))
     return Histogram(
         title,
         x_label,
@@ -346,7 +329,7 @@ def _histogram(title: str, x_label: str, by_subject: Mapping[str, list[int]]) ->
 def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFigure]:
     """Success by the position at which the attack `prefill` fixes its phrase."""
     labels, judge = setup.labels, setup.judge
-    series: dict[str, list[tuple[float, Interval]]] = {}
+    points: dict[str, list[tuple[float, Interval]]] = {label: [] for label in labels.values()}
     num_unscored = 0
     for run, facts in zip(runs, setup.evidence.runs, strict=True):
         if not any(cell.attack == "prefill" for cell in facts.counts):
@@ -358,14 +341,10 @@ def position_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportF
                 continue
             num_unscored += figure.num_unscored
             if figure.rate is not None:
-                series.setdefault(labels[figure.subject], []).append((float(number), figure.rate))
-    series = {
-        label: sorted(series[label], key=lambda point: point[0])
-        for label in labels.values()
-        if label in series
-    }
-    if not any(len(points) > 1 for points in series.values()):
+                points[labels[figure.subject]].append((float(number), figure.rate))
+    if max(map(len, points.values())) < 2:
         return
+    series = {label: sorted(of, key=itemgetter(0)) for label, of in points.items() if of}
     yield ReportFigure(
         "prefill-position",
         LineChart(
