@@ -6,12 +6,11 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
 from mosa.evidence.labels import legend, length_of, names_in, title_of, tries_of, worst_of
-from mosa.judges.calibrate import MeasuredErrors, read_calibration
+from mosa.judges.calibrate import read_calibration
 from mosa.reporting.content import Cell, Change, ReportTable, Section
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of, rate_in
 from mosa.reporting.tables import shown
@@ -86,14 +85,13 @@ def _safety_by_threat(setup: ReportSetup) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     told = []
     for threat, who in THREATS.items():
-        attacks = setup.shared_attacks(threat)
+        if not (attacks := setup.shared_attacks(threat)):
+            continue
         found = setup.evidence.select("safety", judge=setup.judge, threat=threat)
         names = names_in((f for f in found if (f.case_set, f.name) in attacks), title_of)
-        told += [f"{threat}, {who}: {names}"] if attacks else []
+        told.append(f"{threat}, {who}: {names}")
         kinds = {"asr": "mean of attacks", "worst_asr": "worst attack", "any_asr": "any attack"}
-        if len(attacks) == 1:
-            kinds = {"asr": names}
-        for kind, title in kinds.items() if attacks else ():
+        for kind, title in kinds.items() if len(attacks) > 1 else [("asr", names)]:
             heads = [setup.headline(kind, name, attacks) for name in setup.labels]
             length = length_of(figure for head in heads for figure in head.figures)
             rows.append((threat, title, length, *(head.rate for head in heads)))
@@ -164,12 +162,7 @@ def _num_unscored(setup: ReportSetup, judge: str) -> int:
 
 def _plain(setup: ReportSetup, subject: str) -> Rate | None:
     figures = setup.evidence.select("safety", subject=subject, judge=setup.judge)
-    values = {
-        case: of_case
-        for figure in figures
-        if figure.name == CONTROL
-        for case, of_case in figure.by_seed.items()
-    }
+    values = {c: v for f in figures if f.name == CONTROL for c, v in f.by_seed.items()}
     return rate_of(values) if values else None
 
 
@@ -189,11 +182,10 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
         for name, label in setup.labels.items():
             for figure in setup.evidence.select("safety", subject=name, judge=judge):
                 if judge in known and figure.decides != "any":
-                    corrected = _correct(figure, known[judge])
-                    short = setup.judge_names[judge]
-                    length = length_of([figure])
-                    row = setup.row_of(figure)
-                    rows.append((label, row, length, short, figure.rate, corrected))
+                    rate, errors = figure.rate, (known[judge].sensitivity, known[judge].specificity)
+                    corrected = rate and corrected_rate(rate.value * rate.n, rate.n, *errors)
+                    about = (setup.row_of(figure), length_of([figure]), setup.judge_names[judge])
+                    rows.append((label, *about, rate, corrected))
     yield ReportTable(
         "corrected",
         "Corrected for the judge's errors",
@@ -205,14 +197,6 @@ def _corrected(setup: ReportSetup) -> Iterator[ReportTable]:
         ("Subject", "Attack", "Tokens", "Judge", "As judged", "Corrected"),
         tuple(rows),
     )
-
-
-def _correct(figure: Figure, errors: MeasuredErrors) -> Cell:
-    """The corrected rate, or why there is none."""
-    if figure.rate is None:
-        return None
-    n = figure.rate.n
-    return corrected_rate(figure.rate.value * n, n, errors.sensitivity, errors.specificity)
 
 
 def attacks(setup: ReportSetup, views: Views) -> Section:
@@ -354,19 +338,10 @@ def _left_out(setup: ReportSetup) -> ReportTable:
     )
 
 
-class _Difference(NamedTuple):
-    """One attack on two subjects."""
-
-    attack: str
-    """The row of a table."""
-    length: str
-    found: PairedDifference
-    adjusted: float
-    """The p value after Holm's correction over the attacks of the pair."""
-
-
-_Against = Mapping[str, Mapping[str, Sequence[_Difference]]]
-"""By the subject that others are compared with, then by the other's name."""
+_Against = Mapping[str, Mapping[str, Sequence[tuple[str, str, PairedDifference, float]]]]
+"""By the subject that others are compared with, then by the other's name: of each attack the row of
+a table, the length of a response, the difference, and its p value after Holm's correction over the
+attacks of the pair."""
 
 
 def _against(setup: ReportSetup, judge: str) -> _Against:
@@ -374,7 +349,8 @@ def _against(setup: ReportSetup, judge: str) -> _Against:
     compared with, then by its own name."""
     names, cells = list(setup.labels), setup.attack_figures(judge)
     rows = list(dict.fromkeys(row for row, _ in cells))
-    found: dict[str, dict[str, list[_Difference]]] = {base: {} for base in names}
+    found: dict[str, dict[str, list[tuple[str, str, PairedDifference, float]]]]
+    found = {base: {} for base in names}
     for base, subject in itertools.combinations(names, 2):
         told: list[tuple[str, str, PairedDifference]] = []
         for row in rows:
@@ -384,9 +360,9 @@ def _against(setup: ReportSetup, judge: str) -> _Against:
             difference = paired_difference(first.by_seed, second.by_seed)
             told.append((row, length_of([first, second]), difference))
         adjusted = holm([difference.p_value for *_, difference in told])
-        each = [_Difference(*parts, p) for parts, p in zip(told, adjusted, strict=True)]
-        found[base][subject] = each
-        found[subject][base] = [one._replace(found=-one.found) for one in each]
+        each = list(zip(told, adjusted, strict=True))
+        found[base][subject] = [(*of, p) for of, p in each]
+        found[subject][base] = [(row, length, -change, p) for (row, length, change), p in each]
     # Of each subject, the others in the order of the page.
     return {base: {n: of[n] for n in names if n in of} for base, of in found.items()}
 
@@ -396,14 +372,13 @@ def _changes(setup: ReportSetup, against: _Against) -> dict[str, dict[tuple[str,
     labels = setup.labels
     return {
         labels[base]: {
-            (one.attack, labels[subject]): Change(
-                one.found.value < 0,
-                f"{format_rate(one.found, signed=True)} against {labels[base]}, "
-                f"p {shown(one.adjusted)}",
+            (attack, labels[subject]): Change(
+                found.value < 0,
+                f"{format_rate(found, signed=True)} against {labels[base]}, p {shown(adjusted)}",
             )
             for subject, of_subject in by_subject.items()
-            for one in of_subject
-            if one.adjusted < SIGNIFICANT
+            for attack, _, found, adjusted in of_subject
+            if adjusted < SIGNIFICANT
         }
         for base, by_subject in against.items()
     }
@@ -416,10 +391,9 @@ def _differences(setup: ReportSetup, against: Mapping[str, _Against]) -> Iterato
         for base, by_subject in against[judge].items():
             label = setup.labels[base]
             rows = (
-                (setup.labels[subject], one.attack, one.length, one.found, one.found.p_value)
-                + (one.adjusted,)
+                (setup.labels[subject], attack, length, found, found.p_value, adjusted)
                 for subject, of_subject in by_subject.items()
-                for one in of_subject
+                for attack, length, found, adjusted in of_subject
             )
             yield ReportTable(
                 "differences",
