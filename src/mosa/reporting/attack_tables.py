@@ -12,7 +12,7 @@ from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
 from mosa.evidence.labels import legend, length_of, names_in, title_of, tries_of, worst_of
 from mosa.judges.calibrate import read_calibration
 from mosa.reporting.content import Cell, Change, ReportTable, Section
-from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of, rate_in
+from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
 from mosa.reporting.tables import shown
 from mosa.reporting.views import Views, share_of_tries
 from mosa.stats.pairs import PairedDifference, corrected_rate, holm, paired_difference
@@ -278,7 +278,7 @@ def _heat(setup: ReportSetup, judge: str, against: _Against) -> ReportTable:
                 next(iter(own.values())).threat,
                 tries_of(own.values()),
                 length_of(own.values()),
-                *(rate_in(own.get(name)) for name in setup.labels),
+                *(own[name].rate if name in own else None for name in setup.labels),
             )
             for row, own in _by_row(setup, judge).items()
         ),

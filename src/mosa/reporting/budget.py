@@ -12,7 +12,7 @@ from mosa.evidence.findings import LineChart
 from mosa.evidence.labels import legend, length_of
 from mosa.probes import PROBES
 from mosa.reporting.content import Cell, ReportFigure, ReportTable, Section
-from mosa.reporting.setup import ReportSetup, rate_in
+from mosa.reporting.setup import ReportSetup
 from mosa.runs.store import Run
 from mosa.stats.rates import Rate, Values, exactly, mean_of, rate_of
 from mosa.types import Budget
@@ -58,7 +58,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
                 length_of([] if figure is None else [figure]),
                 len(budgets),
                 *means,
-                rate_in(figure),
+                figure and figure.rate,
                 round(total.forward_passes / successes) if successes and not unknown else None,
             )
         )

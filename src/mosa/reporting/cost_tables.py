@@ -12,7 +12,7 @@ from mosa.evidence.labels import legend, length_of, names_in, title_of
 from mosa.evidence.training import BAND, MOST, SHARE_AT_THE_END, settled
 from mosa.judges.compliance import COMPLIANCES
 from mosa.reporting.content import Cell, Paths, ReportFigure, ReportTable, Section
-from mosa.reporting.setup import ReportSetup, rate_in
+from mosa.reporting.setup import ReportSetup
 from mosa.stats.rates import Interval, Rate
 
 
@@ -29,14 +29,10 @@ def _over_refusal_tables(setup: ReportSetup) -> Iterator[ReportTable]:
         rows: list[tuple[Cell, ...]] = []
         for name in dict.fromkeys(figure.name for figure in figures):
             for subject, label in setup.labels.items():
-                of = {
-                    measure: cells.get((name, subject, measure))
-                    for measure in (REFUSED, *COMPLIANCES)
-                }
-                counted = of[REFUSED]
-                if counted is not None:
+                of = [cells.get((name, subject, m)) for m in (REFUSED, *COMPLIANCES)]
+                if (counted := of[0]) is not None:
                     missing = counted.num_unscored + counted.num_failed + counted.num_left
-                    rates = (rate_in(figure) for figure in of.values())
+                    rates = (figure and figure.rate for figure in of)
                     rows.append((name, label, length_of([counted]), *rates, missing))
         is_switched = judge in setup.judges
         yield ReportTable(
@@ -56,10 +52,10 @@ def _utility_table(setup: ReportSetup) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     for task, metric in dict.fromkeys((figure.name, figure.measure) for figure in figures):
         of = [cells.get((task, metric, subject)) for subject in setup.labels]
-        if any(of):
-            own = [figure for figure in of if figure is not None]
+        if own := [figure for figure in of if figure is not None]:
+            rates = (figure and figure.rate for figure in of)
             missing = sum(figure.num_unscored for figure in own)
-            rows.append((task, metric, length_of(own), *map(rate_in, of), missing))
+            rows.append((task, metric, length_of(own), *rates, missing))
     return ReportTable(
         "utility",
         "Useful tasks",
@@ -75,8 +71,7 @@ def training(setup: ReportSetup) -> Section:
     evidence = setup.evidence
     moments: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name in evidence.subjects:
-        moment = moment_of(evidence, name)
-        if moment is not None:
+        if moment := moment_of(evidence, name):
             moments[moment[0]].append((moment[1], name))
     attacked = [
         {(f.case_set, f.name) for f in evidence.select("safety", subject=name, judge=setup.judge)}

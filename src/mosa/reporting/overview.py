@@ -63,11 +63,10 @@ def headline(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str
             f"Attacks succeed less often against {label} than against {first}; unscored cases "
             "alone could explain it."
         )
-    original = next(iter(setup.labels))
-    stops = (
-        f"{label} stops {_of_100(1 - success_against(setup, best))} of 100 attacks "
-        f"({first} {_of_100(1 - success_against(setup, original))})"
+    stopped, before = (
+        _of_100(1 - success_against(setup, name)) for name in (best, next(iter(setup.labels)))
     )
+    stops = f"{label} stops {stopped} of 100 attacks ({first} {before})"
     if not found.is_measured:
         return f"{stops}; what that costs was not measured in full."
     if found.is_free:
@@ -162,10 +161,7 @@ def _picture(setup: ReportSetup) -> ReportFigure | None:
     ):
         points: dict[str, tuple[Rate, Rate, Rate | None]] = {}
         for name, shown in setup.labels.items():
-            useful, success = (
-                setup.headline(usefulness, name).rate,
-                setup.headline("asr", name).rate,
-            )
+            useful, success = (setup.headline(of, name).rate for of in (usefulness, "asr"))
             if useful is not None and success is not None:
                 points[shown] = (useful, success, setup.headline("utility", name).rate)
         if points:

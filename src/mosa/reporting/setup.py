@@ -26,7 +26,6 @@ from mosa.evidence.labels import Names, marked
 from mosa.runs.judging import judge_meant, short_name
 from mosa.runs.records import NotApplicable, Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
-from mosa.stats.rates import Rate
 from mosa.types import Behavior, UserError
 
 THREATS: dict[Threat, str] = {
@@ -223,8 +222,3 @@ def note_of(record: SubjectRecord) -> str:
 def monitors_of(record: SubjectRecord) -> list[str]:
     """The rules of a subject's decoder that look at its rows and may change or stop them."""
     return [monitor.name for monitor in DecoderConfig.from_dict(record.decoder).monitors]
-
-
-def rate_in(figure: Figure | None) -> Rate | None:
-    """The rate of a figure that may be missing."""
-    return None if figure is None else figure.rate

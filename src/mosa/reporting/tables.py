@@ -67,25 +67,16 @@ def numeric_columns(table: ReportTable) -> list[bool]:
 
 def to_csv(table: ReportTable) -> str:
     """Rows under one heading line; a column with rates becomes four: rate, low, high and n."""
-    heading, with_rates = [], []
-    for i, column in enumerate(table.columns):
-        with_rates.append(any(isinstance(row[i], Interval) for row in table.rows))
-        heading.append(column)
-        if with_rates[-1]:
-            heading += [f"{column} low", f"{column} high", f"{column} n"]
+    columns: list[list[Any]] = []
+    for i, name in enumerate(table.columns):
+        cells = [row[i] for row in table.rows]
+        columns.append([name, *(getattr(cell, "value", cell) for cell in cells)])
+        if any(isinstance(cell, Interval) for cell in cells):
+            for part in ("low", "high", "n"):
+                columns.append([f"{name} {part}", *(getattr(cell, part, None) for cell in cells)])
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(plain_cell, heading))
-    for row in table.rows:
-        fields: list[Any] = []
-        for cell, expanded in zip(row, with_rates, strict=True):
-            if isinstance(cell, Interval):
-                fields += [_or_none(cell.value), _or_none(cell.low), _or_none(cell.high)]
-                fields.append(cell.n)
-            else:
-                fields.append(_or_none(cell))
-                fields += [None] * 3 if expanded else []
-        writer.writerow(map(plain_cell, fields))
+    rows = (map(plain_cell, map(_or_none, row)) for row in zip(*columns, strict=True))
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 

@@ -224,19 +224,17 @@ def _about(setup: ReportSetup, name: str, comparison: AgainstFirst | None) -> It
     """What is known of one subject."""
     label = setup.labels[name]
 
-    def told(measure: str) -> tuple[str, str]:
-        """A rate, and how it differs from that of the first subject."""
-        shown = format_rate(setup.headline(measure, name).rate)
+    def told(measure: str, what: str) -> str:
+        """A rate, and how it differs from that of the first subject; empty without one."""
+        rate = setup.headline(measure, name).rate
         change = None if comparison is None else comparison.changes.get(measure)
-        return shown, "" if change is None else _change(change, setup.first)
+        differs = "" if change is None else _change(change, setup.first)
+        return "" if rate is None else f"{format_rate(rate)} of {what}{differs}"
 
-    success, refusal, answered, useful = (
-        setup.headline(measure, name).rate
-        for measure in ("asr", "over_refusal", "compliance", "utility")
-    )
-    if success is not None:
-        rate, change = told("asr")
-        yield f"{label}: attacks succeed in {rate} of cases{change}."
+    success, refusal = told("asr", "cases"), told("over_refusal", "harmless requests")
+    answered, useful = setup.headline("compliance", name).rate, told("utility", "useful tasks")
+    if success:
+        yield f"{label}: attacks succeed in {success}."
         worst = setup.headline("worst_asr", name)
         if worst.rate is not None and worst.rate.value > 0:
             yield f"The worst, {worst_of(worst, title_of)}, succeeds in {format_rate(worst.rate)}."
@@ -245,15 +243,11 @@ def _about(setup: ReportSetup, name: str, comparison: AgainstFirst | None) -> It
         yield f"{label}: {_why_without_success(setup, setup.judge, name)}."
     else:
         yield f"{label}:"
-    if refusal is not None and answered is not None:
-        rate, change = told("over_refusal")
-        yield (
-            f"It refuses {rate} of harmless requests{change}, and answers {format_rate(answered)}."
-        )
-    if useful is not None:
-        rate, change = told("utility")
-        yield f"It solves {rate} of useful tasks{change}."
-    if setup.judge is None and refusal is None and useful is None:
+    if refusal and answered is not None:
+        yield f"It refuses {refusal}, and answers {format_rate(answered)}."
+    if useful:
+        yield f"It solves {useful}."
+    if setup.judge is None and not refusal and not useful:
         yield "nothing was scored."
 
 
@@ -322,11 +316,8 @@ def cautions(setup: ReportSetup) -> Iterator[str]:
         )
     if "harmful" in kinds and "useful" not in kinds:
         yield "Utility was not measured (`mosa evaluate --sets` takes useful tasks, too)."
-    decoders = {
-        name: DecoderConfig.from_dict(evidence.subjects[name].decoder | {"seed": 0})
-        for name in labels
-    }
-    if any(decoder != decoders[next(iter(labels))] for decoder in decoders.values()):
+    decoders = [DecoderConfig.from_dict(evidence.subjects[n].decoder | {"seed": 0}) for n in labels]
+    if any(decoder != decoders[0] for decoder in decoders):
         yield (
             "The subjects have different decoders (see the settings): their figures compare "
             "models together with their decoders."
@@ -370,14 +361,10 @@ def cautions(setup: ReportSetup) -> Iterator[str]:
         yield from _unshared_attacks(setup)
     for kind in KINDS:
         yield from _incomplete(setup, kind)
-    fewest = [
-        rate.n
-        for name in labels
-        for kind in KINDS
-        if (rate := setup.headline(HEADLINES_OF[kind][0], name).rate)
-    ]
-    if fewest and min(fewest) < FEW_CASES:
-        cases = "1 case" if min(fewest) == 1 else f"{min(fewest)} cases"
+    rates = (setup.headline(HEADLINES_OF[kind][0], name).rate for name in labels for kind in KINDS)
+    fewest = min((rate.n for rate in rates if rate is not None), default=FEW_CASES)
+    if fewest < FEW_CASES:
+        cases = f"{fewest} case{'s' * (fewest > 1)}"
         yield f"Some figures rest on only {cases}; read their intervals."
 
 
@@ -412,7 +399,7 @@ def _incomplete(setup: ReportSetup, kind: Kind) -> Iterator[str]:
     for name, label in setup.labels.items():
         head = setup.headline(HEADLINES_OF[kind][0], name)
         if _has_many_unscored(head):
-            total = sum(map(len, head.by_seed.values())) + head.num_unscored
+            total = head.num_scored + head.num_unscored
             yield (
                 f"{label}: {head.num_unscored} of {total} cases of {what} are unscored and in no "
                 "mean."
