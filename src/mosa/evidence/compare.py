@@ -91,13 +91,9 @@ class Side:
 
     def headline(self, name: str, figures: Mapping[Key, Figure]) -> Part:
         """A headline over these figures of this subject."""
-        attacks = [(f.case_set, f.name) for f in figures.values() if f.kind == "safety"]
-        attacks = [attack for attack in attacks if attack[1] != CONTROL] or attacks
-        of = [
-            figure
-            for figure in figures.values()
-            if figure.kind != "safety" or (figure.case_set, figure.name) in attacks
-        ]
+        of = list(figures.values())
+        of = [f for f in of if f.kind != "safety" or f.name != CONTROL] or of
+        attacks = [(figure.case_set, figure.name) for figure in of]
         found = headline(replace(self.evidence, figures=of), name, self.subject, attacks=attacks)
         parts = [part_of([figure]) for figure in of]
         num_missing = sum(part.num_missing for part in parts)
@@ -432,13 +428,10 @@ def _changed(
     what: str, one: Mapping[str, Any], other: Mapping[str, Any], *, absent: str | None = None
 ) -> Iterator[str]:
     names = dict.fromkeys([*one, *other])
-    changed = [name for name in names if one.get(name, absent) != other.get(name, absent)]
+    values = ((name, one.get(name, absent), other.get(name, absent)) for name in names)
+    changed = [f"{name} {a} in A, {b} in B" for name, a, b in values if a != b]
     if changed:
-        listed = (
-            f"{name} {one.get(name, absent)} in A, {other.get(name, absent)} in B"
-            for name in changed
-        )
-        yield f"{what}: {', '.join(listed)}."
+        yield f"{what}: {', '.join(changed)}."
 
 
 def _chat_models(each: Side) -> dict[str, str]:

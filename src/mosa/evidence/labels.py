@@ -67,9 +67,7 @@ def legend(figures: Iterable[Figure]) -> str:
     """What the marks mean that occur; empty where none does."""
     found = {figure.in_alignment_data for figure in figures}
     told = ", ".join(f"{mark} {how}" for how, mark in MARKS.items() if mark and how in found)
-    if not told:
-        return ""
-    return (
+    return told and (
         f"Marks: {told} wrappings of the attack stand in the testbed's alignment data; there a low "
         "rate shows what was trained, not that it generalises."
     )

@@ -110,15 +110,14 @@ def _safety_by_threat(setup: ReportSetup) -> ReportTable:
 
 def _without_monitors(setup: ReportSetup) -> str:
     """Whose decoders the threat model `open` changes; a sentence, or nothing."""
-    found = {
-        label: ", ".join(monitors)
+    off = [
+        f"{label} without {', '.join(monitors)}"
         for name, label in setup.labels.items()
         if (monitors := monitors_of(setup.evidence.subjects[name]))
-    }
-    if not found or not setup.evidence.select("safety", judge=setup.judge, threat="open"):
+    ]
+    if not off or not setup.evidence.select("safety", judge=setup.judge, threat="open"):
         return ""
-    told = "; ".join(f"{label} without {monitors}" for label, monitors in found.items())
-    return f" In open, whose attacker runs the sampler, the monitors are off: {told}."
+    return f" In open, whose attacker runs the sampler, the monitors are off: {'; '.join(off)}."
 
 
 def _safety_by_judge(setup: ReportSetup) -> ReportTable:
@@ -218,13 +217,12 @@ def attacks(setup: ReportSetup, views: Views) -> Section:
 
 def _by_row(setup: ReportSetup, judge: str) -> dict[str, dict[str, Figure]]:
     """The figures of attacks by row of a table and subject, the rows by threat model."""
-    found: dict[str, dict[str, Figure]] = defaultdict(dict)
-    for (row, subject), figure in setup.attack_figures(judge).items():
-        found[row][subject] = figure
     order = list(THREATS)
-    return dict(
-        sorted(found.items(), key=lambda row: order.index(next(iter(row[1].values())).threat))
-    )
+    cells = sorted(setup.attack_figures(judge).items(), key=lambda of: order.index(of[1].threat))
+    found: dict[str, dict[str, Figure]] = defaultdict(dict)
+    for (row, subject), figure in cells:
+        found[row][subject] = figure
+    return found
 
 
 def _legend(setup: ReportSetup, judge: str | None) -> str:

@@ -24,7 +24,7 @@ KINDS_SPENT = tuple(field.name for field in fields(Budget))
 
 def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
     """What attacks spent, and how success grows with queries."""
-    rows: dict[str, list[tuple[Cell, ...]]] = {subject: [] for subject in setup.labels}
+    rows: list[tuple[Cell, ...]] = []
     spent: dict[tuple[str, str, str, str], list[Budget]] = defaultdict(list)
     for task, outcome in setup.tasks:
         is_attack = setup.evidence.sets[task.case_set].kind == "harmful"
@@ -38,7 +38,8 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
     }
     everything = sum((budget for found in spent.values() for budget in found), Budget())
     kinds = [name for name in KINDS_SPENT if getattr(everything, name)]
-    for key, budgets in spent.items():
+    order = list(setup.labels)
+    for key, budgets in sorted(spent.items(), key=lambda of: order.index(of[0][0])):
         subject = key[0]
         figure = figures.get(key)
         total = sum(budgets, Budget())
@@ -51,7 +52,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
             None if name in unknown else round(getattr(total, name) / len(budgets), 1)
             for name in kinds
         ]
-        rows[subject].append(
+        rows.append(
             (
                 setup.labels[subject],
                 setup.names[key[1:]] if figure is None else setup.row_of(figure),
@@ -79,7 +80,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
             "success",
             "passes per success",
         ),
-        tuple(row for of_subject in rows.values() for row in of_subject),
+        tuple(rows),
     )
     return Section("budget", "Budget", tables=(table,), figures=tuple(_query_figure(setup, runs)))
 
@@ -106,9 +107,8 @@ def _query_figure(setup: ReportSetup, runs: Sequence[Run]) -> Iterator[ReportFig
     points = [1 << i for i in range(most.bit_length()) if 1 << i < most] + [most]
     series = {}
     for subject, label in setup.labels.items():
-        rates = [(float(queries), _rate_within(curves[subject], queries)) for queries in points]
-        found = [(queries, rate) for queries, rate in rates if rate is not None]
-        if found:
+        rates = ((float(queries), _rate_within(curves[subject], queries)) for queries in points)
+        if found := [(queries, rate) for queries, rate in rates if rate is not None]:
             series[label] = found
     yield ReportFigure(
         "success-by-queries",

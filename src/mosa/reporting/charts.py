@@ -156,13 +156,10 @@ def _marker(name: str, x: float, y: float) -> str:
     place = Affine2D().scale(size, -size).translate(x, y)
     path = style.get_path().transformed(style.get_transform() + place)
     letters = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
-    parts = []
-    for points, code in path.iter_segments(simplify=False):
-        if code == Path.CLOSEPOLY:
-            parts.append("Z")
-        else:
-            parts.append(letters[code] + " ".join(map(_short, points)))
-    return "".join(parts)
+    return "".join(
+        "Z" if code == Path.CLOSEPOLY else letters[code] + " ".join(map(_short, points))
+        for points, code in path.iter_segments(simplify=False)
+    )
 
 
 def legend(chart: Chart, subjects: Collection[str]) -> list[tuple[Markup, str]]:
@@ -456,9 +453,7 @@ def _tidy(element: ElementTree.Element, ids: Mapping[str, str]) -> None:
     if element.tag != "text":
         element.text = None
     element[:] = children
-    element.attrib.update(_attributes(element, ids))
-    for key in [key for key, value in element.attrib.items() if not value]:
-        del element.attrib[key]
+    element.attrib = {key: value for key, value in _attributes(element, ids).items() if value}
 
 
 def _attributes(element: ElementTree.Element, ids: Mapping[str, str]) -> dict[str, str]:
@@ -488,9 +483,8 @@ def _short(number: float) -> str:
 
 def _css(style: str) -> str:
     rules = dict(rule.split(": ", 1) for rule in style.split("; ") if rule)
+    rules = {key: _STAND_INS.get(value, value) for key, value in rules.items()}
     rules.pop("font-family", None)
-    for key, value in rules.items():
-        rules[key] = _STAND_INS.get(value, value)
     if rules.get("fill") == _HEAT:
         depth = rules.pop("fill-opacity", rules.pop("opacity", "1"))
         rules["fill"] = f"rgb(var(--heat) / calc(var(--heat-most) * {float(depth):.3g}))"

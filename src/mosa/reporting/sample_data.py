@@ -123,9 +123,8 @@ def _texts(content: Content, words: Mapping[str, int]) -> Iterator[str]:
     """The responses of each sample that has some, in the order in which they are to be kept."""
     for place in keeping_order(content):
         responses = [
-            vars(response)
-            | {"tokens": response.tokens and [words[word] for word in response.tokens]}
-            for response in content.samples[place].responses
+            vars(one) | {"tokens": one.tokens and [words[word] for word in one.tokens]}
+            for one in content.samples[place].responses
         ]
         yield _json([place, responses])
 

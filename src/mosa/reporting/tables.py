@@ -140,9 +140,7 @@ def _caption(table: ReportTable) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    if not isinstance(cell, Interval):
-        return "--" if shown(cell) == NOTHING else escape_latex(shown(cell))
-    return format_rate(cell)
+    return format_rate(cell) if isinstance(cell, Interval) else escape_latex(shown(cell))
 
 
 def _cases_note(table: ReportTable) -> str:

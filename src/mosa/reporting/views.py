@@ -51,14 +51,11 @@ class Writing:
     """The word (from 1) with which the first refusal begins, under attack."""
 
     def add(self, response: Response) -> None:
-        """Add the tokens of a plain request that a reader sees; a server shows no steps."""
-        if response.served is not None:
-            return
+        """Add the tokens of a plain request that a reader sees."""
         # More than were asked for where a block has its prompt's end in it, or masks come back.
         steps = max(response.decoder.get("steps") or 0, max(response.commit_step) + 1)
         self.length = max(self.length, len(response.commit_step))
-        read = response.commit_step[: response.num_read]
-        if read:
+        if read := response.commit_step[: response.num_read]:
             self.times.append([(step + 1) / steps for step in read])
 
 
@@ -136,14 +133,15 @@ def _take(
 ) -> None:
     subject, record = setup.labels[attempt.subject], setup.evidence.sets[attempt.case_set]
     writing = views.writing[subject]
+    with_steps = [response for response in responses if response.served is None]
     if attempt.attack == CONTROL:
-        for response in responses:
+        for response in with_steps:
             writing.add(response)
     if record.kind != "harmful":
         return
     if attempt.attack != CONTROL:
         writing.num_under_attack += 1
-        writing.read_lengths += [each.num_read for each in responses if each.served is None]
+        writing.read_lengths += [response.num_read for response in with_steps]
         found = find_refusal(attempt.response)
         if found is not None:
             writing.refusal_words.append(found[1] + 1)

@@ -143,13 +143,9 @@ def slug(*words: str) -> str:
 def without_room(group: Group, positions: Iterable[int]) -> list[str]:
     """Which of the positions that a probe wanted leave no room, as a sentence or none."""
     there = {o.details.get("position") for o in group.observations}  # a plain request has none
-    left = sorted(set(positions) - there)
-    if not left:
-        return []
-    places = ", ".join(map(str, left))
-    return [
-        f"{group.label}: the response has no room for the phrase at position {places}; left out."
-    ]
+    left = ", ".join(map(str, sorted(set(positions) - there)))
+    told = f"{group.label}: the response has no room for the phrase at position {left}; left out."
+    return [told] * bool(left)
 
 
 def not_read(probed: Probed) -> list[str]:
@@ -224,17 +220,13 @@ def _checked(details: dict[str, Any]) -> dict[str, Any]:
     return {**details, **known}
 
 
-def _fault_of_settings(task: Task) -> str:
-    """Why a probe was not run with these settings; empty where it may have been."""
+def _check_settings(task: Task) -> None:
+    """ValueError for settings with which no probe was run."""
     config_class = PROBES[task.attack].config_class
     lacking = {field.name for field in dataclasses.fields(config_class)} - task.config.keys()
     if lacking:
-        return f"its settings lack {min(lacking)}"
-    try:
-        msgspec.convert(task.config, config_class)
-    except msgspec.ValidationError as error:
-        return str(error)
-    return ""
+        raise ValueError(f"its settings lack {min(lacking)}")
+    msgspec.convert(task.config, config_class)
 
 
 class MissingDetail(Exception):
@@ -333,8 +325,10 @@ def probed_of(run: Run, probes: Collection[str], judge: str | None = None) -> li
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for task, _ in run.tasks(status="done"):
         if task.attack in probes:
-            if fault := _fault_of_settings(task):
-                raise run.damage(f"tasks, {task.key}", fault)
+            try:
+                _check_settings(task)
+            except ValueError as error:
+                raise run.damage(f"tasks, {task.key}", error) from error
             settings.setdefault((task.attack, task.preset), task.config)
     if not settings:
         return []
@@ -443,8 +437,7 @@ def extremes(
     """The levels of a factor at which a measure is lowest and highest, the first of equal ones;
     None where nothing was scored."""
     cells = sorted(cells_of(observations, (factor,)).items())
-    rates = [(level, rate(here, measure)) for (level,), here in cells]
-    scored = [(level, figure) for level, figure in rates if figure is not None]
+    scored = [(level, found) for (level,), here in cells if (found := rate(here, measure))]
     if not scored:
         return None
     return min(scored, key=lambda one: one[1].value), max(scored, key=lambda one: one[1].value)
