@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from mosa.chat.base import without_quotations
 from mosa.evidence.figures import Try, deciding, trained_against
@@ -55,8 +55,7 @@ class Export:
         return [out / path.relative_to(part) for path in paths]
 
 
-@dataclass(frozen=True)
-class ExportCell:
+class ExportCell(NamedTuple):
     """The unit for which other projects' formats have a file."""
 
     subject: str
@@ -115,11 +114,9 @@ class Words:
 
 def words_of(run: Run, setting: ExportSetting) -> dict[str, Words]:
     """What each set of a run shows of its words."""
-    return {
-        # The testbed's answers are about copper kilns; a set without that mark is another's.
-        name: Words(setting.redact and record.world_seed is None)
-        for name, record in run.sets().items()
-    }
+    # The testbed's answers are about copper kilns; a set without that mark is another's.
+    sets = run.sets().items()
+    return {name: Words(setting.redact and of.world_seed is None) for name, of in sets}
 
 
 class Spool:

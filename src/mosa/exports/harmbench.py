@@ -5,7 +5,6 @@ Layout after centerforaisafety/HarmBench (MIT); docs/exports.md says where we di
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                     file.write("\n}\n")
             labels = [r["label"] for b in behaviors for r in spool.read((cell, b))]
             about.append(
-                dataclasses.asdict(cell)
+                cell._asdict()
                 | {
                     "results": paths[-1].relative_to(root).as_posix(),
                     "num_attempts": len(labels),

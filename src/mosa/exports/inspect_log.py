@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
@@ -114,9 +113,8 @@ def _eval_log(
     facts = cell_facts(run, cell, tasks)
     started, ended = times_of(run)
     spent = [outcome.budget.target_tokens for _, outcome in tasks if outcome is not None]
-    key = content_key(
-        folder=run.folder.name, tasks=[task.key for task, _ in tasks], **dataclasses.asdict(cell)
-    )
+    keys = [task.key for task, _ in tasks]
+    key = content_key(folder=run.folder.name, tasks=keys, **cell._asdict())
     name = f"mosa/{cell.subject}"
     return log.EvalLog(
         status="cancelled" if facts["num_left"] else "success",

@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mosa.evidence.figures import outcome_of
 from mosa.exports.common import (
@@ -48,14 +48,13 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     verdicts = run.verdicts(judge)
     words = words_of(run, setting)
     decides = deciding_attempts(run)
-    tries: dict[tuple[ExportCell, str], list[_Try]] = defaultdict(list)
+    tries: dict[tuple[ExportCell, str], list[str]] = defaultdict(list)
     best: dict[tuple[ExportCell, str], tuple[tuple[float, ...], Attempt]] = {}
     for attempt in run.attempts():
         case = (ExportCell.of(attempt), attempt.case)
         verdict = verdicts.get(attempt.key)
-        is_deciding = attempt.key in decides
-        tries[case].append(_Try(verdict, is_deciding))
-        if verdict is None or verdict.score is None or not is_deciding:
+        tries[case].append(attempt.key)
+        if verdict is None or verdict.score is None or attempt.key not in decides:
             continue
         queries = attempt.budget.target_queries
         rank = (1.0, -queries) if verdict.success else (0.0, verdict.score)
@@ -78,7 +77,8 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 places[id],
                 behaviors[id],
                 by_behavior[id],
-                tries[cell, id],
+                [verdicts.get(key) for key in tries[cell, id]],
+                [verdicts.get(key) for key in tries[cell, id] if key in decides],
                 best[cell, id][1] if (cell, id) in best else None,
             )
             for id in sorted(by_behavior, key=places.__getitem__)
@@ -133,11 +133,6 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     return paths
 
 
-class _Try(NamedTuple):
-    verdict: Verdict | None
-    decides: bool
-
-
 def _jailbreak(
     run: Run,
     words: Words,
@@ -145,12 +140,12 @@ def _jailbreak(
     place: int,
     behavior: Behavior,
     tasks: Tasks,
-    tries: Sequence[_Try],
+    verdicts: Sequence[Verdict | None],
+    deciding: Sequence[Verdict | None],
     best: Attempt | None,
 ) -> dict[str, Any]:
-    """One case of an artifact; `jailbroken` is None where that is unknown."""
-    verdicts = [each.verdict for each in tries]
-    deciding = [each.verdict for each in tries if each.decides]
+    """One case of an artifact, with the verdicts on its tries and on those that decide;
+    `jailbroken` is None where that is unknown."""
     is_jailbroken = outcome_of(deciding)
     spent = [outcome.budget for _, outcome in tasks if outcome is not None]
     last = tasks[-1][1]
@@ -169,7 +164,7 @@ def _jailbreak(
         "mosa": {
             "status": status_of(last),
             "reason": "" if last is None else words.reason(last.reason),
-            "num_tries": len(tries),
+            "num_tries": len(verdicts),
             "num_deciding": len(deciding),
             "jailbroken_by_any_try": outcome_of(verdicts),
             "num_unscored": sum(v is None or v.score is None for v in verdicts),
