@@ -109,6 +109,11 @@ class SampleResponse:
     """What stood at a position before: position and the steps that wrote it and took it away, from
     0, and the word; None under redaction."""
 
+    @property
+    def text_read(self) -> str:
+        """Its words up to the first end token; empty under redaction."""
+        return " ".join((self.tokens or ())[: min(self.end_positions, default=None)])
+
     def without_words(self) -> SampleResponse:
         """The same response under redaction."""
         places = tuple((*place, None) for *place, _ in self.replaced)

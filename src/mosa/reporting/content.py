@@ -153,9 +153,8 @@ class Sample:
         texts = [self.about]
         for response in self.responses:
             texts += [f"{role}: {text}" for role, text in response.prompt or ()]
-            num_read = min(response.end_positions, default=len(response.commit_step))
             if response.tokens is not None:
-                texts.append(f"model: {' '.join(response.tokens[:num_read])}")
+                texts.append(f"model: {response.text_read}")
         display(self._repr_html_(), "\n".join(texts))
 
 

@@ -24,7 +24,7 @@ from markupsafe import Markup, escape
 from mosa import player
 from mosa.files import claim_file, seal, write_sealed
 from mosa.reporting import charts
-from mosa.reporting.content import Content, ReportFigure, ReportTable, Sample
+from mosa.reporting.content import Content, ReportFigure, ReportTable
 from mosa.reporting.sample_data import gzipped, pack
 from mosa.reporting.tables import (
     FORMATS,
@@ -179,7 +179,6 @@ def _environment() -> Environment:
         "ends": format_interval,
         "heat": _heat,
         "percent": _percent,
-        "words": _read_words,
     }
     environment.tests["interval"] = lambda cell: isinstance(cell, Interval)
     environment.globals |= {
@@ -198,13 +197,6 @@ def _shared_prompt(content: Content, places: Sequence[int]) -> str:
     if asked or prompt is None or not content.shows_words:
         return ""
     return " / ".join(text if role == "user" else f"({role}) {text}" for role, text in prompt)
-
-
-def _read_words(sample: Sample) -> str:
-    """The text of a sample's first response up to its first end token."""
-    response = sample.responses[0]
-    end = min(response.end_positions, default=None)
-    return " ".join((response.tokens or ())[:end])
 
 
 def _percent(share: float) -> str:

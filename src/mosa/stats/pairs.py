@@ -23,6 +23,7 @@ from mosa.stats.rates import (
     case_means,
     format_rate,
     mean_of,
+    scored,
     seed_length,
     wilson,
 )
@@ -121,11 +122,7 @@ def _differences(first: Values, second: Values) -> list[Fraction]:
 def _seed_length(pairs: Sequence[tuple[Values, Values]]) -> float:
     """What seeds add to either side of the interval of a difference."""
     sides = [
-        [
-            {case: {s: float(v) for s, v in side[case].items() if v is not None} for case in shared}
-            for pair in pairs
-            for side, shared in [(pair[place], pair[0].keys() & pair[1].keys())]
-        ]
+        [{case: scored(pair[place][case]) for case in pair[0] if case in pair[1]} for pair in pairs]
         for place in (0, 1)
     ]
     seeds = [{s for group in side for of_case in group.values() for s in of_case} for side in sides]

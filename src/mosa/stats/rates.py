@@ -172,7 +172,7 @@ def seed_length(groups: Sequence[Values]) -> float:
     known: dict[int, float] = defaultdict(float)
     sums: dict[int, float] = defaultdict(float)
     for values in groups:
-        rows = [row for row in map(_scored, values.values()) if row]
+        rows = [row for row in map(scored, values.values()) if row]
         for row in rows:
             weight = 1 / (len(groups) * len(rows))
             mean = math.fsum(row.values()) / len(row)
@@ -192,7 +192,8 @@ def seed_length(groups: Sequence[Values]) -> float:
     return quantile * math.sqrt(variance) * math.hypot(*shares.values())
 
 
-def _scored(by_seed: Mapping[int, Value | None]) -> dict[int, float]:
+def scored(by_seed: Mapping[int, Value | None]) -> dict[int, float]:
+    """A case's values by seed, rounded, without those that no judge could score."""
     return {seed: float(value) for seed, value in by_seed.items() if value is not None}
 
 
@@ -220,11 +221,11 @@ def case_means(values: Values) -> dict[str, Fraction]:
     """Each scored case's mean over its seeds, without rounding; ValueError outside of [0, 1]."""
     means = {}
     for case, by_seed in values.items():
-        scored = [value for value in by_seed.values() if value is not None]
-        if not all(0 <= value <= 1 for value in scored):
+        known = [value for value in by_seed.values() if value is not None]
+        if not all(0 <= value <= 1 for value in known):
             raise ValueError("a rate is a mean of values between 0 and 1")
-        if scored:
-            means[case] = mean_of([exactly(value) for value in scored])
+        if known:
+            means[case] = mean_of([exactly(value) for value in known])
     return means
 
 

@@ -31,7 +31,6 @@ from mosa.evidence.findings.base import (
 )
 from mosa.probes.order import BASE
 from mosa.stats.rates import Interval, format_rate
-from mosa.types import Response
 
 # R response positions
 
@@ -105,12 +104,14 @@ def _taken(
     by_step: dict[int, list[tuple[str, float]]] = {}
     for observation in group.where(lambda o: o["condition"] == condition):
         response = probed.response(observation)
-        measures = measures_of(*commits_of(response))
+        steps = np.array(response.commit_step)
+        is_end = np.isin(np.arange(len(steps)), response.end_positions)
+        measures = measures_of(steps, is_end, response.block_starts)
         finding.rows.append(observation.row() | measures)
         for name, value in measures.items():
             if not math.isnan(value):
                 found[name].append((observation.case, value))
-        for step, position in mean_positions(np.array(response.commit_step)):
+        for step, position in mean_positions(steps):
             by_step.setdefault(step, []).append((observation.case, position))
     curves.setdefault(condition, {})[group.label] = points(
         (float(step + 1), mean(per_case(by_step[step]).values())) for step in sorted(by_step)
@@ -118,19 +119,11 @@ def _taken(
     return {name: per_case(values) for name, values in found.items()}
 
 
-def commits_of(
-    response: Response,
-) -> tuple[Int[np.ndarray, " R"], Bool[np.ndarray, " R"], list[int]]:
-    """The step that committed each position, where end tokens are, and where blocks begin."""
-    is_end = np.zeros(len(response.token_ids), dtype=bool)
-    is_end[response.end_positions] = True
-    return np.array(response.commit_step), is_end, response.block_starts
-
-
 def measures_of(
     steps: Int[np.ndarray, " R"], is_end: Bool[np.ndarray, " R"], block_starts: Sequence[int]
 ) -> dict[str, float]:
-    """Every measure of `MEASURES` for one response, from the step that committed each position."""
+    """Every measure of `MEASURES` for one response, from the step that committed each position,
+    where end tokens are, and where blocks begin."""
     positions = np.arange(1, len(steps) + 1)
     in_block = [
         _tau(positions[start:end], steps[start:end])
