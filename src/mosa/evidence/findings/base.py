@@ -280,9 +280,9 @@ class Group:
         """What its figures are of."""
         return {"subject": self.subject, "case_set": self.case_set}
 
-    def where(self, chosen: Callable[[Observation], bool]) -> list[Observation]:
-        """Some of its observations."""
-        return [observation for observation in self.observations if chosen(observation)]
+    def where(self, **levels: Any) -> list[Observation]:
+        """Its observations at these levels of factors."""
+        return [o for o in self.observations if all(o[name] == of for name, of in levels.items())]
 
     def levels(self, factor: str) -> list[Any]:
         """The values of a factor, in the order of the experiment; None is not a level."""

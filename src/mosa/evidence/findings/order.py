@@ -102,7 +102,7 @@ def _taken(
     """The measures of every response under a condition; adds its rows and its curve."""
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in MEASURES}
     by_step: dict[int, list[tuple[str, float]]] = {}
-    for observation in group.where(lambda o: o["condition"] == condition):
+    for observation in group.where(condition=condition):
         response = probed.response(observation)
         steps = np.array(response.commit_step)
         is_end = np.isin(np.arange(len(steps)), response.end_positions)
@@ -215,8 +215,8 @@ def _add_sentences(finding: Finding, probed: Probed, figures: Figures) -> None:
         tau, left = told(key, "kendall_tau"), told(key, "leftmost_share")
         if tau is None or left is None:
             continue
-        base = group.where(lambda o: o["condition"] == BASE)
-        has_own = any(len(probed.response(one).block_starts) > 1 for one in base)
+        base = map(probed.response, group.where(condition=BASE))
+        has_own = any(len(response.block_starts) > 1 for response in base)
         blocks = "the model's own blocks" if has_own else "one block"
         for measure, what in KEY_MEASURES.items():
             finding.add_key(group.label, f"{what}, {blocks}", figures[key][measure])

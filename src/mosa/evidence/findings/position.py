@@ -5,8 +5,7 @@ On a model that fills block after block it says the same by block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from mosa.evidence.findings.base import (
     INTERVALS,
@@ -54,7 +53,7 @@ def read(probed: Probed) -> None:
     for group in groups:
         for measure in group.measures:
             for end_tokens in group.levels("end_tokens"):
-                alike = group.where(lambda o, e=end_tokens: o["end_tokens"] == e)
+                alike = group.where(end_tokens=end_tokens)
                 series = _add_places(finding, group, measure, end_tokens, alike, "position")
                 own = [o for o in alike if o["block_length"] == 0]
                 if in_several_blocks(own):
@@ -145,27 +144,21 @@ def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
     kinds, positions = group.levels("phrase_type"), sorted(group.levels("position"))
     found: dict[str, PairedDifference | None] = {}
 
-    def less(
-        second: Callable[[Observation], bool], first: Callable[[Observation], bool]
-    ) -> PairedDifference | None:
-        return difference(group.where(first), group.where(second), measure)
-
-    def is_kind(kind: str) -> Callable[[Observation], bool]:
-        return lambda o: o["phrase_type"] == kind
-
-    def is_at(kind: str, position: int) -> Callable[[Observation], bool]:
-        return lambda o: (o["phrase_type"], o["position"]) == (kind, position)
+    def less(factor: str, second: Any, first: Any, **of: Any) -> PairedDifference | None:
+        """The measure at the second level of a factor less that at the first."""
+        a, b = (group.where(**of, **{factor: level}) for level in (first, second))
+        return difference(a, b, measure)
 
     if "random" in kinds and "none" in kinds:
-        found["presence: random - none"] = less(is_kind("random"), is_kind("none"))
+        found["presence: random - none"] = less("phrase_type", "random", "none")
     for kind in kinds:
         if kind not in ("none", "random") and "random" in kinds:
-            found[f"content: {kind} - random"] = less(is_kind(kind), is_kind("random"))
+            found[f"content: {kind} - random"] = less("phrase_type", kind, "random")
     for kind in kinds:
         if kind != "none" and len(positions) > 1:
             last, first = positions[-1], positions[0]
             name = f"position of {kind}: {last} - {first}"
-            found[name] = less(is_at(kind, last), is_at(kind, first))
+            found[name] = less("position", last, first, phrase_type=kind)
     for factor, title in (
         ("end_tokens", "length: end tokens"),
         ("block_length", "block length"),
@@ -173,9 +166,7 @@ def contrasts_of(group: Group, measure: str) -> dict[str, PairedDifference]:
     ):
         first, *others = group.levels(factor)
         for level in others:
-            found[f"{title} {level} - {first}"] = less(
-                lambda o, f=factor, v=level: o[f] == v, lambda o, f=factor, v=first: o[f] == v
-            )
+            found[f"{title} {level} - {first}"] = less(factor, level, first)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -190,9 +181,7 @@ def _by_place(
 def _series(kind: str, places: dict[Place, Rate | None]) -> list[tuple[float, Interval]]:
     """A kind's figures by place; `none` has no place and is a level line to compare with."""
     positions = sorted({p for _, p in places if p is not None})
-    if kind == "none":
-        return points((float(p), places[kind, None]) for p in positions)
-    return points((float(p), places.get((kind, p))) for p in positions)
+    return points((float(p), places.get((kind, None if kind == "none" else p))) for p in positions)
 
 
 def _chart(

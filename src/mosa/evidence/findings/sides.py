@@ -43,7 +43,7 @@ def add_sides(finding: Finding, group: Group, factors: Sequence[str], written: s
         for place, found in cells_of(group.observations, factors).items():
             of = dict(zip(factors, place, strict=True))
             finding.add(rate(found, side(measure)), **group.of, measure=measure, **of)
-    later = group.where(lambda o: bool(sides[o.key]) and o["position"] > 1)
+    later = [o for o in group.observations if sides[o.key] and o["position"] > 1]
     if not later:
         return
     shares = [format_rate(rate(later, side(measure)), with_n=True) for measure in SIDES]

@@ -62,8 +62,7 @@ def _add_maps(
     for span in _spans(group):
         xs = sorted({p for s, p, _ in grid if s == span and p is not None})
         ys = sorted({t for s, _, t in grid if s == span and t is not None})
-        written = group.where(lambda o, s=span: o["span"] == s)
-        borders = borders_of(written, xs) if where == "position" else []
+        borders = borders_of(group.where(span=span), xs) if where == "position" else []
         name = slug(measure, span, *(["by block"] if where == "block" else []), group.label)
         finding.charts[name] = HeatMap(
             f"{measure.capitalize()}, {span} span written during generation: {group.label}",
@@ -81,7 +80,7 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
     """How much the position moves a measure, how much the step does, and how much the block does
     where there are several: spread of the means."""
     factors = (*FACTORS, "block") if in_several_blocks(group.observations) else FACTORS
-    without = rate(group.where(lambda o: o["span"] == "none"), measure)
+    without = rate(group.where(span="none"), measure)
     told = format_rate(without, with_n=True)
     finding.sentences.append(f"{group.label}: {measure} without a span is {told}.")
     label = f"{group.label}, {measure}"
@@ -89,7 +88,7 @@ def _add_sentences(finding: Finding, group: Group, measure: str) -> None:
     for span in _spans(group):
         ends, moved = [], []
         for factor in factors:
-            found = extremes(group.where(lambda o, s=span: o["span"] == s), factor, measure)
+            found = extremes(group.where(span=span), factor, measure)
             if found is None:
                 continue
             lowest, highest = found

@@ -65,11 +65,10 @@ def read(probed: Probed) -> None:
 def _add_method(
     finding: Finding, group: Group, method: str, reached: Lines, best: Lines, curves: Lines
 ) -> None:
-    plain = group.where(lambda o: o["method"] == "none")
+    plain = group.where(method="none")
     series = f"{group.label}, {method}"
-    positions = {o["position"]: None for o in group.observations if o["method"] == method}
-    for position in positions:
-        here = group.where(lambda o, p=position: o["method"] == method and o["position"] == p)
+    for position in dict.fromkeys(o["position"] for o in group.where(method=method)):
+        here = group.where(method=method, position=position)
         of = {**group.of, "method": method, "position": position}
         shares = {name: rate(here, lambda o, n=name: float(o[n])) for name in REACHED}
         for name, figure in shares.items():
