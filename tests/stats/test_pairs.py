@@ -246,16 +246,17 @@ def test_means_without_bounds_against_scipy():
 
 def test_holm_by_hand():
     """0.01 * 4 = 0.04; 0.015 * 3 = 0.045; 0.02 * 2 = 0.04, raised to 0.045; 0.9 * 1."""
-    assert holm([0.02, 0.01, 0.9, 0.015]) == pytest.approx([0.045, 0.04, 0.9, 0.045])
-    assert holm([]) == []
+    found = holm({"a": 0.02, "b": 0.01, "c": 0.9, "d": 0.015})
+    assert found == pytest.approx({"a": 0.045, "b": 0.04, "c": 0.9, "d": 0.045})
+    assert list(found) == ["a", "b", "c", "d"] and holm({}) == {}
 
 
 def test_holm_against_statsmodels():
     rng = np.random.default_rng(6)
     for n in (1, 2, 5, 30):
-        p_values = (rng.random(n) ** 4).round(2).tolist()
-        expected: Any = multitest.multipletests(p_values, method="holm")
-        assert holm(p_values) == pytest.approx(expected[1].tolist())
+        p_values = by_name((rng.random(n) ** 4).round(2).tolist())
+        expected: Any = multitest.multipletests(list(p_values.values()), method="holm")
+        assert list(holm(p_values).values()) == pytest.approx(expected[1].tolist())
 
 
 # --- a judge that errs ----------------------------------------------------------------------------

@@ -225,9 +225,7 @@ def _share_of_one_side(pairs: Sequence[tuple[Figure | None, Figure | None]]) -> 
 
 
 def _adjusted(rows: Sequence[ComparedFigure]) -> list[ComparedFigure]:
-    tested = [row for row in rows if row.difference is not None]
-    p_values = holm([row.difference.p_value for row in tested if row.difference is not None])
-    adjusted = dict(zip((row.name for row in tested), p_values, strict=True))
+    adjusted = holm({row.name: row.difference.p_value for row in rows if row.difference})
     return [replace(row, p_adjusted=adjusted.get(row.name)) for row in rows]
 
 

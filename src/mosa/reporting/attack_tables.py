@@ -357,10 +357,9 @@ def _against(setup: ReportSetup, judge: str) -> _Against:
                 continue
             difference = paired_difference(first.by_seed, second.by_seed)
             told.append((row, length_of([first, second]), difference))
-        adjusted = holm([difference.p_value for *_, difference in told])
-        each = list(zip(told, adjusted, strict=True))
-        found[base][subject] = [(*of, p) for of, p in each]
-        found[subject][base] = [(row, length, -change, p) for (row, length, change), p in each]
+        p = holm({row: difference.p_value for row, _, difference in told})
+        found[base][subject] = [(row, length, change, p[row]) for row, length, change in told]
+        found[subject][base] = [(row, length, -change, p[row]) for row, length, change in told]
     # Of each subject, the others in the order of the page.
     return {base: {n: of[n] for n in names if n in of} for base, of in found.items()}
 

@@ -83,8 +83,7 @@ def compare_to_first(setup: ReportSetup) -> dict[str, AgainstFirst]:
     """Every further subject against the first, by its name."""
     first, *others = setup.labels
     changes = {name: dict(_changes(setup, first, name)) for name in others}
-    tested = {name: found["asr"].p_value for name, found in changes.items() if "asr" in found}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    corrected = holm({n: found["asr"].p_value for n, found in changes.items() if "asr" in found})
     return {
         name: AgainstFirst(
             changes[name],
@@ -119,12 +118,8 @@ def _task_names(setup: ReportSetup, subject: str) -> set[str]:
 def _lost_tasks(setup: ReportSetup, first: str, second: str) -> dict[str, PairedDifference]:
     tasks = _tasks(setup, first, second)
     found = {task: paired_difference(*pair) for task, pair in tasks.items()}
-    corrected = holm([difference.p_value for difference in found.values()])
-    return {
-        task: difference
-        for (task, difference), p in zip(found.items(), corrected, strict=True)
-        if difference.value < 0 and p < SIGNIFICANT
-    }
+    corrected = holm({task: difference.p_value for task, difference in found.items()})
+    return {t: d for t, d in found.items() if d.value < 0 and corrected[t] < SIGNIFICANT}
 
 
 def best_of(setup: ReportSetup, comparisons: Mapping[str, AgainstFirst]) -> str | None:

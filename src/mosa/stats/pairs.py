@@ -8,7 +8,7 @@ measured. Every function is pure, and those that draw random numbers draw the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -214,20 +214,20 @@ def _sign_flips(differences: np.ndarray) -> float:
 # --- many tests -----------------------------------------------------------------------------------
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """P values adjusted for being several (Holm 1979, Scandinavian Journal of Statistics 6:65).
 
     The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before
     it. If those below 0.05 are called differences, then the chance that any of them is none stays
     below 0.05, for any dependence between the tests.
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    adjusted, largest = dict(p_values), 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
     return adjusted
 
 

@@ -72,13 +72,13 @@ def read(probed: Probed) -> None:
                     where = kind if position is None else f"{kind} at {position}"
                     finding.add_key(label, where, figure)
                 continue
-            adjusted = holm([figure.p_value for figure in contrasts.values()])
-            for (name, figure), p in zip(contrasts.items(), adjusted, strict=True):
+            adjusted = holm({name: figure.p_value for name, figure in contrasts.items()})
+            for name, figure in contrasts.items():
                 of = group.of | {"measure": measure, "contrast": name}
-                finding.add(figure, **of, p_value=figure.p_value, p_holm=p)
-                finding.add_key(label, name, figure, p_adjusted=p)
+                finding.add(figure, **of, p_value=figure.p_value, p_holm=adjusted[name])
+                finding.add_key(label, name, figure, p_adjusted=adjusted[name])
             finding.sentences.append(_told_apart(label, contrasts, adjusted))
-            num_clear = sum(p < SIGNIFICANT for p in adjusted)
+            num_clear = sum(p < SIGNIFICANT for p in adjusted.values())
             finding.key_sentences.append(
                 f"{label}: {num_clear} of {len(adjusted)} differences have an adjusted p below "
                 f"{SIGNIFICANT:g}."
@@ -201,12 +201,13 @@ def _rates(label: str, places: dict[Place, Rate | None]) -> str:
     return f"{label} is {listed}."
 
 
-def _told_apart(label: str, contrasts: dict[str, PairedDifference], adjusted: list[float]) -> str:
+def _told_apart(
+    label: str, contrasts: dict[str, PairedDifference], adjusted: dict[str, float]
+) -> str:
     """Which differences are distinct from 0, by p values adjusted for their number."""
     clear, unclear = [], []
-    for (what, figure), p in zip(contrasts.items(), adjusted, strict=True):
-        told = f"{what} {figure}"
-        (clear if p < SIGNIFICANT else unclear).append(told)
+    for what, figure in contrasts.items():
+        (clear if adjusted[what] < SIGNIFICANT else unclear).append(f"{what} {figure}")
     sentences = []
     if clear:
         sentences.append(f"differences with an adjusted p below 0.05: {'; '.join(clear)}.")
