@@ -200,16 +200,14 @@ def _row(
     """One figure of both sides; `pairs` are what each side has of all that it is about."""
     shared = first.by_seed.keys() & second.by_seed.keys()
     left_out = max(first.share_left_out, second.share_left_out, _share_of_one_side(pairs))
-    if not shared:
-        return ComparedFigure(name, first, second, None, has_test=has_test, share_left_out=left_out)
     only = None
-    if has_test:  # the worst attack may be another one on either side, on another set
+    if shared and has_test:  # the worst attack may be another one on either side, on another set
         num_cases = len(set().union(*(_cases(f) for pair in pairs for f in pair)))
         left_out = max(left_out, _share(num_cases - len(shared), len(shared)))
         a, b = (case_means({c: part.by_seed[c] for c in shared}) for part in (first, second))
         if {*a.values(), *b.values()} <= {0, 1}:
             only = sum(a[c] > b[c] for c in shared), sum(b[c] > a[c] for c in shared)
-    difference = paired_difference(first.by_seed, second.by_seed)
+    difference = paired_difference(first.by_seed, second.by_seed) if shared else None
     return ComparedFigure(name, first, second, difference, only, has_test, share_left_out=left_out)
 
 

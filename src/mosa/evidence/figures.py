@@ -534,14 +534,13 @@ def success_by_queries(run: Run, judge: str) -> dict[TaskCell, list[tuple[int, V
     case took."""
     sets, counts = run.sets(), run.counts()
     cells = {cell[:4]: cell for cell in counts if sets[cell.case_set].kind == "harmful"}
-    tries: dict[TaskCell, dict[tuple[str, int], list[Try]]] = {}
+    tries: dict[TaskCell, dict[tuple[str, int], list[Try]]] = defaultdict(lambda: defaultdict(list))
     values: dict[str, float | None] = {}
     for attempt, verdict in run.judged(judge):
         cell = cells.get((attempt.subject, attempt.case_set, attempt.attack, attempt.preset))
         if cell is not None:
             values[attempt.key] = None if verdict is None else _success_of(verdict)
-            of_case = tries.setdefault(cell, {}).setdefault((attempt.case, attempt.seed), [])
-            of_case.append(Try.of(attempt))
+            tries[cell][attempt.case, attempt.seed].append(Try.of(attempt))
     found: dict[TaskCell, list[tuple[int, Values]]] = {}
     for cell, cases in tries.items():
         most = max(each.num_queries for of_case in cases.values() for each in of_case)

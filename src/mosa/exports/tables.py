@@ -107,9 +107,8 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "config": as_json(task.config),
             }
             count = counts.get((ExportCell.of(task), task.case), {})
-            own = ["num_attempts"]
-            own += [f"{j}.{name}" for j in readers[task.case_set] for name in COUNTS]
-            yield row | {name: count.get(name, 0) for name in own}
+            own = (f"{j}.{name}" for j in readers[task.case_set] for name in COUNTS)
+            yield row | {name: count.get(name, 0) for name in ("num_attempts", *own)}
 
     judged = [f"{j}.{name}" for j in verdicts for name in ("score", "success", "reason")]
     count_columns = ["num_attempts", *(f"{j}.{name}" for j in verdicts for name in COUNTS)]

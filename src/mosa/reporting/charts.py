@@ -21,6 +21,7 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.markers import MarkerStyle
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
@@ -259,11 +260,8 @@ def describe(chart: Chart) -> str:
 
 def _figure(height: int) -> Figure:
     # Sizes are in inches; a unit of the SVG is a point.
-    figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=2 / 72, h_pad=2 / 72)  # pyright: ignore
-    return figure
+    layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=2 / 72)
+    return Figure(figsize=(WIDTH / 72, height / 72), layout=layout)
 
 
 def _lines(chart: LineChart, subjects: Collection[str]) -> Figure:

@@ -27,7 +27,6 @@ PAPER = (
 
 def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
     """Everything that decides the figures, as tables."""
-    records = {name: setup.evidence.subjects[name] for name in setup.labels}
     subjects = ReportTable(
         "subjects",
         "Subjects",
@@ -50,7 +49,7 @@ def settings_tables(setup: ReportSetup) -> Iterator[ReportTable]:
             (
                 label,
                 name,
-                (record := records[name]).source,
+                (record := setup.evidence.subjects[name]).source,
                 record.adapter,
                 record.system_prompt,
                 "all" if set(record.grants) == set(get_args(Access)) else ", ".join(record.grants),

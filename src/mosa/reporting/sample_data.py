@@ -148,8 +148,7 @@ def keeping_order(content: Content) -> list[int]:
     for places in groups.values():
         # Multiples of the golden ratio fall evenly into an interval, however many there are.
         spread = sorted(range(len(places)), key=lambda k: k * GOLDEN % 1.0)
-        ranks = {k: rank for rank, k in enumerate(spread)}
-        turns += [(ranks[k], p) for k, p in enumerate(places) if p not in seen_first]
+        turns += [(rank, places[k]) for rank, k in enumerate(spread) if places[k] not in seen_first]
     return [place for _, place in sorted(turns, key=lambda turn: turn[0])]
 
 

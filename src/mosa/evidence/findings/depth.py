@@ -63,12 +63,11 @@ def read(probed: Probed) -> None:
                     f"{group.label}, before the first step: the {meaning} is highest at position "
                     f"{most}, {format_rate(line[most], with_n=True)}."
                 )
-        if line := first["refusal"].get(group.label):
-            most = max(line, key=lambda p, of=line: of[p].value)
-            finding.key_sentences.append(
-                f"{group.label}, before the first step: a refusal is likeliest at position {most} "
-                f"of {positions[-1]}."
-            )
+                if measure == "refusal":
+                    finding.key_sentences.append(
+                        f"{group.label}, before the first step: a refusal is likeliest at position "
+                        f"{most} of {positions[-1]}."
+                    )
     for measure, meaning in MEASURES.items():
         if first[measure]:
             finding.charts[slug(measure, "first step")] = LineChart(
