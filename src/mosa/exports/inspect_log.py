@@ -233,10 +233,9 @@ def _eval_score(
     }
     metrics = {}
     for name, of_cases in values.items():
-        if not of_cases:
-            continue
-        rate = rate_of(once(of_cases))
-        metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=rate_record(rate))
+        if of_cases:
+            rate = rate_of(once(of_cases))
+            metrics[name] = log.EvalMetric(name=name, value=rate.value, metadata=rate_record(rate))
     verdicts = [verdict for case in every for verdict in case]
     num_scored = sum(v is not None and v.score is not None for v in verdicts)
     return log.EvalScore(

@@ -65,7 +65,6 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     paths = []
     for cell, tasks in attack_tasks(run).items():
         behaviors = run.cases(cell.case_set)
-        places = {id: place for place, id in enumerate(behaviors)}
         by_behavior: dict[str, list[tuple[Task, Outcome | None]]] = defaultdict(list)
         for task, outcome in tasks:
             by_behavior[task.case].append((task, outcome))
@@ -74,14 +73,15 @@ def write(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 run,
                 words[cell.case_set],
                 judge,
-                places[id],
-                behaviors[id],
+                place,
+                behavior,
                 by_behavior[id],
                 [verdicts.get(key) for key in tries[cell, id]],
                 [verdicts.get(key) for key in tries[cell, id] if key in decides],
                 best[cell, id][1] if (cell, id) in best else None,
             )
-            for id in sorted(by_behavior, key=places.__getitem__)
+            for place, (id, behavior) in enumerate(behaviors.items())
+            if id in by_behavior
         ]
         outcomes = [j["jailbroken"] for j in jailbreaks]
         by_any = [j["mosa"]["jailbroken_by_any_try"] for j in jailbreaks]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mosa.chat.base import without_quotations
-from mosa.evidence.figures import CONTROL, REFUSED, Figure, case_name, headline
+from mosa.evidence.figures import CONTROL, REFUSED, Figure, Headline, case_name, headline
 from mosa.evidence.labels import legend, length_of, names_in, title_of, tries_of, worst_of
 from mosa.judges.calibrate import read_calibration
 from mosa.reporting.content import Cell, Change, ReportTable, Section
@@ -16,7 +16,7 @@ from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
 from mosa.reporting.tables import shown
 from mosa.reporting.views import Views, share_of_tries
 from mosa.stats.pairs import PairedDifference, corrected_rate, holm, paired_difference
-from mosa.stats.rates import Rate, Value, format_rate, rate_of
+from mosa.stats.rates import Rate, format_rate, rate_of
 from mosa.types import UserError
 
 
@@ -428,28 +428,22 @@ def categories(setup: ReportSetup) -> Section:
         for id, case in setup.cases[name].items()
         if case.category
     }
-    values: dict[str, dict[str, dict[str, Mapping[int, Value]]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    num_unscored = 0
-    heads = {subject: setup.headline("asr", subject) for subject in setup.labels}
-    for subject, head in heads.items():
-        num_unscored += head.num_unscored
-        for case, by_seed in head.by_seed.items():
-            if case in category_of:
-                values[category_of[case]][subject][case] = by_seed
+    heads = [setup.headline("asr", subject) for subject in setup.labels]
+    found = {category_of[case] for head in heads for case in head.by_seed if case in category_of}
+
+    def rate_in(category: str, head: Headline) -> Rate | None:
+        own = {case: of for case, of in head.by_seed.items() if category_of.get(case) == category}
+        return rate_of(own) if own else None
+
     table = ReportTable(
         "categories",
         "Attack success rate by category",
         "Each case counts once, with its mean over the attacks that all subjects faced; "
-        f"{num_unscored} without a score under one of them are in no rate. Tokens of a response: "
-        f"{length_of(figure for head in heads.values() for figure in head.figures)}. "
+        f"{sum(head.num_unscored for head in heads)} without a score under one of them are in no "
+        f"rate. Tokens of a response: {length_of(f for head in heads for f in head.figures)}. "
         f"{_legend(setup, setup.judge)}Judge {setup.judge}.",
         ("Category", *setup.labels.values()),
-        tuple(
-            (category, *(rate_of(by[subject]) if by[subject] else None for subject in setup.labels))
-            for category, by in sorted(values.items())
-        ),
+        tuple((name, *(rate_in(name, head) for head in heads)) for name in sorted(found)),
         is_heat=True,
     )
     return Section("categories", "Categories", tables=(table,))

@@ -251,13 +251,11 @@ def _commit_figures(views: Views) -> Iterator[ReportFigure]:
     written = {subject: of for subject, of in views.writing.items() if of.times}
     series = {}
     for subject, of in written.items():
-        points = []
-        for position in range(of.length):
-            times = [row[position] for row in of.times if position < len(row)]
-            if len(times) >= MIN_CASES:
-                points.append((float(position + 1), rate_of(once(times))))
-        if points:
-            series[subject] = points
+        columns = itertools.zip_longest(*of.times)  # None behind the end of a response
+        known = [[time for time in column if time is not None] for column in columns]
+        enough = [(float(i), times) for i, times in enumerate(known, 1) if len(times) >= MIN_CASES]
+        if enough:
+            series[subject] = [(position, rate_of(once(times))) for position, times in enough]
     if series:
         yield ReportFigure(
             "commit-order",

@@ -25,7 +25,7 @@ from mosa.runs.judging import tells_refusals
 from mosa.runs.records import Task
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference, mean_unbounded, mean_within, paired_difference
-from mosa.stats.rates import Interval, Rate, Values, exactly, mean_of, once, rate_of
+from mosa.stats.rates import Interval, Rate, Values, case_means, exactly, mean_of, once, rate_of
 from mosa.types import Response, Verdict
 
 INTERVALS = (
@@ -422,9 +422,7 @@ def rate(
 ) -> Rate | None:
     """The mean over cases; None where nothing was scored."""
     values = values_of(observations, measure)
-    if all(value is None for seeds in values.values() for value in seeds.values()):
-        return None
-    return rate_of(values)
+    return rate_of(values) if case_means(values) else None
 
 
 Level = tuple[int, Rate]
@@ -455,8 +453,7 @@ def difference(
 ) -> PairedDifference | None:
     """How far the second is above the first within cases; None where no case has both."""
     a, b = values_of(first, measure), values_of(second, measure)
-    scored = [{c for c, seeds in v.items() if set(seeds.values()) != {None}} for v in (a, b)]
-    return paired_difference(a, b) if scored[0] & scored[1] else None
+    return paired_difference(a, b) if case_means(a).keys() & case_means(b).keys() else None
 
 
 Bounds = tuple[float, float] | None

@@ -192,8 +192,7 @@ def _add_changes(finding: Finding, taken: Taken) -> None:
             for measure, of_one in MEASURES.items():
                 a = taken[first, case_set, condition][measure]
                 b = taken[second, case_set, condition][measure]
-                width = 0.0 if of_one is None else of_one[1] - of_one[0]
-                bounds = None if of_one is None else (-width, width)
+                bounds = of_one and (of_one[0] - of_one[1], of_one[1] - of_one[0])
                 change = mean((b[case] - a[case] for case in a if case in b), bounds)
                 of = {"subject": f"{second} - {first}", "case_set": case_set}
                 finding.add(change, **of, condition=condition, measure=measure)
