@@ -334,7 +334,6 @@ def make_content(
     )
     samples = [_sample(i, rng, num_tokens, is_redacted) for i in range(num_samples)]
     showcase = Showcase(
-        (subjects[0], subjects[3]),
         {"Asked plainly": (0, 3), "Under attack: given answer beginning": (4, 7)},
         "How the case was chosen.",
     )

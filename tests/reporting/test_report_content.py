@@ -254,7 +254,7 @@ def test_the_case_to_watch_went_as_most_did_under_the_attack_that_tells_subjects
     )
     content = build([tmp_path])
     showcase = content.overview.showcase
-    assert showcase is not None and showcase.subjects == ("base", "safe")
+    assert showcase is not None
     assert list(showcase.rows) == ["Asked plainly", "Under attack: forged history"]
     chosen = [content.samples[place] for row in showcase.rows.values() for place in row]
     assert [(s.subject, s.attack, s.case) for s in chosen] == [

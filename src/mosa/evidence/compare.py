@@ -23,6 +23,7 @@ from mosa.evidence.figures import (
     Figure,
     Headline,
     Kind,
+    check_sets,
     gather,
     headline,
     headline_of,
@@ -249,7 +250,7 @@ def compare_sides(first: Side, second: Side, *, judge: str | None = None) -> Com
 
     Raises UserError where the two were not asked the same, or not judged by the same.
     """
-    _check_sets(first, second)
+    check_sets([*first.evidence.runs, *second.evidence.runs])
     judges: dict[Kind, str] = {}
     headlines: list[ComparedFigure] = []
     tables: dict[Kind, list[ComparedFigure]] = {}
@@ -382,17 +383,6 @@ def _preferred(judges: Sequence[str], wanted: str | None) -> str | None:
     """The wanted judge, by its id or name, where it is among these; else the first of them."""
     named = (judge for judge in judges if wanted in (judge, short_name(judge)))
     return next(named, next(iter(judges), None))
-
-
-def _check_sets(first: Side, second: Side) -> None:
-    """UserError where one name means two sets."""
-    for name, one in first.evidence.sets.items():
-        other = second.evidence.sets.get(name)
-        if other is not None and one.content_hash != other.content_hash:
-            raise UserError(
-                f"{name} is another set in {first.folder} than in {second.folder}; compare runs of "
-                "the same cases"
-            )
 
 
 def _notes(first: Side, second: Side) -> Iterator[str]:

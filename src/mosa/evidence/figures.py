@@ -276,13 +276,26 @@ def evidence_of(runs: Sequence[Run]) -> Evidence:
         )
         for run in runs
     ]
-    _check_names(facts)
+    check_sets(facts)
+    _check_subjects(facts)
     return Evidence(facts, [figure for run in runs for figure in figures_of(run)])
 
 
-def _check_names(runs: Sequence[RunFacts]) -> None:
+def check_sets(runs: Iterable[RunFacts]) -> None:
+    """UserError where one name means two sets."""
+    known: dict[str, tuple[SetRecord, Path]] = {}
+    for run in runs:
+        for name, record in run.sets.items():
+            first, folder = known.setdefault(name, (record, run.folder))
+            if first.content_hash != record.content_hash or first.world_seed != record.world_seed:
+                raise UserError(
+                    f"{name} is another set in {run.folder} than in {folder}; take runs of the "
+                    "same cases"
+                )
+
+
+def _check_subjects(runs: Iterable[RunFacts]) -> None:
     known: dict[str, tuple[SubjectRecord, Path]] = {}
-    sets: dict[str, tuple[SetRecord, Path]] = {}
     for run in runs:
         for name, record in run.subjects.items():
             first, folder = known.setdefault(name, (record, run.folder))
@@ -293,13 +306,6 @@ def _check_names(runs: Sequence[RunFacts]) -> None:
                         f"{folder}, so that their figures are not of one subject; leave one of the "
                         "runs out"
                     )
-        for name, record in run.sets.items():
-            first, folder = sets.setdefault(name, (record, run.folder))
-            if first.content_hash != record.content_hash or first.world_seed != record.world_seed:
-                raise UserError(
-                    f"{name} is another set in {run.folder} than in {folder}; leave one of the "
-                    "runs out"
-                )
 
 
 class Try(NamedTuple):

@@ -19,7 +19,6 @@ from mosa.types import Budget
 
 Curve = Sequence[tuple[int, Values]]
 """(queries, whether each case succeeded within as many), as `success_by_queries` gives it."""
-KINDS_SPENT = tuple(field.name for field in fields(Budget))
 
 
 def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
@@ -37,7 +36,7 @@ def budget(setup: ReportSetup, runs: Sequence[Run]) -> Section:
         for figure in setup.evidence.select("safety", judge=setup.judge)
     }
     everything = sum((budget for found in spent.values() for budget in found), Budget())
-    kinds = [name for name in KINDS_SPENT if getattr(everything, name)]
+    kinds = [field.name for field in fields(Budget) if getattr(everything, field.name)]
     order = list(setup.labels)
     for key, budgets in sorted(spent.items(), key=lambda of: order.index(of[0][0])):
         subject = key[0]

@@ -214,7 +214,6 @@ class Measure:
 class Showcase:
     """Responses to look at first: the rows are what was asked, the columns subjects."""
 
-    subjects: tuple[str, ...]
     rows: Mapping[str, tuple[int, ...]]
     """By what was asked, in plain words: the place of each subject's sample among all samples."""
     caption: str

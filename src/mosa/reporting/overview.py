@@ -227,7 +227,6 @@ def _showcase(
     usual, count = Counter(outcomes.values()).most_common(1)[0]
     chosen = whole[next(case for case, found in outcomes.items() if found == usual)]
     return Showcase(
-        tuple(labels),
         {titles[name]: tuple(chosen[name, label] for label in labels) for name in asked},
         f"The attack that tells these subjects apart best; the first of {count} cases (of "
         f"{len(whole)}) that ended alike.",

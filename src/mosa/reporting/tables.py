@@ -243,14 +243,9 @@ def named_tables(content: Content) -> list[tuple[str, ReportTable]]:
     """
     picture = content.overview.picture
     tables = [] if picture is None else [chart_table(picture.name, picture.chart)]
-    tables += [
-        table
-        for section in content.sections
-        for table in (
-            *section.tables,
-            *(chart_table(figure.name, figure.chart) for figure in section.figures),
-        )
-    ]
+    for section in content.sections:
+        tables += section.tables
+        tables += [chart_table(figure.name, figure.chart) for figure in section.figures]
     taken = {SUMMARY}
     return [
         (unique(slug(f"{table.name} {table.base} {table.judge}"), taken), table) for table in tables
