@@ -102,9 +102,8 @@ class Side:
         if name not in ("asr", "any_asr"):
             num_scored = sum(part.num_scored for part in parts)
             num_out = num_missing + sum(part.num_unscored for part in parts)
-        return Part(
-            **vars(found), num_missing=num_missing, share_left_out=_share(num_out, num_scored)
-        )
+        left_out = _share(num_out, num_scored)
+        return Part(**vars(found), num_missing=num_missing, share_left_out=left_out)
 
 
 def _num_planned(figures: Sequence[Figure]) -> int:

@@ -55,14 +55,12 @@ def beside_the_paper(results: Sequence[Figure]) -> Iterator[str]:
     plain = [figure for figure in found if not figure.preset.startswith("middle")]
     adaptive = [figure for figure in found if figure.preset.startswith("middle")]
     if plain:
-        paper = [
-            f"{name}: {' / '.join(MODELS)}" for name in ("paper, AdvBench", "paper, HarmBench")
-        ]
-        tables = (ADVBENCH, HARMBENCH)
+        tables = {"paper, AdvBench": ADVBENCH, "paper, HarmBench": HARMBENCH}
+        paper = [f"{name}: {' / '.join(MODELS)}" for name in tables]
         published = {
-            attack: [_published(table[attack]) for table in tables] for attack in PAPER_ATTACKS
+            row: [_published(table[row]) for table in tables.values()] for row in PAPER_ATTACKS
         }
-        published["mean"] = [_published(_means(table)) for table in tables]
+        published["mean"] = [_published(_means(table)) for table in tables.values()]
         yield from _table(plain, _means_over_the_eight(plain), paper, published)
     if adaptive:
         published = {attack: [_published((pair,))] for attack, pair in ADAPTIVE.items()}

@@ -53,7 +53,6 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
             count = counts[ExportCell.of(attempt), attempt.case]
             count["num_attempts"] += 1
             responses = run.responses_of(attempt.key)
-            prompt = own.turns(responses[0].prompt) if responses else []
             row = {
                 "attempt": attempt.key,
                 "subject": attempt.subject,
@@ -72,7 +71,7 @@ def write_csv(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
                 "num_read": sum(response.num_read for response in responses),
                 "response": own.hide(attempt.response),
                 "response_full": own.hide(attempt.response_full),
-                "prompt": as_json(prompt),
+                "prompt": as_json(own.turns(responses[0].prompt) if responses else []),
                 "max_new_tokens": responses[0].decoder.get("max_new_tokens") if responses else None,
                 "decoder": as_json(responses[0].decoder if responses else {}),
             }

@@ -141,15 +141,13 @@ def _shortened(*sentences: str) -> str:
 
 
 def _tile(setup: ReportSetup, subject: str) -> tuple[Measure, ...]:
-    found = []
-    for name, (title, is_good) in MEASURES.items():
-        note = ""
-        if name == "asr":
-            worst = setup.headline("worst_asr", subject)
-            if worst.rate is not None and len(setup.shared_attacks()) > 1:
-                note = f"worst: {worst_of(worst, title_of)}, {format_value(worst.rate.value)}"
-        found.append(Measure(title, setup.headline(name, subject).rate, is_good, note))
-    return tuple(found)
+    worst, note = setup.headline("worst_asr", subject), ""
+    if worst.rate is not None and len(setup.shared_attacks()) > 1:
+        note = f"worst: {worst_of(worst, title_of)}, {format_value(worst.rate.value)}"
+    return tuple(
+        Measure(title, setup.headline(name, subject).rate, is_good, note if name == "asr" else "")
+        for name, (title, is_good) in MEASURES.items()
+    )
 
 
 def _picture(setup: ReportSetup) -> ReportFigure | None:

@@ -90,22 +90,17 @@ def paired_difference_over_groups(pairs: Sequence[tuple[Values, Values]]) -> Pai
     exact = mean_of([mean_of(group) for group in fractions])
     # Rounded, so that a third less two thirds is the same for any recorded decimals.
     groups = [np.array([float(value) for value in group]).round(12) for group in fractions]
-    lengths = []
-    for group in groups:
-        found = mean_within(group.tolist(), -1.0, 1.0)
-        lengths.append((found.value - found.low, found.high - found.value))
+    found = [mean_within(group.tolist(), -1.0, 1.0) for group in groups]
+    below = math.hypot(*(each.value - each.low for each in found)) / len(groups)
+    above = math.hypot(*(each.high - each.value for each in found)) / len(groups)
     over_seeds = _seed_length(pairs)
-    below, above = (
-        math.hypot(math.hypot(*of_side) / len(groups), over_seeds)
-        for of_side in zip(*lengths, strict=True)
-    )
     largest = max(map(len, groups))
     weighed = np.concatenate([group * (largest / len(group)) for group in groups])
     return PairedDifference(
         float(exact),
         sum(map(len, groups)),
-        max(-1.0, float(exact) - below),
-        min(1.0, float(exact) + above),
+        max(-1.0, float(exact) - math.hypot(below, over_seeds)),
+        min(1.0, float(exact) + math.hypot(above, over_seeds)),
         _sign_flips(weighed),
         exact,
     )
