@@ -12,7 +12,6 @@ runs the attacks and writes the run.
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import os
 import secrets
@@ -24,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar, final
 
 from mosa.attacks import Query
 from mosa.attacks.base import Tokens
-from mosa.denoising import DecoderConfig, OnStep
+from mosa.denoising import DecoderConfig
 from mosa.families import DiffusionLM
 from mosa.inputs import refusing
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
@@ -137,9 +136,9 @@ class Pool(WorkPool[Responder]):
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         return self._members[0].prepare(query, decoder)
 
-    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+    async def submit(self, prepared: Prepared) -> Response:
         with self._least_busy() as member:
-            return await member.submit(prepared, on_step=on_step)
+            return await member.submit(prepared)
 
 
 @final
@@ -151,7 +150,7 @@ class RemoteResponder:
         self.capacity: Final[int] = connection.recv()
         self.tally = Tally()
         self._numbers = itertools.count()
-        self._open: dict[int, tuple[Waiting, Any]] = {}
+        self._open: dict[int, Waiting] = {}
         self._lock = threading.Lock()
         self._is_gone = False
         self._thread = threading.Thread(target=self._listen, name="remote model", daemon=True)
@@ -164,16 +163,16 @@ class RemoteResponder:
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         raise AssertionError("a pool reads with the model of its own process")
 
-    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
-        return await self._ask("submit", (prepared, on_step is not None), on_step)
+    async def submit(self, prepared: Prepared) -> Response:
+        return await self._ask("submit", prepared)
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
-        return await self._ask("compute", (work, goes_first), None)
+        return await self._ask("compute", (work, goes_first))
 
-    async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
+    async def _ask(self, kind: str, what: Any) -> Any:
         waiting = Waiting(asyncio.get_running_loop().create_future())
         number = next(self._numbers)
-        self._open[number] = waiting, on_step
+        self._open[number] = waiting
         try:
             self._send(number, kind, what)
             return await waiting.future
@@ -205,18 +204,13 @@ class RemoteResponder:
                 return
             if kind == "tally":
                 self.tally = what
-            elif kind == "step":
-                entry = self._open.get(number)
-                if entry is not None:
-                    waiting, on_step = entry
-                    waiting.future.get_loop().call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
 
     def _settle(self, number: int, result: Any, error: BaseException | None) -> None:
-        entry = self._open.pop(number, None)
-        if entry is not None:  # else cancelled meanwhile
-            entry[0].settle(result, error)
+        waiting = self._open.pop(number, None)
+        if waiting is not None:  # else cancelled meanwhile
+            waiting.settle(result, error)
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and receive what it has done."""
@@ -254,9 +248,7 @@ async def _answer(connection: Connection, local: Worker[Any]) -> None:
                 result = await local.compute(work, goes_first=goes_first)
             else:
                 assert isinstance(local, LocalResponder)
-                prepared, hears_steps = what
-                on_step = functools.partial(send, number, "step") if hears_steps else None
-                result = await local.submit(prepared, on_step=on_step)
+                result = await local.submit(what)
         except Exception as error:
             send(number, "failed", _portable(error))
             return
