@@ -16,7 +16,7 @@ from mosa.evidence.findings.base import numbers_of
 from mosa.files import check_folder, claim_folder, plain_cell, write_json, write_text, writing
 from mosa.probes import PROBES
 from mosa.reporting.charts import save
-from mosa.runs.evaluate import EvaluateConfig, Progress, run_evaluation
+from mosa.runs.evaluate import EvaluateConfig, OnProgress, run_evaluation
 from mosa.runs.judging import JudgeConfig
 from mosa.runs.plan import choose_attacks
 from mosa.runs.processes import ALONE, Processes
@@ -32,7 +32,7 @@ def analyze(
     config: EvaluateConfig,
     *,
     judge_config: JudgeConfig | None = None,
-    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_progress: OnProgress = lambda subject, done, total, left: None,
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     processes: Processes = ALONE,
 ) -> list[Finding]:

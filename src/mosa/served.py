@@ -11,7 +11,7 @@ canvases grants them too, where its tokenizer is named (served_canvas.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, final
 
 from mosa.attacks import Query
@@ -56,15 +56,6 @@ class ServerGone(ResponderGone):
     exit_status = 3  # as where nothing came of what was asked for
 
 
-@dataclass(frozen=True)
-class Greeting:
-    """What a server has shown before it is asked in earnest."""
-
-    told: dict[str, str]
-    """What it tells of itself."""
-    counts_tokens: bool
-
-
 def sent_settings(decoder: DecoderConfig) -> dict[str, Any]:
     """The settings of a decoder that a server gets, those that are not set left out."""
     settings = {name: getattr(decoder, name) for name in SENT}
@@ -97,6 +88,10 @@ class ServedResponder:
             self._identity["tokenizer"] = self.model.hash
         self.capacity: Final = options.num_concurrent
         self.tally: Final = Tally()
+        self.told: dict[str, str] = {}
+        """What it tells of itself, once it is greeted."""
+        self.counts_tokens = True
+        """Whether it says how many tokens it takes, as far as is known."""
         self._num_failed = 0
         self._gone = ""
         """Why it is asked no more."""
@@ -107,7 +102,7 @@ class ServedResponder:
         the address, the model's name and the fields of every request."""
         return content_key(**self._identity)
 
-    async def greet(self, decoder: DecoderConfig) -> Greeting:
+    async def greet(self, decoder: DecoderConfig) -> None:
         """Ask it a question of a few tokens under its settings, and for itself. Raises ServerGone
         where the question is not answered."""
         short = replace(decoder, max_new_tokens=min(decoder.max_new_tokens, GREETING_TOKENS))
@@ -117,8 +112,8 @@ class ServedResponder:
             raise ServerGone(f"{str(error).rstrip('.')}; nothing was begun") from None
         if self.model is not None:
             await self._check_canvas(self.model, decoder)
-        told = await self.endpoint.describe() | found.told
-        return Greeting(told, None not in (found.prompt_tokens, found.completion_tokens))
+        self.told = await self.endpoint.describe() | found.told
+        self.counts_tokens = None not in (found.prompt_tokens, found.completion_tokens)
 
     async def _check_canvas(self, tokens: ServedTokens, decoder: DecoderConfig) -> None:
         """UserError unless the server takes a canvas, and refuses one of another length than it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypedDict, TypeGuard, cast, get_args
@@ -362,8 +363,9 @@ def is_json_list(value: object) -> TypeGuard[list[Any]]:
 
 
 def as_plain(record: Any) -> dict[str, Any]:
-    """A dataclass as JSON gives it back."""
-    return json.loads(json.dumps(dataclasses.asdict(record), ensure_ascii=False))
+    """A dataclass as JSON gives it back, with paths as texts."""
+    text = json.dumps(dataclasses.asdict(record), ensure_ascii=False, default=os.fspath)
+    return json.loads(text)
 
 
 def fields_in(

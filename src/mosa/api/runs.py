@@ -155,7 +155,7 @@ def evaluate(
             endpoint_options=judging.chat,
             on_stopped=lambda why: warnings.warn(why, NothingCame, stacklevel=2),
             models={s.name: of for of in loaded for s in config.subjects},
-            on_progress=bar.evaluation,
+            on_progress=bar.update,
             on_judged=bar.judging,
         )
     assert run is not None, "this process is the main one"

@@ -73,7 +73,7 @@ def _command(name: str, summary: str) -> Command:
                 args.out,
                 config,
                 judge_config=judge_config(args.as_dict()),
-                on_progress=bar.evaluation,
+                on_progress=bar.update,
                 on_judged=bar.judging,
                 processes=processes,
             )

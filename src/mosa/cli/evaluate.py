@@ -218,7 +218,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
             chats=chats,
             judge_config=judging,
             endpoint_options=judging.chat,
-            on_progress=bar.evaluation,
+            on_progress=bar.update,
             on_judged=bar.judging,
             on_shared=_show_shares,
             on_stopped=stopped.append,

@@ -188,7 +188,7 @@ def measure(
             dtype="float32",
             device="cpu",
         ),
-        on_progress=lambda now: emit("advance", (now.num_done, now.num_tasks)),
+        on_progress=lambda _, done, total, left: emit("advance", (done, total)),
         is_judged=False,
     )
     assert run is not None, "this is the only process of its launch"

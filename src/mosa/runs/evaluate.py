@@ -15,13 +15,11 @@ queries.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,10 +64,11 @@ from mosa.runs.subject import (
     refusals_of,
     training_of,
 )
-from mosa.served import Greeting, ServedResponder
+from mosa.served import ServedResponder
+from mosa.terminal import duration
 from mosa.testbed import find_world
 from mosa.types import CaseSet, SetRecord, UserError, as_plain
-from mosa.worker import Tally, Worker, run_coroutine
+from mosa.worker import Tally, run_coroutine
 from mosa.world import World
 
 
@@ -117,20 +116,9 @@ class EvaluateConfig:
         check_authorized(self.subjects)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Progress of an evaluation."""
-
-    subject: str
-    num_done: int
-    """Tasks of all subjects that are done or have failed."""
-    num_tasks: int
-    num_responses: int
-    """Responses of this subject in this session."""
-    seconds_left: float | None
-    """For this subject, at the pace of each attack so far; None: not known yet."""
-    is_at_least: bool
-    """Whether attacks without a known pace are left, which `seconds_left` leaves out."""
+OnProgress = Callable[[str, int, int, str], object]
+"""Hears the subject, how many tasks of all subjects are done or have failed, how many there are,
+and in words this subject's responses so far and the time that it still takes."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +133,11 @@ class _Setup:
     """Each with its decoder."""
     sets: Sequence[CaseSet] = ()
     courses: Sequence[Course] = ()
-    served: Mapping[str, _Served] = field(default_factory=dict)
+    served: Mapping[str, ServedResponder] = field(default_factory=dict)
     """Subjects that are served elsewhere, by name."""
     meter: TokenMeter = field(default_factory=TokenMeter)
     tallies: dict[str, Tally] = field(default_factory=dict)
     """What has been asked of each subject, by name."""
-
-
-@dataclass(frozen=True)
-class _Served:
-    """A served subject, which is asked before anything is loaded."""
-
-    responder: ServedResponder
-    greeting: Greeting
 
 
 def run_evaluation(
@@ -168,7 +148,7 @@ def run_evaluation(
     judge_config: JudgeConfig | None = None,
     models: Mapping[str, DiffusionLM] | None = None,
     endpoint_options: ChatOptions = ChatOptions(),  # noqa: B008, frozen
-    on_progress: Callable[[Progress], object] = lambda progress: None,
+    on_progress: OnProgress = lambda subject, done, total, left: None,
     on_judged: Callable[[str, int, int], object] = lambda judge, done, total: None,
     on_shared: Callable[[str, Sequence[Tally]], object] = lambda subject, tallies: None,
     on_stopped: Callable[[str], object] = lambda message: None,
@@ -207,9 +187,9 @@ def run_evaluation(
     try:
         with session(run, _session(setup, chats), setup.tallies) as note:
 
-            def heard(progress: Progress) -> None:
+            def heard(subject: str, done: int, total: int, left: str) -> None:
                 note()
-                on_progress(progress)
+                on_progress(subject, done, total, left)
 
             board = _Board(heard, len(setup.subjects))
             for subject in setup.subjects:
@@ -261,7 +241,7 @@ def _begin(
     judge_config = replace(judge_config, refusal_phrases=tuple(phrases))
     judges = judges_for(sets, config.judges, judge_config, world)
     check_apart(judges, {chats["judge"].name} if "judge" in chats else set())
-    responders = {
+    served = {
         subject.name: ServedResponder(
             subject.model, _options_of(subject, endpoint_options), tokenizer=subject.tokenizer
         )
@@ -286,25 +266,24 @@ def _begin(
         else:
             asked = chats_of([judge for judge in judges if _has_unjudged(run, judge)])
         done = {task.key for task, outcome in run.tasks() if outcome and outcome.status == "done"}
-        waiting: list[tuple[Subject, ServedResponder]] = []
+        waiting: dict[str, tuple[ServedResponder, DecoderConfig]] = {}
         for subject in subjects:
-            if subject.name in responders:
-                responder = responders[subject.name]
+            if subject.name in served:
+                responder = served[subject.name]
                 planned, _ = plan(subject, responder.identity, courses, config.seeds)
                 if any(each.task.key not in done for each in planned):
-                    waiting.append((subject, responder))
-        endpoints = [responder.endpoint for _, responder in waiting]
-        run_coroutine(check_endpoints(asked, endpoints))
-        greetings = run_coroutine(_greet(waiting))
-        served = {
-            name: _Served(
-                responder, greetings.get(name) or Greeting(recorded[name].server or {}, True)
-            )
-            for name, responder in responders.items()
-        }
+                    waiting[subject.name] = responder, subject.full_decoder
+                elif subject.name in recorded:
+                    responder.told = recorded[subject.name].server or {}
+        run_coroutine(_greet(asked, list(waiting.values())))
         meter = TokenMeter(config.max_tokens_total)
         if meter.most is not None:
-            _check_counted(greetings)
+            for name, (responder, _) in waiting.items():
+                if not responder.counts_tokens:
+                    raise UserError(
+                        f"the server of {name} does not say how many tokens it takes (`usage`), so "
+                        "that max_tokens_total cannot be kept; leave it out, and set --limit"
+                    )
             meter.num_tokens = run.num_tokens()
     except BaseException:
         run.close()
@@ -323,23 +302,12 @@ def _options_of(subject: Subject, options: ChatOptions) -> ChatOptions:
     )
 
 
-async def _greet(waiting: Sequence[tuple[Subject, ServedResponder]]) -> dict[str, Greeting]:
-    """What each of the served subjects says of itself, by its name."""
-    greetings = await asyncio.gather(
-        *(responder.greet(subject.full_decoder) for subject, responder in waiting)
-    )
-    names = [subject.name for subject, _ in waiting]
-    return dict(zip(names, greetings, strict=True))
-
-
-def _check_counted(greetings: Mapping[str, Greeting]) -> None:
-    """UserError where a limit of tokens cannot be kept."""
-    for name, greeting in greetings.items():
-        if not greeting.counts_tokens:
-            raise UserError(
-                f"the server of {name} does not say how many tokens it takes (`usage`), so that "
-                "max_tokens_total cannot be kept; leave it out, and set --limit"
-            )
+async def _greet(
+    asked: Sequence[ChatModel], waiting: Sequence[tuple[ServedResponder, DecoderConfig]]
+) -> None:
+    """Ask chat models whether they answer, and served subjects under their decoders."""
+    await check_endpoints(asked, [responder.endpoint for responder, _ in waiting])
+    await asyncio.gather(*(responder.greet(decoder) for responder, decoder in waiting))
 
 
 def _has_unjudged(run: Run, judge: NamedJudge) -> bool:
@@ -371,10 +339,10 @@ def judges_for(
 
 def _with_decoder(subject: Subject, recorded: Mapping[str, SubjectRecord]) -> Subject:
     """The subject with its decoder: the given one, else the recorded one, else the default."""
-    if subject.decoder is not None or subject.name not in recorded:
-        return dataclasses.replace(subject, decoder=subject.full_decoder)
-    decoder = DecoderConfig.from_dict(recorded[subject.name].decoder)
-    return dataclasses.replace(subject, decoder=decoder)
+    decoder = subject.full_decoder
+    if subject.decoder is None and subject.name in recorded:
+        decoder = DecoderConfig.from_dict(recorded[subject.name].decoder)
+    return replace(subject, decoder=decoder)
 
 
 def _check_set(run: Run, cases: CaseSet, known: SetRecord | None) -> None:
@@ -414,11 +382,7 @@ def _check_draw(run: Run, config: EvaluateConfig) -> None:
 
 
 def _session(setup: _Setup, chats: Mapping[ChatRole, ChatModel]) -> dict[str, Any]:
-    settings = as_plain(dataclasses.replace(setup.config, options=SetOptions()))
-    options = dataclasses.asdict(setup.config.options)
-    data_dir = options["data_dir"]
-    settings["options"] = options | {"data_dir": None if data_dir is None else str(data_dir)}
-    return session_record(settings, device=setup.config.device) | {
+    return session_record(as_plain(setup.config), device=setup.config.device) | {
         "chat_models": {
             role: {"name": chat.name, "place": chat.place} for role, chat in chats.items()
         },
@@ -467,24 +431,20 @@ def _ask_server(setup: _Setup, run: Run | None, subject: Subject, board: _Board)
     def planned_tasks() -> list[Planned]:
         if run is None:
             return []
-        each = setup.served[subject.name]
+        responder = setup.served[subject.name]
         request = None if subject.request is None else dict(subject.request)
-        facts = {"server": each.greeting.told, "request": request, "special_tokens": []}
-        return _plan(setup, run, subject, each.responder.identity, facts, board)
+        facts = {"server": responder.told, "request": request, "special_tokens": []}
+        return _plan(setup, run, subject, responder.identity, facts, board)
 
     todo = setup.processes.agree(planned_tasks)
-    with (
-        closing(Worker(lambda: None, capacity=1)) as idle,
-        serving(idle, setup.processes) as main,
-    ):
-        if main is None or run is None:
-            return []
-        responder = setup.served[subject.name].responder
-        try:
-            run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
-        finally:
-            setup.tallies[subject.name] = responder.tally
-        return [responder.tally]
+    if run is None:
+        return []
+    responder = setup.served[subject.name]
+    try:
+        run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
+    finally:
+        setup.tallies[subject.name] = responder.tally
+    return [responder.tally]
 
 
 def _load(setup: _Setup, subject: Subject) -> tuple[DiffusionLM, str]:
@@ -637,7 +597,7 @@ def free_memory() -> None:
 class _Board:
     """Progress over the subjects, and the time left for the current one."""
 
-    def __init__(self, on_progress: Callable[[Progress], object], num_subjects: int) -> None:
+    def __init__(self, on_progress: OnProgress, num_subjects: int) -> None:
         self.on_progress, self.num_subjects = on_progress, num_subjects
         self.num_begun = 0
         self.num_before = 0
@@ -663,18 +623,13 @@ class _Board:
     def show(self, num_responses: int) -> None:
         """Report the progress."""
         seconds, is_at_least = self.clock.left(self.left)
-        self.on_progress(
-            Progress(
-                subject=self.subject,
-                num_done=self.num_before + self.num_planned - self.left.total(),
-                # Later subjects are assumed to be as large as this one.
-                num_tasks=self.num_before
-                + self.num_planned * (1 + self.num_subjects - self.num_begun),
-                num_responses=num_responses,
-                seconds_left=seconds,
-                is_at_least=is_at_least,
-            )
-        )
+        left = "time left not known yet"
+        if seconds is not None:
+            left = f"{'at least' if is_at_least else 'about'} {duration(seconds)} left"
+        num_done = self.num_before + self.num_planned - self.left.total()
+        # Later subjects are assumed to be as large as this one.
+        num_tasks = self.num_before + self.num_planned * (1 + self.num_subjects - self.num_begun)
+        self.on_progress(self.subject, num_done, num_tasks, f"{num_responses} responses, {left}")
 
 
 class Clock:
