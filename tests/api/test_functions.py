@@ -394,5 +394,5 @@ def test_models_and_subjects_say_what_they_are(shallow, adapter):
     assert repr(shallow) == "<DiffusionLM testbed: LLaDA, 0.97M parameters, float32 on cpu>"
     model = load_model("testbed", adapter=adapter)
     assert f"testbed + {adapter}" in repr(model)
-    (subject,) = mosa.subjects_of("testbed", grants=("prompt",))
+    subject = mosa.Subject("testbed", "testbed", grants=("prompt",))
     assert repr(subject) == "<Subject testbed: testbed, 72 tokens in 36 steps, grants prompt>"

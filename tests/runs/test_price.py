@@ -14,7 +14,7 @@ from mosa.cli import main
 from mosa.responder import answer_all
 from mosa.runs.evaluate import EvaluateConfig, run_evaluation
 from mosa.runs.price import PASSES, most_asked, seconds_of_a_pass, total
-from mosa.runs.subject import subjects_of
+from mosa.runs.subject import Subject, subjects_of
 
 DECODER = {"max_new_tokens": 24, "steps": 8, "block_length": 24}
 
@@ -92,9 +92,8 @@ def test_what_is_not_applicable_costs_nothing(tmp_path):
         "fits": (True, False),
         "direct": (True, False),
     }
-    limited = EvaluateConfig(
-        subjects_of("testbed", grants=("prompt",)), ("testbed",), ("prefill", "direct")
-    )
+    prompts_alone = Subject("testbed", "testbed", grants=("prompt",))
+    limited = EvaluateConfig((prompts_alone,), ("testbed",), ("prefill", "direct"))
     found = {row.attack: row for row in most_asked(limited)}
     assert found["prefill"].num_tasks == 0 and "canvas" in found["prefill"].reason
 

@@ -121,6 +121,8 @@ def evaluate(
         "decoder": decoder,
         "subjects": subjects,
         "sets": _listed(sets),
+        "attacks": _listed(attacks),
+        "attack_options": {name: dict(of) for name, of in (attack_options or {}).items()},
         "preset": preset,
         "attacker": attacker,
         "loop_judge": loop_judge,
@@ -139,11 +141,7 @@ def evaluate(
     }
     if settings.get("data_dir") is not None:
         options["data_dir"] = Path(settings["data_dir"])
-    config = evaluation_config(
-        options,
-        attacks=_listed(attacks),
-        attack_options={name: dict(of) for name, of in (attack_options or {}).items()},
-    )
+    config = evaluation_config(options)
     loaded = [model] if isinstance(model, DiffusionLM) else []
     judging = judge_config(options, served_by(config))
     with ProgressBar(is_shown=progress) as bar:

@@ -52,11 +52,14 @@ def _command(name: str, summary: str) -> Command:
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
             config = evaluation_config(
-                args.as_dict(),
-                attacks=(name,),
-                attack_options={name: options} if options else {},
+                {
+                    "limit": meant.num_cases,
+                    "sample_seed": meant.sample_seed,
+                    **args.as_dict(),
+                    "attacks": (name,),
+                    "attack_options": {name: options} if options else {},
+                },
                 taken=_taken(name),
-                set_defaults={"limit": meant.num_cases, "sample_seed": meant.sample_seed},
                 decoder_defaults={} if length is None else {"max_new_tokens": length},
             )
             for subject in config.subjects:

@@ -197,9 +197,7 @@ def _measure(args: Namespace, processes: Processes) -> int | None:
     options = args.as_dict()
 
     def settings() -> tuple[EvaluateConfig, dict[ChatRole, ChatModel]]:
-        config = evaluation_config(
-            options, attacks=args.attacks, attack_options=args.attack_options
-        )
+        config = evaluation_config(options)
         chats = role_chats(options, served_by(config)) if processes.is_main else {}
         return config, chats
 

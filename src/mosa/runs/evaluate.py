@@ -296,9 +296,9 @@ def _begin(
 
 def _options_of(subject: Subject, options: ChatOptions) -> ChatOptions:
     """How a served subject is asked: of what changes replies, only its own."""
-    request = None if subject.request is None else dict(subject.request)
+    own = subject.request
     return replace(
-        options, enable_thinking=None, thought_tokens=0, chat_extra=request, reply_cache=None
+        options, enable_thinking=None, thought_tokens=0, chat_extra=own, reply_cache=None
     )
 
 
@@ -432,8 +432,7 @@ def _ask_server(setup: _Setup, run: Run | None, subject: Subject, board: _Board)
         if run is None:
             return []
         responder = setup.served[subject.name]
-        request = None if subject.request is None else dict(subject.request)
-        facts = {"server": responder.told, "request": request, "special_tokens": []}
+        facts = {"server": responder.told, "request": subject.request, "special_tokens": []}
         return _plan(setup, run, subject, responder.identity, facts, board)
 
     todo = setup.processes.agree(planned_tasks)

@@ -1,6 +1,6 @@
 """What a run is asked for, by the command line's names: from options to settings of the library.
 
-    config = evaluation_config({"model": "testbed", "sets": ("testbed",), ...}, attacks=("direct",))
+    config = evaluation_config({"model": "testbed", "sets": ("testbed",), ...})
 
 The command line and `mosa.evaluate` give options by the same names and share these rules.
 """
@@ -127,39 +127,39 @@ def judges_of_run(
 def evaluation_config(
     options: Options,
     *,
-    attacks: tuple[str, ...],
-    attack_options: dict[str, dict[str, Any]],
     taken: Collection[str] = (),
-    set_defaults: Options | None = None,
     decoder_defaults: Options | None = None,
 ) -> EvaluateConfig:
-    """The evaluation that options describe; defaults hold where none was given, and the settings
-    of the decoder that are `taken` are no options."""
-    sets = {**(set_defaults or {}), **fields_in(SetOptions, options)}
+    """The evaluation that options describe; the settings of the decoder that are `taken` are no
+    options, and of the others the defaults hold where none were given."""
     return EvaluateConfig(
         subjects=_subjects(options, taken, decoder_defaults or {}),
-        sets=options["sets"],
-        attacks=attacks,
-        preset=options["preset"],
-        attack_options=attack_options,
-        judges=options["judges"],
-        seeds=options["seeds"],
-        options=SetOptions(**sets),
-        batch_size=options["batch_size"],
-        dtype=options["dtype"],
-        device=options["device"],
-        max_tokens_total=options["max_tokens_total"],
+        options=SetOptions(**fields_in(SetOptions, options)),
+        **fields_in(EvaluateConfig, options, leave_out=("subjects", "options")),
     )
 
 
 def _subjects(options: Options, taken: Collection[str], defaults: Options) -> tuple[Subject, ...]:
     """The subjects that the options describe, with `defaults` for settings of the decoder that are
-    not given."""
+    not given; UserError for an option that none of them uses."""
     decoder = fields_in(DecoderConfig, options, leave_out=("seed", *taken))
     adapters = list(options["adapter"])
-    if options["subjects"] is None:
-        if options["model"] is None:
-            raise UserError("no subject is named; give --model, or --subjects FILE")
+    if options["subjects"] is not None:
+        names = ("model", "system_prompt", "tokenizer", "decoder")
+        given = [name for name in names if options[name] is not None]
+        given += ["adapter"] if adapters != [NO_ADAPTER] else []
+        for name in (*given, *decoder):
+            raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
+        said = {"i_am_authorized": True} if options["i_am_authorized"] else {}
+        found = tuple(
+            record
+            if isinstance(record, Subject)
+            else subject_from({**record, **said}, decoder=defaults)
+            for record in options["subjects"]
+        )
+    elif options["model"] is None:
+        raise UserError("no subject is named; give --model, or --subjects FILE")
+    else:
         length = default_decoder(options["model"]).max_new_tokens
         found = subjects_of(
             options["model"],
@@ -169,26 +169,6 @@ def _subjects(options: Options, taken: Collection[str], defaults: Options) -> tu
             tokenizer=options["tokenizer"],
             i_am_authorized=options["i_am_authorized"],
         )
-        return _checked(found, options)
-    names = ("model", "system_prompt", "tokenizer", "decoder")
-    given = [name for name in names if options[name] is not None]
-    given += ["adapter"] if adapters != [NO_ADAPTER] else []
-    for name in (*given, *decoder):
-        raise UserError(f"--{name} and --subjects exclude each other; put {name} into the file")
-    said = {"i_am_authorized": True} if options["i_am_authorized"] else {}
-    return _checked(
-        [
-            record
-            if isinstance(record, Subject)
-            else subject_from({**record, **said}, decoder=defaults)
-            for record in options["subjects"]
-        ],
-        options,
-    )
-
-
-def _checked(subjects: Sequence[Subject], options: Options) -> tuple[Subject, ...]:
-    """The subjects; UserError for an option that none of them uses."""
-    if options["i_am_authorized"] and not any(subject.is_served for subject in subjects):
+    if options["i_am_authorized"] and not any(subject.is_served for subject in found):
         raise UserError("--i_am_authorized is for models served elsewhere; leave it out")
-    return tuple(subjects)
+    return found

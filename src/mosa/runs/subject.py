@@ -59,7 +59,7 @@ class Subject:
     served one."""
     offers: tuple[str, ...] = OFFERED
     """The decoder settings that users may choose without owning the sampler."""
-    request: Mapping[str, Any] | None = None
+    request: dict[str, Any] | None = None
     """Further fields of every request to a served model; a field that is null is not sent."""
     tokenizer: str | None = None
     """Folder or hub id of a served model's tokenizer, where its server takes canvases: then it
@@ -109,7 +109,7 @@ class Subject:
                 f"{self.name} is served elsewhere and cannot grant {more[0]}; a server's users "
                 f"control {', '.join(granted)}{remedy}"
             )
-        ChatOptions(chat_extra=dict(self.request or {}))  # raises for the fields that are mosa's
+        ChatOptions(chat_extra=self.request)  # raises for the fields that are mosa's
         default = DecoderConfig()
         for setting in dataclasses.fields(DecoderConfig):
             name = setting.name
@@ -219,7 +219,6 @@ def subjects_of(
     *,
     decoder: Mapping[str, Any] | None = None,
     system_prompt: str | None = None,
-    grants: Sequence[Access] | None = None,
     tokenizer: str | None = None,
     i_am_authorized: bool = False,
 ) -> tuple[Subject, ...]:
@@ -242,7 +241,6 @@ def subjects_of(
             adapter=None if adapter == NO_ADAPTER else adapter,
             system_prompt=system_prompt,
             decoder=config,
-            grants=None if grants is None else tuple(grants),
             tokenizer=tokenizer,
             i_am_authorized=i_am_authorized,
         )
