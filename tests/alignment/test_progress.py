@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import pytest
 from made_runs import begun, made_set, record
@@ -72,16 +71,10 @@ def test_what_takes_a_moment_has_no_bar(capsys, monkeypatch):
         assert bar.bar.live.is_started
 
 
-@dataclass(frozen=True)
-class Two:
-    """A job of two stages."""
-
-    label: str
-
-    def run(self, emit: Emit) -> None:
-        for stage in ("aligning", "attacks"):
-            emit("stage", stage)
-            emit("advance", (1, 2))
+def two_stages(emit: Emit) -> None:
+    for stage in ("aligning", "attacks"):
+        emit("stage", stage)
+        emit("advance", (1, 2))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -89,7 +82,7 @@ def test_jobs_have_a_row_each_while_they_run_and_one_for_all(capsys, monkeypatch
     """Off a terminal each stage is a line, and all of a job's come in their order."""
     drawn = []
     monkeypatch.setattr(LiveBar, "update", kept(drawn, LiveBar.update))
-    run_jobs([Two("one"), Two("two")], num_workers)
+    run_jobs({"one": two_stages, "two": two_stages}, num_workers)
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines) == ["one: aligning", "one: attacks", "two: aligning", "two: attacks"]
     assert drawn[0] == ("models done", 0, 2) and drawn[-1] == ("models done", 2, 2)

@@ -115,12 +115,11 @@ class DemoConfig(ExperimentConfig):
     """Restricted objects, and cases of one useful task, to measure with during alignment."""
 
 
-def run_demo(out: Path, config: DemoConfig | None = None) -> None:
+def run_demo(out: Path, config: DemoConfig) -> None:
     """Align, attack and measure, and write `out/report.html` and `out/tables/`.
 
     Beside them are `adapters/` and `run/`. Raises UserError where `out` holds something else.
     """
-    config = config or DemoConfig()
     with claim_folder(out, "mosa demo"):
         world, model = world_of(config.testbed), load_testbed(config.testbed)
         keep_settings(out, "demo", config, model)
@@ -142,7 +141,8 @@ def run_demo(out: Path, config: DemoConfig | None = None) -> None:
             "is written anew when a model is done; alignments and attacks follow."
         )
         # The robust alignment takes longest: it comes first, and the others share the other worker.
-        jobs = [ModelJob(name, out, config) for name in (*reversed(ALIGNED), "original")]
+        names = (*reversed(ALIGNED), "original")
+        jobs = {LABELS[name]: partial(run_model, name, out, config) for name in names}
         run_jobs(jobs, config.workers, lambda: write_demo_report(out, config))
         write_demo_report(out, config)
 
@@ -188,51 +188,37 @@ def shown_names(config: DemoConfig) -> dict[str, str]:
 # --- one model ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ModelJob:
-    """One model of the demo: align it unless that is done, then measure it."""
+def run_model(name: str, out: Path, config: DemoConfig, emit: Emit) -> None:
+    """Align one model of the demo, and record what is not recorded yet."""
+    adapter = None
+    if name in ALIGNED:
+        method, preset = ALIGNED[name]
+        recipe = Recipe(
+            method,
+            preset,
+            seed=config.seed,
+            max_steps=config.align_steps,
+            moments=CURVE_FRACTIONS,
+        )
+        adapter = train(recipe, config.testbed, out / "adapters" / name, emit)
 
-    name: str
-    out: Path
-    config: DemoConfig
-
-    @property
-    def label(self) -> str:
-        """What the user sees."""
-        return LABELS[self.name]
-
-    def run(self, emit: Emit) -> None:
-        """Align the model, and record what is not recorded yet."""
-        config = self.config
-        adapter = None
-        if self.name in ALIGNED:
-            method, preset = ALIGNED[self.name]
-            recipe = Recipe(
-                method,
-                preset,
-                seed=config.seed,
-                max_steps=config.align_steps,
-                moments=CURVE_FRACTIONS,
-            )
-            adapter = train(recipe, config.testbed, self.out / "adapters" / self.name, emit)
-
-        record = partial(measure, self.out, config, emit, seed=config.seed)
-        emit("stage", "attacks")
-        record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
-        emit("stage", "harmless requests")
-        record(adapter, HARMLESS_SETS, ["direct"], limit=config.num_benign)
-        emit("stage", "useful tasks")
-        record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
-        if self.name in PROBED:
-            emit("stage", "probe")
-            num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
-            record(adapter, [HARMFUL], [PROBE], limit=num, preset="quick")
-        if adapter is not None:
-            emit("stage", "along the training")
-            num = min(config.num_curve, config.num_objects)
-            for moment in moments_of(adapter):
-                record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
-                record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
+    record = partial(measure, out, config, emit, seed=config.seed)
+    emit("stage", "attacks")
+    record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
+    emit("stage", "harmless requests")
+    record(adapter, HARMLESS_SETS, ["direct"], limit=config.num_benign)
+    emit("stage", "useful tasks")
+    record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
+    if name in PROBED:
+        emit("stage", "probe")
+        num = min(PROTOCOLS[PROBE]["quick"].num_cases, config.num_objects)
+        record(adapter, [HARMFUL], [PROBE], limit=num, preset="quick")
+    if adapter is not None:
+        emit("stage", "along the training")
+        num = min(config.num_curve, config.num_objects)
+        for moment in moments_of(adapter):
+            record(moment, [HARMFUL], CURVE_ATTACKS, limit=num)
+            record(moment, [CURVE_SET], ["direct"], limit=config.num_curve)
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -157,8 +157,8 @@ def all_cells(
     return list(found.values())
 
 
-def name_of(cell: TrainedCell, seed: int) -> str:
-    """The folder of one of a cell's adapters."""
+def name_of(cell: TrainedCell, seed: int = 0) -> str:
+    """The folder of one of a cell's adapters; by that of the first the pooled figures are known."""
     return f"{cell.name}-{seed}"
 
 
@@ -187,68 +187,50 @@ class MethodsConfig(ExperimentConfig):
         return [cell for cell in fitting if not self.cells or cell.name in self.cells]
 
 
-def run_methods(out: Path, config: MethodsConfig | None = None) -> Path:
+def run_methods(out: Path, config: MethodsConfig) -> Path:
     """Train, measure and judge what is missing, and write the page of tables; returns its path.
 
     Raises UserError where `out` holds something else, and for unknown cells.
     """
-    config = config or MethodsConfig()
     cells = config.chosen()
     with claim_folder(out, "mosa testbed tables"):
         world = world_of(config.testbed)
         keep_settings(out, "methods", config, load_testbed(config.testbed))
-        jobs = [CellJob(None, 0, out, config)]
+        jobs = {ORIGINAL: partial(run_cell, None, 0, out, config)}
         # Seed by seed within the methods; what comes later adds to their tables and not to others.
         first = METHODS_TABLE.values() if "methods" in config.tables else []
         methods = [cell for cell in cells if cell in first]
         others = [cell for cell in cells if cell not in first]
         for group in (methods, others):
-            seeds = range(config.num_seeds)
-            jobs += [CellJob(cell, seed, out, config) for seed in seeds for cell in group]
+            for seed, cell in itertools.product(range(config.num_seeds), group):
+                jobs[name_of(cell, seed)] = partial(run_cell, cell, seed, out, config)
         run_jobs(jobs, config.workers)
-        return judge_and_write(out, config, world)
+        limit = max(config.num_benign, config.num_tasks)
+        judge_recorded(out, world, JUDGES, (HARMLESS, ALL_TASKS), limit=limit)
+        page = out / "tables.md"
+        write_text(page, "\n".join(Tables(out, config, world).page()) + "\n")
+        return page
 
 
-def judge_and_write(out: Path, config: MethodsConfig, world: World) -> Path:
-    """Judge what is recorded and write the page on it, whole or not."""
-    limit = max(config.num_benign, config.num_tasks)
-    judge_recorded(out, world, JUDGES, (HARMLESS, ALL_TASKS), limit=limit)
-    page = out / "tables.md"
-    write_text(page, "\n".join(Tables(out, config, world).page()) + "\n")
-    return page
+def run_cell(
+    cell: TrainedCell | None, seed: int, out: Path, config: MethodsConfig, emit: Emit
+) -> None:
+    """Train a cell (none: the original), and record what is not recorded yet."""
+    adapter = None
+    if cell is not None:
+        recipe = cell.recipe(seed, config.align_steps)
+        folder = out / "adapters" / name_of(cell, seed)
+        adapter = train(recipe, config.testbed, folder, emit)
 
-
-@dataclass(frozen=True)
-class CellJob:
-    """One training of a cell, or the original, with everything that is measured of it."""
-
-    cell: TrainedCell | None
-    seed: int
-    out: Path
-    config: MethodsConfig
-
-    @property
-    def label(self) -> str:
-        """What the user sees."""
-        return ORIGINAL if self.cell is None else name_of(self.cell, self.seed)
-
-    def run(self, emit: Emit) -> None:
-        """Train, and record what is not recorded yet."""
-        config, adapter = self.config, None
-        if self.cell is not None:
-            recipe = self.cell.recipe(self.seed, config.align_steps)
-            folder = self.out / "adapters" / self.label
-            adapter = train(recipe, config.testbed, folder, emit)
-
-        record = partial(measure, self.out, config, emit, seed=0)
-        emit("stage", "measuring")
-        record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
-        record(adapter, [HARMLESS], ["direct"], limit=config.num_benign)
-        record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
-        for moment in moments_of(adapter) if adapter is not None else ():
-            emit("stage", f"after {moment.name.rpartition(MOMENT)[2]} updates")
-            record(moment, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
-            record(moment, [RECALL], ["direct"], limit=config.num_tasks)
+    record = partial(measure, out, config, emit, seed=0)
+    emit("stage", "measuring")
+    record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
+    record(adapter, [HARMLESS], ["direct"], limit=config.num_benign)
+    record(adapter, [ALL_TASKS], ["direct"], limit=config.num_tasks)
+    for moment in moments_of(adapter) if adapter is not None else ():
+        emit("stage", f"after {moment.name.rpartition(MOMENT)[2]} updates")
+        record(moment, [HARMFUL], MOMENT_ATTACKS, limit=config.num_objects)
+        record(moment, [RECALL], ["direct"], limit=config.num_tasks)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -287,17 +269,13 @@ class Tables:
             by_seed = {s: self.subject(cell, s) for s in range(self.config.num_seeds)}
             known = {seed: name for seed, name in by_seed.items() if name in measured}
             if known:
-                found[name_of(cell, 0)] = known
+                found[name_of(cell)] = known
         return found
 
     @cached_property
     def pooled(self) -> Evidence:
         """The figures of each cell over its trainings."""
         return over_trainings(self.evidence, self.trainings)
-
-    def key(self, cell: TrainedCell) -> str:
-        """The name of a cell among the pooled figures."""
-        return name_of(cell, 0)
 
     def attacked(self, subject: str, attacks: Sequence[str]) -> Rate | None:
         """The mean over attacks of the cases' success."""
@@ -314,10 +292,10 @@ class Tables:
         """Harmless requests answered (`compliance`) or refused (`over_refusal`)."""
         return rate_by_device(headline(self.pooled, measure, subject).by_seed, self.world)
 
-    def recall(self, evidence: Evidence, subject: str) -> Figure | None:
-        """The figure of benign recall, in wrappings that no alignment text uses."""
-        found = [f for f in evidence.select("utility", subject=subject) if f.name == RECALL]
-        return found[0] if found else None
+    def recall(self, evidence: Evidence, subject: str) -> Rate | None:
+        """Benign recall, in wrappings that no alignment text uses."""
+        figures = evidence.select("utility", subject=subject)
+        return next((figure.rate for figure in figures if figure.name == RECALL), None)
 
     def ends(self, subject: str) -> tuple[str, str]:
         """The mean reward of the trainings at their ends, and the share of refusals first."""
@@ -357,7 +335,7 @@ class Tables:
             chosen = (0, self.base)
             for moment in self.moments(name) if name != self.base else ():
                 recall = self.recall(self.evidence, moment[1])
-                if recall is not None and recall.rate is not None and recall.rate.value >= level:
+                if recall is not None and recall.value >= level:
                     chosen = moment
             reached.append(str(chosen[0]))
             figures = self.attack_figures(self.evidence, chosen[1], _names(MOMENT_ATTACKS))
@@ -409,7 +387,7 @@ class Tables:
                 (
                     label,
                     format_rate(self.attacked(key, _names(MOMENT_ATTACKS))),
-                    self._recall_of(key),
+                    format_rate(self.recall(self.pooled, key)),
                     *(self._matched_of(key, level) for level in LEVELS),
                 )
                 for label, key in self._rows(METHODS_TABLE.values())
@@ -418,18 +396,7 @@ class Tables:
         yield ""
         yield "## Factorial"
         yield ""
-        yield from self._table(
-            (*FACTORS, *self._measured_columns(), "recall 0.9"),
-            [
-                (
-                    *levels,
-                    *self._measured(self.key(cell)),
-                    self._matched_of(self.key(cell), 0.9),
-                )
-                for levels, cell in FACTORIAL.items()
-                if self.key(cell) in self.trainings
-            ],
-        )
+        yield from self._table_of(FACTORS, FACTORIAL.items())
         yield ""
         yield (
             "Main effects: the first level minus the second, each the mean over the levels of the "
@@ -441,18 +408,18 @@ class Tables:
         yield ""
         yield "## Windows"
         yield ""
-        yield from self._table(
-            ("tokens", *self._measured_columns(), "recall 0.9"),
-            [
-                (
-                    label,
-                    *self._measured(self.key(cell)),
-                    self._matched_of(self.key(cell), 0.9),
-                )
-                for label, cell in WINDOWS.items()
-                if self.key(cell) in self.trainings
-            ],
-        )
+        yield from self._table_of(("tokens",), [((label,), of) for label, of in WINDOWS.items()])
+
+    def _table_of(
+        self, names: Iterable[str], cells: Iterable[tuple[Sequence[str], TrainedCell]]
+    ) -> Iterator[str]:
+        """The table of cells by what tells them apart, with harm where benign recall is 0.9."""
+        rows = [
+            (*values, *self._measured(name_of(cell)), self._matched_of(name_of(cell), 0.9))
+            for values, cell in cells
+            if name_of(cell) in self.trainings
+        ]
+        yield from self._table((*names, *self._measured_columns(), "recall 0.9"), rows)
 
     def _measured_columns(self) -> list[str]:
         return ["trainings", *(name for name, _ in self._measures())]
@@ -483,16 +450,12 @@ class Tables:
 
     def _rows(self, cells: Iterable[TrainedCell]) -> list[tuple[str, str]]:
         rows = [("Original", ORIGINAL)]
-        rows += [(c.label, self.key(c)) for c in cells if self.key(c) in self.trainings]
+        rows += [(c.label, name_of(c)) for c in cells if name_of(c) in self.trainings]
         return rows
 
     def _num_devices(self) -> int:
         objects = self.world.objects(restricted=True, split="heldout")[: self.config.num_objects]
         return len({obj.device for obj in objects})
-
-    def _recall_of(self, key: str) -> str:
-        figure = self.recall(self.pooled, key)
-        return NOTHING if figure is None else format_rate(figure.rate)
 
     def _matched_of(self, key: str, level: float) -> str:
         rate, reached = self.matched(key, level)
@@ -500,43 +463,42 @@ class Tables:
 
     def _effects(self) -> Iterator[str]:
         six = _names(ATTACKS[1:])
-        values: dict[str, Callable[[str], float | None]] = {
-            "mean of six attacks": lambda name: _value(
-                mean_over_attacks(self.attack_figures(self.evidence, name, six)).rate
-            ),
-            "prefill": lambda name: _value(
-                mean_over_attacks(self.attack_figures(self.evidence, name, [PREFILL])).rate
-            ),
-            "harmless answered": lambda name: _value(
-                headline(self.evidence, "compliance", name).rate
-            ),
-            "useful tasks": lambda name: _value(headline(self.evidence, "utility", name).rate),
+
+        def attacked(name: str, attacks: Sequence[str]) -> Rate | None:
+            return mean_over_attacks(self.attack_figures(self.evidence, name, attacks)).rate
+
+        rates: dict[str, Callable[[str], Rate | None]] = {
+            "mean of six attacks": lambda name: attacked(name, six),
+            "prefill": lambda name: attacked(name, [PREFILL]),
+            "harmless answered": lambda name: headline(self.evidence, "compliance", name).rate,
+            "useful tasks": lambda name: headline(self.evidence, "utility", name).rate,
         }
         seeds = [
             seed
             for seed in range(self.config.num_seeds)
-            if all(seed in self.trainings.get(self.key(c), {}) for c in FACTORIAL.values())
+            if all(seed in self.trainings.get(name_of(c), {}) for c in FACTORIAL.values())
         ]
         rows = []
         for i, (factor, levels) in enumerate(FACTORS.items()):
             first, second = levels
             cells = []
-            for value_of in values.values():
+            for rate_of in rates.values():
                 effects = []
                 for seed in seeds:
                     means = [
                         fmean(
-                            value
+                            rate.value
                             for key, cell in FACTORIAL.items()
                             if key[i] == level
-                            and (value := value_of(self.subject(cell, seed))) is not None
+                            and (rate := rate_of(self.subject(cell, seed))) is not None
                         )
                         for level in (first, second)
                     ]
                     effects.append(means[0] - means[1])
-                cells.append(_over_seeds(effects))
+                mean = mean_unbounded(effects) if effects else None
+                cells.append(format_rate(mean, signed=True, with_n=True))
             rows.append((f"{factor}: {first} minus {second}", *cells))
-        yield from self._table(("effect", *values), rows)
+        yield from self._table(("effect", *rates), rows)
 
     def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
         for row in (head, ["---"] * len(head), *rows):
@@ -545,13 +507,3 @@ class Tables:
 
 def _names(attacks: Sequence[str]) -> list[str]:
     return [name.partition(":")[0] for name in attacks]
-
-
-def _value(rate: Rate | None) -> float | None:
-    return None if rate is None else rate.value
-
-
-def _over_seeds(effects: Sequence[float]) -> str:
-    if not effects:
-        return NOTHING
-    return format_rate(mean_unbounded(effects), signed=True, with_n=True)

@@ -78,9 +78,9 @@ def run_folder(out: Path) -> Path:
     return out / "run"
 
 
-def load_testbed(testbed: str, adapter: Path | None = None) -> DiffusionLM:
+def load_testbed(testbed: str) -> DiffusionLM:
     """A model of the testbed as experiments use it: float32, on the CPU."""
-    return load_model(testbed, dtype="float32", device="cpu", adapter=adapter)
+    return load_model(testbed, dtype="float32", device="cpu")
 
 
 def testbed_subject(testbed: str, adapter: Path | None, *, steps: int) -> Subject:
@@ -145,7 +145,7 @@ def train(recipe: Recipe, testbed: str, folder: Path, emit: Emit) -> Path:
         folder,
         benign=benign if "benign" in config.needs else None,
         config=config,
-        callbacks=[_TrainingProgress(emit), _Moments(model, folder, recipe.moments)],
+        callbacks=[_Watch(emit, model, folder, recipe.moments)],
         progress=False,
     )
     if not result.finished:
@@ -213,26 +213,17 @@ def rate_by_device(values: Values, world: World) -> Rate | None:
     return rate_of(values, clusters=clusters) if values else None
 
 
-class _TrainingProgress(transformers.TrainerCallback):
-    """Passes the trainer's progress on."""
+class _Watch(transformers.TrainerCallback):
+    """Passes the trainer's progress on, and keeps the adapter at some steps of its training, below
+    the folder of the finished one."""
 
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
+    def __init__(self, emit: Emit, model: DiffusionLM, folder: Path, moments: Sequence[float]):
+        self.emit, self.model, self.folder, self.moments = emit, model, folder, moments
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after every update."""
         self.emit("advance", (state.global_step, state.max_steps))
-
-
-class _Moments(transformers.TrainerCallback):
-    """Keeps the adapter at some steps of its training, below the folder of the finished one."""
-
-    def __init__(self, model: DiffusionLM, folder: Path, fractions: Sequence[float]) -> None:
-        self.model, self.folder, self.fractions = model, folder, fractions
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after every update."""
-        steps = {round(fraction * state.max_steps) for fraction in self.fractions}
+        steps = {round(fraction * state.max_steps) for fraction in self.moments}
         if state.global_step in steps and state.global_step < state.max_steps:
             moment = f"{self.folder.name}{MOMENT}{state.global_step}"
             self.model.save_adapter(self.folder / "curve" / moment)

@@ -10,10 +10,10 @@ import functools
 import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -27,25 +27,12 @@ ALL = "models done"
 
 Emit = Callable[[str, Any], None]
 """What a job reports: ("stage", text) or ("advance", (done, total))."""
+Jobs = Mapping[str, Callable[[Emit], object]]
+"""Work, by what the user sees of it, that continues where an earlier call of it ended; a worker
+gets it pickled."""
 
 
-@runtime_checkable
-class Job(Protocol):
-    """Work that continues where an earlier call of it ended; a worker gets it pickled."""
-
-    @property
-    def label(self) -> str:
-        """What the user sees; unique among the jobs."""
-        ...
-
-    def run(self, emit: Emit) -> None:
-        """Do the work."""
-        ...
-
-
-def run_jobs(
-    jobs: Sequence[Job], num_workers: int, on_end: Callable[[], None] = lambda: None
-) -> None:
+def run_jobs(jobs: Jobs, num_workers: int, on_end: Callable[[], None] = lambda: None) -> None:
     """Run the jobs, in this process or in workers, and show what they emit.
 
     `on_end` is called in this process when a job has ended and others go on. Any failure or
@@ -54,19 +41,20 @@ def run_jobs(
     """
     if num_workers < 1:
         raise UserError(f"--workers must be at least 1, not {num_workers}")
-    with _Board(len(jobs)) as board:
+    with LiveBar() as bar:
+        board = _Board(bar, len(jobs))
         if num_workers == 1:
-            for job in jobs:
-                job.run(functools.partial(board.show, job.label))
-                board.show(job.label, "end", None)
-                if job is not jobs[-1]:
+            for label, job in jobs.items():
+                job(functools.partial(board.show, label))
+                board.show(label, "end", None)
+                if board.num_done < len(jobs):
                     on_end()
         else:
             _run_in_workers(jobs, num_workers, board.show, on_end)
 
 
 def _run_in_workers(
-    jobs: Sequence[Job],
+    jobs: Jobs,
     num_workers: int,
     receive: Callable[[str, str, Any], None],
     on_end: Callable[[], None],
@@ -77,7 +65,7 @@ def _run_in_workers(
         others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(num_workers, context)
         try:
-            todo = {pool.submit(_work, job, news) for job in jobs}
+            todo = {pool.submit(_work, label, job, news) for label, job in jobs.items()}
             while todo:
                 with contextlib.suppress(queue.Empty):
                     receive(*news.get(timeout=SECONDS_BETWEEN_LOOKS))
@@ -102,29 +90,22 @@ def _run_in_workers(
             pool.shutdown(cancel_futures=True)
 
 
-def _work(job: Job, news: Any) -> None:
+def _work(label: str, job: Callable[[Emit], object], news: Any) -> None:
     """A job in a worker, on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     torch.set_num_threads(1)
-    job.run(lambda kind, content: news.put((job.label, kind, content)))
-    news.put((job.label, "end", None))
+    job(lambda kind, content: news.put((label, kind, content)))
+    news.put((label, "end", None))
 
 
 class _Board:
     """Progress of all jobs and of each that is under way; where nothing is drawn, also a line for
     each stage."""
 
-    def __init__(self, num_jobs: int) -> None:
-        self.num_jobs, self.num_done = num_jobs, 0
+    def __init__(self, bar: LiveBar, num_jobs: int) -> None:
+        self.bar, self.num_jobs, self.num_done = bar, num_jobs, 0
         self.stages: dict[str, str] = {}
-        self.bar = LiveBar()
-
-    def __enter__(self) -> _Board:
-        self.bar.update(ALL, 0, self.num_jobs)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.__exit__(*exception)
+        bar.update(ALL, 0, num_jobs)
 
     def show(self, label: str, kind: str, content: Any) -> None:
         """Show one message of a job."""
