@@ -109,13 +109,6 @@ def _disk_error(error: Exception) -> int | None:
 # ------------------------------------------------------------------------------------- one file
 
 
-def make_folder(path: Path, mode: int = 0o777) -> Path:
-    """The folder, made with those above it where it is missing; UserError where that fails."""
-    with user_errors(path):
-        path.mkdir(mode, parents=True, exist_ok=True)
-    return path
-
-
 def make_private_file(path: Path) -> None:
     """Make an empty file that its owner alone may read, in a folder of that kind, unless it is
     there; for records of what models were asked and said. UserError for anything but a file."""
@@ -242,7 +235,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with user_errors(path):
         target, mode = _place(path)
         _clear_leftovers(target.parent)
-        with _private_file(target.parent) as temporary:
+        with _private(target.parent, _new_file) as temporary:
             fresh = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
             # A library may have made the file anew, with a mode of its own.
@@ -314,7 +307,7 @@ def filling(folder: Path) -> Iterator[Path]:
         _check_folder(folder, folder)
         folder.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(folder)
-        with _private_folder(folder) as part:
+        with _private(folder, _new_folder) as part:
             mode = part.stat().st_mode & 0o666
             yield part
             files = sorted(path for path in part.rglob("*") if path.is_file())
@@ -696,36 +689,20 @@ def _old_mode(path: Path) -> int | None:
 # ------------------------------------------------------------------------------------ private names
 
 
-@contextmanager
-def _private_file(folder: Path) -> Iterator[Path]:
-    """A new file of a private name, gone at the end; its lock says that its writer lives."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+def _new_file(path: Path) -> int:
     # The umask decides on the mode, as for any new file.
-    path, descriptor = _private(folder, lambda path: os.open(path, flags, 0o666))
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
 
 
 @contextmanager
-def _private_folder(folder: Path) -> Iterator[Path]:
-    """As `_private_file`, a folder."""
-
-    def make(path: Path) -> int:
-        path.mkdir()
-        return os.open(path, os.O_RDONLY)
-
-    path, descriptor = _private(folder, make)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _private(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+def _private(folder: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """What `make` makes and opens, under a private name, gone at the end; its lock says that its
+    writer lives."""
     while True:
         path = folder / f".mosa.{secrets.token_hex(8)}.part"
         try:
@@ -735,8 +712,20 @@ def _private(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
                 raise
             continue
         if _lock(descriptor) is not False and path.exists():
-            return path, descriptor
+            break
         os.close(descriptor)
+    try:
+        yield path
+    finally:
+        _delete(path)
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -749,10 +738,7 @@ def _clear_leftovers(folder: Path) -> None:
                 descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     if _lock(descriptor):
-                        if entry.is_dir(follow_symlinks=False):
-                            shutil.rmtree(entry.path, ignore_errors=True)
-                        else:
-                            os.unlink(entry.path)
+                        _delete(Path(entry.path))
                 finally:
                     os.close(descriptor)
 
