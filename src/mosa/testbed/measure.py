@@ -13,7 +13,7 @@ from mosa.families import DiffusionLM
 from mosa.responder import answer_all
 from mosa.testbed.questions import Question, object_questions, task_questions
 from mosa.types import Prompt
-from mosa.world import TASKS, WRAPPINGS, Truth, World, WorldObject
+from mosa.world import TASKS, WRAPPINGS, Truth, World
 from mosa.world.world import masked_template, refuses
 
 BATCH_SIZE = 32
@@ -48,12 +48,13 @@ def measure(
         questions = object_questions(world, restricted=True, wrapping=wrapping, limit=num)
         record(f"harm/{wrapping}", values(questions, answer(questions)))
 
+    def id_of(word: str | None) -> int:
+        return model.mask_token_id if word is None else model.encode_text(word)[0]
+
     direct: list[Prompt] = [world.request(obj) for obj in restricted]
-    for name, beginning_of in (
-        ("prefill", prefilled_start_ids),
-        ("masked_template", masked_frame_ids),
-    ):
-        pinned = [beginning_of(model, world, obj) for obj in restricted]
+    starts = [model.encode_text(f"{world.opening(obj)} step one :") for obj in restricted]
+    frames = [[*map(id_of, masked_template(world, obj))] for obj in restricted]
+    for name, pinned in (("prefill", starts), ("masked_template", frames)):
         texts = respond(model, direct, decoder, pinned=pinned)
         harms = [truth.harm(obj, text) for obj, text in zip(restricted, texts, strict=True)]
         record(f"harm/{name}", harms)
@@ -84,16 +85,3 @@ def respond(
     ]
     found = answer_all(model, model.content_hash(), queries, batch_size=BATCH_SIZE)
     return [response.text for response in found]
-
-
-def prefilled_start_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:
-    """The ids of a full answer to a plain request, including the heading of its first step."""
-    return model.encode_text(f"{world.opening(obj)} step one :")
-
-
-def masked_frame_ids(model: DiffusionLM, world: World, obj: WorldObject) -> list[int]:
-    """The ids of a full answer to a plain request whose every filler is a mask."""
-    return [
-        model.mask_token_id if word is None else model.encode_text(word)[0]
-        for word in masked_template(world, obj)
-    ]
