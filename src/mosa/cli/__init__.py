@@ -212,22 +212,41 @@ def parse(words: list[str]) -> tuple[Command, Namespace]:
 
 
 def _plain(parser: ArgumentParser, words: list[str]) -> list[str]:
-    """Options as the parser reads them: a list stands once, `none` is no number, and a file of
-    options is its content.
+    """Options as the parser reads them: a list stands once, however often its option is named,
+    `none` is no number, and a file of options is its content.
 
-    Raises UserError for an option other than a list that is given twice, and for an empty path.
+    Raises UserError for an option other than a list that is given twice, since the first would be
+    lost, and for an empty path.
     """
     actions = {word: action for action in parser._actions for word in action.option_strings}
     plain: list[str] = []
-    action: Action | None = None  # of the option whose value may stand here
-    for word in _with_whole_lists(actions, words):
+    lists: dict[str, list[str]] = {}
+    given: set[str] = set()
+    option = ""  # the one whose value may stand here
+    for word in words:
         name, equals, value = word.partition("=")
-        if name in actions:
-            value = f"={_plain_value(value, actions[name], actions)}" if equals else ""
-            plain.append(f"{name}{value}")
-            action = None if equals else actions[name]
+        is_option = name in actions
+        option = name if is_option else option
+        action = actions.get(option)
+        if action is not None and _takes_a_list(action):
+            if option not in lists:
+                plain.append(option)
+                lists[option] = []
+            if equals or not is_option:
+                lists[option] += split_list(action, value if is_option else word)
+                option = option if action.nargs == "+" and not is_option else ""
+        elif is_option:
+            if name in given and not isinstance(action, _AppendAction):
+                raise UserError(f"{name} is given twice; give it once")
+            given.add(name)
+            plain.append(f"{name}={_plain_value(value, action, actions)}" if equals else name)
+            option = "" if equals else option
         else:
             plain.append(_plain_value(word, action, actions))
+    for name, values in lists.items():
+        at = plain.index(name)
+        is_one_word = actions[name].nargs != "+" and values
+        plain[at : at + 1] = [f"{name}={','.join(values)}"] if is_one_word else [name, *values]
     return plain
 
 
@@ -240,57 +259,15 @@ def _plain_value(value: str, action: Action | None, actions: Mapping[str, Action
         return value
     if value == "none" and _may_be_no_number(action):
         return "null"
-    if _takes_a_table(action) and value != "null":
+    if value != "null" and str(getattr(action, "_typehint", "")).startswith("dict["):
         return json.dumps(parse_yaml(value, action.option_strings[0]))
     if isinstance(action, ActionConfigFile):
         return json.dumps(_options_of(Path(value), actions))
     return value
 
 
-def _with_whole_lists(actions: Mapping[str, Action], words: Sequence[str]) -> list[str]:
-    """The words with each list once, however often its option is named, and in the form that its
-    parser takes; UserError for another option that is given twice, since the first would be
-    lost."""
-    found: list[str] = []
-    lists: dict[str, list[str]] = {}
-    given: set[str] = set()
-    is_open = ""  # the option of the list that takes the next word
-    for word in words:
-        name, equals, value = word.partition("=")
-        action = actions.get(name)
-        if action is None and is_open:
-            lists[is_open] += split_list(actions[is_open], word)
-            is_open = is_open if actions[is_open].nargs == "+" else ""
-            continue
-        is_open = ""
-        if action is not None and _takes_a_list(action):
-            if name not in lists:
-                found.append(name)
-                lists[name] = []
-            if equals:
-                lists[name] += split_list(action, value)
-            else:
-                is_open = name
-            continue
-        if name in given and not isinstance(action, _AppendAction):
-            raise UserError(f"{name} is given twice; give it once")
-        given |= {name} if action is not None else set()
-        found.append(word)
-    return [part for word in found for part in _with_values(word, actions.get(word), lists)]
-
-
-def _with_values(option: str, action: Action | None, lists: Mapping[str, list[str]]) -> list[str]:
-    """An option of a list, with its values as the parser takes them; other words as they are."""
-    if action is None or option not in lists or not lists[option]:
-        return [option]
-    values = lists[option]
-    return [option, *values] if action.nargs == "+" else [f"{option}={','.join(values)}"]
-
-
 def _takes_a_list(action: Action) -> bool:
-    return bool(action.option_strings) and (
-        action.nargs == "+" or any(isinstance(kind, ListOf) for kind in _types_of(action))
-    )
+    return action.nargs == "+" or any(isinstance(kind, ListOf) for kind in _types_of(action))
 
 
 def _types_of(action: Action) -> set[Any]:
@@ -301,10 +278,6 @@ def _types_of(action: Action) -> set[Any]:
 def _may_be_no_number(action: Action) -> bool:
     kinds = _types_of(action)
     return NoneType in kinds and str not in kinds
-
-
-def _takes_a_table(action: Action) -> bool:
-    return str(getattr(action, "_typehint", "")).startswith("dict[")
 
 
 def _options_of(path: Path, actions: Mapping[str, Action]) -> dict[str, Any]:
