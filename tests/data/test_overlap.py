@@ -113,7 +113,7 @@ def test_describe(tmp_path):
     evaluation.write_text(f"goal\nDraw a map\n{BREAD}\n", encoding="utf-8")
     report = describe_overlap(train, str(evaluation))
     assert report.pairs == (Overlap(0, 1, 1.0), Overlap(2, 1, 5 / 6))
-    assert (report.train_file, report.num_train, report.num_eval) == ("train.txt", 3, 2)
+    assert (report.num_train, len(report.evaluation.cases)) == (3, 2)
     assert report.train_indices == (0, 2) and {p.eval_index for p in report.pairs} == {1}
     assert report.evaluation == load_cases(str(evaluation)) and report.threshold == 0.7
     assert describe_overlap(train, str(evaluation), threshold=0.9).train_indices == (0,)

@@ -31,21 +31,18 @@ def _command(name: str, summary: str, bench: Bench) -> Command:
 
     def run(args: Namespace) -> None:
         with claim_file(args.out, MADE_BY), claim_file(args.json, MADE_BY):  # before the work
-            measure(args)
+            config = config_from(bench.config_class, args)
+            decoder = {name: args[name] for name in bench.decoder_settings if name in args}
+            more = {"decoder": decoder} if bench.decoder_settings else {}
+            with LiveBar() as bar:
 
-    def measure(args: Namespace) -> None:
-        config = config_from(bench.config_class, args)
-        decoder = {name: args[name] for name in bench.decoder_settings if name in args}
-        more = {"decoder": decoder} if bench.decoder_settings else {}
-        with LiveBar() as bar:
+                def tell(told: str, done: int, total: int) -> None:
+                    bar.update(f"bench {name}", done, total)
+                    bar.say(told)
 
-            def tell(told: str, done: int, total: int) -> None:
-                bar.update(f"bench {name}", done, total)
-                bar.say(told)
-
-            result = bench.run(config, command=_written(name, args), tell=tell, **more)
-        show(result.text().rstrip())
-        result.write(args.out, args.json)
+                result = bench.run(config, command=_written(name, args), tell=tell, **more)
+            show(result.text().rstrip())
+            result.write(args.out, args.json)
 
     return Command(
         summary,

@@ -173,7 +173,7 @@ def _overlap(args: Namespace) -> None:
     )
     show(
         f"{len(found.train_indices)} of {found.num_train} training prompts have a near-duplicate "
-        f"among the {found.num_eval} cases of {found.evaluation.name} (threshold "
+        f"among the {len(found.evaluation.cases)} cases of {found.evaluation.name} (threshold "
         f"{found.threshold:g}, share of words in common)."
     )
     for pair in found.pairs[:SHOWN_PAIRS]:

@@ -16,7 +16,7 @@ from mosa.evidence.paper_tables import PAPER_ATTACKS, beside_the_paper, cell_of
 from mosa.exports import EXPORTS, ExportSetting
 from mosa.runs.judging import METRIC, judge_meant
 from mosa.runs.store import Run
-from mosa.stats.rates import NOTHING, format_rate_shortly, format_value
+from mosa.stats.rates import format_rate_shortly, format_value
 from mosa.terminal import show
 from mosa.types import Budget, UserError
 
@@ -325,7 +325,10 @@ def _show_matrix(run: Run, page: Page, *, by_variant: bool, only: str | None) ->
                     threat,
                     tries_of(own),
                     length_of(own),
-                    *(TableCell(cell_of(each), _short_cell_of(each)) for each in of_row),
+                    *(
+                        TableCell(cell_of(each), format_rate_shortly(each and each.rate))
+                        for each in of_row
+                    ),
                 )
             )
         columns = (
@@ -343,10 +346,6 @@ def _show_matrix(run: Run, page: Page, *, by_variant: bool, only: str | None) ->
         if told := legend(found):
             page.say(told)
         page.say(_sum_left_out(found))
-
-
-def _short_cell_of(figure: Figure | None) -> str:
-    return NOTHING if figure is None else format_rate_shortly(figure.rate)
 
 
 def _attacks_by_judge(

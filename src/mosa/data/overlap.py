@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mosa.data.behaviors import load_cases
-from mosa.data.prompts import TrainingExample, load_prompts
+from mosa.data.prompts import load_prompts
 from mosa.types import CaseSet, UserError, dialogue
 
 THRESHOLD = 0.7
@@ -47,18 +47,12 @@ class Overlap:
 class OverlapReport:
     """How far a file of training prompts and a set of behaviors coincide."""
 
-    train_file: str
-    """The file's name, without its folder."""
     num_train: int
     evaluation: CaseSet
     threshold: float
     pairs: tuple[Overlap, ...]
     """Every pair that reaches the threshold; `eval_index` counts in `evaluation.cases`, where the
     first of several with the same words stands for all."""
-
-    @property
-    def num_eval(self) -> int:
-        return len(self.evaluation.cases)
 
     @property
     def train_indices(self) -> tuple[int, ...]:
@@ -79,7 +73,7 @@ def describe_overlap(
     compared. A behavior with a context is compared both with and without it, since a training file
     may have either; the higher similarity counts.
     """
-    train = [_last_turn(example) for example in load_prompts(train_path)]
+    train = [dialogue(example.prompt)[-1].content for example in load_prompts(train_path)]
     evaluation = load_cases(eval_source, data_dir=data_dir)
     texts = [(number, item.text) for number, item in enumerate(evaluation.cases)]
     texts += [(n, item.request) for n, item in enumerate(evaluation.cases) if item.context]
@@ -88,7 +82,7 @@ def describe_overlap(
         place = pair.train_index, texts[pair.eval_index][0]
         best[place] = max(best.get(place, 0.0), pair.similarity)
     pairs = tuple(Overlap(*place, similarity) for place, similarity in sorted(best.items()))
-    return OverlapReport(Path(train_path).name, len(train), evaluation, threshold, pairs)
+    return OverlapReport(len(train), evaluation, threshold, pairs)
 
 
 def overlap(
@@ -147,7 +141,3 @@ def _places(texts: Sequence[str]) -> dict[frozenset[str], list[int]]:
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))
-
-
-def _last_turn(example: TrainingExample) -> str:
-    return dialogue(example.prompt)[-1].content
