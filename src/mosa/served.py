@@ -38,10 +38,7 @@ SENT = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
 _NAME_OF = {
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "seed": "seed",
+    **{name: name for name in SENT[1:]},
 }
 """The fields of a request that are settings of a decoder, by our names."""
 GREETING_TOKENS = 16
@@ -180,15 +177,11 @@ class ServedResponder:
 
     async def answer(self, prepared: Prepared) -> Response:
         """The answer, by itself; raises ChatError where none comes."""
-        found = await self.endpoint.ask(prepared.prompt, self._fields_of(prepared))
-        return _response(prepared, found)
-
-    def _fields_of(self, prepared: Prepared) -> dict[str, Any]:
         fields = _fields(prepared.decoder)
-        if not prepared.response_ids:
-            return fields
-        assert self.model is not None, "the canvas is of its tokens"
-        return fields | self.model.canvas_fields(prepared.response_ids, prepared.decoder.seed)
+        if prepared.response_ids:
+            assert self.model is not None, "the canvas is of its tokens"
+            fields |= self.model.canvas_fields(prepared.response_ids, prepared.decoder.seed)
+        return _response(prepared, await self.endpoint.ask(prepared.prompt, fields))
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
         raise AssertionError("what needs weights is not applicable to a served model")

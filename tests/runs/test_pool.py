@@ -161,7 +161,7 @@ def test_an_end_that_is_gone_is_told_to_all_who_wait_and_who_come_later(tiny_lla
 def test_the_least_busy_is_asked(tiny_llada):
     """Of 8 queries at once a responder with room for 3 gets three times what one for 1 gets."""
     small, large = EchoResponder(tiny_llada, capacity=1), EchoResponder(tiny_llada, capacity=3)
-    pool = Pool([small, large])
+    pool = Pool(small, [large])
     assert pool.capacity == 4
 
     async def ask() -> None:

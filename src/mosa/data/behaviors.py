@@ -111,7 +111,8 @@ def load_cases(
         raise UserError(f"The limit is {limit}; ask for one behavior at least.")
     base, colon, part = source.partition(":")
     if base in _known_sets():
-        _check_part(base, part if colon else None)
+        if colon:
+            _check_part(base, part)
         path = _find(_known_sets()[base], data_dir)
         name, known = source, KNOWN_FILES[base]
     elif Path(source).suffix.lower() in FORMATS:
@@ -182,9 +183,7 @@ def is_harmless_part(known: KnownFile, part: str) -> bool:
     return known.role == "benign" and not is_contrast
 
 
-def _check_part(base: str, part: str | None) -> None:
-    if part is None:
-        return
+def _check_part(base: str, part: str) -> None:
     if base not in SUBSETS:
         raise UserError(f"{base} has no subsets; name {base} without one.")
     names = SUBSETS[base].names

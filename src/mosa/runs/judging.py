@@ -145,29 +145,26 @@ def build_judges(
                 f"there is no judge {name}{did_you_mean(name, JUDGES)}; choose from "
                 f"{', '.join(JUDGES)}"
             )
+        chat, needs = None, JUDGES[name].needs
+        if needs == "chat model":
+            asks_default |= not backend
+            asked = backend or config.model
+            if asked is None:
+                raise UserError(
+                    f"{name} asks a chat model; name one with --judge_model or as {name}=URL#MODEL"
+                )
+            chat = chat_model(asked, config.chat, role="judge", device=config.device)
+        elif backend and needs != "weights":
+            raise UserError(f"{name} has no model behind it; leave out ={backend}")
         setting = JudgeSetting(
+            chat=chat,
+            checkpoint=backend if needs == "weights" and backend else None,
             template=_template(config.templates, name),
             context_template=_template(config.templates, name, CONTEXT),
             refusal_phrases=config.refusal_phrases,
             world=world,
             device=config.device,
         )
-        needs = JUDGES[name].needs
-        if needs == "chat model":
-            chat = backend or config.model
-            asks_default |= not backend
-            if chat is None:
-                raise UserError(
-                    f"{name} asks a chat model; name one with --judge_model or as {name}=URL#MODEL"
-                )
-            setting = replace(
-                setting,
-                chat=chat_model(chat, config.chat, role="judge", device=config.device),
-            )
-        elif needs == "weights":
-            setting = replace(setting, checkpoint=backend or None)
-        elif backend:
-            raise UserError(f"{name} has no model behind it; leave out ={backend}")
         judges.append(NamedJudge(name, make_judge(name, setting), reads_canvas))
     if config.model is not None and not asks_default:
         raise UserError("--judge_model is given and no judge asks it; leave it out or add a judge")

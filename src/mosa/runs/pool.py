@@ -21,10 +21,6 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, Final, Generic, TypeVar, final
 
-from mosa.attacks import Query
-from mosa.attacks.base import Tokens
-from mosa.denoising import DecoderConfig
-from mosa.families import DiffusionLM
 from mosa.inputs import refusing
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.runs.processes import Processes
@@ -50,7 +46,7 @@ def serving(local: Worker[Any], processes: Processes) -> Iterator[Computer | Non
     if processes.is_main:
         with _listening(processes) as others:
             yield (
-                Pool([local, *others])
+                Pool(local, others)
                 if isinstance(local, LocalResponder)
                 else WorkPool([local, *others])
             )
@@ -126,15 +122,13 @@ class WorkPool(Generic[C]):
 
 
 @final
-class Pool(WorkPool[Responder]):
+class Pool(WorkPool["Responder | RemoteResponder"]):
     """Several responders of one model as one."""
 
-    @property
-    def model(self) -> Tokens | None:
-        return self._members[0].model
-
-    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
-        return self._members[0].prepare(query, decoder)
+    def __init__(self, local: Responder, others: Sequence[Responder | RemoteResponder]) -> None:
+        super().__init__([local, *others])
+        self.model: Final = local.model
+        self.prepare: Final = local.prepare
 
     async def submit(self, prepared: Prepared) -> Response:
         with self._least_busy() as member:
@@ -155,13 +149,6 @@ class RemoteResponder:
         self._is_gone = False
         self._thread = threading.Thread(target=self._listen, name="remote model", daemon=True)
         self._thread.start()
-
-    @property
-    def model(self) -> DiffusionLM:
-        raise AssertionError("a pool reads with the model of its own process")
-
-    def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
-        raise AssertionError("a pool reads with the model of its own process")
 
     async def submit(self, prepared: Prepared) -> Response:
         return await self._ask("submit", prepared)

@@ -302,10 +302,7 @@ class _TaskBackend:
         goes_first = self.has_begun
 
         async def ask() -> dict[str, Any]:
-            run.add_step(key, await responder.compute(work, goes_first=goes_first))
-            step = run.step(key)
-            assert step is not None, "it was added"
-            return step
+            return run.add_step(key, await responder.compute(work, goes_first=goes_first))
 
         done = await self.recorder.once(key, run.step, ask)
         self.has_begun = True

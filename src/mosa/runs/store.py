@@ -368,11 +368,12 @@ class Run:
         self._new_responses[response.key] = response
         self._insert("responses", response.key, record=response)
 
-    def add_step(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep the outcome of a piece of work, a JSON object."""
-        # As later reads see it: lists, and no tuples.
-        self._new_steps[key] = decode(encode(record), dict)
+    def add_step(self, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep the outcome of a piece of work, a JSON object; returns it as later reads see it:
+        with lists, and no tuples."""
         self._insert("steps", key, record=record)
+        self._new_steps[key] = decode(encode(record), dict)
+        return self._new_steps[key]
 
     def drop_step(self, key: str) -> None:
         """Delete a piece of work."""

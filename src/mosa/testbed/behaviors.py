@@ -144,12 +144,13 @@ def testbed_wording(world: World) -> Wording:
     )
 
 
-def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], str]]:
+Phrase = Callable[[Behavior, Mapping[str, str]], str]
+
+
+def _phrases(world: World) -> dict[str, Phrase]:
     """What attacks that compose their own sentences write here instead."""
 
-    def ask(
-        wrapping: str, variant: int = 0, turn: int = 0
-    ) -> Callable[[Behavior, Mapping[str, str]], str]:
+    def ask(wrapping: str, variant: int = 0, turn: int = 0) -> Phrase:
         def phrase(behavior: Behavior, _: Mapping[str, str]) -> str:
             request = world.request(world.by_name[behavior.id], wrapping, variant=variant)
             return dialogue(request)[turn].content
@@ -159,7 +160,7 @@ def _phrases(world: World) -> dict[str, Callable[[Behavior, Mapping[str, str]], 
     def nothing(_: Behavior, fields: Mapping[str, str]) -> str:
         return ""
 
-    def field(name: str) -> Callable[[Behavior, Mapping[str, str]], str]:
+    def field(name: str) -> Phrase:
         return lambda _, fields: fields[name]
 
     return {
