@@ -59,10 +59,8 @@ SECONDS_TO_SETTLE = 2.0
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that decide the numbers, and the commit if known."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return {**found, "git_commit": _git_commit()}
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages, "git_commit": _git_commit()}
 
 
 def _git_commit() -> str | None:

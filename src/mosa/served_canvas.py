@@ -50,13 +50,10 @@ class ServedTokens:
         self.mask_token_id = _mask_token_id(tokenizer, folder)
         self.eos_token_id = tokenizer.eos_token_id
         self.end_token_ids = (self.eos_token_id,)
+        self._reserved_ids = frozenset({self.mask_token_id, self.eos_token_id})
         self.max_length = tokenizer.model_max_length
         self.block_length: int | None = None  # a server does not tell
         self.hash = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-    @property
-    def _reserved_ids(self) -> frozenset[int]:
-        return frozenset({self.mask_token_id, *self.end_token_ids})
 
     @property
     def special_tokens(self) -> tuple[str, ...]:

@@ -135,9 +135,5 @@ def _places(texts: Sequence[str]) -> dict[frozenset[str], list[int]]:
     """Where each set of words stands."""
     places: defaultdict[frozenset[str], list[int]] = defaultdict(list)
     for place, text in enumerate(texts):
-        places[_words(text)].append(place)
+        places[frozenset(re.findall(r"\w+", text.lower()))].append(place)
     return places
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.lower()))

@@ -400,18 +400,14 @@ def _run_subject(setup: _Setup, run: Run | None, subject: Subject, board: _Board
     model, weights = _load(setup, subject)
     local = LocalResponder(model, weights, batch_size=setup.config.batch_size)
     try:
-
-        def planned_tasks() -> list[Planned]:
-            if run is None:
-                return []
-            facts = {
-                "special_tokens": sorted(model.special_tokens),
-                "approximations": list(subject.full_decoder.approximations(model.attention)),
-                "block_length": model.attention.block_length,
-            }
-            return _plan(setup, run, subject, weights, facts, board)
-
-        todo = setup.processes.agree(planned_tasks)
+        facts = {
+            "special_tokens": sorted(model.special_tokens),
+            "approximations": list(subject.full_decoder.approximations(model.attention)),
+            "block_length": model.attention.block_length,
+        }
+        todo = setup.processes.agree(
+            lambda: [] if run is None else _plan(setup, run, subject, weights, facts, board)
+        )
         with serving(local, setup.processes) as responder:
             if responder is not None:
                 assert run is not None and isinstance(responder, Responder)
@@ -427,18 +423,14 @@ def _run_subject(setup: _Setup, run: Run | None, subject: Subject, board: _Board
 
 def _ask_server(setup: _Setup, run: Run | None, subject: Subject, board: _Board) -> list[Tally]:
     """Plan a served subject's tasks and run those not done, in the main process alone."""
-
-    def planned_tasks() -> list[Planned]:
-        if run is None:
-            return []
-        responder = setup.served[subject.name]
-        facts = {"server": responder.told, "request": subject.request, "special_tokens": []}
-        return _plan(setup, run, subject, responder.identity, facts, board)
-
-    todo = setup.processes.agree(planned_tasks)
     if run is None:
+        setup.processes.agree(lambda: None)
         return []
     responder = setup.served[subject.name]
+    facts = {"server": responder.told, "request": subject.request, "special_tokens": []}
+    todo = setup.processes.agree(
+        lambda: _plan(setup, run, subject, responder.identity, facts, board)
+    )
     try:
         run_coroutine(_run_tasks(run, todo, responder, setup.meter, board))
     finally:
@@ -594,14 +586,12 @@ def free_memory() -> None:
 
 
 class _Board:
-    """Progress over the subjects, and the time left for the current one."""
+    """Progress over the subjects, and the time left for the current one, by how long tasks take for
+    their attacks' forward passes, or queries of a served subject."""
 
     def __init__(self, on_progress: OnProgress, num_subjects: int) -> None:
         self.on_progress, self.num_subjects = on_progress, num_subjects
-        self.num_begun = 0
-        self.num_before = 0
-        self.num_planned = 0
-        self.clock = Clock()
+        self.num_begun = self.num_before = self.num_planned = 0
 
     def begin(self, subject: str, planned: Sequence[Planned], todo: Sequence[Planned]) -> None:
         """The tasks of the next subject."""
@@ -610,50 +600,33 @@ class _Board:
         self.num_planned = len(planned)
         self.num_begun += 1
         self.left = Counter(each.task.attack for each in todo)
-        self.clock = Clock()
+        self.passes: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.begun = time.monotonic()
 
     def end(self, each: Planned, outcome: Outcome | None) -> None:
         """One of them has ended."""
-        self.left[each.task.attack] -= 1
+        attack = each.task.attack
+        self.left[attack] -= 1
         if outcome is not None:
             budget = outcome.budget  # a server does not say how many passes it made
-            self.clock.add(each.task.attack, budget.forward_passes or budget.target_queries)
+            self.passes[attack] += budget.forward_passes or budget.target_queries
+            self.ended[attack] += 1
 
     def show(self, num_responses: int) -> None:
         """Report the progress."""
-        seconds, is_at_least = self.clock.left(self.left)
-        left = "time left not known yet"
-        if seconds is not None:
-            left = f"{'at least' if is_at_least else 'about'} {duration(seconds)} left"
         num_done = self.num_before + self.num_planned - self.left.total()
         # Later subjects are assumed to be as large as this one.
         num_tasks = self.num_before + self.num_planned * (1 + self.num_subjects - self.num_begun)
-        self.on_progress(self.subject, num_done, num_tasks, f"{num_responses} responses, {left}")
+        left = f"{num_responses} responses, {self._time_left()}"
+        self.on_progress(self.subject, num_done, num_tasks, left)
 
-
-class Clock:
-    """How long tasks take, by their attacks' forward passes, or queries of a served subject."""
-
-    def __init__(self) -> None:
-        self.begin = time.monotonic()
-        self.passes: Counter[str] = Counter()
-        self.count: Counter[str] = Counter()
-
-    def add(self, attack: str, num_passes: int) -> None:
-        """A task has ended."""
-        self.passes[attack] += num_passes
-        self.count[attack] += 1
-
-    def left(self, tasks: Mapping[str, int]) -> tuple[float | None, bool]:
-        """Seconds that these tasks take at the pace so far, and whether some of the attacks have
-        no pace yet."""
-        done = self.passes.total()
-        unknown = any(count and not self.count[attack] for attack, count in tasks.items())
-        if not done:
-            return None, unknown
-        passes = sum(
-            count * self.passes[attack] / self.count[attack]
-            for attack, count in tasks.items()
-            if self.count[attack]
-        )
-        return (time.monotonic() - self.begin) * passes / done, unknown
+    def _time_left(self) -> str:
+        """At the pace so far; attacks of which no task has ended have none."""
+        if not self.passes.total():
+            return "time left not known yet"
+        known = {attack: count for attack, count in self.left.items() if self.ended[attack]}
+        passes = sum(count * self.passes[of] / self.ended[of] for of, count in known.items())
+        seconds = (time.monotonic() - self.begun) * passes / self.passes.total()
+        is_all = sum(known.values()) == self.left.total()
+        return f"{'about' if is_all else 'at least'} {duration(seconds)} left"

@@ -498,11 +498,11 @@ class Run:
             ("responses", "served.completion_tokens"),
             ("steps", "num_tokens"),
         ]
-        total = 0
-        for table, name in counts:
-            ((found,),) = self._rows(f"SELECT total(json_extract(record, '$.{name}')) FROM {table}")
-            total += int(found)
-        return total
+        totals = (
+            next(self._rows(f"SELECT total(json_extract(record, '$.{name}')) FROM {table}"))[0]
+            for table, name in counts
+        )
+        return int(sum(totals))
 
     def attempts(
         self, *, unjudged_by: str | None = None, case_set: str | None = None

@@ -123,7 +123,12 @@ def build(
     config = config or BuildConfig()
     world = World(config.world_seed)
     with claim_folder(out, "mosa testbed build") as own:
-        _check_recipe(own, config)
+        for name in CHECKPOINTS:
+            known = _known(own, f"{name}/recipe.json", dict[str, Any])
+            if known not in (None, recipe_of(config)):
+                raise UserError(
+                    f"{out / name} comes from another recipe; choose another --out, or remove it."
+                )
         figures: dict[str, dict[str, Any]] = {}
         for name in CHECKPOINTS:
             folder = _trained(name, own, world, config, progress=progress)
@@ -303,15 +308,6 @@ def _train(
         what = f"{name} (stage {number} of {len(stages(config))})"
         with shown_training(trainer, what, is_shown=progress):
             trainer.train()  # pyright: ignore[reportUnknownMemberType]
-
-
-def _check_recipe(own: OwnFolder, config: BuildConfig) -> None:
-    for name in CHECKPOINTS:
-        known = _known(own, f"{name}/recipe.json", dict[str, Any])
-        if known not in (None, recipe_of(config)):
-            raise UserError(
-                f"{own.path / name} comes from another recipe; choose another --out, or remove it."
-            )
 
 
 def _card(config: BuildConfig, figures: dict[str, dict[str, Any]]) -> str:
