@@ -207,18 +207,23 @@ def _locked_place(path: Path) -> tuple[Path, int]:
     name = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
     place = folder / f".mosa.{name}.part"
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    deadline = time.monotonic() + SECONDS_TO_WAIT
+    told = f"{path}; wait for its end, or name another file"
+    return place, _locked(place, lambda: os.open(place, flags, 0o666), told, SECONDS_TO_WAIT)
+
+
+def _locked(place: Path, make: Callable[[], int], told: str, seconds: float = 0.0) -> int:
+    """The file at a place, opened or made by `make`, which this process alone has open; others may
+    have it for so many seconds. `told` is the end of the sentence about one who keeps it."""
+    deadline = time.monotonic() + seconds
     while True:
-        descriptor = os.open(place, flags, 0o666)
+        descriptor = make()
         if _lock(descriptor) is not False:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # its holder has just removed it
                 if os.path.samestat(os.fstat(descriptor), os.lstat(place)):
-                    return place, descriptor
-        elif time.monotonic() > deadline:  # by then nobody who only clears it has it
+                    return descriptor
+        elif time.monotonic() > deadline:
             os.close(descriptor)
-            raise UserError(
-                f"another process is writing {path}; wait for its end, or name another file"
-            )
+            raise UserError(f"another process is writing {told}")
         os.close(descriptor)
         time.sleep(SECONDS_TO_WAIT / 10)
 
@@ -482,7 +487,8 @@ def claim_folder(
     with user_errors(path):
         made = [folder for folder in (path, *path.parents) if not folder.is_dir()]
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked_mark(path)
+        told = f"into {path}; wait for its end, or name another folder"
+        descriptor = _locked(path / MARK, lambda: _open_mark(path, os.O_RDWR | os.O_CREAT), told)
         try:
             check_folder(path, made_by, known)  # another process may have come first
             own = OwnFolder(path, descriptor, made_by, known)
@@ -588,21 +594,6 @@ def _open_mark(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise UserError(f"{path / MARK} is not of mosa; name a new folder")
     return descriptor
-
-
-def _locked_mark(path: Path) -> int:
-    """The mark of a folder, made where it is missing, which this process alone has open."""
-    while True:
-        descriptor = _open_mark(path, os.O_RDWR | os.O_CREAT)
-        if _lock(descriptor) is False:
-            os.close(descriptor)
-            raise UserError(
-                f"another process is writing into {path}; wait for its end, or name another folder"
-            )
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.lstat(path / MARK)):
-                return descriptor
-        os.close(descriptor)  # its holder has just removed it
 
 
 # ------------------------------------------------------------------------------------ what is there

@@ -208,7 +208,7 @@ def run_methods(out: Path, config: MethodsConfig) -> Path:
         limit = max(config.num_benign, config.num_tasks)
         judge_recorded(out, world, JUDGES, (HARMLESS, ALL_TASKS), limit=limit)
         page = out / "tables.md"
-        write_text(page, "\n".join(Tables(out, config, world).page()) + "\n")
+        write_text(page, "\n\n".join(Tables(out, config, world).page()) + "\n")
         return page
 
 
@@ -346,11 +346,10 @@ class Tables:
     # --- the page
 
     def page(self) -> Iterator[str]:
-        """The tables with what they rest on, as Markdown."""
+        """The parts of the page, as Markdown: the tables with what they rest on."""
         config = self.config
         decoder, attention = default_decoder(config.testbed), attention_of(config.testbed)
         yield "# Methods over training seeds"
-        yield ""
         yield (
             f"World {self.world.seed}; up to {config.num_seeds} trainings of each kind; "
             f"{config.num_objects} restricted objects of {self._num_devices()} devices, "
@@ -363,16 +362,12 @@ class Tables:
             "the share of training prompts that have a refusal in the window in the first step. "
             + legend(self._wrapped())
         )
-        yield ""
         yield "## Methods"
-        yield ""
-        yield from self._table(
+        yield self._table(
             ("method", *self._measured_columns()),
             [(label, *self._measured(key)) for label, key in self._rows(METHODS_TABLE.values())],
         )
-        yield ""
         yield "## At matched benign recall"
-        yield ""
         yield (
             "Mean of prefill, masked frame and deep_inception, at the last moment with benign "
             "recall at the level or above; in square brackets the updates by then, for each "
@@ -380,8 +375,7 @@ class Tables:
             + ", ".join(f"{share:g}" for share in MOMENTS)
             + " of the training, and the end."
         )
-        yield ""
-        yield from self._table(
+        yield self._table(
             ("method", "at the end", "benign recall there", *(f"recall {x:g}" for x in LEVELS)),
             [
                 (
@@ -393,33 +387,27 @@ class Tables:
                 for label, key in self._rows(METHODS_TABLE.values())
             ],
         )
-        yield ""
         yield "## Factorial"
-        yield ""
-        yield from self._table_of(FACTORS, FACTORIAL.items())
-        yield ""
+        yield self._table_of(FACTORS, FACTORIAL.items())
         yield (
             "Main effects: the first level minus the second, each the mean over the levels of the "
             "other factors, with Student's 95 % interval over the training seeds (n) that every "
             "cell has."
         )
-        yield ""
-        yield from self._effects()
-        yield ""
+        yield self._effects()
         yield "## Windows"
-        yield ""
-        yield from self._table_of(("tokens",), [((label,), of) for label, of in WINDOWS.items()])
+        yield self._table_of(("tokens",), [((label,), of) for label, of in WINDOWS.items()])
 
     def _table_of(
         self, names: Iterable[str], cells: Iterable[tuple[Sequence[str], TrainedCell]]
-    ) -> Iterator[str]:
+    ) -> str:
         """The table of cells by what tells them apart, with harm where benign recall is 0.9."""
         rows = [
             (*values, *self._measured(name_of(cell)), self._matched_of(name_of(cell), 0.9))
             for values, cell in cells
             if name_of(cell) in self.trainings
         ]
-        yield from self._table((*names, *self._measured_columns(), "recall 0.9"), rows)
+        return self._table((*names, *self._measured_columns(), "recall 0.9"), rows)
 
     def _measured_columns(self) -> list[str]:
         return ["trainings", *(name for name, _ in self._measures())]
@@ -461,7 +449,7 @@ class Tables:
         rate, reached = self.matched(key, level)
         return format_rate(rate) + ("" if key == ORIGINAL else f" [{reached}]")
 
-    def _effects(self) -> Iterator[str]:
+    def _effects(self) -> str:
         six = _names(ATTACKS[1:])
 
         def attacked(name: str, attacks: Sequence[str]) -> Rate | None:
@@ -498,11 +486,11 @@ class Tables:
                 mean = mean_unbounded(effects) if effects else None
                 cells.append(format_rate(mean, signed=True, with_n=True))
             rows.append((f"{factor}: {first} minus {second}", *cells))
-        yield from self._table(("effect", *rates), rows)
+        return self._table(("effect", *rates), rows)
 
-    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-        for row in (head, ["---"] * len(head), *rows):
-            yield "| " + " | ".join(row) + " |"
+    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        lines = (head, ["---"] * len(head), *rows)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _names(attacks: Sequence[str]) -> list[str]:
