@@ -33,6 +33,7 @@ from mosa.denoising import (
     Canvas,
     DecoderConfig,
     Filling,
+    OnStep,
     SampleResult,
     denoiser_of,
     evaluation_mode,
@@ -79,8 +80,8 @@ class Responder(Computer, Protocol):
         """A query as ids; UserError where it is longer than the model's context."""
         ...
 
-    async def submit(self, prepared: Prepared) -> Response:
-        """The answer."""
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        """The answer. `on_step` receives every step that changed the row, in the event loop."""
         ...
 
 
@@ -113,6 +114,7 @@ class _Asked(Waiting):
     """A query that somebody waits for."""
 
     prepared: Prepared | None = None
+    on_step: OnStep | None = None
     filling: Filling | None = None
 
 
@@ -136,9 +138,9 @@ class LocalResponder(Worker[DiffusionLM]):
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         return prepare(self.model, self.weights, query, decoder)
 
-    async def submit(self, prepared: Prepared) -> Response:
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         future = asyncio.get_running_loop().create_future()
-        return await self._ask(_Asked(future, prepared=prepared))
+        return await self._ask(_Asked(future, prepared=prepared, on_step=on_step))
 
     # ------------------------------------------------------------------------- the model's thread
 
@@ -175,13 +177,16 @@ class LocalResponder(Worker[DiffusionLM]):
         prepared = item.prepared
         assert prepared is not None
         hook = None if prepared.edit is None else edit_hook(prepared.edit)
+        on_step = None
+        if item.on_step is not None:  # called in this thread, it passes steps to the event loop
+            on_step = functools.partial(item.future.get_loop().call_soon_threadsafe, item.on_step)
         try:
             canvas = Canvas.from_prompts(
                 self.model,
                 torch.tensor([prepared.prompt_ids]),
                 max_new_tokens=len(prepared.response_ids),
             ).pin(0, list(prepared.response_ids))
-            item.filling = self._denoiser.add(canvas, prepared.decoder, hook=hook)
+            item.filling = self._denoiser.add(canvas, prepared.decoder, hook=hook, on_step=on_step)
         except Exception as error:
             item.settle(error=error)
             return

@@ -25,7 +25,7 @@ from mosa.chat import (
     split_name,
 )
 from mosa.chat.questions import without_thoughts
-from mosa.denoising import DecoderConfig
+from mosa.denoising import DecoderConfig, OnStep
 from mosa.responder import Prepared, ResponderGone
 from mosa.served_canvas import FIELD, SEED, ServedTokens
 from mosa.types import Access, Response, ServedFacts, UserError, content_key, prompt_turns
@@ -155,9 +155,10 @@ class ServedResponder:
         key = content_key(**asked, **({"canvas": canvas} if canvas else {}))
         return Prepared(key, query.prompt, (), tuple(canvas), decoder)
 
-    async def submit(self, prepared: Prepared) -> Response:
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         """The answer; raises ChatError where none comes, and ServerGone where `MOST_FAILURES` in a
         row did not."""
+        del on_step  # servers show no steps
         if self._gone:
             raise ServerGone(self._gone)
         try:

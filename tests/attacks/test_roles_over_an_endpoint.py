@@ -401,12 +401,12 @@ def test_a_run_that_was_cut_off_asks_for_the_rest_alone(tmp_path, smooth, monkey
     submit = LocalResponder.submit
     done = 0
 
-    async def dying(self, prepared):
+    async def dying(self, prepared, *, on_step=None):
         nonlocal done
         done += 1
         if done == 4:
             raise ZeroDivisionError("the power goes")
-        return await submit(self, prepared)
+        return await submit(self, prepared, on_step=on_step)
 
     monkeypatch.setattr(LocalResponder, "submit", dying)
     with stub_endpoint(rule=well) as stub:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mosa.attacks import Query
 from mosa.chat.base import ChatError, ChatReply, ChatRequest
-from mosa.denoising import DecoderConfig
+from mosa.denoising import DecoderConfig, OnStep
 from mosa.families import DiffusionLM
 from mosa.responder import Prepared, prepare
 from mosa.types import Response, as_plain, prompt_turns
@@ -33,7 +33,8 @@ class EchoResponder:
     def prepare(self, query: Query, decoder: DecoderConfig) -> Prepared:
         return prepare(self.model, "echo", query, decoder)
 
-    async def submit(self, prepared: Prepared) -> Response:
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        del on_step
         if len(self.asked) == self.fail_at:
             raise PowerCutError
         self.asked.append(prepared)

@@ -102,6 +102,17 @@ def test_an_answer_is_that_of_the_model_at_the_other_end(remote, tiny_llada):
     assert responder.tally.num_responses == local.tally.num_responses == 5
 
 
+def test_steps_are_heard(remote):
+    responder, local, _ = remote
+    heard: list[Any] = []
+
+    async def ask() -> Any:
+        return await responder.submit(prepared(local, "tea?"), on_step=heard.append)
+
+    response = asyncio.run(ask())
+    assert len(heard) == len(set(response.commit_step)) == 4
+
+
 def test_work_is_done_and_its_errors_come_back(remote):
     responder, local, _ = remote
     length = len(local.model.encode("tea?"))

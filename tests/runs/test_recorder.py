@@ -287,7 +287,7 @@ def test_a_query_that_nobody_waits_for_is_cancelled(tmp_path, tiny_llada):
     cancelled = []
 
     class Endless(EchoResponder):
-        async def submit(self, prepared):
+        async def submit(self, prepared, *, on_step=None):
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -329,8 +329,8 @@ def test_what_another_process_has_recorded_counts(tmp_path, tiny_llada):
     """It answered the same query meanwhile, and rounding made its answer another."""
 
     class Beaten(EchoResponder):
-        async def submit(self, prepared):
-            response = await super().submit(prepared)
+        async def submit(self, prepared, *, on_step=None):
+            response = await super().submit(prepared, on_step=on_step)
             with Run(tmp_path) as other:
                 other.add_response(replace(response, text="theirs"))
             return response
@@ -347,10 +347,10 @@ def test_a_responder_that_is_gone_ends_the_run_and_fails_no_task(tmp_path, tiny_
     """The third answer never comes; the two before it are kept, and the rest is left to be done."""
 
     class Leaving(EchoResponder):
-        async def submit(self, prepared: Any):
+        async def submit(self, prepared: Any, *, on_step: Any = None):
             if len(self.asked) == 2:
                 raise ResponderGone("gone")
-            return await super().submit(prepared)
+            return await super().submit(prepared, on_step=on_step)
 
     async def one(behavior: Behavior, target: Target):
         yield target.attempt([await target.ask(Query(behavior.request))])

@@ -1,4 +1,4 @@
-"""A model behind a responder: one batch, cancellation, work."""
+"""A model behind a responder: one batch, cancellation, steps as they happen, work."""
 
 from __future__ import annotations
 
@@ -68,15 +68,34 @@ def test_a_row_in_a_batch_is_the_row_alone(testbed):
     assert plain.token_ids == sample(testbed, [KILN], DECODER).tokens[0].tolist()
 
 
+def test_steps_are_heard_in_the_event_loop(responder):
+    """The changes of all steps together are the response."""
+    written: dict[int, int] = {}
+    steps = []
+
+    def hear(changes) -> None:
+        asyncio.get_running_loop()  # raises elsewhere
+        steps.append(changes.step)
+        written.update(zip(changes.positions, changes.tokens, strict=True))
+
+    async def ask() -> Response:
+        prepared = responder.prepare(Query(KILN), DECODER)
+        return await responder.submit(prepared, on_step=hear)
+
+    response = asyncio.run(ask())
+    assert [written[i] for i in range(24)] == response.token_ids
+    assert steps == sorted(set(steps)) == sorted(set(response.commit_step))
+
+
 def test_a_cancelled_query_leaves_the_batch_and_disturbs_nobody(testbed, responder):
     long = DecoderConfig(max_new_tokens=256, steps=256)
     (expected,) = answer_all(testbed, "w", [(Query(KILN), DECODER)])
 
     async def ask() -> Response:
+        heard = asyncio.Event()
         prepared = responder.prepare(Query("how do i make a jade harp ?"), long)
-        task = asyncio.create_task(responder.submit(prepared))
-        while not responder.tally.num_steps:  # it is not in the batch yet
-            await asyncio.sleep(0.001)
+        task = asyncio.create_task(responder.submit(prepared, on_step=lambda changes: heard.set()))
+        await heard.wait()  # it is in the batch
         other = asyncio.create_task(responder.submit(responder.prepare(Query(KILN), DECODER)))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

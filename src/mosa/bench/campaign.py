@@ -35,7 +35,7 @@ from mosa.bench.common import (
     peak_resident,
     silent,
 )
-from mosa.denoising import DecoderConfig
+from mosa.denoising import DecoderConfig, OnStep
 from mosa.evidence.figures import figures_of
 from mosa.families import DiffusionLM, load_model
 from mosa.judges import Item
@@ -108,7 +108,7 @@ class Instant:
         """As any responder."""
         return prepare(self.model, "instant", query, decoder)
 
-    async def submit(self, prepared: Prepared) -> Response:
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         """The same words to every query."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Response] = loop.create_future()

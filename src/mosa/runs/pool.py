@@ -12,6 +12,7 @@ runs the attacks and writes the run.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import secrets
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any, Final, Generic, TypeVar, final
 
+from mosa.denoising import OnStep
 from mosa.inputs import refusing
 from mosa.responder import LocalResponder, Prepared, Responder, ResponderGone
 from mosa.runs.processes import Processes
@@ -130,9 +132,9 @@ class Pool(WorkPool["Responder | RemoteResponder"]):
         self.model: Final = local.model
         self.prepare: Final = local.prepare
 
-    async def submit(self, prepared: Prepared) -> Response:
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
         with self._least_busy() as member:
-            return await member.submit(prepared)
+            return await member.submit(prepared, on_step=on_step)
 
 
 @final
@@ -144,22 +146,22 @@ class RemoteResponder:
         self.capacity: Final[int] = connection.recv()
         self.tally = Tally()
         self._numbers = itertools.count()
-        self._open: dict[int, Waiting] = {}
+        self._open: dict[int, tuple[Waiting, Any]] = {}
         self._lock = threading.Lock()
         self._is_gone = False
         self._thread = threading.Thread(target=self._listen, name="remote model", daemon=True)
         self._thread.start()
 
-    async def submit(self, prepared: Prepared) -> Response:
-        return await self._ask("submit", prepared)
+    async def submit(self, prepared: Prepared, *, on_step: OnStep | None = None) -> Response:
+        return await self._ask("submit", (prepared, on_step is not None), on_step)
 
     async def compute(self, work: Work, *, goes_first: bool = False) -> dict[str, Any]:
-        return await self._ask("compute", (work, goes_first))
+        return await self._ask("compute", (work, goes_first), None)
 
-    async def _ask(self, kind: str, what: Any) -> Any:
+    async def _ask(self, kind: str, what: Any, on_step: OnStep | None) -> Any:
         waiting = Waiting(asyncio.get_running_loop().create_future())
         number = next(self._numbers)
-        self._open[number] = waiting
+        self._open[number] = waiting, on_step
         try:
             self._send(number, kind, what)
             return await waiting.future
@@ -191,13 +193,18 @@ class RemoteResponder:
                 return
             if kind == "tally":
                 self.tally = what
+            elif kind == "step":
+                entry = self._open.get(number)
+                if entry is not None:
+                    waiting, on_step = entry
+                    waiting.future.get_loop().call_soon_threadsafe(on_step, what)
             else:
                 self._settle(number, what, what if kind == "failed" else None)
 
     def _settle(self, number: int, result: Any, error: BaseException | None) -> None:
-        waiting = self._open.pop(number, None)
-        if waiting is not None:  # else cancelled meanwhile
-            waiting.settle(result, error)
+        entry = self._open.pop(number, None)
+        if entry is not None:  # else cancelled meanwhile
+            entry[0].settle(result, error)
 
     def close(self) -> None:
         """Tell the process that there are no more queries, and receive what it has done."""
@@ -235,7 +242,9 @@ async def _answer(connection: Connection, local: Worker[Any]) -> None:
                 result = await local.compute(work, goes_first=goes_first)
             else:
                 assert isinstance(local, LocalResponder)
-                result = await local.submit(what)
+                prepared, hears_steps = what
+                on_step = functools.partial(send, number, "step") if hears_steps else None
+                result = await local.submit(prepared, on_step=on_step)
         except Exception as error:
             send(number, "failed", _portable(error))
             return
