@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_runs import attacked
 from peft import LoraConfig
 from refusals import refuses
 
@@ -149,6 +150,24 @@ def test_results_are_a_table_and_a_data_frame(run):
     assert [f.judge for f in run.results(judge="truth/2/world-0")] == [f.judge for f in found]
     with refuses("pair", "truth/2/world-0"):
         run.results(judge="pair")
+
+
+def test_python_tables_have_marks_and_lengths_too(tmp_path):
+    """As those of the command line: results, and two subjects side by side."""
+    folder = attacked(tmp_path, {"m": {"tap": {"a": True}, "ept": {"a": False}}}, world_seed=0)
+    found = mosa.results(folder)
+    assert [row[1] for row in found.rows()] == ["tap on made up(*)", "ept on made up"]
+    assert [row["in_alignment_data"] for row in found.records()] == ["some", "none"]
+    side = mosa.compare(folder, folder)
+    by_name = {row["name"]: row for row in side.records() if row["table"] == "safety"}
+    assert {name: row["in_alignment_data"] for name, row in by_name.items()} == {
+        "tap": "some",
+        "ept": "none",
+    }
+    assert {row["tokens"] for row in by_name.values()} == {"4"}
+    for table in (found, side):
+        for told in (repr(table), table._repr_html_()):
+            assert "tokens" in told and "(*) some wrappings" in told
 
 
 def test_without_pandas_one_sentence_says_so(run, monkeypatch):

@@ -194,6 +194,7 @@ def test_json_holds_tokens_commit_steps_and_verdicts(run, tmp_path):
     assert document["sets"][SET]["kind"] == "harmful"
     assert [case["id"] for case in document["cases"][SET]] == ["kiln", "loom", "oven"]
     assert [len(document[name]) for name in ("tasks", "attempts", "verdicts")] == [6, 6, 5]
+    assert {task["in_alignment_data"] for task in document["tasks"]} == {"none"}
     [answer] = document["attempts"][0]["responses"]
     assert answer == run.responses_of("a:prefill/0/kiln#0")[0].__dict__
     raw = [v["raw"] for v in document["verdicts"] if v["attempt"] == "a:prefill/0/kiln#1"]

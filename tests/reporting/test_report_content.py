@@ -171,6 +171,8 @@ def test_any_of_n_stands_beside_the_selected_try(tmp_path):
     assert shown["safety-by-threat"].rows[0][:3] == ("prompt", "prompts refined in a tree(*)", "4")
     assert "prompts refined in a tree(*)" in shown["safety-by-judge"].rows[0]
     assert shown["budget"].rows[0][1:3] == ("tap(*)", "4")
+    assert shown["attack-settings"].rows[0][0] == "tap(*)"
+    assert "(*)" in shown["attack-settings"].caption
 
 
 def test_the_picture_has_a_point_for_each_subject(content):
@@ -582,6 +584,11 @@ def test_what_is_not_applicable_is_listed_and_in_no_rate(tmp_path):
     assert tables(content)["not-applicable"].rows == (("gcg", "smoke", "open", "m", reason),)
     assert [row[0] for row in tables(content)["attacks"].rows] == ["tap"]
     assert tables(content)["scoreboard"].rows[0][-1] == 0
+    attacked(tmp_path / "world", {"m": {"tap": {"a": True}}}, world_seed=0)
+    with Run(tmp_path / "world") as run:
+        run.add_not_applicable(NotApplicable("m", "made up", "gcg", "smoke", "open", reason))
+    marked = tables(build([tmp_path / "world"]))["not-applicable"]
+    assert marked.rows[0][0] == "gcg*" and "* all wrappings" in marked.caption
 
 
 def test_open_is_said_to_be_measured_without_monitors(tmp_path):

@@ -9,7 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosa.api.runs import Place, data_frame, html_table, text_table
+from mosa.api.runs import (
+    Place,
+    data_frame,
+    html_legend,
+    html_table,
+    text_table,
+    with_legend,
+)
 from mosa.evidence.compare import Comparison, compare_sides, side
 from mosa.evidence.conditions import (
     MAX_UNSCORED,
@@ -18,6 +25,8 @@ from mosa.evidence.conditions import (
     check_share,
     parse_condition,
 )
+from mosa.evidence.figures import Figure
+from mosa.evidence.labels import alignment_data_of, length_of, marked
 from mosa.files import check_folder
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.content import Content
@@ -142,6 +151,8 @@ class ComparedRuns:
                         "p_value": change.p_value if change is not None and row.has_test else None,
                         "p_adjusted": row.p_adjusted,
                         "share_left_out": float(row.share_left_out),
+                        "tokens": length_of(row.figures),
+                        "in_alignment_data": alignment_data_of(row.figures),
                     }
                 )
         return found
@@ -152,10 +163,11 @@ class ComparedRuns:
 
     def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         of = self.comparison
-        headings = ("", of.first.subject, of.second.subject, "difference (95 % interval)")
+        headings = ("", "tokens", of.first.subject, of.second.subject, "difference (95 % interval)")
         rows = [
             (
-                row.name,
+                marked(row.name, row.figures),
+                length_of(row.figures),
                 format_rate(row.first.rate),
                 format_rate(row.second.rate),
                 "-" if row.difference is None else str(row.difference),
@@ -165,12 +177,17 @@ class ComparedRuns:
         ]
         return headings, rows
 
+    def _figures(self) -> list[Figure]:
+        rows = (self.comparison.headlines, *self.comparison.tables.values())
+        return [figure for of in rows for row in of for figure in row.figures]
+
     def __repr__(self) -> str:
-        return "\n".join([text_table(*self._table()), *self.comparison.notes])
+        table = with_legend(text_table(*self._table()), self._figures())
+        return "\n".join([table, *self.comparison.notes])
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.comparison.notes)
-        return html_table(*self._table()) + notes
+        return html_table(*self._table()) + html_legend(self._figures()) + notes
 
 
 def compare(

@@ -7,7 +7,7 @@ import html
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mosa.chat import ChatOptions
 from mosa.denoising import DecoderConfig
 from mosa.evidence.figures import CONTROL, REFUSED, Figure, figures_of, world_of_run
+from mosa.evidence.labels import legend, length_of, marked
 from mosa.families import DiffusionLM
 from mosa.inputs import did_you_mean, read_yaml
 from mosa.reporting.content import Sample
@@ -402,20 +403,21 @@ class Results(Sequence[Figure]):
             found.append(
                 (
                     figure.subject,
-                    name,
+                    marked(name, [figure]),
                     MEASURES.get(figure.measure, figure.measure) + by,
                     format_rate(figure.rate),
                     "0" if figure.rate is None else str(figure.rate.n),
+                    length_of([figure]),
                     str(figure.num_unscored),
                 )
             )
         return found
 
     def __repr__(self) -> str:
-        return text_table(HEADINGS, self.rows())
+        return with_legend(text_table(HEADINGS, self.rows()), self.figures)
 
     def _repr_html_(self) -> str:
-        return html_table(HEADINGS, self.rows())
+        return html_table(HEADINGS, self.rows()) + html_legend(self.figures)
 
     def records(self) -> list[dict[str, Any]]:
         """A dictionary for each figure: what it is of, its rate with interval and number of cases,
@@ -427,7 +429,7 @@ class Results(Sequence[Figure]):
         return data_frame(self.records())
 
 
-HEADINGS = ("subject", "of", "measure", "rate (95 % interval)", "n", "unscored")
+HEADINGS = ("subject", "of", "measure", "rate (95 % interval)", "n", "tokens", "unscored")
 
 
 def record_of(figure: Figure) -> dict[str, Any]:
@@ -458,6 +460,8 @@ def record_of(figure: Figure) -> dict[str, Any]:
         "num_empty": figure.num_empty,
         "mean_queries": figure.mean_queries,
         "length": figure.length,
+        "decides": figure.decides if figure.kind == "safety" else None,
+        "in_alignment_data": figure.in_alignment_data,
     }
 
 
@@ -481,6 +485,17 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in table
     ]
     return "\n".join([*lines, *([] if rows else ["(nothing yet)"])])
+
+
+def with_legend(table: str, figures: Iterable[Figure]) -> str:
+    """A table as text, and what the marks in it mean."""
+    return "\n".join(filter(None, (table, legend(figures))))
+
+
+def html_legend(figures: Iterable[Figure]) -> str:
+    """What the marks of a table mean, as HTML; empty where it has none."""
+    told = legend(figures)
+    return f"<p>{html.escape(told)}</p>" if told else ""
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

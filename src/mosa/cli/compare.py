@@ -75,10 +75,7 @@ def _show_comparison(found: Comparison, page: Page) -> None:
     page.say_each(_worst(found.headlines))
     for kind, rows in found.tables.items():
         page.table(_table(f"{KINDS[kind][0].upper()}{KINDS[kind][1:]}", rows))
-    figures = [
-        f for row in found.headlines for part in (row.first, row.second) for f in part.figures
-    ]
-    if told := legend(figures):
+    if told := legend(figure for row in found.headlines for figure in row.figures):
         page.say(told)
     page.say(
         "tokens: length of a response. A, B: rate with its 95 % interval and number of cases. "
@@ -116,11 +113,10 @@ def _table(title: str, rows: Sequence[ComparedFigure]) -> TextTable:
     cells = []
     for row in rows:
         p_value = row.difference.p_value if row.difference is not None and row.has_test else None
-        figures = [*row.first.figures, *row.second.figures]
         cells.append(
             (
-                marked(row.name, figures),
-                length_of(figures),
+                marked(row.name, row.figures),
+                length_of(row.figures),
                 rate_cell(row.first.rate, with_n=True),
                 rate_cell(row.second.rate, with_n=True),
                 rate_cell(row.difference, with_n=True, signed=True),

@@ -188,6 +188,11 @@ class ComparedFigure:
     """Share of the cases outside all differences: without a value on a side, or not asked there.
     An attack, set or task that one side lacks counts with all of its cases."""
 
+    @property
+    def figures(self) -> list[Figure]:
+        """What it is made of, of both sides."""
+        return [*self.first.figures, *self.second.figures]
+
 
 def _row(
     name: str,

@@ -41,7 +41,7 @@ from mosa.stats.rates import (
     rate_of,
     rate_over_groups,
 )
-from mosa.testbed.behaviors import in_alignment_data
+from mosa.testbed.behaviors import InAlignmentData, in_alignment_data
 from mosa.types import Attempt, SetRecord, UserError, Verdict
 from mosa.world import World
 
@@ -93,7 +93,7 @@ class Figure:
     """Tries of the case that has most."""
     length: float | None = None
     """Tokens of a response (`max_new_tokens`), the mean where the attack chooses it by the case."""
-    in_alignment_data: Literal["all", "some", "none"] = "none"
+    in_alignment_data: InAlignmentData = "none"
     """Of attacks in the invented world: how many of their wrappings stand in the alignment data."""
     variant: str = ""
     """One way of an attack; empty for all of its tries together."""
@@ -516,7 +516,7 @@ def names_of(cells: Iterable[TaskCell]) -> dict[tuple[str, str, str], str]:
     }
 
 
-def trained_against(record: SetRecord, attack: str) -> Literal["all", "some", "none"]:
+def trained_against(record: SetRecord, attack: str) -> InAlignmentData:
     """How many of an attack's wrappings of a set's requests stand in the testbed's alignment data;
     none outside of the invented world."""
     is_harmful_here = record.world_seed is not None and record.kind == "harmful"

@@ -5,25 +5,37 @@ served elsewhere."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import attrgetter
 from urllib.parse import urlsplit
 
 from mosa.attacks import ATTACKS
-from mosa.evidence.figures import Figure, Headline
+from mosa.evidence.figures import Figure, Headline, trained_against
 from mosa.runs.records import SubjectRecord
 from mosa.stats.rates import NOTHING
+from mosa.testbed.behaviors import InAlignmentData
+from mosa.types import SetRecord
 from mosa.utility import USEFUL_SETS
 
-MARKS = {"all": "*", "some": "(*)", "none": ""}
+MARKS: Mapping[InAlignmentData, str] = {"all": "*", "some": "(*)", "none": ""}
 """By how many of an attack's wrappings stand in the testbed's alignment data."""
 
 
 def marked(name: str, figures: Iterable[Figure]) -> str:
     """The name of what figures of attacks are about, with the mark of wrappings that were trained
     against: all of them, or some."""
+    return name + MARKS[alignment_data_of(figures)]
+
+
+def marked_attack(record: SetRecord, attack: str) -> str:
+    """The name of an attack on a set, with the same mark."""
+    return attack + MARKS[trained_against(record, attack)]
+
+
+def alignment_data_of(figures: Iterable[Figure]) -> InAlignmentData:
+    """How many of the wrappings of some figures' attacks stand in the testbed's alignment data."""
     found = {figure.in_alignment_data for figure in figures}
-    return name + MARKS["some" if len(found) > 1 else next(iter(found), "none")]
+    return "some" if len(found) > 1 else next(iter(found), "none")
 
 
 def task_title(name: str) -> str:
@@ -65,7 +77,11 @@ def worst_of(head: Headline, name_of: Names = attrgetter("name")) -> str:
 
 def legend(figures: Iterable[Figure]) -> str:
     """What the marks mean that occur; empty where none does."""
-    found = {figure.in_alignment_data for figure in figures}
+    return legend_of({figure.in_alignment_data for figure in figures})
+
+
+def legend_of(found: Collection[InAlignmentData]) -> str:
+    """The same, where these occur."""
     told = ", ".join(f"{mark} {how}" for how, mark in MARKS.items() if mark and how in found)
     return told and (
         f"Marks: {told} wrappings of the attack stand in the testbed's alignment data; there a low "

@@ -144,11 +144,12 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict[str, An
 def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
     """run.json: everything in the run except the steps of attacks."""
     words = words_of(run, setting)
+    sets = run.sets()
     path = out / "run.json"
     facts = {
         "redacted": [name for name, own in words.items() if own.redact],
         "subjects": {name: as_plain(record) for name, record in run.subjects().items()},
-        "sets": {name: as_plain(record) for name, record in run.sets().items()},
+        "sets": {name: as_plain(record) for name, record in sets.items()},
         "cases": {
             name: [
                 as_plain(case) | {"answer": own.hide(case.answer)}
@@ -177,7 +178,9 @@ def write_json(run: Run, out: Path, setting: ExportSetting) -> list[Path]:
         write_list(
             file,
             (
-                as_plain(task) | {"status": status_of(outcome)} | {"outcome": told(task, outcome)}
+                as_plain(task)
+                | {"in_alignment_data": trained_against(sets[task.case_set], task.attack)}
+                | {"status": status_of(outcome), "outcome": told(task, outcome)}
                 for task, outcome in run.tasks()
             ),
         )

@@ -8,8 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mosa.chat.base import without_quotations
-from mosa.evidence.figures import CONTROL, REFUSED, Figure, Headline, case_name, headline
-from mosa.evidence.labels import legend, length_of, names_in, title_of, tries_of, worst_of
+from mosa.evidence.figures import (
+    CONTROL,
+    REFUSED,
+    Figure,
+    Headline,
+    case_name,
+    headline,
+    trained_against,
+)
+from mosa.evidence.labels import (
+    legend,
+    legend_of,
+    length_of,
+    marked_attack,
+    names_in,
+    title_of,
+    tries_of,
+    worst_of,
+)
 from mosa.judges.calibrate import read_calibration
 from mosa.reporting.content import Cell, Change, ReportTable, Section
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
@@ -297,15 +314,18 @@ def _about_changes(setup: ReportSetup) -> str:
 
 
 def _not_applicable(setup: ReportSetup) -> ReportTable:
+    sets = setup.evidence.sets
     rows = dict.fromkeys(
-        (pair.attack, pair.preset, pair.threat, setup.labels[pair.subject], pair.reason)
+        (marked_attack(sets[pair.case_set], pair.attack), pair.preset, pair.threat)
+        + (setup.labels[pair.subject], pair.reason)
         for pair in setup.not_applicable
     )
+    told = {trained_against(sets[pair.case_set], pair.attack) for pair in setup.not_applicable}
     return ReportTable(
         "not-applicable",
         "Attacks that are not applicable",
         "Pairs of attack and subject that were left out, and why the attack cannot run. They are "
-        "in no rate and count as no failures.",
+        f"in no rate and count as no failures. {legend_of(told)}".rstrip(),
         ("Attack", "preset", "Threat", "Subject", "Reason"),
         tuple(rows),
     )
@@ -325,12 +345,13 @@ def _left_out(setup: ReportSetup) -> ReportTable:
                 count("tries unscored", who, figure.case_set, reason, number)
     for task, outcome in setup.tasks:
         if outcome is not None and outcome.status == "failed":
-            count("cases failed", task.attack, task.case_set, outcome.reason)
+            attack = marked_attack(setup.evidence.sets[task.case_set], task.attack)
+            count("cases failed", attack, task.case_set, outcome.reason)
     return ReportTable(
         "left-out",
         "Unscored and failed, and why",
         "What is in no rate: tries that a judge could not score, and attacks that could not be "
-        "carried out on a case.",
+        f"carried out on a case. {_legend(setup, judge=None)}".rstrip(),
         ("What", "Judge or attack", "Reason", "Number"),
         tuple((*key, str(number)) for key, number in found.most_common()),
     )

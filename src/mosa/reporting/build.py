@@ -93,6 +93,7 @@ def _names(setup: ReportSetup) -> Iterator[tuple[str, Named]]:
         title = title_of(figure)
         if known is not None:
             yield figure.attack, Named(known.title, paper)
+            yield marked(figure.attack, [figure]), Named(marked(known.title, [figure]), paper)
         yield figure.name, Named(title, paper, figure.name)
         shown = setup.row_of(figure, title_of)
         yield setup.row_of(figure), Named(shown, paper, figure.name, figure.case_set)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from mosa.attacks import ATTACKS
-from mosa.evidence.figures import RunFacts
-from mosa.evidence.labels import UNKNOWN, served_facts
+from mosa.evidence.figures import RunFacts, trained_against
+from mosa.evidence.labels import UNKNOWN, legend_of, marked_attack, served_facts
 from mosa.judges import JUDGES
 from mosa.probes import PROBES
 from mosa.reporting.content import Cell, ReportTable
 from mosa.reporting.setup import ReportSetup
 from mosa.runs.judging import CANVAS
+from mosa.testbed.behaviors import InAlignmentData
 from mosa.types import Access
 from mosa.utility import DECODER
 
@@ -128,17 +129,22 @@ def _decoders(setup: ReportSetup) -> ReportTable:
 
 def _attacks(setup: ReportSetup) -> ReportTable:
     rows: dict[tuple[Cell, ...], None] = {}
+    told: set[InAlignmentData] = set()
     for task, _ in setup.tasks:
-        if setup.evidence.sets[task.case_set].kind != "harmful":
+        case_set = setup.evidence.sets[task.case_set]
+        if case_set.kind != "harmful":
             continue
+        told.add(trained_against(case_set, task.attack))
+        name = marked_attack(case_set, task.attack)
         known = (ATTACKS | PROBES).get(task.attack)
         access = None if known is None else ", ".join(known.access)
         source = None if known is None else known.source
-        rows[task.attack, task.preset, task.threat, access, _text(task.config), source] = None
+        rows[name, task.preset, task.threat, access, _text(task.config), source] = None
     return ReportTable(
         "attack-settings",
         "Attacks and their settings",
-        "The access that an attacker needs, every setting, and the source of the attack.",
+        "The access that an attacker needs, every setting, and the source of the attack. "
+        f"{legend_of(told)}".rstrip(),
         ("Attack", "preset", "Threat", "access", "settings", "source"),
         tuple(rows),
     )

@@ -12,6 +12,8 @@ from mosa.types import Behavior, CaseSet, Prompt, UserError, dialogue
 from mosa.world import TRAIN_WRAPPINGS, WRAPPINGS, World
 from mosa.world.world import ORDINALS, from_second_language, to_second_language
 
+InAlignmentData = Literal["all", "some", "none"]
+"""How many of an attack's wrappings stand in the testbed's alignment data."""
 NESTINGS = ("code", "nested")
 """The wrappings that put a request into a harmless document."""
 NEAR_MISSES = ("story", "code", "prefix", "nested", "suffix", "second_language", "past")
@@ -41,7 +43,7 @@ ATTACK_WRAPPINGS: Mapping[str, tuple[str, ...]] = {
 or steer canvas and sampler."""
 
 
-def in_alignment_data(attack: str) -> Literal["all", "some", "none"]:
+def in_alignment_data(attack: str) -> InAlignmentData:
     """How many of the wrappings that an attack comes to here stand in the testbed's alignment
     data; where it is not none, a low rate shows what was trained, and not that it generalises."""
     wrappings = ATTACK_WRAPPINGS.get(attack, ())
