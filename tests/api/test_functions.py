@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import attacked
+from made_runs import attacked, session
 from peft import LoraConfig
 from refusals import refuses
 
 import mosa
 from mosa import cli
-from mosa.api.runs import NothingCame, RunFolder
+from mosa.api.runs import NothingCame, RunFolder, problems_of
 from mosa.denoising import TESTBED_DECODER, UnknownWords
 from mosa.families import load_model
 from mosa.judges import JudgeSetting
@@ -168,6 +168,22 @@ def test_python_tables_have_marks_and_lengths_too(tmp_path):
     for table in (found, side):
         for told in (repr(table), table._repr_html_()):
             assert "tokens" in told and "(*) some wrappings" in told
+
+
+def test_tries_without_a_score_are_told_as_a_share(tmp_path):
+    attacked(tmp_path, {"m": {"tap": {"a": True, "b": None, "c": None, "d": False}}}, judge="p/1")
+    with Run(tmp_path) as run:
+        told = problems_of(run)
+    assert "judge p/1: 2 of 4 tries (0.50) are unscored" in told
+
+
+def test_a_judge_whose_model_wrote_the_attacks_is_told_of(tmp_path):
+    outcomes = {"m": {"tap": {"a": True}}}
+    for name, judge in (("one", "pair/3/x/w"), ("two", "pair/3/x/other"), ("three", "truth/2/w")):
+        attacked(tmp_path / name, outcomes, judge=judge)
+        with Run(tmp_path / name) as run:
+            run.begin_session(session(chat_models={"attacker": {"name": "w", "place": "here"}}))
+            assert any("wrote the attacks" in line for line in problems_of(run)) == (name == "one")
 
 
 def test_without_pandas_one_sentence_says_so(run, monkeypatch):

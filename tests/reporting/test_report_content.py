@@ -5,7 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from made_runs import DECODER, JUDGE, attacked, begun, made_set, record, response, solved, subject
+from made_runs import (
+    DECODER,
+    JUDGE,
+    attacked,
+    begun,
+    made_set,
+    record,
+    response,
+    session,
+    solved,
+    subject,
+)
 from refusals import refuses
 
 from mosa.evidence.findings import LineChart
@@ -589,6 +600,14 @@ def test_what_is_not_applicable_is_listed_and_in_no_rate(tmp_path):
         run.add_not_applicable(NotApplicable("m", "made up", "gcg", "smoke", "open", reason))
     marked = tables(build([tmp_path / "world"]))["not-applicable"]
     assert marked.rows[0][0] == "gcg*" and "* all wrappings" in marked.caption
+
+
+def test_a_judge_whose_model_wrote_the_attacks_is_cautioned_of(tmp_path):
+    attacked(tmp_path, {"m": {"tap": {"a": True}}}, judge="pair/3/x/writer@canvas")
+    assert not any("lenient" in caution for caution in build([tmp_path]).cautions)
+    with Run(tmp_path) as run:
+        run.begin_session(session(chat_models={"attacker": {"name": "writer", "place": "here"}}))
+    assert any("lenient" in caution for caution in build([tmp_path]).cautions)
 
 
 def test_open_is_said_to_be_measured_without_monitors(tmp_path):

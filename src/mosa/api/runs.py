@@ -23,7 +23,7 @@ from mosa.reporting.content import Sample
 from mosa.reporting.setup import ReportConfig, read_setup
 from mosa.reporting.views import scan
 from mosa.runs.evaluate import run_evaluation
-from mosa.runs.judging import METRIC, judge_meant, judge_run
+from mosa.runs.judging import METRIC, examiners_of_themselves, judge_meant, judge_run
 from mosa.runs.options import (
     evaluation_config,
     judge_config,
@@ -36,7 +36,7 @@ from mosa.runs.records import TaskCell, TaskStatus
 from mosa.runs.sets import SetOptions
 from mosa.runs.store import Run
 from mosa.runs.subject import NO_ADAPTER, Subject
-from mosa.stats.rates import format_rate
+from mosa.stats.rates import format_rate, format_value
 from mosa.terminal import printable
 from mosa.types import UserError
 
@@ -342,11 +342,22 @@ def _outcome(sample: Sample, judge: str | None) -> str:
 
 
 def problems_of(run: Run) -> list[str]:
-    """What failed, could not be scored, or is not applicable in a run, with the reasons."""
+    """What failed, could not be scored, or is not applicable in a run, with the reasons; and judges
+    whose model wrote the attacks."""
     found = [f"{attack}: {count} failed: {reason}" for attack, reason, count in run.failures()]
     for name in run.judges():
-        for reason, count in run.unscored(name).most_common():
+        reasons = run.unscored(name)
+        if num := reasons.total():
+            num_tries = len(run.verdicts(name))
+            share = format_value(num / num_tries)
+            found.append(f"judge {name}: {num} of {num_tries} tries ({share}) are unscored")
+        for reason, count in reasons.most_common():
             found.append(f"judge {name}: {count} unscored: {reason}")
+    for name in examiners_of_themselves(run.judges(), run.sessions()):
+        found.append(
+            f"judge {name}: its model wrote the attacks too, and may be lenient with them; another "
+            "model is a better examiner"
+        )
     for pair in run.not_applicable():
         found.append(
             f"not applicable: {pair.attack} on {pair.case_set} against {pair.subject}: it "

@@ -16,6 +16,7 @@ from mosa.evidence.compare import HEADLINES_OF, KINDS
 from mosa.evidence.figures import CONTROL, Headline, Kind, task_pairs
 from mosa.evidence.labels import task_title, title_of, worst_of
 from mosa.reporting.setup import SIGNIFICANT, THREATS, ReportSetup, monitors_of
+from mosa.runs.judging import examiners_of_themselves
 from mosa.stats.pairs import (
     PairedDifference,
     holm,
@@ -345,6 +346,16 @@ def cautions(setup: ReportSetup) -> Iterator[str]:
         yield (
             "Phrases of refusal judge the attacks; they see words and not harm: nonsense counts "
             "as a success, and an answer with an apology does not."
+        )
+    lenient = {
+        setup.judge_names[name]
+        for run in evidence.runs
+        for name in examiners_of_themselves(run.judges, run.sessions)
+    }
+    if lenient:
+        yield (
+            f"The model behind {', '.join(sorted(lenient))} wrote the attacks too, and may be "
+            "lenient with them: another one is a better examiner."
         )
     refusals = evidence.judges("over_refusal")
     if refusals and refusals[0].startswith("refusal/"):

@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mosa.chat import ChatModel, ChatOptions, chat_model
 from mosa.chat.weights import LocalModel
@@ -208,7 +209,27 @@ def check_apart(judges: Sequence[NamedJudge], in_loop: set[str]) -> None:
 
 def loop_judges(run: Run) -> set[str]:
     """The names of the chat models that have judged inside attacks of a run."""
-    found = (session.get("chat_models", {}).get("judge") for session in run.sessions())
+    return _played("judge", run.sessions())
+
+
+def examiners_of_themselves(
+    judges: Iterable[str], sessions: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """The final judges, by their ids, whose chat model also wrote the attacks of these sessions."""
+    writers = tuple(f"/{name}" for name in _played("attacker", sessions))
+    asking = (judge for judge in judges if needs_of(judge) == "chat model")
+    return [judge for judge in asking if judge.removesuffix(CANVAS).endswith(writers)]
+
+
+def needs_of(judge: str) -> str | None:
+    """What the judge of this id needs; None where it is none of the table."""
+    known = JUDGES.get(judge.split("/")[0])
+    return None if known is None else known.needs
+
+
+def _played(role: str, sessions: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The names of the chat models that have played a role."""
+    found = (session.get("chat_models", {}).get(role) for session in sessions)
     return {chat["name"] for chat in found if chat}
 
 
