@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from attacks.test_attacks import Shown
+from tiny_models import dream_tokenizer, qwen3_layout, randomised
 
 from mosa.attacks import ATTACKS, ENGLISH, Target
 from mosa.attacks.base import Bound
 from mosa.attacks.loop import NUM_RETRIES
 from mosa.chat.base import ChatReply, ChatRequest
 from mosa.denoising import DecoderConfig
-from mosa.families import DiffusionLM
+from mosa.families import DiffusionLM, new_model
 from mosa.types import Attempt, Behavior
 
 BEHAVIOR = Behavior(
@@ -129,6 +130,15 @@ def test_no_attack_asks_more_than_its_bound(name, preset, roomy):
     assert {role for role in ("attacker", "judge", "translator") if getattr(bound, role)} == {
         *ATTACKS[name].roles
     }
+
+
+@pytest.mark.parametrize("name", ["adv_prefix", "gcg", "first_step_gcg", "pal"])
+def test_searches_in_blocks_stay_below_the_bound(name):
+    """There each beginning of AdvPrefix has its likelihood behind the blocks before it."""
+    layout = qwen3_layout(model_type="sdar", block_size=4, max_position_embeddings=8192)
+    model = randomised(new_model(layout, dream_tokenizer(), seed=0), 0)
+    asked, bound, _ = asked_of_all(name, "smoke", model, stubborn=False)
+    assert 0 < asked["forward_passes"] <= bound.forward_passes
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "attacker" in ATTACKS[name].roles])

@@ -256,7 +256,8 @@ def bound(config: AdvPrefixConfig, _: Wording) -> Bound:
         target=completions + len(config.uses),
         attacker=written * NUM_RETRIES,
         judge=completions,
-        forward_passes=searches.forward_passes + 1,
+        # In full attention one gives the likelihoods of all; in blocks each needs its own.
+        forward_passes=searches.forward_passes + written,
     )
 
 
