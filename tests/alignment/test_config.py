@@ -13,6 +13,7 @@ from refusals import refuses
 from mosa.alignment import METHODS, AlignConfig, MosaConfig, load_config, presets
 from mosa.alignment.config import PRESET_FOLDER, config_dict
 from mosa.alignment.output import config_text
+from mosa.experiments.methods import FACTORIAL
 
 
 def class_of(preset: str) -> type[AlignConfig]:
@@ -63,6 +64,25 @@ def test_ablations_change_one_ingredient_of_a_preset():
         values, base_values = config_dict(load_config(MosaConfig, name)), config_dict(base)
         changed = {key for key in values if values[key] != base_values[key]}
         assert 1 <= len(changed) <= 2, (name, changed)
+
+
+def test_the_cells_of_the_tables_are_presets_for_llada_too():
+    """Each differs from its base as the testbed's does."""
+
+    def changed(name: str) -> dict[str, object]:
+        own = config_dict(load_config(MosaConfig, name))
+        base = config_dict(load_config(MosaConfig, name.split("_ablate_")[0]))
+        return {key: own[key] for key in own if own[key] != base[key]}
+
+    names = {cell.preset for cell in FACTORIAL.values()}
+    assert len(names) == 8
+    for name in names:
+        assert changed(name.replace("testbed", "llada")) == changed(name)
+    windows = {"1_40", "10_50", "40_80", "60_100"}
+    for window in windows:
+        start, end = map(int, window.split("_"))
+        found = changed(f"mosa_llada_paper_ablate_window_{window}")
+        assert found == {"window_start": start, "window_end": end}
 
 
 def test_overrides_win_over_the_file(tmp_path):
