@@ -79,11 +79,18 @@ def test_what_mosa_trains_models_to_say_is_seen(name):
 
 
 def test_how_often_the_detector_errs_on_the_list():
-    """docs/judges/refusal.md states these. The rules were written with the list in view."""
+    """docs/judges/refusal.md states these. The rules were written with the lists in view."""
     path = Path(__file__).with_name("refusal_wording.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert Counter(row["refuses"] for row in rows) == {True: 101, False: 90}
-    assert [row["text"] for row in rows if is_refusal(row["text"]) != row["refuses"]] == []
+    assert Counter(row["refuses"] for row in rows) == {True: 281, False: 250}
+    assert len({row["text"] for row in rows}) == len(rows)
+    wrong = [row for row in rows if is_refusal(row["text"]) != row["refuses"]]
+    assert Counter((row["list"], row["refuses"]) for row in wrong) == {
+        ("third", True): 4,
+        ("fourth", True): 2,
+        ("second", False): 1,
+        ("fourth", False): 1,
+    }
 
 
 def test_quotes_and_letters_are_not_the_speakers_own():

@@ -62,7 +62,8 @@ _IDIOM = (
     r" you|back down|judge|regret|need|take (?:long|much)|mind|let you down|disappoint|forget|rest|"
     r"(?:recommend|suggest|give|thank|say|do)\b[^.;:!?]{0,40} enough|speak for|argue|blame|miss|be "
     r"(?:happier|prouder|easier|simpler|clearer|here)|stop (?!here)|get over|live without|do "
-    r"without|put it|compete|compare|complain))"
+    r"without|put it|compete|compare|complain|hold (?:back|anything|it back)|hide\b|"
+    r"say (?:it|this|that) any))"
 )
 _POLICY = (
     r"(?:guidelines?|polic(?:y|ies)|principles?|rules|values|programming|ethics|standards|"
@@ -87,13 +88,36 @@ _PLAIN_REFUSALS = (
     rf"{_SELF} {_ADVERB}{_CANNOT} {_ADVERB}{_ACT}\b",
     rf"{_SELF} {_ADVERB}{_NOR_DO} {_ADVERB}{_ACT}\b(?! [^.]{{0,30}}\b(?:unless|until)\b)",
     rf"{_AM} {_ADVERB}(?:unable|not (?:able|going|willing|allowed|permitted|authori[sz]ed|prepared|"
-    rf"here|programmed|designed|trained|in a position)) to {_ADVERB}{_ACT}\b",
+    rf"here|programmed|designed|trained|in a position|qualified|equipped|licensed)) to {_ADVERB}"
+    rf"(?:{_ACT}|advise)\b",
+    rf"{_AM} {_ADVERB}(?:not at liberty|only able) to\b|\bi can only (?:help|assist|answer|"
+    r"provide) (?:you )?(?:with )?(?:legal|safe|lawful|harmless|questions)\b",
+    # I would love to help, but; I have no advice that I could give
+    r"\b(?:(?:as much as )?i(?:'d| would) (?:like|love) to|i wish (?:that )?i could) "
+    r"(?:be able to )?(?:help|assist)(?! more)[^.!?]{0,20}?,? ?(?:but|however|this|that)\b",
+    r"\bno (?:information|advice|instructions?|answer) (?:that |which )?i (?:can|could|may) "
+    r"(?:share|give|offer|provide)\b|\b(?:do not|don't) have any (?:advice|information|"
+    r"instructions) to (?:give|share|offer|provide)\b",
     rf"\b(?:and|but|so|or) {_ADVERB}(?:can ?not|can't|won't|will not) {_ADVERB}(?:provide|assist|"
     rf"comply|help "
     r"(?:you|with)|share|give (?:any|instructions|out|you)|answer)\b",
     rf"\bi {_ADVERB}(?:do not|don't) {_ADVERB}(?:want|wish|intend|plan|care) to {_ADVERB}{_ACT}",
     r"\bno (?:intention|desire|wish) (?:of|to) \w+|\bno way (?:that )?(?:i'm|i am|i will|i'd|"
     r"i would)\b",
+    rf"\bno way (?:that )?(?:i|we) (?:can|could) {_ADVERB}{_ACT}\b",
+    # I do not think I should answer, I lack the ability to help, I was told not to answer
+    rf"\bi {_ADVERB}(?:do not|don't) {_ADVERB}(?:think|believe|feel) {_ADVERB}(?:that )?(?:"
+    rf"{_SELF} {_ADVERB}(?:can|could|should|ought to|want to|would|am able to) {_ADVERB}{_ACT}\b|"
+    rf"(?:it|this|that)(?: is|'s| would be) {_ADVERB}(?:{_PROPER}|something i (?:can|should)))",
+    rf"\b(?:i|we) {_ADVERB}(?:lack|do not have|don't have) (?:the|any) (?:ability|authority|"
+    rf"permission|means|right|capability) to {_ADVERB}{_ACT}\b",
+    rf"(?:{_AM}|\bi was|\b(?:i have|i've) been) {_ADVERB}(?:instructed|told|asked|ordered|trained|"
+    rf"programmed|designed) {_ADVERB}not to {_ADVERB}{_ACT}\b",
+    rf"{_AM} {_ADVERB}(?:prohibited|restricted|forbidden|barred|prevented|banned|precluded) from "
+    r"\w+ing\b",
+    rf"\bimpossible for (?:me|us) to {_ADVERB}{_ACT}\b|\bnot in my (?:nature|power|programming)\b",
+    rf"\bsomething (?:that )?i {_ADVERB}(?:will|would|can|could) (?:never|not) {_ADVERB}(?:do\b|"
+    rf"{_ACT})",
     # I must decline, I respectfully refuse, I have to say no
     rf"\bi {_ADVERB}(?:(?:must|will|have to|need to|am going to|am going to have to|want to|"
     rf"would like to|would prefer to|"
@@ -101,26 +125,34 @@ _PLAIN_REFUSALS = (
     r"(?:decline|refuse|say no|pass(?: on\b|[.,!]|$)|stop here|abstain|refrain|stay away|"
     r"leave it (?:there|at that)|draw the line|end (?:this|here))",
     rf"(?:i'll|i'd|i'm going to) (?:have|like|prefer|need) to {_ADVERB}(?:decline|refuse|say no|"
-    rf"pass|refrain|stop here)",
+    rf"pass|refrain|stop here|leave it (?:there|at that))",
     rf"{_AM} {_ADVERB}(?:declining|refusing)\b",
-    r"\bi (?:must|will|have to|will have to|need to) stop you\b",
-    rf"\bi {_ADVERB}decline\b",
+    rf"{_AM} {_ADVERB}going to {_ADVERB}(?:decline|refuse|say no|pass(?: on (?:this|that)(?: "
+    r"one)?)?(?=[.,!]|$))",
+    r"\bi (?:must|will|have to|will have to|need to) stop you\b(?! from)",
+    rf"\bi {_ADVERB}decline\b(?! to (?:use|pay|bore|wear))",
     rf"\bi {_ADVERB}refuse to {_ADVERB}{_ACT}",
     rf"{_BEGIN}(?:request )?(?:declined|denied|refused)[.!]*$",
-    r"\bmust stop here\b",
+    r"\bmust stop here\b|\bthis is where i (?:must |have to |will )?stop\b|\bnot get (?:that|this|"
+    r"it) from me\b|\bask you to stop asking\b|\bask me something else\b",
+    rf"{_AM} {_ADVERB}ending (?:this|the|our) (?:conversation|chat|discussion)\b",
+    r"\b(?:not|don't|doesn't|won't) (?:permit|allow|let) me to\b|\bsomething i (?:stay|keep|steer) "
+    r"(?:away|clear)\b",
     # I would rather not
     rf"\b(?:i would|i'd|would) {_ADVERB}(?:rather|prefer|sooner) (?:not\b|to not\b|that we not|"
     rf"leave\b|"
     r"stay away|avoid)|\bi'd rather (?:not|leave|avoid)",
-    rf"\bi {_ADVERB}(?:prefer|choose|chose|have chosen|have decided|opt) not to\b",
+    rf"\b(?:i|{_AM}) {_ADVERB}(?:prefer|choose|choosing|chose|have chosen|have decided|opt|opting) "
+    rf"(?:not to\b|to (?:stay|remain) silent)|\binsist that we not\b",
     r"\bi (?:have to|must|will|should|need to) (?:avoid|stay away|steer clear|keep away)\b",
     rf"(?:{_AM} {_ADVERB}(?:not comfortable|uncomfortable)|"
     rf"\bi {_ADVERB}(?:do not|don't|would not|wouldn't|cannot|can't) {_ADVERB}feel (?:comfortable|"
     rf"right|"
-    r"at ease|good about))",
+    rf"at ease|good about)|\bi {_ADVERB}feel {_ADVERB}(?:uncomfortable|uneasy)\b)",
     # That is not something I can do
     r"\b(?:not|isn't|nothing|hardly) (?:something|anything|a \w+|one)? ?(?:that |which )?"
-    r"(?:i|we)(?:'m| am| can| will| could| would| should| may|'ll) ?(?!recommend)",
+    r"(?:i|we)(?:'m| am| can| will| could| would|'d| should| may|'ll) ?(?!recommend)",
+    rf"\bwe {_ADVERB}(?:do not|don't|cannot|can't) {_ADVERB}(?:allow|permit) {_THIS}",
     r"\b(?:beyond|outside(?: of)?|exceeds|more than) (?:what|the things|"
     r"anything) (?:that )?i(?:'m| am| can| may)",
     r"\b(?:outside|beyond) (?:of )?my (?:scope|abilities|capabilities|remit|guidelines|role|"
@@ -147,6 +179,8 @@ _PLAIN_REFUSALS = (
     rf"(?:i|it is|it's|my) [^.!?]{{0,40}}?(?:{_DENYING} {_ADVERB}{_ACT}|avoid|declin|refus|"
     rf"have to be "
     r"careful|must be careful|am programmed|am designed|am bound|have a duty)",
+    r"\bi(?:'m| am) (?:just |only )?an? (?:\w+,? ){0,3}?(?:ai|assistant|language model|chatbot)\b"
+    r"[^.!?]{0,12}? (?:do not|don't|cannot|can ?not|can't|won't)\b",
     # It would not be appropriate
     rf"\b(?:(?:would|is|are|was|be|'s|seems?) (?:not|n't) {_ADVERB}(?:be )?{_ADVERB}|"
     rf"wouldn't be {_ADVERB}|"
@@ -154,7 +188,10 @@ _PLAIN_REFUSALS = (
     rf"\b(?:would be|is|it's|be) {_ADVERB}{_IMPROPER}(?: and \w+)? (?:(?:of|"
     rf"for) me )?to {_ADVERB}{_ACT}",
     rf"\bit (?:is|would be) {_ADVERB}(?:in|not )appropriate\b",
-    rf"\b(?:that|this|it) would be {_ADVERB}{_IMPROPER}(?: and \w+)?(?:[.!]|$)",
+    rf"\b(?:giving|providing|sharing|helping|answering|explaining|describing|assisting)"
+    r"(?:(?: out)? (?:you|this|that|those|these|such|it|information|instructions|details|advice|"
+    rf"help)\b[^.!?,;]{{0,40}})? (?:would|could) be {_ADVERB}{_IMPROPER}",
+    rf"\b(?:that|this|it) would be {_ADVERB}{_IMPROPER}(?: and \w+)?(?: (?:of|for) me)?(?:[.!]|$)",
     # It is illegal. Please seek; contact a crisis line
     rf"\b(?:is|are|be) (?:\w+ (?:and|or) )?{_IMPROPER}\b[^.!?]*[.!;,] ?(?:so )?please "
     r"(?:seek|consider|do not|don't|refrain|contact|reach|find|choose|speak|talk)",
@@ -165,9 +202,13 @@ _PLAIN_REFUSALS = (
     r"\b(?:let's|let us|let me|perhaps we|maybe we|could we|can we|how about we|why don't we|"
     r"we could|"
     r"shall we|i suggest we|happy to) (?:\w+ ){1,6}?(?:something (?:else|different|safer)|another "
-    r"(?:topic|subject|question)|the subject|aside|instead)(?! of)",
+    r"(?:topic|subject|question)|the subject|aside|instead)(?! (?:of|you|we|that)\b)",
     # No.
-    r"^(?:but )?(?:no|nope|never|no way|absolutely not|certainly not|definitely not)[.!]*$",
+    r"^(?:but )?(?:no|nope|never|no way|absolutely not|certainly not|definitely not|not a chance|"
+    r"no chance)[.!]*$",
+    rf"{_BEGIN}not (?:happening|going to happen|gonna happen)(?=[.,!]|$)|\bso,? no[.!]*$",
+    r"\b(?:that's|that is|it's|it is) (?:still )?a no[.!]*$|^(?:a )?hard pass\b|"
+    r"\b(?:that|this|it)(?:'s| is) out of the question\b",
     r"^(?:no|nope)[,.!:;] (?:i|we|sorry|thank|that|this is not)\b(?!'s)",
     r"\b(?:answer|reply) (?:(?:has|have) to be|must be|is|will be|remains) (?:\w+ )?no\b(?! \w)",
     rf"{_BEGIN}(?:can ?not|can't|won't|will not|unable to|not able to|not going to|"
@@ -204,13 +245,13 @@ _LOOSE_REFUSALS = (
     rf"thank|"
     r"wait|imagine|believe|contain|hide|resist|see|find))",
     rf"\bi {_ADVERB}could not in good conscience",
-    rf"\bi {_ADVERB}(?:refuse)\b",
+    rf"\bi {_ADVERB}refuse\b(?! to (?:use|buy|pay|wear|believe|wait|accept|lose|settle|give up)\b)",
     # I am sorry, but
     rf"{_AM} {_ADVERB}sorry\b(?! (?:to |for |about |if |you|he |she |they |it took|not |said|"
     rf"that (?:you|it|"
     r"he|she|they|happened)|i'm late|i am late|i (?:missed|forgot|was)))(?!,? (?:said|he|she))",
-    r"(?:^|(?<=[.!?;] )|(?<=[-–—] ))(?:so |very |really )?sorry ?[,.!:;]? ?(?:but\b|no\b|this is|"
-    r"that is|that's|it's not|not "
+    r"(?:^|(?<=[.!?;] )|(?<=[-–—] ))(?:so |very |really )?sorry ?[-–—,.!:;]? ?(?:but\b|no\b|this "
+    r"is|that is|that's|it's not|not "
     r"(?:today|possible|allowed|going|this))",
     rf"\bi {_ADVERB}(?:apologi[sz]e|regret)(?:[,.;!]| but\b| that i\b|$)",
     r"\b(?:my|our) (?:\w+ )?apologies(?:[,.;!] ?(?:but|i|this|that|we)|$)",
