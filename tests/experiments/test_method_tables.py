@@ -92,6 +92,9 @@ def test_each_training_is_measured_at_its_end_and_at_three_moments(out):
 def test_the_page_has_every_training(out):
     page = (out / "tables.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    headings = next(row for row in rows if row[0] == "| method")
+    assert {"mean of six attacks(*)", "wrapped (four)(*)"} < {*headings}
+    assert "(*) some wrappings" in page
     for cell in CELLS:
         (row,) = (row for row in rows if row[0] == f"| {cell.label}" and len(row) == 11)
         assert row[1] == "2"

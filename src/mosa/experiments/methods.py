@@ -412,6 +412,13 @@ class Tables:
     def _measured_columns(self) -> list[str]:
         return ["trainings", *(name for name, _ in self._measures())]
 
+    @property
+    def _six(self) -> str:
+        six = _names(ATTACKS[1:])
+        return marked(
+            "mean of six attacks", (f for f in self.pooled.select("safety") if f.name in six)
+        )
+
     def _wrapped(self) -> list[Figure]:
         return [f for f in self.pooled.select("safety") if f.name in WRAPPED]
 
@@ -424,7 +431,7 @@ class Tables:
         return [
             ("reward", lambda s: self.ends(s)[0]),
             ("refusals first", lambda s: self.ends(s)[1]),
-            ("mean of six attacks", lambda s: format_rate(self.attacked(s, six))),
+            (self._six, lambda s: format_rate(self.attacked(s, six))),
             ("prefill", lambda s: format_rate(self.attacked(s, [PREFILL]))),
             ("masked frame", lambda s: format_rate(self.attacked(s, [FRAME]))),
             (
@@ -456,7 +463,7 @@ class Tables:
             return mean_over_attacks(self.attack_figures(self.evidence, name, attacks)).rate
 
         rates: dict[str, Callable[[str], Rate | None]] = {
-            "mean of six attacks": lambda name: attacked(name, six),
+            self._six: lambda name: attacked(name, six),
             "prefill": lambda name: attacked(name, [PREFILL]),
             "harmless answered": lambda name: headline(self.evidence, "compliance", name).rate,
             "useful tasks": lambda name: headline(self.evidence, "utility", name).rate,
