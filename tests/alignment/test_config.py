@@ -202,6 +202,7 @@ def test_checkpointing_by_either_of_its_names(name):
         {"num_train_epochs": 0.0},
         {"lora_alpha": 0},
         {"push_to_hub": True},
+        {"use_liger_kernel": True},
     ],
     ids=str,
 )

@@ -287,6 +287,14 @@ def test_without_a_whole_checkpoint_resuming_is_refused(run, killed):
     assert sorted(killed.rglob("*")) == before
 
 
+def put(file: Path, content: bytes) -> None:
+    """Write a file of a checkpoint, and its hash into the list."""
+    file.write_bytes(content)
+    hashes = json.loads((file.parent / HASHES).read_text())
+    hashes["files"][file.name] = hashlib.sha256(content).hexdigest()
+    (file.parent / HASHES).write_text(json.dumps(hashes))
+
+
 class Touch:
     """A pickle that writes a file where it is loaded without a guard."""
 
@@ -306,15 +314,21 @@ def test_a_checkpoint_of_another_hand_whose_hashes_fit_runs_nothing(
 ):
     file = killed / "checkpoint-3" / name
     content = pickle.dumps(Touch(tmp_path / "ran")) if is_pickle else b'{"lr": 3, "steps": "x"}'
-    file.write_bytes(content)
-    hashes = json.loads((file.parent / HASHES).read_text())
-    hashes["files"][name] = hashlib.sha256(content).hexdigest()
-    (file.parent / HASHES).write_text(json.dumps(hashes))
+    put(file, content)
     with refuses("checkpoint-3", "--resume"):
         run("out", resume=True, overrides=RESUMABLE)
     assert not (tmp_path / "ran").exists()
     shutil.rmtree(file.parent)
     assert run("out", resume=True, overrides=RESUMABLE).finished
+
+
+@pytest.mark.parametrize("step", [-1, 0, 2, 10**9])
+def test_a_state_of_another_step_is_refused_though_its_hash_fits(run, killed, step):
+    file = killed / "checkpoint-3" / "trainer_state.json"
+    state = json.loads(file.read_text()) | {"global_step": step}
+    put(file, json.dumps(state).encode())
+    with refuses("checkpoint-3", step):
+        run("out", resume=True, overrides=RESUMABLE)
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", "{\n", "- !!python/name:os.system"])
@@ -520,6 +534,34 @@ def test_mistakes(run, tmp_path, benign):
         run_training(
             "sft", tiny_model(), [], tmp_path / "x", config=SftConfig(), overrides={"seed": 1}
         )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optim": "adamw_8bit"},
+        {"optim": "galore_adamw"},
+        {"optim": "sgd", "optim_args": "nonsense"},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": "x"}},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"nonsense": 1}},
+    ],
+    ids=str,
+)
+def test_what_the_library_cannot_make_of_settings_is_told(run, tmp_path, settings):
+    """Also where it finds that out as the first step begins; then the same folder may be used."""
+    with refuses("training setting"):
+        run(overrides=settings)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert run(overrides={"max_steps": 1}).num_steps == 1
+
+
+def test_a_training_without_a_step_is_none(run, tmp_path):
+    """Eight prompts make no whole batch of nine."""
+    settings = {"dataloader_drop_last": True, "per_device_train_batch_size": 9}
+    with refuses("dataloader_drop_last", "8"):
+        run(overrides=settings)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
 # ------------------------------------------------------------------------- numbers that are none

@@ -11,6 +11,8 @@ import dataclasses
 import functools
 import math
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -116,10 +118,11 @@ class AlignConfig(transformers.TrainingArguments):
         self.activation_checkpointing |= bool(self.gradient_checkpointing)
         self.gradient_checkpointing = self.activation_checkpointing
         try:
-            super().__post_init__()
-        except (ValueError, ImportError, OSError) as error:  # the last: a missing deepspeed file
+            with settings_tried():
+                super().__post_init__()
+        except UserError:
             unset_hf_deepspeed_config()  # or every model would be loaded for half a DeepSpeed
-            raise impossible(error) from error
+            raise
         self.check()
 
     @property
@@ -166,6 +169,7 @@ class AlignConfig(transformers.TrainingArguments):
             "push_to_hub",
             "save_only_model",
             "auto_find_batch_size",
+            "use_liger_kernel",
         ):
             require(not getattr(self, name), name, True, "false")
         # Settings are written beside the adapter, which is shared.
@@ -185,9 +189,17 @@ MOST_SAID = 1000
 """Letters of a message of a library."""
 
 
-def impossible(error: Exception) -> UserError:
-    """What to raise where transformers, or what it loads, cannot make a trainer of the settings."""
-    return UserError(f"A training setting is not possible: {one_line(error, most=MOST_SAID)}")
+@contextmanager
+def settings_tried(*kinds: type[Exception]) -> Iterator[None]:
+    """Inside, transformers, or what it loads, makes something of the settings: what it cannot make
+    is a UserError, errors of `kinds` as well."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, ImportError, OSError, *kinds) as error:  # OSError: a missing file
+        said = one_line(error, most=MOST_SAID)
+        raise UserError(f"A training setting is not possible: {said}") from error
 
 
 def _default(field: dataclasses.Field) -> Any:

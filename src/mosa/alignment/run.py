@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from mosa.alignment.checkpoints import HASHES, fault_of, files_of_training, numbered_checkpoints
-from mosa.alignment.config import AlignConfig, config_dict, impossible, load_config
+from mosa.alignment.config import AlignConfig, config_dict, load_config, settings_tried
 from mosa.alignment.method import METHODS, Method
 from mosa.alignment.output import (
     MetricsFile,
@@ -171,6 +171,11 @@ def run_training(
             )
             return AlignResult(out, False, state.global_step, last_logs, message)
 
+        if not state.global_step:
+            raise UserError(
+                f"No step was taken: the {len(examples)} prompts make no batch; leave "
+                "dataloader_drop_last out, or lower per_device_train_batch_size."
+            )
         tensors = whole_adapter(model) if trainer.is_fsdp_enabled else None  # by all processes
         if own is not None:
             trainer.check_result(tensors)
@@ -296,13 +301,9 @@ def _trainer(
     transformers.set_seed(settings.seed)  # decides the adapter's first weights
     if settings.trains_adapter:
         add_adapter(model, settings)
-    try:
+    with settings_tried():
         trainer = method.trainer_class.from_data(model, settings, given)
         trainer.get_optimizer_cls_and_kwargs(settings)
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:  # of transformers and what it would load
-        raise impossible(error) from error
     if trainer.is_fsdp_enabled and (not settings.trains_adapter or "rollouts" in settings.needs):
         raise UserError(
             "Under FSDP mosa trains adapters alone, and it cannot sample rollouts from sharded "

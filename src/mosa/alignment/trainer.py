@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mosa.alignment.checkpoints import NAME, keep_newest, saving
-from mosa.alignment.config import AlignConfig
+from mosa.alignment.config import AlignConfig, settings_tried
 from mosa.alignment.head_loss import Asked, HeadTerms, frozen_head, head_terms
 from mosa.alignment.states import EncodedExample, ResponseState, build_canvas
 from mosa.data import TrainingExample
@@ -149,6 +149,16 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         )
         self.model_accepts_loss_kwargs = True
 
+    def create_optimizer(self, *args: Any, **settings: Any) -> torch.optim.Optimizer:
+        """As the trainer's own; UserError for settings that it cannot have."""
+        with settings_tried(TypeError):
+            return super().create_optimizer(*args, **settings)
+
+    def create_scheduler(self, *args: Any, **settings: Any) -> Any:
+        """As the trainer's own; UserError for settings that it cannot have."""
+        with settings_tried(TypeError):
+            return super().create_scheduler(*args, **settings)
+
     @property
     def epoch_index(self) -> int:
         """Number of complete passes over the data so far."""
@@ -232,9 +242,11 @@ class DiffusionTrainer(transformers.Trainer, ABC):
     ) -> None:
         with _faults_of(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            transformers.TrainerState.load_from_json(
+            state = transformers.TrainerState.load_from_json(
                 str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME)
             )
+            if NAME.format(state.global_step) != Path(resume_from_checkpoint).name:
+                raise ValueError(f"its state is of step {state.global_step}")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _faults_of(checkpoint):
