@@ -90,7 +90,15 @@ def _check_kept(
         kept = str(tokenizer.decode(list(ids)))
     read = "".join(_letters(kept).split())
     words = [re.findall(r"\w{1,8}", word) for word in _letters(text).split()]
-    lost = sorted(sum(len(piece) for piece in word if piece not in read) for word in words)
+    pieces = {piece for word in words for piece in word}
+    # One pass for each length: looking for each piece by itself takes minutes in a long text.
+    there = {
+        part
+        for length in {*map(len, pieces)}
+        for start in range(len(read) - length + 1)
+        if (part := read[start : start + length]) in pieces
+    }
+    lost = sorted(sum(len(piece) for piece in word if piece not in there) for word in words)
     total = sum(len(piece) for word in words for piece in word)
     if 4 * sum(lost[: max(len(lost) - num_unknown, 0)]) > total:
         raise UserError(
