@@ -11,6 +11,7 @@ from refusals import cli_refuses
 
 from mosa import cli
 from mosa.catalogue import make_catalogue, read_catalogue
+from mosa.cli.catalogue import SHOWN_PAIRS
 
 
 def test_the_file_is_what_the_tables_say():
@@ -65,3 +66,13 @@ def test_overlap(capsys, tmp_path):
     assert cli.main(["data", "overlap", str(train), str(evaluation)]) == 0
     out = capsys.readouterr().out
     assert "1 of 2 training prompts" in out and "row 1 ~ 0: 1.00" in out
+
+
+def test_of_many_pairs_some_are_shown_and_the_others_counted(capsys, tmp_path):
+    """300 equal lines are 300 pairs with the first of them; 300 others are a pair each."""
+    for lines in (["how is bread baked ?"] * 300, [f"a{i} b{i} c{i}" for i in range(300)]):
+        file = tmp_path / "a.txt"
+        file.write_text("\n".join(lines))
+        assert cli.main(["data", "overlap", str(file), str(file)]) == 0
+        *shown, last = capsys.readouterr().out.splitlines()
+        assert len(shown) == 1 + SHOWN_PAIRS == 51 and f"{300 - SHOWN_PAIRS} more pairs" in last

@@ -13,7 +13,9 @@ from mosa.attacks import Query
 from mosa.denoising import Canvas, DecoderConfig, Denoiser, log_likelihood_bound, sample
 from mosa.families import DiffusionLM
 from mosa.responder import LocalResponder, answer_all
+from mosa.suffix_search import Loss
 from mosa.types import UserError
+from mosa.utility.likelihoods import likelihoods
 
 NAN, INF = float("nan"), float("inf")
 SHORT: dict[str, Any] = {"max_new_tokens": 8, "steps": 4, "block_length": 4}
@@ -137,6 +139,22 @@ def test_likelihoods_and_logits_are_checked(new_tiny_llada):
         log_likelihood_bound(model, canvas, num_samples=2)
     with refuses(model.source, "NaN"):
         model.logits(canvas.tokens)
+
+
+def test_searches_and_compared_answers_are_checked(new_tiny_llada):
+    """Work that attacks and tasks ask for beside generations."""
+    model = broken(new_tiny_llada, NAN)
+    loss = Loss(model, [5, 9], 1, 6, 8)
+    prompt = torch.tensor([20, 21, 22])
+    state = {"prompt": [20, 21], "num_draws": 2, "cfg_scale": 0.0, "seed": 0, "greedy": False}
+    for look in (
+        lambda: loss(prompt[None]),
+        lambda: loss.gradient(prompt),
+        lambda: likelihoods(model, [{**state, "answers": [[5]]}]),
+        lambda: likelihoods(model, [{**state, "answers": [[5, 6]]}]),
+    ):
+        with refuses(model.source, "NaN"):
+            look()
 
 
 # ------------------------------------------------------------------------------------ the context
