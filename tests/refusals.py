@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +47,20 @@ def as_field(text: str) -> str:
     """The text with options named as their fields are: `--max-steps` is `--max_steps`."""
     option = r"(?<![\w-])--[a-z0-9]+(-[a-z0-9]+)+"
     return re.sub(option, lambda found: f"--{found[0][2:].replace('-', '_')}", text)
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, file: Path) -> Path:
+    """A file that nobody may read, the superuser neither."""
+    file.chmod(0)
+    open_file = Path.open
+
+    def refusing(path: Path, *args: Any, **settings: Any) -> Any:
+        if path.exists() and not path.stat().st_mode & 0o444:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, *args, **settings)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    return file
 
 
 def check_sentence(message: str) -> None:

@@ -659,6 +659,9 @@ def _check_folder(folder: Path, path: Path) -> None:
         # The bits too: the superuser may write everywhere.
         if not mode & 0o222 or not os.access(place, os.W_OK | os.X_OK):
             raise UserError(f"{named} is read-only; name another, or let it be written")
+        for name in path.parts[len(place.parts) :]:
+            with suppress(FileNotFoundError):  # a name that cannot be is another error
+                os.lstat(place / name)
         return
 
 

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, BinaryIO, NoReturn, TypeVar, overload
 
 import msgspec
 import yaml
@@ -91,6 +91,14 @@ def refusing(
         raise UserError(f"{what} ({one_line(reason or error)}); {remedy}") from error
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from; inside, an error of the system is the UserError that it cannot be."""
+    remedy = "check its permissions"
+    with refusing(OSError, f"{path} cannot be read", remedy), path.open("rb") as file:
+        yield file
+
+
 def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; UserError, with the sentence `missing` where none is there.
 
@@ -103,8 +111,7 @@ def read_bytes(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> byte
         raise UserError(f"{path} is a folder; name a file")
     if kind != stat.S_IFREG:
         raise UserError(f"{path} is no regular file; copy its content into one")
-    remedy = "check its permissions"
-    with refusing(OSError, f"{path} cannot be read", remedy), path.open("rb") as file:
+    with opened(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"{path} is larger than {most:,} bytes, the most that is read")
@@ -125,10 +132,13 @@ def read_text(path: Path, *, missing: str = "", most: int = MOST_BYTES) -> str:
 
 
 def sha256(*paths: str | Path) -> str:
-    """The SHA-256 of the bytes of one file, or of several one after the other; 64 hex digits."""
+    """The SHA-256 of the bytes of one file, or of several one after the other; 64 hex digits.
+
+    UserError for one that cannot be read.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        with Path(path).open("rb") as file:
+        with opened(Path(path)) as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusals import cli_refuses
+from refusals import cli_refuses, unreadable
 
 from mosa import cli
 from mosa.cli import models
@@ -211,6 +212,61 @@ def test_help_tells_what_each_decoder_setting_is(capsys):
 )
 def test_mistakes_are_one_sentence(capsys, argv, names):
     cli_refuses(capsys, argv, *names)
+
+
+ROWS = {
+    "a.txt": ("how do i make tea ?\n", ["generate --model m --data {}", "data overlap {} {}"]),
+    "a.csv": (
+        "goal\nmake tea\n",
+        ["evaluate --model testbed --sets {} --out run", "align sft --model m --data {} --out run"],
+    ),
+    "a.jsonl": (
+        '{"behavior": "a", "response": "b", "label": 1}\n',
+        ["judge check --judges refusal --data {}"],
+    ),
+    "a.yaml": (
+        "steps: 4\n",
+        [
+            "generate --model m --prompt x --config {}",
+            "align mosa --model m --data README.md --config {} --out run",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("command", [words for _, all_ in ROWS.values() for words in all_])
+def test_a_file_that_may_not_be_read_says_so(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    name, (content, _) = next(each for each in ROWS.items() if command in each[1][1])
+    Path(name).write_text(content)
+    unreadable(monkeypatch, Path(name))
+    message = cli_refuses(capsys, command.format(*[name] * command.count("{}")).split(), name)
+    assert "permission" in message.lower()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data get advbench_50 --data_dir {}",
+        "evaluate --model testbed --sets advbench --data_dir {} --out run",
+        "evaluate --model testbed --sets humaneval --data_dir {} --out run",
+        "evaluate --model testbed --sets testbed --out {}",
+        "generate --model m --prompt x --out {}",
+        "judge check --judges refusal --data refusal --out {}",
+    ],
+)
+def test_a_folder_that_the_system_refuses_is_none(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOSA_DATA", raising=False)
+    cli_refuses(capsys, command.format("long/" + "x" * 300).split(), "long")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_backend_of_a_notebook_is_not_ours(capsys, monkeypatch):
+    """Figures are drawn by a program that has not got it."""
+    monkeypatch.setenv("MPLBACKEND", "module://not_there")
+    assert run(capsys, "--version")[0] == 0 and "MPLBACKEND" not in os.environ
 
 
 def test_unknown_key_in_yaml_is_refused(capsys, tmp_path):

@@ -24,7 +24,7 @@ from hub.test_target_folders import (
     retensored,
 )
 from peft import LoraConfig, get_peft_model
-from refusals import refuses
+from refusals import refuses, unreadable
 from safetensors.torch import load_file, save_file
 
 from mosa.chat import ChatError, ChatReply, ChatRequest, LocalChat, weights
@@ -240,6 +240,14 @@ def test_scales_for_a_quantiser_that_the_library_does_not_know(folder):
     edited(folder / "config.json", lambda config: config.update(quantization_config=setting))
     with refuses(f"{Q_PROJ}.weight_scale_inv"):
         load_causal_lm(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json"])
+def test_files_that_may_not_be_read(folder, monkeypatch, name):
+    unreadable(monkeypatch, folder / name)
+    for read in (checkpoint_name, load_causal_lm):
+        with refuses(folder / name):
+            read(folder)
 
 
 # ------------------------------------------------------------------------------------- settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from refusals import cli_refuses, refuses
+from refusals import cli_refuses, refuses, unreadable
 from safetensors.torch import load_file, save_file
 
 from mosa.families import load_model, packaged_folder
@@ -499,6 +500,22 @@ def test_files_that_are_no_text(folder):
             with refuses(folder / name):
                 load_model(folder)
         (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_files_that_may_not_be_read(folder, monkeypatch, name):
+    unreadable(monkeypatch, folder / name)
+    with refuses(folder / name) as caught:
+        load_model(folder)
+    assert "permission" in str(caught.value).lower()
+
+
+def test_words_that_a_long_text_repeats_are_looked_for_at_once(tmp_path):
+    """Each by itself took 1 ms in so long a text, 30 s in all."""
+    model = load_model(Path(shutil.copytree(TESTBED, tmp_path / "words")))
+    begun = time.process_time()
+    assert len(model.encode("tea " * 30_000)) > 30_000
+    assert time.process_time() - begun < 10
 
 
 # ------------------------------------------------------------------------------------ templates

@@ -203,9 +203,9 @@ def _find(known: KnownFile, data_dir: Path | None) -> Path:
     namesake = next((p for p in candidates(known, folder) if p.name == known.filename), None)
     other = f" ({namesake} has its name but other bytes)" if namesake else ""
     raise UserError(
-        f"No file under {folder} is {known.name}{other}; `mosa data get {known.name}` fetches it "
-        f"(github.com/{known.found_at}), or let the environment variable MOSA_DATA name the folder "
-        f"that holds it."
+        f"No file under {shortened(folder)} is {known.name}{other}; `mosa data get {known.name}` "
+        f"fetches it (github.com/{known.found_at}), or let the environment variable MOSA_DATA name "
+        "the folder that holds it."
     )
 
 

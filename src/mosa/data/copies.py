@@ -10,6 +10,7 @@ import httpx2
 
 from mosa.data.registry import KnownFile, data_folder, find, known_file
 from mosa.files import claim_file, write_bytes
+from mosa.inputs import is_folder
 from mosa.types import UserError
 
 SERVER = "https://raw.githubusercontent.com"
@@ -32,7 +33,7 @@ def download(name: str, data_dir: Path | None = None) -> tuple[Path, bool]:
     known, folder = known_file(name), data_folder(data_dir)
     if known.is_folder:
         raise UserError(f"{name} consists of many files; fetch github.com/{known.found_at} by hand")
-    if folder.is_dir() and (there := find(known, folder)) is not None:
+    if is_folder(folder) and (there := find(known, folder)) is not None:
         return there, False
     path = folder / name / known.filename
     with claim_file(path):  # before the download

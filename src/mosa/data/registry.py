@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from mosa.inputs import did_you_mean, sha256
+from mosa.inputs import did_you_mean, is_file, is_folder, sha256, shortened
 from mosa.types import UserError
 
 
@@ -88,7 +88,7 @@ def find(known: KnownFile, folder: Path) -> Path | None:
 def candidates(known: KnownFile, folder: Path) -> list[Path]:
     """What may be `known` under a folder: files that end as it does, its namesakes first, then by
     size; or the folders that hold files of such names."""
-    found = sorted(folder.rglob("*"))
+    found = sorted(folder.rglob("*")) if is_folder(folder) else []
     if known.is_folder:
         return [path for path in (folder, *found) if path.is_dir() and known.files_at(path)]
     suffix = Path(known.filename).suffix
@@ -103,8 +103,10 @@ def verify(path: str | Path, name: str) -> KnownFile:
     Raises UserError for a name that is not registered, a missing file, or other bytes.
     """
     known = known_file(name)
-    if not Path(path).is_file():
-        raise UserError(f"There is no file {path} to compare with {name}; check the path.")
+    if not is_file(Path(path)):
+        raise UserError(
+            f"There is no file {shortened(path)} to compare with {name}; check the path."
+        )
     found = sha256(path)
     if not found.startswith(known.sha256_prefix):
         raise UserError(

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mosa.hub.bounded import faults_of
-from mosa.inputs import is_file, read_json, shortened
+from mosa.inputs import is_file, opened, read_json, shortened
 from mosa.types import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -165,7 +165,12 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 @contextmanager
 def _opened(file: Path, device: str) -> Iterator[Any]:
-    with faults_of(str(file), "download it again"), safe_open(file, "pt", device=device) as tensors:
+    # safetensors says of a file that it may not read that there is none.
+    with (
+        opened(file),
+        faults_of(str(file), "download it again"),
+        safe_open(file, "pt", device=device) as tensors,
+    ):
         yield tensors
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mosa.data.registry import KNOWN_FILES, data_folder, find
+from mosa.inputs import is_folder, shortened
 from mosa.types import UserError
 
 Row = dict[str, Any]
@@ -31,8 +32,10 @@ MBPP_TEST = range(11, 511)
 
 def local_files(names: Iterable[str], data_dir: Path | None) -> dict[str, Path]:
     """The paths of the known files (or folders) of these names, where they exist."""
-    if data_dir is not None and not data_dir.is_dir():
-        raise UserError(f"there is no folder {data_dir}; give the one that holds the data files")
+    if data_dir is not None and not is_folder(data_dir):
+        raise UserError(
+            f"there is no folder {shortened(data_dir)}; give the one that holds the data files"
+        )
     found = {name: find(KNOWN_FILES[name], data_folder(data_dir)) for name in names}
     return {name: path for name, path in found.items() if path is not None}
 
