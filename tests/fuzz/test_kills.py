@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fuzz.writers import WRITERS, Writer, in_child
+from fuzz.writers import MORE, WRITERS, Writer, in_child
 from made_runs import attacked
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 NUM_KILLS = 4
 
 
-@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
+@pytest.mark.parametrize("writer", [*WRITERS, *MORE], ids=lambda writer: writer.name)
 def test_what_is_killed_goes_on_to_the_same_end(writer: Writer, given: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -155,6 +155,41 @@ WRITERS = [
     ),
 ]
 
+REPORT = ("--out", "page.html")
+MORE = [
+    Writer(
+        "report tables",
+        lambda given, out: ["report", str(given / "run"), *REPORT, "--tables", str(out / "tables")],
+        lambda out: content(out / "tables"),
+    ),
+    Writer(
+        "judge check",
+        lambda given, out: [
+            *("judge", "check", "--judges", "refusal", "--data", "refusal"),
+            *("--out", str(out / "errors.json")),
+        ],
+        lambda out: content(out / "errors.json"),
+    ),
+    Writer(
+        "evaluate report",
+        lambda given, out: [
+            *("evaluate", "--model", "testbed", "--sets", "testbed", "--preset", "smoke"),
+            *("--limit", "1", "--steps", "4", "--max_new_tokens", "24"),
+            *("--out", str(out / "run"), "--report", str(out / "page.html")),
+        ],
+        lambda out: (out / "page.html").exists(),
+    ),
+    Writer(
+        "bench campaign",
+        lambda given, out: [
+            *("bench", "campaign", "--sizes", "12,30", "--batch_size", "4"),
+            *("--out", str(out / "a.txt"), "--json", str(out / "a.json")),
+        ],
+        lambda out: sorted(path.name for path in out.iterdir()),
+    ),
+]
+"""Other commands that write, and other results of those above."""
+
 
 def make_given(folder: Path) -> Path:
     """What the commands read."""
