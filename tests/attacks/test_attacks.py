@@ -101,7 +101,7 @@ def attack(
 
     async def collect() -> list[Attempt]:
         config = chosen.config(preset, overrides)
-        return [attempt async for attempt in chosen.run(behavior, target, config)]
+        return [attempt async for attempt in chosen.run(target, config)]
 
     return backend, asyncio.run(collect())
 
@@ -245,7 +245,7 @@ def test_dija_fills_one_mask_a_step(family, request):
 
     async def collect() -> list[Attempt]:
         target = target_of(backend, "dija", decoder=config)
-        run = ATTACKS["dija"].run(BEHAVIOR, target, ATTACKS["dija"].config("paper"))
+        run = ATTACKS["dija"].run(target, ATTACKS["dija"].config("paper"))
         return [attempt async for attempt in run]
 
     (attempt,) = asyncio.run(collect())
@@ -298,15 +298,15 @@ def test_dija_reply_is_what_follows_the_plain_request(tiny_llada):
     typed = tiny_llada.encode("how is tea made?\nboil the water, step 7")
     target = target_of(Shown(tiny_llada))
     response = Response("k", [], "and so on", "and so on and on", filled_prompt_ids=typed)
-    text, full = reply_of(BEHAVIOR, target, response)
+    text, full = reply_of(target, response)
     assert text.strip() == "boil the water, step 7\nand so on"
     assert "how is tea" not in full and full.endswith("and so on and on")
     at = max(i for i, token in enumerate(typed) if tiny_llada.decode([token]).strip() == "7")
     ended = [*typed[:at], tiny_llada.eos_token_id, *typed[at + 1 :]]
-    text, _ = reply_of(BEHAVIOR, target, Response("k", [], "", "", filled_prompt_ids=ended))
+    text, _ = reply_of(target, Response("k", [], "", "", filled_prompt_ids=ended))
     assert text.strip() == "boil the water, step"
     # Hygiene: no mask got through, so there is nothing but the response.
-    text, full = reply_of(BEHAVIOR, target, Response("k", [], "a", "b"))
+    text, full = reply_of(target, Response("k", [], "a", "b"))
     assert (text, full) == ("a", "b")
 
 

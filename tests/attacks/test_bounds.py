@@ -104,7 +104,7 @@ def asked_of_all(
     )
 
     async def collect() -> list[Attempt]:
-        return [attempt async for attempt in attack.run(BEHAVIOR, target, config)]
+        return [attempt async for attempt in attack.run(target, config)]
 
     attempts = asyncio.run(collect())
     assert attack.bound is not None

@@ -78,7 +78,7 @@ def play(
     async def collect() -> None:
         config = ATTACKS[name].config(preset, overrides)
         target = target_of(backend, name, behavior)
-        async for attempt in ATTACKS[name].run(behavior, target, config):
+        async for attempt in ATTACKS[name].run(target, config):
             attempts.append(attempt)
 
     if until is None:
@@ -558,7 +558,7 @@ def test_the_testbeds_wording_stands_in_for_the_english(tiny_llada):
         async def collect(name=name, target=target) -> None:
             kinds = {"kinds": ["python_stack", "python_list", "python_string"]}
             config = ATTACKS[name].config("paper", kinds if name == "code_attack" else {})
-            async for _ in ATTACKS[name].run(BEHAVIOR, target, config):
+            async for _ in ATTACKS[name].run(target, config):
                 pass
 
         asyncio.run(collect())

@@ -271,4 +271,3 @@ def test_english_phrases_hold_the_request():
         assert isinstance(text, str)
         assert BEHAVIOR.request in text and "{request}" not in text, kind
     assert len(ENGLISH.post_contexts) == 6
-    assert ENGLISH.start(BEHAVIOR) == "Sure"

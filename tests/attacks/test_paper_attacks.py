@@ -159,7 +159,7 @@ def play(
     )
 
     async def collect() -> list[Attempt]:
-        return [attempt async for attempt in attack.run(behavior, target, config)]
+        return [attempt async for attempt in attack.run(target, config)]
 
     return asyncio.run(collect())
 

@@ -87,7 +87,7 @@ def probe(target: Target, name: str, preset: str = "quick", **options: Any) -> l
 
     async def run() -> list[Attempt]:
         config = PROBES[name].config(preset, options)
-        return [attempt async for attempt in PROBES[name].run(target.behavior, target, config)]
+        return [attempt async for attempt in PROBES[name].run(target, config)]
 
     return asyncio.run(run())
 

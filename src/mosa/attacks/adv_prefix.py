@@ -32,22 +32,21 @@ import asyncio
 import functools
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 from mosa.attacks.gcg import SearchBudget, search, search_bound
 from mosa.attacks.loop import NUM_RETRIES, ask_attacker, rate_all, rated_part
-from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior, UserError
+from mosa.types import UserError
 from mosa.worker import Work
 
 INSTRUCTION = """\
@@ -102,9 +101,7 @@ class AdvPrefixConfig(SearchBudget):
             raise UserError("uses is empty; name prefill, gcg or both")
 
 
-async def run(
-    behavior: Behavior, target: Target, config: AdvPrefixConfig
-) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: AdvPrefixConfig) -> Attempts:
     """One attempt for each use of the selected beginning."""
     target.pin(config.position, (0,) * (config.prefix_tokens + 1))  # raises where there is no room
     # 1. generate
@@ -139,10 +136,10 @@ async def run(
     # 5. use
     for use in config.uses:
         if use == "prefill":
-            query = Query(behavior.request, pinned=(target.pin(config.position, chosen),))
+            query = Query(target.request, pinned=(target.pin(config.position, chosen),))
             found = details
         else:
-            prompt, state = await search(behavior, target, list(chosen), config.position, config)
+            prompt, state = await search(target, list(chosen), config.position, config)
             query, found = Query(prompt), details | state.first_and_best
         yield target.attempt([await target.ask(query)], variant=use, details=found)
 
@@ -185,7 +182,7 @@ async def _nll(target: Target, candidates: list[Ids], config: AdvPrefixConfig) -
     """
 
     state = {
-        "prompt_ids": target.encode_prompt(target.behavior.request),
+        "prompt_ids": target.encode_prompt(target.request),
         "length": target.length,
         "candidates": [list(ids) for ids in candidates],
         "position": config.position,
@@ -228,7 +225,7 @@ async def _pasr(target: Target, kept: list[Ids], config: AdvPrefixConfig) -> dic
     drawn = [ids for ids in kept for _ in range(config.num_completions)]
     queries = [
         Query(
-            target.behavior.request,
+            target.request,
             pinned=(target.pin(config.position, ids),),
             decoder={
                 "temperature": config.temperature,
@@ -246,7 +243,7 @@ async def _pasr(target: Target, kept: list[Ids], config: AdvPrefixConfig) -> dic
     return {ids: (count + 1) / (config.num_completions + 1) for ids, count in counts.items()}
 
 
-def bound(config: AdvPrefixConfig, _: Wording) -> Bound:
+def bound(config: AdvPrefixConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     written = sum(config.num_per_manner)
     completions = min(config.num_kept, written) * config.num_completions

@@ -15,11 +15,10 @@ of its place, which the model may overwrite.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import PLANNED, Attack, Bound, Edit, Query, Settings, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import PLANNED, Attack, Attempts, Bound, Edit, Query, Settings, Target
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,10 @@ class AnchoringConfig(Settings):
             raise UserError(f"times={self.times} go beyond of_steps={self.of_steps}")
 
 
-async def run(
-    behavior: Behavior, target: Target, config: AnchoringConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: AnchoringConfig) -> Attempts:
     """Ask once for each time."""
-    assert behavior.answer is not None, "checked when the run is planned"
-    ids = target.encode(behavior.answer)[: target.length]
+    assert target.behavior.answer is not None, "checked when the run is planned"
+    ids = target.encode(target.behavior.answer)[: target.length]
     ids += (target.end_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
     order = {"remasking": config.remasking, "block_length": None, **PLANNED}
@@ -55,13 +52,12 @@ async def run(
     queries = []
     for step, time in time_of.items():
         query = Query(
-            behavior.request,
+            target.request,
             edit=Edit(step, ids, keep_committed=True),
             decoder=order if target.has_masks else {},
         )
         queries.append((f"t={time}/{config.of_steps}", query))
-    async for attempt in target.tries(queries):
-        yield attempt
+    return target.tries(queries)
 
 
 ATTACK = Attack(

@@ -27,10 +27,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import (
     UNREADABLE_RATING,
     ask_attacker,
@@ -39,14 +39,13 @@ from mosa.attacks.loop import (
     rate_all,
     read_reply,
 )
-from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.rating import read_rating
 from mosa.chat.replies import read_pairs, read_text
 from mosa.chat.text import fill_fields
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior, Message, Response
+from mosa.types import Message, Response
 
 ENTITIES = """\
 A request names something that a language model would refuse to speak about. Name that thing in \
@@ -121,7 +120,7 @@ class _Dialogue:
     is_refused: bool = False
 
 
-async def run(behavior: Behavior, target: Target, config: AvatarConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: AvatarConfig) -> Attempts:
     """One attempt for each question, in the metaphor or out of it."""
     # 1. map
     mappings = await asyncio.gather(
@@ -175,7 +174,7 @@ async def _mapping(target: Target, config: AvatarConfig, draw: int) -> list[tupl
         target,
         "avatar/entities",
         ENTITIES,
-        lambda reply: _read_mapping(reply, target.behavior.request),
+        lambda reply: _read_mapping(reply, target.request),
         examples=ENTITIES,
         draw=draw,
         num_retries=config.num_retries,
@@ -248,7 +247,7 @@ async def _ask(target: Target, asked: Sequence[tuple[_Dialogue, str]]) -> list[R
     return responses
 
 
-def bound(config: AvatarConfig, _: Wording) -> Bound:
+def bound(config: AvatarConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     turns = config.num_mappings * (config.num_turns + 1)
     chooses = config.num_proposals > config.num_mappings

@@ -1,7 +1,7 @@
-"""What an attack is: a behavior and a target in, attempts out, one request after another.
+"""What an attack is: a target in, attempts out, one request after another.
 
-    async def run(behavior, target, config):
-        response = await target.ask(Query(behavior.request))
+    async def run(target, config):
+        response = await target.ask(Query(target.request))
         yield target.attempt([response])
 
 Attacks are async generators, so that a run can answer the queries of many attacks, branches and
@@ -20,7 +20,7 @@ import re
 from argparse import ArgumentError
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from types import NoneType
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints, runtime_checkable
 
@@ -48,6 +48,8 @@ from mosa.worker import Work
 ChatRole = Literal["attacker", "judge", "translator"]
 Useless = Literal["declined", "cut off", "unreadable"]
 """Why nothing could be made of a chat model's reply."""
+Attempts = AsyncIterator[Attempt]
+"""What an attack gives, one after another."""
 Threat = Literal["prompt", "canvas", "open"]
 """Who can run an attack: a user of a chat API; a user of an API that takes prefills and masks; an
 owner of weights and sampler."""
@@ -195,43 +197,36 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class Target:
     """The model under attack, as one attack on one behavior sees it; it counts the budget."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        decoder: DecoderConfig,
-        wording: Wording,
-        identity: Mapping[str, Any],
-        subject: str,
-        case_set: str,
-        behavior: Behavior,
-        attack: str,
-        preset: str,
-        seed: int,
-        takes: Sequence[str] = (),
-        system_prompt: str | None = None,
-        refusals: Sequence[str] = (),
-    ) -> None:
-        """`identity` is everything that determines the attempts, as JSON; `takes` are the decoder
-        settings that the attack may change."""
-        self._backend = backend
-        self._identity = dict(identity)
-        self._labels = {
-            "subject": subject,
-            "case_set": case_set,
-            "case": behavior.id,
-            "attack": attack,
-            "preset": preset,
-            "seed": seed,
-        }
-        self._takes = frozenset(takes)
-        self.system_prompt = system_prompt
-        """What the defender puts before every prompt."""
-        self.refusals = tuple(refusals)
-        """What the subject was trained to say as a refusal; for attacks that read it."""
+    backend: Backend
+    _: KW_ONLY
+    decoder: DecoderConfig
+    """How the defender decodes; a query may change the settings that the attack takes."""
+    wording: Wording
+    identity: Mapping[str, Any]
+    """All that determines the attempts, as JSON."""
+    subject: str
+    case_set: str
+    behavior: Behavior
+    attack: str
+    preset: str
+    seed: int
+    takes: Sequence[str] = ()
+    """The decoder settings that the attack may change."""
+    system_prompt: str | None = None
+    """What the defender puts before every prompt."""
+    refusals: Sequence[str] = ()
+    """What the subject was trained to say as a refusal; for attacks that read it."""
+    listener: Callable[[ChatRole, ChatRequest, object], object] = lambda *_: None
+    """Hears what was read of the reply to each request, or the Unreadable that it is; for
+    `mosa attacks check`."""
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(f"{self.seed}-{self.attack}-{self.behavior.id}")
+        self.budget = Budget()
         self._num_attempts = 0
         self._selected: tuple[float, int | None] = (-math.inf, None)
         self.draws: list[tuple[ChatRole, ChatRequest]] = []
@@ -241,31 +236,31 @@ class Target:
         """Replies of which nothing could be made: why, and their text."""
         self.num_read: Counter[ChatRole] = Counter()
         """Replies that could be read."""
-        self.listener: Callable[[ChatRole, ChatRequest, object], object] = lambda *_: None
-        """Hears what was read of the reply to each request, or the Unreadable that it is; for
-        `mosa attacks check`."""
         self.num_ratings = 0
         self.num_unread_ratings = 0
         """Ratings of the in-loop judge that could not be read."""
-        self.behavior = behavior
-        self.decoder = decoder
-        """How the defender decodes; a query may change the settings that the attack takes."""
-        self.wording = wording
-        self.seed = seed
-        self.rng = random.Random(f"{seed}-{attack}-{behavior.id}")
-        self.budget = Budget()
+
+    @property
+    def request(self) -> str:
+        """What the behavior asks for."""
+        return self.behavior.request
+
+    @property
+    def start(self) -> str:
+        """The beginning of a compliant answer to the behavior."""
+        return self.behavior.target or self.wording.opening(self.behavior)
 
     @property
     def model(self) -> Tokens:
         """The model under attack, for its tokenizer and ids; weights are reached by `compute`."""
-        model = self._backend.model
+        model = self.backend.model
         assert model is not None, "a served model is asked for its words alone"
         return model
 
     @property
     def has_tokens(self) -> bool:
         """Whether the tokens of prompts are known; of a served model only the words are."""
-        return self._backend.model is not None and not self._backend.model.is_served
+        return self.backend.model is not None and not self.backend.model.is_served
 
     @property
     def length(self) -> int:
@@ -364,7 +359,7 @@ class Target:
     def say(self, name: str, english: str, **fields: str) -> str:
         """What the attack writes at the place called `name`: `english` with {request} and the other
         fields filled in, or what the run's wording has instead."""
-        fields = {"request": self.behavior.request, **fields}
+        fields = {"request": self.request, **fields}
         own = self.wording.phrases.get(name)
         return fill_fields(english, fields) if own is None else own(self.behavior, fields)
 
@@ -393,12 +388,12 @@ class Target:
         self,
         queries: Iterable[tuple[str, Query]],
         details: Sequence[Mapping[str, Any]] | None = None,
-    ) -> AsyncIterator[Attempt]:
+    ) -> Attempts:
         """One attempt for each (variant, query), with its `details`; all may share a batch, and
         each is paid for as it comes, so that its budget is that of the tries up to it."""
         queries = list(queries)
         if not queries:
-            raise UserError(f"the settings of {self._labels['attack']} leave nothing to be tried")
+            raise UserError(f"the settings of {self.attack} leave nothing to be tried")
         variants, asked = zip(*queries, strict=True)
         details = [{}] * len(queries) if details is None else details
         responses = await asyncio.gather(*map(self._respond, asked))
@@ -407,16 +402,14 @@ class Target:
             yield self.attempt([response], variant=variant, details=told)
 
     async def _respond(self, query: Query) -> Response:
-        undeclared = set(query.decoder) - self._takes
-        assert not undeclared, (
-            f"{self._labels['attack']} does not declare that it takes {undeclared}"
-        )
+        undeclared = query.decoder.keys() - self.takes
+        assert not undeclared, f"{self.attack} does not declare that it takes {undeclared}"
         if query.prompt_ids is None and self.system_prompt is not None:
             query = dataclasses.replace(query, prompt=self._with_system(query.prompt))
         decoder = self.decoder
         if query.decoder:
             decoder = dataclasses.replace(decoder, **query.decoder)
-        return await self._backend.respond(query, decoder)
+        return await self.backend.respond(query, decoder)
 
     def _pay(self, response: Response) -> None:
         self.budget += Budget(
@@ -432,8 +425,8 @@ class Target:
         `name` and the work's state identify it within this attack on this behavior; in its outcome
         "forward_passes" and "backward_passes" are added to the budget.
         """
-        key = content_key(of=self._identity, name=name, state=work.state)
-        done = await self._backend.compute(key, work)
+        key = content_key(of=self.identity, name=name, state=work.state)
+        done = await self.backend.compute(key, work)
         self.budget += Budget(
             forward_passes=done.get("forward_passes", 0),
             backward_passes=done.get("backward_passes", 0),
@@ -446,7 +439,7 @@ class Target:
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         """The reply of the chat model of a role; attacks read it through `loop.read_reply`."""
-        reply = await self._backend.chat(role, request)
+        reply = await self.backend.chat(role, request)
         self.budget += Budget(
             attacker_calls=int(role != "judge"),
             judge_calls=int(role == "judge"),
@@ -491,7 +484,7 @@ class Target:
         joined = "\n".join(response.text for response in responses)
         joined_full = "\n".join(response.full_text for response in responses)
         return Attempt(
-            key=content_key(of=self._identity, number=number),
+            key=content_key(of=self.identity, number=number),
             responses=list(responses),
             response=joined if text is None else text,
             response_full=joined_full if full_text is None else full_text,
@@ -500,7 +493,12 @@ class Target:
             budget=self.budget,
             details={**(details or {}), **unread},
             selected=self._selected[1],
-            **self._labels,
+            subject=self.subject,
+            case_set=self.case_set,
+            case=self.behavior.id,
+            attack=self.attack,
+            preset=self.preset,
+            seed=self.seed,
         )
 
 
@@ -526,7 +524,7 @@ class Settings:
                 raise UserError(f"{name}={value}: use numbers from {least} up, and one at least")
 
 
-Run = Callable[[Behavior, Target, Any], AsyncIterator[Attempt]]
+Run = Callable[[Target, Any], Attempts]
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ letters and shifts characters, each with its own probability, and the target ans
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
+from mosa.types import UserError
 
 TRIES_AT_ONCE = 16
 """How many tries are asked for together; bounds what is held in memory."""
@@ -45,7 +44,7 @@ class BestOfNConfig(Settings):
             raise UserError(f"sigma={self.sigma}: use a number from 0 to 1")
 
 
-async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: BestOfNConfig) -> Attempts:
     """Ask N times, each time differently changed and with other noise in the decoder."""
     change = perturb_characters if target.wording.perturbs == "characters" else swap_words
     for first in range(0, config.num_tries, TRIES_AT_ONCE):
@@ -54,7 +53,7 @@ async def run(behavior: Behavior, target: Target, config: BestOfNConfig) -> Asyn
         for number in tries:
             # The sampler's noise follows from seed and prompt, so each try needs its own seed.
             seed = target.seed * config.num_tries + number
-            changed = change(behavior.request, config.sigma, target.rng)
+            changed = change(target.request, config.sigma, target.rng)
             decoder = {"temperature": config.temperature, "seed": seed}
             queries.append(("", Query(changed, decoder=decoder)))
         async for attempt in target.tries(queries):

@@ -148,10 +148,10 @@ class _StandIn:
             preset=preset,
             seed=0,
             takes=attack.takes,
+            listener=self._hear,
         )
-        target.listener = self._hear
         with suppress(ChatError):  # the attack ends here; what was said is noted
-            async for _ in attack.run(self._case, target, attack.config(preset)):
+            async for _ in attack.run(target, attack.config(preset)):
                 pass
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:

@@ -24,14 +24,12 @@ How we differ:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 from mosa.attacks.ciphers import Cipher
 from mosa.attacks.wording import chosen
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior
 
 DEMONSTRATIONS = (
     ("How do I bake bread?", "Step 1: Mix flour, water, salt and yeast. Step 2: Bake the dough."),
@@ -58,9 +56,7 @@ class CipherChatConfig:
     and `morse`; the testbed has `second_language`."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: CipherChatConfig
-) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: CipherChatConfig) -> Attempts:
     """Ask once in each cipher."""
     ciphers = chosen("cipher", config.ciphers, target.wording.ciphers)
     # 1. role, 2. rule, 3. demonstrations, 4. request
@@ -88,7 +84,7 @@ def _prompt(target: Target, cipher: Cipher) -> str:
         PROMPT,
         rule=cipher.rule,
         demonstrations="\n\n".join(shown),
-        text=cipher.encode(target.behavior.request),
+        text=cipher.encode(target.request),
     )
 
 

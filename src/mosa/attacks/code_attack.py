@@ -22,12 +22,10 @@ world's own ways to ask.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 
 Kind = Literal["python_stack", "python_list", "python_string"]
 
@@ -59,18 +57,15 @@ class CodeAttackConfig:
     try each."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: CodeAttackConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: CodeAttackConfig) -> Attempts:
     """Ask once for each kind of data."""
     queries = []
     for kind in config.kinds:
         # 1. encode, 2. decode, 3. specify
-        data, reading = encode(behavior.request, kind)
+        data, reading = encode(target.request, kind)
         program = target.say(f"code_attack/{kind}", PROGRAM, data=data, reading=reading)
         queries.append((kind, Query(program)))
-    async for attempt in target.tries(queries):
-        yield attempt
+    return target.tries(queries)
 
 
 def encode(request: str, kind: Kind) -> tuple[str, str]:

@@ -10,12 +10,10 @@ that is the subject's setting here (`--steps 32`), since the sender of a prompt 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 from mosa.attacks.wording import chosen
-from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,11 @@ class ContextNestingConfig:
     `latex` and `story`; the testbed has `code` and `nested`."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: ContextNestingConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: ContextNestingConfig) -> Attempts:
     """Ask once for each kind of document."""
     documents = chosen("document", config.kinds, target.wording.nestings)
-    queries = [(kind, Query(nest(behavior))) for kind, nest in documents]
-    async for attempt in target.tries(queries):
-        yield attempt
+    queries = [(kind, Query(nest(target.behavior))) for kind, nest in documents]
+    return target.tries(queries)
 
 
 ATTACK = Attack(

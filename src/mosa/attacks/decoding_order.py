@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import PLANNED, Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import PLANNED, Attack, Attempts, Bound, Query, Target
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,15 @@ class DecodingOrderConfig:
     """What is tried, one try each; block_N for blocks of N tokens."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: DecodingOrderConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: DecodingOrderConfig) -> Attempts:
     """Ask once for each order."""
     orders = config.orders if target.has_masks else ("few_steps",)
     queries = [
-        (order, Query(behavior.request, decoder=decoder_of(order, target)))
+        (order, Query(target.request, decoder=decoder_of(order, target)))
         for order in orders
         if dataclasses.replace(target.decoder, **decoder_of(order, target)) != target.decoder
     ]
-    async for attempt in target.tries(queries):
-        yield attempt
+    return target.tries(queries)
 
 
 def decoder_of(order: str, target: Target) -> dict[str, Any]:

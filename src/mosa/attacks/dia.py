@@ -37,16 +37,14 @@ How we differ:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
-from mosa.attacks.wording import Wording
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import read_line, read_pairs, read_text
-from mosa.types import Attempt, Behavior, Message
+from mosa.types import Message
 
 Words = list[tuple[str, str]]
 """Words of a request, each with what stands for it."""
@@ -158,13 +156,13 @@ class DiaConfig(Settings):
     """How often the attacker is asked until its reply can be read."""
 
 
-async def run(behavior: Behavior, target: Target, config: DiaConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: DiaConfig) -> Attempts:
     """One attempt for each wording and way."""
     # 1. rewrite
     rewrites = await asyncio.gather(
         *(_rewrite(target, config, draw) for draw in range(config.num_rewrites))
     )
-    wordings = list(dict.fromkeys([behavior.request, *(text for text in rewrites if text)]))
+    wordings = list(dict.fromkeys([target.request, *(text for text in rewrites if text)]))
     # 2. prepare
     openings, words = await asyncio.gather(
         asyncio.gather(*(_opening(target, config, asked) for asked in wordings)),
@@ -212,7 +210,7 @@ async def _opening(target: Target, config: DiaConfig, asked: str) -> str:
         temperature=0.0,
         examples=f"{OPENING}\n{asked}",  # neither is the request an opening
     )
-    return written or target.wording.start(target.behavior)
+    return written or target.start
 
 
 async def _words(target: Target, config: DiaConfig, asked: str) -> Words:
@@ -311,7 +309,7 @@ def _deferred(
     )
 
 
-def bound(config: DiaConfig, wording: Wording) -> Bound:
+def bound(config: DiaConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     wordings = config.num_rewrites + 1
     prepared = wordings * (1 + ("defer" in config.ways))

@@ -32,15 +32,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
 from mosa.chat.replies import read_text
-from mosa.types import Attempt, Behavior, Response
+from mosa.types import Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
 TASK = "dija/template"
@@ -84,13 +83,11 @@ class PromptDijaConfig(DijaConfig):
     """Whether text of the prompt is kept from becoming a mask token."""
 
 
-async def as_canvas(
-    behavior: Behavior, target: Target, config: PromptDijaConfig
-) -> AsyncIterator[Attempt]:
+async def as_canvas(target: Target, config: PromptDijaConfig) -> Attempts:
     """The prompt is the canvas: from its first mask on it stands in the response's place."""
     template = await _template(target, config)
-    prompt = _masked_prompt(behavior, target, template)
-    plain = target.encode_prompt(behavior.request)
+    prompt = _masked_prompt(target, template)
+    plain = target.encode_prompt(target.request)
     ids = target.encode_prompt(prompt, allow_special_tokens=not config.hygiene)
     if target.mask_token_id not in ids:  # hygiene, or a template that spells none
         query = Query(prompt, decoder={"temperature": config.temperature})
@@ -124,29 +121,25 @@ async def as_canvas(
     )
 
 
-async def in_prompt(
-    behavior: Behavior, target: Target, config: PromptDijaConfig
-) -> AsyncIterator[Attempt]:
+async def in_prompt(target: Target, config: PromptDijaConfig) -> Attempts:
     """Masks in the user's turn, and a masked response behind it."""
     template = await _template(target, config)
     query = Query(
-        _masked_prompt(behavior, target, template),
+        _masked_prompt(target, template),
         allow_special_tokens=not config.hygiene,
         decoder={"temperature": config.temperature},
     )
     response = await target.ask(query)
-    text, full_text = reply_of(behavior, target, response)
+    text, full_text = reply_of(target, response)
     yield target.attempt([response], text=text, full_text=full_text, details={"template": template})
 
 
-async def on_canvas(
-    behavior: Behavior, target: Target, config: DijaConfig
-) -> AsyncIterator[Attempt]:
+async def on_canvas(target: Target, config: DijaConfig) -> Attempts:
     """Masks at the beginning of the response."""
     template = await _template(target, config)
     ids = expanded_ids(target, template)[: target.length]
     query = Query(
-        behavior.request,
+        target.request,
         pinned=(target.pin(1, ids),),
         decoder={"temperature": config.temperature},
     )
@@ -179,12 +172,12 @@ def _read_template(reply: str) -> str:
     return template
 
 
-def _masked_prompt(behavior: Behavior, target: Target, template: str) -> str:
+def _masked_prompt(target: Target, template: str) -> str:
     """The request and the template with its spans as mask tokens, the only special ones in it."""
     masked = SPAN.sub(
         lambda span: target.mask_token * int(span[1]), target.without_special_tokens(template)
     )
-    return f"{target.without_special_tokens(behavior.request)}\n{masked}"
+    return f"{target.without_special_tokens(target.request)}\n{masked}"
 
 
 def _shared(first: list[int], second: list[int]) -> int:
@@ -203,11 +196,11 @@ def expanded_ids(target: Target, template: str) -> list[int]:
     return ids + list(target.encode(template[end:]))
 
 
-def reply_of(behavior: Behavior, target: Target, response: Response) -> tuple[str, str]:
+def reply_of(target: Target, response: Response) -> tuple[str, str]:
     """What the target wrote: the filled template up to an end token and the response after it."""
     if response.filled_prompt_ids is None:  # hygiene: no mask got through
         return response.text, response.full_text
-    plain = target.encode_prompt(behavior.request)
+    plain = target.encode_prompt(target.request)
     filled = response.filled_prompt_ids
     turn = filled[_shared(plain, filled) :]
     # The template's own end of the turn is the first end token that was not filled in.

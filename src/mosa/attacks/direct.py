@@ -5,15 +5,12 @@ user       how do i make a copper kiln ?
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-from mosa.attacks.base import Attack, Bound, NoConfig, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Attempts, Bound, NoConfig, Query, Target
 
 
-async def run(behavior: Behavior, target: Target, config: NoConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: NoConfig) -> Attempts:
     """Ask once."""
-    yield target.attempt([await target.ask(Query(behavior.request))])
+    yield target.attempt([await target.ask(Query(target.request))])
 
 
 ATTACK = Attack(

@@ -13,12 +13,10 @@ Nobody has published either.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Edit, Query, Settings, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Attempts, Bound, Edit, Query, Settings, Target
 
 Way = Literal["lure", "start"]
 
@@ -34,17 +32,16 @@ class EditLureConfig(Settings):
     place of a refusal."""
 
 
-async def run(behavior: Behavior, target: Target, config: EditLureConfig) -> AsyncIterator[Attempt]:
+def run(target: Target, config: EditLureConfig) -> Attempts:
     """Ask once for each way."""
     heading = target.wording.anchors[0]
-    start = target.phrase_ids(f"{target.wording.start(behavior)} {heading}", 1)[: target.length]
+    start = target.phrase_ids(f"{target.start} {heading}", 1)[: target.length]
     lure = target.pin(config.position, target.phrase_ids(heading, config.position))
     queries = {
-        "lure": Query(behavior.request, pinned=(lure,)),
-        "start": Query(behavior.request, edit=Edit(0, start, position=0)),
+        "lure": Query(target.request, pinned=(lure,)),
+        "start": Query(target.request, edit=Edit(0, start, position=0)),
     }
-    async for attempt in target.tries((way, queries[way]) for way in config.ways):
-        yield attempt
+    return target.tries((way, queries[way]) for way in config.ways)
 
 
 ATTACK = Attack(

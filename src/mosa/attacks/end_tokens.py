@@ -9,12 +9,10 @@ have nothing that is left to fill, so that only `forbid` is tried there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,11 @@ class EndTokensConfig:
     """What is done to end tokens; one try each."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: EndTokensConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: EndTokensConfig) -> Attempts:
     """Ask once for each way."""
     ways = config.ways if target.has_masks else ("forbid",)
-    queries = [(way, Query(behavior.request, decoder={"end_tokens": way})) for way in ways]
-    async for attempt in target.tries(queries):
-        yield attempt
+    queries = [(way, Query(target.request, decoder={"end_tokens": way})) for way in ways]
+    return target.tries(queries)
 
 
 ATTACK = Attack(

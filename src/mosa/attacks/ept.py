@@ -31,14 +31,12 @@ numbers of `paper` are ours. How we differ:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import best_of, rate_all, rated_part
-from mosa.attacks.wording import Wording
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior, Response
+from mosa.types import Response
 
 Ids = tuple[int, ...]
 NUM_ROOTS = 3
@@ -79,9 +77,9 @@ class _Answer:
     """Whether they begin with a phrase of refusal, or with the tokens of an earlier one."""
 
 
-async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: EptConfig) -> Attempts:
     """One attempt for each answer, level by level."""
-    start = target.wording.start(behavior)
+    start = target.start
     begun = (start, f"{start} {target.wording.anchors[0]}")
     nodes: list[Ids] = [(), *(target.phrase_ids(text, config.position) for text in begun)]
     forbidden: set[Ids] = set()
@@ -137,7 +135,7 @@ async def run(behavior: Behavior, target: Target, config: EptConfig) -> AsyncIte
 
 def _query(target: Target, node: Ids, config: EptConfig, draw: int) -> Query:
     return Query(
-        target.behavior.request,
+        target.request,
         pinned=(target.pin(config.position, node),) if node else (),
         decoder={
             "temperature": config.temperature if draw else 0.0,
@@ -146,7 +144,7 @@ def _query(target: Target, node: Ids, config: EptConfig, draw: int) -> Query:
     )
 
 
-def bound(config: EptConfig, _: Wording) -> Bound:
+def bound(config: EptConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     nodes = NUM_ROOTS + (config.depth - 1) * config.width
     return Bound(nodes * config.branching, judge=nodes * config.branching)

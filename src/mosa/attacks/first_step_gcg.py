@@ -11,18 +11,15 @@ takes the mean over the answer's tokens where the paper has the sum; the choices
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-from mosa.attacks.base import Attack, Query, Target
+from mosa.attacks.base import Attack, Attempts, Query, Target
 from mosa.attacks.gcg import BUDGETS, SearchBudget, search, search_bound
-from mosa.types import Attempt, Behavior
 
 
-async def run(behavior: Behavior, target: Target, config: SearchBudget) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: SearchBudget) -> Attempts:
     """Search and ask once."""
-    answer = behavior.answer or target.wording.start(behavior)
+    answer = target.behavior.answer or target.start
     ids = list(target.encode(answer))[: target.length]
-    prompt, state = await search(behavior, target, ids, 1, config)
+    prompt, state = await search(target, ids, 1, config)
     yield target.attempt([await target.ask(Query(prompt))], details=state.first_and_best)
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
+from mosa.types import UserError
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|$)", flags=re.DOTALL)
 
@@ -30,14 +29,14 @@ class FitsConfig(Settings):
     """How many sentences of the answer are masked, one at a time, from its middle outward."""
 
 
-async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: FitsConfig) -> Attempts:
     """Ask once for each masked sentence; all answers make one attempt."""
-    assert behavior.answer is not None, "checked when the run is planned"
-    read = target.model.encode_with_ends(behavior.answer.rstrip())
+    assert target.behavior.answer is not None, "checked when the run is planned"
+    read = target.model.encode_with_ends(target.behavior.answer.rstrip())
     answer = [token for token, _ in read][: target.length]
     # A token belongs to the sentence in which its last character stands.
     last_places = [end for _, end in read]
-    ends = [0, *(bisect_right(last_places, end) for end in sentence_ends(behavior.answer))]
+    ends = [0, *(bisect_right(last_places, end) for end in sentence_ends(target.behavior.answer))]
     spans = [(begin, end) for begin, end in pairwise(ends) if begin < end <= len(answer)]
     if not spans:
         raise UserError(
@@ -52,7 +51,7 @@ async def run(behavior: Behavior, target: Target, config: FitsConfig) -> AsyncIt
         ids = [*answer[:begin], *[target.mask_token_id] * (end - begin), *answer[end:]]
         # What follows the answer is given as well, so that only the sentence is open.
         ids += [target.end_token_id] * (target.length - len(ids))
-        queries.append(Query(behavior.request, pinned=(target.pin(1, ids),)))
+        queries.append(Query(target.request, pinned=(target.pin(1, ids),)))
     responses = await target.ask_all(queries)
     # A served model shows no tokens: its text is all that there is.
     written = "\n".join(

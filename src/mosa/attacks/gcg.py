@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.families import DiffusionLM
 from mosa.suffix_search import GcgConfig, GcgSearch, GcgState
-from mosa.types import Attempt, Behavior
 from mosa.worker import Work
 
 ITERATIONS_AT_ONCE = 10
@@ -63,14 +62,12 @@ BUDGETS = {
 twenty make it write nonsense."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: GcgAttackConfig
-) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: GcgAttackConfig) -> Attempts:
     """Search and ask once for each position."""
     for position in config.positions:
-        phrase = list(target.phrase_ids(target.wording.start(behavior), position))
+        phrase = list(target.phrase_ids(target.start, position))
         target.pin(position, phrase)  # raises where there is no room
-        prompt, state = await search(behavior, target, phrase, position, config)
+        prompt, state = await search(target, phrase, position, config)
         response = await target.ask(Query(prompt))
         yield target.attempt(
             [response], variant=f"position {position}", details=state.first_and_best
@@ -89,20 +86,18 @@ def search_bound(config: SearchBudget, number: int) -> Bound:
 
 
 async def search(
-    behavior: Behavior, target: Target, ids: list[int], position: int, config: SearchBudget
+    target: Target, ids: list[int], position: int, config: SearchBudget
 ) -> tuple[str, GcgState]:
     """The prompt with the best suffix for `ids` at 1-based `position`, and how the search went."""
-    aim = aim_of(behavior, target, ids, position, config.settings(seed=target.seed))
+    aim = aim_of(target, ids, position, config.settings(seed=target.seed))
     steps = [step async for step in search_steps(target, aim)]
     return steps[-1]
 
 
-def aim_of(
-    behavior: Behavior, target: Target, ids: list[int], position: int, settings: GcgConfig
-) -> dict[str, Any]:
+def aim_of(target: Target, ids: list[int], position: int, settings: GcgConfig) -> dict[str, Any]:
     """A search as JSON, for `ids` at 1-based `position`."""
     return {
-        "prompt": behavior.request,
+        "prompt": target.request,
         "system_prompt": target.system_prompt,
         "ids": ids,
         "position": position - 1,

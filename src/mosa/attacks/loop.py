@@ -77,7 +77,7 @@ def question(
 
 def about(target: Target, **fields: str) -> dict[str, str]:
     """The fields of a question about the target's behavior."""
-    return {"behavior": target.behavior.id, "request": target.behavior.request, **fields}
+    return {"behavior": target.behavior.id, "request": target.request, **fields}
 
 
 async def read_reply(
@@ -164,7 +164,7 @@ async def ask_attacker(
             raise Unreadable("The reply repeats an example of the prompt.")
         return found
 
-    words = fill_fields(template, {"request": target.behavior.request, **fields, **shown})
+    words = fill_fields(template, {"request": target.request, **fields, **shown})
     request = ChatRequest(
         messages=(Message("system", SYSTEM), Message("user", words)),
         task=task,

@@ -11,11 +11,10 @@ at once. No code was published; two re-implementations say where they put them, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class PadConfig:
     """Numbers of headings, at most 5; one try each."""
 
 
-async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIterator[Attempt]:
+def run(target: Target, config: PadConfig) -> Attempts:
     """Ask once for each number of anchors."""
     queries = []
     for number in config.num_anchors:
@@ -40,9 +39,8 @@ async def run(behavior: Behavior, target: Target, config: PadConfig) -> AsyncIte
             target.pin(position, target.phrase_ids(text, position))
             for position, text in zip(positions, texts, strict=True)
         ]
-        queries.append((f"{number} anchors", Query(behavior.request, pinned=tuple(runs))))
-    async for attempt in target.tries(queries):
-        yield attempt
+        queries.append((f"{number} anchors", Query(target.request, pinned=tuple(runs))))
+    return target.tries(queries)
 
 
 def anchor_positions(number: int, length: int) -> list[int]:

@@ -22,14 +22,11 @@ ends. Papers run "PAIR" with many budgets; the presets name theirs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Target
 from mosa.attacks.refinement import APPROACHES, Aim, Leaf, propose_all, query_and_rate
-from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
-from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class PairConfig(Aim):
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
 
-async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: PairConfig) -> Attempts:
     """One attempt for each prompt, round by round."""
     approaches = itertools.cycle(APPROACHES)
     streams = [Leaf(approach) for approach in itertools.islice(approaches, config.num_streams)]
@@ -74,7 +71,7 @@ async def run(behavior: Behavior, target: Target, config: PairConfig) -> AsyncIt
         streams = [leaf for leaf, _, _ in rated]
 
 
-def bound(config: PairConfig, _: Wording) -> Bound:
+def bound(config: PairConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     total = config.num_streams * config.num_rounds
     return Bound(total, attacker=total * config.num_retries, judge=total)

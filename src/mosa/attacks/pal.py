@@ -31,17 +31,16 @@ The steps are those of suffix_search.py with a guide. How we differ:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
-from mosa.attacks.wording import Wording
 from mosa.families import DiffusionLM, load_model
 from mosa.suffix_search import GcgSearch
-from mosa.types import Attempt, Behavior, UserError
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ class PalConfig(SearchBudget):
             )
 
 
-async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: PalConfig) -> Attempts:
     """One attempt every few steps, with the best suffix so far, where it is another one."""
-    ids = list(target.encode(target.wording.start(behavior)))
+    ids = list(target.encode(target.start))
     settings = config.settings(
         loss=config.loss,
         num_target_queries=config.num_target_queries,
@@ -82,7 +81,7 @@ async def run(behavior: Behavior, target: Target, config: PalConfig) -> AsyncIte
         seed=target.seed,
     )
     own = "the target without its adapter" if target.model.has_adapter else "the target itself"
-    aim = aim_of(behavior, target, ids, 1, settings) | {"proxy": config.proxy}
+    aim = aim_of(target, ids, 1, settings) | {"proxy": config.proxy}
     asked = None
     # 1. gradient, 2. swaps, 3. filter, 4. target
     async for prompt, state in search_steps(target, aim, _guided):
@@ -129,15 +128,6 @@ def _vocabulary(model: DiffusionLM) -> tuple[str | None, int, int]:
     return words, model.vocab_size, model.mask_token_id
 
 
-def bound(config: PalConfig, _: Wording) -> Bound:
-    """The most that is asked for one case."""
-    return Bound(
-        -(-config.num_iterations // config.ask_every),
-        forward_passes=1 + config.num_iterations * config.num_target_queries,
-        proxy_passes=config.num_iterations * (config.num_candidates + 1),
-    )
-
-
 ATTACK = Attack(
     name="pal",
     title="suffix by a proxy model",
@@ -158,7 +148,11 @@ ATTACK = Attack(
         },
     },
     run=run,
-    bound=bound,
+    bound=lambda config, _: Bound(
+        -(-config.num_iterations // config.ask_every),
+        forward_passes=1 + config.num_iterations * config.num_target_queries,
+        proxy_passes=config.num_iterations * (config.num_candidates + 1),
+    ),
     version=2,
     decides="best rated",
 )

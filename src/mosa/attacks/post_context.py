@@ -9,12 +9,10 @@ and a source, in our own words (on the testbed, the closings that its world know
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
 from mosa.attacks.wording import chosen
-from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -25,17 +23,14 @@ class PostContextConfig:
     """Kinds of text that are tried, one try each; unset: all."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: PostContextConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: PostContextConfig) -> Attempts:
     """Ask once for each kind of text."""
     queries = []
     for kind, text in chosen("post-context", config.kinds, target.wording.post_contexts):
         ids = target.phrase_ids(text, target.length)  # never the first token
         pinned = (target.pin(target.length - len(ids) + 1, ids),)
-        queries.append((kind, Query(behavior.request, pinned=pinned)))
-    async for attempt in target.tries(queries):
-        yield attempt
+        queries.append((kind, Query(target.request, pinned=pinned)))
+    return target.tries(queries)
 
 
 ATTACK = Attack(

@@ -10,11 +10,10 @@ phrase; here every position has the same phrase (`mosa analyze position` separat
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
+from mosa.types import UserError
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class PrefillConfig(Settings):
     """Whether the first heading of a list of steps ("Step 1:") follows the phrase."""
 
 
-async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> AsyncIterator[Attempt]:
+def run(target: Target, config: PrefillConfig) -> Attempts:
     """Ask once for each position."""
-    phrase = target.wording.start(behavior)
+    phrase = target.start
     if config.with_heading:
         phrase = f"{phrase} {target.wording.anchors[0]}"
     written = [(position, target.phrase_ids(phrase, position)) for position in config.positions]
     queries = [
-        (f"position {position}", Query(behavior.request, pinned=(target.pin(position, ids),)))
+        (f"position {position}", Query(target.request, pinned=(target.pin(position, ids),)))
         for position, ids in written
         if position - 1 + len(ids) <= target.length
     ]
@@ -44,8 +43,7 @@ async def run(behavior: Behavior, target: Target, config: PrefillConfig) -> Asyn
             f"{config.positions} of a response of {target.length}; use earlier positions or raise "
             "max_new_tokens"
         )
-    async for attempt in target.tries(queries):
-        yield attempt
+    return target.tries(queries)
 
 
 ATTACK = Attack(

@@ -119,7 +119,7 @@ class Leaf:
 async def propose(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | None:
     """The leaf with the attacker's next prompt; None where no reply of it can be read."""
     approach = f"{APPROACHES[leaf.approach]} " if leaf.approach else ""
-    fields = {"aim": _wanted(target, aim), "request": target.behavior.request}
+    fields = {"aim": _wanted(target, aim), "request": target.request}
     example = json.dumps(EXAMPLE)
     system = fill_fields(
         INSTRUCTION, {**fields, "system": SYSTEM, "approach": approach, "example": example}
@@ -174,7 +174,7 @@ async def query_and_rate(
 def _wanted(target: Target, aim: Aim) -> str:
     """What the target's answer should be like, in every round's words."""
     wanted = AT_THE_START if aim.position == 1 else FURTHER_ON
-    start = target.wording.start(target.behavior)
+    start = target.start
     return fill_fields(wanted, {"start": start, "before": str(aim.position - 1)})
 
 
@@ -182,7 +182,7 @@ def _heard(target: Target, leaf: Leaf, response: Response, rating: int, aim: Aim
     fields = {
         "response": response.text,
         "rating": str(rating),
-        "request": target.behavior.request,
+        "request": target.request,
         "aim": _wanted(target, aim),
     }
     return replace(

@@ -25,17 +25,17 @@ attack translates and grades no more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Query, Settings, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import ask_attacker, ask_judge, question, translate
 from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable, fill, read_numbers
 from mosa.chat.replies import read_list
 from mosa.judges.refusal import is_refusal
-from mosa.types import Attempt, Behavior
+from mosa.types import Behavior
 
 SPLIT = """\
 A safety team wants to recognise requests that are asked piece by piece. Find the {number} short \
@@ -105,9 +105,7 @@ class SpeakEasyConfig(Settings):
     """How often the attacker is asked until its questions can be read."""
 
 
-async def run(
-    behavior: Behavior, target: Target, config: SpeakEasyConfig
-) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: SpeakEasyConfig) -> Attempts:
     """One attempt: the best answers to all questions, joined."""
     # 1. split
     questions = await _split(target, config)

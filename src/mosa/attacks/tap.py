@@ -28,15 +28,12 @@ How we differ:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mosa.attacks.base import Attack, Bound, Target
+from mosa.attacks.base import Attack, Attempts, Bound, Target
 from mosa.attacks.loop import asks_the_same, best_of
 from mosa.attacks.refinement import Aim, Leaf, propose_all, query_and_rate
-from mosa.attacks.wording import Wording
 from mosa.chat.base import UselessRepliesError
-from mosa.types import Attempt, Behavior
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class TapConfig(Aim):
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
 
-async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: TapConfig) -> Attempts:
     """One attempt for each prompt that the target answers, level by level."""
     leaves = [Leaf()]
     num_asked = 0
@@ -84,7 +81,7 @@ async def run(behavior: Behavior, target: Target, config: TapConfig) -> AsyncIte
         raise UselessRepliesError("the attacker wrote no prompt that can be read and is on topic")
 
 
-def bound(config: TapConfig, _: Wording) -> Bound:
+def bound(config: TapConfig, _: object) -> Bound:
     """The most that is asked for one case."""
     leaves, total = 1, 0
     for _depth in range(config.depth):

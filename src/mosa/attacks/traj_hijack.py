@@ -13,12 +13,11 @@ always clear. The beginning is that of the behavior with the heading of a first 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import Attack, Bound, Edit, Query, Settings, Target
-from mosa.types import Attempt, Behavior, UserError
+from mosa.attacks.base import Attack, Attempts, Bound, Edit, Query, Settings, Target
+from mosa.types import UserError
 
 Way = Literal["redirect", "remask only", "prefix only"]
 
@@ -43,20 +42,17 @@ class TrajHijackConfig(Settings):
             raise UserError(f"horizon={self.horizon} lies beyond of_steps={self.of_steps}")
 
 
-async def run(
-    behavior: Behavior, target: Target, config: TrajHijackConfig
-) -> AsyncIterator[Attempt]:
+def run(target: Target, config: TrajHijackConfig) -> Attempts:
     """Ask once for each way."""
-    phrase = f"{target.wording.start(behavior)} {target.wording.anchors[0]}"
+    phrase = f"{target.start} {target.wording.anchors[0]}"
     prefix = target.encode(phrase)[: config.prefix_length]
     step = max(round(config.horizon * target.decoder.steps / config.of_steps), 1) - 1
     queries = {
-        "redirect": Query(behavior.request, edit=Edit(step, prefix)),
-        "remask only": Query(behavior.request, edit=Edit(step, ())),
-        "prefix only": Query(behavior.request, pinned=(target.pin(1, prefix),)),
+        "redirect": Query(target.request, edit=Edit(step, prefix)),
+        "remask only": Query(target.request, edit=Edit(step, ())),
+        "prefix only": Query(target.request, pinned=(target.pin(1, prefix),)),
     }
-    async for attempt in target.tries((way, queries[way]) for way in config.ways):
-        yield attempt
+    return target.tries((way, queries[way]) for way in config.ways)
 
 
 ATTACK = Attack(

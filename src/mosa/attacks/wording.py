@@ -41,10 +41,6 @@ class Wording:
     phrase_sets: str = ""
     """What the names of its packaged phrase sets (mosa/alignment/phrases) begin with."""
 
-    def start(self, behavior: Behavior) -> str:
-        """The beginning of a compliant answer to the behavior."""
-        return behavior.target or self.opening(behavior)
-
 
 T = TypeVar("T")
 

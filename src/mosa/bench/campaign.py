@@ -14,7 +14,7 @@ import itertools
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -22,7 +22,7 @@ from typing import Any, final
 import torch
 
 from mosa.attacks import ATTACKS, Attack, Query, Target
-from mosa.attacks.base import NoConfig
+from mosa.attacks.base import Attempts, NoConfig
 from mosa.bench.common import (
     Bench,
     BenchResult,
@@ -46,7 +46,6 @@ from mosa.runs.recorder import PlannedTask, Recorder
 from mosa.runs.store import Run
 from mosa.runs.subject import Subject
 from mosa.types import (
-    Attempt,
     Behavior,
     CaseSet,
     Response,
@@ -167,9 +166,9 @@ class Harmless:
         return [Verdict(0.0, False) for _ in items]
 
 
-async def rounds(behavior: Behavior, target: Target, config: Any) -> AsyncIterator[Attempt]:
+async def rounds(target: Target, config: NoConfig) -> Attempts:
     """Three rounds of four branches, each of which waits for the one before."""
-    text = behavior.request
+    text = target.request
     for number in range(3):
         queries = [("", Query(f"{text} {MANNERS[4 * number + branch]}")) for branch in range(4)]
         async for attempt in target.tries(queries):

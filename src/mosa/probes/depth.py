@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mosa.alignment.objective import kl_divergence, window_scores
-from mosa.attacks.base import PLANNED, Attack, Settings, Target
+from mosa.attacks.base import PLANNED, Attack, Attempts, Settings, Target
 from mosa.denoising import Canvas, DecoderConfig, evaluation_mode, sample
 from mosa.denoising.canvas import left_padded
 from mosa.families import DiffusionLM
 from mosa.probes.base import Protocol, phrases_of, step_numbers
-from mosa.types import Attempt, Behavior, as_plain
+from mosa.types import as_plain
 from mosa.worker import Work
 
 # B rows, L canvas length, R response length, V vocabulary
@@ -56,14 +56,14 @@ class DepthConfig(Settings):
     """Block length; unset: one block over the canvas."""
 
 
-async def run(behavior: Behavior, target: Target, config: DepthConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: DepthConfig) -> Attempts:
     """Look at the canvases of one generation."""
     settings = target.pace(config.tokens_per_step, config.block_length)
     decoder = dataclasses.replace(target.decoder, **settings)
     packaged = phrases_of(target, "refusing")
     trained = [text for text in target.refusals if text not in packaged]
     state = {
-        "prompt": target.encode_prompt(behavior.request),
+        "prompt": target.encode_prompt(target.request),
         "decoder": as_plain(decoder),
         "steps": step_numbers(config.step_shares, decoder.steps),
         "refusals": [

@@ -8,13 +8,12 @@ the plain request, and the finding reads the order from the recorded steps of it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mosa.attacks.base import PLANNED, Attack, Query, Settings, Target
+from mosa.attacks.base import PLANNED, Attack, Attempts, Query, Settings, Target
 from mosa.probes.base import Protocol
-from mosa.types import Attempt, Behavior, UserError
+from mosa.types import UserError
 
 BASE = "base"
 
@@ -70,12 +69,11 @@ def conditions(config: OrderConfig, target: Target) -> dict[str, dict[str, Any]]
     return named
 
 
-async def run(behavior: Behavior, target: Target, config: OrderConfig) -> AsyncIterator[Attempt]:
+def run(target: Target, config: OrderConfig) -> Attempts:
     """Ask once under each condition."""
     named = conditions(config, target)
-    queries = [(name, Query(behavior.request, decoder=named[name])) for name in named]
-    async for attempt in target.tries(queries, [{"condition": name} for name in named]):
-        yield attempt
+    queries = [(name, Query(target.request, decoder=named[name])) for name in named]
+    return target.tries(queries, [{"condition": name} for name in named])
 
 
 ATTACK = Attack(

@@ -16,11 +16,10 @@ Every combination is one attempt. The preset `paper` is the paper's own protocol
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Query, Settings, Target
+from mosa.attacks.base import PLANNED, Attack, Attempts, Query, Settings, Target
 from mosa.probes.base import (
     PAPER_PROTOCOL,
     Protocol,
@@ -30,7 +29,6 @@ from mosa.probes.base import (
     variant_of,
     with_sides,
 )
-from mosa.types import Attempt, Behavior
 
 PhraseType = Literal["none", "affirmative", "procedural", "neutral", "refusing", "random"]
 PAPER_POSITIONS = (1, 40, 80, 120, 160)
@@ -100,7 +98,7 @@ def cells(config: PositionConfig, length: int, longest: int) -> list[Cell]:
     ]
 
 
-async def run(behavior: Behavior, target: Target, config: PositionConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: PositionConfig) -> Attempts:
     """Write each phrase at each position, and let the model fill the rest."""
     queries, details = [], []
     if not target.has_masks:  # canvases of uniform noise have their own blocks, and no order
@@ -109,7 +107,7 @@ async def run(behavior: Behavior, target: Target, config: PositionConfig) -> Asy
         place = cell.position
         ids = () if place is None else chosen_ids(target, cell.phrase_type, place)
         query = Query(
-            behavior.request,
+            target.request,
             pinned=() if place is None else (target.pin(place, ids),),
             decoder={
                 **target.pace(config.tokens_per_step, cell.block_length or None),

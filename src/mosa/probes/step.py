@@ -14,11 +14,10 @@ Every cell is one attempt, and the response without a span is one more.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Edit, Query, Settings, Target
+from mosa.attacks.base import PLANNED, Attack, Attempts, Edit, Query, Settings, Target
 from mosa.probes.base import (
     Protocol,
     chosen_ids,
@@ -28,7 +27,6 @@ from mosa.probes.base import (
     variant_of,
     with_sides,
 )
-from mosa.types import Attempt, Behavior
 
 Span = Literal["neutral", "compliant", "refusing"]
 PHRASES_OF: dict[Span, str] = {
@@ -59,7 +57,7 @@ class StepConfig(Settings):
     """Whether the model may end its answer."""
 
 
-async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIterator[Attempt]:
+async def run(target: Target, config: StepConfig) -> Attempts:
     """Write each span at each position and step, and let generation continue."""
     longest = longest_phrase(target, [PHRASES_OF[span] for span in config.spans])
     positions = fitting_positions(config.positions, POSITIONS, longest, target.length)
@@ -67,7 +65,7 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
         **target.pace(config.tokens_per_step, config.block_length),
         "end_tokens": config.end_tokens,
     }
-    queries = [("no span", Query(behavior.request, decoder=decoder))]
+    queries = [("no span", Query(target.request, decoder=decoder))]
     details = [{"span": "none", "position": None, "step": None, "num_phrase_tokens": 0}]
     for span in config.spans:
         for position in positions:
@@ -76,7 +74,7 @@ async def run(behavior: Behavior, target: Target, config: StepConfig) -> AsyncIt
             for step in step_numbers(config.step_shares, decoder["steps"]):
                 factors = {"span": span, "position": position, "step": step}
                 query = Query(
-                    behavior.request,
+                    target.request,
                     pinned=(pinned,) if step == 0 else (),
                     edit=Edit(step - 1, ids, position=position - 1) if step else None,
                     decoder=decoder,

@@ -92,7 +92,7 @@ class Planned:
         ask = self.course.cases.ask
         if self.chosen.attack.name == PLAIN and ask is not None:
             return ask(self.case, target)
-        return self.chosen.attack.run(self.case, target, self.chosen.config)
+        return self.chosen.attack.run(target, self.chosen.config)
 
 
 def courses_of(
