@@ -76,18 +76,13 @@ def run_program(
     source: str, limits: Limits | None = None, *, isolation: Isolation | None = None
 ) -> SandboxResult:
     """Run Python source in the sandbox; `isolation` unset is the best available."""
-    isolation = isolation or best_isolation()
-    said = _run(source, limits or Limits(), isolation)
-    if said.not_isolated is not None:
+    try:
+        return _run(source, limits or Limits(), isolation or best_isolation())
+    except _NotIsolatedError as error:
         raise UserError(
-            f"the sandbox no longer starts ({said.not_isolated}); run the same command again, "
-            "which resumes where it stopped"
-        )
-    if said.ended is not None:
-        passed, detail = said.ended
-        return SandboxResult(passed, _shown(detail), isolation)
-    ended = "out of time" if said.is_late else "ended without coming to its end"
-    return SandboxResult(False, ended, isolation)
+            f"the sandbox no longer starts ({error}); run the same command again, which resumes "
+            "where it stopped"
+        ) from error
 
 
 def _shown(detail: str) -> str:
@@ -106,23 +101,17 @@ def best_isolation() -> Isolation:
             "generated code runs only on Linux, whose limits on memory it needs; leave out "
             "--run_code, or use a container"
         )
-    said = _run("", Limits(), "namespaces")
-    return "namespaces" if said.ended == (True, "") else "python"
+    try:
+        return "namespaces" if _run("", Limits(), "namespaces").passed else "python"
+    except _NotIsolatedError:
+        return "python"
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What came from the inner side."""
-
-    not_isolated: str | None = None
-    """Why it could not shut itself in; believed only from before it had the program."""
-    ended: tuple[bool, str] | None = None
-    """Whether the program passed, and its error; None where it was ended, or spoke for itself."""
-    is_late: bool = False
-    """Whether time was up."""
+class _NotIsolatedError(Exception):
+    """Why the inner side could not shut itself in; it had no program by then."""
 
 
-def _run(source: str, limits: Limits, isolation: Isolation) -> _Said:
+def _run(source: str, limits: Limits, isolation: Isolation) -> SandboxResult:
     way = "enter" if isolation == "namespaces" else "run"
     is_late = threading.Event()
     with tempfile.TemporaryDirectory(prefix="mosa-code-") as folder:
@@ -160,9 +149,11 @@ def _run(source: str, limits: Limits, isolation: Isolation) -> _Said:
             end()
             process.stdout.close()
             process.wait()
-    if is_shut_in or is_late.is_set():
-        return _Said(ended=_yes_or_no(said), is_late=is_late.is_set())
-    return _Said(not_isolated=said.decode("utf-8", "replace").strip() or "it ended at once")
+    if not is_shut_in and not is_late.is_set():
+        raise _NotIsolatedError(said.decode("utf-8", "replace").strip() or "it ended at once")
+    ended = "out of time" if is_late.is_set() else "ended without coming to its end"
+    passed, detail = _yes_or_no(said) or (False, ended)
+    return SandboxResult(passed, _shown(detail), isolation)
 
 
 def _yes_or_no(said: bytes) -> tuple[bool, str] | None:

@@ -9,6 +9,7 @@ rows of many sets share batches, and scores are read only from the record.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -79,11 +80,10 @@ def load_harness_set(
     task = find_task(task_name, data_dir=data_dir, num_fewshot=num_fewshot, run_code=run_code)
     if run_code and "limits" in task.settings:
         best_isolation()  # raises at once where no code can be run
-    decoder = None if own is None else own.settings
-    rows = _Rows(task, limit=limit, num_draws=num_draws or NUM_DRAWS, decoder=decoder)
+    rows = _Rows(task, limit, num_draws or NUM_DRAWS, {} if own is None else own.settings)
     settings = dict(task.settings)
-    if decoder is not None:
-        settings[DECODER] = decoder
+    if rows.decoder:
+        settings[DECODER] = rows.decoder
     if task.asks_likelihoods and not rows.reads_letter:
         settings["num_draws"] = rows.num_draws
     return CaseSet(
@@ -106,26 +106,23 @@ def _case(id: str, row: _Row) -> Behavior:
     return Behavior(id, text if isinstance(text, str) else str(dict(row.content)))
 
 
+@dataclass(eq=False)
 class _Rows:
     """The rows of a task by the ids of their cases: how each is asked, and scored."""
 
-    def __init__(
-        self,
-        task: HarnessTask,
-        *,
-        limit: int | None,
-        num_draws: int,
-        decoder: Mapping[str, Any] | None,
-    ) -> None:
-        self.task, self.limit, self.num_draws = task, limit, num_draws
-        self.decoder = decoder or {}
-        """The settings of the task's own decoder, over the subject's."""
-        self.reads_letter = task.asks_likelihoods and decoder is not None
+    task: HarnessTask
+    limit: int | None
+    num_draws: int
+    decoder: Mapping[str, Any]
+    """The settings of the task's own decoder, over the subject's; empty where it has none."""
+
+    def __post_init__(self) -> None:
+        self.reads_letter = self.task.asks_likelihoods and bool(self.decoder)
         """Whether a choice is read from a generated answer, and not from likelihoods."""
         self.by_id = {
-            task.case_id(part, row, number): _Row(part, number, row)
-            for part in task.parts
-            for number, row in part.doc_iterator(limit=limit)
+            self.task.case_id(part, row, number): _Row(part, number, row)
+            for part in self.task.parts
+            for number, row in part.doc_iterator(limit=self.limit)
         }
         self._built: dict[tuple[str, bool], dict[int, list[Any]]] = {}
 
@@ -178,7 +175,8 @@ class _Rows:
             greedy=self.task.checks_greedy,
             together=MOST_TOGETHER,
         )
-        likelihoods = compared(works, await target.compute_all("likelihood", works))
+        outcomes = await asyncio.gather(*(target.compute("likelihood", work) for work in works))
+        likelihoods = compared(works, outcomes)
         responses = iter(await target.ask_all([query for group in queries for query in group]))
         answers: list[list[Any]] = []
         used: list[Response] = []

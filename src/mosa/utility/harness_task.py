@@ -159,7 +159,8 @@ def find_task(
     name: str, *, data_dir: Path | None, num_fewshot: int | None, run_code: bool
 ) -> HarnessTask:
     """A task by its name; UserError where it does not exist, or its data cannot be loaded."""
-    harness()
+    if find_spec("lm_eval") is None:
+        raise UserError(NO_HARNESS)
     own = OWN_TASKS.get(name)
     if own is None:
         return _hub_task(name, num_fewshot)
@@ -226,15 +227,6 @@ def local_tasks(
         find_task(name, data_dir=folder, num_fewshot=None, run_code=run_code) for name in names
     )
     return [part for task in tasks for part in task.parts]
-
-
-def harness() -> Any:
-    """lm_eval; UserError where it is not installed."""
-    if find_spec("lm_eval") is None:
-        raise UserError(NO_HARNESS)
-    import lm_eval  # pyright: ignore[reportMissingImports]
-
-    return lm_eval
 
 
 @functools.cache

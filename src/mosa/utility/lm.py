@@ -92,14 +92,6 @@ class MosaLM(LM):
             # The harness repeats the same request for tasks that want several tries.
             questions.append((self.decoder.seed + num_tries[id(request)], ids))
             num_tries[id(request)] += 1
-        texts = self._responses(questions)
-        return [
-            cut(texts[question], stop_strings(request.args[1]))
-            for question, request in zip(questions, requests, strict=True)
-        ]
-
-    def _responses(self, questions: list[tuple[int, Ids]]) -> dict[tuple[int, Ids], str]:
-        """The response to each seed and prompt."""
         asked = list(dict.fromkeys(questions))
         queries = [
             (Query("", prompt_ids=ids), replace(self.decoder, seed=seed)) for seed, ids in asked
@@ -107,7 +99,11 @@ class MosaLM(LM):
         found = answer_all(
             self.model, self.model.content_hash(), queries, batch_size=self.batch_size
         )
-        return {question: response.text for question, response in zip(asked, found, strict=True)}
+        response_to = dict(zip(asked, found, strict=True))
+        return [
+            cut(response_to[question].text, stop_strings(request.args[1]))
+            for question, request in zip(questions, requests, strict=True)
+        ]
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False

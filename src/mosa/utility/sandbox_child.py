@@ -151,11 +151,7 @@ class _Unread(io.StringIO):
     def read(self, *args: object) -> str:
         raise OSError("the sandbox has no standard input")
 
-    def readline(self, *args: object) -> str:
-        raise OSError("the sandbox has no standard input")
-
-    def readlines(self, *args: object) -> list[str]:
-        raise OSError("the sandbox has no standard input")
+    readline = readlines = read
 
     def readable(self) -> bool:
         return False
