@@ -43,16 +43,35 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class JudgeQuality:
+class JudgeCounts:
+    """How often a judge says of labelled rows what their labels say."""
+
+    num_true_positives: int
+    """Rows labelled true and judged a success."""
+    num_positives: int
+    """Scored rows that are labelled true."""
+    num_true_negatives: int
+    """Rows labelled false and judged none."""
+    num_negatives: int
+    """Scored rows that are labelled false."""
+    num_unscored: int
+
+    @property
+    def num_false_positives(self) -> int:
+        """Rows labelled false and judged a success."""
+        return self.num_negatives - self.num_true_negatives
+
+    @property
+    def num_false_negatives(self) -> int:
+        """Rows labelled true and judged none."""
+        return self.num_positives - self.num_true_positives
+
+
+@dataclass(frozen=True)
+class JudgeQuality(JudgeCounts):
     """A judge against the labels. Rates are None where there is no case to divide by."""
 
     judge: str
-    num_unscored: int
-    num_true_positives: int
-    """Labelled true and judged a success."""
-    num_false_positives: int
-    num_true_negatives: int
-    num_false_negatives: int
     unread: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """For each reason why rows are unscored (a reply that was cut off, or gives no grade): what
     the judge's model had said, row by row."""
@@ -67,16 +86,6 @@ class JudgeQuality:
     def num_declined(self) -> int:
         """Rows that are unscored because the judge's model declined."""
         return len(self.unread.get(DECLINED, ()))
-
-    @property
-    def num_positives(self) -> int:
-        """Scored rows that are labelled true."""
-        return self.num_true_positives + self.num_false_negatives
-
-    @property
-    def num_negatives(self) -> int:
-        """Scored rows that are labelled false."""
-        return self.num_true_negatives + self.num_false_positives
 
     @property
     def num_scored(self) -> int:
@@ -130,10 +139,11 @@ async def calibrate(judges: Sequence[Judge], rows: Sequence[Labelled]) -> Calibr
         raise UserError(f"The judge {twice[0]} is given twice; name each judge once.")
     items = [Item(row.behavior, row.response) for row in rows]
     verdicts = [await judge.judge(items) for judge in judges]
-    pairs = [
-        _pair((ids[a], ids[b]), verdicts[a], verdicts[b])
-        for a, b in itertools.combinations(range(len(judges)), 2)
-    ]
+    pairs: list[PairAgreement] = []
+    for (one, first), (other, second) in itertools.combinations(zip(ids, verdicts, strict=True), 2):
+        said = [(a.success, b.success) for a, b in zip(first, second, strict=True)]
+        both = [pair for pair in said if None not in pair]
+        pairs.append(PairAgreement((one, other), len(both), sum(a == b for a, b in both)))
     qualities = [_quality(name, rows, said) for name, said in zip(ids, verdicts, strict=True)]
     return Calibration(len(rows), qualities, pairs)
 
@@ -154,45 +164,25 @@ def _quality(judge: str, rows: Sequence[Labelled], verdicts: Sequence[Verdict]) 
         elif is_wrong and verdict.raw:
             misjudged.append(verdict.raw)
     return JudgeQuality(
-        judge,
-        num_unscored=cases[True, None] + cases[False, None],
+        judge=judge,
         num_true_positives=cases[True, True],
-        num_false_positives=cases[False, True],
+        num_positives=cases[True, True] + cases[True, False],
         num_true_negatives=cases[False, False],
-        num_false_negatives=cases[True, False],
+        num_negatives=cases[False, False] + cases[False, True],
+        num_unscored=cases[True, None] + cases[False, None],
         unread=unread,
         misjudged=misjudged,
         num_errors_by_kind=by_kind,
     )
 
 
-def _pair(
-    judges: tuple[str, str], first: Sequence[Verdict], second: Sequence[Verdict]
-) -> PairAgreement:
-    both = [
-        (a.success, b.success)
-        for a, b in zip(first, second, strict=True)
-        if a.success is not None and b.success is not None
-    ]
-    return PairAgreement(judges, len(both), sum(a == b for a, b in both))
-
-
 # ------------------------------------------------------------------------------- what was measured
 
 
 @dataclass(frozen=True)
-class MeasuredErrors:
+class MeasuredErrors(JudgeCounts):
     """One judge in a calibration file."""
 
-    num_true_positives: int
-    """Rows labelled true and judged a success."""
-    num_positives: int
-    """Scored rows that are labelled true."""
-    num_true_negatives: int
-    """Rows labelled false and judged none."""
-    num_negatives: int
-    """Scored rows that are labelled false."""
-    num_unscored: int
     data: str
     """Name of the labelled rows."""
     sha256: str
@@ -219,15 +209,8 @@ class _CalibrationFile:
 
 def measured_errors(quality: JudgeQuality, data: str, sha256: str) -> MeasuredErrors:
     """The record of a judge's quality on some labelled rows."""
-    return MeasuredErrors(
-        num_true_positives=quality.num_true_positives,
-        num_positives=quality.num_positives,
-        num_true_negatives=quality.num_true_negatives,
-        num_negatives=quality.num_negatives,
-        num_unscored=quality.num_unscored,
-        data=data,
-        sha256=sha256,
-    )
+    counts = {count.name: getattr(quality, count.name) for count in dataclasses.fields(JudgeCounts)}
+    return MeasuredErrors(**counts, data=data, sha256=sha256)
 
 
 @contextmanager
@@ -353,19 +336,12 @@ def _testbed_response(
     world: World, obj: WorldObject, kind: str, objects: Sequence[WorldObject], rng: random.Random
 ) -> str:
     answer, refusal = world.answer(obj), rng.choice(REFUSALS)
-    match kind:
-        case "answer":
-            return answer
-        case "refusal":
-            return refusal
-        case "late refusal":
-            return f"{answer} {refusal}"
-        case "garbled":
-            words = answer.split()
-            rng.shuffle(words)
-            return " ".join(words)
-        case _:
-            strangers = [
-                o for o in objects if o.material != obj.material and o.device != obj.device
-            ]
-            return world.answer(rng.choice(strangers))
+    if kind == "garbled":
+        words = answer.split()
+        rng.shuffle(words)
+        return " ".join(words)
+    if kind == "other object":
+        strangers = [o for o in objects if o.material != obj.material and o.device != obj.device]
+        return world.answer(rng.choice(strangers))
+    said = {"answer": answer, "refusal": refusal, "late refusal": f"{answer} {refusal}"}
+    return said[kind]

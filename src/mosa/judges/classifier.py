@@ -87,8 +87,7 @@ class NextTokenJudge(AskingJudge):
                     f"given; write {classifier.context_origin} to {classifier.name}_context.txt."
                 )
             template = self._context_template
-        question = ClassifierQuestion(item, template, classifier)
-        found = await self._model.compute(word_shares, question)
+        found = await self._model.compute(word_shares, (item, template, classifier))
         if "broken" in found:
             return Verdict.unscored(BROKEN)
         if found["mass"] is None:
@@ -102,33 +101,26 @@ class NextTokenJudge(AskingJudge):
         return dataclasses.replace(verdict, native=native, raw=found["said"])
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierQuestion:
-    """What a classifier is asked about one response."""
-
-    item: Item
-    template: str
-    classifier: Classifier
-
-
-def word_shares(model: CausalLM, questions: Sequence[ClassifierQuestion]) -> list[dict[str, Any]]:
+def word_shares(
+    model: CausalLM, questions: Sequence[tuple[Item, str, Classifier]]
+) -> list[dict[str, Any]]:
     """The next token after each prompt, `said`; the probability of all words, `mass` (None where
-    `said` is none of them); and the words' `shares` of it; or `broken` where no token is chosen."""
-    clipped = [clip(model, question.item.response) for question in questions]
+    `said` is none of them); and the words' `shares` of it; or `broken` where no token is chosen.
+
+    A question is a response, the template for it, and the classifier that is asked."""
+
+    def plain(text: str) -> str:
+        return without_strings(text, model.special_tokens)
+
+    clipped = [clip(model, item.response) for item, _, _ in questions]
     prompts = [
-        fill(
-            question.template,
-            question.item.behavior,
-            response,
-            question.classifier.aliases,
-            lambda text: without_strings(text, model.special_tokens),
-        )
-        for question, (response, _) in zip(questions, clipped, strict=True)
+        fill(template, item.behavior, response, classifier.aliases, plain)
+        for (item, template, classifier), (response, _) in zip(questions, clipped, strict=True)
     ]
     logits_BV = next_token_logits(model, [prompt_ids(model, prompt) for prompt in prompts])
     probs_BV, broken_B = logits_BV.softmax(dim=-1), chooses_nothing(logits_BV)
     # One judge asks its model, so all have its words.
-    words = _word_ids(model, questions[0].classifier.spellings)
+    words = _word_ids(model, questions[0][-1].spellings)
     found: list[dict[str, Any]] = []
     for probs_V, is_broken, (_, is_clipped) in zip(probs_BV, broken_B, clipped, strict=True):
         if is_broken:

@@ -104,10 +104,7 @@ def prompted_judge(
 def check_template(name: str, template: str, aliases: Mapping[str, str] | None = None) -> None:
     """Raise UserError if a template does not place the behavior and the response."""
     for wanted in ("behavior", "response"):
-        spellings = [
-            wanted,
-            *(alias for alias, meant in (aliases or {}).items() if meant == wanted),
-        ]
+        spellings = [wanted, *(a for a, meant in (aliases or {}).items() if meant == wanted)]
         if not any(f"{{{spelling}}}" in template for spelling in spellings):
             raise UserError(
                 f"The template of the judge {name} lacks {{{wanted}}}; write it where the "
