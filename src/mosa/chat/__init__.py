@@ -19,7 +19,6 @@ from mosa.chat.base import (
     ChatRequest,
     NoAnswerError,
     ServerDownError,
-    UselessRepliesError,
 )
 from mosa.chat.cache import CachedChat
 from mosa.chat.endpoint import ChatOptions, Completion, EndpointChat
@@ -122,7 +121,6 @@ __all__ = [
     "LocalChat",
     "NoAnswerError",
     "ServerDownError",
-    "UselessRepliesError",
     "chat_model",
     "check_endpoints",
     "endpoint_model",

@@ -435,16 +435,13 @@ class EndpointChat:
         return {name: value for name, value in {**body, **extra}.items() if value is not None}
 
     def _fields(self, request: ChatRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {
+        return {
             "max_tokens": request.max_tokens + self._options.thought_tokens,
             "temperature": request.temperature,
+            # Only where they matter: not every server knows these two.
+            "seed": request.seed if request.temperature > 0 else None,
+            "top_p": request.top_p if request.top_p < 1 else None,
         }
-        # Only where set: not every server knows these two.
-        if request.temperature > 0:
-            body["seed"] = request.seed
-        if request.top_p < 1:
-            body["top_p"] = request.top_p
-        return body
 
     def _status_message(self, status: int, answer: Any) -> str:
         if status in (401, 403):

@@ -38,9 +38,7 @@ TEMPLATE_WITH_PROMPT = fill_fields(_TEMPLATE, {"material": MATERIAL_WITH_PROMPT}
 """The same where the attack's prompt is shown."""
 
 
-def rating_request(
-    behavior: Behavior, response: str, *, prompt: str = "", max_tokens: int = 1024
-) -> ChatRequest:
+def rating_request(behavior: Behavior, response: str, *, prompt: str = "") -> ChatRequest:
     """The question that asks a chat model for the rating of one response, to an attack's `prompt`
     where that is to be shown."""
     template = TEMPLATE_WITH_PROMPT if prompt else TEMPLATE
@@ -48,7 +46,7 @@ def rating_request(
         messages=(Message("user", fill(template, behavior, response, prompt=prompt)),),
         task=TASK,
         fields={"behavior": behavior.request, "response": response},
-        max_tokens=max_tokens,
+        max_tokens=1024,
     )
 
 
