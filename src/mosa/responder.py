@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 
-from mosa.attacks import Edit, Query, edit_hook
+from mosa.attacks import Edit, Query
 from mosa.attacks.base import Tokens
 from mosa.denoising import (
     Canvas,
@@ -176,7 +176,7 @@ class LocalResponder(Worker[DiffusionLM]):
         """Give a query a place in the batch; only it fails where its decoder does not fit."""
         prepared = item.prepared
         assert prepared is not None
-        hook = None if prepared.edit is None else edit_hook(prepared.edit)
+        hook = None if prepared.edit is None else prepared.edit.hook
         on_step = None
         if item.on_step is not None:  # called in this thread, it passes steps to the event loop
             on_step = functools.partial(item.future.get_loop().call_soon_threadsafe, item.on_step)

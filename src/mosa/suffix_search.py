@@ -41,17 +41,23 @@ CW_MARGIN = 1e-3
 
 
 @dataclass(frozen=True)
-class GcgConfig:
-    """The budget of one optimisation."""
+class SearchBudget:
+    """The budget of a search."""
 
+    num_iterations: int = 500
+    """Iterations of each search."""
+    num_candidates: int = 512
+    """Swaps of one token that are drawn in an iteration."""
+    top_k: int = 256
+    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
     suffix_length: int = 20
     """Tokens of the suffix."""
-    num_iterations: int = 100
-    """Iterations; the paper's curves have about 100."""
-    num_candidates: int = 256
-    """Swaps that are drawn in an iteration, before the filter."""
-    top_k: int = 64
-    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
+
+
+@dataclass(frozen=True)
+class GcgConfig(SearchBudget):
+    """One search."""
+
     candidate_batch_size: int = 64
     """Candidates per forward pass."""
     loss: LossKind = "ce"
@@ -311,6 +317,7 @@ def _swaps(
     return list(found.values())
 
 
+@dataclass(eq=False)
 class Loss:
     """The loss of a target on the fully masked response, for prompts in a row, and its budget.
 
@@ -319,21 +326,16 @@ class Loss:
     least -CW_MARGIN, on average. `without_adapter` takes the model as it is without its adapter.
     """
 
-    def __init__(
-        self,
-        model: DiffusionLM,
-        target_ids: list[int],
-        position: int,
-        response_length: int,
-        batch_size: int,
-        *,
-        kind: LossKind = "ce",
-        without_adapter: bool = False,
-    ) -> None:
-        self.model, self.batch_size = model, batch_size
-        self.kind, self.without_adapter = kind, without_adapter
-        self.target_N = torch.tensor(target_ids, device=model.device)
-        self.position, self.response_length = position, response_length
+    model: DiffusionLM
+    target_ids: list[int]
+    position: int
+    response_length: int
+    batch_size: int
+    kind: LossKind = "ce"
+    without_adapter: bool = False
+
+    def __post_init__(self) -> None:
+        self.target_N = torch.tensor(self.target_ids, device=self.model.device)
         self.num_forward_passes = self.num_backward_passes = 0
 
     def __call__(self, prompts: Int[Tensor, "C P"]) -> Float[Tensor, " C"]:

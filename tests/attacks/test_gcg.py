@@ -11,7 +11,7 @@ import torch
 from refusals import refuses
 from tiny_models import tiny_diffusion_gemma_config, turn_tokenizer
 
-from mosa.attacks.gcg import SearchBudget
+from mosa.attacks.gcg import SearchSettings
 from mosa.families import load_model, new_model
 from mosa.suffix_search import (
     GcgConfig,
@@ -180,7 +180,7 @@ def test_a_target_that_does_not_fit_is_refused(model):
     with refuses("2", "12"):
         search_of(model, position=11)
     with refuses("num_iterations", "0"):
-        SearchBudget(num_iterations=0)
+        SearchSettings(num_iterations=0)
 
 
 def test_first_loss_is_taken_without_dropout(model):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mosa.attacks import ENGLISH, Query, Target, Wording, edit_hook
+from mosa.attacks import ENGLISH, Query, Target, Wording
 from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import DiffusionLM
 from mosa.probes import PROBES
@@ -31,7 +31,7 @@ class Sampled:
         canvas = Canvas.from_prompts(self.model, prompt, max_new_tokens=decoder.max_new_tokens)
         for position, ids in query.pinned:
             canvas = canvas.pin(position, list(ids))
-        hook = None if query.edit is None else edit_hook(query.edit)
+        hook = None if query.edit is None else query.edit.hook
         result = sample(self.model, canvas, decoder, hook=hook)
         assert result.text is not None and result.full_text is not None
         tokens = result.tokens[0].tolist()

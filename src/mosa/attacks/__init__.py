@@ -38,16 +38,7 @@ from mosa.attacks import (
     tap,
     traj_hijack,
 )
-from mosa.attacks.base import (
-    Attack,
-    Backend,
-    Edit,
-    Query,
-    Target,
-    Threat,
-    edit_hook,
-    threat_of,
-)
+from mosa.attacks.base import Attack, Edit, Query, Target
 from mosa.attacks.ciphers import Cipher
 from mosa.attacks.wording import ENGLISH, Wording
 
@@ -55,15 +46,11 @@ __all__ = [
     "ATTACKS",
     "ENGLISH",
     "Attack",
-    "Backend",
     "Cipher",
     "Edit",
     "Query",
     "Target",
-    "Threat",
     "Wording",
-    "edit_hook",
-    "threat_of",
 ]
 
 ATTACKS: dict[str, Attack] = {

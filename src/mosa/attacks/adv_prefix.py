@@ -39,7 +39,7 @@ from typing import Any, Literal
 import torch
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
-from mosa.attacks.gcg import SearchBudget, search, search_bound
+from mosa.attacks.gcg import SearchSettings, search, search_bound
 from mosa.attacks.loop import NUM_RETRIES, ask_attacker, rate_all, rated_part
 from mosa.chat.base import UselessRepliesError
 from mosa.chat.questions import Unreadable
@@ -67,7 +67,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class AdvPrefixConfig(SearchBudget):
+class AdvPrefixConfig(SearchSettings):
     """How many beginnings, how they are chosen, and the budget of the suffix search."""
 
     num_per_manner: tuple[int, ...] = (50, 50, 50, 150)
@@ -148,7 +148,9 @@ async def _beginning(
     target: Target, config: AdvPrefixConfig, manner: str, *, draw: int
 ) -> str | None:
     def read(reply: str) -> str:
-        text = target.without_special_tokens(_unwrapped(reply)).strip()
+        # Without label, quotation marks and fence; an introduction is what is wanted.
+        bare = re.sub(r"\A\s*```[^\n]*\n|\n\s*```\s*\Z|\A\s*Answer:", "", reply).strip()
+        text = target.without_special_tokens(bare.strip('"`').strip()).strip()
         # Characters unknown to the tokenizer leave no target.
         if not target.decode(target.encode(text)).strip():
             raise Unreadable("The reply is empty.")
@@ -165,13 +167,6 @@ async def _beginning(
         may_be_cut=True,
         temperature=config.temperature,
     )
-
-
-def _unwrapped(reply: str) -> str:
-    """The beginning without label, quotation marks and fence; its introduction is what is
-    wanted."""
-    text = re.sub(r"\A\s*```[^\n]*\n|\n\s*```\s*\Z|\A\s*Answer:", "", reply).strip()
-    return text.strip('"`').strip()
 
 
 async def _nll(target: Target, candidates: list[Ids], config: AdvPrefixConfig) -> dict[Ids, float]:
@@ -275,7 +270,6 @@ ATTACK = Attack(
     access=("prompt", "canvas", "sampler", "likelihood", "gradients"),
     takes=("temperature", "seed"),
     roles=("attacker", "judge"),
-    config_class=AdvPrefixConfig,
     presets={
         "paper": {},
         "reduced": {

@@ -43,7 +43,7 @@ def run(target: Target, config: AnchoringConfig) -> Attempts:
     """Ask once for each time."""
     assert target.behavior.answer is not None, "checked when the run is planned"
     ids = target.encode(target.behavior.answer)[: target.length]
-    ids += (target.end_token_id,) * (target.length - len(ids))
+    ids += (target.model.eos_token_id,) * (target.length - len(ids))
     steps = target.decoder.steps
     order = {"remasking": config.remasking, "block_length": None, **PLANNED}
     time_of: dict[int, int] = {}  # times that fall on one step are one try
@@ -67,7 +67,6 @@ ATTACK = Attack(
     source="anchoring, arXiv 2510.00565",
     access=("prompt", "sampler"),
     takes=("remasking", "block_length", *PLANNED),
-    config_class=AnchoringConfig,
     presets={"paper": {}, "reduced": {"times": (1, 8, 32)}, "smoke": {"times": (1, 8, 32)}},
     run=run,
     bound=lambda config, _: Bound(len(config.times)),

@@ -266,7 +266,6 @@ ATTACK = Attack(
     source="AVATAR, arXiv 2412.12145",
     access=("prompt",),
     roles=("attacker", "judge"),
-    config_class=AvatarConfig,
     presets={
         "paper": {},
         "reduced": {"num_proposals": 4, "num_mappings": 2, "num_turns": 3},

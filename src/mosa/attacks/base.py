@@ -31,7 +31,7 @@ from torch import Tensor
 from mosa.attacks.wording import Wording
 from mosa.chat.base import ChatReply, ChatRequest, quoted
 from mosa.chat.text import fill_fields, without_strings
-from mosa.denoising import Action, DecoderConfig, Hook, RowView
+from mosa.denoising import Action, DecoderConfig, RowView
 from mosa.types import (
     Access,
     Attempt,
@@ -53,14 +53,6 @@ Attempts = AsyncIterator[Attempt]
 Threat = Literal["prompt", "canvas", "open"]
 """Who can run an attack: a user of a chat API; a user of an API that takes prefills and masks; an
 owner of weights and sampler."""
-
-
-def threat_of(access: Iterable[Access]) -> Threat:
-    """The weakest threat model that grants this access."""
-    needed = set(access)
-    if needed & {"sampler", "likelihood", "gradients"}:
-        return "open"
-    return "canvas" if "canvas" in needed else "prompt"
 
 
 @dataclass(frozen=True)
@@ -93,18 +85,13 @@ class Edit:
             return torch.where(response == mask_token_id, response, written)
         return written
 
-
-def edit_hook(edit: Edit) -> Hook:
-    """The sampler's hook that makes the edit when its step is over."""
-
-    def hook(row: RowView) -> Action | None:
-        if row.step != edit.step:
+    def hook(self, row: RowView) -> Action | None:
+        """For the sampler: makes the edit when its step is over."""
+        if row.step != self.step:
             return None
         is_response = row.positions >= 0
-        row.tokens[is_response] = edit.apply(row.tokens[is_response], row.mask_token_id)
+        row.tokens[is_response] = self.apply(row.tokens[is_response], row.mask_token_id)
         return Action(tokens=row.tokens)
-
-    return hook
 
 
 PLANNED: Mapping[str, Any] = dict.fromkeys(
@@ -182,19 +169,15 @@ class Backend(Protocol):
     def model(self) -> Tokens | None:
         """The model under attack: its tokenizer, ids and length; None where it is served, so that
         only its words are known."""
-        ...
 
     async def respond(self, query: Query, decoder: DecoderConfig) -> Response:
         """Answer one query, from the records if it was answered before."""
-        ...
 
     async def compute(self, key: str, work: Work) -> dict[str, Any]:
         """What the work gives, from the records if it was done before."""
-        ...
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         """Ask the chat model of a role, from the records if it was asked before."""
-        ...
 
 
 @dataclass(eq=False)
@@ -306,11 +289,6 @@ class Target:
         if self.mask_token_id < 0:
             raise UserError(f"{self.model.source} has no mask token to be put into a prompt")
         return str(tokenizer.convert_ids_to_tokens(self.mask_token_id))
-
-    @property
-    def end_token_id(self) -> int:
-        """The id that fills a response after its end."""
-        return self.model.eos_token_id
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of bare text."""
@@ -432,10 +410,6 @@ class Target:
             backward_passes=done.get("backward_passes", 0),
         )
         return done
-
-    async def compute_all(self, name: str, works: Sequence[Work]) -> list[dict[str, Any]]:
-        """The outcomes of several pieces of work, in order; they may be done together."""
-        return list(await asyncio.gather(*(self.compute(name, work) for work in works)))
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
         """The reply of the chat model of a role; attacks read it through `loop.read_reply`."""
@@ -569,10 +543,10 @@ class Attack:
     source: str
     """arXiv id and section."""
     access: tuple[Access, ...]
-    config_class: type
     presets: Mapping[str, Mapping[str, Any]]
     """Named settings; every attack has `paper`, `reduced` and `smoke`."""
     run: Run
+    """Its annotations name the class of the settings."""
     decides: Decides
     bound: Callable[[Any, Wording], Bound] | None = None
     """The most that it asks under its settings in a wording; probes state none."""
@@ -597,6 +571,11 @@ class Attack:
     earlier version is not mixed with this one."""
 
     @property
+    def config_class(self) -> Any:
+        """The class of the settings that it runs with."""
+        return get_type_hints(self.run)["config"]
+
+    @property
     def paper(self) -> str:
         """The address of the first paper that `source` names; empty where it names none."""
         found = re.search(r"arXiv (\d{4}\.\d{4,5})", self.source)
@@ -605,7 +584,9 @@ class Attack:
     @property
     def threat(self) -> Threat:
         """The weakest threat model that is sufficient."""
-        return threat_of(self.access)
+        if {"sampler", "likelihood", "gradients"}.intersection(self.access):
+            return "open"
+        return "canvas" if "canvas" in self.access else "prompt"
 
     def config(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Any:
         """The settings of a preset, with some of them changed; UserError for unknown names."""

@@ -100,7 +100,6 @@ ATTACK = Attack(
     source="Best-of-N, arXiv 2412.03556",
     access=("prompt",),
     takes=("temperature", "seed"),
-    config_class=BestOfNConfig,
     presets={"paper": {}, "reduced": {"num_tries": 100}, "smoke": {"num_tries": 8}},
     run=run,
     bound=lambda config, _: Bound(config.num_tries),

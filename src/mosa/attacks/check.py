@@ -116,19 +116,17 @@ async def check_prompts(
     return sorted(checks.values(), key=lambda check: (check.role, check.prompt))
 
 
+@dataclass(eq=False)
 class _StandIn:
     """The target and the roles of all attacks on one request."""
 
-    def __init__(
-        self,
-        chats: Mapping[ChatRole, ChatModel],
-        case: Behavior,
-        checks: dict[tuple[ChatRole, str], PromptCheck],
-        max_tokens: int | None,
-    ) -> None:
+    chats: Mapping[ChatRole, ChatModel]
+    case: Behavior
+    checks: dict[tuple[ChatRole, str], PromptCheck]
+    max_tokens: int | None
+
+    def __post_init__(self) -> None:
         self.model = _Words()
-        self._max_tokens = max_tokens
-        self._chats, self._case, self._checks = chats, case, checks
         self._asked: dict[tuple[ChatRole, str], ChatRequest] = {}
         self._replies: dict[tuple[ChatRole, str], asyncio.Task[ChatReply]] = {}
         self._heard: set[tuple[ChatRole, str]] = set()
@@ -143,7 +141,7 @@ class _StandIn:
             identity={},
             subject="stand-in",
             case_set="check",
-            behavior=self._case,
+            behavior=self.case,
             attack=attack.name,
             preset=preset,
             seed=0,
@@ -166,15 +164,15 @@ class _StandIn:
         return {"nll": [float(i) for i in range(len(candidates))]}
 
     async def chat(self, role: ChatRole, request: ChatRequest) -> ChatReply:
-        if role not in self._chats:
+        if role not in self.chats:
             return ChatReply(readable_reply(role, request))
         key = role, _prompt(request)
         if key not in self._replies:
-            if self._max_tokens is not None:
-                capped = min(self._max_tokens, request.max_tokens)
+            if self.max_tokens is not None:
+                capped = min(self.max_tokens, request.max_tokens)
                 request = replace(request, max_tokens=capped)
             self._asked[key] = request
-            self._replies[key] = asyncio.ensure_future(self._chats[role].complete(request))
+            self._replies[key] = asyncio.ensure_future(self.chats[role].complete(request))
         try:
             return await asyncio.shield(self._replies[key])
         except ChatError as error:
@@ -183,28 +181,28 @@ class _StandIn:
 
     def _hear(self, role: ChatRole, request: ChatRequest, found: object) -> None:
         key = role, _prompt(request)
-        if role in self._chats:
+        if role in self.chats:
             self._note(key, found, self._replies[key].result())
 
     def _note(self, key: tuple[ChatRole, str], found: object, reply: ChatReply) -> None:
         if key in self._heard:
             return
         self._heard.add(key)
-        chat = self._chats[key[0]]
+        chat = self.chats[key[0]]
         if isinstance(found, Unreadable) and isinstance(chat, CachedChat):
             chat.forget(self._asked[key])  # so that it is asked again next time
         is_read = not isinstance(found, Unreadable | ChatError)
         read = str(found) if is_read else ""
-        check = self._checks.setdefault(key, PromptCheck(*key))
+        check = self.checks.setdefault(key, PromptCheck(*key))
         check.examples.append(
             Example(
-                request=self._case.request,
+                request=self.case.request,
                 reply=reply.text,
                 read=read,
                 trouble="" if is_read else str(found),
                 is_cut=reply.is_cut,
                 is_declined=isinstance(found, Declined),
-                is_on_topic=bool(_stems(self._case.request) & _stems(read)),
+                is_on_topic=bool(_stems(self.case.request) & _stems(read)),
             )
         )
 
@@ -258,8 +256,7 @@ class _Words:
     source = "stand-in"
 
     def __init__(self) -> None:
-        self._words: list[str] = list(self.special_tokens)
-        self._ids = {word: i for i, word in enumerate(self._words)}
+        self._ids = {word: i for i, word in enumerate(self.special_tokens)}
         self.tokenizer = self
 
     def encode_text(self, text: str) -> list[int]:
@@ -269,13 +266,7 @@ class _Words:
     def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
         """The ids of `encode_text`, each with the place at which its word ends."""
         words = re.finditer(r"\s*<mask>|\s*\S+?(?=<mask>|\s|\Z)", text)
-        return [(self._id(word[0]), word.end()) for word in words]
-
-    def _id(self, word: str) -> int:
-        if word not in self._ids:
-            self._ids[word] = len(self._words)
-            self._words.append(word)
-        return self._ids[word]
+        return [(self._ids.setdefault(word[0], len(self._ids)), word.end()) for word in words]
 
     def encode(self, prompt: Any, *, allow_special_tokens: bool = False) -> list[int]:
         """Ids of all turns."""
@@ -284,8 +275,9 @@ class _Words:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
-        return "".join(self._words[i] for i in ids if i >= len(self.special_tokens))
+        words = list(self._ids)
+        return "".join(words[i] for i in ids if i >= len(self.special_tokens))
 
     def convert_ids_to_tokens(self, token_id: int) -> str:
         """The word of an id."""
-        return self._words[token_id]
+        return list(self._ids)[token_id]

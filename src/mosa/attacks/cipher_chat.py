@@ -63,15 +63,11 @@ async def run(target: Target, config: CipherChatConfig) -> Attempts:
     queries = [(name, Query(_prompt(target, cipher))) for name, cipher in ciphers]
     async for attempt in target.tries(queries):
         # 5. decipher
-        if is_refusal(attempt.response):
-            yield attempt
-            continue
-        decode = target.wording.ciphers[attempt.variant].decode
-        yield replace(
-            attempt,
-            response=decode(attempt.response),
-            response_full=decode(attempt.response_full),
-        )
+        if not is_refusal(attempt.response):
+            decode = target.wording.ciphers[attempt.variant].decode
+            full = decode(attempt.response_full)
+            attempt = replace(attempt, response=decode(attempt.response), response_full=full)
+        yield attempt
 
 
 def _prompt(target: Target, cipher: Cipher) -> str:
@@ -94,7 +90,6 @@ ATTACK = Attack(
     summary="the request in a cipher, to be answered in it",
     source="CipherChat, arXiv 2308.06463",
     access=("prompt",),
-    config_class=CipherChatConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, wording: Bound(

@@ -94,7 +94,6 @@ ATTACK = Attack(
     summary="the request as data of a program to be completed",
     source="CodeAttack, arXiv 2403.07865",
     access=("prompt",),
-    config_class=CodeAttackConfig,
     presets={
         "paper": {},
         "reduced": {},

@@ -38,7 +38,6 @@ ATTACK = Attack(
     summary="the request inside a harmless document to be completed",
     source="context nesting, arXiv 2602.00388",
     access=("prompt",),
-    config_class=ContextNestingConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, wording: Bound(

@@ -168,7 +168,6 @@ ATTACK = Attack(
     source="Crescendo, arXiv 2404.01833",
     access=("prompt",),
     roles=("attacker", "judge"),
-    config_class=CrescendoConfig,
     presets={
         "paper": {},
         "reduced": {"num_turns": 5, "num_backtracks": 3},

@@ -21,6 +21,8 @@ from typing import Any
 from mosa.attacks.base import PLANNED, Attack, Attempts, Bound, Query, Target
 from mosa.types import UserError
 
+WHOLE_ORDERS = ("right_to_left", "left_to_right", "random")
+
 
 @dataclass(frozen=True)
 class DecodingOrderConfig:
@@ -52,26 +54,20 @@ def run(target: Target, config: DecodingOrderConfig) -> Attempts:
 def decoder_of(order: str, target: Target) -> dict[str, Any]:
     """The decoder's settings that make an order."""
     steps, length = target.decoder.steps, target.length
+    if order in WHOLE_ORDERS:  # without blocks: it must hold over the whole response
+        return {"remasking": order, "block_length": None, **PLANNED}
+    if order == "one_block":
+        return {"block_length": None}
     # Every block needs a step, so that a step fills at most a block.
-    few = target.pace(-(-length // max(steps // 8, 1)))
-    if not target.has_masks:
-        few = {"steps": max(steps // 8, -(-length // (target.model.block_length or length)))}
-    settings: dict[str, dict[str, Any]] = {
-        # Without blocks: the order must hold over the whole response.
-        "right_to_left": {"remasking": "right_to_left", "block_length": None, **PLANNED},
-        "left_to_right": {"remasking": "left_to_right", "block_length": None, **PLANNED},
-        "random": {"remasking": "random", "block_length": None, **PLANNED},
-        "few_steps": few,
-        "one_block": {"block_length": None},
-    }
-    blocks = re.fullmatch(r"block_([1-9]\d*)", order)
-    if blocks is not None:
+    if order == "few_steps" and target.has_masks:
+        return target.pace(-(-length // max(steps // 8, 1)))
+    if order == "few_steps":
+        return {"steps": max(steps // 8, -(-length // (target.model.block_length or length)))}
+    if blocks := re.fullmatch(r"block_([1-9]\d*)", order):
         block_length = int(blocks[1])
-        # Every block needs a step.
         return {"block_length": block_length, "steps": max(steps, -(-length // block_length))}
-    if order not in settings:
-        raise UserError(f"there is no order {order}; choose from {', '.join(settings)}, block_N")
-    return settings[order]
+    known = ", ".join((*WHOLE_ORDERS, "few_steps", "one_block", "block_N"))
+    raise UserError(f"there is no order {order}; choose from {known}")
 
 
 ATTACK = Attack(
@@ -81,7 +77,6 @@ ATTACK = Attack(
     source="A2D, arXiv 2509.23286; TrustLDM, arXiv 2606.00023",
     access=("prompt", "sampler"),
     takes=("remasking", "block_length", "steps", *PLANNED),
-    config_class=DecodingOrderConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, _: Bound(len(config.orders)),

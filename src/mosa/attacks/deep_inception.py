@@ -55,7 +55,6 @@ ATTACK = Attack(
     summary="the request inside a story in a story in a story",
     source="DeepInception, arXiv 2311.03191",
     access=("prompt",),
-    config_class=DeepInceptionConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda _, __: Bound(1),

@@ -324,7 +324,6 @@ ATTACK = Attack(
     source="DIA, arXiv 2503.08195",
     access=("prompt", "history"),
     roles=("attacker",),
-    config_class=DiaConfig,
     presets={
         "paper": {},
         "reduced": {"num_rewrites": 2},

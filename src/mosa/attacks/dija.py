@@ -42,7 +42,6 @@ from mosa.chat.replies import read_text
 from mosa.types import Response
 
 SPAN = re.compile(r"<mask:(\d{1,3})>")
-TASK = "dija/template"
 
 INSTRUCTION = """\
 You write fill-in templates. Given a request, write the skeleton of a full answer to it: keep the \
@@ -150,7 +149,7 @@ async def _template(target: Target, config: DijaConfig) -> str:
     """A skeleton with masks from the attacker; UselessRepliesError where it writes none."""
     template = await ask_attacker(
         target,
-        TASK,
+        "dija/template",
         INSTRUCTION,
         _read_template,
         num_retries=config.num_retries,
@@ -219,7 +218,6 @@ DIJA = Attack(
     access=("prompt", "canvas", "sampler"),
     takes=("temperature", "max_new_tokens", "steps", "block_length"),
     roles=("attacker",),
-    config_class=PromptDijaConfig,
     presets=HYGIENE,
     run=as_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
@@ -236,7 +234,6 @@ DIJA_RESPONSE = Attack(
     access=("prompt", "canvas"),
     takes=("temperature",),
     roles=("attacker",),
-    config_class=PromptDijaConfig,
     presets=HYGIENE,
     run=in_prompt,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),
@@ -251,7 +248,6 @@ DIJA_CANVAS = Attack(
     access=("prompt", "canvas"),
     takes=("temperature",),
     roles=("attacker",),
-    config_class=DijaConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=on_canvas,
     bound=lambda config, _: Bound(1, attacker=config.num_retries),

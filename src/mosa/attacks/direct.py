@@ -19,7 +19,6 @@ ATTACK = Attack(
     summary="the plain request (control)",
     source="control; HarmBench's direct request, arXiv 2402.04249",
     access=("prompt",),
-    config_class=NoConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda _, __: Bound(1),

@@ -50,7 +50,6 @@ ATTACK = Attack(
     summary="an editing decoder is led to overwrite its refusal, or keeps a beginning",
     source="edits of LLaDA2.1, arXiv 2602.08676",
     access=("prompt", "canvas", "sampler"),
-    config_class=EditLureConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {"position": 12}},
     run=run,
     bound=lambda config, _: Bound(len(config.ways)),

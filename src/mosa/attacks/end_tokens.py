@@ -37,7 +37,6 @@ ATTACK = Attack(
     source="options of LLaDA's own evaluation, arXiv 2502.09992, repository ML-GSAI/LLaDA",
     access=("prompt", "sampler"),
     takes=("end_tokens",),
-    config_class=EndTokensConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, _: Bound(len(config.ways)),

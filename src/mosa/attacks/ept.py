@@ -31,12 +31,11 @@ numbers of `paper` are ours. How we differ:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.attacks.loop import best_of, rate_all, rated_part
 from mosa.judges.refusal import is_refusal
-from mosa.types import Response
 
 Ids = tuple[int, ...]
 NUM_ROOTS = 3
@@ -65,18 +64,6 @@ class EptConfig(Settings):
     """The in-loop judge's rating, from 1 to 10, that ends the attack."""
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """One answer of a node."""
-
-    node: Ids
-    response: Response
-    further: Ids
-    """The tokens after the node's beginning, up to the first end token."""
-    refused: bool
-    """Whether they begin with a phrase of refusal, or with the tokens of an earlier one."""
-
-
 async def run(target: Target, config: EptConfig) -> Attempts:
     """One attempt for each answer, level by level."""
     start = target.start
@@ -94,40 +81,37 @@ async def run(target: Target, config: EptConfig) -> Attempts:
             [_query(target, node, config, draw) for node, draw in draws]
         )
         # 2. judge
-        answers = []
+        written: list[Ids] = []  # after the node's beginning, up to the first end token
         for (node, _), response in zip(draws, responses, strict=True):
             begin = config.position - 1 + len(node)
             further = tuple(response.token_ids[begin : response.num_read])
-            refused = is_refusal(target.decode(further[: config.node_tokens]))
-            if refused:
+            written.append(further)
+            if is_refusal(target.decode(further[: config.node_tokens])):
                 forbidden.add(further[: config.pattern_tokens])
-            answers.append(_Answer(node, response, further, refused))
-        answers = [
-            replace(a, refused=a.refused or a.further[: config.pattern_tokens] in forbidden)
-            for a in answers
+        refused = [further[: config.pattern_tokens] in forbidden for further in written]
+        read = [
+            "" if is_refused else rated_part(target, response, config.position)
+            for response, is_refused in zip(responses, refused, strict=True)
         ]
-        ratings = await rate_all(
-            target,
-            ["" if a.refused else rated_part(target, a.response, config.position) for a in answers],
-        )
-        for answer, rating in zip(answers, ratings, strict=True):
+        ratings = await rate_all(target, read)
+        for i, (node, _) in enumerate(draws):
             details = {
-                "prefix": target.decode(answer.node),
-                "rating": rating,
-                "refused": answer.refused,
+                "prefix": target.decode(node),
+                "rating": ratings[i],
+                "refused": refused[i],
             }
             yield target.attempt(
-                [answer.response], variant=f"depth {depth}", details=details, rating=rating
+                [responses[i]], variant=f"depth {depth}", details=details, rating=ratings[i]
             )
         if any(rating >= config.cutoff for rating in ratings):
             return
         # 3. grow
         grown: dict[Ids, int] = {}
-        for answer, rating in zip(answers, ratings, strict=True):
-            child = answer.node + answer.further[: config.node_tokens]
+        for i, (node, _) in enumerate(draws):
+            child = node + written[i][: config.node_tokens]
             has_room = config.position - 1 + len(child) < target.length
-            if not answer.refused and child != answer.node and has_room:
-                grown[child] = max(rating, grown.get(child, 0))
+            if not refused[i] and child != node and has_room:
+                grown[child] = max(ratings[i], grown.get(child, 0))
         # 4. prune; where too few have grown, earlier nodes are drawn from again
         best = best_of(target, list(grown.items()), len(grown))
         nodes = list(dict.fromkeys([*best, *nodes]))[: config.width]
@@ -159,7 +143,6 @@ ATTACK = Attack(
     access=("prompt", "canvas", "sampler"),
     takes=("temperature", "seed"),
     roles=("judge",),
-    config_class=EptConfig,
     presets={
         "paper": {},
         "reduced": {"depth": 3},

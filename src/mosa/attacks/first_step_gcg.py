@@ -12,10 +12,10 @@ takes the mean over the answer's tokens where the paper has the sum; the choices
 from __future__ import annotations
 
 from mosa.attacks.base import Attack, Attempts, Query, Target
-from mosa.attacks.gcg import BUDGETS, SearchBudget, search, search_bound
+from mosa.attacks.gcg import BUDGETS, SearchSettings, search, search_bound
 
 
-async def run(target: Target, config: SearchBudget) -> Attempts:
+async def run(target: Target, config: SearchSettings) -> Attempts:
     """Search and ask once."""
     answer = target.behavior.answer or target.start
     ids = list(target.encode(answer))[: target.length]
@@ -29,7 +29,6 @@ ATTACK = Attack(
     summary="an optimised suffix that makes a whole compliant answer likely at the first step",
     source="First-Step GCG, arXiv 2510.00565",
     access=("prompt", "gradients"),
-    config_class=SearchBudget,
     presets=BUDGETS,
     run=run,
     bound=lambda config, _: search_bound(config, 1),

@@ -50,7 +50,7 @@ async def run(target: Target, config: FitsConfig) -> Attempts:
         begin, end = spans[i]
         ids = [*answer[:begin], *[target.mask_token_id] * (end - begin), *answer[end:]]
         # What follows the answer is given as well, so that only the sentence is open.
-        ids += [target.end_token_id] * (target.length - len(ids))
+        ids += [target.model.eos_token_id] * (target.length - len(ids))
         queries.append(Query(target.request, pinned=(target.pin(1, ids),)))
     responses = await target.ask_all(queries)
     # A served model shows no tokens: its text is all that there is.
@@ -78,7 +78,6 @@ ATTACK = Attack(
     summary="a compliant answer is given but for one sentence",
     source="FITS, A2D, arXiv 2509.23286",
     access=("prompt", "canvas"),
-    config_class=FitsConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {"num_sentences": 8}},
     run=run,
     bound=lambda config, _: Bound(config.num_sentences),

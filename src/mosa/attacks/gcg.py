@@ -19,7 +19,7 @@ from typing import Any
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Settings, Target
 from mosa.families import DiffusionLM
-from mosa.suffix_search import GcgConfig, GcgSearch, GcgState
+from mosa.suffix_search import GcgConfig, GcgSearch, GcgState, SearchBudget
 from mosa.worker import Work
 
 ITERATIONS_AT_ONCE = 10
@@ -27,26 +27,17 @@ ITERATIONS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
-class SearchBudget(Settings):
-    """The budget of a search."""
+class SearchSettings(Settings, SearchBudget):
+    """The budget of a search, as settings of an attack."""
 
-    num_iterations: int = 500
-    """Iterations of each search."""
-    num_candidates: int = 512
-    """Swaps of one token that are drawn in an iteration."""
-    top_k: int = 256
-    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
-    suffix_length: int = 20
-    """Tokens of the suffix."""
-
-    def settings(self, **further: Any) -> GcgConfig:
-        """The budget as settings of a search, with others of it."""
+    def search_config(self, **further: Any) -> GcgConfig:
+        """The budget with other settings of a search."""
         names = [field.name for field in fields(SearchBudget)]
         return GcgConfig(**{name: getattr(self, name) for name in names}, **further)
 
 
 @dataclass(frozen=True)
-class GcgAttackConfig(SearchBudget):
+class GcgAttackConfig(SearchSettings):
     """Where the phrase is aimed, and the budget of its search."""
 
     positions: tuple[int, ...] = (1, 30)
@@ -74,7 +65,7 @@ async def run(target: Target, config: GcgAttackConfig) -> Attempts:
         )
 
 
-def search_bound(config: SearchBudget, number: int) -> Bound:
+def search_bound(config: SearchSettings, number: int) -> Bound:
     """That of so many searches and a response to each: a first loss, then in each iteration those
     of its candidates and a gradient with its own forward pass."""
     each = 1 + config.num_iterations * (config.num_candidates + 1)
@@ -86,10 +77,10 @@ def search_bound(config: SearchBudget, number: int) -> Bound:
 
 
 async def search(
-    target: Target, ids: list[int], position: int, config: SearchBudget
+    target: Target, ids: list[int], position: int, config: SearchSettings
 ) -> tuple[str, GcgState]:
     """The prompt with the best suffix for `ids` at 1-based `position`, and how the search went."""
-    aim = aim_of(target, ids, position, config.settings(seed=target.seed))
+    aim = aim_of(target, ids, position, config.search_config(seed=target.seed))
     steps = [step async for step in search_steps(target, aim)]
     return steps[-1]
 
@@ -165,7 +156,6 @@ ATTACK = Attack(
     summary="an optimised suffix that makes a compliant phrase likely at token k",
     source="MOSA E2, arXiv 2508.12398; GCG, arXiv 2307.15043, section 2.2",
     access=("prompt", "gradients"),
-    config_class=GcgAttackConfig,
     presets=BUDGETS,
     run=run,
     bound=lambda config, _: search_bound(config, len(config.positions)),

@@ -111,15 +111,15 @@ async def read_reply(
 
 async def ask_until_read(
     target: Target,
-    role: ChatRole,
     request: ChatRequest,
     read: Callable[[str], T],
     *,
-    draw: int = 0,
-    num_retries: int = NUM_RETRIES,
+    draw: int,
+    num_retries: int,
     may_be_cut: bool = False,
 ) -> T | None:
-    """The result of `read` on the first reply that it can read; None where it can read none.
+    """The result of `read` on the first of the attacker's replies that it can read; None where it
+    can read none.
 
     `draw` distinguishes several draws of one request, and every asking is a separate draw. Where
     the request's temperature is 0, later askings are at 1, since the same would come again.
@@ -128,9 +128,9 @@ async def ask_until_read(
         seed = ((target.seed * 10_000 + draw) * 100 + number) % 2**31  # servers take no larger one
         temperature = request.temperature or float(number > 0)
         asked = replace(request, seed=seed, temperature=temperature)
-        target.draws.append((role, asked))
+        target.draws.append(("attacker", asked))
         try:
-            return await read_reply(target, role, asked, read, may_be_cut=may_be_cut)
+            return await read_reply(target, "attacker", asked, read, may_be_cut=may_be_cut)
         except Unreadable:
             continue
     return None
@@ -174,13 +174,7 @@ async def ask_attacker(
         top_p=NUCLEUS,
     )
     return await ask_until_read(
-        target,
-        "attacker",
-        request,
-        read_own,
-        draw=draw,
-        num_retries=num_retries,
-        may_be_cut=may_be_cut,
+        target, request, read_own, draw=draw, num_retries=num_retries, may_be_cut=may_be_cut
     )
 
 

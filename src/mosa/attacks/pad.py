@@ -60,7 +60,6 @@ ATTACK = Attack(
     summary="headings of a list spread over the response",
     source="PAD, arXiv 2507.19227; positions from arXiv 2510.00565 and 2509.24296",
     access=("prompt", "canvas"),
-    config_class=PadConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, _: Bound(len(config.num_anchors)),

@@ -84,7 +84,6 @@ ATTACK = Attack(
     source="PAIR, arXiv 2310.08419",
     access=("prompt",),
     roles=("attacker", "judge"),
-    config_class=PairConfig,
     presets={
         "paper": {},
         "reduced": {"num_streams": 6},

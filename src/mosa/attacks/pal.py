@@ -37,14 +37,14 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from mosa.attacks.base import Attack, Attempts, Bound, Query, Target
-from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchBudget, aim_of, search_of, search_steps
+from mosa.attacks.gcg import ITERATIONS_AT_ONCE, SearchSettings, aim_of, search_of, search_steps
 from mosa.families import DiffusionLM, load_model
 from mosa.suffix_search import GcgSearch
 from mosa.types import UserError
 
 
 @dataclass(frozen=True)
-class PalConfig(SearchBudget):
+class PalConfig(SearchSettings):
     """The budget of the search, and what guides it."""
 
     num_iterations: int = 780
@@ -74,7 +74,7 @@ class PalConfig(SearchBudget):
 async def run(target: Target, config: PalConfig) -> Attempts:
     """One attempt every few steps, with the best suffix so far, where it is another one."""
     ids = list(target.encode(target.start))
-    settings = config.settings(
+    settings = config.search_config(
         loss=config.loss,
         num_target_queries=config.num_target_queries,
         skip_visited=True,
@@ -134,7 +134,6 @@ ATTACK = Attack(
     summary="a suffix found with a proxy's gradients and chosen by the target's loss",
     source="PAL, arXiv 2402.09674",
     access=("prompt", "likelihood"),
-    config_class=PalConfig,
     presets={
         "paper": {},
         "reduced": {"num_iterations": 200},

@@ -158,7 +158,6 @@ ATTACK = Attack(
     source="PAP, arXiv 2401.06373",
     access=("prompt",),
     roles=("attacker",),
-    config_class=PapConfig,
     presets={
         "paper": {},
         "reduced": {},

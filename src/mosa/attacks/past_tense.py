@@ -122,7 +122,6 @@ ATTACK = Attack(
     access=("prompt",),
     takes=("temperature",),
     roles=("attacker", "judge"),
-    config_class=PastTenseConfig,
     presets={
         "paper": {},
         "reduced": {"num_tries": 8},

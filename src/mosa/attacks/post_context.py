@@ -40,7 +40,6 @@ ATTACK = Attack(
     summary="text fixed behind the answer, as if it had been given",
     source="TrustLDM, arXiv 2606.00023",
     access=("prompt", "canvas"),
-    config_class=PostContextConfig,
     presets={"paper": {}, "reduced": {}, "smoke": {}},
     run=run,
     bound=lambda config, wording: Bound(

@@ -52,7 +52,6 @@ ATTACK = Attack(
     summary="a compliant phrase fixed at a position of the response",
     source="MOSA E1, arXiv 2508.12398",
     access=("prompt", "canvas"),
-    config_class=PrefillConfig,
     presets={
         "paper": {"positions": (1, 40, 80, 120)},
         "reduced": {"positions": (1, 40)},

@@ -24,8 +24,6 @@ from mosa.chat.replies import read_json
 from mosa.chat.text import fill_fields
 from mosa.types import Message, Response
 
-TASK = "refine"
-
 INSTRUCTION = """\
 {system}
 
@@ -128,7 +126,7 @@ async def propose(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | 
     first = Message("user", fill_fields(BEGIN, fields))
     request = ChatRequest(
         messages=(Message("system", system), first, *leaf.turns[-2 * aim.keep_last :]),
-        task=TASK,
+        task="refine",
         fields=about(target, position=str(aim.position), tried=json.dumps(leaf.tried)),
         max_tokens=aim.max_tokens,
         temperature=aim.temperature,
@@ -136,7 +134,6 @@ async def propose(target: Target, leaf: Leaf, aim: Aim, *, draw: int) -> Leaf | 
     )
     found = await ask_until_read(
         target,
-        "attacker",
         request,
         lambda reply: _read_proposal(reply, leaf),
         draw=draw,
@@ -163,33 +160,22 @@ async def query_and_rate(
 ) -> list[tuple[Leaf, Response, int]]:
     """Each leaf's prompt answered and rated, all together; the feedback is added to the leaves."""
     responses = await target.ask_all([Query(leaf.prompt) for leaf in leaves])
-    rated = [rated_part(target, response, aim.position) for response in responses]
-    ratings = await rate_all(target, rated, [leaf.prompt for leaf in leaves])
-    return [
-        (_heard(target, leaf, response, rating, aim), response, rating)
-        for leaf, response, rating in zip(leaves, responses, ratings, strict=True)
-    ]
+    read = [rated_part(target, response, aim.position) for response in responses]
+    ratings = await rate_all(target, read, [leaf.prompt for leaf in leaves])
+    fields = {"request": target.request, "aim": _wanted(target, aim)}
+    rated = []
+    for leaf, response, rating in zip(leaves, responses, ratings, strict=True):
+        heard = fields | {"response": response.text, "rating": str(rating)}
+        turns = (*leaf.turns, Message("user", fill_fields(HEARD, heard)))
+        tried = (*leaf.tried, (leaf.prompt, rating))
+        rated.append((replace(leaf, turns=turns, tried=tried), response, rating))
+    return rated
 
 
 def _wanted(target: Target, aim: Aim) -> str:
     """What the target's answer should be like, in every round's words."""
     wanted = AT_THE_START if aim.position == 1 else FURTHER_ON
-    start = target.start
-    return fill_fields(wanted, {"start": start, "before": str(aim.position - 1)})
-
-
-def _heard(target: Target, leaf: Leaf, response: Response, rating: int, aim: Aim) -> Leaf:
-    fields = {
-        "response": response.text,
-        "rating": str(rating),
-        "request": target.request,
-        "aim": _wanted(target, aim),
-    }
-    return replace(
-        leaf,
-        turns=(*leaf.turns, Message("user", fill_fields(HEARD, fields))),
-        tried=(*leaf.tried, (leaf.prompt, rating)),
-    )
+    return fill_fields(wanted, {"start": target.start, "before": str(aim.position - 1)})
 
 
 async def propose_all(

@@ -134,27 +134,21 @@ async def _rewritten(
         text: str | None = target.request
         for place, operation in enumerate(operations):
             draw = (number * config.num_rewrites + again) * len(OPERATIONS) + place
-            text = await _apply(target, config, operation, text, draw)
+            text = await ask_attacker(
+                target,
+                "renellm/rewrite",
+                REWRITE,
+                read_text,
+                fields={"operation": operation, "text": text},
+                shown={"how": OPERATIONS[operation]},
+                draw=draw,
+                num_retries=config.num_retries,
+            )
             if text is None:
                 break
         if text is not None and await asks_the_same(target, text):
             return operations, text
     return None
-
-
-async def _apply(
-    target: Target, config: RenellmConfig, operation: str, text: str, draw: int
-) -> str | None:
-    return await ask_attacker(
-        target,
-        "renellm/rewrite",
-        REWRITE,
-        read_text,
-        fields={"operation": operation, "text": text},
-        shown={"how": OPERATIONS[operation]},
-        draw=draw,
-        num_retries=config.num_retries,
-    )
 
 
 def bound(config: RenellmConfig, _: object) -> Bound:
@@ -174,7 +168,6 @@ ATTACK = Attack(
     source="ReNeLLM, arXiv 2311.08268",
     access=("prompt",),
     roles=("attacker", "judge"),
-    config_class=RenellmConfig,
     presets={
         "paper": {},
         "reduced": {"num_iterations": 8},

@@ -98,7 +98,6 @@ ATTACK = Attack(
     source="TAP, arXiv 2312.02119",
     access=("prompt",),
     roles=("attacker", "judge"),
-    config_class=TapConfig,
     presets={
         "paper": {},
         "reduced": {"depth": 5, "width": 5, "branching": 2},

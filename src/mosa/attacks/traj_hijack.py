@@ -61,7 +61,6 @@ ATTACK = Attack(
     summary="committed refusals are masked again and a compliant beginning is written",
     source="TrajHijack, arXiv 2604.08557",
     access=("prompt", "canvas", "sampler"),
-    config_class=TrajHijackConfig,
     presets={
         "paper": {},
         "reduced": {},

@@ -181,7 +181,6 @@ ROUNDS = Attack(
     summary="three rounds of four branches",
     source="this benchmark",
     access=("prompt",),
-    config_class=NoConfig,
     presets={"paper": {}},
     run=rounds,
     decides="any",

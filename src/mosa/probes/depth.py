@@ -170,7 +170,6 @@ ATTACK = Attack(
     source="after MOSA, arXiv 2508.12398",
     access=("prompt", "sampler", "likelihood"),
     takes=("steps", "block_length", *PLANNED),
-    config_class=DepthConfig,
     presets={"quick": {}, "full": {"step_shares": tuple(i / 12 for i in range(12))}},
     run=run,
     decides="any",

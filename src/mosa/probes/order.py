@@ -84,7 +84,6 @@ ATTACK = Attack(
     source="MOSA E3, arXiv 2508.12398, with and without blocks",
     access=("prompt", "sampler"),
     takes=("max_new_tokens", "steps", "block_length", "temperature", "remasking", *PLANNED),
-    config_class=OrderConfig,
     presets={
         "quick": {"block_lengths": (24,)},
         "full": {

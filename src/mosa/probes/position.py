@@ -128,7 +128,6 @@ ATTACK = Attack(
     source="MOSA E1, arXiv 2508.12398, with its factors taken apart",
     access=("prompt", "canvas", "sampler"),
     takes=("steps", "block_length", "remasking", "end_tokens", *PLANNED),
-    config_class=PositionConfig,
     presets={
         "quick": {},
         "full": {

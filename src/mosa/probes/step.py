@@ -93,7 +93,6 @@ ATTACK = Attack(
     "2604.08557",
     access=("prompt", "canvas", "sampler"),
     takes=("steps", "block_length", "end_tokens", *PLANNED),
-    config_class=StepConfig,
     presets={
         "quick": {"positions": (1, 20, 40, 60), "step_shares": (0.0, 0.25, 0.5)},
         "full": {},

@@ -19,8 +19,8 @@ import string
 from dataclasses import dataclass
 from typing import Literal
 
-from mosa.attacks.base import PLANNED, Attack, Attempts, Query, Settings, Target
-from mosa.attacks.gcg import SearchBudget, search
+from mosa.attacks.base import PLANNED, Attack, Attempts, Query, Target
+from mosa.attacks.gcg import SearchSettings, search
 from mosa.probes.base import PAPER_PROTOCOL, Protocol, phrases_of, variant_of
 from mosa.types import Response, UserError
 
@@ -30,9 +30,15 @@ Method = Literal["gcg", "prompt"]
 
 
 @dataclass(frozen=True)
-class SuffixConfig(Settings):
+class SuffixConfig(SearchSettings):
     """Positions, phrase, and the budget of the optimisation."""
 
+    num_iterations: int = 100
+    """Iterations of each search."""
+    num_candidates: int = 128
+    """Swaps of one token that are drawn in an iteration."""
+    top_k: int = 64
+    """Swaps at a position are drawn among this many tokens of the steepest gradient."""
     positions: tuple[int, ...] | None = None
     """Where the phrase is wanted, its first token (its first word, where it is asked for in words)
     counted from 1; unset: those of 1, 5, 10, 20, 30, 60 and 100 that leave room for it."""
@@ -42,14 +48,6 @@ class SuffixConfig(Settings):
     """As the paper: an affirmative phrase at position 1, a procedural one at 30."""
     methods: tuple[Method, ...] | None = None
     """An optimised suffix, or a request in words; unset: both in English, else the first."""
-    suffix_length: int = 20
-    """Tokens of the suffix."""
-    num_iterations: int = 100
-    """Iterations of the optimisation."""
-    num_candidates: int = 128
-    """Swaps drawn in an iteration."""
-    top_k: int = 64
-    """Tokens per position among which swaps are drawn."""
     tokens_per_step: int = 2
     """Tokens committed in a step, at most a block's."""
     block_length: int | None = None
@@ -61,19 +59,13 @@ async def run(target: Target, config: SuffixConfig) -> Attempts:
     decoder = target.pace(config.tokens_per_step, config.block_length)
     places = wanted(target, config)
     methods = methods_of(target, config)
-    budget = SearchBudget(
-        num_iterations=config.num_iterations,
-        num_candidates=config.num_candidates,
-        top_k=config.top_k,
-        suffix_length=config.suffix_length,
-    )
     plain = await target.ask(Query(target.request, decoder=decoder))
     yield target.attempt([plain], variant="plain", details={"method": "none"})
     for method in methods:
         for position, phrase in places:
             ids = list(target.phrase_ids(phrase, position))
             if method == "gcg":
-                prompt, state = await search(target, ids, position, budget)
+                prompt, state = await search(target, ids, position, config)
                 searched = {"best_loss": state.best_loss, "losses": state.losses}
             else:
                 prompt = REQUEST_FOR_SENTENCE.format(
@@ -166,7 +158,6 @@ ATTACK = Attack(
     source="MOSA E2, arXiv 2508.12398, with one phrase at every position",
     access=("prompt", "sampler", "gradients"),
     takes=("steps", "block_length", *PLANNED),
-    config_class=SuffixConfig,
     presets={
         "quick": {"positions": (1, 10, 30), "num_iterations": 25, "num_candidates": 64},
         "full": {"positions": (1, 5, 10, 20, 30, 60), "num_iterations": 50},
