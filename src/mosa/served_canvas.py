@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mosa.families import chat
 from mosa.families.checkpoint import read_tokenizer
-from mosa.hub import locate
+from mosa.hub.folders import locate
 from mosa.inputs import is_file, read_json
 from mosa.types import Prompt, UserError
 

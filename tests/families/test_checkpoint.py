@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, llada_tokenizer, tiny_llada_config
 
 from mosa.families import ALIASES, load_model, new_model
-from mosa.hub import Weights, folders
+from mosa.hub import folders
+from mosa.hub.weights import Weights
 
 IDS = torch.tensor([[5, 9, 200, 17, 3, 44]])
 

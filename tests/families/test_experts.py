@@ -29,7 +29,7 @@ from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, Qwen3MoeConfig, Qwen
 
 from mosa.alignment import MosaConfig, add_adapter
 from mosa.families import FAMILIES, DiffusionLM, load_model, new_model
-from mosa.hub import Weights
+from mosa.hub.weights import Weights
 from mosa.types import Message
 
 IDS = torch.randint(0, 360, (3, 21), generator=torch.Generator().manual_seed(4))

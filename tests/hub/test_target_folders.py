@@ -18,7 +18,8 @@ from refusals import cli_refuses, refuses, unreadable
 from safetensors.torch import load_file, save_file
 
 from mosa.families import load_model, packaged_folder
-from mosa.hub import folders, locate
+from mosa.hub import folders
+from mosa.hub.folders import locate
 from mosa.types import Message, UserError
 
 INDEX = "model.safetensors.index.json"

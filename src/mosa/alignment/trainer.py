@@ -25,7 +25,7 @@ from mosa.data import TrainingExample
 from mosa.denoising.sampler import evaluation_mode
 from mosa.families import DiffusionLM
 from mosa.files import OwnFolder, user_errors, write_json
-from mosa.hub import faults_of
+from mosa.hub.bounded import faults_of
 from mosa.hub.weights import is_finite
 from mosa.inputs import read_json
 from mosa.judges.base import Judge

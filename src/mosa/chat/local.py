@@ -21,7 +21,7 @@ from mosa.chat.base import ChatError, ChatReply, ChatRequest
 from mosa.chat.questions import without_thoughts
 from mosa.chat.text import without_strings
 from mosa.chat.weights import CausalLM, LocalModel, chooses_nothing
-from mosa.hub import faults_of
+from mosa.hub.bounded import faults_of
 from mosa.types import Message, UserError
 
 

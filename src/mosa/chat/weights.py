@@ -31,21 +31,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from mosa.hub import (
-    Weights,
-    adapter_settings,
-    chat_template,
-    check_words,
-    chooses_nothing,
-    faults_of,
-    locate,
-    read_adapter,
-    read_tokenizer,
-    rendered,
-    token_ids,
-)
-from mosa.hub.folders import folder_of
-from mosa.hub.weights import INDEX, MOST_EPSILON, ROPE_THETA, listed
+from mosa.hub.adapters import adapter_settings, read_adapter
+from mosa.hub.bounded import faults_of
+from mosa.hub.folders import folder_of, locate
+from mosa.hub.text import chat_template, check_words, read_tokenizer, rendered, token_ids
+from mosa.hub.weights import INDEX, MOST_EPSILON, ROPE_THETA, Weights, chooses_nothing, listed
 from mosa.inputs import is_file, is_folder, read_json, shortened
 from mosa.provenance import file_hash, folder_hash
 from mosa.types import UserError, is_json_list, is_json_object, short_hash

@@ -30,9 +30,8 @@ from mosa.families.llada_moe import LLADA_MOE
 from mosa.families.rotary import turn_in_float32
 from mosa.families.sdar import SDAR
 from mosa.families.sdar_moe import SDAR_MOE
-from mosa.hub import Weights, locate
-from mosa.hub.folders import folder_of
-from mosa.hub.weights import FLOATING
+from mosa.hub.folders import folder_of, locate
+from mosa.hub.weights import FLOATING, Weights
 from mosa.inputs import checked, is_file, is_folder, read_json, refusing, shortened
 from mosa.types import UserError
 from mosa.worker import device_of

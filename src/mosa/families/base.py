@@ -28,18 +28,11 @@ from mosa.families.attention import FULL, AttentionPattern
 from mosa.families.by_block import by_block
 from mosa.families.walk import Walk
 from mosa.files import filling
-from mosa.hub import (
-    Refused,
-    chat_template,
-    check_words,
-    chooses_nothing,
-    faults_of,
-    locate,
-    peft_asking_quietly,
-    read_adapter,
-    token_ids,
-)
-from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, is_finite
+from mosa.hub.adapters import peft_asking_quietly, read_adapter
+from mosa.hub.bounded import faults_of
+from mosa.hub.folders import locate
+from mosa.hub.text import Refused, chat_template, check_words, token_ids
+from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, chooses_nothing, is_finite
 from mosa.inputs import shortened
 from mosa.types import Prompt, Tell, UserError, dialogue, tell_nobody
 

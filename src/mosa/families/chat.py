@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from mosa.hub import check_words, faults_of, rendered, token_ids
+from mosa.hub.bounded import faults_of
+from mosa.hub.text import check_words, rendered, token_ids
 from mosa.types import Message, UserError
 
 

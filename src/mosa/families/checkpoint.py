@@ -17,10 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mosa import hub
 from mosa.files import filling, write_bytes, write_text
-from mosa.hub import Weights
-from mosa.hub.weights import INDEX, listed
+from mosa.hub import text as hub_text
+from mosa.hub.weights import INDEX, Weights, listed
 from mosa.inputs import is_file, read_bytes, read_json
 from mosa.types import UserError
 
@@ -208,9 +207,9 @@ def read_tokenizer(
     `slow_class` reads folders that hold vocab.json and merges.txt in place of tokenizer.json.
     """
     if is_file(folder / "tokenizer.json"):
-        return hub.read_tokenizer(folder, PreTrainedTokenizerFast)
+        return hub_text.read_tokenizer(folder, PreTrainedTokenizerFast)
     if is_file(folder / "vocab.json") and is_file(folder / "merges.txt"):
-        return hub.read_tokenizer(folder, slow_class)
+        return hub_text.read_tokenizer(folder, slow_class)
     if is_file(folder / "tokenizer_config.json"):
         raise UserError(
             f"{folder} has a tokenizer_config.json but no tokenizer.json (or vocab.json with "
