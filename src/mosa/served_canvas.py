@@ -50,7 +50,8 @@ class ServedTokens:
         self.mask_token_id = _mask_token_id(tokenizer, folder)
         self.eos_token_id = tokenizer.eos_token_id
         self.end_token_ids = (self.eos_token_id,)
-        self._reserved_ids = frozenset({self.mask_token_id, self.eos_token_id})
+        steering = (self.mask_token_id, self.eos_token_id)
+        self._reader = chat.Reader(tokenizer, source, self.mask_token_id, steering)
         self.max_length = tokenizer.model_max_length
         self.block_length: int | None = None  # a server does not tell
         self.hash = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
@@ -58,7 +59,7 @@ class ServedTokens:
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """How the tokens that steer the model are spelled."""
-        return tuple(chat.special_tokens(self.tokenizer, self._reserved_ids).values())
+        return tuple(self._reader.special.values())
 
     def encode(self, prompt: Prompt, *, allow_special_tokens: bool = False) -> list[int]:
         """A server has a template of its own."""
@@ -70,7 +71,7 @@ class ServedTokens:
 
     def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
         """The ids of `encode_text`, each with the place in the text at which its characters end."""
-        return chat.encode_with_ends(self.tokenizer, text, self._reserved_ids, self.source)
+        return self._reader.with_ends(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,8 +45,8 @@ def llada(tokenizer: PreTrainedTokenizerFast, **fields):
     return new_model(tiny_llada_config(tokenizer, **fields), tokenizer, seed=0)
 
 
-def shown(model, prompt, **settings) -> str:
-    return model.decode(model.encode(prompt, **settings), skip_special_tokens=False)
+def shown(model, prompt) -> str:
+    return model.decode(model.encode(prompt), skip_special_tokens=False)
 
 
 # -------------------------------------------------------------------------------------- templates
@@ -88,20 +87,10 @@ def test_a_string_is_one_user_turn(tiny_llada, tiny_dream):
         assert model.encode("Hi you") == model.encode([Message("user", "Hi you")])
 
 
-@pytest.mark.parametrize("template", [None, RELEASED_LLADA_TEMPLATE])
-def test_the_generation_header_is_left_out_where_it_is_not_asked_for(template):
+def test_the_released_template_is_the_familys(tiny_llada):
     tokenizer = llada_tokenizer()
-    if template is not None:
-        tokenizer.chat_template = template
-    model = llada(tokenizer)
-    with_header = shown(model, DIALOGUE)
-    assert with_header.endswith("And coffee?<|eot_id|>" + LLADA_HEADER)
-    assert shown(model, DIALOGUE, add_generation_prompt=False) + LLADA_HEADER == with_header
-
-
-def test_the_header_is_left_out_for_dream(tiny_dream):
-    text = shown(tiny_dream, "Hi", add_generation_prompt=False)
-    assert text.endswith("Hi<|im_end|>\n") and not text.endswith("assistant\n")
+    tokenizer.chat_template = RELEASED_LLADA_TEMPLATE
+    assert llada(tokenizer).encode(DIALOGUE) == tiny_llada.encode(DIALOGUE)
 
 
 def test_a_template_that_refuses_a_dialogue(tiny_llada):

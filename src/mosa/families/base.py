@@ -31,7 +31,7 @@ from mosa.files import filling
 from mosa.hub.adapters import peft_asking_quietly, read_adapter
 from mosa.hub.bounded import faults_of
 from mosa.hub.folders import locate
-from mosa.hub.text import Refused, chat_template, check_words, token_ids
+from mosa.hub.text import Refused, chat_template
 from mosa.hub.weights import MOST_EPSILON, ROPE_THETA, chooses_nothing, is_finite
 from mosa.inputs import shortened
 from mosa.types import Prompt, Tell, UserError, dialogue, tell_nobody
@@ -90,12 +90,12 @@ class Family:
     """The config of the transformers library that a complete config.json describes."""
     released_names: Mapping[str, str]
     """Pieces of the library's tensor names -> the same pieces in released checkpoints."""
-    chat_template: str
-    """The Jinja template for a tokenizer that has none; it honours `add_generation_prompt`."""
+    turns: str
+    """The Jinja template of the turns of a dialogue, for a tokenizer that has no chat template."""
     template_tokens: tuple[str, ...]
     """The special tokens that `chat_template` is made of; a tokenizer without them has no turns."""
     generation_header: str
-    """What the template appends when the model speaks next."""
+    """What the template appends where the model speaks next."""
     end_tokens: tuple[str, ...]
     """The special tokens that end a response, in addition to the config's `eos_token_id`;
     end-of-text, which pads answers too, comes first."""
@@ -131,6 +131,12 @@ class Family:
     decoder: str | None = None
     """The published decoder by which such a model answers unless told otherwise."""
 
+    @property
+    def chat_template(self) -> str:
+        """The Jinja template for a tokenizer that has none."""
+        header = "{{ '" + self.generation_header + "' }}"
+        return f"{self.turns}{{% if add_generation_prompt %}}{header}{{% endif %}}"
+
     def released_name(self, name: str) -> str:
         """The released name of one of the network's tensors or modules."""
         for ours, released in self.released_names.items():
@@ -153,22 +159,10 @@ class Family:
         Fields that are not known here are kept: they cannot change a network that is built from
         the known ones. Raises UserError for a missing field and for an unsupported value.
         """
-        for name in self.required_fields:
-            if config.get(name) is None:
-                raise UserError(
-                    f"config.json of this {self.name} model has no {name}; add it (the checkpoint "
-                    "it came from says its value)."
-                )
+        what = f"config.json of this {self.name} model"
+        check_fields(what, config, self.required_fields, self.only_values)
         defaults = {n: values[0] for n, values in self.only_values.items() if values[0] is not None}
-        complete = {**self.default_fields, **defaults, **config}
-        for name, allowed in self.only_values.items():
-            if complete.get(name) not in allowed:
-                choices = " or ".join(repr(value) for value in allowed)
-                raise UserError(
-                    f"config.json sets {name}={shortened(repr(complete[name]))}, which mosa does "
-                    f"not support; only {name}={choices} can be loaded."
-                )
-        return complete
+        return {**self.default_fields, **defaults, **config}
 
 
 MOST = {
@@ -181,14 +175,38 @@ MOST = {
 """Of what a config.json counts: far above all networks, and low enough that sizes are numbers."""
 
 
+def check_fields(
+    what: str,
+    config: Mapping[str, Any],
+    required: Sequence[str],
+    only: Mapping[str, tuple[Any, ...]],
+) -> None:
+    """UserError where a required field is missing, or one has another value than those allowed,
+    the first of which is that of a missing one. `what` has the fields."""
+    for name in required:
+        if config.get(name) is None:
+            raise UserError(
+                f"{what} has no {name}; add it (the checkpoint it came from says its value)."
+            )
+    for name, allowed in only.items():
+        if config.get(name, allowed[0]) not in allowed:
+            raise UserError(
+                f"{what} sets {name}={shortened(repr(config[name]))}, which mosa does not support; "
+                f"only {name}={' or '.join(map(repr, allowed))} can be loaded."
+            )
+
+
+def wrong(config: Mapping[str, Any], name: str, meant: str) -> UserError:
+    """What to raise where a field of config.json is not as is meant."""
+    value = shortened(repr(config[name]))
+    return UserError(f"config.json sets {name}={value}; it must be {meant}.")
+
+
 def positive_int(config: Mapping[str, Any], name: str, most: int = MOST["width"]) -> int:
     """A field of config.json that counts something; UserError where it does not."""
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise UserError(
-            f"config.json sets {name}={shortened(repr(value))}; it must be a whole number above 0, "
-            f"at most {most:,}."
-        )
+        raise wrong(config, name, f"a whole number above 0, at most {most:,}")
     return value
 
 
@@ -210,10 +228,8 @@ def positive_number(
     value = config[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most or value == 0:
-        raise UserError(
-            f"config.json sets {name}={shortened(repr(value))}; it must be a number "
-            f"{f'of at least {least:g}' if least else 'above 0'}, at most {most:g}."
-        )
+        bound = f"of at least {least:g}" if least else "above 0"
+        raise wrong(config, name, f"a number {bound}, at most {most:g}")
     return float(value)
 
 
@@ -295,9 +311,7 @@ def flag(config: Mapping[str, Any], name: str) -> bool:
     """A field of config.json that is true or false; UserError where it is neither."""
     value = config[name]
     if not isinstance(value, bool):
-        raise UserError(
-            f"config.json sets {name}={shortened(repr(value))}; it must be true or false."
-        )
+        raise wrong(config, name, "true or false")
     return value
 
 
@@ -414,15 +428,11 @@ class DiffusionLM:
         return [self._checked_id("eos_token_id", token_id) for token_id in ids]
 
     def _checked_id(self, name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        size = self.vocab_size
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
             raise UserError(
-                f"config.json sets {name}={shortened(repr(value))}, which is no token id; put the "
-                "id of the tokenizer's token there."
-            )
-        if not 0 <= value < self.vocab_size:
-            raise UserError(
-                f"config.json sets {name}={shortened(value)}, outside the vocabulary of "
-                f"{self.vocab_size} embeddings; put the id of the tokenizer's token there."
+                f"config.json sets {name}={shortened(repr(value))}, which is no id in the "
+                f"vocabulary of {size} embeddings; put that of the tokenizer's token there."
             )
         return value
 
@@ -437,7 +447,7 @@ class DiffusionLM:
             )
         if tokenizer is None:
             return
-        for token_id, word in chat.special_tokens(tokenizer, self._reserved_ids()).items():
+        for token_id, word in self._reader.special.items():
             if word.strip().isalnum():
                 raise UserError(
                     f"The tokenizer of {self.source} has the ordinary word {shortened(repr(word))} "
@@ -532,11 +542,16 @@ class DiffusionLM:
         `self.network` (DDP's, the Trainer's) to call in its place. UserError where the logits of a
         position choose no token.
         """
-        arguments = (input_ids, attention_mask, positions, response_start, written, network)
-        if self.is_noise:
-            logits = self.head(self._of_canvases(*arguments, noise_seed))
-        else:
-            logits = _at_least_float32(self._forward(*arguments))
+        hidden = self.hidden_states(
+            input_ids,
+            attention_mask,
+            positions,
+            response_start=response_start,
+            written=written,
+            noise_seed=noise_seed,
+            network=network,
+        )
+        logits = self.head(hidden)
         if bool(chooses_nothing(logits.detach()).any()):
             raise self.broken()
         return logits
@@ -567,15 +582,24 @@ class DiffusionLM:
         With the two apart, the head can be taken on a few rows at a time, and no caller must hold
         [B, P, V] logits.
         """
-        arguments = (input_ids, attention_mask, positions, response_start, written, network)
-        if self.is_noise:
-            return self._of_canvases(*arguments, noise_seed)
-        with _replaced_forward(self._head, lambda hidden: hidden):
-            return self._forward(*arguments)
+        network = self.network if network is None else network
+        real_BL = None if attention_mask is None else attention_mask.bool()
+        with _left_out(self._head):
+            if self.is_noise:
+                return self._of_canvases(
+                    network, input_ids, real_BL, positions, response_start, written, noise_seed
+                )
+            if written is None or self.attention.is_full:
+                arguments = self._rows(input_ids, real_BL, positions, response_start)
+            else:
+                assert positions is not None and response_start is not None, "a response is asked"
+                arguments = self._blocks(input_ids, real_BL, positions, response_start, written)
+            return network(**arguments, use_cache=False).logits
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The logits of hidden states, in float32 or wider."""
-        logits = _at_least_float32(self._head(hidden))
+        logits = self._head(hidden)
+        logits = logits.float() if logits.dtype.itemsize < 4 else logits
         if self.logit_cap is None:
             return logits
         return torch.tanh(logits / self.logit_cap) * self.logit_cap
@@ -595,44 +619,60 @@ class DiffusionLM:
         """The rotary embedding of some positions, for `packed_hidden_states`."""
         return packed.Rotary.of(self.base_network, position_ids)
 
-    def _forward(
+    def _rows(
         self,
         input_ids: Int[Tensor, "B L"],
-        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+        real: Bool[Tensor, "B L"] | None,
         positions: Int[Tensor, " P"] | None,
         response_start: int | None,
-        written: Int[Tensor, "B L"] | None,
-        network: nn.Module | None,
-    ) -> Tensor:
-        if written is not None and not self.attention.is_full:
-            assert positions is not None and response_start is not None, "a response is asked for"
-            return self._by_block(
-                input_ids, written, attention_mask, positions, response_start, network
-            )
-        position_ids = None
+    ) -> dict[str, Any]:
+        """What the library's forward pass takes to answer for rows as they are."""
+        position_ids, mask = None, real  # of which the library makes one that looks both ways
+        if not self.attention.is_full:
+            real_BL = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
+            mask = self._as_library_mask(self.attention.mask(real_BL, response_start))
         if self.family.logits_shifted:
             if positions is None:
                 positions = torch.arange(input_ids.shape[1], device=input_ids.device)
             positions = (positions - 1).clamp(min=0)
-            if attention_mask is not None:
-                input_ids, position_ids = _first_token_repeated(input_ids, attention_mask.bool())
-        output = (self.network if network is None else network)(
-            input_ids=input_ids,
-            attention_mask=self._mask(input_ids, attention_mask, response_start),
-            position_ids=position_ids,
-            logits_to_keep=0 if positions is None else positions,
-            use_cache=False,
+            if real is not None:
+                input_ids, position_ids = _first_token_repeated(input_ids, real)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": position_ids,
+            "logits_to_keep": 0 if positions is None else positions,
+        }
+
+    def _blocks(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        real: Bool[Tensor, "B L"] | None,
+        positions: Int[Tensor, " P"],
+        response_start: int,
+        written: Int[Tensor, "B L"],
+    ) -> dict[str, Any]:
+        """The same for blocks of the response, each behind those before it as they are written."""
+        assert not self.family.logits_shifted, "no block-causal family here is shifted"
+        real_BL = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
+        twice = by_block(
+            self.attention, input_ids, written, real_BL, response_start, self.mask_token_id
         )
-        return output.logits
+        return {
+            "input_ids": twice.tokens,
+            "attention_mask": self._as_library_mask(twice.mask),
+            "position_ids": twice.position_ids,
+            "logits_to_keep": positions + twice.offset,
+        }
 
     def _of_canvases(
         self,
+        network: nn.Module,
         input_ids: Int[Tensor, "B L"],
-        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
+        real: Bool[Tensor, "B L"] | None,
         positions: Int[Tensor, " P"] | None,
         response_start: int | None,
         written: Int[Tensor, "B L"] | None,
-        network: nn.Module | None,
         noise_seed: int | Int[Tensor, " B"],
     ) -> Tensor:
         """Hidden states of a model of uniform noise."""
@@ -641,63 +681,21 @@ class DiffusionLM:
                 f"{self.source} answers in its response alone; give response_start, and positions "
                 "from there on."
             )
-        real_BL = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask
         assert self.attention.block_length is not None, "a canvas has a length"
-        noise_of = functools.partial(
-            noise.noised,
-            response_start=response_start,
-            mask_token_id=self.mask_token_id,
-            seeds=torch.as_tensor(noise_seed, device=input_ids.device).expand(len(input_ids)),
-        )
-        with noise.no_cap(self.base_network), _replaced_forward(self._head, lambda hidden: hidden):
+        seeds_B = torch.as_tensor(noise_seed, device=input_ids.device).expand(len(input_ids))
+        with noise.no_cap(self.base_network):
             hidden = noise.hidden_states(
-                self.network if network is None else network,
+                network,
                 input_ids,
                 input_ids if written is None else written,
-                real_BL.bool(),
+                torch.ones_like(input_ids, dtype=torch.bool) if real is None else real,
                 positions,
                 response_start,
                 self.attention.block_length,
-                noise_of,
+                self.mask_token_id,
+                seeds_B,
             )
         return hidden.to(self.dtype)  # the library makes logits of it, in float32
-
-    def _by_block(
-        self,
-        input_ids: Int[Tensor, "B L"],
-        written: Int[Tensor, "B L"],
-        attention_mask: Tensor | None,
-        positions: Int[Tensor, " P"],
-        response_start: int,
-        network: nn.Module | None,
-    ) -> Tensor:
-        assert not self.family.logits_shifted, "no block-causal family here is shifted"
-        real_BL = torch.ones_like(input_ids).bool() if attention_mask is None else attention_mask
-        twice = by_block(
-            self.attention, input_ids, written, real_BL.bool(), response_start, self.mask_token_id
-        )
-        output = (self.network if network is None else network)(
-            input_ids=twice.tokens,
-            attention_mask=self._as_library_mask(twice.mask),
-            position_ids=twice.position_ids,
-            logits_to_keep=positions + twice.offset,
-            use_cache=False,
-        )
-        return output.logits
-
-    def _mask(
-        self,
-        input_ids: Int[Tensor, "B L"],
-        attention_mask: Bool[Tensor, "B L"] | Int[Tensor, "B L"] | None,
-        response_start: int | None,
-    ) -> Tensor | None:
-        """What the library's forward pass takes as the mask of these rows."""
-        real_BL = None if attention_mask is None else attention_mask.bool()
-        if self.attention.is_full:
-            return real_BL  # the library makes a mask that looks both ways, padding aside
-        if real_BL is None:
-            real_BL = torch.ones_like(input_ids, dtype=torch.bool)
-        return self._as_library_mask(self.attention.mask(real_BL, response_start))
 
     def _as_library_mask(self, mask_B1LL: Bool[Tensor, "B 1 L L"]) -> Tensor:
         """A mask of what is seen, as the network's implementation of attention takes it."""
@@ -713,7 +711,6 @@ class DiffusionLM:
         self,
         prompt: Prompt,
         *,
-        add_generation_prompt: bool = True,
         allow_special_tokens: bool = False,
     ) -> list[int]:
         """The token ids of a prompt, laid out by the chat template.
@@ -723,7 +720,6 @@ class DiffusionLM:
         that knows no turns) a string is taken as bare text and a dialogue is a UserError. Special
         tokens spelled out in the messages stay plain text unless `allow_special_tokens`.
         """
-        tokenizer = self._require_tokenizer()
         template = self._template()
         if template is None:
             if isinstance(prompt, str):
@@ -733,17 +729,11 @@ class DiffusionLM:
                 f"{self.family.name}'s ({' '.join(self.family.template_tokens)}); send this "
                 "base model plain text instead of a dialogue."
             )
-        return chat.encode_dialogue(
-            tokenizer,
+        return self._reader.dialogue(
             dialogue(prompt),
-            template=template,
-            generation_header=self.family.generation_header,
-            settings=self.family.template_settings,
-            mask_token_id=self.mask_token_id,
-            reserved_ids=self._reserved_ids(),
-            add_generation_prompt=add_generation_prompt,
+            template,
+            self.family.template_settings,
             allow_special_tokens=allow_special_tokens,
-            source=self.source,
         )
 
     def _template(self) -> str | None:
@@ -770,19 +760,13 @@ class DiffusionLM:
 
         Special tokens spelled out in it stay plain text unless `allow_special_tokens`.
         """
-        tokenizer = self._require_tokenizer()
         if allow_special_tokens:
-            ids = token_ids(tokenizer, text, self.source)
-            chat.check_masks(tokenizer, ids, [text], self.mask_token_id, self.source)
-            check_words(tokenizer, text, ids, self.source)
-            return ids
+            return self._reader.with_special_tokens(text)
         return [token for token, _ in self.encode_with_ends(text)]
 
     def encode_with_ends(self, text: str) -> list[tuple[int, int]]:
         """The ids of `encode_text`, each with the place in the text at which its characters end."""
-        return chat.encode_with_ends(
-            self._require_tokenizer(), text, self._reserved_ids(), self.source
-        )
+        return self._reader.with_ends(text)
 
     def decode(self, ids: Sequence[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
         """The text of one row of token ids."""
@@ -800,7 +784,7 @@ class DiffusionLM:
         """How the tokens that steer the model are spelled; none for a model without a tokenizer."""
         if self.tokenizer is None:
             return ()
-        return tuple(chat.special_tokens(self.tokenizer, self._reserved_ids()).values())
+        return tuple(self._reader.special.values())
 
     @property
     def has_turns(self) -> bool:
@@ -815,9 +799,11 @@ class DiffusionLM:
             )
         return self.tokenizer
 
-    def _reserved_ids(self) -> frozenset[int]:
-        """Ids that steer the model even where the tokenizer does not list them as special."""
-        return frozenset({self.mask_token_id, self.pad_token_id, *self.end_token_ids})
+    @property
+    def _reader(self) -> chat.Reader:
+        tokenizer, mask = self._require_tokenizer(), self.mask_token_id
+        steering = {mask, self.pad_token_id, *self.end_token_ids}
+        return chat.Reader(tokenizer, self.source, mask, steering)
 
     # --------------------------------------------------------------------------------- adapters
 
@@ -1030,15 +1016,11 @@ def _in_millions(parameters: Iterable[Tensor]) -> str:
     return f"{total / 1e9:.2f}B" if total >= 1e9 else f"{total / 1e6:.2f}M"
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype.itemsize < 4 else logits
-
-
 @contextmanager
-def _replaced_forward(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the module computes something else, under any wrapper of the network."""
+def _left_out(module: nn.Module) -> Iterator[None]:
+    """Inside, the module returns what it gets, under any wrapper of the network."""
     before = vars(module).get("forward")  # quantisers put one on the instance
-    module.forward = forward
+    module.forward = lambda hidden: hidden
     try:
         yield
     finally:

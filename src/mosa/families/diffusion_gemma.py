@@ -29,6 +29,7 @@ from mosa.families.attention import AttentionPattern
 from mosa.families.base import (
     MOST,
     Family,
+    check_fields,
     expert_counts,
     flag,
     norm_epsilon,
@@ -70,20 +71,10 @@ def _network_config(config: Mapping[str, Any]) -> DiffusionGemmaConfig:
 
 def _check_text(text: Mapping[str, Any]) -> None:
     """UserError for what `text_config` lacks, or sets so that it cannot be a network's."""
+    check_fields("text_config in config.json of this DiffusionGemma model", text, COUNTS, ONLY)
     for name in COUNTS:
-        if text.get(name) is None:
-            raise UserError(
-                f"text_config in config.json of this DiffusionGemma model has no {name}; add it "
-                "(the checkpoint it came from says its value)."
-            )
         positive_int(text, name, MOST["layers"] if name == "num_hidden_layers" else MOST["width"])
     expert_counts(text, "top_k_experts")
-    for name, allowed in ONLY.items():
-        if text.get(name, allowed[0]) not in allowed:
-            raise UserError(
-                f"config.json sets {name}={shortened(repr(text[name]))} in text_config, which mosa "
-                f"does not support; only {' or '.join(map(repr, allowed))} can be loaded."
-            )
     norm_epsilon({"rms_norm_eps": 1e-6, **text})
     positive_number({"initializer_range": 0.02, **text}, "initializer_range", 1.0)
     kinds = checked(text.get("rope_parameters") or {}, dict[str, dict[str, Any]], "rope_parameters")
@@ -115,13 +106,12 @@ DIFFUSION_GEMMA = Family(
     only_values={},
     network_config=_network_config,
     released_names={},
-    chat_template=(
+    turns=(
         "{{ '<bos>' }}"
         "{% for message in messages %}"
         "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
         "{{ '<|turn>' + role + '\n' + message['content'] + '<turn|>\n' }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
     ),
     template_tokens=("<bos>", "<|turn>", "<turn|>"),
     generation_header="<|turn>model\n",

@@ -54,14 +54,13 @@ DREAM = Family(
     },
     network_config=_network_config,
     released_names={},
-    chat_template=(
+    turns=(
         "{% if messages[0]['role'] != 'system' %}"
         "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
         "{% endif %}"
         "{% for message in messages %}"
         "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
     template_tokens=("<|im_start|>", "<|im_end|>"),
     generation_header="<|im_start|>assistant\n",

@@ -112,15 +112,12 @@ LLADA = Family(
         "model.norm.": "model.transformer.ln_f.",
         "lm_head.": "model.transformer.ff_out.",
     },
-    chat_template=(
+    turns=(
         "{% for message in messages %}"
         "{% if loop.first %}{{ bos_token or '' }}{% endif %}"
         "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
         " + message['content'] | trim + '<|eot_id|>' }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
-        "{% endif %}"
     ),
     template_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     generation_header="<|start_header_id|>assistant<|end_header_id|>\n\n",

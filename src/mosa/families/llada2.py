@@ -154,7 +154,7 @@ LLADA2 = Family(
             ".self_attn.v_proj.",
         ),
     },
-    chat_template=(
+    turns=(
         "{{ '<role>SYSTEM</role>' }}"
         "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\n' }}{% endif %}"
         "{{ 'detailed thinking off<|role_end|>' }}"
@@ -164,7 +164,6 @@ LLADA2 = Family(
         "{{ '<role>' + role + '</role>' + message['content'] + '<|role_end|>' }}"
         "{% endif %}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<role>ASSISTANT</role>' }}{% endif %}"
     ),
     template_tokens=("<role>", "</role>", "<|role_end|>"),
     generation_header="<role>ASSISTANT</role>",

@@ -25,9 +25,8 @@ from mosa.families.base import (
     expert_counts,
     head_counts,
     positive_int,
+    wrong,
 )
-from mosa.inputs import shortened
-from mosa.types import UserError
 
 
 def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
@@ -56,10 +55,8 @@ def _dense_layers(config: Mapping[str, Any]) -> list[int]:
     marks = config["moe_layer_freq"]
     layers = positive_int(config, "num_hidden_layers", MOST["layers"])
     if not isinstance(marks, list) or len(marks) != layers or any(m not in (0, 1) for m in marks):
-        raise UserError(
-            f"config.json sets moe_layer_freq={shortened(repr(marks))}; it must be a list of "
-            f"num_hidden_layers={layers} numbers, 1 for a layer with experts and 0 for one without."
-        )
+        meant = f"a list of num_hidden_layers={layers} numbers, 1 for a layer with experts, else 0"
+        raise wrong(config, "moe_layer_freq", meant)
     return [layer for layer, mark in enumerate(marks) if mark == 0]
 
 
@@ -96,12 +93,11 @@ LLADA_MOE = Family(
     network_config=_network_config,
     released_names={},
     stacked=EXPERTS_APART,
-    chat_template=(
+    turns=(
         "{% for message in messages %}"
         "{% set role = 'HUMAN' if message['role'] == 'user' else message['role'] | upper %}"
         "{{ '<role>' + role + '</role>' + message['content'] + '<|role_end|>' }}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<role>ASSISTANT</role>' }}{% endif %}"
     ),
     template_tokens=("<role>", "</role>", "<|role_end|>"),
     generation_header="<role>ASSISTANT</role>",

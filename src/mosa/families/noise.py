@@ -11,7 +11,7 @@ one forward pass; the sampler calls the encoder once for each canvas and the dec
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,7 +92,8 @@ def hidden_states(
     positions: Int[Tensor, " N"],
     response_start: int,
     canvas_length: int,
-    noise_of: Callable[[Int[Tensor, "B L"], Bool[Tensor, "B L"]], Int[Tensor, "B L"]],
+    mask_token_id: int,
+    seeds: Int[Tensor, " B"],
 ) -> Float[Tensor, "B N D"]:
     """What goes into the head at the columns `positions` of the response, with gradients.
 
@@ -110,10 +111,10 @@ def hidden_states(
         more = (0, max(0, rest))
         whole = nn.functional.pad(canvas[:, : begin + canvas_length], more, value=-1)
         is_there = nn.functional.pad(real[:, : begin + canvas_length], more, value=False)
-        noisy = noise_of(whole, is_there)
+        noisy = noised(whole, is_there, response_start, mask_token_id, seeds)
         length_B1 = is_before.sum(dim=1, keepdim=True)
         output = network(
-            input_ids=noise_of(before, is_before),
+            input_ids=noised(before, is_before, response_start, mask_token_id, seeds),
             attention_mask=is_before,
             position_ids=(is_before.long().cumsum(dim=1) - 1).clamp(min=0),
             decoder_input_ids=noisy[:, begin:],

@@ -16,7 +16,6 @@ from typing import Any
 from transformers import Qwen3MoeConfig
 
 from mosa.families import sdar
-from mosa.families.a2d import QWEN3_ONLY
 from mosa.families.base import (
     EXPERTS_APART,
     common_fields,
@@ -48,16 +47,8 @@ SDAR_MOE = replace(
     required_fields=("hidden_size", "moe_intermediate_size", "num_hidden_layers")
     + ("num_attention_heads", "num_key_value_heads", "head_dim", "num_experts")
     + ("num_experts_per_tok", "norm_topk_prob", "vocab_size", "eos_token_id"),
-    default_fields={
-        "architectures": ["SDARMoeForCausalLM"],
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.02,
-        "block_size": 4,
-    },
-    only_values={**QWEN3_ONLY, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
+    default_fields={"architectures": ["SDARMoeForCausalLM"], **sdar.DEFAULTS},
+    only_values={**sdar.ONLY, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
     network_config=_network_config,
     stacked=EXPERTS_APART,
 )

@@ -162,7 +162,7 @@ def rendered(
     turns: Sequence[Mapping[str, Any]],
     source: str,
     *,
-    add_generation_prompt: bool,
+    add_generation_prompt: bool = True,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """The text of a dialogue in a chat template.
