@@ -3,7 +3,7 @@
 import torch
 
 from mosa.denoising import sample
-from mosa.denoising.schedule import commit_count, spread_by_masks, spread_evenly, step_plan
+from mosa.denoising.schedule import commit_count, spread_by_masks, spread_evenly
 
 
 def run_down(schedule, num_masked, num_slots):
@@ -34,7 +34,6 @@ def test_timestep_counts_round_down_and_the_last_step_takes_the_rest():
 def test_steps_are_spread_over_the_blocks():
     # 5 steps for 2 blocks: 3 and 2.
     assert spread_evenly(5, 2) == [3, 2]
-    assert step_plan([3, 2]) == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 2), (1, 1, 2)]
 
 
 def test_steps_are_spread_over_stages_by_their_masks():

@@ -168,11 +168,15 @@ class Denoiser:
     # ------------------------------------------------------------------------- the parts of a step
 
     def _plan(self) -> list[Filling]:
-        """Plans the next step of every row, and gives the place of those without one to others;
-        returns the canvases that are full."""
+        """Plans the next step of every row, and gives free places and those of rows without a step
+        to rows that wait; returns the canvases that are full."""
         full, packed = [], self._packed
         while True:
-            self._admit()
+            rows = [*packed.rows]
+            while self._waiting and len(rows) < self.num_slots:
+                rows.append(self._waiting.popleft())
+            if len(rows) > len(packed.rows):
+                packed.replace(rows)
             undecided = [row for row in packed.rows if row.planned is None]
             watched = [row for row in undecided if row.pace.is_watched]
             if watched:
@@ -184,7 +188,8 @@ class Denoiser:
                     row.planned = None
             # A row whose logits choose no token gives its place up after its first step, or, where
             # they break later, when it would be full: all rows wait for each look.
-            packed.look_at([row for row in undecided if row.planned is None or row.is_new])
+            new = [row for row in undecided if row.has_begun and not row.is_looked_at]
+            packed.look_at([*new, *(row for row in undecided if row.planned is None)])
             for row in undecided:
                 if row.broken_step is not None:
                     row.planned, row.filling.broken_step = None, row.broken_step
@@ -198,14 +203,6 @@ class Denoiser:
                     row.filling.num_masked = 0
                     full.append(row.filling)
             packed.replace([row for row in packed.rows if row.planned is not None])
-
-    def _admit(self) -> None:
-        """Adds waiting rows to the batch while it has room for them."""
-        rows = list(self._packed.rows)
-        while self._waiting and len(rows) < self.num_slots:
-            rows.append(self._waiting.popleft())
-        if len(rows) > len(self._packed.rows):
-            self._packed.replace(rows)
 
     def _open(self, planned: Sequence[PlannedStep]) -> Opened:
         packed = self._packed
@@ -313,17 +310,12 @@ class Denoiser:
         is_edited_N &= confidence_N > limit_N
         is_edited_T = torch.zeros_like(packed.is_free_T)
         is_edited_T[opened.index] = is_edited_N
-        for row, has_edited in zip(packed.rows, _any_by_row(is_edited_T, packed.rows), strict=True):
-            row.pace.has_edited = has_edited
-            if has_edited:
+        host_T = is_edited_T.cpu()
+        for row in packed.rows:
+            row.pace.has_edited = bool(host_T[row.place].any())
+            if row.pace.has_edited:
                 packed.note_undone(row, is_edited_T[row.shown])
         return is_edited_N
-
-
-def _any_by_row(flag_T: Bool[Tensor, " T"], rows: Sequence[BatchRow]) -> list[bool]:
-    """Whether any token of each row has the flag."""
-    host_T = flag_T.cpu()
-    return [bool(host_T[row.place].any()) for row in rows]
 
 
 def _positions(slices: list[slice], total: int, device: torch.device) -> slice | Tensor:

@@ -107,19 +107,12 @@ class DecoderConfig:
         object.__setattr__(self, "banned_token_ids", tuple(self.banned_token_ids))
         given = [r if isinstance(r, Rule) else rule_from_dict(r) for r in self.rules]
         object.__setattr__(self, "rules", tuple(given))
-        for name in (
-            "max_new_tokens",
-            "steps",
-            "block_length",
-            "top_k",
-            "cache_refresh",
-            "stop_after",
-            "max_post_steps",
-        ):
+        counts = ("max_new_tokens", "steps", "max_post_steps")
+        for name in (*counts, "block_length", "top_k", "cache_refresh", "stop_after"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
-        for name in ("max_new_tokens", "steps", "max_post_steps"):
+        for name in counts:
             if getattr(self, name) > MOST:
                 raise UserError(f"{name} must be at most {MOST}, not {getattr(self, name)}.")
         numbers = ("temperature", "cfg_scale", "alg_temp", "threshold", "factor")
@@ -131,10 +124,14 @@ class DecoderConfig:
             raise UserError(f"seed must be below 2**63, not {self.seed}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
-        self._check_choice("remasking", tuple(ORDERS))
-        self._check_choice("schedule", ("even", "timesteps", "rounded"))
-        self._check_choice("end_tokens", ("allow", "forbid", "forbid_eos", "suppress"))
-        self._check_choice("cache", ("none", "prefix", "dual"))
+        for name, choices in (
+            ("remasking", tuple(ORDERS)),
+            ("schedule", ("even", "timesteps", "rounded")),
+            ("end_tokens", ("allow", "forbid", "forbid_eos", "suppress")),
+            ("cache", ("none", "prefix", "dual")),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{name}={value!r} is not known; choose from {', '.join(choices)}.")
         self._check_rules()
         if not self.order.rates_confidence and (not self.has_plan or self.alg_temp):
             raise UserError(
@@ -182,13 +179,10 @@ class DecoderConfig:
         for rule in self.rules:
             if rule.chosen_by != "rules":
                 raise UserError(f"{rule.name} is no entry of rules; set {rule.chosen_by} for it.")
-        orders = [rule.name for rule in self.rules if isinstance(rule, Order)]
-        if orders and self.remasking != "low_confidence":
-            orders.append(self.remasking)
-        if len(orders) > 1:
-            raise UserError(f"{' and '.join(orders)} exclude each other; choose one order.")
-        for kind in (Stages, Renoise):
+        for kind in (Order, Stages, Renoise):
             names = [rule.name for rule in self.rules if isinstance(rule, kind)]
+            if kind is Order and names and self.remasking != "low_confidence":
+                names.append(self.remasking)
             if len(names) > 1:
                 raise UserError(f"{' and '.join(names)} exclude each other; choose one of them.")
         if self.cache == "none":
@@ -197,11 +191,6 @@ class DecoderConfig:
             if not rule.works_beside_cache:
                 name = rule.name if rule.chosen_by == "rules" else rule.chosen_by
                 raise UserError(f"{name} does not work beside a cache; set cache to none.")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise UserError(f"{name}={value!r} is not known; choose from {', '.join(choices)}.")
 
     @cached_property
     def order(self) -> Order:

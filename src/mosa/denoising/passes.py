@@ -69,17 +69,16 @@ class PassStates:
         self, guidance: Guidance | None, index: Int[Tensor, " n"] | slice, part: slice
     ) -> Float[Tensor, "n V"]:
         """The logits of a part of some open positions."""
-        tokens_n = self.open[index][part]
         states_nD = self.states[index][part] if self.place is None else None
-        return self._logits(guidance, tokens_n, states_nD)
+        return self.of_tokens(guidance, self.open[index][part], states_nD)
 
     def of_tokens(
-        self, guidance: Guidance | None, tokens: Int[Tensor, " n"]
+        self,
+        guidance: Guidance | None,
+        tokens: Int[Tensor, " n"],
+        states: Float[Tensor, "n D"] | None = None,
     ) -> Float[Tensor, "n V"]:
-        """The logits of any tokens, where a hook or a monitor asks for them."""
-        return self._logits(guidance, tokens, None)
-
-    def _logits(self, guidance: Guidance | None, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """The logits of any tokens; their states are found where a hook or a monitor may ask."""
         with record_function("mosa.head"):
             if states is None:
                 assert self.place is not None, "made whenever a hook or a monitor may ask"

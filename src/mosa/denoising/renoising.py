@@ -97,6 +97,10 @@ class NoiseRow:
         return (len(self.tokens) - self.num_prompt) // len(self.slots)
 
     @property
+    def is_done(self) -> bool:
+        return self.canvas >= len(self.slots)
+
+    @property
     def open(self) -> slice:
         return slice(self.begin, self.begin + self.length)
 
@@ -114,25 +118,6 @@ class NoiseRow:
     def noise(self, num_steps: int, vocab_size: int) -> Int[Tensor, " C"]:
         """Random tokens for the open canvas after so many steps of the row."""
         return noise.noise(self.seed, self.key, self.positions, num_steps, vocab_size)
-
-    def uniform(self) -> Float[Tensor, " C"]:
-        """A uniform number for each position of the open canvas in the step to come."""
-        return counter_uniform(self.seed, self.key, self.positions, self.step, TOKEN_DRAW)
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the network says of an open canvas in one step."""
-
-    drawn: Int[Tensor, " C"]
-    likeliest: Int[Tensor, " C"]
-    confidence: Float[Tensor, " C"]
-    """The probability of the likeliest token at the step's temperature."""
-    entropy: Float[Tensor, " C"]
-    """In nats, at the step's temperature."""
-    expected: Float[Tensor, "C D"]
-    is_broken: bool
-    """Whether logits chose nothing somewhere."""
 
 
 def denoiser_of(model: DiffusionLM, num_slots: int) -> Denoiser | NoiseDenoiser:
@@ -241,9 +226,10 @@ class NoiseDenoiser:
         """Takes the next step of every row in the batch; returns the canvases that are full now."""
         while self._waiting and len(self._rows) < self.num_slots:
             self._rows.append(self._waiting.popleft())
-        for row in self._rows:
-            _skip_what_is_pinned(row)
-        busy = [row for row in self._rows if not _is_done(row)]
+        for row in self._rows:  # canvases in which nothing is to be written are passed over
+            while not row.is_done and row.noisy is None and not row.num_free(row.canvas):
+                row.canvas += 1
+        busy = [row for row in self._rows if not row.is_done]
         self._run_pass(busy)
         changes = []
         for row in busy:
@@ -253,7 +239,7 @@ class NoiseDenoiser:
                 changes.append((row.on_step, _changes(row, before)))
             row.step += 1
         full = []
-        for row in [row for row in self._rows if _is_done(row) or row.broken_step is not None]:
+        for row in [row for row in self._rows if row.is_done or row.broken_step is not None]:
             self._rows.remove(row)
             _write_back(row)
             if row.broken_step is not None:
@@ -299,23 +285,23 @@ class NoiseDenoiser:
 
     def _settle(self, row: NoiseRow) -> None:
         """What becomes of a row's two canvases after its pass, and whether the open one is done."""
-        said = self._listen(row)
-        if said.is_broken:
+        listened = self._listen(row)
+        if listened is None:
             row.broken_step = row.step
             return
+        drawn_C, likeliest_C, confidence_C, entropy_C, row.expected = listened
         is_free_C = row.is_free[row.open]
         # 1. The answer so far: the likeliest tokens.
         written_C = row.tokens[row.open]
-        is_changed_C = is_free_C & (said.likeliest != written_C)
-        _write(row, row.open, is_changed_C, said.likeliest, said.confidence)
+        is_changed_C = is_free_C & (likeliest_C != written_C)
+        _write(row, row.open, is_changed_C, likeliest_C, confidence_C)
         row.num_stable = 0 if bool(is_changed_C.any()) else row.num_stable + 1
 
         # 2. What the network reads next: the surest of the drawn tokens, and noise elsewhere.
-        is_accepted_C = _accepted(said.entropy, is_free_C, row.rule.entropy_bound)
+        is_accepted_C = _accepted(entropy_C, is_free_C, row.rule.entropy_bound)
         noise_C = row.noise(row.step + 1, self.model.vocab_size)
-        noisy_C = torch.where(is_accepted_C, said.drawn, noise_C)
+        noisy_C = torch.where(is_accepted_C, drawn_C, noise_C)
         row.noisy = torch.where(is_free_C, noisy_C, row.tokens[row.open])
-        row.expected = said.expected
         row.slot += 1
 
         # 3. A hook may look and write.
@@ -323,7 +309,7 @@ class NoiseDenoiser:
             self._show(row, row.hook)
 
         # 4. Is the canvas done?
-        mean = float(said.entropy[is_free_C].mean())
+        mean = float(entropy_C[is_free_C].mean())
         is_sure = row.num_stable >= row.rule.stable_steps and mean < row.rule.sure_below
         is_sure &= row.hook is None  # which is shown every planned step
         is_full = not bool((row.tokens[row.open] == self.model.mask_token_id).any())
@@ -335,8 +321,10 @@ class NoiseDenoiser:
                 "some step, so that the generation can end."
             )
 
-    def _listen(self, row: NoiseRow) -> Said:
-        """Reads a step's logits, so many positions at a time that they fit into memory."""
+    def _listen(self, row: NoiseRow) -> tuple[Tensor, ...] | None:
+        """What the network says at each position, so many at a time that logits fit into memory: a
+        drawn token, the likeliest, its probability, the entropy in nats (all at the step's
+        temperature), and the expected embedding. None where logits choose nothing somewhere."""
         model, config, rule = self.model, row.config, row.rule
         assert row.states is not None, "the pass has been run"
         slot = min(row.slot, row.slots[row.canvas] - 1)  # steps that a hook has added
@@ -345,14 +333,14 @@ class NoiseDenoiser:
             temperature = torch.full_like(temperature, config.temperature)
         temperature = temperature.to(model.device)
         banned = torch.tensor(banned_ids(config, model), dtype=torch.long, device=model.device)
-        uniform_C = row.uniform()
+        uniform_C = counter_uniform(row.seed, row.key, row.positions, row.step, TOKEN_DRAW)
         parts: list[tuple[Tensor, ...]] = []
-        is_broken = False
         num_rows = max(1, MAX_LOGITS_AT_ONCE // model.vocab_size)
         for begin in range(0, row.length, num_rows):
             states_nD = row.states[begin : begin + num_rows]
             logits_nV = model.head(states_nD)
-            is_broken |= bool(chooses_nothing(logits_nV).any())
+            if bool(chooses_nothing(logits_nV).any()):
+                return None
             logits_nV = logits_nV / temperature
             logits_nV[:, banned] = -torch.inf
             probs_nV = logits_nV.softmax(dim=-1)
@@ -366,8 +354,7 @@ class NoiseDenoiser:
                     noise.expected_embedding(model.base_network, logits_nV),
                 )
             )
-        drawn, best, confidence, entropy, expected = map(torch.cat, zip(*parts, strict=True))
-        return Said(drawn, best, confidence, entropy, expected, is_broken)
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def _close(self, row: NoiseRow) -> None:
         """Goes on to the next canvas, or fills the rest of a row that has ended."""
@@ -467,34 +454,18 @@ def check_settings_of_noise(config: DecoderConfig, model: DiffusionLM) -> Renois
             f"({model.family.decoder}), or put {{name: renoise}} into rules."
         )
     default = DecoderConfig()
-    for setting in dataclasses.fields(DecoderConfig):
-        name, value = setting.name, getattr(config, setting.name)
-        if name == "block_length" and value == model.attention.block_length:
-            continue
-        if name not in OF_NOISE and value != getattr(default, name):
-            raise _not_of_noise(name, model)
-    others = [rule.name for rule in config.rules if rule is not config.renoise]
-    others += ["end_tokens=suppress"] if config.end_tokens == "suppress" else []
-    if others:
-        raise _not_of_noise(others[0], model)
+    names = [field.name for field in dataclasses.fields(config) if field.name not in OF_NOISE]
+    if config.block_length == model.attention.block_length:
+        names.remove("block_length")
+    idle = [name for name in names if getattr(config, name) != getattr(default, name)]
+    idle += [rule.name for rule in config.rules if rule is not config.renoise]
+    idle += ["end_tokens=suppress"] if config.end_tokens == "suppress" else []
+    if idle:
+        raise UserError(
+            f"{idle[0]} does nothing on canvases of uniform noise, which {model.source} denoises; "
+            "leave it out."
+        )
     return config.renoise
-
-
-def _not_of_noise(name: str, model: DiffusionLM) -> UserError:
-    return UserError(
-        f"{name} does nothing on canvases of uniform noise, which {model.source} denoises; leave "
-        "it out."
-    )
-
-
-def _is_done(row: NoiseRow) -> bool:
-    return row.canvas >= len(row.slots)
-
-
-def _skip_what_is_pinned(row: NoiseRow) -> None:
-    """Passes over canvases in which nothing is to be written."""
-    while not _is_done(row) and row.noisy is None and not row.num_free(row.canvas):
-        row.canvas += 1
 
 
 def _accepted(

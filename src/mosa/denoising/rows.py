@@ -140,11 +140,6 @@ class BatchRow:
         return self.planned is None or self.ended_block < self.planned.first_open
 
     @property
-    def is_new(self) -> bool:
-        """Whether its first logits are there and were not looked at."""
-        return self.has_begun and not self.is_looked_at
-
-    @property
     def length(self) -> int:
         return len(self.host_block)
 

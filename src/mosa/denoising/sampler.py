@@ -255,6 +255,7 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
     """The responses on a canvas that is full."""
     canvas = replace(filling.canvas, tokens=filling.trace.tokens)
     rows = canvas.response.tolist()
+    ends = [[i for i, id in enumerate(ids) if id in model.end_token_ids] for ids in rows]
     text = full_text = words = None
 
     @functools.cache
@@ -263,9 +264,12 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         return str(model.tokenizer.decode([token_id]))
 
     if model.tokenizer is not None:
-        text = [model.decode(_before_end(ids, model)) for ids in rows]
+        cut = [ids[: at[0]] if at else ids for ids, at in zip(rows, ends, strict=True)]
+        text = [model.decode(ids) for ids in cut]
         full_text = [model.decode(ids) for ids in rows]
         words = [[word_of(id) for id in ids] for ids in rows]
+    block_BR = blocks_of(canvas, config, model.attention)[:, canvas.response_start :]
+    is_begin_BR = block_BR.diff(dim=1, prepend=block_BR[:, :1] - 1) > 0
     return SampleResult(
         canvas.response,
         text,
@@ -274,8 +278,8 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         canvas,
         config,
         words,
-        [[i for i, id in enumerate(ids) if id in model.end_token_ids] for ids in rows],
-        _block_starts(model, canvas, config),
+        ends,
+        [row.nonzero()[:, 0].tolist() for row in is_begin_BR.cpu()],
         [
             [
                 Replaced(i, str(id) if words is None else word_of(id), *steps)
@@ -286,17 +290,6 @@ def result_of(model: DiffusionLM, filling: Filling, config: DecoderConfig) -> Sa
         model.label,
         model.world_seed is not None,
     )
-
-
-def _block_starts(model: DiffusionLM, canvas: Canvas, config: DecoderConfig) -> list[list[int]]:
-    block_BR = blocks_of(canvas, config, model.attention)[:, canvas.response_start :]
-    begins_BR = block_BR.diff(dim=1, prepend=block_BR[:, :1] - 1) > 0
-    return [row.nonzero()[:, 0].tolist() for row in begins_BR.cpu()]
-
-
-def _before_end(ids: list[int], model: DiffusionLM) -> list[int]:
-    ends = [i for i, token_id in enumerate(ids) if token_id in model.end_token_ids]
-    return ids[: ends[0]] if ends else ids
 
 
 @contextmanager

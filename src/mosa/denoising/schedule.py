@@ -53,11 +53,6 @@ def check_steps(steps: int, num_parts: int, parts: str, part: str = "block") -> 
         )
 
 
-def step_plan(per_block: Sequence[int]) -> list[tuple[int, int, int]]:
-    """For every step its block, its number within the block, and the block's number of steps."""
-    return [(block, slot, n) for block, n in enumerate(per_block) for slot in range(n)]
-
-
 def commit_fraction(schedule: str, slot: int, num_slots: int) -> float | Tensor:
     """Which share of the positions still masked goes in step `slot` of a block's `num_slots`.
 
@@ -269,10 +264,12 @@ class Pace:
             or bool(config.monitors)
             or config.stop_when_finished
         )
-        # Without a plan confidence decides how many steps a block takes.
         self.plan: list[tuple[int, int, int]] = []
+        """For every step its block, its number within the block, and the block's number of steps;
+        empty where confidence decides how many steps a block takes."""
         if config.has_plan or self.block_length is not None:
-            self.plan = step_plan(_steps_of(config, num_masked, self.block_length))
+            steps = enumerate(_steps_of(config, num_masked, self.block_length))
+            self.plan = [(block, slot, n) for block, n in steps for slot in range(n)]
         self.leftover_count = -(-sum(num_masked) // config.steps)
         self.limit = len(self.plan) + 10 * (config.steps + sum(num_masked) + len(num_masked))
         if config.edit_threshold is not None:
