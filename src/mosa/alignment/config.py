@@ -147,9 +147,8 @@ class AlignConfig(transformers.TrainingArguments):
 
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""
-        at_least_1 = ("response_length", "lora_r", "lora_alpha", "num_prompts")
-        at_least_1 += ("per_device_train_batch_size", "gradient_accumulation_steps")
-        for name in (*at_least_1, "save_total_limit"):
+        counts = ("response_length", "lora_r", "lora_alpha", "num_prompts", "save_total_limit")
+        for name in (*counts, "per_device_train_batch_size", "gradient_accumulation_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
         for name in ("learning_rate", "num_train_epochs", "logging_steps", "save_steps"):
@@ -163,14 +162,9 @@ class AlignConfig(transformers.TrainingArguments):
         has_steps = self.max_steps == -1 or self.max_steps >= 1
         require(has_steps, "max_steps", self.max_steps, "at least 1, or -1 for none")
         require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
-        for name in (
-            "remove_unused_columns",
-            "load_best_model_at_end",
-            "push_to_hub",
-            "save_only_model",
-            "auto_find_batch_size",
-            "use_liger_kernel",
-        ):
+        unsupported = ("remove_unused_columns", "load_best_model_at_end", "push_to_hub")
+        unsupported += ("save_only_model", "auto_find_batch_size", "use_liger_kernel")
+        for name in unsupported:
             require(not getattr(self, name), name, True, "false")
         # Settings are written beside the adapter, which is shared.
         require(self.hub_token is None, "hub_token", "given", "left out: nothing asks the hub")

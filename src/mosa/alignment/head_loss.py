@@ -102,7 +102,9 @@ def head_terms(
     no term needs it.
     """
     device = policy.device
-    weights_VD = _weights(head, device)
+    weights_VD = head.weight.detach()  # in the number format that it computes in
+    if torch.is_autocast_enabled(device.type):
+        weights_VD = weights_VD.to(torch.get_autocast_dtype(device.type))
     max_rows = max(1, MAX_LOGITS_AT_ONCE // len(weights_VD))
 
     # 1. Positions of one kind side by side, in chunks. A kind without positions has an empty chunk,
@@ -169,14 +171,6 @@ def head_terms(
 def flat_indices(where: Bool[Tensor, "B R"]) -> Int[Tensor, " N"]:
     """Where `where` holds, as indices of its rows laid end to end."""
     return where.flatten().nonzero().squeeze(1)
-
-
-def _weights(head: nn.Linear, device: torch.device) -> Float[Tensor, "V D"]:
-    """The head's weights in the number format that it computes in."""
-    weights_VD = head.weight.detach()
-    if torch.is_autocast_enabled(device.type):
-        return weights_VD.to(torch.get_autocast_dtype(device.type))
-    return weights_VD
 
 
 class _Head:

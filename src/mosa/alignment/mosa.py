@@ -25,9 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
-import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -36,7 +34,7 @@ from mosa.alignment.head_loss import Asked, HeadTerms, frozen_head
 from mosa.alignment.mosa_config import MosaConfig
 from mosa.alignment.phrases import Phrase, encode_phrases, read_phrases
 from mosa.alignment.placing import Placed, blocks_of_window, open_block, place_phrases
-from mosa.alignment.scoring import PhraseScorer, Scores, Window
+from mosa.alignment.scoring import PhraseScorer, Window
 from mosa.alignment.states import (
     EncodedExample,
     ResponseState,
@@ -73,7 +71,6 @@ class MosaTrainer(DiffusionTrainer):
         args: MosaConfig,
         train_dataset: Sequence[TrainingExample],
         benign_dataset: Sequence[TrainingExample] | None = None,
-        callbacks: list[transformers.TrainerCallback] | None = None,
     ) -> None:
         TrainingData(train_dataset, benign_dataset).check(args)
         self.config = args
@@ -98,23 +95,15 @@ class MosaTrainer(DiffusionTrainer):
         self.scorer = PhraseScorer(
             args, [*self.safe_phrases, *self.harmful_phrases], model.vocab_size
         )
-        self._check_blocks(model, args, harmful)
-        frozen_head(model)  # raise a UserError now, not at the first step
-        super().__init__(model, args, harmful, callbacks)
-
-    def _check_blocks(
-        self, model: DiffusionLM, config: MosaConfig, harmful: Sequence[EncodedExample]
-    ) -> None:
-        """UserError where the settings do not fit a block-causal model or its data."""
-        if not self.in_blocks:
-            return
-        has_answers = all(e.answer_ids is not None for e in harmful)
-        if config.window_start > 1 and not (has_answers or self.harmless):
+        has_answers = bool(self.harmless) or all(e.answer_ids is not None for e in harmful)
+        if self.in_blocks and args.window_start > 1 and not has_answers:
             raise UserError(
                 f"{model.source} fills block after block, so that a window from token "
-                f"{config.window_start} on stands behind the beginning of an answer; give harmful "
+                f"{args.window_start} on stands behind the beginning of an answer; give harmful "
                 "or benign data with answers."
             )
+        frozen_head(model)  # raise a UserError now, not at the first step
+        super().__init__(model, args, harmful)
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: MosaConfig, data: TrainingData) -> MosaTrainer:
@@ -190,8 +179,9 @@ class MosaTrainer(DiffusionTrainer):
         blocks = []
         for number, (example, state) in enumerate(zip(examples, states, strict=True)):
             random = rng(self.config.seed, self.epoch_index, example.index, _BLOCK_STREAM)
-            beginning = state.answer_length
-            if self.harmless and (not beginning or self._begins_harmless(state, random)):
+            beginning, is_masked = state.answer_length, state.state == "fully_masked"
+            # A fully masked block stands behind a harmless answer as often as behind its own.
+            if self.harmless and (not beginning or (is_masked and random.random() < 0.5)):
                 answer_ids = self.harmless[int(random.integers(len(self.harmless)))]
                 beginning = len(answer_ids)
                 tokens = padded_answer(self.diffusion_model, answer_ids, len(state.tokens))
@@ -203,10 +193,6 @@ class MosaTrainer(DiffusionTrainer):
             found = blocks_of_window(attention, len(example.prompt_ids), window, longest)
             blocks.append(open_block(found, state, beginning, random))
         return place_phrases(states, blocks, safe, harmful, in_blocks=True)
-
-    def _begins_harmless(self, state: ResponseState, random: np.random.Generator) -> bool:
-        """Whether a fully masked block stands behind the beginning of a harmless answer."""
-        return state.state == "fully_masked" and bool(random.random() < 0.5)
 
     def _phrase_positions(self, placed: Placed) -> Bool[Tensor, "N R"]:
         """The masked positions at which a phrase may be in each row."""
@@ -250,14 +236,15 @@ class MosaTrainer(DiffusionTrainer):
             harmful_loss_B = (bounded_BK * harmful.found).mean(dim=-1)
             losses_B = losses_B + config.harmful_weight * harmful_loss_B
 
-        found_B = safe.found.any(dim=-1) & harmful.found.any(dim=-1)
-        safe_B, harmful_B = _mean_found(safe.value, safe), _mean_found(harmful.value, harmful)
-        self.track("score_safe", safe_B, safe.found.any(dim=-1))
-        self.track("score_harmful", harmful_B, harmful.found.any(dim=-1))
-        self.track("reward", safe_B - harmful_B, found_B)
-        # 1-based, as in the settings
-        self.track("best_start", _mean_found(safe.best_start + 1, safe), safe.found.any(dim=-1))
-        self.track("scored_share", safe.found.any(dim=-1))
+        has_safe_B, has_harmful_B = safe.found.any(dim=-1), harmful.found.any(dim=-1)
+        safe_B = _reduce_positions(safe.value, safe.found, "mean")
+        harmful_B = _reduce_positions(harmful.value, harmful.found, "mean")
+        start_B = _reduce_positions(safe.best_start + 1.0, safe.found, "mean")  # from 1
+        self.track("score_safe", safe_B, has_safe_B)
+        self.track("score_harmful", harmful_B, has_harmful_B)
+        self.track("reward", safe_B - harmful_B, has_safe_B & has_harmful_B)
+        self.track("best_start", start_B, has_safe_B)
+        self.track("scored_share", has_safe_B)
         self._track_refusals(terms.likeliest, placed)
         return losses_B
 
@@ -338,15 +325,9 @@ class MosaTrainer(DiffusionTrainer):
         return config.benign_beta * kl_B
 
 
-def _mean_found(values: Tensor, scores: Scores) -> Float[Tensor, " B"]:
-    """Mean of each row over the phrases that had a place."""
-    found = scores.found.to(scores.value)
-    return (values * found).sum(dim=-1) / found.sum(dim=-1).clamp(min=1)
-
-
 def _reduce_positions(
     values: Float[Tensor, "B R"], counted: Bool[Tensor, "B R"], how: Literal["sum", "mean"]
 ) -> Float[Tensor, " B"]:
-    """Sum or mean of each row over its counted positions; 0 for a row without any."""
+    """Sum or mean of each row over its counted positions, or phrases; 0 for a row without any."""
     total = values.masked_fill(~counted, 0.0).sum(dim=-1)
     return total / counted.sum(dim=-1).clamp(min=1) if how == "mean" else total

@@ -116,36 +116,19 @@ class MosaConfig(AlignConfig):
     def check(self) -> None:
         """Raise UserError for a setting outside its range."""
         super().check()
-        require(self.window_start >= 1, "window_start", self.window_start, "at least 1")
-        require(
-            self.window_start <= self.response_length,
-            "window_start",
-            self.window_start,
-            f"at most response_length ({self.response_length})",
-        )
-        if self.window_end is not None:
-            require(
-                self.window_start <= self.window_end <= self.response_length,
-                "window_end",
-                self.window_end,
-                f"between window_start ({self.window_start}) and response_length "
-                f"({self.response_length})",
-            )
+        start, end, length = self.window_start, self.window_end, self.response_length
+        require(1 <= start <= length, "window_start", start, f"from 1 to response_length={length}")
+        if end is not None:
+            bounds = f"between window_start={start} and response_length={length}"
+            require(start <= end <= length, "window_end", end, bounds)
         elif self.breaker == "fill":
             raise UserError("The breaker fill needs a window to fill; set window_end.")
-        for name in (
-            "harmful_weight",
-            "beta",
-            "benign_beta",
-            "fully_masked_weight",
-            "random_reveal_weight",
-            "prefix_weight",
-            "harmful_margin",
-            "answer_margin",
-        ):
+        shares = ("fully_masked_weight", "random_reveal_weight", "prefix_weight")
+        terms = ("harmful_weight", "beta", "benign_beta", "harmful_margin", "answer_margin")
+        for name in (*shares, *terms):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        shares = self.fully_masked_weight + self.random_reveal_weight + self.prefix_weight
-        require(shares > 0, "fully_masked_weight", 0, "above 0 if no other state has a weight")
+        has_share = any(getattr(self, name) > 0 for name in shares)
+        require(has_share, "fully_masked_weight", 0, "above 0 if no other state has a weight")
         if self.breaker == "fill" and self.revealed != "free" and self.uses_contamination:
             raise UserError(
                 "The breaker fill needs starts that are free; set revealed=free or another breaker."

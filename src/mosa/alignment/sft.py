@@ -24,7 +24,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -116,7 +115,6 @@ class SftTrainer(DiffusionTrainer):
         model: DiffusionLM,
         args: SftConfig,
         train_dataset: Sequence[TrainingExample],
-        callbacks: list[transformers.TrainerCallback] | None = None,
         *,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
@@ -129,7 +127,7 @@ class SftTrainer(DiffusionTrainer):
         encoded = encode_examples(model, train_dataset, args.response_length)
         answers = [example.answer for example in train_dataset]
         self.answers = encode_answers(model, answers, args.response_length)
-        super().__init__(model, args, encoded, callbacks, optimizer=optimizer)
+        super().__init__(model, args, encoded, optimizer=optimizer)
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: SftConfig, data: TrainingData) -> SftTrainer:

@@ -125,7 +125,6 @@ class DiffusionTrainer(transformers.Trainer, ABC):
         model: DiffusionLM,
         args: AlignConfig,
         examples: Sequence[EncodedExample],
-        callbacks: list[transformers.TrainerCallback] | None = None,
         *,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
@@ -144,7 +143,6 @@ class DiffusionTrainer(transformers.Trainer, ABC):
             args=args,
             train_dataset=cast(torch.utils.data.Dataset, rows),
             data_collator=collate_prompts,
-            callbacks=callbacks,
             optimizers=(optimizer, None),
         )
         self.model_accepts_loss_kwargs = True

@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import transformers
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -110,7 +109,6 @@ class VrpoTrainer(DiffusionTrainer):
         args: VrpoConfig,
         train_dataset: Sequence[TrainingExample],
         judge: Judge | None = None,
-        callbacks: list[transformers.TrainerCallback] | None = None,
     ) -> None:
         if model.is_noise:
             raise UserError(
@@ -131,7 +129,7 @@ class VrpoTrainer(DiffusionTrainer):
             )
             self.pairs = list(zip(*sides, strict=True))
         frozen_head(model)  # raise a UserError now, not at the first step
-        super().__init__(model, args, encoded, callbacks)
+        super().__init__(model, args, encoded)
 
     @classmethod
     def from_data(cls, model: DiffusionLM, config: VrpoConfig, data: TrainingData) -> VrpoTrainer:

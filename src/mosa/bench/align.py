@@ -197,8 +197,11 @@ def bench_align(
         )
     setting = _setting(config, shape, device)
     notes: list[str] = []
+    num_projected = config.projected_steps
+    if num_projected is None:
+        num_projected = 0 if device.type == "cpu" else NUM_PROJECTED_STEPS
     with threads(config.threads):
-        tables = [_projection(setting, device, config)] if _num_projected(config, device) else []
+        tables = [_projection(setting, device, num_projected)] if num_projected else []
         names = [OURS] if config.against == "none" else [config.against, OURS]
         trainers = {name: trainer_of(name, setting, device, num_steps=1) for name in names}
         if len(names) > 1:
@@ -432,12 +435,6 @@ def _measured(
     return rows
 
 
-def _num_projected(config: AlignBenchConfig, device: torch.device) -> int:
-    if config.projected_steps is not None:
-        return config.projected_steps
-    return 0 if device.type == "cpu" else NUM_PROJECTED_STEPS
-
-
 class _StepTimes(transformers.TrainerCallback):
     """The time at which each update ended, with the work that it left to the device."""
 
@@ -451,11 +448,8 @@ class _StepTimes(transformers.TrainerCallback):
         self.times.append(time.perf_counter())
 
 
-def _projection(
-    setting: AlignSetting, device: torch.device, config: AlignBenchConfig
-) -> BenchTable:
+def _projection(setting: AlignSetting, device: torch.device, num_steps: int) -> BenchTable:
     """The paper's whole run, projected from the mean of some steps of a real one."""
-    num_steps = _num_projected(config, device)
     trainer = trainer_of(OURS, setting, device, num_steps=NUM_WARMUP_STEPS + num_steps)
     times = _StepTimes(device)
     trainer.add_callback(times)

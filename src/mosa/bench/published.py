@@ -196,25 +196,6 @@ class WholePrefix:
         ).logits
 
 
-class OpenBlock:
-    """The network on the open block of one row; the blocks before it are kept when it opens."""
-
-    def __init__(self, model: DiffusionLM) -> None:
-        self._kept = KeptKeys(model)
-        self._block_length = model.attention.block_length
-
-    @property
-    def num_calls(self) -> int:
-        return self._kept.num_calls
-
-    def __call__(self, tokens: Int[Tensor, "1 n"]) -> Float[Tensor, "1 K V"]:
-        assert self._block_length is not None
-        begin = tokens.shape[1] - self._block_length
-        if self._kept.num_tokens < begin:
-            self._kept.keep(tokens[:, self._kept.num_tokens : begin])
-        return self._kept.logits_of(tokens[:, begin:])
-
-
 class KeptKeys:
     """Keys and values of what is written, in the cache of the transformers library."""
 
@@ -250,3 +231,14 @@ class KeptKeys:
             past_key_values=self._cache,
             use_cache=True,
         ).logits
+
+
+class OpenBlock(KeptKeys):
+    """The network on the open block of one row; the blocks before it are kept when it opens."""
+
+    def __call__(self, tokens: Int[Tensor, "1 n"]) -> Float[Tensor, "1 K V"]:
+        assert self._model.attention.block_length is not None
+        begin = tokens.shape[1] - self._model.attention.block_length
+        if self.num_tokens < begin:
+            self.keep(tokens[:, self.num_tokens : begin])
+        return self.logits_of(tokens[:, begin:])
