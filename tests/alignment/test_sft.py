@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 
 import mosa.alignment.sft
 from mosa.alignment import SftConfig, SftTrainer, add_adapter, head_loss
-from mosa.alignment.likelihood import masked_cross_entropy
 from mosa.alignment.states import anchored_answer, masked_answer
 from mosa.data import TrainingExample
 
@@ -35,15 +34,15 @@ def settings(**changes: Any) -> SftConfig:
     return SftConfig(**{**BASE, **changes})
 
 
-def test_loss_by_hand():
-    """Four positions, two masked at t = 0.5 with p = 1/2 and 1/4: (ln 2 + ln 4) / 0.5 / 4."""
-    loss = masked_cross_entropy(
-        torch.tensor([[0.5, 0.25, 0.1, 0.1]]).log(),
-        torch.tensor([[True, True, False, False]]),
-        torch.tensor([0.5]),
-        torch.tensor([4.0]),
-    )
-    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 0.5 / 4)
+def test_loss_by_hand(harmful, tmp_path):
+    """All R positions masked (t = 1), and every token has 1/V: R ln V / 1 / R."""
+    model = tiny_model()
+    config = settings(output_dir=str(tmp_path), full_mask_share=1.0)
+    trainer = SftTrainer(model, config, harmful)
+    with torch.no_grad():
+        model.network.get_parameter("lm_head.weight").zero_()
+        losses = trainer.example_losses(model.network, [0, 3])
+    assert losses.tolist() == pytest.approx([math.log(model.vocab_size)] * 2)
 
 
 def test_masks_follow_the_ratio():

@@ -197,7 +197,7 @@ def test_shares_of_a_limit(tiny, tiny_llada, name):
     """
     setting = setting_of(tiny)
     filled = sampler.contestant(name, setting, tiny_llada)()
-    limit = common.Limit(flops=1e6, bytes=1e6)
+    limit = {"compute": 1e6, "bandwidth": 1e6}
     shares = sampler._limit_shares(limit, tiny_llada, setting, name, filled, 2.0)
     num_logits = 18 if name == "reference" else 2
     assert shares["compute"] == 6 * 3 * common.forward_flop(tiny_llada, 1, 18, num_logits) / 2e6

@@ -119,10 +119,13 @@ def test_a_changed_option_is_another_decoder(probe_file):
             {"name": "remask_below", "threshold": 1.5, "max_taken_back": 1},
             ("threshold", 1.5),
         ),
-        ({"name": "remask_below", "threshold": "high", "max_taken_back": 1}, ("threshold", "high")),
+        (
+            {"name": "remask_below", "threshold": "high", "max_taken_back": 1},
+            ("threshold", "float"),
+        ),
         (
             {"name": "remask_below", "threshold": 0.5, "max_taken_back": 0.5},
-            ("max_taken_back", 0.5),
+            ("max_taken_back", "int"),
         ),
         ({"name": "stochastic_annealing", "steps": 1}, ("steps", "stochastic_annealing", 1)),
         ({"name": "linear_probe", "file": "/absent", "layer": 1, "threshold": 0}, ("/absent",)),

@@ -31,21 +31,6 @@ def masked_log_likelihood(
     return log_probs.masked_fill(~masked, 0.0).sum(dim=-1) / mask_ratio
 
 
-def masked_cross_entropy(
-    log_probs: Float[Tensor, "B R"],
-    masked: Bool[Tensor, "B R"],
-    mask_ratio: Float[Tensor, " B"],
-    lengths: Float[Tensor, " B"],
-) -> Float[Tensor, " B"]:
-    """Masked-diffusion loss of each row: sum over masked positions of -log p / t, per position.
-
-    LLaDA (arXiv 2502.09992, eq. 5; GUIDELINES.md: cross-entropy over the mask ratio t, averaged
-    over the answer's length, end-of-text padding included). `log_probs` are those of the answer's
-    tokens; `lengths` are the answers' lengths.
-    """
-    return -masked_log_likelihood(log_probs, masked, mask_ratio) / lengths
-
-
 def maskings(
     model: DiffusionLM,
     answer_ids: Sequence[int],

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mosa.alignment.config import AlignConfig, Need, require
 from mosa.alignment.head_loss import flat_indices, token_log_probs
-from mosa.alignment.likelihood import masked_cross_entropy
+from mosa.alignment.likelihood import masked_log_likelihood
 from mosa.alignment.phrases import read_phrases
 from mosa.alignment.states import (
     MIN_MASK_RATIO,
@@ -187,14 +187,14 @@ class SftTrainer(DiffusionTrainer):
         self.track(
             "accuracy", is_right_BR.sum(dim=-1) / num_scored_B.clamp(min=1), num_scored_B > 0
         )
-        losses_B = masked_cross_entropy(
+        likelihood_B = masked_log_likelihood(
             log_probs_N.new_zeros(scored_BR.shape).masked_scatter(scored_BR, log_probs_N),
             scored_BR,
             torch.tensor(
                 [1.0 if diffusion.is_noise else state.mask_ratio for state in states], device=device
             ),
-            torch.tensor(lengths, dtype=log_probs_N.dtype, device=device),
         )
+        losses_B = -likelihood_B / torch.tensor(lengths, dtype=log_probs_N.dtype, device=device)
         self.track("loss_per_token", losses_B)
         return losses_B
 

@@ -43,14 +43,12 @@ from mosa.bench.common import (
     Environment,
     ModelBenchConfig,
     Shape,
-    Tell,
     bench_model,
     check_counts,
     peak_memory,
     profile_table,
     shape_named,
     side_by_side,
-    silent,
     synchronize,
     threads,
     world_requests,
@@ -58,7 +56,7 @@ from mosa.bench.common import (
 from mosa.data import TrainingExample
 from mosa.families import DiffusionLM
 from mosa.testbed import world_of
-from mosa.types import Prompt, UserError
+from mosa.types import Prompt, Tell, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -94,8 +92,6 @@ class AlignBenchConfig(ModelBenchConfig):
     """Prompt tokens of a row, drawn at random; null takes 64, for the testbed its requests."""
     length: int | None = None
     """Response tokens; null takes the settings'."""
-    activation_checkpointing: bool = False
-    """Whether the backward pass computes layers again, to save memory."""
     repeats: int = 3
     """Rounds in which each contestant has one turn."""
     projected_steps: int | None = None
@@ -182,7 +178,7 @@ def bench_align(
     config: AlignBenchConfig,
     *,
     command: str = "mosa bench align",
-    tell: Tell = silent,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Times our training step beside the plain one, and projects the paper's run from it.
 
@@ -217,7 +213,7 @@ def bench_align(
 
 
 def _setting(config: AlignBenchConfig, shape: Shape, device: torch.device) -> AlignSetting:
-    overrides: dict[str, Any] = {"activation_checkpointing": config.activation_checkpointing}
+    overrides: dict[str, Any] = {}
     if config.length is not None:
         overrides["response_length"] = config.length
     if device.type == "cpu":

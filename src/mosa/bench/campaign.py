@@ -28,12 +28,10 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
-    Tell,
     check_counts,
     growth,
     in_own_process,
     peak_resident,
-    silent,
 )
 from mosa.denoising import DecoderConfig, OnStep
 from mosa.evidence.figures import figures_of
@@ -49,9 +47,11 @@ from mosa.types import (
     Behavior,
     CaseSet,
     Response,
+    Tell,
     UserError,
     Verdict,
     prompt_turns,
+    tell_nobody,
 )
 from mosa.worker import Tally, Work
 from mosa.world.world import DEVICES, MANNERS
@@ -203,7 +203,7 @@ def bench_campaign(
     config: CampaignBenchConfig,
     *,
     command: str = "mosa bench campaign",
-    tell: Tell = silent,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Measures every kind at every size, and says how the cost of an attempt grows."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}

@@ -387,25 +387,16 @@ def _stages(events: Sequence[Any], time: str) -> list[tuple[str, float, int]]:
 # --- limits of a device ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What a device can do at most."""
-
-    flops: float
-    """Dense bfloat16 floating-point operations per second."""
-    bytes: float
-    """Bytes read from its memory per second."""
-
-
-LIMITS: dict[str, Limit] = {
-    "H200": Limit(989e12, 4.8e12),
-    "H100 80GB HBM3": Limit(989e12, 3.35e12),
+LIMITS = {
+    "H200": {"compute": 989e12, "bandwidth": 4.8e12},
+    "H100 80GB HBM3": {"compute": 989e12, "bandwidth": 3.35e12},
 }
-"""By a piece of the device's name; from the makers' data sheets."""
+"""What a device can do at most in a second, by a piece of its name: dense bfloat16 floating-point
+operations, and bytes read from its memory. From the makers' data sheets."""
 
 
-def limit_of(device: torch.device) -> Limit | None:
-    """The limits of a device, where they are known."""
+def limit_of(device: torch.device) -> dict[str, float] | None:
+    """The entry of `LIMITS` for a device, if there is one."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -534,14 +525,6 @@ class BenchResult:
                 write_sealed(path, content)
 
 
-Tell = Callable[[str, int, int], object]
-"""Takes a line on a part that is done, how many are, and of how many."""
-
-
-def silent(told: str, done: int, total: int) -> None:
-    """Tell nothing."""
-
-
 @dataclass(frozen=True)
 class Bench:
     """A benchmark, as `mosa bench NAME` runs it."""
@@ -549,7 +532,7 @@ class Bench:
     config_class: type
     run: Callable[..., BenchResult]
     """Of the config, `decoder` (the settings of the decoder that were given, where it has such),
-    `command`, and `tell`."""
+    `command`, and `tell`, which hears of each part that is done."""
     decoder_settings: Collection[str] = ()
     """The fields of `DecoderConfig` that are options too."""
 

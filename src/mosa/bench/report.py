@@ -24,18 +24,26 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
-    Tell,
     forget_peak,
     growth,
     in_own_process,
     peak_resident,
-    silent,
 )
 from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.page import write_page
 from mosa.runs.records import Outcome, SubjectRecord, Task
 from mosa.runs.store import Run
-from mosa.types import Attempt, Behavior, Budget, CaseSet, Response, UserError, Verdict
+from mosa.types import (
+    Attempt,
+    Behavior,
+    Budget,
+    CaseSet,
+    Response,
+    Tell,
+    UserError,
+    Verdict,
+    tell_nobody,
+)
 
 SUBJECTS = ("a", "b", "c", "d")
 SET = "made up"
@@ -70,7 +78,7 @@ def bench_report(
     config: ReportBenchConfig,
     *,
     command: str = "mosa bench report",
-    tell: Tell = silent,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Builds a report of every size, and says how the cost of an attempt grows."""
     rows = []

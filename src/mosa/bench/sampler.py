@@ -24,10 +24,8 @@ from mosa.bench.common import (
     BenchResult,
     BenchTable,
     Environment,
-    Limit,
     ModelBenchConfig,
     Shape,
-    Tell,
     bench_canvas,
     bench_model,
     check_counts,
@@ -37,14 +35,13 @@ from mosa.bench.common import (
     profile_table,
     shape_named,
     side_by_side,
-    silent,
     threads,
 )
 from mosa.bench.published import Filled, published_loop
 from mosa.denoising import Canvas, sample
 from mosa.denoising.config import APPROXIMATE_SETTINGS, DecoderConfig
 from mosa.families import DiffusionLM
-from mosa.types import UserError
+from mosa.types import Tell, UserError, tell_nobody
 from mosa.worker import device_of
 
 OURS = "mosa"
@@ -156,7 +153,7 @@ def bench_sampler(
     decoder: Mapping[str, Any] | None = None,
     *,
     command: str = "mosa bench sampler",
-    tell: Tell = silent,
+    tell: Tell = tell_nobody,
 ) -> BenchResult:
     """Times our sampler, with the `decoder` fields given, and what it is compared with.
 
@@ -278,7 +275,7 @@ def prepared(name: str, setting: Setting) -> Callable[[], Filled]:
 
 
 def _limit_shares(
-    limit: Limit | None,
+    limit: Mapping[str, float] | None,
     model: DiffusionLM,
     setting: Setting,
     name: str,
@@ -298,13 +295,12 @@ def _limit_shares(
     else:  # no padding, and logits for masks alone: on average about half of the active block
         length = int(attended_BL.sum()) // setting.batch
         num_logits = max(1, (setting.decoder.block_length or length) // 2)
-    flop = filled.num_row_passes * forward_flop(model, 1, length, num_logits)
     size = sum(weight.numel() * weight.itemsize for weight in model.network.parameters())
-    read = filled.num_forward_passes * size
-    return {
-        "compute": flop / seconds / limit.flops,
-        "bandwidth": read / seconds / limit.bytes,
+    needed = {
+        "compute": filled.num_row_passes * forward_flop(model, 1, length, num_logits),
+        "bandwidth": filled.num_forward_passes * size,
     }
+    return {name: needed[name] / seconds / most for name, most in limit.items()}
 
 
 BENCH = Bench(

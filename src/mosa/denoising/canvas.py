@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -74,7 +74,12 @@ class Canvas:
                     "attention_mask belongs to prompts given as token ids; leave it out, as text "
                     "prompts are padded and masked here."
                 )
-            ids_BP, real_BP = _encoded(model, prompts, system)
+            if not prompts:
+                raise UserError("There is no prompt; give at least one.")
+            given = each_prompt(prompts)
+            if system is not None:
+                given = [dialogue(prompt, system) for prompt in given]
+            ids_BP, real_BP = left_padded(map(model.encode, given), model.pad_token_id)
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} leaves no response; use 1 or more.")
         check_fits(model, int(real_BP.sum(dim=1).max()), max_new_tokens)
@@ -172,7 +177,7 @@ def check_fits(model: DiffusionLM, num_prompt: int, num_response: int) -> None:
 
 
 def left_padded(
-    rows: Sequence[Sequence[int]], pad: int
+    rows: Iterable[Sequence[int]], pad: int
 ) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
     """Rows of ids side by side, and where they are."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
@@ -186,18 +191,6 @@ def each_prompt(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str | Mapping) or isinstance(prompts[0], Message | Mapping):
         return [cast(Prompt, prompts)]
     return list(cast(Sequence[Prompt], prompts))
-
-
-def _encoded(
-    model: DiffusionLM, prompts: Prompt | Sequence[Prompt], system: str | None
-) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    if not prompts:
-        raise UserError("There is no prompt; give at least one.")
-    given = each_prompt(prompts)
-    rows = [
-        model.encode(prompt if system is None else dialogue(prompt, system)) for prompt in given
-    ]
-    return left_padded(rows, model.pad_token_id)
 
 
 def _left_aligned(

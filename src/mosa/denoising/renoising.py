@@ -132,8 +132,7 @@ class NoiseDenoiser:
     """
 
     def __init__(self, model: DiffusionLM, num_slots: int) -> None:
-        if num_slots < 1:
-            raise UserError(f"num_slots must be at least 1, not {num_slots}.")
+        assert num_slots >= 1
         self.model = model
         self.num_slots = num_slots
         self._waiting: deque[NoiseRow] = deque()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,8 +273,8 @@ def head_counts(
     heads: str = "num_attention_heads",
     kv_heads: str = "num_key_value_heads",
 ) -> dict[str, Any]:
-    """Width, heads, and heads of keys and values (null: as many as heads), by the names that the
-    library's configs have for them; the arguments are those of config.json.
+    """Width, heads, heads of keys and values (null: as many as heads) and the share of a head, by
+    the names that the library's configs have for them; the arguments are those of config.json.
 
     UserError where one does not divide the one before it.
     """
@@ -285,8 +285,9 @@ def head_counts(
             f"{name}={count}" for name, count in zip((width, heads, kv_heads), counts, strict=True)
         )
         raise UserError(f"config.json sets {named}; each must divide the one before it.")
-    names = ("hidden_size", "num_attention_heads", "num_key_value_heads")
-    return dict(zip(names, counts, strict=True))
+    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    # Not all configs declare the last, but their networks read it.
+    return dict(zip(names, (*counts, counts[0] // counts[1]), strict=True))
 
 
 def common_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -396,7 +397,9 @@ class DiffusionLM:
 
     def __repr__(self) -> str:
         """What it is, in one line: name, family, size, number format, adapter, device."""
-        parts = [self.family.name, f"{_in_millions(self.network.parameters())} parameters"]
+        total = sum(parameter.numel() for parameter in self.network.parameters())
+        size = f"{total / 1e9:.2f}B" if total >= 1e9 else f"{total / 1e6:.2f}M"
+        parts = [self.family.name, f"{size} parameters"]
         parts += [f"{str(self.dtype).removeprefix('torch.')} on {self.device}"]
         return f"<DiffusionLM {self.label}: {', '.join(parts)}>"
 
@@ -655,14 +658,14 @@ class DiffusionLM:
         """The same for blocks of the response, each behind those before it as they are written."""
         assert not self.family.logits_shifted, "no block-causal family here is shifted"
         real_BL = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
-        twice = by_block(
+        tokens_BN, position_BN, sees_BNN, offset = by_block(
             self.attention, input_ids, written, real_BL, response_start, self.mask_token_id
         )
         return {
-            "input_ids": twice.tokens,
-            "attention_mask": self._as_library_mask(twice.mask),
-            "position_ids": twice.position_ids,
-            "logits_to_keep": positions + twice.offset,
+            "input_ids": tokens_BN,
+            "attention_mask": self._as_library_mask(sees_BNN),
+            "position_ids": position_BN,
+            "logits_to_keep": positions + offset,
         }
 
     def _of_canvases(
@@ -1008,12 +1011,6 @@ class DiffusionLM:
             tokenizer=self.tokenizer,
             max_shard_size=max_shard_size,
         )
-
-
-def _in_millions(parameters: Iterable[Tensor]) -> str:
-    """How many numbers there are, for example 0.97M or 8.02B."""
-    total = sum(parameter.numel() for parameter in parameters)
-    return f"{total / 1e9:.2f}B" if total >= 1e9 else f"{total / 1e6:.2f}M"
 
 
 @contextmanager

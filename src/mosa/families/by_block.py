@@ -15,25 +15,11 @@ with masks; a block of the latter sees itself, and the written blocks before it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mosa.families.attention import AttentionPattern
-
-
-@dataclass(frozen=True)
-class ByBlock:
-    """A canvas twice: as it is written, then from its open blocks on with its masks."""
-
-    tokens: Int[Tensor, "B N"]
-    position_ids: Int[Tensor, "B N"]
-    mask: Bool[Tensor, "B 1 N N"]
-    """Which key (last) each query sees."""
-    offset: int
-    """What a column of the canvas counts more in the part with masks."""
 
 
 def first_masked_column(attention: AttentionPattern, response_start: int) -> int:
@@ -49,8 +35,9 @@ def by_block(
     real: Bool[Tensor, "B L"],
     response_start: int,
     mask_token_id: int,
-) -> ByBlock:
-    """Both parts of every row; the part with masks begins with the first block of the response.
+) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"], Bool[Tensor, "B 1 N N"], int]:
+    """Both parts of every row, the one with masks from the first block of the response on: tokens,
+    position ids, which key (last) each query sees, and what a column counts more in that part.
 
     Where the last block is a whole one, masks behind the canvas fill it up, as in the sampler.
     """
@@ -76,4 +63,4 @@ def by_block(
     sees_BNN &= real_BN[:, None, :]
     # Padding sees itself, so that nothing is undefined.
     sees_BNN |= torch.eye(tokens_BN.shape[1], dtype=torch.bool, device=masked.device)
-    return ByBlock(tokens_BN, position_BN, sees_BNN[:, None], num_written - first)
+    return tokens_BN, position_BN, sees_BNN[:, None], num_written - first

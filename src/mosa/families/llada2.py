@@ -43,12 +43,9 @@ def _network_config(config: Mapping[str, Any]) -> Glm4MoeConfig:
             "checkpoint that chooses them token by token, such as LLaDA2.0 or LLaDA2.1."
         )
     common, counts = common_fields(config), head_counts(config)
-    if config["head_dim"] is None:
-        head_dim = counts["hidden_size"] // counts["num_attention_heads"]
-    else:
-        head_dim = positive_int(config, "head_dim")
-    counts["head_dim"] = head_dim  # not declared, but the network reads it
-    common["rope_parameters"]["partial_rotary_factor"] = _turned_share(config, head_dim)
+    if config["head_dim"] is not None:
+        counts["head_dim"] = positive_int(config, "head_dim")
+    common["rope_parameters"]["partial_rotary_factor"] = _turned_share(config, counts["head_dim"])
     experts, chosen = expert_counts(config)
     _check_groups(config, experts, chosen)
     expert_width = positive_int(config, "moe_intermediate_size")

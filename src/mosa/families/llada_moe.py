@@ -34,8 +34,6 @@ def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
     experts, chosen = expert_counts(config)
     dense = _dense_layers(config)
     expert_width = positive_int(config, "expert_intermediate_size")
-    # Not declared, but the network reads it.
-    counts["head_dim"] = counts["hidden_size"] // counts["num_attention_heads"]
     return Qwen3MoeConfig(
         **common_fields(config),
         **counts,

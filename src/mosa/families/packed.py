@@ -156,7 +156,10 @@ def packed_hidden_states(
     query_index = None if queries is None else queries.index
     if visible is None:
         visible = Visible(lengths, (0,) * len(lengths), to_all=walk.attention.is_full)
-    place_Q = None if visible.to_all else _places_in_rows(lengths, visible.shifts, device)
+    place_Q = None
+    if not visible.to_all:  # places of the packed tokens, counted from the begin of the first block
+        ranges = [torch.arange(s, s + n) for n, s in zip(lengths, visible.shifts, strict=True)]
+        place_Q = torch.cat(ranges).to(device, non_blocking=True)
     if queries is not None:
         tokens, rotary = tokens[queries.index], rotary[queries.index]
         place_Q = None if place_Q is None else place_Q[queries.index]
@@ -198,14 +201,6 @@ def packed_hidden_states(
         if hidden is not None and number + 1 in hidden:
             hidden[number + 1] = states
     return _norm(body.norm, states)
-
-
-def _places_in_rows(
-    lengths: tuple[int, ...], shifts: tuple[int, ...], device: torch.device
-) -> Int[Tensor, " T"]:
-    """The place of each packed token in its row, counted from the begin of its first block."""
-    ranges = [torch.arange(s, s + n) for n, s in zip(lengths, shifts, strict=True)]
-    return torch.cat(ranges).to(device, non_blocking=True)
 
 
 def _heads(projection: nn.Module, states: Tensor, head_dim: int) -> Tensor:

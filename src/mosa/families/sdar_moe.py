@@ -29,7 +29,7 @@ from mosa.families.base import (
 def _network_config(config: Mapping[str, Any]) -> Qwen3MoeConfig:
     experts, chosen = expert_counts(config)
     counts = head_counts(config)
-    counts["head_dim"] = positive_int(config, "head_dim")  # not declared, but the network reads it
+    counts["head_dim"] = positive_int(config, "head_dim")
     return Qwen3MoeConfig(
         **common_fields(config),
         **counts,

@@ -175,7 +175,7 @@ def rendered(
     """
     said = [(turn["role"], words) for turn in turns for words in _texts_of(turn)]
     context = {
-        **{name: str(token) for name, token in _special_tokens(tokenizer).items()},
+        **{n: str(t) for n, t in tokenizer.special_tokens_map.items() if not isinstance(t, list)},
         "messages": [dict(turn) for turn in turns],
         "tools": None,
         "documents": None,
@@ -215,12 +215,3 @@ def _texts_of(turn: Mapping[str, Any]) -> list[str]:
         last = max((i for i, text in enumerate(texts) if "</think>" in text), default=0)
         texts = [texts[last].rpartition("</think>")[2], *texts[last + 1 :]]
     return texts
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> Mapping[str, Any]:
-    """Names such as bos_token -> how they are spelled."""
-    return {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if not isinstance(token, list)
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from mosa.denoising.rules.anchor_first import AnchorFirst
 from mosa.denoising.rules.base import (
@@ -36,6 +36,7 @@ from mosa.denoising.rules.orders import (
 from mosa.denoising.rules.remask_below import RemaskBelow
 from mosa.denoising.rules.renoise import Renoise
 from mosa.denoising.rules.stochastic_annealing import StochasticAnnealing
+from mosa.inputs import checked
 from mosa.types import UserError
 
 RULES: dict[str, type[Rule]] = {
@@ -86,24 +87,9 @@ def rule_from_dict(record: Mapping[str, Any]) -> Rule:
     ]
     if missing:
         raise UserError(f"The rule {name} needs the option {missing[0]!r}.")
-    return RULES[name](
-        **{f.name: _option(name, f, options[f.name]) for f in fields if f.name in options}
-    )
-
-
-_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
-    "float": ((int, float), "a number"),
-    "int": ((int,), "a whole number"),
-    "str": ((str,), "text"),
-}
-
-
-def _option(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
-    """The value of an option, checked for its kind; 1 and 1.0 are one number, and one hash."""
-    kinds, word = _KINDS.get(field.type, ((object,), ""))
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise UserError(f"{field.name} of {name} must be {word}, not {value!r}.")
-    return float(value) if field.type == "float" else value
+    kinds = get_type_hints(RULES[name])
+    # 1 and 1.0 are one number, and one hash.
+    return RULES[name](**{o: checked(v, kinds[o], f"{o} of {name}") for o, v in options.items()})
 
 
 __all__ = [
