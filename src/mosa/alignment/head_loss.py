@@ -157,15 +157,8 @@ def head_terms(
         grid = values_N.new_full((policy.shape[0] * policy.shape[1], *values_N.shape[1:]), fill)
         return grid.index_copy(0, index_N, values_N).unflatten(0, policy.shape[:2])
 
-    kl, log_probs, target, of_reference, target_of_reference, likeliest = zip(*answers, strict=True)
-    return HeadTerms(
-        spread(kl),
-        spread(log_probs),
-        spread(target),
-        spread(of_reference),
-        spread(target_of_reference),
-        spread(likeliest, fill=-1),
-    )
+    *terms, likeliest = zip(*answers, strict=True)
+    return HeadTerms(*map(spread, terms), spread(likeliest, fill=-1))
 
 
 def flat_indices(where: Bool[Tensor, "B R"]) -> Int[Tensor, " N"]:

@@ -122,8 +122,6 @@ class MosaTrainer(DiffusionTrainer):
     def harmful_losses(self, model: nn.Module, indices: list[int]) -> Float[Tensor, " B"]:
         """Reward and KL of each harmful prompt, as a loss."""
         config, device = self.config, self.args.device
-        examples = [self.examples[i] for i in indices]
-
         # 1. Draw a state and phrases for every prompt, and list what its positions need.
         placed = self.draw(indices)
         answer_NR = self._answer_positions(placed)
@@ -136,7 +134,7 @@ class MosaTrainer(DiffusionTrainer):
         )
 
         # 2. One reference pass with the adapter off, one policy pass, and the head where needed.
-        prompts = [examples[prompt].prompt_ids for prompt in placed.prompt_of_row]
+        prompts = [self.examples[indices[i]].prompt_ids for i in placed.prompt_of_row]
         terms = self.terms(
             model, prompts, placed.states, asked, with_reference=config.uses_reference
         )

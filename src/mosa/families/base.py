@@ -630,7 +630,8 @@ class DiffusionLM:
         response_start: int | None,
     ) -> dict[str, Any]:
         """What the library's forward pass takes to answer for rows as they are."""
-        position_ids, mask = None, real  # of which the library makes one that looks both ways
+        position_ids = None
+        mask = real  # the library makes one of it that looks both ways, padding aside
         if not self.attention.is_full:
             real_BL = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
             mask = self._as_library_mask(self.attention.mask(real_BL, response_start))
@@ -658,12 +659,12 @@ class DiffusionLM:
         """The same for blocks of the response, each behind those before it as they are written."""
         assert not self.family.logits_shifted, "no block-causal family here is shifted"
         real_BL = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
-        tokens_BN, position_BN, sees_BNN, offset = by_block(
+        tokens_BN, position_BN, mask_B1NN, offset = by_block(
             self.attention, input_ids, written, real_BL, response_start, self.mask_token_id
         )
         return {
             "input_ids": tokens_BN,
-            "attention_mask": self._as_library_mask(sees_BNN),
+            "attention_mask": self._as_library_mask(mask_B1NN),
             "position_ids": position_BN,
             "logits_to_keep": positions + offset,
         }

@@ -93,13 +93,12 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
             raise _wrong(folder, name, pattern, "a table")
         for value in pattern.values():
             _check_number(folder, name, value, whole=whole)
-    for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+    modules = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")
+    for name in (*modules, "target_parameters"):
         value = settings.get(name)
-        if not (value is None or isinstance(value, str) or _are_texts(value)):
-            raise _wrong(folder, name, value, "names of modules")
-    value = settings.get("target_parameters")
-    if not (value is None or _are_texts(value)):
-        raise _wrong(folder, "target_parameters", value, "names of parameters")
+        are_texts = isinstance(value, list) and all(isinstance(part, str) for part in value)
+        if not (value is None or are_texts or (isinstance(value, str) and name in modules)):
+            raise _wrong(folder, name, value, "a list of names")
     return settings
 
 
@@ -275,10 +274,6 @@ def _check_number(folder: Path, name: str, value: Any, *, whole: bool = False) -
     if not is_number or not math.isfinite(value) or not 0 < value <= MOST_ALPHA:
         kind = "whole number" if whole else "number"
         raise _wrong(folder, name, value, f"a {kind} above 0, at most {MOST_ALPHA:,}")
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
 def _wrong(folder: Path, name: str, value: Any, meant: str) -> UserError:
