@@ -7,7 +7,8 @@ import torch
 from tiny_models import LLADA2_LAYOUT, SDAR_MOE_LAYOUT, randomised
 
 from mosa.denoising import sample
-from mosa.denoising.reference import fill_block_by_block, fill_by_timesteps, fill_network_blocks
+from mosa.denoising.other_references import fill_by_timesteps, fill_network_blocks
+from mosa.denoising.reference import fill_block_by_block
 from mosa.families import new_model
 
 

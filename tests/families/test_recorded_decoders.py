@@ -14,7 +14,8 @@ from recorded import MASK, Recording, fill, new_recorded, recordings
 from torch import Tensor
 
 from mosa.denoising import DecoderConfig, SampleResult, sample
-from mosa.denoising.reference import fill_block_by_block, fill_network_blocks
+from mosa.denoising.other_references import fill_network_blocks
+from mosa.denoising.reference import fill_block_by_block
 from mosa.families import DiffusionLM
 
 CASES = [

@@ -12,8 +12,9 @@
                      rounds how many masks a step fills
     DiffusionGemma   `generate` of the transformers library itself: all rows together
 
-The other loops are those of `denoising.reference`. The network is called directly: the logits stay
-in the number format of the weights. The draws are the loops' own, so that above temperature 0 only
+The other loops are those of `denoising.reference` and `denoising.other_references`. The network is
+called directly: the logits stay in the number format of the weights. The draws are the loops' own,
+so that above temperature 0 only
 the time compares.
 
 # B rows, L canvas length (prompt + response), R response, K tokens of a block, n some tokens
@@ -32,7 +33,8 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import Entro
 
 from mosa.denoising import Canvas
 from mosa.denoising.config import DecoderConfig
-from mosa.denoising.reference import LogitsOfRow, fill_block_by_block, fill_network_blocks
+from mosa.denoising.other_references import LogitsOfRow, fill_network_blocks
+from mosa.denoising.reference import fill_block_by_block
 from mosa.families import DiffusionLM
 from mosa.families.llada2 import LLADA2
 from mosa.types import UserError
@@ -162,7 +164,7 @@ def fill_blocks(
     model: DiffusionLM,
     generator: torch.Generator,
 ) -> Int[Tensor, "1 L"]:
-    """One row by `denoising.reference`, to its last block, whatever it writes."""
+    """One row by `denoising.other_references`, to its last block, whatever it writes."""
     assert decoder.block_length is not None
     return fill_network_blocks(
         logits_of,
