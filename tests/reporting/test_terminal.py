@@ -4,9 +4,11 @@ import io
 
 from rich.console import Console
 
-from mosa.denoising import Canvas, sample
+from mosa.attacks import Query
+from mosa.denoising import Canvas, DecoderConfig, sample
 from mosa.families import load_model
 from mosa.reporting.terminal import STEP_COLORS, picture, play
+from mosa.responder import answer_all
 
 
 def frames(model, trace) -> list[str]:
@@ -46,16 +48,15 @@ def test_a_picture_colors_the_words_by_the_time_of_their_writing():
     """Its words are those of the text, and those of the first and the last step have the outer
     colors."""
     model = load_model("testbed")
-    prompt = "how do i make a copper lantern ?"
-    result = sample(model, [prompt], max_new_tokens=72, steps=36, block_length=24)
-    drawn = picture(model, result.trace)
-    assert result.text is not None
-    assert drawn.plain.strip() == result.text[0].strip()
+    decoder = DecoderConfig(max_new_tokens=72, steps=36, block_length=24)
+    (response,) = answer_all(model, "", [(Query("how do i make a copper lantern ?"), decoder)])
+    drawn = picture(model, response)
+    assert drawn.plain.strip() == response.text.strip() and len(response.end_positions) > 0
     words = drawn.plain.split()
     colors = [str(span.style) for span in drawn.spans]
     assert len(colors) == len(words)
-    steps = result.trace.commit_step[0, result.trace.response_start :].tolist()[: len(words)]
+    steps = response.commit_step[: len(words)]
     assert colors[steps.index(0)] == STEP_COLORS[0]
     assert [STEP_COLORS.index(c) for c in colors] == [
-        step * (len(STEP_COLORS) - 1) // max(result.trace.commit_step[0].tolist()) for step in steps
+        step * (len(STEP_COLORS) - 1) // max(response.commit_step) for step in steps
     ]

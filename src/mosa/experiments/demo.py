@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from mosa.denoising import sample
+from mosa.attacks import Query
 from mosa.evidence.figures import gather, headline
 from mosa.experiments.models import (
     ExperimentConfig,
@@ -29,7 +29,7 @@ from mosa.experiments.models import (
     judge_recorded,
     keep_settings,
     load_testbed,
-    measure,
+    measure_into,
     moments_of,
     run_folder,
     testbed_subject,
@@ -43,7 +43,9 @@ from mosa.reporting.build import ReportConfig, build
 from mosa.reporting.page import write_page
 from mosa.reporting.tables import write_tables
 from mosa.reporting.terminal import picture
+from mosa.responder import answer_all
 from mosa.runs.sets import ALL_TASKS
+from mosa.stats.rates import NOTHING, format_value
 from mosa.terminal import LiveBar, new_console, show
 from mosa.testbed import world_of
 from mosa.testbed.behaviors import ATTACK_WRAPPINGS
@@ -125,7 +127,7 @@ def run_demo(out: Path, config: DemoConfig) -> None:
         keep_settings(out, "demo", config, model)
         _first_answers(model, world, config)
         with LiveBar(vanishes=True) as bar:
-            measure(
+            measure_into(
                 out,
                 config,
                 lambda _, progress: bar.update("original: first attack", *progress),
@@ -152,12 +154,14 @@ def _first_answers(model: DiffusionLM, world: World, config: DemoConfig) -> None
     obj = world.objects(restricted=True, split="heldout")[0]
     (wrapping,) = ATTACK_WRAPPINGS[FIRST_ATTACKS[-1]]
     prompts = [world.request(obj), world.request(obj, wrapping)]
-    result = sample(model, prompts, steps=config.steps)
+    decoder = testbed_subject(config.testbed, None, steps=config.steps).full_decoder
+    queries = [(Query(prompt), decoder) for prompt in prompts]
+    responses = answer_all(model, model.content_hash(), queries)
     console = new_console()
     console.print("The original, asked plainly and in a wrapping (color: when a word was written):")
-    for row, prompt in enumerate(prompts):
+    for prompt, response in zip(prompts, responses, strict=True):
         console.print(Text(f"  > {prompt}", "bold"))
-        console.print(Text("  ") + picture(model, result.trace, row=row))
+        console.print(Text("  ") + picture(model, response))
 
 
 def write_demo_report(out: Path, config: DemoConfig) -> None:
@@ -202,7 +206,7 @@ def run_model(name: str, out: Path, config: DemoConfig, emit: Emit) -> None:
         )
         adapter = train(recipe, config.testbed, out / "adapters" / name, emit)
 
-    record = partial(measure, out, config, emit, seed=config.seed)
+    record = partial(measure_into, out, config, emit, seed=config.seed)
     emit("stage", "attacks")
     record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
     emit("stage", "harmless requests")
@@ -232,7 +236,7 @@ def closing_lines(out: Path, config: DemoConfig) -> list[str]:
     def line(title: str, measure: str) -> str:
         rates = {model: headline(evidence, measure, name).rate for model, name in names.items()}
         shown = ", ".join(
-            f"{LABELS[model]} {'-' if rate is None else f'{rate.value:.2f}'}"
+            f"{LABELS[model]} {NOTHING if rate is None else format_value(rate.value)}"
             for model, rate in rates.items()
         )
         n = {rate.n for rate in rates.values() if rate is not None}

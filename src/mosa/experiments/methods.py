@@ -35,7 +35,7 @@ from mosa.experiments.models import (
     judge_recorded,
     keep_settings,
     load_testbed,
-    measure,
+    measure_into,
     moments_of,
     rate_by_device,
     run_folder,
@@ -222,7 +222,7 @@ def run_cell(
         folder = out / "adapters" / name_of(cell, seed)
         adapter = train(recipe, config.testbed, folder, emit)
 
-    record = partial(measure, out, config, emit, seed=0)
+    record = partial(measure_into, out, config, emit, seed=0)
     emit("stage", "measuring")
     record(adapter, [HARMFUL], ATTACKS, limit=config.num_objects)
     record(adapter, [HARMLESS], ["direct"], limit=config.num_benign)

@@ -162,7 +162,7 @@ def moments_of(adapter: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.partition(MOMENT)[2]))
 
 
-def measure(
+def measure_into(
     out: Path,
     config: ExperimentConfig,
     emit: Emit,

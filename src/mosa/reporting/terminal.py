@@ -3,6 +3,7 @@ blocks."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from mosa.denoising import DenoisingTrace
 from mosa.families import DiffusionLM
 from mosa.terminal import new_console, printable
+from mosa.types import Response
 
 MASK = "·"
 END = "■"
@@ -51,19 +53,15 @@ def play(
         live.update(Text("".join(word for word, _ in pieces)), refresh=True)
 
 
-def picture(model: DiffusionLM, trace: DenoisingTrace, *, row: int = 0) -> Text:
+def picture(model: DiffusionLM, response: Response) -> Text:
     """The words of a response up to its first end token, each in the color of the time at which it
     was written, from the first step to the last."""
-    start, space = trace.response_start, _space_between_words(model)
-    tokens = trace.replay()[row, start:].tolist()
-    steps = trace.commit_step[row, start:].tolist()
-    last = max(1, int(trace.commit_step[row].max()))
-    text = Text()
-    for token, step in zip(tokens, steps, strict=True):
-        if token in model.end_token_ids:
-            break
+    space, text = _space_between_words(model), Text()
+    last = max(1, *response.commit_step)
+    written = zip(response.tokens, response.commit_step, strict=True)
+    for word, step in itertools.islice(written, response.num_read):
         color = STEP_COLORS[max(0, step) * (len(STEP_COLORS) - 1) // last]
-        text.append(_word(model, token, space), color)
+        text.append(space + printable(word), color)
     return text
 
 
