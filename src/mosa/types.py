@@ -131,7 +131,7 @@ class SetRecord:
     """What runs record of a set of cases, beside the cases."""
 
     name: str
-    """The known set's name with its subset ("harmbench:standard"), or the file's stem."""
+    """The known set's name with its subset ("harmbench:standard"), or that of the file."""
     kind: SetKind
     _: KW_ONLY
     file: str | None = None
