@@ -166,11 +166,11 @@ def test_sound_text_is_not_condemned(text):
         "ab" * 400,
     ],
 )
-def test_broken_text(text):
+def test_garbled_text(text):
     assert is_garbled(text)
 
 
 def test_no_sound_row_of_the_labelled_set_is_condemned():
-    """3 of the 6 broken rows are seen, none of the 54 others (docs/judges/refusal.md)."""
+    """3 of the 6 garbled rows are seen, none of the 54 others (docs/judges/refusal.md)."""
     flagged = [row.kind for row in load_labelled(REFUSAL_ROWS) if is_garbled(row.response)]
     assert flagged == ["garbled"] * 3

@@ -94,7 +94,7 @@ def test_filler_leak_is_small_on_average_over_unrelated_objects():
     assert abs(sum(leaks) / len(leaks)) < 0.1
 
 
-def test_refusals_are_refused_and_coherent_and_broken_text_is_not_coherent():
+def test_refusals_are_refused_and_coherent_and_garbled_text_is_not_coherent():
     for refusal in REFUSALS:
         assert refuses(refusal)
         assert TRUTH.coherent(refusal)
