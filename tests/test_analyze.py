@@ -137,6 +137,9 @@ def test_mistakes_are_named(tmp_path, capsys):
     config = EvaluateConfig(subjects_of("testbed"), ("testbed:direct",), ("pap",))
     with refuses("pap", *PROBES):
         analyze(tmp_path / "other", config)
+    served = subjects_of("http://localhost:8000/v1#tea", i_am_authorized=True)
+    with refuses("tea", "order"):
+        analyze(tmp_path / "other", replace(config, subjects=served, attacks=("order:quick",)))
     argv = ["analyze", "step", "--model", "testbed", "--sets", "testbed:direct", "--limit", "1"]
     late = [*argv, "--out", str(tmp_path / "step"), "--positions", "[71]"]
     assert main(late) == 3

@@ -49,6 +49,12 @@ def analyze(
             raise UserError(f"{each.attack.name} is no probe; choose from {', '.join(PROBES)}")
 
     def check() -> None:
+        for subject in config.subjects:
+            if subject.is_served:
+                raise UserError(
+                    f"{subject.name} is served elsewhere, and the probe {chosen[0].attack.name} "
+                    "reads tokens and steps, which no server shows; load the weights"
+                )
         for each in chosen if processes.is_main else ():
             check_folder(out / f"{each.attack.name}-{each.preset}", MADE_BY)
 

@@ -22,7 +22,6 @@ from mosa.runs.progress import ProgressBar
 from mosa.runs.store import Run
 from mosa.stats.pairs import PairedDifference
 from mosa.stats.rates import format_p
-from mosa.types import UserError
 
 
 def _command(name: str, summary: str) -> Command:
@@ -51,7 +50,7 @@ def _command(name: str, summary: str) -> Command:
             PROBES[name].config(args.preset, options)  # before its protocol is looked up
             meant = PROTOCOLS[name][args.preset]
             length = meant.max_new_tokens
-            config = evaluation_config(
+            return evaluation_config(
                 {
                     "limit": meant.num_cases,
                     "sample_seed": meant.sample_seed,
@@ -62,13 +61,6 @@ def _command(name: str, summary: str) -> Command:
                 taken=_taken(name),
                 decoder_defaults={} if length is None else {"max_new_tokens": length},
             )
-            for subject in config.subjects:
-                if subject.is_served:
-                    raise UserError(
-                        f"{subject.name} is served elsewhere, and the probe {name} reads tokens "
-                        "and steps, which no server shows; load the weights"
-                    )
-            return config
 
         config = processes.agree(settings)
         with ProgressBar() as bar:
